@@ -1,0 +1,75 @@
+# `make` alone lists the targets. Everything lives in .venv; nothing outside this folder is touched, but for the data of
+# `make run` (see `session-notes serve --help`).
+
+# The newest Python here that is at least 3.11; name another with `make PYTHON=... run`.
+PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+BIN := .venv/bin
+PROTOS := $(shell find protos -name '*.proto' | sort)
+GENERATED := v1 status
+
+.DEFAULT_GOAL := help
+.PHONY: help install run demo test check format protos clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.venv/run: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "session-notes needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "creating .venv with $(PYTHON)"; "$(PYTHON)" -m venv .venv; }
+	@echo "installing the sidecar into .venv"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[server]'
+	@touch $@
+
+.venv/dev: .venv/run
+	@echo "installing what tests and checks need into .venv"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[server,dev]'
+	@touch $@
+
+# Generated code refuses a runtime older than its generator, so this is the oldest grpcio-tools we support, in an environment
+# of its own: it cannot live beside the newest protobuf.
+.venv-protos/ready: Makefile
+	@test -x .venv-protos/bin/python || "$(PYTHON)" -m venv .venv-protos
+	@.venv-protos/bin/python -m pip install --quiet --disable-pip-version-check grpcio-tools==1.80.0 mypy-protobuf==5.1.0
+	@touch $@
+
+install: .venv/run ## create .venv and install the sidecar and the command line
+	@echo "ready: $(BIN)/session-notes --help"
+
+run: .venv/run ## start the sidecar on 127.0.0.1:50051 (ARGS="--listen ..." for more)
+	@exec $(BIN)/session-notes serve $(ARGS)
+
+demo: .venv/run ## play a conversation with a primary and an observer, in under a minute
+	@$(BIN)/python examples/demo.py $(ARGS)
+
+test: .venv/dev ## run the tests (ARGS="-k name" for some)
+	@$(BIN)/python -m pytest -n 4 --dist loadgroup $(ARGS)
+
+check: .venv/dev .venv-protos/ready ## lint, types, contract, and generated code as committed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy tests examples
+	$(BIN)/buf lint
+	@rm -rf .venv-protos/fresh && $(MAKE) --no-print-directory generate INTO=.venv-protos/fresh
+	@for d in $(GENERATED); do diff -r -x __pycache__ -x __init__.py .venv-protos/fresh/session_notes/$$d clients/python/session_notes/$$d \
+		|| { echo "generated code differs from protos/: run make protos" >&2; exit 1; }; done
+	@echo "all checks passed"
+
+format: .venv/dev ## format the code and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+protos: .venv-protos/ready ## generate the Python code of the contract
+	@$(MAKE) --no-print-directory generate INTO=clients/python
+
+.PHONY: generate
+generate:
+	@mkdir -p $(INTO)
+	@.venv-protos/bin/python -m grpc_tools.protoc --proto_path=protos --plugin=protoc-gen-mypy_grpc=.venv-protos/bin/protoc-gen-mypy_grpc \
+		--python_out=$(INTO) --pyi_out=$(INTO) --grpc_python_out=$(INTO) --mypy_grpc_out=$(INTO) $(PROTOS)
+	@for p in $$(grep -L '^service' $(PROTOS)); do f=$${p#protos/}; rm -f $(INTO)/$${f%.proto}_pb2_grpc.py*; done
+
+clean: ## remove environments, caches and builds
+	rm -rf .venv .venv-protos build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Wire-compatible subset of `google.rpc` statuses, generated from `protos/session_notes/status`."""

@@ -1,0 +1,1 @@
+"""The session-notes sidecar. Start it with `session-notes serve`."""
