@@ -66,8 +66,9 @@ protos: .venv-protos/ready ## generate the Python code of the contract
 .PHONY: generate
 generate:
 	@mkdir -p $(INTO)
-	@.venv-protos/bin/python -m grpc_tools.protoc --proto_path=protos --plugin=protoc-gen-mypy_grpc=.venv-protos/bin/protoc-gen-mypy_grpc \
-		--python_out=$(INTO) --pyi_out=$(INTO) --grpc_python_out=$(INTO) --mypy_grpc_out=$(INTO) $(PROTOS)
+	@.venv-protos/bin/python -m grpc_tools.protoc --proto_path=protos --plugin=protoc-gen-mypy=.venv-protos/bin/protoc-gen-mypy \
+		--plugin=protoc-gen-mypy_grpc=.venv-protos/bin/protoc-gen-mypy_grpc \
+		--python_out=$(INTO) --mypy_out=$(INTO) --grpc_python_out=$(INTO) --mypy_grpc_out=$(INTO) $(PROTOS)
 	@for p in $$(grep -L '^service' $(PROTOS)); do f=$${p#protos/}; rm -f $(INTO)/$${f%.proto}_pb2_grpc.py*; done
 
 clean: ## remove environments, caches and builds

@@ -1,0 +1,20 @@
+"""The command `session-notes`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line, or say how to get it."""
+    try:
+        from session_notes_server.cli import app
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.split(".")[0] in {"session_notes", "session_notes_server"}:
+            raise
+        sys.exit(f"the command line needs {error.name}: pip install 'session-notes[server]'")
+    app()
+
+
+if __name__ == "__main__":
+    main()

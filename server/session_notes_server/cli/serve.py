@@ -1,0 +1,150 @@
+"""`session-notes serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from session_notes_server.settings import Limits, Settings, default_data_dir
+
+_UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def span(text: str) -> timedelta:
+    """A span of time as people write it: `90s`, `24h`, `1.5d`."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text.strip())
+    if not found:
+        raise typer.BadParameter("write a number and a unit: 500ms, 90s, 15m, 24h, 7d")
+    length = timedelta(**{_UNITS[found[2]]: float(found[1])})
+    if not timedelta(0) < length <= timedelta(days=36525):
+        raise typer.BadParameter("must be above 0 and at most 100 years")
+    return length
+
+
+def _prefix(text: str) -> str:
+    if not re.fullmatch(r"[!-z|~]{1,64}", text):
+        raise typer.BadParameter("1 to 64 bytes of printable ASCII without space, '{' or '}'")
+    return text
+
+
+def serve(
+    listen: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS",
+            envvar="SESSION_NOTES_LISTEN",
+            help="Where to listen: host:port (port 0: a free one) or unix:/path. Can be given several times; "
+            "several in the variable are parted by spaces.",
+            show_default=Settings().listen[0],
+        ),
+    ] = None,
+    redis_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            envvar="SESSION_NOTES_REDIS_URL",
+            help="The Redis (6.2 or newer) or Valkey (7.2 or newer) to use: redis://, rediss:// or unix://, "
+            "redis+cluster://host:port,host:port, redis+sentinel://host:port,host:port/service. "
+            "A password is better off in the variable: command lines can be read by others.",
+            show_default="an embedded Valkey in the data directory",
+        ),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            envvar="SESSION_NOTES_DATA_DIR",
+            help="Where the embedded Valkey keeps its data. One sidecar per directory.",
+            show_default=str(default_data_dir()),
+        ),
+    ] = None,
+    prefix: Annotated[
+        str,
+        typer.Option(
+            parser=_prefix,
+            metavar="TEXT",
+            envvar="SESSION_NOTES_PREFIX",
+            help="What every key in the store starts with. Sidecars that share it share sessions.",
+        ),
+    ] = Settings().prefix,
+    session_ttl: Annotated[
+        timedelta,
+        typer.Option(
+            parser=span,
+            metavar="SPAN",
+            envvar="SESSION_NOTES_SESSION_TTL",
+            help="How long a session is kept after its last change, unless it has a ttl of its own: 90s, 15m, 24h, 7d.",
+        ),
+    ] = "24h",  # type: ignore[assignment]
+    grace: Annotated[
+        timedelta,
+        typer.Option(
+            parser=span,
+            metavar="SPAN",
+            envvar="SESSION_NOTES_GRACE",
+            help="How long calls in flight may take to finish after SIGTERM.",
+        ),
+    ] = "5s",  # type: ignore[assignment]
+    max_notes_bytes: Annotated[
+        int,
+        typer.Option(min=1, envvar="SESSION_NOTES_MAX_NOTES_BYTES", help="Largest notes document or session field."),
+    ] = Limits().notes_bytes,
+    max_turn_bytes: Annotated[
+        int, typer.Option(min=1, envvar="SESSION_NOTES_MAX_TURN_BYTES", help="Largest turn.")
+    ] = Limits().turn_bytes,
+    max_batch: Annotated[
+        int, typer.Option(min=1, envvar="SESSION_NOTES_MAX_BATCH", help="Most requests in one BatchGetNotes.")
+    ] = Limits().batch_requests,
+    max_message_bytes: Annotated[
+        int, typer.Option(min=1, envvar="SESSION_NOTES_MAX_MESSAGE_BYTES", help="Largest request message.")
+    ] = Limits().message_bytes,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more than changes of state.")] = False,
+) -> None:
+    """Start the sidecar.
+
+    With no options at all: on 127.0.0.1:50051, with an embedded Valkey whose data is still there after a restart.
+    Stops on SIGTERM and Ctrl-C, after the calls in flight.
+    """
+    # Imported here, so that the other commands need not wait for it.
+    from session_notes_server.embedded import EmbeddedError
+    from session_notes_server.server import AddressError
+    from session_notes_server.server import serve as run_until_stopped
+    from session_notes_server.store import InvalidRedisURL
+
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(message)s",
+    )
+    settings = Settings(
+        listen=tuple(listen or Settings().listen),
+        redis_url=redis_url,
+        data_dir=data_dir or default_data_dir(),
+        prefix=prefix,
+        session_ttl=session_ttl,
+        grace=grace,
+        limits=Limits(max_notes_bytes, max_turn_bytes, max_batch, max_message_bytes),
+    )
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(run_until_stopped(settings))
+    except (AddressError, EmbeddedError, InvalidRedisURL) as error:
+        typer.echo(f"session-notes: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory

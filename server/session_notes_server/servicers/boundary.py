@@ -1,0 +1,85 @@
+"""The edge of the sidecar: bytes come in, bytes or a status go out, and nothing else ever gets past."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from session_notes_server.servicers import errors
+from session_notes_server.servicers.errors import StatusError
+from session_notes_server.store import StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+
+class Boundary:
+    """Turns servicers into handlers that gRPC can serve, and knows which calls are in flight.
+
+    gRPC's own way, a deserializer and a handler, hands a caller the text of whatever either of them raises. So the
+    handlers made here take and give bytes, and translate every error themselves.
+    """
+
+    def __init__(self) -> None:
+        self._in_flight: set[asyncio.Task[Any]] = set()
+
+    def handlers(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
+        """Handlers for all methods of a service, by the names its descriptor gives."""
+        return grpc.method_handlers_generic_handler(
+            service.full_name,
+            {
+                method.name: grpc.unary_unary_rpc_method_handler(self._handler(method, getattr(servicer, method.name)))
+                for method in service.methods
+            },
+        )
+
+    async def drained(self, timeout_seconds: float) -> None:
+        """Wait until no call is in flight: `grpc.aio.Server.stop` returns before handlers it cancelled are done."""
+        if self._in_flight:
+            await asyncio.wait(self._in_flight, timeout=timeout_seconds)
+
+    def _handler(self, method: MethodDescriptor, behaviour: Callable[[Any, Any], Awaitable[Message]]) -> Any:
+        request_type = GetMessageClass(method.input_type)
+
+        async def handle(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101 - for the type checker: handlers run in tasks
+            self._in_flight.add(task)
+            try:
+                response = await behaviour(_parsed(request_type, data), context)
+                return response.SerializeToString()
+            except StatusError as error:
+                status = error
+            except StoreUnavailable:
+                status = errors.store_unavailable()
+            except asyncio.CancelledError:
+                # The caller is gone or the sidecar stops. Ending in CancelledError would leave a caller that is still
+                # there hanging to its deadline.
+                status = errors.shutting_down()
+            except Exception as error:
+                error_id = secrets.token_hex(4)
+                # Neither the exception's text nor the values in its frames: they may be what a user said.
+                frames = "".join(traceback.format_tb(error.__traceback__))
+                log.error("error %s in %s: %s\n%s", error_id, method.full_name, type(error).__qualname__, frames)
+                status = errors.internal(error_id)
+            finally:
+                self._in_flight.discard(task)
+            await context.abort(status.code, status.message, status.trailing_metadata())
+            raise AssertionError("abort always raises")
+
+        return handle
+
+
+def _parsed(request_type: type[Message], data: bytes) -> Message:
+    try:
+        return request_type.FromString(data)
+    except DecodeError:
+        raise errors.malformed_message() from None

@@ -1,0 +1,146 @@
+"""Every error a caller can get: one function each, with its code, its reason and its fixed text.
+
+The reasons are those of ErrorReason in the protos. No text here ever holds anything a user sent, an address, or the text of an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+from google.protobuf import any_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc import StatusCode
+from session_notes.v1.error_reason_pb2 import ErrorReason
+
+DOMAIN = "session-notes"
+# Details beyond 16 KB turn any status into RESOURCE_EXHAUSTED on the way.
+MAX_VIOLATIONS = 20
+RETRY_DELAY = timedelta(milliseconds=500)
+
+
+class StatusError(Exception):
+    """Ends a call with a status.
+
+    Attributes:
+        code: The status code.
+        message: The status message, fixed for each kind of error.
+        details: Messages of google.rpc, ErrorInfo first.
+    """
+
+    def __init__(
+        self, code: StatusCode, reason: str, message: str, metadata: Mapping[str, str] | None = None, *details: Message
+    ) -> None:
+        super().__init__(message)
+        ErrorReason.Value(f"ERROR_REASON_{reason}")  # A reason the contract does not list is a bug.
+        self.code = code
+        self.message = message
+        self.details = (error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata), *details)
+
+    def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
+        """The details, as gRPC's richer error model sends them."""
+        packed = []
+        for detail in self.details:
+            packed.append(any_pb2.Any())
+            packed[-1].Pack(detail)
+        status = status_pb2.Status(code=self.code.value[0], message=self.message, details=packed)
+        return (("grpc-status-details-bin", status.SerializeToString()),)
+
+
+def invalid_fields(violations: Sequence[tuple[str, str]]) -> StatusError:
+    """Fields (path, what is wrong) that break the contract; the first of them are named."""
+    bad_request = error_details_pb2.BadRequest(
+        field_violations=[
+            error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
+            for field, description in violations[:MAX_VIOLATIONS]
+        ]
+    )
+    field, description = violations[0]
+    more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+    return StatusError(StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", f"{field} {description}{more}", None, bad_request)
+
+
+def malformed_message() -> StatusError:
+    """The request's bytes do not parse."""
+    return StatusError(
+        StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE", "the request is not a message of this method's request type"
+    )
+
+
+def too_large(field: str, *, limit: int, actual: int, unit: str = "bytes") -> StatusError:
+    """A field is larger than the sidecar takes."""
+    return StatusError(
+        StatusCode.RESOURCE_EXHAUSTED,
+        "TOO_LARGE",
+        f"{field} is larger than {limit} {unit}",
+        {"field": field, "limit": str(limit), "actual": str(actual)},
+    )
+
+
+def version_mismatch(*, expected: int | None, actual: int | None) -> StatusError:
+    """UpdateSession expected another version."""
+    return StatusError(
+        StatusCode.ABORTED,
+        "VERSION_MISMATCH",
+        "the session is at another version than expected",
+        {"expected": str(expected), "actual": str(actual)},
+    )
+
+
+def turn_count_mismatch(*, expected: int | None, actual: int | None) -> StatusError:
+    """AppendTurns expected another turn count."""
+    return StatusError(
+        StatusCode.ABORTED,
+        "TURN_COUNT_MISMATCH",
+        "the transcript has another length than expected",
+        {"expected": str(expected), "actual": str(actual)},
+    )
+
+
+def run_wrote_other_notes() -> StatusError:
+    """WriteNotes with other notes than the run wrote before."""
+    return StatusError(StatusCode.ALREADY_EXISTS, "RUN_ALREADY_WRITTEN", "this run has written other notes")
+
+
+def run_already_written() -> StatusError:
+    """FailRun of a run that wrote notes."""
+    return StatusError(StatusCode.FAILED_PRECONDITION, "RUN_ALREADY_WRITTEN", "this run has written notes")
+
+
+def run_already_failed() -> StatusError:
+    """WriteNotes of a run that FailRun ended."""
+    return StatusError(StatusCode.FAILED_PRECONDITION, "RUN_ALREADY_FAILED", "this run has been ended by FailRun")
+
+
+def run_not_found() -> StatusError:
+    """FailRun of a run nobody began."""
+    return StatusError(StatusCode.NOT_FOUND, "RUN_NOT_FOUND", "there is no such run")
+
+
+def session_deleted() -> StatusError:
+    """A run that was known when its session was deleted."""
+    return StatusError(
+        StatusCode.FAILED_PRECONDITION, "SESSION_DELETED", "the session was deleted while this run was at work"
+    )
+
+
+def store_unavailable() -> StatusError:
+    """The store cannot be reached, refuses, or is too slow."""
+    retry = error_details_pb2.RetryInfo()
+    retry.retry_delay.FromTimedelta(RETRY_DELAY)
+    return StatusError(StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", "the store is unavailable; try again", None, retry)
+
+
+def shutting_down() -> StatusError:
+    """The sidecar stops before the call could finish."""
+    retry = error_details_pb2.RetryInfo()
+    retry.retry_delay.FromTimedelta(RETRY_DELAY)
+    return StatusError(StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "the sidecar is stopping; try again", None, retry)
+
+
+def internal(error_id: str) -> StatusError:
+    """A bug; the log has more under the same id."""
+    return StatusError(
+        StatusCode.INTERNAL, "INTERNAL", f"internal error {error_id}; the log says more", {"error_id": error_id}
+    )

@@ -1,0 +1,179 @@
+"""The service SessionNotes."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from datetime import timedelta
+from typing import Any
+
+from session_notes.v1.session_notes_pb2 import (
+    BatchGetNotesRequest,
+    BatchGetNotesResponse,
+    BeginRunRequest,
+    BeginRunResponse,
+    FailRunRequest,
+    FailRunResponse,
+    GetNotesRequest,
+    GetNotesResponse,
+    ListRunsRequest,
+    ListRunsResponse,
+    WriteNotesRequest,
+    WriteNotesResponse,
+    WriteOutcome,
+)
+from session_notes.v1.session_notes_pb2_grpc import SessionNotesServicer
+from session_notes.v1.turn_pb2 import Turn
+
+from session_notes_server.servicers import errors, paging, translate
+from session_notes_server.servicers.validate import MAX_REASON_BYTES, Check
+from session_notes_server.settings import Limits
+from session_notes_server.store import Refused, Store
+
+DEFAULT_LEASE = timedelta(minutes=5)
+HISTORY = 20
+
+
+class NotesServicer(SessionNotesServicer):
+    """Validates, calls the store once, translates. What each method means is said in the protos."""
+
+    def __init__(self, store: Store, limits: Limits) -> None:
+        self._store = store
+        self._limits = limits
+
+    async def GetNotes(self, request: GetNotesRequest, context: Any) -> GetNotesResponse:  # noqa: D102
+        wanted = _Wanted(request)
+        return wanted.answer(await self._store.get_notes(wanted.session_id, wanted.observer))
+
+    async def BatchGetNotes(self, request: BatchGetNotesRequest, context: Any) -> BatchGetNotesResponse:  # noqa: D102
+        if (count := len(request.requests)) > (limit := self._limits.batch_requests):
+            raise errors.too_large("requests", limit=limit, actual=count, unit="entries")
+        wanted = [_Wanted(entry, at=f"requests[{index}].") for index, entry in enumerate(request.requests)]
+        records = await self._store.batch_get_notes([(one.session_id, one.observer) for one in wanted])
+        return BatchGetNotesResponse(
+            responses=[one.answer(record) for one, record in zip(wanted, records, strict=True)]
+        )
+
+    async def BeginRun(self, request: BeginRunRequest, context: Any) -> BeginRunResponse:  # noqa: D102
+        check = Check()
+        session_id = check.session_id(request.session_id)
+        observer = check.observer(request.observer)
+        run_id = check.run_id(request.run_id)
+        observed_turn = check.count("observed_turn", request)
+        lease = check.lifetime("lease", request)
+        check.done()
+        try:
+            started, run, transcript = await self._store.begin_run(
+                session_id,
+                observer,
+                run_id or _new_run_id(),
+                observed_turn=observed_turn,
+                lease=lease or DEFAULT_LEASE,
+                only_if_idle=request.only_if_idle,
+                include_transcript=request.include_transcript,
+            )
+        except Refused:
+            raise errors.session_deleted() from None
+        return BeginRunResponse(
+            started=started, run=translate.run(observer, run), transcript=[Turn.FromString(turn) for turn in transcript]
+        )
+
+    async def WriteNotes(self, request: WriteNotesRequest, context: Any) -> WriteNotesResponse:  # noqa: D102
+        check = Check()
+        session_id = check.session_id(request.session_id)
+        observer = check.observer(request.observer)
+        run_id = check.run_id(request.run_id)
+        observed_turn = check.count("observed_turn", request)
+        ttl = check.lifetime("ttl", request)
+        if request.HasField("notes"):
+            check.size("notes", request.notes, self._limits.notes_bytes)
+            check.notes(request.notes)
+        else:
+            check.wrong("notes", "is required")
+        check.done()
+        # In the one form that does not depend on the order of map entries: equal messages, equal digests.
+        notes = request.notes.SerializeToString(deterministic=True)
+        try:
+            outcome, run = await self._store.write_notes(
+                session_id,
+                observer,
+                run_id or _new_run_id(),
+                notes=notes,
+                digest=hashlib.sha256(notes).digest(),
+                observed_turn=observed_turn,
+                ttl=ttl,
+            )
+        except Refused as refusal:
+            if refusal.reason == "RUN_ALREADY_WRITTEN":
+                raise errors.run_wrote_other_notes() from None
+            if refusal.reason == "RUN_ALREADY_FAILED":
+                raise errors.run_already_failed() from None
+            raise errors.session_deleted() from None
+        message = translate.run(observer, run)
+        return WriteNotesResponse(
+            outcome=WriteOutcome.Value(f"WRITE_OUTCOME_{outcome}"), run=message, write_time=message.end_time
+        )
+
+    async def FailRun(self, request: FailRunRequest, context: Any) -> FailRunResponse:  # noqa: D102
+        check = Check()
+        session_id = check.session_id(request.session_id)
+        observer = check.observer(request.observer)
+        run_id = check.run_id(request.run_id, required=True)
+        check.text("reason", request.reason, MAX_REASON_BYTES)
+        check.done()
+        try:
+            run = await self._store.fail_run(session_id, observer, run_id, request.reason)
+        except Refused as refusal:
+            if refusal.reason == "RUN_NOT_FOUND":
+                raise errors.run_not_found() from None
+            if refusal.reason == "RUN_ALREADY_WRITTEN":
+                raise errors.run_already_written() from None
+            raise errors.session_deleted() from None
+        return FailRunResponse(run=translate.run(observer, run))
+
+    async def ListRuns(self, request: ListRunsRequest, context: Any) -> ListRunsResponse:  # noqa: D102
+        check = Check()
+        session_id = check.session_id(request.session_id)
+        observer = check.observer(request.observer)
+        limit = check.page_size(request.page_size, default=HISTORY, most=HISTORY)
+        scope = ("ListRuns", session_id, observer)
+        below = None
+        if request.page_token:
+            try:
+                below = int(paging.position(scope, request.page_token))
+            except ValueError:
+                check.wrong("page_token", "is not the next_page_token of such a listing")
+        check.done()
+        runs, more = await self._store.list_runs(
+            session_id, observer, below=below, limit=limit, include_notes=request.include_notes
+        )
+        return ListRunsResponse(
+            runs=[translate.listed_run(observer, run) for run in runs],
+            next_page_token=paging.token(scope, runs[-1].run.number) if more and runs else "",
+        )
+
+
+class _Wanted:
+    """A valid GetNotesRequest."""
+
+    def __init__(self, request: GetNotesRequest, at: str = "") -> None:
+        check = Check(at)
+        self.session_id = check.session_id(request.session_id)
+        self.observer = check.observer(request.observer)
+        self._max_age = check.bound("max_age", request)
+        self._current_turn = check.count("current_turn", request)
+        self._max_turns_behind = check.count("max_turns_behind", request)
+        check.done()
+
+    def answer(self, record: Any) -> GetNotesResponse:
+        return translate.reading(
+            self.observer,
+            record,
+            current_turn=self._current_turn,
+            max_age=self._max_age,
+            max_turns_behind=self._max_turns_behind,
+        )
+
+
+def _new_run_id() -> str:
+    return uuid.uuid4().hex

@@ -1,0 +1,112 @@
+"""The service SessionState."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from session_notes.v1.session_state_pb2 import (
+    AppendTurnsRequest,
+    AppendTurnsResponse,
+    DeleteSessionRequest,
+    DeleteSessionResponse,
+    GetSessionRequest,
+    GetSessionResponse,
+    ListSessionsRequest,
+    ListSessionsResponse,
+    UpdateSessionRequest,
+    UpdateSessionResponse,
+)
+from session_notes.v1.session_state_pb2_grpc import SessionStateServicer
+
+from session_notes_server.servicers import errors, paging, translate
+from session_notes_server.servicers.validate import Check
+from session_notes_server.settings import Limits
+from session_notes_server.store import Refused, Store
+
+PAGE, MOST_OF_A_PAGE = 100, 1000
+
+
+class StateServicer(SessionStateServicer):
+    """Validates, calls the store once, translates. What each method means is said in the protos."""
+
+    def __init__(self, store: Store, limits: Limits) -> None:
+        self._store = store
+        self._limits = limits
+
+    async def GetSession(self, request: GetSessionRequest, context: Any) -> GetSessionResponse:  # noqa: D102
+        check = Check()
+        session_id = check.session_id(request.session_id)
+        check.done()
+        record = await self._store.get_session(session_id, include_turns=request.include_turns)
+        return GetSessionResponse(session=translate.session(session_id, record, include_turns=request.include_turns))
+
+    async def UpdateSession(self, request: UpdateSessionRequest, context: Any) -> UpdateSessionResponse:  # noqa: D102
+        check = Check()
+        session_id = check.session_id(request.session_id)
+        expected_version = check.count("expected_version", request)
+        ttl = check.lifetime("ttl", request)
+        check.names("set", request.set)
+        check.names("remove", request.remove)
+        if not request.set.keys().isdisjoint(request.remove):
+            check.wrong("remove", "must not name a field that is set")
+        for value in request.set.values():
+            check.size("set", value, self._limits.notes_bytes)
+            check.json("set", value)
+        check.done()
+        try:
+            version, update_us = await self._store.update_session(
+                session_id,
+                set_fields={name: value.SerializeToString() for name, value in request.set.items()},
+                remove=request.remove,
+                expected_version=expected_version,
+                ttl=ttl,
+            )
+        except Refused as refusal:
+            raise errors.version_mismatch(expected=expected_version, actual=refusal.actual) from None
+        return UpdateSessionResponse(version=version, update_time=translate.timestamp(update_us))
+
+    async def AppendTurns(self, request: AppendTurnsRequest, context: Any) -> AppendTurnsResponse:  # noqa: D102
+        check = Check()
+        session_id = check.session_id(request.session_id)
+        expected_count = check.count("expected_turn_count", request)
+        if not request.turns:
+            check.wrong("turns", "must hold at least one turn")
+        for index, turn in enumerate(request.turns):
+            check.size(f"turns[{index}]", turn, self._limits.turn_bytes)
+            check.turn(f"turns[{index}]", turn)
+        check.done()
+        turns = [turn.SerializeToString() for turn in request.turns]
+        try:
+            count = await self._store.append_turns(session_id, turns, expected_count=expected_count)
+        except Refused as refusal:
+            raise errors.turn_count_mismatch(expected=expected_count, actual=refusal.actual) from None
+        return AppendTurnsResponse(turn_count=count)
+
+    async def DeleteSession(self, request: DeleteSessionRequest, context: Any) -> DeleteSessionResponse:  # noqa: D102
+        check = Check()
+        session_id = check.session_id(request.session_id)
+        check.done()
+        return DeleteSessionResponse(existed=await self._store.delete_session(session_id))
+
+    async def ListSessions(self, request: ListSessionsRequest, context: Any) -> ListSessionsResponse:  # noqa: D102
+        check = Check()
+        limit = check.page_size(request.page_size, default=PAGE, most=MOST_OF_A_PAGE)
+        scope = ("ListSessions",)
+        waiting: list[str] = []
+        place: tuple[int, int] | None = (0, 0)
+        if request.page_token:
+            try:
+                waiting, place = paging.position(scope, request.page_token)
+            except ValueError:
+                check.wrong("page_token", "is not the next_page_token of such a listing")
+        check.done()
+        # A step of the scan can bring more than asked for; what a page has no room for waits in the token.
+        if place is not None and len(waiting) < limit:
+            found, place = await self._store.scan_sessions(*place, count=limit - len(waiting))
+            waiting = [*waiting, *found]
+        page, waiting = waiting[:limit], waiting[limit:]
+        summaries = await self._store.summaries(page)
+        return ListSessionsResponse(
+            sessions=[translate.summary(summary) for summary in summaries],
+            next_page_token=paging.token(scope, (waiting, place)) if waiting or place else "",
+        )

@@ -1,0 +1,190 @@
+"""What a request may say. Each check notes what is wrong under the field's path; `done` raises them all together."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable
+from datetime import timedelta
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import ListValue, Struct, Value
+from google.protobuf.timestamp_pb2 import Timestamp
+from session_notes.v1.notes_pb2 import Notes
+from session_notes.v1.turn_pb2 import Turn
+
+from session_notes_server.servicers import errors
+
+DEFAULT_OBSERVER = "default"
+MAX_DEPTH = 16
+MAX_NAME_BYTES = 256
+MAX_REASON_BYTES = 4096
+# What a JSON number holds exactly (RFC 8259, section 6); turns are compared as such numbers in the store as well.
+MAX_EXACT = 2**53 - 1
+MAX_SPAN = timedelta(days=36525)
+
+_ID = re.compile(r"[!-z|~]{1,256}")  # Printable ASCII without space, `{` and `}`.
+# The ranges that google/protobuf/timestamp.proto and duration.proto give; outside them JSON cannot say the value.
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
+_MAX_DURATION_SECONDS = 315_576_000_000
+
+
+class Check:
+    """Checks of one request.
+
+    Args:
+        at: Path that every field named here starts with, for the entries of a batch.
+    """
+
+    def __init__(self, at: str = "") -> None:
+        self._at = at
+        self._violations: list[tuple[str, str]] = []
+
+    def done(self) -> None:
+        """Raise what was found.
+
+        Raises:
+            StatusError: INVALID_ARGUMENT, naming the fields.
+        """
+        if self._violations:
+            raise errors.invalid_fields(self._violations)
+
+    def wrong(self, field: str, description: str) -> None:
+        """Note that a field is wrong."""
+        self._violations.append((self._at + field, description))
+
+    def size(self, field: str, message: Message, limit: int) -> None:
+        """Refuse a message that is too large at once: looking into it would cost what the limit is there to save.
+
+        Raises:
+            StatusError: RESOURCE_EXHAUSTED, with the limit.
+        """
+        if (actual := message.ByteSize()) > limit:
+            raise errors.too_large(self._at + field, limit=limit, actual=actual)
+
+    def session_id(self, value: str) -> str:
+        """An id that has to be there."""
+        self._id("session_id", value)
+        return value
+
+    def observer(self, value: str) -> str:
+        """An observer's name, the default one's where none is given."""
+        if not value:
+            return DEFAULT_OBSERVER
+        self._id("observer", value)
+        return value
+
+    def run_id(self, value: str, *, required: bool = False) -> str:
+        """A run's id; empty where it may be."""
+        if value or required:
+            self._id("run_id", value)
+        return value
+
+    def _id(self, field: str, value: str) -> None:
+        if not value:
+            self.wrong(field, "is required")
+        elif not _ID.fullmatch(value):
+            self.wrong(field, "must be 1 to 256 bytes of printable ASCII without space, '{' or '}'")
+
+    def count(self, field: str, message: Message, path: str = "") -> int | None:
+        """A count of turns, a version or the like, where present: from 0 to 2^53 - 1."""
+        if not message.HasField(field):
+            return None
+        value: int = getattr(message, field)
+        if not 0 <= value <= MAX_EXACT:
+            self.wrong(path + field, "must be from 0 to 2^53 - 1")
+        return value
+
+    def page_size(self, value: int, *, default: int, most: int) -> int:
+        """How many entries a page may have."""
+        if value < 0:
+            self.wrong("page_size", "must not be negative")
+        return min(value or default, most)
+
+    def bound(self, field: str, message: Message) -> timedelta | None:
+        """A span that something is compared with, where present: not negative."""
+        return self._span(field, message, timedelta(0), "must not be negative")
+
+    def lifetime(self, field: str, message: Message) -> timedelta | None:
+        """A span that something lives for, where present: above 0, at most 100 years."""
+        span = self._span(field, message, timedelta(microseconds=1), "must be above 0")
+        if span is not None and span > MAX_SPAN:
+            self.wrong(field, "must be at most 100 years")
+        return span
+
+    def _span(self, field: str, message: Message, least: timedelta, description: str) -> timedelta | None:
+        if not message.HasField(field):
+            return None
+        duration: Duration = getattr(message, field)
+        seconds, nanos = duration.seconds, duration.nanos
+        if abs(seconds) > _MAX_DURATION_SECONDS or abs(nanos) > 999_999_999 or seconds * nanos < 0:
+            self.wrong(field, "is not a valid Duration")
+            return None
+        span = timedelta(seconds=seconds, microseconds=-(-nanos // 1000))  # Rounded up: 1 ns is not 0.
+        if span < least:
+            self.wrong(field, description)
+        return span
+
+    def notes(self, notes: Notes) -> None:
+        """Notes, at `notes`."""
+        if not all(0 <= share <= 1 for share in notes.coverage.values()):  # Which NaN is not.
+            self.wrong("notes.coverage", "must be from 0 to 1")
+        for index, issue in enumerate(notes.issues):
+            self.count("turn", issue, f"notes.issues[{index}].")
+        if notes.HasField("extra"):
+            self.json("notes.extra", notes.extra)
+
+    def turn(self, path: str, turn: Turn) -> None:
+        """A turn of the transcript."""
+        if turn.HasField("time"):
+            self._timestamp(f"{path}.time", turn.time)
+        if turn.HasField("extra"):
+            self.json(f"{path}.extra", turn.extra)
+
+    def _timestamp(self, field: str, time: Timestamp) -> None:
+        if not (_FIRST_SECOND <= time.seconds <= _LAST_SECOND and 0 <= time.nanos <= 999_999_999):
+            self.wrong(field, "is not a valid Timestamp")
+
+    def names(self, field: str, names: Collection[str]) -> None:
+        """Names of session fields."""
+        if not all(1 <= len(name.encode()) <= MAX_NAME_BYTES for name in names):
+            self.wrong(field, f"must have names of 1 to {MAX_NAME_BYTES} bytes")
+
+    def text(self, field: str, value: str, most_bytes: int) -> None:
+        """A text of bounded length."""
+        if len(value.encode()) > most_bytes:
+            self.wrong(field, f"must be at most {most_bytes} bytes")
+
+    def json(self, field: str, root: Struct | Value) -> None:
+        """Something JSON-like: only what can be read back the same."""
+        level: list[Any] = [root]
+        depth = 0
+        while level:
+            values: list[Value] = []
+            for node in level:
+                if isinstance(node, Value):
+                    values.append(node)
+                else:
+                    values.extend(_children(node))
+            level = []
+            for value in values:
+                kind = value.WhichOneof("kind")
+                if kind is None:
+                    return self.wrong(field, "must say the kind of every value")
+                if kind == "number_value":
+                    if not math.isfinite(value.number_value):
+                        return self.wrong(field, "must not hold NaN or infinity")
+                    if abs(value.number_value) > MAX_EXACT:
+                        return self.wrong(field, "must not hold numbers beyond 2^53 - 1; send them as strings")
+                elif kind in {"struct_value", "list_value"}:
+                    level.append(getattr(value, kind))
+            depth += 1
+            if level and depth + isinstance(root, Struct) > MAX_DEPTH:
+                return self.wrong(field, f"must not be nested deeper than {MAX_DEPTH}")
+        return None
+
+
+def _children(node: Struct | ListValue) -> Iterable[Value]:
+    return node.fields.values() if isinstance(node, Struct) else node.values

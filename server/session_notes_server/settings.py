@@ -1,0 +1,56 @@
+"""What the sidecar can be told, with the defaults and the reason for each."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+
+def default_data_dir() -> Path:
+    """`$XDG_DATA_HOME/session-notes`, as the freedesktop.org base directories say."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "session-notes"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How large things may be. Beyond a limit the answer is RESOURCE_EXHAUSTED, with the limit in the details."""
+
+    notes_bytes: int = 256 * 1024
+    """One notes document, serialized; also one session field."""
+
+    turn_bytes: int = 64 * 1024
+    """One turn, serialized."""
+
+    batch_requests: int = 1000
+    """Requests in one BatchGetNotes."""
+
+    message_bytes: int = 4 * 1024 * 1024
+    """One request message. gRPC's own default, so that clients meet no surprise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of one sidecar."""
+
+    listen: tuple[str, ...] = ("127.0.0.1:50051",)
+    """Addresses: `host:port` (port 0: a free one) or `unix:/path`."""
+
+    redis_url: str | None = None
+    """Where Redis is. None: an embedded Valkey of our own in `data_dir`."""
+
+    data_dir: Path = field(default_factory=default_data_dir)
+    """Where the embedded store keeps its data."""
+
+    prefix: str = "session-notes"
+    """What every key in the store starts with."""
+
+    session_ttl: timedelta = timedelta(hours=24)
+    """How long a session is kept after its last change, unless UpdateSession gave it a ttl of its own."""
+
+    grace: timedelta = timedelta(seconds=5)
+    """How long calls in flight may take to finish after SIGTERM."""
+
+    limits: Limits = Limits()
+    """Sizes."""

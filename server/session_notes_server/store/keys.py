@@ -1,0 +1,31 @@
+"""The one place that builds a key."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Names of keys under a prefix.
+
+    The session id is the hash tag of all keys of a session, so that in a cluster they share one slot. Neither it nor the
+    prefix can hold a brace.
+    """
+
+    prefix: str
+
+    def of(self, session_id: str) -> tuple[str, str, str, str]:
+        """The keys every script takes: session, turns, runs, deleted (see `lua/common.lua`)."""
+        session = f"{self.prefix}:{{{session_id}}}"
+        return session, f"{session}:turns", f"{session}:runs", f"{session}:deleted"
+
+    @property
+    def pattern(self) -> str:
+        """A SCAN pattern that meets each session once: its hash, and none of its other keys."""
+        return re.sub(r"([*?\[\]\\^-])", r"\\\1", self.prefix) + ":{*}"
+
+    def session_id(self, key: bytes) -> str:
+        """The session a key found by `pattern` belongs to."""
+        return key[len(self.prefix.encode()) + 2 : -1].decode()

@@ -1,0 +1,33 @@
+-- ARGV  2 session id, 3 default session ttl (ms), 4 observer, 5 run id, 6 observed turn or '', 7 lease (µs), 8 '1': only if idle,
+--       9 '1': with the transcript
+-- → { tag, 'OK', 1 or 0: started, run, why it failed, { turn, … } }, or { tag, 'SESSION_DELETED' }
+local session_id, default_ttl, observer, run_id = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local observed, lease, only_if_idle, with_transcript = number_or_nil(ARGV[6]), tonumber(ARGV[7]), ARGV[8] == '1', ARGV[9] == '1'
+
+if known_at_deletion(observer, run_id) then return { TAG, 'SESSION_DELETED' } end
+
+local turns = tonumber(redis.call('HGET', SESSION, 'turns') or 0)
+local run = find_run(observer, run_id)
+if not run then
+  local state = load_observer(observer)
+  no_longer_running(state, nil)
+  local in_flight = state.running[#state.running]
+  if only_if_idle and in_flight then return { TAG, 'OK', 0, run_reply(load_run(observer, in_flight[1])), '', {} } end
+
+  run = new_run(observer, state, run_id)
+  run.began = NOW
+  run.lease = NOW + lease
+  run.turns = turns
+  run.observed = observed or (turns > 0 and turns or nil)
+  state.running[#state.running + 1] = { run.number, run.lease }
+  save_run(observer, run)
+  save_observer(observer, state)
+  touch(session_id, default_ttl)
+end
+
+local transcript = {}
+if with_transcript then
+  -- Turns that came after the snapshot are left out: a retry gets what the first call got.
+  transcript = redis.call('LRANGE', TURNS, 0, (run.turns or turns) - turns - 1)
+end
+return { TAG, 'OK', 1, run_reply(run), failure_of(observer, run), transcript }

@@ -1,0 +1,148 @@
+-- What every script shares. The loader puts this file before each of the others.
+--
+-- KEYS  of one session, all in one slot
+--   1 session   hash: id, version, turns (count), created, updated (µs), ttl (ms, where set), f:<field> → google.protobuf.Value,
+--               o:<observer> → packed { seq, current, running = {{number, lease}, …} }
+--   2 turns     list of serialized Turns, the newest TRANSCRIPT of them
+--   3 runs      hash: r:<observer> <number> → packed run; p:<observer> <number> → its payload (notes, or why it failed);
+--               i:<observer> <run_id> → number
+--   4 deleted   sorted set: <observer> <run_id> of runs known at a deletion, scored by when that may be forgotten (µs)
+-- ARGV
+--   1 tag       echoed as the first element of every reply, so that the caller can tell its own reply from a stray one
+--
+-- Times are microseconds of the store's clock since 1970: whole numbers a double holds exactly until the year 2255.
+-- Replies hold false where there is nothing.
+
+local SESSION, TURNS, RUNS, DELETED = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local TAG = ARGV[1]
+
+local HISTORY = 20        -- runs whose notes are kept
+local REMEMBERED = 1000   -- runs whose id and digest are kept
+local TRANSCRIPT = 2000   -- turns that are kept
+local TOMBSTONE = 3600e6  -- how long a deletion refuses the runs it met
+
+local RUNNING, WRITTEN, SUPERSEDED, FAILED, ABANDONED = 1, 2, 3, 4, 5  -- as RunState in the contract
+
+local clock = redis.call('TIME')
+local NOW = clock[1] * 1e6 + clock[2]
+
+-- '' stands for "absent" among the arguments.
+local function number_or_nil(argument)
+  return argument ~= '' and tonumber(argument) or nil
+end
+
+local function run_field(kind, observer, number)
+  return string.format('%s:%s %d', kind, observer, number)
+end
+
+local function unpack_or_nil(packed)
+  return packed and cmsgpack.unpack(packed) or nil
+end
+
+local function load_observer(observer)
+  return unpack_or_nil(redis.call('HGET', SESSION, 'o:' .. observer)) or { seq = 0, running = {} }
+end
+
+local function save_observer(observer, state)
+  redis.call('HSET', SESSION, 'o:' .. observer, cmsgpack.pack(state))
+end
+
+local function load_run(observer, number)
+  return unpack_or_nil(redis.call('HGET', RUNS, run_field('r', observer, number)))
+end
+
+local function save_run(observer, run)
+  redis.call('HSET', RUNS, run_field('r', observer, run.number), cmsgpack.pack(run))
+end
+
+local function load_payload(observer, number)
+  return redis.call('HGET', RUNS, run_field('p', observer, number))
+end
+
+local function find_run(observer, run_id)
+  local number = redis.call('HGET', RUNS, 'i:' .. observer .. ' ' .. run_id)
+  return number and load_run(observer, tonumber(number)) or nil
+end
+
+-- A run that left the history keeps its record, so that a late retry is known for what it is, but not its payload; one that is
+-- no longer remembered goes altogether. The current notes stay, however old their run.
+local function retire(observer, state, number)
+  if number < 1 or number == state.current then return end
+  if number <= state.seq - REMEMBERED then
+    local run = load_run(observer, number)
+    if run then redis.call('HDEL', RUNS, 'i:' .. observer .. ' ' .. run.id) end
+    redis.call('HDEL', RUNS, run_field('r', observer, number), run_field('p', observer, number))
+  elseif number <= state.seq - HISTORY then
+    redis.call('HDEL', RUNS, run_field('p', observer, number))
+  end
+end
+
+-- Issues the next number. The caller saves the run and the observer's state.
+local function new_run(observer, state, run_id)
+  state.seq = state.seq + 1
+  redis.call('HSET', RUNS, 'i:' .. observer .. ' ' .. run_id, string.format('%d', state.seq))
+  retire(observer, state, state.seq - HISTORY)
+  retire(observer, state, state.seq - REMEMBERED)
+  return { id = run_id, number = state.seq, state = RUNNING }
+end
+
+local function no_longer_running(state, number)
+  local still = {}
+  for _, entry in ipairs(state.running) do
+    if entry[1] ~= number and entry[2] > NOW then still[#still + 1] = entry end
+  end
+  state.running = still
+end
+
+local function save_payload(observer, state, run, payload)
+  if run.number == state.current or run.number > state.seq - HISTORY then
+    redis.call('HSET', RUNS, run_field('p', observer, run.number), payload)
+  end
+end
+
+-- → { id, number, state, observed_turn, begin, end }; a lease that ran out is seen here, at reading.
+local function run_reply(run)
+  if not run then return false end
+  local state, ended = run.state, run.ended
+  if state == RUNNING and run.lease <= NOW then state, ended = ABANDONED, run.lease end
+  return { run.id, run.number, state, run.observed or false, run.began or false, ended or false }
+end
+
+local function failure_of(observer, run)
+  return run and run.state == FAILED and load_payload(observer, run.number) or ''
+end
+
+local function expired(run)
+  return run.expires ~= nil and run.expires <= NOW
+end
+
+-- What GetNotes says of one observer → false, or
+-- { current run, its notes (false once their ttl has passed), when they expire (µs), latest run, why that failed }
+local function observer_reply(observer, packed)
+  local state = unpack_or_nil(packed)
+  if not state then return false end
+  local current, notes
+  if state.current then
+    current = load_run(observer, state.current)
+    notes = current and not expired(current) and load_payload(observer, state.current)
+  end
+  local latest = state.seq == state.current and current or load_run(observer, state.seq)
+  return { run_reply(current), notes or false, current and current.expires or false, run_reply(latest), failure_of(observer, latest) }
+end
+
+local function known_at_deletion(observer, run_id)
+  local until_time = redis.call('ZSCORE', DELETED, observer .. ' ' .. run_id)
+  return until_time and tonumber(until_time) > NOW
+end
+
+-- Every change ends here: the session exists, knows when it changed, and everything of it expires together.
+local function touch(session_id, default_ttl)
+  redis.call('HSETNX', SESSION, 'id', session_id)
+  redis.call('HSETNX', SESSION, 'created', string.format('%d', NOW))
+  redis.call('HSET', SESSION, 'updated', string.format('%d', NOW))
+  local ttl = redis.call('HGET', SESSION, 'ttl') or default_ttl
+  local at = string.format('%d', math.floor(NOW / 1000) + ttl)
+  redis.call('PEXPIREAT', SESSION, at)
+  redis.call('PEXPIREAT', TURNS, at)
+  redis.call('PEXPIREAT', RUNS, at)
+end

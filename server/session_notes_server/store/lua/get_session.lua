@@ -1,0 +1,20 @@
+-- ARGV  2 '1': with the turns
+-- → { tag, now, ms until it expires, version, turn count, created or false, updated or false, { field, value, … },
+--     { observer, observer_reply, … }, { turn, … } }
+local flat = redis.call('HGETALL', SESSION)
+local meta, fields, observers = {}, {}, {}
+for i = 1, #flat, 2 do
+  local kind, name = string.sub(flat[i], 1, 2), string.sub(flat[i], 3)
+  if kind == 'f:' then
+    fields[#fields + 1] = name
+    fields[#fields + 1] = flat[i + 1]
+  elseif kind == 'o:' then
+    observers[#observers + 1] = name
+    observers[#observers + 1] = observer_reply(name, flat[i + 1])
+  else
+    meta[flat[i]] = tonumber(flat[i + 1])
+  end
+end
+local turns = ARGV[2] == '1' and redis.call('LRANGE', TURNS, 0, -1) or {}
+return { TAG, NOW, redis.call('PTTL', SESSION), meta.version or 0, meta.turns or 0, meta.created or false, meta.updated or false,
+  fields, observers, turns }

@@ -1,0 +1,106 @@
+"""What the store answers.
+
+Times are microseconds of the store's clock since 1970; notes and turns are serialized messages.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+
+class State(enum.IntEnum):
+    """What became of a run; the numbers are those of the contract's RunState and of `lua/common.lua`."""
+
+    RUNNING = 1
+    WRITTEN = 2
+    SUPERSEDED = 3
+    FAILED = 4
+    ABANDONED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run, as the store saw it at the moment of reading."""
+
+    run_id: str
+    number: int
+    state: State
+    observed_turn: int | None
+    begin_us: int | None
+    end_us: int | None
+    failure: str = ""
+
+    @classmethod
+    def of(cls, reply: list[Any], failure: bytes = b"") -> Self:
+        """Read `run_reply` of `lua/common.lua`."""
+        run_id, number, state, observed_turn, begin_us, end_us = reply
+        return cls(run_id.decode(), number, State(state), observed_turn, begin_us, end_us, failure.decode())
+
+
+@dataclass(frozen=True, slots=True)
+class ListedRun:
+    """A run of the history, with its notes where they were asked for and are still kept."""
+
+    run: RunRecord
+    notes: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class ObserverRecord:
+    """What the store knows of one observer on one session, read at `now_us`.
+
+    `current` is the run whose notes count, also when their ttl has passed: then `notes` is None.
+    """
+
+    now_us: int
+    turn_count: int | None = None
+    session_expires_us: int | None = None
+    current: RunRecord | None = None
+    notes: bytes | None = None
+    notes_expire_us: int | None = None
+    latest: RunRecord | None = None
+
+    @classmethod
+    def of(cls, reply: list[Any] | None, *, now_us: int, turn_count: int | None, expires_ms: int) -> Self:
+        """Read `observer_reply` of `lua/common.lua`; `expires_ms` is what PTTL said of the session."""
+        if reply is None:
+            return cls(now_us, turn_count)
+        current, notes, notes_expire_us, latest, failure = reply
+        return cls(
+            now_us,
+            turn_count,
+            now_us + expires_ms * 1000,
+            RunRecord.of(current) if current is not None else None,
+            notes,
+            notes_expire_us,
+            RunRecord.of(latest, failure) if latest is not None else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """A whole session, read at `now_us`. Without `created_us` there is no such session."""
+
+    now_us: int
+    version: int
+    turn_count: int
+    created_us: int | None
+    updated_us: int | None
+    expires_us: int
+    fields: dict[str, bytes] = field(default_factory=dict)
+    observers: dict[str, ObserverRecord] = field(default_factory=dict)
+    turns: list[bytes] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryRecord:
+    """A session in a few words."""
+
+    session_id: str
+    version: int
+    turn_count: int
+    updated_us: int
+    expires_in_ms: int
+    observers: list[str]
