@@ -1,8 +1,8 @@
 """A Valkey of our own, for when nobody names a Redis: a real server on a unix socket in the data directory.
 
 The data directory has one owner, told by a lock that a sidecar holds while it lives. Its store holds another lock,
-through a descriptor it inherits: so a store that outlived a killed sidecar is known without guessing at process ids, and
-is told to stop before the next one starts on the same files.
+through a descriptor it inherits: so a store that outlived a killed sidecar is known without guessing at process ids,
+and is told to stop before the next one starts on the same files.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class EmbeddedValkey:
         await self._spawn()
         deadline = asyncio.get_running_loop().time() + 1.0
         # A server that starts tells nobody but by taking connections.
-        while not self._takes_connections() and asyncio.get_running_loop().time() < deadline:
+        while not self._takes_connections() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
     async def keep_running(self) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from session_notes_server import logs
 from session_notes_server.settings import Limits, Settings, default_data_dir
 
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -119,11 +118,7 @@ def serve(
     from session_notes_server.server import serve as run_until_stopped
     from session_notes_server.store import InvalidRedisURL
 
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(message)s",
-    )
+    logs.configure(verbose=verbose)
     settings = Settings(
         listen=tuple(listen or Settings().listen),
         redis_url=redis_url,

@@ -1,6 +1,7 @@
 """Every error a caller can get: one function each, with its code, its reason and its fixed text.
 
-The reasons are those of ErrorReason in the protos. No text here ever holds anything a user sent, an address, or the text of an exception.
+The reasons are those of ErrorReason in the protos. No text here ever holds anything a user sent, an address, or the
+text of an exception.
 """
 
 from __future__ import annotations

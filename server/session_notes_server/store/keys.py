@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class Keys:
     """Names of keys under a prefix.
 
-    The session id is the hash tag of all keys of a session, so that in a cluster they share one slot. Neither it nor the
-    prefix can hold a brace.
+    The session id is the hash tag of all keys of a session, so that in a cluster they share one slot. Neither it nor
+    the prefix can hold a brace.
     """
 
     prefix: str
