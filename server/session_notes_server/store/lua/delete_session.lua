@@ -8,6 +8,6 @@ for _, field in ipairs(redis.call('HKEYS', RUNS)) do
     met = met + 1
   end
 end
-if met > 0 then redis.call('PEXPIREAT', DELETED, string.format('%d', math.ceil((NOW + TOMBSTONE) / 1000))) end
+if met > 0 then redis.call('PEXPIREAT', DELETED, string.format('%d', math.floor((NOW + TOMBSTONE) / 1000))) end
 redis.call('DEL', SESSION, TURNS, RUNS)
 return { TAG, existed }

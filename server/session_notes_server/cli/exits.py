@@ -1,0 +1,150 @@
+"""How a command ends: the exit codes, and the one line on stderr that goes with each but 0."""
+
+import os
+import sys
+from enum import IntEnum
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+_TRACEBACK_VARIABLE = "SESSION_NOTES_TRACEBACK"
+
+# Public in no version of typer; BadParameter, which derives from it, is in all of them.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+class ExitCode(IntEnum):
+    """What a script can branch on."""
+
+    OK = 0
+    UNEXPECTED = 1
+    USAGE = 2
+    NOT_READY = 3
+    UNAVAILABLE = 4
+    REFUSED = 5
+    NOT_FOUND = 6
+    DENIED = 7
+
+
+EXIT_CODES_HELP = "\n\n".join(
+    [
+        "Exit codes:",
+        f"{ExitCode.OK:d}  done",
+        f"{ExitCode.UNEXPECTED:d}  something unexpected, or stopped by you",
+        f"{ExitCode.USAGE:d}  wrong usage, or a value that the sidecar does not take",
+        f"{ExitCode.NOT_READY:d}  no notes are ready, or with --fresh: none that are fresh (notes get)",
+        f"{ExitCode.UNAVAILABLE:d}  the sidecar or its store is not there, or too slow",
+        f"{ExitCode.REFUSED:d}  refused by a rule: another version, already written, failed, deleted, superseded",
+        f"{ExitCode.NOT_FOUND:d}  there is no such session, run or service",
+        f"{ExitCode.DENIED:d}  not allowed",
+    ]
+)
+
+
+class Failure(Exception):
+    """Ends a command with one line to a person and a code to a script."""
+
+    def __init__(self, message: str, code: ExitCode) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def failure_of(error: Exception, target: str = "") -> Failure:
+    """What a client's error comes to on the command line.
+
+    Args:
+        error: Any error of `session_notes`; one of somebody else's is unexpected.
+        target: The sidecar that was called, where it is known.
+    """
+    import session_notes as client
+
+    message = " ".join(str(error).split())
+    match error:
+        case client.InvalidArgument(violations=[_, *_] as violations):
+            return Failure("; ".join(f"{v.field}: {v.description}" for v in violations), ExitCode.USAGE)
+        case client.InvalidArgument():
+            code = ExitCode.USAGE
+        case client.TooLarge(actual=int(actual)):
+            message, code = f"{message}: {actual}", ExitCode.USAGE
+        case client.TooLarge():
+            code = ExitCode.USAGE
+        case client.DeadlineExceeded():
+            message, code = f"no answer in time from the sidecar at {target}", ExitCode.UNAVAILABLE
+        case client.Unavailable(reason=""):
+            # gRPC tells the whole story of an attempt to connect; its end is what matters.
+            message = f"no sidecar answers at {target}: {message.rpartition(': ')[2]}"
+            code = ExitCode.UNAVAILABLE
+        case client.Unavailable():
+            code = ExitCode.UNAVAILABLE
+        case client.VersionMismatch() | client.TurnCountMismatch():
+            message, code = f"{message}: {error.actual}", ExitCode.REFUSED
+        case client.Conflict() | client.RunAlreadyWritten() | client.RunAlreadyFailed() | client.SessionDeleted():
+            code = ExitCode.REFUSED
+        case client.RunInFlight():
+            message = f"{message}: {error.run.run_id}" if error.run else message
+            code = ExitCode.REFUSED
+        case client.RunNotFound():
+            code = ExitCode.NOT_FOUND
+        case client.Unauthenticated() | client.PermissionDenied():
+            code = ExitCode.DENIED
+        case client.SessionNotesError():
+            code = ExitCode.UNEXPECTED
+        case _:
+            return Failure(f"unexpected {type(error).__name__}: {message}", ExitCode.UNEXPECTED)
+    return Failure(f"{message} ({error.reason})" if error.reason else message, code)
+
+
+class Program(TyperGroup):
+    """The commands, and the promise that no traceback reaches a person.
+
+    Every error is one line on stderr, `error: …`. Whoever looks for a bug sets SESSION_NOTES_TRACEBACK=1.
+    """
+
+    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+        """Run a command and exit with its code."""
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **kwargs)
+        sys.exit(self._run(*args, **kwargs))
+
+    def _run(self, *args: Any, **kwargs: Any) -> int:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                # A letter that the terminal's encoding lacks is no reason to show nothing.
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            code = super().main(*args, standalone_mode=False, **kwargs)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever read our output has seen enough. What Python still flushes at its end must not fail either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return ExitCode.UNEXPECTED
+        except typer.Abort:
+            return _say("nothing done", ExitCode.UNEXPECTED)
+        except Failure as failure:
+            return _say(str(failure), failure.code)
+        except _UsageError as error:
+            return _explain(error)
+        except Exception as error:
+            if os.environ.get(_TRACEBACK_VARIABLE):
+                raise
+            failure = failure_of(error)
+            return _say(str(failure), failure.code)
+        return code if isinstance(code, int) else ExitCode.OK
+
+
+def _explain(error: Any) -> int:
+    message: str = error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":
+        # The help is out already, or it is the message.
+        typer.echo(message, err=True, nl=bool(message))
+        return ExitCode.USAGE
+    help_ = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+    return _say(message[:1].lower() + message[1:].rstrip(".") + help_, ExitCode.USAGE)
+
+
+def _say(message: str, code: ExitCode) -> int:
+    from session_notes_server.cli.show import plain
+
+    typer.echo(f"error: {plain(' '.join(message.split()))}", err=True)
+    return code

@@ -1,0 +1,241 @@
+"""`session-notes notes get` and `notes write`."""
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from session_notes_server.cli.exits import ExitCode
+from session_notes_server.cli.options import (
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT,
+    AsJson,
+    Observer,
+    SessionId,
+    Target,
+    Timeout,
+    json_object,
+    observing,
+    primary,
+    span,
+    span_or_zero,
+    text_of,
+    wrong,
+)
+
+if TYPE_CHECKING:
+    from session_notes import Issue, Notes
+
+app = typer.Typer(help="Read and write notes.", no_args_is_help=True)
+
+_KEYS = ("coverage", "issues", "follow_up_suggestions", "summary", "extra")
+
+
+@app.command(
+    epilog="Examples:\n\nsession-notes notes get s1\n\n"
+    "session-notes notes get s1 --max-age 30s --max-turns-behind 2 --fresh --json"
+)
+def get(
+    session_id: SessionId,
+    observer: Observer = "",
+    max_age: Annotated[
+        timedelta | None,
+        typer.Option(parser=span_or_zero, metavar="SPAN", help="The oldest that still counts as fresh: 30s, 5m."),
+    ] = None,
+    current_turn: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="How many turns the conversation has.", show_default="as many as the sidecar has"
+        ),
+    ] = None,
+    max_turns_behind: Annotated[
+        int | None, typer.Option(metavar="N", help="How many turns may have come since, for the notes to be fresh.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Exit with 3 where the notes are not fresh, too.")] = False,
+    target: Target = DEFAULT_TARGET,
+    timeout: Timeout = DEFAULT_TIMEOUT,
+    as_json: AsJson = False,
+) -> None:
+    """Show the current notes, how old they are, and how far behind.
+
+    Exits with 3 where none are ready: nobody wrote any yet, the run failed, or they have expired.
+    """
+    from session_notes_server.cli import documents, show
+
+    with primary(target, timeout) as client:
+        reading = client.get_notes(
+            session_id,
+            observer=observer,
+            max_age=max_age,
+            current_turn=current_turn,
+            max_turns_behind=max_turns_behind,
+        )
+    if as_json:
+        documents.write(documents.reading(reading))
+    else:
+        show.show_reading(reading, bounded=max_age is not None or max_turns_behind is not None)
+    if not (reading.fresh if fresh else reading.ready):
+        raise typer.Exit(ExitCode.NOT_READY)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "session-notes notes write s1 --summary 'Goals are clear.' --coverage goals=1 --issue 'warning:No budget yet'\n\n"
+    "session-notes notes write s1 --file notes.json --run-id r1 --observed-turn 12"
+)
+def write(
+    session_id: SessionId,
+    summary: Annotated[str, typer.Option(metavar="TEXT", help="Where the conversation stands.")] = "",
+    coverage: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TOPIC=SHARE", help="How much of a topic is covered, 0 to 1. Can be given several times."),
+    ] = None,
+    issue: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SEVERITY:TEXT",
+            help="Something worth raising; info, warning, critical, or the text alone. Can be given several times.",
+        ),
+    ] = None,
+    follow_up: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="What to say or ask next. Can be given several times.")
+    ] = None,
+    extra: Annotated[str | None, typer.Option(metavar="JSON", help="Anything else, as a JSON object.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Take the notes from a file instead, - for stdin: what `notes get --json` has under `notes`.",
+        ),
+    ] = None,
+    run_id: Annotated[
+        str | None, typer.Option(metavar="RUN", help="The run that concluded them.", show_default="a new one")
+    ] = None,
+    observed_turn: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="How many turns the run has seen.", show_default="as its begin said"),
+    ] = None,
+    ttl: Annotated[
+        timedelta | None,
+        typer.Option(
+            parser=span,
+            metavar="SPAN",
+            help="How long the notes count: 90s, 15m, 24h.",
+            show_default="as long as the session",
+        ),
+    ] = None,
+    observer: Observer = "",
+    target: Target = DEFAULT_TARGET,
+    timeout: Timeout = DEFAULT_TIMEOUT,
+    as_json: AsJson = False,
+) -> None:
+    """Write the notes of a run.
+
+    They become the current ones, unless a newer run has written: then they go to the history alone, and the exit code
+    is 5. The same notes for the same run again change nothing.
+    """
+    from session_notes import WriteOutcome
+
+    from session_notes_server.cli import documents, show
+
+    given: dict[str, Any] = {
+        "summary": summary,
+        "coverage": dict(_coverage(text) for text in coverage or ()),
+        "issues": [_issue(text) for text in issue or ()],
+        "follow_up_suggestions": list(follow_up or ()),
+        "extra": {} if extra is None else json_object("--extra", extra),
+    }
+    if file is not None and any(given.values()):
+        raise wrong("--file", "give the notes in a file or in options, not both")
+    if file is None and not any(given.values()):
+        raise typer.BadParameter(
+            "there is nothing to write; empty notes come from a file that says {}", param_hint="'--summary' / '--file'"
+        )
+    notes = _notes(given if file is None else json_object("--file", text_of(file)))
+    with observing(target, timeout, observer) as client:
+        result = client.write_notes(session_id, notes, run_id=run_id, observed_turn=observed_turn, ttl=ttl)
+    if as_json:
+        documents.write(
+            {
+                "session_id": session_id,
+                "outcome": result.outcome.value,
+                "write_time": documents.time(result.write_time),
+                "run": documents.run(result.run),
+            }
+        )
+    else:
+        meaning = {
+            WriteOutcome.ACCEPTED: "these are the current notes now",
+            WriteOutcome.DUPLICATE: "this run had written the same notes before; nothing changed",
+            WriteOutcome.SUPERSEDED: "a newer run has written; these notes went to the history alone",
+        }.get(result.outcome, "this program is too old to know what that means")
+        show.out(
+            show.line((result.outcome.value, "bold"), f": {meaning}"),
+            show.line((f"run {result.run.number} ({result.run.run_id}) of {result.run.observer}", "dim")),
+        )
+    if result.outcome is WriteOutcome.SUPERSEDED:
+        raise typer.Exit(ExitCode.REFUSED)
+
+
+def _coverage(text: str) -> tuple[str, float]:
+    # At the last "=": a topic may have one.
+    topic, _, share = text.rpartition("=")
+    try:
+        return topic, float(share)
+    except ValueError:
+        raise wrong("--coverage", f"write TOPIC=SHARE, such as goals=0.5, not {text!r}") from None
+
+
+def _issue(text: str) -> dict[str, Any]:
+    found = re.fullmatch(r"(info|warning|critical):\s*(.*)", text, re.IGNORECASE | re.DOTALL)
+    return {"severity": found[1].lower(), "text": found[2]} if found else {"text": text}
+
+
+def _notes(content: dict[str, Any]) -> "Notes":
+    """Notes of what `documents.notes` makes of them; keys may be missing or null."""
+    from session_notes import Notes
+
+    if unknown := sorted(content.keys() - set(_KEYS)):
+        raise wrong("--file", f"unknown key {unknown[0]!r}; there are {', '.join(_KEYS)}")
+    shares = _part(content, "coverage", dict)
+    for topic, share in shares.items():
+        if isinstance(share, bool) or not isinstance(share, int | float):
+            raise wrong("--file", f"coverage[{topic!r}] must be a number from 0 to 1")
+    suggestions = _part(content, "follow_up_suggestions", list)
+    if not all(isinstance(one, str) for one in suggestions):
+        raise wrong("--file", "follow_up_suggestions must be a list of strings")
+    return Notes(
+        coverage=shares,
+        issues=[_parsed_issue(index, one) for index, one in enumerate(_part(content, "issues", list))],
+        follow_up_suggestions=suggestions,
+        summary=_part(content, "summary", str),
+        extra=_part(content, "extra", dict),
+    )
+
+
+def _part(content: dict[str, Any], key: str, kind: type) -> Any:
+    part = content.get(key)
+    if part is None:
+        return kind()
+    if not isinstance(part, kind):
+        names = {dict: "an object", list: "a list", str: "a string"}
+        raise wrong("--file", f"{key} must be {names[kind]}")
+    return part
+
+
+def _parsed_issue(index: int, content: Any) -> "Issue":
+    from session_notes import Issue, Severity
+
+    where = f"issues[{index}]"
+    if not isinstance(content, dict) or not isinstance(content.get("text"), str):
+        raise wrong("--file", f"{where} must be an object with a text")
+    if unknown := sorted(content.keys() - {"text", "severity", "turn"}):
+        raise wrong("--file", f"unknown key {unknown[0]!r} in {where}; there are text, severity, turn")
+    severity, turn = content.get("severity") or "unspecified", content.get("turn")
+    if severity not in list(Severity):
+        raise wrong("--file", f"{where}.severity must be info, warning or critical")
+    if turn is not None and (isinstance(turn, bool) or not isinstance(turn, int)):
+        raise wrong("--file", f"{where}.turn must be a whole number")
+    return Issue(content["text"], Severity(severity), turn)

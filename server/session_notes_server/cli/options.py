@@ -1,0 +1,150 @@
+"""What the commands have in common: arguments and options, how their text is read, and the clients they call with."""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from session_notes_server.cli.exits import failure_of
+
+if TYPE_CHECKING:
+    from session_notes import ObserverClient, PrimaryClient
+
+DEFAULT_TARGET = "127.0.0.1:50051"
+DEFAULT_TIMEOUT = timedelta(seconds=5)
+
+_UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def span_or_zero(text: str | timedelta) -> timedelta:
+    """A span of time as people write it: `90s`, `24h`, `1.5d`; `0s` too."""
+    if isinstance(text, timedelta):
+        return text
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text.strip(), re.ASCII)
+    if not found:
+        raise typer.BadParameter("write a number and a unit: 500ms, 90s, 15m, 24h, 7d")
+    try:
+        length = timedelta(**{_UNITS[found[2]]: float(found[1])})
+    except OverflowError:
+        length = timedelta.max
+    if length > timedelta(days=36525):
+        raise typer.BadParameter("must be at most 100 years")
+    return length
+
+
+def span(text: str | timedelta) -> timedelta:
+    """A span of time as people write it: `90s`, `24h`, `1.5d`."""
+    length = span_or_zero(text)
+    if not length:
+        raise typer.BadParameter("must be above 0")
+    return length
+
+
+SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="The session's id.", show_default=False)]
+Observer = Annotated[str, typer.Option("--observer", metavar="NAME", help="Whose notes.", show_default="default")]
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document, for scripts.", rich_help_panel="Common options")
+]
+Target = Annotated[
+    str,
+    typer.Option(
+        "--target",
+        metavar="ADDRESS",
+        envvar="SESSION_NOTES_TARGET",
+        help="Where the sidecar is: host:port or unix:/path.",
+        rich_help_panel="Common options",
+    ),
+]
+Timeout = Annotated[
+    timedelta,
+    typer.Option(
+        "--timeout",
+        parser=span,
+        metavar="SPAN",
+        help="How long to wait for an answer: 500ms, 5s, 1m.",
+        show_default="5s",
+        rich_help_panel="Common options",
+    ),
+]
+
+
+@contextmanager
+def primary(target: str, timeout: timedelta) -> Iterator["PrimaryClient"]:
+    """A client that waits as long as it was told, and whose errors end the command as they should."""
+    # A third of a command's time goes into this import; --help and wrong usage do without.
+    from session_notes import PrimaryClient, SessionNotesError
+
+    try:
+        with PrimaryClient(target, timeout=timeout, state_timeout=timeout) as client:
+            yield client
+    except SessionNotesError as error:
+        raise failure_of(error, target) from error
+
+
+@contextmanager
+def observing(target: str, timeout: timedelta, observer: str) -> Iterator["ObserverClient"]:
+    """The same for an observer."""
+    from session_notes import ObserverClient, SessionNotesError
+
+    try:
+        with ObserverClient(target, observer=observer, timeout=timeout) as client:
+            yield client
+    except SessionNotesError as error:
+        raise failure_of(error, target) from error
+
+
+def wrong(option: str, message: str) -> typer.BadParameter:
+    """The usage error that names the option, and is worded as typer's own."""
+    return typer.BadParameter(message, param_hint=f"'{option}'")
+
+
+def named(option: str, text: str) -> tuple[str, str]:
+    """Parts `name=value` at the first `=`."""
+    name, equals, content = text.partition("=")
+    if not equals or not name:
+        raise wrong(option, f"write NAME=VALUE, not {text!r}")
+    return name, content
+
+
+def json_value(text: str) -> Any:
+    """Reads JSON, and only JSON: Python alone would take NaN and Infinity too.
+
+    Raises:
+        ValueError: it is none.
+    """
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def json_object(option: str, text: str) -> dict[str, Any]:
+    """Reads a JSON object."""
+    try:
+        content = json_value(text)
+    except ValueError as error:
+        raise wrong(option, f"not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise wrong(option, "must be a JSON object: {…}")
+    return content
+
+
+def text_of(path: Path) -> str:
+    """What is in a file, or for `-` on stdin."""
+    try:
+        return (sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise wrong("--file", f"{path} is not UTF-8") from None
+    except OSError as error:
+        raise wrong("--file", f"{path}: {error.strerror}") from None

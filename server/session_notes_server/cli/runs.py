@@ -1,0 +1,120 @@
+"""`session-notes runs begin`, `runs fail` and `runs list`."""
+
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from session_notes_server.cli.options import (
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT,
+    AsJson,
+    Observer,
+    SessionId,
+    Target,
+    Timeout,
+    observing,
+    span,
+)
+
+app = typer.Typer(help="Begin, fail and list the runs of an observer.", no_args_is_help=True)
+
+
+@app.command(
+    epilog="Examples:\n\nsession-notes runs begin s1 --lease 2m --transcript\n\n"
+    "RUN=$(session-notes runs begin s1 --json | jq -r .run.run_id)"
+)
+def begin(
+    session_id: SessionId,
+    run_id: Annotated[
+        str | None, typer.Option(metavar="RUN", help="The run's id, for a retry to find it.", show_default="a new one")
+    ] = None,
+    observed_turn: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="How many turns the run is going to see.", show_default="all there are"),
+    ] = None,
+    lease: Annotated[
+        timedelta | None,
+        typer.Option(
+            parser=span,
+            metavar="SPAN",
+            help="How long it may take before it counts as abandoned: 90s, 15m.",
+            show_default="5m",
+        ),
+    ] = None,
+    only_if_idle: Annotated[
+        bool, typer.Option("--only-if-idle", help="Begin only if no other run of this observer is at work, else exit with 5.")
+    ] = False,
+    transcript: Annotated[bool, typer.Option("--transcript", help="Show the transcript it is to look at.")] = False,
+    observer: Observer = "",
+    target: Target = DEFAULT_TARGET,
+    timeout: Timeout = DEFAULT_TIMEOUT,
+    as_json: AsJson = False,
+) -> None:
+    """Announce a run: it gets its number, and what it sees is fixed now.
+
+    End it with `notes write --run-id` or `runs fail`. The same run id again finds the run that was begun.
+    """
+    from session_notes_server.cli import documents, show
+
+    with observing(target, timeout, observer) as client:
+        run, turns = client.begin_run(
+            session_id,
+            run_id=run_id,
+            observed_turn=observed_turn,
+            lease=lease,
+            only_if_idle=only_if_idle,
+            include_transcript=transcript,
+        )
+    if as_json:
+        transcript_ = [documents.turn(turn) for turn in turns]
+        documents.write({"session_id": session_id, "run": documents.run(run), "transcript": transcript_})
+        return
+    saw = "" if run.observed_turn is None else f", sees {show.count(run.observed_turn, 'turn')}"
+    show.out(show.line((f"run {run.number}", "bold"), f" ({run.run_id}) of {run.observer}: {run.state.value}{saw}"))
+    if turns:
+        show.show_turns(turns, last=max(run.observed_turn or 0, len(turns)))
+
+
+@app.command(epilog="Example:\n\nsession-notes runs fail s1 r1 --reason 'the model did not answer'")
+def fail(
+    session_id: SessionId,
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.", show_default=False)],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for people: others can read it.")] = "",
+    observer: Observer = "",
+    target: Target = DEFAULT_TARGET,
+    timeout: Timeout = DEFAULT_TIMEOUT,
+    as_json: AsJson = False,
+) -> None:
+    """Record that a run ended without notes, and why.
+
+    Exits with 6 where there is no such run, with 5 where it has written notes. Failing twice is as once.
+    """
+    from session_notes_server.cli import documents, show
+
+    with observing(target, timeout, observer) as client:
+        run = client.fail_run(session_id, run_id, reason)
+    if as_json:
+        documents.write({"session_id": session_id, "run": documents.run(run)})
+    else:
+        show.out(show.line((f"run {run.number}", "bold"), f" ({run.run_id}) of {run.observer}: {run.state.value}"))
+
+
+@app.command("list", epilog="Example:\n\nsession-notes runs list s1 --notes")
+def list_(
+    session_id: SessionId,
+    notes: Annotated[bool, typer.Option("--notes", help="Show each run's notes, superseded ones too.")] = False,
+    observer: Observer = "",
+    target: Target = DEFAULT_TARGET,
+    timeout: Timeout = DEFAULT_TIMEOUT,
+    as_json: AsJson = False,
+) -> None:
+    """Show the last 20 runs, newest first."""
+    from session_notes_server.cli import documents, show
+
+    with observing(target, timeout, observer) as client:
+        runs = list(client.list_runs(session_id, include_notes=notes))
+    if as_json:
+        documents.write([documents.run(run) for run in runs])
+    else:
+        show.show_runs(session_id, runs, notes=notes)

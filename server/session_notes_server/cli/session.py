@@ -1,0 +1,240 @@
+"""`session-notes session get`, `set`, `append`, `delete` and `list`."""
+
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from session_notes_server.cli.exits import ExitCode, Failure
+from session_notes_server.cli.options import (
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT,
+    AsJson,
+    SessionId,
+    Target,
+    Timeout,
+    json_object,
+    json_value,
+    named,
+    primary,
+    span,
+    text_of,
+    wrong,
+)
+
+if TYPE_CHECKING:
+    from session_notes import SessionSummary, Turn
+
+app = typer.Typer(help="Read and change sessions: fields and transcript.", no_args_is_help=True)
+
+
+@app.command(epilog="Example:\n\nsession-notes session get s1 --turns")
+def get(
+    session_id: SessionId,
+    turns: Annotated[bool, typer.Option("--turns", help="Show the transcript: its last 2,000 turns.")] = False,
+    target: Target = DEFAULT_TARGET,
+    timeout: Timeout = DEFAULT_TIMEOUT,
+    as_json: AsJson = False,
+) -> None:
+    """Show a session: fields, version, every observer's notes in a few words.
+
+    Exits with 6 where there is no such session.
+    """
+    from session_notes_server.cli import documents, show
+
+    with primary(target, timeout) as client:
+        session = client.get_session(session_id, include_turns=turns)
+    if session.create_time is None:
+        raise Failure(f"there is no session {session_id}", ExitCode.NOT_FOUND)
+    if as_json:
+        documents.write(documents.session(session))
+    else:
+        show.show_session(session)
+
+
+@app.command(
+    "set",
+    epilog="Examples:\n\nsession-notes session set s1 goal=refund attempts=2 'items=\\[\"a\", \"b\"]'\n\n"
+    "session-notes session set s1 --remove goal --expected-version 3 --ttl 2h",
+)
+def set_(
+    session_id: SessionId,
+    fields: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME=VALUE]...",
+            help="Fields to set. A value that is JSON is taken as JSON, else as text; "
+            "for the text 2 write '\"2\"', in both quotes.",
+            show_default=False,
+        ),
+    ] = None,
+    remove: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A field to remove. Can be given several times.")
+    ] = None,
+    expected_version: Annotated[
+        int | None, typer.Option(metavar="N", help="Change nothing, and exit with 5, unless the session is at this version.")
+    ] = None,
+    ttl: Annotated[
+        timedelta | None,
+        typer.Option(
+            parser=span,
+            metavar="SPAN",
+            help="From now on, how long the session is kept after its last change: 90s, 2h, 7d.",
+            show_default="as it was",
+        ),
+    ] = None,
+    target: Target = DEFAULT_TARGET,
+    timeout: Timeout = DEFAULT_TIMEOUT,
+    as_json: AsJson = False,
+) -> None:
+    """Set and remove fields, all at once, without touching the others."""
+    from session_notes_server.cli import documents, show
+
+    given = [named("NAME=VALUE", text) for text in fields or ()]
+    if not given and not remove and ttl is None:
+        raise typer.BadParameter("there is nothing to change", param_hint="'NAME=VALUE' / '--remove' / '--ttl'")
+    changes = {name: _field_value(text) for name, text in given}
+    if len(changes) < len(given):
+        raise wrong("NAME=VALUE", "a field is set twice")
+    with primary(target, timeout) as client:
+        result = client.update_session(
+            session_id, changes, remove=remove or (), expected_version=expected_version, ttl=ttl
+        )
+    if as_json:
+        time = documents.time(result.update_time)
+        documents.write({"session_id": session_id, "version": result.version, "update_time": time})
+    else:
+        show.out(show.line((session_id, "bold"), f" is at version {result.version}"))
+
+
+@app.command(
+    epilog="Examples:\n\nsession-notes session append s1 user 'Can we start in May?' primary 'Let me see.'\n\n"
+    "session-notes session append s1 --file turns.jsonl --expected-turn-count 0"
+)
+def append(
+    session_id: SessionId,
+    turns: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SPEAKER TEXT]...", help="What was said, oldest first.", show_default=False),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Take the turns from a file instead, - for stdin: one JSON object a line, with speaker, text, time, extra.",
+        ),
+    ] = None,
+    expected_turn_count: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Append nothing, and exit with 5, unless the transcript has this many turns."),
+    ] = None,
+    target: Target = DEFAULT_TARGET,
+    timeout: Timeout = DEFAULT_TIMEOUT,
+    as_json: AsJson = False,
+) -> None:
+    """Append turns to the transcript, all at once."""
+    from session_notes import Turn
+
+    from session_notes_server.cli import documents, show
+
+    given = turns or []
+    if (file is None) == (not given):
+        raise typer.BadParameter("give the turns here, or in a file", param_hint="'SPEAKER TEXT' / '--file'")
+    if len(given) % 2:
+        raise wrong("SPEAKER TEXT", f"after the speaker {given[-1]!r} there is no text")
+    said = [Turn(*pair) for pair in zip(given[::2], given[1::2], strict=True)]
+    if file is not None:
+        said = [_turn(number, text) for number, text in enumerate(text_of(file).split("\n"), 1) if text.strip()]
+    with primary(target, timeout) as client:
+        count = client.append_turns(session_id, said, expected_turn_count=expected_turn_count)
+    if as_json:
+        documents.write({"session_id": session_id, "turn_count": count})
+    else:
+        show.out(show.line((session_id, "bold"), f" has {show.count(count, 'turn')}"))
+
+
+@app.command(epilog="Example:\n\nsession-notes session delete s1 --yes")
+def delete(
+    session_id: SessionId,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where nobody can be asked.")] = False,
+    target: Target = DEFAULT_TARGET,
+    timeout: Timeout = DEFAULT_TIMEOUT,
+    as_json: AsJson = False,
+) -> None:
+    """Remove every trace of a session: fields, transcript, notes, runs.
+
+    Observers still at work on it cannot bring it back. A session that is not there is no error.
+    """
+    from session_notes_server.cli import documents, show
+
+    if not yes and not sys.stdin.isatty():
+        raise wrong("--yes", "is needed, as there is no terminal to ask on")
+    if not yes:
+        typer.confirm(f"Delete session {show.plain(session_id)} for good?", abort=True, err=True)
+    with primary(target, timeout) as client:
+        existed = client.delete_session(session_id)
+    if as_json:
+        documents.write({"session_id": session_id, "existed": existed})
+    else:
+        show.out(show.line((session_id, "bold"), " deleted") if existed else show.line("there was no session ", session_id))
+
+
+@app.command("list", epilog="Example:\n\nsession-notes session list --json | jq -r '.\\[].session_id'")
+def list_(
+    target: Target = DEFAULT_TARGET,
+    timeout: Timeout = DEFAULT_TIMEOUT,
+    as_json: AsJson = False,
+) -> None:
+    """Show all sessions, the last changed first. It walks the whole store."""
+    from session_notes_server.cli import documents, show
+
+    with primary(target, timeout) as client:
+        # By id, as one that changes meanwhile can come twice.
+        found = {one.session_id: one for one in client.list_sessions()}
+    sessions = sorted(found.values(), key=_changed, reverse=True)
+    if as_json:
+        documents.write([documents.summary(one) for one in sessions])
+    else:
+        show.show_sessions(sessions)
+
+
+def _changed(summary: "SessionSummary") -> tuple[datetime, str]:
+    return summary.update_time or datetime.min.replace(tzinfo=UTC), summary.session_id
+
+
+def _field_value(text: str) -> Any:
+    try:
+        return json_value(text)
+    except ValueError:
+        return text
+
+
+def _turn(number: int, text: str) -> "Turn":
+    """A turn of what `documents.turn` makes of it; keys but the speaker's and the text's may be missing or null."""
+    from session_notes import Turn
+
+    where = f"line {number}"
+    content = json_object("--file", text, where=where)
+    if unknown := sorted(content.keys() - {"speaker", "text", "time", "extra"}):
+        raise wrong("--file", f"{where}: unknown key {unknown[0]!r}; there are speaker, text, time, extra")
+    for key in ("speaker", "text"):
+        if not isinstance(content.get(key), str):
+            raise wrong("--file", f"{where}: {key} must be a string")
+    extra = content.get("extra")
+    if extra is not None and not isinstance(extra, dict):
+        raise wrong("--file", f"{where}: extra must be an object")
+    return Turn(content["speaker"], content["text"], _time(where, content.get("time")), extra or {})
+
+
+def _time(where: str, content: Any) -> datetime | None:
+    if content is None:
+        return None
+    try:
+        time = datetime.fromisoformat(content)
+    except (TypeError, ValueError):
+        time = None
+    if time is None or time.tzinfo is None:
+        raise wrong("--file", f"{where}: time must be a time with its zone: 2026-01-31T12:00:00Z")
+    return time

@@ -1,0 +1,265 @@
+"""What people see: ages as "12 s ago", tables, colour where a terminal shows it.
+
+Whatever a user, a primary or an observer wrote is shown as it was written: never as rich's markup, and with control characters made
+visible, so that nobody's text can move the cursor or colour the rest.
+"""
+
+import json
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+    from session_notes import Notes, Reading, Run, Session, SessionSummary, Turn
+
+_BAR_CELLS = 10
+_SEVERITY_STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
+_STATE_STYLES = {"written": "green", "running": "cyan", "failed": "red", "abandoned": "red", "superseded": "yellow"}
+_READINESS = {
+    "never_run": "no observer of this name has run on this session yet",
+    "running": "no notes yet; the first run is at work",
+    "ready": "there are notes",
+    "failed": "no notes; the latest run ended without any",
+    "expired": "there were notes, and their time to live has passed",
+}
+
+
+def plain(text: str, *, lines: bool = False) -> str:
+    """A text that a terminal shows and does not obey; `lines`: whether it may have several."""
+
+    def visible(letter: str) -> str:
+        if letter == "\n" and lines:
+            return letter
+        if letter in "\n\t":
+            return " "
+        return letter if unicodedata.category(letter) not in {"Cc", "Zl", "Zp"} else ascii(letter)[1:-1]
+
+    return "".join(visible(letter) for letter in text)
+
+
+def out(*parts: "RenderableType") -> None:
+    """Prints on stdout."""
+    console = _console()
+    for part in parts:
+        console.print(part, soft_wrap=not console.is_terminal)
+
+
+def line(*parts: str | tuple[str, str]) -> "Text":
+    """One line of text, or of (text, style)."""
+    from rich.text import Text
+
+    return Text.assemble(*((plain(part), "") if isinstance(part, str) else (plain(part[0]), part[1]) for part in parts))
+
+
+def amount(span: timedelta) -> str:
+    """A span in its largest unit, rounded down: `12 s`, `3 min`, `2 h`, `5 d`."""
+    seconds = int(span.total_seconds())
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min"
+    return f"{seconds // 3600} h" if seconds < 2 * 86400 else f"{seconds // 86400} d"
+
+
+def ago(age: timedelta) -> str:
+    """An age."""
+    return f"{amount(age)} ago"
+
+
+def left(span: timedelta | None) -> str:
+    """What is left of something. Rounded: of 24 hours just set, no one wants to read 23."""
+    return "-" if span is None else amount(timedelta(seconds=round(span.total_seconds())))
+
+
+def moment(time: datetime | None) -> str:
+    """A time of the store's clock. No age is made of it: that would mix the clocks of two hosts."""
+    return "-" if time is None else f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 turn`, `2 turns`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def readings_words(reading: "Reading") -> str:
+    """Readiness, age and drift in a few words."""
+    if reading.age is None:
+        return f"not ready ({reading.readiness.value}): {_READINESS.get(reading.readiness.value, 'not known why')}"
+    words = [f"written {ago(reading.age)}"]
+    if reading.snapshot_age is not None:
+        words.append(f"snapshot {ago(reading.snapshot_age)}")
+    if reading.turns_behind is not None:
+        words.append(f"{count(reading.turns_behind, 'turn')} behind" if reading.turns_behind else "no turn behind")
+    return "ready: " + ", ".join(words)
+
+
+def show_reading(reading: "Reading", *, bounded: bool) -> None:
+    """Current notes; `bounded`: whether bounds were given, so that being fresh means something."""
+    out(line((reading.session_id, "bold"), "  observer ", (reading.observer, "bold")))
+    verdict = ("", "") if not bounded or not reading.ready else (", fresh", "green") if reading.fresh else (", stale", "red")
+    out(line((readings_words(reading), "green" if reading.ready else "yellow"), verdict))
+    if reading.notes:
+        _show_notes(reading.notes)
+    if reading.run:
+        saw = "" if reading.observed_turn is None else f", saw {count(reading.observed_turn, 'turn')}"
+        expiry = f", expires in {left(reading.expires_in)}" if reading.expires_in is not None else ""
+        out(line((f"from run {reading.run.number} ({reading.run.run_id}){saw}{expiry}", "dim")))
+    latest = reading.latest_run
+    if latest and (reading.run is None or latest.number > reading.run.number):
+        failure = f": {latest.failure}" if latest.failure else ""
+        state = (latest.state.value, _STATE_STYLES.get(latest.state.value, ""))
+        out(line(f"latest run {latest.number} ({latest.run_id}): ", state, failure))
+
+
+def _show_notes(notes: "Notes") -> None:
+    from rich.padding import Padding
+
+    for part in _notes_parts(notes):
+        out(Padding(part, (0, 0, 0, 2), expand=False))
+
+
+def _notes_parts(notes: "Notes") -> "Iterator[RenderableType]":
+    from rich.text import Text
+
+    if notes.summary:
+        yield Text(plain(notes.summary, lines=True))
+    if notes.coverage:
+        yield line(("coverage", "bold"))
+        table = _grid()
+        for topic, share in sorted(notes.coverage.items()):
+            full = round(share * _BAR_CELLS)
+            table.add_row(line("  ", topic), line("█" * full + "░" * (_BAR_CELLS - full)), line(f"{share:.0%}"))
+        yield table
+    if notes.issues:
+        yield line(("issues", "bold"))
+        table = _grid()
+        for issue in notes.issues:
+            severity = issue.severity.value if issue.severity.value != "unspecified" else "-"
+            turn = line((f"turn {issue.turn}", "dim") if issue.turn is not None else "")
+            table.add_row(line("  ", (severity, _SEVERITY_STYLES.get(severity, ""))), line(issue.text), turn)
+        yield table
+    if notes.follow_up_suggestions:
+        yield line(("suggestions", "bold"))
+        for number, suggestion in enumerate(notes.follow_up_suggestions, 1):
+            yield line(f"  {number}. {suggestion}")
+    if notes.extra:
+        yield line(("extra  ", "bold"), _json(notes.extra))
+    if not any((notes.summary, notes.coverage, notes.issues, notes.follow_up_suggestions, notes.extra)):
+        yield line(("the notes are empty", "dim"))
+
+
+def show_runs(session_id: str, runs: "Sequence[Run]", *, notes: bool) -> None:
+    """Runs as a table; `notes`: each one's notes below."""
+    if not runs:
+        out(line(f"no run on {session_id}"))
+        return
+    table = _table("NUMBER", "RUN", "STATE", "SAW", "BEGAN", "ENDED", "FAILURE")
+    for run in runs:
+        state = run.state.value
+        saw = "-" if run.observed_turn is None else count(run.observed_turn, "turn")
+        table.add_row(
+            line(str(run.number)),
+            line(run.run_id),
+            line((state, _STATE_STYLES.get(state, ""))),
+            line(saw),
+            line(moment(run.begin_time)),
+            line(moment(run.end_time)),
+            line(run.failure),
+        )
+    out(table)
+    for run in runs if notes else ():
+        if run.notes is not None:
+            out(line((f"run {run.number} ({run.run_id})", "bold")))
+            _show_notes(run.notes)
+
+
+def show_session(session: "Session") -> None:
+    """A session."""
+    out(
+        line((session.session_id, "bold"), f"  version {session.version}, {count(session.turn_count, 'turn')}"),
+        line(
+            (
+                f"started {moment(session.create_time)}, changed {moment(session.update_time)}, "
+                f"expires in {left(session.expires_in)}",
+                "dim",
+            )
+        ),
+    )
+    if session.fields:
+        out(line(("fields", "bold")))
+        table = _grid()
+        for name, content in sorted(session.fields.items()):
+            table.add_row(line("  ", name), line(_json(content)))
+        out(table)
+    if session.notes:
+        out(line(("notes", "bold")))
+        table = _grid()
+        for observer, reading in sorted(session.notes.items()):
+            table.add_row(line("  ", observer), line(readings_words(reading)))
+        out(table)
+    if session.turns:
+        out(line(("turns", "bold")))
+        show_turns(session.turns, last=session.turn_count)
+
+
+def show_turns(turns: "Sequence[Turn]", *, last: int) -> None:
+    """Turns; `last`: the number of the last of them."""
+    table = _grid()
+    for number, turn in enumerate(turns, last - len(turns) + 1):
+        table.add_row(line((f"  {number}", "dim")), line((turn.speaker, "bold")), line(turn.text))
+    out(table)
+
+
+def show_sessions(sessions: "Iterable[SessionSummary]") -> None:
+    """Sessions as a table."""
+    table = _table("SESSION", "VERSION", "TURNS", "CHANGED", "EXPIRES IN", "OBSERVERS")
+    for one in sessions:
+        table.add_row(
+            line(one.session_id),
+            line(str(one.version)),
+            line(str(one.turn_count)),
+            line(moment(one.update_time)),
+            line(left(one.expires_in)),
+            line(", ".join(one.observers) or "-"),
+        )
+    out(table if table.row_count else line("no sessions"))
+
+
+def _json(content: Any) -> str:
+    from session_notes_server.cli.documents import value
+
+    return json.dumps(value(content), ensure_ascii=False)
+
+
+def _grid() -> "Table":
+    from rich.table import Table
+
+    return Table.grid(padding=(0, 2))
+
+
+def _table(*headers: str) -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for header in headers:
+        # Folded, not cut: an id with its end missing is no use.
+        table.add_column(header, overflow="fold")
+    return table
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False, emoji=False)
+    if os.environ.get("NO_COLOR"):
+        # rich alone would still write bold and dim.
+        console = Console(markup=False, highlight=False, emoji=False, color_system=None)
+    if not console.is_terminal:
+        # Nobody's screen: lines stay whole, so that grep finds what belongs together.
+        console.width = 100_000
+    return console

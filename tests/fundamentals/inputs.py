@@ -1,0 +1,52 @@
+"""Requests for tables of inputs: valid ones of every RPC, to be spoiled in one place."""
+
+from typing import Any
+
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.struct_pb2 import ListValue, Struct, Value
+from session_notes.v1 import session_notes_pb2, session_state_pb2
+from session_notes.v1.notes_pb2 import Notes
+from session_notes.v1.turn_pb2 import Turn
+
+_METHODS = {
+    f"{service.name}/{method.name}": method
+    for file in (session_notes_pb2, session_state_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
+
+_REQUIRED: dict[str, dict[str, Any]] = {
+    "SessionNotes/WriteNotes": {"notes": Notes(summary="a summary")},
+    "SessionNotes/FailRun": {"run_id": "begun"},
+    "SessionState/AppendTurns": {"turns": [Turn(text="a turn")]},
+}
+
+ALL_RPCS = sorted(_METHODS)
+
+
+def fields_of(rpc: str) -> set[str]:
+    """The names of the fields of an RPC's request."""
+    return {field.name for field in _METHODS[rpc].input_type.fields}
+
+
+def request_of(rpc: str, session_id: str, /, **fields: Any) -> Message:
+    """A valid request, `fields` aside."""
+    own = {"session_id": session_id} if "session_id" in fields_of(rpc) else {}
+    return GetMessageClass(_METHODS[rpc].input_type)(**(own | _REQUIRED.get(rpc, {}) | fields))
+
+
+def nested_struct(levels: int) -> Struct:
+    """A Struct that is `levels` deep: each struct counts, this one being the first."""
+    struct = Struct(fields={"leaf": Value(number_value=1)})
+    for _ in range(levels - 1):
+        struct = Struct(fields={"deeper": Value(struct_value=struct)})
+    return struct
+
+
+def nested_list(levels: int) -> Value:
+    """A Value that is `levels` deep: each list counts, this one being the first."""
+    value = Value(list_value=ListValue(values=[Value(number_value=1)]))
+    for _ in range(levels - 1):
+        value = Value(list_value=ListValue(values=[value]))
+    return value

@@ -1,0 +1,162 @@
+"""Rule 2: every time and every age comes from the store's clock."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tests.stores import Store
+from tests.support import SessionCalls, eventually, turns
+
+
+def during(store: Store, call: Callable[[], Timestamp]) -> int:
+    """The milliseconds of the time that `call` returns, once proven to lie within the call by the store's clock."""
+    before = store.time_ms()
+    moment = call().ToMilliseconds()
+    assert before <= moment <= store.time_ms()
+    return moment
+
+
+def test_the_write_time_is_the_stores(session: SessionCalls, store: Store) -> None:
+    """`write_time` is the store's TIME at the write; GetNotes and the run's end say the same."""
+    during(store, lambda: session.write_notes("run-1").write_time)
+    answer = session.get_notes()
+    assert answer.write_time == session.write_notes("run-1").write_time
+    assert answer.run.end_time == answer.write_time
+
+
+def test_the_begin_time_is_the_stores(session: SessionCalls, store: Store) -> None:
+    """A run's `begin_time` is the store's TIME at BeginRun; it has no end yet."""
+    during(store, lambda: session.begin_run("run-1").run.begin_time)
+    assert not session.begin_run("run-1").run.HasField("end_time")
+
+
+def test_a_failures_time_is_the_stores(session: SessionCalls, store: Store) -> None:
+    """A failed run's `end_time` is the store's TIME at FailRun."""
+    session.begin_run("run-1")
+    during(store, lambda: session.fail_run("run-1").run.end_time)
+
+
+def test_an_abandoned_run_ended_with_its_lease(session: SessionCalls) -> None:
+    """An abandoned run's `end_time` is when its lease ran out, whenever somebody looks."""
+    run = session.begin_run("run-1", lease=timedelta(milliseconds=30)).run
+    ended = eventually(lambda: (found := session.get_notes().latest_run).HasField("end_time") and found).end_time  # type: ignore[union-attr]
+    assert ended.ToMilliseconds() - run.begin_time.ToMilliseconds() == 30
+
+
+def test_a_sessions_times_are_the_stores(session: SessionCalls, store: Store) -> None:
+    """A session's `create_time` and `update_time` are the store's, of its first and of its last change by any RPC."""
+    created = during(store, lambda: session.update_session(set={"a": 1}).update_time)
+    found = session.get_session()
+    assert (found.create_time.ToMilliseconds(), found.update_time.ToMilliseconds()) == (created, created)
+    for change in [
+        lambda: session.append_turns(1),
+        lambda: session.begin_run("run-1"),
+        lambda: session.write_notes("run-1"),
+        lambda: session.begin_run("run-2"),
+        lambda: session.fail_run("run-2"),
+    ]:
+
+        def changed(change: Callable[[], object] = change) -> Timestamp:
+            change()
+            return session.get_session().update_time
+
+        during(store, changed)
+    assert session.get_session().create_time.ToMilliseconds() == created
+
+
+def test_age_counts_from_the_write(session: SessionCalls, store: Store) -> None:
+    """`age` is the store's TIME at the read, less `write_time`."""
+    written = session.write_notes("run-1").write_time.ToMilliseconds()
+    eventually(lambda: store.time_ms() > written + 20)
+    before = store.time_ms()
+    age = session.get_notes().age.ToMilliseconds()
+    assert before - written <= age <= store.time_ms() - written
+    assert age >= 20
+
+
+def test_snapshot_age_counts_from_begin_run(session: SessionCalls, store: Store) -> None:
+    """`snapshot_age` counts from BeginRun: an analysis of a while writes notes that are fresh and some time behind."""
+    begun = session.begin_run("run-1").run.begin_time.ToMilliseconds()
+    eventually(lambda: store.time_ms() > begun + 50)
+    written = session.write_notes("run-1").write_time.ToMilliseconds()
+    answer = session.get_notes()
+    assert answer.snapshot_age.ToMilliseconds() - answer.age.ToMilliseconds() == pytest.approx(written - begun, abs=1)
+    assert answer.snapshot_age.ToTimedelta() > timedelta(milliseconds=50)
+
+
+def test_the_snapshot_is_begin_runs_not_the_retrys(session: SessionCalls, store: Store) -> None:
+    """A retry of BeginRun does not make the snapshot any younger."""
+    first = session.begin_run("run-1").run
+    eventually(lambda: store.time_ms() > first.begin_time.ToMilliseconds() + 20)
+    assert session.begin_run("run-1").run.begin_time == first.begin_time
+
+
+def test_snapshot_age_is_absent_without_begin_run(session: SessionCalls) -> None:
+    """`snapshot_age` is absent without BeginRun, and so is the run's `begin_time`."""
+    session.write_notes("run-1")
+    answer = session.get_notes()
+    assert answer.HasField("age")
+    assert not answer.HasField("snapshot_age")
+    assert not answer.run.HasField("begin_time")
+
+
+def test_both_ages_are_absent_when_not_ready(session: SessionCalls) -> None:
+    """Both ages are absent when not ready."""
+    session.begin_run("run-1")
+    answer = session.get_notes()
+    assert not answer.HasField("age")
+    assert not answer.HasField("snapshot_age")
+
+
+def test_an_age_is_never_negative(session: SessionCalls) -> None:
+    """No age is ever negative, however soon after the write it is asked for."""
+    for number in range(50):
+        session.begin_run(f"run-{number}")
+        session.write_notes(f"run-{number}")
+        answer = session.get_notes()
+        assert answer.age.ToNanoseconds() >= 0
+        assert answer.snapshot_age.ToNanoseconds() >= answer.age.ToNanoseconds()
+
+
+def test_a_callers_clock_takes_no_part(session: SessionCalls, store: Store) -> None:
+    """The times that turns carry are kept as given, and no age or session time is computed from them."""
+    year_one, far_future = Timestamp(seconds=-62135596800), Timestamp(seconds=253402300799, nanos=999_999_999)
+    said = turns(2)
+    said[0].time.CopyFrom(far_future)
+    said[1].time.CopyFrom(year_one)
+    session.begin_run("run-1")
+    session.append_turns(said)
+    session.write_notes("run-1")
+    answer, found = session.get_notes(), session.get_session(include_turns=True)
+    assert list(found.turns) == said
+    assert timedelta() <= answer.age.ToTimedelta() < timedelta(minutes=1)
+    assert abs(found.update_time.ToMilliseconds() - store.time_ms()) < 60_000
+
+
+@pytest.mark.parametrize(
+    ("max_age", "fresh"),
+    [
+        pytest.param(timedelta(hours=1), True, id="younger"),
+        pytest.param(timedelta(milliseconds=10), False, id="older"),
+        pytest.param(timedelta(0), False, id="no age is young enough"),
+    ],
+)
+def test_max_age_is_measured_against_the_age(
+    session: SessionCalls, store: Store, max_age: timedelta, *, fresh: bool
+) -> None:
+    """`max_age` bounds `age`, not `snapshot_age`."""
+    written = session.write_notes("run-1").write_time.ToMilliseconds()
+    eventually(lambda: store.time_ms() > written + 20)
+    assert session.get_notes(max_age=max_age).fresh is fresh
+
+
+def test_max_age_does_not_bound_the_snapshots_age(session: SessionCalls, store: Store) -> None:
+    """Notes just written are fresh by `max_age` though their snapshot is older than that."""
+    begun = session.begin_run("run-1").run.begin_time.ToMilliseconds()
+    eventually(lambda: store.time_ms() > begun + 1500)
+    session.write_notes("run-1")
+    answer = session.get_notes(max_age=timedelta(milliseconds=1500))
+    assert answer.snapshot_age.ToTimedelta() > timedelta(milliseconds=1500)
+    assert answer.fresh is True

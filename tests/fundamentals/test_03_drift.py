@@ -1,0 +1,141 @@
+"""Rule 3: drift is a number, and the caller judges it."""
+
+from datetime import timedelta
+
+import pytest
+
+from tests.support import SessionCalls, eventually
+
+HOUR = timedelta(hours=1)
+
+
+def test_behind_the_requests_turn(session: SessionCalls) -> None:
+    """`turns_behind` = current turn less `observed_turn`, the current turn being the request's `current_turn`."""
+    session.write_notes("run-1", observed_turn=4)
+    answer = session.get_notes(current_turn=10)
+    assert (answer.observed_turn, answer.turns_behind) == (4, 6)
+
+
+def test_behind_the_stored_transcript(session: SessionCalls) -> None:
+    """Where the request names no turn, the current turn is the stored transcript's length."""
+    session.write_notes("run-1", observed_turn=2)
+    session.append_turns(5)
+    assert session.get_notes().turns_behind == 3
+
+
+def test_the_requests_turn_wins_over_the_transcript(session: SessionCalls) -> None:
+    """The request's `current_turn` wins over the stored transcript's length."""
+    session.write_notes("run-1", observed_turn=2)
+    session.append_turns(5)
+    assert session.get_notes(current_turn=3).turns_behind == 1
+
+
+def test_a_requests_turn_of_zero_is_a_turn(session: SessionCalls) -> None:
+    """A `current_turn` of 0 is known, not absent."""
+    session.write_notes("run-1", observed_turn=0)
+    session.append_turns(5)
+    answer = session.get_notes(current_turn=0)
+    assert answer.HasField("turns_behind")
+    assert answer.turns_behind == 0
+
+
+def test_not_below_zero(session: SessionCalls) -> None:
+    """`turns_behind` is not below 0, even where the observer had seen more turns than the caller knows of."""
+    session.write_notes("run-1", observed_turn=9)
+    assert session.get_notes(current_turn=4).turns_behind == 0
+    session.append_turns(1)
+    assert session.get_notes().turns_behind == 0
+
+
+def test_zero_is_present(session: SessionCalls) -> None:
+    """Notes that saw everything are 0 turns behind: present, not absent."""
+    session.append_turns(3)
+    session.begin_run("run-1")
+    session.write_notes("run-1")
+    answer = session.get_notes()
+    assert answer.HasField("turns_behind")
+    assert (answer.observed_turn, answer.turns_behind) == (3, 0)
+
+
+def test_absent_where_no_current_turn_is_known(session: SessionCalls) -> None:
+    """`turns_behind` is absent where there is neither a `current_turn` nor a transcript."""
+    session.write_notes("run-1", observed_turn=4)
+    answer = session.get_notes()
+    assert answer.observed_turn == 4
+    assert not answer.HasField("turns_behind")
+
+
+def test_absent_where_the_observed_turn_is_not_known(session: SessionCalls) -> None:
+    """`turns_behind` is absent where nobody said what the run had seen."""
+    session.begin_run("run-1")
+    session.write_notes("run-1")
+    answer = session.get_notes(current_turn=4)
+    assert not answer.HasField("observed_turn")
+    assert not answer.HasField("turns_behind")
+
+
+def test_absent_when_not_ready(session: SessionCalls) -> None:
+    """`observed_turn` and `turns_behind` are absent when not ready."""
+    session.append_turns(2)
+    session.begin_run("run-1", observed_turn=1)
+    answer = session.get_notes(current_turn=5)
+    assert not answer.HasField("observed_turn")
+    assert not answer.HasField("turns_behind")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "fresh"),
+    [
+        pytest.param({}, True, id="no bound never makes notes unfresh"),
+        pytest.param({"current_turn": 10**6}, True, id="drift alone, without a bound, does not either"),
+        pytest.param({"max_age": HOUR}, True, id="young enough"),
+        pytest.param({"current_turn": 7, "max_turns_behind": 3}, True, id="the bound is inclusive"),
+        pytest.param({"current_turn": 8, "max_turns_behind": 3}, False, id="one turn too many"),
+        pytest.param({"current_turn": 4, "max_turns_behind": 0}, True, id="nothing came since, within 0"),
+        pytest.param({"current_turn": 5, "max_turns_behind": 0}, False, id="a bound of 0 is a bound"),
+        pytest.param({"current_turn": 1, "max_turns_behind": 0}, True, id="clipped at 0, within any bound"),
+        pytest.param({"current_turn": 7, "max_turns_behind": 3, "max_age": HOUR}, True, id="both bounds hold"),
+        pytest.param({"current_turn": 8, "max_turns_behind": 3, "max_age": HOUR}, False, id="only the age holds"),
+        pytest.param({"max_turns_behind": 100}, False, id="a bound that cannot be checked makes notes unfresh"),
+        pytest.param({"max_turns_behind": 100, "max_age": HOUR}, False, id="whatever the other one says"),
+    ],
+)
+def test_bounds_only_decide_fresh(session: SessionCalls, bounds: dict[str, object], *, fresh: bool) -> None:
+    """`max_age` and `max_turns_behind` only decide `fresh`; the notes come back all the same."""
+    session.write_notes("run-1", "the notes", observed_turn=4)
+    answer = session.get_notes(**bounds)  # type: ignore[arg-type]
+    assert answer.fresh is fresh
+    assert (answer.ready, answer.notes.summary) == (True, "the notes")
+
+
+def test_too_old_is_unfresh_though_no_turn_came(session: SessionCalls) -> None:
+    """Either bound alone makes notes unfresh: too old, though nothing was said since."""
+    session.append_turns(2)
+    session.begin_run("run-1")
+    session.write_notes("run-1", "the notes")
+    eventually(lambda: session.get_notes(max_age=timedelta(0), max_turns_behind=0).fresh is False)
+    answer = session.get_notes(max_age=timedelta(0), max_turns_behind=0)
+    assert (answer.turns_behind, answer.ready, answer.notes.summary) == (0, True, "the notes")
+
+
+def test_an_unknown_observed_turn_cannot_be_checked(session: SessionCalls) -> None:
+    """A bound on drift makes notes unfresh where nobody said what their run had seen."""
+    session.write_notes("run-1")
+    assert session.get_notes(current_turn=1, max_turns_behind=100).fresh is False
+    assert session.get_notes(current_turn=1).fresh is True
+
+
+def test_a_transcript_makes_a_bound_checkable(session: SessionCalls) -> None:
+    """The stored transcript's length is enough to check a bound on drift."""
+    session.append_turns(2)
+    session.begin_run("run-1")
+    session.write_notes("run-1")
+    session.append_turns(3)
+    assert session.get_notes(max_turns_behind=3).fresh is True
+    assert session.get_notes(max_turns_behind=2).fresh is False
+
+
+def test_not_ready_is_never_fresh(session: SessionCalls) -> None:
+    """Not ready is never fresh, whatever the bounds."""
+    session.begin_run("run-1")
+    assert session.get_notes(max_age=HOUR, current_turn=0, max_turns_behind=0).fresh is False

@@ -1,0 +1,187 @@
+"""Rule 5: a slow old run never overwrites a newer one."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from threading import Event
+
+import pytest
+from session_notes.v1.notes_pb2 import RUN_STATE_SUPERSEDED, RUN_STATE_WRITTEN
+from session_notes.v1.session_notes_pb2 import (
+    READINESS_EXPIRED,
+    WRITE_OUTCOME_ACCEPTED,
+    WRITE_OUTCOME_DUPLICATE,
+    WRITE_OUTCOME_SUPERSEDED,
+)
+
+from tests.support import SessionCalls, eventually
+
+
+def test_an_older_number_is_superseded(session: SessionCalls) -> None:
+    """A write is SUPERSEDED if a run with a higher number already wrote; answered OK with that outcome."""
+    session.begin_run("old")
+    session.begin_run("new")
+    session.write_notes("new", "new notes")
+    answer = session.write_notes("old", "old notes")
+    assert (answer.outcome, answer.run.state) == (WRITE_OUTCOME_SUPERSEDED, RUN_STATE_SUPERSEDED)
+    current = session.get_notes()
+    assert (current.notes.summary, current.run.run_id, current.latest_run.run_id) == ("new notes", "new", "new")
+
+
+def test_more_observed_turns_do_not_save_an_older_number(session: SessionCalls) -> None:
+    """A lower number is SUPERSEDED though it saw more turns."""
+    session.begin_run("old", observed_turn=9)
+    session.begin_run("new", observed_turn=2)
+    session.write_notes("new", "new notes")
+    assert session.write_notes("old").outcome == WRITE_OUTCOME_SUPERSEDED
+    assert session.get_notes().notes.summary == "new notes"
+
+
+def test_a_higher_number_that_only_began_supersedes_nothing(session: SessionCalls) -> None:
+    """It is writing that counts: a newer run that only began, or failed, does not supersede an older write."""
+    session.begin_run("old")
+    session.begin_run("newer")
+    session.begin_run("failed")
+    session.fail_run("failed")
+    assert session.write_notes("old", "old notes").outcome == WRITE_OUTCOME_ACCEPTED
+    assert session.get_notes().notes.summary == "old notes"
+    assert session.write_notes("newer", "newer notes").outcome == WRITE_OUTCOME_ACCEPTED
+
+
+def test_fewer_observed_turns_are_superseded(session: SessionCalls) -> None:
+    """A write is SUPERSEDED if both carry `observed_turn` and it saw fewer turns, even with a higher number."""
+    session.write_notes("first", "saw much", observed_turn=7)
+    answer = session.write_notes("second", "saw little", observed_turn=6)
+    assert (answer.outcome, answer.run.number) == (WRITE_OUTCOME_SUPERSEDED, 2)
+    current = session.get_notes()
+    assert (current.notes.summary, current.run.number, current.latest_run.number) == ("saw much", 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    [
+        pytest.param(7, 7, "as many turns are not fewer", id="equal"),
+        pytest.param(7, 8, "it saw more", id="more"),
+        pytest.param(7, None, "the second does not say", id="second absent"),
+        pytest.param(None, 3, "the first does not say", id="first absent"),
+        pytest.param(0, 0, "nothing seen is as much as nothing seen", id="zero"),
+    ],
+)
+def test_a_newer_run_that_saw_no_less_is_accepted(
+    session: SessionCalls, first: int | None, second: int | None, reason: str
+) -> None:
+    """A newer run is ACCEPTED unless both carry `observed_turn` and it saw fewer turns."""
+    session.write_notes("first", observed_turn=first)
+    answer = session.write_notes("second", "newer", observed_turn=second)
+    assert answer.outcome == WRITE_OUTCOME_ACCEPTED, reason
+    assert session.get_notes().notes.summary == "newer"
+
+
+def test_zero_turns_are_fewer_than_one(session: SessionCalls) -> None:
+    """An `observed_turn` of 0 is carried, not absent: it is fewer than 1."""
+    session.write_notes("first", observed_turn=1)
+    assert session.write_notes("second", observed_turn=0).outcome == WRITE_OUTCOME_SUPERSEDED
+
+
+def test_superseded_notes_are_kept_in_the_history(session: SessionCalls) -> None:
+    """A superseded write is kept in the history, with its notes where ListRuns is asked for them."""
+    session.begin_run("old")
+    session.write_notes("new", "new notes")
+    session.write_notes("old", "old notes")
+    runs = session.list_runs(include_notes=True).runs
+    assert [(run.run_id, run.state, run.notes.summary) for run in runs] == [
+        ("new", RUN_STATE_WRITTEN, "new notes"),
+        ("old", RUN_STATE_SUPERSEDED, "old notes"),
+    ]
+    assert not any(run.HasField("notes") for run in session.list_runs().runs)
+
+
+@pytest.mark.parametrize("by", ["number", "observed turns"])
+def test_the_mark_outlives_the_notes(session: SessionCalls, by: str) -> None:
+    """The mark to beat outlives the notes' own `ttl`: what was too old before they expired still is afterwards."""
+    session.begin_run("old", observed_turn=5)
+    session.write_notes("new", observed_turn=5, ttl=timedelta(milliseconds=30))
+    eventually(lambda: session.get_notes().readiness == READINESS_EXPIRED)
+    late = session.write_notes("old") if by == "number" else session.write_notes("newest", observed_turn=4)
+    assert late.outcome == WRITE_OUTCOME_SUPERSEDED
+    assert session.get_notes().readiness == READINESS_EXPIRED
+
+
+def test_a_superseded_run_has_written_too(session: SessionCalls) -> None:
+    """A run with a higher number that wrote supersedes an older one, even where it was superseded itself."""
+    session.write_notes("first", "first notes", observed_turn=5)
+    session.begin_run("older", observed_turn=6)
+    assert session.write_notes("newer", observed_turn=4).outcome == WRITE_OUTCOME_SUPERSEDED
+    assert session.write_notes("older").outcome == WRITE_OUTCOME_SUPERSEDED
+    assert session.get_notes().notes.summary == "first notes"
+
+
+def test_a_write_without_begin_gets_the_next_number(session: SessionCalls) -> None:
+    """A write without BeginRun gets the next number at the moment it is written."""
+    assert session.begin_run("begun").run.number == 1
+    written = session.write_notes("unannounced", "newer")
+    assert (written.run.number, written.outcome) == (2, WRITE_OUTCOME_ACCEPTED)
+    assert session.begin_run("next").run.number == 3
+    assert session.write_notes("begun").outcome == WRITE_OUTCOME_SUPERSEDED
+
+
+def test_numbers_have_no_gap_and_no_repeat(session: SessionCalls) -> None:
+    """Numbers are issued 1, 2, 3, … by BeginRun and WriteNotes alike, whoever else is at work."""
+
+    def run(number: int) -> int:
+        begun = session.begin_run(f"begun-{number}").run.number if number % 2 else 0
+        return begun or session.write_notes(f"written-{number}").run.number
+
+    with ThreadPoolExecutor(16) as pool:
+        assert sorted(pool.map(run, range(100))) == list(range(1, 101))
+
+
+def test_observed_turn_at_write_wins(session: SessionCalls) -> None:
+    """`observed_turn` given at WriteNotes wins over BeginRun's, for reads and for what it supersedes."""
+    session.begin_run("first", observed_turn=3)
+    assert session.write_notes("first", observed_turn=8).run.observed_turn == 8
+    assert session.get_notes().observed_turn == 8
+    assert session.get_notes(current_turn=9).turns_behind == 1
+    assert session.write_notes("second", observed_turn=7).outcome == WRITE_OUTCOME_SUPERSEDED
+
+
+def test_observed_turn_at_write_of_zero_wins(session: SessionCalls) -> None:
+    """An `observed_turn` of 0 at WriteNotes is one that was given."""
+    session.begin_run("first", observed_turn=3)
+    session.write_notes("first", observed_turn=0)
+    assert session.get_notes().HasField("observed_turn")
+    assert session.get_notes().observed_turn == 0
+
+
+def test_observed_turn_of_begin_run_is_kept(session: SessionCalls) -> None:
+    """Where WriteNotes gives no `observed_turn`, BeginRun's counts."""
+    session.begin_run("first", observed_turn=3)
+    session.write_notes("first")
+    assert session.get_notes().observed_turn == 3
+
+
+def test_a_write_without_begin_does_not_guess_what_it_saw(session: SessionCalls) -> None:
+    """A run written without BeginRun took no snapshot: its `observed_turn` is absent unless given."""
+    session.append_turns(5)
+    assert not session.write_notes("run-1").run.HasField("observed_turn")
+
+
+def test_a_slow_old_run_never_wins(session: SessionCalls) -> None:
+    """200 rounds of a slow old run against a fast new one: never once are the old notes on top."""
+    with ThreadPoolExecutor(2) as pool:
+        for number in range(200):
+            old, new, go = f"old-{number}", f"new-{number}", Event()
+            session.begin_run(old)
+            session.begin_run(new)
+
+            def write(run_id: str, go: Event = go) -> int:
+                go.wait()
+                return session.write_notes(run_id, run_id).outcome
+
+            slow, fast = pool.submit(write, old), pool.submit(write, new)
+            go.set()
+            assert fast.result() == WRITE_OUTCOME_ACCEPTED
+            assert session.get_notes().notes.summary == new
+            assert slow.result() in (WRITE_OUTCOME_ACCEPTED, WRITE_OUTCOME_SUPERSEDED)
+            assert session.get_notes().notes.summary == new
+            assert session.write_notes(old, old).outcome == WRITE_OUTCOME_DUPLICATE
+            assert session.get_notes().notes.summary == new

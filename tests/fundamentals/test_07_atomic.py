@@ -1,0 +1,199 @@
+"""Rule 7: each RPC on a session is one atomic step."""
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from session_notes.v1.notes_pb2 import RUN_STATE_WRITTEN
+from session_notes.v1.session_notes_pb2 import WRITE_OUTCOME_DUPLICATE, WriteNotesRequest
+from session_notes.v1.session_state_pb2 import AppendTurnsRequest, UpdateSessionRequest
+
+from tests.stores import Store
+from tests.support import SessionCalls, eventually, notes, refused, status_of, turns, value
+
+
+def test_a_field_comes_back_as_it_was_set(session: SessionCalls) -> None:
+    """UpdateSession sets named fields of any kind of value, and GetSession returns them as they were."""
+    content: dict[str, Any] = {
+        "text": "größer\0🙂",
+        "empty": "",
+        "null": None,
+        "true": True,
+        "false": False,
+        "zero": 0,
+        "number": -1.5,
+        "largest": 2**53 - 1,
+        "list": [1, "two", None, []],
+        "struct": {"a": {"b": [True]}},
+        "no struct": {},
+        'odd name {} * "\n': 1,
+    }
+    session.update_session(set=content)
+    assert dict(session.get_session().fields) == {name: value(one) for name, one in content.items()}
+
+
+def test_others_fields_are_left_alone(session: SessionCalls) -> None:
+    """UpdateSession sets and removes the fields it names, and no others."""
+    session.update_session(set={"a": 1, "b": 2, "c": 3})
+    session.update_session(set={"b": "new"}, remove=["c", "not there"])
+    assert dict(session.get_session().fields) == {"a": value(1), "b": value("new")}
+
+
+def test_two_writers_never_lose_each_others_fields(session: SessionCalls) -> None:
+    """Field updates of many writers at once never lose each other's fields; each raises the version by 1."""
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda number: session.update_session(set={f"field-{number}": number}), range(200)))
+    found = session.get_session()
+    assert {name: content.number_value for name, content in found.fields.items()} == {
+        f"field-{number}": number for number in range(200)
+    }
+    assert sorted(answer.version for answer in answers) == list(range(1, 201))
+    assert found.version == 200
+
+
+def test_the_version_counts_update_session_alone(session: SessionCalls) -> None:
+    """`version` counts UpdateSession alone, from 0: an observer at work or a turn appended leaves it as it was."""
+    assert session.get_session().version == 0
+    session.append_turns(2)
+    session.begin_run("run-1")
+    session.write_notes("run-1")
+    session.begin_run("run-2")
+    session.fail_run("run-2")
+    assert session.get_session().version == 0
+    assert session.update_session(set={"a": 1}, expected_version=0).version == 1
+    session.write_notes("run-3")
+    session.append_turns(2)
+    assert session.update_session(set={"a": 2}, expected_version=1).version == 2
+    assert session.update_session(remove=["a"]).version == 3
+
+
+def test_an_update_of_nothing_counts(session: SessionCalls) -> None:
+    """Each UpdateSession answered OK raises the version by 1, even one that names no field."""
+    assert [session.update_session().version for _ in range(3)] == [1, 2, 3]
+
+
+def test_another_version_aborts(session: SessionCalls, store: Store) -> None:
+    """UpdateSession at another version than expected is ABORTED, says which it is, and changes nothing."""
+    session.update_session(set={"a": 1})
+    session.update_session(set={"b": 1})
+    before = store.dump(session.id)
+    for expected in (0, 1, 3):
+        with refused(grpc.StatusCode.ABORTED, "VERSION_MISMATCH") as error:
+            session.update_session(set={"a": 2}, remove=["b"], expected_version=expected)
+        assert error.metadata == {"expected": str(expected), "actual": "2"}
+    assert store.dump(session.id) == before
+
+
+def test_another_version_of_no_session_aborts(session: SessionCalls, store: Store) -> None:
+    """A session that no UpdateSession has changed is at version 0."""
+    with refused(grpc.StatusCode.ABORTED, "VERSION_MISMATCH") as error:
+        session.update_session(set={"a": 2}, expected_version=1)
+    assert error.metadata == {"expected": "1", "actual": "0"}
+    assert store.keys(session.id) == []
+
+
+def test_of_two_that_expect_a_version_one_wins(session: SessionCalls) -> None:
+    """Of many updates that expect the same version at once, one gets through."""
+
+    def update(number: int) -> grpc.StatusCode:
+        return status_of(lambda: session.update_session(set={"winner": number}, expected_version=0))
+
+    with ThreadPoolExecutor(16) as pool:
+        ends = list(pool.map(update, range(32)))
+    assert sorted(end.name for end in ends) == ["ABORTED"] * 31 + ["OK"]
+    found = session.get_session()
+    assert (found.version, found.fields["winner"].number_value) == (1, ends.index(grpc.StatusCode.OK))
+
+
+def test_another_turn_count_aborts(session: SessionCalls, store: Store) -> None:
+    """AppendTurns to another length than expected is ABORTED, says which it is, and changes nothing."""
+    with refused(grpc.StatusCode.ABORTED, "TURN_COUNT_MISMATCH") as error:
+        session.append_turns(1, expected_turn_count=1)
+    assert error.metadata == {"expected": "1", "actual": "0"}
+    assert store.keys(session.id) == []
+    assert session.append_turns(2, expected_turn_count=0) == 2
+    before = store.dump(session.id)
+    with refused(grpc.StatusCode.ABORTED, "TURN_COUNT_MISMATCH") as error:
+        session.append_turns(2, expected_turn_count=0)
+    assert error.metadata == {"expected": "0", "actual": "2"}
+    assert store.dump(session.id) == before
+    assert session.append_turns(1, expected_turn_count=2) == 3
+
+
+def test_turns_of_one_append_stay_together(session: SessionCalls) -> None:
+    """Turns appended at once by many stand in the transcript each call's own together, none lost."""
+
+    def append(number: int) -> int:
+        return session.append_turns(turns(5, start=number * 5))
+
+    with ThreadPoolExecutor(16) as pool:
+        counts = list(pool.map(append, range(40)))
+    assert sorted(counts) == list(range(5, 201, 5))
+    texts = [turn.text for turn in session.get_session(include_turns=True).turns]
+    groups = [texts[start : start + 5] for start in range(0, 200, 5)]
+    assert sorted(groups) == sorted([turn.text for turn in turns(5, start=number * 5)] for number in range(40))
+
+
+def test_a_read_sees_one_moment(session: SessionCalls) -> None:
+    """GetSession is one atomic read: while fields move together with the version, no read sees them apart."""
+    session.update_session(set={"a": 1, "b": 1})
+
+    def read(_: int) -> bool:
+        found = session.get_session()
+        return found.fields["a"].number_value == found.fields["b"].number_value == found.version
+
+    with ThreadPoolExecutor(4) as pool:
+        reads = pool.map(read, range(100))
+        for number in range(2, 102):
+            session.update_session(set={"a": number, "b": number})
+        assert all(reads)
+
+
+def test_a_client_that_disconnects_leaves_all_or_none(session: SessionCalls, store: Store) -> None:
+    """A client that disconnects mid-call leaves all of it or none: notes, time, run, history and expiry together."""
+    dice = random.Random(1)
+    kept: list[int] = []
+    for number in range(150):
+        request = WriteNotesRequest(session_id=session.id, run_id=f"run-{number}", notes=notes(f"notes {number}"))
+        call = session.notes.WriteNotes.future(request)
+        deadline = dice.uniform(0, 0.004)
+        try:
+            call.result(timeout=deadline)
+        except grpc.FutureTimeoutError:
+            call.cancel()
+        except grpc.FutureCancelledError:
+            pass
+        if dice.random() < 0.5:
+            # Whatever became of it: repeating it with the same id makes it so, once.
+            session.write_notes(f"run-{number}", f"notes {number}")
+            kept.append(number)
+            answer = session.get_notes()
+            assert (answer.run.run_id, answer.notes.summary) == (f"run-{number}", f"notes {number}")
+    runs = session.list_runs(include_notes=True).runs
+    assert all((run.state, run.notes.summary) == (RUN_STATE_WRITTEN, f"notes {run.run_id[4:]}") for run in runs)
+    numbers = [session.write_notes(f"run-{number}", f"notes {number}") for number in kept]
+    assert {answer.outcome for answer in numbers} == {WRITE_OUTCOME_DUPLICATE}
+    assert len({answer.run.number for answer in numbers}) == len(kept)
+    assert store.without_ttl() == []
+
+
+def test_a_storm_of_cancellations_mixes_up_nothing(session: SessionCalls) -> None:
+    """Calls cancelled at random leave every counter in step with its data, and no answer goes to another caller."""
+    dice = random.Random(2)
+    for number in range(150):
+        update = UpdateSessionRequest(session_id=session.id, set={f"field-{number}": value(number)})
+        append = AppendTurnsRequest(session_id=session.id, turns=turns(1, start=number))
+        calls: list[Any] = [session.state.UpdateSession.future(update), session.state.AppendTurns.future(append)]
+        eventually(lambda calls=calls: dice.random() < 0.7 or all(call.done() for call in calls), every=0.0005)  # type: ignore[misc]
+        for call in calls:
+            call.cancel()
+    # A version of 0 afterwards would prove nothing: these get through in any case.
+    session.update_session(set={"last": 1})
+    session.append_turns(1)
+    found = session.get_session(include_turns=True)
+    assert found.session_id == session.id
+    assert found.version == len(found.fields) > 1
+    assert found.turn_count == len(found.turns) > 1
+    assert len({turn.text for turn in found.turns}) >= len(found.turns) - 1
+    assert all(name == "last" or name == f"field-{int(one.number_value)}" for name, one in found.fields.items())

@@ -1,0 +1,203 @@
+"""Rule 9: deleted stays deleted."""
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+
+import grpc
+from session_notes.v1.session_notes_pb2 import READINESS_NEVER_RUN, WRITE_OUTCOME_ACCEPTED
+from session_notes.v1.session_state_pb2 import Session
+from session_notes.v1.turn_pb2 import Turn
+
+from tests.stores import Store
+from tests.support import SessionCalls, notes, refused, status_of, struct, value
+
+CANARY = "canary-3c1e7a"
+
+
+def fill(session: SessionCalls) -> None:
+    """Puts the canary wherever a user's data can be."""
+    session.update_session(set={f"{CANARY} name": f"{CANARY} text"})
+    session.append_turns([Turn(speaker=CANARY, text=f"{CANARY} said")])
+    session.write_notes("written", notes(CANARY, extra=struct({CANARY: CANARY})))
+    session.write_notes("tone-run", CANARY, observer="tone")
+    session.begin_run("failed")
+    session.fail_run("failed", reason=CANARY)
+    session.begin_run("at-work")
+
+
+def refused_as_deleted(session: SessionCalls, run_id: str, observer: str = "") -> None:
+    """Asserts that this run of a deleted session may not come back in any way."""
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, "SESSION_DELETED"):
+        session.begin_run(run_id, observer=observer)
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, "SESSION_DELETED"):
+        session.write_notes(run_id, CANARY, observer=observer)
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, "SESSION_DELETED"):
+        session.fail_run(run_id, observer=observer, reason=CANARY)
+
+
+def test_a_deleted_session_is_unknown(session: SessionCalls) -> None:
+    """DeleteSession removes every trace: all reads answer as for a session nobody wrote to."""
+    fill(session)
+    assert session.delete().existed is True
+    assert session.get_session(include_turns=True) == Session(session_id=session.id, turn_count=0)
+    answer = session.get_notes(observer="tone")
+    assert (answer.ready, answer.readiness, answer.HasField("latest_run")) == (False, READINESS_NEVER_RUN, False)
+    assert list(session.list_runs(include_notes=True).runs) == []
+
+
+def test_a_second_delete_is_ok(session: SessionCalls) -> None:
+    """DeleteSession is idempotent: a second call answers OK and a present `existed: false`."""
+    fill(session)
+    session.delete()
+    answer = session.delete()
+    assert (answer.HasField("existed"), answer.existed) == (True, False)
+
+
+def test_deleting_what_never_was_leaves_nothing(session: SessionCalls, store: Store) -> None:
+    """DeleteSession of an unknown session is OK, `existed: false`, and leaves no key behind."""
+    assert session.delete().existed is False
+    assert store.keys(session.id) == []
+
+
+def test_each_way_to_start_a_session_makes_it_exist(session: SessionCalls) -> None:
+    """`existed` is true however the session was started."""
+    session.append_turns(1)
+    assert session.delete().existed is True
+    session.begin_run("run-1")
+    assert session.delete().existed is True
+    session.write_notes("run-2")
+    assert session.delete().existed is True
+    session.update_session()
+    assert session.delete().existed is True
+
+
+def test_a_run_known_at_the_deletion_is_refused(session: SessionCalls, store: Store) -> None:
+    """A BeginRun, WriteNotes or FailRun with the id of a run known at the deletion is refused, SESSION_DELETED.
+
+    Whether it was at work, written, failed, or another observer's; and the refusals leave nothing behind.
+    """
+    fill(session)
+    session.delete()
+    before = store.dump(session.id)
+    for run_id in ("at-work", "written", "failed"):
+        refused_as_deleted(session, run_id)
+    refused_as_deleted(session, "tone-run", observer="tone")
+    assert store.dump(session.id) == before
+    assert store.holding(CANARY, session.id) == []
+
+
+def test_a_run_beyond_the_history_is_refused(session: SessionCalls) -> None:
+    """A run that had left the history was known all the same."""
+    session.begin_run("run-0")
+    for number in range(1, 31):
+        session.write_notes(f"run-{number}")
+    session.delete()
+    refused_as_deleted(session, "run-0")
+    refused_as_deleted(session, "run-1")
+
+
+def test_only_the_run_ids_stay(session: SessionCalls, store: Store) -> None:
+    """Only the run ids stay behind: no text of the user's is left in the store, in one key that says so."""
+    fill(session)
+    assert store.holding(CANARY, session.id)
+    session.delete()
+    assert store.keys(session.id) == [store.key(session.id, "deleted").encode()]
+    assert store.holding(CANARY, session.id) == []
+    assert store.holding("at-work", session.id) != []
+
+
+def test_the_run_ids_stay_for_an_hour(session: SessionCalls, store: Store) -> None:
+    """The run ids stay behind for an hour, whatever the session's own expiry was."""
+    fill(session)
+    session.delete()
+    (left,) = store.ttls_ms(session.id).values()
+    assert 59 * 60_000 < left <= 60 * 60_000
+
+
+def test_a_refusal_does_not_prolong_the_hour(session: SessionCalls, store: Store) -> None:
+    """An observer that keeps trying does not make the run ids stay any longer."""
+    fill(session)
+    session.delete()
+    (before,) = store.ttls_ms(session.id).values()
+    refused_as_deleted(session, "at-work")
+    (after,) = store.ttls_ms(session.id).values()
+    assert after <= before
+
+
+def test_the_user_data_is_not_in_what_expires_later(session: SessionCalls, store: Store) -> None:
+    """Nothing of a deleted session is left under any other key of the store either."""
+    fill(session)
+    session.delete()
+    assert store.holding(CANARY) == []
+
+
+def test_a_new_run_starts_anew(session: SessionCalls) -> None:
+    """A new run may start the session anew: from number 1, with no field, turn or note of before."""
+    fill(session)
+    session.delete()
+    assert session.begin_run("new").run.number == 1
+    assert session.write_notes("new", "new notes").outcome == WRITE_OUTCOME_ACCEPTED
+    found = session.get_session(include_turns=True)
+    assert (found.version, found.turn_count, len(found.fields)) == (0, 0, 0)
+    assert set(found.notes) == {"default"}
+    assert [run.run_id for run in session.list_runs().runs] == ["new"]
+
+
+def test_the_old_runs_stay_refused_in_a_new_session(session: SessionCalls) -> None:
+    """Starting the session anew does not let the old runs back in."""
+    fill(session)
+    session.delete()
+    session.begin_run("new")
+    refused_as_deleted(session, "at-work")
+    assert session.get_notes().latest_run.run_id == "new"
+
+
+def test_deleted_twice_the_runs_of_both_lives_are_refused(session: SessionCalls) -> None:
+    """A second deletion does not forget the runs of the first."""
+    session.begin_run("first-life")
+    session.delete()
+    session.begin_run("second-life")
+    session.delete()
+    refused_as_deleted(session, "first-life")
+    refused_as_deleted(session, "second-life")
+
+
+def test_the_primary_may_start_anew(session: SessionCalls) -> None:
+    """UpdateSession and AppendTurns start a deleted session anew, at version 0 and turn 0."""
+    fill(session)
+    session.delete()
+    assert session.update_session(set={"a": 1}, expected_version=0).version == 1
+    assert session.append_turns(1, expected_turn_count=0) == 1
+    assert dict(session.get_session().fields) == {"a": value(1)}
+
+
+def test_an_unknown_run_of_a_deleted_session_is_not_found(session: SessionCalls) -> None:
+    """FailRun of a run that was never known stays NOT_FOUND after a deletion."""
+    fill(session)
+    session.delete()
+    with refused(grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND"):
+        session.fail_run("nobody")
+
+
+def test_observers_at_work_do_not_bring_it_back(session: SessionCalls, store: Store) -> None:
+    """Observers that write all through the deletion do not bring the user's data back."""
+    ids = count()
+    for number in range(400):
+        session.begin_run(f"run-{number}")
+
+    def work() -> int:
+        written = 0
+        while (number := next(ids)) < 400:
+            end = status_of(lambda run_id=f"run-{number}": session.write_notes(run_id, CANARY))  # type: ignore[misc]
+            assert end in (grpc.StatusCode.OK, grpc.StatusCode.FAILED_PRECONDITION)
+            written += end == grpc.StatusCode.OK
+        return written
+
+    with ThreadPoolExecutor(8) as pool:
+        workers = [pool.submit(work) for _ in range(8)]
+        session.delete()
+        assert store.holding(CANARY, session.id) == []
+        written = sum(worker.result() for worker in workers)
+    assert store.holding(CANARY, session.id) == []
+    assert written < 400
+    assert session.get_notes().readiness == READINESS_NEVER_RUN

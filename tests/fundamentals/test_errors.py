@@ -1,0 +1,244 @@
+"""The section "Errors": what the sidecar does not take; the field at fault is named, the store left as it was."""
+
+import math
+from typing import Any, NamedTuple
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import Struct, Value
+from google.protobuf.timestamp_pb2 import Timestamp
+from session_notes.v1.notes_pb2 import Issue, Notes
+from session_notes.v1.session_notes_pb2 import GetNotesRequest
+from session_notes.v1.turn_pb2 import Turn
+
+from tests.fundamentals.inputs import ALL_RPCS, fields_of, nested_list, nested_struct, request_of
+from tests.stores import Store
+from tests.support import SessionCalls, refused, value
+
+CENTURY = 36525 * 24 * 3600
+TOO_LONG = Duration(seconds=CENTURY * 2)
+NO_DURATION = Duration(seconds=315_576_000_001)
+MIXED_SIGNS = Duration(seconds=1, nanos=-1)
+TOO_MANY_NANOS = Duration(seconds=1, nanos=10**9)
+NEGATIVE = Duration(nanos=-1)
+ZERO = Duration()
+
+BAD_IDS = [
+    ("a" * 257, "longer than 256 bytes"),
+    ("a b", "a space"),
+    ("a\tb", "a tab"),
+    ("a\n", "a newline"),
+    ("a\0b", "a NUL"),
+    ("{a}", "braces: they would move the key to another slot"),
+    ("a}", "a closing brace"),
+    ("\x7f", "DEL does not print"),
+    ("größe", "not ASCII"),
+]
+
+
+class Row(NamedTuple):
+    """One bad input."""
+
+    rpc: str
+    fields: dict[str, Any]
+    field: str
+    """The field at fault; ending in `…` where what stands below it is at fault too."""
+    reason: str
+
+
+def extra(number: float) -> Struct:
+    return Struct(fields={"a": Value(number_value=number)})
+
+
+def coverage(share: float) -> Notes:
+    return Notes(coverage={"budget": 0.5, "goals": share})
+
+
+GET, BATCH, BEGIN = "SessionNotes/GetNotes", "SessionNotes/BatchGetNotes", "SessionNotes/BeginRun"
+WRITE, FAIL, LIST = "SessionNotes/WriteNotes", "SessionNotes/FailRun", "SessionNotes/ListRuns"
+UPDATE, APPEND, LIST_SESSIONS = "SessionState/UpdateSession", "SessionState/AppendTurns", "SessionState/ListSessions"
+
+ROWS = [
+    Row(GET, {"max_age": NEGATIVE}, "max_age", "a negative span"),
+    Row(GET, {"max_age": MIXED_SIGNS}, "max_age", "signs that differ"),
+    Row(GET, {"max_age": TOO_MANY_NANOS}, "max_age", "a second of nanos"),
+    Row(GET, {"max_age": NO_DURATION}, "max_age", "out of a Duration's range"),
+    Row(GET, {"current_turn": -1}, "current_turn", "a negative turn"),
+    Row(GET, {"max_turns_behind": -1}, "max_turns_behind", "a negative number of turns"),
+    Row(BEGIN, {"observed_turn": -1}, "observed_turn", "a negative turn"),
+    Row(BEGIN, {"observed_turn": 2**53}, "observed_turn", "beyond 2^53 - 1"),
+    Row(BEGIN, {"lease": ZERO}, "lease", "a lease of nothing"),
+    Row(BEGIN, {"lease": NEGATIVE}, "lease", "a negative span"),
+    Row(BEGIN, {"lease": TOO_LONG}, "lease", "more than 100 years"),
+    Row(BEGIN, {"lease": NO_DURATION}, "lease", "out of a Duration's range"),
+    Row(WRITE, {"notes": None}, "notes", "no notes"),
+    Row(WRITE, {"notes": coverage(math.nan)}, 'notes.coverage["goals"]', "NaN"),
+    Row(WRITE, {"notes": coverage(math.inf)}, 'notes.coverage["goals"]', "infinity"),
+    Row(WRITE, {"notes": coverage(-math.inf)}, 'notes.coverage["goals"]', "minus infinity"),
+    Row(WRITE, {"notes": coverage(-0.1)}, 'notes.coverage["goals"]', "less than nothing"),
+    Row(WRITE, {"notes": coverage(1.1)}, 'notes.coverage["goals"]', "more than all"),
+    Row(WRITE, {"notes": Notes(issues=[Issue(), Issue(turn=-1)])}, "notes.issues[1].turn", "a negative turn"),
+    Row(WRITE, {"notes": Notes(extra=extra(math.nan))}, "notes.extra…", "NaN"),
+    Row(WRITE, {"notes": Notes(extra=extra(math.inf))}, "notes.extra…", "infinity"),
+    Row(WRITE, {"notes": Notes(extra=extra(2**53))}, "notes.extra…", "beyond 2^53 - 1"),
+    Row(WRITE, {"notes": Notes(extra=extra(2**53 + 1))}, "notes.extra…", "2^53 + 1 changes on its way"),
+    Row(WRITE, {"notes": Notes(extra=extra(-(2**53)))}, "notes.extra…", "below -(2^53 - 1)"),
+    Row(WRITE, {"notes": Notes(extra=nested_struct(17))}, "notes.extra…", "17 structs deep"),
+    Row(
+        WRITE,
+        {"notes": Notes(extra=Struct(fields={"a": nested_list(16)}))},
+        "notes.extra…",
+        "17 levels deep",
+    ),
+    Row(WRITE, {"observed_turn": -1}, "observed_turn", "a negative turn"),
+    Row(WRITE, {"observed_turn": 2**53}, "observed_turn", "beyond 2^53 - 1"),
+    Row(WRITE, {"ttl": ZERO}, "ttl", "notes that expire at once"),
+    Row(WRITE, {"ttl": NEGATIVE}, "ttl", "a negative span"),
+    Row(WRITE, {"ttl": TOO_LONG}, "ttl", "more than 100 years"),
+    Row(WRITE, {"ttl": MIXED_SIGNS}, "ttl", "signs that differ"),
+    Row(FAIL, {"run_id": ""}, "run_id", "no run named"),
+    Row(LIST, {"page_size": -1}, "page_size", "a negative page size"),
+    Row(LIST, {"page_token": "garbage"}, "page_token", "no token of ours"),
+    Row(LIST, {"page_token": "AAAA"}, "page_token", "no token of ours, though base64"),
+    Row(LIST_SESSIONS, {"page_size": -1}, "page_size", "a negative page size"),
+    Row(LIST_SESSIONS, {"page_token": "garbage"}, "page_token", "no token of ours"),
+    Row(UPDATE, {"expected_version": -1}, "expected_version", "a negative version"),
+    Row(UPDATE, {"ttl": ZERO}, "ttl", "a session that expires at once"),
+    Row(UPDATE, {"ttl": NEGATIVE}, "ttl", "a negative span"),
+    Row(UPDATE, {"ttl": TOO_LONG}, "ttl", "more than 100 years"),
+    Row(UPDATE, {"ttl": NO_DURATION}, "ttl", "out of a Duration's range"),
+    Row(UPDATE, {"set": {"a": value(1)}, "remove": ["b", "a"]}, "remove…|set…", "both set and removed"),
+    Row(UPDATE, {"set": {"": value(1)}}, "set…", "a field without a name"),
+    Row(UPDATE, {"set": {"a" * 257: value(1)}}, "set…", "a name longer than 256 bytes"),
+    Row(UPDATE, {"set": {"a": Value()}}, "set…", "a value of no kind"),
+    Row(UPDATE, {"set": {"a": value(math.nan)}}, "set…", "NaN"),
+    Row(UPDATE, {"set": {"a": value(-math.inf)}}, "set…", "minus infinity"),
+    Row(UPDATE, {"set": {"a": value(2**53)}}, "set…", "beyond 2^53 - 1"),
+    Row(UPDATE, {"set": {"a": Value(struct_value=nested_struct(17))}}, "set…", "17 structs deep"),
+    Row(UPDATE, {"set": {"a": nested_list(17)}}, "set…", "17 lists deep"),
+    Row(APPEND, {"turns": []}, "turns", "nothing to append"),
+    Row(APPEND, {"expected_turn_count": -1}, "expected_turn_count", "a negative count"),
+    Row(APPEND, {"turns": [Turn(), Turn(extra=extra(math.nan))]}, "turns[1].extra…", "NaN"),
+    Row(APPEND, {"turns": [Turn(), Turn(extra=nested_struct(17))]}, "turns[1].extra…", "17 structs deep"),
+    Row(APPEND, {"turns": [Turn(time=Timestamp(seconds=-62135596801))]}, "turns[0].time", "before year 1"),
+    Row(APPEND, {"turns": [Turn(time=Timestamp(seconds=253402300800))]}, "turns[0].time", "after year 9999"),
+    Row(APPEND, {"turns": [Turn(time=Timestamp(nanos=10**9))]}, "turns[0].time", "a second of nanos"),
+    Row(APPEND, {"turns": [Turn(time=Timestamp(nanos=-1))]}, "turns[0].time", "negative nanos"),
+    Row(BATCH, {"requests": [GetNotesRequest(session_id="a"), GetNotesRequest()]}, "requests[1].session_id", "no id"),
+    Row(BATCH, {"requests": [GetNotesRequest(session_id="a b")]}, "requests[0].session_id", "a space"),
+    Row(
+        BATCH,
+        {"requests": [GetNotesRequest(session_id="a"), GetNotesRequest(session_id="a", observer="{b}")]},
+        "requests[1].observer",
+        "braces",
+    ),
+    Row(
+        BATCH,
+        {"requests": [GetNotesRequest(session_id="a")] * 3 + [GetNotesRequest(session_id="a", max_age=NEGATIVE)]},
+        "requests[3].max_age",
+        "a negative span",
+    ),
+]
+
+
+def names(at_fault: str, field: str) -> bool:
+    """Whether a row's field is the one that BadRequest names."""
+    return any(
+        field.startswith(one.removesuffix("…")) if one.endswith("…") else field == one for one in at_fault.split("|")
+    )
+
+
+def filled(session: SessionCalls) -> SessionCalls:
+    """The session with something in it that must not change."""
+    session.update_session(set={"kept": 1})
+    session.append_turns(1)
+    session.write_notes("written", "kept notes")
+    session.begin_run("begun")
+    return session
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.rpc.partition('/')[2]}: {row.field}: {row.reason}")
+def test_a_bad_input_is_an_invalid_argument(session: SessionCalls, store: Store, row: Row) -> None:
+    """INVALID_ARGUMENT, with BadRequest naming the field, and nothing in the store has changed."""
+    filled(session)
+    before = store.dump(session.id)
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as error:
+        session.call(row.rpc, request_of(row.rpc, session.id, **row.fields))
+    assert [names(row.field, field) for field in error.fields] == [True], (error.fields, row.reason)
+    assert store.dump(session.id) == before
+
+
+@pytest.mark.parametrize(("bad_id", "reason"), BAD_IDS, ids=[reason for _, reason in BAD_IDS])
+def test_an_id_is_printable_ascii(session: SessionCalls, store: Store, bad_id: str, reason: str) -> None:
+    """Ids are at most 256 bytes of printable ASCII without space, `{` or `}`, for every RPC."""
+    filled(session)
+    before = store.dump(session.id)
+    for rpc in ALL_RPCS:
+        for field in {"session_id", "observer", "run_id"} & fields_of(rpc):
+            with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as error:
+                session.call(rpc, request_of(rpc, session.id, **{field: bad_id}))
+            assert error.fields == [field], (rpc, reason)
+    assert store.dump(session.id) == before
+
+
+@pytest.mark.parametrize("rpc", [rpc for rpc in ALL_RPCS if "session_id" in fields_of(rpc)])
+def test_a_session_must_be_named(session: SessionCalls, rpc: str) -> None:
+    """An empty `session_id` is an INVALID_ARGUMENT, for every RPC that has one."""
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as error:
+        session.call(rpc, request_of(rpc, ""))
+    assert error.fields == ["session_id"]
+
+
+@pytest.mark.parametrize("good_id", ["a", "a" * 256, "!\"#$%&'()*+,-./:;<=>?@[\\]^_`|~", "*", "turns", "a:turns"])
+def test_any_other_id_is_taken(session: SessionCalls, good_id: str) -> None:
+    """Every other printable ASCII character is taken, up to 256 bytes, and names only itself."""
+    calls = SessionCalls(session.channel, (good_id + session.id)[:256] if len(good_id) < 256 else session.id)
+    calls.append_turns(1)
+    calls.write_notes(good_id, "said", observer=good_id)
+    found = calls.get_session(include_turns=True)
+    assert (found.session_id, found.turn_count, set(found.notes)) == (calls.id, 1, {good_id})
+    assert calls.get_notes(observer=good_id).run.run_id == good_id
+    assert calls.delete().existed is True
+
+
+@pytest.mark.parametrize("rpc", ALL_RPCS)
+def test_bytes_that_are_no_message(session: SessionCalls, rpc: str) -> None:
+    """Bytes that are no message of the request's type, or no UTF-8 where text belongs: MALFORMED_MESSAGE."""
+    for wire in (b"\xff\xff\xff\xff", b"\x0a\x7fshort"):
+        with refused(grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE") as error:
+            session.call(rpc, wire)
+        assert "short" not in error.text
+    if "session_id" in fields_of(rpc):
+        with refused(grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE"):
+            session.call(rpc, b"\x0a\x02\xc3\x28")
+
+
+def test_all_fields_at_fault_are_named(session: SessionCalls) -> None:
+    """BadRequest names every field at fault, not just the first one met."""
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as error:
+        session.write_notes("a b", Notes(coverage={"goals": 2}), observer="c d", observed_turn=-1, ttl=ZERO)
+    assert set(error.fields) == {"run_id", "observer", 'notes.coverage["goals"]', "observed_turn", "ttl"}
+
+
+def test_at_most_20_fields_are_named(session: SessionCalls) -> None:
+    """BadRequest names the first 20 fields at fault: an error has to stay small."""
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as error:
+        session.write_notes("run-1", Notes(issues=[Issue(turn=-1)] * 500))
+    assert error.fields == [f"notes.issues[{index}].turn" for index in range(20)]
+
+
+def test_what_is_just_within_bounds_is_taken(session: SessionCalls) -> None:
+    """Every bound is inclusive: what reaches it is taken, and reads back the same."""
+    edge = Notes(coverage={"none": 0, "all": 1}, issues=[Issue(turn=0)], extra=nested_struct(16))
+    edge.extra.fields["largest"].number_value = 2**53 - 1
+    edge.extra.fields["smallest"].number_value = -(2**53 - 1)
+    edge.extra.fields["lists"].CopyFrom(nested_list(15))
+    session.write_notes("run-1", edge, observed_turn=2**53 - 1, ttl=Duration(seconds=36500 * 24 * 3600))
+    assert session.get_notes(max_age=ZERO, current_turn=0, max_turns_behind=0).notes == edge
+    fields = {"struct": Value(struct_value=nested_struct(16)), "list": nested_list(16), "a" * 256: value(0)}
+    session.call(UPDATE, request_of(UPDATE, session.id, set=fields))
+    assert dict(session.get_session().fields) == fields
+    said = [Turn(), Turn(extra=nested_struct(16)), Turn(time=Timestamp(seconds=-62135596800))]
+    session.append_turns(said)
+    assert list(session.get_session(include_turns=True).turns) == said

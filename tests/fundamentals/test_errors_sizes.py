@@ -1,0 +1,118 @@
+"""The section "Errors": what is too large is RESOURCE_EXHAUSTED, with the limit; what just fits is taken."""
+
+import grpc
+import pytest
+from google.protobuf.struct_pb2 import Value
+from session_notes.v1.notes_pb2 import Issue, Notes
+from session_notes.v1.session_notes_pb2 import BatchGetNotesRequest, GetNotesRequest
+from session_notes.v1.turn_pb2 import Turn
+
+from tests.fundamentals.inputs import request_of
+from tests.stores import Store
+from tests.support import SessionCalls, refused
+
+KIB = 1024
+UPDATE = "SessionState/UpdateSession"
+
+
+def notes_of(size: int) -> Notes:
+    """Notes of exactly `size` bytes."""
+    made = Notes(summary="x" * (size - 4))
+    assert made.ByteSize() == size
+    return made
+
+
+def value_of(size: int) -> Value:
+    """A value of exactly `size` bytes."""
+    made = Value(string_value="x" * (size - 4))
+    assert made.ByteSize() == size
+    return made
+
+
+def turn_of(size: int) -> Turn:
+    """A turn of exactly `size` bytes."""
+    made = Turn(text="x" * (size - 4))
+    assert made.ByteSize() == size
+    return made
+
+
+def test_notes_of_256_kib(session: SessionCalls, store: Store) -> None:
+    """A notes document of 256 KiB is taken; one byte more is too large, and changes nothing."""
+    largest = notes_of(256 * KIB)
+    session.write_notes("run-1", largest)
+    assert session.get_notes().notes == largest
+    before = store.dump(session.id)
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE") as error:
+        session.write_notes("run-2", notes_of(256 * KIB + 1))
+    assert error.metadata == {"field": "notes", "limit": "262144", "actual": "262145"}
+    assert store.dump(session.id) == before
+
+
+def test_notes_of_many_small_parts(session: SessionCalls) -> None:
+    """It is the notes as a whole that count, however small their parts."""
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE") as error:
+        session.write_notes("run-1", Notes(issues=[Issue(text="x" * 98)] * 2622))
+    assert (error.metadata["field"], error.metadata["limit"]) == ("notes", "262144")
+
+
+def test_a_turn_of_64_kib(session: SessionCalls, store: Store) -> None:
+    """A turn of 64 KiB is taken; one byte more is too large, is named, and none of its call is appended."""
+    session.append_turns([turn_of(64 * KIB)] * 3)
+    before = store.dump(session.id)
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE") as error:
+        session.append_turns([turn_of(300), turn_of(64 * KIB + 1)])
+    assert error.metadata == {"field": "turns[1]", "limit": "65536", "actual": "65537"}
+    assert store.dump(session.id) == before
+
+
+def test_a_field_of_256_kib(session: SessionCalls, store: Store) -> None:
+    """A session field's value of 256 KiB is taken; one byte more is too large, and none of its call is set."""
+    session.call(UPDATE, request_of(UPDATE, session.id, set={"a": value_of(256 * KIB)}))
+    before = store.dump(session.id)
+    spoiled = {"b": value_of(300), "c": value_of(256 * KIB + 1)}
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE") as error:
+        session.call(UPDATE, request_of(UPDATE, session.id, set=spoiled))
+    assert error.metadata == {"field": error.metadata["field"], "limit": "262144", "actual": "262145"}
+    assert store.dump(session.id) == before
+
+
+def test_a_batch_of_1000(session: SessionCalls) -> None:
+    """A batch of 1,000 requests is answered; of 1,001, too large, in entries."""
+    session.write_notes("run-1", "said")
+    asked = [GetNotesRequest(session_id=session.id if index == 999 else f"unknown-{index}") for index in range(1000)]
+    answers = session.notes.BatchGetNotes(BatchGetNotesRequest(requests=asked), timeout=30).responses
+    assert [index for index, answer in enumerate(answers) if answer.ready] == [999]
+    assert len(answers) == 1000
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE") as error:
+        session.notes.BatchGetNotes(BatchGetNotesRequest(requests=[*asked, asked[0]]), timeout=30)
+    assert error.metadata == {"field": "requests", "limit": "1000", "actual": "1001"}
+
+
+def test_a_failures_reason_of_4_kib(session: SessionCalls) -> None:
+    """FailRun takes a reason of 4 KiB; one byte more is too large."""
+    session.begin_run("run-1")
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE") as error:
+        session.fail_run("run-1", reason="x" * 4097)
+    assert error.metadata == {"field": "reason", "limit": "4096", "actual": "4097"}
+    assert session.fail_run("run-1", reason="x" * 4096).run.failure == "x" * 4096
+
+
+def test_a_message_above_4_mib(session: SessionCalls, store: Store) -> None:
+    """A message of more than 4 MiB is refused by gRPC itself, before anything of it is read."""
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED):
+        session.append_turns([turn_of(60 * KIB)] * 70)
+    assert store.keys(session.id) == []
+
+
+def test_a_message_just_below_4_mib(session: SessionCalls) -> None:
+    """A message of just less than 4 MiB is taken whole."""
+    assert session.append_turns([turn_of(60 * KIB)] * 68, timeout=30) == 68
+    assert len(session.get_session(include_turns=True, timeout=30).turns) == 68
+
+
+@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+def test_a_bomb_is_measured_unpacked(session: SessionCalls, compression: grpc.Compression) -> None:
+    """A message that is small on the wire and large unpacked is too large."""
+    request = request_of("SessionState/AppendTurns", session.id, turns=[turn_of(60 * KIB)] * 200)
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED):
+        session.state.AppendTurns(request, timeout=10, compression=compression)  # type: ignore[arg-type]

