@@ -1,1 +1,109 @@
-"""Clients of the session-notes sidecar."""
+"""Clients of the session-notes sidecar.
+
+The process that talks to the user:
+
+    >>> from session_notes import PrimaryClient, Turn
+    >>> with PrimaryClient() as primary:
+    ...     primary.append_turns("session-1", [Turn("user", "Can we start in May?")])
+    ...     primary.get_notes("session-1", unavailable_ok=True).as_tool_result()
+    {'ready': False, 'reason': 'never_run'}
+
+The one that watches:
+
+    >>> from session_notes import Notes, ObserverClient
+    >>> with ObserverClient() as observer, observer.run("session-1") as run:
+    ...     run.write(Notes(summary=f"{len(run.transcript)} turns so far"))
+
+`AsyncPrimaryClient` and `AsyncObserverClient` are the same for asyncio; `BackgroundObserver` is a thread pool that
+observes. Whatever goes wrong is a `SessionNotesError`; the tree stands at the top of `session_notes/_errors.py`.
+"""
+
+from session_notes._async_observer import AsyncObserverClient
+from session_notes._async_primary import AsyncPrimaryClient
+from session_notes._background import BackgroundObserver
+from session_notes._channel import DEFAULT_TARGET
+from session_notes._errors import (
+    Conflict,
+    DeadlineExceeded,
+    FieldViolation,
+    InvalidArgument,
+    PermissionDenied,
+    RunAlreadyFailed,
+    RunAlreadyWritten,
+    RunInFlight,
+    RunNotFound,
+    ServerError,
+    SessionDeleted,
+    SessionNotesError,
+    TooLarge,
+    TurnCountMismatch,
+    Unauthenticated,
+    Unavailable,
+    UsageError,
+    VersionMismatch,
+)
+from session_notes._observer import DEFAULT_RUN_TIMEOUT, ObserverClient
+from session_notes._primary import DEFAULT_NOTES_TIMEOUT, DEFAULT_STATE_TIMEOUT, PrimaryClient
+from session_notes._runs import ActiveRun, AsyncActiveRun
+from session_notes._types import (
+    BeginResult,
+    Issue,
+    Notes,
+    Readiness,
+    Reading,
+    Run,
+    RunState,
+    Session,
+    SessionSummary,
+    Severity,
+    Turn,
+    UpdateResult,
+    WriteOutcome,
+    WriteResult,
+)
+
+__all__ = [
+    "DEFAULT_NOTES_TIMEOUT",
+    "DEFAULT_RUN_TIMEOUT",
+    "DEFAULT_STATE_TIMEOUT",
+    "DEFAULT_TARGET",
+    "ActiveRun",
+    "AsyncActiveRun",
+    "AsyncObserverClient",
+    "AsyncPrimaryClient",
+    "BackgroundObserver",
+    "BeginResult",
+    "Conflict",
+    "DeadlineExceeded",
+    "FieldViolation",
+    "InvalidArgument",
+    "Issue",
+    "Notes",
+    "ObserverClient",
+    "PermissionDenied",
+    "PrimaryClient",
+    "Readiness",
+    "Reading",
+    "Run",
+    "RunAlreadyFailed",
+    "RunAlreadyWritten",
+    "RunInFlight",
+    "RunNotFound",
+    "RunState",
+    "ServerError",
+    "Session",
+    "SessionDeleted",
+    "SessionNotesError",
+    "SessionSummary",
+    "Severity",
+    "TooLarge",
+    "Turn",
+    "TurnCountMismatch",
+    "Unauthenticated",
+    "Unavailable",
+    "UpdateResult",
+    "UsageError",
+    "VersionMismatch",
+    "WriteOutcome",
+    "WriteResult",
+]

@@ -1,0 +1,37 @@
+"""The one place that makes channels: where to, and with which options."""
+
+import os
+
+import grpc
+import grpc.aio
+
+DEFAULT_TARGET = "127.0.0.1:50051"
+"""Where clients look for a sidecar unless told: by argument, or by the environment variable `SESSION_NOTES_TARGET`."""
+
+_OPTIONS: tuple[tuple[str, str | int], ...] = (
+    # gRPC's own would leave a sidecar that is back unnoticed for seconds, up to two minutes after a long outage.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # The sidecar bounds what is sent to it; a whole session with its transcript may be larger than gRPC's 4 MiB.
+    ("grpc.max_receive_message_length", -1),
+    # A sidecar is next door; a proxy for the outside world, set for everybody, has no business in between.
+    ("grpc.enable_http_proxy", 0),
+    # No TXT look-up for a service config that is not there.
+    ("grpc.service_config_disable_resolution", 1),
+)
+
+
+def target_or_default(target: str | None) -> str:
+    """The address to call: the one given, else the environment's, else the default."""
+    return target or os.environ.get("SESSION_NOTES_TARGET") or DEFAULT_TARGET
+
+
+def open_channel(target: str) -> grpc.Channel:
+    """A blocking channel; it connects at the first call."""
+    return grpc.insecure_channel(target, options=_OPTIONS)
+
+
+def open_async_channel(target: str) -> grpc.aio.Channel:
+    """An asyncio channel; it belongs to the loop it is opened in."""
+    return grpc.aio.insecure_channel(target, options=_OPTIONS)

@@ -1,0 +1,147 @@
+"""Sends calls: deadline, retries, and gRPC's errors turned into ours.
+
+Retries are our own, not gRPC's: its retry policy stops after five tries, which was measured to be 1.5 s; a sidecar may
+take longer to restart. Here the deadline alone is the limit, and what the sidecar says about when to come back counts.
+"""
+# ruff: noqa: ASYNC109 - the deadline travels with the call; asyncio.timeout would not tell the sidecar.
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from session_notes._calls import Call
+from session_notes._channel import open_async_channel, open_channel, target_or_default
+from session_notes._errors import InvalidArgument, SessionNotesError, Unavailable, UsageError, translate
+
+T = TypeVar("T")
+
+_CLOSED = "this client is closed"
+_FIRST_PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 1.0
+
+
+class _Tries:
+    """How long the next try of one call may take, and whether there is to be one."""
+
+    def __init__(self, call: Call[Any], timeout: timedelta) -> None:
+        if not isinstance(timeout, timedelta):
+            raise InvalidArgument(f"timeout must be a datetime.timedelta, not {type(timeout).__name__}")
+        self._repeatable = call.repeatable
+        self._deadline = time.monotonic() + timeout.total_seconds()
+        self._pause = _FIRST_PAUSE_SECONDS
+
+    def remaining(self) -> float:
+        """Seconds until the deadline; for gRPC, which takes 0 and less as passed."""
+        return self._deadline - time.monotonic()
+
+    def pause_after(self, code: grpc.StatusCode, error: SessionNotesError) -> float:
+        """Seconds to wait before the next try; raises the error where there is to be none."""
+        if not self._repeatable or code is not grpc.StatusCode.UNAVAILABLE:
+            raise error
+        import random  # a tenth of this package's import time, for those who never need it
+
+        # Jitter, so that many clients of one sidecar do not come back all at once.
+        pause = self._pause * random.uniform(0.5, 1)  # noqa: S311 - no secret in it
+        if error.retry_after is not None:
+            pause = max(pause, error.retry_after.total_seconds())
+        if pause >= self.remaining():
+            raise error
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
+        return pause
+
+
+class Transport:
+    """A blocking connection to a sidecar. Safe to use from many threads."""
+
+    def __init__(self, target: str | None) -> None:
+        self.target = target_or_default(target)
+        self._channel: grpc.Channel | None = open_channel(self.target)
+        self._methods: dict[str, Callable[..., Any]] = {}
+
+    def close(self) -> None:
+        """Ends the connection; calls under way end as Unavailable."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+
+    def send(self, call: Call[T], timeout: timedelta | None, default: timedelta) -> T:
+        """Sends a call and reads its answer, within `timeout` or the default."""
+        tries = _Tries(call, default if timeout is None else timeout)
+        while True:
+            try:
+                answer = self._method(call)(call.request, timeout=tries.remaining())
+            except grpc.RpcError as error:
+                code, ours = error.code(), translate(error)
+            except ValueError as error:
+                # All that gRPC says where another thread closes the channel just now.
+                raise UsageError(_CLOSED) from error
+            else:
+                return call.read(answer)
+            time.sleep(tries.pause_after(code, ours))
+
+    def _method(self, call: Call[Any]) -> Callable[..., Any]:
+        channel = self._channel
+        if channel is None:
+            raise UsageError(_CLOSED)
+        method = self._methods.get(call.method)
+        if method is None:
+            method = self._methods[call.method] = channel.unary_unary(
+                call.method, type(call.request).SerializeToString, call.answer.FromString
+            )
+        return method
+
+
+class AsyncTransport:
+    """An asyncio connection to a sidecar, within the loop it is opened in."""
+
+    def __init__(self, target: str | None) -> None:
+        self.target = target_or_default(target)
+        self._channel: grpc.aio.Channel | None = None
+        self._methods: dict[str, Callable[..., Any]] = {}
+
+    def open(self) -> None:
+        """Starts the connection. Not earlier: an asyncio channel belongs to the loop it is made in."""
+        self._methods.clear()
+        self._channel = open_async_channel(self.target)
+
+    async def close(self) -> None:
+        """Ends the connection; calls under way end as Unavailable."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+
+    async def send(self, call: Call[T], timeout: timedelta | None, default: timedelta) -> T:
+        """Sends a call and reads its answer, within `timeout` or the default."""
+        tries = _Tries(call, default if timeout is None else timeout)
+        while True:
+            try:
+                answer = await self._method(call)(call.request, timeout=tries.remaining())
+            except grpc.RpcError as error:
+                code, ours = error.code(), translate(error)
+            except grpc.aio.UsageError as error:
+                raise UsageError(_CLOSED) from error
+            except asyncio.CancelledError:
+                # gRPC ends calls of a closed channel like this, which would pass for a cancellation of the task.
+                task = asyncio.current_task()
+                if self._channel is not None or (task is not None and task.cancelling()):
+                    raise
+                raise Unavailable("the client was closed during the call") from None
+            else:
+                return call.read(answer)
+            await asyncio.sleep(tries.pause_after(code, ours))
+
+    def _method(self, call: Call[Any]) -> Callable[..., Any]:
+        channel = self._channel
+        if channel is None:
+            raise UsageError("this client is not open: use it in `async with`")
+        method = self._methods.get(call.method)
+        if method is None:
+            method = self._methods[call.method] = channel.unary_unary(
+                call.method, type(call.request).SerializeToString, call.answer.FromString
+            )
+        return method
