@@ -8,7 +8,6 @@ from typing import Any
 
 import grpc
 import pytest
-from xdist.scheduler.loadgroup import LoadGroupScheduling
 
 from tests.stores import KINDS, Store, StoreServer, redis_program, valkey_cluster
 from tests.support import DEFAULT_PREFIX, SessionCalls, Sidecar, new_channel, new_session_id
@@ -24,20 +23,23 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadGroupScheduling | None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keeps the tests of one kind of store on one worker, so that each kind is started once.
 
-    That is what `--dist loadgroup` is for, but it silently groups nothing since pytest 9.2 (pytest-dev/pytest-xdist#1386).
+    Marks would say so, but since pytest 9.2 `--dist loadgroup` groups nothing (pytest-dev/pytest-xdist#1386).
     """
-    return ByStore(config, log) if config.getoption("dist") == "loadgroup" else None
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from xdist.scheduler.loadgroup import LoadGroupScheduling  # type: ignore[import-untyped]
 
+    class ByStore(LoadGroupScheduling):  # type: ignore[misc]
+        """As loadgroup, the group being the kind of store in a test's id."""
 
-class ByStore(LoadGroupScheduling):
-    """As loadgroup, the group being the kind of store in a test's id."""
+        def _split_scope(self, nodeid: str) -> Any:
+            kind = re.search(rf"[[-]({'|'.join(KINDS)})[]-]", nodeid)
+            return kind[1] if kind else super()._split_scope(nodeid)
 
-    def _split_scope(self, nodeid: str) -> str:
-        kind = re.search(rf"\[({'|'.join(KINDS)})[]-]", nodeid)
-        return kind[1] if kind else super()._split_scope(nodeid)
+    return ByStore(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -68,7 +68,7 @@ GUARDS = [
     Guard("the expected version", LUA + "update_session.lua", "if expected ~= '' and expected ~= version then", "if false then", "test_another_version_aborts or test_of_two_that_expect"),
     Guard("the expected turn count", LUA + "append_turns.lua", "if expected ~= '' and expected ~= count then", "if false then", "test_another_turn_count_aborts"),
     Guard("the version counts UpdateSession alone", LUA + "common.lua", "  redis.call('HSETNX', SESSION, 'id', session_id)", "  redis.call('HSETNX', SESSION, 'id', session_id)\n  redis.call('HINCRBY', SESSION, 'version', 1)", "test_the_version_counts_update_session_alone"),
-    Guard("a reply belongs to its call", "store/store.py", "tag = str(next(self._tags))\n        keys", "tag = '1'\n        keys", "test_a_storm_of_cancellations or test_notes_come_back"),
+    Guard("a reply belongs to its call", "store/runner.py", "tag = str(next(self._tags))\n        keys", "tag = '1'\n        keys", "test_a_storm_of_cancellations or test_notes_come_back"),
     # 8. Everything expires.
     *(
         Guard(f"the TTL of {key}", LUA + "common.lua", f"  redis.call('PEXPIREAT', {key}, at)", "", "test_08")
@@ -96,7 +96,7 @@ GUARDS = [
     Guard("NaN and infinity", "servicers/validate.py", "if not math.isfinite(value.number_value):", "if False:", "test_a_bad_input_is_an_invalid_argument"),
     Guard("numbers JSON would change", "servicers/validate.py", "if abs(value.number_value) > MAX_EXACT:", "if False:", "test_a_bad_input_is_an_invalid_argument"),
     Guard("negative turns", "servicers/validate.py", "if not 0 <= value <= MAX_EXACT:", "if not value <= MAX_EXACT:", "test_a_bad_input_is_an_invalid_argument"),
-    Guard("spans", "servicers/validate.py", "if span < least:", "if False:", "test_a_bad_input_is_an_invalid_argument"),
+    Guard("spans", "servicers/validate.py", "if seconds < 0 or nanos < 0:", "if False:", "test_a_bad_input_is_an_invalid_argument"),
     Guard("both set and removed", "servicers/state.py", "if not request.set.keys().isdisjoint(request.remove):", "if False:", "test_a_bad_input_is_an_invalid_argument"),
     Guard("a foreign page token", "servicers/paging.py", "if mark != _mark(scope):", "if False:", "test_errors_tokens"),
     Guard("notes of 256 KiB", "servicers/notes.py", 'check.size("notes", request.notes, self._limits.notes_bytes)', "pass", "test_notes_of_256_kib"),

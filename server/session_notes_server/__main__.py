@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+# gRPC's core tells on stderr, in a form of its own, what the sidecar says in its log or answers with a status. Set the
+# variable yourself to see it. It has to be set before grpc is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 def main() -> None:

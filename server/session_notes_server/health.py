@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as grpc_health
 
-from session_notes_server.store import Store, StoreUnavailable
+from session_notes_server.store import Runner, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -25,22 +25,20 @@ class Health:
     """The health of the store, as the sidecar's own.
 
     Args:
-        store: What is asked.
-        where: What to call it in the log.
+        runner: What is asked.
         services: The names that health is told for.
     """
 
-    def __init__(self, store: Store, where: str, services: Sequence[str]) -> None:
+    def __init__(self, runner: Runner, services: Sequence[str]) -> None:
         self.servicer = grpc_health.HealthServicer()
-        self._store = store
-        self._where = where
+        self._runner = runner
         self._services = ("", *services)
         self._up: bool | None = None
 
     async def check(self) -> bool:
         """Ask once, and tell."""
         try:
-            await self._store.ping()
+            await self._runner.ping()
         except StoreUnavailable as error:
             await self._tell(up=False, why=type(error.__cause__).__name__)
         else:
@@ -60,8 +58,8 @@ class Health:
             return
         self._up = up
         if up:
-            log.info("the store at %s answers: SERVING", self._where)
+            log.info("the store at %s answers: SERVING", self._runner.where)
         else:
-            log.warning("the store at %s does not answer (%s): NOT_SERVING until it does", self._where, why)
+            log.warning("the store at %s does not answer (%s): NOT_SERVING until it does", self._runner.where, why)
         for service in self._services:
             await self.servicer.set(service, _SERVING if up else _NOT_SERVING)

@@ -21,7 +21,7 @@ from session_notes_server.servicers.boundary import Boundary
 from session_notes_server.servicers.notes import NotesServicer
 from session_notes_server.servicers.state import StateServicer
 from session_notes_server.settings import Settings
-from session_notes_server.store import RedisTarget, Store
+from session_notes_server.store import RedisTarget, Runner, Store
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,8 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with _store(settings) as (store, where), _following(store, where) as health:
+    async with _runner(settings) as runner, _following(runner) as health:
+        store = Store(runner, session_ttl=settings.session_ttl)
         boundary = Boundary()
         server = grpc.aio.server(
             options=[
@@ -82,8 +83,8 @@ async def serve(settings: Settings) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _store(settings: Settings) -> AsyncIterator[tuple[Store, str]]:
-    """The store the settings name, with the embedded Valkey under it where they name none."""
+async def _runner(settings: Settings) -> AsyncIterator[Runner]:
+    """What runs scripts on the Redis the settings name, or on an embedded Valkey where they name none."""
     async with contextlib.AsyncExitStack() as stack:
         if settings.redis_url is None:
             embedded = EmbeddedValkey(settings.data_dir)
@@ -93,15 +94,15 @@ async def _store(settings: Settings) -> AsyncIterator[tuple[Store, str]]:
             target = RedisTarget.parse(embedded.url)
         else:
             target = RedisTarget.parse(settings.redis_url)
-        store = Store(target, prefix=settings.prefix, session_ttl=settings.session_ttl)
-        stack.push_async_callback(store.aclose)
-        yield store, target.name
+        runner = Runner(target, prefix=settings.prefix)
+        stack.push_async_callback(runner.aclose)
+        yield runner
 
 
 @contextlib.asynccontextmanager
-async def _following(store: Store, where: str) -> AsyncIterator[Health]:
+async def _following(runner: Runner) -> AsyncIterator[Health]:
     """Health that follows the store, asked once before anybody can call."""
-    health = Health(store, where, [service.full_name for service in SERVICES])
+    health = Health(runner, [service.full_name for service in SERVICES])
     await health.check()
     async with _background(health.follow()):
         yield health

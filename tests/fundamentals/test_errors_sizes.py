@@ -60,7 +60,7 @@ def test_a_turn_of_64_kib(session: SessionCalls, store: Store) -> None:
     session.append_turns([turn_of(64 * KIB)] * 3)
     before = store.dump(session.id)
     with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE") as error:
-        session.append_turns([turn_of(300), turn_of(64 * KIB + 1)])
+        session.append_turns([turn_of(20_000), turn_of(64 * KIB + 1)])
     assert error.metadata == {"field": "turns[1]", "limit": "65536", "actual": "65537"}
     assert store.dump(session.id) == before
 
@@ -69,7 +69,7 @@ def test_a_field_of_256_kib(session: SessionCalls, store: Store) -> None:
     """A session field's value of 256 KiB is taken; one byte more is too large, and none of its call is set."""
     session.call(UPDATE, request_of(UPDATE, session.id, set={"a": value_of(256 * KIB)}))
     before = store.dump(session.id)
-    spoiled = {"b": value_of(300), "c": value_of(256 * KIB + 1)}
+    spoiled = {"b": value_of(20_000), "c": value_of(256 * KIB + 1)}
     with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE") as error:
         session.call(UPDATE, request_of(UPDATE, session.id, set=spoiled))
     assert error.metadata == {"field": error.metadata["field"], "limit": "262144", "actual": "262145"}

@@ -1,21 +1,45 @@
 """All commands, put together."""
 
-from __future__ import annotations
+from typing import Annotated
 
 import typer
 
+from session_notes_server.cli import notes, runs, session
+from session_notes_server.cli.exits import EXIT_CODES_HELP, Program
+from session_notes_server.cli.health import health
 from session_notes_server.cli.serve import serve
 
 app = typer.Typer(
     name="session-notes",
-    help="One typed, staleness-aware view of a user session, shared by two AI processes.",
+    cls=Program,
+    help="One typed, staleness-aware view of a user session, shared by two AI processes.\n\n"
+    "Start with: session-notes serve",
+    epilog=EXIT_CODES_HELP,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(serve)
+app.command(epilog="Examples:\n  session-notes serve\n  session-notes serve --redis-url redis://localhost:6379/0")(
+    serve
+)
+app.command(epilog="Example: session-notes health --service session_notes.v1.SessionNotes")(health)
+app.add_typer(notes.app, name="notes")
+app.add_typer(runs.app, name="runs")
+app.add_typer(session.app, name="session")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"session-notes {version('session-notes')}")
+        raise typer.Exit
 
 
 @app.callback()
-def _commands() -> None:
+def _commands(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     pass

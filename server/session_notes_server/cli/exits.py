@@ -2,7 +2,10 @@
 
 import os
 import sys
+from collections.abc import Callable, Sequence
 from enum import IntEnum
+from functools import partial
+from io import TextIOWrapper
 from typing import Any
 
 import typer
@@ -27,17 +30,17 @@ class ExitCode(IntEnum):
     DENIED = 7
 
 
-EXIT_CODES_HELP = "\n\n".join(
+EXIT_CODES_HELP = "\n".join(
     [
         "Exit codes:",
-        f"{ExitCode.OK:d}  done",
-        f"{ExitCode.UNEXPECTED:d}  something unexpected, or stopped by you",
-        f"{ExitCode.USAGE:d}  wrong usage, or a value that the sidecar does not take",
-        f"{ExitCode.NOT_READY:d}  no notes are ready, or with --fresh: none that are fresh (notes get)",
-        f"{ExitCode.UNAVAILABLE:d}  the sidecar or its store is not there, or too slow",
-        f"{ExitCode.REFUSED:d}  refused by a rule: another version, already written, failed, deleted, superseded",
-        f"{ExitCode.NOT_FOUND:d}  there is no such session, run or service",
-        f"{ExitCode.DENIED:d}  not allowed",
+        f"  {ExitCode.OK:d}  done",
+        f"  {ExitCode.UNEXPECTED:d}  something unexpected, or stopped by you",
+        f"  {ExitCode.USAGE:d}  wrong usage, or a value that the sidecar does not take",
+        f"  {ExitCode.NOT_READY:d}  no notes are ready, or with --fresh: none that are fresh (notes get)",
+        f"  {ExitCode.UNAVAILABLE:d}  the sidecar or its store is not there, or too slow",
+        f"  {ExitCode.REFUSED:d}  refused by a rule: another version, already written, failed, deleted, superseded",
+        f"  {ExitCode.NOT_FOUND:d}  there is no such session, run or service",
+        f"  {ExitCode.DENIED:d}  not allowed",
     ]
 )
 
@@ -69,12 +72,8 @@ def failure_of(error: Exception, target: str = "") -> Failure:
             message, code = f"{message}: {actual}", ExitCode.USAGE
         case client.TooLarge():
             code = ExitCode.USAGE
-        case client.DeadlineExceeded():
-            message, code = f"no answer in time from the sidecar at {target}", ExitCode.UNAVAILABLE
         case client.Unavailable(reason=""):
-            # gRPC tells the whole story of an attempt to connect; its end is what matters.
-            message = f"no sidecar answers at {target}: {message.rpartition(': ')[2]}"
-            code = ExitCode.UNAVAILABLE
+            return no_answer(target, message)
         case client.Unavailable():
             code = ExitCode.UNAVAILABLE
         case client.VersionMismatch() | client.TurnCountMismatch():
@@ -95,42 +94,54 @@ def failure_of(error: Exception, target: str = "") -> Failure:
     return Failure(f"{message} ({error.reason})" if error.reason else message, code)
 
 
+def no_answer(target: str, details: str) -> Failure:
+    """The failure to reach a sidecar; `details` are gRPC's."""
+    # They tell the whole story of an attempt to connect; its end is what matters.
+    return Failure(f"no sidecar answers at {target}: {details.rpartition(': ')[2]}", ExitCode.UNAVAILABLE)
+
+
 class Program(TyperGroup):
     """The commands, and the promise that no traceback reaches a person.
 
     Every error is one line on stderr, `error: …`. Whoever looks for a bug sets SESSION_NOTES_TRACEBACK=1.
     """
 
-    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
-        """Run a command and exit with its code."""
-        if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **kwargs)
-        sys.exit(self._run(*args, **kwargs))
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command and, as a program of its own, exit with its code."""
+        run = partial(super().main, args, prog_name, complete_var, False, windows_expand_args, **extra)
+        return sys.exit(_ended(run)) if standalone_mode else run()
 
-    def _run(self, *args: Any, **kwargs: Any) -> int:
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):
-                # A letter that the terminal's encoding lacks is no reason to show nothing.
-                stream.reconfigure(errors="backslashreplace")
-        try:
-            code = super().main(*args, standalone_mode=False, **kwargs)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # Whoever read our output has seen enough. What Python still flushes at its end must not fail either.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return ExitCode.UNEXPECTED
-        except typer.Abort:
-            return _say("nothing done", ExitCode.UNEXPECTED)
-        except Failure as failure:
-            return _say(str(failure), failure.code)
-        except _UsageError as error:
-            return _explain(error)
-        except Exception as error:
-            if os.environ.get(_TRACEBACK_VARIABLE):
-                raise
-            failure = failure_of(error)
-            return _say(str(failure), failure.code)
-        return code if isinstance(code, int) else ExitCode.OK
+
+def _ended(run: Callable[[], Any]) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A letter that the terminal's encoding lacks is no reason to show nothing.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. What Python still flushes at its end must not fail either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.UNEXPECTED
+    except typer.Abort:
+        return _say("nothing done", ExitCode.UNEXPECTED)
+    except _UsageError as error:
+        return _explain(error)
+    except Exception as error:
+        if os.environ.get(_TRACEBACK_VARIABLE):
+            raise
+        failure = error if isinstance(error, Failure) else failure_of(error)
+        return _say(str(failure), failure.code)
+    return code if isinstance(code, int) else ExitCode.OK
 
 
 def _explain(error: Any) -> int:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from session_notes_server.cli.exits import ExitCode, Failure
+from session_notes_server.cli.exits import ExitCode, Failure, no_answer
 from session_notes_server.cli.options import DEFAULT_TARGET, DEFAULT_TIMEOUT, AsJson, Target, Timeout
 
 
@@ -21,10 +21,35 @@ def health(
     timeout: Timeout = DEFAULT_TIMEOUT,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether the sidecar serves; exits with 0 only then.
+    """Say whether the sidecar serves; only then the exit code is 0.
 
-    Exits with 4 where the sidecar or its store is not there, with 6 where the service is not known.
+    It is 4 where the sidecar or its store is not there, 6 where the service is not known.
     """
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
-    from session_notes import NotServing
+
+    from session_notes_server.cli import documents, show
+
+    # As the clients do it: a proxy for the outside world has no business in between.
+    with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        request = health_pb2.HealthCheckRequest(service=service)
+        try:
+            response = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout.total_seconds())
+        except grpc.RpcError as error:
+            code, details = error.code(), error.details() or ""
+            if code is grpc.StatusCode.NOT_FOUND:
+                raise Failure(f"there is no service {service} at {target}", ExitCode.NOT_FOUND) from error
+            if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+                raise no_answer(target, details) from error
+            denied = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
+            raise Failure(
+                f"{code.name}: {details}", ExitCode.DENIED if code in denied else ExitCode.UNEXPECTED
+            ) from error
+    status = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
+    serving = response.status == health_pb2.HealthCheckResponse.SERVING
+    if as_json:
+        documents.write({"target": target, "service": service, "status": status.lower()})
+    else:
+        show.out(show.line((status, "green" if serving else "red"), f"  {service or 'the sidecar'} at {target}"))
+    if not serving:
+        raise typer.Exit(ExitCode.UNAVAILABLE)

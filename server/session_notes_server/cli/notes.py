@@ -34,8 +34,8 @@ _KEYS = ("coverage", "issues", "follow_up_suggestions", "summary", "extra")
 
 
 @app.command(
-    epilog="Examples:\n\nsession-notes notes get s1\n\n"
-    "session-notes notes get s1 --max-age 30s --max-turns-behind 2 --fresh --json"
+    epilog="Examples:\n  session-notes notes get s1\n"
+    "  session-notes notes get s1 --max-age 30s --max-turns-behind 2 --fresh --json"
 )
 def get(
     session_id: SessionId,
@@ -81,9 +81,9 @@ def get(
 
 
 @app.command(
-    epilog="Examples:\n\n"
-    "session-notes notes write s1 --summary 'Goals are clear.' --coverage goals=1 --issue 'warning:No budget yet'\n\n"
-    "session-notes notes write s1 --file notes.json --run-id r1 --observed-turn 12"
+    epilog="Examples:\n"
+    "  session-notes notes write s1 --summary 'Goals are clear.' --coverage goals=1 --issue 'warning:No budget yet'\n"
+    "  session-notes notes write s1 --file notes.json --run-id r1 --observed-turn 12"
 )
 def write(
     session_id: SessionId,
@@ -220,8 +220,8 @@ def _part(content: dict[str, Any], key: str, kind: type) -> Any:
     if part is None:
         return kind()
     if not isinstance(part, kind):
-        names = {dict: "an object", list: "a list", str: "a string"}
-        raise wrong("--file", f"{key} must be {names[kind]}")
+        name = {"dict": "an object", "list": "a list", "str": "a string"}[kind.__name__]
+        raise wrong("--file", f"{key} must be {name}")
     return part
 
 

@@ -129,14 +129,15 @@ def json_value(text: str) -> Any:
         raise ValueError("nested too deep") from None
 
 
-def json_object(option: str, text: str) -> dict[str, Any]:
-    """Reads a JSON object."""
+def json_object(option: str, text: str, *, where: str = "") -> dict[str, Any]:
+    """Reads a JSON object; `where` it stands, if not alone."""
+    place = f"{where}: " if where else ""
     try:
         content = json_value(text)
     except ValueError as error:
-        raise wrong(option, f"not valid JSON: {error}") from None
+        raise wrong(option, f"{place}not valid JSON: {error}") from None
     if not isinstance(content, dict):
-        raise wrong(option, "must be a JSON object: {…}")
+        raise wrong(option, f"{place}must be a JSON object: {{…}}")
     return content
 
 

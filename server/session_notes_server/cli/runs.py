@@ -21,8 +21,8 @@ app = typer.Typer(help="Begin, fail and list the runs of an observer.", no_args_
 
 
 @app.command(
-    epilog="Examples:\n\nsession-notes runs begin s1 --lease 2m --transcript\n\n"
-    "RUN=$(session-notes runs begin s1 --json | jq -r .run.run_id)"
+    epilog="Examples:\n  session-notes runs begin s1 --lease 2m --transcript\n"
+    "  RUN=$(session-notes runs begin s1 --json | jq -r .run.run_id)"
 )
 def begin(
     session_id: SessionId,
@@ -43,7 +43,10 @@ def begin(
         ),
     ] = None,
     only_if_idle: Annotated[
-        bool, typer.Option("--only-if-idle", help="Begin only if no other run of this observer is at work, else exit with 5.")
+        bool,
+        typer.Option(
+            "--only-if-idle", help="Begin only if no other run of this observer is at work, else exit with 5."
+        ),
     ] = False,
     transcript: Annotated[bool, typer.Option("--transcript", help="Show the transcript it is to look at.")] = False,
     observer: Observer = "",
@@ -76,7 +79,7 @@ def begin(
         show.show_turns(turns, last=max(run.observed_turn or 0, len(turns)))
 
 
-@app.command(epilog="Example:\n\nsession-notes runs fail s1 r1 --reason 'the model did not answer'")
+@app.command(epilog="Example: session-notes runs fail s1 r1 --reason 'the model did not answer'")
 def fail(
     session_id: SessionId,
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.", show_default=False)],
@@ -100,7 +103,7 @@ def fail(
         show.out(show.line((f"run {run.number}", "bold"), f" ({run.run_id}) of {run.observer}: {run.state.value}"))
 
 
-@app.command("list", epilog="Example:\n\nsession-notes runs list s1 --notes")
+@app.command("list", epilog="Example: session-notes runs list s1 --notes")
 def list_(
     session_id: SessionId,
     notes: Annotated[bool, typer.Option("--notes", help="Show each run's notes, superseded ones too.")] = False,

@@ -1,31 +1,22 @@
 """`session-notes serve`."""
 
-from __future__ import annotations
-
-import asyncio
 import re
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from session_notes_server import logs
+from session_notes_server.cli.exits import ExitCode, Failure
+from session_notes_server.cli.options import span
 from session_notes_server.settings import Limits, Settings, default_data_dir
 
-_UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 
-def span(text: str) -> timedelta:
-    """A span of time as people write it: `90s`, `24h`, `1.5d`."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text.strip())
-    if not found:
-        raise typer.BadParameter("write a number and a unit: 500ms, 90s, 15m, 24h, 7d")
-    length = timedelta(**{_UNITS[found[2]]: float(found[1])})
-    if not timedelta(0) < length <= timedelta(days=36525):
-        raise typer.BadParameter("must be above 0 and at most 100 years")
-    return length
+_DEFAULTS = Settings()
 
 
 def _prefix(text: str) -> str:
@@ -42,7 +33,7 @@ def serve(
             envvar="SESSION_NOTES_LISTEN",
             help="Where to listen: host:port (port 0: a free one) or unix:/path. Can be given several times; "
             "several in the variable are parted by spaces.",
-            show_default=Settings().listen[0],
+            show_default=_DEFAULTS.listen[0],
         ),
     ] = None,
     redis_url: Annotated[
@@ -73,7 +64,7 @@ def serve(
             envvar="SESSION_NOTES_PREFIX",
             help="What every key in the store starts with. Sidecars that share it share sessions.",
         ),
-    ] = Settings().prefix,
+    ] = _DEFAULTS.prefix,
     session_ttl: Annotated[
         timedelta,
         typer.Option(
@@ -81,8 +72,9 @@ def serve(
             metavar="SPAN",
             envvar="SESSION_NOTES_SESSION_TTL",
             help="How long a session is kept after its last change, unless it has a ttl of its own: 90s, 15m, 24h, 7d.",
+            show_default=f"{_DEFAULTS.session_ttl // timedelta(hours=1)}h",
         ),
-    ] = "24h",  # type: ignore[assignment]
+    ] = _DEFAULTS.session_ttl,
     grace: Annotated[
         timedelta,
         typer.Option(
@@ -90,8 +82,9 @@ def serve(
             metavar="SPAN",
             envvar="SESSION_NOTES_GRACE",
             help="How long calls in flight may take to finish after SIGTERM.",
+            show_default=f"{_DEFAULTS.grace // timedelta(seconds=1)}s",
         ),
-    ] = "5s",  # type: ignore[assignment]
+    ] = _DEFAULTS.grace,
     max_notes_bytes: Annotated[
         int,
         typer.Option(min=1, envvar="SESSION_NOTES_MAX_NOTES_BYTES", help="Largest notes document or session field."),
@@ -113,6 +106,9 @@ def serve(
     Stops on SIGTERM and Ctrl-C, after the calls in flight.
     """
     # Imported here, so that the other commands need not wait for it.
+    import asyncio
+
+    from session_notes_server import logs
     from session_notes_server.embedded import EmbeddedError
     from session_notes_server.server import AddressError
     from session_notes_server.server import serve as run_until_stopped
@@ -120,7 +116,7 @@ def serve(
 
     logs.configure(verbose=verbose)
     settings = Settings(
-        listen=tuple(listen or Settings().listen),
+        listen=tuple(listen or _DEFAULTS.listen),
         redis_url=redis_url,
         data_dir=data_dir or default_data_dir(),
         prefix=prefix,
@@ -132,14 +128,13 @@ def serve(
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(run_until_stopped(settings))
     except (AddressError, EmbeddedError, InvalidRedisURL) as error:
-        typer.echo(f"session-notes: {error}", err=True)
-        raise typer.Exit(1) from None
+        raise Failure(str(error), ExitCode.UNEXPECTED) from error
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def _loop_factory() -> "Callable[[], AbstractEventLoop] | None":
     try:
         import uvloop
     except ModuleNotFoundError:
         return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    factory: Callable[[], AbstractEventLoop] = uvloop.new_event_loop
     return factory

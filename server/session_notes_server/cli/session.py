@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Read and change sessions: fields and transcript.", no_args_is_help=True)
 
 
-@app.command(epilog="Example:\n\nsession-notes session get s1 --turns")
+@app.command(epilog="Example: session-notes session get s1 --turns")
 def get(
     session_id: SessionId,
     turns: Annotated[bool, typer.Option("--turns", help="Show the transcript: its last 2,000 turns.")] = False,
@@ -56,7 +56,7 @@ def get(
 
 @app.command(
     "set",
-    epilog="Examples:\n\nsession-notes session set s1 goal=refund attempts=2 'items=\\[\"a\", \"b\"]'\n\n"
+    epilog='Examples:\n  session-notes session set s1 goal=refund attempts=2 \'items=\\["a", "b"]\'\n\n'
     "session-notes session set s1 --remove goal --expected-version 3 --ttl 2h",
 )
 def set_(
@@ -74,7 +74,8 @@ def set_(
         list[str] | None, typer.Option(metavar="NAME", help="A field to remove. Can be given several times.")
     ] = None,
     expected_version: Annotated[
-        int | None, typer.Option(metavar="N", help="Change nothing, and exit with 5, unless the session is at this version.")
+        int | None,
+        typer.Option(metavar="N", help="Change nothing, and exit with 5, unless the session is at this version."),
     ] = None,
     ttl: Annotated[
         timedelta | None,
@@ -110,8 +111,8 @@ def set_(
 
 
 @app.command(
-    epilog="Examples:\n\nsession-notes session append s1 user 'Can we start in May?' primary 'Let me see.'\n\n"
-    "session-notes session append s1 --file turns.jsonl --expected-turn-count 0"
+    epilog="Examples:\n  session-notes session append s1 user 'Can we start in May?' primary 'Let me see.'\n"
+    "  session-notes session append s1 --file turns.jsonl --expected-turn-count 0"
 )
 def append(
     session_id: SessionId,
@@ -123,7 +124,8 @@ def append(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Take the turns from a file instead, - for stdin: one JSON object a line, with speaker, text, time, extra.",
+            help="Take the turns from a file instead, - for stdin: one JSON object a line, with speaker, text, "
+            "time, extra.",
         ),
     ] = None,
     expected_turn_count: Annotated[
@@ -155,7 +157,7 @@ def append(
         show.out(show.line((session_id, "bold"), f" has {show.count(count, 'turn')}"))
 
 
-@app.command(epilog="Example:\n\nsession-notes session delete s1 --yes")
+@app.command(epilog="Example: session-notes session delete s1 --yes")
 def delete(
     session_id: SessionId,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where nobody can be asked.")] = False,
@@ -178,10 +180,12 @@ def delete(
     if as_json:
         documents.write({"session_id": session_id, "existed": existed})
     else:
-        show.out(show.line((session_id, "bold"), " deleted") if existed else show.line("there was no session ", session_id))
+        show.out(
+            show.line((session_id, "bold"), " deleted") if existed else show.line("there was no session ", session_id)
+        )
 
 
-@app.command("list", epilog="Example:\n\nsession-notes session list --json | jq -r '.\\[].session_id'")
+@app.command("list", epilog="Example: session-notes session list --json | jq -r '.\\[].session_id'")
 def list_(
     target: Target = DEFAULT_TARGET,
     timeout: Timeout = DEFAULT_TIMEOUT,

@@ -1,7 +1,7 @@
 """What people see: ages as "12 s ago", tables, colour where a terminal shows it.
 
-Whatever a user, a primary or an observer wrote is shown as it was written: never as rich's markup, and with control characters made
-visible, so that nobody's text can move the cursor or colour the rest.
+Whatever a user, a primary or an observer wrote is shown as it was written: never as rich's markup, and with control
+characters made visible, so that nobody's text can move the cursor or colour the rest.
 """
 
 import json
@@ -101,7 +101,9 @@ def readings_words(reading: "Reading") -> str:
 def show_reading(reading: "Reading", *, bounded: bool) -> None:
     """Current notes; `bounded`: whether bounds were given, so that being fresh means something."""
     out(line((reading.session_id, "bold"), "  observer ", (reading.observer, "bold")))
-    verdict = ("", "") if not bounded or not reading.ready else (", fresh", "green") if reading.fresh else (", stale", "red")
+    verdict = (
+        ("", "") if not bounded or not reading.ready else (", fresh", "green") if reading.fresh else (", stale", "red")
+    )
     out(line((readings_words(reading), "green" if reading.ready else "yellow"), verdict))
     if reading.notes:
         _show_notes(reading.notes)
@@ -180,16 +182,9 @@ def show_runs(session_id: str, runs: "Sequence[Run]", *, notes: bool) -> None:
 
 def show_session(session: "Session") -> None:
     """A session."""
-    out(
-        line((session.session_id, "bold"), f"  version {session.version}, {count(session.turn_count, 'turn')}"),
-        line(
-            (
-                f"started {moment(session.create_time)}, changed {moment(session.update_time)}, "
-                f"expires in {left(session.expires_in)}",
-                "dim",
-            )
-        ),
-    )
+    times = f"started {moment(session.create_time)}, changed {moment(session.update_time)}"
+    out(line((session.session_id, "bold"), f"  version {session.version}, {count(session.turn_count, 'turn')}"))
+    out(line((f"{times}, expires in {left(session.expires_in)}", "dim")))
     if session.fields:
         out(line(("fields", "bold")))
         table = _grid()

@@ -105,16 +105,16 @@ class Check:
 
     def bound(self, field: str, message: Message) -> timedelta | None:
         """A span that something is compared with, where present: not negative."""
-        return self._span(field, message, timedelta(0), "must not be negative")
+        return self._span(field, message)
 
     def lifetime(self, field: str, message: Message) -> timedelta | None:
         """A span that something lives for, where present: above 0, at most 100 years."""
-        span = self._span(field, message, timedelta(microseconds=1), "must be above 0")
-        if span is not None and span > MAX_SPAN:
-            self.wrong(field, "must be at most 100 years")
+        span = self._span(field, message)
+        if span is not None and not timedelta(0) < span <= MAX_SPAN:
+            self.wrong(field, "must be above 0 and at most 100 years")
         return span
 
-    def _span(self, field: str, message: Message, least: timedelta, description: str) -> timedelta | None:
+    def _span(self, field: str, message: Message) -> timedelta | None:
         if not message.HasField(field):
             return None
         duration: Duration = getattr(message, field)
@@ -122,10 +122,10 @@ class Check:
         if abs(seconds) > _MAX_DURATION_SECONDS or abs(nanos) > 999_999_999 or seconds * nanos < 0:
             self.wrong(field, "is not a valid Duration")
             return None
-        span = timedelta(seconds=seconds, microseconds=-(-nanos // 1000))  # Rounded up: 1 ns is not 0.
-        if span < least:
-            self.wrong(field, description)
-        return span
+        if seconds < 0 or nanos < 0:
+            self.wrong(field, "must not be negative")
+            return None
+        return timedelta(seconds=seconds, microseconds=-(-nanos // 1000))  # Rounded up: 1 ns is not 0.
 
     def notes(self, notes: Notes) -> None:
         """Notes, at `notes`."""

@@ -12,7 +12,8 @@ from session_notes_server.store.records import (
     State,
     SummaryRecord,
 )
-from session_notes_server.store.store import Refused, Store, StoreUnavailable
+from session_notes_server.store.runner import Runner, StoreUnavailable
+from session_notes_server.store.store import Refused, Store
 
 __all__ = [
     "InvalidRedisURL",
@@ -21,6 +22,7 @@ __all__ = [
     "RedisTarget",
     "Refused",
     "RunRecord",
+    "Runner",
     "SessionRecord",
     "State",
     "Store",

@@ -1,0 +1,54 @@
+"""What the observer of a replay makes of a transcript: cheap, and known beforehand for anybody who has the transcript.
+
+So whoever reads notes can tell whether they are about this session and nothing else, about a whole snapshot of it, and
+unharmed: he analyses what was played himself and compares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+from session_notes import Issue, Notes, Severity, Turn
+
+SLOTS_PER_TOPIC = 8
+"""With that many slots known, a topic counts as covered."""
+
+
+def analyse(session_id: str, run_id: str, transcript: Sequence[Turn]) -> Notes:
+    """The notes of one run on the transcript it was given."""
+    slots = transcript[-1].extra["slots"] if transcript else []
+    known = Counter(slot.partition(".")[0] or slot for slot in slots)
+    coverage = {topic: min(1.0, count / SLOTS_PER_TOPIC) for topic, count in known.items()}
+    markers = sorted({turn.extra["marker"] for turn in transcript})
+    return Notes(
+        coverage=coverage,
+        issues=_open_question(transcript),
+        follow_up_suggestions=[f"Say more about {topic}" for topic, _ in sorted(known.items(), key=_rarest)[:2]],
+        summary=f"{' '.join(markers)}: {len(transcript)} turns, {len(slots)} slots",
+        extra={
+            "session_id": session_id,
+            "run_id": run_id,
+            "markers": markers,
+            "turns": len(transcript),
+            "checksum": checksum(transcript),
+        },
+    )
+
+
+def checksum(transcript: Sequence[Turn]) -> str:
+    """Another one for a transcript that differs anywhere."""
+    said = [[turn.speaker, turn.text, turn.extra["marker"], turn.extra["slots"]] for turn in transcript]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def _open_question(transcript: Sequence[Turn]) -> list[Issue]:
+    if transcript and transcript[-1].speaker == "user" and "?" in transcript[-1].text:
+        return [Issue("The user waits for an answer", Severity.WARNING, turn=len(transcript))]
+    return []
+
+
+def _rarest(known: tuple[str, int]) -> tuple[int, str]:
+    return known[1], known[0]

@@ -1,0 +1,186 @@
+"""Programs that take part in a replay: how the parent starts one, and how it and its parent talk.
+
+A program gets its job on stdin as JSON lines, one for all of it, then one per session, then an empty one. What it did it
+writes to stdout, a record of the history per line. The end of stdin tells it to stop, so that none outlives its parent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self
+
+from session_notes_server.replay.history import Latencies, Record, from_line, to_line
+
+STOP_SECONDS = 15.0
+_LONGEST_LINE_BYTES = 64 * 1024 * 1024
+
+
+class ProgramError(Exception):
+    """A program of ours ended as it must not. Its text says which, and the end of what it wrote to stderr."""
+
+
+class Program:
+    """A program as its parent sees it: running while the `with` block does, and not longer.
+
+    Args:
+        name: What people call it.
+        arguments: For the Python interpreter: what to run.
+    """
+
+    def __init__(self, name: str, arguments: Iterable[str], env: dict[str, str] | None = None) -> None:
+        self.name = name
+        self._arguments = tuple(arguments)
+        self._env = env
+        self._complaints: deque[str] = deque(maxlen=20)
+        self._listener: asyncio.Task[None] | None = None
+        self.process: asyncio.subprocess.Process
+
+    async def __aenter__(self) -> Self:
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *self._arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=_LONGEST_LINE_BYTES,
+            env=self._env,
+            # Ctrl-C in a terminal goes to the whole process group; we say when it is over.
+            start_new_session=True,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.terminate()
+            try:
+                await asyncio.wait_for(self.process.wait(), STOP_SECONDS)
+            except TimeoutError:
+                self.process.kill()
+                await self.process.wait()
+        if self._listener is not None:
+            self._listener.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._listener
+
+    async def complaint(self) -> str | None:
+        """The next line it writes to stderr; None: it has ended."""
+        assert self.process.stderr is not None
+        line = (await self.process.stderr.readline()).decode(errors="replace")
+        if line.strip():
+            self._complaints.append(line.rstrip())
+        return line or None
+
+    def listen_on(self) -> None:
+        """Goes on reading stderr in the background: a full pipe would hold the program up."""
+
+        async def listen() -> None:
+            while await self.complaint() is not None:
+                pass
+
+        self._listener = asyncio.create_task(listen())
+
+    async def give(self, job: dict[str, Any], sessions: Iterable[dict[str, Any]]) -> None:
+        """Hands it its job."""
+        assert self.process.stdin is not None
+        # One that is gone already is told apart by how it ended.
+        with contextlib.suppress(ConnectionError):
+            for part in (job, *sessions):
+                self.process.stdin.write(json.dumps(part).encode() + b"\n")
+                await self.process.stdin.drain()
+            self.process.stdin.write(b"\n")
+            await self.process.stdin.drain()
+
+    def stop(self) -> None:
+        """Tells it to finish what it is at."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    async def records(self) -> AsyncIterator[Record]:
+        """What it reports, until it ends.
+
+        Raises:
+            ProgramError: It did not end well.
+        """
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            yield from_line(line)
+        await self.ended_well()
+
+    async def ended_well(self) -> None:
+        """Waits for its end.
+
+        Raises:
+            ProgramError: It did not end well.
+        """
+        if code := await self.process.wait():
+            raise self.error(f"ended with exit code {code}")
+
+    def error(self, what: str) -> ProgramError:
+        """The error that says what became of it."""
+        return ProgramError(": ".join([f"the {self.name} {what}", *list(self._complaints)[-1:]]))
+
+
+class Report:
+    """What a program did, as it tells its parent. Safe to use from many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._latencies: dict[str, list[float]] = {}
+
+    def add(self, record: Record) -> None:
+        """Tells of something that happened."""
+        line = to_line(record)
+        with self._lock:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+
+    @contextlib.contextmanager
+    def timed(self, rpc: str) -> Iterator[None]:
+        """Notes how long a call takes."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            taken = (time.monotonic() - started) * 1000
+            with self._lock:
+                self._latencies.setdefault(rpc, []).append(taken)
+
+    @property
+    def latencies(self) -> list[Latencies]:
+        """How long the calls took so far."""
+        with self._lock:
+            return [Latencies(rpc, list(taken)) for rpc, taken in self._latencies.items()]
+
+    def finish(self) -> None:
+        """Tells how long the calls took."""
+        for latencies in self.latencies:
+            self.add(latencies)
+
+
+def read_job() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What the parent gave: the job, and its sessions."""
+    lines = []
+    for line in sys.stdin:
+        if not line.strip():
+            break
+        lines.append(json.loads(line))
+    else:
+        raise SystemExit("no job on stdin: this program is started by `session-notes replay`")
+    return lines[0], lines[1:]
+
+
+def wait_for_stop() -> None:
+    """Returns when the parent wants it to, or is gone."""
+    while sys.stdin.read(1):
+        pass

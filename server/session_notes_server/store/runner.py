@@ -1,0 +1,160 @@
+"""How a script is run: one command, one reply that is surely its own, one time limit, and errors told apart."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.exceptions import DataError, NoScriptError, RedisClusterException, RedisError, ResponseError
+
+from session_notes_server.store.connection import RedisTarget
+from session_notes_server.store.keys import Keys
+from session_notes_server.store.scripts import Script
+
+log = logging.getLogger(__name__)
+
+
+class StoreUnavailable(Exception):
+    """The store cannot be reached, is too slow, or refuses for a reason that may pass. A write's outcome is unknown."""
+
+
+# What a working Redis answers when it cannot serve just now; anything else it answers is a bug of ours.
+_PASSING = frozenset(
+    {
+        *("ASK", "BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "MOVED", "NOAUTH", "NOPERM", "NOREPLICAS"),
+        *("OOM", "READONLY", "TRYAGAIN", "UNBLOCKED", "UNKILLABLE", "WRONGPASS"),
+    }
+)
+
+
+class Runner:
+    """Runs scripts on sessions, over any kind of Redis.
+
+    Args:
+        target: Where Redis is.
+        prefix: What every key starts with; sidecars that share it share sessions.
+        timeout: How long one operation may take, waiting for a connection included.
+        max_in_flight: How many operations may be at Redis at once, and so how many connections; the others wait.
+    """
+
+    def __init__(
+        self,
+        target: RedisTarget,
+        *,
+        prefix: str,
+        timeout: timedelta = timedelta(seconds=1),
+        max_in_flight: int = 64,
+    ) -> None:
+        self.where = target.name
+        self._keys = Keys(prefix)
+        self._timeout_seconds = timeout.total_seconds()
+        self._redis = target.connect(timeout_seconds=self._timeout_seconds)
+        self._slots = asyncio.Semaphore(max_in_flight)
+        self._tags = itertools.count(1)
+
+    async def aclose(self) -> None:
+        """Close all connections. Operations still in flight fail."""
+        await self._redis.aclose()
+
+    async def ping(self) -> None:
+        """Ask whether Redis answers.
+
+        Raises:
+            StoreUnavailable: it does not; the cause says why.
+        """
+        async with self._attempt():
+            await self._redis.ping()
+
+    async def run(self, script: Script, session_id: str, *arguments: Any) -> list[Any]:
+        """Run a script on a session → its reply, without the tag.
+
+        Raises:
+            StoreUnavailable: its outcome is unknown.
+        """
+        async with self._attempt():
+            return await self._run_once(script, session_id, arguments)
+
+    async def run_many(self, script: Script, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Any]]:
+        """Run a script on many sessions in one round trip (one a node), with arguments for each → their replies."""
+        async with self._attempt():
+            pipeline = self._redis.pipeline(transaction=False)
+            tags = []
+            for session_id, arguments in calls:
+                keys = self._keys.of(session_id)
+                tags.append(str(next(self._tags)))
+                pipeline.execute_command("EVALSHA", script.sha, len(keys), *keys, tags[-1], *arguments)
+            replies = await pipeline.execute(raise_on_error=False)
+            for index, (session_id, arguments) in enumerate(calls):
+                if isinstance(replies[index], NoScriptError):
+                    replies[index] = await self._run_once(script, session_id, arguments)
+                elif isinstance(replies[index], Exception):
+                    raise replies[index]
+                else:
+                    replies[index] = await self._own(replies[index], tags[index])
+            return replies
+
+    async def scan(self, node: int, cursor: int, count: int) -> tuple[list[str], tuple[int, int] | None]:
+        """One step through the sessions of a node → some ids, and where to go on (None at the end).
+
+        In a cluster, each primary is walked in turn.
+        """
+        async with self._attempt():
+            nodes = await self._nodes()
+            if node >= len(nodes):
+                return [], None
+            arguments = ("SCAN", cursor, "MATCH", self._keys.pattern, "COUNT", count, "TYPE", "hash")
+            cursor, keys = await nodes[node].execute_command(*arguments)
+        ids = [self._keys.session_id(key) for key in keys]
+        if int(cursor):
+            return ids, (node, int(cursor))
+        return ids, (node + 1, 0) if node + 1 < len(nodes) else None
+
+    async def _run_once(self, script: Script, session_id: str, arguments: Sequence[Any]) -> list[Any]:
+        tag = str(next(self._tags))
+        keys = self._keys.of(session_id)
+        try:
+            reply = await self._redis.execute_command("EVALSHA", script.sha, len(keys), *keys, tag, *arguments)
+        except NoScriptError:
+            reply = await self._redis.execute_command("EVAL", script.text, len(keys), *keys, tag, *arguments)
+        return await self._own(reply, tag)
+
+    async def _own(self, reply: list[Any], tag: str) -> list[Any]:
+        """Strip the tag off a reply. A stray one on a connection shifts all that follow: it must not pass for ours."""
+        if reply[0] == tag.encode():
+            return reply[1:]
+        log.error("a reply from Redis belongs to another call; dropping all connections")
+        await self._redis.aclose()
+        raise StoreUnavailable
+
+    async def _nodes(self) -> list[Any]:
+        if not isinstance(self._redis, RedisCluster):
+            return [self._redis]
+        await self._redis.initialize()
+        primaries: list[ClusterNode] = self._redis.get_primaries()
+        return sorted(primaries, key=lambda node: node.name)
+
+    @asynccontextmanager
+    async def _attempt(self) -> AsyncIterator[None]:
+        """One operation at Redis: waits its turn, keeps the time limit, lets no passing error of redis-py out."""
+        try:
+            async with asyncio.timeout(self._timeout_seconds), self._slots:
+                yield
+        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+            if _is_our_bug(error):
+                raise
+            raise StoreUnavailable from error
+
+
+def _is_our_bug(error: Exception) -> bool:
+    if isinstance(error, DataError):
+        return True
+    # Errors that redis-py has a class for are all of the passing kind; the others are told by their first word. Redis 6
+    # puts that of an error inside a script behind a dash.
+    return type(error) is ResponseError and _PASSING.isdisjoint(re.findall(r"(?:^|-)([A-Z]+)\b", str(error)))

@@ -1,0 +1,302 @@
+"""Whatever goes wrong is a SessionNotesError that says what to do next. No caller imports grpc."""
+
+import copy
+import pickle
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import grpc
+import pytest
+import session_notes
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from session_notes import (
+    Conflict,
+    DeadlineExceeded,
+    FieldViolation,
+    InvalidArgument,
+    Issue,
+    Notes,
+    ObserverClient,
+    PermissionDenied,
+    PrimaryClient,
+    Readiness,
+    RunAlreadyFailed,
+    RunAlreadyWritten,
+    RunInFlight,
+    RunNotFound,
+    ServerError,
+    SessionDeleted,
+    SessionNotesError,
+    TooLarge,
+    Turn,
+    TurnCountMismatch,
+    Unauthenticated,
+    Unavailable,
+    UsageError,
+    VersionMismatch,
+)
+
+from tests.clients.conftest import Refusing
+
+SHORT = timedelta(milliseconds=300)
+
+
+def test_an_invalid_argument_names_its_fields(primary: PrimaryClient) -> None:
+    """InvalidArgument says which fields are at fault and what is wrong with them; it is a ValueError too."""
+    with pytest.raises(InvalidArgument) as caught:
+        primary.get_notes("two words", current_turn=-1)
+    error = caught.value
+    assert {violation.field for violation in error.violations} == {"session_id", "current_turn"}
+    assert all(isinstance(violation, FieldViolation) and violation.description for violation in error.violations)
+    assert "session_id" in str(error)
+    assert error.reason == "INVALID_FIELD"
+    assert isinstance(error, ValueError)
+
+
+UNBUILDABLE: dict[str, Callable[[PrimaryClient, ObserverClient], Any]] = {
+    "a number of seconds": lambda p, _: p.get_notes("s", max_age=60),  # type: ignore[arg-type]
+    "a timeout of seconds": lambda p, _: p.get_notes("s", timeout=1.5),  # type: ignore[arg-type]
+    "a turn that is no number": lambda p, _: p.get_notes("s", current_turn="3"),  # type: ignore[arg-type]
+    "a turn too large": lambda p, _: p.get_notes("s", current_turn=2**70),
+    "one id for several": lambda p, _: p.batch_get_notes("session"),
+    "one name for several": lambda p, _: p.update_session("s", remove="name"),
+    "a value that is no JSON": lambda p, _: p.update_session("s", {"a": object()}),
+    "a key that is no text": lambda p, _: p.update_session("s", {"a": {1: 2}}),
+    "bytes": lambda p, _: p.update_session("s", {"a": b"x"}),
+    "nesting without end": lambda p, _: p.update_session("s", {"a": endless()}),
+    "half a character": lambda p, _: p.update_session("s", {"a": "\ud800"}),
+    "a turn that is text": lambda p, _: p.append_turns("s", ["hello"]),  # type: ignore[list-item]
+    "a time without zone": lambda p, _: p.append_turns("s", [Turn("user", "x", datetime(2026, 1, 1))]),  # noqa: DTZ001
+    "notes that are text": lambda _, o: o.write_notes("s", "notes"),  # type: ignore[arg-type]
+    "issues that are text": lambda _, o: o.write_notes("s", Notes(issues=["late"])),  # type: ignore[list-item]
+    "one suggestion for several": lambda _, o: o.write_notes("s", Notes(follow_up_suggestions="Who?")),
+    "an unknown severity": lambda _, o: o.write_notes("s", Notes(issues=[Issue("x", "bad")])),  # type: ignore[arg-type]
+}
+
+
+def endless() -> list[Any]:
+    """A list that holds itself."""
+    made: list[Any] = []
+    made.append(made)
+    return made
+
+
+@pytest.mark.parametrize("case", UNBUILDABLE)
+def test_what_cannot_be_sent_is_an_invalid_argument(
+    case: str, primary: PrimaryClient, observer: ObserverClient
+) -> None:
+    """A request that cannot even be built is refused by the client, in the same words as by the sidecar."""
+    with pytest.raises(InvalidArgument) as caught:
+        UNBUILDABLE[case](primary, observer)
+    assert str(caught.value)
+
+
+def test_too_large_says_the_limit(observer: ObserverClient, primary: PrimaryClient, session_id: str) -> None:
+    """TooLarge gives the limit and the actual size."""
+    with pytest.raises(TooLarge) as caught:
+        observer.write_notes(session_id, Notes(summary="x" * 300_000))
+    assert caught.value.limit == 256 * 1024
+    assert (caught.value.actual or 0) > 300_000
+    with pytest.raises(TooLarge) as caught:
+        primary.batch_get_notes([session_id] * 1001)
+    assert (caught.value.limit, caught.value.actual) == (1000, 1001)
+
+
+def test_conflicts_say_what_is_there(primary: PrimaryClient, session_id: str) -> None:
+    """VersionMismatch and TurnCountMismatch give the actual value; both are Conflicts."""
+    primary.update_session(session_id, {"a": 1})
+    with pytest.raises(VersionMismatch) as version:
+        primary.update_session(session_id, {"a": 2}, expected_version=0)
+    assert version.value.actual == 1
+    primary.append_turns(session_id, [Turn("user", "x")])
+    with pytest.raises(TurnCountMismatch) as count:
+        primary.append_turns(session_id, [Turn("user", "x")], expected_turn_count=0)
+    assert count.value.actual == 1
+    assert isinstance(version.value, Conflict)
+    assert isinstance(count.value, Conflict)
+
+
+def test_a_run_ends_once(observer: ObserverClient, session_id: str) -> None:
+    """RunAlreadyWritten, RunAlreadyFailed, RunNotFound: each end of a run has its error."""
+    observer.write_notes(session_id, Notes(summary="x"), run_id="written")
+    with pytest.raises(RunAlreadyWritten):
+        observer.write_notes(session_id, Notes(summary="y"), run_id="written")
+    with pytest.raises(RunAlreadyWritten):
+        observer.fail_run(session_id, "written", "why")
+    failed = observer.begin_run(session_id).run.run_id
+    first = observer.fail_run(session_id, failed, "first")
+    assert observer.fail_run(session_id, failed, "second") == first
+    assert first.failure == "first"
+    with pytest.raises(RunAlreadyFailed):
+        observer.write_notes(session_id, Notes(), run_id=failed)
+    with pytest.raises(RunNotFound):
+        observer.fail_run(session_id, "nobody", "why")
+
+
+def test_a_run_in_flight_is_named(observer: ObserverClient, session_id: str) -> None:
+    """RunInFlight carries the run that is at work."""
+    begun = observer.begin_run(session_id)
+    with pytest.raises(RunInFlight) as caught:
+        observer.begin_run(session_id, only_if_idle=True)
+    assert caught.value.run is not None
+    assert caught.value.run.run_id == begun.run.run_id
+
+
+def test_deleted_stays_deleted(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:
+    """SessionDeleted: a run that was at work when the session was deleted is to give up."""
+    run_id = observer.begin_run(session_id).run.run_id
+    primary.delete_session(session_id)
+    with pytest.raises(SessionDeleted):
+        observer.write_notes(session_id, Notes(), run_id=run_id)
+    with pytest.raises(SessionDeleted):
+        observer.begin_run(session_id, run_id=run_id)
+
+
+def test_nobody_there(nobody: str) -> None:
+    """A primary learns at once that nobody is there: Unavailable, which is no DeadlineExceeded, within its deadline."""
+    with PrimaryClient(nobody) as primary:
+        started = time.monotonic()
+        with pytest.raises(Unavailable) as caught:
+            primary.get_notes("s")
+        assert time.monotonic() - started < 0.3
+    assert not isinstance(caught.value, DeadlineExceeded)
+    assert nobody in str(caught.value), "the message says whom the client tried to reach"
+
+
+def test_nobody_answers(silent: str) -> None:
+    """A primary waits 250 ms and no longer unless told."""
+    with PrimaryClient(silent) as primary:
+        for timeout, longest in ((None, 0.25), (SHORT / 3, 0.1), (timedelta(), 0.0)):
+            started = time.monotonic()
+            with pytest.raises(DeadlineExceeded) as caught:
+                primary.get_notes("s", timeout=timeout)
+            assert longest <= time.monotonic() - started < longest + 0.5
+    assert isinstance(caught.value, Unavailable)
+    with PrimaryClient(silent, timeout=SHORT / 3, state_timeout=SHORT / 3) as primary:
+        for call in (lambda: primary.get_notes("s"), lambda: primary.delete_session("s")):
+            started = time.monotonic()
+            with pytest.raises(DeadlineExceeded):
+                call()
+            assert time.monotonic() - started < 0.6
+
+
+def test_unavailable_can_be_a_reading(nobody: str, silent: str) -> None:
+    """Where the caller chooses so, an outage is a reading that is not ready and says why."""
+    for target in (nobody, silent):
+        with PrimaryClient(target, timeout=SHORT / 3, state_timeout=SHORT / 3) as primary:
+            reading = primary.get_notes("s", observer="tone", unavailable_ok=True)
+            assert (reading.ready, reading.readiness, reading.fresh) == (False, Readiness.UNAVAILABLE, False)
+            assert (reading.session_id, reading.observer) == ("s", "tone")
+            assert reading.unavailable_reason
+            assert reading.as_tool_result() == {"ready": False, "reason": "unavailable"}
+            batch = primary.batch_get_notes(["s", "t"], unavailable_ok=True)
+            assert [(r.session_id, r.readiness) for r in batch] == [("s", "unavailable"), ("t", "unavailable")]
+
+
+def test_unavailable_ok_hides_nothing_else(primary: PrimaryClient) -> None:
+    """A mistake of the caller is no outage."""
+    with pytest.raises(InvalidArgument):
+        primary.get_notes("two words", unavailable_ok=True)
+    with pytest.raises(InvalidArgument):
+        primary.batch_get_notes(["two words"], unavailable_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.UNAUTHENTICATED, Unauthenticated),
+        (grpc.StatusCode.PERMISSION_DENIED, PermissionDenied),
+        (grpc.StatusCode.ABORTED, Conflict),
+        (grpc.StatusCode.INTERNAL, ServerError),
+        (grpc.StatusCode.UNKNOWN, ServerError),
+        (grpc.StatusCode.UNIMPLEMENTED, ServerError),
+        (grpc.StatusCode.NOT_FOUND, ServerError),
+        (grpc.StatusCode.FAILED_PRECONDITION, ServerError),
+    ],
+)
+def test_every_status_has_its_error(refusing: Refusing, code: grpc.StatusCode, kind: type[SessionNotesError]) -> None:
+    """A status without a reason this client knows is told by its code; what is none of ours is a ServerError."""
+    refusing.code, refusing.message = code, "internal error 3f9c2a71"
+    with PrimaryClient(refusing.target) as primary, pytest.raises(SessionNotesError) as caught:
+        primary.get_session("s")
+    assert type(caught.value) is kind
+    assert "3f9c2a71" in str(caught.value)
+    assert not isinstance(caught.value, grpc.RpcError)
+
+
+def test_details_are_read(refusing: Refusing) -> None:
+    """Reason, metadata and the time to wait come with the error; details that are no details do no harm."""
+    status = status_pb2.Status(code=code_pb2.UNAVAILABLE)
+    retry = error_details_pb2.RetryInfo()
+    retry.retry_delay.FromTimedelta(timedelta(seconds=1.5))
+    for detail in (error_details_pb2.ErrorInfo(reason="STORE_UNAVAILABLE", metadata={"a": "b"}), retry):
+        status.details.add().Pack(detail)
+    refusing.code, refusing.details = grpc.StatusCode.UNAVAILABLE, status.SerializeToString()
+    with PrimaryClient(refusing.target) as primary:
+        with pytest.raises(Unavailable) as caught:
+            primary.get_notes("s")
+        error = caught.value
+        assert (error.reason, error.metadata, error.retry_after) == (
+            "STORE_UNAVAILABLE",
+            {"a": "b"},
+            timedelta(seconds=1.5),
+        )
+        refusing.details = b"\xff\xff\xff"
+        with pytest.raises(Unavailable) as caught:
+            primary.get_notes("s")
+        assert (caught.value.reason, caught.value.retry_after) == ("", None)
+
+
+def test_a_closed_client_says_so(primary: PrimaryClient, observer: ObserverClient) -> None:
+    """A call after close() is a UsageError, which is a RuntimeError too; closing twice is as once."""
+    for client, call in ((primary, lambda: primary.get_notes("s")), (observer, lambda: observer.begin_run("s"))):
+        client.close()
+        client.close()
+        with pytest.raises(UsageError, match="closed") as caught:
+            call()
+        assert isinstance(caught.value, RuntimeError)
+
+
+def test_closing_ends_what_is_under_way(silent: str) -> None:
+    """A call that waits while another thread closes the client ends as Unavailable."""
+    import threading
+
+    observer = ObserverClient(silent, timeout=timedelta(minutes=1))
+    outcome: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            observer.begin_run("s")
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    while not observer._transport._methods:
+        thread.join(0.01)
+    observer.close()
+    thread.join(10)
+    assert [type(error) for error in outcome] in ([Unavailable], [UsageError])
+
+
+def test_errors_can_be_passed_between_processes() -> None:
+    """An error survives pickling and copying with all it says."""
+    error = VersionMismatch("is at 6", reason="VERSION_MISMATCH", metadata={"actual": "6"})
+    for other in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert (str(other), other.reason, other.actual) == ("is at 6", "VERSION_MISMATCH", 6)
+
+
+def test_everything_public_is_named() -> None:
+    """`__all__` is sorted and complete, and every error is in the tree."""
+    public = {name for name, thing in vars(session_notes).items() if not name.startswith("_") and not _module(thing)}
+    assert set(session_notes.__all__) == public
+    errors = [thing for name in public if isinstance(thing := getattr(session_notes, name), type)]
+    errors = [thing for thing in errors if issubclass(thing, BaseException)]
+    assert all(issubclass(error, SessionNotesError) for error in errors)
+    assert len(errors) == 18
+
+
+def _module(thing: object) -> bool:
+    return type(thing).__name__ == "module"
