@@ -55,6 +55,7 @@ GUARDS = [
     Guard("by number", LUA + "write_notes.lua", "run.number < previous or", "false or", "test_an_older_number_is_superseded or test_a_slow_old_run_never_wins"),
     Guard("by turns seen", LUA + "write_notes.lua", "(mark and mark.observed and run.observed and run.observed < mark.observed)", "false", "test_fewer_observed_turns_are_superseded"),
     Guard("the mark outlives the ttl", LUA + "write_notes.lua", "local previous = state.current\n", "local previous = state.current\nlocal kept = previous and load_run(observer, previous)\nif kept and expired(kept) then previous = nil end\n", "test_the_mark_outlives_the_notes"),
+    Guard("a superseded run is no mark to beat", LUA + "write_notes.lua", "run.state = SUPERSEDED\n", "run.state = SUPERSEDED\n  state.current = run.number\n", "test_a_superseded_run_is_no_mark_to_beat or test_superseded_notes_are_kept"),
     Guard("observed_turn at WriteNotes wins", LUA + "write_notes.lua", "run.observed = observed or run.observed", "run.observed = run.observed or observed", "test_observed_turn_at_write_wins"),
     Guard("superseded notes are kept", LUA + "common.lua", "if run.number == state.current or run.number > state.seq - HISTORY then", "if run.number == state.current then", "test_superseded_notes_are_kept_in_the_history"),
     # 6. BeginRun.

@@ -78,10 +78,11 @@ class StoreServer:
     Args:
         program: Path of redis-server or valkey-server.
         flags: Further arguments; the append-only file is off unless they say otherwise.
+        port: Where to listen; None: a free port.
     """
 
-    def __init__(self, program: str, flags: Sequence[str] = ()) -> None:
-        self.port = free_port()
+    def __init__(self, program: str, flags: Sequence[str] = (), port: int | None = None) -> None:
+        self.port = port or free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
         self._program, self._flags = program, flags
         self._directory = tempfile.mkdtemp(prefix="session-notes-store-")

@@ -82,6 +82,7 @@ class Sidecar:
         prefix: As `--prefix`; not passed on when it is the default.
         listen: Where it listens; None: a free loopback port.
         wait: Whether to wait for SERVING; False: only until it listens.
+        only_env: Whether to pass the address and the data directory in the environment instead of by flags.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Sidecar:
         prefix: str = DEFAULT_PREFIX,
         listen: str | None = None,
         wait: bool = True,
+        only_env: bool = False,
     ) -> None:
         self.target = listen or f"127.0.0.1:{free_port()}"
         # A unix socket's path has room for 107 bytes, so not below pytest's long paths.
@@ -109,6 +111,9 @@ class Sidecar:
         self._env = inherited | dict(env or {})
         self._command = [*program(), "serve", "--listen", self.target]
         self._command += ["--redis-url", redis_url] if redis_url else ["--data-dir", str(self.data_dir)]
+        if only_env:
+            self._command = [*program(), "serve"]
+            self._env |= {"SESSION_NOTES_LISTEN": self.target, "SESSION_NOTES_DATA_DIR": str(self.data_dir)}
         self._command += ["--prefix", prefix] if prefix != DEFAULT_PREFIX else []
         self._command += flags
 

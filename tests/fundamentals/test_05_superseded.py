@@ -106,13 +106,13 @@ def test_the_mark_outlives_the_notes(session: SessionCalls, by: str) -> None:
     assert session.get_notes().readiness == READINESS_EXPIRED
 
 
-def test_a_superseded_run_has_written_too(session: SessionCalls) -> None:
-    """A run with a higher number that wrote supersedes an older one, even where it was superseded itself."""
+def test_a_superseded_run_is_no_mark_to_beat(session: SessionCalls) -> None:
+    """Only the current notes are to be beaten: stale ones of a higher number, themselves superseded, keep no better out."""
     session.write_notes("first", "first notes", observed_turn=5)
     session.begin_run("older", observed_turn=6)
     assert session.write_notes("newer", observed_turn=4).outcome == WRITE_OUTCOME_SUPERSEDED
-    assert session.write_notes("older").outcome == WRITE_OUTCOME_SUPERSEDED
-    assert session.get_notes().notes.summary == "first notes"
+    assert session.write_notes("older", "better notes").outcome == WRITE_OUTCOME_ACCEPTED
+    assert session.get_notes().notes.summary == "better notes"
 
 
 def test_a_write_without_begin_gets_the_next_number(session: SessionCalls) -> None:

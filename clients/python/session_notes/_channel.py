@@ -11,8 +11,9 @@ DEFAULT_TARGET = "127.0.0.1:50051"
 _OPTIONS: tuple[tuple[str, str | int], ...] = (
     # gRPC's own would leave a sidecar that is back unnoticed for seconds, up to two minutes after a long outage.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # In spite of its name, how long one attempt to connect may take: not so short that a busy machine is given up.
+    ("grpc.min_reconnect_backoff_ms", 2000),
     # The sidecar bounds what is sent to it; a whole session with its transcript may be larger than gRPC's 4 MiB.
     ("grpc.max_receive_message_length", -1),
     # A sidecar is next door; a proxy for the outside world, set for everybody, has no business in between.

@@ -119,7 +119,7 @@ class NotesServicer(SessionNotesServicer):
         session_id = check.session_id(request.session_id)
         observer = check.observer(request.observer)
         run_id = check.run_id(request.run_id, required=True)
-        check.text("reason", request.reason, MAX_REASON_BYTES)
+        check.size("reason", request.reason, MAX_REASON_BYTES)
         check.done()
         try:
             run = await self._store.fail_run(session_id, observer, run_id, request.reason)

@@ -55,13 +55,14 @@ class Check:
         """Note that a field is wrong."""
         self._violations.append((self._at + field, description))
 
-    def size(self, field: str, message: Message, limit: int) -> None:
-        """Refuse a message that is too large at once: looking into it would cost what the limit is there to save.
+    def size(self, field: str, value: Message | str, limit: int) -> None:
+        """Refuse what is too large at once: looking into it would cost what the limit is there to save.
 
         Raises:
             StatusError: RESOURCE_EXHAUSTED, with the limit.
         """
-        if (actual := message.ByteSize()) > limit:
+        actual = len(value.encode()) if isinstance(value, str) else value.ByteSize()
+        if actual > limit:
             raise errors.too_large(self._at + field, limit=limit, actual=actual)
 
     def session_id(self, value: str) -> str:
@@ -151,11 +152,6 @@ class Check:
         """Names of session fields."""
         if not all(1 <= len(name.encode()) <= MAX_NAME_BYTES for name in names):
             self.wrong(field, f"must have names of 1 to {MAX_NAME_BYTES} bytes")
-
-    def text(self, field: str, value: str, most_bytes: int) -> None:
-        """A text of bounded length."""
-        if len(value.encode()) > most_bytes:
-            self.wrong(field, f"must be at most {most_bytes} bytes")
 
     def json(self, field: str, root: Struct | Value) -> None:
         """Something JSON-like: only what can be read back the same."""

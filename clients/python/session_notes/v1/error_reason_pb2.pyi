@@ -25,8 +25,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Never sent."""
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 1
-    """INVALID_ARGUMENT. `google.rpc.BadRequest` names the first 20 fields at fault:
-        { "field": "notes.coverage[\\"goals\\"]", "description": "must be from 0 to 1" }
+    """INVALID_ARGUMENT. `google.rpc.BadRequest` names the first 20 fields at fault, by their path from the request's root; never a
+    key of a map, which is the user's:
+        { "field": "notes.issues[2].turn", "description": "must be from 0 to 2^53 - 1" }
     """
     ERROR_REASON_MALFORMED_MESSAGE: _ErrorReason.ValueType  # 2
     """INVALID_ARGUMENT. The bytes sent are no message of the method's request type."""
@@ -69,8 +70,9 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent."""
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 1
-"""INVALID_ARGUMENT. `google.rpc.BadRequest` names the first 20 fields at fault:
-    { "field": "notes.coverage[\\"goals\\"]", "description": "must be from 0 to 1" }
+"""INVALID_ARGUMENT. `google.rpc.BadRequest` names the first 20 fields at fault, by their path from the request's root; never a
+key of a map, which is the user's:
+    { "field": "notes.issues[2].turn", "description": "must be from 0 to 2^53 - 1" }
 """
 ERROR_REASON_MALFORMED_MESSAGE: ErrorReason.ValueType  # 2
 """INVALID_ARGUMENT. The bytes sent are no message of the method's request type."""

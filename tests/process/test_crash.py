@@ -1,0 +1,174 @@
+"""What a crash costs: nothing that was acknowledged, and no process left over."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+
+import grpc
+from session_notes.v1.session_notes_pb2 import WRITE_OUTCOME_ACCEPTED, WRITE_OUTCOME_DUPLICATE
+
+from tests.stores import is_alive
+from tests.support import SessionCalls, Sidecar, eventually, new_channel, status_of, turns
+
+SERVING = 1
+
+
+@dataclass
+class Storm:
+    """What writers did while the lights went out."""
+
+    fields: set[str] = field(default_factory=set)
+    texts: set[str] = field(default_factory=set)
+    runs: set[str] = field(default_factory=set)
+    ends: set[grpc.StatusCode] = field(default_factory=set)
+
+    @property
+    def acknowledged(self) -> int:
+        """How many writes were answered OK."""
+        return len(self.fields) + len(self.texts) + len(self.runs)
+
+    def check(self, session: SessionCalls) -> None:
+        """Asserts that all that was answered OK is there."""
+        found = session.get_session(include_turns=True, timeout=30)
+        assert self.fields <= set(found.fields)
+        texts = [turn.text for turn in found.turns]
+        assert self.texts <= set(texts)
+        assert len(texts) == len(set(texts)) == found.turn_count
+        for run_id in self.runs:
+            assert session.write_notes(run_id, run_id).outcome == WRITE_OUTCOME_DUPLICATE
+        assert self.ends <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+
+
+@contextmanager
+def storm(session: SessionCalls, writers: int = 6) -> Iterator[Storm]:
+    """Writes of every kind from many threads, until the block ends."""
+    done, numbers, stopped = Storm(), count(1), threading.Event()
+
+    def write(kind: int) -> None:
+        while not stopped.is_set():
+            name = f"{('field', 'turn', 'run')[kind]} {next(numbers)}".replace(" ", "-")
+            calls: list[tuple[Callable[[], object], set[str]]] = [
+                (lambda: session.update_session(set={name: 1}, timeout=5), done.fields),  # noqa: B023
+                (lambda: session.append_turns([turn(name)], timeout=5), done.texts),  # noqa: B023
+                (lambda: session.write_notes(name, name, timeout=5), done.runs),  # noqa: B023
+            ]
+            call, kept = calls[kind]
+            end = status_of(call)
+            done.ends.add(end)
+            if end == grpc.StatusCode.OK:
+                kept.add(name)
+
+    with ThreadPoolExecutor(writers) as pool:
+        running = [pool.submit(write, index % 3) for index in range(writers)]
+        try:
+            yield done
+        finally:
+            stopped.set()
+        for one in running:
+            one.result()
+
+
+def turn(text: str):  # type: ignore[no-untyped-def]
+    """A turn that says this."""
+    made = turns(1)[0]
+    made.text = text
+    return made
+
+
+def test_a_killed_sidecar_loses_nothing(session_id: str) -> None:
+    """SIGKILL in a write storm, restart on the same data directory: all that was acknowledged is there, once."""
+    with Sidecar() as sidecar, new_channel(sidecar.target) as channel:
+        session = SessionCalls(channel, session_id)
+        for _ in range(3):
+            with storm(session) as done:
+                eventually(lambda done=done: done.acknowledged > 150, 30)  # type: ignore[misc]
+                sidecar.kill()
+            sidecar.start()
+            done.check(session)
+
+
+def test_a_store_left_behind_is_taken_over() -> None:
+    """A store left behind by a killed sidecar is taken over: never two on a data directory, none after SIGTERM."""
+    with Sidecar() as sidecar:
+        seen = set(sidecar.store_pids())
+        for _ in range(3):
+            sidecar.kill()
+            sidecar.start()
+            eventually(lambda: len(sidecar.store_pids()) == 1)
+            seen.update(sidecar.store_pids())
+        assert sidecar.terminate() == 0
+        assert not [pid for pid in seen if is_alive(pid)]
+
+
+def test_a_killed_store_comes_back_with_its_data(session_id: str) -> None:
+    """The embedded store killed: the sidecar heals by itself, and nothing acknowledged is lost."""
+    with Sidecar() as sidecar, new_channel(sidecar.target) as channel:
+        session = SessionCalls(channel, session_id)
+        for _ in range(2):
+            with storm(session) as done:
+                eventually(lambda done=done: done.acknowledged > 150, 30)  # type: ignore[misc]
+                (pid,) = sidecar.store_pids()
+                os.kill(pid, signal.SIGKILL)
+                eventually(lambda pid=pid: not is_alive(pid))  # type: ignore[misc]
+                before = done.acknowledged
+                eventually(lambda done=done, before=before: done.acknowledged > before + 50, 30)  # type: ignore[misc]
+            done.check(session)
+            eventually(lambda: sidecar.health() == SERVING)
+        assert sidecar.running
+        assert len(sidecar.store_pids()) == 1
+
+
+def test_a_killed_store_is_unavailable_not_empty(session_id: str) -> None:
+    """While the embedded store is away, no read answers as if there were nothing."""
+    with Sidecar() as sidecar, new_channel(sidecar.target) as channel:
+        session = SessionCalls(channel, session_id)
+        session.write_notes("run-1", "said")
+        (pid,) = sidecar.store_pids()
+        os.kill(pid, signal.SIGKILL)
+        ends = []
+
+        def answered() -> bool:
+            end = status_of(lambda: ends.append(session.get_notes()))
+            assert end in (grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE)
+            return end == grpc.StatusCode.OK
+
+        eventually(answered, 30)
+        assert ends[0].notes.summary == "said"
+
+
+def test_data_outlives_a_restart(session_id: str) -> None:
+    """SIGTERM and a new start: sessions, runs and their numbers are as they were, expiries too."""
+    with Sidecar() as sidecar, new_channel(sidecar.target) as channel:
+        session = SessionCalls(channel, session_id)
+        session.update_session(set={"a": 1})
+        session.append_turns(3)
+        session.write_notes("run-1", "said")
+        before, expiries = sidecar.store.dump(session_id), sidecar.store.expiries_ms(session_id)
+        sidecar.restart()
+        assert sidecar.store.dump(session_id) == before
+        after = sidecar.store.expiries_ms(session_id)
+        assert after.keys() == expiries.keys()
+        assert all(abs(after[key] - expiries[key]) <= 2 for key in after)
+        assert session.write_notes("run-1", "said").outcome == WRITE_OUTCOME_DUPLICATE
+        second = session.write_notes("run-2")
+        assert (second.outcome, second.run.number) == (WRITE_OUTCOME_ACCEPTED, 2)
+
+
+def test_a_deletion_outlives_a_crash(session_id: str) -> None:
+    """A session deleted, then the sidecar and its store killed: the session stays deleted."""
+    with Sidecar() as sidecar, new_channel(sidecar.target) as channel:
+        session = SessionCalls(channel, session_id)
+        session.write_notes("run-1", "said")
+        session.delete()
+        pids = sidecar.store_pids()
+        sidecar.kill()
+        for pid in filter(is_alive, pids):
+            os.kill(pid, signal.SIGKILL)
+        sidecar.start()
+        assert session.get_notes().ready is False
+        assert status_of(lambda: session.write_notes("run-1", "said")) == grpc.StatusCode.FAILED_PRECONDITION

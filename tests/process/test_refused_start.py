@@ -1,0 +1,181 @@
+"""How the sidecar says that it will not start: a status that is not 0, and a message to act on."""
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.stores import StoreServer, valkey_program
+from tests.support import SessionCalls, Sidecar, eventually, free_port, new_channel, program
+
+SECRET = "sekrit-8c1f"
+
+
+def serve(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]:
+    """Runs `serve` to its end, which must come soon: its exit status, and all it said, line ends as spaces."""
+    clean = {name: text for name, text in os.environ.items() if not name.startswith("SESSION_NOTES_")}
+    done = subprocess.run(
+        [*program(), "serve", *arguments],
+        env=clean | {"COLUMNS": "200"} | (env or {}),
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        pytest.param(["--no-such-flag"], "--no-such-flag", id="an unknown flag"),
+        pytest.param(["--redis-url", "http://localhost"], "redis://", id="a scheme that is no Redis"),
+        pytest.param(["--redis-url", "localhost:6379"], "redis://", id="no scheme"),
+        pytest.param(["--redis-url", "redis+sentinel://127.0.0.1:1"], "sentinel", id="a Sentinel without a service"),
+        pytest.param(["--redis-url", "redis://127.0.0.1:port"], "redis", id="a port that is no number"),
+        pytest.param(["--listen", "127.0.0.1:99999"], "99999", id="a port out of range"),
+        pytest.param(["--listen", "127.0.0.1"], "127.0.0.1", id="no port"),
+        pytest.param(["--listen", "unix:"], "unix:", id="a unix socket without a path"),
+        pytest.param(["--listen", "unix:/" + "a" * 120], "107", id="a unix socket's path that is too long"),
+        pytest.param(["--session-ttl", "soon"], "soon", id="a span that is none"),
+        pytest.param(["--session-ttl", "0s"], "0s", id="sessions that expire at once"),
+        pytest.param(["--session-ttl", "-1h"], "-1h", id="a negative span"),
+        pytest.param(["--session-ttl", "24"], "24", id="a span without a unit"),
+        pytest.param(["--prefix", "a{b}"], "prefix", id="a prefix that would take over the hash tag"),
+        pytest.param(["--prefix", ""], "prefix", id="no prefix"),
+        pytest.param(["--data-dir", "/dev/null"], "/dev/null", id="a data directory that is none"),
+        pytest.param(["--max-batch", "0"], "--max-batch", id="a limit of nothing"),
+    ],
+)
+def test_a_bad_setting(arguments: list[str], said: str) -> None:
+    """A setting that cannot be is refused at the start, by name; nobody has to read a traceback."""
+    status, text = serve(*([] if "--listen" in arguments else ["--listen", f"127.0.0.1:{free_port()}"]), *arguments)
+    assert status not in (0, -6, -9, -11)
+    assert said in text
+    assert "Traceback" not in text
+    assert "unexpected" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        pytest.param("SESSION_NOTES_SESSION_TTL", "soon", id="a span that is none"),
+        pytest.param("SESSION_NOTES_REDIS_URL", "http://localhost", id="a scheme that is no Redis"),
+        pytest.param("SESSION_NOTES_LISTEN", "nowhere", id="an address that is none"),
+    ],
+)
+def test_a_bad_variable(name: str, content: str) -> None:
+    """A variable that cannot be is refused just as a flag."""
+    status, text = serve(env={"SESSION_NOTES_LISTEN": f"127.0.0.1:{free_port()}", name: content})
+    assert status != 0
+    assert "Traceback" not in text
+    assert content in text or name in text
+
+
+def test_help_is_enough_to_start_with() -> None:
+    """`--help` names every setting, with its variable and its default."""
+    status, text = serve("--help")
+    assert status == 0
+    for setting in ("listen", "redis-url", "data-dir", "prefix", "session-ttl"):
+        assert f"--{setting}" in text
+        assert f"SESSION_NOTES_{setting.replace('-', '_').upper()}" in text
+    for default in ("127.0.0.1:50051", "24h", "session-notes"):
+        assert default in text
+
+
+def test_a_taken_port_is_an_error() -> None:
+    """A port already taken is an error, not a silent share; the message names it."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", free_port()))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        refused_with(address, ["--listen", address])
+
+
+def test_another_sidecars_port_is_an_error(session_id: str) -> None:
+    """The port of another sidecar is taken too, and that one is unharmed."""
+    with Sidecar() as first, Sidecar() as other:
+        other.terminate()
+        refused_with(first.target, ["--listen", first.target, "--data-dir", str(other.data_dir)])
+        unharmed(first, session_id)
+
+
+def test_a_data_directory_has_one_owner(session_id: str) -> None:
+    """A second sidecar on a data directory is refused, and told which directory; the first is unharmed."""
+    with Sidecar() as first:
+        before = first.store_pids()
+        arguments = ["--listen", f"127.0.0.1:{free_port()}", "--data-dir", str(first.data_dir)]
+        text = refused_with(str(first.data_dir), arguments)
+        # What to do instead.
+        assert "--data-dir" in text
+        unharmed(first, session_id)
+        assert first.store_pids() == before
+
+
+def test_a_unix_socket_has_one_owner(session_id: str, tmp_path: Path) -> None:
+    """A unix socket that somebody listens on is taken: the second sidecar is refused, the first keeps its socket."""
+    path = first_path = f"{tmp_path}/s"
+    with Sidecar(listen=f"unix:{path}") as first:
+        refused_with(first_path, ["--listen", f"unix:{path}", "--data-dir", f"{tmp_path}/data"])
+        unharmed(first, session_id)
+
+
+def test_a_file_in_the_place_of_a_socket_is_left_alone(tmp_path: Path) -> None:
+    """A file that is no socket is not removed to make place for one."""
+    file = tmp_path / "s"
+    file.write_text("precious")
+    refused_with(str(file), ["--listen", f"unix:{file}", "--data-dir", f"{tmp_path}/data"])
+    assert file.read_text() == "precious"
+
+
+def refused_with(said: str, arguments: Sequence[str]) -> str:
+    """Asserts that `serve` exits with an error that says this, and not as a traceback."""
+    status, text = serve(*arguments)
+    assert status > 0
+    assert said in text
+    assert "Traceback" not in text
+    return text
+
+
+def unharmed(sidecar: Sidecar, session_id: str) -> None:
+    """Asserts that a sidecar still serves."""
+    assert sidecar.running
+    with new_channel(sidecar.target) as channel:
+        SessionCalls(channel, session_id).append_turns(1)
+
+
+def test_a_password_is_not_in_the_log(session_id: str) -> None:
+    """A Redis URL's password is never in the log: not at the start, not when Redis fails, not when it is wrong."""
+    with StoreServer(valkey_program(), ["--requirepass", SECRET]) as store:
+        url = store.url.replace("redis://", f"redis://:{SECRET}@")
+        with Sidecar(url, flags=["--verbose"]) as sidecar, new_channel(sidecar.target) as channel:
+            SessionCalls(channel, session_id).append_turns(1)
+            store.kill()
+            eventually(lambda: sidecar.health() != 1)
+            store.start()
+            sidecar.wait_until_serving()
+            sidecar.terminate()
+            assert SECRET not in sidecar.log
+
+
+def test_a_wrong_password_is_said_but_not_shown() -> None:
+    """A wrong password: NOT_SERVING, and a log that says what is wrong without saying the password."""
+    with StoreServer(valkey_program(), ["--requirepass", "another"]) as store:
+        url = store.url.replace("redis://", f"redis://user-name:{SECRET}@")
+        with Sidecar(url, flags=["--verbose"], wait=False) as sidecar:
+            eventually(lambda: "password" in sidecar.log.lower() or "auth" in sidecar.log.lower())
+            assert sidecar.health() == 2
+            assert SECRET not in sidecar.log
+
+
+@pytest.mark.parametrize("url", ["http://user:{}@127.0.0.1", "redis://:{}@127.0.0.1:port", "redis+sentinel://:{}@a:1"])
+def test_a_password_is_not_in_a_refusal(url: str) -> None:
+    """A URL that cannot be is refused without showing its password."""
+    before = time.monotonic()
+    status, text = serve("--listen", f"127.0.0.1:{free_port()}", "--redis-url", url.format(SECRET))
+    assert status != 0
+    assert SECRET not in text
+    assert time.monotonic() - before < 15

@@ -1,0 +1,172 @@
+"""How the sidecar starts: without Redis too, quickly, with settings from flags and from the environment."""
+
+import stat
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from tests.stores import StoreServer, valkey_program
+from tests.support import SERVICES, SessionCalls, Sidecar, eventually, free_port, new_channel, refused
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def test_it_starts_while_redis_is_down_and_heals(session_id: str) -> None:
+    """It starts even while Redis is down: health NOT_SERVING, RPCs UNAVAILABLE at once; and heals by itself."""
+    port = free_port()
+    with Sidecar(f"redis://127.0.0.1:{port}", wait=False) as sidecar, new_channel(sidecar.target) as channel:
+        session = SessionCalls(channel, session_id)
+        for service in ("", *SERVICES):
+            assert sidecar.health(service) == NOT_SERVING
+        for call in (session.get_notes, session.write_notes, session.get_session, session.append_turns):
+            before = time.monotonic()
+            with refused(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE") as error:
+                call()
+            assert time.monotonic() - before < 1
+            assert error.retry_delay_seconds
+        with StoreServer(valkey_program(), port=port):
+            sidecar.wait_until_serving(timeout=10)
+            for service in SERVICES:
+                eventually(lambda service=service: sidecar.health(service) == SERVING, 5)  # type: ignore[misc]
+            session.write_notes("run-1", "said")
+            assert session.get_notes().notes.summary == "said"
+
+
+def test_health_follows_the_store(session_id: str) -> None:
+    """`grpc.health.v1` follows Redis for "" and both services, down and up again, and calls work as soon as it says so."""
+    with StoreServer(valkey_program()) as store, Sidecar(store.url) as sidecar, new_channel(sidecar.target) as channel:
+        session = SessionCalls(channel, session_id)
+        for _ in range(2):
+            store.kill()
+            for service in ("", *SERVICES):
+                eventually(lambda service=service: sidecar.health(service) == NOT_SERVING, 5)  # type: ignore[misc]
+            store.start()
+            for service in ("", *SERVICES):
+                eventually(lambda service=service: sidecar.health(service) == SERVING, 5)  # type: ignore[misc]
+            session.append_turns(1)
+
+
+def test_health_of_an_unknown_service(sidecar: Sidecar) -> None:
+    """Health knows "" and both services, and no others."""
+    assert [sidecar.health(service) for service in ("", *SERVICES)] == [SERVING] * 3
+    with new_channel(sidecar.target) as channel, refused(grpc.StatusCode.NOT_FOUND):
+        health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="other"), timeout=5)
+
+
+def test_reflection_tells_the_contract(sidecar: Sidecar) -> None:
+    """Reflection is on: a caller with no proto at hand finds both services, their methods and their messages."""
+    with new_channel(sidecar.target) as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        assert {*SERVICES, "grpc.health.v1.Health"} <= set(database.get_services())
+        pool = DescriptorPool(database)
+        for name in SERVICES:
+            for method in pool.FindServiceByName(name).methods:
+                assert method.input_type.full_name == f"session_notes.v1.{method.name}Request"
+                assert not method.client_streaming
+                assert not method.server_streaming
+
+
+def test_the_first_call_is_answered_soon(session_id: str) -> None:
+    """The first RPC is answered within 2 s of the start, the embedded store's own start included."""
+    took = []
+    for _ in range(3):  # The best of three: other tests run beside this one.
+        before = time.monotonic()
+        with Sidecar(wait=False) as sidecar, new_channel(sidecar.target) as channel:
+            session = SessionCalls(channel, session_id)
+            eventually(lambda session=session: _is_answered(session))  # type: ignore[misc]
+            took.append(time.monotonic() - before)
+        if took[-1] < 2:
+            return
+    pytest.fail(f"the first call was answered after {took} s")
+
+
+def _is_answered(session: SessionCalls) -> bool:
+    try:
+        return session.get_notes(timeout=2).ready is False
+    except grpc.RpcError:
+        return False
+
+
+def test_it_listens_on_a_unix_socket(session_id: str, tmp_path: Path) -> None:
+    """`--listen unix:/path` listens there, `--listen` can be repeated, and the socket is its owner's alone."""
+    sidecar = Sidecar(flags=["--listen", f"unix:{tmp_path}/s"])
+    if len(f"{tmp_path}/s") > 100:
+        pytest.skip("the temporary directory's path is too long for a unix socket")
+    with sidecar:
+        assert f"listening on unix:{tmp_path}/s" in sidecar.log
+        for target in (f"unix:{tmp_path}/s", sidecar.target):
+            with new_channel(target) as channel:
+                assert SessionCalls(channel, session_id).append_turns(1) >= 1
+        assert stat.S_IMODE((tmp_path / "s").stat().st_mode) & 0o077 == 0
+
+
+def test_it_listens_on_a_unix_socket_alone(session_id: str, sidecar: Sidecar) -> None:
+    """`--listen unix:/path` alone is enough: then it listens nowhere else. A socket left behind by a kill is no obstacle."""
+    path = sidecar.data_dir.with_name("only")
+    with Sidecar(listen=f"unix:{path}") as other:
+        assert "127.0.0.1" not in other.log
+        other.kill()
+        assert path.exists()
+        other.start()
+        with new_channel(other.target) as channel:
+            assert SessionCalls(channel, session_id).get_notes().ready is False
+
+
+def test_settings_come_from_the_environment(session_id: str) -> None:
+    """Settings: flags, then `SESSION_NOTES_*`, then defaults."""
+    with StoreServer(valkey_program()) as store:
+        port = free_port()
+        env = {
+            "SESSION_NOTES_LISTEN": f"127.0.0.1:{port}",
+            "SESSION_NOTES_REDIS_URL": store.url,
+            "SESSION_NOTES_PREFIX": "from-env",
+            "SESSION_NOTES_SESSION_TTL": "90s",
+        }
+        # The flags say another address and ttl; they win. The store and the prefix are the environment's.
+        with Sidecar(flags=["--session-ttl", "1h"], env=env) as sidecar, new_channel(sidecar.target) as channel:
+            assert str(port) not in sidecar.log
+            SessionCalls(channel, session_id).append_turns(1)
+            assert not sidecar.data_dir.exists()
+            with Sidecar(store.url, prefix="from-env") as other, new_channel(other.target) as another:
+                found = SessionCalls(another, session_id).get_session()
+                assert found.turn_count == 1
+                assert 3500 < found.expires_in.seconds <= 3600
+                assert other.store.keys(session_id) != []
+
+
+def test_the_environment_alone_is_enough() -> None:
+    """With no flag at all, `SESSION_NOTES_LISTEN` and `SESSION_NOTES_DATA_DIR` say where."""
+    with Sidecar(only_env=True) as sidecar:
+        assert sidecar.health() == SERVING
+        assert (sidecar.data_dir / "valkey.sock").exists()
+
+
+def test_the_data_directory_is_its_owners_alone() -> None:
+    """The data directory is made with mode 0700: nobody else reads the sessions, or talks to the store."""
+    with Sidecar() as sidecar:
+        assert stat.S_IMODE(sidecar.data_dir.stat().st_mode) == 0o700
+
+
+def test_sidecars_share_sessions_by_prefix(session_id: str) -> None:
+    """Sidecars on one Redis share sessions where they share a prefix, and see nothing of each other where they do not."""
+    with (
+        StoreServer(valkey_program()) as store,
+        Sidecar(store.url) as first,
+        Sidecar(store.url) as second,
+        Sidecar(store.url, prefix="other") as stranger,
+        new_channel(first.target) as one,
+        new_channel(second.target) as two,
+        new_channel(stranger.target) as three,
+    ):
+        SessionCalls(one, session_id).write_notes("run-1", "said")
+        assert SessionCalls(two, session_id).get_notes().notes.summary == "said"
+        assert SessionCalls(three, session_id).get_notes().ready is False
+        assert SessionCalls(two, session_id).begin_run("run-2").run.number == 2
+        assert stranger.store.keys() == []
+        assert {key.partition(b":")[0] for key in first.store.client.keys()} == {b"session-notes"}
