@@ -25,20 +25,21 @@ class Health:
     """The health of the store, as the sidecar's own.
 
     Args:
-        runner: What is asked.
+        runners: What is asked: the store is up when all of them reach it.
         services: The names that health is told for.
     """
 
-    def __init__(self, runner: Runner, services: Sequence[str]) -> None:
+    def __init__(self, runners: Sequence[Runner], services: Sequence[str]) -> None:
         self.servicer = grpc_health.HealthServicer()
-        self._runner = runner
+        self._runners = runners
         self._services = ("", *services)
         self._up: bool | None = None
 
     async def check(self) -> bool:
         """Ask once, and tell."""
         try:
-            await self._runner.ping()
+            for runner in self._runners:
+                await runner.ping()
         except StoreUnavailable as error:
             await self._tell(up=False, why=type(error.__cause__).__name__)
         else:
@@ -58,8 +59,8 @@ class Health:
             return
         self._up = up
         if up:
-            log.info("the store at %s answers: SERVING", self._runner.where)
+            log.info("the store at %s answers: SERVING", self._runners[0].where)
         else:
-            log.warning("the store at %s does not answer (%s): NOT_SERVING until it does", self._runner.where, why)
+            log.warning("the store at %s does not answer (%s): NOT_SERVING until it does", self._runners[0].where, why)
         for service in self._services:
             await self.servicer.set(service, _SERVING if up else _NOT_SERVING)

@@ -47,8 +47,8 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with _runner(settings) as runner, _following(runner) as health:
-        store = Store(runner, session_ttl=settings.session_ttl)
+    async with _runners(settings) as (runner, notes_runner), _following(runner, notes_runner) as health:
+        store = Store(runner, notes_runner=notes_runner, session_ttl=settings.session_ttl)
         boundary = Boundary()
         server = grpc.aio.server(
             options=[
@@ -83,7 +83,7 @@ async def serve(settings: Settings) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _runner(settings: Settings) -> AsyncIterator[Runner]:
+async def _runners(settings: Settings) -> AsyncIterator[tuple[Runner, Runner]]:
     """What runs scripts on the Redis the settings name, or on an embedded Valkey where they name none."""
     async with contextlib.AsyncExitStack() as stack:
         if settings.redis_url is None:
@@ -94,15 +94,17 @@ async def _runner(settings: Settings) -> AsyncIterator[Runner]:
             target = RedisTarget.parse(embedded.url)
         else:
             target = RedisTarget.parse(settings.redis_url)
-        runner = Runner(target, prefix=settings.prefix)
+        runner = Runner(target, prefix=settings.prefix, timeout=settings.store_timeout)
         stack.push_async_callback(runner.aclose)
-        yield runner
+        notes_runner = Runner(target, prefix=settings.prefix, timeout=settings.notes_timeout)
+        stack.push_async_callback(notes_runner.aclose)
+        yield runner, notes_runner
 
 
 @contextlib.asynccontextmanager
-async def _following(runner: Runner) -> AsyncIterator[Health]:
+async def _following(*runners: Runner) -> AsyncIterator[Health]:
     """Health that follows the store, asked once before anybody can call."""
-    health = Health(runner, [service.full_name for service in SERVICES])
+    health = Health(runners, [service.full_name for service in SERVICES])
     await health.check()
     async with _background(health.follow()):
         yield health

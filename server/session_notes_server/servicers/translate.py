@@ -34,7 +34,7 @@ def reading(
     response.notes.ParseFromString(notes)
     response.run.CopyFrom(run(observer, current))
     response.write_time.CopyFrom(timestamp(current.end_us))
-    age_us = max(0, record.now_us - current.end_us)
+    age_us = record.now_us - current.end_us
     response.age.CopyFrom(duration(age_us))
     if current.begin_us is not None:
         response.snapshot_age.CopyFrom(duration(record.now_us - current.begin_us))

@@ -34,13 +34,17 @@ _PASSING = frozenset(
 )
 
 
+PING_SECONDS = 1.0
+_SECOND_LOOK_SECONDS = 0.002
+
+
 class Runner:
-    """Runs scripts on sessions, over any kind of Redis.
+    """Runs scripts on sessions, over any kind of Redis, on connections of its own.
 
     Args:
         target: Where Redis is.
         prefix: What every key starts with; sidecars that share it share sessions.
-        timeout: How long one operation may take, waiting for a connection included.
+        timeout: How long one operation may take, waiting for a connection and its handshake included.
         max_in_flight: How many operations may be at Redis at once, and so how many connections; the others wait.
     """
 
@@ -49,7 +53,7 @@ class Runner:
         target: RedisTarget,
         *,
         prefix: str,
-        timeout: timedelta = timedelta(seconds=1),
+        timeout: timedelta,
         max_in_flight: int = 64,
     ) -> None:
         self.where = target.name
@@ -64,12 +68,12 @@ class Runner:
         await self._redis.aclose()
 
     async def ping(self) -> None:
-        """Ask whether Redis answers.
+        """Ask whether Redis answers; keeps a connection open that an operation would have to wait for.
 
         Raises:
             StoreUnavailable: it does not; the cause says why.
         """
-        async with self._attempt():
+        async with self._attempt(PING_SECONDS):
             await self._redis.ping()
 
     async def run(self, script: Script, session_id: str, *arguments: Any) -> list[Any]:
@@ -125,9 +129,9 @@ class Runner:
             reply = await self._redis.execute_command("EVAL", script.text, len(keys), *keys, tag, *arguments)
         return await self._own(reply, tag)
 
-    async def _own(self, reply: list[Any], tag: str) -> list[Any]:
+    async def _own(self, reply: Any, tag: str) -> list[Any]:
         """Strip the tag off a reply. A stray one on a connection shifts all that follow: it must not pass for ours."""
-        if reply[0] == tag.encode():
+        if isinstance(reply, list) and reply[:1] == [tag.encode()]:
             return reply[1:]
         log.error("a reply from Redis belongs to another call; dropping all connections")
         await self._redis.aclose()
@@ -141,15 +145,36 @@ class Runner:
         return sorted(primaries, key=lambda node: node.name)
 
     @asynccontextmanager
-    async def _attempt(self) -> AsyncIterator[None]:
+    async def _attempt(self, timeout_seconds: float | None = None) -> AsyncIterator[None]:
         """One operation at Redis: waits its turn, keeps the time limit, lets no passing error of redis-py out."""
         try:
-            async with asyncio.timeout(self._timeout_seconds), self._slots:
+            async with _within(timeout_seconds or self._timeout_seconds), self._slots:
                 yield
         except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
             if _is_our_bug(error):
                 raise
             raise StoreUnavailable from error
+
+
+@asynccontextmanager
+async def _within(seconds: float) -> AsyncIterator[None]:
+    """As `asyncio.timeout`, but a reply that arrived while the loop was busy with something else still counts.
+
+    A loop that was held up finds the timer due and the reply there at once, and would run the timer first.
+    """
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
+    async with asyncio.timeout(None) as limit:
+
+        def look_again() -> None:
+            nonlocal timer
+            timer = loop.call_later(_SECOND_LOOK_SECONDS, limit.reschedule, 0)
+
+        timer = loop.call_later(seconds, look_again)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 def _is_our_bug(error: Exception) -> bool:

@@ -31,16 +31,18 @@ class Store:
 
     Args:
         runner: Runs its scripts. Any operation can raise the runner's StoreUnavailable.
+        notes_runner: Runs those of `get_notes`, so that nothing the others are stuck in can hold a primary up.
         session_ttl: How long a session is kept after its last change, unless the session has a ttl of its own.
     """
 
-    def __init__(self, runner: Runner, *, session_ttl: timedelta) -> None:
+    def __init__(self, runner: Runner, *, notes_runner: Runner, session_ttl: timedelta) -> None:
         self._runner = runner
+        self._notes_runner = notes_runner
         self._session_ttl_ms = str(_ceil_div(_microseconds(session_ttl), 1000))
 
     async def get_notes(self, session_id: str, observer: str) -> ObserverRecord:
         """Read what is known of one observer on one session."""
-        return _observer(await self._runner.run(scripts.GET_NOTES, session_id, observer))
+        return _observer(await self._notes_runner.run(scripts.GET_NOTES, session_id, observer))
 
     async def batch_get_notes(self, wanted: Sequence[tuple[str, str]]) -> list[ObserverRecord]:
         """`get_notes` for pairs of session id and observer, in their order, in one round trip."""

@@ -1,0 +1,144 @@
+"""The process that talks to the user: a chat in the terminal.
+
+Before each answer it reads the observer's notes, once, and takes what is there. It waits for no observer, calls none.
+"""
+
+import argparse
+import json
+import os
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from session_notes import PrimaryClient, Reading, Turn, Unavailable
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionMessageParam
+
+MAX_TURNS_BEHIND = 4
+"""How far the conversation may have moved on since the notes before this primary stops going by them."""
+
+Responder = Callable[[Sequence[Turn], Reading], str]
+
+
+class Conversation:
+    """One conversation with a user. Its transcript is in the sidecar, where observers find it.
+
+    Args:
+        client: The connection to the sidecar.
+        session_id: The conversation's name; one that is already there goes on.
+        respond: Makes an answer of the transcript and the notes.
+    """
+
+    def __init__(self, client: PrimaryClient, session_id: str, respond: Responder) -> None:
+        self._client = client
+        self._session_id = session_id
+        self._respond = respond
+        session = client.get_session(session_id, include_turns=True)
+        self._turns = list(session.turns)
+        self._turn_count = session.turn_count
+
+    def hear(self, text: str) -> None:
+        """Takes down what the user said."""
+        self._append(Turn("user", text))
+
+    def read_notes(self) -> Reading:
+        """The tool call. Where even the sidecar does not answer, the user still gets an answer."""
+        return self._client.get_notes(self._session_id, max_turns_behind=MAX_TURNS_BEHIND, unavailable_ok=True)
+
+    def answer(self, reading: Reading) -> str:
+        """Says something, and takes it down."""
+        text = self._respond(self._turns, reading)
+        self._append(Turn("primary", text))
+        return text
+
+    def _append(self, turn: Turn) -> None:
+        # With the expected count nothing is stored twice, whoever tries again, and a second primary is noticed.
+        self._turn_count = self._client.append_turns(self._session_id, [turn], expected_turn_count=self._turn_count)
+        self._turns.append(turn)
+
+
+def answer_by_rule(turns: Sequence[Turn], reading: Reading) -> str:
+    """Passes on what the notes suggest. It understands nothing of what the user says, and does not pretend to."""
+    if reading.notes is None or not reading.fresh:
+        # No notes, or notes on a conversation that has moved on: better no advice than wrong advice.
+        return "Noted. Please go on."
+    said = "\n".join(turn.text for turn in turns if turn.speaker == "primary")
+    # Notes are always a little behind: what they suggest may have been said since.
+    for issue in reading.notes.issues:
+        if issue.text not in said:
+            return f"Noted. One thing is still open: {issue.text}."
+    for suggestion in reading.notes.follow_up_suggestions:
+        if suggestion not in said:
+            return f"Noted. {suggestion}"
+    return "Thank you, that is all I wanted to know."
+
+
+class OpenAIResponder:
+    """Has a language model answer, with the notes in its instructions. Needs the extra `session-notes[openai]`."""
+
+    def __init__(self, model: str) -> None:
+        from openai import OpenAI  # optional: pip install 'session-notes[openai]'
+
+        self._client = OpenAI(timeout=30)
+        self._model = model
+
+    def __call__(self, turns: Sequence[Turn], reading: Reading) -> str:
+        """Asks the model what to say next."""
+        instructions = (
+            "You are an assistant in a first talk with somebody who has a project in mind. Answer in a sentence or two."
+            " A colleague who listens has left you these notes: issues come first, then follow-ups, and the further the"
+            f" notes are behind, the less you rely on them. {json.dumps(reading.as_tool_result())}"
+        )
+        messages: list[ChatCompletionMessageParam] = [{"role": "system", "content": instructions}]
+        for turn in turns:
+            if turn.speaker == "user":
+                messages.append({"role": "user", "content": turn.text})
+            else:
+                messages.append({"role": "assistant", "content": turn.text})
+        completion = self._client.chat.completions.create(model=self._model, messages=messages)
+        return completion.choices[0].message.content or ""
+
+
+def main() -> None:
+    """Chats until the script, or stdin, ends."""
+    parser = argparse.ArgumentParser(description="Chat in the terminal; the sidecar is that of SESSION_NOTES_TARGET.")
+    parser.add_argument("--session", metavar="ID", default=f"chat-{uuid.uuid4().hex[:8]}", help="default: a new one")
+    parser.add_argument("--script", metavar="FILE", type=Path, help="what the user says, line by line; default: stdin")
+    arguments = parser.parse_args()
+
+    # Not already where there is an OPENAI_API_KEY: see analyser_from_environment.
+    model = os.environ.get("SESSION_NOTES_MODEL")
+    print(f"session {arguments.session}; answers come from {model or 'rules, not from a language model'}", flush=True)
+    try:
+        with PrimaryClient() as client:
+            conversation = Conversation(client, arguments.session, OpenAIResponder(model) if model else answer_by_rule)
+            for line in _lines(arguments.script):
+                conversation.hear(line)
+                reading = conversation.read_notes()
+                print(f"  notes > {json.dumps(reading.as_tool_result())}")
+                print(f"primary > {conversation.answer(reading)}", flush=True)
+    except Unavailable as error:
+        sys.exit(f"no answer from the sidecar ({error}); start one with: make run")
+
+
+def _lines(script: Path | None) -> Iterator[str]:
+    """What the user says, without empty lines."""
+    if script is None and sys.stdin.isatty():
+        with suppress(EOFError, KeyboardInterrupt):
+            while True:
+                if line := input("   user > ").strip():
+                    yield line
+        print()
+    else:
+        for line in script.read_text().splitlines() if script else sys.stdin:
+            if line.strip():
+                print(f"   user > {line.strip()}")
+                yield line.strip()
+
+
+if __name__ == "__main__":
+    main()

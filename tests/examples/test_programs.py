@@ -1,0 +1,84 @@
+"""The primary and the observer, each on its own, around one sidecar."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from observer import span
+from session_notes import ObserverClient, PrimaryClient, RunState, Turn
+
+from tests.support import Sidecar, eventually, free_port
+
+Run = Callable[..., str]
+Start = Callable[..., subprocess.Popen[str]]
+
+
+def tool_results(shown: str) -> list[dict[str, Any]]:
+    """What the primary's tool calls gave."""
+    return [json.loads(line.removeprefix("  notes > ")) for line in shown.splitlines() if line.startswith("  notes > ")]
+
+
+def test_they_share_a_session_and_nothing_else(run: Run, sidecar: Sidecar, session_id: str, tmp_path: Path) -> None:
+    script = tmp_path / "talk.txt"
+    script.write_text("Can we start in May?\n\nThe budget is small.\n")
+
+    before = run("primary.py", "--session", session_id, "--script", str(script))
+    observed = run("observer.py", "--session", session_id, "--once")
+    after = run("primary.py", "--session", session_id, said="And now?\nThe price is 10.\nFixed.\n")
+
+    assert tool_results(before) == [{"ready": False, "reason": "never_run"}] * 2
+    assert f"run 1 over 4 turns of {session_id}" in observed
+    assert [(one["turns_behind"], one["fresh"]) for one in tool_results(after)] == [(1, True), (3, True), (5, False)]
+    assert [line.removeprefix("primary > ") for line in after.splitlines() if line.startswith("primary > ")] == [
+        'Noted. One thing is still open: "Can we start in May?" has not been answered.',
+        "Noted. What is the goal, and what would be a success?",
+        "Noted. Please go on.",
+    ]
+    with PrimaryClient(sidecar.target) as client:
+        session = client.get_session(session_id, include_turns=True)
+    assert session.turn_count == 10
+    assert session.turns[:2] == (Turn("user", "Can we start in May?"), Turn("primary", "Noted. Please go on."))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_observer_goes_round_until_it_is_told_to_stop(
+    start: Start, sidecar: Sidecar, session_id: str, number: signal.Signals
+) -> None:
+    other = f"{session_id}-2"
+    observer = start("observer.py", "--session", session_id, "--session", other, "--every", "100ms")
+
+    def rounds(session: str) -> int:
+        return sum(run.state is RunState.WRITTEN for run in client.list_runs(session))
+
+    with ObserverClient(sidecar.target) as client:
+        eventually(lambda: min(rounds(session_id), rounds(other)) > 2, 20)
+        observer.send_signal(number)
+        _, err = observer.communicate(timeout=20)
+        states = {run.state for session in (session_id, other) for run in client.list_runs(session)}
+
+    assert (observer.returncode, err) == (0, "")
+    assert states == {RunState.WRITTEN}
+
+
+def test_a_primary_without_a_sidecar_says_what_to_do(start: Start) -> None:
+    primary = start("primary.py", SESSION_NOTES_TARGET=f"127.0.0.1:{free_port()}")
+
+    _, err = primary.communicate("Hello\n", timeout=20)
+
+    assert primary.returncode == 1
+    assert "make run" in err
+    assert "Traceback" not in err
+
+
+def test_a_schedule_as_people_write_it() -> None:
+    assert [span(text).total_seconds() for text in ("500ms", "5s", "1.5s", "2m")] == [0.5, 5, 1.5, 120]
+
+
+@pytest.mark.parametrize("text", ["5", "0s", "-1s", "s", "soon", "nans"])
+def test_a_schedule_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - argparse shows the user its own words
+        span(text)
