@@ -36,7 +36,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         """As loadgroup, the group being the kind of store in a test's id."""
 
         def _split_scope(self, nodeid: str) -> Any:
-            kind = re.search(rf"[[-]({'|'.join(KINDS)})[]-]", nodeid)
+            kind = re.search(rf"[\[-]({'|'.join(KINDS)})[\]-]", nodeid)
             return kind[1] if kind else super()._split_scope(nodeid)
 
     return ByStore(config, log)

@@ -125,9 +125,9 @@ class StoreServer:
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Ends a pause."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+        """Ends a pause, where there is one."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         """Ends it for good and removes its data."""

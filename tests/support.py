@@ -36,6 +36,7 @@ __all__ = [
     "eventually",
     "free_port",
     "new_channel",
+    "new_session_id",
     "notes",
     "program",
     "refused",
@@ -181,6 +182,8 @@ class Sidecar:
         self.process.send_signal(signal.SIGTERM)
         try:
             return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it did not stop within {timeout} s:\n{self.log}") from None
         finally:
             self.store.close()
 
@@ -204,7 +207,7 @@ class Sidecar:
     def close(self) -> None:
         """Ends the process and its embedded store, whatever state they are in, and removes what `self` made."""
         if self.running:
-            with suppress(subprocess.TimeoutExpired):
+            with suppress(AssertionError):
                 self.terminate(10)
         self.kill()
         for pid in self.store_pids():

@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import grpc
@@ -57,12 +58,10 @@ class Refusing:
     """A gRPC server that answers every call with one status: for what a sidecar of ours does not say today."""
 
     def __init__(self) -> None:
-        from concurrent.futures import ThreadPoolExecutor
-
         self.code = grpc.StatusCode.INTERNAL
         self.message = ""
         self.details: bytes | None = None
-        self.calls = 0
+        self.requests: list[bytes] = []
         self._server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers((self._handler(),))
         self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
@@ -77,8 +76,8 @@ class Refusing:
 
         return Handler()
 
-    def _refuse(self, _: bytes, context: "grpc.ServicerContext[bytes, bytes]") -> bytes:
-        self.calls += 1
+    def _refuse(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        self.requests.append(request)
         if self.details is not None:
             context.set_trailing_metadata((("grpc-status-details-bin", self.details),))
         context.abort(self.code, self.message)

@@ -50,6 +50,14 @@ def test_notes_come_back_as_written(primary: PrimaryClient, observer: ObserverCl
     assert (reading.run.run_id, reading.run.number, reading.run.state) == (run.run_id, 1, RunState.WRITTEN)
 
 
+def test_notes_are_equal_however_they_were_made() -> None:
+    """Lists or tuples: what was written is equal to what is read, and does not change with the caller's list."""
+    suggestions = ["Who decides?"]
+    notes = Notes(issues=[Issue("late")], follow_up_suggestions=suggestions)
+    suggestions.append("By when?")
+    assert notes == Notes(issues=(Issue("late"),), follow_up_suggestions=("Who decides?",))
+
+
 def test_a_reading_cannot_be_changed(primary: PrimaryClient, session_id: str) -> None:
     """A reading is what was read, and stays so; a typo in a name is an error."""
     reading = primary.get_notes(session_id)
@@ -85,8 +93,7 @@ def test_a_tool_result_is_short_json(primary: PrimaryClient, observer: ObserverC
             "summary": "So far.",
         },
     }
-    everything = Notes(NOTES.coverage, NOTES.issues, NOTES.follow_up_suggestions, NOTES.summary, NOTES.extra)
-    observer.write_notes(session_id, everything, observed_turn=3)
+    observer.write_notes(session_id, NOTES, observed_turn=3)
     result = primary.get_notes(session_id).as_tool_result()
     assert json.loads(json.dumps(result)) == result
     assert set(result["notes"]) == {"coverage", "issues", "follow_up_suggestions", "summary", "extra"}
@@ -98,7 +105,7 @@ def test_a_tool_result_is_short_json(primary: PrimaryClient, observer: ObserverC
 def test_a_tool_result_tells_of_a_newer_run(
     primary: PrimaryClient, observer: ObserverClient, session_id: str, fails: bool, state: str
 ) -> None:
-    """Notes stay while a newer run is at work or has failed, and say so; why it failed is for people, not for a model."""
+    """Notes stay while a newer run is at work or has failed, and say so; why it failed is for people alone."""
     observer.write_notes(session_id, Notes(summary="x"))
     assert "newer_run" not in primary.get_notes(session_id).as_tool_result()
     begun = observer.begin_run(session_id)
@@ -162,6 +169,17 @@ def test_a_session_is_read_whole(primary: PrimaryClient, observer: ObserverClien
     assert session.expires_in is not None
     assert timedelta(minutes=59) < session.expires_in <= timedelta(hours=1)
     assert primary.get_session(session_id).turns == ()
+
+
+def test_a_long_conversation_comes_back_whole(
+    primary: PrimaryClient, observer: ObserverClient, session_id: str
+) -> None:
+    """A transcript may be larger than what gRPC takes by default, and than what one request may hold."""
+    turns = tuple(Turn("user", f"{number} " + "x" * 60_000) for number in range(100))
+    for start in range(0, 100, 50):
+        primary.append_turns(session_id, turns[start : start + 50])
+    assert primary.get_session(session_id, include_turns=True).turns == turns
+    assert observer.begin_run(session_id).transcript == turns
 
 
 def test_state_changes(primary: PrimaryClient, session_id: str) -> None:

@@ -275,3 +275,4 @@ def test_an_unreachable_store_is_unavailable(how: str, session_id: str) -> None:
                 assert error.retry_delay_seconds is not None
                 assert error.retry_delay_seconds > 0
                 assert str(store.port) not in error.text
+        store.resume()

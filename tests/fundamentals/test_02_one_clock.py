@@ -9,6 +9,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tests.stores import Store
 from tests.support import SessionCalls, eventually, turns
 
+# What the store holds an hour after its clock was set back by an hour.
+WRITTEN_IN_AN_HOUR = """
+local run = cmsgpack.unpack(redis.call('HGET', KEYS[1], ARGV[1]))
+run.began, run.ended = run.began + 3600e6, run.ended + 3600e6
+redis.call('HSET', KEYS[1], ARGV[1], cmsgpack.pack(run))
+"""
+
 
 def during(store: Store, call: Callable[[], Timestamp]) -> int:
     """The milliseconds of the time that `call` returns, once proven to lie within the call by the store's clock."""
@@ -118,6 +125,18 @@ def test_an_age_is_never_negative(session: SessionCalls) -> None:
         answer = session.get_notes()
         assert answer.age.ToNanoseconds() >= 0
         assert answer.snapshot_age.ToNanoseconds() >= answer.age.ToNanoseconds()
+
+
+def test_a_clock_set_back_makes_no_age_negative(session: SessionCalls, store: Store) -> None:
+    """Where the store's clock is set back, as a failover to another host can do, ages are 0 and not negative."""
+    session.begin_run("run-1")
+    session.write_notes("run-1")
+    store.client.eval(WRITTEN_IN_AN_HOUR, 1, store.key(session.id, "runs"), "r:default 1")
+    answer = session.get_notes(max_age=timedelta(0))
+    assert answer.ready
+    assert answer.age.ToNanoseconds() == 0
+    assert answer.snapshot_age.ToNanoseconds() == 0
+    assert answer.fresh
 
 
 def test_a_callers_clock_takes_no_part(session: SessionCalls, store: Store) -> None:

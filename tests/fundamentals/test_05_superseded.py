@@ -107,7 +107,7 @@ def test_the_mark_outlives_the_notes(session: SessionCalls, by: str) -> None:
 
 
 def test_a_superseded_run_is_no_mark_to_beat(session: SessionCalls) -> None:
-    """Only the current notes are to be beaten: stale ones of a higher number, themselves superseded, keep no better out."""
+    """Only the current notes are to be beaten: a newer run that was itself superseded keeps no better one out."""
     session.write_notes("first", "first notes", observed_turn=5)
     session.begin_run("older", observed_turn=6)
     assert session.write_notes("newer", observed_turn=4).outcome == WRITE_OUTCOME_SUPERSEDED

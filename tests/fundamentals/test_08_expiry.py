@@ -205,7 +205,9 @@ def test_the_history_keeps_20_runs(session: SessionCalls) -> None:
     session.write_notes("other", observer="tone")
     for number in range(1, 26):
         session.write_notes(f"run-{number}", f"notes {number}")
-    runs = session.list_runs(include_notes=True, page_size=1000).runs
+    page = session.list_runs(include_notes=True, page_size=1000)
+    assert page.next_page_token == ""
+    runs = page.runs
     assert [run.number for run in runs] == list(range(25, 5, -1))
     assert [run.notes.summary for run in runs] == [f"notes {number}" for number in range(25, 5, -1)]
     assert len(session.list_runs(observer="tone").runs) == 1

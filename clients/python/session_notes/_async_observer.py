@@ -69,9 +69,9 @@ class AsyncObserverClient:
             yield run
         except BaseException as error:
             # Its name alone: the text of an exception may hold what the user said, and others can read a run's failure.
-            await run.fail_quietly(type(error).__name__)
+            await run._fail_quietly(type(error).__name__)
             raise
-        await run.fail_quietly(ENDED_WITHOUT_NOTES)
+        await run._fail_quietly(ENDED_WITHOUT_NOTES)
 
     async def begin_run(
         self,

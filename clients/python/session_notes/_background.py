@@ -138,7 +138,7 @@ class BackgroundObserver:
             self._run_began.notify_all()
         give_up = time.monotonic() + FAIL_TIMEOUT.total_seconds()
         for run in late:
-            run.fail_quietly(_CLOSED, timedelta(seconds=max(0.0, give_up - time.monotonic())))
+            run._fail_quietly(_CLOSED, timedelta(seconds=max(0.0, give_up - time.monotonic())))
         if self._own_client:
             self._client.close()
         return finished
@@ -202,7 +202,7 @@ class BackgroundObserver:
             except BaseException as error:
                 # Names alone, here and below: what an analysis raises may hold what the user said.
                 self._log(run, f"the analysis raised {type(error).__name__}")
-                run.fail_quietly(self._overrun_or(run, type(error).__name__))
+                run._fail_quietly(self._overrun_or(run, type(error).__name__))
             else:
                 self._conclude(run, notes)
         finally:
@@ -218,12 +218,12 @@ class BackgroundObserver:
                 self._running[run] = deadline
                 self._run_began.notify()
         if closed:
-            run.fail_quietly(_CLOSED)
+            run._fail_quietly(_CLOSED)
         return run
 
     def _conclude(self, run: ActiveRun, notes: Notes | None) -> None:
         if notes is None:
-            run.fail_quietly(self._overrun_or(run, ENDED_WITHOUT_NOTES))
+            run._fail_quietly(self._overrun_or(run, ENDED_WITHOUT_NOTES))
             return
         try:
             run.write(notes, ttl=self._ttl)
@@ -232,14 +232,14 @@ class BackgroundObserver:
             self._log(run, f"the notes could not be written: {type(error).__name__}")
         except SessionNotesError as error:
             self._log(run, f"the notes were not written: {type(error).__name__}")
-            run.fail_quietly(self._overrun_or(run, type(error).__name__))
+            run._fail_quietly(self._overrun_or(run, type(error).__name__))
 
     def _overrun_or(self, run: ActiveRun, reason: str) -> str:
         return reason if run.remaining else self._overrun
 
     def _watch(self) -> None:
         while (run := self._next_overrun()) is not None:
-            if run.fail_quietly(self._overrun):
+            if run._fail_quietly(self._overrun):
                 self._log(run, self._overrun)
 
     def _next_overrun(self) -> ActiveRun | None:

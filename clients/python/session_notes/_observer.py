@@ -95,9 +95,9 @@ class ObserverClient:
             yield run
         except BaseException as error:
             # Its name alone: the text of an exception may hold what the user said, and others can read a run's failure.
-            run.fail_quietly(type(error).__name__)
+            run._fail_quietly(type(error).__name__)
             raise
-        run.fail_quietly(ENDED_WITHOUT_NOTES)
+        run._fail_quietly(ENDED_WITHOUT_NOTES)
 
     def begin_run(
         self,

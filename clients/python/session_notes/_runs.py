@@ -151,7 +151,7 @@ class ActiveRun(RunAtWork):
         self._start_failing_again(reason)
         return self._client.fail_run(self.session_id, self.run_id, reason)
 
-    def fail_quietly(self, reason: str, timeout: timedelta = FAIL_TIMEOUT) -> bool:
+    def _fail_quietly(self, reason: str, timeout: timedelta = FAIL_TIMEOUT) -> bool:
         """Ends the run without raising, unless it has ended; whether this ended it."""
         if not self._start_failing(reason):
             return False
@@ -194,7 +194,7 @@ class AsyncActiveRun(RunAtWork):
         self._start_failing_again(reason)
         return await self._client.fail_run(self.session_id, self.run_id, reason)
 
-    async def fail_quietly(self, reason: str) -> bool:
+    async def _fail_quietly(self, reason: str) -> bool:
         """Ends the run without raising, unless it has ended; whether this ended it."""
         if not self._start_failing(reason):
             return False

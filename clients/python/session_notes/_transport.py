@@ -106,6 +106,8 @@ class AsyncTransport:
 
     def open(self) -> None:
         """Starts the connection. Not earlier: an asyncio channel belongs to the loop it is made in."""
+        if self._channel is not None:
+            raise UsageError("this client is open already")
         self._methods.clear()
         self._channel = open_async_channel(self.target)
 

@@ -108,6 +108,12 @@ class Notes:
     summary: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        # So that notes written with lists are equal to what is read. A str is a mistake, and is told when it is sent.
+        for name in ("issues", "follow_up_suggestions"):
+            if not isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:

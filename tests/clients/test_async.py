@@ -1,0 +1,234 @@
+"""The asyncio clients are the blocking ones, awaited: the same names, arguments, answers and errors."""
+
+import asyncio
+import inspect
+import time
+from datetime import timedelta
+
+import pytest
+from session_notes import (
+    ActiveRun,
+    AsyncActiveRun,
+    AsyncObserverClient,
+    AsyncPrimaryClient,
+    DeadlineExceeded,
+    InvalidArgument,
+    Issue,
+    Notes,
+    ObserverClient,
+    PrimaryClient,
+    Readiness,
+    RunAlreadyWritten,
+    RunInFlight,
+    RunState,
+    TooLarge,
+    Turn,
+    Unavailable,
+    UsageError,
+    VersionMismatch,
+    WriteOutcome,
+)
+
+from tests.clients.conftest import Proxy
+from tests.support import Sidecar, eventually
+
+
+@pytest.mark.parametrize(
+    ("blocking", "awaited"),
+    [(PrimaryClient, AsyncPrimaryClient), (ObserverClient, AsyncObserverClient), (ActiveRun, AsyncActiveRun)],
+)
+def test_one_is_as_the_other(blocking: type, awaited: type) -> None:
+    """Every public method is in both, with the same arguments."""
+
+    def methods(kind: type) -> dict[str, list[tuple[str, object]]]:
+        found = inspect.getmembers(kind, inspect.isfunction)
+        return {
+            name: [(p.name, p.default) for p in inspect.signature(method).parameters.values()]
+            for name, method in found
+            if not name.startswith("_")
+        }
+
+    assert methods(blocking) == methods(awaited)
+    if blocking is not ActiveRun:
+        assert inspect.signature(blocking) == inspect.signature(awaited)
+
+
+async def test_a_primary_reads(
+    async_primary: AsyncPrimaryClient, async_observer: AsyncObserverClient, session_id: str
+) -> None:
+    """Every call of a primary, once."""
+    reading = await async_primary.get_notes(session_id)
+    assert reading.as_tool_result() == {"ready": False, "reason": "never_run"}
+    assert await async_primary.append_turns(session_id, [Turn("user", "x")]) == 1
+    assert (await async_primary.update_session(session_id, {"a": 1.0}, expected_version=0)).version == 1
+    notes = Notes(summary="x", issues=(Issue("y"),))
+    await async_observer.write_notes(session_id, notes, observed_turn=1)
+    (reading,) = await async_primary.batch_get_notes([session_id], max_turns_behind=0)
+    assert (reading.notes, reading.fresh) == (notes, True)
+    session = await async_primary.get_session(session_id, include_turns=True)
+    assert (session.fields, session.turns) == ({"a": 1.0}, (Turn("user", "x"),))
+    assert session_id in [summary.session_id async for summary in async_primary.list_sessions(page_size=1)]
+    assert await async_primary.delete_session(session_id) is True
+
+
+async def test_a_run(async_primary: AsyncPrimaryClient, async_observer: AsyncObserverClient, session_id: str) -> None:
+    """A run gets the transcript, writes once, and ends whatever its block does."""
+    await async_primary.append_turns(session_id, [Turn("user", "x")])
+    async with async_observer.run(session_id) as run:
+        assert (run.transcript, run.observed_turn) == ((Turn("user", "x"),), 1)
+        assert (await run.write(Notes(summary="x"))).outcome is WriteOutcome.ACCEPTED
+        with pytest.raises(UsageError, match="once"):
+            await run.write(Notes(summary="x"))
+    with pytest.raises(LookupError, match="my card"):
+        async with async_observer.run(session_id):
+            raise LookupError("my card is 4111")
+    async with async_observer.run(session_id):
+        pass
+    async with async_observer.run(session_id) as run:
+        assert (await run.fail("model overloaded")).state is RunState.FAILED
+    listed = [run async for run in async_observer.list_runs(session_id, include_notes=True, page_size=1)]
+    assert [run.failure for run in listed] == ["model overloaded", "ended without notes", "LookupError", ""]
+    assert listed[-1].notes == Notes(summary="x")
+
+
+async def test_a_cancelled_run_has_failed(async_observer: AsyncObserverClient, session_id: str) -> None:
+    """A task that is cancelled in its block records it, and stays cancelled."""
+    begun = asyncio.Event()
+
+    async def observe() -> None:
+        async with async_observer.run(session_id):
+            begun.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(observe())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [run.failure async for run in async_observer.list_runs(session_id)] == ["CancelledError"]
+
+
+async def test_errors_are_told_as_well(
+    async_primary: AsyncPrimaryClient, async_observer: AsyncObserverClient, session_id: str
+) -> None:
+    """The same errors, with the same details."""
+    with pytest.raises(InvalidArgument) as invalid:
+        await async_primary.get_notes("two words")
+    assert [violation.field for violation in invalid.value.violations] == ["session_id"]
+    with pytest.raises(TooLarge) as large:
+        await async_observer.write_notes(session_id, Notes(summary="x" * 300_000))
+    assert large.value.limit == 256 * 1024
+    with pytest.raises(VersionMismatch) as version:
+        await async_primary.update_session(session_id, {"a": 1}, expected_version=3)
+    assert version.value.actual == 0
+    run_id = (await async_observer.begin_run(session_id)).run.run_id
+    with pytest.raises(RunInFlight) as in_flight:
+        async with async_observer.run(session_id, only_if_idle=True):
+            pytest.fail("the block was entered")
+    assert in_flight.value.run is not None
+    assert in_flight.value.run.run_id == run_id
+    await async_observer.write_notes(session_id, Notes(), run_id=run_id)
+    with pytest.raises(RunAlreadyWritten):
+        await async_observer.fail_run(session_id, run_id)
+
+
+async def test_an_outage(nobody: str, silent: str) -> None:
+    """It raises, or is a reading that is not ready, within the deadline."""
+    async with AsyncPrimaryClient(nobody) as primary:
+        with pytest.raises(Unavailable):
+            await primary.get_notes("s")
+    async with AsyncPrimaryClient(silent) as primary:
+        started = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            await primary.get_notes("s")
+        assert 0.25 <= time.monotonic() - started < 0.75
+        reading = await primary.get_notes("s", unavailable_ok=True)
+        assert reading.readiness is Readiness.UNAVAILABLE
+        (reading,) = await primary.batch_get_notes(["s"], unavailable_ok=True, timeout=timedelta(seconds=0.1))
+        assert reading.as_tool_result() == {"ready": False, "reason": "unavailable"}
+
+
+async def test_an_observer_outlives_a_restart(session_id: str) -> None:
+    """A write that meets a restarting sidecar is made good afterwards, and the loop goes on: one run, one write."""
+    with Sidecar() as sidecar:
+        async with AsyncObserverClient(sidecar.target) as observer, observer.run(session_id) as run:
+            sidecar.terminate()
+            write = asyncio.create_task(run.write(Notes(summary="x")))
+            await asyncio.to_thread(sidecar.start)
+            assert (await write).outcome is WriteOutcome.ACCEPTED
+            assert [(one.number, one.state) async for one in observer.list_runs(session_id)] == [(1, RunState.WRITTEN)]
+
+
+async def test_a_lost_reply_is_made_good(observer: ObserverClient, proxy: Proxy, session_id: str) -> None:
+    """The sidecar wrote and the reply got lost: the same run id again, and no second run."""
+    async with AsyncObserverClient(proxy.target) as client:
+        assert [run async for run in client.list_runs(session_id)] == []
+        proxy.swallow_replies()
+        write = asyncio.create_task(client.write_notes(session_id, Notes(summary="x")))
+        runs = await asyncio.to_thread(eventually, lambda: list(observer.list_runs(session_id)))
+        proxy.reset()
+        assert (await write).outcome is WriteOutcome.DUPLICATE
+    assert list(observer.list_runs(session_id)) == runs
+
+
+async def test_a_client_is_used_in_its_block(sidecar: Sidecar, session_id: str) -> None:
+    """Before and after, it says so; it can be opened again."""
+    primary = AsyncPrimaryClient(sidecar.target)
+    with pytest.raises(UsageError, match="async with"):
+        await primary.get_notes(session_id)
+    for _ in range(2):
+        async with primary:
+            assert not (await primary.get_notes(session_id)).ready
+        with pytest.raises(UsageError, match="async with"):
+            await primary.get_notes(session_id)
+    async with primary:
+        with pytest.raises(UsageError, match="open already"):
+            await primary.__aenter__()
+
+
+async def test_closing_ends_what_is_under_way(silent: str) -> None:
+    """A call that waits while another task closes the client ends as Unavailable; nobody's task is cancelled."""
+    observer = AsyncObserverClient(silent)
+    async with observer:
+        call = asyncio.create_task(observer.begin_run("s"))
+        await asyncio.to_thread(eventually, lambda: observer._transport._methods)
+    with pytest.raises((Unavailable, UsageError)):
+        await call
+    assert not call.cancelled()
+
+
+async def test_closing_at_the_moment_of_a_call(async_primary: AsyncPrimaryClient) -> None:
+    """A call that finds its channel closed by another task says so."""
+    assert async_primary._transport._channel is not None
+    await async_primary._transport._channel.close()
+    with pytest.raises(UsageError, match="closed"):
+        await async_primary.get_notes("s")
+
+
+async def test_a_task_cancelled_while_the_client_closes(silent: str) -> None:
+    """Its own cancellation is what it gets."""
+    async with AsyncObserverClient(silent) as observer:
+        call = asyncio.create_task(observer.begin_run("s"))
+        await asyncio.to_thread(eventually, lambda: observer._transport._methods)
+        call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+async def test_a_cancelled_call_stays_cancelled(silent: str) -> None:
+    """A task's own cancellation is never turned into an error of ours."""
+    async with AsyncPrimaryClient(silent, timeout=timedelta(minutes=1)) as primary:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await primary.get_notes("s")
+
+
+def test_a_client_can_move_between_loops(sidecar: Sidecar, session_id: str) -> None:
+    """Made outside of any loop, opened in one after the other."""
+    primary = AsyncPrimaryClient(sidecar.target)
+
+    async def read() -> bool:
+        async with primary:
+            return (await primary.get_notes(session_id, timeout=timedelta(seconds=2))).ready
+
+    assert [asyncio.run(read()) for _ in range(2)] == [False, False]

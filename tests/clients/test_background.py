@@ -1,0 +1,468 @@
+"""Observers in the background: a primary says "look at this" and goes on."""
+
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+import grpc
+import pytest
+from session_notes import (
+    ActiveRun,
+    BackgroundObserver,
+    InvalidArgument,
+    Notes,
+    ObserverClient,
+    PrimaryClient,
+    Readiness,
+    Run,
+    RunState,
+    Turn,
+    UsageError,
+)
+from session_notes.v1.session_notes_pb2 import BeginRunRequest
+
+from tests.clients.conftest import Refusing
+from tests.support import Sidecar, eventually, new_session_id
+
+
+class Analysis:
+    """An analysis that counts, can be held up, and notices when it is run twice at once over one session."""
+
+    def __init__(self) -> None:
+        self.may_go = threading.Event()
+        self.may_go.set()
+        self.started: list[ActiveRun] = []
+        self.twice_at_once = False
+        self._at_work: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def __call__(self, run: ActiveRun) -> Notes:
+        with self._lock:
+            self._at_work[run.session_id] += 1
+            self.twice_at_once |= self._at_work[run.session_id] > 1
+            self.started.append(run)
+        assert self.may_go.wait(60)
+        with self._lock:
+            self._at_work[run.session_id] -= 1
+        return Notes(summary=f"{len(run.transcript)} turns")
+
+
+@pytest.fixture
+def analysis() -> Iterator[Analysis]:
+    """An analysis that runs through, unless told to wait."""
+    analysis = Analysis()
+    yield analysis
+    analysis.may_go.set()
+
+
+@pytest.fixture
+def start(observer: ObserverClient) -> Iterator[Callable[..., BackgroundObserver]]:
+    """Starts an observer in the background over the shared sidecar, closed at the end."""
+    started: list[BackgroundObserver] = []
+
+    def start(analyse: Callable[[ActiveRun], Notes | None], **options: object) -> BackgroundObserver:
+        made = BackgroundObserver(analyse, client=observer, **options)  # type: ignore[arg-type]
+        started.append(made)
+        return made
+
+    yield start
+    for one in started:
+        one.close(timedelta())
+
+
+def threads() -> list[threading.Thread]:
+    """The threads of background observers."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("session-notes-")]
+
+
+def runs(observer: ObserverClient, session_id: str) -> list[Run]:
+    """All runs, oldest first."""
+    return list(observer.list_runs(session_id, include_notes=True))[::-1]
+
+
+def ended(observer: ObserverClient, session_id: str, count: int = 1) -> list[Run]:
+    """All runs, oldest first, once there are so many and none is at work."""
+
+    def all_there() -> list[Run]:
+        found = runs(observer, session_id)
+        return found if len(found) >= count and all(run.state != RunState.RUNNING for run in found) else []
+
+    return eventually(all_there, 20)
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_stays() -> Iterator[None]:
+    yield
+    eventually(lambda: not threads())
+
+
+def test_a_submitted_session_gets_notes(
+    primary: PrimaryClient, observer: ObserverClient, start: Callable[..., BackgroundObserver], session_id: str
+) -> None:
+    """The analysis gets the transcript as it is, and its notes are there for the primary, for as long as was said."""
+    primary.append_turns(session_id, [Turn("user", "a"), Turn("primary", "b")])
+    background = start(Analysis(), ttl=timedelta(minutes=5))
+    assert threads() == [], "threads start when there is work"
+    background.submit(session_id)
+    eventually(lambda: primary.get_notes(session_id, timeout=timedelta(seconds=5)).ready)
+    reading = primary.get_notes(session_id, timeout=timedelta(seconds=5))
+    assert reading.notes == Notes(summary="2 turns")
+    assert (reading.observed_turn, reading.turns_behind) == (2, 0)
+    assert reading.expires_in is not None
+    assert reading.expires_in <= timedelta(minutes=5)
+
+
+def test_a_thousand_submits(
+    sidecar: Sidecar, primary: PrimaryClient, observer: ObserverClient, analysis: Analysis
+) -> None:
+    """1,000 submits of 300 sessions neither block nor grow threads; each session ends with its newest turn noted."""
+    sessions = [new_session_id() for _ in range(300)]
+    analysis.may_go.clear()
+    background = BackgroundObserver(analysis, target=sidecar.target, max_workers=4)
+    longest = 0.0
+    for number in range(1000):
+        session_id = sessions[number % 300]
+        primary.append_turns(session_id, [Turn("user", f"turn {number}")])
+        started = time.perf_counter()
+        background.submit(session_id)
+        longest = max(longest, time.perf_counter() - started)
+        assert len(threads()) <= 4 + 1, "the workers and one watchdog"
+    assert longest < 0.1
+    eventually(lambda: len(analysis.started) == 4)
+    analysis.may_go.set()
+    assert background.close(timedelta(minutes=1))
+    for number, session_id in enumerate(sessions):
+        turns = 4 if number < 100 else 3
+        reading = primary.get_notes(session_id, timeout=timedelta(seconds=5))
+        assert (reading.notes, reading.turns_behind) == (Notes(summary=f"{turns} turns"), 0)
+    assert not analysis.twice_at_once
+    # The four that were at work when they were submitted again had one more run; all others were run once.
+    assert Counter(Counter(run.session_id for run in analysis.started).values()) == {1: 296, 2: 4}
+
+
+def test_a_submit_during_a_run_is_one_more_run(
+    primary: PrimaryClient,
+    observer: ObserverClient,
+    start: Callable[..., BackgroundObserver],
+    analysis: Analysis,
+    session_id: str,
+) -> None:
+    """However often a session is submitted while it is at work, exactly one more run follows, over the newest turns."""
+    analysis.may_go.clear()
+    background = start(analysis)
+    primary.append_turns(session_id, [Turn("user", "a")])
+    background.submit(session_id)
+    eventually(lambda: analysis.started)
+    for _ in range(5):
+        primary.append_turns(session_id, [Turn("user", "b")])
+        background.submit(session_id)
+    assert len(analysis.started) == 1, "one run at a time"
+    analysis.may_go.set()
+    assert background.close()
+    assert [(run.state, run.observed_turn) for run in runs(observer, session_id)] == [
+        (RunState.WRITTEN, 1),
+        (RunState.WRITTEN, 6),
+    ]
+    assert not analysis.twice_at_once
+
+
+def test_sessions_are_looked_at_side_by_side(start: Callable[..., BackgroundObserver], analysis: Analysis) -> None:
+    """As many at once as there are workers, and no more."""
+    analysis.may_go.clear()
+    background = start(analysis, max_workers=3)
+    for _ in range(5):
+        background.submit(new_session_id())
+    eventually(lambda: len(analysis.started) == 3)
+    assert len(threads()) == 4
+    analysis.may_go.set()
+    assert background.close()
+    assert len(analysis.started) == 5
+
+
+def test_an_analysis_that_raises(
+    observer: ObserverClient,
+    start: Callable[..., BackgroundObserver],
+    session_id: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is a failed run, by its name alone, in the log as well; its worker goes on."""
+
+    def analyse(run: ActiveRun) -> Notes:
+        if run.number == 1:
+            raise LookupError("my card is 4111")
+        if run.number == 2:
+            sys.exit("my card is 4111")
+        return Notes(summary="x")
+
+    background = start(analyse, max_workers=1)
+    for count in (1, 2, 3):
+        background.submit(session_id)
+        found = ended(observer, session_id, count)
+    assert [(run.state, run.failure) for run in found] == [
+        (RunState.FAILED, "LookupError"),
+        (RunState.FAILED, "SystemExit"),
+        (RunState.WRITTEN, ""),
+    ]
+    assert "LookupError" in caplog.text
+    assert found[0].run_id in caplog.text
+    assert "4111" not in caplog.text
+    assert all(record.name == "session_notes" for record in caplog.records)
+
+
+def test_an_analysis_without_notes(
+    observer: ObserverClient, start: Callable[..., BackgroundObserver], session_id: str
+) -> None:
+    """None is no notes: the run has failed, and says so. What is no notes at all is a failed run too."""
+    background = start(lambda run: None if run.number == 1 else "notes")
+    background.submit(session_id)
+    ended(observer, session_id)
+    background.submit(session_id)
+    found = ended(observer, session_id, 2)
+    assert [run.failure for run in found] == ["ended without notes", "InvalidArgument"]
+
+
+def test_an_analysis_may_end_its_run_itself(
+    observer: ObserverClient, start: Callable[..., BackgroundObserver], session_id: str
+) -> None:
+    """Notes that the analysis writes itself, and a reason it gives itself, stay."""
+
+    def analyse(run: ActiveRun) -> None:
+        if run.number == 1:
+            run.write(Notes(summary="by hand"))
+        else:
+            run.fail("nothing new")
+
+    background = start(analyse)
+    background.submit(session_id)
+    ended(observer, session_id)
+    background.submit(session_id)
+    first, second = ended(observer, session_id, 2)
+    assert (first.notes, second.failure) == (Notes(summary="by hand"), "nothing new")
+
+
+def test_an_overrun_is_failed_at_its_limit(
+    primary: PrimaryClient,
+    observer: ObserverClient,
+    start: Callable[..., BackgroundObserver],
+    analysis: Analysis,
+    session_id: str,
+) -> None:
+    """The run fails while the analysis hangs; what comes late is discarded; the session waits until it has returned."""
+    analysis.may_go.clear()
+    background = start(analysis, time_limit=timedelta(seconds=0.5))
+    started = time.monotonic()
+    background.submit(session_id)
+    eventually(lambda: primary.get_notes(session_id, timeout=timedelta(seconds=5)).readiness is Readiness.FAILED)
+    assert 0.5 <= time.monotonic() - started < 2
+    (run,) = runs(observer, session_id)
+    assert run.failure == "time limit of 0.5 s passed"
+    assert analysis.started[0].remaining == timedelta()
+    with pytest.raises(UsageError, match="time limit of"):
+        analysis.started[0].write(Notes(summary="late"))
+
+    background.submit(session_id)
+    other = new_session_id()
+    background.submit(other)
+    eventually(lambda: len(analysis.started) == 2)
+    assert analysis.started[1].session_id == other, "the hung analysis still has its session"
+    analysis.may_go.set()
+    first, second = ended(observer, session_id, 2)
+    assert (first.state, first.notes) == (RunState.FAILED, None)
+    assert (second.state, second.notes) == (RunState.WRITTEN, Notes(summary="0 turns"))
+    assert not analysis.twice_at_once
+
+
+def test_each_overrun_has_its_own_limit(
+    observer: ObserverClient, start: Callable[..., BackgroundObserver], analysis: Analysis
+) -> None:
+    """One watchdog serves all runs, however they began and ended."""
+    background = start(analysis, time_limit=timedelta(seconds=0.5), max_workers=8)
+    quick = [new_session_id() for _ in range(20)]
+    for session_id in quick:
+        background.submit(session_id)
+    for session_id in quick:
+        assert ended(observer, session_id)[0].state is RunState.WRITTEN
+    analysis.may_go.clear()
+    slow = [new_session_id() for _ in range(8)]
+    for session_id in slow:
+        background.submit(session_id)
+    for session_id in slow:
+        assert ended(observer, session_id)[0].failure == "time limit of 0.5 s passed"
+    assert len(threads()) == 9
+
+
+def test_an_analysis_knows_how_long_it_may_take(
+    observer: ObserverClient, start: Callable[..., BackgroundObserver], session_id: str
+) -> None:
+    """What remains is for the timeout of the model call; with a limit of its own, nothing is left hanging."""
+
+    def analyse(run: ActiveRun) -> Notes | None:
+        assert run.remaining is not None
+        assert timedelta() < run.remaining <= timedelta(seconds=0.3)
+        threading.Event().wait(run.remaining.total_seconds())
+        return Notes(summary="too late by a hair")
+
+    start(analyse, time_limit=timedelta(seconds=0.3)).submit(session_id)
+    (run,) = ended(observer, session_id)
+    assert run.failure == "time limit of 0.3 s passed"
+
+
+def test_the_lease_goes_with_the_limit(refusing: Refusing, analysis: Analysis) -> None:
+    """Should the process die, the run is abandoned soon after its limit, not minutes later."""
+    refusing.code = grpc.StatusCode.FAILED_PRECONDITION
+    with BackgroundObserver(analysis, target=refusing.target, time_limit=timedelta(seconds=20)) as background:
+        background.submit("s")
+    (request,) = refusing.requests
+    assert BeginRunRequest.FromString(request).lease.ToTimedelta() == timedelta(seconds=20 + 10)
+
+
+def test_close_finishes_what_was_submitted(
+    sidecar: Sidecar, primary: PrimaryClient, analysis: Analysis, session_id: str
+) -> None:
+    """The end of the block waits for everything, what was submitted during a run included; then nothing comes in."""
+    sessions = [new_session_id() for _ in range(50)]
+    analysis.may_go.clear()
+    with BackgroundObserver(analysis, target=sidecar.target, max_workers=2) as background:
+        for one in sessions:
+            background.submit(one)
+        eventually(lambda: len(analysis.started) == 2)
+        background.submit(analysis.started[0].session_id)
+        analysis.may_go.set()
+    assert len(analysis.started) == 51
+    assert {reading.ready for reading in primary.batch_get_notes(sessions)} == {True}
+    with pytest.raises(UsageError, match="closed"):
+        background.submit(session_id)
+    assert background.close(timedelta()), "closing twice is as once"
+
+
+def test_close_keeps_its_limit(
+    observer: ObserverClient, start: Callable[..., BackgroundObserver], analysis: Analysis
+) -> None:
+    """When the time is up, what is at work has failed, what waits is dropped, and close says that not all was done."""
+    analysis.may_go.clear()
+    background = start(analysis, max_workers=2)
+    sessions = [new_session_id() for _ in range(5)]
+    for session_id in sessions:
+        background.submit(session_id)
+    eventually(lambda: len(analysis.started) == 2)
+    background.submit(sessions[0])
+    started = time.monotonic()
+    assert background.close(timedelta(seconds=0.2)) is False
+    assert 0.2 <= time.monotonic() - started < 1.5
+    for session_id in sessions[:2]:
+        (run,) = runs(observer, session_id)
+        assert (run.state, run.failure) == (RunState.FAILED, "observer closed")
+    analysis.may_go.set()
+    eventually(lambda: not threads())
+    assert [len(runs(observer, session_id)) for session_id in sessions] == [1, 1, 0, 0, 0]
+    assert runs(observer, sessions[0])[0].state is RunState.FAILED
+    assert list(observer.list_runs(sessions[0])), "a client of the caller's own stays open"
+
+
+def test_close_does_not_wait_for_a_sidecar_that_hangs(analysis: Analysis) -> None:
+    """However many runs are at work, telling a sidecar that does not answer of their end takes 2 s in all."""
+    analysis.may_go.clear()
+    with Sidecar() as sidecar:
+        assert sidecar.process is not None
+        background = BackgroundObserver(analysis, target=sidecar.target)
+        for _ in range(4):
+            background.submit(new_session_id())
+        eventually(lambda: len(analysis.started) == 4)
+        sidecar.process.send_signal(signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            assert background.close(timedelta(seconds=0.1)) is False
+            assert time.monotonic() - started < 3
+        finally:
+            sidecar.process.send_signal(signal.SIGCONT)
+
+
+def test_close_does_not_wait_for_a_sidecar_that_is_away(silent: str, analysis: Analysis) -> None:
+    """The limit holds with nobody there to be told."""
+    background = BackgroundObserver(analysis, target=silent)
+    for _ in range(10):
+        background.submit(new_session_id())
+    started = time.monotonic()
+    assert background.close(timedelta(seconds=0.2)) is False
+    assert time.monotonic() - started < 2.5
+
+
+def test_a_sidecar_that_goes_away_costs_no_worker(session_id: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A run that cannot begin, notes that cannot be written: both are logged, and the same worker goes on."""
+    caplog.set_level(logging.WARNING, "session_notes")
+    with Sidecar() as sidecar, ObserverClient(sidecar.target, timeout=timedelta(seconds=2)) as client:
+
+        def analyse(run: ActiveRun) -> Notes:
+            if run.session_id == session_id:
+                sidecar.terminate()
+            return Notes(summary="the users own words")
+
+        background = BackgroundObserver(analyse, client=client, max_workers=1)
+        background.submit(session_id)
+        eventually(lambda: "notes could not be written: Unavailable" in caplog.text)
+        background.submit("another")
+        eventually(lambda: "session another: no run could begin: Unavailable" in caplog.text)
+        sidecar.start()
+        background.submit("a-third")
+        assert background.close()
+        assert [run.state for run in client.list_runs("a-third")] == [RunState.WRITTEN]
+        assert "own words" not in caplog.text
+
+
+def test_a_deleted_session_stays_deleted(
+    primary: PrimaryClient, start: Callable[..., BackgroundObserver], session_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Notes on a session that was deleted meanwhile are dropped, with a word in the log."""
+
+    def analyse(run: ActiveRun) -> Notes:
+        primary.delete_session(run.session_id)
+        return Notes(summary="x")
+
+    background = start(analyse)
+    background.submit(session_id)
+    assert background.close()
+    assert "SessionDeleted" in caplog.text
+    assert primary.get_session(session_id).create_time is None
+
+
+def test_a_process_ends_though_an_analysis_hangs(sidecar: Sidecar, session_id: str) -> None:
+    """No thread keeps the process from ending, and the one that hangs least of all."""
+    program = f"""
+import threading
+from session_notes import BackgroundObserver
+
+hangs = threading.Event()
+
+def analyse(run):
+    hangs.set()
+    threading.Event().wait()
+
+BackgroundObserver(analyse, target={sidecar.target!r}).submit({session_id!r})
+assert hangs.wait(30)
+print("the end")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "the end\n", "")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_workers": 0},
+        {"time_limit": timedelta()},
+        {"client": True, "target": "x"},
+        {"client": True, "observer": "x"},
+    ],
+)
+def test_settings_that_cannot_work(observer: ObserverClient, options: dict[str, object]) -> None:
+    """They are refused when the observer is made, not found out later."""
+    if "client" in options:
+        options = options | {"client": observer}
+    with pytest.raises(InvalidArgument):
+        BackgroundObserver(Analysis(), **options)  # type: ignore[arg-type]
