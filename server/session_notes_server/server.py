@@ -31,6 +31,9 @@ SERVICES = tuple(
 )
 
 
+STREAMS_GRACE_SECONDS = 0.25
+
+
 class AddressError(Exception):
     """An address cannot be listened on. Its text says to a user what to do."""
 
@@ -77,8 +80,10 @@ async def serve(settings: Settings) -> None:
             await stop.wait()
             log.info("stopping: no new calls, at most %.0f s for those in flight", settings.grace.total_seconds())
             await health.servicer.enter_graceful_shutdown()
-            await server.stop(settings.grace.total_seconds())
-            await boundary.drained(1.0)
+            await boundary.drain(settings.grace.total_seconds())
+            # What is left are streams, of health and reflection, that would never end by themselves, and last answers on
+            # their way out.
+            await server.stop(STREAMS_GRACE_SECONDS)
     log.info("stopped")
 
 
@@ -128,6 +133,13 @@ def _bound(server: grpc.aio.Server, address: str) -> Iterator[str]:
     with contextlib.ExitStack() as stack:
         if address.startswith("unix:"):
             stack.enter_context(_socket_of_our_own(Path(address.removeprefix("unix:"))))
+        else:
+            _, colon, port_text = address.rpartition(":")
+            # gRPC would take the lack of a port for 443, and a port beyond the last one for another.
+            if not colon or not port_text.isdecimal() or int(port_text) > 65535:
+                raise AddressError(
+                    f"cannot listen on {address}: write host:port, with a port from 0 to 65535, or unix:/path."
+                )
         mask = os.umask(0o177)  # A unix socket is its owner's alone.
         try:
             port = server.add_insecure_port(address)

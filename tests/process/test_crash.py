@@ -11,9 +11,10 @@ from itertools import count
 
 import grpc
 from session_notes.v1.session_notes_pb2 import WRITE_OUTCOME_ACCEPTED, WRITE_OUTCOME_DUPLICATE
+from session_notes.v1.turn_pb2 import Turn
 
 from tests.stores import is_alive
-from tests.support import SessionCalls, Sidecar, eventually, new_channel, status_of, turns
+from tests.support import SessionCalls, Sidecar, eventually, new_channel, new_session_id, status_of
 
 SERVING = 1
 
@@ -47,14 +48,14 @@ class Storm:
 @contextmanager
 def storm(session: SessionCalls, writers: int = 6) -> Iterator[Storm]:
     """Writes of every kind from many threads, until the block ends."""
-    done, numbers, stopped = Storm(), count(1), threading.Event()
+    done, numbers, stopped, own = Storm(), count(1), threading.Event(), new_session_id()[-8:]
 
     def write(kind: int) -> None:
         while not stopped.is_set():
-            name = f"{('field', 'turn', 'run')[kind]} {next(numbers)}".replace(" ", "-")
+            name = f"{own}-{next(numbers)}"
             calls: list[tuple[Callable[[], object], set[str]]] = [
                 (lambda: session.update_session(set={name: 1}, timeout=5), done.fields),  # noqa: B023
-                (lambda: session.append_turns([turn(name)], timeout=5), done.texts),  # noqa: B023
+                (lambda: session.append_turns([Turn(text=name)], timeout=5), done.texts),  # noqa: B023
                 (lambda: session.write_notes(name, name, timeout=5), done.runs),  # noqa: B023
             ]
             call, kept = calls[kind]
@@ -62,6 +63,8 @@ def storm(session: SessionCalls, writers: int = 6) -> Iterator[Storm]:
             done.ends.add(end)
             if end == grpc.StatusCode.OK:
                 kept.add(name)
+            else:
+                stopped.wait(0.02)  # As a client would; threads that ask again at once leave nothing for the sidecar.
 
     with ThreadPoolExecutor(writers) as pool:
         running = [pool.submit(write, index % 3) for index in range(writers)]
@@ -73,23 +76,23 @@ def storm(session: SessionCalls, writers: int = 6) -> Iterator[Storm]:
             one.result()
 
 
-def turn(text: str):  # type: ignore[no-untyped-def]
-    """A turn that says this."""
-    made = turns(1)[0]
-    made.text = text
-    return made
+@contextmanager
+def afresh(sidecar: Sidecar, session_id: str) -> Iterator[SessionCalls]:
+    """Calls over a new connection: one from before a crash may still be waiting for its next attempt."""
+    with new_channel(sidecar.target) as channel:
+        yield SessionCalls(channel, session_id)
 
 
 def test_a_killed_sidecar_loses_nothing(session_id: str) -> None:
     """SIGKILL in a write storm, restart on the same data directory: all that was acknowledged is there, once."""
-    with Sidecar() as sidecar, new_channel(sidecar.target) as channel:
-        session = SessionCalls(channel, session_id)
+    with Sidecar() as sidecar:
         for _ in range(3):
-            with storm(session) as done:
+            with afresh(sidecar, session_id) as session, storm(session) as done:
                 eventually(lambda done=done: done.acknowledged > 150, 30)  # type: ignore[misc]
                 sidecar.kill()
             sidecar.start()
-            done.check(session)
+            with afresh(sidecar, session_id) as calls:
+                done.check(calls)
 
 
 def test_a_store_left_behind_is_taken_over() -> None:
@@ -117,7 +120,8 @@ def test_a_killed_store_comes_back_with_its_data(session_id: str) -> None:
                 eventually(lambda pid=pid: not is_alive(pid))  # type: ignore[misc]
                 before = done.acknowledged
                 eventually(lambda done=done, before=before: done.acknowledged > before + 50, 30)  # type: ignore[misc]
-            done.check(session)
+            with afresh(sidecar, session_id) as calls:
+                done.check(calls)
             eventually(lambda: sidecar.health() == SERVING)
         assert sidecar.running
         assert len(sidecar.store_pids()) == 1
@@ -143,32 +147,34 @@ def test_a_killed_store_is_unavailable_not_empty(session_id: str) -> None:
 
 def test_data_outlives_a_restart(session_id: str) -> None:
     """SIGTERM and a new start: sessions, runs and their numbers are as they were, expiries too."""
-    with Sidecar() as sidecar, new_channel(sidecar.target) as channel:
-        session = SessionCalls(channel, session_id)
-        session.update_session(set={"a": 1})
-        session.append_turns(3)
-        session.write_notes("run-1", "said")
+    with Sidecar() as sidecar:
+        with afresh(sidecar, session_id) as session:
+            session.update_session(set={"a": 1})
+            session.append_turns(3)
+            session.write_notes("run-1", "said")
         before, expiries = sidecar.store.dump(session_id), sidecar.store.expiries_ms(session_id)
         sidecar.restart()
         assert sidecar.store.dump(session_id) == before
         after = sidecar.store.expiries_ms(session_id)
         assert after.keys() == expiries.keys()
         assert all(abs(after[key] - expiries[key]) <= 2 for key in after)
-        assert session.write_notes("run-1", "said").outcome == WRITE_OUTCOME_DUPLICATE
-        second = session.write_notes("run-2")
+        with afresh(sidecar, session_id) as session:
+            assert session.write_notes("run-1", "said").outcome == WRITE_OUTCOME_DUPLICATE
+            second = session.write_notes("run-2")
         assert (second.outcome, second.run.number) == (WRITE_OUTCOME_ACCEPTED, 2)
 
 
 def test_a_deletion_outlives_a_crash(session_id: str) -> None:
     """A session deleted, then the sidecar and its store killed: the session stays deleted."""
-    with Sidecar() as sidecar, new_channel(sidecar.target) as channel:
-        session = SessionCalls(channel, session_id)
-        session.write_notes("run-1", "said")
-        session.delete()
+    with Sidecar() as sidecar:
+        with afresh(sidecar, session_id) as session:
+            session.write_notes("run-1", "said")
+            session.delete()
         pids = sidecar.store_pids()
         sidecar.kill()
         for pid in filter(is_alive, pids):
             os.kill(pid, signal.SIGKILL)
         sidecar.start()
-        assert session.get_notes().ready is False
-        assert status_of(lambda: session.write_notes("run-1", "said")) == grpc.StatusCode.FAILED_PRECONDITION
+        with afresh(sidecar, session_id) as session:
+            assert session.get_notes().ready is False
+            assert status_of(lambda: session.write_notes("run-1", "said")) == grpc.StatusCode.FAILED_PRECONDITION

@@ -3,7 +3,7 @@
 import os
 import socket
 import subprocess
-import time
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,16 +16,28 @@ SECRET = "sekrit-8c1f"
 
 
 def serve(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]:
-    """Runs `serve` to its end, which must come soon: its exit status, and all it said, line ends as spaces."""
+    """Runs `serve` to its end, which must come soon: its exit status, and all it said, line ends as spaces.
+
+    Should it start after all, it is stopped, with a store and data that were nobody's but this call's.
+    """
     clean = {name: text for name, text in os.environ.items() if not name.startswith("SESSION_NOTES_")}
-    done = subprocess.run(
-        [*program(), "serve", *arguments],
-        env=clean | {"COLUMNS": "200"} | (env or {}),
-        capture_output=True,
-        text=True,
-        timeout=20,
-    )
-    return done.returncode, " ".join((done.stdout + done.stderr).split())
+    with tempfile.TemporaryDirectory(prefix="session-notes-") as home:
+        own = {"HOME": home, "XDG_DATA_HOME": home, "COLUMNS": "200"}
+        own |= {"SESSION_NOTES_DATA_DIR": f"{home}/data", "SESSION_NOTES_LISTEN": f"127.0.0.1:{free_port()}"}
+        process = subprocess.Popen(
+            [*program(), "serve", *arguments],
+            env=clean | own | (env or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            said, _ = process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            said, _ = process.communicate(timeout=15)
+            pytest.fail(f"it started: {said}")
+        return process.returncode, " ".join(said.split())
 
 
 @pytest.mark.parametrize(
@@ -40,10 +52,10 @@ def serve(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]
         pytest.param(["--listen", "127.0.0.1"], "127.0.0.1", id="no port"),
         pytest.param(["--listen", "unix:"], "unix:", id="a unix socket without a path"),
         pytest.param(["--listen", "unix:/" + "a" * 120], "107", id="a unix socket's path that is too long"),
-        pytest.param(["--session-ttl", "soon"], "soon", id="a span that is none"),
-        pytest.param(["--session-ttl", "0s"], "0s", id="sessions that expire at once"),
-        pytest.param(["--session-ttl", "-1h"], "-1h", id="a negative span"),
-        pytest.param(["--session-ttl", "24"], "24", id="a span without a unit"),
+        pytest.param(["--session-ttl", "soon"], "--session-ttl", id="a span that is none"),
+        pytest.param(["--session-ttl", "0s"], "--session-ttl", id="sessions that expire at once"),
+        pytest.param(["--session-ttl", "-1h"], "--session-ttl", id="a negative span"),
+        pytest.param(["--session-ttl", "24"], "--session-ttl", id="a span without a unit"),
         pytest.param(["--prefix", "a{b}"], "prefix", id="a prefix that would take over the hash tag"),
         pytest.param(["--prefix", ""], "prefix", id="no prefix"),
         pytest.param(["--data-dir", "/dev/null"], "/dev/null", id="a data directory that is none"),
@@ -52,27 +64,27 @@ def serve(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]
 )
 def test_a_bad_setting(arguments: list[str], said: str) -> None:
     """A setting that cannot be is refused at the start, by name; nobody has to read a traceback."""
-    status, text = serve(*([] if "--listen" in arguments else ["--listen", f"127.0.0.1:{free_port()}"]), *arguments)
-    assert status not in (0, -6, -9, -11)
+    status, text = serve(*arguments)
+    assert status > 0
     assert said in text
     assert "Traceback" not in text
     assert "unexpected" not in text
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "content", "said"),
     [
-        pytest.param("SESSION_NOTES_SESSION_TTL", "soon", id="a span that is none"),
-        pytest.param("SESSION_NOTES_REDIS_URL", "http://localhost", id="a scheme that is no Redis"),
-        pytest.param("SESSION_NOTES_LISTEN", "nowhere", id="an address that is none"),
+        pytest.param("SESSION_NOTES_SESSION_TTL", "soon", "SESSION_NOTES_SESSION_TTL", id="a span that is none"),
+        pytest.param("SESSION_NOTES_REDIS_URL", "http://localhost", "redis://", id="a scheme that is no Redis"),
+        pytest.param("SESSION_NOTES_LISTEN", "nowhere", "nowhere", id="an address that is none"),
     ],
 )
-def test_a_bad_variable(name: str, content: str) -> None:
+def test_a_bad_variable(name: str, content: str, said: str) -> None:
     """A variable that cannot be is refused just as a flag."""
-    status, text = serve(env={"SESSION_NOTES_LISTEN": f"127.0.0.1:{free_port()}", name: content})
-    assert status != 0
+    status, text = serve(env={name: content})
+    assert status > 0
     assert "Traceback" not in text
-    assert content in text or name in text
+    assert said in text
 
 
 def test_help_is_enough_to_start_with() -> None:
@@ -174,8 +186,6 @@ def test_a_wrong_password_is_said_but_not_shown() -> None:
 @pytest.mark.parametrize("url", ["http://user:{}@127.0.0.1", "redis://:{}@127.0.0.1:port", "redis+sentinel://:{}@a:1"])
 def test_a_password_is_not_in_a_refusal(url: str) -> None:
     """A URL that cannot be is refused without showing its password."""
-    before = time.monotonic()
-    status, text = serve("--listen", f"127.0.0.1:{free_port()}", "--redis-url", url.format(SECRET))
-    assert status != 0
+    status, text = serve("--redis-url", url.format(SECRET))
+    assert status > 0
     assert SECRET not in text
-    assert time.monotonic() - before < 15

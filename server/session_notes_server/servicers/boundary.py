@@ -20,6 +20,8 @@ from session_notes_server.store import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
+LAST_CALLS_SECONDS = 0.1
+
 
 class Boundary:
     """Turns servicers into handlers that gRPC can serve, and knows which calls are in flight.
@@ -30,6 +32,7 @@ class Boundary:
 
     def __init__(self) -> None:
         self._in_flight: set[asyncio.Task[Any]] = set()
+        self._stopping = False
 
     def handlers(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
         """Handlers for all methods of a service, by the names its descriptor gives."""
@@ -41,10 +44,21 @@ class Boundary:
             },
         )
 
-    async def drained(self, timeout_seconds: float) -> None:
-        """Wait until no call is in flight: `grpc.aio.Server.stop` returns before handlers it cancelled are done."""
+    async def drain(self, grace_seconds: float) -> None:
+        """Take no new calls, and wait for those in flight; what has not finished by then is ended with a status.
+
+        `grpc.aio.Server.stop` alone ends calls that have just arrived as CANCELLED, which tells a caller nothing, and
+        returns before the handlers it cancelled are done.
+        """
+        self._stopping = True
+        # New calls are refused meanwhile, one by one: whoever is on its way is told why.
+        await asyncio.sleep(LAST_CALLS_SECONDS)
         if self._in_flight:
-            await asyncio.wait(self._in_flight, timeout=timeout_seconds)
+            _, late = await asyncio.wait(self._in_flight, timeout=grace_seconds)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=1.0)
 
     def _handler(self, method: MethodDescriptor, behaviour: Callable[[Any, Any], Awaitable[Message]]) -> Any:
         request_type = GetMessageClass(method.input_type)
@@ -54,6 +68,8 @@ class Boundary:
             assert task is not None  # noqa: S101 - for the type checker: handlers run in tasks
             self._in_flight.add(task)
             try:
+                if self._stopping:
+                    raise errors.shutting_down()
                 response = await behaviour(_parsed(request_type, data), context)
                 return response.SerializeToString()
             except StatusError as error:

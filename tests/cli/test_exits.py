@@ -1,0 +1,194 @@
+"""How commands end: help, health, exit codes, and that neither colour nor a traceback goes where it should not."""
+
+import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.cli.program import Cli
+from tests.support import SERVICES, SessionCalls, Sidecar, free_port, program
+
+COMMANDS = [
+    [], ["serve"], ["replay"], ["health"], ["notes"], ["notes", "get"], ["notes", "write"], ["runs"], ["runs", "begin"],
+    ["runs", "fail"], ["runs", "list"], ["session"], ["session", "get"], ["session", "set"], ["session", "append"],
+    ["session", "delete"], ["session", "list"],
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def nobody() -> Cli:
+    """The program, told of a sidecar that is not there."""
+    return Cli(f"127.0.0.1:{free_port()}")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help(nobody: Cli, command: list[str]) -> None:
+    """With an example for each that does something; the exit codes stand in the first one people see."""
+    ended = nobody.here(*command, "--help")
+    assert (ended.code, ended.err) == (0, "")
+    assert f"Usage: {' '.join(['session-notes', *command])} " in ended.out
+    if command in ([], ["notes"], ["runs"], ["session"]):
+        assert ("Exit codes:" in ended.out) == (not command)
+    else:
+        assert f"session-notes {' '.join(command)}" in ended.out.partition("Example")[2]
+
+
+def test_usage(nobody: Cli) -> None:
+    """Wrong usage is 2, in one line, with what was meant and where to look; the version is for bug reports."""
+    typo, version = nobody.together(["note", "get"], ["--version"])
+    flag, missing, bare = nobody.here("notes", "get", "s", "--bogus"), nobody.here("notes", "get"), nobody.here("notes")
+    assert "did you mean 'notes'" in typo.error.lower()
+    assert "--bogus" in flag.error
+    assert "session-notes notes get --help" in flag.error
+    assert "SESSION" in missing.error
+    assert [typo.code, flag.code, missing.code, bare.code] == [2, 2, 2, 2]
+    assert "write" in bare.out + bare.err
+    assert version.out.startswith("session-notes 0.")
+
+
+def test_health(cli: Cli, sidecar: Sidecar) -> None:
+    """0 only when it serves; a service it does not know is 6."""
+    human, in_json, service, unknown = cli.together(
+        ["health"],
+        ["health", "--json"],
+        ["health", "--service", SERVICES[0]],
+        ["health", "--service", "no.such.Service"],
+    )
+    assert (human.code, human.out) == (0, f"SERVING  the sidecar at {sidecar.target}\n")
+    assert in_json.json == {"target": sidecar.target, "service": "", "status": "serving"}
+    assert service.code == 0
+    assert unknown.code == 6
+    assert "no.such.Service" in unknown.error
+
+
+def test_no_store_is_4() -> None:
+    """The sidecar is there, its store is not: not to be mistaken for "no notes"."""
+    with Sidecar(f"redis://127.0.0.1:{free_port()}/0", wait=False) as sidecar:
+        cli = Cli(sidecar.target)
+        health, notes = cli.together(["health"], ["notes", "get", "s"])
+        in_json = cli.here("health", "--json")
+        write = cli.here("notes", "write", "s", "--summary", "x", "--timeout", "400ms")
+    assert (health.code, in_json.code, notes.code, write.code) == (4, 4, 4, 4)
+    assert health.out.startswith("NOT_SERVING ")
+    assert in_json.json["status"] == "not_serving"
+    assert notes.error == write.error == "the store is unavailable; try again (STORE_UNAVAILABLE)"
+
+
+def test_no_sidecar_is_4(nobody: Cli) -> None:
+    """Said at once by a read, which is never tried again, within the timeout by others; with the address tried."""
+    target = nobody.env["SESSION_NOTES_TARGET"]
+    other = f"127.0.0.1:{free_port()}"
+    ends = [
+        nobody("notes", "get", "s"),
+        nobody.here("health"),
+        nobody.here("runs", "list", "s", "--timeout", "300ms"),
+        nobody.here("session", "set", "s", "a=1"),
+        nobody.here("session", "list", "--timeout", "300ms", "--target", other),
+    ]
+    for ended in ends:
+        assert ended.code == 4
+        assert ended.error.startswith(f"no sidecar answers at {other if ended is ends[-1] else target}: ")
+
+
+def test_what_the_server_says_decides(sidecar: Sidecar) -> None:
+    """Denied is 7, an answer that never comes is 4, what nobody expects is 1, and the server's text is one line."""
+    codes = {
+        "unauthenticated": (grpc.StatusCode.UNAUTHENTICATED, 7),
+        "permission": (grpc.StatusCode.PERMISSION_DENIED, 7),
+        "internal": (grpc.StatusCode.INTERNAL, 1),
+        "invalid": (grpc.StatusCode.INVALID_ARGUMENT, 2),
+        "silent": (None, 4),
+    }
+    with answering({name: code for name, (code, _) in codes.items()}) as target:
+        ends = Cli(target).together(*(["session", "get", name, "--timeout", "2s"] for name in codes))
+        health = Cli(target).here("health")
+    for (_, expected), ended in zip(codes.values(), ends, strict=True):
+        assert ended.code == expected, ended
+        assert ended.error
+    assert "who [bold]are[/bold] you" in ends[0].error
+    assert "\\x1b[31m" in ends[0].error
+    assert health.code == 1
+    assert "UNIMPLEMENTED" in health.error
+
+
+@contextmanager
+def answering(codes: dict[str, grpc.StatusCode | None]) -> Iterator[str]:
+    """A server that answers each session's calls with a status of its own, or not at all."""
+    done = threading.Event()
+
+    def answer(request: bytes, context: Any) -> bytes:
+        name = next(name for name in codes if name.encode() in request)
+        code = codes[name]
+        if code is None:
+            done.wait(30)
+            return b""
+        context.abort(code, "who [bold]are[/bold] you\nand \x1b[31mwhy?")
+        return b""
+
+    server = grpc.server(ThreadPoolExecutor(8))
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(answer)
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICES[1], {"GetSession": handler})])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        done.set()
+        server.stop(None).wait(5)
+
+
+def test_colour_is_for_terminals(cli: Cli, session: SessionCalls) -> None:
+    """Colours on a terminal; none in a pipe, none with NO_COLOR. What somebody wrote colours and moves nothing."""
+    session.write_notes("r1", "[bold red]not[/bold red] :smile: \x1b[31mmine\x1b[0m \x9b2J")
+    piped, piped_json = cli.together(["notes", "get", session.id], ["notes", "get", session.id, "--json"])
+    _, colourful = cli.on_terminal("notes", "get", session.id)
+    _, plain = cli.on_terminal("notes", "get", session.id, env={"NO_COLOR": "1"})
+    _, document = cli.on_terminal("notes", "get", session.id, "--json")
+    literal = r"[bold red]not[/bold red] :smile: \x1b[31mmine\x1b[0m \x9b2J"
+    for shown in (piped.out, plain, colourful):
+        assert literal in shown
+    assert "\x1b" in colourful
+    assert "\x1b[31mmine" not in colourful
+    for shown in (piped.out, plain, piped_json.out, document):
+        assert "\x1b" not in shown
+        assert "\x9b" not in shown
+    assert piped_json.json["notes"]["summary"].endswith("\x1b[0m \x9b2J")
+    assert piped_json.out.count("\n") == 1
+    assert document.count("\n") > 10, "on a terminal JSON is laid out for reading"
+
+
+def test_a_closed_pipe_is_quiet(cli: Cli) -> None:
+    """`session list | head -1` and the like: no complaint, whoever stops reading first."""
+    running = subprocess.Popen(
+        [*program(), "session", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=cli.env
+    )
+    assert running.stdout is not None
+    assert running.stderr is not None
+    running.stdout.close()
+    complaint = running.stderr.read()
+    running.stderr.close()
+    assert (running.wait(30), complaint) == (1, b"")
+
+
+def test_a_terminal_without_the_letters(cli: Cli, session: SessionCalls) -> None:
+    """An encoding that lacks a letter costs that letter, not the command."""
+    session.write_notes("r1", "é → e")
+    human = cli("notes", "get", session.id, env={"PYTHONIOENCODING": "latin-1"}, encoding="latin-1")
+    assert (human.code, human.err) == (0, "")
+    assert "é \\u2192 e" in human.out
+    in_json = cli("notes", "get", session.id, "--json", env={"PYTHONIOENCODING": "latin-1"})
+    assert in_json.json["notes"]["summary"] == "é → e"
+
+
+def test_help_is_quick(nobody: Cli) -> None:
+    """Nobody waits for gRPC, redis or the server to be told a flag's name."""
+    ended = nobody("--help", env={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert (ended.code, "Usage: session-notes " in ended.out) == (0, True)
+    modules = {line.rpartition("|")[2].strip() for line in ended.err.splitlines()}
+    assert "typer" in modules
+    assert not modules & {"grpc", "redis", "google.protobuf", "session_notes"}

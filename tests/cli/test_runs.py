@@ -1,0 +1,73 @@
+"""`runs begin`, `runs fail` and `runs list`."""
+
+from session_notes.v1 import notes_pb2
+
+from tests.cli.program import Cli
+from tests.support import SessionCalls
+
+
+def test_begin(cli: Cli, session: SessionCalls) -> None:
+    """A run by hand: its number, what it sees, the transcript when asked; the same id again is the same run."""
+    session.append_turns(2)
+    begun = cli("runs", "begin", session.id, "--run-id", "r1", "--lease", "1m", "--transcript")
+    assert (begun.code, begun.err) == (0, "")
+    assert "run 1 (r1) of default: running, sees 2 turns" in begun.out
+    assert "  2  user  turn 2\n" in begun.out
+    again, busy, other = cli.together(
+        ["runs", "begin", session.id, "--run-id", "r1", "--transcript", "--json"],
+        ["runs", "begin", session.id, "--only-if-idle"],
+        ["runs", "begin", session.id, "--observer", "other", "--observed-turn", "1", "--json"],
+    )
+    assert again.json["run"]["number"] == 1
+    assert [turn["text"] for turn in again.json["transcript"]] == ["turn 1", "turn 2"]
+    assert busy.code == 5
+    assert "r1" in busy.error
+    assert (other.json["run"]["observer"], other.json["run"]["observed_turn"]) == ("other", 1)
+    assert other.json["run"]["end_time"] is None
+
+
+def test_fail(cli: Cli, session: SessionCalls) -> None:
+    """Recorded with its reason; 6 where there is no such run, 5 where it has written."""
+    session.begin_run("r1")
+    session.begin_run("r2")
+    session.write_notes("written")
+    failed, in_json, unknown, written = cli.together(
+        ["runs", "fail", session.id, "r1", "--reason", "out of [red]quota[/red]"],
+        ["runs", "fail", session.id, "r2", "--json"],
+        ["runs", "fail", session.id, "r3"],
+        ["runs", "fail", session.id, "written"],
+    )
+    assert (failed.code, failed.out) == (0, "run 1 (r1) of default: failed\n")
+    assert (in_json.json["run"]["run_id"], in_json.json["run"]["state"]) == ("r2", "failed")
+    assert (unknown.code, unknown.error) == (6, "there is no such run (RUN_NOT_FOUND)")
+    assert (written.code, written.error) == (5, "this run has written notes (RUN_ALREADY_WRITTEN)")
+    assert session.list_runs().runs[-1].failure == "out of [red]quota[/red]"
+
+
+def test_list(cli: Cli, session: SessionCalls) -> None:
+    """A table, newest first, one line a run however long its failure; --notes adds each one's notes."""
+    session.begin_run("r1", observed_turn=1)
+    session.begin_run("r2")
+    session.fail_run("r2", reason="the [b]model[/b] " + "went away " * 30 + "\nat last")
+    session.write_notes("r1", notes_pb2.Notes(summary="so far", coverage={"goals": 0.5}))
+    table, with_notes, in_json, json_notes, empty = cli.together(
+        ["runs", "list", session.id],
+        ["runs", "list", session.id, "--notes"],
+        ["runs", "list", session.id, "--json"],
+        ["runs", "list", session.id, "--json", "--notes"],
+        ["runs", "list", session.id, "--observer", "other"],
+    )
+    head, second, first = table.out.splitlines()
+    assert head.split() == ["NUMBER", "RUN", "STATE", "SAW", "BEGAN", "ENDED", "FAILURE"]
+    assert second.startswith("2       r2   failed ")
+    assert "the [b]model[/b] went away " in second
+    assert second.endswith("at last")
+    assert first.startswith("1       r1   written  1 turn")
+    assert with_notes.out.startswith(head)
+    assert "run 1 (r1)\n  so far\n" in with_notes.out
+    assert [(run["number"], run["state"], run["notes"]) for run in in_json.json] == [
+        (2, "failed", None),
+        (1, "written", None),
+    ]
+    assert [run["notes"] and run["notes"]["summary"] for run in json_notes.json] == [None, "so far"]
+    assert (empty.code, empty.out) == (0, f"no run on {session.id}\n")

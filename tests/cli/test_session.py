@@ -1,0 +1,150 @@
+"""`session get`, `set`, `append`, `delete` and `list`."""
+
+import json
+from pathlib import Path
+
+from google.protobuf.json_format import MessageToDict
+from session_notes.v1 import turn_pb2
+
+from tests.cli.program import Cli
+from tests.support import SessionCalls, new_session_id, turns
+
+
+def test_set(cli: Cli, session: SessionCalls) -> None:
+    """JSON where it is JSON, else text; what is removed goes, what is not named stays; another version is refused."""
+    session.update_session(set={"kept": 1, "gone": 2})
+    done = cli(
+        "session", "set", session.id, 'goal="refund"', "count=2", "list=[1, {}]", "no=null", "text=a=b [b]c[/b]",
+        'digits="2"', "nan=NaN", "empty=", "--remove", "gone", "--expected-version", "1", "--ttl", "2h",
+    )  # fmt: skip
+    assert (done.code, done.out) == (0, f"{session.id} is at version 2\n")
+    fields = {name: MessageToDict(content) for name, content in session.get_session().fields.items()}
+    assert fields == {
+        "kept": 1, "goal": "refund", "count": 2, "list": [1, {}], "no": None, "text": "a=b [b]c[/b]",
+        "digits": "2", "nan": "NaN", "empty": "",
+    }  # fmt: skip
+    assert 7000 < session.get_session().expires_in.seconds <= 7200
+
+    refused = cli("session", "set", session.id, "count=3", "--expected-version", "1")
+    nothing = cli.here("session", "set", session.id)
+    nameless = cli.here("session", "set", session.id, "count")
+    twice = cli.here("session", "set", session.id, "a=1", "a=2")
+    assert (refused.code, refused.error) == (5, "the session is at version 2, not 1 (VERSION_MISMATCH)")
+    assert (nothing.code, nameless.code, twice.code) == (2, 2, 2)
+    assert "nothing to change" in nothing.error
+    assert "write NAME=VALUE, not 'count'" in nameless.error
+    assert "twice" in twice.error
+    in_json = cli("session", "set", session.id, "count=3", "--json").json
+    assert (in_json["session_id"], in_json["version"]) == (session.id, 3)
+    assert in_json["update_time"].endswith("Z")
+
+
+def test_append(cli: Cli, session: SessionCalls, tmp_path: Path) -> None:
+    """Pairs, or JSON lines; a transcript of another length is refused."""
+    said = cli("session", "append", session.id, "user", "hello", "primary", "", "--expected-turn-count", "0")
+    assert (said.code, said.out) == (0, f"{session.id} has 2 turns\n")
+    file = tmp_path / "turns.jsonl"
+    lines = [
+        {"speaker": "user", "text": "[u]é[/u]", "time": "2026-01-31T13:00:00+01:00", "extra": {"n": 1}},
+        {"speaker": "primary", "text": "bye", "time": None},
+    ]
+    file.write_text("\n\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\r\n")
+    assert cli("session", "append", session.id, "--file", str(file), "--json").json == {
+        "session_id": session.id,
+        "turn_count": 4,
+    }
+    stored = session.get_session(include_turns=True).turns
+    assert stored[1] == turn_pb2.Turn(speaker="primary")
+    assert (stored[2].text, stored[2].time.ToJsonString(), stored[2].extra["n"]) == (
+        "[u]é[/u]",
+        "2026-01-31T12:00:00Z",
+        1,
+    )
+    assert not stored[3].HasField("time")
+
+    refused = cli("session", "append", session.id, "user", "x", "--expected-turn-count", "2")
+    odd = cli.here("session", "append", session.id, "user")
+    none = cli.here("session", "append", session.id)
+    assert (odd.code, none.code, refused.code) == (2, 2, 5)
+    assert "after the speaker 'user' there is no text" in odd.error
+    assert "--file" in none.error
+    assert refused.error == "the transcript has 4 turns, not 2 (TURN_COUNT_MISMATCH)"
+    for stdin, why in (
+        ('{"speaker": "a", "text": "b"}\n{"speaker"', "line 2: not valid JSON"),
+        ('{"speaker": "a"}', "line 1: text must be a string"),
+        ('{"speaker": "a", "text": "b", "time": "2026-01-31T13:00:00"}', "line 1: time must be"),
+    ):
+        ended = cli.here("session", "append", session.id, "--file", "-", stdin=stdin)
+        assert ended.code == 2
+        assert why in ended.error
+    assert session.get_session().turn_count == 4
+
+
+def test_get(cli: Cli, session: SessionCalls) -> None:
+    """Fields, each observer's notes in words, turns when asked, numbered as they were said; 6 where there is none."""
+    session.update_session(set={"goal": "[red]refund[/red]"})
+    session.append_turns(turns(3))
+    session.write_notes("r1", observed_turn=1, observer="coach")
+    human, in_json, json_turns, missing = cli.together(
+        ["session", "get", session.id, "--turns"],
+        ["session", "get", session.id, "--json"],
+        ["session", "get", session.id, "--json", "--turns"],
+        ["session", "get", new_session_id(), "--json"],
+    )
+    assert (human.code, human.err) == (0, "")
+    first, second, *rest = human.out.splitlines()
+    assert first == f"{session.id}  version 1, 3 turns"
+    assert second.endswith("expires in 24 h")
+    assert '  goal  "[red]refund[/red]"' in rest
+    assert any(line.startswith("  coach  ready: written ") and line.endswith("2 turns behind") for line in rest)
+    assert rest[-1] == "  3  user  turn 3"
+    document = in_json.json
+    assert (document["version"], document["turn_count"], document["turns"]) == (1, 3, [])
+    assert document["fields"] == {"goal": "[red]refund[/red]"}
+    assert document["notes"]["coach"]["turns_behind"] == 2
+    assert 80_000 < document["expires_in_seconds"] <= 86_400
+    assert json_turns.json["turns"][2] == {"speaker": "user", "text": "turn 3", "time": None, "extra": {}}
+    assert missing.code == 6
+    assert missing.error.startswith("there is no session ")
+
+
+def test_delete_asks_first(cli: Cli, session: SessionCalls) -> None:
+    """On a terminal it asks; where nobody can be asked it wants --yes. One that is not there is no error."""
+    session.append_turns(1)
+    unasked = cli("session", "delete", session.id)
+    assert unasked.code == 2
+    assert "--yes" in unasked.error
+    code, screen = cli.on_terminal("session", "delete", session.id, types="n\n")
+    assert code == 1
+    assert f"Delete session {session.id} for good? [y/N]: " in screen
+    assert session.get_session().turn_count == 1
+    code, screen = cli.on_terminal("session", "delete", session.id, types="y\n")
+    assert code == 0
+    assert screen.rstrip().endswith("deleted")
+    assert session.get_session().turn_count == 0
+    again, in_json = cli.together(
+        ["session", "delete", session.id, "--yes"], ["session", "delete", session.id, "-y", "--json"]
+    )
+    assert (again.code, again.out) == (0, f"there was no session {session.id}\n")
+    assert in_json.json == {"session_id": session.id, "existed": False}
+
+
+def test_list(cli: Cli, session: SessionCalls) -> None:
+    """Each once, the last changed first."""
+    older = SessionCalls(session.channel, new_session_id())
+    older.append_turns(2)
+    session.update_session(set={"a": 1})
+    session.write_notes("r1", observer="coach")
+    table, in_json = cli.together(["session", "list"], ["session", "list", "--json"])
+    head, *rows = table.out.splitlines()
+    assert head == head.upper()
+    cells = {row.split()[0]: row.split()[1:] for row in rows}
+    assert len(cells) == len(rows)
+    assert list(cells).index(session.id) < list(cells).index(older.id)
+    assert cells[session.id][:2] == ["1", "0"]
+    assert cells[session.id][-1] == "coach"
+    assert cells[older.id][:2] == ["0", "2"]
+    by_id = {one["session_id"]: one for one in in_json.json}
+    assert by_id[older.id]["turn_count"] == 2
+    assert by_id[session.id]["observers"] == ["coach"]
+    assert by_id[session.id]["update_time"].endswith("Z")
