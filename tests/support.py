@@ -78,7 +78,8 @@ class Sidecar:
     Args:
         redis_url: Its store; None: the embedded one, in `data_dir`.
         data_dir: Its data directory; None: a new one, removed at the end.
-        flags: Further arguments of `serve`.
+        flags: Further arguments of `serve`. Its time limits at the store are longer than by default, unless these say
+            otherwise: tests share a few cores with each other.
         env: Further environment variables.
         prefix: As `--prefix`; not passed on when it is the default.
         listen: Where it listens; None: a free loopback port.
@@ -116,7 +117,7 @@ class Sidecar:
             self._command = [*program(), "serve"]
             self._env |= {"SESSION_NOTES_LISTEN": self.target, "SESSION_NOTES_DATA_DIR": str(self.data_dir)}
         self._command += ["--prefix", prefix] if prefix != DEFAULT_PREFIX else []
-        self._command += flags
+        self._command += ["--notes-timeout", "5s", "--store-timeout", "5s", *flags]
 
     def __enter__(self) -> Self:
         try:

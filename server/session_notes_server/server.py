@@ -81,8 +81,8 @@ async def serve(settings: Settings) -> None:
             log.info("stopping: no new calls, at most %.0f s for those in flight", settings.grace.total_seconds())
             await health.servicer.enter_graceful_shutdown()
             await boundary.drain(settings.grace.total_seconds())
-            # What is left are streams, of health and reflection, that would never end by themselves, and last answers on
-            # their way out.
+            # What is left are streams, of health and reflection, that would never end by themselves, and last answers
+            # on their way out.
             await server.stop(STREAMS_GRACE_SECONDS)
     log.info("stopped")
 

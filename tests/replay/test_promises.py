@@ -91,7 +91,7 @@ def _superseded_read(session: SessionHistory) -> None:
 
 
 DOCTORED = [
-    ("every call is answered", _refused, "a refused call"),
+    ("no call is refused", _refused, "a refused call"),
     ("nothing lost: the transcript", _back(turns=lambda back: back.turns[:-1]), "the last turn"),
     ("nothing lost: the transcript", _back(turns=lambda back: back.turns[::-1]), "the order"),
     ("nothing lost: the transcript", _back(turn_count=lambda back: 5), "a turn too many"),

@@ -152,7 +152,7 @@ def test_a_meddler_is_found_out(sidecar: Sidecar, transcripts: Path):
     done = ended(process)
     assert done.code == 1, done.err
     broken = done.broken()
-    assert "TurnCountMismatch" in broken["every call is answered"]
+    assert "TurnCountMismatch" in broken["no call is refused"]
     assert played[0] in broken["nothing lost: the transcript"]
     assert played[0] in broken["nothing foreign, nothing torn"]
     assert not done.told["ok"]

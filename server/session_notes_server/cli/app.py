@@ -8,6 +8,7 @@ from session_notes_server.cli import notes, runs, session
 from session_notes_server.cli.exits import EXIT_CODES_HELP, Program
 from session_notes_server.cli.health import health
 from session_notes_server.cli.serve import serve
+from session_notes_server.replay import replay
 
 app = typer.Typer(
     name="session-notes",
@@ -26,6 +27,7 @@ app.command(epilog="Example: session-notes health --service session_notes.v1.Ses
 app.add_typer(notes.app, name="notes")
 app.add_typer(runs.app, name="runs")
 app.add_typer(session.app, name="session")
+app.command(epilog="Example: session-notes replay transcripts.jsonl --sessions 200")(replay)
 
 
 def _version(asked: bool) -> None:

@@ -24,12 +24,12 @@ def write(document: Any) -> None:
 
 
 def value(content: Any) -> Any:
-    """A JSON value as it was sent: the wire makes a float of every number, also of whole ones."""
+    """A JSON value as it was sent: the wire makes a float of every number, and forgets the order of names."""
     match content:
         case float() if content.is_integer() and abs(content) <= _EXACT:
             return int(content)
         case Mapping():
-            return {name: value(item) for name, item in content.items()}
+            return {name: value(item) for name, item in sorted(content.items())}
         case list() | tuple():
             return [value(item) for item in content]
     return content
@@ -50,7 +50,7 @@ def notes(content: "Notes | None") -> dict[str, Any] | None:
     if content is None:
         return None
     return {
-        "coverage": dict(content.coverage),
+        "coverage": dict(sorted(content.coverage.items())),
         "issues": [
             {"text": issue.text, "severity": issue.severity.value, "turn": issue.turn} for issue in content.issues
         ],

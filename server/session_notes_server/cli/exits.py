@@ -1,5 +1,6 @@
 """How a command ends: the exit codes, and the one line on stderr that goes with each but 0."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +11,8 @@ from typing import Any
 
 import typer
 from typer.core import TyperGroup
+
+log = logging.getLogger(__name__)
 
 _TRACEBACK_VARIABLE = "SESSION_NOTES_TRACEBACK"
 
@@ -76,8 +79,10 @@ def failure_of(error: Exception, target: str = "") -> Failure:
             return no_answer(target, message)
         case client.Unavailable():
             code = ExitCode.UNAVAILABLE
-        case client.VersionMismatch() | client.TurnCountMismatch():
-            message, code = f"{message}: {error.actual}", ExitCode.REFUSED
+        case client.VersionMismatch(actual=int(actual), metadata={"expected": expected}):
+            message, code = f"the session is at version {actual}, not {expected}", ExitCode.REFUSED
+        case client.TurnCountMismatch(actual=int(actual), metadata={"expected": expected}):
+            message, code = f"the transcript has {actual} turns, not {expected}", ExitCode.REFUSED
         case client.Conflict() | client.RunAlreadyWritten() | client.RunAlreadyFailed() | client.SessionDeleted():
             code = ExitCode.REFUSED
         case client.RunInFlight():
@@ -97,13 +102,15 @@ def failure_of(error: Exception, target: str = "") -> Failure:
 def no_answer(target: str, details: str) -> Failure:
     """The failure to reach a sidecar; `details` are gRPC's."""
     # They tell the whole story of an attempt to connect; its end is what matters.
-    return Failure(f"no sidecar answers at {target}: {details.rpartition(': ')[2]}", ExitCode.UNAVAILABLE)
+    where = f" at {target}" if target else ""
+    return Failure(f"no sidecar answers{where}: {details.rpartition(': ')[2].rstrip(']')}", ExitCode.UNAVAILABLE)
 
 
 class Program(TyperGroup):
     """The commands, and the promise that no traceback reaches a person.
 
-    Every error is one line on stderr, `error: …`. Whoever looks for a bug sets SESSION_NOTES_TRACEBACK=1.
+    Every error is one line on stderr, `error: …`. Whoever looks for a bug sets SESSION_NOTES_TRACEBACK=1, or has
+    `serve -v` log it.
     """
 
     def main(
@@ -127,11 +134,6 @@ def _ended(run: Callable[[], Any]) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         code = run()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has seen enough. What Python still flushes at its end must not fail either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.UNEXPECTED
     except typer.Abort:
         return _say("nothing done", ExitCode.UNEXPECTED)
     except _UsageError as error:
@@ -140,6 +142,7 @@ def _ended(run: Callable[[], Any]) -> int:
         if os.environ.get(_TRACEBACK_VARIABLE):
             raise
         failure = error if isinstance(error, Failure) else failure_of(error)
+        log.debug("ended by", exc_info=True)
         return _say(str(failure), failure.code)
     return code if isinstance(code, int) else ExitCode.OK
 

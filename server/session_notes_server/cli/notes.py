@@ -106,6 +106,7 @@ def write(
     file: Annotated[
         Path | None,
         typer.Option(
+            "--file",
             metavar="FILE",
             help="Take the notes from a file instead, - for stdin: what `notes get --json` has under `notes`.",
         ),
@@ -133,8 +134,8 @@ def write(
 ) -> None:
     """Write the notes of a run.
 
-    They become the current ones, unless a newer run has written: then they go to the history alone, and the exit code
-    is 5. The same notes for the same run again change nothing.
+    They become the current ones, unless a newer run has written: then they go to the history alone, exit code 5.
+    The same notes for the same run again change nothing.
     """
     from session_notes import WriteOutcome
 
@@ -150,9 +151,7 @@ def write(
     if file is not None and any(given.values()):
         raise wrong("--file", "give the notes in a file or in options, not both")
     if file is None and not any(given.values()):
-        raise typer.BadParameter(
-            "there is nothing to write; empty notes come from a file that says {}", param_hint="'--summary' / '--file'"
-        )
+        raise wrong("nothing to write", "give --summary or another part, or a --file; {} in it makes empty notes")
     notes = _notes(given if file is None else json_object("--file", text_of(file)))
     with observing(target, timeout, observer) as client:
         result = client.write_notes(session_id, notes, run_id=run_id, observed_turn=observed_turn, ttl=ttl)

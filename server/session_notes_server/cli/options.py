@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from session_notes_server.cli.exits import failure_of
+from session_notes_server.cli.exits import ExitCode, Failure, failure_of
 
 if TYPE_CHECKING:
     from session_notes import ObserverClient, PrimaryClient
@@ -47,7 +47,7 @@ def span(text: str | timedelta) -> timedelta:
 
 
 SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="The session's id.", show_default=False)]
-Observer = Annotated[str, typer.Option("--observer", metavar="NAME", help="Whose notes.", show_default="default")]
+Observer = Annotated[str, typer.Option("--observer", metavar="NAME", help="Which observer.", show_default="default")]
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document, for scripts.", rich_help_panel="Common options")
@@ -100,9 +100,9 @@ def observing(target: str, timeout: timedelta, observer: str) -> Iterator["Obser
         raise failure_of(error, target) from error
 
 
-def wrong(option: str, message: str) -> typer.BadParameter:
-    """The usage error that names the option, and is worded as typer's own."""
-    return typer.BadParameter(message, param_hint=f"'{option}'")
+def wrong(what: str, message: str) -> Failure:
+    """The usage error that names the option or argument at fault."""
+    return Failure(f"{what}: {message}", ExitCode.USAGE)
 
 
 def named(option: str, text: str) -> tuple[str, str]:

@@ -75,6 +75,26 @@ def serve(
             show_default=f"{_DEFAULTS.session_ttl // timedelta(hours=1)}h",
         ),
     ] = _DEFAULTS.session_ttl,
+    notes_timeout: Annotated[
+        timedelta,
+        typer.Option(
+            parser=span,
+            metavar="SPAN",
+            envvar="SESSION_NOTES_NOTES_TIMEOUT",
+            help="How long GetNotes may wait for Redis before it answers UNAVAILABLE.",
+            show_default=f"{_DEFAULTS.notes_timeout // timedelta(milliseconds=1)}ms",
+        ),
+    ] = _DEFAULTS.notes_timeout,
+    store_timeout: Annotated[
+        timedelta,
+        typer.Option(
+            parser=span,
+            metavar="SPAN",
+            envvar="SESSION_NOTES_STORE_TIMEOUT",
+            help="How long any other call may wait for Redis before it answers UNAVAILABLE.",
+            show_default=f"{_DEFAULTS.store_timeout // timedelta(seconds=1)}s",
+        ),
+    ] = _DEFAULTS.store_timeout,
     grace: Annotated[
         timedelta,
         typer.Option(
@@ -88,16 +108,16 @@ def serve(
     max_notes_bytes: Annotated[
         int,
         typer.Option(min=1, envvar="SESSION_NOTES_MAX_NOTES_BYTES", help="Largest notes document or session field."),
-    ] = Limits().notes_bytes,
+    ] = _DEFAULTS.limits.notes_bytes,
     max_turn_bytes: Annotated[
         int, typer.Option(min=1, envvar="SESSION_NOTES_MAX_TURN_BYTES", help="Largest turn.")
-    ] = Limits().turn_bytes,
+    ] = _DEFAULTS.limits.turn_bytes,
     max_batch: Annotated[
         int, typer.Option(min=1, envvar="SESSION_NOTES_MAX_BATCH", help="Most requests in one BatchGetNotes.")
-    ] = Limits().batch_requests,
+    ] = _DEFAULTS.limits.batch_requests,
     max_message_bytes: Annotated[
         int, typer.Option(min=1, envvar="SESSION_NOTES_MAX_MESSAGE_BYTES", help="Largest request message.")
-    ] = Limits().message_bytes,
+    ] = _DEFAULTS.limits.message_bytes,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more than changes of state.")] = False,
 ) -> None:
     """Start the sidecar.
@@ -121,6 +141,8 @@ def serve(
         data_dir=data_dir or default_data_dir(),
         prefix=prefix,
         session_ttl=session_ttl,
+        notes_timeout=notes_timeout,
+        store_timeout=store_timeout,
         grace=grace,
         limits=Limits(max_notes_bytes, max_turn_bytes, max_batch, max_message_bytes),
     )

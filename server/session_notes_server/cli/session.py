@@ -56,15 +56,15 @@ def get(
 
 @app.command(
     "set",
-    epilog='Examples:\n  session-notes session set s1 goal=refund attempts=2 \'items=\\["a", "b"]\'\n\n'
-    "session-notes session set s1 --remove goal --expected-version 3 --ttl 2h",
+    epilog='Examples:\n  session-notes session set s1 goal=refund attempts=2 \'items=\\["a", "b"]\'\n'
+    "  session-notes session set s1 --remove goal --expected-version 3 --ttl 2h",
 )
 def set_(
     session_id: SessionId,
     fields: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME=VALUE]...",
+            metavar="NAME=VALUE",
             help="Fields to set. A value that is JSON is taken as JSON, else as text; "
             "for the text 2 write '\"2\"', in both quotes.",
             show_default=False,
@@ -95,10 +95,10 @@ def set_(
 
     given = [named("NAME=VALUE", text) for text in fields or ()]
     if not given and not remove and ttl is None:
-        raise typer.BadParameter("there is nothing to change", param_hint="'NAME=VALUE' / '--remove' / '--ttl'")
+        raise wrong("nothing to change", "give NAME=VALUE, --remove or --ttl")
     changes = {name: _field_value(text) for name, text in given}
     if len(changes) < len(given):
-        raise wrong("NAME=VALUE", "a field is set twice")
+        raise wrong("NAME=VALUE", "one field is set twice")
     with primary(target, timeout) as client:
         result = client.update_session(
             session_id, changes, remove=remove or (), expected_version=expected_version, ttl=ttl
@@ -118,11 +118,12 @@ def append(
     session_id: SessionId,
     turns: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SPEAKER TEXT]...", help="What was said, oldest first.", show_default=False),
+        typer.Argument(metavar="SPEAKER TEXT", help="What was said, oldest first.", show_default=False),
     ] = None,
     file: Annotated[
         Path | None,
         typer.Option(
+            "--file",
             metavar="FILE",
             help="Take the turns from a file instead, - for stdin: one JSON object a line, with speaker, text, "
             "time, extra.",
@@ -143,7 +144,9 @@ def append(
 
     given = turns or []
     if (file is None) == (not given):
-        raise typer.BadParameter("give the turns here, or in a file", param_hint="'SPEAKER TEXT' / '--file'")
+        raise wrong(
+            "turns", "give SPEAKER TEXT …, or a --file" if file is None else "give SPEAKER TEXT … or a --file, not both"
+        )
     if len(given) % 2:
         raise wrong("SPEAKER TEXT", f"after the speaker {given[-1]!r} there is no text")
     said = [Turn(*pair) for pair in zip(given[::2], given[1::2], strict=True)]
@@ -172,7 +175,7 @@ def delete(
     from session_notes_server.cli import documents, show
 
     if not yes and not sys.stdin.isatty():
-        raise wrong("--yes", "is needed, as there is no terminal to ask on")
+        raise wrong("--yes", "needed, as there is no terminal to ask on")
     if not yes:
         typer.confirm(f"Delete session {show.plain(session_id)} for good?", abort=True, err=True)
     with primary(target, timeout) as client:

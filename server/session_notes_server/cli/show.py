@@ -7,9 +7,11 @@ characters made visible, so that nobody's text can move the cursor or colour the
 import json
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -22,7 +24,7 @@ _SEVERITY_STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 _STATE_STYLES = {"written": "green", "running": "cyan", "failed": "red", "abandoned": "red", "superseded": "yellow"}
 _READINESS = {
     "never_run": "no observer of this name has run on this session yet",
-    "running": "no notes yet; the first run is at work",
+    "running": "no notes yet; a run is at work",
     "ready": "there are notes",
     "failed": "no notes; the latest run ended without any",
     "expired": "there were notes, and their time to live has passed",
@@ -45,8 +47,15 @@ def plain(text: str, *, lines: bool = False) -> str:
 def out(*parts: "RenderableType") -> None:
     """Prints on stdout."""
     console = _console()
-    for part in parts:
-        console.print(part, soft_wrap=not console.is_terminal)
+    if console.is_terminal:
+        for part in parts:
+            console.print(part)
+        return
+    with console.capture() as captured:
+        for part in parts:
+            console.print(part)
+    # Tables fill their cells with spaces, which is of no use here.
+    typer.echo("\n".join(text.rstrip() for text in captured.get().removesuffix("\n").split("\n")))
 
 
 def line(*parts: str | tuple[str, str]) -> "Text":
@@ -72,8 +81,15 @@ def ago(age: timedelta) -> str:
 
 
 def left(span: timedelta | None) -> str:
-    """What is left of something. Rounded: of 24 hours just set, no one wants to read 23."""
-    return "-" if span is None else amount(timedelta(seconds=round(span.total_seconds())))
+    """What is left of something, in two units: of 24 hours just set, no one wants to read 23."""
+    if span is None:
+        return "-"
+    seconds = span.total_seconds()
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if minutes < 60:
+        return amount(timedelta(seconds=round(seconds) if seconds < 60 else minutes * 60))
+    (many, few), units = (divmod(minutes, 60), ("h", "min")) if hours < 48 else (divmod(hours, 24), ("d", "h"))
+    return f"{many} {units[0]} {few} {units[1]}" if few else f"{many} {units[0]}"
 
 
 def moment(time: datetime | None) -> str:
@@ -119,40 +135,33 @@ def show_reading(reading: "Reading", *, bounded: bool) -> None:
 
 
 def _show_notes(notes: "Notes") -> None:
-    from rich.padding import Padding
-
-    for part in _notes_parts(notes):
-        out(Padding(part, (0, 0, 0, 2), expand=False))
-
-
-def _notes_parts(notes: "Notes") -> "Iterator[RenderableType]":
     from rich.text import Text
 
     if notes.summary:
-        yield Text(plain(notes.summary, lines=True))
+        out(Text("\n".join(f"  {text}" for text in plain(notes.summary, lines=True).split("\n"))))
     if notes.coverage:
-        yield line(("coverage", "bold"))
+        out(line(("  coverage", "bold")))
         table = _grid()
         for topic, share in sorted(notes.coverage.items()):
             full = round(share * _BAR_CELLS)
-            table.add_row(line("  ", topic), line("█" * full + "░" * (_BAR_CELLS - full)), line(f"{share:.0%}"))
-        yield table
+            table.add_row(line("    ", topic), line("█" * full + "░" * (_BAR_CELLS - full)), line(f"{share:.0%}"))
+        out(table)
     if notes.issues:
-        yield line(("issues", "bold"))
+        out(line(("  issues", "bold")))
         table = _grid()
         for issue in notes.issues:
             severity = issue.severity.value if issue.severity.value != "unspecified" else "-"
             turn = line((f"turn {issue.turn}", "dim") if issue.turn is not None else "")
-            table.add_row(line("  ", (severity, _SEVERITY_STYLES.get(severity, ""))), line(issue.text), turn)
-        yield table
+            table.add_row(line("    ", (severity, _SEVERITY_STYLES.get(severity, ""))), line(issue.text), turn)
+        out(table)
     if notes.follow_up_suggestions:
-        yield line(("suggestions", "bold"))
+        out(line(("  suggestions", "bold")))
         for number, suggestion in enumerate(notes.follow_up_suggestions, 1):
-            yield line(f"  {number}. {suggestion}")
+            out(line(f"    {number}. {suggestion}"))
     if notes.extra:
-        yield line(("extra  ", "bold"), _json(notes.extra))
+        out(line(("  extra", "bold"), f"  {_json(notes.extra)}"))
     if not any((notes.summary, notes.coverage, notes.issues, notes.follow_up_suggestions, notes.extra)):
-        yield line(("the notes are empty", "dim"))
+        out(line(("  the notes are empty", "dim")))
 
 
 def show_runs(session_id: str, runs: "Sequence[Run]", *, notes: bool) -> None:
