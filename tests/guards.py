@@ -1,7 +1,7 @@
 """Takes each guard of `guards.toml` out of a copy of the sidecar, and sees the test that should notice go red.
 
-A test that cannot fail proves nothing. Run it with `make guards`; it takes some minutes. A guard that is no longer found
-in the code, or a test that stays green, fails the run.
+A test that cannot fail proves nothing. Run it with `make guards`; it takes some minutes. A guard that is not found any
+more in the code, or a test that stays green, fails the run.
 """
 
 import os

@@ -19,10 +19,10 @@ SLOTS_PER_TOPIC = 8
 
 def analyse(session_id: str, run_id: str, transcript: Sequence[Turn]) -> Notes:
     """The notes of one run on the transcript it was given."""
-    slots = transcript[-1].extra["slots"] if transcript else []
+    slots = _slots(transcript[-1]) if transcript else []
     known = Counter(slot.partition(".")[0] or slot for slot in slots)
     coverage = {topic: min(1.0, count / SLOTS_PER_TOPIC) for topic, count in known.items()}
-    markers = sorted({turn.extra["marker"] for turn in transcript})
+    markers = sorted({_marker(turn) for turn in transcript})
     return Notes(
         coverage=coverage,
         issues=_open_question(transcript),
@@ -40,8 +40,18 @@ def analyse(session_id: str, run_id: str, transcript: Sequence[Turn]) -> Notes:
 
 def checksum(transcript: Sequence[Turn]) -> str:
     """Another one for a transcript that differs anywhere."""
-    said = [[turn.speaker, turn.text, turn.extra["marker"], turn.extra["slots"]] for turn in transcript]
+    said = [[turn.speaker, turn.text, _marker(turn), _slots(turn)] for turn in transcript]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def _marker(turn: Turn) -> str:
+    # A turn that somebody else smuggled in has none, and is to be told of, not to be stumbled over.
+    return str(turn.extra.get("marker", "unmarked"))
+
+
+def _slots(turn: Turn) -> list[str]:
+    slots = turn.extra.get("slots")
+    return list(map(str, slots)) if isinstance(slots, list) else []
 
 
 def _open_question(transcript: Sequence[Turn]) -> list[Issue]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -75,7 +75,7 @@ class Read:
             fresh=reading.fresh,
             age_us=span_us(reading.age),
             snapshot_age_us=span_us(reading.snapshot_age),
-            write_time_us=time_us(reading.write_time),
+            write_time_us=time_us(reading.write_time) if reading.write_time else None,
             observed_turn=reading.observed_turn,
             turns_behind=reading.turns_behind,
             run_id=run.run_id if run else None,
@@ -84,6 +84,11 @@ class Read:
             latest_number=reading.latest_run.number if reading.latest_run else None,
             notes=notes_json(reading.notes) if reading.notes is not None else None,
         )
+
+    @property
+    def answered(self) -> bool:
+        """Whether the sidecar answered at all."""
+        return self.readiness != "unavailable"
 
     @property
     def ready(self) -> bool:
@@ -138,9 +143,10 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class OutOfReach:
-    """The sidecar could not be reached, and the program gave up."""
+    """The sidecar could not be reached, and the program gave up; `reason` as the sidecar named it, if it did."""
 
     error: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +165,9 @@ _KINDS: Mapping[str, type[Record]] = {
 
 def to_line(record: Record) -> str:
     """A record as a JSON line."""
-    return json.dumps([type(record).__name__, asdict(record)]) + "\n"
+    # Not `asdict`, which would copy the notes first.
+    content = {part.name: getattr(record, part.name) for part in fields(record)}
+    return json.dumps([type(record).__name__, content]) + "\n"
 
 
 def from_line(line: str | bytes) -> Record:
@@ -222,7 +230,6 @@ class History:
     def __init__(self, plans: Iterable[PlannedSession]) -> None:
         self.sessions = {plan.session_id: SessionHistory(plan) for plan in plans}
         self.latencies: dict[str, list[float]] = defaultdict(list)
-        self.out_of_reach: str | None = None
 
     @property
     def calls(self) -> int:
@@ -230,7 +237,7 @@ class History:
         return sum(map(len, self.latencies.values()))
 
     def add(self, record: Record) -> None:
-        """Takes a record in."""
+        """Takes a record in; one that is about no session and no call does not matter here."""
         match record:
             case Read():
                 self.sessions[record.session_id].reads.append(record)
@@ -242,8 +249,6 @@ class History:
                 self.sessions[record.session_id].unwritten.append(record)
             case Refused():
                 self.sessions[record.session_id].refused.append(record)
-            case OutOfReach():
-                self.out_of_reach = self.out_of_reach or record.error
             case Latencies():
                 self.latencies[record.rpc] += record.milliseconds
 
@@ -264,6 +269,6 @@ def span_us(span: timedelta | None) -> int | None:
     return None if span is None else span // _MICROSECOND
 
 
-def time_us(time: datetime | None) -> int | None:
+def time_us(time: datetime) -> int:
     """A time in microseconds since 1970."""
-    return None if time is None else (time - _EPOCH) // _MICROSECOND
+    return (time - _EPOCH) // _MICROSECOND

@@ -1,8 +1,8 @@
 """The observer of a replay, a program of its own: a thread pool that goes over the sessions on its own schedule.
 
-It knows the sessions' ids and nothing else of them; what was said it has from the sidecar. A round asks for all sessions
-at once how far their notes are behind, and has a look at those that moved on. The analysis takes a simulated time; some
-runs are slow, so that newer ones overtake them, some write twice, some fail, some go silent.
+It knows the sessions' ids and nothing else of them; what was said it has from the sidecar. A round asks for all
+sessions at once how far their notes are behind, and has a look at those that moved on. The analysis takes a simulated
+time; some runs are slow, so that newer ones overtake them, some write twice, some fail, some go silent.
 
 Run by `play`, as `python -m session_notes_server.replay.observer`.
 """
@@ -18,7 +18,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum, auto
 
-from session_notes import ActiveRun, Notes, ObserverClient, PrimaryClient, SessionNotesError, Unavailable, WriteResult
+from session_notes import (
+    ActiveRun,
+    Notes,
+    ObserverClient,
+    PrimaryClient,
+    Readiness,
+    SessionNotesError,
+    Unavailable,
+    WriteResult,
+)
 
 from session_notes_server.replay.analysis import analyse
 from session_notes_server.replay.history import Begun, OutOfReach, Refused, Unwritten, Written, notes_json, time_us
@@ -26,8 +35,8 @@ from session_notes_server.replay.plan import OBSERVER
 from session_notes_server.replay.programs import Report, read_job, wait_for_stop
 
 CALL_TIMEOUT = timedelta(seconds=20)
-ROUND_SECONDS = 0.05
-GLANCES_A_ROUND = 25
+ROUND_SECONDS = 0.2
+GLANCES_A_ROUND = 50
 """How many sessions that have no notes yet it looks at in a round."""
 
 BATCH = 1000
@@ -64,13 +73,45 @@ class ObserverJob:
 
 @dataclass(slots=True)
 class Observed:
-    """A session as the observer knows it. `visits` counts the looks it had; `held`: one is under way."""
+    """A session as the observer knows it.
+
+    Attributes:
+        spoken: Whether something has been said in it.
+        visits: How many looks it had.
+        holder: The visit that keeps others away; None: the next round may have a look.
+    """
 
     index: int
     session_id: str
     spoken: bool = False
     visits: int = 0
-    held: bool = False
+    holder: int | None = None
+
+    def hold(self) -> int:
+        """Begins a visit."""
+        self.visits += 1
+        self.holder = self.visits
+        return self.visits
+
+    def release(self, visit: int) -> None:
+        """Lets the next visit come, unless it has."""
+        if self.holder == visit:
+            self.holder = None
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One look at a session; `number` counts from 1, and `chance` is its own, whichever thread it runs in."""
+
+    session: Observed
+    number: int
+    fate: Fate
+    chance: random.Random
+
+    @property
+    def run_id(self) -> str:
+        """The id of its run."""
+        return f"run-{self.number}"
 
 
 class Observer:
@@ -100,78 +141,92 @@ class Observer:
                 try:
                     while not self.stop.is_set():
                         for session in self._due():
-                            session.held = True
-                            session.visits += 1
-                            pool.submit(self._visit, session).add_done_callback(self._visited)
+                            pool.submit(self._visit, session, session.hold()).add_done_callback(self._visited)
                         self.stop.wait(ROUND_SECONDS)
                 finally:
                     self.stop.set()
             if self._crash is not None:
                 raise self._crash
         except Unavailable as error:
-            self._report.add(OutOfReach(str(error)))
+            self._report.add(OutOfReach(str(error), error.reason))
 
     def _due(self) -> list[Observed]:
         """The sessions whose notes are behind, and some of those that have none."""
         behind, without = [], []
-        free = [session for session in self._sessions if not session.held]
+        free = [session for session in self._sessions if session.holder is None]
         for start in range(0, len(free), BATCH):
             part = free[start : start + BATCH]
             with self._report.timed("BatchGetNotes"):
                 readings = self._primary.batch_get_notes(
-                    [session.session_id for session in part], observer=OBSERVER, timeout=CALL_TIMEOUT
+                    [session.session_id for session in part],
+                    observer=OBSERVER,
+                    timeout=CALL_TIMEOUT,
+                    unavailable_ok=True,
                 )
             for session, reading in zip(part, readings, strict=True):
-                if not reading.ready:
-                    without.append(session)
-                elif reading.turns_behind:
+                # Where nobody answered, the next round asks again.
+                if reading.ready and reading.turns_behind:
                     behind.append(session)
+                elif not reading.ready and reading.readiness is not Readiness.UNAVAILABLE:
+                    without.append(session)
         return behind + self._chance.sample(without, min(GLANCES_A_ROUND, len(without)))
 
-    def _visit(self, session: Observed) -> None:
-        chance = random.Random(f"{self._job.seed}/{session.index}/{session.visits}")  # noqa: S311 - no secret in it
-        (fate,) = chance.choices(list(_FATES), list(_FATES.values()))
+    def _visit(self, session: Observed, visit: int) -> None:
+        try:
+            if not self.stop.is_set():
+                chance = random.Random(f"{self._job.seed}/{session.index}/{visit}")  # noqa: S311 - no secret in it
+                fate = self._fate(session, visit, chance)
+                if fate is not None:
+                    self._run(Visit(session, visit, fate, chance))
+        finally:
+            session.release(visit)
+
+    def _fate(self, session: Observed, visit: int, chance: random.Random) -> Fate | None:
+        """What is to become of the run; None: there is to be none, for there is nothing to look at."""
         if not session.spoken:
             with self._report.timed("GetSession"):
-                known = self._primary.get_session(session.session_id, timeout=CALL_TIMEOUT)
-            session.spoken = known.turn_count > 0
-        if not session.spoken:
-            if session.visits > 1 or chance.random() > _EARLY_BIRDS:
-                return
-            fate = Fate.FAILS
+                session.spoken = self._primary.get_session(session.session_id, timeout=CALL_TIMEOUT).turn_count > 0
+        if session.spoken:
+            return chance.choices(list(_FATES), list(_FATES.values()))[0]
+        return Fate.FAILS if visit == 1 and chance.random() < _EARLY_BIRDS else None
+
+    def _run(self, visit: Visit) -> None:
         try:
-            self._run(session, f"run-{session.index}-{session.visits}", fate, chance)
+            if visit.fate is Fate.GOES_SILENT:
+                self._go_silent(visit)
+            else:
+                self._observe(visit)
         except Unavailable:
             raise
         except SessionNotesError as error:
-            self._report.add(Refused(session.session_id, f"a run that {fate.name}", f"{type(error).__name__}: {error}"))
+            refused = Refused(visit.session.session_id, "the observer's calls", f"{type(error).__name__}: {error}")
+            self._report.add(refused)
 
-    def _run(self, session: Observed, run_id: str, fate: Fate, chance: random.Random) -> None:
-        session_id = session.session_id
-        if fate is Fate.GOES_SILENT:
-            with self._report.timed("BeginRun"):
-                run, _ = self._client.begin_run(session_id, run_id=run_id, lease=SHORT_LEASE)
-            self._report.add(Begun(session_id, run_id, run.number, run.observed_turn))
-            self._report.add(Unwritten(session_id, run_id, run.number, failed=False))
-            return
-        began = time.monotonic()
-        with self._client.run(session_id, run_id=run_id) as active:
-            self._report.add_latency("BeginRun", time.monotonic() - began)
-            self._report.add(Begun(session_id, run_id, active.number, active.observed_turn))
-            if fate is Fate.FAILS:
+    def _go_silent(self, visit: Visit) -> None:
+        with self._report.timed("BeginRun"):
+            run, _ = self._client.begin_run(visit.session.session_id, run_id=visit.run_id, lease=SHORT_LEASE)
+        self._report.add(Begun(visit.session.session_id, visit.run_id, run.number, run.observed_turn))
+        self._report.add(Unwritten(visit.session.session_id, visit.run_id, run.number, failed=False))
+
+    def _observe(self, visit: Visit) -> None:
+        session_id, sent = visit.session.session_id, time.monotonic()
+        with self._client.run(session_id, run_id=visit.run_id) as run:
+            self._report.took("BeginRun", time.monotonic() - sent)
+            self._report.add(Begun(session_id, run.run_id, run.number, run.observed_turn))
+            if visit.fate is Fate.FAILS:
                 with self._report.timed("FailRun"):
-                    active.fail("the analysis came to nothing, as planned")
-                self._report.add(Unwritten(session_id, run_id, active.number, failed=True))
+                    run.fail("came to nothing, as planned")
+                self._report.add(Unwritten(session_id, run.run_id, run.number, failed=True))
                 return
-            notes = analyse(session_id, run_id, active.transcript)
-            if fate is Fate.SLOW:
-                session.held = False
-            self.stop.wait(chance.uniform(*_ANALYSIS_SECONDS[fate]))
-            self._write(active, notes)
-        if fate is Fate.TWICE:
-            session.held = False
-            self.stop.wait(chance.uniform(*_LATER_SECONDS))
-            self._write(active, notes, again=True)
+            notes = analyse(session_id, run.run_id, run.transcript)
+            if visit.fate is Fate.SLOW:
+                visit.session.release(visit.number)
+            self.stop.wait(visit.chance.uniform(*_ANALYSIS_SECONDS[visit.fate]))
+            self._write(run, notes)
+        if visit.fate is Fate.TWICE:
+            visit.session.release(visit.number)
+            self.stop.wait(visit.chance.uniform(*_LATER_SECONDS))
+            self._write(run, notes, again=True)
 
     def _write(self, run: ActiveRun, notes: Notes, *, again: bool = False) -> None:
         sent = time.monotonic()
@@ -179,8 +234,6 @@ class Observer:
             result: WriteResult = (
                 self._client.write_notes(run.session_id, notes, run_id=run.run_id) if again else run.write(notes)
             )
-        write_time_us = time_us(result.write_time)
-        assert write_time_us is not None
         self._report.add(
             Written(
                 session_id=run.session_id,
@@ -188,7 +241,7 @@ class Observer:
                 number=result.run.number,
                 observed_turn=result.run.observed_turn,
                 outcome=result.outcome.value,
-                write_time_us=write_time_us,
+                write_time_us=time_us(result.write_time),
                 sent=sent,
                 answered=time.monotonic(),
                 repeated=again,
@@ -197,4 +250,29 @@ class Observer:
         )
 
     def _visited(self, visit: Future[None]) -> None:
-        ...
+        if (error := visit.exception()) is not None:
+            self._crash = self._crash or error
+            self.stop.set()
+
+
+def main() -> None:
+    """The program."""
+    given, sessions = read_job()
+    job, report = ObserverJob(**given), Report()
+    with (
+        ObserverClient(job.target, observer=OBSERVER, timeout=CALL_TIMEOUT) as client,
+        PrimaryClient(job.target) as primary,
+    ):
+        observer = Observer(client, primary, job, [one["session_id"] for one in sessions], report)
+
+        def stop_when_told() -> None:
+            wait_for_stop()
+            observer.stop.set()
+
+        threading.Thread(target=stop_when_told, daemon=True).start()
+        observer.work()
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,8 @@
 """Programs that take part in a replay: how the parent starts one, and how it and its parent talk.
 
-A program gets its job on stdin as JSON lines, one for all of it, then one per session, then an empty one. What it did it
-writes to stdout, a record of the history per line. The end of stdin tells it to stop, so that none outlives its parent.
+A program gets its job on stdin as JSON lines: one for all of it, then one per session, then an empty one. What it did
+it writes to stdout, a record of the history per line. The end of stdin tells it to stop, so that none outlives its
+parent.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from session_notes_server.replay.history import Latencies, Record, from_line, to_line
 
@@ -46,6 +48,7 @@ class Program:
     async def __aenter__(self) -> Self:
         self.process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # A module in the current directory is none of ours.
             *self._arguments,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -75,8 +78,8 @@ class Program:
 
     async def complaint(self) -> str | None:
         """The next line it writes to stderr; None: it has ended."""
-        assert self.process.stderr is not None
-        line = (await self.process.stderr.readline()).decode(errors="replace")
+        stderr = cast(asyncio.StreamReader, self.process.stderr)
+        line = (await stderr.readline()).decode(errors="replace")
         if line.strip():
             self._complaints.append(line.rstrip())
         return line or None
@@ -92,19 +95,18 @@ class Program:
 
     async def give(self, job: dict[str, Any], sessions: Iterable[dict[str, Any]]) -> None:
         """Hands it its job."""
-        assert self.process.stdin is not None
+        stdin = cast(asyncio.StreamWriter, self.process.stdin)
         # One that is gone already is told apart by how it ended.
         with contextlib.suppress(ConnectionError):
             for part in (job, *sessions):
-                self.process.stdin.write(json.dumps(part).encode() + b"\n")
-                await self.process.stdin.drain()
-            self.process.stdin.write(b"\n")
-            await self.process.stdin.drain()
+                stdin.write(json.dumps(part).encode() + b"\n")
+                await stdin.drain()
+            stdin.write(b"\n")
+            await stdin.drain()
 
     def stop(self) -> None:
         """Tells it to finish what it is at."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
+        cast(asyncio.StreamWriter, self.process.stdin).close()
 
     async def records(self) -> AsyncIterator[Record]:
         """What it reports, until it ends.
@@ -112,8 +114,7 @@ class Program:
         Raises:
             ProgramError: It did not end well.
         """
-        assert self.process.stdout is not None
-        async for line in self.process.stdout:
+        async for line in cast(asyncio.StreamReader, self.process.stdout):
             yield from_line(line)
         await self.ended_well()
 
@@ -128,22 +129,17 @@ class Program:
 
     def error(self, what: str) -> ProgramError:
         """The error that says what became of it."""
-        return ProgramError(": ".join([f"the {self.name} {what}", *list(self._complaints)[-1:]]))
+        # The frames that Python draws around a traceback are no news.
+        said = [line for line in self._complaints if any(map(str.isalnum, line))]
+        return ProgramError(": ".join([f"the {self.name} {what}", *said[-1:]]))
 
 
-class Report:
-    """What a program did, as it tells its parent. Safe to use from many threads."""
+class Stopwatch:
+    """How long calls take. Safe to use from many threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._latencies: dict[str, list[float]] = {}
-
-    def add(self, record: Record) -> None:
-        """Tells of something that happened."""
-        line = to_line(record)
-        with self._lock:
-            sys.stdout.write(line)
-            sys.stdout.flush()
+        self._taken: dict[str, list[float]] = {}
 
     @contextlib.contextmanager
     def timed(self, rpc: str) -> Iterator[None]:
@@ -152,19 +148,32 @@ class Report:
         try:
             yield
         finally:
-            taken = (time.monotonic() - started) * 1000
-            with self._lock:
-                self._latencies.setdefault(rpc, []).append(taken)
+            self.took(rpc, time.monotonic() - started)
 
-    @property
-    def latencies(self) -> list[Latencies]:
-        """How long the calls took so far."""
+    def took(self, rpc: str, seconds: float) -> None:
+        """Notes how long a call took."""
         with self._lock:
-            return [Latencies(rpc, list(taken)) for rpc, taken in self._latencies.items()]
+            self._taken.setdefault(rpc, []).append(round(seconds * 1000, 3))
+
+    def latencies(self) -> list[Latencies]:
+        """What was noted so far."""
+        with self._lock:
+            return [Latencies(rpc, list(taken)) for rpc, taken in self._taken.items()]
+
+
+class Report(Stopwatch):
+    """What a program did, as it tells its parent. Safe to use from many threads."""
+
+    def add(self, record: Record) -> None:
+        """Tells of something that happened."""
+        line = to_line(record)
+        with self._lock:
+            sys.stdout.write(line)
+            sys.stdout.flush()
 
     def finish(self) -> None:
         """Tells how long the calls took."""
-        for latencies in self.latencies:
+        for latencies in self.latencies():
             self.add(latencies)
 
 
@@ -182,5 +191,6 @@ def read_job() -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 def wait_for_stop() -> None:
     """Returns when the parent wants it to, or is gone."""
-    while sys.stdin.read(1):
+    # Past Python's own buffer: its lock, held by a thread that still waits, would spoil the end of the program.
+    while os.read(sys.stdin.fileno(), 4096):
         pass
