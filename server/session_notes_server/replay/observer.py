@@ -1,6 +1,6 @@
 """The observer of a replay, a program of its own: a thread pool that goes over the sessions on its own schedule.
 
-It knows the sessions' ids and nothing else of them; what was said it has from the sidecar. A round asks for all
+It knows the sessions' ids and nothing else of them; what was said it has from the sidecar. A round asks for many
 sessions at once how far their notes are behind, and has a look at those that moved on. The analysis takes a simulated
 time; some runs are slow, so that newer ones overtake them, some write twice, some fail, some go silent.
 
@@ -37,7 +37,10 @@ from session_notes_server.replay.programs import Report, read_job, wait_for_stop
 CALL_TIMEOUT = timedelta(seconds=20)
 ROUND_SECONDS = 0.2
 GLANCES_A_ROUND = 50
-"""How many sessions that have no notes yet it looks at in a round."""
+"""How many sessions in which nothing was said yet it looks at in a round."""
+
+LONGEST_REST_ROUNDS = 10
+"""How many rounds at most it leaves a session alone."""
 
 BATCH = 1000
 SHORT_LEASE = timedelta(milliseconds=20)
@@ -79,6 +82,8 @@ class Observed:
         spoken: Whether something has been said in it.
         visits: How many looks it had.
         holder: The visit that keeps others away; None: the next round may have a look.
+        idle_looks: How many times in a row there was nothing new.
+        next_round: The round that is to have a look again.
     """
 
     index: int
@@ -86,6 +91,8 @@ class Observed:
     spoken: bool = False
     visits: int = 0
     holder: int | None = None
+    idle_looks: int = 0
+    next_round: int = 0
 
     def hold(self) -> int:
         """Begins a visit."""
@@ -132,6 +139,7 @@ class Observer:
         self._chance = random.Random(job.seed)  # noqa: S311 - no secret in it
         self._report = report
         self._crash: BaseException | None = None
+        self._round = 0
         self.stop = threading.Event()
 
     def work(self) -> None:
@@ -151,11 +159,14 @@ class Observer:
             self._report.add(OutOfReach(str(error), error.reason))
 
     def _due(self) -> list[Observed]:
-        """The sessions whose notes are behind, and some of those that have none."""
-        behind, without = [], []
+        """Some of the sessions in which nothing was said yet, and of the others those whose notes are behind."""
+        self._round += 1
         free = [session for session in self._sessions if session.holder is None]
-        for start in range(0, len(free), BATCH):
-            part = free[start : start + BATCH]
+        silent = [session for session in free if not session.spoken]
+        spoken = [session for session in free if session.spoken and session.next_round <= self._round]
+        due = self._chance.sample(silent, min(GLANCES_A_ROUND, len(silent)))
+        for start in range(0, len(spoken), BATCH):
+            part = spoken[start : start + BATCH]
             with self._report.timed("BatchGetNotes"):
                 readings = self._primary.batch_get_notes(
                     [session.session_id for session in part],
@@ -164,12 +175,16 @@ class Observer:
                     unavailable_ok=True,
                 )
             for session, reading in zip(part, readings, strict=True):
-                # Where nobody answered, the next round asks again.
-                if reading.ready and reading.turns_behind:
-                    behind.append(session)
-                elif not reading.ready and reading.readiness is not Readiness.UNAVAILABLE:
-                    without.append(session)
-        return behind + self._chance.sample(without, min(GLANCES_A_ROUND, len(without)))
+                if reading.readiness is Readiness.UNAVAILABLE:
+                    continue  # The next round asks again.
+                if reading.turns_behind or not reading.ready:
+                    session.idle_looks = 0
+                    due.append(session)
+                else:
+                    # Where nobody speaks any more, a look now and then is enough.
+                    session.idle_looks += 1
+                    session.next_round = self._round + min(session.idle_looks, LONGEST_REST_ROUNDS)
+        return due
 
     def _visit(self, session: Observed, visit: int) -> None:
         try:
