@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from session_notes_server.replay.history import History, ReadBack, Refused, SessionHistory
+from session_notes_server.replay.history import History, Read, ReadBack, Refused, SessionHistory
 from session_notes_server.replay.promises import PROMISES
 from session_notes_server.replay.verdicts import MOST_EXAMPLES, judge
 
@@ -49,7 +49,11 @@ def _listed(index: int, **changes: Any) -> Doctor:
 
 
 def _current(**changes: Any) -> Doctor:
-    return _back(current=lambda back: replace(back.current, **changes))
+    def change(back: ReadBack) -> Read:
+        assert back.current is not None
+        return replace(back.current, **changes)
+
+    return _back(current=change)
 
 
 def _refused(session: SessionHistory) -> None:
@@ -148,7 +152,7 @@ def _broken(session: SessionHistory) -> set[str]:
     return {verdict.promise for verdict in judge(history_of(session)) if verdict.broken}
 
 
-def test_an_honest_history_keeps_every_promise():
+def test_an_honest_history_keeps_every_promise() -> None:
     """... and puts each of them to the test."""
     for verdict in judge(history_of(honest())):
         assert verdict.broken == 0, verdict
@@ -158,17 +162,17 @@ def test_an_honest_history_keeps_every_promise():
 @pytest.mark.parametrize(
     ("promise", "doctor"), [row[:2] for row in DOCTORED], ids=[": ".join(r[::2]) for r in DOCTORED]
 )
-def test_a_broken_promise_is_found(promise: str, doctor: Doctor):
+def test_a_broken_promise_is_found(promise: str, doctor: Doctor) -> None:
     session = honest()
     doctor(session)
     assert promise in _broken(session)
 
 
-def test_every_promise_has_been_broken_here():
+def test_every_promise_has_been_broken_here() -> None:
     assert {promise for promise, _, _ in DOCTORED} == set(PROMISES)
 
 
-def test_what_was_broken_is_told_with_examples():
+def test_what_was_broken_is_told_with_examples() -> None:
     """The session, and what; a few of them, however many there were."""
     session = honest()
     for _ in range(MOST_EXAMPLES + 3):
@@ -181,7 +185,7 @@ def test_what_was_broken_is_told_with_examples():
     assert "VersionMismatch" in what
 
 
-def test_runs_that_have_left_the_history_are_not_missed():
+def test_runs_that_have_left_the_history_are_not_missed() -> None:
     """ListRuns goes back 20 runs: of earlier ones nothing is asked."""
     session = honest()
     many = [replace(session.begun[-1], run_id=f"run-{number}", number=number) for number in range(6, 26)]
@@ -194,7 +198,7 @@ def test_runs_that_have_left_the_history_are_not_missed():
     assert _broken(session) == set()
 
 
-def test_a_read_that_nobody_answered_breaks_nothing():
+def test_a_read_that_nobody_answered_breaks_nothing() -> None:
     """The primary goes on without; what it knew before and learns afterwards still has to fit together."""
     session = honest()
     nothing = dict.fromkeys(
@@ -205,13 +209,13 @@ def test_a_read_that_nobody_answered_breaks_nothing():
 
 
 @pytest.mark.parametrize("index", [0, 2])
-def test_a_write_whose_first_answer_was_lost_breaks_nothing(index: int):
+def test_a_write_whose_first_answer_was_lost_breaks_nothing(index: int) -> None:
     """The client has tried again: DUPLICATE, whether it was accepted or came too late."""
     session = honest()
     _written(index, outcome="duplicate")(session)
     assert _broken(session) == set()
 
 
-def test_a_session_nothing_happened_to_breaks_nothing():
+def test_a_session_nothing_happened_to_breaks_nothing() -> None:
     assert _broken(SessionHistory(honest().plan)) == set()
     assert all(verdict.checks == 0 for verdict in judge(History([])))

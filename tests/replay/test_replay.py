@@ -96,7 +96,7 @@ def sessions_on(sidecar: Sidecar) -> list[str]:
         return [one.session_id for one in primary.list_sessions() if one.session_id.startswith("replay-")]
 
 
-def test_a_throwaway_sidecar_serves_and_goes(transcripts: Path, temporary: Path):
+def test_a_throwaway_sidecar_serves_and_goes(transcripts: Path, temporary: Path) -> None:
     """Without --target it starts one of its own, whatever the environment says of another, and leaves nothing."""
     done = replay(
         transcripts, "--sessions", "12", "--turn-interval", "100ms", SESSION_NOTES_REDIS_URL="redis://nobody:1"
@@ -111,7 +111,7 @@ def test_a_throwaway_sidecar_serves_and_goes(transcripts: Path, temporary: Path)
     assert working_in(temporary) == []
 
 
-def test_what_it_tells_adds_up(sidecar: Sidecar, transcripts: Path):
+def test_what_it_tells_adds_up(sidecar: Sidecar, transcripts: Path) -> None:
     """--json prints one document; the sessions on a sidecar of somebody else are deleted in the end."""
     done = replay(transcripts, "--sessions", "12", "--target", sidecar.target, "--turn-interval", "150ms", "--json")
     assert done.code == 0, done.err + done.out
@@ -128,7 +128,7 @@ def test_what_it_tells_adds_up(sidecar: Sidecar, transcripts: Path):
     assert sessions_on(sidecar) == []
 
 
-def test_keep_keeps(sidecar: Sidecar, transcripts: Path):
+def test_keep_keeps(sidecar: Sidecar, transcripts: Path) -> None:
     done = replay(transcripts, "--target", sidecar.target, "--turn-interval", "0s", "--keep", "--json")
     assert done.code == 0, done.err
     (gone,) = (one for one in done.told["promises"] if one["promise"] == "deleted is gone")
@@ -142,7 +142,7 @@ def test_keep_keeps(sidecar: Sidecar, transcripts: Path):
     assert replay(transcripts, "--keep").code == 2
 
 
-def test_a_meddler_is_found_out(sidecar: Sidecar, transcripts: Path):
+def test_a_meddler_is_found_out(sidecar: Sidecar, transcripts: Path) -> None:
     """Whoever else writes to the sessions breaks promises: the exit code is 1, and the table says which and where."""
     process = start(transcripts, "--target", sidecar.target, "--turn-interval", "300ms", "--json")
     played = eventually(lambda: sessions_on(sidecar), 30)
@@ -159,7 +159,7 @@ def test_a_meddler_is_found_out(sidecar: Sidecar, transcripts: Path):
     assert sessions_on(sidecar) == []
 
 
-def test_a_bad_file_is_refused_before_anything_starts(tmp_path: Path, temporary: Path):
+def test_a_bad_file_is_refused_before_anything_starts(tmp_path: Path, temporary: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"dialogue_id": "1", "turns": [{"speaker": "user", "text": "Hi"}]}\n{"dialogue_id": 2}\n')
     done = replay(bad, "--target", f"127.0.0.1:{free_port()}")
@@ -169,7 +169,7 @@ def test_a_bad_file_is_refused_before_anything_starts(tmp_path: Path, temporary:
     assert list(temporary.iterdir()) == []
 
 
-def test_a_sidecar_that_is_not_there_is_said_in_one_line(transcripts: Path):
+def test_a_sidecar_that_is_not_there_is_said_in_one_line(transcripts: Path) -> None:
     target = f"127.0.0.1:{free_port()}"
     done = replay(transcripts, "--target", target)
     assert (done.code, done.out) == (4, "")
@@ -177,7 +177,7 @@ def test_a_sidecar_that_is_not_there_is_said_in_one_line(transcripts: Path):
     assert len(done.err.splitlines()) == 1
 
 
-def test_a_sidecar_that_restarts_meanwhile_loses_nothing(transcripts: Path):
+def test_a_sidecar_that_restarts_meanwhile_loses_nothing(transcripts: Path) -> None:
     """What was not answered is tried again, and nothing counts twice."""
     with Sidecar() as sidecar:
         process = start(transcripts, "--target", sidecar.target, "--turn-interval", "300ms", "--json")
@@ -189,7 +189,7 @@ def test_a_sidecar_that_restarts_meanwhile_loses_nothing(transcripts: Path):
         assert sessions_on(sidecar) == []
 
 
-def test_a_sidecar_that_dies_meanwhile_is_said_in_one_line(transcripts: Path):
+def test_a_sidecar_that_dies_meanwhile_is_said_in_one_line(transcripts: Path) -> None:
     with Sidecar() as sidecar:
         process = start(transcripts, "--target", sidecar.target, "--turn-interval", "1s")
         eventually(lambda: sessions_on(sidecar), 30)
@@ -202,7 +202,7 @@ def test_a_sidecar_that_dies_meanwhile_is_said_in_one_line(transcripts: Path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_broken_off_it_leaves_nothing(number: int, transcripts: Path, temporary: Path):
+def test_broken_off_it_leaves_nothing(number: int, transcripts: Path, temporary: Path) -> None:
     """Ctrl-C in the middle: the sidecar, its store and both programs go, and so do the files."""
     process = start(transcripts, "--turn-interval", "1s")
     assert process.stderr is not None
@@ -219,7 +219,7 @@ def test_broken_off_it_leaves_nothing(number: int, transcripts: Path, temporary:
     assert working_in(temporary) == []
 
 
-def test_broken_off_it_deletes_its_sessions(sidecar: Sidecar, transcripts: Path):
+def test_broken_off_it_deletes_its_sessions(sidecar: Sidecar, transcripts: Path) -> None:
     process = start(transcripts, "--target", sidecar.target, "--turn-interval", "1s")
     eventually(lambda: sessions_on(sidecar), 30)
     process.send_signal(signal.SIGINT)
@@ -228,7 +228,7 @@ def test_broken_off_it_deletes_its_sessions(sidecar: Sidecar, transcripts: Path)
 
 
 @pytest.mark.skipif(not REAL_TRANSCRIPTS.exists(), reason="no ../shared/data/sgd-dev.jsonl beside the checkout")
-def test_three_hundred_real_sessions():
+def test_three_hundred_real_sessions() -> None:
     """Every promise is kept, and every one was put to the test."""
     done = replay(REAL_TRANSCRIPTS, "--sessions", "300", "--json")
     assert done.code == 0, done.err + done.out

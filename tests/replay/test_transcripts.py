@@ -18,7 +18,7 @@ def _file(folder: Path, *lines: str) -> Path:
     return path
 
 
-def test_a_dialogue_a_line(tmp_path: Path):
+def test_a_dialogue_a_line(tmp_path: Path) -> None:
     """Empty lines, slots left out and keys not known do not matter."""
     more = '{"dialogue_id": "2", "services": [], "turns": [{"speaker": "", "text": "", "mood": "good"}]}'
     one, two = read_dialogues(_file(tmp_path, GOOD, "", more))
@@ -45,28 +45,28 @@ def test_a_dialogue_a_line(tmp_path: Path):
         ("[" * 100_000, "nested too deep"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path: Path, line: str, reason: str):
+def test_a_bad_line_is_named(tmp_path: Path, line: str, reason: str) -> None:
     """With its number, and without what was said in it."""
     with pytest.raises(BadTranscripts, match=rf"transcripts\.jsonl, line 3: .*{reason}") as error:
         read_dialogues(_file(tmp_path, GOOD, "", line, GOOD))
     assert "Hi" not in str(error.value)
 
 
-def test_a_line_that_is_not_utf_8_is_named(tmp_path: Path):
+def test_a_line_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
     path = tmp_path / "transcripts.jsonl"
     path.write_bytes(GOOD.encode() + b"\n\xff\n")
     with pytest.raises(BadTranscripts, match="line 2: not UTF-8"):
         read_dialogues(path)
 
 
-def test_a_file_that_is_empty_or_missing_is_refused(tmp_path: Path):
+def test_a_file_that_is_empty_or_missing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadTranscripts, match="no dialogue in it"):
         read_dialogues(_file(tmp_path, ""))
     with pytest.raises(BadTranscripts, match="No such file"):
         read_dialogues(tmp_path / "missing.jsonl")
 
 
-def test_more_sessions_than_dialogues_play_them_again():
+def test_more_sessions_than_dialogues_play_them_again() -> None:
     """Under ids and markers of their own."""
     plans = planned([DIALOGUE], 3, "test")
     assert [plan.session_id for plan in plans] == ["replay-test-0001", "replay-test-0002", "replay-test-0003"]
