@@ -58,6 +58,10 @@ async def serve(settings: Settings) -> None:
                 # Two sidecars on one port would share its calls at random; a taken port is an error instead.
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", settings.limits.message_bytes),
+                # Beyond so many calls that no handler has taken up yet, gRPC cancels some at random, without a reason.
+                # Its default of 1,000 is what one burst of some hundred sessions can bring.
+                ("grpc.server.max_pending_requests", 10_000),
+                ("grpc.server.max_pending_requests_hard_limit", 20_000),
                 # Clients behind proxies that forget idle connections may ping, at most every ten seconds.
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
                 ("grpc.keepalive_permit_without_calls", 1),
@@ -101,7 +105,9 @@ async def _runners(settings: Settings) -> AsyncIterator[tuple[Runner, Runner]]:
             target = RedisTarget.parse(settings.redis_url)
         runner = Runner(target, prefix=settings.prefix, timeout=settings.store_timeout)
         stack.push_async_callback(runner.aclose)
-        notes_runner = Runner(target, prefix=settings.prefix, timeout=settings.notes_timeout)
+        notes_runner = Runner(
+            target, prefix=settings.prefix, timeout=settings.store_timeout, silence=settings.notes_timeout
+        )
         stack.push_async_callback(notes_runner.aclose)
         yield runner, notes_runner
 

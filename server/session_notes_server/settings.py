@@ -50,11 +50,11 @@ class Settings:
     """How long a session is kept after its last change, unless UpdateSession gave it a ttl of its own."""
 
     notes_timeout: timedelta = timedelta(milliseconds=80)
-    """How long GetNotes may wait for Redis. A primary asks in the middle of a conversation: it is to have its answer
-    within 100 ms, be it that there is none."""
+    """How long GetNotes waits for a Redis that answers nobody. A primary asks in the middle of a conversation: it is to
+    have its answer within 100 ms, be it that there is none."""
 
     store_timeout: timedelta = timedelta(seconds=1)
-    """How long anything else may wait for Redis. Below the 2 s our clients give such calls, so that they hear from
+    """How long any call may wait for Redis. Below the 2 s our clients give such calls, so that they hear from
     us."""
 
     grace: timedelta = timedelta(seconds=5)

@@ -16,6 +16,7 @@ from redis.exceptions import DataError, NoScriptError, RedisClusterException, Re
 
 from session_notes_server.store.connection import RedisTarget
 from session_notes_server.store.keys import Keys
+from session_notes_server.store.patience import Patience
 from session_notes_server.store.scripts import Script
 
 log = logging.getLogger(__name__)
@@ -34,10 +35,6 @@ _PASSING = frozenset(
 )
 
 
-PING_SECONDS = 1.0
-_SECOND_LOOK_SECONDS = 0.002
-
-
 class Runner:
     """Runs scripts on sessions, over any kind of Redis, on connections of its own.
 
@@ -45,6 +42,7 @@ class Runner:
         target: Where Redis is.
         prefix: What every key starts with; sidecars that share it share sessions.
         timeout: How long one operation may take, waiting for a connection and its handshake included.
+        silence: How long Redis, in a cluster the node asked, may answer nobody meanwhile; None: as long as that.
         max_in_flight: How many operations may be at Redis at once, and so how many connections; the others wait.
     """
 
@@ -54,12 +52,15 @@ class Runner:
         *,
         prefix: str,
         timeout: timedelta,
+        silence: timedelta | None = None,
         max_in_flight: int = 64,
     ) -> None:
         self.where = target.name
         self._keys = Keys(prefix)
-        self._timeout_seconds = timeout.total_seconds()
-        self._redis = target.connect(timeout_seconds=self._timeout_seconds)
+        self._patience = Patience(timeout=timeout, silence=silence or timeout)
+        # A ping has all the time there is: it may have to connect first, and see a handshake through.
+        self._ping_patience = Patience(timeout=timeout, silence=timeout)
+        self._redis = target.connect(timeout_seconds=timeout.total_seconds())
         self._slots = asyncio.Semaphore(max_in_flight)
         self._tags = itertools.count(1)
 
@@ -73,7 +74,7 @@ class Runner:
         Raises:
             StoreUnavailable: it does not; the cause says why.
         """
-        async with self._attempt(PING_SECONDS):
+        async with self._attempt(self._ping_patience):
             await self._redis.ping()
 
     async def run(self, script: Script, session_id: str, *arguments: Any) -> list[Any]:
@@ -82,12 +83,12 @@ class Runner:
         Raises:
             StoreUnavailable: its outcome is unknown.
         """
-        async with self._attempt():
+        async with self._attempt(self._patience, self._node_of(session_id)):
             return await self._run_once(script, session_id, arguments)
 
     async def run_many(self, script: Script, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Any]]:
         """Run a script on many sessions in one round trip (one a node), with arguments for each → their replies."""
-        async with self._attempt():
+        async with self._attempt(self._patience):
             pipeline = self._redis.pipeline(transaction=False)
             tags = []
             for session_id, arguments in calls:
@@ -109,7 +110,7 @@ class Runner:
 
         In a cluster, each primary is walked in turn.
         """
-        async with self._attempt():
+        async with self._attempt(self._patience):
             nodes = await self._nodes()
             if node >= len(nodes):
                 return [], None
@@ -127,7 +128,18 @@ class Runner:
             reply = await self._redis.execute_command("EVALSHA", script.sha, len(keys), *keys, tag, *arguments)
         except NoScriptError:
             reply = await self._redis.execute_command("EVAL", script.text, len(keys), *keys, tag, *arguments)
+        self._patience.heard(self._node_of(session_id))
         return await self._own(reply, tag)
+
+    def _node_of(self, session_id: str) -> str:
+        """The name of the node of a cluster that has a session, as far as that is known; empty outside one."""
+        if not isinstance(self._redis, RedisCluster):
+            return ""
+        try:
+            node = self._redis.get_node_from_key(self._keys.of(session_id)[0])
+        except RedisClusterException:
+            return ""
+        return node.name if node is not None else ""
 
     async def _own(self, reply: Any, tag: str) -> list[Any]:
         """Strip the tag off a reply. A stray one on a connection shifts all that follow: it must not pass for ours."""
@@ -145,36 +157,16 @@ class Runner:
         return sorted(primaries, key=lambda node: node.name)
 
     @asynccontextmanager
-    async def _attempt(self, timeout_seconds: float | None = None) -> AsyncIterator[None]:
+    async def _attempt(self, patience: Patience, node: str = "") -> AsyncIterator[None]:
         """One operation at Redis: waits its turn, keeps the time limit, lets no passing error of redis-py out."""
         try:
-            async with _within(timeout_seconds or self._timeout_seconds), self._slots:
+            async with patience.wait(node) as still_worth_it, self._slots:
+                still_worth_it()
                 yield
         except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
             if _is_our_bug(error):
                 raise
             raise StoreUnavailable from error
-
-
-@asynccontextmanager
-async def _within(seconds: float) -> AsyncIterator[None]:
-    """As `asyncio.timeout`, but a reply that arrived while the loop was busy with something else still counts.
-
-    A loop that was held up finds the timer due and the reply there at once, and would run the timer first.
-    """
-    loop = asyncio.get_running_loop()
-    timer: asyncio.TimerHandle
-    async with asyncio.timeout(None) as limit:
-
-        def look_again() -> None:
-            nonlocal timer
-            timer = loop.call_later(_SECOND_LOOK_SECONDS, limit.reschedule, 0)
-
-        timer = loop.call_later(seconds, look_again)
-        try:
-            yield
-        finally:
-            timer.cancel()
 
 
 def _is_our_bug(error: Exception) -> bool:
