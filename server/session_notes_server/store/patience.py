@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 # A loop that was held up finds a timer due and a reply there at once, and runs the timer first. So a timer that is due
-# gives replies that are there a moment to be read.
+# first gives replies that are there a moment to be read, and those who wait for them their turn.
 _SECOND_LOOK_SECONDS = 0.002
 
 
@@ -64,6 +64,7 @@ class Patience:
         loop = asyncio.get_running_loop()
         start = loop.time()
         timer: asyncio.TimerHandle
+        over = False
 
         def due() -> float:
             quiet_since = max(start, self._heard.get(node, start))
@@ -71,10 +72,12 @@ class Patience:
 
         def look() -> None:
             nonlocal timer
-            timer = loop.call_later(_SECOND_LOOK_SECONDS, look_again)
+            timer = loop.call_later(_SECOND_LOOK_SECONDS, loop.call_soon, look_again)
 
         def look_again() -> None:
             nonlocal timer
+            if over:
+                return
             if due() > loop.time():
                 timer = loop.call_at(due(), look)
                 return
@@ -87,4 +90,5 @@ class Patience:
             try:
                 yield
             finally:
+                over = True
                 timer.cancel()
