@@ -1,8 +1,8 @@
 """What clients did to one session, and whether what is there afterwards can have come of it.
 
 Each operation is recorded with the time it began, the time it ended, and how: `ok`, `failed` (surely not done) or
-`unknown` (no answer, or UNAVAILABLE: done once or not at all). The model is the session as the contract has it: turns in
-a row, named fields, runs with numbers.
+`unknown` (no answer, or UNAVAILABLE: done once or not at all). The model is the session as the contract has it: turns
+in a row, named fields, runs with numbers.
 """
 
 import itertools
