@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -27,7 +28,7 @@ DEFAULTS = ("--notes-timeout", "80ms", "--store-timeout", "1s")
 
 
 def in_time(row: Callable[[], list[float]], median: float = MEDIAN_SECONDS) -> None:
-    """Asserts that a row of answers comes in time; one of three rows, for the machine may be busy with something else."""
+    """Asserts that a row of answers comes in time: one of three rows, for the machine may be busy elsewhere."""
     rows = []
     for _ in range(3):
         rows.append(sorted(row()))
@@ -126,9 +127,9 @@ def test_many_primaries_at_once(bench: Bench, fault: str) -> None:
         in_time(lambda: list(pool.map(ask, range(30))), CROWD_SECONDS)
 
 
-def stuck_writers(bench: Bench, count: int = 100) -> list[grpc.Future]:
+def stuck_writers(bench: Bench, count: int = 100) -> list[Any]:
     """Writers on the same connection as the primary, who will hear nothing for a while."""
-    writes = []
+    writes: list[Any] = []
     for number in range(count):
         request = WriteNotesRequest(session_id=bench.session.id, run_id=f"stuck-{number}", notes=notes("stuck"))
         writes.append(bench.session.notes.WriteNotes.future(request, timeout=30))

@@ -96,13 +96,16 @@ class Runner:
     async def run_many(self, script: Script, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Any]]:
         """Run a script on many sessions in one round trip (one a node), with arguments for each → their replies."""
         async with self._attempt(self._patience):
-            pipeline = self._redis.pipeline(transaction=False)
-            tags = []
-            for session_id, arguments in calls:
-                keys = self._keys.of(session_id)
-                tags.append(str(next(self._tags)))
-                pipeline.execute_command("EVALSHA", script.sha, len(keys), *keys, tags[-1], *arguments)
-            replies = await _sent(lambda: pipeline.execute(raise_on_error=False))
+            tags = [str(next(self._tags)) for _ in calls]
+
+            def send() -> Awaitable[list[Any]]:
+                pipeline = self._redis.pipeline(transaction=False)
+                for tag, (session_id, arguments) in zip(tags, calls, strict=True):
+                    keys = self._keys.of(session_id)
+                    pipeline.execute_command("EVALSHA", script.sha, len(keys), *keys, tag, *arguments)
+                return pipeline.execute(raise_on_error=False)
+
+            replies = await _sent(send)
             for index, (session_id, arguments) in enumerate(calls):
                 if isinstance(replies[index], NoScriptError):
                     replies[index] = await self._run_once(script, session_id, arguments)
