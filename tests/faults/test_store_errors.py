@@ -47,7 +47,7 @@ class Case:
 
     def ends(self) -> dict[str, grpc.StatusCode]:
         """How each kind of call ends; whatever a caller is told is fixed and tells of nothing."""
-        ends = {}
+        ends: dict[str, grpc.StatusCode] = {}
         for name, call in self.calls().items():
             refusal = Refusal()
             try:
