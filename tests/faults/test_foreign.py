@@ -1,7 +1,9 @@
 """Nobody sees another's notes: not after calls that were given up at any moment, nor after a stray reply."""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -86,6 +88,25 @@ def test_a_stray_reply_is_never_taken_for_ones_own(wire: Wire, effort: Callable[
         for session in (mine, theirs) * 5:
             assert session.get_notes().notes.summary == f"notes of {session.id}"
     assert "a reply from Redis belongs to another call" in wire.sidecar.log
+
+
+def test_a_stray_reply_among_many_callers(wire: Wire, effort: Callable[[int, int], int]) -> None:
+    """A stray reply while many call: all connections are dropped; each call ends OK or UNAVAILABLE, 0 foreign."""
+    sessions = [wire.session() for _ in range(8)]
+    stray = wire.proxy.replies_to(sessions[0].id.encode())[-1]
+
+    def ask(number: int) -> grpc.StatusCode:
+        session, answers = sessions[number % 8], list[notes_api.GetNotesResponse]()
+        if number % 100 == 50:
+            wire.proxy.inject_before_reply(session.id.encode(), stray)
+        end = status_of(lambda: answers.append(session.get_notes()))
+        assert {answer.notes.summary for answer in answers} <= {f"notes of {session.id}"}
+        return end
+
+    with ThreadPoolExecutor(16) as pool:
+        ends = Counter(pool.map(ask, range(effort(800, 20_000))))
+    assert ends.keys() <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}, ends
+    assert ends[grpc.StatusCode.OK] > ends[grpc.StatusCode.UNAVAILABLE]
 
 
 def test_a_stray_reply_in_a_batch_is_never_taken_for_ones_own(wire: Wire) -> None:

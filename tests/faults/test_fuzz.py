@@ -1,4 +1,4 @@
-"""Malformed input: whatever bytes come, a caller hears what is wrong with them, and what is accepted reads back the same."""
+"""Malformed input: whatever bytes come, a caller hears what is wrong, and what is accepted reads back the same."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Hostile and broken peers: silent connections, streams that never end, bombs. Others are unaffected, memory stays flat."""
+"""Hostile and broken peers: silence, streams that never end, bombs. Others are unaffected, memory stays flat."""
 
 import socket
 import statistics
@@ -128,7 +128,7 @@ def test_metadata_beyond_the_limit(target: Sidecar) -> None:
     with new_channel(target.target) as channel:
         session = SessionCalls(channel, new_session_id())
         request = WriteNotesRequest(session_id=session.id, run_id="run-1", notes=notes())
-        metadata = [("x-more", "m" * 17_000)]
+        metadata = (("x-more", "m" * 17_000),)
         end = status_of(lambda: session.notes.WriteNotes(request, timeout=10, metadata=metadata))
         assert end == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert session.get_notes().ready is False

@@ -177,7 +177,7 @@ class Runner:
                 still_worth_it()
                 yield
                 patience.heard(node)
-        except (RedisError, RedisClusterException, OSError, TimeoutError, RuntimeError) as error:
+        except (RedisError, RedisClusterException, OSError, TimeoutError, RuntimeError, AttributeError) as error:
             if _is_our_bug(error):
                 raise
             raise StoreUnavailable from error
@@ -203,11 +203,25 @@ def _was_never_sent(error: RuntimeError) -> bool:
     return "the handler is closed" in str(error)
 
 
+def _was_closed_meanwhile(error: AttributeError) -> bool:
+    """Whether redis-py found None where a connection had its ends: it closed one that an operation was using.
+
+    It does so when it learns that a cluster has changed, and when all connections are dropped.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    return error.obj is None and module.startswith("redis.")
+
+
 def _is_our_bug(error: Exception) -> bool:
     if isinstance(error, DataError):
         return True
     if isinstance(error, RuntimeError):
         return not _was_never_sent(error)
+    if isinstance(error, AttributeError):
+        return not _was_closed_meanwhile(error)
     # Errors that redis-py has a class for are all of the passing kind; the others are told by their first word. Redis 6
     # puts that of an error inside a script behind a dash.
     return type(error) is ResponseError and _PASSING.isdisjoint(re.findall(r"(?:^|-)([A-Z]+)\b", str(error)))
