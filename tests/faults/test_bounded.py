@@ -127,6 +127,35 @@ def test_many_primaries_at_once(bench: Bench, fault: str) -> None:
         in_time(lambda: list(pool.map(ask, range(30))), CROWD_SECONDS)
 
 
+def test_a_known_outage_is_answered_at_once(bench: Bench) -> None:
+    """While one call tries a store known to be silent, all others hear UNAVAILABLE at once: no crowd waits."""
+    bench.proxy.black_hole = True
+    bench.time(bench.session, grpc.StatusCode.UNAVAILABLE)
+    bench.time(bench.session, grpc.StatusCode.UNAVAILABLE)
+
+    def row() -> list[float]:
+        with ThreadPoolExecutor(8) as pool:
+            return sorted(pool.map(lambda _: bench.time(bench.session, grpc.StatusCode.UNAVAILABLE), range(8)))
+
+    in_time(row, median=0.050)
+
+
+def test_connections_reset_at_rest(bench: Bench) -> None:
+    """A store that restarts behind a proxy resets what lies in the pool: the next calls are answered, all of them."""
+
+    def ask(_: int) -> grpc.StatusCode:
+        return status_of(bench.session.get_notes)
+
+    with ThreadPoolExecutor(16) as pool:
+        bench.proxy.delay_seconds = 0.02  # So that many connections are open at the same time.
+        assert set(pool.map(ask, range(64))) == {grpc.StatusCode.OK}
+        bench.proxy.delay_seconds = 0.0
+        bench.proxy.refuse()
+        bench.proxy.accept()
+        bench.sidecar.wait_until_serving()
+        assert set(pool.map(ask, range(64))) == {grpc.StatusCode.OK}
+
+
 def stuck_writers(bench: Bench, count: int = 100) -> list[Any]:
     """Writers on the same connection as the primary, who will hear nothing for a while."""
     writes: list[Any] = []

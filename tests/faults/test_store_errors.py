@@ -10,6 +10,8 @@ from pathlib import Path
 import grpc
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.faults.proxy import Proxy
 from tests.stores import Store, StoreServer, free_port, valkey_program
@@ -209,11 +211,14 @@ def test_a_store_that_loads_is_unavailable() -> None:
         eventually(lambda: sidecar.health() == NOT_SERVING)
         server.start()
         seen: set[grpc.StatusCode] = set()
+        seen_health: set[int | None] = set()
 
         def healed() -> bool:
-            with redis.Redis(port=server.port) as client, suppress(redis.BusyLoadingError):
+            # redis-py's own retries would wait for the end of it.
+            with redis.Redis(port=server.port, retry=Retry(NoBackoff(), 0)) as client, suppress(redis.ConnectionError):
                 client.ping()
                 return case.whole()
+            seen_health.add(sidecar.health())
             ends = case.ends()
             seen.update(ends.values())
             return False
@@ -221,6 +226,7 @@ def test_a_store_that_loads_is_unavailable() -> None:
         eventually(healed, 20)
         assert seen <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
         assert grpc.StatusCode.UNAVAILABLE in seen
+        assert seen_health == {NOT_SERVING}
         assert case.session.get_notes().notes.summary == CANARY
         assert CANARY not in sidecar.log
 
