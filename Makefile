@@ -9,7 +9,7 @@ PROTOS := $(shell find protos -name '*.proto' | sort)
 GENERATED := v1 status
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test guards check format protos clean
+.PHONY: help install run demo test soak guards check format protos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ demo: .venv/run ## play a conversation with a primary and an observer, in under 
 
 test: .venv/dev ## run the tests (ARGS="-k name" for some)
 	@$(BIN)/python -m pytest -n 4 --dist loadgroup $(ARGS)
+
+soak: .venv/dev ## faults at full length, e.g. 50 crashes and 100,000 malformed requests (an hour at most; FOR=10m for less)
+	@timeout --kill-after=60 $(or $(FOR),1h) $(BIN)/python -m pytest tests/faults --soak --timeout 1800 $(ARGS)
 
 guards: .venv/dev ## take each guard out of a copy, and see its test fail (some minutes)
 	@$(BIN)/python tests/guards.py $(ARGS)

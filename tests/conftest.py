@@ -15,6 +15,7 @@ from tests.support import DEFAULT_PREFIX, SessionCalls, Sidecar, new_channel, ne
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--redis-url", help="run against this store instead of the ones the tests start themselves")
+    parser.addoption("--soak", action="store_true", help="tests/faults at full length: much of an hour")
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

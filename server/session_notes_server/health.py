@@ -47,12 +47,12 @@ class Health:
         return bool(self._up)
 
     async def follow(self) -> None:
-        """Ask for ever."""
+        """Ask for ever, from the first wait after `check` on."""
         backoff = FIRST_BACKOFF_SECONDS
         while True:
-            up = await self.check()
-            backoff = FIRST_BACKOFF_SECONDS if up else min(backoff * 2, LAST_BACKOFF_SECONDS)
-            await asyncio.sleep(INTERVAL_SECONDS if up else backoff)
+            await asyncio.sleep(INTERVAL_SECONDS if self._up else backoff)
+            backoff = FIRST_BACKOFF_SECONDS if self._up else min(backoff * 2, LAST_BACKOFF_SECONDS)
+            await self.check()
 
     async def _tell(self, *, up: bool, why: str = "") -> None:
         if up == self._up:

@@ -6,10 +6,10 @@ import asyncio
 import itertools
 import logging
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.exceptions import DataError, NoScriptError, RedisClusterException, RedisError, ResponseError
@@ -20,6 +20,8 @@ from session_notes_server.store.patience import Patience
 from session_notes_server.store.scripts import Script
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class StoreUnavailable(Exception):
@@ -33,6 +35,10 @@ _PASSING = frozenset(
         *("OOM", "READONLY", "TRYAGAIN", "UNBLOCKED", "UNKILLABLE", "WRONGPASS"),
     }
 )
+
+
+# How many connections that turn out to be dead one operation tries, before its last.
+_DEAD_CONNECTIONS = 3
 
 
 class Runner:
@@ -76,6 +82,7 @@ class Runner:
         """
         async with self._attempt(self._ping_patience):
             await self._redis.ping()
+        self._patience.heard("")
 
     async def run(self, script: Script, session_id: str, *arguments: Any) -> list[Any]:
         """Run a script on a session → its reply, without the tag.
@@ -89,13 +96,16 @@ class Runner:
     async def run_many(self, script: Script, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Any]]:
         """Run a script on many sessions in one round trip (one a node), with arguments for each → their replies."""
         async with self._attempt(self._patience):
-            pipeline = self._redis.pipeline(transaction=False)
-            tags = []
-            for session_id, arguments in calls:
-                keys = self._keys.of(session_id)
-                tags.append(str(next(self._tags)))
-                pipeline.execute_command("EVALSHA", script.sha, len(keys), *keys, tags[-1], *arguments)
-            replies = await pipeline.execute(raise_on_error=False)
+            tags = [str(next(self._tags)) for _ in calls]
+
+            def send() -> Awaitable[list[Any]]:
+                pipeline = self._redis.pipeline(transaction=False)
+                for tag, (session_id, arguments) in zip(tags, calls, strict=True):
+                    keys = self._keys.of(session_id)
+                    pipeline.execute_command("EVALSHA", script.sha, len(keys), *keys, tag, *arguments)
+                return pipeline.execute(raise_on_error=False)
+
+            replies = await _sent(send)
             for index, (session_id, arguments) in enumerate(calls):
                 if isinstance(replies[index], NoScriptError):
                     replies[index] = await self._run_once(script, session_id, arguments)
@@ -115,7 +125,7 @@ class Runner:
             if node >= len(nodes):
                 return [], None
             arguments = ("SCAN", cursor, "MATCH", self._keys.pattern, "COUNT", count, "TYPE", "hash")
-            cursor, keys = await nodes[node].execute_command(*arguments)
+            cursor, keys = await _sent(lambda: nodes[node].execute_command(*arguments))
         ids = [self._keys.session_id(key) for key in keys]
         if int(cursor):
             return ids, (node, int(cursor))
@@ -125,11 +135,14 @@ class Runner:
         tag = str(next(self._tags))
         keys = self._keys.of(session_id)
         try:
-            reply = await self._redis.execute_command("EVALSHA", script.sha, len(keys), *keys, tag, *arguments)
+            reply = await self._execute("EVALSHA", script.sha, len(keys), *keys, tag, *arguments)
         except NoScriptError:
-            reply = await self._redis.execute_command("EVAL", script.text, len(keys), *keys, tag, *arguments)
+            reply = await self._execute("EVAL", script.text, len(keys), *keys, tag, *arguments)
         self._patience.heard(self._node_of(session_id))
         return await self._own(reply, tag)
+
+    async def _execute(self, *command: Any) -> Any:
+        return await _sent(lambda: self._redis.execute_command(*command))
 
     def _node_of(self, session_id: str) -> str:
         """The name of the node of a cluster that has a session, as far as that is known; empty outside one."""
@@ -163,15 +176,52 @@ class Runner:
             async with patience.wait(node) as still_worth_it, self._slots:
                 still_worth_it()
                 yield
-        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+                patience.heard(node)
+        except (RedisError, RedisClusterException, OSError, TimeoutError, RuntimeError, AttributeError) as error:
             if _is_our_bug(error):
                 raise
             raise StoreUnavailable from error
 
 
+async def _sent(send: Callable[[], Awaitable[T]]) -> T:
+    """Send something on a connection of the pool that takes it.
+
+    redis-py notices those that were closed while they lay there, but not those that were reset. It closes one that
+    fails, and opens it anew when it is next used. Where nothing was sent, nothing is sent twice.
+    """
+    for _ in range(_DEAD_CONNECTIONS):
+        try:
+            return await send()
+        except RuntimeError as error:
+            if not _was_never_sent(error):
+                raise
+    return await send()
+
+
+def _was_never_sent(error: RuntimeError) -> bool:
+    """Whether this is what uvloop raises, where others raise an OSError, for a write to a connection that is closed."""
+    return "the handler is closed" in str(error)
+
+
+def _was_closed_meanwhile(error: AttributeError) -> bool:
+    """Whether redis-py found None where a connection had its ends: it closed one that an operation was using.
+
+    It does so when it learns that a cluster has changed, and when all connections are dropped.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    return error.obj is None and module.startswith("redis.")
+
+
 def _is_our_bug(error: Exception) -> bool:
     if isinstance(error, DataError):
         return True
+    if isinstance(error, RuntimeError):
+        return not _was_never_sent(error)
+    if isinstance(error, AttributeError):
+        return not _was_closed_meanwhile(error)
     # Errors that redis-py has a class for are all of the passing kind; the others are told by their first word. Redis 6
     # puts that of an error inside a script behind a dash.
     return type(error) is ResponseError and _PASSING.isdisjoint(re.findall(r"(?:^|-)([A-Z]+)\b", str(error)))
