@@ -206,7 +206,7 @@ def test_a_reply_that_is_lost_among_others(bench: Bench) -> None:
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(others)
         try:
-            in_time(row)
+            assert row()[0] <= WORST_SECONDS
         finally:
             stopped.set()
         running.result()
