@@ -1,5 +1,6 @@
 """Hostile and broken peers: silence, streams that never end, bombs. Others are unaffected, memory stays flat."""
 
+import resource
 import socket
 import statistics
 import threading
@@ -65,6 +66,29 @@ def test_silent_connections_are_nobodys_trouble(target: Sidecar) -> None:
         eventually(lambda: descriptors(target) >= before + 400, 20)
         others_are_well(target)
     eventually(lambda: descriptors(target) <= before + 20, 30)
+
+
+def test_no_descriptors_left(target: Sidecar) -> None:
+    """No descriptor is left for new connections: who is connected is served on, and after the flood all are again."""
+    assert target.process is not None
+    pid, (soft, hard) = target.process.pid, resource.prlimit(target.process.pid, resource.RLIMIT_NOFILE)
+    host, _, port = target.target.rpartition(":")
+    with new_channel(target.target) as channel, ExitStack() as flood:
+        session = SessionCalls(channel, new_session_id())
+        session.write_notes("run-1", "said")
+        session.get_notes()
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (descriptors(target) + 10, hard))
+        try:
+            for _ in range(100):
+                flood.enter_context(socket.create_connection((host, int(port)), timeout=10))
+            for _ in range(20):
+                assert session.get_notes().notes.summary == "said"
+        finally:
+            flood.close()
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+        eventually(lambda: target.health() == health_pb2.HealthCheckResponse.SERVING)
+    others_are_well(target)
+    assert "Traceback" not in target.log
 
 
 def test_held_streams_are_nobodys_trouble(target: Sidecar) -> None:

@@ -123,7 +123,7 @@ def test_the_sidecar_itself_never_repeats_a_write(behind: Setup, how: str) -> No
 @pytest.mark.parametrize("how", LOSSES)
 def test_the_client_tries_again_and_nobody_notices(behind: Setup, how: str, effort: Callable[[int, int], int]) -> None:
     """The Python client over lost replies, round after round: it tries again by itself; each run once, in order."""
-    session_id, rounds = new_session_id(), effort(3, 100)
+    session_id, rounds = new_session_id(), effort(2, 100)
     with ObserverClient(behind.sidecar.target, timeout=timedelta(seconds=10)) as observer:
         for number in range(1, rounds + 1):
             lost = behind.proxy.lost

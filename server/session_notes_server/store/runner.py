@@ -6,9 +6,11 @@ import asyncio
 import itertools
 import logging
 import re
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from types import FrameType
 from typing import Any, TypeVar
 
 from redis.asyncio.cluster import ClusterNode, RedisCluster
@@ -198,9 +200,14 @@ async def _sent(send: Callable[[], Awaitable[T]]) -> T:
     return await send()
 
 
-def _was_never_sent(error: RuntimeError) -> bool:
-    """Whether this is what uvloop raises, where others raise an OSError, for a write to a connection that is closed."""
+def _is_closed(error: RuntimeError) -> bool:
+    """Whether this is what uvloop raises, where others raise an OSError, for the use of a connection that is closed."""
     return "the handler is closed" in str(error)
+
+
+def _was_never_sent(error: RuntimeError) -> bool:
+    """Whether a closed connection refused to take the command, rather than to give its answer."""
+    return _is_closed(error) and any(frame.f_code.co_name == "send_packed_command" for frame in _frames(error))
 
 
 def _was_closed_meanwhile(error: AttributeError) -> bool:
@@ -208,18 +215,19 @@ def _was_closed_meanwhile(error: AttributeError) -> bool:
 
     It does so when it learns that a cluster has changed, and when all connections are dropped.
     """
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
-    return error.obj is None and module.startswith("redis.")
+    *_, last = _frames(error)
+    return error.obj is None and str(last.f_globals.get("__name__")).startswith("redis.")
+
+
+def _frames(error: Exception) -> list[FrameType]:
+    return [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
 
 
 def _is_our_bug(error: Exception) -> bool:
     if isinstance(error, DataError):
         return True
     if isinstance(error, RuntimeError):
-        return not _was_never_sent(error)
+        return not _is_closed(error)
     if isinstance(error, AttributeError):
         return not _was_closed_meanwhile(error)
     # Errors that redis-py has a class for are all of the passing kind; the others are told by their first word. Redis 6
