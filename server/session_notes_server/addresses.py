@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 import os
 import socket
 import stat
@@ -15,6 +16,8 @@ import grpc
 from session_notes_server.credentials import Certificates
 from session_notes_server.embedded import MAX_SOCKET_PATH_BYTES, lock_file
 from session_notes_server.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 class AddressError(Exception):
@@ -37,7 +40,10 @@ def check_addresses(settings: Settings) -> None:
                 )
             continue
         host, _ = _host_and_port(address)
-        if settings.insecure_listen or (settings.tls_cert and known_callers) or _is_loopback(address, host):
+        if (settings.tls_cert and known_callers) or _is_loopback(address, host):
+            continue
+        if settings.insecure_listen:
+            log.warning("%s can be reached from other machines, without TLS or by callers nobody knows", address)
             continue
         raise AddressError(
             f"refusing to listen on {address}: others than this machine could read and change every session. Give "
