@@ -61,7 +61,7 @@ class _Given:
     tls_key: Path | None = None
 
 
-_given: ContextVar[_Given] = ContextVar("given", default=_Given())
+_given: ContextVar[_Given] = ContextVar("given")
 
 
 def connecting(command: Callable[P, T]) -> Callable[P, T]:
@@ -87,7 +87,7 @@ def token() -> "TokenFile | None":
     """The token to call with, as a client takes it."""
     from session_notes import TokenFile
 
-    path = _given.get().token_file
+    path = _given.get(_Given()).token_file
     return TokenFile(path) if path else None
 
 
@@ -95,7 +95,7 @@ def tls(target: str) -> "TLS | None":
     """How to encrypt, as a client takes it. A unix socket is not encrypted, whatever the variables say."""
     from session_notes import TLS
 
-    given = _given.get()
+    given = _given.get(_Given())
     if target.startswith("unix:") or not (given.tls_ca or given.tls_cert or given.tls_key):
         return None
     return TLS(given.tls_ca, given.tls_cert, given.tls_key)
