@@ -13,7 +13,7 @@ from tests.access.callers import TOKENS, Authority, encrypted_channel, get_notes
 from tests.process.test_refused_start import serve
 from tests.support import Sidecar, eventually, free_port, new_channel
 
-PORT = free_port()
+PORT = 50051
 
 
 def test_an_address_for_everybody_is_refused(tmp_path: Path) -> None:
