@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Coroutine
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from session_notes.v1 import session_notes_pb2, session_state_pb2
 
-from session_notes_server.embedded import MAX_SOCKET_PATH_BYTES, EmbeddedValkey, lock_file
+from session_notes_server.addresses import bound, check_addresses
+from session_notes_server.credentials import Certificates, CredentialsError, Identities, Tokens
+from session_notes_server.embedded import EmbeddedValkey
 from session_notes_server.health import Health
+from session_notes_server.servicers.access import Access, GuardedReflection
 from session_notes_server.servicers.boundary import Boundary
 from session_notes_server.servicers.notes import NotesServicer
 from session_notes_server.servicers.state import StateServicer
@@ -34,25 +35,24 @@ SERVICES = tuple(
 STREAMS_GRACE_SECONDS = 0.25
 
 
-class AddressError(Exception):
-    """An address cannot be listened on. Its text says to a user what to do."""
-
-
 async def serve(settings: Settings) -> None:
     """Run the sidecar until SIGTERM or SIGINT.
 
     Raises:
-        AddressError: an address is taken or wrong.
+        AddressError: an address is taken, wrong, or open to others.
+        CredentialsError: tokens or certificates cannot be used.
         EmbeddedError: the embedded store cannot be had.
         InvalidRedisURL: `redis_url` names no Redis.
     """
+    check_addresses(settings)
+    access, certificates = _access(settings), _certificates(settings)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with _runners(settings) as (runner, notes_runner), _following(runner, notes_runner) as health:
         store = Store(runner, notes_runner=notes_runner, session_ttl=settings.session_ttl)
-        boundary = Boundary()
+        boundary = Boundary(access)
         server = grpc.aio.server(
             options=[
                 # Two sidecars on one port would share its calls at random; a taken port is an error instead.
@@ -74,12 +74,13 @@ async def serve(settings: Settings) -> None:
         health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
         health_service = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
         names = [service.full_name for service in SERVICES]
-        reflection.enable_server_reflection([*names, health_service, reflection.SERVICE_NAME], server)
+        reflected = GuardedReflection(access, [*names, health_service, reflection.SERVICE_NAME])
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, server)
 
         with contextlib.ExitStack() as sockets:
-            bound = [sockets.enter_context(_bound(server, address)) for address in settings.listen]
+            addresses = [sockets.enter_context(bound(server, address, certificates)) for address in settings.listen]
             await server.start()
-            for address in bound:
+            for address in addresses:
                 log.info("listening on %s", address)
             await stop.wait()
             log.info("stopping: no new calls, at most %.0f s for those in flight", settings.grace.total_seconds())
@@ -89,6 +90,27 @@ async def serve(settings: Settings) -> None:
             # on their way out.
             await server.stop(STREAMS_GRACE_SECONDS)
     log.info("stopped")
+
+
+def _access(settings: Settings) -> Access:
+    """Who may call: everybody, where the settings name neither tokens nor an authority."""
+    if settings.tls_roles and not settings.tls_client_ca:
+        raise CredentialsError("--tls-roles is about clients' certificates: give --tls-client-ca too")
+    if settings.tls_client_ca and not (settings.tls_roles or settings.tokens_dir):
+        raise CredentialsError("with --tls-client-ca alone nobody has a role: give --tls-roles or --tokens-dir too")
+    return Access(
+        Tokens(settings.tokens_dir) if settings.tokens_dir else None,
+        Identities(settings.tls_roles) if settings.tls_roles else None,
+    )
+
+
+def _certificates(settings: Settings) -> Certificates | None:
+    """What TCP is encrypted with, if it is."""
+    if settings.tls_cert and settings.tls_key:
+        return Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    if settings.tls_cert or settings.tls_key or settings.tls_client_ca:
+        raise CredentialsError("for TLS both --tls-cert and --tls-key are needed")
+    return None
 
 
 @contextlib.asynccontextmanager
@@ -131,54 +153,3 @@ async def _background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-
-
-@contextlib.contextmanager
-def _bound(server: grpc.aio.Server, address: str) -> Iterator[str]:
-    """Bind an address → what it is called, with the port the system chose for port 0."""
-    with contextlib.ExitStack() as stack:
-        if address.startswith("unix:"):
-            stack.enter_context(_socket_of_our_own(Path(address.removeprefix("unix:"))))
-        else:
-            _, colon, port_text = address.rpartition(":")
-            # gRPC would take the lack of a port for 443, and a port beyond the last one for another.
-            if not colon or not port_text.isdecimal() or int(port_text) > 65535:
-                raise AddressError(
-                    f"cannot listen on {address}: write host:port, with a port from 0 to 65535, or unix:/path."
-                )
-        mask = os.umask(0o177)  # A unix socket is its owner's alone.
-        try:
-            port = server.add_insecure_port(address)
-        except RuntimeError:
-            raise AddressError(
-                f"cannot listen on {address}: it is taken, or no address of this machine. Choose another with --listen."
-            ) from None
-        finally:
-            os.umask(mask)
-        yield address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
-
-
-@contextlib.contextmanager
-def _socket_of_our_own(path: Path) -> Iterator[None]:
-    """See to it that a unix socket has one owner, a mode, and no leftover in its place.
-
-    gRPC would take over the path of a running server and, on leaving, delete that of its successor.
-    """
-    if not path.is_absolute():
-        raise AddressError(f"cannot listen on unix:{path}: the path must be absolute.")
-    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
-        raise AddressError(f"cannot listen on unix:{path}: a socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes.")
-    try:
-        lock = lock_file(path.with_name(path.name + ".lock"))
-        if lock is None:
-            raise AddressError(f"cannot listen on unix:{path}: another sidecar does. Choose another with --listen.")
-        with lock:
-            if path.is_socket():
-                path.unlink()
-            elif path.exists():
-                raise AddressError(
-                    f"cannot listen on unix:{path}: something else is there. Choose another with --listen."
-                )
-            yield
-    except OSError as error:
-        raise AddressError(f"cannot listen on unix:{path}: {error.strerror}.") from None

@@ -37,6 +37,24 @@ class Settings:
     listen: tuple[str, ...] = ("127.0.0.1:50051",)
     """Addresses: `host:port` (port 0: a free one) or `unix:/path`."""
 
+    insecure_listen: bool = False
+    """Whether others than this machine may reach an address without TLS, or without saying who they are."""
+
+    tokens_dir: Path | None = None
+    """Where the tokens of each role are. None: callers need no token."""
+
+    tls_cert: Path | None = None
+    """The sidecar's certificate, with those that lead to its authority. None: no TLS."""
+
+    tls_key: Path | None = None
+    """Its private key."""
+
+    tls_client_ca: Path | None = None
+    """Whose certificates callers must have. None: they need none."""
+
+    tls_roles: Path | None = None
+    """Which role each name in a caller's certificate has."""
+
     redis_url: str | None = None
     """Where Redis is. None: an embedded Valkey of our own in `data_dir`."""
 

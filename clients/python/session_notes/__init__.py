@@ -22,6 +22,7 @@ from session_notes._async_observer import AsyncObserverClient
 from session_notes._async_primary import AsyncPrimaryClient
 from session_notes._background import BackgroundObserver
 from session_notes._channel import DEFAULT_TARGET
+from session_notes._credentials import TLS, TokenFile
 from session_notes._errors import (
     Conflict,
     DeadlineExceeded,
@@ -67,6 +68,7 @@ __all__ = [
     "DEFAULT_RUN_TIMEOUT",
     "DEFAULT_STATE_TIMEOUT",
     "DEFAULT_TARGET",
+    "TLS",
     "ActiveRun",
     "AsyncActiveRun",
     "AsyncObserverClient",
@@ -96,6 +98,7 @@ __all__ = [
     "SessionNotesError",
     "SessionSummary",
     "Severity",
+    "TokenFile",
     "TooLarge",
     "Turn",
     "TurnCountMismatch",

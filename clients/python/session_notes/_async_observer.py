@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from session_notes import _calls
+from session_notes._credentials import TLS, Token
 from session_notes._observer import DEFAULT_RUN_TIMEOUT
 from session_notes._runs import ENDED_WITHOUT_NOTES, AsyncActiveRun
 from session_notes._transport import AsyncTransport
@@ -25,11 +26,17 @@ class AsyncObserverClient:
     """
 
     def __init__(
-        self, target: str | None = None, *, observer: str = "", timeout: timedelta = DEFAULT_RUN_TIMEOUT
+        self,
+        target: str | None = None,
+        *,
+        token: Token | None = None,
+        tls: TLS | None = None,
+        observer: str = "",
+        timeout: timedelta = DEFAULT_RUN_TIMEOUT,
     ) -> None:
         self.observer = observer
         self._timeout = timeout
-        self._transport = AsyncTransport(target)
+        self._transport = AsyncTransport(target, token, tls)
 
     async def __aenter__(self) -> Self:
         self._transport.open()

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from session_notes import _calls
+from session_notes._credentials import TLS, Token
 from session_notes._errors import Unavailable
 from session_notes._primary import DEFAULT_NOTES_TIMEOUT, DEFAULT_STATE_TIMEOUT
 from session_notes._transport import AsyncTransport
@@ -26,12 +27,14 @@ class AsyncPrimaryClient:
         self,
         target: str | None = None,
         *,
+        token: Token | None = None,
+        tls: TLS | None = None,
         timeout: timedelta = DEFAULT_NOTES_TIMEOUT,
         state_timeout: timedelta = DEFAULT_STATE_TIMEOUT,
     ) -> None:
         self._timeout = timeout
         self._state_timeout = state_timeout
-        self._transport = AsyncTransport(target)
+        self._transport = AsyncTransport(target, token, tls)
 
     async def __aenter__(self) -> Self:
         self._transport.open()

@@ -9,6 +9,7 @@ from enum import Enum, auto
 from types import TracebackType
 from typing import Self
 
+from session_notes._credentials import TLS, Token
 from session_notes._errors import InvalidArgument, SessionDeleted, SessionNotesError, Unavailable, UsageError
 from session_notes._observer import DEFAULT_RUN_TIMEOUT, ObserverClient
 from session_notes._runs import ENDED_WITHOUT_NOTES, FAIL_TIMEOUT, LOGGER, ActiveRun
@@ -47,7 +48,9 @@ class BackgroundObserver:
     Args:
         analyse: Makes notes of a run, in one of the threads; None: there are none this time.
         target: The sidecar's address, as for `ObserverClient`.
-        client: A client to use instead, which stays open; then without `target` and `observer`.
+        token: What the sidecar knows this caller by, as for `ObserverClient`.
+        tls: How to encrypt the connection, as for `ObserverClient`.
+        client: A client to use instead, which stays open; then without all of these and `observer`.
         observer: Who observes; empty: `default`.
         max_workers: How many threads at most, and so how many analyses at once. They start when there is work for them.
         time_limit: How long an analysis may take.
@@ -59,21 +62,23 @@ class BackgroundObserver:
         analyse: Callable[[ActiveRun], Notes | None],
         *,
         target: str | None = None,
+        token: Token | None = None,
+        tls: TLS | None = None,
         client: ObserverClient | None = None,
         observer: str = "",
         max_workers: int = 4,
         time_limit: timedelta = timedelta(minutes=2),
         ttl: timedelta | None = None,
     ) -> None:
-        if client is not None and (target or observer):
-            raise InvalidArgument("give a client, or a target and an observer")
+        if client is not None and (target or observer or token or tls):
+            raise InvalidArgument("give a client, or what to make one with: target, token, tls, observer")
         if max_workers < 1:
             raise InvalidArgument("max_workers must be at least 1")
         if time_limit <= timedelta():
             raise InvalidArgument("time_limit must be above 0")
         self._analyse = analyse
         self._own_client = client is None
-        self._client = client or ObserverClient(target, observer=observer)
+        self._client = client or ObserverClient(target, token=token, tls=tls, observer=observer)
         self._max_workers = max_workers
         self._time_limit = time_limit
         self._overrun = f"time limit of {time_limit.total_seconds():g} s passed"

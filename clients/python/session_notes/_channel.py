@@ -1,9 +1,13 @@
 """The one place that makes channels: where to, and with which options."""
 
 import os
+from pathlib import Path
 
 import grpc
 import grpc.aio
+
+from session_notes._credentials import TLS
+from session_notes._errors import InvalidArgument
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 """Where clients look for a sidecar unless told: by argument, or by the environment variable `SESSION_NOTES_TARGET`."""
@@ -28,11 +32,27 @@ def target_or_default(target: str | None) -> str:
     return target or os.environ.get("SESSION_NOTES_TARGET") or DEFAULT_TARGET
 
 
-def open_channel(target: str) -> grpc.Channel:
+def open_channel(target: str, tls: TLS | None) -> grpc.Channel:
     """A blocking channel; it connects at the first call."""
-    return grpc.insecure_channel(target, options=_OPTIONS)
+    if tls is None:
+        return grpc.insecure_channel(target, options=_OPTIONS)
+    return grpc.secure_channel(target, _encrypted(tls), options=_OPTIONS)
 
 
-def open_async_channel(target: str) -> grpc.aio.Channel:
+def open_async_channel(target: str, tls: TLS | None) -> grpc.aio.Channel:
     """An asyncio channel; it belongs to the loop it is opened in."""
-    return grpc.aio.insecure_channel(target, options=_OPTIONS)
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options=_OPTIONS)
+    return grpc.aio.secure_channel(target, _encrypted(tls), options=_OPTIONS)
+
+
+def _encrypted(tls: TLS) -> grpc.ChannelCredentials:
+    ca, key, cert = (_content(path) for path in (tls.ca, tls.key, tls.cert))
+    return grpc.ssl_channel_credentials(ca, key, cert)
+
+
+def _content(path: Path | None) -> bytes | None:
+    try:
+        return None if path is None else path.read_bytes()
+    except OSError as error:
+        raise InvalidArgument(f"{path} cannot be read: {error.strerror}") from None

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from session_notes import _calls
+from session_notes._credentials import TLS, Token
 from session_notes._runs import ENDED_WITHOUT_NOTES, ActiveRun
 from session_notes._transport import Transport
 from session_notes._types import BeginResult, Notes, Run, WriteResult
@@ -28,16 +29,26 @@ class ObserverClient:
     Args:
         target: The sidecar's address: `127.0.0.1:50051`, `unix:/run/session-notes.sock`. None: the environment variable
             `SESSION_NOTES_TARGET`, else `127.0.0.1:50051`.
+        token: What the sidecar knows this caller by, or a function that gives it at every call, such as `TokenFile`.
+            None: the environment variable `SESSION_NOTES_TOKEN`, else the file that `SESSION_NOTES_TOKEN_FILE` names.
+        tls: How to encrypt the connection. None: with what `SESSION_NOTES_TLS_CA`, `SESSION_NOTES_TLS_CERT` and
+            `SESSION_NOTES_TLS_KEY` name, else not at all. Without it a token is sent to this machine only.
         observer: Who observes; empty: `default`.
         timeout: How long a call goes on trying; those of the client itself can say otherwise.
     """
 
     def __init__(
-        self, target: str | None = None, *, observer: str = "", timeout: timedelta = DEFAULT_RUN_TIMEOUT
+        self,
+        target: str | None = None,
+        *,
+        token: Token | None = None,
+        tls: TLS | None = None,
+        observer: str = "",
+        timeout: timedelta = DEFAULT_RUN_TIMEOUT,
     ) -> None:
         self.observer = observer
         self._timeout = timeout
-        self._transport = Transport(target)
+        self._transport = Transport(target, token, tls)
 
     def __enter__(self) -> Self:
         return self

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from session_notes import _calls
+from session_notes._credentials import TLS, Token
 from session_notes._errors import Unavailable
 from session_notes._transport import Transport
 from session_notes._types import Reading, Session, SessionSummary, Turn, UpdateResult
@@ -29,6 +30,10 @@ class PrimaryClient:
     Args:
         target: The sidecar's address: `127.0.0.1:50051`, `unix:/run/session-notes.sock`. None: the environment variable
             `SESSION_NOTES_TARGET`, else `127.0.0.1:50051`.
+        token: What the sidecar knows this caller by, or a function that gives it at every call, such as `TokenFile`.
+            None: the environment variable `SESSION_NOTES_TOKEN`, else the file that `SESSION_NOTES_TOKEN_FILE` names.
+        tls: How to encrypt the connection. None: with what `SESSION_NOTES_TLS_CA`, `SESSION_NOTES_TLS_CERT` and
+            `SESSION_NOTES_TLS_KEY` name, else not at all. Without it a token is sent to this machine only.
         timeout: How long `get_notes` waits for an answer; each call can say otherwise.
         state_timeout: How long every other call waits; each call can say otherwise.
     """
@@ -37,12 +42,14 @@ class PrimaryClient:
         self,
         target: str | None = None,
         *,
+        token: Token | None = None,
+        tls: TLS | None = None,
         timeout: timedelta = DEFAULT_NOTES_TIMEOUT,
         state_timeout: timedelta = DEFAULT_STATE_TIMEOUT,
     ) -> None:
         self._timeout = timeout
         self._state_timeout = state_timeout
-        self._transport = Transport(target)
+        self._transport = Transport(target, token, tls)
 
     def __enter__(self) -> Self:
         return self

@@ -16,6 +16,7 @@ import grpc.aio
 
 from session_notes._calls import Call
 from session_notes._channel import open_async_channel, open_channel, target_or_default
+from session_notes._credentials import TLS, Credentials, Token
 from session_notes._errors import InvalidArgument, SessionNotesError, Unavailable, UsageError, translate
 
 T = TypeVar("T")
@@ -58,9 +59,10 @@ class _Tries:
 class Transport:
     """A blocking connection to a sidecar. Safe to use from many threads."""
 
-    def __init__(self, target: str | None) -> None:
+    def __init__(self, target: str | None, token: Token | None = None, tls: TLS | None = None) -> None:
         self.target = target_or_default(target)
-        self._channel: grpc.Channel | None = open_channel(self.target)
+        self._credentials = Credentials(self.target, token, tls)
+        self._channel: grpc.Channel | None = open_channel(self.target, self._credentials.tls)
         self._methods: dict[str, Callable[..., Any]] = {}
 
     def close(self) -> None:
@@ -73,8 +75,9 @@ class Transport:
         """Sends a call and reads its answer, within `timeout` or the default."""
         tries = _Tries(call, default if timeout is None else timeout)
         while True:
+            metadata = self._credentials.metadata()
             try:
-                answer = self._method(call)(call.request, timeout=tries.remaining())
+                answer = self._method(call)(call.request, timeout=tries.remaining(), metadata=metadata)
             except grpc.RpcError as error:
                 code, ours = error.code(), translate(error)
             except ValueError as error:
@@ -99,8 +102,9 @@ class Transport:
 class AsyncTransport:
     """An asyncio connection to a sidecar, within the loop it is opened in."""
 
-    def __init__(self, target: str | None) -> None:
+    def __init__(self, target: str | None, token: Token | None = None, tls: TLS | None = None) -> None:
         self.target = target_or_default(target)
+        self._credentials = Credentials(self.target, token, tls)
         self._channel: grpc.aio.Channel | None = None
         self._methods: dict[str, Callable[..., Any]] = {}
 
@@ -109,7 +113,7 @@ class AsyncTransport:
         if self._channel is not None:
             raise UsageError("this client is open already")
         self._methods.clear()
-        self._channel = open_async_channel(self.target)
+        self._channel = open_async_channel(self.target, self._credentials.tls)
 
     async def close(self) -> None:
         """Ends the connection; calls under way end as Unavailable."""
@@ -121,8 +125,9 @@ class AsyncTransport:
         """Sends a call and reads its answer, within `timeout` or the default."""
         tries = _Tries(call, default if timeout is None else timeout)
         while True:
+            metadata = self._credentials.metadata()
             try:
-                answer = await self._method(call)(call.request, timeout=tries.remaining())
+                answer = await self._method(call)(call.request, timeout=tries.remaining(), metadata=metadata)
             except grpc.RpcError as error:
                 code, ours = error.code(), translate(error)
             except grpc.aio.UsageError as error:

@@ -4,10 +4,12 @@ from typing import Annotated
 
 import typer
 
-from session_notes_server.cli.exits import ExitCode, Failure, no_answer
+from session_notes_server.cli.connecting import connecting, tls
+from session_notes_server.cli.exits import ExitCode, Failure, failure_of, no_answer
 from session_notes_server.cli.options import DEFAULT_TARGET, DEFAULT_TIMEOUT, AsJson, Target, Timeout
 
 
+@connecting
 def health(
     service: Annotated[
         str,
@@ -27,11 +29,17 @@ def health(
     """
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
+    from session_notes import SessionNotesError
+    from session_notes._channel import open_channel
 
     from session_notes_server.cli import documents, show
 
-    # As the clients do it: a proxy for the outside world has no business in between.
-    with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
+    # As the clients do it.
+    try:
+        channel = open_channel(target, tls(target))
+    except SessionNotesError as error:
+        raise failure_of(error, target) from error
+    with channel:
         request = health_pb2.HealthCheckRequest(service=service)
         try:
             response = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout.total_seconds())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from session_notes_server.cli.connecting import connecting
 from session_notes_server.cli.exits import ExitCode
 from session_notes_server.cli.options import (
     DEFAULT_TARGET,
@@ -37,6 +38,7 @@ _KEYS = ("coverage", "issues", "follow_up_suggestions", "summary", "extra")
     epilog="Examples:\n  session-notes notes get s1\n"
     "  session-notes notes get s1 --max-age 30s --max-turns-behind 2 --fresh --json"
 )
+@connecting
 def get(
     session_id: SessionId,
     observer: Observer = "",
@@ -85,6 +87,7 @@ def get(
     "  session-notes notes write s1 --summary 'Goals are clear.' --coverage goals=1 --issue 'warning:No budget yet'\n"
     "  session-notes notes write s1 --file notes.json --run-id r1 --observed-turn 12"
 )
+@connecting
 def write(
     session_id: SessionId,
     summary: Annotated[str, typer.Option(metavar="TEXT", help="Where the conversation stands.")] = "",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from session_notes_server.cli.connecting import tls, token
 from session_notes_server.cli.exits import ExitCode, Failure, failure_of
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def primary(target: str, timeout: timedelta) -> Iterator["PrimaryClient"]:
     from session_notes import PrimaryClient, SessionNotesError
 
     try:
-        with PrimaryClient(target, timeout=timeout, state_timeout=timeout) as client:
+        with PrimaryClient(target, token=token(), tls=tls(target), timeout=timeout, state_timeout=timeout) as client:
             yield client
     except SessionNotesError as error:
         raise failure_of(error, target) from error
@@ -94,7 +95,7 @@ def observing(target: str, timeout: timedelta, observer: str) -> Iterator["Obser
     from session_notes import ObserverClient, SessionNotesError
 
     try:
-        with ObserverClient(target, observer=observer, timeout=timeout) as client:
+        with ObserverClient(target, token=token(), tls=tls(target), observer=observer, timeout=timeout) as client:
             yield client
     except SessionNotesError as error:
         raise failure_of(error, target) from error

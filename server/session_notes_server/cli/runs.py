@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from session_notes_server.cli.connecting import connecting
 from session_notes_server.cli.options import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT,
@@ -24,6 +25,7 @@ app = typer.Typer(help="Begin, fail and list the runs of an observer.", no_args_
     epilog="Examples:\n  session-notes runs begin s1 --lease 2m --transcript\n"
     "  RUN=$(session-notes runs begin s1 --json | jq -r .run.run_id)"
 )
+@connecting
 def begin(
     session_id: SessionId,
     run_id: Annotated[
@@ -80,6 +82,7 @@ def begin(
 
 
 @app.command(epilog="Example: session-notes runs fail s1 r1 --reason 'the model did not answer'")
+@connecting
 def fail(
     session_id: SessionId,
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.", show_default=False)],
@@ -104,6 +107,7 @@ def fail(
 
 
 @app.command("list", epilog="Example: session-notes runs list s1 --notes")
+@connecting
 def list_(
     session_id: SessionId,
     notes: Annotated[bool, typer.Option("--notes", help="Show each run's notes, superseded ones too.")] = False,

@@ -36,6 +36,53 @@ def serve(
             show_default=_DEFAULTS.listen[0],
         ),
     ] = None,
+    insecure_listen: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-listen",
+            envvar="SESSION_NOTES_INSECURE_LISTEN",
+            help="Listen even where others than this machine can call, without TLS or without asking who they are.",
+        ),
+    ] = False,
+    tokens_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            envvar="SESSION_NOTES_TOKENS_DIR",
+            help="Let in only callers with a token. The files primary, observer and admin in this directory hold those "
+            "of each role, one a line, or sha256: and the hash of one; they are read again when they change.",
+            show_default="everybody who can connect may call",
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="SESSION_NOTES_SERVER_TLS_CERT",
+            help="Encrypt TCP with this certificate, a PEM file; read again when it changes.",
+            show_default="no TLS",
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", envvar="SESSION_NOTES_SERVER_TLS_KEY", help="The certificate's private key."),
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="SESSION_NOTES_TLS_CLIENT_CA",
+            help="Let in only callers with a certificate of this authority, a PEM file.",
+        ),
+    ] = None,
+    tls_roles: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="SESSION_NOTES_TLS_ROLES",
+            help="What role callers have by a name (DNS, URI or CN) in their certificate: lines `role name`.",
+        ),
+    ] = None,
     redis_url: Annotated[
         str | None,
         typer.Option(
@@ -129,14 +176,21 @@ def serve(
     import asyncio
 
     from session_notes_server import logs
+    from session_notes_server.addresses import AddressError
+    from session_notes_server.credentials import CredentialsError
     from session_notes_server.embedded import EmbeddedError
-    from session_notes_server.server import AddressError
     from session_notes_server.server import serve as run_until_stopped
     from session_notes_server.store import InvalidRedisURL
 
     logs.configure(verbose=verbose)
     settings = Settings(
         listen=tuple(listen or _DEFAULTS.listen),
+        insecure_listen=insecure_listen,
+        tokens_dir=tokens_dir,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
+        tls_roles=tls_roles,
         redis_url=redis_url,
         data_dir=data_dir or default_data_dir(),
         prefix=prefix,
@@ -149,7 +203,7 @@ def serve(
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(run_until_stopped(settings))
-    except (AddressError, EmbeddedError, InvalidRedisURL) as error:
+    except (AddressError, CredentialsError, EmbeddedError, InvalidRedisURL) as error:
         raise Failure(str(error), ExitCode.UNEXPECTED) from error
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from session_notes_server.cli.connecting import connecting
 from session_notes_server.cli.exits import ExitCode, Failure
 from session_notes_server.cli.options import (
     DEFAULT_TARGET,
@@ -31,6 +32,7 @@ app = typer.Typer(help="Read and change sessions: fields and transcript.", no_ar
 
 
 @app.command(epilog="Example: session-notes session get s1 --turns")
+@connecting
 def get(
     session_id: SessionId,
     turns: Annotated[bool, typer.Option("--turns", help="Show the transcript: its last 2,000 turns.")] = False,
@@ -59,6 +61,7 @@ def get(
     epilog='Examples:\n  session-notes session set s1 goal=refund attempts=2 \'items=\\["a", "b"]\'\n'
     "  session-notes session set s1 --remove goal --expected-version 3 --ttl 2h",
 )
+@connecting
 def set_(
     session_id: SessionId,
     fields: Annotated[
@@ -114,6 +117,7 @@ def set_(
     epilog="Examples:\n  session-notes session append s1 user 'Can we start in May?' primary 'Let me see.'\n"
     "  session-notes session append s1 --file turns.jsonl --expected-turn-count 0"
 )
+@connecting
 def append(
     session_id: SessionId,
     turns: Annotated[
@@ -161,6 +165,7 @@ def append(
 
 
 @app.command(epilog="Example: session-notes session delete s1 --yes")
+@connecting
 def delete(
     session_id: SessionId,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where nobody can be asked.")] = False,
@@ -189,6 +194,7 @@ def delete(
 
 
 @app.command("list", epilog="Example: session-notes session list --json | jq -r '.\\[].session_id'")
+@connecting
 def list_(
     target: Target = DEFAULT_TARGET,
     timeout: Timeout = DEFAULT_TIMEOUT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -105,6 +106,10 @@ def _replayed(dialogues: list[Dialogue], sessions: int, settings: Settings) -> d
     from session_notes_server.replay.report import summary
     from session_notes_server.replay.verdicts import judge
 
+    if settings.target is None:
+        # Credentials in the environment are for another sidecar; ours asks for none, and has no TLS.
+        for name in [name for name in os.environ if name.startswith(("SESSION_NOTES_TOKEN", "SESSION_NOTES_TLS"))]:
+            del os.environ[name]
     plans = planned(dialogues, sessions, secrets.token_hex(4))
     try:
         with _spectator() as spectator:

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from session_notes_server.servicers import errors
+from session_notes_server.servicers.access import Access
 from session_notes_server.servicers.errors import StatusError
 from session_notes_server.store import StoreUnavailable
 
@@ -28,9 +29,13 @@ class Boundary:
 
     gRPC's own way, a deserializer and a handler, hands a caller the text of whatever either of them raises. So the
     handlers made here take and give bytes, and translate every error themselves.
+
+    Args:
+        access: Who may call what; asked before a request is even parsed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, access: Access) -> None:
+        self._access = access
         self._in_flight: set[asyncio.Task[Any]] = set()
         self._stopping = False
 
@@ -70,6 +75,7 @@ class Boundary:
             try:
                 if self._stopping:
                     raise errors.shutting_down()
+                self._access.admit(method.full_name, context)
                 response = await behaviour(_parsed(request_type, data), context)
                 return response.SerializeToString()
             except StatusError as error:

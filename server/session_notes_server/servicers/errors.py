@@ -140,6 +140,23 @@ def shutting_down() -> StatusError:
     return StatusError(StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "the sidecar is stopping; try again", None, retry)
 
 
+def unauthenticated() -> StatusError:
+    """Nobody we know."""
+    return StatusError(
+        StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", "the call has no credentials, or none that are known here"
+    )
+
+
+def permission_denied(method: str) -> StatusError:
+    """Somebody we know, whose role is another."""
+    return StatusError(
+        StatusCode.PERMISSION_DENIED,
+        "PERMISSION_DENIED",
+        "this method is not for the caller's role",
+        {"method": method},
+    )
+
+
 def internal(error_id: str) -> StatusError:
     """A bug; the log has more under the same id."""
     return StatusError(

@@ -61,6 +61,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL. A bug in the sidecar. The id is in the message too, and in the sidecar's log:
         { "error_id": "3f9c2a71" }
     """
+    ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 13
+    """UNAUTHENTICATED. The sidecar wants to know its callers, and the call has no credentials (`authorization: Bearer <token>` in its
+    metadata, or a client certificate), or none that are known.
+    """
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 14
+    """PERMISSION_DENIED. The caller is known, and the method is not for its role (primary, observer, admin):
+        { "method": "session_notes.v1.SessionState.ListSessions" }
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reasons that `google.rpc.ErrorInfo` gives: its `reason` is the name here without `ERROR_REASON_`, its `domain` is
@@ -105,5 +113,13 @@ ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 11
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 12
 """INTERNAL. A bug in the sidecar. The id is in the message too, and in the sidecar's log:
     { "error_id": "3f9c2a71" }
+"""
+ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 13
+"""UNAUTHENTICATED. The sidecar wants to know its callers, and the call has no credentials (`authorization: Bearer <token>` in its
+metadata, or a client certificate), or none that are known.
+"""
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 14
+"""PERMISSION_DENIED. The caller is known, and the method is not for its role (primary, observer, admin):
+    { "method": "session_notes.v1.SessionState.ListSessions" }
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1,0 +1,240 @@
+"""The clients and the command line say who they are, over TLS where asked to, and never where others can hear."""
+
+import subprocess
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from session_notes import (
+    TLS,
+    AsyncObserverClient,
+    AsyncPrimaryClient,
+    BackgroundObserver,
+    InvalidArgument,
+    Notes,
+    ObserverClient,
+    PermissionDenied,
+    PrimaryClient,
+    TokenFile,
+    Turn,
+    Unauthenticated,
+    Unavailable,
+)
+
+from tests.access.callers import TOKENS, Authority, token_files, write_secret
+from tests.cli.program import ENV, Cli
+from tests.support import Sidecar, eventually, new_session_id, program
+
+SHORT = timedelta(milliseconds=300)
+"""For calls that are tried again until their time is up."""
+
+
+def test_a_primary_and_an_observer(token_sidecar: Sidecar) -> None:
+    """Each calls with its own token; without one, or at what is another's, the error says so and not the token."""
+    target, session_id = token_sidecar.target, new_session_id()
+    with PrimaryClient(target, token=TOKENS["primary"]) as primary:
+        primary.append_turns(session_id, [Turn("user", "hello")])
+        with ObserverClient(target, token=TOKENS["observer"]) as observer, observer.run(session_id) as run:
+            run.write(Notes(summary=f"{len(run.transcript)} turn"))
+        assert primary.get_notes(session_id).ready
+        with pytest.raises(PermissionDenied) as denied:
+            list(primary.list_sessions())
+        assert denied.value.metadata == {"method": "session_notes.v1.SessionState.ListSessions"}
+    for token in (None, "canary-unknown"):
+        with PrimaryClient(target, token=token) as nobody, pytest.raises(Unauthenticated) as refused:
+            nobody.get_session(session_id)
+        assert refused.value.reason == "UNAUTHENTICATED"
+        assert "canary" not in repr(refused.value)
+
+
+async def test_the_same_for_asyncio(token_sidecar: Sidecar) -> None:
+    """The asyncio clients take the same."""
+    target, session_id = token_sidecar.target, new_session_id()
+    async with AsyncPrimaryClient(target, token=lambda: TOKENS["primary"]) as primary:
+        await primary.append_turns(session_id, [Turn("user", "hello")])
+        async with AsyncObserverClient(target, token=TOKENS["observer"]) as observer:
+            await observer.write_notes(session_id, Notes(summary="x"))
+        assert (await primary.get_notes(session_id)).ready
+        with pytest.raises(PermissionDenied):
+            await primary.list_sessions().__anext__()
+
+
+def test_a_background_observer(token_sidecar: Sidecar) -> None:
+    """Its threads call with the token it was given."""
+    session_id = new_session_id()
+
+    def analyse(run: object) -> Notes:
+        return Notes(summary="seen")
+
+    with (
+        PrimaryClient(token_sidecar.target, token=TOKENS["primary"]) as primary,
+        BackgroundObserver(analyse, target=token_sidecar.target, token=TOKENS["observer"]) as observer,
+    ):
+        observer.submit(session_id)
+        eventually(lambda: primary.get_notes(session_id).ready)
+    with ObserverClient() as client, pytest.raises(InvalidArgument):
+        BackgroundObserver(analyse, client=client, token="x")
+
+
+def test_the_environment_has_credentials(
+    token_sidecar: Sidecar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SESSION_NOTES_TOKEN, or the file that SESSION_NOTES_TOKEN_FILE names; an argument wins over both."""
+    file = write_secret(tmp_path / "token", "# mine", TOKENS["observer"])
+    monkeypatch.setenv("SESSION_NOTES_TOKEN_FILE", str(file))
+    with ObserverClient(token_sidecar.target) as observer:
+        assert observer.begin_run(new_session_id()).run.number == 1
+    monkeypatch.setenv("SESSION_NOTES_TOKEN", TOKENS["admin"])
+    with PrimaryClient(token_sidecar.target) as admin:
+        list(admin.list_sessions())
+    with PrimaryClient(token_sidecar.target, token=TOKENS["primary"]) as primary, pytest.raises(PermissionDenied):
+        list(primary.list_sessions())
+
+
+def test_a_token_file_is_read_again(token_sidecar: Sidecar, tmp_path: Path) -> None:
+    """A client that runs on calls with the new token as soon as it is in the file; emptied, the last one stays."""
+    file = write_secret(tmp_path / "token", "nobody-knows-this-one")
+    with PrimaryClient(token_sidecar.target, token=TokenFile(file)) as primary:
+        with pytest.raises(Unauthenticated):
+            primary.get_session("s")
+        write_secret(file, TOKENS["primary"])
+        primary.get_session("s")
+        write_secret(file)
+        primary.get_session("s")
+        file.unlink()
+        primary.get_session("s")
+
+
+def test_tls_with_a_certificate_of_ones_own(
+    mtls_sidecar: Sidecar, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`tls` brings the authority and the certificate, or the environment does."""
+    mine = authority.issue("client", "primary.example.org")
+    tls = TLS(authority.path, mine.cert, mine.key)
+    with PrimaryClient(mtls_sidecar.target, tls=tls) as primary:
+        primary.get_session("s")
+        with pytest.raises(PermissionDenied):
+            list(primary.list_sessions())
+    with PrimaryClient(mtls_sidecar.target, tls=tls, token=TOKENS["admin"]) as admin:
+        list(admin.list_sessions())
+    with PrimaryClient(mtls_sidecar.target) as plain, pytest.raises(Unavailable):
+        plain.get_session("s", timeout=SHORT)
+    monkeypatch.setenv("SESSION_NOTES_TLS_CA", str(authority.path))
+    monkeypatch.setenv("SESSION_NOTES_TLS_CERT", str(mine.cert))
+    monkeypatch.setenv("SESSION_NOTES_TLS_KEY", str(mine.key))
+    with PrimaryClient(mtls_sidecar.target) as primary:
+        primary.get_session("s")
+
+
+async def test_tls_for_asyncio(mtls_sidecar: Sidecar, authority: Authority, tmp_path: Path) -> None:
+    """The asyncio clients encrypt as the others do, and take no sidecar of another authority."""
+    mine = authority.issue("client", "primary.example.org")
+    async with AsyncPrimaryClient(mtls_sidecar.target, tls=TLS(authority.path, mine.cert, mine.key)) as primary:
+        await primary.get_session("s")
+    other = Authority(tmp_path / "other").path
+    async with AsyncPrimaryClient(mtls_sidecar.target, tls=TLS(other, mine.cert, mine.key)) as primary:
+        with pytest.raises(Unavailable):
+            await primary.get_session("s", timeout=SHORT)
+
+
+ELSEWHERE = (
+    "192.0.2.1:50051",
+    "notes.example.org:50051",
+    "dns:///notes.example.org:50051",
+    "ipv4:127.0.0.1:1,192.0.2.1:1",
+    "localhost.example.org:50051",
+    "[2001:db8::1]:50051",
+)
+
+
+@pytest.mark.parametrize("target", ELSEWHERE)
+@pytest.mark.parametrize("client", [PrimaryClient, ObserverClient, AsyncPrimaryClient, AsyncObserverClient])
+def test_a_token_is_not_sent_where_others_can_hear(client: Callable[..., object], target: str) -> None:
+    """To another machine it goes with TLS alone; the error comes before any connection, and without the token."""
+    with pytest.raises(InvalidArgument, match="TLS") as refused:
+        client(target, token=TOKENS["admin"])
+    assert "canary" not in repr(refused.value)
+    client(target)
+    client(target, token=TOKENS["admin"], tls=TLS())
+
+
+@pytest.mark.parametrize(
+    "target", ["127.0.0.1:1", "localhost:1", "[::1]:1", "unix:/run/s", "dns:///localhost:1", "ipv4:127.0.0.1:1"]
+)
+def test_this_machine_is_no_elsewhere(target: str) -> None:
+    """Loopback and unix sockets need no TLS."""
+    PrimaryClient(target, token=TOKENS["primary"]).close()
+
+
+def test_credentials_that_cannot_be(tmp_path: Path) -> None:
+    """They are refused when the client is made, where they are known by then, without being shown."""
+    for token in ("", "canary two", "canary\n", "canary-\u00fc"):
+        with pytest.raises(InvalidArgument) as refused:
+            PrimaryClient("127.0.0.1:1", token=token)
+        assert "canary" not in repr(refused.value)
+    with pytest.raises(InvalidArgument):
+        TokenFile(tmp_path / "none")
+    with pytest.raises(InvalidArgument):
+        TLS(cert=tmp_path / "cert")
+    with pytest.raises(InvalidArgument):
+        PrimaryClient("localhost:1", tls=TLS(ca=tmp_path / "none"))
+    with pytest.raises(InvalidArgument):
+        PrimaryClient("unix:/run/s", tls=TLS())
+    with PrimaryClient("127.0.0.1:1", token=lambda: "canary two") as client:
+        with pytest.raises(InvalidArgument) as refused:
+            client.get_session("s")
+        assert "canary" not in repr(refused.value)
+
+
+def test_the_command_line_takes_a_token_file(token_sidecar: Sidecar, tmp_path: Path) -> None:
+    """`--token-file`, or its variable; there is no option for the token itself, which others could read."""
+    cli = Cli(token_sidecar.target)
+    file = str(token_files(tmp_path / "tokens") / "primary")
+    session_id = new_session_id()
+    assert cli("session", "append", session_id, "user", "hello", "--token-file", file).code == 0
+    assert cli("session", "get", session_id, env={"SESSION_NOTES_TOKEN_FILE": file}).code == 0
+    denied = cli("session", "list", "--token-file", file)
+    assert (denied.code, "PERMISSION_DENIED" in denied.error) == (7, True)
+    unknown = cli("notes", "get", session_id)
+    assert (unknown.code, "UNAUTHENTICATED" in unknown.error) == (7, True)
+    missing = cli("runs", "list", session_id, "--token-file", f"{file}.gone")
+    assert (missing.code, f"{file}.gone" in missing.error) == (2, True)
+    assert cli("notes", "get", session_id, "--token", "x").code == 2
+    assert cli("health").code == 0
+
+
+def test_the_command_line_takes_certificates(mtls_sidecar: Sidecar, authority: Authority) -> None:
+    """`--tls-ca`, `--tls-cert` and `--tls-key`, for health too."""
+    mine = authority.issue("by-hand", "primary.example.org")
+    tls = ("--tls-ca", str(authority.path), "--tls-cert", str(mine.cert), "--tls-key", str(mine.key))
+    cli = Cli(mtls_sidecar.target)
+    assert cli("session", "set", new_session_id(), "a=1", *tls).code == 0
+    assert cli("health", *tls).code == 0
+    assert cli("health").code == 4
+    assert cli("health", *tls[:4]).code == 2
+
+
+def test_help_shows_no_secret() -> None:
+    """`--help` names the variables, not what is in them."""
+    variables = {"SESSION_NOTES_TOKEN": TOKENS["admin"], "SESSION_NOTES_TOKEN_FILE": "/canary/token"}
+    for command in ("session", "list"), ("serve",):
+        done = subprocess.run(
+            [*program(), *command, "--help"], env=ENV | variables, capture_output=True, text=True, timeout=30
+        )
+        assert done.returncode == 0
+        assert "canary" not in done.stdout + done.stderr
+
+
+def test_no_secret_in_any_log(token_sidecar: Sidecar, mtls_sidecar: Sidecar) -> None:
+    """Whatever was called, with whatever token, also in vain: the logs have none of them, nor do process titles."""
+    with PrimaryClient(token_sidecar.target, token="canary-in-vain") as nobody, pytest.raises(Unauthenticated):
+        nobody.get_session("s")
+    with PrimaryClient(token_sidecar.target, token=TOKENS["primary"]) as primary:
+        primary.get_session("s")
+    for sidecar in (token_sidecar, mtls_sidecar):
+        assert "listening" in sidecar.log
+        assert "canary" not in sidecar.log
+        assert "PRIVATE KEY" not in sidecar.log
+        assert sidecar.process is not None
+        assert "canary" not in Path(f"/proc/{sidecar.process.pid}/cmdline").read_text()

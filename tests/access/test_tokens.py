@@ -1,0 +1,108 @@
+"""Tokens live in files: they come and go without a restart, and a file in disorder is no way in."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import grpc
+import pytest
+from session_notes_server import credentials
+from session_notes_server.credentials import CredentialsError, Tokens
+
+from tests.access.callers import TOKENS, get_notes_code, write_secret
+from tests.process.test_refused_start import serve
+from tests.support import Sidecar, eventually, new_channel
+
+OK, UNAUTHENTICATED = grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED
+OLD, NEW = TOKENS["primary"], "canary-primary-2-77aa"
+
+
+def test_a_token_is_rotated_without_a_restart(tokens_dir: Path) -> None:
+    """A second token comes, the first goes, and no call of the right caller is refused; a file in disorder changes
+    nothing and is told of once, without a word of it; a file that is gone takes its tokens with it."""
+    with (
+        Sidecar(flags=["--tokens-dir", str(tokens_dir), "--verbose"]) as sidecar,
+        new_channel(sidecar.target) as channel,
+    ):
+        assert (get_notes_code(channel, OLD), get_notes_code(channel, NEW)) == (OK, UNAUTHENTICATED)
+
+        hashed = f"sha256:{hashlib.sha256(NEW.encode()).hexdigest()}"
+        write_secret(tokens_dir / "primary", "# the old one, then the new one", f"  {OLD}  ", "", hashed)
+        eventually(lambda: get_notes_code(channel, NEW) is OK)
+        assert get_notes_code(channel, OLD) is OK
+
+        write_secret(tokens_dir / "primary", NEW)
+        eventually(lambda: get_notes_code(channel, OLD) is UNAUTHENTICATED)
+        assert get_notes_code(channel, NEW) is OK
+
+        # Open to others, it is not read; nor is any other until it is mended.
+        (tokens_dir / "primary").write_text(f"{OLD}\n")
+        (tokens_dir / "primary").chmod(0o644)
+        eventually(lambda: get_notes_code(channel, NEW) is OK and "has mode 0644" in sidecar.log)
+        assert get_notes_code(channel, OLD) is UNAUTHENTICATED
+        (tokens_dir / "primary").chmod(0o600)
+        eventually(lambda: get_notes_code(channel, OLD) is OK)
+        assert get_notes_code(channel, NEW) is UNAUTHENTICATED
+
+        (tokens_dir / "primary").unlink()
+        eventually(lambda: get_notes_code(channel, OLD) is UNAUTHENTICATED)
+        assert get_notes_code(channel, TOKENS["observer"]) is OK
+
+        assert "canary" not in sidecar.log
+
+
+@pytest.mark.parametrize(
+    ("role", "content", "mode", "said"),
+    [
+        pytest.param("primary", OLD, 0o644, "has mode 0644", id="others can read it"),
+        pytest.param("primary", OLD, 0o640, "has mode 0640", id="its group can read it"),
+        pytest.param("primary", "", 0o600, "there is no token", id="no token"),
+        pytest.param("primaries", OLD, 0o600, "there is no token", id="another name"),
+        pytest.param("primary", f"x\n{OLD} 2", 0o600, "line 2 of", id="a space in it"),
+        pytest.param("primary", "sha256:canary", 0o600, "line 1 of", id="no hash"),
+        pytest.param("primary", "canary-\u00fc", 0o600, "line 1 of", id="not ASCII"),
+    ],
+)
+def test_files_in_disorder_are_refused_at_the_start(
+    tmp_path: Path, role: str, content: str, mode: int, said: str
+) -> None:
+    """They are refused with the file and the line, and nothing of what is in it."""
+    file = write_secret(tmp_path / role, content)
+    file.chmod(mode)
+    with pytest.raises(CredentialsError) as raised:
+        Tokens(tmp_path)
+    text = str(raised.value)
+    assert said in text
+    assert str(tmp_path) in text
+    assert "canary" not in text
+
+
+def test_a_fault_is_told_of_once(
+    tokens_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many calls come while a file is in disorder, the log has one line about it, and one when it is mended."""
+    monkeypatch.setattr(credentials, "RECHECK_SECONDS", 0)
+    tokens = Tokens(tokens_dir)
+    with caplog.at_level("INFO"):
+        (tokens_dir / "primary").chmod(0o644)
+        assert [tokens.role_of(OLD) for _ in range(3)] == ["primary"] * 3
+        (tokens_dir / "primary").chmod(0o600)
+        assert [tokens.role_of(OLD) for _ in range(3)] == ["primary"] * 3
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
+
+
+def test_a_pipe_in_the_place_of_a_file_holds_nothing_up(tmp_path: Path) -> None:
+    """What is no file is not waited for."""
+    os.mkfifo(tmp_path / "primary", 0o600)
+    with pytest.raises(CredentialsError, match="is no file"):
+        Tokens(tmp_path)
+
+
+def test_a_token_has_one_role(tokens_dir: Path) -> None:
+    """The same token for two roles is a mistake, be it hashed in one of them; the sidecar does not start on it."""
+    write_secret(tokens_dir / "admin", f"sha256:{hashlib.sha256(OLD.encode()).hexdigest()}")
+    status, text = serve("--tokens-dir", str(tokens_dir))
+    assert status > 0
+    assert "role primary already" in text
+    assert "canary" not in text
+    assert "Traceback" not in text
