@@ -9,7 +9,7 @@ PROTOS := $(shell find protos -name '*.proto' | sort)
 GENERATED := v1 status
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test soak guards check format protos clean
+.PHONY: help install run demo test faults soak guards check format protos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,8 +42,12 @@ run: .venv/run ## start the sidecar on 127.0.0.1:50051 (ARGS="--listen ..." for 
 demo: .venv/run ## play a conversation with a primary and an observer, in under a minute
 	@$(BIN)/python examples/demo.py $(ARGS)
 
-test: .venv/dev ## run the tests (ARGS="-k name" for some)
-	@$(BIN)/python -m pytest -n 4 --dist loadgroup $(ARGS)
+test: .venv/dev ## run the tests (ARGS="-k name" for some), but for the faults
+	@$(BIN)/python -m pytest -n 4 --dist loadgroup --ignore tests/faults $(ARGS)
+
+# Two at a time: these measure how long calls take while something is broken.
+faults: .venv/dev ## kill, stop, cut off and corrupt for real, and see every promise kept (some minutes)
+	@$(BIN)/python -m pytest -n 2 tests/faults $(ARGS)
 
 soak: .venv/dev ## faults at full length, e.g. 50 crashes and 100,000 malformed requests (an hour at most; FOR=10m for less)
 	@timeout --kill-after=60 $(or $(FOR),1h) $(BIN)/python -m pytest tests/faults --soak --timeout 1800 $(ARGS)
