@@ -50,7 +50,7 @@ faults: .venv/dev ## kill, stop, cut off and corrupt for real, and see every pro
 	@$(BIN)/python -m pytest -n 2 tests/faults $(ARGS)
 
 soak: .venv/dev ## faults at full length, e.g. 50 crashes and 100,000 malformed requests (an hour at most; FOR=10m for less)
-	@timeout --kill-after=60 $(or $(FOR),1h) $(BIN)/python -m pytest tests/faults --soak --timeout 1800 $(ARGS)
+	@timeout --signal=INT --kill-after=60 $(or $(FOR),1h) $(BIN)/python -m pytest tests/faults --soak --timeout 1800 $(ARGS)
 
 guards: .venv/dev ## take each guard out of a copy, and see its test fail (some minutes)
 	@$(BIN)/python tests/guards.py $(ARGS)
