@@ -15,7 +15,7 @@ BURST = 2000
 
 async def test_a_burst_of_calls_is_answered() -> None:
     """Of 2,000 GetNotes at once each is answered, though most wait longer than a silent store is waited for."""
-    with Sidecar(flags=["--notes-timeout", "80ms"]) as sidecar:
+    with Sidecar(flags=["--notes-timeout", "250ms"]) as sidecar:
         async with grpc.aio.insecure_channel(sidecar.target) as channel:
             notes = SessionNotesStub(channel)
 

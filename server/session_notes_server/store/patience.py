@@ -65,13 +65,17 @@ class Patience:
         start = loop.time()
         timer: asyncio.TimerHandle
         over = False
+        listening_since = start
 
         def due() -> float:
-            quiet_since = max(start, self._heard.get(node, start))
+            quiet_since = max(listening_since, self._heard.get(node, start))
             return min(quiet_since + self._silence_seconds, start + self._timeout_seconds)
 
         def look() -> None:
-            nonlocal timer
+            nonlocal timer, listening_since
+            if loop.time() - timer.when() > self._silence_seconds / 2:
+                # The loop was held up, and nobody could have been heard: that is no silence of the node's.
+                listening_since = loop.time()
             timer = loop.call_later(_SECOND_LOOK_SECONDS, loop.call_soon, look_again)
 
         def look_again() -> None:
