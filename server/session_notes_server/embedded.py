@@ -90,6 +90,7 @@ class EmbeddedValkey:
             log.error("the embedded store ended by itself (exit code %s); starting it again on the same data", code)
             await asyncio.sleep(RESTART_SECONDS)
             await self._spawn()
+            log.info("the embedded store is started again")
 
     async def stop(self) -> None:
         """Stop the server, its data on disk, and leave the data directory to others."""

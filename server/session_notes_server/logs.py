@@ -12,6 +12,9 @@ def configure(*, verbose: bool) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     handler.addFilter(_worth_telling)
     logging.basicConfig(handlers=[handler], level=logging.DEBUG if verbose else logging.INFO)
+    # At debug, gRPC and asyncio tell of themselves alone.
+    for name in ("grpc", "asyncio"):
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 def _worth_telling(record: logging.LogRecord) -> bool:

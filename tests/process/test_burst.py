@@ -10,11 +10,11 @@ from session_notes.v1.session_notes_pb2_grpc import SessionNotesStub
 
 from tests.support import Sidecar
 
-BURST = 2000
+BURST = 4000
 
 
 async def test_a_burst_of_calls_is_answered() -> None:
-    """Of 2,000 GetNotes at once each is answered, though most wait longer than a silent store is waited for."""
+    """Of 4,000 GetNotes at once each is answered, though most wait longer than a silent store is waited for."""
     with Sidecar(flags=["--notes-timeout", "250ms"]) as sidecar:
         async with grpc.aio.insecure_channel(sidecar.target) as channel:
             notes = SessionNotesStub(channel)

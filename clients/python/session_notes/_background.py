@@ -205,8 +205,8 @@ class BackgroundObserver:
             try:
                 notes = self._analyse(run)
             except BaseException as error:
-                # Names alone, here and below: what an analysis raises may hold what the user said.
-                self._log(run, f"the analysis raised {type(error).__name__}")
+                # Names and places alone, here and below: what an analysis raises may hold what the user said.
+                self._log(run, f"the analysis raised {type(error).__name__}{_place_of(error)}")
                 run._fail_quietly(self._overrun_or(run, type(error).__name__))
             else:
                 self._conclude(run, notes)
@@ -260,3 +260,11 @@ class BackgroundObserver:
 
     def _log(self, run: ActiveRun, what: str) -> None:
         LOGGER.warning("session %s, run %s: %s", run.session_id, run.run_id, what)
+
+
+def _place_of(error: BaseException) -> str:
+    """Where it was raised, for the log; empty where that is not known."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"

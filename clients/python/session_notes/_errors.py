@@ -208,7 +208,7 @@ def translate(error: grpc.RpcError) -> SessionNotesError:
         bad_request = _find(details, status_pb2.BadRequest())
         made.violations = tuple(FieldViolation(v.field, v.description) for v in bad_request.field_violations)
         if made.violations:
-            made.args = ("; ".join([message, *(f"{v.field}: {v.description}" for v in made.violations)]),)
+            made.args = ("; ".join(f"{v.field} {v.description}" for v in made.violations),)
     return made
 
 

@@ -37,7 +37,7 @@ EXIT_CODES_HELP = "\n".join(
     [
         "Exit codes:",
         f"  {ExitCode.OK:d}  done",
-        f"  {ExitCode.UNEXPECTED:d}  something unexpected, or stopped by you",
+        f"  {ExitCode.UNEXPECTED:d}  something unexpected, a `serve` that cannot start, or stopped by you",
         f"  {ExitCode.USAGE:d}  wrong usage, or a value that the sidecar does not take",
         f"  {ExitCode.NOT_READY:d}  no notes are ready, or with --fresh: none that are fresh (notes get)",
         f"  {ExitCode.UNAVAILABLE:d}  the sidecar or its store is not there, or too slow",

@@ -77,6 +77,7 @@ class Boundary:
                     raise errors.shutting_down()
                 self._access.admit(method.full_name, context)
                 response = await behaviour(_parsed(request_type, data), context)
+                log.debug("%s: OK", method.full_name)
                 return response.SerializeToString()
             except StatusError as error:
                 status = error
@@ -94,6 +95,7 @@ class Boundary:
                 status = errors.internal(error_id)
             finally:
                 self._in_flight.discard(task)
+            log.debug("%s: %s", method.full_name, status.code.name)
             await context.abort(status.code, status.message, status.trailing_metadata())
             raise AssertionError("abort always raises")
 
