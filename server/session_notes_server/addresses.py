@@ -73,15 +73,13 @@ def _is_loopback(address: str, host: str) -> bool:
 
 @contextlib.contextmanager
 def bound(server: grpc.aio.Server, address: str, certificates: Certificates | None) -> Iterator[str]:
-    """Bind an address → what it is called, with the port the system chose for port 0.
+    """Bind an address that `check_addresses` has passed → what it is called, with the port chosen for port 0.
 
     TCP is encrypted where there are certificates; a unix socket never leaves this machine, and never is.
     """
     with contextlib.ExitStack() as stack:
         if address.startswith("unix:"):
             stack.enter_context(_socket_of_our_own(Path(address.removeprefix("unix:"))))
-        else:
-            _host_and_port(address)
         mask = os.umask(0o177)  # A unix socket is its owner's alone.
         try:
             if certificates is None or address.startswith("unix:"):

@@ -140,7 +140,6 @@ class Runner:
             reply = await self._execute("EVALSHA", script.sha, len(keys), *keys, tag, *arguments)
         except NoScriptError:
             reply = await self._execute("EVAL", script.text, len(keys), *keys, tag, *arguments)
-        self._patience.heard(self._node_of(session_id))
         return await self._own(reply, tag)
 
     async def _execute(self, *command: Any) -> Any:
