@@ -1,5 +1,7 @@
 """Who callers are: tokens, certificates and the roles of their names, in files that are read again as they change.
 
+`store/secrets.py` keeps what Redis is told who we are in the same way.
+
 A file that cannot be used is refused at the start. Later the last good content stays, with one line in the log that
 says which file and what is wrong with it, and never a word of what is in it.
 """
@@ -56,7 +58,7 @@ class Tokens:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._known = _Reread(f"tokens in {directory}", partial(_tokens, directory))
+        self._known = Reread(f"tokens in {directory}", partial(_tokens, directory))
         if not self._known.now():
             names = ", ".join(Role)
             raise CredentialsError(f"there is no token in {directory}: write one a line into files named {names}")
@@ -76,7 +78,7 @@ class Identities:
     """Roles of client certificates, by a name in them: lines `role identity` in a file."""
 
     def __init__(self, path: Path) -> None:
-        self._known = _Reread(f"roles in {path}", partial(_identities, path))
+        self._known = Reread(f"roles in {path}", partial(_identities, path))
         if not self._known.now():
             raise CredentialsError(f"there is no role in {path}: write lines such as `observer coach.example.org`")
 
@@ -91,7 +93,7 @@ class Certificates:
     """The sidecar's own certificate, and the authority that signs those of its clients where they must have one."""
 
     def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
-        self._files = _Reread(f"certificate in {cert}", partial(_certificates, cert, key, client_ca))
+        self._files = Reread(f"certificate in {cert}", partial(_certificates, cert, key, client_ca))
         self._lock = threading.Lock()
         self._served = self._files.now()
         self.credentials = grpc.dynamic_ssl_server_credentials(
@@ -111,8 +113,8 @@ class Certificates:
             return _configuration(now)
 
 
-class _Reread(Generic[T]):
-    """What files say, looked at again when asked, at most once a second.
+class Reread(Generic[T]):
+    """What files say, looked at again when asked, at most once a second unless it has to be now.
 
     They are small and local: reading them is cheaper than all that can go wrong in telling from a file's times whether
     it has changed.
@@ -125,9 +127,9 @@ class _Reread(Generic[T]):
         self._fault = ""
         self._next = time.monotonic() + RECHECK_SECONDS
 
-    def now(self) -> T:
-        """What they say now, or said when they were last in order."""
-        if time.monotonic() >= self._next:
+    def now(self, *, at_once: bool = False) -> T:
+        """What they say now, or said when they were last in order; `at_once`: be it a moment since they were read."""
+        if at_once or time.monotonic() >= self._next:
             try:
                 content = self._read()
             except CredentialsError as error:
@@ -167,7 +169,7 @@ def _digest(line: str) -> bytes | None:
 
 def _identities(path: Path) -> dict[str, Role]:
     found: dict[str, Role] = {}
-    for number, line in _lines(path, _existing(path)):
+    for number, line in _lines(path, existing(path)):
         match line.split():
             case [role, name] if role in set(Role):
                 if found.setdefault(name, Role(role)) != role:
@@ -180,7 +182,7 @@ def _identities(path: Path) -> dict[str, Role]:
 
 def _certificates(cert: Path, key: Path, client_ca: Path | None) -> tuple[bytes, bytes, bytes | None]:
     def read() -> tuple[bytes, bytes, bytes | None]:
-        return _existing(cert), _existing(key, secret=True), _existing(client_ca) if client_ca else None
+        return existing(cert), existing(key, secret=True), existing(client_ca) if client_ca else None
 
     content = read()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -218,7 +220,12 @@ def _lines(path: Path, content: bytes) -> Iterator[tuple[int, str]]:
             yield number, said
 
 
-def _existing(path: Path, *, secret: bool = False) -> bytes:
+def existing(path: Path, *, secret: bool = False) -> bytes:
+    """What is in a file, if its owner and mode let it be trusted, as a secret or as something that others may read.
+
+    Raises:
+        CredentialsError: there is none, or it cannot be trusted or read.
+    """
     try:
         return _read(path, secret=secret)
     except FileNotFoundError:

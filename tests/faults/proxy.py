@@ -30,6 +30,9 @@ class _Link:
     """How the next reply is lost: `swallow` or `reset`."""
     before_reply: bytes = b""
     held: bool = False
+    """Whether nothing reaches the store any more."""
+    deaf: bool = False
+    """Whether nothing comes back any more."""
 
 
 @dataclass
@@ -54,7 +57,8 @@ class Proxy:
         self.delay_seconds = 0.0
         """How long each reply is held back."""
         self.black_hole = False
-        """Whether connections are accepted and nothing is ever passed on."""
+        """Whether connections are accepted and nothing is passed on. What a connection loses in it takes the rest with
+        it, as in TCP: nothing passes there later either."""
         self.lost = 0
         """How many replies were lost or came after an injected one."""
         self.exchanges: deque[Exchange] = deque(maxlen=_REMEMBERED)
@@ -133,9 +137,12 @@ class Proxy:
 
     async def _end(self) -> None:
         await self._close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Those that were just accepted have no task of ours yet, and get one.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(others, timeout=0.05)
+        await asyncio.sleep(0.01)  # For transports to close.
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -143,7 +150,7 @@ class Proxy:
         self._tasks.add(task)
         try:
             store_reader, store_writer = await asyncio.open_connection("127.0.0.1", self._store_port)
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             _reset(writer)
             self._tasks.discard(task)
             return
@@ -166,13 +173,13 @@ class Proxy:
         while data := await reader.read(_CHUNK):
             link.request = data
             self.exchanges.append(Exchange(data, time.monotonic()))
-            if self._hold and self._hold in data:
+            if self.black_hole or (self._hold and self._hold in data):
                 link.held = True
             if self._lose and self._lose[0] in data:
                 link.lose_reply, self._lose = self._lose[1], None
             if self._before and self._before[0] in data:
                 link.before_reply, self._before = self._before[1], None
-            if not (link.held or self.black_hole):
+            if not link.held:
                 link.store.write(data)
                 await link.store.drain()
 
@@ -185,7 +192,8 @@ class Proxy:
                     if exchange.request is link.request:
                         exchange.reply += data
                         break
-                if self.black_hole:
+                if self.black_hole or link.deaf:
+                    link.held = link.deaf = True
                     continue
                 if link.lose_reply:
                     self.lost += 1

@@ -117,6 +117,19 @@ def test_answers_in_time(bench: Bench, fault: str, effort: Callable[[int, int], 
     bench.ask(20, grpc.StatusCode.OK)
 
 
+@pytest.mark.parametrize("fault", ["stopped", "black-holed"])
+def test_the_first_to_meet_an_outage(bench: Bench, fault: str, effort: Callable[[int, int], int]) -> None:
+    """Whoever asks first when the store falls silent, and knows nothing of it yet, has its answer in time as well."""
+
+    def first() -> float:
+        with broken(bench, fault):
+            took = bench.time(bench.session, grpc.StatusCode.UNAVAILABLE)
+        bench.heal()
+        return took
+
+    in_time(lambda: [first() for _ in range(effort(3, 50))])
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_many_primaries_at_once(bench: Bench, fault: str) -> None:
     """30 primaries ask at the same time while the store is out of reach: each has its answer in time."""
@@ -141,24 +154,51 @@ def test_a_known_outage_is_answered_at_once(bench: Bench) -> None:
     in_time(row, median=0.050)
 
 
+def test_a_connection_that_is_dead_is_given_up(bench: Bench) -> None:
+    """One connection goes nowhere any more, and nobody says so; new ones are well: GetNotes is back within 2 s."""
+    bench.proxy.hold(bench.session.id.encode())
+    assert status_of(bench.session.get_notes) == grpc.StatusCode.UNAVAILABLE
+    bench.proxy.hold(b"")
+    eventually(lambda: status_of(bench.session.get_notes) == grpc.StatusCode.OK, 2)
+
+
 def test_connections_reset_at_rest(bench: Bench) -> None:
-    """A store that restarts behind a proxy resets what lies in the pool: the next calls are answered, all of them."""
+    """A store that restarts behind a proxy resets all connections: the next calls are answered, all of them."""
 
     def ask(_: int) -> grpc.StatusCode:
         return status_of(bench.session.get_notes)
 
     with ThreadPoolExecutor(16) as pool:
-        bench.proxy.delay_seconds = 0.02  # So that many connections are open at the same time.
         assert set(pool.map(ask, range(64))) == {grpc.StatusCode.OK}
-        bench.proxy.delay_seconds = 0.0
         bench.proxy.refuse()
         bench.proxy.accept()
         bench.sidecar.wait_until_serving()
         assert set(pool.map(ask, range(64))) == {grpc.StatusCode.OK}
 
 
+def test_a_queue_is_no_outage(bench: Bench) -> None:
+    """A store that is slow, and answers all the time: all who wait are answered, after more than 80 ms.
+
+    In one row of three, for the machine may itself be silent for so long.
+    """
+    sessions = [SessionCalls(bench.session.channel, new_session_id()) for _ in range(8)]
+    for session in sessions:
+        session.write_notes("run-1", "x" * 240_000)
+    bench.proxy.delay_seconds = 0.015  # Each 64 KiB of an answer.
+    rows = []
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(3):
+                began = time.perf_counter()
+                rows.append(set(pool.map(lambda session: status_of(session.get_notes), sessions)))
+                assert time.perf_counter() - began > 0.08
+    finally:
+        bench.proxy.delay_seconds = 0.0
+    assert {grpc.StatusCode.OK} in rows, rows
+
+
 def stuck_writers(bench: Bench, count: int = 100) -> list[Any]:
-    """Writers on the same connection as the primary, who will hear nothing for a while."""
+    """Writers on the same channel as the primary, who will hear nothing for a while."""
     writes: list[Any] = []
     for number in range(count):
         request = WriteNotesRequest(session_id=bench.session.id, run_id=f"stuck-{number}", notes=notes("stuck"))
@@ -181,23 +221,20 @@ def test_a_hundred_stuck_writers_hold_no_primary_up(bench: Bench) -> None:
     bench.proxy.hold(b"stuck")
     before = len(bench.proxy.times_of(b"stuck"))
     writes = stuck_writers(bench)
-    eventually(lambda: len(bench.proxy.times_of(b"stuck")) - before >= 64, every=0.001)
+    eventually(lambda: len(bench.proxy.times_of(b"stuck")) > before, every=0.001)
     bench.ask(20, grpc.StatusCode.OK)
     assert not [(write.code(), write.details()) for write in writes if write.done()]
     bench.heal()
     eventually(lambda: all(write.done() for write in writes), 30)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="ends at --store-timeout, 1 s: while others are answered, nobody is called silent"
-)
 def test_a_reply_that_is_lost_among_others(bench: Bench) -> None:
-    """One primary's connection is dead while others' are not: it, too, has its answer in time."""
+    """One primary's reply is lost while others' are not: it, too, has its answer in time."""
     stopped = threading.Event()
 
     def others() -> None:
         while not stopped.is_set():
-            bench.session.get_notes()
+            status_of(bench.session.get_notes)
 
     def row() -> list[float]:
         bench.proxy.lose_reply(unlucky.id.encode())
@@ -207,7 +244,7 @@ def test_a_reply_that_is_lost_among_others(bench: Bench) -> None:
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(others)
         try:
-            assert row()[0] <= WORST_SECONDS
+            in_time(row)
         finally:
             stopped.set()
         running.result()
@@ -247,16 +284,4 @@ def test_after_an_outage_all_are_let_in_again(bench: Bench, rpc: str) -> None:
     eventually(lambda: bench.sidecar.health() == NOT_SERVING)
     bench.proxy.black_hole = False
     bench.sidecar.wait_until_serving()
-    assert crowd.ends(16, 64) == {grpc.StatusCode.OK}
-
-
-@pytest.mark.parametrize("rpc", ["batch", "sessions"])
-def test_a_store_that_answers_is_no_longer_silent(bench: Bench, rpc: str) -> None:
-    """A store that was silent and has answered one call: all are let in again, though no ping has come through yet."""
-    crowd = Crowd(bench, rpc)
-    bench.proxy.black_hole = True
-    crowd.meet_an_outage()
-    bench.proxy.hold(b"PING")
-    bench.proxy.black_hole = False
-    eventually(lambda: crowd.ask() == grpc.StatusCode.OK)
     assert crowd.ends(16, 64) == {grpc.StatusCode.OK}

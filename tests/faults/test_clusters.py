@@ -94,6 +94,16 @@ def test_a_lost_slot_is_unavailable() -> None:
             sidecar.wait_until_serving(BACK_SECONDS)
 
 
+def test_a_cluster_that_is_called_a_single_node() -> None:
+    """redis:// for a node of a cluster: UNAVAILABLE for what is elsewhere, and the log says what to write instead."""
+    with valkey_cluster() as url:
+        node = url.removeprefix("redis+cluster://").split(",")[0]
+        with Sidecar(f"redis://{node}") as sidecar, new_channel(sidecar.target) as channel:
+            ends = {status_of(SessionCalls(channel, new_session_id()).get_notes) for _ in range(20)}
+            assert ends == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+            assert sidecar.log.count("write redis+cluster://") == 1
+
+
 @contextmanager
 def sentinel(master: int) -> Iterator[int]:
     """A Sentinel of our own that watches a master and gives it up quickly; its port."""

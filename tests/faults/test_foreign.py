@@ -7,7 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+import redis
 from session_notes.v1 import session_notes_pb2 as notes_api
+from session_notes.v1.session_state_pb2 import ListSessionsRequest
+from session_notes.v1.turn_pb2 import Turn
 
 from tests.faults.proxy import Proxy
 from tests.stores import StoreServer, valkey_program
@@ -19,7 +22,8 @@ ENDS = {grpc.StatusCode.OK, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.C
 class Wire:
     """A sidecar that reaches its store through a proxy."""
 
-    def __init__(self, proxy: Proxy, sidecar: Sidecar, channel: grpc.Channel) -> None:
+    def __init__(self, port: int, proxy: Proxy, sidecar: Sidecar, channel: grpc.Channel) -> None:
+        self.port = port
         self.proxy, self.sidecar, self.channel = proxy, sidecar, channel
 
     def session(self) -> SessionCalls:
@@ -37,7 +41,7 @@ def wire() -> Iterator[Wire]:
         Sidecar(proxy.url) as sidecar,
         new_channel(sidecar.target) as channel,
     ):
-        yield Wire(proxy, sidecar, channel)
+        yield Wire(server.port, proxy, sidecar, channel)
 
 
 def test_calls_given_up_at_random_moments(wire: Wire, effort: Callable[[int, int], int]) -> None:
@@ -122,6 +126,39 @@ def test_a_stray_reply_in_a_batch_is_never_taken_for_ones_own(wire: Wire) -> Non
         mine.notes.BatchGetNotes(batch, timeout=10)
     answer = mine.notes.BatchGetNotes(batch, timeout=10)
     assert [one.notes.summary for one in answer.responses] == [f"notes of {one.id}" for one in (mine, theirs, mine)]
+
+
+@pytest.mark.parametrize(
+    "stray", [b"*2\r\n$1\r\n7\r\n:1\r\n", b"*3\r\n$1\r\n7\r\n:1\r\n:1\r\n", b":1\r\n", b"-NOSCRIPT x\r\n"]
+)
+def test_a_stray_reply_in_a_listing(wire: Wire, stray: bytes) -> None:
+    """Another call's reply comes where that to SCAN is awaited, which has no tag: UNAVAILABLE, and then all is well."""
+    mine = wire.session()
+    wire.proxy.inject_before_reply(b"SCAN", stray)
+    with refused(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"):
+        mine.state.ListSessions(ListSessionsRequest(), timeout=10)
+    assert mine.id in [one.session_id for one in mine.state.ListSessions(ListSessionsRequest(), timeout=10).sessions]
+    assert mine.get_notes().notes.summary == f"notes of {mine.id}"
+
+
+def test_a_stray_error_is_not_taken_for_ones_own(wire: Wire) -> None:
+    """Another call's NOSCRIPT comes just before one's own reply: what it asked for is done once, not twice."""
+    mine = wire.session()
+    mine.append_turns([Turn(text="said before")])
+    wire.proxy.inject_before_reply(b"said once", b"-NOSCRIPT No matching script. Please use EVAL.\r\n")
+    status_of(lambda: mine.append_turns([Turn(text="said once")]))
+    assert [turn.text for turn in mine.get_session(include_turns=True).turns] == ["said before", "said once"]
+
+
+def test_a_stray_error_where_a_link_is_looked_after(wire: Wire) -> None:
+    """The store has forgotten its scripts, and another call's error comes while we make sure of it: UNAVAILABLE."""
+    mine = wire.session()
+    with redis.Redis(port=wire.port) as admin:
+        admin.script_flush()
+    wire.proxy.inject_before_reply(b"return {ARGV[1]}", b"-ERR what another call asked for\r\n")
+    with refused(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"):
+        mine.append_turns(1)
+    assert mine.append_turns(1) == 1
 
 
 def test_a_stray_reply_on_connections_at_rest(wire: Wire) -> None:

@@ -4,6 +4,8 @@ The only package that imports redis or builds a key.
 """
 
 from session_notes_server.store.connection import InvalidRedisURL, RedisTarget
+from session_notes_server.store.failures import StoreUnavailable
+from session_notes_server.store.reasons import Refusals, reason
 from session_notes_server.store.records import (
     ListedRun,
     ObserverRecord,
@@ -12,14 +14,17 @@ from session_notes_server.store.records import (
     State,
     SummaryRecord,
 )
-from session_notes_server.store.runner import Runner, StoreUnavailable
+from session_notes_server.store.runner import Runner
+from session_notes_server.store.secrets import RedisSecrets
 from session_notes_server.store.store import Refused, Store
 
 __all__ = [
     "InvalidRedisURL",
     "ListedRun",
     "ObserverRecord",
+    "RedisSecrets",
     "RedisTarget",
+    "Refusals",
     "Refused",
     "RunRecord",
     "Runner",
@@ -28,4 +33,5 @@ __all__ = [
     "Store",
     "StoreUnavailable",
     "SummaryRecord",
+    "reason",
 ]

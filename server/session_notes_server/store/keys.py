@@ -21,6 +21,10 @@ class Keys:
         session = f"{self.prefix}:{{{session_id}}}"
         return session, f"{session}:turns", f"{session}:runs", f"{session}:deleted"
 
+    def marker(self, session_id: str) -> str:
+        """A key for the moment, of no meaning, that lives where the session does."""
+        return f"{self.prefix}:{{{session_id}}}:marker"
+
     @property
     def pattern(self) -> str:
         """A SCAN pattern that meets each session once: its hash, and none of its other keys."""

@@ -1,57 +1,42 @@
-"""How a script is run: one command, one reply that is surely its own, one time limit, and errors told apart."""
+"""How a script is run: one command, one reply that is surely its own, and errors told apart."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import logging
-import re
-import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from datetime import timedelta
-from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
+from weakref import WeakKeyDictionary
 
-from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.exceptions import DataError, NoScriptError, RedisClusterException, RedisError, ResponseError
+from hiredis import ReplyError
 
-from session_notes_server.store.connection import RedisTarget
+from session_notes_server.store.connection import Address, RedisTarget
+from session_notes_server.store.failures import StoreUnavailable, codes, raised
 from session_notes_server.store.keys import Keys
-from session_notes_server.store.patience import Patience
+from session_notes_server.store.link import Link, LinkLost, packed
+from session_notes_server.store.nodes import Limits, Node, nodes
+from session_notes_server.store.replicas import Replicas
 from session_notes_server.store.scripts import Script
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-
-class StoreUnavailable(Exception):
-    """The store cannot be reached, is too slow, or refuses for a reason that may pass. A write's outcome is unknown."""
-
-
-# What a working Redis answers when it cannot serve just now; anything else it answers is a bug of ours.
-_PASSING = frozenset(
-    {
-        *("ASK", "BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "MOVED", "NOAUTH", "NOPERM", "NOREPLICAS"),
-        *("OOM", "READONLY", "TRYAGAIN", "UNBLOCKED", "UNKILLABLE", "WRONGPASS"),
-    }
-)
-
-
-# How many connections that turn out to be dead one operation tries, before its last.
-_DEAD_CONNECTIONS = 3
+# How often one call follows a cluster whose slots move, or sends a script that a node does not know.
+_REFERRALS = 5
+# With these a node says that it is not, or no longer, what we took it for.
+_OUTDATED = {"READONLY", "MASTERDOWN", "CLUSTERDOWN"}
 
 
 class Runner:
-    """Runs scripts on sessions, over any kind of Redis, on connections of its own.
+    """Runs scripts on sessions, over any kind of Redis, on links of its own.
 
     Args:
         target: Where Redis is.
         prefix: What every key starts with; sidecars that share it share sessions.
-        timeout: How long one operation may take, waiting for a connection and its handshake included.
+        timeout: How long one operation may take.
         silence: How long Redis, in a cluster the node asked, may answer nobody meanwhile; None: as long as that.
-        max_in_flight: How many operations may be at Redis at once, and so how many connections; the others wait.
+        min_replicas: How many replicas must have whatever a reply tells of.
     """
 
     def __init__(
@@ -61,30 +46,31 @@ class Runner:
         prefix: str,
         timeout: timedelta,
         silence: timedelta | None = None,
-        max_in_flight: int = 64,
+        min_replicas: int = 0,
     ) -> None:
         self.where = target.name
         self._keys = Keys(prefix)
-        self._patience = Patience(timeout=timeout, silence=silence or timeout)
-        # A ping has all the time there is: it may have to connect first, and see a handshake through.
-        self._ping_patience = Patience(timeout=timeout, silence=timeout)
-        self._redis = target.connect(timeout_seconds=timeout.total_seconds())
-        self._slots = asyncio.Semaphore(max_in_flight)
+        self._nodes = nodes(target, Limits(timeout.total_seconds(), (silence or timeout).total_seconds()))
         self._tags = itertools.count(1)
+        self._timeout_seconds = timeout.total_seconds()
+        self._min_replicas = min_replicas
+        self._replicas: WeakKeyDictionary[Link, Replicas] = WeakKeyDictionary()
 
     async def aclose(self) -> None:
-        """Close all connections. Operations still in flight fail."""
-        await self._redis.aclose()
+        """Close all links. Operations still in flight fail."""
+        await self._nodes.aclose()
 
     async def ping(self) -> None:
-        """Ask whether Redis answers; keeps a connection open that an operation would have to wait for.
+        """Ask whether Redis answers, in a cluster every node that has slots.
 
         Raises:
             StoreUnavailable: it does not; the cause says why.
         """
-        async with self._attempt(self._ping_patience):
-            await self._redis.ping()
-        self._patience.heard("")
+
+        async def ask(node: Node) -> None:
+            await self._in_step(await node.get(), packed("PING"))
+
+        await asyncio.gather(*(ask(node) for node in await self._nodes.all()))
 
     async def run(self, script: Script, session_id: str, *arguments: Any) -> list[Any]:
         """Run a script on a session → its reply, without the tag.
@@ -92,143 +78,106 @@ class Runner:
         Raises:
             StoreUnavailable: its outcome is unknown.
         """
-        async with self._attempt(self._patience, self._node_of(session_id)):
-            return await self._run_once(script, session_id, arguments)
+        keys, tag = self._keys.of(session_id), next(self._tags)
+        command = script.by_digest(keys, tag, arguments)
+        node = await self._nodes.of(keys[0])
+        for _ in range(_REFERRALS):
+            link = await node.get()
+            (reply,) = await _replies(link, command, 1)
+            if not isinstance(reply, ReplyError):
+                answer = _own(link, reply, tag)
+                if self._min_replicas:
+                    await self._replicas_of(link).have_it(self._keys.marker(session_id))
+                return answer
+            # An error has no tag. Were it another call's, ours would be done twice, or refused for nothing.
+            await self._in_step(link)
+            match str(reply).split():
+                case ["NOSCRIPT", *_]:
+                    command = script.in_full(keys, tag, arguments)
+                case ["MOVED", _, address]:
+                    node = self._nodes.moved(keys[0], Address.parse(address))
+                case _:
+                    # ASK, too: of a slot on its way, a node answers only what names one key, or has them all.
+                    if codes(reply) & _OUTDATED:
+                        self._nodes.outdated(node)
+                    raise raised(reply)
+        raise StoreUnavailable
 
     async def run_many(self, script: Script, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Any]]:
         """Run a script on many sessions in one round trip (one a node), with arguments for each → their replies."""
-        async with self._attempt(self._patience):
-            tags = [str(next(self._tags)) for _ in calls]
+        by_node: dict[Node, list[int]] = {}
+        for index, (session_id, _) in enumerate(calls):
+            by_node.setdefault(await self._nodes.of(self._keys.of(session_id)[0]), []).append(index)
+        replies: list[list[Any]] = [[]] * len(calls)
 
-            def send() -> Awaitable[list[Any]]:
-                pipeline = self._redis.pipeline(transaction=False)
-                for tag, (session_id, arguments) in zip(tags, calls, strict=True):
-                    keys = self._keys.of(session_id)
-                    pipeline.execute_command("EVALSHA", script.sha, len(keys), *keys, tag, *arguments)
-                return pipeline.execute(raise_on_error=False)
+        async def ask(node: Node, indices: list[int]) -> None:
+            link = await node.get()
+            tags = [next(self._tags) for _ in indices]
+            commands = b"".join(
+                script.by_digest(self._keys.of(calls[index][0]), tag, calls[index][1])
+                for index, tag in zip(indices, tags, strict=True)
+            )
+            for index, tag, reply in zip(indices, tags, await _replies(link, commands, len(indices)), strict=True):
+                # What a node refuses one by one, it may have good reasons for: a script it forgot, a slot that moved.
+                refused = isinstance(reply, ReplyError)
+                replies[index] = (
+                    await self.run(script, calls[index][0], *calls[index][1]) if refused else _own(link, reply, tag)
+                )
 
-            replies = await _sent(send)
-            for index, (session_id, arguments) in enumerate(calls):
-                if isinstance(replies[index], NoScriptError):
-                    replies[index] = await self._run_once(script, session_id, arguments)
-                elif isinstance(replies[index], Exception):
-                    raise replies[index]
-                else:
-                    replies[index] = await self._own(replies[index], tags[index])
-            return replies
+        await asyncio.gather(*(ask(node, indices) for node, indices in by_node.items()))
+        return replies
 
     async def scan(self, node: int, cursor: int, count: int) -> tuple[list[str], tuple[int, int] | None]:
         """One step through the sessions of a node → some ids, and where to go on (None at the end).
 
         In a cluster, each primary is walked in turn.
         """
-        async with self._attempt(self._patience):
-            nodes = await self._nodes()
-            if node >= len(nodes):
-                return [], None
-            arguments = ("SCAN", cursor, "MATCH", self._keys.pattern, "COUNT", count, "TYPE", "hash")
-            cursor, keys = await _sent(lambda: nodes[node].execute_command(*arguments))
+        nodes = await self._nodes.all()
+        if node >= len(nodes):
+            return [], None
+        command = packed("SCAN", cursor, "MATCH", self._keys.pattern, "COUNT", count, "TYPE", "hash")
+        next_cursor, keys = await self._in_step(await nodes[node].get(), command)
         ids = [self._keys.session_id(key) for key in keys]
-        if int(cursor):
-            return ids, (node, int(cursor))
+        if int(next_cursor):
+            return ids, (node, int(next_cursor))
         return ids, (node + 1, 0) if node + 1 < len(nodes) else None
 
-    async def _run_once(self, script: Script, session_id: str, arguments: Sequence[Any]) -> list[Any]:
-        tag = str(next(self._tags))
-        keys = self._keys.of(session_id)
-        try:
-            reply = await self._execute("EVALSHA", script.sha, len(keys), *keys, tag, *arguments)
-        except NoScriptError:
-            reply = await self._execute("EVAL", script.text, len(keys), *keys, tag, *arguments)
-        return await self._own(reply, tag)
+    def _replicas_of(self, link: Link) -> Replicas:
+        if link not in self._replicas:
+            self._replicas[link] = Replicas(link, self._min_replicas, self._timeout_seconds)
+        return self._replicas[link]
 
-    async def _execute(self, *command: Any) -> Any:
-        return await _sent(lambda: self._redis.execute_command(*command))
+    async def _in_step(self, link: Link, *commands: bytes) -> Any:
+        """Send commands whose replies have no tag, and behind them one whose reply has → the first reply.
 
-    def _node_of(self, session_id: str) -> str:
-        """The name of the node of a cluster that has a session, as far as that is known; empty outside one."""
-        if not isinstance(self._redis, RedisCluster):
-            return ""
-        try:
-            node = self._redis.get_node_from_key(self._keys.of(session_id)[0])
-        except RedisClusterException:
-            return ""
-        return node.name if node is not None else ""
-
-    async def _own(self, reply: Any, tag: str) -> list[Any]:
-        """Strip the tag off a reply. A stray one on a connection shifts all that follow: it must not pass for ours."""
-        if isinstance(reply, list) and reply[:1] == [tag.encode()]:
-            return reply[1:]
-        log.error("a reply from Redis belongs to another call; dropping all connections")
-        await self._redis.aclose()
-        raise StoreUnavailable
-
-    async def _nodes(self) -> list[Any]:
-        if not isinstance(self._redis, RedisCluster):
-            return [self._redis]
-        await self._redis.initialize()
-        primaries: list[ClusterNode] = self._redis.get_primaries()
-        return sorted(primaries, key=lambda node: node.name)
-
-    @asynccontextmanager
-    async def _attempt(self, patience: Patience, node: str = "") -> AsyncIterator[None]:
-        """One operation at Redis: waits its turn, keeps the time limit, lets no passing error of redis-py out."""
-        try:
-            async with patience.wait(node) as still_worth_it, self._slots:
-                still_worth_it()
-                yield
-                patience.heard(node)
-        except (RedisError, RedisClusterException, OSError, TimeoutError, RuntimeError, AttributeError) as error:
-            if _is_our_bug(error):
-                raise
-            raise StoreUnavailable from error
+        Not a PING, which a Redis that cannot write to its disk refuses though it answers what reads.
+        """
+        tag = next(self._tags)
+        fence = packed("EVAL", "return {ARGV[1]}", 0, tag)
+        *replies, fenced = await _replies(link, b"".join([*commands, fence]), len(commands) + 1)
+        if isinstance(fenced, ReplyError):
+            if raised(fenced) is fenced:
+                # There is nothing in it to refuse for good: this is another call's.
+                link.lose()
+            raise StoreUnavailable from fenced
+        _own(link, fenced, tag)
+        for reply in replies:
+            if isinstance(reply, ReplyError):
+                raise raised(reply)
+        return replies[0] if replies else None
 
 
-async def _sent(send: Callable[[], Awaitable[T]]) -> T:
-    """Send something on a connection of the pool that takes it.
-
-    redis-py notices those that were closed while they lay there, but not those that were reset. It closes one that
-    fails, and opens it anew when it is next used. Where nothing was sent, nothing is sent twice.
-    """
-    for _ in range(_DEAD_CONNECTIONS):
-        try:
-            return await send()
-        except RuntimeError as error:
-            if not _was_never_sent(error):
-                raise
-    return await send()
+async def _replies(link: Link, commands: bytes, count: int) -> list[Any]:
+    try:
+        return await link.send(commands, count)
+    except (LinkLost, TimeoutError) as error:
+        raise StoreUnavailable from error
 
 
-def _is_closed(error: RuntimeError) -> bool:
-    """Whether this is what uvloop raises, where others raise an OSError, for the use of a connection that is closed."""
-    return "the handler is closed" in str(error)
-
-
-def _was_never_sent(error: RuntimeError) -> bool:
-    """Whether a closed connection refused to take the command, rather than to give its answer."""
-    return _is_closed(error) and any(frame.f_code.co_name == "send_packed_command" for frame in _frames(error))
-
-
-def _was_closed_meanwhile(error: AttributeError) -> bool:
-    """Whether redis-py found None where a connection had its ends: it closed one that an operation was using.
-
-    It does so when it learns that a cluster has changed, and when all connections are dropped.
-    """
-    *_, last = _frames(error)
-    return error.obj is None and str(last.f_globals.get("__name__")).startswith("redis.")
-
-
-def _frames(error: Exception) -> list[FrameType]:
-    return [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-
-
-def _is_our_bug(error: Exception) -> bool:
-    if isinstance(error, DataError):
-        return True
-    if isinstance(error, RuntimeError):
-        return not _is_closed(error)
-    if isinstance(error, AttributeError):
-        return not _was_closed_meanwhile(error)
-    # Errors that redis-py has a class for are all of the passing kind; the others are told by their first word. Redis 6
-    # puts that of an error inside a script behind a dash.
-    return type(error) is ResponseError and _PASSING.isdisjoint(re.findall(r"(?:^|-)([A-Z]+)\b", str(error)))
+def _own(link: Link, reply: Any, tag: int) -> list[Any]:
+    """Strip the tag off a reply. A stray one on a link shifts all that follow: it must not pass for ours."""
+    if isinstance(reply, list) and reply[:1] == [b"%d" % tag]:
+        return reply[1:]
+    log.error("a reply from Redis belongs to another call; dropping the connection")
+    link.lose()
+    raise StoreUnavailable

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Self
+from typing import Any, Self
+
+from session_notes_server.store.link import packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +17,14 @@ class Script:
 
     text: str
     sha: str
+
+    def by_digest(self, keys: Sequence[str], tag: int, arguments: Sequence[Any]) -> bytes:
+        """The command that runs it where the node knows it, and is refused with NOSCRIPT where not."""
+        return packed("EVALSHA", self.sha, len(keys), *keys, tag, *arguments)
+
+    def in_full(self, keys: Sequence[str], tag: int, arguments: Sequence[Any]) -> bytes:
+        """The command that runs it anywhere, and lets the node know it."""
+        return packed("EVAL", self.text, len(keys), *keys, tag, *arguments)
 
     @classmethod
     def load(cls, name: str) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -30,24 +30,36 @@ class Store:
     """Sessions in Redis or Valkey.
 
     Args:
-        runner: Runs its scripts. Any operation can raise the runner's StoreUnavailable.
-        notes_runner: Runs those of `get_notes`, so that nothing the others are stuck in can hold a primary up.
+        notes: Runs the script of `get_notes`, so that nothing the others are stuck in can hold a primary up.
+        reads: Runs those of the other operations that only read.
+        writes: Runs those that change a session. Any operation can raise its runner's StoreUnavailable.
         session_ttl: How long a session is kept after its last change, unless the session has a ttl of its own.
+        on_deletion: Called after every deletion, also one that may not have come to pass.
     """
 
-    def __init__(self, runner: Runner, *, notes_runner: Runner, session_ttl: timedelta) -> None:
-        self._runner = runner
-        self._notes_runner = notes_runner
+    def __init__(
+        self,
+        *,
+        notes: Runner,
+        reads: Runner,
+        writes: Runner,
+        session_ttl: timedelta,
+        on_deletion: Callable[[], None],
+    ) -> None:
+        self._notes = notes
+        self._reads = reads
+        self._writes = writes
+        self._on_deletion = on_deletion
         self._session_ttl_ms = str(_ceil_div(_microseconds(session_ttl), 1000))
 
     async def get_notes(self, session_id: str, observer: str) -> ObserverRecord:
         """Read what is known of one observer on one session."""
-        return _observer(await self._notes_runner.run(scripts.GET_NOTES, session_id, observer))
+        return _observer(await self._notes.run(scripts.GET_NOTES, session_id, observer))
 
     async def batch_get_notes(self, wanted: Sequence[tuple[str, str]]) -> list[ObserverRecord]:
         """`get_notes` for pairs of session id and observer, in their order, in one round trip."""
         calls = [(session_id, (observer,)) for session_id, observer in wanted]
-        return [_observer(reply) for reply in await self._runner.run_many(scripts.GET_NOTES, calls)]
+        return [_observer(reply) for reply in await self._reads.run_many(scripts.GET_NOTES, calls)]
 
     async def begin_run(
         self,
@@ -61,7 +73,7 @@ class Store:
         include_transcript: bool,
     ) -> tuple[bool, RunRecord, list[bytes]]:
         """Begin a run, or find it begun → whether it is the caller's own, the run, the transcript of its snapshot."""
-        reply = await self._runner.run(
+        reply = await self._writes.run(
             scripts.BEGIN_RUN,
             session_id,
             *self._session(session_id),
@@ -87,7 +99,7 @@ class Store:
         ttl: timedelta | None,
     ) -> tuple[str, RunRecord]:
         """Write a run's notes, once → ACCEPTED, DUPLICATE or SUPERSEDED, and the run."""
-        reply = await self._runner.run(
+        reply = await self._writes.run(
             scripts.WRITE_NOTES,
             session_id,
             *self._session(session_id),
@@ -103,7 +115,7 @@ class Store:
 
     async def fail_run(self, session_id: str, observer: str, run_id: str, reason: str) -> RunRecord:
         """Record that a run ended without notes."""
-        reply = await self._runner.run(
+        reply = await self._writes.run(
             scripts.FAIL_RUN, session_id, *self._session(session_id), observer, run_id, reason
         )
         _, run, failure = _accepted(reply, "OK")
@@ -113,14 +125,14 @@ class Store:
         self, session_id: str, observer: str, *, below: int | None, limit: int, include_notes: bool
     ) -> tuple[list[ListedRun], bool]:
         """Runs of the history, newest first, from just `below` a number on → the runs, and whether there are more."""
-        runs, more = await self._runner.run(
+        runs, more = await self._reads.run(
             scripts.LIST_RUNS, session_id, observer, _optional(below), limit, int(include_notes)
         )
         return [ListedRun(RunRecord.of(run, failure), notes) for run, failure, notes in runs], bool(more)
 
     async def get_session(self, session_id: str, *, include_turns: bool) -> SessionRecord:
         """Read a whole session."""
-        reply = await self._runner.run(scripts.GET_SESSION, session_id, int(include_turns))
+        reply = await self._reads.run(scripts.GET_SESSION, session_id, int(include_turns))
         now_us, expires_ms, version, turn_count, created_us, updated_us, fields, observers, turns = reply
         return SessionRecord(
             now_us,
@@ -150,7 +162,7 @@ class Store:
         ttl: timedelta | None,
     ) -> tuple[int, int]:
         """Set and remove fields → the version now, and when (µs)."""
-        reply = await self._runner.run(
+        reply = await self._writes.run(
             scripts.UPDATE_SESSION,
             session_id,
             *self._session(session_id),
@@ -165,7 +177,7 @@ class Store:
 
     async def append_turns(self, session_id: str, turns: Iterable[bytes], *, expected_count: int | None) -> int:
         """Append turns → how many were ever appended."""
-        reply = await self._runner.run(
+        reply = await self._writes.run(
             scripts.APPEND_TURNS, session_id, *self._session(session_id), _optional(expected_count), *turns
         )
         _, count = _accepted(reply, "OK")
@@ -173,16 +185,19 @@ class Store:
 
     async def delete_session(self, session_id: str) -> bool:
         """Remove every trace but the ids of the runs → whether there was such a session."""
-        (existed,) = await self._runner.run(scripts.DELETE_SESSION, session_id)
+        try:
+            (existed,) = await self._writes.run(scripts.DELETE_SESSION, session_id)
+        finally:
+            self._on_deletion()
         return bool(existed)
 
     async def scan_sessions(self, node: int, cursor: int, count: int) -> tuple[list[str], tuple[int, int] | None]:
         """One step through all sessions, from node 0, cursor 0 on → some ids, and where to go on (None at the end)."""
-        return await self._runner.scan(node, cursor, count)
+        return await self._reads.scan(node, cursor, count)
 
     async def summaries(self, session_ids: Sequence[str]) -> list[SummaryRecord]:
         """Summaries of those of the sessions that are there."""
-        replies = await self._runner.run_many(scripts.SESSION_SUMMARY, [(session_id, ()) for session_id in session_ids])
+        replies = await self._reads.run_many(scripts.SESSION_SUMMARY, [(session_id, ()) for session_id in session_ids])
         return [
             SummaryRecord(
                 session_id, version, turns, updated_us, expires_ms, sorted(name.decode() for name in observers)

@@ -1,0 +1,172 @@
+"""One connection to one node of the store, shared by all calls in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+
+import hiredis
+
+log = logging.getLogger(__name__)
+
+# A loop that was held up finds a timer due and a reply there at once, and runs the timer first. So a timer that is due
+# first gives replies that are there a moment to be read.
+_SECOND_LOOK_SECONDS = 0.002
+_NOTHING = object()
+
+
+def packed(*words: str | int | bytes) -> bytes:
+    """A command as it goes over the wire."""
+    return hiredis.pack_command(words)  # type: ignore[arg-type,no-any-return]  # Its types say "a tuple of one word".
+
+
+class LinkLost(ConnectionError):
+    """The connection is gone. What was sent over it and not answered may have been done, or not."""
+
+
+class Link(asyncio.Protocol):
+    """Sends commands as they come and hands each reply, in the order of the commands, to whom it belongs.
+
+    A short time limit for each call alone would take a queue for an outage: of hundreds of calls one may wait for its
+    turn while the node answers the others all the time. A node that answers nobody is another matter, and then the link
+    is given up, with all that wait for it.
+
+    Args:
+        timeout_seconds: How long the replies to one `send` may take.
+        silence_seconds: How long the node may answer nobody while somebody waits.
+    """
+
+    def __init__(self, *, timeout_seconds: float, silence_seconds: float) -> None:
+        self._on_lost: Callable[[], None] = _nobody
+        self._timeout_seconds = timeout_seconds
+        self._silence_seconds = silence_seconds
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._reader = hiredis.Reader(notEnoughData=_NOTHING)
+        self._awaited: deque[_Awaited] = deque()
+        # How many of them, from the first on, have had all the time there is.
+        self._overdue = 0
+        self._heard = self._listening_since = self._loop.time()
+        self._timer: asyncio.Handle | None = None
+        self._look_due = 0.0
+
+    def send(self, commands: bytes, count: int = 1) -> asyncio.Future[list[Any]]:
+        """Send packed commands, `count` of them → their replies; where the node refuses one, a `hiredis.ReplyError`.
+
+        Raises:
+            LinkLost: the connection is gone, or was before.
+            TimeoutError: the node takes too long, though it answers others.
+        """
+        future: asyncio.Future[list[Any]] = self._loop.create_future()
+        if self._transport is None:
+            future.set_exception(LinkLost())
+            return future
+        self._awaited.append(_Awaited(future, count, self._loop.time()))
+        self._transport.write(commands)
+        if self._timer is None:
+            self._set_timer()
+        return future
+
+    def lose(self, why: Exception | None = None) -> None:
+        """Give the connection up: whoever waits for a reply hears so, and why, if that is known."""
+        if self._transport is None:
+            return
+        self._transport.abort()
+        self._transport = None
+        if self._timer is not None:
+            self._timer.cancel()
+        while self._awaited:
+            future = self._awaited.popleft().future
+            if not future.done():
+                lost = LinkLost()
+                lost.__cause__ = why
+                future.set_exception(lost)
+        self._on_lost()
+
+    def when_lost(self, callback: Callable[[], None]) -> None:
+        """Have this called when the connection is gone; at once, where it is."""
+        self._on_lost = callback
+        if self._transport is None:
+            self._loop.call_soon(callback)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Part of asyncio.Protocol."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Part of asyncio.Protocol."""
+        self.lose(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Part of asyncio.Protocol."""
+        self._heard = self._loop.time()
+        self._reader.feed(data)
+        try:
+            while (reply := self._reader.gets()) is not _NOTHING:
+                self._take(reply)
+        except (hiredis.ProtocolError, IndexError):
+            log.error("Redis said what nobody asked for; dropping the connection")
+            self.lose()
+
+    def _take(self, reply: Any) -> None:
+        first = self._awaited[0]
+        first.replies.append(reply)
+        if len(first.replies) < first.count:
+            return
+        self._awaited.popleft()
+        self._overdue -= self._overdue > 0
+        # A caller that has left is not there to be told.
+        if not first.future.done():
+            first.future.set_result(first.replies)
+
+    def _due(self) -> float:
+        """When the node has been silent for too long, or the first caller who still waits has waited for too long."""
+        quiet_since = max(self._heard, self._listening_since, self._awaited[0].since)
+        due = quiet_since + self._silence_seconds
+        if self._overdue < len(self._awaited):
+            due = min(due, self._awaited[self._overdue].since + self._timeout_seconds)
+        return due
+
+    def _set_timer(self) -> None:
+        self._look_due = self._due()
+        self._timer = self._loop.call_at(self._look_due, self._look)
+
+    def _look(self) -> None:
+        if self._loop.time() - self._look_due > self._silence_seconds / 2:
+            # The loop was held up, and nobody could have been heard: that is no silence of the node's.
+            self._listening_since = self._loop.time()
+        self._timer = self._loop.call_later(_SECOND_LOOK_SECONDS, self._look_again)
+
+    def _look_again(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        while self._awaited and self._due() <= now:
+            quiet_since = max(self._heard, self._listening_since, self._awaited[0].since)
+            if quiet_since + self._silence_seconds <= now:
+                self.lose()
+                return
+            late = self._awaited[self._overdue].future
+            self._overdue += 1
+            if not late.done():
+                late.set_exception(TimeoutError())
+        if self._awaited:
+            self._set_timer()
+
+
+class _Awaited:
+    """Replies that somebody waits for: how many, those that are there, and since when."""
+
+    __slots__ = ("count", "future", "replies", "since")
+
+    def __init__(self, future: asyncio.Future[list[Any]], count: int, since: float) -> None:
+        self.future = future
+        self.count = count
+        self.since = since
+        self.replies: list[Any] = []
+
+
+def _nobody() -> None:
+    pass

@@ -1,0 +1,133 @@
+"""`--min-replicas-acked`: what was answered OK is in the replicas, and where it may not be, nobody is told OK."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import pytest
+import redis
+from session_notes.v1 import session_notes_pb2 as notes_api
+
+from tests.faults.proxy import Proxy
+from tests.stores import StoreServer, valkey_program
+from tests.support import SessionCalls, Sidecar, eventually, new_channel, new_session_id, refused, status_of
+
+FLAGS = ("--store-timeout", "1s", "--min-replicas-acked", "1")
+
+
+class Replicated:
+    """A store with one replica, a proxy on the way between them, and a sidecar that waits for the replica."""
+
+    def __init__(self, master: StoreServer, replica: Any, way: Proxy, sidecar: Sidecar, channel: grpc.Channel) -> None:
+        self.master, self.replica, self.way, self.sidecar = master, replica, way, sidecar
+        self.session = SessionCalls(channel, new_session_id())
+
+    def cut(self) -> None:
+        """The master's words no longer come through to the replica, and neither of them knows."""
+        self.way.black_hole = True
+
+    def mend(self) -> None:
+        """The replica catches up."""
+        self.way.black_hole = False
+        self.way.refuse()
+        self.way.accept()
+        eventually(lambda: self.replica.info("replication")["master_link_status"] == "up", 30)
+        eventually(lambda: status_of(self.session.append_turns) == grpc.StatusCode.OK, 30)
+
+    def replica_holds(self, text: str) -> bool:
+        """Whether the replica has a text in any of the session's keys."""
+        key = self.sidecar.store.key(self.session.id, "runs")
+        return text.encode() in b"\0".join(self.replica.hgetall(key).values())
+
+
+@contextmanager
+def replicated() -> Iterator[Replicated]:
+    with StoreServer(valkey_program(), ("--repl-diskless-sync-delay", "0")) as master, Proxy(master.port) as way:
+        follow = ("--replicaof", f"127.0.0.1 {way.port}", "--repl-timeout", "60")
+        with (
+            StoreServer(valkey_program(), follow) as server,
+            redis.Redis(port=server.port) as replica,
+            Sidecar(master.url, flags=FLAGS) as sidecar,
+            new_channel(sidecar.target) as channel,
+        ):
+            eventually(lambda: replica.info("replication")["master_link_status"] == "up", 30)
+            yield Replicated(master, replica, way, sidecar, channel)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Replicated]:
+    with replicated() as made:
+        yield made
+
+
+@pytest.fixture
+def store(shared: Replicated) -> Iterator[Replicated]:
+    shared.session.id = new_session_id()
+    yield shared
+    shared.mend()
+
+
+def test_what_is_answered_is_at_the_replica(store: Replicated) -> None:
+    """Each of 20 writes that are answered is at the replica at that moment, however many are written at once."""
+
+    def write(number: int) -> bool:
+        store.session.write_notes(f"run-{number}", f"notes-{number}.")
+        return store.replica_holds(f"notes-{number}.")
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(write, range(20)))
+
+
+def test_a_replica_that_does_not_follow(store: Replicated) -> None:
+    """The replica out of reach: writes are UNAVAILABLE within the time limit, reads go on, the notes are there."""
+    store.session.write_notes("run-1", "first")
+    store.cut()
+    with refused(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"):
+        store.session.write_notes("run-2", "second", timeout=2)
+    assert store.session.get_notes(timeout=0.5).ready
+    assert store.session.get_session(timeout=0.5).notes["default"].ready
+    assert not store.replica_holds("second")
+
+
+def test_a_retry_of_what_no_replica_has(store: Replicated) -> None:
+    """A write whose outcome was unknown is UNAVAILABLE when retried, too, until the replica has it; then DUPLICATE.
+
+    The retry itself writes nothing: that it was seen before is no proof that a replica has it.
+    """
+    store.cut()
+    with refused(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"):
+        store.session.write_notes("run-1", "unknown")
+    with redis.Redis(port=store.master.port) as admin:
+        admin.client_kill_filter(_type="normal")
+    eventually(lambda: status_of(store.session.get_notes) == grpc.StatusCode.OK)
+    with refused(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"):
+        store.session.write_notes("run-1", "unknown")
+    store.mend()
+    again = store.session.write_notes("run-1", "unknown")
+    assert again.outcome == notes_api.WRITE_OUTCOME_DUPLICATE
+    assert store.replica_holds("unknown")
+
+
+def test_a_failover_loses_nothing_that_was_answered(store: Replicated) -> None:
+    """The master cut off from its replica and then lost: of 60 writes, none that was OK is missing there."""
+
+    def write(number: int) -> tuple[int, grpc.StatusCode]:
+        if number == 30:
+            store.cut()
+        return number, status_of(lambda: store.session.update_session(set={f"field-{number}": "x"}))
+
+    with ThreadPoolExecutor(8) as pool:
+        ends = list(pool.map(write, range(60)))
+    kept = {name.decode() for name in store.replica.hkeys(store.sidecar.store.key(store.session.id))}
+    answered = {number for number, end in ends if end == grpc.StatusCode.OK}
+    assert answered
+    assert {end for _, end in ends} == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+    assert not {f"f:field-{number}" for number in answered} - kept
+
+
+def test_it_needs_a_redis() -> None:
+    """The embedded store has no replicas: told at the start, not at the first write."""
+    with pytest.raises(AssertionError, match="--min-replicas-acked needs a --redis-url"), Sidecar(flags=FLAGS):
+        pass

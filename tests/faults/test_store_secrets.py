@@ -1,0 +1,422 @@
+"""Secrets towards Redis: what is wrong is said in one line, and nothing is sent in plain text; what changes counts."""
+
+import datetime
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
+from pathlib import Path
+from subprocess import Popen, run
+from typing import Any
+
+import grpc
+import pytest
+import redis
+import trustme
+from session_notes.v1 import session_notes_pb2 as notes_api
+from session_notes.v1 import session_state_pb2 as state_api
+
+from tests.access.callers import Authority, Certificate, write_secret
+from tests.faults.proxy import Proxy
+from tests.stores import Store, StoreServer, free_port, redis_program, valkey_program
+from tests.support import SessionCalls, Sidecar, eventually, new_channel, new_session_id, refused, status_of
+
+NOT_SERVING = 2
+OK, UNAVAILABLE = grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE
+PASSWORD, NEXT = "canary-old-7f30", "canary-new-51c8"
+BACK_SECONDS = 2.0
+README = (Path(__file__).parents[2] / "README.md").read_text()
+# A busy machine's handshakes take their time; a store that says nothing is to be given up within the test's.
+QUICK = ("--store-timeout", "2s")
+
+
+@lru_cache
+def tls_program() -> str:
+    """The redis-server on PATH, if it was built with TLS; else the test is skipped."""
+    program = redis_program()
+    if program is None:
+        pytest.skip("no redis-server on PATH")
+    with tempfile.TemporaryDirectory() as home:
+        tried = run(
+            [program, "--port", "0", "--tls-port", str(free_port()), "--dir", home], capture_output=True, text=True
+        )
+    if "No tls-cert-file configured" not in tried.stdout:
+        pytest.skip("the redis-server on PATH has no TLS")
+    return program
+
+
+class Unseen(Store):
+    """A store that the end of a test does not look into: it has neither the authority nor the password."""
+
+    def process_id(self) -> None:
+        return None
+
+
+def sidecar_on(url: str, flags: tuple[str, ...]) -> Sidecar:
+    """A sidecar that does not wait until it serves."""
+    made = Sidecar(url, flags=flags, wait=False)
+    made.store = Unseen(url, made.store.prefix)
+    return made
+
+
+def tls_flags(pair: Certificate, authority: Authority, *, clients: str = "no") -> tuple[str, ...]:
+    """What a redis-server needs to speak TLS with a certificate, and ask clients for theirs (`yes`) or not."""
+    files = ("--tls-cert-file", str(pair.cert), "--tls-key-file", str(pair.key), "--tls-ca-cert-file")
+    return (*files, str(authority.path), "--tls-auth-clients", clients)
+
+
+def tls_store(pair: Certificate, authority: Authority, *more: str, clients: str = "no") -> StoreServer:
+    """A redis-server that speaks nothing but TLS."""
+    port = free_port()
+    flags = ("--port", "0", "--tls-port", str(port), *tls_flags(pair, authority, clients=clients), *more)
+    return StoreServer(tls_program(), flags, port)
+
+
+def looking(store: StoreServer, authority: Authority, **login: str) -> Any:
+    """A look past the sidecar."""
+    return redis.Redis(port=store.port, host="127.0.0.1", ssl=True, ssl_ca_certs=str(authority.path), **login)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Whom the sidecar is told to trust."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def pair(authority: Authority) -> Certificate:
+    """A certificate for where the stores of these tests listen."""
+    return authority.issue("store", "127.0.0.1")
+
+
+@pytest.fixture
+def password_file(tmp_path: Path) -> Path:
+    """A file with the password."""
+    return write_secret(tmp_path / "password", PASSWORD)
+
+
+def lines_of(sidecar: Sidecar, part: str = "NOT_SERVING") -> list[str]:
+    """The lines of its log that hold this."""
+    return [line for line in sidecar.log.splitlines() if part in line]
+
+
+def assert_nothing_in_plain_text(proxy: Proxy, *, connections: int = 1) -> None:
+    """Each connection begins with a TLS handshake, and no request has the password in it."""
+    requests = [exchange.request for exchange in list(proxy.exchanges)]
+    # A handshake record, TLS 1.x, whose message is a ClientHello.
+    assert len([request for request in requests if re.match(rb"\x16\x03[\x00-\x04]..\x01", request, re.DOTALL)]) >= (
+        connections
+    )
+    # All that is sent are TLS records: handshake, change of cipher, alert, data.
+    assert not [request for request in requests if request[:1] not in b"\x14\x15\x16\x17" or b"AUTH" in request]
+    assert not [request for request in requests if PASSWORD.encode() in request]
+
+
+def test_a_store_with_tls_and_an_acl_user(authority: Authority, pair: Certificate, password_file: Path) -> None:
+    """User in the URL, password and authority in files, a certificate of ours asked for: all is well, and encrypted."""
+    mine = authority.issue("sidecar", "sidecar.example.org")
+    files: tuple[str, ...] = ("--redis-password-file", str(password_file), "--redis-ca", str(authority.path))
+    files += ("--redis-cert", str(mine.cert), "--redis-key", str(mine.key))
+    user = ("--user", "app", "on", f">{PASSWORD}", "~*", "+@all", "--user", "default", "off")
+    with (
+        tls_store(pair, authority, *user, clients="yes") as store,
+        Proxy(store.port) as proxy,
+        sidecar_on(f"rediss://app@127.0.0.1:{proxy.port}", (*files, "--verbose")) as sidecar,
+        new_channel(sidecar.target) as channel,
+    ):
+        sidecar.wait_until_serving(20)
+        session = SessionCalls(channel, new_session_id())
+        session.write_notes("run-1", "said")
+        assert session.get_notes().notes.summary == "said"
+        assert_nothing_in_plain_text(proxy)
+        assert PASSWORD not in sidecar.log
+
+
+def expired(home: Path) -> tuple[Authority, Certificate]:
+    """A certificate whose time is over, of an authority that is trusted."""
+    authority = Authority(home)
+    yesterday = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    made = authority._ca.issue_cert("127.0.0.1", not_before=yesterday - datetime.timedelta(1), not_after=yesterday)
+    chain = b"".join(pem.bytes() for pem in made.cert_chain_pems)
+    return authority, authority._written("expired", made.private_key_pem.bytes(), chain)
+
+
+WRONG: dict[str, str] = {
+    "another authority": "its certificate is not trusted: ",
+    "self-signed": "its certificate is not trusted: self-signed certificate",
+    "another host": "its certificate is not trusted: IP address mismatch",
+    "expired": "its certificate is not trusted: certificate has expired",
+    "no certificate of ours": "it asks for a certificate of ours (--redis-cert)",
+    "a store without TLS": "no answer in time",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_cannot_be_trusted_gets_nothing(
+    wrong: str, authority: Authority, pair: Certificate, password_file: Path, tmp_path: Path
+) -> None:
+    """NOT_SERVING, UNAVAILABLE, one line that says why, and no fall back to plain text."""
+    trusted, shown, clients = authority, pair, "no"
+    if wrong == "another authority":
+        trusted = Authority(tmp_path / "another")
+    elif wrong == "self-signed":
+        alone = trustme.CA()  # What it signs for itself, as a server would.
+        trusted, shown = authority, authority._written("alone", alone.private_key_pem.bytes(), alone.cert_pem.bytes())
+    elif wrong == "another host":
+        shown = authority.issue("elsewhere", "elsewhere.example.org")
+    elif wrong == "expired":
+        trusted, shown = expired(tmp_path / "expired")
+    elif wrong == "no certificate of ours":
+        clients = "yes"
+    flags = ("--redis-password-file", str(password_file), "--redis-ca", str(trusted.path), *QUICK)
+    login = ("--requirepass", PASSWORD)
+    plain = wrong == "a store without TLS"
+    with (
+        StoreServer(valkey_program(), login) if plain else tls_store(shown, trusted, *login, clients=clients) as store,
+        Proxy(store.port) as proxy,
+        sidecar_on(f"rediss://127.0.0.1:{proxy.port}", flags) as sidecar,
+        new_channel(sidecar.target) as channel,
+    ):
+        session = SessionCalls(channel, new_session_id())
+        for _ in range(3):
+            with refused(UNAVAILABLE, "STORE_UNAVAILABLE") as refusal:
+                session.get_notes()
+            assert "TLS" not in refusal.text
+            assert "certificate" not in refusal.text
+        eventually(lambda: len(proxy.exchanges) >= 6, 30)
+        assert sidecar.health() == NOT_SERVING
+        [line] = lines_of(sidecar)
+        assert WRONG[wrong] in line
+        assert "Traceback" not in sidecar.log
+        assert PASSWORD not in sidecar.log
+        assert_nothing_in_plain_text(proxy, connections=2)
+
+
+def test_tls_on_the_other_side_alone(authority: Authority, pair: Certificate) -> None:
+    """A store that wants TLS, and a URL that has none: NOT_SERVING, and a line that asks for it."""
+    with (
+        tls_store(pair, authority) as store,
+        sidecar_on(f"redis://127.0.0.1:{store.port}", QUICK) as sidecar,
+    ):
+        eventually(lambda: lines_of(sidecar))
+        assert "is TLS (rediss://) spoken on both sides" in lines_of(sidecar)[0]
+
+
+@contextmanager
+def with_a_password(password_file: Path) -> Iterator[tuple[Any, Sidecar, SessionCalls, Proxy]]:
+    """A store with a password, and a sidecar that has it from a file: the store's admin, the sidecar, a session."""
+    with (
+        StoreServer(valkey_program(), ("--requirepass", PASSWORD)) as store,
+        Proxy(store.port) as proxy,
+        redis.Redis(port=store.port, password=PASSWORD) as admin,
+        sidecar_on(proxy.url, ("--redis-password-file", str(password_file))) as sidecar,
+        new_channel(sidecar.target) as channel,
+    ):
+        sidecar.wait_until_serving()
+        session = SessionCalls(channel, new_session_id())
+        session.write_notes("run-1", "said")
+        yield admin, sidecar, session, proxy
+        assert PASSWORD not in sidecar.log
+        assert NEXT not in sidecar.log
+
+
+def cut_off(admin: Any) -> None:
+    """Ends all connections but the admin's own, as a store does that has restarted."""
+    admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+
+def test_a_password_is_rotated_without_a_restart(password_file: Path) -> None:
+    """Two passwords for a while, the file changes, the old one goes, connections are cut: back within 2 s, and no wrong
+    password is ever tried."""
+    with with_a_password(password_file) as (admin, sidecar, session, _):
+        admin.execute_command("ACL", "SETUSER", "default", f">{NEXT}")
+        cut_off(admin)
+        eventually(lambda: status_of(session.get_notes) == OK, BACK_SECONDS)
+        write_secret(password_file, NEXT)
+        admin.execute_command("ACL", "SETUSER", "default", f"<{PASSWORD}")
+        cut_off(admin)
+        eventually(lambda: status_of(session.get_notes) == OK and status_of(session.append_turns) == OK, BACK_SECONDS)
+        sidecar.wait_until_serving(BACK_SECONDS)
+        assert session.get_notes().notes.summary == "said"
+        assert not lines_of(sidecar, "WRONGPASS")
+        assert lines_of(sidecar, f"read again: password in {password_file}")
+
+
+def test_a_password_file_in_disorder_is_one_line(password_file: Path) -> None:
+    """A file that is empty, then gone: a line each, and the last good password stays in use; where that is wrong, one
+    line says so, and all is well within 2 s of the file's being mended."""
+    with with_a_password(password_file) as (admin, sidecar, session, proxy):
+        for spoil, said in (
+            (lambda: write_secret(password_file), "is empty"),
+            (password_file.unlink, "there is no file"),
+        ):
+            spoil()
+            cut_off(admin)
+            eventually(lambda: status_of(session.get_notes) == OK, BACK_SECONDS)
+            eventually(lambda said=said: lines_of(sidecar, said), BACK_SECONDS)  # type: ignore[misc]
+        admin.config_set("requirepass", NEXT)
+        cut_off(admin)
+        before = len(proxy.times_of(b"AUTH"))
+        eventually(lambda: len(proxy.times_of(b"AUTH")) >= before + 4, 20)
+        assert status_of(session.get_notes) == UNAVAILABLE
+        assert len(eventually(lambda: lines_of(sidecar, "WRONGPASS"))) == 1
+        for said in ("is empty", "there is no file"):
+            assert len(lines_of(sidecar, said)) == 1
+        write_secret(password_file, NEXT)
+        eventually(lambda: status_of(session.get_notes) == OK, BACK_SECONDS)
+        sidecar.wait_until_serving(BACK_SECONDS)
+
+
+def test_certificates_are_rotated_without_a_restart(authority: Authority, pair: Certificate, tmp_path: Path) -> None:
+    """The store's authority changes, and the file with it: back within 2 s, without a restart."""
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(authority.path.read_bytes())
+    other = Authority(tmp_path / "other")
+    flags = ("--redis-ca", str(ca))
+    with tls_store(pair, authority) as store, sidecar_on(f"rediss://127.0.0.1:{store.port}", flags) as sidecar:
+        sidecar.wait_until_serving()
+        with looking(store, authority) as admin:
+            new = other.issue("store", "127.0.0.1")
+            admin.config_set(
+                "tls-ca-cert-file", str(other.path), "tls-cert-file", str(new.cert), "tls-key-file", str(new.key)
+            )
+            cut_off(admin)
+            eventually(lambda: lines_of(sidecar, "its certificate is not trusted"))
+            new_ca = tmp_path / "new.pem"
+            new_ca.write_bytes(other.path.read_bytes())
+            new_ca.replace(ca)
+        with new_channel(sidecar.target) as channel:
+            session = SessionCalls(channel, new_session_id())
+            eventually(lambda: status_of(session.get_notes) == OK, BACK_SECONDS)
+        sidecar.wait_until_serving(BACK_SECONDS)
+
+
+def test_a_cluster_with_tls(authority: Authority, pair: Certificate, password_file: Path) -> None:
+    """rediss+cluster: every connection is encrypted and verified, and the password is from the file."""
+    cluster = ("--tls-cluster", "yes", "--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    login = ("--requirepass", PASSWORD)
+    flags = ("--redis-password-file", str(password_file), "--redis-ca", str(authority.path))
+    with tls_store(pair, authority, *cluster, *login) as store, looking(store, authority, password=PASSWORD) as admin:
+        admin.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        eventually(lambda: "cluster_state:ok" in str(admin.execute_command("CLUSTER", "INFO")))
+        url = f"rediss+cluster://127.0.0.1:{store.port}"
+        with sidecar_on(url, flags) as sidecar, new_channel(sidecar.target) as channel:
+            sidecar.wait_until_serving()
+            session = SessionCalls(channel, new_session_id())
+            session.write_notes("run-1", "said")
+            eventually(lambda: session.get_notes().notes.summary == "said")
+        other = Authority(password_file.parent / "other")
+        with sidecar_on(url, (*flags, "--redis-ca", str(other.path))) as sidecar:
+            eventually(lambda: lines_of(sidecar, "its certificate is not trusted"))
+
+
+def test_a_sentinel_with_tls(authority: Authority, pair: Certificate, password_file: Path, tmp_path: Path) -> None:
+    """rediss+sentinel: Sentinel is asked over TLS without a login, the master over TLS with the file's password."""
+    flags = ("--redis-password-file", str(password_file), "--redis-ca", str(authority.path))
+    master_flags = ("--requirepass", PASSWORD, "--tls-replication", "yes")
+    port = free_port()
+    with tls_store(pair, authority, *master_flags) as master, ExitStack() as stack:
+        config = tmp_path / "sentinel.conf"
+        files = tls_flags(pair, authority)
+        tls = "\n".join(f"{name.removeprefix('--')} {text}" for name, text in zip(files[::2], files[1::2], strict=True))
+        config.write_text(
+            f"port 0\ntls-port {port}\n{tls}\ntls-replication yes\nbind 127.0.0.1\ndir {tmp_path}\n"
+            f"logfile {tmp_path}/log\nsentinel monitor mymaster 127.0.0.1 {master.port} 1\n"
+            f"sentinel auth-pass mymaster {PASSWORD}\n"
+        )
+        process = stack.enter_context(Popen([tls_program(), str(config), "--sentinel"], start_new_session=True))
+        stack.callback(process.kill)
+        url = f"rediss+sentinel://127.0.0.1:{port}/mymaster"
+        sidecar = stack.enter_context(sidecar_on(url, flags))
+        sidecar.wait_until_serving()
+        session = SessionCalls(stack.enter_context(new_channel(sidecar.target)), new_session_id())
+        session.write_notes("run-1", "said")
+        assert session.get_notes().notes.summary == "said"
+        other = Authority(tmp_path / "other")
+        distrusting = sidecar_on(url, (*flags, "--redis-ca", str(other.path)))
+        with distrusting:
+            eventually(lambda: lines_of(distrusting))
+            assert distrusting.health() == NOT_SERVING
+
+
+def rules() -> list[str]:
+    """The rules of the user in the README, its password aside."""
+    [line] = re.findall(r"^ACL SETUSER session-notes (.*)$", README, re.MULTILINE)
+    return [rule for rule in line.split() if not rule.startswith(">")]
+
+
+def every_call(session: SessionCalls) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Each kind of call, along all its ways through the scripts."""
+    one, two = f"run-{new_session_id()}", f"run-{new_session_id()}"
+    batch = notes_api.BatchGetNotesRequest(requests=[notes_api.GetNotesRequest(session_id=session.id)])
+    yield "AppendTurns", lambda: session.append_turns(2)
+    yield "BeginRun", lambda: session.begin_run(one, include_transcript=True)
+    yield "BeginRun, of one turn before the last", lambda: session.begin_run(two, observed_turn=1)
+    yield "WriteNotes", lambda: session.write_notes(one, "said")
+    yield "FailRun", lambda: session.fail_run(two, reason="so")
+    yield "UpdateSession", lambda: session.update_session(set={"goal": "refund"})
+    yield "UpdateSession, a field removed", lambda: session.update_session(remove=["goal"])
+    yield "GetNotes", session.get_notes
+    yield "BatchGetNotes", lambda: session.notes.BatchGetNotes(batch, timeout=10)
+    yield "ListRuns", session.list_runs
+    yield "GetSession", session.get_session
+    yield "ListSessions", lambda: session.state.ListSessions(state_api.ListSessionsRequest(), timeout=10)
+    yield "DeleteSession", session.delete
+    yield "WriteNotes, of a run of a deleted session", lambda: with_refusal(lambda: session.write_notes(one, "said"))
+
+
+def with_refusal(call: Callable[[], object]) -> None:
+    """A call that may end as the contract has it for a deleted session."""
+    try:
+        call()
+    except grpc.RpcError as error:
+        if error.code() != grpc.StatusCode.FAILED_PRECONDITION:
+            raise
+
+
+def allow(admin: Any, *rules: str) -> None:
+    """Gives the sidecar's user these rules, and no other."""
+    admin.execute_command("ACL", "SETUSER", "session-notes", "reset", *rules, f">{PASSWORD}")
+
+
+@pytest.mark.parametrize("kind", ["valkey", "redis"])
+def test_the_user_of_the_readme_is_enough_and_no_more(kind: str, password_file: Path) -> None:
+    """With exactly its rules every call is OK; with any one of them less, some are UNAVAILABLE, none INTERNAL, and the
+    log says NOPERM and, where the store tells, the command."""
+    program = valkey_program() if kind == "valkey" else redis_program()
+    if program is None:
+        pytest.skip("no redis-server on PATH")
+    with StoreServer(program) as store, redis.Redis(port=store.port) as admin:
+        allow(admin, *rules())
+        url = f"redis://session-notes@127.0.0.1:{store.port}"
+        flags = ("--redis-password-file", str(password_file))
+        with sidecar_on(url, flags) as sidecar, new_channel(sidecar.target) as channel:
+            sidecar.wait_until_serving()
+
+            def ends() -> dict[str, grpc.StatusCode]:
+                session = SessionCalls(channel, new_session_id())
+                return {name: status_of(call) for name, call in every_call(session)}
+
+            assert set(ends().values()) == {OK}
+            for rule in rules():
+                if rule in ("reset", "on"):
+                    continue
+                allow(admin, *[other for other in rules() if other != rule])
+                admin.script_flush()  # EVAL is for a script that the store has forgotten.
+                cut_off(admin)
+                said = set(ends().values())
+                # No run is found that could not be begun.
+                assert said <= {OK, UNAVAILABLE, grpc.StatusCode.NOT_FOUND}, (rule, said)
+                if UNAVAILABLE not in said:
+                    eventually(lambda: sidecar.health() == NOT_SERVING)  # Without it, the rule is not needed.
+            assert lines_of(sidecar, "NOPERM")
+            for command in ("ping", "scan", "evalsha"):
+                assert lines_of(sidecar, f"our user may not run the command {command} (NOPERM)"), command
+            assert lines_of(sidecar, "inside our scripts" if kind == "redis" else "the command zadd (NOPERM)")
+            allow(admin, *rules())
+            cut_off(admin)
+            sidecar.wait_until_serving(5)
+            assert set(ends().values()) == {OK}
+            assert "Traceback" not in sidecar.log
+            assert PASSWORD not in sidecar.log

@@ -1,0 +1,90 @@
+"""What the log says of a store that cannot be used: words to act on, and never those of the error itself."""
+
+import errno
+import logging
+import socket
+import ssl
+
+import pytest
+from hiredis import ReplyError
+from session_notes_server.store import Refusals, reason, reasons
+from session_notes_server.store.connection import NoMaster
+from session_notes_server.store.failures import codes
+from session_notes_server.store.link import LinkLost
+
+SECRET = "canary-91be"
+
+
+def tls_fault(text: str) -> ssl.SSLError:
+    """An error of OpenSSL's."""
+    error = ssl.SSLError(1, SECRET)
+    error.reason = text
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ReplyError(f"WRONGPASS {SECRET}"), "wrong user or password"),
+        (ReplyError(f"NOAUTH {SECRET}"), "we have none"),
+        (ReplyError(f"ERR AUTH <password> called without any password {SECRET}"), "has no password for our user"),
+        (ReplyError(f"LOADING {SECRET}"), "loading"),
+        (ReplyError(f"MOVED 1 {SECRET}"), "redis+cluster://"),
+        (ReplyError(f"OOM {SECRET}"), "out of memory"),
+        (ReplyError(f"MISCONF {SECRET}"), "cannot write to its disk"),
+        (ReplyError(f"NOPERM {SECRET} run the 'client|setname' command"), "client|setname"),
+        (ReplyError(f"NOPERM {SECRET} run the '{SECRET}' command"), "inside our scripts"),
+        (ReplyError(f"ERR Error running script {SECRET}: -READONLY x"), "read-only"),
+        (ConnectionRefusedError(111, SECRET), "connection refused"),
+        (OSError(f"[Errno {errno.ECONNREFUSED}] {SECRET}"), "refused"),
+        (socket.gaierror(-2, SECRET), "not found"),
+        (tls_fault("TLSV13_ALERT_CERTIFICATE_REQUIRED"), "--redis-cert"),
+        (tls_fault("WRONG_VERSION_NUMBER"), "does not speak TLS"),
+        (tls_fault("A_FAULT"), "TLS failed (A_FAULT)"),
+        (LinkLost(SECRET), "closes the connection"),
+        (NoMaster(SECRET), "no Sentinel"),
+        (ReplyError("ERR This instance has cluster support disabled"), "it is no cluster"),
+        (ReplyError("NOPERM no permissions to run the 'cluster|slots' command"), "cluster|slots"),
+        (TimeoutError(SECRET), "no answer in time"),
+        (ReplyError(f"ERR {SECRET}"), "unexpected answer (ReplyError)"),
+        (None, "unexpected answer"),
+    ],
+)
+def test_a_reason_is_in_words_of_ours(error: Exception | None, said: str) -> None:
+    """Each kind of error has its words, taken from its class and its code; of its own text nothing comes through."""
+    why = reason(error)
+    assert said in why
+    assert SECRET not in why
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The user executing the script can't run this command or subcommand script: 62, on @user_script:1.",
+        "ERR The user executing the script can't access at least one of the keys mentioned script: 62",
+        "ERR ACL failure in script: User u has no permissions to run the 'get' command script: on @user_script:1.",
+        "NOPERM this user has no permissions to run the 'scan' command",
+        "ERR Error running script (call to f_62): @user_script:1: -NOPERM The user executing the script can't run",
+    ],
+)
+def test_no_permission_is_known_inside_a_script(text: str) -> None:
+    """What a user may not do is NOPERM, though Redis 7 and Valkey call it ERR inside a script."""
+    assert "NOPERM" in codes(ReplyError(text))
+
+
+def test_what_is_refused_is_told_of_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many calls the store refuses, the log has one line a minute for each reason, and none for an outage."""
+    refusals = Refusals()
+    for _ in range(3):
+        refusals.tell(ReplyError("READONLY x"))
+        refusals.tell(ReplyError("OOM x"))
+        refusals.tell(TimeoutError())
+    assert len(caplog.records) == 2
+    monkeypatch.setattr(reasons, "REPEAT_SECONDS", 0)
+    again = Refusals()
+    again.tell(ReplyError("READONLY x"))
+    again.tell(ReplyError("READONLY x"))
+    assert len(caplog.records) == 4
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}

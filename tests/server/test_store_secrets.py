@@ -1,0 +1,111 @@
+"""Files with what Redis is told who we are: what is refused at the start, and how they change later."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from session_notes_server.credentials import CredentialsError
+from session_notes_server.settings import InvalidSetting
+from session_notes_server.store import InvalidRedisURL, RedisSecrets, RedisTarget
+
+from tests.access.callers import Authority, write_secret
+from tests.process.test_refused_start import SECRET, refused_with
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Mapping[str, Path]:
+    """Files that are in order, and files that are not."""
+    authority = Authority(tmp_path / "authority")
+    pair, other = authority.issue("pair", "redis"), authority.issue("other", "redis")
+    readable = write_secret(tmp_path / "readable", SECRET)
+    readable.chmod(0o644)
+    return {
+        "password": write_secret(tmp_path / "password", SECRET),
+        "readable": readable,
+        "empty": write_secret(tmp_path / "empty"),
+        "newline": write_secret(tmp_path / "newline", ""),
+        "lines": write_secret(tmp_path / "lines", SECRET, SECRET),
+        "gone": tmp_path / "gone",
+        "folder": tmp_path,
+        "ca": authority.path,
+        "cert": pair.cert,
+        "key": pair.key,
+        "other_key": other.key,
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"password_file": "readable"}, "has mode 0644"),
+        ({"password_file": "empty"}, "is empty"),
+        ({"password_file": "newline"}, "is empty"),
+        ({"password_file": "lines"}, "more than one line"),
+        ({"password_file": "gone"}, "there is no file"),
+        ({"password_file": "folder"}, "cannot read"),
+        ({"ca": "gone"}, "there is no file"),
+        ({"ca": "key"}, "no certificate of an authority"),
+        ({"cert": "cert", "key": "other_key"}, "are no certificate and its key"),
+    ],
+)
+def test_files_in_disorder_are_refused(files: Mapping[str, Path], given: Mapping[str, str], said: str) -> None:
+    """They are refused with the file and what is wrong with it, and nothing of what is in it."""
+    with pytest.raises(CredentialsError, match=said) as refused:
+        RedisSecrets(**{name: files[file] for name, file in given.items()})
+    assert SECRET not in str(refused.value)
+    assert "PRIVATE KEY" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("given", "said"), [("cert", "--redis-key"), ("key", "--redis-cert")])
+def test_half_a_pair_is_a_wrong_setting(files: Mapping[str, Path], given: str, said: str) -> None:
+    """A certificate without its key, or the other way round, is refused whatever is in the file."""
+    with pytest.raises(InvalidSetting, match=said):
+        RedisSecrets(**{given: files[given]})
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--redis-url", "redis://127.0.0.1:1", "--redis-ca", "ca"], "are about TLS"),
+        (["--redis-url", "redis+cluster://127.0.0.1:1", "--redis-ca", "ca"], "are about TLS"),
+        (["--redis-url", "unix:///tmp/s", "--redis-cert", "cert", "--redis-key", "key"], "are about TLS"),
+        (["--redis-url", f"redis://:{SECRET}@127.0.0.1:1", "--redis-password-file", "password"], "give one"),
+        (["--redis-password-file", "password"], "--redis-url"),
+        (["--redis-ca", "ca"], "--redis-url"),
+        (["--redis-url", "redis://127.0.0.1:1", "--redis-password-file", "empty"], "is empty"),
+    ],
+)
+def test_settings_for_a_store_that_do_not_fit_are_refused(
+    files: Mapping[str, Path], flags: list[str], said: str
+) -> None:
+    """The sidecar does not start on them, least of all without TLS where TLS was meant; it says why, and no secret."""
+    arguments = [str(files[flag]) if flag in files else flag for flag in flags]
+    text = refused_with(said, arguments, code=1 if "empty" in flags else 2)
+    assert SECRET not in text
+
+
+@pytest.mark.parametrize(
+    "query", ["ssl_cert_reqs=none", "ssl_check_hostname=false", "password=x", "db=1&ssl_ciphers=x"]
+)
+def test_a_url_cannot_switch_verification_off(query: str) -> None:
+    """Whatever redis-py would take from a URL, ours say nothing but the database."""
+    with pytest.raises(InvalidRedisURL, match="nothing but db"):
+        RedisTarget.parse(f"rediss://127.0.0.1:1?{query}")
+
+
+def test_what_a_file_says_counts_at_once(files: Mapping[str, Path], caplog: pytest.LogCaptureFixture) -> None:
+    """A new password or certificate counts from the next question on; one in disorder leaves the last, with a line."""
+    secrets = RedisSecrets(password_file=files["password"], ca=files["ca"], cert=files["cert"], key=files["key"])
+    assert secrets.password() == SECRET
+    first = secrets.tls_context()
+    assert secrets.tls_context() is first
+    write_secret(files["password"], "another")
+    assert secrets.password() == "another"
+    write_secret(files["password"])
+    for _ in range(3):
+        assert secrets.password() == "another"
+    Authority(files["ca"].parent)
+    assert secrets.tls_context() is not first
+    assert [record.levelname for record in caplog.records if record.levelno >= 30] == ["ERROR"]
+    assert SECRET not in caplog.text
+    assert "another" not in caplog.text
