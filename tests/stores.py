@@ -79,12 +79,20 @@ class StoreServer:
         program: Path of redis-server or valkey-server.
         flags: Further arguments; the append-only file is off unless they say otherwise.
         port: Where to listen; None: a free port.
+        env: Further environment variables.
     """
 
-    def __init__(self, program: str, flags: Sequence[str] = (), port: int | None = None) -> None:
+    def __init__(
+        self,
+        program: str,
+        flags: Sequence[str] = (),
+        port: int | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.port = port or free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
         self._program, self._flags = program, flags
+        self._env = os.environ | dict(env or {})
         self._directory = tempfile.mkdtemp(prefix="session-notes-store-")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -104,7 +112,7 @@ class StoreServer:
         command = [self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._directory]
         command += ["--save", "", "--appendonly", "no", *self._flags]
         with (Path(self._directory) / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=self._env, start_new_session=True)
         eventually(self._listens)
 
     def _listens(self) -> bool:
@@ -282,9 +290,9 @@ def _connect(url: str) -> Any:
 
 def is_alive(pid: int) -> bool:
     """Whether there is such a process, zombies not counted."""
+    status = Path(f"/proc/{pid}/stat")
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+        return not (status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z")
+    except ProcessLookupError:  # Also of a file of a process that has just ended.
         return False
-    status = Path(f"/proc/{pid}/stat")
-    return not (status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z")

@@ -8,6 +8,7 @@ and is told to stop before the next one starts on the same files.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import fcntl
 import logging
@@ -19,12 +20,32 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
+from session_notes_server import append_only
+from session_notes_server.settings import InvalidSetting
+from session_notes_server.upkeep import Upkeep
+
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 10.0
-RESTART_SECONDS = 0.2
+# A store that ends at once, again and again, is started after twice as long each time.
+FIRST_RESTART_SECONDS, LAST_RESTART_SECONDS = 0.2, 30.0
+LIVED_SECONDS = 10.0
 # What fits into a sockaddr_un (unix(7)), less the closing NUL.
 MAX_SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
+# What Valkey's log says when it ends → what ours does. Its own text may hold what users said.
+_BROKEN = "its append-only file is broken"
+_ENDINGS = {
+    b" reading the append only file": _BROKEN,
+    b"Internal error in RDB": "the base of its append-only file is broken",
+    b"Error reading the RDB base file": "the base of its append-only file is broken",
+    b"doesn't exist": "a part of its append-only file is missing",
+    b"No space left on device": "its disk is full",
+    b"Permission denied": "it may not use its files",
+    b"Read-only file system": "its file system is read-only",
+    b"Input/output error": "its disk is faulty",
+    b"Out Of Memory": "it is out of memory",
+    b"Cannot allocate memory": "it is out of memory",
+}
 
 
 class EmbeddedError(Exception):
@@ -36,13 +57,19 @@ class EmbeddedValkey:
 
     Args:
         data_dir: Where it keeps its data; made where missing, for its owner alone.
+
+    Attributes:
+        upkeep: Rewrites its files.
     """
 
     def __init__(self, data_dir: Path) -> None:
         self._dir = data_dir.expanduser().absolute()
         self._socket = self._dir / "valkey.sock"
+        self.upkeep = Upkeep(self._dir, self._socket)
         self._lock: IO[str] | None = None
         self._process: asyncio.subprocess.Process | None = None
+        self._began = 0.0
+        self._log_before = 0
 
     @property
     def url(self) -> str:
@@ -56,10 +83,11 @@ class EmbeddedValkey:
         takes a second, it is left to itself: health says when it is there.
 
         Raises:
+            InvalidSetting: the directory's path is too long.
             EmbeddedError: the directory is another sidecar's, or cannot be used; or there is no server to start.
         """
         if len(os.fsencode(self._socket)) > MAX_SOCKET_PATH_BYTES:
-            raise EmbeddedError(
+            raise InvalidSetting(
                 f"the data directory's path is too long for a unix socket in it: {self._dir}\n"
                 "Choose a shorter one with --data-dir."
             )
@@ -80,21 +108,44 @@ class EmbeddedValkey:
         await self._spawn()
         deadline = asyncio.get_running_loop().time() + 1.0
         # A server that starts tells nobody but by taking connections.
-        while not self._takes_connections() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+        while (  # noqa: ASYNC110
+            not self._takes_connections()
+            and self._process is not None
+            and self._process.returncode is None
+            and asyncio.get_running_loop().time() < deadline
+        ):
             await asyncio.sleep(0.005)
 
     async def keep_running(self) -> None:
-        """Start the server again whenever it ends by itself. Runs until cancelled."""
+        """Start the server again whenever it ends by itself, its files mended where need be. Runs until cancelled."""
+        loop, backoff = asyncio.get_running_loop(), FIRST_RESTART_SECONDS
         while self._process is not None:
             code = await self._process.wait()
-            log.error("the embedded store ended by itself (exit code %s); starting it again on the same data", code)
-            await asyncio.sleep(RESTART_SECONDS)
-            await self._spawn()
-            log.info("the embedded store is started again")
+            if loop.time() - self._began > LIVED_SECONDS:
+                backoff = FIRST_RESTART_SECONDS
+            why = self._why_it_ended() if code > 0 else ""  # Else it was killed.
+            log.error(
+                "the embedded store ended by itself (exit code %s%s); starting it again on the same data in %.1f s",
+                *(code, why and f": {why}", backoff),
+            )
+            try:
+                if why == _BROKEN:  # What the store can read is not touched.
+                    await self._mend()
+                await asyncio.sleep(backoff)
+                await self._spawn()
+            except (OSError, EmbeddedError) as error:
+                text = error.strerror if isinstance(error, OSError) else str(error).replace("\n", " ")
+                log.error("the embedded store cannot be started again: %s", text)
+                await asyncio.sleep(backoff)
+                self._began = loop.time()
+            else:
+                log.info("the embedded store is started again")
+            backoff = min(backoff * 2, LAST_RESTART_SECONDS)
 
     async def stop(self) -> None:
         """Stop the server, its data on disk, and leave the data directory to others."""
         if self._process is not None and self._process.returncode is None:
+            await self.upkeep.finish()
             self._process.terminate()
             try:
                 await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
@@ -107,8 +158,13 @@ class EmbeddedValkey:
             self._lock.close()
 
     async def _spawn(self) -> None:
+        self._began = asyncio.get_running_loop().time()
+        self._log_before = self._log_size()
         lock = await self._lock_of_the_store()
         with lock:
+            # What a rewrite that was killed had written; the store would leave it there for ever.
+            for leftover in self._dir.glob("temp-*"):
+                leftover.unlink()
             self._process = await asyncio.create_subprocess_exec(
                 *self._command(),
                 cwd=self._dir,
@@ -118,6 +174,50 @@ class EmbeddedValkey:
                 start_new_session=True,
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
+        # Whoever ran it before may have been killed between a deletion and its erasure.
+        self.upkeep.ask()
+
+    async def _mend(self) -> None:
+        """Make its files readable where they are not.
+
+        No copy of a broken file is kept: it would hold what is deleted for longer than ERASED_WITHIN.
+
+        Raises:
+            OSError: They cannot be read or written.
+        """
+        lock = await self._lock_of_the_store()
+
+        def mend() -> append_only.Mended:
+            with lock:  # As long as we are at the files: a task that is cancelled does not stop its thread.
+                return append_only.mend(self._dir)
+
+        mended = await asyncio.to_thread(mend)
+        if mended.lost:
+            log.error(
+                "the embedded store's append-only file was broken: its last %d bytes could not be read and are lost",
+                mended.lost,
+            )
+        elif mended.empty:
+            log.warning(
+                "the embedded store's append-only file had a hole, as a full disk leaves one: mended, nothing is lost "
+                "(%d bytes that held nothing are cut out)",
+                mended.empty,
+            )
+
+    def _why_it_ended(self) -> str:
+        try:
+            with (self._dir / "valkey.log").open("rb") as file:
+                file.seek(max(self._log_before, self._log_size() - (1 << 16)))
+                said = file.read()
+        except OSError:
+            return ""
+        last = max(_ENDINGS, key=said.rfind)
+        return _ENDINGS[last] if last in said else ""
+
+    def _log_size(self) -> int:
+        with contextlib.suppress(OSError):
+            return (self._dir / "valkey.log").stat().st_size
+        return 0
 
     async def _lock_of_the_store(self) -> IO[str]:
         path = self._dir / "valkey.lock"
@@ -164,6 +264,8 @@ class EmbeddedValkey:
             *("--slowlog-log-slower-than", "-1"),
             *("--commandlog-execution-slower-than", "-1"),
             *("--commandlog-request-larger-than", "-1", "--commandlog-reply-larger-than", "-1"),
+            # Nor may its report of a crash tell what it was doing for whom.
+            *("--hide-user-data-from-log", "yes"),
         ]
 
 

@@ -1,6 +1,7 @@
 """What a crash costs: nothing that was acknowledged, and no process left over."""
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from session_notes.v1.session_notes_pb2 import WRITE_OUTCOME_ACCEPTED, WRITE_OUT
 from session_notes.v1.turn_pb2 import Turn
 
 from tests.stores import is_alive
-from tests.support import SessionCalls, Sidecar, eventually, new_channel, new_session_id, status_of
+from tests.support import CANARY, SessionCalls, Sidecar, eventually, new_channel, new_session_id, status_of
 
 SERVING = 1
 
@@ -54,7 +55,7 @@ def storm(session: SessionCalls, writers: int = 6) -> Iterator[Storm]:
         while not stopped.is_set():
             name = f"{own}-{next(numbers)}"
             calls: list[tuple[Callable[[], object], set[str]]] = [
-                (lambda: session.update_session(set={name: 1}, timeout=5), done.fields),  # noqa: B023
+                (lambda: session.update_session(set={name: CANARY}, timeout=5), done.fields),  # noqa: B023
                 (lambda: session.append_turns([Turn(text=name)], timeout=5), done.texts),  # noqa: B023
                 (lambda: session.write_notes(name, name, timeout=5), done.runs),  # noqa: B023
             ]
@@ -178,3 +179,31 @@ def test_a_deletion_outlives_a_crash(session_id: str) -> None:
         with afresh(sidecar, session_id) as session:
             assert session.get_notes().ready is False
             assert status_of(lambda: session.write_notes("run-1", "said")) == grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_a_store_whose_file_is_broken_comes_up_with_what_can_be_read(session_id: str) -> None:
+    """Rubbish in the append-only file: the sidecar comes up with what was written before it, and says what is lost."""
+    with Sidecar() as sidecar:
+        with afresh(sidecar, session_id) as session:
+            session.append_turns(3)
+        sidecar.terminate()
+        files = sidecar.data_dir / "appendonlydir"
+        (path,) = [path for path in files.glob("*.incr.aof") if path.stat().st_size]
+        with path.open("ab") as file:
+            file.write(b"*1\r\n$rubbish\r\n" + b"x" * 1000)
+        sidecar.start()
+        assert "its last 1014 bytes could not be read and are lost" in sidecar.log
+        with afresh(sidecar, session_id) as session:
+            assert session.append_turns(1) == 4
+
+
+def test_a_store_that_cannot_start_says_why_and_is_not_started_for_ever_at_once() -> None:
+    """What nobody can mend: each attempt says why, and waits twice as long as the one before."""
+    with Sidecar() as sidecar:
+        sidecar.terminate()
+        (base,) = (sidecar.data_dir / "appendonlydir").glob("*.base.rdb")
+        base.write_bytes(base.read_bytes()[:-20])
+        with Sidecar(data_dir=sidecar.data_dir, wait=False) as broken:
+            eventually(lambda: broken.log.count("ended by itself") >= 4)
+            why = "exit code 1: the base of its append-only file is broken); starting it again on the same data in"
+            assert re.findall(re.escape(why) + r" (\d\.\d) s", broken.log)[:4] == ["0.2", "0.4", "0.8", "1.6"]

@@ -58,14 +58,19 @@ def serve(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]
         pytest.param(["--session-ttl", "24"], "--session-ttl", id="a span without a unit"),
         pytest.param(["--prefix", "a{b}"], "prefix", id="a prefix that would take over the hash tag"),
         pytest.param(["--prefix", ""], "prefix", id="no prefix"),
-        pytest.param(["--data-dir", "/dev/null"], "/dev/null", id="a data directory that is none"),
         pytest.param(["--max-batch", "0"], "--max-batch", id="a limit of nothing"),
+        pytest.param(["--listen", "unix:s"], "absolute", id="a unix socket's path that is relative"),
+        pytest.param(["--data-dir", "/" + "a" * 120], "--data-dir", id="a data directory whose path is too long"),
+        pytest.param(["--tls-cert", "pem"], "--tls-key", id="a certificate without its key"),
+        pytest.param(["--tls-roles", "roles"], "--tls-client-ca", id="roles of certificates that nobody needs"),
+        pytest.param(["--redis-cert", "pem"], "--redis-key", id="a certificate for Redis without its key"),
+        pytest.param(["--min-replicas-acked", "1"], "--redis-url", id="replicas of a store that has none"),
     ],
 )
 def test_a_bad_setting(arguments: list[str], said: str) -> None:
-    """A setting that cannot be is refused at the start, by name; nobody has to read a traceback."""
+    """A setting that cannot be is wrong usage, 2: refused at the start, by name; nobody has to read a traceback."""
     status, text = serve(*arguments)
-    assert status > 0
+    assert status == 2
     assert said in text
     assert "Traceback" not in text
     assert "unexpected" not in text
@@ -82,9 +87,23 @@ def test_a_bad_setting(arguments: list[str], said: str) -> None:
 def test_a_bad_variable(name: str, content: str, said: str) -> None:
     """A variable that cannot be is refused just as a flag."""
     status, text = serve(env={name: content})
-    assert status > 0
+    assert status == 2
     assert "Traceback" not in text
     assert said in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        pytest.param(["--data-dir", "/dev/null"], "/dev/null", id="a data directory that is none"),
+        pytest.param(["--tokens-dir", "/no/such"], "/no/such", id="no directory of tokens"),
+        pytest.param(["--tls-cert", "/no/such", "--tls-key", "/no/key"], "/no/such", id="no certificate there"),
+        pytest.param(["--listen", "nowhere.invalid:1"], "nowhere.invalid", id="a host that nobody knows"),
+    ],
+)
+def test_a_machine_that_does_not_fit(arguments: list[str], said: str) -> None:
+    """A setting that could be, on a machine that lacks what it names, is 1: there, another try may well succeed."""
+    refused_with(said, arguments)
 
 
 def test_help_is_enough_to_start_with() -> None:
@@ -143,10 +162,10 @@ def test_a_file_in_the_place_of_a_socket_is_left_alone(tmp_path: Path) -> None:
     assert file.read_text() == "precious"
 
 
-def refused_with(said: str, arguments: Sequence[str]) -> str:
-    """Asserts that `serve` exits with an error that says this, and not as a traceback."""
+def refused_with(said: str, arguments: Sequence[str], *, code: int = 1) -> str:
+    """Asserts that `serve` exits with this code and an error that says this, and not as a traceback."""
     status, text = serve(*arguments)
-    assert status > 0
+    assert status == code
     assert said in text
     assert "Traceback" not in text
     return text
@@ -187,5 +206,5 @@ def test_a_wrong_password_is_said_but_not_shown() -> None:
 def test_a_password_is_not_in_a_refusal(url: str) -> None:
     """A URL that cannot be is refused without showing its password."""
     status, text = serve("--redis-url", url.format(SECRET))
-    assert status > 0
+    assert status == 2
     assert SECRET not in text

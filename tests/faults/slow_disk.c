@@ -1,0 +1,13 @@
+/* Preloaded, it makes a disk slow: each fsync takes FSYNC_SECONDS. */
+#include <stdlib.h>
+#include <time.h>
+
+int fdatasync(int fd) {
+    (void)fd;
+    const char *text = getenv("FSYNC_SECONDS");
+    double seconds = text ? atof(text) : 0;
+    struct timespec span = {(time_t)seconds, (long)((seconds - (time_t)seconds) * 1e9)};
+    return nanosleep(&span, NULL);
+}
+
+int fsync(int fd) { return fdatasync(fd); }
