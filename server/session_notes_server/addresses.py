@@ -15,7 +15,7 @@ import grpc
 
 from session_notes_server.credentials import Certificates
 from session_notes_server.embedded import MAX_SOCKET_PATH_BYTES, lock_file
-from session_notes_server.settings import Settings
+from session_notes_server.settings import InvalidSetting, Settings
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +28,15 @@ def check_addresses(settings: Settings) -> None:
     """See that nobody can reach us whom the settings do not keep out, before anything is started.
 
     Raises:
-        AddressError: an address is reachable from other machines, and not both encrypted and for known callers only.
+        AddressError: a host's name stands for no address.
+        InvalidSetting: an address is written wrong, or is reachable from other machines, and not both encrypted and for
+            known callers only.
     """
     known_callers = settings.tokens_dir is not None or settings.tls_client_ca is not None
     for address in settings.listen:
         if address.startswith("unix:"):
             if settings.tls_client_ca and not settings.tokens_dir:
-                raise AddressError(
+                raise InvalidSetting(
                     f"cannot listen on {address}: a unix socket has no certificates, so nobody could call there. "
                     "Give --tokens-dir too."
                 )
@@ -45,7 +47,7 @@ def check_addresses(settings: Settings) -> None:
         if settings.insecure_listen:
             log.warning("%s can be reached from other machines, without TLS or by callers nobody knows", address)
             continue
-        raise AddressError(
+        raise InvalidSetting(
             f"refusing to listen on {address}: others than this machine could read and change every session. Give "
             "--tls-cert and --tls-key, and --tokens-dir or --tls-client-ca, or listen on 127.0.0.1. If something else "
             "protects the address, say --insecure-listen."
@@ -56,7 +58,9 @@ def _host_and_port(address: str) -> tuple[str, int]:
     host, colon, port_text = address.rpartition(":")
     # gRPC would take the lack of a port for 443, and a port beyond the last one for another.
     if not colon or not (port_text.isascii() and port_text.isdecimal()) or int(port_text) > 65535:
-        raise AddressError(f"cannot listen on {address}: write host:port, with a port from 0 to 65535, or unix:/path.")
+        raise InvalidSetting(
+            f"cannot listen on {address}: write host:port, with a port from 0 to 65535, or unix:/path."
+        )
     return host.removeprefix("[").removesuffix("]"), int(port_text)
 
 
@@ -102,9 +106,11 @@ def _socket_of_our_own(path: Path) -> Iterator[None]:
     gRPC would take over the path of a running server and, on leaving, delete that of its successor.
     """
     if not path.is_absolute():
-        raise AddressError(f"cannot listen on unix:{path}: the path must be absolute.")
+        raise InvalidSetting(f"cannot listen on unix:{path}: the path must be absolute.")
     if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
-        raise AddressError(f"cannot listen on unix:{path}: a socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes.")
+        raise InvalidSetting(
+            f"cannot listen on unix:{path}: a socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes."
+        )
     try:
         _check_directory(path)
         lock = lock_file(path.with_name(path.name + ".lock"))

@@ -1,21 +1,38 @@
-"""Health follows Redis: asked again and again, told to `grpc.health.v1`, and one line in the log for every change."""
+"""Health follows Redis: asked again and again, told to `grpc.health.v1`, and one line in the log for every change.
+
+What it cannot be used for is a change too: whoever mends a password may meet a certificate next.
+
+Two names of our own tell apart what a supervisor does about it. `ready`, which is the same as no name at all: whether
+calls can be served, the store included; if not, send them elsewhere. `live`: whether this process is at work; if not,
+start another. A store that is down is no reason to restart the sidecar, which heals by itself.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
+import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as grpc_health
 
-from session_notes_server.store import Runner, StoreUnavailable
+from session_notes_server.servicers import errors
+from session_notes_server.servicers.gate import Gate
+from session_notes_server.store import Runner, StoreUnavailable, reason
 
 log = logging.getLogger(__name__)
 
-INTERVAL_SECONDS = 0.5
-# While Redis is away: quick at first, as it may just be starting, then one attempt a second.
-FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 0.05, 1.0
+LIVE, READY = "live", "ready"
+
+# A store that is away is tried by the store's links alone; to ask whether they are there costs nothing.
+INTERVAL_SECONDS, DOWN_INTERVAL_SECONDS = 0.5, 0.1
+# GetNotes gives a link up after a silence of 80 ms, and has another some milliseconds later. That is no outage yet.
+DOUBT_SECONDS = 0.5
+
+SERVICE_NAME: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -26,41 +43,81 @@ class Health:
 
     Args:
         runners: What is asked: the store is up when all of them reach it.
-        services: The names that health is told for.
+        services: The names that it is told for, beside `ready` and none.
     """
 
     def __init__(self, runners: Sequence[Runner], services: Sequence[str]) -> None:
         self.servicer = grpc_health.HealthServicer()
         self._runners = runners
-        self._services = ("", *services)
+        self._services = ("", READY, *services)
         self._up: bool | None = None
+        self._why = ""
+        self._failing_since: float | None = None
+
+    def handlers(self, checks: Gate, watches: Gate) -> grpc.GenericRpcHandler:
+        """`grpc.health.v1` for gRPC to serve. It asks nobody who they are, so it has bounds of its own.
+
+        Args:
+            checks: How many Checks there may be at once.
+            watches: How many Watches.
+        """
+        encoded = health_pb2.HealthCheckResponse.SerializeToString
+        check, watch = _bounded(self.servicer.Check, checks), _bounded(self.servicer.Watch, watches)
+        return grpc.method_handlers_generic_handler(
+            SERVICE_NAME,
+            {
+                "Check": grpc.stream_unary_rpc_method_handler(check, response_serializer=encoded),
+                "Watch": grpc.stream_stream_rpc_method_handler(watch, response_serializer=encoded),
+            },
+        )
 
     async def check(self) -> bool:
-        """Ask once, and tell."""
+        """Ask once, and tell; an outage only when it has lasted."""
         try:
             for runner in self._runners:
                 await runner.ping()
         except StoreUnavailable as error:
-            await self._tell(up=False, why=type(error.__cause__).__name__)
+            now = asyncio.get_running_loop().time()
+            self._failing_since = self._failing_since or now
+            if not self._up or now - self._failing_since >= DOUBT_SECONDS:
+                await self._tell(up=False, why=reason(error.__cause__))
         else:
+            self._failing_since = None
             await self._tell(up=True)
         return bool(self._up)
 
     async def follow(self) -> None:
         """Ask for ever, from the first wait after `check` on."""
-        backoff = FIRST_BACKOFF_SECONDS
         while True:
-            await asyncio.sleep(INTERVAL_SECONDS if self._up else backoff)
-            backoff = FIRST_BACKOFF_SECONDS if self._up else min(backoff * 2, LAST_BACKOFF_SECONDS)
+            await asyncio.sleep(INTERVAL_SECONDS if self._failing_since is None else DOWN_INTERVAL_SECONDS)
             await self.check()
 
     async def _tell(self, *, up: bool, why: str = "") -> None:
-        if up == self._up:
+        if (up, why) == (self._up, self._why):
             return
-        self._up = up
+        if self._up is None:
+            await self.servicer.set(LIVE, _SERVING)
+        self._up, self._why = up, why
         if up:
             log.info("the store at %s answers: SERVING", self._runners[0].where)
         else:
-            log.warning("the store at %s does not answer (%s): NOT_SERVING until it does", self._runners[0].where, why)
+            log.warning("the store at %s cannot be used, NOT_SERVING: %s", self._runners[0].where, why)
         for service in self._services:
             await self.servicer.set(service, _SERVING if up else _NOT_SERVING)
+
+
+def _bounded(behaviour: Callable[[Any, Any], Awaitable[Any]], gate: Gate) -> Any:
+    async def handle(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        try:
+            gate.enter()
+            request = health_pb2.HealthCheckRequest.FromString(await gate.request(context))
+        except DecodeError:
+            status = errors.malformed_message()
+        except errors.StatusError as error:
+            status = error
+        else:
+            return await behaviour(request, context)
+        await context.abort(status.code, status.message, status.trailing_metadata())
+        raise AssertionError("abort always raises")
+
+    return handle

@@ -5,24 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from functools import partial
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from session_notes.v1 import session_notes_pb2, session_state_pb2
 
 from session_notes_server.addresses import bound, check_addresses
-from session_notes_server.credentials import Certificates, CredentialsError, Identities, Tokens
+from session_notes_server.credentials import Certificates, Identities, Tokens
 from session_notes_server.embedded import EmbeddedValkey
+from session_notes_server.grpc_options import options
+from session_notes_server.health import SERVICE_NAME as HEALTH
 from session_notes_server.health import Health
 from session_notes_server.servicers.access import Access, GuardedReflection
 from session_notes_server.servicers.boundary import Boundary
+from session_notes_server.servicers.gate import Gates
 from session_notes_server.servicers.notes import NotesServicer
 from session_notes_server.servicers.state import StateServicer
-from session_notes_server.settings import Settings
-from session_notes_server.store import RedisTarget, Runner, Store
+from session_notes_server.settings import InvalidSetting, Settings
+from session_notes_server.store import RedisSecrets, RedisTarget, Runner, Store
 
 log = logging.getLogger(__name__)
 
@@ -39,45 +43,36 @@ async def serve(settings: Settings) -> None:
     """Run the sidecar until SIGTERM or SIGINT.
 
     Raises:
-        AddressError: an address is taken, wrong, or open to others.
-        CredentialsError: tokens or certificates cannot be used.
+        InvalidSetting: a setting is wrong, or two do not go together.
+        AddressError: an address is taken, or none of this machine.
+        CredentialsError: a file with tokens, certificates or the password of Redis cannot be used.
         EmbeddedError: the embedded store cannot be had.
-        InvalidRedisURL: `redis_url` names no Redis.
     """
     check_addresses(settings)
     access, certificates = _access(settings), _certificates(settings)
+    target = _redis(settings)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with _runners(settings) as (runner, notes_runner), _following(runner, notes_runner) as health:
-        store = Store(runner, notes_runner=notes_runner, session_ttl=settings.session_ttl)
-        boundary = Boundary(access)
-        server = grpc.aio.server(
-            options=[
-                # Two sidecars on one port would share its calls at random; a taken port is an error instead.
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", settings.limits.message_bytes),
-                # Beyond so many calls that no handler has taken up yet, gRPC cancels some at random, without a reason.
-                # Its default of 1,000 is what one burst of some hundred sessions can bring.
-                ("grpc.server.max_pending_requests", 10_000),
-                ("grpc.server.max_pending_requests_hard_limit", 20_000),
-                # Clients behind proxies that forget idle connections may ping, at most every ten seconds.
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-                ("grpc.keepalive_permit_without_calls", 1),
-            ]
-        )
-        notes, state = NotesServicer(store, settings.limits), StateServicer(store, settings.limits)
+    # No core files, of ours or of the embedded store, whose would be in its data directory: they hold what users said.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    async with _store(settings, target) as (store, runners), _following(*runners) as health:
+        gates = Gates.of(settings.limits)
+        boundary = Boundary(access, gates.calls)
+        server = grpc.aio.server(options=options(settings))
+        servicers = NotesServicer(store, settings.limits), StateServicer(store, settings.limits)
         server.add_generic_rpc_handlers(
-            [boundary.handlers(service, servicer) for service, servicer in zip(SERVICES, (notes, state), strict=True)]
+            [boundary.handlers(service, servicer) for service, servicer in zip(SERVICES, servicers, strict=True)]
         )
-        health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
-        health_service = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        names = [service.full_name for service in SERVICES]
-        reflected = GuardedReflection(access, [*names, health_service, reflection.SERVICE_NAME])
+        server.add_generic_rpc_handlers([health.handlers(gates.checks, gates.watches)])
+        names = [*(service.full_name for service in SERVICES), HEALTH, reflection.SERVICE_NAME]
+        reflected = GuardedReflection(access, gates.reflections, names)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, server)
 
-        with contextlib.ExitStack() as sockets:
+        async with contextlib.AsyncExitStack() as sockets:
+            for gate in gates:
+                await sockets.enter_async_context(_background(gate.sweep()))
             addresses = [sockets.enter_context(bound(server, address, certificates)) for address in settings.listen]
             await server.start()
             for address in addresses:
@@ -95,9 +90,9 @@ async def serve(settings: Settings) -> None:
 def _access(settings: Settings) -> Access:
     """Who may call: everybody, where the settings name neither tokens nor an authority."""
     if settings.tls_roles and not settings.tls_client_ca:
-        raise CredentialsError("--tls-roles is about clients' certificates: give --tls-client-ca too")
+        raise InvalidSetting("--tls-roles is about clients' certificates: give --tls-client-ca too")
     if settings.tls_client_ca and not (settings.tls_roles or settings.tokens_dir):
-        raise CredentialsError("with --tls-client-ca alone nobody has a role: give --tls-roles or --tokens-dir too")
+        raise InvalidSetting("with --tls-client-ca alone nobody has a role: give --tls-roles or --tokens-dir too")
     return Access(
         Tokens(settings.tokens_dir) if settings.tokens_dir else None,
         Identities(settings.tls_roles) if settings.tls_roles else None,
@@ -109,29 +104,54 @@ def _certificates(settings: Settings) -> Certificates | None:
     if settings.tls_cert and settings.tls_key:
         return Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
     if settings.tls_cert or settings.tls_key or settings.tls_client_ca:
-        raise CredentialsError("for TLS both --tls-cert and --tls-key are needed")
+        raise InvalidSetting("for TLS both --tls-cert and --tls-key are needed")
+    return None
+
+
+def _redis(settings: Settings) -> RedisTarget | None:
+    """The Redis the settings name, if they name one."""
+    secrets = RedisSecrets(
+        password_file=settings.redis_password_file,
+        ca=settings.redis_ca,
+        cert=settings.redis_cert,
+        key=settings.redis_key,
+    )
+    if settings.redis_url is not None:
+        return RedisTarget.parse(settings.redis_url, secrets)
+    if secrets.have_a_password or secrets.are_about_tls:
+        raise InvalidSetting("a password and certificates are for a Redis of yours: give --redis-url too")
     return None
 
 
 @contextlib.asynccontextmanager
-async def _runners(settings: Settings) -> AsyncIterator[tuple[Runner, Runner]]:
-    """What runs scripts on the Redis the settings name, or on an embedded Valkey where they name none."""
+async def _store(settings: Settings, target: RedisTarget | None) -> AsyncIterator[tuple[Store, Sequence[Runner]]]:
+    """The store, in the Redis the settings name, or in an embedded Valkey where they name none; and all it runs on."""
     async with contextlib.AsyncExitStack() as stack:
-        if settings.redis_url is None:
+        if target is None:
+            if settings.min_replicas_acked:
+                raise InvalidSetting("the embedded store has no replicas: --min-replicas-acked needs a --redis-url")
             embedded = EmbeddedValkey(settings.data_dir)
             stack.push_async_callback(embedded.stop)
             await embedded.start()
             await stack.enter_async_context(_background(embedded.keep_running()))
-            target = RedisTarget.parse(embedded.url)
+            await stack.enter_async_context(_background(embedded.upkeep.keep_going()))
+            target, on_deletion = RedisTarget.parse(embedded.url), embedded.upkeep.ask
         else:
-            target = RedisTarget.parse(settings.redis_url)
-        runner = Runner(target, prefix=settings.prefix, timeout=settings.store_timeout)
-        stack.push_async_callback(runner.aclose)
-        notes_runner = Runner(
-            target, prefix=settings.prefix, timeout=settings.store_timeout, silence=settings.notes_timeout
+            on_deletion = _leave_files_alone
+        runner = partial(Runner, target, prefix=settings.prefix, timeout=settings.store_timeout)
+        notes = runner(silence=settings.notes_timeout)
+        reads = runner()
+        writes = runner(min_replicas=settings.min_replicas_acked)
+        for one in (notes, reads, writes):
+            stack.push_async_callback(one.aclose)
+        store = Store(
+            notes=notes, reads=reads, writes=writes, session_ttl=settings.session_ttl, on_deletion=on_deletion
         )
-        stack.push_async_callback(notes_runner.aclose)
-        yield runner, notes_runner
+        yield store, (notes, reads, writes)
+
+
+def _leave_files_alone() -> None:
+    """Those of a Redis that is not ours are its operator's."""
 
 
 @contextlib.asynccontextmanager

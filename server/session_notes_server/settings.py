@@ -7,6 +7,17 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+ERASED_WITHIN = timedelta(seconds=10)
+"""When at the latest what DeleteSession removed is in no file of the embedded store, counted from its answer while the
+sidecar runs, else from its next start. More where rewriting the files takes more than 3 s, and while it fails."""
+
+
+class InvalidSetting(Exception):
+    """A setting that cannot be, whatever the machine is like, or two that do not go together.
+
+    Its text says to a user what to write instead, and holds no secret.
+    """
+
 
 def default_data_dir() -> Path:
     """`$XDG_DATA_HOME/session-notes`, as the freedesktop.org base directories say."""
@@ -15,7 +26,7 @@ def default_data_dir() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How large things may be. Beyond a limit the answer is RESOURCE_EXHAUSTED, with the limit in the details."""
+    """How large things may be, and how many at once. Beyond a limit the answer is RESOURCE_EXHAUSTED."""
 
     notes_bytes: int = 256 * 1024
     """One notes document, serialized; also one session field."""
@@ -28,6 +39,9 @@ class Limits:
 
     message_bytes: int = 4 * 1024 * 1024
     """One request message. gRPC's own default, so that clients meet no surprise."""
+
+    concurrent_calls: int = 10_000
+    """Calls under way at once. Hundreds of sessions bring bursts of some thousands, which are to be answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +72,23 @@ class Settings:
     redis_url: str | None = None
     """Where Redis is. None: an embedded Valkey of our own in `data_dir`."""
 
+    redis_password_file: Path | None = None
+    """Where its password is, for those who would rather not have it in the URL, or who change it. None: in the URL, or
+    there is none."""
+
+    redis_ca: Path | None = None
+    """Who signs the certificates of Redis. None: the authorities this system trusts."""
+
+    redis_cert: Path | None = None
+    """Our own certificate, for a Redis that asks for one. None: it does not."""
+
+    redis_key: Path | None = None
+    """Its private key."""
+
+    min_replicas_acked: int = 0
+    """How many replicas must have a write before it is answered. None by default: the embedded store has no replicas,
+    and each write would cost a round trip to them."""
+
     data_dir: Path = field(default_factory=default_data_dir)
     """Where the embedded store keeps its data."""
 
@@ -75,8 +106,12 @@ class Settings:
     """How long any call may wait for Redis. Below the 2 s our clients give such calls, so that they hear from
     us."""
 
+    max_connection_age: timedelta = timedelta(minutes=10)
+    """How long a connection is used. Then its client opens another, and whatever is held on the old one ends with it.
+    A certificate that is no longer trusted is out by then, too. A new connection costs some milliseconds."""
+
     grace: timedelta = timedelta(seconds=5)
     """How long calls in flight may take to finish after SIGTERM."""
 
     limits: Limits = Limits()
-    """Sizes."""
+    """Sizes and counts."""

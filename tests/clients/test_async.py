@@ -115,6 +115,8 @@ async def test_errors_are_told_as_well(
     with pytest.raises(InvalidArgument) as invalid:
         await async_primary.get_notes("two words")
     assert [violation.field for violation in invalid.value.violations] == ["session_id"]
+    with pytest.raises(InvalidArgument, match=r"^turns must be session_notes\.Turn, not str$"):
+        await async_primary.append_turns(session_id, ["hello"])  # type: ignore[list-item]
     with pytest.raises(TooLarge) as large:
         await async_observer.write_notes(session_id, Notes(summary="x" * 300_000))
     assert large.value.limit == 256 * 1024

@@ -1,5 +1,6 @@
 """Observers in the background: a primary says "look at this" and goes on."""
 
+import hashlib
 import logging
 import signal
 import subprocess
@@ -51,6 +52,11 @@ class Analysis:
         with self._lock:
             self._at_work[run.session_id] -= 1
         return Notes(summary=f"{len(run.transcript)} turns")
+
+
+def name_in_logs(session_id: str) -> str:
+    """What the log calls a session."""
+    return hashlib.sha256(session_id.encode()).hexdigest()[:8]
 
 
 @pytest.fixture
@@ -210,7 +216,9 @@ def test_an_analysis_that_raises(
         (RunState.WRITTEN, ""),
     ]
     assert "LookupError" in caplog.text
-    assert found[0].run_id in caplog.text
+    assert f"session {name_in_logs(session_id)}, run 1: " in caplog.text
+    assert session_id not in caplog.text
+    assert found[0].run_id not in caplog.text
     assert "4111" not in caplog.text
     assert all(record.name == "session_notes" for record in caplog.records)
 
@@ -407,7 +415,7 @@ def test_a_sidecar_that_goes_away_costs_no_worker(session_id: str, caplog: pytes
         background.submit(session_id)
         eventually(lambda: "notes could not be written: Unavailable" in caplog.text)
         background.submit("another")
-        eventually(lambda: "session another: no run could begin: Unavailable" in caplog.text)
+        eventually(lambda: f"session {name_in_logs('another')}: no run could begin: Unavailable" in caplog.text)
         sidecar.start()
         background.submit("a-third")
         assert background.close()

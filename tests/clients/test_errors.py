@@ -95,6 +95,13 @@ def test_what_cannot_be_sent_is_an_invalid_argument(
     assert str(caught.value)
 
 
+def test_turns_that_are_text_are_told_what_is_expected(primary: PrimaryClient) -> None:
+    """The likeliest slip of a newcomer: strings in the place of turns."""
+    with pytest.raises(InvalidArgument, match=r"^turns must be session_notes\.Turn, not str$") as caught:
+        primary.append_turns("s", ["hello"])  # type: ignore[list-item]
+    assert isinstance(caught.value.__cause__, TypeError)
+
+
 def test_too_large_says_the_limit(observer: ObserverClient, primary: PrimaryClient, session_id: str) -> None:
     """TooLarge gives the limit and the actual size."""
     with pytest.raises(TooLarge) as caught:
@@ -302,7 +309,7 @@ def test_everything_public_is_named() -> None:
     errors = [thing for name in public if isinstance(thing := getattr(session_notes, name), type)]
     errors = [thing for thing in errors if issubclass(thing, BaseException)]
     assert all(issubclass(error, SessionNotesError) for error in errors)
-    assert len(errors) == 17
+    assert len(errors) == 18
 
 
 def _module(thing: object) -> bool:

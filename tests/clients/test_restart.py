@@ -9,8 +9,11 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from session_notes import (
+    AsyncObserverClient,
+    AsyncPrimaryClient,
     Notes,
     ObserverClient,
+    Overloaded,
     PrimaryClient,
     RunState,
     SessionNotesError,
@@ -154,6 +157,44 @@ def test_the_sidecar_says_when_to_come_back(refusing: Refusing) -> None:
         with pytest.raises(Unavailable):
             observer.begin_run("s", timeout=timedelta(seconds=0.3))
         assert time.monotonic() - started < 0.25
+
+
+def overloaded() -> bytes:
+    """What a sidecar says that has too much to do, as details."""
+    status = status_pb2.Status()
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason="OVERLOADED", domain="session-notes"))
+    retry = error_details_pb2.RetryInfo()
+    retry.retry_delay.FromTimedelta(timedelta(seconds=0.1))
+    status.details.add().Pack(retry)
+    return bytes(status.SerializeToString())
+
+
+def test_overload_is_worth_another_try(refusing: Refusing) -> None:
+    """RESOURCE_EXHAUSTED for OVERLOADED is tried again where UNAVAILABLE is, and nowhere else; it is an Unavailable."""
+    refusing.code, refusing.details = grpc.StatusCode.RESOURCE_EXHAUSTED, overloaded()
+    with ObserverClient(refusing.target) as observer, pytest.raises(Overloaded):
+        observer.begin_run("s", timeout=timedelta(seconds=1))
+    assert 3 <= len(refusing.requests) <= 10
+    refusing.requests.clear()
+    with PrimaryClient(refusing.target) as primary:
+        with pytest.raises(Overloaded):
+            primary.get_notes("s", timeout=timedelta(seconds=1))
+        assert not primary.get_notes("s", timeout=timedelta(seconds=1), unavailable_ok=True).ready
+    assert len(refusing.requests) == 2
+
+
+async def test_overload_is_worth_another_try_to_asyncio_too(refusing: Refusing) -> None:
+    """The same for the asyncio clients."""
+    refusing.code, refusing.details = grpc.StatusCode.RESOURCE_EXHAUSTED, overloaded()
+    async with AsyncObserverClient(refusing.target) as observer:
+        with pytest.raises(Overloaded):
+            await observer.begin_run("s", timeout=timedelta(seconds=1))
+    assert 3 <= len(refusing.requests) <= 10
+    refusing.requests.clear()
+    async with AsyncPrimaryClient(refusing.target) as primary:
+        with pytest.raises(Overloaded):
+            await primary.get_notes("s", timeout=timedelta(seconds=1))
+    assert len(refusing.requests) == 1
 
 
 def test_many_threads_share_a_client(observer: ObserverClient, session_id: str, threads: ThreadPoolExecutor) -> None:

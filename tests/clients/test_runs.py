@@ -1,5 +1,6 @@
 """One run of an observer: begun, handed the transcript, written once, and sure to end."""
 
+import subprocess
 from datetime import timedelta
 
 import pytest
@@ -44,6 +45,13 @@ def test_a_run_gets_the_transcript_and_writes(
     assert (result.outcome, result.run.run_id) == (WriteOutcome.ACCEPTED, run.run_id)
     written = only_run(observer, session_id)
     assert (written.state, written.observed_turn, written.notes) == (RunState.WRITTEN, 2, Notes(summary="x"))
+
+
+def test_a_run_can_be_printed(observer: ObserverClient) -> None:
+    """By its number and observer, and by the name that its session has in logs: an id may say who the user is."""
+    with observer.run("jane.doe@example.org") as run:
+        assert repr(run) == f"<ActiveRun: run {run.number} of observer 'default' on session 7f73355b>"
+        run.write(Notes())
 
 
 def test_a_run_without_the_transcript(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:
@@ -173,7 +181,10 @@ def test_a_failure_that_cannot_be_recorded_masks_nothing(
     with pytest.raises(LookupError, match="my card"), observer.run(session_id) as run:  # noqa: PT012 - as above
         observer.close()
         raise LookupError("my card is 4111")
-    assert run.run_id in caplog.text
+    (digest, *_) = subprocess.check_output(["sha256sum"], input=session_id, text=True).split()
+    assert f"session {digest[:8]}, run {run.number}: " in caplog.text, "as the docs say that it is computed"
+    assert session_id not in caplog.text
+    assert run.run_id not in caplog.text
     assert "4111" not in caplog.text
 
 

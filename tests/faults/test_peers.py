@@ -3,7 +3,6 @@
 import resource
 import socket
 import statistics
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -89,27 +88,6 @@ def test_no_descriptors_left(target: Sidecar) -> None:
         eventually(lambda: target.health() == health_pb2.HealthCheckResponse.SERVING)
     others_are_well(target)
     assert "Traceback" not in target.log
-
-
-def test_held_streams_are_nobodys_trouble(target: Sidecar) -> None:
-    """200 calls that send headers and never a message: others are served."""
-    stopped = threading.Event()
-
-    def nothing() -> Iterator[bytes]:
-        stopped.wait(60)
-        yield from ()
-
-    with new_channel(target.target) as channel:
-        method: Any = channel.stream_unary("/session_notes.v1.SessionNotes/GetNotes")
-        calls = [method.future(nothing(), timeout=60) for _ in range(200)]
-        try:
-            others_are_well(target)
-            assert not any(call.done() for call in calls)
-        finally:
-            for call in calls:
-                call.cancel()
-            stopped.set()
-    others_are_well(target)
 
 
 def test_health_watches_are_nobodys_trouble(target: Sidecar) -> None:

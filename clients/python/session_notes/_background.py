@@ -12,7 +12,7 @@ from typing import Self
 from session_notes._credentials import TLS, Token
 from session_notes._errors import InvalidArgument, SessionDeleted, SessionNotesError, Unavailable, UsageError
 from session_notes._observer import DEFAULT_RUN_TIMEOUT, ObserverClient
-from session_notes._runs import ENDED_WITHOUT_NOTES, FAIL_TIMEOUT, LOGGER, ActiveRun
+from session_notes._runs import ENDED_WITHOUT_NOTES, FAIL_TIMEOUT, LOGGER, ActiveRun, log_name
 from session_notes._types import BeginResult, Notes
 
 _CLOSED = "observer closed"
@@ -40,7 +40,8 @@ class BackgroundObserver:
     waits is run once; while it is at work, once more.
 
     An analysis that raises, returns None, or overruns `time_limit` leaves a run that failed. What goes wrong, a sidecar
-    that does not answer included, is logged by the logger `session_notes` and never reaches the caller of `submit`.
+    that does not answer included, is logged by the logger `session_notes` and never reaches the caller of `submit`. The
+    log has a session by the start of its id's SHA-256 (`printf %s ID | sha256sum | cut -c1-8`), a run by its number.
 
     No thread can be stopped from outside. An analysis that overruns is given up, and whatever it returns is discarded,
     but it keeps its worker, and its session, until it returns: so give your model call a timeout of its own, as above.
@@ -168,7 +169,7 @@ class BackgroundObserver:
                 self._observe(session_id)
             except Exception as error:
                 # A bug of ours must not cost a worker, and with it one analysis at a time for good.
-                LOGGER.error("session %s: %s in the background observer", session_id, type(error).__name__)
+                LOGGER.error("session %s: %s in the background observer", log_name(session_id), type(error).__name__)
             finally:
                 self._done(session_id)
 
@@ -196,7 +197,7 @@ class BackgroundObserver:
         try:
             begun = self._client.begin_run(session_id, lease=self._lease)
         except SessionNotesError as error:
-            LOGGER.warning("session %s: no run could begin: %s", session_id, type(error).__name__)
+            LOGGER.warning("session %s: no run could begin: %s", log_name(session_id), type(error).__name__)
             return
         run = self._began(session_id, begun)
         try:
@@ -259,7 +260,7 @@ class BackgroundObserver:
             return None
 
     def _log(self, run: ActiveRun, what: str) -> None:
-        LOGGER.warning("session %s, run %s: %s", run.session_id, run.run_id, what)
+        LOGGER.warning("session %s, run %d: %s", log_name(run.session_id), run.number, what)
 
 
 def _place_of(error: BaseException) -> str:

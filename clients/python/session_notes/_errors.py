@@ -4,7 +4,8 @@ SessionNotesError
 ├── InvalidArgument          (a ValueError too) the request says something it must not; `violations` names the fields
 ├── TooLarge                 something sent is larger than the sidecar takes; `limit` and `actual`
 ├── Unavailable              no answer to be had: sidecar or store down, stopping, or this client closed meanwhile
-│   └── DeadlineExceeded     no answer in time
+│   ├── DeadlineExceeded     no answer in time
+│   └── Overloaded           the sidecar has too much to do; it has done nothing about this call
 ├── Unauthenticated          the sidecar does not know this caller
 ├── PermissionDenied         it does, and the call is not for it
 ├── Conflict                 somebody else was faster
@@ -101,6 +102,10 @@ class DeadlineExceeded(Unavailable):
     """No answer within the call's deadline."""
 
 
+class Overloaded(Unavailable):
+    """The sidecar has too much to do. It has done nothing about this call: even a write can be tried again."""
+
+
 class Unauthenticated(SessionNotesError):
     """The sidecar does not know this caller."""
 
@@ -167,6 +172,7 @@ class UsageError(SessionNotesError, RuntimeError):
 
 _BY_REASON: Mapping[str, type[SessionNotesError]] = {
     "TOO_LARGE": TooLarge,
+    "OVERLOADED": Overloaded,
     "RUN_ALREADY_WRITTEN": RunAlreadyWritten,
     "RUN_ALREADY_FAILED": RunAlreadyFailed,
     "RUN_NOT_FOUND": RunNotFound,

@@ -1,5 +1,6 @@
 """A run at work: what `with observer.run(...) as run` hands out."""
 
+import hashlib
 import logging
 import threading
 import time
@@ -19,6 +20,14 @@ ENDED_WITHOUT_NOTES = "ended without notes"
 
 FAIL_TIMEOUT = timedelta(seconds=2)
 """How long a run that is lost anyway may hold up its process to say so; its lease says it otherwise."""
+
+
+def log_name(session_id: str) -> str:
+    """What a session is called in logs: ids are chosen by callers, and may say who the user is.
+
+    The start of its SHA-256, as `printf %s ID | sha256sum | cut -c1-8` prints it too.
+    """
+    return hashlib.sha256(session_id.encode()).hexdigest()[:8]
 
 
 class RunAtWork:
@@ -48,6 +57,11 @@ class RunAtWork:
         self._lock = threading.Lock()
         self._state: Literal["open", "writing", "written", "failed"] = "open"
         self._failure = ""
+
+    def __repr__(self) -> str:
+        # It ends up in logs: see log_name.
+        session = log_name(self.session_id)
+        return f"<{type(self).__name__}: run {self.number} of observer {self.observer!r} on session {session}>"
 
     @property
     def remaining(self) -> timedelta | None:
@@ -95,9 +109,9 @@ class RunAtWork:
     def _log_unrecorded(self, error: SessionNotesError) -> None:
         # Its lease runs out instead. Names of errors alone: their texts may hold what the user said.
         LOGGER.warning(
-            "session %s, run %s: its failure could not be recorded: %s",
-            self.session_id,
-            self.run_id,
+            "session %s, run %d: its failure could not be recorded: %s",
+            log_name(self.session_id),
+            self.number,
             type(error).__name__,
         )
 

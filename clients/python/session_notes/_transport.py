@@ -17,7 +17,7 @@ import grpc.aio
 from session_notes._calls import Call
 from session_notes._channel import open_async_channel, open_channel, target_or_default
 from session_notes._credentials import TLS, Credentials, Token
-from session_notes._errors import InvalidArgument, SessionNotesError, Unavailable, UsageError, translate
+from session_notes._errors import InvalidArgument, Overloaded, SessionNotesError, Unavailable, UsageError, translate
 
 T = TypeVar("T")
 
@@ -42,7 +42,8 @@ class _Tries:
 
     def pause_after(self, code: grpc.StatusCode, error: SessionNotesError) -> float:
         """Seconds to wait before the next try; raises the error where there is to be none."""
-        if not self._repeatable or code is not grpc.StatusCode.UNAVAILABLE:
+        passing = code is grpc.StatusCode.UNAVAILABLE or isinstance(error, Overloaded)
+        if not self._repeatable or not passing:
             raise error
         import random  # a tenth of this package's import time, for those who never need it
 

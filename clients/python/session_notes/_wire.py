@@ -107,6 +107,8 @@ def notes_message(notes: Notes) -> notes_pb2.Notes:
 
 def turn_message(turn: Turn) -> turn_pb2.Turn:
     """A turn for the wire."""
+    if not isinstance(turn, Turn):
+        raise TypeError(f"turns must be session_notes.Turn, not {type(turn).__name__}")
     return turn_pb2.Turn(
         speaker=turn.speaker,
         text=turn.text,

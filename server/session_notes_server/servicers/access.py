@@ -15,6 +15,7 @@ from session_notes.v1 import session_notes_pb2, session_state_pb2
 
 from session_notes_server.credentials import Identities, Role, Tokens
 from session_notes_server.servicers import errors
+from session_notes_server.servicers.gate import Gate
 
 _BOTH = frozenset({Role.PRIMARY, Role.OBSERVER, Role.ADMIN})
 _PRIMARY = frozenset({Role.PRIMARY, Role.ADMIN})
@@ -99,17 +100,25 @@ def _names(context: grpc.aio.ServicerContext[Any, Any]) -> Iterator[str]:
 
 
 class GuardedReflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # grpc_reflection has no types
-    """Reflection for those who have a role; what the sidecar can do is nobody else's business."""
+    """Reflection for those who have a role; what the sidecar can do is nobody else's business.
 
-    def __init__(self, access: Access, service_names: list[str]) -> None:
+    Args:
+        access: Who has one.
+        gate: How many may ask at once.
+        service_names: The services to tell about.
+    """
+
+    def __init__(self, access: Access, gate: Gate, service_names: list[str]) -> None:
         super().__init__(service_names)
         self._access = access
+        self._gate = gate
 
     async def ServerReflectionInfo(
         self, request_iterator: AsyncIterable[Any], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[Any]:
         """Answer questions about the services, as grpcurl asks them."""
         try:
+            self._gate.enter()
             self._access.admit(_REFLECTION, context)
         except errors.StatusError as error:
             await context.abort(error.code, error.message, error.trailing_metadata())

@@ -17,11 +17,15 @@ from google.protobuf.message_factory import GetMessageClass
 from session_notes_server.servicers import errors
 from session_notes_server.servicers.access import Access
 from session_notes_server.servicers.errors import StatusError
-from session_notes_server.store import StoreUnavailable
+from session_notes_server.servicers.gate import Gate
+from session_notes_server.store import Refusals, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
 LAST_CALLS_SECONDS = 0.1
+
+# Whose requests carry what users and observers have to say. All others are some hundred bytes, and never wait.
+LARGE = {"BatchGetNotes", "WriteNotes", "UpdateSession", "AppendTurns"}
 
 
 class Boundary:
@@ -31,12 +35,14 @@ class Boundary:
     handlers made here take and give bytes, and translate every error themselves.
 
     Args:
-        access: Who may call what; asked before a request is even parsed.
+        access: Who may call what; asked before a request is even taken off the wire.
+        gate: How many calls there may be at once.
     """
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, gate: Gate) -> None:
         self._access = access
-        self._in_flight: set[asyncio.Task[Any]] = set()
+        self._refusals = Refusals()
+        self._gate = gate
         self._stopping = False
 
     def handlers(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
@@ -44,7 +50,8 @@ class Boundary:
         return grpc.method_handlers_generic_handler(
             service.full_name,
             {
-                method.name: grpc.unary_unary_rpc_method_handler(self._handler(method, getattr(servicer, method.name)))
+                # The same on the wire as a unary request, but for the handler to say when its message is taken.
+                method.name: grpc.stream_unary_rpc_method_handler(self._handler(method, getattr(servicer, method.name)))
                 for method in service.methods
             },
         )
@@ -58,8 +65,9 @@ class Boundary:
         self._stopping = True
         # New calls are refused meanwhile, one by one: whoever is on its way is told why.
         await asyncio.sleep(LAST_CALLS_SECONDS)
-        if self._in_flight:
-            _, late = await asyncio.wait(self._in_flight, timeout=grace_seconds)
+        self._gate.close()
+        if calls := self._gate.inside:
+            _, late = await asyncio.wait(calls, timeout=grace_seconds)
             for task in late:
                 task.cancel()
             if late:
@@ -68,20 +76,23 @@ class Boundary:
     def _handler(self, method: MethodDescriptor, behaviour: Callable[[Any, Any], Awaitable[Message]]) -> Any:
         request_type = GetMessageClass(method.input_type)
 
-        async def handle(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-            task = asyncio.current_task()
-            assert task is not None  # noqa: S101 - for the type checker: handlers run in tasks
-            self._in_flight.add(task)
+        async def handle(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
             try:
                 if self._stopping:
                     raise errors.shutting_down()
+                self._gate.enter()
                 self._access.admit(method.full_name, context)
+                data = await self._gate.request(context, large=method.name in LARGE)
                 response = await behaviour(_parsed(request_type, data), context)
+                answer = response.SerializeToString()
+                self._gate.hold(len(answer))
                 log.debug("%s: OK", method.full_name)
-                return response.SerializeToString()
+                return answer
             except StatusError as error:
-                status = error
-            except StoreUnavailable:
+                # Its frames hold the request, and ours holds it: a circle that would stay until the next collection.
+                status = error.with_traceback(None)
+            except StoreUnavailable as error:
+                self._refusals.tell(error.__cause__)
                 status = errors.store_unavailable()
             except asyncio.CancelledError:
                 # The caller is gone or the sidecar stops. Ending in CancelledError would leave a caller that is still
@@ -93,8 +104,6 @@ class Boundary:
                 frames = "".join(traceback.format_tb(error.__traceback__))
                 log.error("error %s in %s: %s\n%s", error_id, method.full_name, type(error).__qualname__, frames)
                 status = errors.internal(error_id)
-            finally:
-                self._in_flight.discard(task)
             log.debug("%s: %s", method.full_name, status.code.name)
             await context.abort(status.code, status.message, status.trailing_metadata())
             raise AssertionError("abort always raises")

@@ -63,7 +63,7 @@ def invalid_fields(violations: Sequence[tuple[str, str]]) -> StatusError:
 
 
 def malformed_message() -> StatusError:
-    """The request's bytes do not parse."""
+    """The request's bytes do not parse, or do not come."""
     return StatusError(
         StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE", "the request is not a message of this method's request type"
     )
@@ -76,6 +76,15 @@ def too_large(field: str, *, limit: int, actual: int, unit: str = "bytes") -> St
         "TOO_LARGE",
         f"{field} is larger than {limit} {unit}",
         {"field": field, "limit": str(limit), "actual": str(actual)},
+    )
+
+
+def overloaded() -> StatusError:
+    """More is under way than the sidecar takes; nothing was done about this call."""
+    retry = error_details_pb2.RetryInfo()
+    retry.retry_delay.FromTimedelta(RETRY_DELAY)
+    return StatusError(
+        StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "the sidecar has too much to do; try again", None, retry
     )
 
 

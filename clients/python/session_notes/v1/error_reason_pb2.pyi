@@ -30,7 +30,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         { "field": "notes.issues[2].turn", "description": "must be from 0 to 2^53 - 1" }
     """
     ERROR_REASON_MALFORMED_MESSAGE: _ErrorReason.ValueType  # 2
-    """INVALID_ARGUMENT. The bytes sent are no message of the method's request type."""
+    """INVALID_ARGUMENT. The bytes sent are no message of the method's request type, or have not come within 10 s."""
     ERROR_REASON_TOO_LARGE: _ErrorReason.ValueType  # 3
     """RESOURCE_EXHAUSTED. Something sent is larger than the sidecar takes; sizes in bytes, or entries for a batch:
         { "field": "notes", "limit": "262144", "actual": "300127" }
@@ -69,6 +69,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """PERMISSION_DENIED. The caller is known, and the method is not for its role (primary, observer, admin):
         { "method": "session_notes.v1.SessionState.ListSessions" }
     """
+    ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 15
+    """RESOURCE_EXHAUSTED. More calls, or bytes of them, are under way than the sidecar takes. Nothing was done about this one, so that
+    any call may be tried again; `google.rpc.RetryInfo` says when.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reasons that `google.rpc.ErrorInfo` gives: its `reason` is the name here without `ERROR_REASON_`, its `domain` is
@@ -83,7 +87,7 @@ key of a map, which is the user's:
     { "field": "notes.issues[2].turn", "description": "must be from 0 to 2^53 - 1" }
 """
 ERROR_REASON_MALFORMED_MESSAGE: ErrorReason.ValueType  # 2
-"""INVALID_ARGUMENT. The bytes sent are no message of the method's request type."""
+"""INVALID_ARGUMENT. The bytes sent are no message of the method's request type, or have not come within 10 s."""
 ERROR_REASON_TOO_LARGE: ErrorReason.ValueType  # 3
 """RESOURCE_EXHAUSTED. Something sent is larger than the sidecar takes; sizes in bytes, or entries for a batch:
     { "field": "notes", "limit": "262144", "actual": "300127" }
@@ -121,5 +125,9 @@ metadata, or a client certificate), or none that are known.
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 14
 """PERMISSION_DENIED. The caller is known, and the method is not for its role (primary, observer, admin):
     { "method": "session_notes.v1.SessionState.ListSessions" }
+"""
+ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 15
+"""RESOURCE_EXHAUSTED. More calls, or bytes of them, are under way than the sidecar takes. Nothing was done about this one, so that
+any call may be tried again; `google.rpc.RetryInfo` says when.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

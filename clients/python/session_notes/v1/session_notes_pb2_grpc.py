@@ -37,8 +37,8 @@ class SessionNotesStub(object):
     - Each RPC on a session is one atomic step in the store: all of it or none, whoever disconnects or dies meanwhile.
     - Errors carry `google.rpc.ErrorInfo` (domain `session-notes`, its reason a name of ErrorReason without the prefix), and
     where it says so `BadRequest` or `RetryInfo`. Any RPC can give, beside what its own comment lists:
-    INVALID_ARGUMENT (`BadRequest` names the field), RESOURCE_EXHAUSTED (something is too large; the limit is in the
-    metadata), UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (the store cannot be reached or refuses; with `RetryInfo`) and
+    INVALID_ARGUMENT (`BadRequest` names the field), RESOURCE_EXHAUSTED (TOO_LARGE, with the limit in the metadata, or
+    OVERLOADED, with `RetryInfo`), UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (the store cannot be reached or refuses; with `RetryInfo`) and
     INTERNAL (a bug; its message carries an id that the sidecar's log has too).
     - Where a write answers UNAVAILABLE or DEADLINE_EXCEEDED, its outcome is unknown. Repeating it with the same `run_id` is
     always safe.
@@ -94,8 +94,8 @@ class SessionNotesServicer(object):
     - Each RPC on a session is one atomic step in the store: all of it or none, whoever disconnects or dies meanwhile.
     - Errors carry `google.rpc.ErrorInfo` (domain `session-notes`, its reason a name of ErrorReason without the prefix), and
     where it says so `BadRequest` or `RetryInfo`. Any RPC can give, beside what its own comment lists:
-    INVALID_ARGUMENT (`BadRequest` names the field), RESOURCE_EXHAUSTED (something is too large; the limit is in the
-    metadata), UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (the store cannot be reached or refuses; with `RetryInfo`) and
+    INVALID_ARGUMENT (`BadRequest` names the field), RESOURCE_EXHAUSTED (TOO_LARGE, with the limit in the metadata, or
+    OVERLOADED, with `RetryInfo`), UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (the store cannot be reached or refuses; with `RetryInfo`) and
     INTERNAL (a bug; its message carries an id that the sidecar's log has too).
     - Where a write answers UNAVAILABLE or DEADLINE_EXCEEDED, its outcome is unknown. Repeating it with the same `run_id` is
     always safe.
@@ -222,8 +222,8 @@ class SessionNotes(object):
     - Each RPC on a session is one atomic step in the store: all of it or none, whoever disconnects or dies meanwhile.
     - Errors carry `google.rpc.ErrorInfo` (domain `session-notes`, its reason a name of ErrorReason without the prefix), and
     where it says so `BadRequest` or `RetryInfo`. Any RPC can give, beside what its own comment lists:
-    INVALID_ARGUMENT (`BadRequest` names the field), RESOURCE_EXHAUSTED (something is too large; the limit is in the
-    metadata), UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (the store cannot be reached or refuses; with `RetryInfo`) and
+    INVALID_ARGUMENT (`BadRequest` names the field), RESOURCE_EXHAUSTED (TOO_LARGE, with the limit in the metadata, or
+    OVERLOADED, with `RetryInfo`), UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (the store cannot be reached or refuses; with `RetryInfo`) and
     INTERNAL (a bug; its message carries an id that the sidecar's log has too).
     - Where a write answers UNAVAILABLE or DEADLINE_EXCEEDED, its outcome is unknown. Repeating it with the same `run_id` is
     always safe.
