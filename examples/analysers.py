@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from language_model import connect
 from session_notes import ActiveRun, Issue, Notes, Severity, Turn
 
 Analyser = Callable[[ActiveRun], Notes]
@@ -92,10 +93,8 @@ class OpenAICompatible:
     """
 
     def __init__(self, topics: Sequence[Topic], model: str) -> None:
-        from openai import OpenAI  # optional: pip install 'session-notes[openai]'
-
         # No retries: they would outlast the run's time, and the next run is never far.
-        self._client = OpenAI(max_retries=0)
+        self._client = connect(max_retries=0)
         self._model = model
         self._instructions = _INSTRUCTIONS + "".join(f"\n- {topic.name}: {topic.question}" for topic in topics)
 

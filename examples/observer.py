@@ -3,6 +3,7 @@
 import argparse
 import logging
 import signal
+import sys
 import time
 from contextlib import suppress
 from datetime import timedelta
@@ -26,8 +27,11 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     analyse = analyser_from_environment()
 
+    noted = set()
+
     def analyse_aloud(run: ActiveRun) -> Notes:
         notes = analyse(run)
+        noted.add(run.session_id)
         print(f"run {run.number} over {run.observed_turn or 0} turns of {run.session_id}: {notes.summary}", flush=True)
         return notes
 
@@ -40,6 +44,9 @@ def main() -> None:
                 observer.close(TIME_LIMIT)
                 break
             time.sleep(arguments.every.total_seconds())
+    if arguments.once and (missing := [session_id for session_id in arguments.session if session_id not in noted]):
+        # The client's log, above, has the reason.
+        sys.exit(f"no notes on {', '.join(missing)}. If no sidecar is running, start one with: make run")
 
 
 def span(text: str) -> timedelta:

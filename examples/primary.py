@@ -7,12 +7,14 @@ import argparse
 import json
 import os
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from language_model import connect
 from session_notes import PrimaryClient, Reading, Turn, Unavailable
 
 if TYPE_CHECKING:
@@ -81,9 +83,7 @@ class OpenAIResponder:
     """Has a language model answer, with the notes in its instructions. Needs the extra `session-notes[openai]`."""
 
     def __init__(self, model: str) -> None:
-        from openai import OpenAI  # optional: pip install 'session-notes[openai]'
-
-        self._client = OpenAI(timeout=30)
+        self._client = connect(timeout=30)
         self._model = model
 
     def __call__(self, turns: Sequence[Turn], reading: Reading) -> str:
@@ -108,6 +108,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Chat in the terminal; the sidecar is that of SESSION_NOTES_TARGET.")
     parser.add_argument("--session", metavar="ID", default=f"chat-{uuid.uuid4().hex[:8]}", help="default: a new one")
     parser.add_argument("--script", metavar="FILE", type=Path, help="what the user says, line by line; default: stdin")
+    parser.add_argument(
+        "--pause",
+        metavar="SECONDS",
+        type=seconds,
+        default=5.0,
+        help="between two lines of a script, for an observer to take notes; default: 5, as often as it looks",
+    )
     arguments = parser.parse_args()
 
     # Not already where there is an OPENAI_API_KEY: see analyser_from_environment.
@@ -116,17 +123,26 @@ def main() -> None:
     try:
         with PrimaryClient() as client:
             conversation = Conversation(client, arguments.session, OpenAIResponder(model) if model else answer_by_rule)
-            for line in _lines(arguments.script):
+            for line in _lines(arguments.script, arguments.pause):
                 conversation.hear(line)
                 reading = conversation.read_notes()
                 print(f"  notes > {json.dumps(reading.as_tool_result())}")
                 print(f"primary > {conversation.answer(reading)}", flush=True)
     except Unavailable as error:
         sys.exit(f"no answer from the sidecar ({error}); start one with: make run")
+    except KeyboardInterrupt:
+        sys.exit("stopped")
 
 
-def _lines(script: Path | None) -> Iterator[str]:
-    """What the user says, without empty lines."""
+def seconds(text: str) -> float:
+    """A number of seconds, at most a day."""
+    if 0 <= (number := float(text)) <= 86400:
+        return number
+    raise ValueError(text)
+
+
+def _lines(script: Path | None, pause: float) -> Iterator[str]:
+    """What the user says, without empty lines; with pauses where it is from a script."""
     if script is None and sys.stdin.isatty():
         with suppress(EOFError, KeyboardInterrupt):
             while True:
@@ -134,9 +150,13 @@ def _lines(script: Path | None) -> Iterator[str]:
                     yield line
         print()
     else:
+        said = False
         for line in script.read_text().splitlines() if script else sys.stdin:
             if line.strip():
-                print(f"   user > {line.strip()}")
+                if script and said:
+                    time.sleep(pause)
+                said = True
+                print(f"   user > {line.strip()}", flush=True)
                 yield line.strip()
 
 

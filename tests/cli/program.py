@@ -16,7 +16,7 @@ from typing import Any
 from session_notes_server.cli import app
 from typer.testing import CliRunner
 
-from tests.support import program
+from tests.support import leaks, program
 
 ENV = {
     name: text
@@ -66,6 +66,10 @@ class Cli:
         )
         ended = Ended(done.returncode, done.stdout.decode(encoding), done.stderr.decode(encoding))
         assert "Traceback" not in ended.err, ended.err
+        answered = ended.err
+        for typed in sorted(arguments, key=len, reverse=True):
+            answered = answered.replace(typed, "")
+        assert not leaks(answered), ended.err
         return ended
 
     def here(self, *arguments: str, stdin: str = "") -> Ended:

@@ -1,5 +1,6 @@
 """How commands end: help, health, exit codes, and that neither colour nor a traceback goes where it should not."""
 
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -38,6 +39,20 @@ def test_every_command_has_help(nobody: Cli, command: list[str]) -> None:
         assert f"session-notes {' '.join(command)}" in ended.out.partition("Example")[2]
 
 
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_is_written_as_everywhere(nobody: Cli, command: list[str]) -> None:
+    """Arguments and values in capitals, none for flags; it fits on 80 columns with nothing cut or broken."""
+    shown = nobody.here(*command, "--help").out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert not re.search(r"[<>…]", shown.partition("Example")[0])
+    assert "{" not in shown.partition("\n\n")[0]
+    assert not re.search(r"\w-$", shown, re.MULTILINE)
+    for flag in re.findall(r"^  (?:-\w, )?--[a-z-]+( \S+)?(?:  |$)", shown, re.MULTILINE):
+        assert flag == flag.upper()
+    if "SESSION  " in shown:
+        assert re.search(r"Usage: .* \[OPTIONS\] SESSION\b", shown)
+
+
 def test_usage(nobody: Cli) -> None:
     """Wrong usage is 2, in one line, with what was meant and where to look; the version is for bug reports."""
     typo, version = nobody.together(["note", "get"], ["--version"])
@@ -49,6 +64,17 @@ def test_usage(nobody: Cli) -> None:
     assert [typo.code, flag.code, missing.code, bare.code] == [2, 2, 2, 2]
     assert "write" in bare.out + bare.err
     assert version.out.startswith("session-notes 0.")
+
+
+def test_errors_of_several_lines_keep_them(nobody: Cli) -> None:
+    """A list in an error stays one: the forms of a Redis URL are below each other, each on a line that fits."""
+    ended = nobody.here("serve", "--redis-url", "localhost:6379")
+    first, *forms, last = ended.err.splitlines()
+    assert (ended.code, ended.out) == (2, "")
+    assert first == "error: not a Redis URL: unknown scheme 'localhost'. Write one of"
+    assert [form.partition("://")[0] for form in forms] == ["  redis", "  unix", "  redis+cluster", "  redis+sentinel"]
+    assert "rediss://" in last
+    assert max(map(len, ended.err.splitlines())) <= 80
 
 
 def test_health(cli: Cli, sidecar: Sidecar) -> None:
@@ -70,11 +96,12 @@ def test_no_store_is_4() -> None:
     """The sidecar is there, its store is not: not to be mistaken for "no notes"."""
     with Sidecar(f"redis://127.0.0.1:{free_port()}/0", wait=False) as sidecar:
         cli = Cli(sidecar.target)
-        health, notes = cli.together(["health"], ["notes", "get", "s"])
+        health, live, notes = cli.together(["health"], ["health", "--service", "live"], ["notes", "get", "s"])
         in_json = cli.here("health", "--json")
         write = cli.here("notes", "write", "s", "--summary", "x", "--timeout", "400ms")
     assert (health.code, in_json.code, notes.code, write.code) == (4, 4, 4, 4)
     assert health.out.startswith("NOT_SERVING ")
+    assert (live.code, live.out) == (0, f"SERVING  live at {sidecar.target}\n")
     assert in_json.json["status"] == "not_serving"
     assert notes.error == write.error == "the store is unavailable; try again (STORE_UNAVAILABLE)"
 

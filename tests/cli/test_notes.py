@@ -121,7 +121,7 @@ def test_outcomes(cli: Cli, session: SessionCalls) -> None:
     """The same again changes nothing and is fine; superseded notes were stored, but are refused as current: 5."""
     session.begin_run("slow")
     session.begin_run("quick")
-    session.write_notes("quick", "a summary")
+    session.write_notes("quick", notes_pb2.Notes(summary="a summary"))
     again, late, other = cli.together(
         ["notes", "write", session.id, "--run-id", "quick", "--summary", "a summary"],
         ["notes", "write", session.id, "--run-id", "slow", "--summary", "late", "--json"],

@@ -7,7 +7,7 @@ from google.protobuf.json_format import MessageToDict
 from session_notes.v1 import turn_pb2
 
 from tests.cli.program import Cli
-from tests.support import SessionCalls, new_session_id, turns
+from tests.support import CANARY, SessionCalls, new_session_id, turns
 
 
 def test_set(cli: Cli, session: SessionCalls) -> None:
@@ -103,7 +103,7 @@ def test_get(cli: Cli, session: SessionCalls) -> None:
     assert document["fields"] == {"goal": "[red]refund[/red]"}
     assert document["notes"]["coach"]["turns_behind"] == 2
     assert 80_000 < document["expires_in_seconds"] <= 86_400
-    assert json_turns.json["turns"][2] == {"speaker": "user", "text": "turn 3", "time": None, "extra": {}}
+    assert json_turns.json["turns"][2] == {"speaker": "user", "text": "turn 3", "time": None, "extra": {"by": CANARY}}
     assert missing.code == 6
     assert missing.error.startswith("there is no session ")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Sidecar
+from tests.support import Sidecar, leaks
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -50,6 +50,7 @@ def run(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., str]:
         process = start(name, *arguments, **more)
         out, err = process.communicate(said, timeout=60)
         assert (process.returncode, "Traceback" in err) == (0, False), out + err
+        assert not leaks(err), err
         return out + err
 
     return finished

@@ -1,16 +1,20 @@
 """The primary and the observer, each on its own, around one sidecar."""
 
 import json
+import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from observer import span
+from primary import seconds
 from session_notes import ObserverClient, PrimaryClient, RunState, Turn
 
+from tests.examples.conftest import EXAMPLES
 from tests.support import Sidecar, eventually, free_port
 
 Run = Callable[..., str]
@@ -26,7 +30,7 @@ def test_they_share_a_session_and_nothing_else(run: Run, sidecar: Sidecar, sessi
     script = tmp_path / "talk.txt"
     script.write_text("Can we start in May?\n\nThe budget is small.\n")
 
-    before = run("primary.py", "--session", session_id, "--script", str(script))
+    before = run("primary.py", "--session", session_id, "--script", str(script), "--pause", "0")
     observed = run("observer.py", "--session", session_id, "--once")
     after = run("primary.py", "--session", session_id, said="And now?\nThe price is 10.\nFixed.\n")
 
@@ -72,6 +76,49 @@ def test_a_primary_without_a_sidecar_says_what_to_do(start: Start) -> None:
     assert primary.returncode == 1
     assert "make run" in err
     assert "Traceback" not in err
+
+
+def test_an_observer_without_a_sidecar_says_what_to_do(start: Start) -> None:
+    """As from cron: a round that left no notes is no success."""
+    observer = start("observer.py", "--session", "s", "--once", SESSION_NOTES_TARGET=f"127.0.0.1:{free_port()}")
+
+    _, err = observer.communicate(timeout=40)
+
+    assert observer.returncode == 1
+    assert err.splitlines()[-1] == "no notes on s. If no sidecar is running, start one with: make run"
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("program", [["primary.py"], ["observer.py", "--session", "s", "--once"]])
+def test_a_model_without_the_package_names_the_extra(start: Start, program: list[str], tmp_path: Path) -> None:
+    """A model is named and the package is not installed: one line that says what to install."""
+    (tmp_path / "openai.py").write_text("raise ModuleNotFoundError('No module named openai', name='openai')")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    process = start(*program, SESSION_NOTES_MODEL="some-model", PYTHONPATH=path)
+
+    _, err = process.communicate("Hello\n", timeout=20)
+
+    assert process.returncode == 1
+    assert len(err.splitlines()) == 1
+    assert "'.[server,openai]'" in err
+
+
+def test_the_script_of_the_examples_leaves_the_observer_time(run: Run, sidecar: Sidecar, session_id: str) -> None:
+    """The talk that comes with the examples has a pause between any two of its lines."""
+    script = EXAMPLES / "talk.txt"
+    lines = len(script.read_text().splitlines())
+    begun = time.monotonic()
+
+    shown = run("primary.py", "--session", session_id, "--script", str(script), "--pause", "0.3")
+
+    assert len(tool_results(shown)) == lines
+    assert time.monotonic() - begun > 0.3 * (lines - 1)
+
+
+@pytest.mark.parametrize("text", ["-1", "nan", "1e9", "5s", ""])
+def test_a_pause_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - argparse shows the user its own words
+        seconds(text)
 
 
 def test_a_schedule_as_people_write_it() -> None:

@@ -7,6 +7,7 @@ import typer
 from session_notes_server.cli import notes, runs, session
 from session_notes_server.cli.exits import EXIT_CODES_HELP, Program
 from session_notes_server.cli.health import health
+from session_notes_server.cli.help import Command
 from session_notes_server.cli.serve import serve
 from session_notes_server.replay import replay
 
@@ -20,14 +21,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(epilog="Examples:\n  session-notes serve\n  session-notes serve --redis-url redis://localhost:6379/0")(
-    serve
-)
-app.command(epilog="Example: session-notes health --service session_notes.v1.SessionNotes")(health)
+app.command(
+    cls=Command,
+    epilog="Examples:\n  session-notes serve\n  session-notes serve --redis-url redis://localhost:6379/0",
+)(serve)
+app.command(cls=Command, epilog="Example: session-notes health --service session_notes.v1.SessionNotes")(health)
 app.add_typer(notes.app, name="notes")
 app.add_typer(runs.app, name="runs")
 app.add_typer(session.app, name="session")
-app.command(epilog="Example: session-notes replay transcripts.jsonl --sessions 200")(replay)
+app.command(cls=Command, epilog="Example: session-notes replay transcripts.jsonl --sessions 200")(replay)
 
 
 def _version(asked: bool) -> None:

@@ -1,4 +1,4 @@
-"""How a command ends: the exit codes, and the one line on stderr that goes with each but 0."""
+"""How a command ends: the exit codes, and the message on stderr that goes with each but 0."""
 
 import logging
 import os
@@ -10,7 +10,8 @@ from io import TextIOWrapper
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+
+from session_notes_server.cli.help import Group
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +38,11 @@ EXIT_CODES_HELP = "\n".join(
     [
         "Exit codes:",
         f"  {ExitCode.OK:d}  done",
-        f"  {ExitCode.UNEXPECTED:d}  something unexpected, a `serve` that cannot start, or stopped by you",
-        f"  {ExitCode.USAGE:d}  wrong usage, or a value that the sidecar does not take",
+        f"  {ExitCode.UNEXPECTED:d}  something unexpected, stopped by you, or `serve` could not start",
+        f"  {ExitCode.USAGE:d}  wrong usage, a wrong setting, or a value that the sidecar does not take",
         f"  {ExitCode.NOT_READY:d}  no notes are ready, or with --fresh: none that are fresh (notes get)",
-        f"  {ExitCode.UNAVAILABLE:d}  the sidecar or its store is not there, or too slow",
-        f"  {ExitCode.REFUSED:d}  refused by a rule: another version, already written, failed, deleted, superseded",
+        f"  {ExitCode.UNAVAILABLE:d}  the sidecar or its store is not there, too slow or too busy",
+        f"  {ExitCode.REFUSED:d}  refused: other version, already written or failed, deleted, superseded",
         f"  {ExitCode.NOT_FOUND:d}  there is no such session, run or service",
         f"  {ExitCode.DENIED:d}  not allowed",
     ]
@@ -49,7 +50,7 @@ EXIT_CODES_HELP = "\n".join(
 
 
 class Failure(Exception):
-    """Ends a command with one line to a person and a code to a script."""
+    """Ends a command with a message to a person, whose line breaks are kept, and a code to a script."""
 
     def __init__(self, message: str, code: ExitCode) -> None:
         super().__init__(message)
@@ -65,10 +66,10 @@ def failure_of(error: Exception, target: str = "") -> Failure:
     """
     import session_notes as client
 
-    message = " ".join(str(error).split())
+    message = one_line(str(error))
     match error:
         case client.InvalidArgument(violations=[_, *_] as violations):
-            return Failure("; ".join(f"{v.field}: {v.description}" for v in violations), ExitCode.USAGE)
+            return Failure(one_line("; ".join(f"{v.field}: {v.description}" for v in violations)), ExitCode.USAGE)
         case client.InvalidArgument():
             code = ExitCode.USAGE
         case client.TooLarge(actual=int(actual)):
@@ -103,14 +104,20 @@ def no_answer(target: str, details: str) -> Failure:
     """The failure to reach a sidecar; `details` are gRPC's."""
     # They tell the whole story of an attempt to connect; its end is what matters.
     where = f" at {target}" if target else ""
-    return Failure(f"no sidecar answers{where}: {details.rpartition(': ')[2].rstrip(']')}", ExitCode.UNAVAILABLE)
+    end = one_line(details).rpartition(": ")[2].rstrip("]")
+    return Failure(f"no sidecar answers{where}: {end}", ExitCode.UNAVAILABLE)
 
 
-class Program(TyperGroup):
+def one_line(text: str) -> str:
+    """A text of somebody else's: it is not to look like lines of ours."""
+    return " ".join(text.split())
+
+
+class Program(Group):
     """The commands, and the promise that no traceback reaches a person.
 
-    Every error is one line on stderr, `error: …`. Whoever looks for a bug sets SESSION_NOTES_TRACEBACK=1, or has
-    `serve -v` log it.
+    Every error is a message on stderr, `error: …`; others' words in it are one line. Whoever looks for a bug sets
+    SESSION_NOTES_TRACEBACK=1, or has `serve -v` log it.
     """
 
     def main(
@@ -154,11 +161,11 @@ def _explain(error: Any) -> int:
         typer.echo(message, err=True, nl=bool(message))
         return ExitCode.USAGE
     help_ = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
-    return _say(message[:1].lower() + message[1:].rstrip(".") + help_, ExitCode.USAGE)
+    return _say(one_line(message[:1].lower() + message[1:].rstrip(".")) + help_, ExitCode.USAGE)
 
 
 def _say(message: str, code: ExitCode) -> int:
     from session_notes_server.cli.show import plain
 
-    typer.echo(f"error: {plain(' '.join(message.split()))}", err=True)
+    typer.echo(f"error: {plain(message, lines=True)}", err=True)
     return code

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from session_notes_server.cli.connecting import connecting, tls
-from session_notes_server.cli.exits import ExitCode, Failure, failure_of, no_answer
+from session_notes_server.cli.exits import ExitCode, Failure, failure_of, no_answer, one_line
 from session_notes_server.cli.options import DEFAULT_TARGET, DEFAULT_TIMEOUT, AsJson, Target, Timeout
 
 
@@ -15,8 +15,9 @@ def health(
         str,
         typer.Option(
             metavar="NAME",
-            help="A service by its full name: session_notes.v1.SessionNotes.",
-            show_default="the sidecar as a whole",
+            help="`live`: the process alone, whatever its store does; `ready`: all that calls need; or a service by "
+            "its full name, session_notes.v1.SessionNotes.",
+            show_default="as ready",
         ),
     ] = "",
     target: Target = DEFAULT_TARGET,
@@ -51,7 +52,7 @@ def health(
                 raise no_answer(target, details) from error
             denied = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
             raise Failure(
-                f"{code.name}: {details}", ExitCode.DENIED if code in denied else ExitCode.UNEXPECTED
+                f"{code.name}: {one_line(details)}", ExitCode.DENIED if code in denied else ExitCode.UNEXPECTED
             ) from error
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
     serving = response.status == health_pb2.HealthCheckResponse.SERVING

@@ -9,6 +9,7 @@ import typer
 
 from session_notes_server.cli.connecting import connecting
 from session_notes_server.cli.exits import ExitCode
+from session_notes_server.cli.help import Command, Group
 from session_notes_server.cli.options import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT,
@@ -29,14 +30,15 @@ from session_notes_server.cli.options import (
 if TYPE_CHECKING:
     from session_notes import Issue, Notes
 
-app = typer.Typer(help="Read and write notes.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Read and write notes.", no_args_is_help=True)
 
 _KEYS = ("coverage", "issues", "follow_up_suggestions", "summary", "extra")
 
 
 @app.command(
+    cls=Command,
     epilog="Examples:\n  session-notes notes get s1\n"
-    "  session-notes notes get s1 --max-age 30s --max-turns-behind 2 --fresh --json"
+    "  session-notes notes get s1 --max-age 30s --max-turns-behind 2 --fresh --json",
 )
 @connecting
 def get(
@@ -83,9 +85,11 @@ def get(
 
 
 @app.command(
+    cls=Command,
     epilog="Examples:\n"
-    "  session-notes notes write s1 --summary 'Goals are clear.' --coverage goals=1 --issue 'warning:No budget yet'\n"
-    "  session-notes notes write s1 --file notes.json --run-id r1 --observed-turn 12"
+    "  session-notes notes write s1 --summary 'Goals are clear.' \\\n"
+    "    --coverage goals=1 --issue 'warning:No budget yet'\n"
+    "  session-notes notes write s1 --file notes.json --run-id r1 --observed-turn 12",
 )
 @connecting
 def write(

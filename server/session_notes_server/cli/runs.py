@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from session_notes_server.cli.connecting import connecting
+from session_notes_server.cli.help import Command, Group
 from session_notes_server.cli.options import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT,
@@ -18,12 +19,13 @@ from session_notes_server.cli.options import (
     span,
 )
 
-app = typer.Typer(help="Begin, fail and list the runs of an observer.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Begin, fail and list the runs of an observer.", no_args_is_help=True)
 
 
 @app.command(
+    cls=Command,
     epilog="Examples:\n  session-notes runs begin s1 --lease 2m --transcript\n"
-    "  RUN=$(session-notes runs begin s1 --json | jq -r .run.run_id)"
+    "  RUN=$(session-notes runs begin s1 --json | jq -r .run.run_id)",
 )
 @connecting
 def begin(
@@ -81,7 +83,7 @@ def begin(
         show.show_turns(turns, last=max(run.observed_turn or 0, len(turns)))
 
 
-@app.command(epilog="Example: session-notes runs fail s1 r1 --reason 'the model did not answer'")
+@app.command(cls=Command, epilog="Example: session-notes runs fail s1 r1 --reason 'the model did not answer'")
 @connecting
 def fail(
     session_id: SessionId,
@@ -106,7 +108,7 @@ def fail(
         show.out(show.line((f"run {run.number}", "bold"), f" ({run.run_id}) of {run.observer}: {run.state.value}"))
 
 
-@app.command("list", epilog="Example: session-notes runs list s1 --notes")
+@app.command("list", cls=Command, epilog="Example: session-notes runs list s1 --notes")
 @connecting
 def list_(
     session_id: SessionId,

@@ -10,13 +10,14 @@ import typer
 
 from session_notes_server.cli.exits import ExitCode, Failure
 from session_notes_server.cli.options import span
-from session_notes_server.settings import Limits, Settings, default_data_dir
+from session_notes_server.settings import ERASED_WITHIN, InvalidSetting, Limits, Settings, default_data_dir
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
 
 _DEFAULTS = Settings()
+_REDIS = "Redis"
 
 
 def _prefix(text: str) -> str:
@@ -88,18 +89,70 @@ def serve(
         typer.Option(
             metavar="URL",
             envvar="SESSION_NOTES_REDIS_URL",
+            rich_help_panel=_REDIS,
             help="The Redis (6.2 or newer) or Valkey (7.2 or newer) to use: redis://, rediss:// or unix://, "
             "redis+cluster://host:port,host:port, redis+sentinel://host:port,host:port/service. "
-            "A password is better off in the variable: command lines can be read by others.",
+            "A user goes before the host (user@host). A password is better off in --redis-password-file: command lines "
+            "can be read by others.",
             show_default="an embedded Valkey in the data directory",
         ),
     ] = None,
+    redis_password_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="SESSION_NOTES_REDIS_PASSWORD_FILE",
+            rich_help_panel=_REDIS,
+            help="The password of Redis, in a file that is yours alone (mode 600); read again for every connection.",
+            show_default="the one in the URL, if any",
+        ),
+    ] = None,
+    redis_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="SESSION_NOTES_REDIS_CA",
+            rich_help_panel=_REDIS,
+            help="Over TLS (rediss://, rediss+cluster://, rediss+sentinel://), trust only certificates of this "
+            "authority, a PEM file; read again for every connection.",
+            show_default="the authorities this system trusts",
+        ),
+    ] = None,
+    redis_cert: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="SESSION_NOTES_REDIS_CERT",
+            rich_help_panel=_REDIS,
+            help="Our certificate, for a Redis that asks for one, a PEM file; read again for every connection.",
+        ),
+    ] = None,
+    redis_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="SESSION_NOTES_REDIS_KEY",
+            rich_help_panel=_REDIS,
+            help="The private key of --redis-cert.",
+        ),
+    ] = None,
+    min_replicas_acked: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            envvar="SESSION_NOTES_MIN_REPLICAS_ACKED",
+            help="Answer a write only once N replicas of Redis have it, so that a failover cannot lose it. Where they "
+            "do not have it in time: UNAVAILABLE, and a retry is safe.",
+        ),
+    ] = _DEFAULTS.min_replicas_acked,
     data_dir: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
             envvar="SESSION_NOTES_DATA_DIR",
-            help="Where the embedded Valkey keeps its data. One sidecar per directory.",
+            help="Where the embedded Valkey keeps its data. One sidecar per directory. What DeleteSession removed is "
+            f"in none of its files within {ERASED_WITHIN.total_seconds():.0f}s.",
             show_default=str(default_data_dir()),
         ),
     ] = None,
@@ -142,6 +195,16 @@ def serve(
             show_default=f"{_DEFAULTS.store_timeout // timedelta(seconds=1)}s",
         ),
     ] = _DEFAULTS.store_timeout,
+    max_connection_age: Annotated[
+        timedelta,
+        typer.Option(
+            parser=span,
+            metavar="SPAN",
+            envvar="SESSION_NOTES_MAX_CONNECTION_AGE",
+            help="How long a connection is used before its client is asked to open another.",
+            show_default=f"{_DEFAULTS.max_connection_age // timedelta(minutes=1)}m",
+        ),
+    ] = _DEFAULTS.max_connection_age,
     grace: Annotated[
         timedelta,
         typer.Option(
@@ -154,17 +217,33 @@ def serve(
     ] = _DEFAULTS.grace,
     max_notes_bytes: Annotated[
         int,
-        typer.Option(min=1, envvar="SESSION_NOTES_MAX_NOTES_BYTES", help="Largest notes document or session field."),
+        typer.Option(
+            min=1,
+            metavar="N",
+            envvar="SESSION_NOTES_MAX_NOTES_BYTES",
+            help="Largest notes document or session field.",
+        ),
     ] = _DEFAULTS.limits.notes_bytes,
     max_turn_bytes: Annotated[
-        int, typer.Option(min=1, envvar="SESSION_NOTES_MAX_TURN_BYTES", help="Largest turn.")
+        int, typer.Option(min=1, metavar="N", envvar="SESSION_NOTES_MAX_TURN_BYTES", help="Largest turn.")
     ] = _DEFAULTS.limits.turn_bytes,
     max_batch: Annotated[
-        int, typer.Option(min=1, envvar="SESSION_NOTES_MAX_BATCH", help="Most requests in one BatchGetNotes.")
+        int,
+        typer.Option(min=1, metavar="N", envvar="SESSION_NOTES_MAX_BATCH", help="Most requests in one BatchGetNotes."),
     ] = _DEFAULTS.limits.batch_requests,
     max_message_bytes: Annotated[
-        int, typer.Option(min=1, envvar="SESSION_NOTES_MAX_MESSAGE_BYTES", help="Largest request message.")
+        int,
+        typer.Option(min=1, metavar="N", envvar="SESSION_NOTES_MAX_MESSAGE_BYTES", help="Largest request message."),
     ] = _DEFAULTS.limits.message_bytes,
+    max_concurrent_calls: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            envvar="SESSION_NOTES_MAX_CONCURRENT_CALLS",
+            help="Most calls under way at once; more are answered RESOURCE_EXHAUSTED.",
+        ),
+    ] = _DEFAULTS.limits.concurrent_calls,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more than changes of state.")] = False,
 ) -> None:
     """Start the sidecar.
@@ -180,7 +259,6 @@ def serve(
     from session_notes_server.credentials import CredentialsError
     from session_notes_server.embedded import EmbeddedError
     from session_notes_server.server import serve as run_until_stopped
-    from session_notes_server.store import InvalidRedisURL
 
     logs.configure(verbose=verbose)
     settings = Settings(
@@ -192,18 +270,26 @@ def serve(
         tls_client_ca=tls_client_ca,
         tls_roles=tls_roles,
         redis_url=redis_url,
+        redis_password_file=redis_password_file,
+        redis_ca=redis_ca,
+        redis_cert=redis_cert,
+        redis_key=redis_key,
+        min_replicas_acked=min_replicas_acked,
         data_dir=data_dir or default_data_dir(),
         prefix=prefix,
         session_ttl=session_ttl,
         notes_timeout=notes_timeout,
         store_timeout=store_timeout,
+        max_connection_age=max_connection_age,
         grace=grace,
-        limits=Limits(max_notes_bytes, max_turn_bytes, max_batch, max_message_bytes),
+        limits=Limits(max_notes_bytes, max_turn_bytes, max_batch, max_message_bytes, max_concurrent_calls),
     )
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(run_until_stopped(settings))
-    except (AddressError, CredentialsError, EmbeddedError, InvalidRedisURL) as error:
+    except InvalidSetting as error:
+        raise Failure(str(error), ExitCode.USAGE) from error
+    except (AddressError, CredentialsError, EmbeddedError) as error:
         raise Failure(str(error), ExitCode.UNEXPECTED) from error
 
 

@@ -9,6 +9,7 @@ import typer
 
 from session_notes_server.cli.connecting import connecting
 from session_notes_server.cli.exits import ExitCode, Failure
+from session_notes_server.cli.help import Command, Group
 from session_notes_server.cli.options import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT,
@@ -28,10 +29,10 @@ from session_notes_server.cli.options import (
 if TYPE_CHECKING:
     from session_notes import SessionSummary, Turn
 
-app = typer.Typer(help="Read and change sessions: fields and transcript.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Read and change sessions: fields and transcript.", no_args_is_help=True)
 
 
-@app.command(epilog="Example: session-notes session get s1 --turns")
+@app.command(cls=Command, epilog="Example: session-notes session get s1 --turns")
 @connecting
 def get(
     session_id: SessionId,
@@ -58,7 +59,8 @@ def get(
 
 @app.command(
     "set",
-    epilog='Examples:\n  session-notes session set s1 goal=refund attempts=2 \'items=\\["a", "b"]\'\n'
+    cls=Command,
+    epilog='Examples:\n  session-notes session set s1 goal=refund attempts=2 \'items=["a", "b"]\'\n'
     "  session-notes session set s1 --remove goal --expected-version 3 --ttl 2h",
 )
 @connecting
@@ -114,8 +116,9 @@ def set_(
 
 
 @app.command(
-    epilog="Examples:\n  session-notes session append s1 user 'Can we start in May?' primary 'Let me see.'\n"
-    "  session-notes session append s1 --file turns.jsonl --expected-turn-count 0"
+    cls=Command,
+    epilog="Examples:\n  session-notes session append s1 user 'Start in May?' primary 'Let me see.'\n"
+    "  session-notes session append s1 --file turns.jsonl --expected-turn-count 0",
 )
 @connecting
 def append(
@@ -164,7 +167,7 @@ def append(
         show.out(show.line((session_id, "bold"), f" has {show.count(count, 'turn')}"))
 
 
-@app.command(epilog="Example: session-notes session delete s1 --yes")
+@app.command(cls=Command, epilog="Example: session-notes session delete s1 --yes")
 @connecting
 def delete(
     session_id: SessionId,
@@ -193,7 +196,7 @@ def delete(
         )
 
 
-@app.command("list", epilog="Example: session-notes session list --json | jq -r '.\\[].session_id'")
+@app.command("list", cls=Command, epilog="Example: session-notes session list --json | jq -r '.[].session_id'")
 @connecting
 def list_(
     target: Target = DEFAULT_TARGET,
