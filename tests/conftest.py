@@ -1,5 +1,6 @@
 """Fixtures for all tests: a real sidecar over a real store, and a session nobody else uses."""
 
+import random
 import re
 import uuid
 from collections.abc import Callable, Iterator
@@ -10,17 +11,25 @@ import grpc
 import pytest
 
 from tests.stores import KINDS, Store, StoreServer, redis_program, valkey_cluster
-from tests.support import DEFAULT_PREFIX, SessionCalls, Sidecar, new_channel, new_session_id
+from tests.support import DEFAULT_PREFIX, SessionCalls, Sidecar, leaks, new_channel, new_session_id
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--redis-url", help="run against this store instead of the ones the tests start themselves")
     parser.addoption("--soak", action="store_true", help="tests/faults at full length: much of an hour")
+    parser.addoption("--seed", type=int, help="what chance in soak and fuzz starts from, to repeat a run (else random)")
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
-    """Says it up front where a store is missing."""
-    return None if redis_program() else "no redis-server on PATH: what needs one is skipped"
+def pytest_configure(config: pytest.Config) -> None:
+    """Draws the seed here, so that all workers of xdist have the same."""
+    if config.option.seed is None:
+        config.option.seed = random.randrange(1_000_000)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """The seed; and says it up front where a store is missing."""
+    missing = [] if redis_program() else ["no redis-server on PATH: what needs one is skipped"]
+    return [f"chance starts from --seed {config.option.seed}", *missing]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -119,3 +128,11 @@ def _every_key_expires(request: pytest.FixtureRequest) -> Iterator[None]:
         for key in forever:
             store.client.delete(key)
         pytest.fail(f"these keys would stay for ever: {forever}")
+
+
+@pytest.fixture(autouse=True)
+def _no_client_logs_a_canary(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """What our clients log in this process holds no more of what was said than a sidecar's log does."""
+    yield
+    leaked = [line for record in caplog.get_records("call") for line in leaks(record.getMessage())]
+    assert not leaked, f"a log holds what somebody said, an id or a secret: {leaked[:3]}"

@@ -28,6 +28,7 @@ from session_notes.v1.turn_pb2 import Turn
 from tests.stores import Store, eventually, free_port, is_alive
 
 __all__ = [
+    "CANARY",
     "DEFAULT_PREFIX",
     "SERVICES",
     "Refusal",
@@ -35,6 +36,7 @@ __all__ = [
     "Sidecar",
     "eventually",
     "free_port",
+    "leaks",
     "new_channel",
     "new_session_id",
     "notes",
@@ -48,6 +50,15 @@ __all__ = [
 
 DEFAULT_PREFIX = "session-notes"
 SERVICES = ("session_notes.v1.SessionNotes", "session_notes.v1.SessionState")
+
+CANARY = "canary-5e0d"
+"""In what the tests say, in sessions' ids and in secrets: no log and no error ever has the word in it."""
+
+
+def leaks(text: str) -> list[str]:
+    """The lines of a log or an error that hold a canary, of this file's or any other test's: none, or it is a bug."""
+    return [line for line in text.splitlines() if "canary" in line]
+
 
 # No test waits for a reconnect longer than it must, none goes through a proxy, none shares a connection by accident.
 _CHANNEL_OPTIONS = [
@@ -85,6 +96,7 @@ class Sidecar:
         listen: Where it listens; None: a free loopback port.
         wait: Whether to wait for SERVING; False: only until it listens.
         only_env: Whether to pass the address and the data directory in the environment instead of by flags.
+        inside: A network namespace to run in; None: the tests' own.
     """
 
     def __init__(
@@ -98,6 +110,7 @@ class Sidecar:
         listen: str | None = None,
         wait: bool = True,
         only_env: bool = False,
+        inside: str | None = None,
     ) -> None:
         self.target = listen or f"127.0.0.1:{free_port()}"
         # A unix socket's path has room for 107 bytes, so not below pytest's long paths.
@@ -118,6 +131,7 @@ class Sidecar:
             self._env |= {"SESSION_NOTES_LISTEN": self.target, "SESSION_NOTES_DATA_DIR": str(self.data_dir)}
         self._command += ["--prefix", prefix] if prefix != DEFAULT_PREFIX else []
         self._command += ["--notes-timeout", "5s", "--store-timeout", "5s", *flags]
+        self._command[:0] = ["ip", "netns", "exec", inside] if inside else []
 
     def __enter__(self) -> Self:
         try:
@@ -206,7 +220,11 @@ class Sidecar:
         return sorted(pid for pid in found if is_alive(pid))
 
     def close(self) -> None:
-        """Ends the process and its embedded store, whatever state they are in, and removes what `self` made."""
+        """Ends the process and its embedded store, whatever state they are in, and removes what `self` made.
+
+        Raises:
+            AssertionError: A log of theirs holds a canary. So each test is one of that, too.
+        """
         if self.running:
             with suppress(AssertionError):
                 self.terminate(10)
@@ -215,7 +233,10 @@ class Sidecar:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.store.close()
+        stores_log = self.data_dir / "valkey.log"
+        leaked = leaks(self.log + (stores_log.read_text(errors="replace") if stores_log.exists() else ""))
         shutil.rmtree(self._home, ignore_errors=True)
+        assert not leaked, f"a log holds what somebody said, an id or a secret: {leaked[:3]}"
 
 
 @dataclass
@@ -233,13 +254,14 @@ class Refusal:
     """Everything that reached the caller, as one text to look for what must not be in it."""
 
     def read(self, error: Any) -> None:
-        """Takes an error apart."""
+        """Takes an error apart. Whatever it was: it says nothing of what anybody said."""
         self.code, self.message = error.code(), error.details() or ""
         self.text = f"{self.message} {error.trailing_metadata()} {error.initial_metadata()}"
         status = rpc_status.from_call(error)
+        self.text += str(status or "")
+        assert not leaks(self.text), f"an error holds what somebody said, an id or a secret: {self.text}"
         if status is None:
             return
-        self.text += str(status)
         for detail in status.details:
             info = error_details_pb2.ErrorInfo()
             bad_request = error_details_pb2.BadRequest()
@@ -305,13 +327,14 @@ def struct(content: Mapping[str, Any]) -> Struct:
 
 
 def notes(summary: str = "a summary", **more: Any) -> Notes:
-    """Some notes."""
-    return Notes(summary=summary, **more)
+    """Some notes, with a canary."""
+    return Notes(summary=summary, **{"extra": struct({"by": CANARY}), **more})
 
 
 def turns(count: int, start: int = 1) -> list[Turn]:
-    """Turns that say their own number."""
-    return [Turn(speaker="user", text=f"turn {number}") for number in range(start, start + count)]
+    """Turns that say their own number, with a canary."""
+    by = struct({"by": CANARY})
+    return [Turn(speaker="user", text=f"turn {number}", extra=by) for number in range(start, start + count)]
 
 
 class SessionCalls:
@@ -338,6 +361,7 @@ class SessionCalls:
         return self.notes.WriteNotes(request, timeout=timeout)
 
     def fail_run(self, run_id: str, timeout: float = 10, **fields: Any) -> notes_api.FailRunResponse:
+        fields.setdefault("reason", f"a reason with a {CANARY}")
         request = notes_api.FailRunRequest(session_id=self.id, run_id=run_id, **fields)
         return self.notes.FailRun(request, timeout=timeout)
 
@@ -370,6 +394,13 @@ class SessionCalls:
         return raw(request, timeout=timeout)
 
 
+def answers(channel: grpc.Channel) -> bool:
+    """Whether calls of every kind are answered; health may not have noticed an outage yet, or its end."""
+    session = SessionCalls(channel, new_session_id())
+    calls = (session.get_notes, session.get_session, session.delete)
+    return {status_of(call) for call in calls} == {grpc.StatusCode.OK}
+
+
 def new_session_id() -> str:
-    """An id nobody has used."""
-    return f"session-{uuid.uuid4().hex}"
+    """An id nobody has used, with a canary: logs have none as it is."""
+    return f"session-{CANARY}-{uuid.uuid4().hex}"

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import grpc
+import session_notes
 from session_notes.v1.turn_pb2 import Turn
 
 from tests.stores import Store
@@ -26,6 +27,32 @@ Outcome = Literal["ok", "failed", "unknown"]
 
 KINDS: tuple[Kind, ...] = ("turn", "field", "run")
 UNKNOWN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
+
+CallError = (grpc.RpcError, grpc.FutureCancelledError, session_notes.SessionNotesError)
+"""How a call can fail: by gRPC's own stubs, or by the clients we ship."""
+
+# What stands behind an error of the shipped clients, subclasses first. A ServerError says it in its text.
+_STANDS_FOR = {
+    session_notes.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    session_notes.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    session_notes.TooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    session_notes.SessionDeleted: grpc.StatusCode.FAILED_PRECONDITION,
+}
+
+
+def told(error: BaseException) -> tuple[grpc.StatusCode, str]:
+    """A CallError's status, and all that it tells."""
+    if isinstance(error, grpc.RpcError):
+        refusal = Refusal()
+        refusal.read(error)
+        return refusal.code, refusal.text
+    if isinstance(error, grpc.FutureCancelledError):
+        return grpc.StatusCode.CANCELLED, ""
+    for kind, code in _STANDS_FOR.items():
+        if isinstance(error, kind):
+            return code, str(error)
+    name = str(error).partition(":")[0]
+    return getattr(grpc.StatusCode, name, grpc.StatusCode.UNKNOWN), f"{type(error).__name__}: {error}"
 
 
 @dataclass(frozen=True)
@@ -74,15 +101,18 @@ class History:
     """All operations of all clients on one session. Bounded, so that nothing is trimmed: see `full`."""
 
     operations: list[Operation] = field(default_factory=list)
+    of_a_kind: Counter[Kind] = field(default_factory=Counter)
     statuses: Counter[grpc.StatusCode] = field(default_factory=Counter)
     texts: set[str] = field(default_factory=set)
     """What callers were told in errors."""
     limit: int = 900
+    together: list[Sequence[str]] = field(default_factory=list)
+    """Names that one call wrote: all of them are there, in a row, or none."""
 
     @property
     def full(self) -> bool:
         """Whether there would soon be more of a kind than a session keeps (2,000 turns, 1,000 runs)."""
-        return len(self.operations) >= 2 * self.limit
+        return any(count >= self.limit for count in self.of_a_kind.values())
 
     def count(self, outcome: Outcome) -> int:
         """How many operations ended so."""
@@ -90,18 +120,27 @@ class History:
 
     def call(self, kind: Kind, name: str, call: Callable[[], int]) -> Outcome:
         """Makes a call that writes `name`, and records how it ended."""
+        return self.call_many(kind, [name], call)
+
+    def call_many(self, kind: Kind, names: Sequence[str], call: Callable[[], int]) -> Outcome:
+        """As `call`, of one that writes several names in one step, and is answered the number of the last."""
         began, number = time.monotonic(), 0
         outcome: Outcome
         try:
             number, outcome, code = call(), "ok", grpc.StatusCode.OK
-        except grpc.RpcError as error:
-            refusal = Refusal()
-            refusal.read(error)
-            code = refusal.code
-            outcome = "unknown" if code in UNKNOWN else "failed"
-            self.texts.add(refusal.text)
+        except CallError as error:
+            code, text = told(error)
+            # The shipped clients try again: that the last try was refused does not say what became of the first.
+            sure = code not in UNKNOWN and not isinstance(error, session_notes.SessionNotesError)
+            outcome = "failed" if sure else "unknown"
+            self.texts.add(text)
+        ended = time.monotonic()
         self.statuses[code] += 1
-        self.operations.append(Operation(kind, name, began, time.monotonic(), outcome, number))
+        for before, name in enumerate(reversed(names)):
+            self.operations.append(Operation(kind, name, began, ended, outcome, number - before))
+        self.of_a_kind[kind] += len(names)
+        if len(names) > 1:
+            self.together.append(names)
         return outcome
 
     def faults(self, final: Final) -> list[str]:
@@ -124,6 +163,10 @@ class History:
         if sorted(final.runs.values()) != list(range(1, len(final.runs) + 1)):
             found.append(f"run numbers with a gap or a repeat: {sorted(final.runs.values())}")
         places = {name: place for place, name in enumerate(final.turns, 1)}
+        for names in self.together:
+            rows = [places.get(name, 0) for name in names]
+            if any(rows) and rows != list(range(rows[0], rows[0] + len(names))):
+                found.append(f"torn: turns {names} at {rows}")
         found += self._disorder("turn", places) + self._disorder("run", final.runs)
         versions = {one.name: one.number for one in self.operations if one.kind == "field" and one.outcome == "ok"}
         return found + self._disorder("field", versions)

@@ -46,3 +46,15 @@ def test_what_was_refused_must_not_be_there() -> None:
     refused = Operation("turn", "t4", 9, 10, "failed")
     final = replace(_FINAL, turns=["t1", "t2", "t3", "t4"], turn_count=4)
     assert "refused, yet there: turn t4" in History([*_OPERATIONS, refused]).faults(final)
+
+
+def test_what_was_written_together_is_not_torn() -> None:
+    """Turns of one call of which some are there and some are not, or with others in between, are found."""
+    together = [Operation("turn", name, 9, 10, "unknown") for name in ("t4", "t5")]
+    history = History([*_OPERATIONS, *together], together=[("t4", "t5")])
+    assert history.faults(_FINAL) == []
+    whole = ["t1", "t2", "t3", "t4", "t5"]
+    assert history.faults(replace(_FINAL, turns=whole, turn_count=5)) == []
+    for torn in (["t1", "t2", "t3", "t4"], ["t1", "t2", "t4", "t3", "t5"]):
+        found = history.faults(replace(_FINAL, turns=torn, turn_count=len(torn)))
+        assert any(fault.startswith("torn: turns") for fault in found)

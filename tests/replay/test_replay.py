@@ -16,7 +16,7 @@ from session_notes import Notes, ObserverClient, PrimaryClient, SessionNotesErro
 from session_notes_server.replay.promises import PROMISES
 
 from tests.replay.histories import DIALOGUE
-from tests.support import Sidecar, eventually, free_port, program
+from tests.support import CANARY, Sidecar, eventually, free_port, leaks, program
 
 REAL_TRANSCRIPTS = Path(__file__).parents[3] / "shared" / "data" / "sgd-dev.jsonl"
 
@@ -51,6 +51,7 @@ def start(*arguments: str | Path, **env: str) -> subprocess.Popen[str]:
 
 def ended(process: subprocess.Popen[str], timeout: float = 100) -> Replayed:
     out, err = process.communicate(timeout=timeout)
+    assert not leaks(err), err
     return Replayed(process.returncode, out, err)
 
 
@@ -61,7 +62,7 @@ def replay(*arguments: str | Path, **env: str) -> Replayed:
 @pytest.fixture
 def transcripts(tmp_path: Path) -> Path:
     """Two dialogues, of 4 and of 12 turns."""
-    turns = [{"speaker": turn.speaker, "text": turn.text, "slots": turn.slots} for turn in DIALOGUE.turns]
+    turns = [{"speaker": turn.speaker, "text": f"{turn.text} {CANARY}", "slots": turn.slots} for turn in DIALOGUE.turns]
     # The slots of the first part are gone in the second: the primary has to remove fields.
     other = [{**turn, "slots": {"Taxis.when": str(number)}} for number, turn in enumerate(turns * 2)]
     path = tmp_path / "transcripts.jsonl"
