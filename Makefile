@@ -9,7 +9,7 @@ PROTOS := $(shell find protos -name '*.proto' | sort)
 GENERATED := v1 status
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test faults soak guards check format protos clean
+.PHONY: help install run demo test faults soak guards oldest check format protos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,24 @@ soak: .venv/dev ## faults at full length, e.g. 50 crashes and 100,000 malformed 
 
 guards: .venv/dev ## take each guard out of a copy, and see its test fail (some minutes)
 	@$(BIN)/python tests/guards.py $(ARGS)
+
+# The lower bounds of pyproject.toml, as pins: the last word on a package counts, since the sidecar asks for more than the client.
+OLDEST = import re, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	bounds = project["dependencies"] + project["optional-dependencies"]["server"]; \
+	pins = dict(re.match(r"([\w-]+)>=([\d.]+)", bound).groups() for bound in bounds); \
+	print("\n".join(map("==".join, pins.items())))
+
+.venv-oldest/ready: pyproject.toml Makefile
+	@test -n "$(PYTHON)" || { echo "session-notes needs Python 3.11 or newer" >&2; exit 1; }
+	@test -x .venv-oldest/bin/python || "$(PYTHON)" -m venv .venv-oldest
+	@.venv-oldest/bin/python -c '$(OLDEST)' > .venv-oldest/pins.txt
+	@echo "installing the oldest versions supported into .venv-oldest"
+	@.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-oldest/pins.txt --editable '.[server,dev]'
+	@touch $@
+
+oldest: .venv-oldest/ready ## run the tests on the oldest versions supported of all we depend on (ARGS="-k name" for some)
+	@cat .venv-oldest/pins.txt
+	@$(MAKE) --no-print-directory test BIN=.venv-oldest/bin
 
 check: .venv/dev .venv-protos/ready ## lint, types, contract, and generated code as committed
 	$(BIN)/ruff check .

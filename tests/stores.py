@@ -261,6 +261,12 @@ class Store:
         for key in self.keys():
             self.client.delete(key)
 
+    def answers(self) -> bool:
+        """Whether it is there, and has loaded its data."""
+        with suppress(redis.ConnectionError, redis.TimeoutError):  # Loading is a ConnectionError, too.
+            return bool(self.client.ping())
+        return False
+
     def process_id(self) -> int | None:
         """The process that serves this store, None where nobody does."""
         with suppress(redis.ConnectionError, redis.TimeoutError):
