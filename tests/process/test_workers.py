@@ -239,15 +239,21 @@ def test_ctrl_c_stops_all_of_them() -> None:
         assert "by itself" not in sidecar.log
 
 
-def test_it_stops_while_its_workers_start() -> None:
-    """A SIGTERM that comes before anybody serves is obeyed all the same."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_stops_while_its_workers_start(number: signal.Signals) -> None:
+    """A signal, or a Ctrl-C, that comes before the workers know what to do about one is obeyed all the same."""
     with several() as sidecar:
+        assert sidecar.process is not None
         first = workers(sidecar)
         for pid in first:
             os.kill(pid, signal.SIGKILL)
         eventually(lambda: len(set(workers(sidecar)) - set(first)) == 2)
         second = workers(sidecar)
-        assert sidecar.terminate() == 0
+        if number == signal.SIGINT:
+            os.killpg(sidecar.process.pid, number)
+        else:
+            sidecar.process.send_signal(number)
+        assert sidecar.process.wait(10) == 0
         assert not any(map(is_alive, second))
         assert "Traceback" not in sidecar.log
 
@@ -306,7 +312,7 @@ def test_a_worker_whose_supervisor_died_early_ends() -> None:
     ours, theirs = socket.socketpair()
     settings = Settings(listen=(f"127.0.0.1:{free_port()}",), redis_url=f"redis://127.0.0.1:{free_port()}", workers=2)
     command = [sys.executable, "-P", "-m", "session_notes_server.worker"]
-    with ours, theirs, subprocess.Popen(command, stdin=theirs) as worker:
+    with ours, theirs, subprocess.Popen(command, stdin=theirs.fileno()) as worker:
         theirs.close()
         ours.sendall(pickle.dumps((1, settings, False)))
         assert ours.recv(1) == SERVES
