@@ -239,6 +239,17 @@ def test_ctrl_c_stops_all_of_them() -> None:
         assert "by itself" not in sidecar.log
 
 
+def test_a_signal_to_each_of_them_is_one_stop() -> None:
+    """SIGTERM to every process at once, as systemd sends it: nobody is replaced, the status is 0."""
+    with StoreServer(valkey_program()) as store, several(store.url) as sidecar:
+        assert sidecar.process is not None
+        for pid in (processes := [*workers(sidecar), sidecar.process.pid]):
+            os.kill(pid, signal.SIGTERM)
+        assert sidecar.process.wait(10) == 0
+        assert not any(map(is_alive, processes))
+        assert "by itself" not in sidecar.log
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_stops_while_its_workers_start(number: signal.Signals) -> None:
     """A signal, or a Ctrl-C, that comes before the workers know what to do about one is obeyed all the same."""
@@ -291,9 +302,9 @@ def test_a_killed_supervisor_leaves_nobody_behind(session_id: str) -> None:
         assert len(processes) == 3
         with new_channel(sidecar.target) as channel:
             SessionCalls(channel, session_id).append_turns(1)
-            sidecar.kill()
-            eventually(lambda: not any(map(is_alive, processes)))
-        sidecar.start()
+        sidecar.kill()
+        sidecar.start()  # At once, as its own supervisor may have it.
+        eventually(lambda: not any(map(is_alive, processes)))
         with new_channel(sidecar.target) as channel:
             assert SessionCalls(channel, session_id).append_turns(1) == 2
 
