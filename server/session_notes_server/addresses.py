@@ -124,15 +124,15 @@ def hold(address: str) -> Iterator[str]:
 
 
 def _hold(holder: socket.socket, place: tuple[Any, ...]) -> None:
-    """Take a port as its only listener, then listen no more, and let those in who share it, of the same user.
+    """Take a port as its only listener, listen no more, and only then let those of the same user in who share it.
 
-    Bound as it stays, the socket takes no connections, and nobody can bind beside it but by SO_REUSEPORT. It has to
-    have listened: without SO_REUSEADDR, connections of a sidecar that has just ended would be in its way; with it,
-    a second supervisor would not.
+    A socket that is bound and does not listen takes no connections, yet nobody may bind beside it without
+    SO_REUSEPORT. It has to have listened: bound without SO_REUSEADDR, it would meet the connections of a sidecar that
+    has just ended; with that alone, two supervisors could hold one port.
     """
     if holder.family is socket.AF_INET6:
-        # As gRPC has it: the address of all interfaces is that of IPv4 too.
-        holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, place[0] != "::")
+        # As gRPC has it: every address of IPv6 is every one of IPv4 too.
+        holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     if place[1]:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     holder.bind(place)

@@ -28,8 +28,6 @@ FIRST_RESTART_SECONDS, LAST_RESTART_SECONDS = 0.2, 30.0
 LIVED_SECONDS = 10.0
 # How much longer than its grace a worker may take to end.
 STOP_SECONDS = 10.0
-
-
 # What a worker tells: that it answers calls; that a session was deleted.
 SERVING, DELETED = b"s", b"d"
 
