@@ -25,7 +25,15 @@ from session_notes_server.addresses import AddressError, hold
 from session_notes_server.settings import Settings
 from session_notes_server.supervisor import SERVING as SERVES
 
-from tests.access.callers import TOKENS, get_notes_code, token_files, write_secret
+from tests.access.callers import (
+    TOKENS,
+    Authority,
+    encrypted_channel,
+    get_notes_code,
+    is_serving,
+    token_files,
+    write_secret,
+)
 from tests.faults.test_erased import at_rest, calls, erased_in_time, found, rewrites, slow_rewrites, write_everywhere
 from tests.process.test_refused_start import SECRET, refused_with, serve, unharmed
 from tests.stores import StoreServer, is_alive, valkey_program
@@ -80,14 +88,16 @@ def connections(pid: int, port: int) -> set[str]:
 
 
 @contextmanager
-def a_channel_each(sidecar: Sidecar) -> Iterator[dict[int, grpc.Channel]]:
+def a_channel_each(
+    sidecar: Sidecar, connect: Callable[[str], grpc.Channel] = new_channel
+) -> Iterator[dict[int, grpc.Channel]]:
     """A connection to each worker, by its process id."""
     port, found = int(sidecar.target.rpartition(":")[2]), dict[int, grpc.Channel]()
     with ExitStack() as stack:
         for _ in range(200):
             pids = workers(sidecar)
             before = {pid: connections(pid, port) for pid in pids}
-            channel = stack.enter_context(new_channel(sidecar.target))
+            channel = stack.enter_context(connect(sidecar.target))
             assert health(channel) is not None
             (answering,) = [pid for pid in pids if connections(pid, port) - before[pid]]
             found.setdefault(answering, channel)
@@ -483,6 +493,43 @@ def test_tokens_are_read_again_in_every_worker(tmp_path: Path) -> None:
 
 def _has_code(channel: grpc.Channel, token: str, code: grpc.StatusCode) -> bool:
     return get_notes_code(channel, token) is code
+
+
+def test_certificates_are_read_again_in_every_worker(tmp_path: Path) -> None:
+    """TLS is every worker's, and a certificate that is replaced is so with each."""
+    before, after = Authority(tmp_path / "before"), Authority(tmp_path / "after")
+    served, new = (one.issue("served", "localhost", "127.0.0.1") for one in (before, after))
+    with several(flags=["--tls-cert", str(served.cert), "--tls-key", str(served.key)], wait=False) as sidecar:
+
+        def connect(to: Authority, target: str) -> grpc.Channel:
+            return encrypted_channel(target, to)
+
+        def is_trusted(by: Authority) -> bool:
+            with connect(by, sidecar.target) as channel:
+                return is_serving(channel)
+
+        with a_channel_each(sidecar, partial(connect, before)) as each:
+            assert {health(channel) for channel in each.values()} == {SERVING}
+        assert not is_trusted(after)
+        served.cert.write_bytes(new.cert.read_bytes())
+        served.key.write_bytes(new.key.read_bytes())
+        eventually(lambda: all(is_trusted(after) for _ in range(10)), 20)
+        with a_channel_each(sidecar, partial(connect, after)) as each:
+            assert {health(channel) for channel in each.values()} == {SERVING}
+
+
+def test_a_new_worker_that_cannot_use_a_file_says_so(tmp_path: Path) -> None:
+    """A file that went wrong since the start keeps a new worker from coming: it says why, until that is mended."""
+    directory = token_files(tmp_path / "tokens")
+    with several(flags=["--tokens-dir", str(directory)]) as sidecar:
+        (directory / "primary").chmod(0o644)
+        os.kill(workers(sidecar)[1], signal.SIGKILL)
+        eventually(lambda: "starting another in its place in 0.4 s" in sidecar.log)
+        assert re.search(r"worker 2: \S+/primary has mode 0644, others can read or change it: chmod 600", sidecar.log)
+        assert "ended by itself (exit code 1)" in sidecar.log
+        assert "Traceback" not in sidecar.log
+        (directory / "primary").chmod(0o600)
+        eventually(lambda: "worker 2 serves again" in sidecar.log)
 
 
 def test_a_password_is_seen_nowhere(session_id: str) -> None:
