@@ -325,7 +325,11 @@ def test_a_stopped_worker_does_not_outlive_its_supervisor() -> None:
         (stuck, _) = processes = workers(sidecar)
         os.kill(stuck, signal.SIGSTOP)
         sidecar.kill()
-        eventually(lambda: not any(map(is_alive, processes)))
+        try:
+            eventually(lambda: not any(map(is_alive, processes)))
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(stuck, signal.SIGKILL)
 
 
 def test_a_worker_whose_supervisor_died_early_ends() -> None:
@@ -335,10 +339,13 @@ def test_a_worker_whose_supervisor_died_early_ends() -> None:
     command = [sys.executable, "-P", "-m", "session_notes_server.worker"]
     with ours, theirs, subprocess.Popen(command, stdin=theirs.fileno()) as worker:
         theirs.close()
-        ours.sendall(pickle.dumps((1, settings, False)))
-        assert ours.recv(1) == SERVES
-        ours.close()
-        worker.wait(10)
+        try:
+            ours.sendall(pickle.dumps((1, settings, False)))
+            assert ours.recv(1) == SERVES
+            ours.close()
+            worker.wait(10)
+        finally:
+            worker.kill()
 
 
 @pytest.mark.parametrize(("first", "second"), [("2", "1"), ("2", "2"), ("1", "2")])
