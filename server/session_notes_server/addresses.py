@@ -10,6 +10,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -76,13 +77,14 @@ def _is_loopback(address: str, host: str) -> bool:
 
 
 @contextlib.contextmanager
-def bound(server: grpc.aio.Server, address: str, certificates: Certificates | None) -> Iterator[str]:
+def bound(server: grpc.aio.Server, address: str, certificates: Certificates | None, *, held: bool) -> Iterator[str]:
     """Bind an address that `check_addresses` has passed → what it is called, with the port chosen for port 0.
 
-    TCP is encrypted where there are certificates; a unix socket never leaves this machine, and never is.
+    TCP is encrypted where there are certificates; a unix socket never leaves this machine, and never is. An address
+    that is `held` is so by our supervisor.
     """
     with contextlib.ExitStack() as stack:
-        if address.startswith("unix:"):
+        if address.startswith("unix:") and not held:
             stack.enter_context(_socket_of_our_own(Path(address.removeprefix("unix:"))))
         mask = os.umask(0o177)  # A unix socket is its owner's alone.
         try:
@@ -91,12 +93,76 @@ def bound(server: grpc.aio.Server, address: str, certificates: Certificates | No
             else:
                 port = server.add_secure_port(address, certificates.credentials)
         except RuntimeError:
-            raise AddressError(
-                f"cannot listen on {address}: it is taken, or no address of this machine. Choose another with --listen."
-            ) from None
+            raise _taken(address) from None
         finally:
             os.umask(mask)
         yield address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+
+
+@contextlib.contextmanager
+def hold(address: str) -> Iterator[str]:
+    """Keep an address from everybody but our workers → what it is called, with the port chosen for port 0.
+
+    Raises:
+        AddressError: somebody else has it, or it is none of this machine.
+        InvalidSetting: a unix socket's path cannot be one.
+    """
+    with contextlib.ExitStack() as stack:
+        if address.startswith("unix:"):
+            stack.enter_context(_socket_of_our_own(Path(address.removeprefix("unix:"))))
+            yield address
+            return
+        host, port = _host_and_port(address)
+        try:
+            for family, place in _places(host, port):
+                holder = stack.enter_context(socket.socket(family))
+                _hold(holder, (place[0], port, *place[2:]))
+                port = holder.getsockname()[1]
+        except OSError:
+            raise _taken(address) from None
+        yield f"{address.rpartition(':')[0]}:{port}"
+
+
+def _hold(holder: socket.socket, place: tuple[Any, ...]) -> None:
+    """Take a port as its only listener, listen no more, and only then let those of the same user in who share it.
+
+    A socket that is bound and does not listen takes no connections, yet nobody may bind beside it without
+    SO_REUSEPORT. It has to have listened: bound without SO_REUSEADDR, it would meet the connections of a sidecar that
+    has just ended; with that alone, two supervisors could hold one port.
+    """
+    if holder.family is socket.AF_INET6:
+        # As gRPC has it: every address of IPv6 is every one of IPv4 too.
+        holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    if place[1]:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(place)
+    if place[1]:
+        holder.listen()
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        holder.shutdown(socket.SHUT_RDWR)
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+def _places(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
+    """What gRPC binds for a host: all it stands for; where that is every address, of IPv4, it is of IPv6 too."""
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    ipv6 = _has_ipv6()
+    if ipv6 and any(ipaddress.ip_address(place[0]).is_unspecified for *_, place in found):
+        return [(socket.AF_INET6, ("::", port))]
+    return [(family, place) for family, *_, place in found if ipv6 or family is not socket.AF_INET6]
+
+
+def _has_ipv6() -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        return True
+    return False
+
+
+def _taken(address: str) -> AddressError:
+    return AddressError(
+        f"cannot listen on {address}: it is taken, or no address of this machine. Choose another with --listen."
+    )
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
@@ -172,7 +173,7 @@ class EmbeddedValkey:
                 pass_fds=(lock.fileno(),),
                 # Ctrl-C in a terminal goes to the whole process group; the store has to outlive the calls in flight.
                 start_new_session=True,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                preexec_fn=partial(die_with_parent, signal.SIGTERM),
             )
         # Whoever ran it before may have been killed between a deletion and its erasure.
         self.upkeep.ask()
@@ -295,8 +296,10 @@ def lock_file(path: Path) -> IO[str] | None:
     return file
 
 
-if sys.platform == "linux":
-    _LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
-    def _die_with_parent() -> None:
-        _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, see prctl(2)
+
+def die_with_parent(number: signal.Signals) -> None:
+    """Have this process get a signal when its parent dies. Linux alone can do that."""
+    if sys.platform == "linux":
+        _LIBC.prctl(1, number)  # PR_SET_PDEATHSIG, see prctl(2)

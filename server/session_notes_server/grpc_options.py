@@ -23,8 +23,9 @@ def options(settings: Settings) -> list[tuple[str, int]]:
     age = min(settings.max_connection_age // timedelta(milliseconds=1), 2**31 - 1)  # gRPC's "for ever"
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return [
-        # Two sidecars on one port would share its calls at random; a taken port is an error instead.
-        ("grpc.so_reuseport", 0),
+        # Two sidecars on one port would share its calls at random; a taken port is an error instead. Workers share
+        # theirs, which their supervisor keeps from everybody else.
+        ("grpc.so_reuseport", int(settings.workers > 1)),
         ("grpc.max_receive_message_length", settings.limits.message_bytes),
         # Else gRPC takes some MiB of each request, wanted or not; so it leaves all but 64 KiB of a connection with the
         # caller until a handler reads.

@@ -6,10 +6,10 @@ import logging
 import sys
 
 
-def configure(*, verbose: bool) -> None:
-    """Set logging up for this process."""
+def configure(*, verbose: bool, who: str = "") -> None:
+    """Set logging up for this process; `who` it is, where there are several."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)-7s {who and who + ': '}%(message)s"))
     handler.addFilter(_worth_telling)
     logging.basicConfig(handlers=[handler], level=logging.DEBUG if verbose else logging.INFO)
     # At debug, gRPC and asyncio tell of themselves alone.

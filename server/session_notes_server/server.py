@@ -7,8 +7,10 @@ import contextlib
 import logging
 import resource
 import signal
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
@@ -40,7 +42,7 @@ STREAMS_GRACE_SECONDS = 0.25
 
 
 async def serve(settings: Settings) -> None:
-    """Run the sidecar until SIGTERM or SIGINT.
+    """Run the sidecar, one process, until SIGTERM or SIGINT.
 
     Raises:
         InvalidSetting: a setting is wrong, or two do not go together.
@@ -49,17 +51,91 @@ async def serve(settings: Settings) -> None:
         EmbeddedError: the embedded store cannot be had.
     """
     check_addresses(settings)
-    access, certificates = _access(settings), _certificates(settings)
-    target = _redis(settings)
+    parts = Parts.of(settings)
+    stop = stopping()
+    forbid_core_files()
+    async with running(parts.embedded) as on_deletion, answering(settings, parts, on_deletion) as addresses:
+        for address in addresses:
+            log.info("listening on %s", address)
+        await stop.wait()
+        log_stopping(settings)
+    log.info("stopped")
+
+
+def run(sidecar: Coroutine[None, None, None]) -> None:
+    """Run one of the sidecar's processes to its end, on uvloop where it is there."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        factory = None
+    else:
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(sidecar)
+
+
+def stopping() -> asyncio.Event:
+    """What SIGTERM and SIGINT set from now on."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    # No core files, of ours or of the embedded store, whose would be in its data directory: they hold what users said.
+    return stop
+
+
+def log_stopping(settings: Settings) -> None:
+    """Say that the end has begun."""
+    log.info("stopping: no new calls, at most %.0f s for those in flight", settings.grace.total_seconds())
+
+
+def forbid_core_files() -> None:
+    """None of ours, nor of the embedded store, whose would be in its data directory: they hold what users said."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    async with _store(settings, target) as (store, runners), _following(*runners) as health:
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the settings name, looked at and found in order."""
+
+    access: Access
+    """Who may call."""
+
+    certificates: Certificates | None
+    """What TCP is encrypted with, if it is."""
+
+    embedded: EmbeddedValkey | None
+    """The store to start and to end with us. None: a Redis that is there without us."""
+
+    redis: RedisTarget
+    """Where the store is, whichever it is."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Look at all that can be wrong before anything is started.
+
+        Raises:
+            InvalidSetting: two settings do not go together, or a URL is wrong.
+            CredentialsError: a file cannot be used.
+        """
+        access, certificates, redis = _access(settings), _certificates(settings), _redis(settings)
+        if redis is not None:
+            return cls(access, certificates, None, redis)
+        embedded = EmbeddedValkey(settings.data_dir)
+        return cls(access, certificates, embedded, RedisTarget.parse(embedded.url))
+
+
+@contextlib.asynccontextmanager
+async def answering(settings: Settings, parts: Parts, on_deletion: Callable[[], None]) -> AsyncIterator[list[str]]:
+    """Calls answered within the block → where. At its end, those in flight are finished and no new ones taken.
+
+    Args:
+        settings: Those of this process.
+        parts: What they name, its store running.
+        on_deletion: Told of every deletion.
+    """
+    async with _store(settings, parts.redis, on_deletion) as (store, runners), _following(*runners) as health:
         gates = Gates.of(settings.limits)
-        boundary = Boundary(access, gates.calls)
+        boundary = Boundary(parts.access, gates.calls)
         server = grpc.aio.server(options=options(settings))
         servicers = NotesServicer(store, settings.limits), StateServicer(store, settings.limits)
         server.add_generic_rpc_handlers(
@@ -67,24 +143,23 @@ async def serve(settings: Settings) -> None:
         )
         server.add_generic_rpc_handlers([health.handlers(gates.checks, gates.watches)])
         names = [*(service.full_name for service in SERVICES), HEALTH, reflection.SERVICE_NAME]
-        reflected = GuardedReflection(access, gates.reflections, names)
+        reflected = GuardedReflection(parts.access, gates.reflections, names)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, server)
 
         async with contextlib.AsyncExitStack() as sockets:
             for gate in gates:
-                await sockets.enter_async_context(_background(gate.sweep()))
-            addresses = [sockets.enter_context(bound(server, address, certificates)) for address in settings.listen]
+                await sockets.enter_async_context(background(gate.sweep()))
+            addresses = [
+                sockets.enter_context(bound(server, address, parts.certificates, held=settings.workers > 1))
+                for address in settings.listen
+            ]
             await server.start()
-            for address in addresses:
-                log.info("listening on %s", address)
-            await stop.wait()
-            log.info("stopping: no new calls, at most %.0f s for those in flight", settings.grace.total_seconds())
+            yield addresses
             await health.servicer.enter_graceful_shutdown()
             await boundary.drain(settings.grace.total_seconds())
             # What is left are streams, of health and reflection, that would never end by themselves, and last answers
             # on their way out.
             await server.stop(STREAMS_GRACE_SECONDS)
-    log.info("stopped")
 
 
 def _access(settings: Settings) -> Access:
@@ -120,24 +195,39 @@ def _redis(settings: Settings) -> RedisTarget | None:
         return RedisTarget.parse(settings.redis_url, secrets)
     if secrets.have_a_password or secrets.are_about_tls:
         raise InvalidSetting("a password and certificates are for a Redis of yours: give --redis-url too")
+    if settings.min_replicas_acked:
+        raise InvalidSetting("the embedded store has no replicas: --min-replicas-acked needs a --redis-url")
     return None
 
 
 @contextlib.asynccontextmanager
-async def _store(settings: Settings, target: RedisTarget | None) -> AsyncIterator[tuple[Store, Sequence[Runner]]]:
-    """The store, in the Redis the settings name, or in an embedded Valkey where they name none; and all it runs on."""
+async def running(embedded: EmbeddedValkey | None) -> AsyncIterator[Callable[[], None]]:
+    """The embedded store, if there is one, running within the block → whom to tell of deletions.
+
+    Raises:
+        EmbeddedError: it cannot be had.
+    """
+    if embedded is None:
+        yield _leave_files_alone
+        return
     async with contextlib.AsyncExitStack() as stack:
-        if target is None:
-            if settings.min_replicas_acked:
-                raise InvalidSetting("the embedded store has no replicas: --min-replicas-acked needs a --redis-url")
-            embedded = EmbeddedValkey(settings.data_dir)
-            stack.push_async_callback(embedded.stop)
-            await embedded.start()
-            await stack.enter_async_context(_background(embedded.keep_running()))
-            await stack.enter_async_context(_background(embedded.upkeep.keep_going()))
-            target, on_deletion = RedisTarget.parse(embedded.url), embedded.upkeep.ask
-        else:
-            on_deletion = _leave_files_alone
+        stack.push_async_callback(embedded.stop)
+        await embedded.start()
+        await stack.enter_async_context(background(embedded.keep_running()))
+        await stack.enter_async_context(background(embedded.upkeep.keep_going()))
+        yield embedded.upkeep.ask
+
+
+def _leave_files_alone() -> None:
+    """Those of a Redis that is not ours are its operator's."""
+
+
+@contextlib.asynccontextmanager
+async def _store(
+    settings: Settings, target: RedisTarget, on_deletion: Callable[[], None]
+) -> AsyncIterator[tuple[Store, Sequence[Runner]]]:
+    """The store as calls see it, and all it runs on."""
+    async with contextlib.AsyncExitStack() as stack:
         runner = partial(Runner, target, prefix=settings.prefix, timeout=settings.store_timeout)
         notes = runner(silence=settings.notes_timeout)
         reads = runner()
@@ -150,26 +240,24 @@ async def _store(settings: Settings, target: RedisTarget | None) -> AsyncIterato
         yield store, (notes, reads, writes)
 
 
-def _leave_files_alone() -> None:
-    """Those of a Redis that is not ours are its operator's."""
-
-
 @contextlib.asynccontextmanager
 async def _following(*runners: Runner) -> AsyncIterator[Health]:
     """Health that follows the store, asked once before anybody can call."""
     health = Health(runners, [service.full_name for service in SERVICES])
     await health.check()
-    async with _background(health.follow()):
+    async with background(health.follow()):
         yield health
 
 
 @contextlib.asynccontextmanager
-async def _background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Something that goes on beside the calls and ends with them."""
-    task = asyncio.create_task(work)
+async def background(*works: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """What goes on beside the calls, and ends with them."""
+    tasks = [asyncio.create_task(work) for work in works]
     try:
         yield
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task

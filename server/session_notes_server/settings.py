@@ -113,5 +113,9 @@ class Settings:
     grace: timedelta = timedelta(seconds=5)
     """How long calls in flight may take to finish after SIGTERM."""
 
+    workers: int = 1
+    """Processes that answer calls. One uses one core. More of them share the TCP ports, and each has the limits on
+    calls and connections for itself."""
+
     limits: Limits = Limits()
     """Sizes and counts."""

@@ -1,20 +1,15 @@
 """`session-notes serve`."""
 
 import re
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from session_notes_server.cli.exits import ExitCode, Failure
 from session_notes_server.cli.options import span
 from session_notes_server.settings import ERASED_WITHIN, InvalidSetting, Limits, Settings, default_data_dir
-
-if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
-
 
 _DEFAULTS = Settings()
 _REDIS = "Redis"
@@ -244,6 +239,16 @@ def serve(
             help="Most calls under way at once; more are answered RESOURCE_EXHAUSTED.",
         ),
     ] = _DEFAULTS.limits.concurrent_calls,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            envvar="SESSION_NOTES_WORKERS",
+            help="How many processes answer calls, for more than one core; Linux only. They share out the connections "
+            "to a TCP port; a unix socket is the first one's. Each has the limits on calls and connections for itself.",
+        ),
+    ] = _DEFAULTS.workers,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more than changes of state.")] = False,
 ) -> None:
     """Start the sidecar.
@@ -252,13 +257,13 @@ def serve(
     Stops on SIGTERM and Ctrl-C, after the calls in flight.
     """
     # Imported here, so that the other commands need not wait for it.
-    import asyncio
-
     from session_notes_server import logs
     from session_notes_server.addresses import AddressError
     from session_notes_server.credentials import CredentialsError
     from session_notes_server.embedded import EmbeddedError
-    from session_notes_server.server import serve as run_until_stopped
+    from session_notes_server.server import run
+    from session_notes_server.server import serve as serve_alone
+    from session_notes_server.supervisor import supervise
 
     logs.configure(verbose=verbose)
     settings = Settings(
@@ -282,21 +287,12 @@ def serve(
         store_timeout=store_timeout,
         max_connection_age=max_connection_age,
         grace=grace,
+        workers=workers,
         limits=Limits(max_notes_bytes, max_turn_bytes, max_batch, max_message_bytes, max_concurrent_calls),
     )
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(run_until_stopped(settings))
+        run(serve_alone(settings) if workers == 1 else supervise(settings))
     except InvalidSetting as error:
         raise Failure(str(error), ExitCode.USAGE) from error
     except (AddressError, CredentialsError, EmbeddedError) as error:
         raise Failure(str(error), ExitCode.UNEXPECTED) from error
-
-
-def _loop_factory() -> "Callable[[], AbstractEventLoop] | None":
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        return None
-    factory: Callable[[], AbstractEventLoop] = uvloop.new_event_loop
-    return factory

@@ -1,0 +1,150 @@
+"""Several workers as one sidecar: one process that answers no calls, and keeps those running that do.
+
+The supervisor checks the settings, owns the embedded store, and holds the addresses, so that whatever is wrong is said
+once, at the start, and a port is nobody else's even while no worker listens. Workers are new interpreters, not forks:
+gRPC's threads do not survive one. What a worker has to know goes to it over a socket, where no password is seen; and
+what has to be known of it comes back there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import pickle
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from session_notes_server.addresses import check_addresses, hold
+from session_notes_server.server import Parts, background, forbid_core_files, log_stopping, running, stopping
+from session_notes_server.settings import InvalidSetting, Settings
+
+log = logging.getLogger(__name__)
+
+# A worker that ends at once, again and again, is started after twice as long each time.
+FIRST_RESTART_SECONDS, LAST_RESTART_SECONDS = 0.2, 30.0
+LIVED_SECONDS = 10.0
+# How much longer than its grace a worker may take to end.
+STOP_SECONDS = 10.0
+# What a worker tells: that it answers calls; that a session was deleted.
+SERVING, DELETED = b"s", b"d"
+
+
+async def supervise(settings: Settings) -> None:
+    """Run the sidecar in `settings.workers` processes until SIGTERM or SIGINT. Raises what `server.serve` does."""
+    if sys.platform != "linux":
+        raise InvalidSetting("only Linux shares a port's connections out among processes: leave --workers at 1")
+    if all(address.startswith("unix:") for address in settings.listen):
+        raise InvalidSetting("a unix socket has one listener: leave --workers at 1, or --listen on a TCP address too")
+    check_addresses(settings)
+    parts = Parts.of(settings)
+    stop = stopping()
+    forbid_core_files()
+    async with running(parts.embedded) as on_deletion:
+        with contextlib.ExitStack() as held:
+            addresses = tuple(held.enter_context(hold(address)) for address in settings.listen)
+            told = replace(
+                settings,
+                listen=addresses,
+                redis_url=parts.embedded.url if parts.embedded else settings.redis_url,
+            )
+            workers = [Worker(number, told, on_deletion) for number in range(1, settings.workers + 1)]
+            kept = [worker.keep_running() for worker in workers]
+            async with background(_tell_once_all_serve(workers, addresses), *kept):
+                await stop.wait()
+                log_stopping(settings)
+    log.info("stopped")
+
+
+async def _tell_once_all_serve(workers: Sequence[Worker], addresses: Sequence[str]) -> None:
+    for worker in workers:
+        await worker.serving.wait()
+    for address in addresses:
+        log.info("listening on %s", address)
+
+
+class Worker:
+    """One worker, and whoever comes in its place.
+
+    Args:
+        number: From 1 on.
+        settings: All addresses, held, and the URL of the store, running.
+        on_deletion: To be told of every deletion, also one that may not have come to pass.
+
+    Attributes:
+        serving: Set once it has answered calls.
+    """
+
+    def __init__(self, number: int, settings: Settings, on_deletion: Callable[[], None]) -> None:
+        self.serving = asyncio.Event()
+        self._number = number
+        # A unix socket has one listener.
+        listen = [address for address in settings.listen if number == 1 or not address.startswith("unix:")]
+        verbose = log.isEnabledFor(logging.DEBUG)
+        self._told = pickle.dumps((number, replace(settings, listen=tuple(listen)), verbose))
+        self._patience = settings.grace.total_seconds() + STOP_SECONDS
+        self._on_deletion = on_deletion
+
+    async def keep_running(self) -> None:
+        """Start it, and another whenever it ends by itself. Runs until cancelled; then it ends as a sidecar does."""
+        loop, backoff = asyncio.get_running_loop(), FIRST_RESTART_SECONDS
+        while True:
+            began = loop.time()
+            try:
+                how = f"ended by itself (exit code {await self._run()})"
+            except OSError as error:
+                how = f"cannot be started ({error.strerror})"
+            self._on_deletion()  # It may have ended between a deletion and its word.
+            if loop.time() - began > LIVED_SECONDS:
+                backoff = FIRST_RESTART_SECONDS
+            log.error("worker %d %s; starting another in its place in %.1f s", self._number, how, backoff)
+            await asyncio.sleep(backoff)
+            backoff = min(backoff * 2, LAST_RESTART_SECONDS)
+
+    async def _run(self) -> int:
+        """Start a process, and do what it says until it ends → its exit code."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            reader, writer = await asyncio.open_unix_connection(sock=ours)
+            with contextlib.closing(writer):
+                process = await asyncio.create_subprocess_exec(
+                    # -P: what is in the directory we happen to be in is none of our modules.
+                    *(sys.executable, "-P", "-m", "session_notes_server.worker"),
+                    stdin=theirs.fileno(),
+                    # Ctrl-C in a terminal goes to the whole process group; we tell the workers.
+                    start_new_session=True,
+                )
+                theirs.close()
+                try:
+                    writer.write(self._told)
+                    await self._listen(reader)
+                    return await process.wait()
+                except asyncio.CancelledError:
+                    await self._end(process, reader)
+                    raise
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        """Do what a process says, until it ends."""
+        with contextlib.suppress(ConnectionError):  # It ended without a look at its settings.
+            while said := await reader.read(1024):
+                if DELETED in said:
+                    self._on_deletion()
+                if SERVING in said:
+                    if self.serving.is_set():
+                        log.info("worker %d serves again", self._number)
+                    self.serving.set()
+
+    async def _end(self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._listen(reader)
+                await process.wait()
+        except TimeoutError:
+            log.warning("worker %d did not stop within %.0f s; killing it", self._number, self._patience)
+            process.kill()
+            await process.wait()
+            self._on_deletion()

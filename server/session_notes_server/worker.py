@@ -1,0 +1,63 @@
+"""One of several workers: answers calls as a sidecar of one process does, on addresses that its supervisor holds.
+
+Standard input is the socket to the supervisor: the settings come in there, what it has to know goes out, and its end is
+ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import pickle
+import signal
+import socket
+import sys
+
+from session_notes_server import logs
+from session_notes_server.addresses import AddressError
+from session_notes_server.credentials import CredentialsError
+from session_notes_server.embedded import die_with_parent
+from session_notes_server.server import Parts, answering, background, run, stopping
+from session_notes_server.settings import InvalidSetting, Settings
+from session_notes_server.supervisor import DELETED, SERVING
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Answer calls until told to stop, or until there is nobody to tell us."""
+    # At once, as everything of a sidecar that is killed: a new one is to have our place.
+    die_with_parent(signal.SIGKILL)
+    supervisor = socket.socket(fileno=0)
+    try:
+        number, settings, verbose = pickle.load(supervisor.makefile("rb"))  # noqa: S301, it is our supervisor's
+    except EOFError:
+        return  # It has just died.
+    logs.configure(verbose=verbose, who=f"worker {number}")
+    try:
+        run(_work(settings, supervisor))
+    except (AddressError, CredentialsError, InvalidSetting) as error:
+        # What our supervisor found in order has changed since.
+        log.error("%s", " ".join(str(error).split()))
+        sys.exit(1)
+
+
+async def _work(settings: Settings, supervisor: socket.socket) -> None:
+    stop = stopping()
+    reader, writer = await asyncio.open_unix_connection(sock=supervisor)
+    async with (
+        background(_end_with_supervisor(reader)),
+        answering(settings, Parts.of(settings), lambda: writer.write(DELETED)),
+    ):
+        writer.write(SERVING)
+        await stop.wait()
+
+
+async def _end_with_supervisor(reader: asyncio.StreamReader) -> None:
+    await reader.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
