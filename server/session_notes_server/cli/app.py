@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from session_notes_server.bench.command import bench
 from session_notes_server.cli import notes, runs, session
 from session_notes_server.cli.exits import EXIT_CODES_HELP, Program
 from session_notes_server.cli.health import health
@@ -30,6 +31,7 @@ app.add_typer(notes.app, name="notes")
 app.add_typer(runs.app, name="runs")
 app.add_typer(session.app, name="session")
 app.command(cls=Command, epilog="Example: session-notes replay transcripts.jsonl --sessions 200")(replay)
+app.command(cls=Command, epilog="Example: session-notes bench --target 127.0.0.1:50051")(bench)
 
 
 def _version(asked: bool) -> None:

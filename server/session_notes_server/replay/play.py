@@ -17,10 +17,7 @@ from session_notes_server.replay.history import History, OutOfReach, Read
 from session_notes_server.replay.plan import OBSERVER, PlannedSession
 from session_notes_server.replay.programs import Program, Stopwatch
 from session_notes_server.replay.readback import EndOfReplay, each
-from session_notes_server.replay.sidecar import reach, throwaway_sidecar
-
-PATIENCE = timedelta(seconds=3)
-"""How long somebody else's sidecar may take to give a sign of life."""
+from session_notes_server.throwaway import PATIENCE, reach, throwaway_sidecar
 
 OWN_PATIENCE = timedelta(seconds=20)
 """The same for our own, whose store is just starting."""
@@ -82,7 +79,7 @@ async def play(plans: Sequence[PlannedSession], settings: Settings, audience: Au
     async with contextlib.AsyncExitStack() as stack:
         target = settings.target
         if target is None:
-            target = await stack.enter_async_context(throwaway_sidecar())
+            target = (await stack.enter_async_context(throwaway_sidecar())).target
             audience.say(f"a throwaway sidecar of its own is listening on {target}")
         await reach(target, PATIENCE if settings.target else OWN_PATIENCE)
         try:

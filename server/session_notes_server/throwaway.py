@@ -1,4 +1,4 @@
-"""A sidecar for one replay: over an embedded store, on a free port, gone without a trace afterwards."""
+"""A sidecar for the moment: on a free port, over an embedded store unless told otherwise, and gone without a trace."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import re
 import tempfile
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import timedelta
 
 from session_notes import AsyncPrimaryClient
@@ -15,28 +16,47 @@ from session_notes import AsyncPrimaryClient
 from session_notes_server.replay.programs import Program
 
 START_SECONDS = 30.0
+PATIENCE = timedelta(seconds=3)
+"""How long somebody else's sidecar may take to give a sign of life."""
+
 _LISTENING = re.compile(r"listening on (127\.0\.0\.1:\d+)\s*$")
 
 
+@dataclass(frozen=True)
+class Throwaway:
+    """A sidecar that is there for as long as somebody needs it.
+
+    Attributes:
+        target: Where it listens, on TCP.
+        unix: Where else: its unix socket.
+        pid: Its process.
+    """
+
+    target: str
+    unix: str
+    pid: int
+
+
 @contextlib.asynccontextmanager
-async def throwaway_sidecar() -> AsyncIterator[str]:
-    """A sidecar of our own → where it listens.
+async def throwaway_sidecar(*flags: str) -> AsyncIterator[Throwaway]:
+    """A sidecar of our own, with further arguments of `serve`.
 
     Raises:
         ProgramError: It does not start.
     """
     # Whatever the environment says of another sidecar, this one is to touch nobody's store.
     env = {name: value for name, value in os.environ.items() if not name.startswith("SESSION_NOTES_")}
-    with tempfile.TemporaryDirectory(prefix="session-notes-replay-", ignore_cleanup_errors=True) as folder:
-        arguments = ("-m", "session_notes_server", "serve", "--listen", "127.0.0.1:0", "--data-dir", folder)
-        async with Program("sidecar", arguments, env) as sidecar:
+    with tempfile.TemporaryDirectory(prefix="session-notes-throwaway-", ignore_cleanup_errors=True) as folder:
+        unix = f"unix:{folder}/sidecar.sock"
+        arguments = ("-m", "session_notes_server", "serve", "--listen", "127.0.0.1:0", "--listen", unix)
+        async with Program("sidecar", (*arguments, "--data-dir", folder, *flags), env) as sidecar:
             try:
                 async with asyncio.timeout(START_SECONDS):
                     target = await _listening(sidecar)
             except TimeoutError:
                 raise sidecar.error("did not start") from None
             sidecar.listen_on()
-            yield target
+            yield Throwaway(target, unix, sidecar.process.pid)
 
 
 async def _listening(sidecar: Program) -> str:
@@ -55,4 +75,4 @@ async def reach(target: str, patience: timedelta) -> None:
     """
     async with AsyncPrimaryClient(target) as client:
         # A call that goes on trying until its time is over.
-        await client.get_session("replay-probe", timeout=patience)
+        await client.get_session("probe", timeout=patience)
