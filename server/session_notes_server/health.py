@@ -109,8 +109,7 @@ class Health:
 def _bounded(behaviour: Callable[[Any, Any], Awaitable[Any]], gate: Gate) -> Any:
     async def handle(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
-            gate.enter()
-            request = health_pb2.HealthCheckRequest.FromString(await gate.request(context))
+            request = health_pb2.HealthCheckRequest.FromString(await gate.enter(context).request())
         except DecodeError:
             status = errors.malformed_message()
         except errors.StatusError as error:

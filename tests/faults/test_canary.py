@@ -110,17 +110,17 @@ def list_all(session: SessionCalls) -> None:
 
 
 BUGS: dict[str, tuple[str, str, Callable[[SessionCalls], object]]] = {
-    "GetNotes": ("runs", "p:default 1", SessionCalls.get_notes),
+    "GetNotes": ("", "o:default", SessionCalls.get_notes),
     "BatchGetNotes": (
-        "runs",
-        "p:default 1",
+        "",
+        "o:default",
         lambda session: session.notes.BatchGetNotes(
             BatchGetNotesRequest(requests=[GetNotesRequest(session_id=session.id)]), timeout=10
         ),
     ),
-    "ListRuns": ("runs", "p:default 1", lambda session: session.list_runs(include_notes=True)),
+    "ListRuns": ("runs", "r:default 1", lambda session: session.list_runs(include_notes=True)),
     "GetSession": ("", f"f:{CANARY}", SessionCalls.get_session),
-    "BeginRun": ("turns", "", lambda session: session.begin_run("run-2", include_transcript=True)),
+    "BeginRun": ("", "o:default", lambda session: session.begin_run("run-2", include_transcript=True)),
     "WriteNotes": ("runs", "r:default 1", lambda session: session.write_notes("run-1", CANARY)),
     "FailRun": ("runs", "r:default 1", lambda session: session.fail_run("run-1", reason=CANARY)),
     "UpdateSession": ("", "version", lambda session: session.update_session(set={"a": CANARY})),
@@ -143,8 +143,6 @@ def test_a_bug_of_any_handler_tells_nothing(session: SessionCalls, sidecar: Side
     key, broken = store.key(session.id, part), b"\xff" + CANARY.encode()
     if field:
         assert store.client.hset(key, field, broken) == 0, "there was such a field"
-    elif part == "turns":
-        store.client.lset(key, 0, broken)
     else:
         store.client.set(key, broken, ex=60)
     try:

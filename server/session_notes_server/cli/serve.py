@@ -9,6 +9,7 @@ import typer
 
 from session_notes_server.cli.exits import ExitCode, Failure
 from session_notes_server.cli.options import span
+from session_notes_server.poller import choose_poller
 from session_notes_server.settings import ERASED_WITHIN, InvalidSetting, Limits, Settings, default_data_dir
 
 _DEFAULTS = Settings()
@@ -256,6 +257,8 @@ def serve(
     With no options at all: on 127.0.0.1:50051, with an embedded Valkey whose data is still there after a restart.
     Stops on SIGTERM and Ctrl-C, after the calls in flight.
     """
+    # Before gRPC is imported.
+    choose_poller()
     # Imported here, so that the other commands need not wait for it.
     from session_notes_server import logs
     from session_notes_server.addresses import AddressError

@@ -118,7 +118,7 @@ class GuardedReflection(reflection.aio.ReflectionServicer):  # type: ignore[misc
     ) -> AsyncIterator[Any]:
         """Answer questions about the services, as grpcurl asks them."""
         try:
-            self._gate.enter()
+            self._gate.enter(context)
             self._access.admit(_REFLECTION, context)
         except errors.StatusError as error:
             await context.abort(error.code, error.message, error.trailing_metadata())

@@ -74,19 +74,20 @@ class Boundary:
                 await asyncio.wait(late, timeout=1.0)
 
     def _handler(self, method: MethodDescriptor, behaviour: Callable[[Any, Any], Awaitable[Message]]) -> Any:
-        request_type = GetMessageClass(method.input_type)
+        # Looked up once: a descriptor makes its name anew each time.
+        request_type, name, large = GetMessageClass(method.input_type), method.full_name, method.name in LARGE
 
         async def handle(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
             try:
                 if self._stopping:
                     raise errors.shutting_down()
-                self._gate.enter()
-                self._access.admit(method.full_name, context)
-                data = await self._gate.request(context, large=method.name in LARGE)
+                call = self._gate.enter(context)
+                self._access.admit(name, context)
+                data = await call.request(large=large)
                 response = await behaviour(_parsed(request_type, data), context)
                 answer = response.SerializeToString()
-                self._gate.hold(len(answer))
-                log.debug("%s: OK", method.full_name)
+                call.hold(len(answer))
+                log.debug("%s: OK", name)
                 return answer
             except StatusError as error:
                 # Its frames hold the request, and ours holds it: a circle that would stay until the next collection.
@@ -102,9 +103,9 @@ class Boundary:
                 error_id = secrets.token_hex(4)
                 # Neither the exception's text nor the values in its frames: they may be what a user said.
                 frames = "".join(traceback.format_tb(error.__traceback__))
-                log.error("error %s in %s: %s\n%s", error_id, method.full_name, type(error).__qualname__, frames)
+                log.error("error %s in %s: %s\n%s", error_id, name, type(error).__qualname__, frames)
                 status = errors.internal(error_id)
-            log.debug("%s: %s", method.full_name, status.code.name)
+            log.debug("%s: %s", name, status.code.name)
             await context.abort(status.code, status.message, status.trailing_metadata())
             raise AssertionError("abort always raises")
 

@@ -7,7 +7,6 @@ message themselves, once they are let in: until then HTTP/2's flow control leave
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Any, NamedTuple, Self
 
 import grpc
@@ -39,6 +38,8 @@ to all Watches in one go, which for 10,000 was measured to hold up all others fo
 class Gate:
     """Counts calls and the bytes they hold, from before the request is taken until the answer is on its way.
 
+    To be made inside the loop that serves the calls.
+
     Args:
         calls: How many calls may be under way.
         held_bytes: How many bytes of requests and answers they may hold.
@@ -47,98 +48,116 @@ class Gate:
     def __init__(self, *, calls: int, held_bytes: int) -> None:
         self._calls = calls
         self._held_bytes = held_bytes
-        self._held: dict[asyncio.Task[Any], int] = {}
+        self._inside: set[Call] = set()
         self._total = 0
         self._large = asyncio.Semaphore(LARGE_REQUESTS)
         # In the order in which they came.
-        self._arriving: dict[asyncio.Task[Any], float] = {}
-        self._given_up: dict[asyncio.Task[Any], errors.StatusError] = {}
+        self._arriving: dict[Call, None] = {}
+        self._loop = asyncio.get_running_loop()
 
     @property
     def inside(self) -> list[asyncio.Task[Any]]:
         """The calls under way, as the tasks they are."""
-        return list(self._held)
+        return [call.task for call in self._inside]
 
-    def enter(self) -> None:
-        """Let the call of the current task in, until that task is done.
+    def enter(self, context: grpc.aio.ServicerContext[Any, Any]) -> Call:
+        """Let the call of the current task in, until gRPC is done with it.
 
         Raises:
             StatusError: RESOURCE_EXHAUSTED, nothing is to be done about the call.
         """
-        if len(self._held) >= self._calls or self._total >= self._held_bytes:
+        if len(self._inside) >= self._calls or self._total >= self._held_bytes:
             raise errors.overloaded()
-        task = _current_task()
-        self._held[task] = 0
-        task.add_done_callback(self._leave)
-
-    async def request(self, context: grpc.aio.ServicerContext[Any, Any], *, large: bool = False) -> bytes:
-        """The message of the call of the current task, which has entered.
-
-        Args:
-            context: The call's.
-            large: Whether it may well be a large one, which then waits for its turn.
-
-        Raises:
-            StatusError: RESOURCE_EXHAUSTED, where there is no room for it; INVALID_ARGUMENT, where it does not come.
-        """
-        async with self._large if large else contextlib.nullcontext():
-            if self._total >= self._held_bytes:
-                raise errors.overloaded()
-            data = await self._arrival(context)
-            if self._total + len(data) > self._held_bytes:
-                raise errors.overloaded()
-            self.hold(len(data))
-            return data
-
-    async def _arrival(self, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-        task = _current_task()
-        self._arriving[task] = asyncio.get_running_loop().time()
-        try:
-            data = await context.read()
-        except asyncio.CancelledError:
-            if (why := self._given_up.get(task)) is None:
-                raise
-            task.uncancel()
-            raise why from None
-        finally:
-            del self._arriving[task]
-            self._given_up.pop(task, None)
-        if not isinstance(data, bytes):
-            raise errors.malformed_message()
-        return data
-
-    def hold(self, size: int) -> None:
-        """Count bytes that the call of the current task holds until it is done."""
-        self._held[_current_task()] += size
-        self._total += size
+        # By the loop we know: before Python 3.12, to find out which one runs is a system call.
+        task = asyncio.current_task(self._loop)
+        assert task is not None  # noqa: S101 - for the type checker: handlers run in tasks
+        call = Call(context, task, self)
+        self._inside.add(call)
+        # The task's callback, not the context's: gRPC keeps that in a circle that only the garbage collector frees.
+        task.add_done_callback(call._leave)
+        return call
 
     async def sweep(self) -> None:
         """Give up requests that do not arrive, for ever; of those that are slow, the newest first."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         while True:
             last = loop.time()
             await asyncio.sleep(SWEEP_SECONDS)
             if loop.time() - last > 2 * SWEEP_SECONDS:
                 continue  # It is we who are slow.
-            slow = [(task, began) for task, began in self._arriving.items() if began < last]
-            for place, (task, began) in enumerate(slow):
+            slow = [call for call in self._arriving if call._began < last]
+            for place, call in enumerate(slow):
                 if place >= SLOW_REQUESTS:
-                    self._give_up(task, errors.overloaded())
-                elif loop.time() - began > ARRIVAL_SECONDS:
-                    self._give_up(task, errors.malformed_message())
+                    call._give_up(errors.overloaded())
+                elif loop.time() - call._began > ARRIVAL_SECONDS:
+                    call._give_up(errors.malformed_message())
 
     def close(self) -> None:
         """Give up all requests that have not arrived: the sidecar stops."""
-        for task in self._arriving:
-            self._give_up(task, errors.shutting_down())
+        for call in self._arriving:
+            call._give_up(errors.shutting_down())
 
-    def _give_up(self, task: asyncio.Task[Any], why: errors.StatusError) -> None:
-        if task not in self._given_up:
-            self._given_up[task] = why
-            task.cancel()
 
-    def _leave(self, task: asyncio.Task[Any]) -> None:
-        self._total -= self._held.pop(task)
+class Call:
+    """A call that a gate has let in."""
+
+    __slots__ = ("_began", "_context", "_gate", "_given_up", "_held", "task")
+
+    def __init__(self, context: grpc.aio.ServicerContext[Any, Any], task: asyncio.Task[Any], gate: Gate) -> None:
+        self.task = task
+        self._context = context
+        self._gate = gate
+        self._held = 0
+        self._began = 0.0
+        self._given_up: errors.StatusError | None = None
+
+    async def request(self, *, large: bool = False) -> bytes:
+        """Its message.
+
+        Args:
+            large: Whether it may well be a large one, which then waits for its turn.
+
+        Raises:
+            StatusError: RESOURCE_EXHAUSTED, where there is no room for it; INVALID_ARGUMENT, where it does not come.
+        """
+        if large:
+            async with self._gate._large:
+                return await self.request()
+        gate = self._gate
+        if gate._total >= gate._held_bytes:
+            raise errors.overloaded()
+        self._began = gate._loop.time()
+        gate._arriving[self] = None
+        try:
+            data = await self._context.read()
+        except asyncio.CancelledError:
+            if self._given_up is None:
+                raise
+            self.task.uncancel()
+            raise self._given_up from None
+        finally:
+            del gate._arriving[self]
+        if not isinstance(data, bytes):
+            raise errors.malformed_message()
+        if gate._total + len(data) > gate._held_bytes:
+            raise errors.overloaded()
+        self.hold(len(data))
+        return data
+
+    def hold(self, size: int) -> None:
+        """Count bytes that it holds until gRPC is done with it."""
+        self._held += size
+        self._gate._total += size
+
+    def _give_up(self, why: errors.StatusError) -> None:
+        if self._given_up is None:
+            self._given_up = why
+            self.task.cancel()
+
+    def _leave(self, _: object) -> None:
+        self._gate._inside.discard(self)
+        self._gate._total -= self._held
+        self._held = 0
 
 
 class Gates(NamedTuple):
@@ -157,9 +176,3 @@ class Gates(NamedTuple):
             Gate(calls=limits.concurrent_calls, held_bytes=HELD_MESSAGES * limits.message_bytes),
             *(Gate(calls=count, held_bytes=4 * limits.message_bytes) for count in counts),
         )
-
-
-def _current_task() -> asyncio.Task[Any]:
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - for the type checker: handlers run in tasks
-    return task

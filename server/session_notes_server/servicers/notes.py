@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
+import secrets
 from datetime import timedelta
 from typing import Any
 
 from session_notes.v1.session_notes_pb2 import (
     BatchGetNotesRequest,
-    BatchGetNotesResponse,
     BeginRunRequest,
-    BeginRunResponse,
     FailRunRequest,
     FailRunResponse,
     GetNotesRequest,
-    GetNotesResponse,
     ListRunsRequest,
-    ListRunsResponse,
     WriteNotesRequest,
     WriteNotesResponse,
     WriteOutcome,
 )
 from session_notes.v1.session_notes_pb2_grpc import SessionNotesServicer
-from session_notes.v1.turn_pb2 import Turn
 
 from session_notes_server.servicers import errors, paging, translate
 from session_notes_server.servicers.validate import MAX_REASON_BYTES, Check
+from session_notes_server.servicers.wire import (
+    BatchGetNotesResponse,
+    BeginRunResponse,
+    GetNotesResponse,
+    ListRunsResponse,
+)
 from session_notes_server.settings import Limits
-from session_notes_server.store import Refused, Store
+from session_notes_server.store import ObserverRecord, Refused, Store
 
 DEFAULT_LEASE = timedelta(minutes=5)
 HISTORY = 20
+
+_OUTCOMES = {name.removeprefix("WRITE_OUTCOME_"): number for name, number in WriteOutcome.items()}
 
 
 class NotesServicer(SessionNotesServicer):
@@ -43,16 +46,19 @@ class NotesServicer(SessionNotesServicer):
 
     async def GetNotes(self, request: GetNotesRequest, context: Any) -> GetNotesResponse:  # noqa: D102
         wanted = _Wanted(request)
-        return wanted.answer(await self._store.get_notes(wanted.session_id, wanted.observer))
+        response = GetNotesResponse()
+        wanted.answer(response, await self._store.get_notes(wanted.session_id, wanted.observer))
+        return response
 
     async def BatchGetNotes(self, request: BatchGetNotesRequest, context: Any) -> BatchGetNotesResponse:  # noqa: D102
         if (count := len(request.requests)) > (limit := self._limits.batch_requests):
             raise errors.too_large("requests", limit=limit, actual=count, unit="entries")
         wanted = [_Wanted(entry, at=f"requests[{index}].") for index, entry in enumerate(request.requests)]
         records = await self._store.batch_get_notes([(one.session_id, one.observer) for one in wanted])
-        return BatchGetNotesResponse(
-            responses=[one.answer(record) for one, record in zip(wanted, records, strict=True)]
-        )
+        response = BatchGetNotesResponse()
+        for one, record in zip(wanted, records, strict=True):
+            one.answer(response.responses.add(), record)
+        return response
 
     async def BeginRun(self, request: BeginRunRequest, context: Any) -> BeginRunResponse:  # noqa: D102
         check = Check()
@@ -74,9 +80,9 @@ class NotesServicer(SessionNotesServicer):
             )
         except Refused:
             raise errors.session_deleted() from None
-        return BeginRunResponse(
-            started=started, run=translate.run(observer, run), transcript=[Turn.FromString(turn) for turn in transcript]
-        )
+        response = BeginRunResponse(started=started)
+        translate.begun(response, observer, run, transcript)
+        return response
 
     async def WriteNotes(self, request: WriteNotesRequest, context: Any) -> WriteNotesResponse:  # noqa: D102
         check = Check()
@@ -85,14 +91,14 @@ class NotesServicer(SessionNotesServicer):
         run_id = check.run_id(request.run_id)
         observed_turn = check.count("observed_turn", request)
         ttl = check.lifetime("ttl", request)
+        # In the one form that does not depend on the order of map entries: equal messages, equal digests.
+        notes = request.notes.SerializeToString(deterministic=True)
         if request.HasField("notes"):
-            check.size("notes", request.notes, self._limits.notes_bytes)
+            check.size("notes", notes, self._limits.notes_bytes)
             check.notes(request.notes)
         else:
             check.wrong("notes", "is required")
         check.done()
-        # In the one form that does not depend on the order of map entries: equal messages, equal digests.
-        notes = request.notes.SerializeToString(deterministic=True)
         try:
             outcome, run = await self._store.write_notes(
                 session_id,
@@ -109,10 +115,10 @@ class NotesServicer(SessionNotesServicer):
             if refusal.reason == "RUN_ALREADY_FAILED":
                 raise errors.run_already_failed() from None
             raise errors.session_deleted() from None
-        message = translate.run(observer, run)
-        return WriteNotesResponse(
-            outcome=WriteOutcome.Value(f"WRITE_OUTCOME_{outcome}"), run=message, write_time=message.end_time
-        )
+        response = WriteNotesResponse(outcome=_OUTCOMES[outcome])
+        translate.run(response.run, observer, run)
+        response.write_time.CopyFrom(response.run.end_time)
+        return response
 
     async def FailRun(self, request: FailRunRequest, context: Any) -> FailRunResponse:  # noqa: D102
         check = Check()
@@ -129,7 +135,9 @@ class NotesServicer(SessionNotesServicer):
             if refusal.reason == "RUN_ALREADY_WRITTEN":
                 raise errors.run_already_written() from None
             raise errors.session_deleted() from None
-        return FailRunResponse(run=translate.run(observer, run))
+        response = FailRunResponse()
+        translate.run(response.run, observer, run)
+        return response
 
     async def ListRuns(self, request: ListRunsRequest, context: Any) -> ListRunsResponse:  # noqa: D102
         check = Check()
@@ -147,10 +155,12 @@ class NotesServicer(SessionNotesServicer):
         runs, more = await self._store.list_runs(
             session_id, observer, below=below, limit=limit, include_notes=request.include_notes
         )
-        return ListRunsResponse(
-            runs=[translate.listed_run(observer, run) for run in runs],
-            next_page_token=paging.token(scope, runs[-1].run.number) if more and runs else "",
-        )
+        response = ListRunsResponse()
+        for one in runs:
+            translate.listed_run(response.runs.add(), observer, one)
+        if more and runs:
+            response.next_page_token = paging.token(scope, runs[-1].run.number)
+        return response
 
 
 class _Wanted:
@@ -165,8 +175,9 @@ class _Wanted:
         self._max_turns_behind = check.count("max_turns_behind", request)
         check.done()
 
-    def answer(self, record: Any) -> GetNotesResponse:
-        return translate.reading(
+    def answer(self, response: GetNotesResponse, record: ObserverRecord) -> None:
+        translate.reading(
+            response,
             self.observer,
             record,
             current_turn=self._current_turn,
@@ -176,4 +187,4 @@ class _Wanted:
 
 
 def _new_run_id() -> str:
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)

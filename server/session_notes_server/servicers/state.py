@@ -10,7 +10,6 @@ from session_notes.v1.session_state_pb2 import (
     DeleteSessionRequest,
     DeleteSessionResponse,
     GetSessionRequest,
-    GetSessionResponse,
     ListSessionsRequest,
     ListSessionsResponse,
     UpdateSessionRequest,
@@ -20,6 +19,7 @@ from session_notes.v1.session_state_pb2_grpc import SessionStateServicer
 
 from session_notes_server.servicers import errors, paging, translate
 from session_notes_server.servicers.validate import Check
+from session_notes_server.servicers.wire import GetSessionResponse
 from session_notes_server.settings import Limits
 from session_notes_server.store import Refused, Store
 
@@ -38,7 +38,9 @@ class StateServicer(SessionStateServicer):
         session_id = check.session_id(request.session_id)
         check.done()
         record = await self._store.get_session(session_id, include_turns=request.include_turns)
-        return GetSessionResponse(session=translate.session(session_id, record, include_turns=request.include_turns))
+        response = GetSessionResponse()
+        translate.session(response.session, session_id, record, include_turns=request.include_turns)
+        return response
 
     async def UpdateSession(self, request: UpdateSessionRequest, context: Any) -> UpdateSessionResponse:  # noqa: D102
         check = Check()

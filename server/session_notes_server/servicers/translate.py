@@ -1,64 +1,74 @@
-"""From the store's records to the contract's messages. Readiness, age, drift and freshness are worked out here."""
+"""From the store's records to the contract's messages. Readiness, age, drift and freshness are worked out here.
+
+Messages are filled in place, field by field: to make parts of keywords and copy them into the whole takes twice as
+long. Those in which stored notes or turns go are `wire`'s, and take them as they are.
+"""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from session_notes.v1.notes_pb2 import Run, RunState
-from session_notes.v1.session_notes_pb2 import GetNotesResponse, Readiness
-from session_notes.v1.session_state_pb2 import Session, SessionSummary
+from session_notes.v1.notes_pb2 import RunState
+from session_notes.v1.session_notes_pb2 import Readiness
+from session_notes.v1.session_state_pb2 import SessionSummary
 
 from session_notes_server.store import ListedRun, ObserverRecord, RunRecord, SessionRecord, State, SummaryRecord
 
+_READY = Readiness.READINESS_READY
+
 
 def reading(
+    response: Any,
     observer: str,
     record: ObserverRecord,
     *,
     current_turn: int | None = None,
     max_age: timedelta | None = None,
     max_turns_behind: int | None = None,
-) -> GetNotesResponse:
+) -> None:
     """What GetNotes answers."""
-    response = GetNotesResponse(ready=False, fresh=False, readiness=readiness(record))
+    response.ready = response.fresh = False
+    response.readiness = known = readiness(record)
     if record.latest is not None:
-        response.latest_run.CopyFrom(run(observer, record.latest))
-    if response.readiness != Readiness.READINESS_READY:
-        return response
+        run(response.latest_run, observer, record.latest)
+    if known != _READY:
+        return
 
     current, notes = record.current, record.notes
     assert current is not None and notes is not None and current.end_us is not None  # noqa: S101, PT018 - READY says so
     response.ready = True
-    response.notes.ParseFromString(notes)
-    response.run.CopyFrom(run(observer, current))
-    response.write_time.CopyFrom(timestamp(current.end_us))
-    age_us = record.now_us - current.end_us
-    response.age.CopyFrom(duration(age_us))
+    response.notes = notes
+    if current is record.latest:
+        response.run.CopyFrom(response.latest_run)
+    else:
+        run(response.run, observer, current)
+    _fill_time(response.write_time, current.end_us)
+    now_us = record.now_us
+    age_us = now_us - current.end_us
+    _fill_span(response.age, age_us)
     if current.begin_us is not None:
-        response.snapshot_age.CopyFrom(duration(record.now_us - current.begin_us))
-    expires_us = min(us for us in (record.notes_expire_us, record.session_expires_us) if us is not None)
-    response.expires_in.CopyFrom(duration(expires_us - record.now_us))
+        _fill_span(response.snapshot_age, now_us - current.begin_us)
+    _fill_span(response.expires_in, _first(record.notes_expire_us, record.session_expires_us) - now_us)
 
     known_turn = current_turn if current_turn is not None else record.turn_count
+    turns_behind = None
     if current.observed_turn is not None:
         response.observed_turn = current.observed_turn
         if known_turn is not None:
-            response.turns_behind = max(0, known_turn - current.observed_turn)
+            response.turns_behind = turns_behind = max(0, known_turn - current.observed_turn)
 
     recent = max_age is None or age_us <= max_age // timedelta(microseconds=1)
-    close = max_turns_behind is None or (
-        response.HasField("turns_behind") and response.turns_behind <= max_turns_behind
-    )
+    close = max_turns_behind is None or (turns_behind is not None and turns_behind <= max_turns_behind)
     response.fresh = recent and close
-    return response
 
 
 def readiness(record: ObserverRecord) -> Readiness.ValueType:
     """Whether there are current notes, and if not, why (DESIGN's first rule)."""
     if record.current is not None and record.notes is not None:
-        return Readiness.READINESS_READY
+        return _READY
     if record.latest is not None:
         if record.latest.state is State.RUNNING:
             return Readiness.READINESS_RUNNING
@@ -69,64 +79,84 @@ def readiness(record: ObserverRecord) -> Readiness.ValueType:
     return Readiness.READINESS_NEVER_RUN
 
 
-def run(observer: str, record: RunRecord) -> Run:
-    """A run, without its notes."""
-    return Run(
-        run_id=record.run_id,
-        number=record.number,
-        observer=observer,
-        state=RunState.ValueType(record.state),
-        observed_turn=record.observed_turn,
-        begin_time=None if record.begin_us is None else timestamp(record.begin_us),
-        end_time=None if record.end_us is None else timestamp(record.end_us),
-        failure=record.failure,
-    )
+def begun(message: Any, observer: str, record: RunRecord, transcript: list[bytes]) -> None:
+    """A run that has begun, and what it is to look at."""
+    run(message.run, observer, record)
+    message.transcript.extend(transcript)
 
 
-def listed_run(observer: str, listed: ListedRun) -> Run:
+def listed_run(message: Any, observer: str, listed: ListedRun) -> None:
     """A run of the history."""
-    message = run(observer, listed.run)
+    run(message, observer, listed.run)
     if listed.notes is not None:
-        message.notes.ParseFromString(listed.notes)
-    return message
+        message.notes = listed.notes
 
 
-def session(session_id: str, record: SessionRecord, *, include_turns: bool) -> Session:
+def session(message: Any, session_id: str, record: SessionRecord, *, include_turns: bool) -> None:
     """What GetSession answers."""
-    message = Session(session_id=session_id, version=record.version, turn_count=record.turn_count)
+    message.session_id, message.version, message.turn_count = session_id, record.version, record.turn_count
     if record.created_us is None or record.updated_us is None:
-        return message
-    message.create_time.CopyFrom(timestamp(record.created_us))
-    message.update_time.CopyFrom(timestamp(record.updated_us))
-    message.expires_in.CopyFrom(duration(record.expires_us - record.now_us))
+        return
+    _fill_time(message.create_time, record.created_us)
+    _fill_time(message.update_time, record.updated_us)
+    _fill_span(message.expires_in, record.expires_us - record.now_us)
     for name, value in record.fields.items():
         message.fields[name].ParseFromString(value)
     for observer, known in record.observers.items():
-        message.notes[observer].CopyFrom(reading(observer, known))
+        reading(message.notes[observer], observer, known)
     if include_turns:
-        for turn in record.turns:
-            message.turns.add().ParseFromString(turn)
-    return message
+        message.turns.extend(record.turns)
 
 
 def summary(record: SummaryRecord) -> SessionSummary:
     """What ListSessions says of one session."""
-    return SessionSummary(
+    message = SessionSummary(
         session_id=record.session_id,
         version=record.version,
         turn_count=record.turn_count,
-        update_time=timestamp(record.updated_us),
-        expires_in=duration(record.expires_in_ms * 1000),
         observers=record.observers,
     )
+    _fill_time(message.update_time, record.updated_us)
+    _fill_span(message.expires_in, record.expires_in_ms * 1000)
+    return message
 
 
 def timestamp(us: int) -> Timestamp:
     """A time of the store's clock."""
-    return Timestamp(seconds=us // 1_000_000, nanos=us % 1_000_000 * 1000)
+    message = Timestamp()
+    _fill_time(message, us)
+    return message
 
 
-def duration(us: int) -> Duration:
-    """A span by the store's clock: never negative, even if that clock was set back meanwhile."""
-    us = max(0, us)
-    return Duration(seconds=us // 1_000_000, nanos=us % 1_000_000 * 1000)
+def run(message: Any, observer: str, record: RunRecord) -> None:
+    """A run, without its notes."""
+    message.run_id = record.run_id
+    message.number = record.number
+    message.observer = observer
+    message.state = RunState.ValueType(record.state)
+    if record.observed_turn is not None:
+        message.observed_turn = record.observed_turn
+    if record.begin_us is not None:
+        _fill_time(message.begin_time, record.begin_us)
+    if record.end_us is not None:
+        _fill_time(message.end_time, record.end_us)
+    if record.failure:
+        message.failure = record.failure
+
+
+def _first(notes_expire_us: int | None, session_expires_us: int | None) -> int:
+    # Where there are notes, there is a session, which has an end.
+    assert session_expires_us is not None  # noqa: S101 - for the type checker
+    return session_expires_us if notes_expire_us is None else min(notes_expire_us, session_expires_us)
+
+
+def _fill_time(message: Timestamp, us: int) -> None:
+    # Also a 0 says that the field is there.
+    message.seconds, rest_us = divmod(us, 1_000_000)
+    message.nanos = rest_us * 1000
+
+
+def _fill_span(message: Duration, us: int) -> None:
+    # Never negative, even if the store's clock was set back meanwhile.
+    message.seconds, rest_us = divmod(us, 1_000_000) if us > 0 else (0, 0)
+    message.nanos = rest_us * 1000

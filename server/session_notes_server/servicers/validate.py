@@ -55,13 +55,21 @@ class Check:
         """Note that a field is wrong."""
         self._violations.append((self._at + field, description))
 
-    def size(self, field: str, value: Message | str, limit: int) -> None:
+    def size(self, field: str, value: Message | str | bytes, limit: int) -> None:
         """Refuse what is too large at once: looking into it would cost what the limit is there to save.
+
+        Args:
+            field: Where it is.
+            value: A text, or a message as it is or as it was serialized.
+            limit: How many bytes it may have.
 
         Raises:
             StatusError: RESOURCE_EXHAUSTED, with the limit.
         """
-        actual = len(value.encode()) if isinstance(value, str) else value.ByteSize()
+        if isinstance(value, Message):
+            actual = value.ByteSize()
+        else:
+            actual = len(value) if isinstance(value, bytes) else len(value.encode())
         if actual > limit:
             raise errors.too_large(self._at + field, limit=limit, actual=actual)
 
@@ -130,10 +138,13 @@ class Check:
 
     def notes(self, notes: Notes) -> None:
         """Notes, at `notes`."""
-        if not all(0 <= share <= 1 for share in notes.coverage.values()):  # Which NaN is not.
-            self.wrong("notes.coverage", "must be from 0 to 1")
+        for share in notes.coverage.values():
+            if not 0 <= share <= 1:  # Which NaN is not.
+                self.wrong("notes.coverage", "must be from 0 to 1")
+                break
         for index, issue in enumerate(notes.issues):
-            self.count("turn", issue, f"notes.issues[{index}].")
+            if not 0 <= issue.turn <= MAX_EXACT:  # One that is absent reads as 0.
+                self.count("turn", issue, f"notes.issues[{index}].")
         if notes.HasField("extra"):
             self.json("notes.extra", notes.extra)
 

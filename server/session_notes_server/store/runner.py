@@ -82,8 +82,11 @@ class Runner:
         command = script.by_digest(keys, tag, arguments)
         node = await self._nodes.of(keys[0])
         for _ in range(_REFERRALS):
-            link = await node.get()
-            (reply,) = await _replies(link, command, 1)
+            link = node.value or await node.get()
+            try:
+                (reply,) = await link.send(command)
+            except (LinkLost, TimeoutError) as error:
+                raise StoreUnavailable from error
             if not isinstance(reply, ReplyError):
                 answer = _own(link, reply, tag)
                 if self._min_replicas:

@@ -1,0 +1,76 @@
+"""Answers in which what the store holds as serialized messages stays that: notes, turns.
+
+The wire does not tell a message from its bytes, so these classes are the contract's, but for a few fields that take
+bytes. To parse 2 KB of notes and to serialize them again would cost as much as all else that is done to an answer, and
+a transcript of 2,000 turns some milliseconds. What is stored was checked when it was written.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+from session_notes.v1 import session_notes_pb2, session_state_pb2
+
+__all__ = [
+    "BatchGetNotesResponse",
+    "BeginRunResponse",
+    "GetNotesResponse",
+    "GetSessionResponse",
+    "ListRunsResponse",
+]
+
+AS_BYTES = {
+    "GetNotesResponse": "notes",
+    "BeginRunResponse": "transcript",
+    "Run": "notes",
+    "Session": "turns",
+}
+
+
+def _add(file: FileDescriptor, pool: DescriptorPool, known: set[str]) -> None:
+    if file.name in known:
+        return
+    known.add(file.name)
+    for needed in file.dependencies:
+        _add(needed, pool, known)
+    copy = FileDescriptorProto()
+    file.CopyToProto(copy)
+    for message in copy.message_type:
+        for field in message.field:
+            if AS_BYTES.get(message.name) == field.name and copy.package == "session_notes.v1":
+                field.type = FieldDescriptorProto.TYPE_BYTES
+                field.ClearField("type_name")
+                if field.label == FieldDescriptorProto.LABEL_OPTIONAL:
+                    # An empty message is there, and so must its bytes be, which are none.
+                    field.proto3_optional = True
+                    field.oneof_index = len(message.oneof_decl)
+                    message.oneof_decl.add(name=f"_{field.name}")
+    pool.Add(copy)
+
+
+_pool, _known = DescriptorPool(), set[str]()
+_add(session_notes_pb2.DESCRIPTOR, _pool, _known)
+_add(session_state_pb2.DESCRIPTOR, _pool, _known)
+
+
+def _class(name: str) -> Any:
+    return GetMessageClass(_pool.FindMessageTypeByName(f"session_notes.v1.{name}"))
+
+
+if TYPE_CHECKING:
+    # To the type checker they are the contract's own. Only `translate`, which fills them, knows of AS_BYTES.
+    from session_notes.v1.session_notes_pb2 import (
+        BatchGetNotesResponse,
+        BeginRunResponse,
+        GetNotesResponse,
+        ListRunsResponse,
+    )
+    from session_notes.v1.session_state_pb2 import GetSessionResponse
+else:
+    GetNotesResponse, BatchGetNotesResponse = _class("GetNotesResponse"), _class("BatchGetNotesResponse")
+    BeginRunResponse, ListRunsResponse = _class("BeginRunResponse"), _class("ListRunsResponse")
+    GetSessionResponse = _class("GetSessionResponse")
