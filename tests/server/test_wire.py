@@ -1,5 +1,7 @@
 """Answers that take stored bytes are, on the wire, what the contract's own messages are."""
 
+from typing import Any
+
 import pytest
 from session_notes.v1 import session_notes_pb2, session_state_pb2
 from session_notes.v1.notes_pb2 import Notes
@@ -12,10 +14,10 @@ NOTES = Notes(coverage={"a": 0.5, "b": 1}, summary="ü", follow_up_suggestions=[
 @pytest.mark.parametrize("notes", [NOTES, Notes()])
 def test_notes_are_handed_on_as_they_are(notes: Notes) -> None:
     """Also those in which nothing is said are there."""
-    response = wire.BatchGetNotesResponse()
+    response: Any = wire.BatchGetNotesResponse()  # To the type checker its notes are a message.
     one = response.responses.add()
     one.ready, one.run.run_id = True, "r"
-    one.notes = notes.SerializeToString()  # type: ignore[misc]  # To the type checker it is a message.
+    one.notes = notes.SerializeToString()
     read = session_notes_pb2.BatchGetNotesResponse.FromString(response.SerializeToString()).responses[0]
     assert read.HasField("notes")
     assert read.notes == notes
@@ -25,8 +27,8 @@ def test_notes_are_handed_on_as_they_are(notes: Notes) -> None:
 def test_turns_are_handed_on_as_they_are() -> None:
     """Each of them, in order, beside what is no bytes."""
     turns = [Turn(speaker="user", text="a"), Turn(), Turn(speaker="primary")]
-    response = wire.GetSessionResponse()
-    response.session.turns.extend(turn.SerializeToString() for turn in turns)  # type: ignore[misc]
+    response: Any = wire.GetSessionResponse()
+    response.session.turns.extend(turn.SerializeToString() for turn in turns)
     response.session.fields["f"].string_value = "v"
     read = session_state_pb2.GetSessionResponse.FromString(response.SerializeToString()).session
     assert list(read.turns) == turns
