@@ -172,7 +172,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A conversation with a primary and an observer, in five scenes.")
     parser.add_argument("--fast", action="store_true", help="without pauses to read")
     stage = Stage(fast=parser.parse_args().fast)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     try:
         with _sidecar() as target, PrimaryClient(target) as primary, ObserverClient(target) as observer:
             stage.scene(

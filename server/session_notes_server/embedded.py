@@ -304,7 +304,7 @@ def lock_file(path: Path) -> IO[str] | None:
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def die_with_parent(number: signal.Signals) -> None:
+def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
     """Have this process get a signal when its parent dies. Linux alone can do that."""
     if sys.platform == "linux":
         _LIBC.prctl(1, number)  # PR_SET_PDEATHSIG, see prctl(2)

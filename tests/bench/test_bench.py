@@ -2,9 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from session_notes_server.bench import full, load, peers, rounds
 from session_notes_server.bench.load import LoadError, Slice, Target
 from session_notes_server.bench.rounds import Load, Row
 
-from tests.support import Sidecar, free_port, program
+from tests.support import Sidecar, eventually, free_port, program
 
 CALLS = {"GetNotes", "WriteNotes", "BatchGetNotes", "GetSession", "AppendTurns"}
 QUICK = ("--rounds", "1", "--slice", "30ms")
@@ -49,7 +52,7 @@ def test_everything_is_called_and_set_against_the_floor(temporary: Path, tmp_pat
         for place in {row["place"] for row in told["calls"]}
     }
     assert at["session-notes (tcp)"] == at["session-notes (unix)"] == CALLS
-    assert at["floor (tcp)"] == at["floor (unix)"] == {"Echo"}
+    assert at["floor (tcp)"] == at["floor (unix)"] == at["floor, our poller (tcp)"] == {"Echo"}
     assert len(at["redis-py, no sidecar"]) == 2
     for row in told["calls"]:
         assert row["calls"] > 0
@@ -93,6 +96,7 @@ def test_a_sidecar_that_asks_who_we_are(tmp_path: Path) -> None:
     [
         (["--full", "--target", "127.0.0.1:1"], "--full"),
         (["--pid", "1"], "--pid"),
+        (["--pid", "4194305", "--target", "127.0.0.1:1"], "--pid"),
         (["--rounds", "0"], "--rounds"),
     ],
 )
@@ -101,6 +105,60 @@ def test_what_does_not_go_together_is_refused(arguments: list[str], says: str) -
     done = bench(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_nothing_outlives_it(temporary: Path, sidecar: Sidecar, number: signal.Signals) -> None:
+    """However it is ended in the middle: no store, no sidecar and no caller of its own goes on, in no way."""
+    command = [*program(), "bench", "--slice", "100ms"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True) as process:
+        eventually(lambda: len(_working_in(temporary)) >= 3, 30)
+        process.send_signal(number)
+        process.wait(30)
+    eventually(lambda: not _working_in(temporary), 30)
+    if number != signal.SIGKILL:
+        assert list(temporary.iterdir()) == []
+
+
+def _working_in(folder: Path) -> list[int]:
+    """The processes that were told of a folder, or stand in it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            told = str(folder).encode() in (process / "cmdline").read_bytes()
+            if told or (process / "cwd").readlink().is_relative_to(folder):
+                found.append(int(process.name))
+    return found
+
+
+def test_sessions_do_not_outlive_a_killed_bench_for_long(sidecar: Sidecar) -> None:
+    """What is killed deletes nothing: its sessions expire within the hour."""
+    command = [*program(), "bench", "--target", sidecar.target]
+    with PrimaryClient(sidecar.target) as primary:
+        before = {one.session_id for one in primary.list_sessions()}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+            eventually(lambda: {one.session_id for one in primary.list_sessions()} - before, 30)
+            process.kill()
+        left = [one for one in primary.list_sessions() if one.session_id not in before]
+        for one in left:
+            assert one.expires_in is not None
+            assert one.expires_in <= timedelta(hours=1)
+            primary.delete_session(one.session_id)
+
+
+def test_whoever_may_not_remove_sessions_makes_none(tmp_path: Path) -> None:
+    """An observer may write and not delete: refused before anything is there."""
+    tokens = tmp_path / "tokens"
+    tokens.mkdir(mode=0o700)
+    for role in ("observer", "admin"):
+        (tokens / role).write_text(f"{role}-token\n")
+        (tokens / role).chmod(0o600)
+    with Sidecar(flags=["--tokens-dir", str(tokens)]) as sidecar:
+        done = bench("--target", sidecar.target, SESSION_NOTES_TOKEN="observer-token")
+        assert done.returncode == 7, done.stderr
+        assert done.stderr.count("\n") == 1, done.stderr
+        with PrimaryClient(sidecar.target, token="admin-token") as primary:
+            assert list(primary.list_sessions()) == []
 
 
 def test_a_sidecar_that_is_not_there() -> None:

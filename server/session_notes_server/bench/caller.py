@@ -2,8 +2,8 @@
 
 A program. Its first line on stdin is a JSON list of what there is to call: [target, method, [body in base64, …],
 whether we have to say who we are]. Each further line is an order, [which of them, how many in flight, seconds], and has
-an answer, a line on stdout. The end of stdin is its own. It calls as an application in Python does: by grpc.aio and
-generated messages, or by redis-py and JSON.
+an answer, a line on stdout: how long each call took, or in words why one failed. The end of stdin is its own. It calls
+as an application in Python does: by grpc.aio and generated messages, or by redis-py and JSON.
 """
 
 from __future__ import annotations
@@ -43,9 +43,12 @@ async def _main() -> None:
         while order := await line():
             which, in_flight, seconds = order
             call, bodies = calls[which]
-            await call(bodies[0])  # It connects.
             cpu, began = time.process_time(), time.perf_counter()
-            taken_us = await _made(call, bodies, in_flight, began + seconds)
+            try:
+                taken_us = await _made(call, bodies, in_flight, began + seconds)
+            except Exception as error:
+                print(json.dumps(f"{type(error).__name__}: {error}"), flush=True)  # noqa: T201
+                return
             answer = taken_us, time.perf_counter() - began, time.process_time() - cpu
             print(json.dumps(answer), flush=True)  # noqa: T201
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
@@ -23,7 +24,8 @@ def bench(
         typer.Option(
             metavar="ADDRESS",
             help="Measure this sidecar: host:port or unix:/path. A token and certificates are taken from the "
-            "environment. Its sessions are left alone; those made for this are deleted in the end.",
+            "environment: the token has to be an admin's. Its sessions are left alone; those made for this are deleted "
+            "in the end.",
             show_default="a throwaway one",
         ),
     ] = None,
@@ -77,11 +79,13 @@ def bench(
 def _measured(target: str | None, pids: list[int], *, full: bool, **how: Any) -> dict[str, Any]:
     """All figures as one document; its errors end the command as they should."""
     from session_notes_server.cli.exits import ExitCode, Failure
+    from session_notes_server.cli.options import wrong
 
     if not (find_spec("matplotlib") and find_spec("psutil")):
-        raise Failure("this needs two packages more: pip install 'session-notes[bench]'", ExitCode.UNEXPECTED)
+        raise Failure("this needs matplotlib and psutil: from a checkout, pip install '.[bench]'", ExitCode.UNEXPECTED)
 
     import grpc
+    import psutil
     from session_notes import SessionNotesError
     from session_notes._errors import translate
 
@@ -93,6 +97,8 @@ def _measured(target: str | None, pids: list[int], *, full: bool, **how: Any) ->
     from session_notes_server.embedded import EmbeddedError
     from session_notes_server.replay.programs import ProgramError
 
+    if gone := [pid for pid in pids if not psutil.pid_exists(pid)]:
+        raise wrong("--pid", f"there is no process {gone[0]}")
     if target is None:
         # Credentials in the environment are for another sidecar; ours asks for none, and has no TLS.
         for name in [name for name in os.environ if name.startswith(("SESSION_NOTES_TOKEN", "SESSION_NOTES_TLS"))]:
@@ -102,11 +108,11 @@ def _measured(target: str | None, pids: list[int], *, full: bool, **how: Any) ->
     try:
         with _progress() as step:
             calls = own_table(step=step, **how) if target is None else table_of(target, pids, step=step, **how)
-            told |= asyncio.run(calls)
+            told |= asyncio.run(_until_told(calls))
             if full:
                 from session_notes_server.bench.full import bars, sections
 
-                told |= asyncio.run(sections(step, **how))
+                told |= asyncio.run(_until_told(sections(step, **how)))
                 told["bars"] = bars(told)
     except grpc.RpcError as error:
         raise failure_of(translate(error), target or "") from None
@@ -114,9 +120,19 @@ def _measured(target: str | None, pids: list[int], *, full: bool, **how: Any) ->
         raise failure_of(error, target or "") from None
     except (LoadError, ProgramError, EmbeddedError) as error:
         raise Failure(str(error), ExitCode.UNEXPECTED) from error
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         raise Failure("stopped before the end", ExitCode.UNEXPECTED) from None
     return told
+
+
+async def _until_told(measuring: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+    """Measure until it is done, or until SIGTERM or SIGHUP, which end it as Ctrl-C does: nothing is left behind."""
+    me = asyncio.current_task()
+    assert me is not None  # noqa: S101 - for the type checker
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            asyncio.get_running_loop().add_signal_handler(number, me.cancel)
+    return await measuring
 
 
 @contextmanager

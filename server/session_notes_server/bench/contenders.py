@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import secrets
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 import grpc.aio
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from session_notes._channel import open_async_channel
@@ -19,7 +21,12 @@ from session_notes._credentials import Credentials
 from session_notes.v1.notes_pb2 import Issue, Notes, Severity
 from session_notes.v1.session_notes_pb2 import BatchGetNotesRequest, GetNotesRequest, WriteNotesRequest
 from session_notes.v1.session_notes_pb2_grpc import SessionNotesStub
-from session_notes.v1.session_state_pb2 import AppendTurnsRequest, DeleteSessionRequest, GetSessionRequest
+from session_notes.v1.session_state_pb2 import (
+    AppendTurnsRequest,
+    DeleteSessionRequest,
+    GetSessionRequest,
+    UpdateSessionRequest,
+)
 from session_notes.v1.session_state_pb2_grpc import SessionStateStub
 from session_notes.v1.turn_pb2 import Turn
 
@@ -31,6 +38,8 @@ from session_notes_server.bench.stores import Store, ended
 NOTES_BYTES = 2048
 BATCH = 100
 IN_FLIGHT_WHILE_FILLING = 64
+# Should we be killed, they are gone by themselves; a full run takes less.
+SECONDS_TO_LIVE = 3600
 # Of sessions that are only there to be many, nobody notices that not every one is called.
 MOST_BODIES = 1000
 
@@ -79,6 +88,10 @@ class Sessions:
                 await self._call(
                     SessionStateStub(channel).AppendTurns, AppendTurnsRequest(session_id=session_id, turns=few)
                 )
+            await self._call(
+                SessionStateStub(channel).UpdateSession,
+                UpdateSessionRequest(session_id=session_id, ttl=Duration(seconds=SECONDS_TO_LIVE)),
+            )
             for _ in range(runs):
                 request = WriteNotesRequest(session_id=session_id, notes=self._notes)
                 await self._call(SessionNotesStub(channel).WriteNotes, request)
@@ -139,14 +152,21 @@ class Sessions:
 
 
 @contextlib.asynccontextmanager
-async def bare_server(answer_bytes: int) -> AsyncIterator[list[Target]]:
-    """The floor: the same gRPC, the same bytes, and nothing else."""
+async def bare_server(answer_bytes: int, *, name: str = "floor", poller: str = "") -> AsyncIterator[list[Target]]:
+    """The floor: the same gRPC, the same bytes, and nothing else.
+
+    Args:
+        answer_bytes: How large its answers are.
+        name: What people call it.
+        poller: As gRPC's experiments name them; by default gRPC has its way, as it has wherever nobody says otherwise.
+    """
     with tempfile.TemporaryDirectory(prefix="session-notes-bench-") as folder:
         unix = f"unix:{folder}/floor.sock"
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "session_notes_server.bench.floor", str(answer_bytes), "127.0.0.1:0", unix),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "GRPC_EXPERIMENTS": poller},
         )
         try:
             assert process.stdout is not None  # noqa: S101 - for the type checker: it is a pipe
@@ -155,7 +175,7 @@ async def bare_server(answer_bytes: int) -> AsyncIterator[list[Target]]:
             port = line.split()[0].decode()
             body = GetNotesRequest(session_id="bench-00000000-0").SerializeToString()
             yield [
-                Target(f"floor ({how})", "Echo", address, floor.METHOD, (body,), (process.pid,))
+                Target(f"{name} ({how})", "Echo", address, floor.METHOD, (body,), (process.pid,))
                 for how, address in (("tcp", f"127.0.0.1:{port}"), ("unix", unix))
             ]
         finally:

@@ -131,7 +131,9 @@ async def _asked(process: asyncio.subprocess.Process, what: Any) -> Any:
     await _say(process, what)
     if not (line := await process.stdout.readline()):
         raise LoadError("a calling process ended; what it said is above")
-    return json.loads(line)
+    if isinstance(answer := json.loads(line), str):
+        raise LoadError(f"a call failed: {' '.join(answer.split())[:300]}")
+    return answer
 
 
 def h2load() -> str | None:

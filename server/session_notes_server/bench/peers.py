@@ -13,6 +13,7 @@ import grpc.aio
 
 from session_notes_server.bench.load import Target
 from session_notes_server.bench.stores import Store, ended, free_ports, listening
+from session_notes_server.embedded import die_with_parent
 
 _METHODS = "/dapr.proto.runtime.v1.Dapr/"
 _COMPONENT = """\
@@ -49,6 +50,8 @@ async def peers(store: Store, session: bytes, count: int) -> AsyncIterator[list[
             *("--metrics-port", str(metrics_port), "--log-level", "error"),
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
         )
         try:
             await listening(grpc_port, process)

@@ -54,7 +54,7 @@ def tables(told: Mapping[str, Any]) -> list[RenderableType]:
 def rows_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Every call at every place."""
     table = _table(
-        *("call", "where", "in flight", "median, ms", "p99, ms", "calls/s", "server CPU, µs", "caller CPU, µs"),
+        *("call", "where", "in flight", "median, ms", "p99, ms", "calls/s", "server CPU, µs"),
         *("median ÷ floor", "CPU ÷ floor"),
     )
     for row in sorted(rows, key=lambda row: (row["in_flight"], row["caller"])):
@@ -66,7 +66,6 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
             f"{row['p99_us'] / 1000:.2f}",
             _number(row["calls_per_second"]),
             _number(row["server_cpu_us"]),
-            _number(row["caller_cpu_us"]),
             _ratio(row["median_us_to_floor"]),
             _ratio(row["server_cpu_us_to_floor"]),
         )

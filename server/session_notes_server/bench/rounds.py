@@ -142,7 +142,7 @@ async def measured(
 
 def floors(rows: Iterable[Row]) -> Mapping[tuple[str, Load], Row]:
     """The rows of the floor, by how they are reached (`tcp`, `unix`) and the load."""
-    return {(how(row.target), row.load): row for row in rows if row.target.place.startswith("floor")}
+    return {(how(row.target), row.load): row for row in rows if row.target.place.startswith("floor (")}
 
 
 def how(target: Target) -> str:

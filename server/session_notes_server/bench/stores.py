@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from session_notes_server.bench.load import LoadError
-from session_notes_server.embedded import valkey_server
+from session_notes_server.embedded import die_with_parent, valkey_server
 
 START_SECONDS = 10.0
 CLUSTER_SECONDS = 30.0
@@ -40,6 +40,9 @@ async def store(*flags: str) -> AsyncIterator[Store]:
             *(str(valkey_server()), "--port", str(port), "--bind", "127.0.0.1", "--dir", folder),
             *("--unixsocket", f"{folder}/store.sock", "--logfile", "log", "--loglevel", "warning"),
             *("--appendonly", "yes", "--appendfsync", "everysec", "--save", "", *flags),
+            # Ctrl-C in a terminal goes to the whole process group; we say when it is over.
+            start_new_session=True,
+            preexec_fn=die_with_parent,
         )
         try:
             await listening(port, process)

@@ -13,6 +13,7 @@ from session_notes_server.bench.load import Callers, Target
 from session_notes_server.bench.peers import peers
 from session_notes_server.bench.rounds import Tell, floors, how, loads_for, measured
 from session_notes_server.bench.stores import store
+from session_notes_server.poller import POLLER
 from session_notes_server.throwaway import PATIENCE, reach, throwaway_sidecar
 
 SESSIONS = 100
@@ -26,7 +27,10 @@ async def own_table(*, rounds: int, seconds: float, seed: int, step: Tell) -> di
         sidecar = await stack.enter_async_context(throwaway_sidecar("--redis-url", shared.url))
         sessions = Sessions(sidecar.target, SESSIONS, notes)
         await sessions.fill()
-        targets = await stack.enter_async_context(bare_server(await sessions.answer_bytes()))
+        answer_bytes = await sessions.answer_bytes()
+        targets = await stack.enter_async_context(bare_server(answer_bytes))
+        ours = bare_server(answer_bytes, name="floor, our poller", poller=POLLER)
+        targets += (await stack.enter_async_context(ours))[:1]
         for place, address in (("session-notes (tcp)", sidecar.target), ("session-notes (unix)", sidecar.unix)):
             targets += sessions.targets(place, address, servers=(sidecar.pid,), store=shared.pid)
         targets += await stack.enter_async_context(blobs(shared, json_of(notes), SESSIONS))
@@ -42,6 +46,8 @@ async def table_of(
     """Somebody's sidecar, and the floor of this machine. The sessions made there are removed in the end."""
     await reach(address, PATIENCE)
     sessions = Sessions(address, SESSIONS, notes_of())
+    # Who may not remove them is to hear so before they are there.
+    await sessions.remove()
     try:
         await sessions.fill()
         async with bare_server(await sessions.answer_bytes()) as bare:

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, cast
 
+from session_notes_server.embedded import die_with_parent
 from session_notes_server.replay.history import Latencies, Record, from_line, to_line
 
 STOP_SECONDS = 15.0
@@ -57,6 +58,7 @@ class Program:
             env=self._env,
             # Ctrl-C in a terminal goes to the whole process group; we say when it is over.
             start_new_session=True,
+            preexec_fn=die_with_parent,
         )
         return self
 
