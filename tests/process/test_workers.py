@@ -237,6 +237,14 @@ def test_in_a_storm_every_call_ends_well(session_id: str) -> None:
             assert kept <= set(SessionCalls(afterwards, session_id).get_session(timeout=30).fields)
 
 
+def test_a_terminal_reaches_the_supervisor_alone() -> None:
+    """Ctrl-C goes to a whole process group, also to who is just starting and would end in a traceback."""
+    with several() as sidecar:
+        assert sidecar.process is not None
+        groups = {os.getpgid(pid) for pid in workers(sidecar)}
+        assert os.getpgid(sidecar.process.pid) not in groups
+
+
 def test_ctrl_c_stops_all_of_them() -> None:
     """Ctrl-C, which in a terminal goes to the whole process group, stops it in the same orderly way."""
     with several() as sidecar:
