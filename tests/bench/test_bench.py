@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from session_notes import PrimaryClient
-from session_notes_server.bench import full, load, peers, rounds
+from session_notes_server.bench import growth, load, peers, rounds, scale, start
 from session_notes_server.bench.load import LoadError, Slice, Target
 from session_notes_server.bench.rounds import Load, Row
 
@@ -182,11 +182,11 @@ def test_ratios_are_taken_within_a_round() -> None:
 
 async def test_growth_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every dimension has a row for each size and call, compared with its smallest."""
-    monkeypatch.setattr(full, "SESSIONS", (10, 30))
-    monkeypatch.setattr(full, "NOTES_KIB", (1, 2))
-    monkeypatch.setattr(full, "TURNS", (0, 3))
-    monkeypatch.setattr(full, "GROUP", 2)
-    grown, memory = await full.growth(rounds=1, seconds=0.02, seed=1, step=nothing)
+    monkeypatch.setattr(growth, "SESSIONS", (10, 30))
+    monkeypatch.setattr(growth, "NOTES_KIB", (1, 2))
+    monkeypatch.setattr(growth, "TURNS", (0, 3))
+    monkeypatch.setattr(growth, "GROUP", 2)
+    grown, memory = await growth.growth(rounds=1, seconds=0.02, seed=1, step=nothing)
     for dimension, sizes in (("sessions", {10, 30}), ("KiB of notes", {1, 2}), ("turns", {0, 3}), ("runs", {1, 20})):
         rows = [row for row in grown if row["of"] == dimension]
         assert {row["size"] for row in rows} == sizes
@@ -197,26 +197,26 @@ async def test_growth_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_what_it_takes_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds to the first answer and of an import, of which ours are a part."""
-    monkeypatch.setattr(full, "STARTS", 1)
-    start, whole, ours = [row["median_seconds"] for row in await full.footprint(nothing)]
-    assert start > 0
+    monkeypatch.setattr(start, "STARTS", 1)
+    first, whole, ours = [row["median_seconds"] for row in await start.footprint(nothing)]
+    assert first > 0
     assert 0 < ours < whole
 
 
 @pytest.mark.skipif(load.h2load() is None, reason="there is no h2load on PATH")
 async def test_more_than_one_core_and_more_than_one_sidecar() -> None:
     """Two workers, and two sidecars on a cluster that answer alike."""
-    one, two = await full.workers(nothing, rounds=1, seconds=0.05)
+    one, two = await scale.workers(nothing, rounds=1, seconds=0.05)
     assert (one["workers"], two["workers"], one["cpu_to_one_worker"]) == (1, 2, 1.0)
-    alone, _, both = await full.two_on_a_cluster(nothing, rounds=1, seconds=0.05)
+    alone, _, both = await scale.two_on_a_cluster(nothing, rounds=1, seconds=0.05)
     assert alone["answers_that_differ"] == both["answers_that_differ"] == "0 of 100"
 
 
 async def test_without_h2load_workers_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Callers in Python would measure themselves: it says what is missing instead."""
-    monkeypatch.setattr(full, "h2load", lambda: None)
+    monkeypatch.setattr(scale, "h2load", lambda: None)
     with pytest.raises(LoadError, match="h2load"):
-        await full._saturated_in_turn([], rounds=1, seconds=0.1, step=nothing)
+        await scale._saturated_in_turn([], rounds=1, seconds=0.1, step=nothing)
 
 
 def test_dapr_is_spoken_to_as_its_protos_say() -> None:
