@@ -57,7 +57,7 @@ def notes_of(size_bytes: int = NOTES_BYTES) -> Notes:
         follow_up_suggestions=["Ask for the order number, and when and where it was bought."] * 3,
     )
     notes.extra.update({"model": "bench", "scores": {"politeness": 0.5, "progress": 0.75}})
-    notes.summary = "x" * max(0, size_bytes - notes.ByteSize() - 3)
+    notes.summary = "x" * max(0, size_bytes - notes.ByteSize() - 4)
     return notes
 
 
