@@ -80,7 +80,7 @@ oldest: .venv-oldest/ready ## run the tests on the oldest versions supported of 
 	@$(MAKE) --no-print-directory test BIN=.venv-oldest/bin
 
 # Three runs, since what holds in one may be the machine's mood.
-bench: .venv/dev ## measure what a call costs, here and elsewhere, three times (half an hour; RUNS=1 for less)
+bench: .venv/dev ## measure what a call costs, here and elsewhere, three times (a quarter of an hour; RUNS=1 for less)
 	@for run in $$(seq $(or $(RUNS),3)); do \
 		$(BIN)/session-notes bench --full --seed $$run --results benchmarks/results/$$run $(ARGS) || exit 1; done
 	@$(BIN)/python benchmarks/tables.py
