@@ -35,7 +35,7 @@ def bench(
     ] = None,
     full: Annotated[
         bool,
-        typer.Option("--full", help="Also how cost grows, what it takes to start, workers, and a cluster; minutes more."),
+        typer.Option("--full", help="Also how cost grows, starts, workers and a cluster: some minutes more."),
     ] = False,
     rounds: Annotated[int, typer.Option(min=1, metavar="N", help="How many rounds count; medians are over them.")] = 5,
     slice_: Annotated[
