@@ -106,7 +106,7 @@ class Callers:
         """Call for so long."""
         which = self._targets.index(target)
         busy = self._processes[: min(in_flight, PROCESSES)]
-        with _cpu_of(target.servers) as server, _cpu_of([target.store] if target.store else []) as store:
+        with _Cpu(target.servers) as server, _Cpu([target.store] if target.store else []) as store:
             answers = await asyncio.gather(
                 *(_asked(process, (which, in_flight // len(busy), seconds)) for process in busy)
             )
@@ -154,7 +154,7 @@ async def saturated(
     with tempfile.TemporaryDirectory(prefix="session-notes-bench-") as folder:
         framed, log = Path(folder) / "body", Path(folder) / "log"
         framed.write_bytes(b"\0" + struct.pack(">I", len(body)) + body)
-        with _cpu_of(target.servers) as server, _cpu_of([target.store] if target.store else []) as store:
+        with _Cpu(target.servers) as server, _Cpu([target.store] if target.store else []) as store:
             process = await asyncio.create_subprocess_exec(
                 *(program, "-t", "1", "-c", str(connections), "-m", str(in_flight // connections), "-n", str(calls)),
                 *("-d", str(framed), "-H", "content-type: application/grpc", "-H", "te: trailers"),
@@ -194,6 +194,3 @@ class _Cpu:
     def _now(self) -> float:
         times = [process.cpu_times() for process in self._processes]
         return sum(one.user + one.system for one in times)
-
-
-_cpu_of = _Cpu
