@@ -208,7 +208,8 @@ async def test_more_than_one_core_and_more_than_one_sidecar() -> None:
     """Two workers, and two sidecars on a cluster that answer alike."""
     one, two = await scale.workers(nothing, rounds=1, seconds=0.05)
     assert (one["workers"], two["workers"], one["cpu_to_one_worker"]) == (1, 2, 1.0)
-    alone, _, both = await scale.two_on_a_cluster(nothing, rounds=1, seconds=0.05)
+    assert (one["in_flight"], two["in_flight"]) == (64, 128)  # Each worker has as much to do.
+    alone, _, both, *_ = await scale.two_on_a_cluster(nothing, rounds=1, seconds=0.05)
     assert alone["answers_that_differ"] == both["answers_that_differ"] == "0 of 100"
 
 

@@ -1,12 +1,11 @@
 """The one place that makes channels: where to, and with which options."""
 
 import os
-from pathlib import Path
 
 import grpc
 import grpc.aio
 
-from session_notes._credentials import TLS
+from session_notes._credentials import TLS, PathLike
 from session_notes._errors import InvalidArgument
 
 DEFAULT_TARGET = "127.0.0.1:50051"
@@ -51,8 +50,11 @@ def _encrypted(tls: TLS) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(ca, key, cert)
 
 
-def _content(path: Path | None) -> bytes | None:
+def _content(path: PathLike | None) -> bytes | None:
+    if path is None:
+        return None
     try:
-        return None if path is None else path.read_bytes()
+        with open(path, "rb") as file:
+            return file.read()
     except OSError as error:
-        raise InvalidArgument(f"{path} cannot be read: {error.strerror}") from None
+        raise InvalidArgument(f"{os.fspath(path)} cannot be read: {error.strerror}") from None

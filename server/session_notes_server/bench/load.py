@@ -10,6 +10,7 @@ import shutil
 import struct
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,5 +193,13 @@ class _Cpu:
         return (self._after - self._before) / calls * 1e6 if self._processes else None
 
     def _now(self) -> float:
-        times = [process.cpu_times() for process in self._processes]
-        return sum(one.user + one.system for one in times)
+        return sum(map(_cpu_seconds, self._processes))
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    if sys.platform == "linux":
+        # What clock_getcpuclockid(3) gives for a process. It counts in nanoseconds, cpu_times() in hundredths of a
+        # second: several per cent of one measurement.
+        return time.clock_gettime((~process.pid << 3) | 2)
+    times = process.cpu_times()
+    return times.user + times.system

@@ -26,7 +26,10 @@ Rows = list[dict[str, Any]]
 
 
 async def workers(step: Tell, *, rounds: int, seconds: float) -> Rows:
-    """One sidecar with one worker, and one with two, on the same store."""
+    """One sidecar with one worker, and one with two and twice the load, on the same store.
+
+    With the same load, each of two would have fewer calls in its hands, wake up for fewer, and so pay more for each.
+    """
     async with contextlib.AsyncExitStack() as stack:
         shared = await stack.enter_async_context(store())
         targets = []
@@ -38,10 +41,13 @@ async def workers(step: Tell, *, rounds: int, seconds: float) -> Rows:
             await sessions.fill()
             pids = (sidecar.pid, *(child.pid for child in psutil.Process(sidecar.pid).children()))
             targets.append(sessions.targets(f"workers {number}", sidecar.target, servers=pids, store=shared.pid)[0])
-        slices = await _saturated_in_turn([[one] for one in targets], rounds=rounds, seconds=seconds, step=step)
+        slices = await _saturated_in_turn(
+            [([one], MANY * number) for number, one in enumerate(targets, 1)], rounds=rounds, seconds=seconds, step=step
+        )
     return [
         {
             "workers": number,
+            "in_flight": MANY * number,
             "call": "GetNotes",
             "calls_per_second": _median(slices[at], _rate),
             "server_cpu_us": _median(slices[at], _server_cpu),
@@ -57,7 +63,10 @@ async def workers(step: Tell, *, rounds: int, seconds: float) -> Rows:
 
 
 async def two_on_a_cluster(step: Tell, *, rounds: int, seconds: float) -> Rows:
-    """Two sidecars on a cluster of three nodes: do they agree, and what do they carry, alone and together?"""
+    """Two sidecars on a cluster of three nodes: do they agree, and what do they carry, alone and together?
+
+    With one call in flight to each, so that a machine with few cores has room for both, and with many.
+    """
     async with contextlib.AsyncExitStack() as stack:
         nodes = await stack.enter_async_context(cluster())
         url = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes)
@@ -66,15 +75,20 @@ async def two_on_a_cluster(step: Tell, *, rounds: int, seconds: float) -> Rows:
         await sessions.fill()
         differing = await _differing(sessions.ids, first, second)
         one, other = (sessions.targets("", sidecar.target, servers=(sidecar.pid,))[0] for sidecar in (first, second))
-        slices = await _saturated_in_turn([[one], [other], [one, other]], rounds=rounds, seconds=seconds, step=step)
+        groups = {"the first": [one], "the second": [other], "both": [one, other]}
+        asked = [(name, in_flight) for in_flight in (1, MANY) for name in groups]
+        slices = await _saturated_in_turn(
+            [(groups[name], in_flight) for name, in_flight in asked], rounds=rounds, seconds=seconds, step=step
+        )
     return [
         {
             "sidecars": name,
+            "in_flight_to_each": in_flight,
             "calls_per_second": _median(some, _rate),
             "server_cpu_us": _median(some, _server_cpu),
             "answers_that_differ": f"{differing} of {len(sessions.ids)}",
         }
-        for name, some in zip(("the first", "the second", "both"), slices, strict=True)
+        for (name, in_flight), some in zip(asked, slices, strict=True)
     ]
 
 
@@ -95,19 +109,19 @@ async def _differing(ids: Sequence[str], first: Throwaway, second: Throwaway) ->
 
 
 async def _saturated_in_turn(
-    groups: Sequence[Sequence[Target]], *, rounds: int, seconds: float, step: Tell
+    groups: Sequence[tuple[Sequence[Target], int]], *, rounds: int, seconds: float, step: Tell
 ) -> list[list[Slice]]:
-    """Each group in turn, its targets at once, as fast as they answer → for each group a slice a round."""
+    """Each group in turn, its targets at once with so many calls in flight to each → for each group a slice a round."""
     program = h2load()
     if program is None:
         raise LoadError("workers and sidecars are measured with h2load, which is not on PATH (Debian: nghttp2-client)")
     slices: list[list[Slice]] = [[] for _ in groups]
     counts = [FIRST_CALLS] * len(groups)
     for number in range(rounds + 1):
-        for at, group in enumerate(groups):
+        for at, (group, in_flight) in enumerate(groups):
             step(f"round {number} of {rounds}")
             together = await asyncio.gather(
-                *(saturated(program, one, MANY, counts[at], connections=SPREAD_CONNECTIONS) for one in group)
+                *(saturated(program, one, in_flight, counts[at], connections=SPREAD_CONNECTIONS) for one in group)
             )
             merged = _merged(together)
             counts[at] = max(FIRST_CALLS, int(merged.calls / merged.seconds / len(group) * seconds))

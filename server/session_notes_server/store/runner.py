@@ -108,17 +108,17 @@ class Runner:
 
     async def run_many(self, script: Script, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Any]]:
         """Run a script on many sessions in one round trip (one a node), with arguments for each → their replies."""
+        keys = [self._keys.of(session_id) for session_id, _ in calls]
         by_node: dict[Node, list[int]] = {}
-        for index, (session_id, _) in enumerate(calls):
-            by_node.setdefault(await self._nodes.of(self._keys.of(session_id)[0]), []).append(index)
+        for index, of_session in enumerate(keys):
+            by_node.setdefault(await self._nodes.of(of_session[0]), []).append(index)
         replies: list[list[Any]] = [[]] * len(calls)
 
         async def ask(node: Node, indices: list[int]) -> None:
             link = await node.get()
             tags = [next(self._tags) for _ in indices]
             commands = b"".join(
-                script.by_digest(self._keys.of(calls[index][0]), tag, calls[index][1])
-                for index, tag in zip(indices, tags, strict=True)
+                script.by_digest(keys[index], tag, calls[index][1]) for index, tag in zip(indices, tags, strict=True)
             )
             for index, tag, reply in zip(indices, tags, await _replies(link, commands, len(indices)), strict=True):
                 # What a node refuses one by one, it may have good reasons for: a script it forgot, a slot that moved.
