@@ -9,7 +9,7 @@ PROTOS := $(shell find protos -name '*.proto' | sort)
 GENERATED := v1 status
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test faults soak guards oldest bench check format protos clean
+.PHONY: help install run demo test test-integrations faults soak guards oldest bench check format protos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,7 +48,7 @@ test: .venv/dev ## run the tests (ARGS="-k name" for some)
 ifdef ARGS
 	@$(BIN)/python -m pytest -n 4 --dist loadgroup $(ARGS)
 else
-	@$(BIN)/python -m pytest -n 4 --dist loadgroup --ignore tests/faults
+	@$(BIN)/python -m pytest -n 4 --dist loadgroup --ignore tests/faults --ignore tests/integrations
 	@$(BIN)/python -m pytest -n 2 tests/faults
 endif
 
@@ -78,6 +78,21 @@ OLDEST = import re, tomllib; project = tomllib.load(open("pyproject.toml", "rb")
 oldest: .venv-oldest/ready ## run the tests on the oldest versions supported of all we depend on (ARGS="-k name" for some)
 	@cat .venv-oldest/pins.txt
 	@$(MAKE) --no-print-directory test BIN=.venv-oldest/bin
+
+# What belongs to other people's packages, with these packages: they are many and large, so in an environment of their own.
+.venv-integrations/ready: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "session-notes needs Python 3.11 or newer" >&2; exit 1; }
+	@test -x .venv-integrations/bin/python || "$(PYTHON)" -m venv .venv-integrations
+	@echo "installing what the integrations need into .venv-integrations"
+	@.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[server,dev,integrations]'
+	@touch $@
+
+# These packages' types are known in this environment alone, so `make check` leaves what imports them to this one.
+TYPED_HERE = find clients/python/session_notes/integrations tests/integrations -name '*.py'
+
+test-integrations: .venv-integrations/ready ## run the tests of the integrations, with the real packages (ARGS="-k name" for some)
+	.venv-integrations/bin/mypy $$($(TYPED_HERE))
+	@.venv-integrations/bin/python -m pytest -n 2 tests/integrations $(ARGS)
 
 # Three runs, since what holds in one may be the machine's mood.
 bench: .venv/dev ## measure what a call costs, here and elsewhere, three times (a quarter of an hour; RUNS=1 for less)
@@ -112,5 +127,5 @@ generate:
 	@for p in $$(grep -L '^service' $(PROTOS)); do f=$${p#protos/}; rm -f $(INTO)/$${f%.proto}_pb2_grpc.py*; done
 
 clean: ## remove environments, caches and builds
-	rm -rf .venv .venv-protos .venv-oldest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-protos .venv-oldest .venv-integrations build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -197,9 +197,9 @@ class _Cpu:
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
-    if sys.platform == "linux":
-        # What clock_getcpuclockid(3) gives for a process. It counts in nanoseconds, cpu_times() in hundredths of a
-        # second: several per cent of one measurement.
-        return time.clock_gettime((~process.pid << 3) | 2)
-    times = process.cpu_times()
-    return times.user + times.system
+    if sys.platform != "linux":
+        times = process.cpu_times()
+        return times.user + times.system
+    # What clock_getcpuclockid(3) gives for a process. It counts in nanoseconds, cpu_times() in hundredths of a second:
+    # several per cent of one measurement.
+    return time.clock_gettime((~process.pid << 3) | 2)
