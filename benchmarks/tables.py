@@ -97,11 +97,20 @@ def bars(runs: Sequence[Any]) -> str:
     )
 
 
+def parts(_: Sequence[Any]) -> str:
+    """What `parts.py` measured."""
+    rows = json.loads((RESULTS / "parts.json").read_text())["parts"]
+    return table(
+        ("call", "part, alone in a loop", "µs"), [(row["call"], row["part"], number(row["us"])) for row in rows]
+    )
+
+
 TABLES = {
     "machine": machine,
     "calls": calls,
     "at-a-glance": at_a_glance,
     "bars": bars,
+    "parts": parts,
     **{name: rows_of(name) for name in ("growth", "memory", "footprint", "workers", "cluster")},
 }
 
