@@ -95,7 +95,7 @@ def _measured(target: str | None, pids: list[int], *, full: bool, **how: Any) ->
     from session_notes_server.bench.table import own_table, table_of
     from session_notes_server.cli.exits import failure_of
     from session_notes_server.embedded import EmbeddedError
-    from session_notes_server.replay.programs import ProgramError
+    from session_notes_server.programs import ProgramError
 
     if gone := [pid for pid in pids if not psutil.pid_exists(pid)]:
         raise wrong("--pid", f"there is no process {gone[0]}")

@@ -100,9 +100,9 @@ def _replayed(dialogues: list[Dialogue], sessions: int, settings: Settings) -> d
     from session_notes import SessionNotesError
 
     from session_notes_server.cli.exits import ExitCode, Failure, failure_of
+    from session_notes_server.programs import ProgramError
     from session_notes_server.replay.plan import planned
     from session_notes_server.replay.play import play
-    from session_notes_server.replay.programs import ProgramError
     from session_notes_server.replay.report import summary
     from session_notes_server.replay.verdicts import judge
 
