@@ -54,7 +54,7 @@ async def store(*flags: str) -> AsyncIterator[Store]:
 
 
 def sidecar_over(url: str, *flags: str) -> AbstractAsyncContextManager[Throwaway]:
-    """A sidecar of ours over a store, and patient: where load takes all cores, a store that has to wait is no outage."""
+    """A sidecar of ours over a store, and patient: where load takes all cores, a store that waits is no outage."""
     return throwaway_sidecar("--redis-url", url, "--notes-timeout", "5s", "--store-timeout", "5s", *flags)
 
 
