@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -394,6 +395,20 @@ async def test_a_web_page_cannot_call_by_a_name_of_its_own(host: Host, sidecar: 
             assert await status(Host=f"notes.example.org:{port}") == 200
             assert await status(Host="notes.example.org", Origin="https://notes.example.org") == 200
             assert await status() == 200
+
+
+async def test_of_what_goes_wrong_a_log_has_no_more_than_its_kind(host: Host, sidecar: Sidecar) -> None:
+    """A caller that leaves in the middle, and what is no message at all: no traceback, and not a word of it."""
+    with host.listening(sidecar.target) as url:
+        async with httpx2.AsyncClient() as web:
+            answer = await web.post(url, content=f"{{{CANARY}", headers={"Content-Type": "application/json"})
+            assert answer.status_code == 400
+        port = int(url.rpartition(":")[2].partition("/")[0])
+        head = f"POST /mcp HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Type: application/json\r\n"
+        head += "Accept: application/json, text/event-stream\r\nContent-Length: 1000\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", port)) as caller:
+            caller.sendall(f"{head}{CANARY}".encode())
+        eventually(lambda: "ClientDisconnect" in host.log.read_text(), 30)
 
 
 async def test_an_open_address_with_token_and_tls(host: Host, sidecar: Sidecar, tmp_path: Path) -> None:
