@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from tests.stores import StoreServer, valkey_program
 from tests.support import SERVICES, Sidecar, free_port, leaks
 
 OF_A_SIDECAR = ["address", "protocol", "health", "credentials", "contract", "reads"]
+BOTH = ("sidecar", "redis")
 QUICK = ("--timeout", "400ms")
 
 
@@ -98,6 +99,22 @@ def test_nobody_there() -> None:
     name = doctor("nowhere.invalid:50051")
     assert "not found" in name.problem
     assert "host:port" in doctor("nonsense").advice("address")
+
+
+def test_packets_that_are_dropped_do_not_hold_it_up() -> None:
+    """An address that nothing comes back from, as behind a firewall: said after the timeout."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as stack:
+        # A queue that is full drops who else comes.
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        target = f"127.0.0.1:{full.getsockname()[1]}"
+        began = time.monotonic()
+        found, store = (doctor(target, *QUICK, "--redis-url", f"redis://{target}", about=about) for about in BOTH)
+        assert time.monotonic() - began < 6
+    assert found.problem == f"address: nobody answers at {target}"
+    assert "no answer in time" in store.problem
 
 
 def test_a_black_hole_does_not_hold_it_up() -> None:

@@ -66,4 +66,4 @@ def clock(whose: str, ahead_seconds: float) -> Finding:
 
 def ms(seconds: float) -> str:
     """A span, in milliseconds."""
-    return f"{seconds * 1000:.1f} ms"
+    return f"{seconds * 1000:.2f} ms"

@@ -11,9 +11,10 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
+from session_notes_server.cli.show import ago, count
 from session_notes_server.doctor import probe
 from session_notes_server.doctor.findings import Finding, Verdict, clock, ms, ok, problem, skipped, warning
-from session_notes_server.store import Look, RedisTarget, StoreUnavailable, look, reason
+from session_notes_server.store import LOGS, Look, RedisTarget, StoreUnavailable, look, reason
 
 # What a GetNotes waits for a store that answers nobody is 80 ms by default.
 SLOW_SECONDS = 0.02
@@ -134,7 +135,7 @@ def _role(target: RedisTarget, seen: Look) -> Finding:
 def _eviction(seen: Look) -> Finding:
     policy, limit = seen.info.get("maxmemory_policy", ""), _number(seen.info, "maxmemory")
     evicted = _number(seen.info, "evicted_keys")
-    so_far = f"; {evicted} keys are gone that way since its start" if evicted else ""
+    so_far = f"; {count(evicted, 'key')} gone that way since its start" if evicted else ""
     says = f"{policy}{so_far}"
     advice = "CONFIG SET maxmemory-policy noeviction, and in its configuration"
     if policy == "noeviction":
@@ -178,11 +179,11 @@ def _persistence(seen: Look) -> Finding:
         return ok("persistence", f"append-only file, appendfsync {policy}: {lost}" if lost else "append-only file")
     advice = "CONFIG SET appendonly yes, and in its configuration, unless notes are nothing to keep"
     if seen.config.get("save"):
-        ago = timedelta(seconds=max(0, round(time.time() - _number(seen.info, "rdb_last_save_time"))))
-        changes = _number(seen.info, "rdb_changes_since_last_save")
+        since = timedelta(seconds=max(0.0, time.time() - _number(seen.info, "rdb_last_save_time")))
+        lost = count(_number(seen.info, "rdb_changes_since_last_save"), "change")
         return warning(
             "persistence",
-            f"snapshots alone: a crash loses what came after the last one ({changes} changes since {ago} ago)",
+            f"snapshots alone, the last one {ago(since)}: a crash loses what came after ({lost} by now)",
             advice,
         )
     if "save" in seen.config:
@@ -226,15 +227,15 @@ def _replicas(wanted: int, seen: Look) -> Finding:
 
 
 def _log(seen: Look) -> Finding:
-    threshold = seen.config.get("slowlog-log-slower-than")
-    if threshold is None:
-        return skipped("log", f"not known: {seen.refused.get('CONFIG')}", _AN_ADMIN)
-    if threshold == "-1":
-        return ok("log", "SLOWLOG is off: it keeps nothing of what users said")
+    if "CONFIG" in seen.refused:
+        return skipped("log", f"not known: {seen.refused['CONFIG']}", _AN_ADMIN)
+    keeping = [name for name in LOGS if seen.config.get(name, "-1") != "-1"]
+    if not keeping:
+        return ok("log", "what users said is in no log of slow or large commands")
     return warning(
         "log",
-        "SLOWLOG keeps the start of what slow commands were given: what users said, beyond its time",
-        "CONFIG SET slowlog-log-slower-than -1; the README has more, under Privacy and erasure",
+        "its log of slow or large commands keeps the start of what they were given: what users said, beyond its time",
+        f"{', '.join(f'CONFIG SET {name} -1' for name in keeping)}; see Privacy and erasure in the README",
     )
 
 
@@ -254,14 +255,14 @@ _ALLOW = "allow it: the README has the ACL of the user, under Redis with TLS and
 def _expiry(seen: Look) -> Finding:
     if "SCAN" in seen.refused:
         return skipped("expiry", f"not known: {seen.refused['SCAN']}")
-    of = f"of {seen.keys_sampled} keys with our prefix"
+    looked_at = f"{count(seen.keys_sampled, 'key')} with our prefix"
     if seen.keys_for_ever:
         return warning(
             "expiry",
-            f"{seen.keys_for_ever} {of} never expire",
+            f"{looked_at} looked at, {seen.keys_for_ever} never expire",
             "none of ours is like that: something else writes keys with our prefix; choose another with --prefix",
         )
-    return ok("expiry", f"{of}, all expire" if seen.keys_sampled else "there is no key with our prefix yet")
+    return ok("expiry", f"{looked_at} looked at, all expire" if seen.keys_sampled else "no key with our prefix yet")
 
 
 def _clock(seen: Look) -> Finding:

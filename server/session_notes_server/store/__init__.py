@@ -5,7 +5,7 @@ The only package that imports redis or builds a key.
 
 from session_notes_server.store.connection import InvalidRedisURL, RedisTarget
 from session_notes_server.store.failures import StoreUnavailable
-from session_notes_server.store.looks import Look, look
+from session_notes_server.store.looks import LOGS, Look, look
 from session_notes_server.store.reasons import Refusals, reason
 from session_notes_server.store.records import (
     ListedRun,
@@ -20,6 +20,7 @@ from session_notes_server.store.secrets import RedisSecrets
 from session_notes_server.store.store import Refused, Store
 
 __all__ = [
+    "LOGS",
     "InvalidRedisURL",
     "ListedRun",
     "Look",

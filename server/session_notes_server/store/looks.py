@@ -21,7 +21,9 @@ ROUND_TRIPS = 10
 SAMPLED_KEYS = 1000
 _STEPS, _STEP_KEYS = 20, 500
 
-_CONFIG = ("save", "appendfsync", "dir", "min-replicas-to-write", "slowlog-log-slower-than")
+# What keeps the start of commands' arguments, or all of them; -1: nothing. The last two are Valkey's, from 8.1 on.
+LOGS = ("slowlog-log-slower-than", "commandlog-request-larger-than", "commandlog-reply-larger-than")
+_CONFIG = ("save", "appendfsync", "dir", "min-replicas-to-write", *LOGS)
 
 # All that a user of ours must be allowed, as in the README, each with arguments that it could have.
 NEEDED = (
