@@ -1,7 +1,7 @@
 """`session-notes serve`."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -261,12 +261,10 @@ def serve(
         for line in development.lines(settings, addresses) if dev else ():
             typer.echo(line)
 
+    kept = not dev or data_dir is not None or redis_url is not None
     try:
-        with ExitStack() as stack:
-            if dev and data_dir is None and redis_url is None:
-                folder = stack.enter_context(
-                    TemporaryDirectory(prefix="session-notes-dev-", ignore_cleanup_errors=True)
-                )
+        with nullcontext() if kept else TemporaryDirectory(prefix="session-notes-dev-") as folder:
+            if folder is not None:
                 settings = replace(settings, data_dir=Path(folder))
             run((serve_alone if workers == 1 else supervise)(settings, tell))
     except InvalidSetting as error:
