@@ -164,13 +164,13 @@ def _tokens(directory: Path) -> tuple[tuple[bytes, Role], ...]:
 
 
 def plain_token(directory: Path, roles: Iterable[Role]) -> tuple[Path, int] | None:
-    """The file and the line where there is a token of one of the roles, and not just its hash; else nothing."""
+    """The file and the line of a token of one of the roles, as a client's `TokenFile` finds it: not of its hash."""
     for role in roles:
         path = directory / role
         if path.exists():
-            for number, line in _lines(path, _read(path, secret=True)):
-                if not line.startswith("sha256:"):
-                    return path, number
+            number, line = next(_lines(path, _read(path, secret=True)), (0, "sha256:"))
+            if not line.startswith("sha256:"):
+                return path, number
     return None
 
 

@@ -1,5 +1,6 @@
 """`serve --dev`: what it prints is pasted into a real shell, and works there; what it kept is gone afterwards."""
 
+import hashlib
 import json
 import os
 import re
@@ -124,20 +125,22 @@ def test_unix_sockets_and_workers(tmp_path: Path) -> None:
 
 
 def test_tls_and_tokens(tmp_path: Path) -> None:
-    """With TLS and tokens the lines have what these need; no token is printed, and none of a hash is taken for one."""
+    """With TLS and tokens the lines have what these need; no token is printed, and no hash taken for one."""
     authority = Authority(tmp_path / "it's ours")
     mine = authority.issue("mine", "127.0.0.1", "localhost")
     tokens = token_files(tmp_path / "to kens")
-    (tokens / "admin").write_text(f"# for people\nsha256:{'0' * 64}\n{TOKENS['admin']}\n")
+    (tokens / "admin").write_text(f"# for people\n{TOKENS['admin']}\n")
     tls = ("--tls-cert", str(mine.cert), "--tls-key", str(mine.key))
     with dev(*tls, "--tokens-dir", str(tokens)) as sidecar:
         works(sidecar, sidecar.calls)
+        python_works(sidecar)
         assert not any(token in line for token in TOKENS.values() for line in sidecar.printed)
-    for role in ("admin", "observer"):
-        (tokens / role).unlink()
+    (tokens / "admin").write_text(f"sha256:{hashlib.sha256(TOKENS['admin'].encode()).hexdigest()}\n")
+    (tokens / "observer").unlink()
     with dev(*tls, "--tokens-dir", str(tokens)) as sidecar:
         assert any("export SESSION_NOTES_TOKEN" in line for line in sidecar.printed)
-        sidecar.paste(sidecar.calls[3])
+        works(sidecar, sidecar.calls, SESSION_NOTES_TOKEN=TOKENS["admin"])
+        python_works(sidecar)
 
 
 def test_certificates_of_callers(tmp_path: Path) -> None:
