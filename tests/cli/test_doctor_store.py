@@ -86,7 +86,7 @@ def test_eviction(look: Callable[..., Diagnosis], admin: Any) -> None:
 def test_memory(look: Callable[..., Diagnosis], admin: Any) -> None:
     """Use beside the limit: a warning when it is nearly full, a problem when it is."""
     # Made there: a connection's buffers would count as well.
-    admin.eval("redis.call('SET', KEYS[1], string.rep('x', 50000000), 'EX', 100)", 1, "large")
+    admin.eval("redis.call('SET', KEYS[1], string.rep('x', 20000000), 'EX', 100)", 1, "large")
     used = admin.info("memory")["used_memory"]
     for share, verdict in ((0.5, "ok"), (0.88, "warning"), (1.2, "problem")):
         admin.config_set("maxmemory", int(used / share))

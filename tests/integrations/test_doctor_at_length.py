@@ -1,15 +1,18 @@
-"""`session-notes doctor` on what takes longer to set up: a cluster, and a user without each of its permissions."""
+"""`session-notes doctor` on what takes longer to set up: a cluster, a Sentinel, TLS, a user who may too little."""
 
 import re
+from contextlib import ExitStack
 from pathlib import Path
+from subprocess import Popen
 
 import pytest
 import redis
 
-from tests.access.callers import write_secret
+from tests.access.callers import Authority, write_secret
 from tests.cli.program import Cli
 from tests.cli.test_doctor import Diagnosis
-from tests.stores import StoreServer, redis_program, valkey_cluster, valkey_program
+from tests.faults.test_store_secrets import tls_store
+from tests.stores import StoreServer, eventually, free_port, redis_program, valkey_cluster, valkey_program
 from tests.support import Sidecar
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -62,3 +65,49 @@ def test_a_cluster(sidecar: Sidecar) -> None:
     assert "(1 of 3 nodes)" in worst.says("eviction")
     assert single.verdict("role") == "problem"
     assert "redis+cluster://" in single.advice("role")
+
+
+def test_a_sentinel_and_a_replica(sidecar: Sidecar, tmp_path: Path) -> None:
+    """Sentinel's word for the master is taken, its replica counted; of a service it does not know, it says so."""
+    program = redis_program()
+    if program is None:
+        pytest.skip("there is no redis-server on PATH")
+    port, config = free_port(), tmp_path / "sentinel.conf"
+    with (
+        StoreServer(program) as master,
+        StoreServer(program, ["--replicaof", "127.0.0.1", str(master.port)]),
+        ExitStack() as stack,
+    ):
+        config.write_text(
+            f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\nlogfile {tmp_path}/log\n"
+            f"sentinel monitor mymaster 127.0.0.1 {master.port} 1\n"
+        )
+        process = stack.enter_context(Popen([program, str(config), "--sentinel"], start_new_session=True))
+        stack.callback(process.kill)
+
+        def look(service: str, *arguments: str) -> Diagnosis:
+            url = f"redis+sentinel://127.0.0.1:{port}/{service}"
+            return Diagnosis(Cli(sidecar.target).here("doctor", "--json", "--redis-url", url, *arguments), "redis")
+
+        eventually(lambda: look("mymaster", "--min-replicas-acked", "1").code == 0, 30)
+        found = look("mymaster")
+        assert found.says("role") == "a master, as Sentinel says"
+        assert found.says("replicas").startswith("1 connected")
+        assert look("mymaster", "--min-replicas-acked", "2").verdict("replicas") == "problem"
+        assert "no Sentinel that answers knows a master of that name" in look("other", "--timeout", "1s").problem
+
+
+def test_a_store_with_tls(sidecar: Sidecar, tmp_path: Path) -> None:
+    """Looked at over TLS by the authority one names; by another, or without TLS, it says what is wrong."""
+    authority = Authority(tmp_path / "authority")
+    with tls_store(authority.issue("store", "127.0.0.1"), authority) as store:
+
+        def look(scheme: str, *arguments: str) -> Diagnosis:
+            url = f"{scheme}://127.0.0.1:{store.port}"
+            done = Cli(sidecar.target).here("doctor", "--json", "--timeout", "2s", "--redis-url", url, *arguments)
+            return Diagnosis(done, "redis")
+
+        assert look("rediss", "--redis-ca", str(authority.path)).code == 0
+        another = Authority(tmp_path / "another")
+        assert "its certificate is not trusted" in look("rediss", "--redis-ca", str(another.path)).problem
+        assert "is TLS (rediss://) spoken on both sides" in look("redis").problem

@@ -46,7 +46,7 @@ class Place:
         for scheme in ("dns:///", "dns:", "ipv4:", "ipv6:"):
             target = target.removeprefix(scheme)
         host, _, port = target.partition(",")[0].rpartition(":")
-        if not host or not port.isdecimal() or "/" in host:
+        if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
             raise ValueError
         return cls(host.removeprefix("[").removesuffix("]"), int(port))
 

@@ -46,6 +46,8 @@ _SESSION_TTL = timedelta(minutes=5)
 _Metadata: TypeAlias = tuple[tuple[str, str], ...] | None
 _CONTRACT = (error_reason_pb2, notes_pb2, turn_pb2, session_notes_pb2, session_state_pb2)
 _START = "start it with session-notes serve, or say where it is with --target or SESSION_NOTES_TARGET"
+_ELSE = f"something else may be listening there; {_START}"
+_ITS_OWNER = "the socket is its owner's alone: run this, and your clients, as the user of the sidecar"
 _DENIED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 _AWAY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 
@@ -141,10 +143,7 @@ def _unreachable(target: str, error: OSError) -> Finding:
         return problem(
             "address", f"nobody answers at {target}", "see whether the address is right, and no firewall is in between"
         )
-    advice = {
-        errno.EACCES: "the socket is its owner's alone: run this, and your clients, as the user of the sidecar",
-        errno.EPERM: "the socket is its owner's alone: run this, and your clients, as the user of the sidecar",
-    }.get(error.errno or 0, _START)
+    advice = _ITS_OWNER if error.errno == errno.EACCES else _START
     if isinstance(error, socket.gaierror):
         advice = "see whether the name is right, and known on this machine"
     return problem("address", f"no connection to {target}: {reason(error)}", advice)
@@ -161,9 +160,6 @@ def _spoken_in_plain_text(connection: socket.socket, place: probe.Place, seconds
             return problem("protocol", "TLS is spoken there", "give --tls-ca FILE, the authority of its certificate")
         return problem("protocol", "it ends the connection at once", _ELSE)
     return problem("protocol", f"there is {other}, and no sidecar", _ELSE) if other else None
-
-
-_ELSE = f"something else may be listening there; {_START}"
 
 
 def _spoken_over_tls(place: probe.Place, tls: TLS, seconds: float) -> Generator[Finding, None, Finding | None]:
