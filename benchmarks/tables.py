@@ -153,6 +153,9 @@ def results() -> list[Any]:
 def main() -> int:
     """Fill the pages; with --check only say whether they are."""
     runs, stale = results(), []
+    if not runs:
+        print("there is nothing in benchmarks/results: run make bench first")
+        return 1
     for path in PAGES:
         text = path.read_text()
         if (made := filled(text, runs)) != text:

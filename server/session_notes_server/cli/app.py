@@ -11,6 +11,7 @@ from session_notes_server.cli.health import health
 from session_notes_server.cli.help import Command
 from session_notes_server.cli.mcp import mcp
 from session_notes_server.cli.serve import serve
+from session_notes_server.doctor.command import doctor
 from session_notes_server.replay import replay
 from session_notes_server.top.command import top
 
@@ -30,6 +31,10 @@ app.command(
 )(serve)
 app.command(cls=Command, epilog="Example: session-notes health --service session_notes.v1.SessionNotes")(health)
 app.command(cls=Command, epilog="Examples:\n  session-notes top\n  session-notes top --once | grep failed")(top)
+app.command(
+    cls=Command,
+    epilog="Examples:\n  session-notes doctor\n  session-notes doctor --redis-url redis://localhost:6379/0 --write",
+)(doctor)
 app.add_typer(notes.app, name="notes")
 app.add_typer(runs.app, name="runs")
 app.add_typer(session.app, name="session")
