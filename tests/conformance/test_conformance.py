@@ -1,4 +1,4 @@
-"""The cases that all clients have in common, run by the Python one. README.md here says how the tables are to be read."""
+"""The cases that all clients have in common, run by the Python one. README.md here says how to read the tables."""
 
 import json
 import re
@@ -341,8 +341,8 @@ class Status(grpc.RpcError):
     def details(self) -> str:
         return self._message
 
-    def trailing_metadata(self) -> list[tuple[str, bytes]]:
-        return [] if self._details is None else [("grpc-status-details-bin", self._details)]
+    def trailing_metadata(self) -> Any:
+        return () if self._details is None else (("grpc-status-details-bin", self._details),)
 
 
 STATUSES = {status["name"]: status for status in TABLES["pure_errors"]["statuses"]}

@@ -115,11 +115,11 @@ export class Transport {
   }
 
   async #pause(ms: number, signal?: AbortSignal): Promise<void> {
-    await this.#interruptible<void>(signal, (done) => {
-      const timer = setTimeout(done, ms);
+    await this.#interruptible<"over">(signal, (done) => {
+      const timer = setTimeout(done, ms, "over");
       return () => {
         clearTimeout(timer);
-        done();
+        done("over");
       };
     });
   }

@@ -94,8 +94,9 @@ export function finiteMs(name: string, ms: unknown): number {
 
 /** Several of something. A string has elements too, and is never meant so. */
 export function several<T>(name: string, items: readonly T[]): readonly T[] {
-  if (!Array.isArray(items)) {
-    throw new TypeError(`${name} must be an array, not ${kindOf(items)}`);
+  const given: unknown = items;
+  if (!Array.isArray(given)) {
+    throw new TypeError(`${name} must be an array, not ${kindOf(given)}`);
   }
   return items;
 }

@@ -214,28 +214,14 @@ class Runner {
   }
 
   async #call(step: Step): Promise<unknown> {
-    const args = this.#resolved(step.with ?? {}) as JsonObject;
-    let on: unknown = this.#primary;
+    const { observer, ...args } = this.#resolved(step.with ?? {}) as JsonObject;
     if (step.call.startsWith("run.")) {
-      on = this.#run;
-    } else if (OBSERVERS.has(step.call)) {
-      const { observer, ...rest } = args;
-      on = this.#observer(observer);
-      return this.#send(on, step.call, rest);
+      return send(this.#run, step.call.slice("run.".length), args);
     }
-    return this.#send(on, step.call.replace("run.", ""), args);
-  }
-
-  async #send(on: unknown, call: string, args: JsonObject): Promise<unknown> {
-    const name = camel(call);
-    const options = given(args) as Record<string, unknown>;
-    const positional = POSITIONAL[name] ?? [];
-    const values = positional.map((argument) => options[argument]);
-    for (const argument of positional) {
-      Reflect.deleteProperty(options, argument);
+    if (OBSERVERS.has(step.call)) {
+      return send(this.#observer(observer), step.call, args);
     }
-    const result = ((on as Record<string, Method>)[name] as Method).call(on, ...values, options);
-    return isAsyncIterable(result) ? collected(result) : result;
+    return send(this.#primary, step.call, observer === undefined ? args : { ...args, observer });
   }
 
   #resolved(content: Json): Json {
@@ -266,6 +252,21 @@ class Runner {
     }
     return content;
   }
+}
+
+/** Makes a call, with the arguments where this client takes them. */
+async function send(on: unknown, call: string, args: JsonObject): Promise<unknown> {
+  const name = camel(call);
+  const options = given(args) as Record<string, unknown>;
+  const positional = POSITIONAL[name] ?? [];
+  const values = positional.map((argument) => options[argument]);
+  for (const argument of positional) {
+    Reflect.deleteProperty(options, argument);
+  }
+  const method = (on as Record<string, Method | undefined>)[name];
+  assert(method !== undefined, `there is no call ${call}`);
+  const result = method.call(on, ...values, options);
+  return isAsyncIterable(result) ? collected(result) : await result;
 }
 
 /** Arguments as this client names and measures them. */
