@@ -83,7 +83,7 @@ suite("a client", { concurrency: false }, () => {
     assert.deepEqual(seen, turns);
     const reading = await primary.getNotes(sessionId);
     assert.deepEqual(reading.notes, { ...notes, extra: { kept: null } });
-    assert(reading.ready && reading.writeTime instanceof Date);
+    assert(reading.ready);
     assert(Math.abs(reading.writeTime.getTime() - Date.now()) < 60_000);
   });
 

@@ -1,7 +1,5 @@
 /** A gRPC server that answers every call with one status: for what a sidecar of ours does not say today. */
 
-import { promisify } from "node:util";
-
 import { Metadata, Server, ServerCredentials, status as Code } from "@grpc/grpc-js";
 
 import { SessionNotes } from "../dist/gen/session_notes/v1/session_notes_pb.js";
@@ -22,9 +20,16 @@ export class Refusing {
     for (const service of [SessionNotes, SessionState]) {
       refusing.#serve(service.typeName, service.methods);
     }
-    const server = refusing.#server;
-    const bind = promisify(server.bindAsync.bind(server)) as (at: string, with_: ServerCredentials) => Promise<number>;
-    refusing.target = `127.0.0.1:${await bind("127.0.0.1:0", ServerCredentials.createInsecure())}`;
+    const port = await new Promise<number>((resolve, reject) => {
+      refusing.#server.bindAsync("127.0.0.1:0", ServerCredentials.createInsecure(), (error, bound) => {
+        if (error === null) {
+          resolve(bound);
+        } else {
+          reject(error);
+        }
+      });
+    });
+    refusing.target = `127.0.0.1:${port}`;
     return refusing;
   }
 

@@ -82,7 +82,10 @@ suite("retries", { concurrency: false }, () => {
   test("the sidecar says when to come back, and nobody waits for nothing", async () => {
     refusing.details = detailed("0.400s");
     using observer = new ObserverClient(refusing.target);
-    await assert.rejects(observer.beginRun("s", { timeoutMs: 1000 }), (error: Unavailable) => error.retryAfterMs === 400);
+    await assert.rejects(
+      observer.beginRun("s", { timeoutMs: 1000 }),
+      (error: Unavailable) => error.retryAfterMs === 400,
+    );
     assert.equal(refusing.requests.length, 3);
     const started = performance.now();
     await assert.rejects(observer.beginRun("s", { timeoutMs: 350 }), Unavailable);
