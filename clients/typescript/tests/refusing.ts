@@ -10,6 +10,8 @@ export class Refusing {
   message = "the store is away";
   /** `grpc-status-details-bin`. */
   details: Uint8Array | undefined;
+  /** Whether to answer at all. */
+  answers = true;
   /** What was sent, call by call. */
   readonly requests: Buffer[] = [];
   readonly #server = new Server();
@@ -53,6 +55,9 @@ export class Refusing {
         {
           [name]: (call: { request: Buffer }, answer: (error: object) => void) => {
             this.requests.push(call.request);
+            if (!this.answers) {
+              return;
+            }
             const metadata = new Metadata();
             if (this.details !== undefined) {
               metadata.set("grpc-status-details-bin", Buffer.from(this.details));

@@ -9,6 +9,7 @@ import { ObserverClient, Overloaded, PrimaryClient, SessionNotesError, Unavailab
 
 import { ErrorInfoSchema, RetryInfoSchema, StatusSchema } from "../dist/gen/session_notes/status/v1/status_pb.js";
 import { Refusing } from "./refusing.js";
+import { eventually } from "./sidecar.js";
 
 function detailed(retryDelay: string, reason = ""): Uint8Array {
   const retry = toBinary(RetryInfoSchema, fromJson(RetryInfoSchema, { retryDelay }));
@@ -30,6 +31,7 @@ suite("retries", { concurrency: false }, () => {
   beforeEach(() => {
     refusing.code = Code.UNAVAILABLE;
     refusing.details = undefined;
+    refusing.answers = true;
     refusing.requests.length = 0;
   });
 
@@ -90,6 +92,21 @@ suite("retries", { concurrency: false }, () => {
     const started = performance.now();
     await assert.rejects(observer.beginRun("s", { timeoutMs: 350 }), Unavailable);
     assert(performance.now() - started < 300);
+  });
+
+  test("a call that a sidecar has and does not answer ends with its client, or when it is given up", async () => {
+    refusing.answers = false;
+    const observer = new ObserverClient(refusing.target, { timeoutMs: 60_000 });
+    const controller = new AbortController();
+    const closed = assert.rejects(observer.beginRun("s"), new Unavailable("the client was closed during the call"));
+    const aborted = assert.rejects(observer.beginRun("s", { signal: controller.signal }), { name: "AbortError" });
+    await eventually(() => Promise.resolve(refusing.requests.length === 2));
+    const started = performance.now();
+    controller.abort();
+    await aborted;
+    observer.close();
+    await closed;
+    assert(performance.now() - started < 5000);
   });
 
   test("overload is worth another try where an outage is, and nowhere else", async () => {
