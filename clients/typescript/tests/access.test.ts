@@ -78,7 +78,7 @@ suite("with tokens", { concurrency: false }, () => {
     using observer = new ObserverClient(sidecar.target, { token: () => TOKENS.observer });
     await primary.appendTurns(sessionId, [{ speaker: "user", text: "hello" }]);
     await observer.run(sessionId, (run) => run.write({ summary: `${run.transcript.length} turn` }));
-    assert((await primary.getNotes(sessionId)).ready);
+    assert((await primary.getNotes(sessionId, { timeoutMs: 5000 })).ready);
     await assert.rejects(primary.listSessions().next(), (error) => {
       assert(error instanceof PermissionDenied);
       assert.deepEqual(error.metadata, { method: "session_notes.v1.SessionState.ListSessions" });
@@ -89,7 +89,7 @@ suite("with tokens", { concurrency: false }, () => {
   test("nobody without one, or with one that is not known; the error does not show it", async () => {
     for (const token of [undefined, "canary-unknown"]) {
       using client = new PrimaryClient(sidecar.target, { token });
-      await assert.rejects(client.getNotes("s", { unavailableOk: true }), (error) => {
+      await assert.rejects(client.getNotes("s", { unavailableOk: true, timeoutMs: 5000 }), (error) => {
         assert(error instanceof Unauthenticated);
         assert.equal(error.reason, "UNAUTHENTICATED");
         return quiet(error);

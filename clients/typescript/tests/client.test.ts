@@ -21,6 +21,9 @@ import { eventually, newSessionId, nobody, Sidecar, Silent } from "./sidecar.js"
 
 const execute = promisify(execFile);
 
+/** For notes of a sidecar that is there: tests share a few cores with each other. */
+const PATIENT = { timeoutMs: 5000 };
+
 /** How long something took, in milliseconds. */
 async function took(work: () => Promise<unknown>): Promise<number> {
   const started = performance.now();
@@ -42,7 +45,7 @@ suite("a client", { concurrency: false }, () => {
   test("calls over a unix socket as over TCP", async () => {
     const sessionId = newSessionId();
     using observer = new ObserverClient(sidecar.unix);
-    using primary = new PrimaryClient(sidecar.unix, { token: "nobody-asks-for-it" });
+    using primary = new PrimaryClient(sidecar.unix, { token: "nobody-asks-for-it", ...PATIENT });
     await observer.writeNotes(sessionId, { summary: "x" });
     const reading = await primary.getNotes(sessionId);
     assert(reading.ready);
@@ -65,7 +68,7 @@ suite("a client", { concurrency: false }, () => {
 
   test("gives back notes and turns that are equal to what was written", async () => {
     const sessionId = newSessionId();
-    using primary = new PrimaryClient(sidecar.target);
+    using primary = new PrimaryClient(sidecar.target, PATIENT);
     using observer = new ObserverClient(sidecar.target);
     const turns = [{ speaker: "user", text: "Hello", time: new Date("2026-01-02T03:04:05.678Z"), extra: { a: [1] } }];
     const notes = {
@@ -126,7 +129,7 @@ suite("a client", { concurrency: false }, () => {
   });
 
   test("says that it is closed, however often it was closed", async () => {
-    const primary = new PrimaryClient(sidecar.target);
+    const primary = new PrimaryClient(sidecar.target, PATIENT);
     await primary.getSession("s");
     primary.close();
     primary.close();
@@ -136,7 +139,7 @@ suite("a client", { concurrency: false }, () => {
 
   test("tells an outage from no notes yet, and is back soon after its sidecar", async () => {
     const sessionId = newSessionId();
-    using primary = new PrimaryClient(sidecar.target);
+    using primary = new PrimaryClient(sidecar.target, PATIENT);
     using observer = new ObserverClient(sidecar.target);
     await observer.writeNotes(sessionId, { summary: "x" });
     assert((await primary.getNotes(sessionId)).ready);
