@@ -109,7 +109,7 @@ clients/typescript/node_modules/.package-lock.json: clients/typescript/package.j
 test-typescript: .venv/dev clients/typescript/node_modules/.package-lock.json ## lint, build and test the TypeScript client (Node.js 20 or newer)
 	@$(NPM) run lint
 	@$(NPM) run build
-	@SIDECAR_PYTHON="$(CURDIR)/.venv/bin/python" $(NPM) test
+	@export SIDECAR_PYTHON="$(CURDIR)/.venv/bin/python"; $(NPM) test
 
 # Three runs, since what holds in one may be the machine's mood.
 bench: .venv/dev ## measure what a call costs, here and elsewhere, three times (a quarter of an hour; RUNS=1 for less)

@@ -84,14 +84,6 @@ export function duration(name: string, ms: number | undefined): Duration | undef
   });
 }
 
-/** A number of milliseconds that is one. */
-export function finiteMs(name: string, ms: unknown): number {
-  if (typeof ms !== "number" || !Number.isFinite(ms)) {
-    throw new TypeError(`${name} must be a number of milliseconds`);
-  }
-  return ms;
-}
-
 /** Several of something. A string has elements too, and is never meant so. */
 export function several<T>(name: string, items: readonly T[]): readonly T[] {
   const given: unknown = items;
@@ -278,6 +270,13 @@ export function enumName<Names extends string>(
   // A number without a name is from a sidecar newer than this client.
   const names: Readonly<Record<number, string | undefined>> = wire;
   return (names[number]?.toLowerCase() ?? "unspecified") as Lowercase<Names> | "unspecified";
+}
+
+function finiteMs(name: string, ms: unknown): number {
+  if (typeof ms !== "number" || !Number.isFinite(ms)) {
+    throw new TypeError(`${name} must be a number of milliseconds`);
+  }
+  return ms;
 }
 
 function timestamp(name: string, time: Date): MessageInitShape<typeof TimestampSchema> {

@@ -1,4 +1,4 @@
-"""Makes an authority and certificates in the folder given: ca.pem, other-ca.pem, and a pair for a sidecar and a primary."""
+"""Makes two authorities in the folder given, and certificates of the first one for a sidecar and a primary."""
 
 import sys
 from pathlib import Path

@@ -9,13 +9,19 @@ import { fileURLToPath } from "node:url";
 
 import ts from "typescript";
 
+import { Sidecar } from "./sidecar.js";
+
 const PACKAGE = fileURLToPath(new URL("..", import.meta.url));
 
 function read(...path: string[]): string {
   return readFileSync(join(PACKAGE, ...path), "utf8");
 }
 
-suite("the package", () => {
+function examples(): string[] {
+  return [...read("README.md").matchAll(/^```ts\n(.*?)^```$/gms)].map(([, code]) => code ?? "");
+}
+
+suite("the package", { concurrency: false }, () => {
   // Below the package, so that a consumer in it finds the dependencies.
   const home = mkdtempSync(join(PACKAGE, "build", "consumer-"));
   const modules = join(home, "node_modules");
@@ -52,15 +58,14 @@ suite("the package", () => {
   });
 
   test("is used as its README says, under the strictest of compilers", () => {
-    const examples = [...read("README.md").matchAll(/^```ts\n(.*?)^```$/gms)].map(([, code]) => code ?? "");
-    assert(examples.length >= 4);
+    assert(examples().length >= 4);
     const narrowed = `import type { Reading } from "session-notes";
       export function told(reading: Reading): number | string {
         return reading.ready ? reading.ageMs + reading.notes.issues.length : reading.readiness;
       }
       // @ts-expect-error: what is not ready has no age
       export const age = (reading: Reading): number => reading.ageMs;`;
-    const paths = [...examples, narrowed].map((code, index) => {
+    const paths = [...examples(), narrowed].map((code, index) => {
       const path = join(home, `example-${index}.mts`);
       writeFileSync(path, code);
       return path;
@@ -82,6 +87,26 @@ suite("the package", () => {
       return `${where}: ${ts.flattenDiagnosticMessageText(problem.messageText, "\n")}`;
     });
     assert.deepEqual(problems, []);
+  });
+
+  test("does what its README says, as installed", async () => {
+    await using sidecar = await Sidecar.start();
+    const env = { ...process.env, SESSION_NOTES_TARGET: sidecar.target };
+    const [primary = "", observer = ""] = examples();
+    const said = [primary, observer, primary].map((code, index) => {
+      // Patience: what is shown is not how long it takes on a busy machine.
+      const patient = code.replace("unavailableOk: true", "timeoutMs: 10_000");
+      const { outputText } = ts.transpileModule(patient, { compilerOptions: { target: ts.ScriptTarget.ES2022 } });
+      const path = join(home, `run-${index}.mjs`);
+      writeFileSync(path, outputText);
+      return execFileSync(process.execPath, [path], { env, encoding: "utf8", timeout: 30_000 });
+    });
+    const [promised] = /\{"ready":false.*\}$/m.exec(primary) ?? [];
+    assert.equal(said[0], `${promised}\n`);
+    assert.match(
+      said[2] ?? "",
+      /^\{"ready":true,"age_seconds":[\d.]+,.*"turns_behind":2,"fresh":true,.*\n2 turns, a refund\. /,
+    );
   });
 
   test("lets no any out of its types", () => {
