@@ -65,6 +65,7 @@ class Runner:
         self._target = target
         self._stack = stack
         self._closed = closed
+        self._observers: dict[str, ObserverClient] = {}
         self._primary = stack.enter_context(
             PrimaryClient(target, timeout=PATIENCE if patient else DEFAULT_NOTES_TIMEOUT)
         )
@@ -135,10 +136,12 @@ class Runner:
             conduct()
 
     def _observer(self, given: dict[str, Any]) -> ObserverClient:
-        observer = self._stack.enter_context(ObserverClient(self._target, observer=given.pop("observer", "")))
-        if self._closed:
-            observer.close()
-        return observer
+        name = given.pop("observer", "")
+        if name not in self._observers:
+            self._observers[name] = self._stack.enter_context(ObserverClient(self._target, observer=name))
+            if self._closed:
+                self._observers[name].close()
+        return self._observers[name]
 
     def _call(self, name: str, given: dict[str, Any]) -> Any:
         if name.startswith("run."):

@@ -99,7 +99,7 @@ class Runner {
   readonly #target: string;
   readonly #closed: boolean;
   readonly #primary: client.PrimaryClient;
-  readonly #observers: client.ObserverClient[] = [];
+  readonly #observers = new Map<string, client.ObserverClient>();
   #run: client.ActiveRun | undefined;
 
   constructor(target: string, { patient, closed }: { patient: boolean; closed: boolean }) {
@@ -112,7 +112,7 @@ class Runner {
   }
 
   close(): void {
-    for (const one of [this.#primary, ...this.#observers]) {
+    for (const one of [this.#primary, ...this.#observers.values()]) {
       one.close();
     }
   }
@@ -207,12 +207,13 @@ class Runner {
     }
   }
 
-  #observer(observer: Json | undefined): client.ObserverClient {
-    const made = new client.ObserverClient(this.#target, { observer: observer as string | undefined });
+  #observer(observer: Json = ""): client.ObserverClient {
+    const name = typeof observer === "string" ? observer : "";
+    const made = this.#observers.get(name) ?? new client.ObserverClient(this.#target, { observer: name });
+    this.#observers.set(name, made);
     if (this.#closed) {
       made.close();
     }
-    this.#observers.push(made);
     return made;
   }
 
