@@ -1,7 +1,7 @@
 """Spans by OpenTelemetry's API: what `_spans` hands out where the application traces.
 
-By the conventions for RPC a call is one span with all its tries. Nothing in a span comes from what anybody said: no text
-of an error, no id of a session.
+By the conventions for RPC a call is one span with all its tries. Nothing in a span comes from what anybody said: no
+text of an error, no id of a session.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,9 +14,8 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 if TYPE_CHECKING:
+    from enum import Enum
     from types import TracebackType
-
-    import grpc
 
 __all__ = ["CallSpan", "SpanContext", "fail", "here", "run_span"]
 
@@ -45,7 +44,7 @@ class CallSpan:
         carrier: dict[str, str] = {}
         _W3C.inject(carrier, trace.set_span_in_context(self._span))
         self.metadata = tuple(carrier.items())
-        self._code: grpc.StatusCode | None = None
+        self._code: Enum | None = None
         self._current: AbstractContextManager[object] = _current(self._span)
 
     def __enter__(self) -> Self:
@@ -63,8 +62,8 @@ class CallSpan:
             self._span.set_status(StatusCode.ERROR)
         self._current.__exit__(kind, error, traceback)
 
-    def answered(self, code: "grpc.StatusCode") -> None:
-        """Notes how a try has ended."""
+    def answered(self, code: "Enum") -> None:
+        """Notes how a try has ended, by gRPC's status."""
         self._code = code
 
     def retried(self) -> None:

@@ -7,9 +7,11 @@ imported once the application has done so: one that traces does before its first
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from enum import Enum
+
     from session_notes._opentelemetry import CallSpan, SpanContext
 
 _API = "opentelemetry.trace"
@@ -27,8 +29,8 @@ class NoSpan:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def answered(self, code: Any) -> None:
-        """Notes how a try has ended."""
+    def answered(self, code: "Enum") -> None:
+        """Notes how a try has ended, by gRPC's status."""
 
     def retried(self) -> None:
         """Notes that there is going to be another try."""
@@ -61,7 +63,7 @@ def here() -> "SpanContext | None":
 
 
 def of_run(submitters: "Iterable[SpanContext]") -> AbstractContextManager[None]:
-    """The span of a background run: a trace of its own, for it outlives what it was submitted in, and linked to that."""
+    """The span of a background run: a trace of its own, as it outlives what submitted it, and linked to that."""
     if _API not in sys.modules:
         return nullcontext()
     from session_notes._opentelemetry import run_span
