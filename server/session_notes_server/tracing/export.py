@@ -28,11 +28,16 @@ class Export:
     """
 
     def __init__(self) -> None:
-        _quieten()
+        # It would repeat headers that it does not understand, keys and all.
+        logging.getLogger("opentelemetry.util.re").setLevel(logging.CRITICAL)
         self._exporter = _Telling(_exporter())
         # Not at exit, where nobody could bound it: `flush` is for that.
         self.provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         self.provider.add_span_processor(BatchSpanProcessor(self._exporter))
+        # So far these may have told of variables. From now on they would of callers' headers, in full, and of each span
+        # that is dropped or sent.
+        for name in ("opentelemetry", "urllib3"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
     async def flush(self, seconds: float) -> None:
         """Export what is there, within so many seconds. A collector that was away a moment ago is not waited for."""
@@ -91,6 +96,7 @@ class _LastWords(logging.Handler):
         super().__init__(logging.WARNING)
         self.text = "for no reason that they told"
         logger = logging.getLogger("opentelemetry.exporter")
+        logger.setLevel(logging.WARNING)
         logger.addHandler(self)
         logger.propagate = False
 
@@ -118,13 +124,3 @@ def _resource() -> Resource:
         "service.instance.id": str(uuid.uuid4()),
     }
     return Resource(ours).merge(OTELResourceDetector().detect())
-
-
-def _quieten() -> None:
-    """With `-v` too these have nothing to tell about us."""
-    for name in ("opentelemetry", "urllib3"):
-        logging.getLogger(name).setLevel(logging.INFO)
-    # The one tells what is in headers that it does not understand, keys too; the other of each span that is dropped,
-    # which costs more than the span.
-    for name in ("opentelemetry.util.re", "opentelemetry.sdk._shared_internal"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,8 +1,8 @@
 """Where spans come from: one a call, and one a store operation within it.
 
-Made by hand, not by opentelemetry-instrumentation-grpc. Its server interceptor for grpc.aio hands on the text of
-exceptions, leaves the status of refused calls unset, breaks handlers that write to their context, as the official
-health Watch does, and makes spans of health checks and reflection too.
+Made by hand, not by opentelemetry-instrumentation-grpc. Its server interceptor for grpc.aio (0.66b2) makes an event of
+every exception, with its text and its stack, of every refusal too; it puts messages into spans' status; and it breaks
+handlers that write to their context, as the official health Watch does.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ _OURS = frozenset(
     }
 )
 _W3C = TraceContextTextMapPropagator()
+_HEADERS = frozenset(_W3C.fields)
 _NOBODYS = Context()
 
 
@@ -131,5 +132,5 @@ class TracedRunner(Runner):
 
 def _callers(context: grpc.aio.ServicerContext[Any, Any]) -> Context:
     """The span that the caller says it calls from. Nothing else of what it may send: baggage may name a user."""
-    sent = {key: value for key, value in context.invocation_metadata() or () if key in _W3C.fields}
+    sent = {key: value for key, value in context.invocation_metadata() or () if key in _HEADERS}
     return _W3C.extract(sent, _NOBODYS) if sent else _NOBODYS
