@@ -139,6 +139,7 @@ def test_each_call_is_a_span_and_its_store_operation_another(
         assert size == (3 if "Batch" in name else 1) or "List" in name
         assert one.attributes == {"db.system.name": "redis", "db.operation.name": one.name}
     assert span.resource["service.name"] == "session-notes"
+    assert span.resource["telemetry.sdk.name"] == "opentelemetry"
     assert span.resource["service.instance.id"]
 
 
@@ -166,6 +167,16 @@ def test_a_trace_that_is_not_sampled_stays_so(traced: Sidecar, collector: Collec
         assert of_call(collector, f"{STATE}/GetSession", 0)[0].trace
         assert not collector.spans(unsampled.trace)
         assert all(span.parent for span in collector.spans() if span.name == "get_notes"), "no call, no operation"
+
+
+def test_a_sampler_can_overrule_the_caller(collector: Collector, session_id: str) -> None:
+    """With OTEL_TRACES_SAMPLER=always_on all traces are kept, whatever the caller says."""
+    env = SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_TRACES_SAMPLER": "always_on"}
+    with Sidecar(env=env) as sidecar, new_channel(sidecar.target) as channel:
+        unsampled = Caller(channel, sampled=False)
+        unsampled.call("SessionNotes/GetNotes", request(session_id))
+        spans = collector.wait_for(f"{NOTES}/GetNotes", "get_notes", trace=unsampled.trace)
+        assert spans[f"{NOTES}/GetNotes"].parent == unsampled.span
 
 
 def test_a_refusal_is_no_error_of_the_sidecars(session: SessionCalls, collector: Collector) -> None:

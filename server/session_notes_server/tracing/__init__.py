@@ -30,11 +30,13 @@ def start_traces() -> Traces | None:
         log.warning("no traces: they need more packages; pip install 'session-notes[otel]'")
         return None
     try:
-        return Traces()
+        traces = Traces()
     except Exception as error:
         # Not its text: it may repeat a header with a key in it.
         log.warning("no traces: %s at what one of the OTEL_ variables says", type(error).__name__)
         return None
+    log.info("calls are traced")
+    return traces
 
 
 def asked_for(environment: Mapping[str, str]) -> bool:

@@ -122,5 +122,8 @@ def _resource() -> Resource:
         "service.name": "session-notes",
         "service.version": version("session-notes"),
         "service.instance.id": str(uuid.uuid4()),
+        "telemetry.sdk.name": "opentelemetry",
+        "telemetry.sdk.language": "python",
+        "telemetry.sdk.version": version("opentelemetry-sdk"),
     }
     return Resource(ours).merge(OTELResourceDetector().detect())
