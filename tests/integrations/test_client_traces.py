@@ -1,5 +1,7 @@
 """What an application that traces sees of our clients: each call a span of its trace, background runs linked to it."""
 
+import asyncio
+import socket
 import subprocess
 import sys
 import threading
@@ -139,6 +141,17 @@ async def test_retries_of_asyncio_are_too(collector: Collector, session_id: str)
             await observer.begin_run(session_id)
     span = the(collector, trace_id(turn), f"{NOTES}/BeginRun", CLIENT)
     assert {event for event, _ in span.events} == {"retry"}
+
+
+async def test_a_call_given_up_is_cancelled(collector: Collector, session_id: str) -> None:
+    """A task that is cancelled during its call leaves a span that says so."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        async with AsyncPrimaryClient(f"127.0.0.1:{silent.getsockname()[1]}") as primary:
+            with TRACER.start_as_current_span("turn") as turn, pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await primary.get_notes(session_id, timeout=timedelta(seconds=20))
+    span = the(collector, trace_id(turn), f"{NOTES}/GetNotes", CLIENT)
+    assert (span.status, span.attributes["error.type"], span.events) == (ERROR, "CANCELLED", [])
 
 
 def test_a_background_run_is_linked_to_its_submits(traced: Sidecar, collector: Collector, session_id: str) -> None:
