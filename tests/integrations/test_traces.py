@@ -319,7 +319,8 @@ def test_each_worker_exports_its_own(collector: Collector) -> None:
 def test_without_its_packages_the_sidecar_says_so_and_serves(tmp_path: Path) -> None:
     """Asked for traces by the environment of a whole pod, say, and without the extra: a warning, and calls as ever."""
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['opentelemetry'] = None")
-    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "PYTHONPATH": str(tmp_path)}
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "PYTHONPATH": path}
     with Sidecar(env=env) as sidecar, new_channel(sidecar.target) as channel:
         SessionCalls(channel, new_session_id()).get_notes()
         assert "pip install 'session-notes[otel]'" in sidecar.log
