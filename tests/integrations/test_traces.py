@@ -251,6 +251,7 @@ def test_a_collector_that_is_away_costs_no_call_anything() -> None:
     """Calls are answered as ever, the log has one line of it, and one more once it is there."""
     port = free_port()
     env = SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}", "OTEL_EXPORTER_OTLP_TIMEOUT": "0.2"}
+    env["OTEL_EXPORTER_OTLP_HEADERS"] = f"api-key={CANARY}"
     with Sidecar(env=env) as sidecar, new_channel(sidecar.target) as channel:
         session, took = SessionCalls(channel, new_session_id()), list[float]()
         until = time.monotonic() + 2
