@@ -9,7 +9,7 @@ PROTOS := $(shell find protos -name '*.proto' | sort)
 GENERATED := v1 status
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test test-integrations faults soak guards oldest bench check format protos clean
+.PHONY: help install run demo test test-integrations test-pythons faults soak guards oldest bench dist check format protos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,6 +94,27 @@ test-integrations: .venv-integrations/ready ## run the tests of the integrations
 	.venv-integrations/bin/mypy $$($(TYPED_HERE))
 	@.venv-integrations/bin/python -m pytest -n 2 tests/integrations $(ARGS)
 
+# Every Python we support that is on PATH or among pyenv's. What depends on the version is quick to see: the promises, the
+# clients and a start, all on the embedded store.
+SUPPORTED := 3.11 3.12 3.13
+
+test-pythons: ## run a quick part of the tests on each supported Python that is here
+	@for version in $(SUPPORTED); do \
+		found=""; for python in "$$(command -v python$$version)" $(HOME)/.pyenv/versions/$$version.*/bin/python; do \
+			"$$python" -c "import sys; sys.exit(sys.version_info[:2] != tuple(map(int, '$$version'.split('.'))))" 2>/dev/null && found="$$python" && break; done; \
+		test -n "$$found" || { echo "Python $$version is not here: not tested"; continue; }; \
+		env=".venv-pythons/$$version"; \
+		test -x "$$env/bin/python" || "$$found" -m venv "$$env" || exit 1; \
+		"$$env/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[server]' pytest pytest-asyncio pytest-timeout pytest-xdist || exit 1; \
+		"$$env/bin/python" -m pytest -n 2 -k "not redis and not cluster" tests/fundamentals tests/clients tests/process/test_start.py $(ARGS) || exit 1; \
+	done
+
+# Into an empty folder, so that nothing old is uploaded with it.
+dist: .venv-integrations/ready ## build the wheel and the sdist into dist/, and check them
+	@rm -rf dist
+	@.venv-integrations/bin/python -m build
+	@.venv-integrations/bin/python -m twine check --strict dist/*
+
 # Three runs, since what holds in one may be the machine's mood.
 bench: .venv/dev ## measure what a call costs, here and elsewhere, three times (a quarter of an hour; RUNS=1 for less)
 	@for run in $$(seq $(or $(RUNS),3)); do \
@@ -127,5 +148,5 @@ generate:
 	@for p in $$(grep -L '^service' $(PROTOS)); do f=$${p#protos/}; rm -f $(INTO)/$${f%.proto}_pb2_grpc.py*; done
 
 clean: ## remove environments, caches and builds
-	rm -rf .venv .venv-protos .venv-oldest .venv-integrations build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-protos .venv-oldest .venv-integrations .venv-pythons build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

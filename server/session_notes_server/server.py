@@ -22,6 +22,7 @@ from session_notes_server.embedded import EmbeddedValkey
 from session_notes_server.grpc_options import options
 from session_notes_server.health import SERVICE_NAME as HEALTH
 from session_notes_server.health import Health
+from session_notes_server.notify import READY, STOPPING, keep_alive, notify
 from session_notes_server.servicers.access import Access, GuardedReflection
 from session_notes_server.servicers.boundary import Boundary
 from session_notes_server.servicers.gate import Gates
@@ -54,11 +55,14 @@ async def serve(settings: Settings) -> None:
     parts = Parts.of(settings)
     stop = stopping()
     forbid_core_files()
-    async with running(parts.embedded) as on_deletion, answering(settings, parts, on_deletion) as addresses:
-        for address in addresses:
-            log.info("listening on %s", address)
+    async with (
+        background(keep_alive(lambda: True)),
+        running(parts.embedded) as on_deletion,
+        answering(settings, parts, on_deletion) as addresses,
+    ):
+        tell_listening(addresses)
         await stop.wait()
-        log_stopping(settings)
+        tell_stopping(settings)
     log.info("stopped")
 
 
@@ -83,8 +87,16 @@ def stopping() -> asyncio.Event:
     return stop
 
 
-def log_stopping(settings: Settings) -> None:
+def tell_listening(addresses: Sequence[str]) -> None:
+    """Say that calls are answered, and where."""
+    for address in addresses:
+        log.info("listening on %s", address)
+    notify(READY)
+
+
+def tell_stopping(settings: Settings) -> None:
     """Say that the end has begun."""
+    notify(STOPPING)
     log.info("stopping: no new calls, at most %.0f s for those in flight", settings.grace.total_seconds())
 
 
