@@ -106,7 +106,7 @@ test-pythons: ## run a quick part of the tests on each supported Python that is 
 		env=".venv-pythons/$$version"; \
 		test -x "$$env/bin/python" || "$$found" -m venv "$$env" || exit 1; \
 		"$$env/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[server]' pytest pytest-asyncio pytest-timeout pytest-xdist || exit 1; \
-		"$$env/bin/python" -m pytest -n 2 -k "not redis and not cluster" tests/fundamentals tests/clients tests/process/test_start.py $(ARGS) || exit 1; \
+		"$$env/bin/python" -m pytest -n 2 -k "not redis and not cluster" tests/fundamentals tests/clients/test_async.py tests/clients/test_background.py tests/clients/test_import.py tests/process/test_start.py $(ARGS) || exit 1; \
 	done
 
 # Into an empty folder, so that nothing old is uploaded with it.
