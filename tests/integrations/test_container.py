@@ -16,6 +16,7 @@ import yaml
 
 from tests.access.callers import TOKENS, get_notes_code, write_secret
 from tests.integrations.container import ROOT, Container, Image, Volume, images
+from tests.process.test_notify import Manager
 from tests.stores import StoreServer, valkey_program
 from tests.support import eventually, new_channel
 
@@ -210,11 +211,18 @@ def test_as_systemd_runs_it(installed: Path, host: Path) -> None:
         Volume(credentials.host, credentials.inside, writable=False),
         volume(host, "/run/session-notes", int(settings["RuntimeDirectoryMode"][0], 8), uid),
         volume(host, "/var/lib/session-notes", int(settings["StateDirectoryMode"][0], 8), uid),
+        volume(host, "/run/systemd", 0o700, uid),
     ]
-    image = Image(entrypoint=shlex.split(command))
-    with Container(image, installed, volumes, user=f"{uid}:{uid}") as running:
+    notify = Path("/run/systemd/notify")
+    image = Image(entrypoint=shlex.split(command), env={"NOTIFY_SOCKET": str(notify)})
+    with (
+        Manager(str(volumes[-1].host / notify.name)) as manager,
+        Container(image, installed, volumes, user=f"{uid}:{uid}") as running,
+    ):
+        (volumes[-1].host / notify.name).chmod(0o666)
         target = f"unix:{host}/run-session-notes/grpc.sock"
-        eventually(lambda: "listening on 127.0.0.1:50051" in running.log, 30)
+        manager.said_at_last("READY=1")
+        assert "listening on 127.0.0.1:50051" in running.log
         with new_channel(target) as channel:
             assert get_notes_code(channel, TOKENS["observer"]) is grpc.StatusCode.OK
             assert get_notes_code(channel) is grpc.StatusCode.UNAUTHENTICATED
