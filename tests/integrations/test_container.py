@@ -14,8 +14,9 @@ import grpc
 import pytest
 import yaml
 
-from tests.access.callers import TOKENS, get_notes_code, write_secret
+from tests.access.callers import TOKENS, Authority, get_notes_code, write_secret
 from tests.integrations.container import ROOT, Container, Image, Volume, images
+from tests.integrations.test_deployment import SECURE, needs_helm, template
 from tests.process.test_notify import Manager
 from tests.stores import StoreServer, valkey_program
 from tests.support import eventually, new_channel
@@ -164,23 +165,57 @@ def test_secrets_as_kubernetes_mounts_them(installed: Path, host: Path) -> None:
     """Files of a Secret are root's, for the pod's group, behind links: tokens in them let callers in."""
     (sidecar,) = pod("sidecar/sidecar.yaml")["initContainers"]
     gid = pod("sidecar/sidecar.yaml")["securityContext"]["fsGroup"]
-    secret = host / "secret"
-    (secret / "..1").mkdir(parents=True)
-    for role in ("primary", "observer"):
-        token = write_secret(secret / "..1" / role, TOKENS[role])
-        os.chown(token, 0, gid)
-        token.chmod(0o440)
-        (secret / role).symlink_to(f"..data/{role}")
-    (secret / "..data").symlink_to("..1")
-    secret.chmod(0o755)
     sidecar = sidecar | {"env": [{"name": "SESSION_NOTES_TOKENS_DIR", "value": "/run/secrets/tokens"}]}
-    mounted = Volume(secret, "/run/secrets/tokens", writable=False)
+    mounted = secret(host, "/run/secrets/tokens", gid, **TOKENS)
     with of_pod(sidecar, images()["sidecar"], installed, host, mounted) as running:
         eventually(lambda: serves(running, sidecar["livenessProbe"]["exec"]["command"]), 30, every=0.2)
         assert running.exec("session-notes", "notes", "get", "s1").returncode == 7
         with_token = ("--token-file", "/run/secrets/tokens/primary")
         assert running.exec("session-notes", "notes", "get", "s1", *with_token).returncode == 3
         assert running.stop() == 0, running.log
+
+
+@needs_helm
+def test_as_the_chart_runs_it(installed: Path, host: Path) -> None:
+    """The chart's own Deployment: TLS and tokens on the network, probes over the socket, ready as its store is."""
+    manifests = yaml.safe_load_all(template(ROOT / "deploy/helm/session-notes", *SECURE))
+    (deployment,) = [manifest for manifest in manifests if manifest["kind"] == "Deployment"]
+    spec = deployment["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    authority = Authority(host / "authority")
+    mine = authority.issue("chart", "localhost")
+    group = spec["securityContext"]["fsGroup"]
+    secret(host, "/run/secrets/tokens", group, **TOKENS)
+    secret(host, "/run/secrets/redis", group, password="canary-password\n")
+    secret(host, "/run/secrets/tls", group, **{"tls.crt": mine.cert.read_text(), "tls.key": mine.key.read_text()})
+    ca = secret(host, "/run/secrets/ca", group, **{"ca.pem": authority.path.read_text()})
+    with of_pod(container, images()["sidecar"], installed, host, ca) as running:
+        eventually(lambda: serves(running, container["startupProbe"]["exec"]["command"]), 30, every=0.2)
+        assert serves(running, container["livenessProbe"]["exec"]["command"])
+        # There is no Redis of that name.
+        assert not serves(running, container["readinessProbe"]["exec"]["command"])
+        tcp = ("--target", "localhost:50051", "--tls-ca", "/run/secrets/ca/ca.pem")
+        assert serves(running, ["session-notes", "health", "--service", "live", *tcp])
+        refused = running.exec("session-notes", "notes", "get", "s1", *tcp)
+        assert refused.returncode == 7, refused.stderr
+        known = running.exec("session-notes", "notes", "get", "s1", *tcp, "--token-file", "/run/secrets/tokens/primary")
+        assert known.returncode == 4, known.stderr
+        assert running.exec(*container["lifecycle"]["preStop"]["exec"]["command"][:1], "0").returncode == 0
+        assert running.stop() == 0, running.log
+
+
+def secret(host: Path, inside: str, gid: int, **files: str) -> Volume:
+    """A Secret as Kubernetes mounts it: root's, for the pod's group, each file a link to where it can be changed."""
+    made = volume(host, inside, 0o755)
+    (made.host / "..1").mkdir()
+    (made.host / "..data").symlink_to("..1")
+    for name, text in files.items():
+        file = made.host / "..1" / name
+        file.write_text(text)
+        os.chown(file, 0, gid)
+        file.chmod(0o440)
+        (made.host / name).symlink_to(f"..data/{name}")
+    return Volume(made.host, made.inside, writable=False)
 
 
 def unit() -> dict[str, list[str]]:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import yaml
 
 from tests.integrations.container import ROOT, images
+from tests.stores import StoreServer, valkey_program
 
 DEPLOY = ROOT / "deploy"
 KUBERNETES = "1.34"
@@ -181,6 +183,12 @@ def test_compose_follows_its_specification() -> None:
         assert service["build"].get("target", "sidecar") in stages
         assert service["volumes"] == ["sockets:/run/session-notes"]
         assert (ROOT / service["build"]["dockerfile"]).exists()
+    # What it tells Valkey, Valkey knows.
+    told = services["valkey"]["command"].split()
+    assert told[0] == "valkey-server"
+    with StoreServer(valkey_program(), told[1:]) as store, redis.Redis.from_url(store.url) as client:
+        assert client.config_get("appendonly") == {"appendonly": "yes"}
+        assert client.config_get("slowlog-log-slower-than") == {"slowlog-log-slower-than": "-1"}
     uid, gid = stages["sidecar"].user.split(":")
     options = yaml.safe_load(file.read_text())["volumes"]["sockets"]["driver_opts"]["o"]
     assert f"uid={uid},gid={gid}" in options
