@@ -38,7 +38,7 @@ def valid(manifests: str, tmp_path: Path) -> list[dict[str, Any]]:
     """Kubernetes objects, once its own schemas have passed them: strictly, so that no field is misspelt."""
     file = tmp_path / "manifests.yaml"
     file.write_text(manifests)
-    run(BIN / "kubernetes-validate", "--strict", "--version", KUBERNETES, file)
+    run(BIN / "kubernetes-validate", "--strict", "--kubernetes-version", KUBERNETES, file)
     return [manifest for manifest in yaml.safe_load_all(manifests) if manifest]
 
 
@@ -72,6 +72,14 @@ def sidecar_of(manifests: list[dict[str, Any]]) -> dict[str, Any]:
     assert sidecar["restartPolicy"] == "Always"
     assert isinstance(sidecar, dict)
     return sidecar
+
+
+def test_a_misspelt_field_is_found(tmp_path: Path) -> None:
+    """The validation that the others rely on refuses what Kubernetes would silently leave out."""
+    manifest = (DEPLOY / "kubernetes/base/conversation.yaml").read_text()
+    valid(manifest, tmp_path)
+    with pytest.raises(AssertionError, match="readOnlyRootFileSystem"):
+        valid(manifest.replace("readOnlyRootFilesystem", "readOnlyRootFileSystem"), tmp_path)
 
 
 @needs_kubectl
