@@ -94,20 +94,20 @@ test-integrations: .venv-integrations/ready ## run the tests of the integrations
 	.venv-integrations/bin/mypy $$($(TYPED_HERE))
 	@.venv-integrations/bin/python -m pytest -n 2 tests/integrations $(ARGS)
 
-# Every Python we support that is on PATH or among pyenv's. What depends on the version is quick to see: the promises, the
-# clients and a start, all on the embedded store.
-SUPPORTED := 3.11 3.12 3.13
+# What depends on the version is quick to see: the contract, the clients, a start, all on the embedded store.
+PYTHONS := 3.11 3.12 3.13 3.14
+QUICK := tests/fundamentals tests/clients/test_async.py tests/clients/test_background.py tests/clients/test_import.py \
+	tests/process/test_start.py
 
-test-pythons: ## run a quick part of the tests on each supported Python that is here
-	@for version in $(SUPPORTED); do \
-		found=""; for python in "$$(command -v python$$version)" $(HOME)/.pyenv/versions/$$version.*/bin/python; do \
-			"$$python" -c "import sys; sys.exit(sys.version_info[:2] != tuple(map(int, '$$version'.split('.'))))" 2>/dev/null && found="$$python" && break; done; \
-		test -n "$$found" || { echo "Python $$version is not here: not tested"; continue; }; \
-		env=".venv-pythons/$$version"; \
-		test -x "$$env/bin/python" || "$$found" -m venv "$$env" || exit 1; \
-		"$$env/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[server]' pytest pytest-asyncio pytest-timeout pytest-xdist || exit 1; \
-		"$$env/bin/python" -m pytest -n 2 -k "not redis and not cluster" tests/fundamentals tests/clients/test_async.py tests/clients/test_background.py tests/clients/test_import.py tests/process/test_start.py $(ARGS) || exit 1; \
-	done
+test-pythons: $(PYTHONS:%=test-python-%) ## run a quick part of the tests on each Python that is on PATH or among pyenv's
+
+test-python-%:
+	@found=$$(for p in python$* $(HOME)/.pyenv/versions/$*.*/bin/python; do "$$p" -c '' 2>/dev/null && { echo "$$p"; break; }; done); \
+	test -n "$$found" || { echo "Python $* is not here: not tested"; exit 0; }; \
+	set -e; python=.venv-pythons/$*/bin/python; \
+	test -x $$python || "$$found" -m venv .venv-pythons/$*; \
+	$$python -m pip install --quiet --disable-pip-version-check --editable '.[server]' pytest pytest-asyncio pytest-timeout pytest-xdist; \
+	$$python -m pytest -n 2 -k "not redis and not cluster" $(QUICK) $(ARGS)
 
 # Into an empty folder, so that nothing old is uploaded with it.
 dist: .venv-integrations/ready ## build the wheel and the sdist into dist/, and check them

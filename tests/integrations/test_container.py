@@ -164,7 +164,7 @@ def test_probes_tell_the_process_from_its_store(installed: Path, host: Path) -> 
 def test_secrets_as_kubernetes_mounts_them(installed: Path, host: Path) -> None:
     """Files of a Secret are root's, for the pod's group, behind links: tokens in them let callers in."""
     (sidecar,) = pod("sidecar/sidecar.yaml")["initContainers"]
-    gid = pod("sidecar/sidecar.yaml")["securityContext"]["fsGroup"]
+    gid = pod("overlays/example/redis.yaml")["securityContext"]["fsGroup"]
     sidecar = sidecar | {"env": [{"name": "SESSION_NOTES_TOKENS_DIR", "value": "/run/secrets/tokens"}]}
     mounted = secret(host, "/run/secrets/tokens", gid, **TOKENS)
     with of_pod(sidecar, images()["sidecar"], installed, host, mounted) as running:

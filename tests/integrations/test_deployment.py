@@ -211,6 +211,12 @@ def test_the_dockerfile_has_good_manners() -> None:
     assert image.healthcheck == ["session-notes", "health", "--service", "live"]
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", image.user)
     assert image.stop_signal == "SIGTERM"
+    # All but what is copied is kept out of the build.
+    ignored = (DEPLOY / "docker/Dockerfile.dockerignore").read_text().splitlines()
+    copied = [*images()["build"].copied, *images()["examples"].copied]
+    let_in = {f"!{source}" for *sources, _ in copied for source in sources}
+    assert {line for line in ignored if line.startswith("!")} == let_in
+    assert "*" in ignored
 
 
 YAMLLINT = """
