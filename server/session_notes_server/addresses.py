@@ -42,9 +42,14 @@ def check_addresses(settings: Settings) -> None:
                     "Give --tokens-dir too."
                 )
             continue
-        host, _ = _host_and_port(address)
+        host, _ = host_and_port(address)
         if (settings.tls_cert and known_callers) or _is_loopback(address, host):
             continue
+        if settings.channelz and not known_callers:
+            raise InvalidSetting(
+                f"refusing to listen on {address} with --channelz: it would tell everybody who is connected. Give "
+                "--tokens-dir or --tls-client-ca, with which it is for the role admin, or listen on 127.0.0.1."
+            )
         if settings.insecure_listen:
             log.warning("%s can be reached from other machines, without TLS or by callers nobody knows", address)
             continue
@@ -55,7 +60,12 @@ def check_addresses(settings: Settings) -> None:
         )
 
 
-def _host_and_port(address: str) -> tuple[str, int]:
+def host_and_port(address: str) -> tuple[str, int]:
+    """A TCP address taken apart.
+
+    Raises:
+        InvalidSetting: it is written wrong.
+    """
     host, colon, port_text = address.rpartition(":")
     # gRPC would take the lack of a port for 443, and a port beyond the last one for another.
     if not colon or not (port_text.isascii() and port_text.isdecimal()) or int(port_text) > 65535:
@@ -93,7 +103,7 @@ def bound(server: grpc.aio.Server, address: str, certificates: Certificates | No
             else:
                 port = server.add_secure_port(address, certificates.credentials)
         except RuntimeError:
-            raise _taken(address) from None
+            raise taken(address) from None
         finally:
             os.umask(mask)
         yield address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
@@ -112,14 +122,14 @@ def hold(address: str) -> Iterator[str]:
             stack.enter_context(_socket_of_our_own(Path(address.removeprefix("unix:"))))
             yield address
             return
-        host, port = _host_and_port(address)
+        host, port = host_and_port(address)
         try:
             for family, place in _places(host, port):
                 holder = stack.enter_context(socket.socket(family))
                 _hold(holder, (place[0], port, *place[2:]))
                 port = holder.getsockname()[1]
         except OSError:
-            raise _taken(address) from None
+            raise taken(address) from None
         yield f"{address.rpartition(':')[0]}:{port}"
 
 
@@ -159,9 +169,10 @@ def _has_ipv6() -> bool:
     return False
 
 
-def _taken(address: str) -> AddressError:
+def taken(address: str, flag: str = "--listen") -> AddressError:
+    """What to raise where somebody else has an address, or nobody on this machine can have it."""
     return AddressError(
-        f"cannot listen on {address}: it is taken, or no address of this machine. Choose another with --listen."
+        f"cannot listen on {address}: it is taken, or no address of this machine. Choose another with {flag}."
     )
 
 

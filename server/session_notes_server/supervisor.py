@@ -11,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import pickle
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 from session_notes_server.addresses import check_addresses, hold
+from session_notes_server.metrics import cells
 from session_notes_server.server import Parts, background, forbid_core_files, log_stopping, running, stopping
 from session_notes_server.settings import InvalidSetting, Settings
 
@@ -51,11 +53,30 @@ async def supervise(settings: Settings) -> None:
                 redis_url=parts.embedded.url if parts.embedded else settings.redis_url,
             )
             workers = [Worker(number, told, on_deletion) for number in range(1, settings.workers + 1)]
-            kept = [worker.keep_running() for worker in workers]
-            async with background(_tell_once_all_serve(workers, addresses), *kept):
-                await stop.wait()
-                log_stopping(settings)
+            async with _counting(settings, workers):
+                kept = [worker.keep_running() for worker in workers]
+                async with background(_tell_once_all_serve(workers, addresses), *kept):
+                    await stop.wait()
+                    log_stopping(settings)
     log.info("stopped")
+
+
+@contextlib.asynccontextmanager
+async def _counting(settings: Settings, workers: Sequence[Worker]) -> AsyncIterator[None]:
+    """Tell what all workers count together, if that is wanted."""
+    if settings.metrics_listen is None:
+        yield
+        return
+    from session_notes_server.metrics.exposition import exposed
+
+    counts = [cells.at(worker.counts) for worker in workers if worker.counts is not None]
+
+    def processes() -> dict[str, int]:
+        running = {f"worker {worker.number}": worker.pid for worker in workers if worker.pid is not None}
+        return {"supervisor": os.getpid(), **running}
+
+    async with exposed(settings.metrics_listen, counts, processes):
+        yield
 
 
 async def _tell_once_all_serve(workers: Sequence[Worker], addresses: Sequence[str]) -> None:
@@ -74,16 +95,21 @@ class Worker:
         on_deletion: To be told of every deletion, also one that may not have come to pass.
 
     Attributes:
+        number: The same.
+        counts: Memory for what it counts, as a descriptor. None: it does not count.
         serving: Set once it has answered calls.
+        pid: Its process, while it has one.
     """
 
     def __init__(self, number: int, settings: Settings, on_deletion: Callable[[], None]) -> None:
+        self.number = number
+        self.counts = cells.shared() if settings.metrics_listen else None
         self.serving = asyncio.Event()
-        self._number = number
+        self.pid: int | None = None
         # A unix socket has one listener.
         listen = [address for address in settings.listen if number == 1 or not address.startswith("unix:")]
         verbose = log.isEnabledFor(logging.DEBUG)
-        self._told = pickle.dumps((number, replace(settings, listen=tuple(listen)), verbose))
+        self._told = pickle.dumps((number, replace(settings, listen=tuple(listen)), verbose, self.counts))
         self._patience = settings.grace.total_seconds() + STOP_SECONDS
         self._on_deletion = on_deletion
 
@@ -99,7 +125,7 @@ class Worker:
             self._on_deletion()  # It may have ended between a deletion and its word.
             if loop.time() - began > LIVED_SECONDS:
                 backoff = FIRST_RESTART_SECONDS
-            log.error("worker %d %s; starting another in its place in %.1f s", self._number, how, backoff)
+            log.error("worker %d %s; starting another in its place in %.1f s", self.number, how, backoff)
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, LAST_RESTART_SECONDS)
 
@@ -113,10 +139,12 @@ class Worker:
                     # -P: what is in the directory we happen to be in is none of our modules.
                     *(sys.executable, "-P", "-m", "session_notes_server.worker"),
                     stdin=theirs.fileno(),
+                    pass_fds=[] if self.counts is None else [self.counts],
                     # Ctrl-C in a terminal goes to the whole process group; we tell the workers.
                     start_new_session=True,
                 )
                 theirs.close()
+                self.pid = process.pid
                 try:
                     writer.write(self._told)
                     await self._listen(reader)
@@ -124,6 +152,8 @@ class Worker:
                 except asyncio.CancelledError:
                     await self._end(process, reader)
                     raise
+                finally:
+                    self.pid = None
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         """Do what a process says, until it ends."""
@@ -133,7 +163,7 @@ class Worker:
                     self._on_deletion()
                 if SERVING in said:
                     if self.serving.is_set():
-                        log.info("worker %d serves again", self._number)
+                        log.info("worker %d serves again", self.number)
                     self.serving.set()
 
     async def _end(self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader) -> None:
@@ -144,7 +174,7 @@ class Worker:
                 await self._listen(reader)
                 await process.wait()
         except TimeoutError:
-            log.warning("worker %d did not stop within %.0f s; killing it", self._number, self._patience)
+            log.warning("worker %d did not stop within %.0f s; killing it", self.number, self._patience)
             process.kill()
             await process.wait()
             self._on_deletion()

@@ -10,10 +10,11 @@ import typer
 from session_notes_server.cli.exits import ExitCode, Failure
 from session_notes_server.cli.options import span
 from session_notes_server.poller import choose_poller
-from session_notes_server.settings import ERASED_WITHIN, InvalidSetting, Limits, Settings, default_data_dir
+from session_notes_server.settings import ERASED_WITHIN, InvalidSetting, Limits, LogFormat, Settings, default_data_dir
 
 _DEFAULTS = Settings()
 _REDIS = "Redis"
+_WATCHING = "Watching it"
 
 
 def _prefix(text: str) -> str:
@@ -250,7 +251,40 @@ def serve(
             "to a TCP port; a unix socket is the first one's. Each has the limits on calls and connections for itself.",
         ),
     ] = _DEFAULTS.workers,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more than changes of state.")] = False,
+    metrics_listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            envvar="SESSION_NOTES_METRICS_LISTEN",
+            rich_help_panel=_WATCHING,
+            help="Tell Prometheus at http://ADDRESS/metrics how the sidecar does: host:port (port 0: a free one, which "
+            "the log names). Nothing of users is in it, so it may be an address that other machines reach; nobody is "
+            "asked who they are there.",
+            show_default="no metrics",
+        ),
+    ] = None,
+    channelz: Annotated[
+        bool,
+        typer.Option(
+            "--channelz",
+            envvar="SESSION_NOTES_CHANNELZ",
+            rich_help_panel=_WATCHING,
+            help="Answer grpc.channelz.v1, which tells who is connected and what their connections do. For the role "
+            "admin, or on this machine alone.",
+        ),
+    ] = False,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(
+            envvar="SESSION_NOTES_LOG_FORMAT",
+            rich_help_panel=_WATCHING,
+            help="Lines for people, or JSON objects for programs.",
+        ),
+    ] = _DEFAULTS.log_format,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", rich_help_panel=_WATCHING, help="Log each call, too: method, status, time."),
+    ] = False,
 ) -> None:
     """Start the sidecar.
 
@@ -268,7 +302,7 @@ def serve(
     from session_notes_server.server import serve as serve_alone
     from session_notes_server.supervisor import supervise
 
-    logs.configure(verbose=verbose)
+    logs.configure(verbose=verbose, form=log_format)
     settings = Settings(
         listen=tuple(listen or _DEFAULTS.listen),
         insecure_listen=insecure_listen,
@@ -284,6 +318,9 @@ def serve(
         redis_key=redis_key,
         min_replicas_acked=min_replicas_acked,
         data_dir=data_dir or default_data_dir(),
+        log_format=log_format,
+        metrics_listen=metrics_listen,
+        channelz=channelz,
         prefix=prefix,
         session_ttl=session_ttl,
         notes_timeout=notes_timeout,
