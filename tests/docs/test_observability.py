@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.process.test_workers import several
 from tests.scraping import ON, Scrape, scrape
 from tests.support import Sidecar
 
@@ -28,14 +27,15 @@ OF_PROMETHEUS, TARGET = {"up": {"job", "instance"}}, {"job", "instance"}
 
 
 @pytest.fixture(scope="module")
-def told() -> Iterator[dict[str, set[str]]]:
-    """The names of all samples that a running sidecar tells, with their labels."""
+def seen() -> Scrape:
+    """What a running sidecar tells."""
     with Sidecar(flags=ON) as sidecar:
-        yield labels_by_name(scrape(sidecar))
+        return scrape(sidecar)
 
 
-def labels_by_name(seen: Scrape) -> dict[str, set[str]]:
-    """Labels by name of sample."""
+@pytest.fixture(scope="module")
+def told(seen: Scrape) -> dict[str, set[str]]:
+    """The names of all samples in it, with their labels."""
     names: dict[str, set[str]] = {}
     for sample in seen.samples:
         names.setdefault(sample.name, set()).update(sample.labels)
@@ -129,7 +129,7 @@ def test_the_dashboard_shows_all_of_ours(told: dict[str, set[str]]) -> None:
 
 def documented() -> dict[str, tuple[str, set[str]]]:
     """The metrics in the tables of docs/observability.md: type and labels."""
-    rows = re.findall(r"^\| `(\w+)` \| (counter|gauge|histogram) \| ([^|]*) \| [^|]+ \|$", PAGE, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| (counter|gauge|histogram) \|([^|]*)\| [^|]+ \|$", PAGE, re.MULTILINE)
     return {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
 
 
@@ -142,16 +142,6 @@ def in_words(seen: Scrape) -> dict[str, tuple[str, set[str]]]:
     return found
 
 
-def test_the_docs_have_every_metric() -> None:
+def test_the_docs_have_every_metric(seen: Scrape) -> None:
     """The tables of docs/observability.md have all metrics that are told, with type and labels, and no other."""
-    with Sidecar(flags=ON) as sidecar:
-        assert documented() == in_words(scrape(sidecar))
-
-
-def test_workers_tell_the_same() -> None:
-    """With several workers the same metrics are told, but for those of a process: by process, and no garbage."""
-    with several(flags=ON) as sidecar:
-        alone = {name: row for name, row in documented().items() if not name.startswith("python_gc")}
-        for name, (kind, labels) in alone.items():
-            alone[name] = (kind, labels | {"process"} if name.startswith("process_") else labels)
-        assert in_words(scrape(sidecar)) == alone
+    assert documented() == in_words(seen)

@@ -10,7 +10,6 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.process.test_refused_start import serve
 from tests.process.test_workers import several, workers
 from tests.stores import StoreServer, valkey_program
 from tests.support import CANARY, SessionCalls, Sidecar, eventually, new_channel, new_session_id, refused
@@ -76,11 +75,3 @@ def test_workers_log_alike() -> None:
         eventually(lambda: {line.get("process") for line in lines(sidecar)} >= {"worker 1", "worker 2", None})
         os.kill(workers(sidecar)[0], signal.SIGKILL)
         eventually(lambda: any("serves again" in line["message"] for line in lines(sidecar)))
-
-
-def test_a_form_that_is_none() -> None:
-    """Another form is wrong usage, and the answer names those there are."""
-    status, text = serve("--log-format", "xml")
-    assert status == 2
-    assert "text" in text
-    assert "json" in text

@@ -30,6 +30,7 @@ from session_notes_server.store import Store
 MOST_AT_WORK = 100_000
 """How many runs are remembered as at work: some 30 MB of them."""
 
+READY = Readiness.READINESS_READY
 # With these a run is told that it has ended, in whatever way.
 _OVER = {StatusCode.ALREADY_EXISTS, StatusCode.FAILED_PRECONDITION}
 
@@ -84,9 +85,9 @@ class CountedNotesServicer(NotesServicer):
         return response
 
     def _count_reading(self, response: GetNotesResponse) -> None:
-        metrics = self._metrics
-        metrics.reads[response.readiness, response.fresh].add()
-        if response.readiness == Readiness.READINESS_READY:
+        metrics, known = self._metrics, response.readiness
+        metrics.reads[known, response.fresh].add()
+        if known == READY:
             age = response.age
             metrics.read_age.add(age.seconds + age.nanos / 1e9)
             if response.HasField("turns_behind"):
