@@ -104,11 +104,14 @@ def _fill(metric: Any, family: Family, labels: Sequence[str], numbers: Sequence[
 class _Build(Collector):
     """What this is."""
 
-    def collect(self) -> Iterator[Metric]:
+    def __init__(self) -> None:
         labels = {"version": version("session-notes"), "python": platform.python_version(), "grpc": grpc.__version__}
-        metric = GaugeMetricFamily("session_notes_build_info", "1, and what the sidecar is made of.", labels=[*labels])
-        metric.add_metric([*labels.values()], 1)
-        yield metric
+        text = "1, and what the sidecar is made of."
+        self._metric = GaugeMetricFamily("session_notes_build_info", text, labels=[*labels])
+        self._metric.add_metric([*labels.values()], 1)
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._metric
 
 
 class _EachProcess(Collector):
