@@ -61,10 +61,10 @@ def check_addresses(settings: Settings) -> None:
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """A TCP address taken apart.
+    """The host of `host:port`, without the brackets of IPv6, and the port.
 
     Raises:
-        InvalidSetting: it is written wrong.
+        InvalidSetting: it is written otherwise.
     """
     host, colon, port_text = address.rpartition(":")
     # gRPC would take the lack of a port for 443, and a port beyond the last one for another.
@@ -103,7 +103,7 @@ def bound(server: grpc.aio.Server, address: str, certificates: Certificates | No
             else:
                 port = server.add_secure_port(address, certificates.credentials)
         except RuntimeError:
-            raise taken(address) from None
+            raise _taken(address) from None
         finally:
             os.umask(mask)
         yield address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
@@ -129,7 +129,7 @@ def hold(address: str) -> Iterator[str]:
                 _hold(holder, (place[0], port, *place[2:]))
                 port = holder.getsockname()[1]
         except OSError:
-            raise taken(address) from None
+            raise _taken(address) from None
         yield f"{address.rpartition(':')[0]}:{port}"
 
 
@@ -169,10 +169,9 @@ def _has_ipv6() -> bool:
     return False
 
 
-def taken(address: str, flag: str = "--listen") -> AddressError:
-    """What to raise where somebody else has an address, or nobody on this machine can have it."""
+def _taken(address: str) -> AddressError:
     return AddressError(
-        f"cannot listen on {address}: it is taken, or no address of this machine. Choose another with {flag}."
+        f"cannot listen on {address}: it is taken, or no address of this machine. Choose another with --listen."
     )
 
 

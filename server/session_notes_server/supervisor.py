@@ -44,7 +44,7 @@ async def supervise(settings: Settings) -> None:
     parts = Parts.of(settings)
     stop = stopping()
     forbid_core_files()
-    async with running(parts.embedded) as on_deletion:
+    async with running(parts.embedded) as on_deletion, contextlib.AsyncExitStack() as metrics:
         with contextlib.ExitStack() as held:
             addresses = tuple(held.enter_context(hold(address)) for address in settings.listen)
             told = replace(
@@ -53,11 +53,11 @@ async def supervise(settings: Settings) -> None:
                 redis_url=parts.embedded.url if parts.embedded else settings.redis_url,
             )
             workers = [Worker(number, told, on_deletion) for number in range(1, settings.workers + 1)]
-            async with _counting(settings, workers):
-                kept = [worker.keep_running() for worker in workers]
-                async with background(_tell_once_all_serve(workers, addresses), *kept):
-                    await stop.wait()
-                    log_stopping(settings)
+            await metrics.enter_async_context(_counting(settings, workers))
+            kept = [worker.keep_running() for worker in workers]
+            async with background(_tell_once_all_serve(workers, addresses), *kept):
+                await stop.wait()
+                log_stopping(settings)
     log.info("stopped")
 
 
@@ -72,7 +72,7 @@ async def _counting(settings: Settings, workers: Sequence[Worker]) -> AsyncItera
     counts = [cells.at(worker.counts) for worker in workers if worker.counts is not None]
 
     def processes() -> dict[str, int]:
-        running = {f"worker {worker.number}": worker.pid for worker in workers if worker.pid is not None}
+        running = {f"worker {number}": worker.pid for number, worker in enumerate(workers, 1) if worker.pid is not None}
         return {"supervisor": os.getpid(), **running}
 
     async with exposed(settings.metrics_listen, counts, processes):
@@ -95,14 +95,13 @@ class Worker:
         on_deletion: To be told of every deletion, also one that may not have come to pass.
 
     Attributes:
-        number: The same.
         counts: Memory for what it counts, as a descriptor. None: it does not count.
         serving: Set once it has answered calls.
         pid: Its process, while it has one.
     """
 
     def __init__(self, number: int, settings: Settings, on_deletion: Callable[[], None]) -> None:
-        self.number = number
+        self._number = number
         self.counts = cells.shared() if settings.metrics_listen else None
         self.serving = asyncio.Event()
         self.pid: int | None = None
@@ -125,7 +124,7 @@ class Worker:
             self._on_deletion()  # It may have ended between a deletion and its word.
             if loop.time() - began > LIVED_SECONDS:
                 backoff = FIRST_RESTART_SECONDS
-            log.error("worker %d %s; starting another in its place in %.1f s", self.number, how, backoff)
+            log.error("worker %d %s; starting another in its place in %.1f s", self._number, how, backoff)
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, LAST_RESTART_SECONDS)
 
@@ -163,7 +162,7 @@ class Worker:
                     self._on_deletion()
                 if SERVING in said:
                     if self.serving.is_set():
-                        log.info("worker %d serves again", self.number)
+                        log.info("worker %d serves again", self._number)
                     self.serving.set()
 
     async def _end(self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader) -> None:
@@ -174,7 +173,7 @@ class Worker:
                 await self._listen(reader)
                 await process.wait()
         except TimeoutError:
-            log.warning("worker %d did not stop within %.0f s; killing it", self.number, self._patience)
+            log.warning("worker %d did not stop within %.0f s; killing it", self._number, self._patience)
             process.kill()
             await process.wait()
             self._on_deletion()

@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry, GCCollector, MetricsHandler, Pr
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from session_notes_server.addresses import host_and_port, taken
+from session_notes_server.addresses import AddressError, host_and_port
 from session_notes_server.metrics.cells import Cells, series
 from session_notes_server.metrics.families import ALL, Family
 from session_notes_server.settings import InvalidSetting
@@ -144,7 +144,10 @@ def _listening(address: str, registry: CollectorRegistry) -> Iterator[_Server]:
         handler = type("_Handler", (_Handler,), {"registry": registry})
         server = _Server(place[:2], handler)
     except (OSError, UnicodeError):
-        raise taken(address, "--metrics-listen") from None
+        raise AddressError(
+            f"cannot tell metrics at {address}: it is taken, or no address of this machine. Choose another with "
+            "--metrics-listen."
+        ) from None
     with server:
         yield server
 
