@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import product
+from pathlib import Path
 
 import grpc
 import pytest
@@ -309,9 +310,15 @@ def test_the_process_is_told_of(watched: Sidecar) -> None:
     assert now("python_gc_collections_total", generation="0") >= 0
 
 
+def threads(sidecar: Sidecar) -> int:
+    """How many threads its process has."""
+    assert sidecar.process is not None
+    return len(list(Path(f"/proc/{sidecar.process.pid}/task").iterdir()))
+
+
 def test_strange_scrapers_hurt_nobody(watched: Sidecar, calls: SessionCalls) -> None:
     """Connections that say nothing, garbage, or that do not read: scrapes and calls go on, and the log stays calm."""
-    where, log = address(watched), watched.log
+    where, log, few = address(watched), watched.log, threads(watched) + 10
     with ExitStack() as stack:
         for number in range(60):
             peer = stack.enter_context(socket.create_connection(where, timeout=10))
@@ -324,6 +331,7 @@ def test_strange_scrapers_hurt_nobody(watched: Sidecar, calls: SessionCalls) -> 
         for _ in range(50):
             calls.get_notes(timeout=2)
         assert time.monotonic() - before < 5
+        assert threads(watched) <= few
     assert scrape(watched)("session_notes_store_up") == 1
     assert watched.log == log
 
