@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -66,6 +67,35 @@ def test_a_call_is_a_line_for_people() -> None:
         (line,) = [line for line in sidecar.log.splitlines() if GET_NOTES in line]
         assert f"DEBUG   {GET_NOTES}: OK in " in line
         assert line.endswith(" ms")
+
+
+FOREIGN = """
+import logging, warnings
+from session_notes_server import logs
+from session_notes_server.settings import LogFormat
+
+logs.configure(verbose=True, form=LogFormat.JSON, who="worker 7")
+logging.getLogger("asyncio").warning("of %s\\nlines", "two")
+logging.getLogger("grpc._cython.cygrpc").debug("chatter")
+warnings.warn("old")
+try:
+    1 / 0
+except ZeroDivisionError:
+    logging.getLogger("grpc._cython.cygrpc").exception("raised")
+"""
+
+
+def test_lines_of_others_are_json_too() -> None:
+    """What gRPC, asyncio and Python itself log is a line each of the same form, a traceback and line ends included."""
+    done = subprocess.run([sys.executable, "-c", FOREIGN], capture_output=True, text=True, timeout=30, check=True)
+    said = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [(line["logger"], line["level"], line["process"]) for line in said] == [
+        ("asyncio", "warning", "worker 7"),
+        ("py.warnings", "warning", "worker 7"),
+        ("grpc._cython.cygrpc", "error", "worker 7"),
+    ]
+    assert said[0]["message"] == "of two\nlines"
+    assert "ZeroDivisionError" in said[2]["traceback"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shares out a port's connections")

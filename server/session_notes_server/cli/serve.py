@@ -276,9 +276,10 @@ def serve(
     log_format: Annotated[
         LogFormat,
         typer.Option(
+            metavar="FORMAT",
             envvar="SESSION_NOTES_LOG_FORMAT",
             rich_help_panel=_WATCHING,
-            help="Lines for people, or JSON objects for programs.",
+            help="What a line in the log is: text, for people, or json, an object for programs.",
         ),
     ] = _DEFAULTS.log_format,
     verbose: Annotated[

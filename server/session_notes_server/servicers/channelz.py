@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ from google.protobuf.message import Message
 from grpc_channelz.v1 import channelz, channelz_pb2
 
 from session_notes_server.servicers import errors
+
+log = logging.getLogger(__name__)
 
 
 def service() -> ServiceDescriptor:
@@ -31,7 +34,8 @@ class ChannelzServicer:
             if said.code is grpc.StatusCode.NOT_FOUND:
                 raise errors.invalid_fields([(request.DESCRIPTOR.fields[0].name, "is nothing of this process")])
             if response is None:
-                raise RuntimeError("gRPC told of itself what is no channelz")
+                log.error("grpcio and grpcio-channelz do not fit each other: install the same version of both")
+                raise RuntimeError("gRPC has told what the package does not know")
             return response
 
         return answer
