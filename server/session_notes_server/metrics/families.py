@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from typing import Literal
 
 import grpc
@@ -12,6 +13,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 from session_notes.v1 import session_notes_pb2, session_state_pb2
 from session_notes.v1.error_reason_pb2 import ErrorReason
 from session_notes.v1.session_notes_pb2 import Readiness, WriteOutcome
+
+from session_notes_server.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +74,8 @@ METHODS = (
     ),
 )
 
-OPERATIONS = (
-    "get_notes",
-    "batch_get_notes",
-    "begin_run",
-    "write_notes",
-    "fail_run",
-    "list_runs",
-    "get_session",
-    "update_session",
-    "append_turns",
-    "delete_session",
-    "scan_sessions",
-    "summaries",
-)
-"""The store's, by the names of `Store`'s methods."""
+OPERATIONS = tuple(name for name, member in vars(Store).items() if iscoroutinefunction(member))
+"""The store's, by the names of its methods."""
 
 
 READINESS = {number: name.removeprefix("READINESS_").lower() for name, number in Readiness.items() if number}
