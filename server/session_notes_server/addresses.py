@@ -46,6 +46,11 @@ def check_addresses(settings: Settings) -> None:
         host, _ = host_and_port(address)
         if (settings.tls_cert and known_callers) or is_loopback(address, host):
             continue
+        if settings.channelz and not known_callers:
+            raise InvalidSetting(
+                f"refusing to listen on {address} with --channelz: it would tell everybody who is connected. Give "
+                "--tokens-dir or --tls-client-ca, with which it is for the role admin, or listen on 127.0.0.1."
+            )
         if settings.insecure_listen:
             log.warning("%s can be reached from other machines, without TLS or by callers nobody knows", address)
             continue

@@ -19,7 +19,9 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as grpc_health
 
+from session_notes_server.metrics.counting import Metrics
 from session_notes_server.servicers import errors
+from session_notes_server.servicers.account import Account
 from session_notes_server.servicers.gate import Gate
 from session_notes_server.store import Runner, StoreUnavailable, reason
 
@@ -44,10 +46,12 @@ class Health:
     Args:
         runners: What is asked: the store is up when all of them reach it.
         services: The names that it is told for, beside `ready` and none.
+        metrics: Where it is told, too, and its calls are counted, if that is wanted.
     """
 
-    def __init__(self, runners: Sequence[Runner], services: Sequence[str]) -> None:
+    def __init__(self, runners: Sequence[Runner], services: Sequence[str], metrics: Metrics | None = None) -> None:
         self.servicer = grpc_health.HealthServicer()
+        self._metrics = metrics
         self._runners = runners
         self._services = ("", READY, *services)
         self._up: bool | None = None
@@ -62,7 +66,8 @@ class Health:
             watches: How many Watches.
         """
         encoded = health_pb2.HealthCheckResponse.SerializeToString
-        check, watch = _bounded(self.servicer.Check, checks), _bounded(self.servicer.Watch, watches)
+        check = _bounded(self.servicer.Check, checks, Account(f"{SERVICE_NAME}.Check", self._metrics))
+        watch = _bounded(self.servicer.Watch, watches, Account(f"{SERVICE_NAME}.Watch", self._metrics))
         return grpc.method_handlers_generic_handler(
             SERVICE_NAME,
             {
@@ -98,6 +103,8 @@ class Health:
         if self._up is None:
             await self.servicer.set(LIVE, _SERVING)
         self._up, self._why = up, why
+        if self._metrics is not None:
+            self._metrics.store_up.set(float(up))
         if up:
             log.info("the store at %s answers: SERVING", self._runners[0].where)
         else:
@@ -106,17 +113,18 @@ class Health:
             await self.servicer.set(service, _SERVING if up else _NOT_SERVING)
 
 
-def _bounded(behaviour: Callable[[Any, Any], Awaitable[Any]], gate: Gate) -> Any:
+def _bounded(behaviour: Callable[[Any, Any], Awaitable[Any]], gate: Gate, account: Account) -> Any:
     async def handle(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        try:
-            request = health_pb2.HealthCheckRequest.FromString(await gate.enter(context).request())
-        except DecodeError:
-            status = errors.malformed_message()
-        except errors.StatusError as error:
-            status = error
-        else:
-            return await behaviour(request, context)
-        await context.abort(status.code, status.message, status.trailing_metadata())
-        raise AssertionError("abort always raises")
+        with account.call(context):
+            try:
+                request = health_pb2.HealthCheckRequest.FromString(await gate.enter(context).request())
+            except DecodeError:
+                status = errors.malformed_message()
+            except errors.StatusError as error:
+                status = error
+            else:
+                return await behaviour(request, context)
+            await context.abort(status.code, status.message, status.trailing_metadata())
+            raise AssertionError("abort always raises")
 
     return handle

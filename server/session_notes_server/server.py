@@ -22,9 +22,12 @@ from session_notes_server.embedded import EmbeddedValkey
 from session_notes_server.grpc_options import options
 from session_notes_server.health import SERVICE_NAME as HEALTH
 from session_notes_server.health import Health
+from session_notes_server.metrics import cells
+from session_notes_server.metrics.counting import Metrics
 from session_notes_server.notify import READY, STOPPING, keep_alive, notify
 from session_notes_server.servicers.access import Access, GuardedReflection
 from session_notes_server.servicers.boundary import Boundary
+from session_notes_server.servicers.counted import CountedNotesServicer
 from session_notes_server.servicers.gate import Gates
 from session_notes_server.servicers.notes import NotesServicer
 from session_notes_server.servicers.state import StateServicer
@@ -74,8 +77,9 @@ async def serve(settings: Settings, tell: Callable[[Sequence[str]], None] = log_
     forbid_core_files()
     async with (
         background(keep_alive(lambda: True)),
+        counting_alone(settings) as metrics,
         running(parts.embedded) as on_deletion,
-        answering(settings, parts, on_deletion) as addresses,
+        answering(settings, parts, on_deletion, metrics) as addresses,
     ):
         tell(addresses)
         notify(READY)
@@ -148,32 +152,71 @@ class Parts:
 
 
 @contextlib.asynccontextmanager
-async def answering(settings: Settings, parts: Parts, on_deletion: Callable[[], None]) -> AsyncIterator[list[str]]:
+async def counting_alone(settings: Settings) -> AsyncIterator[Metrics | None]:
+    """What this process counts and tells of itself, if that is wanted.
+
+    Raises:
+        AddressError: metrics cannot be had at the address for them.
+        InvalidSetting: it is none.
+    """
+    if settings.metrics_listen is None:
+        yield None
+        return
+    # Takes some time to import, and most sidecars of a test or a laptop do without.
+    from session_notes_server.metrics.exposition import exposed
+
+    ours = cells.private()
+    async with exposed(settings.metrics_listen, [ours]):
+        yield Metrics(ours)
+
+
+@contextlib.asynccontextmanager
+async def answering(
+    settings: Settings, parts: Parts, on_deletion: Callable[[], None], metrics: Metrics | None = None
+) -> AsyncIterator[list[str]]:
     """Calls answered within the block → where. At its end, those in flight are finished and no new ones taken.
 
     Args:
         settings: Those of this process.
         parts: What they name, its store running.
         on_deletion: Told of every deletion.
+        metrics: Where to count, if that is wanted.
     """
     traces, loop = start_traces(), asyncio.get_running_loop()
-    runner = Runner if traces is None else traces.runner
-    async with _store(settings, parts.redis, on_deletion, runner) as (store, runners), _following(*runners) as health:
+    make = Runner if traces is None else traces.runner
+    async with (
+        _store(settings, parts.redis, on_deletion, make) as (store, runners),
+        _following(runners, metrics) as health,
+    ):
         gates = Gates.of(settings.limits)
-        boundary = Boundary(parts.access, gates.calls, traces)
+        boundary = Boundary(parts.access, gates.calls, metrics, traces)
         server = grpc.aio.server(options=options(settings))
-        servicers = NotesServicer(store, settings.limits), StateServicer(store, settings.limits)
+        notes = NotesServicer(store, settings.limits)
+        if metrics is not None:
+            metrics.measure(store)
+            notes = CountedNotesServicer(store, settings.limits, metrics)
+        servicers = notes, StateServicer(store, settings.limits)
         server.add_generic_rpc_handlers(
             [boundary.handlers(service, servicer) for service, servicer in zip(SERVICES, servicers, strict=True)]
         )
         server.add_generic_rpc_handlers([health.handlers(gates.checks, gates.watches)])
         names = [*(service.full_name for service in SERVICES), HEALTH, reflection.SERVICE_NAME]
-        reflected = GuardedReflection(parts.access, gates.reflections, names)
+        if settings.channelz:
+            from session_notes_server.servicers import channelz
+
+            service = channelz.service()
+            server.add_generic_rpc_handlers([boundary.handlers(service, channelz.ChannelzServicer())])
+            names.append(service.full_name)
+        reflected = GuardedReflection(parts.access, gates.reflections, names, metrics)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, server)
+        if metrics is not None:
+            server.add_generic_rpc_handlers([metrics.unknown_methods()])
 
         async with contextlib.AsyncExitStack() as sockets:
             for gate in gates:
                 await sockets.enter_async_context(background(gate.sweep()))
+            if metrics is not None:
+                await sockets.enter_async_context(background(metrics.watch_loop()))
             addresses = [
                 sockets.enter_context(bound(server, address, parts.certificates, held=settings.workers > 1))
                 for address in settings.listen
@@ -269,9 +312,9 @@ async def _store(
 
 
 @contextlib.asynccontextmanager
-async def _following(*runners: Runner) -> AsyncIterator[Health]:
+async def _following(runners: Sequence[Runner], metrics: Metrics | None) -> AsyncIterator[Health]:
     """Health that follows the store, asked once before anybody can call."""
-    health = Health(runners, [service.full_name for service in SERVICES])
+    health = Health(runners, [service.full_name for service in SERVICES], metrics)
     await health.check()
     async with background(health.follow()):
         yield health

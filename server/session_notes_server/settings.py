@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,6 +23,13 @@ class InvalidSetting(Exception):
 def default_data_dir() -> Path:
     """`$XDG_DATA_HOME/session-notes`, as the freedesktop.org base directories say."""
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "session-notes"
+
+
+class LogFormat(enum.StrEnum):
+    """What a line in the log is."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +99,15 @@ class Settings:
 
     data_dir: Path = field(default_factory=default_data_dir)
     """Where the embedded store keeps its data."""
+
+    log_format: LogFormat = LogFormat.TEXT
+    """Whether people or programs read the log."""
+
+    metrics_listen: str | None = None
+    """Where Prometheus finds our metrics: `host:port`. None: nowhere, and nothing is counted."""
+
+    channelz: bool = False
+    """Whether gRPC's own view of its connections can be asked for."""
 
     prefix: str = "session-notes"
     """What every key in the store starts with."""

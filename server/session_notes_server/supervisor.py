@@ -11,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import pickle
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 from session_notes_server.addresses import check_addresses, hold
+from session_notes_server.metrics import cells
 from session_notes_server.notify import READY, keep_alive, notify
 from session_notes_server.server import (
     Parts,
@@ -55,13 +57,14 @@ async def supervise(settings: Settings, tell: Callable[[Sequence[str]], None] = 
     forbid_core_files()
     with contextlib.ExitStack() as held:
         addresses = tuple(held.enter_context(hold(address, shared=True)) for address in settings.listen)
-        async with running(parts.embedded) as on_deletion:
+        async with running(parts.embedded) as on_deletion, contextlib.AsyncExitStack() as metrics:
             told = replace(
                 settings,
                 listen=addresses,
                 redis_url=parts.embedded.url if parts.embedded else settings.redis_url,
             )
             workers = [Worker(number, told, on_deletion) for number in range(1, settings.workers + 1)]
+            await metrics.enter_async_context(_counting(settings, workers))
             kept = [worker.keep_running() for worker in workers]
 
             def all_well() -> bool:
@@ -76,6 +79,24 @@ async def supervise(settings: Settings, tell: Callable[[Sequence[str]], None] = 
                 await stop.wait()
                 tell_stopping(settings)
     log.info("stopped")
+
+
+@contextlib.asynccontextmanager
+async def _counting(settings: Settings, workers: Sequence[Worker]) -> AsyncIterator[None]:
+    """Tell what all workers count together, if that is wanted."""
+    if settings.metrics_listen is None:
+        yield
+        return
+    from session_notes_server.metrics.exposition import exposed
+
+    counts = [cells.at(worker.counts) for worker in workers if worker.counts is not None]
+
+    def processes() -> dict[str, int]:
+        running = {f"worker {number}": worker.pid for number, worker in enumerate(workers, 1) if worker.pid is not None}
+        return {"supervisor": os.getpid(), **running}
+
+    async with exposed(settings.metrics_listen, counts, processes):
+        yield
 
 
 async def _tell_once_all_serve(
@@ -96,16 +117,20 @@ class Worker:
         on_deletion: To be told of every deletion, also one that may not have come to pass.
 
     Attributes:
+        counts: Memory for what it counts, as a descriptor. None: it does not count.
         serving: Set once it has answered calls.
+        pid: Its process, while it has one.
     """
 
     def __init__(self, number: int, settings: Settings, on_deletion: Callable[[], None]) -> None:
-        self.serving = asyncio.Event()
         self._number = number
+        self.counts = cells.shared() if settings.metrics_listen else None
+        self.serving = asyncio.Event()
+        self.pid: int | None = None
         # A unix socket has one listener.
         listen = [address for address in settings.listen if number == 1 or not address.startswith("unix:")]
         verbose = log.isEnabledFor(logging.DEBUG)
-        self._told = pickle.dumps((number, replace(settings, listen=tuple(listen)), verbose))
+        self._told = pickle.dumps((number, replace(settings, listen=tuple(listen)), verbose, self.counts))
         self._patience = settings.grace.total_seconds() + STOP_SECONDS
         self._on_deletion = on_deletion
         self._writer: asyncio.StreamWriter | None = None
@@ -147,10 +172,12 @@ class Worker:
                     # -P: what is in the directory we happen to be in is none of our modules.
                     *(sys.executable, "-P", "-m", "session_notes_server.worker"),
                     stdin=theirs.fileno(),
+                    pass_fds=[] if self.counts is None else [self.counts],
                     # Ctrl-C in a terminal goes to the whole process group; we tell the workers.
                     start_new_session=True,
                 )
                 theirs.close()
+                self.pid = process.pid
                 try:
                     writer.write(self._told)
                     # Not asked before it has said that it serves: it would take the question for more settings.
@@ -162,6 +189,7 @@ class Worker:
                     raise
                 finally:
                     self._writer = None
+                    self.pid = None
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         """Do what a process says, until it ends."""

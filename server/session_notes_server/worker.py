@@ -18,6 +18,8 @@ from session_notes_server import logs
 from session_notes_server.addresses import AddressError
 from session_notes_server.credentials import CredentialsError
 from session_notes_server.embedded import die_with_parent
+from session_notes_server.metrics import cells
+from session_notes_server.metrics.counting import Metrics
 from session_notes_server.server import Parts, answering, background, run, stopping
 from session_notes_server.settings import InvalidSetting, Settings
 from session_notes_server.supervisor import DELETED, SERVING, WELL
@@ -31,24 +33,25 @@ def main() -> None:
     die_with_parent(signal.SIGKILL)
     supervisor = socket.socket(fileno=0)
     try:
-        number, settings, verbose = pickle.load(supervisor.makefile("rb"))  # noqa: S301, it is our supervisor's
+        number, settings, verbose, counts = pickle.load(supervisor.makefile("rb"))  # noqa: S301, it is our supervisor's
     except EOFError:
         return  # It has just died.
-    logs.configure(verbose=verbose, who=f"worker {number}")
+    logs.configure(verbose=verbose, form=settings.log_format, who=f"worker {number}")
+    metrics = None if counts is None else Metrics(cells.at(counts))
     try:
-        run(_work(settings, supervisor))
+        run(_work(settings, supervisor, metrics))
     except (AddressError, CredentialsError, InvalidSetting) as error:
         # What our supervisor found in order has changed since.
         log.error("%s", " ".join(str(error).split()))
         sys.exit(1)
 
 
-async def _work(settings: Settings, supervisor: socket.socket) -> None:
+async def _work(settings: Settings, supervisor: socket.socket, metrics: Metrics | None) -> None:
     stop = stopping()
     reader, writer = await asyncio.open_unix_connection(sock=supervisor)
     async with (
         background(_answer_supervisor(reader, writer)),
-        answering(settings, Parts.of(settings), lambda: writer.write(DELETED)),
+        answering(settings, Parts.of(settings), lambda: writer.write(DELETED), metrics),
     ):
         writer.write(SERVING)
         await stop.wait()

@@ -61,6 +61,13 @@ def serve(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]
         pytest.param(["--max-batch", "0"], "--max-batch", id="a limit of nothing"),
         pytest.param(["--listen", "unix:s"], "absolute", id="a unix socket's path that is relative"),
         pytest.param(["--data-dir", "/" + "a" * 120], "--data-dir", id="a data directory whose path is too long"),
+        pytest.param(
+            ["--metrics-listen", "127.0.0.1"], "cannot tell metrics", id="an address for metrics without a port"
+        ),
+        pytest.param(["--log-format", "xml"], "'text', 'json'", id="a form of log that is none"),
+        pytest.param(
+            ["--listen", "0.0.0.0:0", "--insecure-listen", "--channelz"], "--channelz", id="channelz for strangers"
+        ),
         pytest.param(["--tls-cert", "pem"], "--tls-key", id="a certificate without its key"),
         pytest.param(["--tls-roles", "roles"], "--tls-client-ca", id="roles of certificates that nobody needs"),
         pytest.param(["--redis-cert", "pem"], "--redis-key", id="a certificate for Redis without its key"),

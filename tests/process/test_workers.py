@@ -348,7 +348,7 @@ def test_a_worker_whose_supervisor_died_early_ends() -> None:
     with ours, theirs, subprocess.Popen(command, stdin=theirs.fileno()) as worker:
         theirs.close()
         try:
-            ours.sendall(pickle.dumps((1, settings, False)))
+            ours.sendall(pickle.dumps((1, settings, False, None)))
             assert ours.recv(1) == SERVES
             ours.close()
             worker.wait(10)

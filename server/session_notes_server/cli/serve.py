@@ -22,9 +22,10 @@ from session_notes_server.cli.store_options import (
     RedisPasswordFile,
 )
 from session_notes_server.poller import choose_poller
-from session_notes_server.settings import ERASED_WITHIN, InvalidSetting, Limits, Settings, default_data_dir
+from session_notes_server.settings import ERASED_WITHIN, InvalidSetting, Limits, LogFormat, Settings, default_data_dir
 
 _DEFAULTS = Settings()
+_WATCHING = "Watching it"
 
 
 def serve(
@@ -211,7 +212,41 @@ def serve(
             "--redis-url says otherwise), log every call, and print lines to paste, for grpcurl and Python.",
         ),
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more than changes of state.")] = False,
+    metrics_listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            envvar="SESSION_NOTES_METRICS_LISTEN",
+            rich_help_panel=_WATCHING,
+            help="Tell Prometheus at http://ADDRESS/metrics how the sidecar does: host:port (port 0: a free one, which "
+            "the log names). Nothing of users is in it, so it may be an address that other machines reach; nobody is "
+            "asked who they are there.",
+            show_default="no metrics",
+        ),
+    ] = None,
+    channelz: Annotated[
+        bool,
+        typer.Option(
+            "--channelz",
+            envvar="SESSION_NOTES_CHANNELZ",
+            rich_help_panel=_WATCHING,
+            help="Answer grpc.channelz.v1, which tells who is connected and what their connections do. For the role "
+            "admin, or on this machine alone.",
+        ),
+    ] = False,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(
+            metavar="FORMAT",
+            envvar="SESSION_NOTES_LOG_FORMAT",
+            rich_help_panel=_WATCHING,
+            help="What a line in the log is: text, for people, or json, an object for programs.",
+        ),
+    ] = _DEFAULTS.log_format,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", rich_help_panel=_WATCHING, help="Log each call, too: method, status, time."),
+    ] = False,
 ) -> None:
     """Start the sidecar.
 
@@ -232,7 +267,7 @@ def serve(
     from session_notes_server.server import serve as serve_alone
     from session_notes_server.supervisor import supervise
 
-    logs.configure(verbose=verbose or dev)
+    logs.configure(verbose=verbose or dev, form=log_format)
     settings = Settings(
         listen=tuple(listen or _DEFAULTS.listen),
         insecure_listen=insecure_listen,
@@ -248,6 +283,9 @@ def serve(
         redis_key=redis_key,
         min_replicas_acked=min_replicas_acked,
         data_dir=data_dir or default_data_dir(),
+        log_format=log_format,
+        metrics_listen=metrics_listen,
+        channelz=channelz,
         prefix=prefix,
         session_ttl=session_ttl,
         notes_timeout=notes_timeout,

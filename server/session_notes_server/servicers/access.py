@@ -14,7 +14,9 @@ from grpc_reflection.v1alpha import reflection
 from session_notes.v1 import session_notes_pb2, session_state_pb2
 
 from session_notes_server.credentials import Identities, Role, Tokens
+from session_notes_server.metrics.counting import Metrics
 from session_notes_server.servicers import errors
+from session_notes_server.servicers.account import Account
 from session_notes_server.servicers.gate import Gate
 
 _BOTH = frozenset({Role.PRIMARY, Role.OBSERVER, Role.ADMIN})
@@ -23,6 +25,13 @@ _OBSERVER = frozenset({Role.OBSERVER, Role.ADMIN})
 _ADMIN = frozenset({Role.ADMIN})
 
 _REFLECTION = f"{reflection.SERVICE_NAME}.ServerReflectionInfo"
+_CHANNELZ = tuple(
+    f"grpc.channelz.v1.Channelz.{name}"
+    for name in (
+        *("GetTopChannels", "GetServers", "GetServer", "GetServerSockets"),
+        *("GetChannel", "GetSubchannel", "GetSocket"),
+    )
+)
 
 ALLOWED: dict[str, frozenset[Role]] = {
     "session_notes.v1.SessionNotes.GetNotes": _BOTH,
@@ -39,6 +48,8 @@ ALLOWED: dict[str, frozenset[Role]] = {
     # Names every session, also those that the caller has nothing to do with.
     "session_notes.v1.SessionState.ListSessions": _ADMIN,
     _REFLECTION: _BOTH,
+    # Names everybody who is connected.
+    **dict.fromkeys(_CHANNELZ, _ADMIN),
 }
 
 
@@ -47,7 +58,7 @@ def _check_table() -> None:
         session_notes_pb2.DESCRIPTOR.services_by_name["SessionNotes"],
         session_state_pb2.DESCRIPTOR.services_by_name["SessionState"],
     )
-    methods = {method.full_name for service in services for method in service.methods} | {_REFLECTION}
+    methods = {method.full_name for service in services for method in service.methods} | {_REFLECTION, *_CHANNELZ}
     if unsaid := methods ^ ALLOWED.keys():
         raise RuntimeError(f"who may call is not said, or said of nothing: {sorted(unsaid)}")
 
@@ -106,21 +117,24 @@ class GuardedReflection(reflection.aio.ReflectionServicer):  # type: ignore[misc
         access: Who has one.
         gate: How many may ask at once.
         service_names: The services to tell about.
+        metrics: Where calls are counted, if that is wanted.
     """
 
-    def __init__(self, access: Access, gate: Gate, service_names: list[str]) -> None:
+    def __init__(self, access: Access, gate: Gate, service_names: list[str], metrics: Metrics | None = None) -> None:
         super().__init__(service_names)
         self._access = access
         self._gate = gate
+        self._account = Account(_REFLECTION, metrics)
 
     async def ServerReflectionInfo(
         self, request_iterator: AsyncIterable[Any], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[Any]:
         """Answer questions about the services, as grpcurl asks them."""
-        try:
-            self._gate.enter(context)
-            self._access.admit(_REFLECTION, context)
-        except errors.StatusError as error:
-            await context.abort(error.code, error.message, error.trailing_metadata())
-        async for answer in super().ServerReflectionInfo(request_iterator, context):
-            yield answer
+        with self._account.call(context):
+            try:
+                self._gate.enter(context)
+                self._access.admit(_REFLECTION, context)
+            except errors.StatusError as error:
+                await context.abort(error.code, error.message, error.trailing_metadata())
+            async for answer in super().ServerReflectionInfo(request_iterator, context):
+                yield answer

@@ -14,8 +14,10 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
+from session_notes_server.metrics.counting import Metrics
 from session_notes_server.servicers import errors
 from session_notes_server.servicers.access import Access
+from session_notes_server.servicers.account import Account
 from session_notes_server.servicers.errors import StatusError
 from session_notes_server.servicers.gate import Gate
 from session_notes_server.store import Refusals, StoreUnavailable
@@ -40,14 +42,18 @@ class Boundary:
     Args:
         access: Who may call what; asked before a request is even taken off the wire.
         gate: How many calls there may be at once.
+        metrics: Where calls are counted, if that is wanted.
         traces: What makes a span of each call; None: nobody wants any.
     """
 
-    def __init__(self, access: Access, gate: Gate, traces: Traces | None = None) -> None:
+    def __init__(
+        self, access: Access, gate: Gate, metrics: Metrics | None = None, traces: Traces | None = None
+    ) -> None:
         self._access = access
         self._traces = traces
         self._refusals = Refusals()
         self._gate = gate
+        self._metrics = metrics
         self._stopping = False
 
     def handlers(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
@@ -85,8 +91,10 @@ class Boundary:
     def _handler(self, method: MethodDescriptor, behaviour: Callable[[Any, Any], Awaitable[Message]]) -> Any:
         # Looked up once: a descriptor makes its name anew each time.
         request_type, name, large = GetMessageClass(method.input_type), method.full_name, method.name in LARGE
+        account = Account(name, self._metrics)
 
         async def handle(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+            began, left = account.begin(), False
             try:
                 if self._stopping:
                     raise errors.shutting_down()
@@ -96,7 +104,7 @@ class Boundary:
                 response = await behaviour(_parsed(request_type, data), context)
                 answer = response.SerializeToString()
                 call.hold(len(answer))
-                log.debug("%s: OK", name)
+                account.end(began, grpc.StatusCode.OK)
                 return answer
             except StatusError as error:
                 # Its frames hold the request, and ours holds it: a circle that would stay until the next collection.
@@ -107,14 +115,21 @@ class Boundary:
             except asyncio.CancelledError:
                 # The caller is gone or the sidecar stops. Ending in CancelledError would leave a caller that is still
                 # there hanging to its deadline.
-                status = errors.shutting_down()
+                status, left = errors.shutting_down(), not self._stopping
             except Exception as error:
                 error_id = secrets.token_hex(4)
                 # Neither the exception's text nor the values in its frames: they may be what a user said.
                 frames = "".join(traceback.format_tb(error.__traceback__))
-                log.error("error %s in %s: %s\n%s", error_id, name, type(error).__qualname__, frames)
+                log.error(
+                    "error %s in %s: %s\n%s",
+                    *(error_id, name, type(error).__qualname__, frames),
+                    extra={"method": name, "error_id": error_id},
+                )
                 status = errors.internal(error_id)
-            log.debug("%s: %s", name, status.code.name)
+            if left:
+                account.end(began, grpc.StatusCode.CANCELLED)
+            else:
+                account.end(began, status.code, status.reason)
             await context.abort(status.code, status.message, status.trailing_metadata())
             raise AssertionError("abort always raises")
 

@@ -26,6 +26,7 @@ class StatusError(Exception):
 
     Attributes:
         code: The status code.
+        reason: Why, a name of ErrorReason without its prefix.
         message: The status message, fixed for each kind of error.
         details: Messages of google.rpc, ErrorInfo first.
     """
@@ -36,6 +37,7 @@ class StatusError(Exception):
         super().__init__(message)
         ErrorReason.Value(f"ERROR_REASON_{reason}")  # A reason the contract does not list is a bug.
         self.code = code
+        self.reason = reason
         self.message = message
         self.details = (error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata), *details)
 
