@@ -1,23 +1,32 @@
 """Two AI processes in one: a primary in a framework, and an observer in the background, on the shared sidecar."""
 
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from session_notes import ActiveRun, BackgroundObserver, Notes, ObserverClient, PrimaryClient, Turn
 from session_notes.integrations.recorder import TurnRecorder
 
 from tests.clients.conftest import async_primary, nobody, observer, primary, silent
+from tests.examples.conftest import EXAMPLES  # With it, the examples can be imported.
 from tests.support import eventually
 
-__all__ = ["async_primary", "nobody", "observer", "primary", "silent"]
-
-NOTES = {"summary": "Wants a refund; order number still missing."}
+__all__ = ["EXAMPLES", "async_primary", "nobody", "observer", "primary", "silent"]
 
 
 def said(client: PrimaryClient, session_id: str) -> list[tuple[str, str]]:
     """The transcript as it is stored: who said what."""
     return [(turn.speaker, turn.text) for turn in client.get_session(session_id, include_turns=True).turns]
+
+
+@contextmanager
+def promptly() -> Iterator[None]:
+    """Fails where the block takes long: longer than a busy machine explains, shorter than a wait for the sidecar."""
+    before = time.monotonic()
+    yield
+    assert time.monotonic() - before < 5
 
 
 class Analysis:

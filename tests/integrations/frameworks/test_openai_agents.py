@@ -22,7 +22,7 @@ from session_notes import AsyncPrimaryClient, Notes, ObserverClient, PrimaryClie
 from session_notes.integrations.openai_agents import ObserverHooks, notes_tool
 from session_notes.integrations.recorder import TurnRecorder
 
-from tests.integrations.frameworks.conftest import said, wait_for_summary
+from tests.integrations.frameworks.conftest import promptly, said, wait_for_summary
 
 NO_TRACING = RunConfig(tracing_disabled=True)
 
@@ -134,8 +134,9 @@ async def test_input_and_output_of_other_kinds(recorder: TurnRecorder, primary: 
 async def test_an_outage_holds_up_no_run(silent: str, session_id: str) -> None:
     """A sidecar that says nothing costs the run nothing."""
     with PrimaryClient(silent) as primary:
-        recorder = TurnRecorder(primary, timeout=timedelta(seconds=10))
+        recorder = TurnRecorder(primary, timeout=timedelta(seconds=30))
         agent = Agent(name="Support", model=Scripted("Certainly."))
         run = Runner.run(agent, "Hello", hooks=ObserverHooks(recorder, session_id), run_config=NO_TRACING)
-        assert (await run).final_output == "Certainly."
+        with promptly():
+            assert (await run).final_output == "Certainly."
         recorder.close(timedelta())

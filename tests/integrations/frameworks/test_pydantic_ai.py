@@ -11,7 +11,7 @@ from session_notes import AsyncPrimaryClient, Notes, ObserverClient, PrimaryClie
 from session_notes.integrations.pydantic_ai import Observed, notes_tool
 from session_notes.integrations.recorder import TurnRecorder
 
-from tests.integrations.frameworks.conftest import said, wait_for_summary
+from tests.integrations.frameworks.conftest import promptly, said, wait_for_summary
 
 
 @dataclass
@@ -65,7 +65,9 @@ async def test_an_outage_is_an_answer(nobody: str) -> None:
     assert script.told == {"ready": False, "reason": "unavailable"}
 
 
-async def test_an_observer_looks_after_each_run(recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
+async def test_an_observer_looks_after_each_run(
+    recorder: TurnRecorder, primary: PrimaryClient, session_id: str
+) -> None:
     """What was said is in the transcript once, though messages are handed on; then there are notes on it."""
     agent = Agent(
         TestModel(custom_output_text="Tell me more."),
@@ -84,9 +86,7 @@ async def test_an_observer_looks_after_each_run(recorder: TurnRecorder, primary:
     ]
 
 
-async def test_input_and_output_of_other_kinds(
-    recorder: TurnRecorder, primary: PrimaryClient, session_id: str
-) -> None:
+async def test_input_and_output_of_other_kinds(recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
     """Of input in parts the text is recorded, structured output as JSON."""
 
     class Answer(BaseModel):
@@ -102,7 +102,8 @@ async def test_input_and_output_of_other_kinds(
 async def test_an_outage_holds_up_no_run(silent: str, session_id: str) -> None:
     """A sidecar that says nothing costs the run nothing."""
     with PrimaryClient(silent) as primary:
-        recorder = TurnRecorder(primary, timeout=timedelta(seconds=10))
+        recorder = TurnRecorder(primary, timeout=timedelta(seconds=30))
         agent = Agent(TestModel(custom_output_text="Certainly."), capabilities=[Observed(recorder, session_id)])
-        assert (await agent.run("Hello")).output == "Certainly."
+        with promptly():
+            assert (await agent.run("Hello")).output == "Certainly."
         recorder.close(timedelta())

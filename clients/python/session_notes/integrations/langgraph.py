@@ -47,7 +47,6 @@ def notes_tool(
         session_id: The session, or a function that finds it in the run's config.
         **options: As for `NotesTool`: `observer`, `max_age`, `max_turns_behind`, `name`, `description`.
     """
-
     name, description = options.get("name", NAME), options.get("description", DESCRIPTION)
     if isinstance(client, PrimaryClient):
 
