@@ -4,16 +4,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import pytest
 from session_notes import ActiveRun, BackgroundObserver, Notes, ObserverClient, PrimaryClient, Turn
 from session_notes.integrations.recorder import TurnRecorder
 
-from tests.clients.conftest import async_primary, nobody, observer, primary, silent
+from tests.clients.conftest import Proxy, async_primary, nobody, observer, primary, proxy, silent
 from tests.examples.conftest import EXAMPLES  # With it, the examples can be imported.
 from tests.support import eventually
 
-__all__ = ["EXAMPLES", "async_primary", "nobody", "observer", "primary", "silent"]
+__all__ = ["EXAMPLES", "async_primary", "nobody", "observer", "primary", "proxy", "silent"]
 
 
 def said(client: PrimaryClient, session_id: str) -> list[tuple[str, str]]:
@@ -56,6 +57,17 @@ def recorder(primary: PrimaryClient, observer: ObserverClient, analysis: Analysi
     """Takes down what is said, and has the observer look at it."""
     with BackgroundObserver(analysis, client=observer) as background, TurnRecorder(primary, background) as recorder:
         yield recorder
+
+
+@pytest.fixture
+def hung(proxy: Proxy, session_id: str) -> Iterator[TurnRecorder]:
+    """A recorder whose sidecar has stopped to answer, and which would wait for it for half a minute."""
+    with PrimaryClient(proxy.target) as primary:
+        primary.get_session(session_id)
+        proxy.swallow_replies()
+        recorder = TurnRecorder(primary, timeout=timedelta(seconds=30))
+        yield recorder
+        recorder.close(timedelta())
 
 
 def summary(client: PrimaryClient, session_id: str) -> str | None:

@@ -28,10 +28,11 @@ from pipecat.processors.frame_processor import FrameDirection
 from pipecat.services.llm_service import LLMService
 from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
-from session_notes import Notes, ObserverClient, PrimaryClient
+from session_notes import Notes, ObserverClient, PrimaryClient, Turn
 from session_notes.integrations.recorder import TurnRecorder
 from session_notes.integrations.tools import AsyncNotesTool
 
+from tests.clients.conftest import Proxy
 from tests.integrations.frameworks.conftest import Analysis, promptly, said, summary
 from tests.support import Sidecar, eventually
 
@@ -163,10 +164,19 @@ async def test_a_call_reads_notes_and_leaves_turns(
 
 @CALLS
 async def test_an_outage_does_not_slow_a_call(
-    call: Any, silent: str, session_id: str, analysis: Analysis, monkeypatch: pytest.MonkeyPatch
+    call: Any,
+    proxy: Proxy,
+    primary: PrimaryClient,
+    session_id: str,
+    analysis: Analysis,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A sidecar that says nothing: the model hears so after 150 ms, and the call goes on."""
-    monkeypatch.setenv("SESSION_NOTES_TARGET", silent)
+    """A sidecar that has stopped to answer: the model hears so after 150 ms, and the call goes on."""
+    monkeypatch.setenv("SESSION_NOTES_TARGET", proxy.target)
     async with voice.listening_in(session_id, analysis) as (notes, recorder):
+        recorder.record(session_id, Turn("user", "Hello."))
+        eventually(lambda: summary(primary, session_id) == "1 turns", 20)
+        assert (await notes.call())["ready"]
+        proxy.swallow_replies()
         with promptly():
             assert "unavailable" in await call(notes, recorder, session_id)
