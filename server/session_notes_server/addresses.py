@@ -42,8 +42,8 @@ def check_addresses(settings: Settings) -> None:
                     "Give --tokens-dir too."
                 )
             continue
-        host, _ = _host_and_port(address)
-        if (settings.tls_cert and known_callers) or _is_loopback(address, host):
+        host, _ = host_and_port(address)
+        if (settings.tls_cert and known_callers) or is_loopback(address, host):
             continue
         if settings.insecure_listen:
             log.warning("%s can be reached from other machines, without TLS or by callers nobody knows", address)
@@ -55,7 +55,12 @@ def check_addresses(settings: Settings) -> None:
         )
 
 
-def _host_and_port(address: str) -> tuple[str, int]:
+def host_and_port(address: str) -> tuple[str, int]:
+    """The host of `host:port`, without the brackets of IPv6, and the port.
+
+    Raises:
+        InvalidSetting: it is written otherwise.
+    """
     host, colon, port_text = address.rpartition(":")
     # gRPC would take the lack of a port for 443, and a port beyond the last one for another.
     if not colon or not (port_text.isascii() and port_text.isdecimal()) or int(port_text) > 65535:
@@ -65,8 +70,12 @@ def _host_and_port(address: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port_text)
 
 
-def _is_loopback(address: str, host: str) -> bool:
-    """Whether all that a host stands for is loopback. Without a host it is every address, as gRPC has it."""
+def is_loopback(address: str, host: str) -> bool:
+    """Whether all that a host stands for is loopback. Without a host it is every address, as gRPC has it.
+
+    Raises:
+        AddressError: it stands for no address.
+    """
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM) if host else []
     except (OSError, UnicodeError):
@@ -112,7 +121,7 @@ def hold(address: str) -> Iterator[str]:
             stack.enter_context(_socket_of_our_own(Path(address.removeprefix("unix:"))))
             yield address
             return
-        host, port = _host_and_port(address)
+        host, port = host_and_port(address)
         try:
             for family, place in _places(host, port):
                 holder = stack.enter_context(socket.socket(family))

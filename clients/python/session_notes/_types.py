@@ -219,7 +219,9 @@ class Reading:
             "fresh": self.fresh,
             "newer_run": newer.state.value if newer else None,
         }
-        return {"ready": True} | {k: v for k, v in known.items() if v is not None} | {"notes": _as_dict(self.notes)}
+        return (
+            {"ready": True} | {k: v for k, v in known.items() if v is not None} | {"notes": notes_as_dict(self.notes)}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +288,8 @@ def _seconds(span: timedelta | None) -> float | None:
     return None if span is None else round(span.total_seconds(), 3)
 
 
-def _as_dict(notes: Notes) -> dict[str, Any]:
+def notes_as_dict(notes: Notes) -> dict[str, Any]:
+    """Notes as a model gets them: plain JSON, nothing empty in it."""
     parts = {
         "coverage": dict(notes.coverage),
         "issues": [_issue_as_dict(issue) for issue in notes.issues],

@@ -9,6 +9,7 @@ from session_notes_server.cli import notes, runs, session
 from session_notes_server.cli.exits import EXIT_CODES_HELP, Program
 from session_notes_server.cli.health import health
 from session_notes_server.cli.help import Command
+from session_notes_server.cli.mcp import mcp
 from session_notes_server.cli.serve import serve
 from session_notes_server.replay import replay
 
@@ -30,6 +31,11 @@ app.command(cls=Command, epilog="Example: session-notes health --service session
 app.add_typer(notes.app, name="notes")
 app.add_typer(runs.app, name="runs")
 app.add_typer(session.app, name="session")
+app.command(
+    cls=Command,
+    epilog="Needs the extra mcp: pip install 'session-notes[server,mcp]'\n\n"
+    "Examples:\n  session-notes mcp --session s1\n  session-notes mcp --listen 127.0.0.1:8765",
+)(mcp)
 app.command(cls=Command, epilog="Example: session-notes replay transcripts.jsonl --sessions 200")(replay)
 app.command(cls=Command, epilog="Example: session-notes bench --target 127.0.0.1:50051")(bench)
 

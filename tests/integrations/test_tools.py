@@ -1,0 +1,322 @@
+"""The primary's tool, in the hands of the real clients of OpenAI and Anthropic, with a model that follows a script."""
+
+import json
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anthropic import Anthropic, AsyncAnthropic
+from anthropic.types import MessageParam, ToolParam
+from openai import AsyncOpenAI, OpenAI
+from openai.types.chat import ChatCompletionFunctionToolParam, ChatCompletionMessageParam
+from openai.types.responses import FunctionToolParam, ResponseInputParam
+from pydantic import TypeAdapter
+from session_notes import (
+    AsyncPrimaryClient,
+    InvalidArgument,
+    Issue,
+    Notes,
+    ObserverClient,
+    PrimaryClient,
+    Severity,
+    Turn,
+    UsageError,
+)
+from session_notes.integrations.tools import AsyncNotesTool, NotesTool
+
+from tests.access.callers import token_files
+from tests.integrations.scripted import provider
+from tests.support import CANARY, Sidecar, free_port, leaks, new_session_id
+
+NOTES = Notes(
+    coverage={"goals": 1.0, "budget": 0.25},
+    issues=[Issue("Größe und Termin widersprechen sich", Severity.CRITICAL, turn=2)],
+    follow_up_suggestions=["Which of them can move?"],
+    summary="Goals are clear.",
+)
+AS_JSON = {
+    "coverage": {"goals": 1.0, "budget": 0.25},
+    "issues": [{"text": "Größe und Termin widersprechen sich", "severity": "critical", "turn": 2}],
+    "follow_up_suggestions": ["Which of them can move?"],
+    "summary": "Goals are clear.",
+}
+UNAVAILABLE = {"ready": False, "reason": "unavailable"}
+MODEL = "some-model"
+ANSWER = "Which of them can move?"
+# Longer than by default, as tests share a few cores.
+PATIENCE = timedelta(seconds=10)
+
+
+@pytest.fixture
+def primary(sidecar: Sidecar) -> Iterator[PrimaryClient]:
+    with PrimaryClient(sidecar.target, timeout=PATIENCE) as primary:
+        yield primary
+
+
+@pytest.fixture
+def noted(sidecar: Sidecar, primary: PrimaryClient, session_id: str) -> str:
+    """A session with two turns, notes on both of them, and a turn since."""
+    primary.append_turns(session_id, [Turn("user", "All of it, by May."), Turn("primary", "Noted.")])
+    with ObserverClient(sidecar.target) as observer, observer.run(session_id) as run:
+        run.write(NOTES)
+    primary.append_turns(session_id, [Turn("user", "So?")])
+    return session_id
+
+
+@pytest.fixture
+def tool(primary: PrimaryClient, noted: str) -> NotesTool:
+    return NotesTool(primary, noted, max_age=timedelta(minutes=5), max_turns_behind=0)
+
+
+def what_it_says(result: dict[str, Any]) -> dict[str, Any]:
+    """A result on `noted` without its ages, which are there and small."""
+    ages = {name: result[name] for name in ("age_seconds", "snapshot_age_seconds")}
+    assert all(0 <= age < 60 for age in ages.values()), ages
+    return {name: part for name, part in result.items() if name not in ages}
+
+
+BEHIND = {"ready": True, "turns_behind": 1, "fresh": False, "notes": AS_JSON}
+
+
+@pytest.mark.parametrize(
+    ("made", "package"),
+    [
+        ("openai", ChatCompletionFunctionToolParam),
+        ("openai_responses", FunctionToolParam),
+        ("anthropic", ToolParam),
+    ],
+)
+def test_definitions_are_what_the_packages_say_they_are(tool: NotesTool, made: str, package: Any) -> None:
+    """A definition has all that the package's own type asks for, and nothing that it does not know."""
+    definition = getattr(tool, made)()
+
+    assert TypeAdapter(package).validate_python(definition) == definition
+
+
+def chat_completion(**message: Any) -> dict[str, Any]:
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": None} | message}
+    return {"id": "1", "object": "chat.completion", "created": 1, "model": MODEL, "choices": [choice]}
+
+
+CHAT = (
+    chat_completion(
+        tool_calls=[{"id": "c1", "type": "function", "function": {"name": "get_session_notes", "arguments": "{}"}}]
+    ),
+    chat_completion(content=ANSWER),
+)
+
+
+def test_a_conversation_over_chat_completions(tool: NotesTool) -> None:
+    """OpenAI's client takes the tool, the model calls it, gets the notes and answers."""
+    messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "So?"}]
+    with provider(*CHAT) as model, OpenAI(api_key="none", base_url=f"{model.url}/v1") as openai:
+        while (
+            answer := openai.chat.completions.create(model=MODEL, messages=messages, tools=[tool.openai()])
+            .choices[0]
+            .message
+        ).tool_calls:
+            messages.append(answer.to_dict())  # type: ignore[arg-type]
+            messages += [
+                {"role": "tool", "tool_call_id": call.id, "content": tool.json()} for call in answer.tool_calls
+            ]
+
+    assert answer.content == ANSWER
+    asked, told = model.requests
+    assert asked["path"] == "/v1/chat/completions"
+    assert asked["tools"] == [tool.openai()]
+    assert what_it_says(json.loads(told["messages"][-1]["content"])) == BEHIND
+    assert "Größe" in told["messages"][-1]["content"], "escaped letters are dear"
+
+
+async def test_a_conversation_over_chat_completions_for_asyncio(sidecar: Sidecar, noted: str) -> None:
+    """The same with the asyncio clients on both sides."""
+    messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "So?"}]
+    with provider(*CHAT) as model:
+        async with (
+            AsyncPrimaryClient(sidecar.target, timeout=PATIENCE) as client,
+            AsyncOpenAI(api_key="none", base_url=f"{model.url}/v1") as openai,
+        ):
+            tool = AsyncNotesTool(client, noted, max_turns_behind=0)
+            first = await openai.chat.completions.create(model=MODEL, messages=messages, tools=[tool.openai()])
+            (call,) = first.choices[0].message.tool_calls or []
+            messages.append({"role": "tool", "tool_call_id": call.id, "content": await tool.json()})
+            last = await openai.chat.completions.create(model=MODEL, messages=messages, tools=[tool.openai()])
+
+    assert last.choices[0].message.content == ANSWER
+    assert what_it_says(json.loads(model.requests[1]["messages"][-1]["content"])) == BEHIND
+
+
+def response(output: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": "r1",
+        "object": "response",
+        "created_at": 1,
+        "model": MODEL,
+        "status": "completed",
+        "output": [output],
+        "parallel_tool_calls": False,
+        "tool_choice": "auto",
+        "tools": [],
+    }
+
+
+def test_a_conversation_over_responses(tool: NotesTool) -> None:
+    """The same over OpenAI's newer interface."""
+    items: ResponseInputParam = [{"role": "user", "content": "So?"}]
+    call = {"type": "function_call", "id": "f1", "call_id": "c1", "name": "get_session_notes", "arguments": "{}"}
+    said = {"type": "output_text", "text": ANSWER, "annotations": []}
+    message = {"type": "message", "id": "m1", "role": "assistant", "status": "completed", "content": [said]}
+    with (
+        provider(response(call), response(message)) as model,
+        OpenAI(api_key="none", base_url=f"{model.url}/v1") as openai,
+    ):
+        first = openai.responses.create(model=MODEL, input=items, tools=[tool.openai_responses()])
+        for item in first.output:
+            if item.type == "function_call":
+                items.append({"type": "function_call_output", "call_id": item.call_id, "output": tool.json()})
+        last = openai.responses.create(model=MODEL, input=items, tools=[tool.openai_responses()])
+
+    assert last.output_text == ANSWER
+    asked, told = model.requests
+    assert asked["tools"] == [tool.openai_responses()]
+    assert what_it_says(json.loads(told["input"][-1]["output"])) == BEHIND
+
+
+def message(block: dict[str, Any], stop_reason: str) -> dict[str, Any]:
+    return {
+        "id": "m1",
+        "type": "message",
+        "role": "assistant",
+        "model": MODEL,
+        "content": [block],
+        "stop_reason": stop_reason,
+        "stop_sequence": None,
+        "usage": {"input_tokens": 1, "output_tokens": 1},
+    }
+
+
+MESSAGES = (
+    message({"type": "tool_use", "id": "t1", "name": "get_session_notes", "input": {}}, "tool_use"),
+    message({"type": "text", "text": ANSWER}, "end_turn"),
+)
+
+
+def test_a_conversation_over_messages(tool: NotesTool) -> None:
+    """Anthropic's client takes the tool, the model calls it, gets the notes and answers."""
+    messages: list[MessageParam] = [{"role": "user", "content": "So?"}]
+    with provider(*MESSAGES) as model, Anthropic(api_key="none", base_url=model.url) as anthropic:
+        while (
+            answer := anthropic.messages.create(
+                model=MODEL, max_tokens=100, messages=messages, tools=[tool.anthropic()]
+            )
+        ).stop_reason == "tool_use":
+            messages.append({"role": "assistant", "content": answer.content})
+            for block in answer.content:
+                if block.type == "tool_use":
+                    result = tool.json(block.input)
+                    messages.append(
+                        {
+                            "role": "user",
+                            "content": [{"type": "tool_result", "tool_use_id": block.id, "content": result}],
+                        }
+                    )
+
+    assert [block.to_dict() for block in answer.content] == [{"type": "text", "text": ANSWER}]
+    asked, told = model.requests
+    assert asked["path"] == "/v1/messages"
+    assert asked["tools"] == [tool.anthropic()]
+    assert what_it_says(json.loads(told["messages"][-1]["content"][0]["content"])) == BEHIND
+
+
+async def test_a_conversation_over_messages_for_asyncio(sidecar: Sidecar, noted: str) -> None:
+    """The same with the asyncio clients on both sides."""
+    messages: list[MessageParam] = [{"role": "user", "content": "So?"}]
+    with provider(*MESSAGES) as model:
+        async with (
+            AsyncPrimaryClient(sidecar.target, timeout=PATIENCE) as client,
+            AsyncAnthropic(api_key="none", base_url=model.url) as anthropic,
+        ):
+            tool = AsyncNotesTool(client, noted, max_turns_behind=0)
+            answer = await anthropic.messages.create(
+                model=MODEL, max_tokens=100, messages=messages, tools=[tool.anthropic()]
+            )
+
+    assert answer.stop_reason == "tool_use"
+    assert model.requests[0]["tools"] == [tool.anthropic()]
+
+
+def test_a_model_cannot_name_another_session(tool: NotesTool, primary: PrimaryClient) -> None:
+    """Whatever a model sends along, it reads the session that the application chose."""
+    empty = NotesTool(primary, new_session_id())
+
+    assert empty.call({"session_id": "s1", "observer": "other"}) == {"ready": False, "reason": "never_run"}
+    assert "session" not in json.dumps(tool.anthropic()["input_schema"])
+
+
+def test_the_application_says_what_is_fresh(primary: PrimaryClient, noted: str) -> None:
+    """Bounds and the current turn are the application's; a function is asked for the turn at every call."""
+    turns = iter([2, 7])
+    tool = NotesTool(primary, noted, max_turns_behind=3, current_turn=lambda: next(turns))
+
+    assert [(result["turns_behind"], result["fresh"]) for result in (tool.call(), tool.call())] == [
+        (0, True),
+        (5, False),
+    ]
+    assert NotesTool(primary, noted, current_turn=4).call()["turns_behind"] == 2
+    assert NotesTool(primary, noted, max_age=timedelta(0)).call()["fresh"] is False
+    assert NotesTool(primary, noted, observer="other").call() == {"ready": False, "reason": "never_run"}
+
+
+async def test_an_outage_is_no_error_and_not_no_notes_yet(caplog: pytest.LogCaptureFixture) -> None:
+    """Where no sidecar is, the model hears `unavailable` and goes on, and no log fills up."""
+    nobody = f"127.0.0.1:{free_port()}"
+    with PrimaryClient(nobody) as client:
+        assert NotesTool(client, "s1").call() == UNAVAILABLE
+        assert NotesTool(client, "s1").json() == '{"ready":false,"reason":"unavailable"}'
+    async with AsyncPrimaryClient(nobody) as client_:
+        assert await AsyncNotesTool(client_, "s1").call() == UNAVAILABLE
+    assert not caplog.records
+
+
+async def test_a_call_takes_no_longer_than_the_client_waits() -> None:
+    """A sidecar that takes the connection and never says a word holds up no conversation."""
+    at_once = timedelta(milliseconds=100)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = f"127.0.0.1:{silent.getsockname()[1]}"
+        with PrimaryClient(target, timeout=at_once) as client:
+            start = time.monotonic()
+            assert NotesTool(client, "s1").call() == UNAVAILABLE
+        async with AsyncPrimaryClient(target, timeout=at_once) as client_:
+            assert await AsyncNotesTool(client_, "s1").call() == UNAVAILABLE
+            assert time.monotonic() - start < 5
+
+
+async def test_a_token_that_is_not_taken_stops_no_conversation(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The model goes on without notes; the log says why, and neither token nor session."""
+    caplog.set_level(logging.DEBUG)
+    session_id = new_session_id()
+    with Sidecar(flags=["--tokens-dir", str(token_files(tmp_path / "tokens"))]) as sidecar:
+        with PrimaryClient(sidecar.target, token=f"{CANARY}-wrong", timeout=PATIENCE) as client:
+            assert NotesTool(client, session_id).call() == UNAVAILABLE
+        async with AsyncPrimaryClient(sidecar.target, token=f"{CANARY}-wrong", timeout=PATIENCE) as client_:
+            assert await AsyncNotesTool(client_, session_id).call() == UNAVAILABLE
+
+    assert caplog.text.count("a model goes without notes: Unauthenticated") == 2
+    assert not leaks(caplog.text)
+
+
+def test_a_mistake_of_the_application_is_an_error(primary: PrimaryClient, sidecar: Sidecar) -> None:
+    """What can never work is told to the programmer, not to the model."""
+    with pytest.raises(InvalidArgument, match="session_id"):
+        NotesTool(primary, "no good").call()
+    with PrimaryClient(sidecar.target) as closed:
+        pass
+    with pytest.raises(UsageError):
+        NotesTool(closed, "s1").call()
