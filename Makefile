@@ -123,7 +123,7 @@ generate:
 	@mkdir -p $(INTO)
 	@.venv-protos/bin/python -m grpc_tools.protoc --proto_path=protos --plugin=protoc-gen-mypy=.venv-protos/bin/protoc-gen-mypy \
 		--plugin=protoc-gen-mypy_grpc=.venv-protos/bin/protoc-gen-mypy_grpc \
-		--python_out=$(INTO) --mypy_out=$(INTO) --grpc_python_out=$(INTO) --mypy_grpc_out=$(INTO) $(PROTOS)
+		--python_out=$(INTO) --mypy_out=quiet:$(INTO) --grpc_python_out=$(INTO) --mypy_grpc_out=quiet:$(INTO) $(PROTOS)
 	@for p in $$(grep -L '^service' $(PROTOS)); do f=$${p#protos/}; rm -f $(INTO)/$${f%.proto}_pb2_grpc.py*; done
 
 clean: ## remove environments, caches and builds

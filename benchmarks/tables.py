@@ -97,11 +97,20 @@ def bars(runs: Sequence[Any]) -> str:
     )
 
 
+def parts(_: Sequence[Any]) -> str:
+    """What `parts.py` measured."""
+    rows = json.loads((RESULTS / "parts.json").read_text())["parts"]
+    return table(
+        ("call", "part, alone in a loop", "µs"), [(row["call"], row["part"], number(row["us"])) for row in rows]
+    )
+
+
 TABLES = {
     "machine": machine,
     "calls": calls,
     "at-a-glance": at_a_glance,
     "bars": bars,
+    "parts": parts,
     **{name: rows_of(name) for name in ("growth", "memory", "footprint", "workers", "cluster")},
 }
 
@@ -144,6 +153,9 @@ def results() -> list[Any]:
 def main() -> int:
     """Fill the pages; with --check only say whether they are."""
     runs, stale = results(), []
+    if not runs:
+        print("there is nothing in benchmarks/results: run make bench first")
+        return 1
     for path in PAGES:
         text = path.read_text()
         if (made := filled(text, runs)) != text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import logging
 import os
@@ -102,15 +103,20 @@ def bound(server: grpc.aio.Server, address: str, certificates: Certificates | No
             else:
                 port = server.add_secure_port(address, certificates.credentials)
         except RuntimeError:
-            raise _taken(address) from None
+            # It was free when we looked.
+            raise _refused(address, errno.EADDRINUSE) from None
         finally:
             os.umask(mask)
         yield address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
 
 @contextlib.contextmanager
-def hold(address: str) -> Iterator[str]:
-    """Keep an address from everybody but our workers → what it is called, with the port chosen for port 0.
+def hold(address: str, *, shared: bool) -> Iterator[str]:
+    """Keep an address from everybody else → what it is called, with the port chosen for port 0.
+
+    Args:
+        address: One that `check_addresses` has passed.
+        shared: Whether our workers may listen there meanwhile, which takes Linux; else nobody does.
 
     Raises:
         AddressError: somebody else has it, or it is none of this machine.
@@ -125,20 +131,17 @@ def hold(address: str) -> Iterator[str]:
         try:
             for family, place in _places(host, port):
                 holder = stack.enter_context(socket.socket(family))
-                _hold(holder, (place[0], port, *place[2:]))
+                _take(holder, (place[0], port, *place[2:]))
+                if shared:
+                    _share(holder)
                 port = holder.getsockname()[1]
-        except OSError:
-            raise _taken(address) from None
+        except OSError as error:
+            raise _refused(address, error.errno) from None
         yield f"{address.rpartition(':')[0]}:{port}"
 
 
-def _hold(holder: socket.socket, place: tuple[Any, ...]) -> None:
-    """Take a port as its only listener, listen no more, and only then let those of the same user in who share it.
-
-    A socket that is bound and does not listen takes no connections, yet nobody may bind beside it without
-    SO_REUSEPORT. It has to have listened: bound without SO_REUSEADDR, it would meet the connections of a sidecar that
-    has just ended; with that alone, two supervisors could hold one port.
-    """
+def _take(holder: socket.socket, place: tuple[Any, ...]) -> None:
+    """Take a port as its only listener; one that the system chooses, without listening there."""
     if holder.family is socket.AF_INET6:
         # As gRPC has it: every address of IPv6 is every one of IPv4 too.
         holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -147,6 +150,16 @@ def _hold(holder: socket.socket, place: tuple[Any, ...]) -> None:
     holder.bind(place)
     if place[1]:
         holder.listen()
+
+
+def _share(holder: socket.socket) -> None:
+    """Listen no more where we took a port, and only then let those of the same user in who share it.
+
+    A socket that is bound and does not listen takes no connections, yet nobody may bind beside it without
+    SO_REUSEPORT. It has to have listened: bound without SO_REUSEADDR, it would meet the connections of a sidecar that
+    has just ended; with that alone, two supervisors could hold one port.
+    """
+    if holder.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         holder.shutdown(socket.SHUT_RDWR)
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -168,10 +181,13 @@ def _has_ipv6() -> bool:
     return False
 
 
-def _taken(address: str) -> AddressError:
-    return AddressError(
-        f"cannot listen on {address}: it is taken, or no address of this machine. Choose another with --listen."
-    )
+def _refused(address: str, number: int | None) -> AddressError:
+    why = {
+        errno.EADDRINUSE: "it is taken",
+        errno.EADDRNOTAVAIL: "it is no address of this machine",
+        errno.EACCES: "this user may not, as a port below 1024 takes more rights",
+    }.get(number or 0, "this machine refuses")
+    return AddressError(f"cannot listen on {address}: {why}. Choose another with --listen.")
 
 
 @contextlib.contextmanager

@@ -58,6 +58,8 @@ class Tokens:
     """
 
     def __init__(self, directory: Path) -> None:
+        if not directory.is_dir():
+            raise CredentialsError(f"there is no directory {directory}")
         self._known = Reread(f"tokens in {directory}", partial(_tokens, directory))
         if not self._known.now():
             names = ", ".join(Role)
@@ -159,6 +161,17 @@ def _tokens(directory: Path) -> tuple[tuple[bytes, Role], ...]:
             if found.setdefault(digest, role) is not role:
                 raise CredentialsError(f"line {number} of {path} is a token of the role {found[digest]} already")
     return tuple(found.items())
+
+
+def plain_token(directory: Path, roles: Iterable[Role]) -> tuple[Path, int] | None:
+    """The file and the line of a token of one of the roles, as a client's `TokenFile` finds it: not of its hash."""
+    for role in roles:
+        path = directory / role
+        if path.exists():
+            number, line = next(_lines(path, _read(path, secret=True)), (0, "sha256:"))
+            if not line.startswith("sha256:"):
+                return path, number
+    return None
 
 
 def _digest(line: str) -> bytes | None:

@@ -16,7 +16,7 @@ import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from session_notes.v1 import session_notes_pb2, session_state_pb2
 
-from session_notes_server.addresses import bound, check_addresses
+from session_notes_server.addresses import bound, check_addresses, hold
 from session_notes_server.credentials import Certificates, Identities, Tokens
 from session_notes_server.embedded import EmbeddedValkey
 from session_notes_server.grpc_options import options
@@ -41,8 +41,18 @@ SERVICES = tuple(
 STREAMS_GRACE_SECONDS = 0.25
 
 
-async def serve(settings: Settings) -> None:
+def log_addresses(addresses: Sequence[str]) -> None:
+    """Say where calls are answered."""
+    for address in addresses:
+        log.info("listening on %s", address)
+
+
+async def serve(settings: Settings, tell: Callable[[Sequence[str]], None] = log_addresses) -> None:
     """Run the sidecar, one process, until SIGTERM or SIGINT.
+
+    Args:
+        settings: All there is to know.
+        tell: Is told where, as soon as calls are answered there.
 
     Raises:
         InvalidSetting: a setting is wrong, or two do not go together.
@@ -52,11 +62,14 @@ async def serve(settings: Settings) -> None:
     """
     check_addresses(settings)
     parts = Parts.of(settings)
+    with contextlib.ExitStack() as held:
+        # Let go again at once, for gRPC to take. What is taken is to be said before a store is started for nothing.
+        for address in settings.listen:
+            held.enter_context(hold(address, shared=False))
     stop = stopping()
     forbid_core_files()
     async with running(parts.embedded) as on_deletion, answering(settings, parts, on_deletion) as addresses:
-        for address in addresses:
-            log.info("listening on %s", address)
+        tell(addresses)
         await stop.wait()
         log_stopping(settings)
     log.info("stopped")

@@ -18,7 +18,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from session_notes_server.addresses import check_addresses, hold
-from session_notes_server.server import Parts, background, forbid_core_files, log_stopping, running, stopping
+from session_notes_server.server import (
+    Parts,
+    background,
+    forbid_core_files,
+    log_addresses,
+    log_stopping,
+    running,
+    stopping,
+)
 from session_notes_server.settings import InvalidSetting, Settings
 
 log = logging.getLogger(__name__)
@@ -32,8 +40,8 @@ STOP_SECONDS = 10.0
 SERVING, DELETED = b"s", b"d"
 
 
-async def supervise(settings: Settings) -> None:
-    """Run the sidecar in `settings.workers` processes until SIGTERM or SIGINT. Raises what `server.serve` does."""
+async def supervise(settings: Settings, tell: Callable[[Sequence[str]], None] = log_addresses) -> None:
+    """Run the sidecar in `settings.workers` processes until SIGTERM or SIGINT. Else as `server.serve`."""
     if sys.platform != "linux":
         raise InvalidSetting("only Linux shares a port's connections out among processes: leave --workers at 1")
     if all(address.startswith("unix:") for address in settings.listen):
@@ -42,9 +50,9 @@ async def supervise(settings: Settings) -> None:
     parts = Parts.of(settings)
     stop = stopping()
     forbid_core_files()
-    async with running(parts.embedded) as on_deletion:
-        with contextlib.ExitStack() as held:
-            addresses = tuple(held.enter_context(hold(address)) for address in settings.listen)
+    with contextlib.ExitStack() as held:
+        addresses = tuple(held.enter_context(hold(address, shared=True)) for address in settings.listen)
+        async with running(parts.embedded) as on_deletion:
             told = replace(
                 settings,
                 listen=addresses,
@@ -52,17 +60,18 @@ async def supervise(settings: Settings) -> None:
             )
             workers = [Worker(number, told, on_deletion) for number in range(1, settings.workers + 1)]
             kept = [worker.keep_running() for worker in workers]
-            async with background(_tell_once_all_serve(workers, addresses), *kept):
+            async with background(_tell_once_all_serve(workers, addresses, tell), *kept):
                 await stop.wait()
                 log_stopping(settings)
     log.info("stopped")
 
 
-async def _tell_once_all_serve(workers: Sequence[Worker], addresses: Sequence[str]) -> None:
+async def _tell_once_all_serve(
+    workers: Sequence[Worker], addresses: Sequence[str], tell: Callable[[Sequence[str]], None]
+) -> None:
     for worker in workers:
         await worker.serving.wait()
-    for address in addresses:
-        log.info("listening on %s", address)
+    tell(addresses)
 
 
 class Worker:

@@ -13,7 +13,7 @@ from datetime import timedelta
 
 from session_notes import AsyncPrimaryClient
 
-from session_notes_server.replay.programs import Program
+from session_notes_server.programs import Program
 
 START_SECONDS = 30.0
 PATIENCE = timedelta(seconds=3)

@@ -63,6 +63,7 @@ def test_everything_is_called_and_set_against_the_floor(temporary: Path, tmp_pat
     assert {row["median_us_to_floor"] for row in floor} == {1.0}
     assert told["machine"]["packages"]["grpcio"]
     assert "GetNotes" in done.stdout
+    assert done.stderr.startswith("warning: each was called for 0.03 s in all")
     assert list(temporary.iterdir()) == [], "something is left behind"
 
 

@@ -17,7 +17,7 @@ from tests.support import SERVICES, SessionCalls, Sidecar, free_port, program
 COMMANDS = [
     [], ["serve"], ["replay"], ["health"], ["notes"], ["notes", "get"], ["notes", "write"], ["runs"], ["runs", "begin"],
     ["runs", "fail"], ["runs", "list"], ["session"], ["session", "get"], ["session", "set"], ["session", "append"],
-    ["session", "delete"], ["session", "list"],
+    ["session", "delete"], ["session", "list"], ["doctor"],
 ]  # fmt: skip
 
 

@@ -32,3 +32,16 @@ def test_a_figure_that_is_not_measured_is_found(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(sys, "argv", ["tables.py"])
     assert tables.main() == 0
     assert "moon" not in page.read_text()
+
+
+def test_without_results_it_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody has measured yet: no traceback, and no page is touched."""
+    page = tmp_path / "page.md"
+    page.write_text("<!-- bench: machine -->\nas it was\n<!-- end -->\n")
+    monkeypatch.setattr(tables, "PAGES", (page,))
+    monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
+    assert tables.main() == 1
+    assert "make bench" in capsys.readouterr().out
+    assert "as it was" in page.read_text()

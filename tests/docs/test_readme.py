@@ -99,8 +99,9 @@ def test_the_settings_are_those_of_serve() -> None:
         text=True,
         env={"COLUMNS": "200", "TERM": "dumb"},
     ).stdout
-    rows = re.findall(r"^\| `(--[a-z-]+)[^|]*\| `(SESSION_NOTES_\w+)` \|", README, re.MULTILINE)
-    flags = set(re.findall(r"--[a-z-]+", answer)) - {"--help", "--verbose"}
+    page = (ROOT / "docs" / "operating.md").read_text()
+    rows = re.findall(r"^\| `(--[a-z-]+)[^|]*\| `(SESSION_NOTES_\w+)` \|", page, re.MULTILINE)
+    flags = set(re.findall(r"--[a-z-]+", answer)) - {"--help", "--verbose", "--dev"}
     assert {flag for flag, _ in rows} == flags
     assert {variable for _, variable in rows} == set(re.findall(r"SESSION_NOTES_\w+", answer))
 
@@ -114,8 +115,17 @@ def test_the_make_targets_named_exist() -> None:
         assert named <= targets
 
 
-@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    """A link to a file leads to one that is there."""
-    for link in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text()):
-        assert (page.parent / link).exists(), link
+    """A link to a file or a heading leads to one that is there."""
+    for link, anchor in re.findall(r"\]\(([^)#:]*)(#[^)]*)?\)", page.read_text()):
+        there = page.parent / link if link else page
+        assert there.exists(), link
+        if anchor and there.suffix == ".md":
+            assert anchor in anchors(there), f"{link}{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What can stand behind the # of a link to a page: its headings, as GitHub writes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {"#" + re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}

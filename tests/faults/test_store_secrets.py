@@ -26,7 +26,7 @@ NOT_SERVING = 2
 OK, UNAVAILABLE = grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE
 PASSWORD, NEXT = "canary-old-7f30", "canary-new-51c8"
 BACK_SECONDS = 2.0
-README = (Path(__file__).parents[2] / "README.md").read_text()
+OPERATING = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
 # A busy machine's handshakes take their time; a store that says nothing is to be given up within the test's.
 QUICK = ("--store-timeout", "2s")
 
@@ -341,8 +341,8 @@ def test_a_sentinel_with_tls(authority: Authority, pair: Certificate, password_f
 
 
 def rules() -> list[str]:
-    """The rules of the user in the README, its password aside."""
-    [line] = re.findall(r"^ACL SETUSER session-notes (.*)$", README, re.MULTILINE)
+    """The rules of the user in docs/operating.md, its password aside."""
+    [line] = re.findall(r"^ACL SETUSER session-notes (.*)$", OPERATING, re.MULTILINE)
     return [rule for rule in line.split() if not rule.startswith(">")]
 
 

@@ -96,7 +96,7 @@ def test_a_bad_variable(name: str, content: str, said: str) -> None:
     ("arguments", "said"),
     [
         pytest.param(["--data-dir", "/dev/null"], "/dev/null", id="a data directory that is none"),
-        pytest.param(["--tokens-dir", "/no/such"], "/no/such", id="no directory of tokens"),
+        pytest.param(["--tokens-dir", "/no/such"], "there is no directory /no/such", id="no directory of tokens"),
         pytest.param(["--tls-cert", "/no/such", "--tls-key", "/no/key"], "/no/such", id="no certificate there"),
         pytest.param(["--listen", "nowhere.invalid:1"], "nowhere.invalid", id="a host that nobody knows"),
     ],
@@ -124,6 +124,31 @@ def test_a_taken_port_is_an_error() -> None:
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         refused_with(address, ["--listen", address])
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_taken_port_is_noticed_before_a_store_is_started(workers: str, tmp_path: Path) -> None:
+    """Nothing is started for an address that cannot be had; the message says which it is: taken, or not of this
+    machine."""
+    data = tmp_path / "data"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", free_port()))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        others = ["--listen", address, "--data-dir", str(data), "--workers", workers]
+        text = refused_with(f"cannot listen on {address}: it is taken.", others)
+        assert "no address" not in text
+    # 192.0.2.0/24 is for documentation.
+    elsewhere = ["--listen", "192.0.2.1:50051", "--insecure-listen", "--data-dir", str(data)]
+    text = refused_with("cannot listen on 192.0.2.1:50051: it is no address of this machine.", elsewhere)
+    assert "taken" not in text
+    assert not data.exists()
+
+
+def test_two_addresses_that_are_one(tmp_path: Path) -> None:
+    """The same port twice is noticed, too."""
+    port = free_port()
+    refused_with("it is taken", ["--listen", f"127.0.0.1:{port}", "--listen", f"127.0.0.1:{port}"])
 
 
 def test_another_sidecars_port_is_an_error(session_id: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -16,6 +15,9 @@ from typing import Annotated, Any
 import typer
 
 from session_notes_server.cli.options import span
+
+ENOUGH = timedelta(seconds=1)
+"""How long each has to be called, all rounds together, for its figures to mean something."""
 
 
 def bench(
@@ -62,6 +64,12 @@ def bench(
     if full and target is not None:
         raise wrong("--full", "needs sidecars of its own: leave --target out")
     told = _measured(target, pid or [], full=full, rounds=rounds, seconds=slice_.total_seconds(), seed=seed)
+    if rounds * slice_ < ENOUGH:
+        typer.echo(
+            f"warning: each was called for {rounds * slice_.total_seconds():.3g} s in all, which is little: "
+            "the figures are no more than a sign of life. Leave --rounds and --slice as they are for more.",
+            err=True,
+        )
     if results is not None:
         from session_notes_server.bench.report import plot
 
@@ -84,6 +92,8 @@ def _measured(target: str | None, pids: list[int], *, full: bool, **how: Any) ->
     if not (find_spec("matplotlib") and find_spec("psutil")):
         raise Failure("this needs matplotlib and psutil: from a checkout, pip install '.[bench]'", ExitCode.UNEXPECTED)
 
+    import asyncio
+
     import grpc
     import psutil
     from session_notes import SessionNotesError
@@ -95,7 +105,7 @@ def _measured(target: str | None, pids: list[int], *, full: bool, **how: Any) ->
     from session_notes_server.bench.table import own_table, table_of
     from session_notes_server.cli.exits import failure_of
     from session_notes_server.embedded import EmbeddedError
-    from session_notes_server.replay.programs import ProgramError
+    from session_notes_server.programs import ProgramError
 
     if gone := [pid for pid in pids if not psutil.pid_exists(pid)]:
         raise wrong("--pid", f"there is no process {gone[0]}")
@@ -127,6 +137,8 @@ def _measured(target: str | None, pids: list[int], *, full: bool, **how: Any) ->
 
 async def _until_told(measuring: Awaitable[dict[str, Any]]) -> dict[str, Any]:
     """Measure until it is done, or until SIGTERM or SIGHUP, which end it as Ctrl-C does: nothing is left behind."""
+    import asyncio
+
     me = asyncio.current_task()
     assert me is not None  # noqa: S101 - for the type checker
     for number in (signal.SIGTERM, signal.SIGHUP):

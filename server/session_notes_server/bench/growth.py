@@ -11,8 +11,8 @@ import psutil
 from session_notes_server.bench.contenders import Sessions, notes_of
 from session_notes_server.bench.load import Callers, Target
 from session_notes_server.bench.rounds import PYTHON, Load, Row, Tell, measured
-from session_notes_server.bench.stores import store
-from session_notes_server.throwaway import Throwaway, throwaway_sidecar
+from session_notes_server.bench.stores import sidecar_over, store
+from session_notes_server.throwaway import Throwaway
 
 SESSIONS = (100, 10_000, 100_000)
 NOTES_KIB = (1, 16, 256)
@@ -32,7 +32,7 @@ async def growth(*, rounds: int, seconds: float, seed: int, step: Tell) -> tuple
         for count in SESSIONS:
             step(f"making {count} sessions")
             shared = await stack.enter_async_context(store())
-            sidecar = await stack.enter_async_context(throwaway_sidecar("--redis-url", shared.url))
+            sidecar = await stack.enter_async_context(sidecar_over(shared.url))
             processes = {"servers": (sidecar.pid,), "store": shared.pid}
             sessions = Sessions(sidecar.target, count, notes_of())
             await sessions.fill()

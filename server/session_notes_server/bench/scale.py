@@ -16,8 +16,8 @@ from session_notes.v1.session_notes_pb2_grpc import SessionNotesStub
 from session_notes_server.bench.contenders import BATCH, Sessions, notes_of
 from session_notes_server.bench.load import LoadError, Slice, Target, h2load, saturated
 from session_notes_server.bench.rounds import FIRST_CALLS, MANY, Tell
-from session_notes_server.bench.stores import cluster, store
-from session_notes_server.throwaway import Throwaway, throwaway_sidecar
+from session_notes_server.bench.stores import cluster, sidecar_over, store
+from session_notes_server.throwaway import Throwaway
 
 # Enough for the kernel to spread them over the workers.
 SPREAD_CONNECTIONS = 16
@@ -34,9 +34,7 @@ async def workers(step: Tell, *, rounds: int, seconds: float) -> Rows:
         shared = await stack.enter_async_context(store())
         targets = []
         for number in (1, 2):
-            sidecar = await stack.enter_async_context(
-                throwaway_sidecar("--redis-url", shared.url, "--workers", str(number))
-            )
+            sidecar = await stack.enter_async_context(sidecar_over(shared.url, "--workers", str(number)))
             sessions = Sessions(sidecar.target, BATCH, notes_of())
             await sessions.fill()
             pids = (sidecar.pid, *(child.pid for child in psutil.Process(sidecar.pid).children()))
@@ -70,7 +68,7 @@ async def two_on_a_cluster(step: Tell, *, rounds: int, seconds: float) -> Rows:
     async with contextlib.AsyncExitStack() as stack:
         nodes = await stack.enter_async_context(cluster())
         url = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes)
-        first, second = [await stack.enter_async_context(throwaway_sidecar("--redis-url", url)) for _ in range(2)]
+        first, second = [await stack.enter_async_context(sidecar_over(url)) for _ in range(2)]
         sessions = Sessions(first.target, BATCH, notes_of())
         await sessions.fill()
         differing = await _differing(sessions.ids, first, second)

@@ -7,10 +7,12 @@ import contextlib
 import socket
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from session_notes_server.bench.load import LoadError
 from session_notes_server.embedded import die_with_parent, valkey_server
+from session_notes_server.throwaway import Throwaway, throwaway_sidecar
 
 START_SECONDS = 10.0
 CLUSTER_SECONDS = 30.0
@@ -49,6 +51,11 @@ async def store(*flags: str) -> AsyncIterator[Store]:
             yield Store(f"unix://{folder}/store.sock", port, process.pid)
         finally:
             await ended(process)
+
+
+def sidecar_over(url: str, *flags: str) -> AbstractAsyncContextManager[Throwaway]:
+    """A sidecar of ours over a store, and patient: where load takes all cores, a store that waits is no outage."""
+    return throwaway_sidecar("--redis-url", url, "--notes-timeout", "5s", "--store-timeout", "5s", *flags)
 
 
 @contextlib.asynccontextmanager

@@ -12,9 +12,9 @@ from session_notes_server.bench.contenders import BATCH, Sessions, bare_server, 
 from session_notes_server.bench.load import Callers, Target
 from session_notes_server.bench.peers import peers
 from session_notes_server.bench.rounds import Tell, floors, how, loads_for, measured
-from session_notes_server.bench.stores import store
+from session_notes_server.bench.stores import sidecar_over, store
 from session_notes_server.poller import POLLER
-from session_notes_server.throwaway import PATIENCE, reach, throwaway_sidecar
+from session_notes_server.throwaway import PATIENCE, reach
 
 SESSIONS = 100
 
@@ -24,7 +24,7 @@ async def own_table(*, rounds: int, seconds: float, seed: int, step: Tell) -> di
     notes = notes_of()
     async with contextlib.AsyncExitStack() as stack:
         shared = await stack.enter_async_context(store())
-        sidecar = await stack.enter_async_context(throwaway_sidecar("--redis-url", shared.url))
+        sidecar = await stack.enter_async_context(sidecar_over(shared.url))
         sessions = Sessions(sidecar.target, SESSIONS, notes)
         await sessions.fill()
         answer_bytes = await sessions.answer_bytes()

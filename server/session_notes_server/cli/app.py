@@ -11,7 +11,9 @@ from session_notes_server.cli.health import health
 from session_notes_server.cli.help import Command
 from session_notes_server.cli.mcp import mcp
 from session_notes_server.cli.serve import serve
+from session_notes_server.doctor.command import doctor
 from session_notes_server.replay import replay
+from session_notes_server.top.command import top
 
 app = typer.Typer(
     name="session-notes",
@@ -28,6 +30,11 @@ app.command(
     epilog="Examples:\n  session-notes serve\n  session-notes serve --redis-url redis://localhost:6379/0",
 )(serve)
 app.command(cls=Command, epilog="Example: session-notes health --service session_notes.v1.SessionNotes")(health)
+app.command(cls=Command, epilog="Examples:\n  session-notes top\n  session-notes top --once | grep failed")(top)
+app.command(
+    cls=Command,
+    epilog="Examples:\n  session-notes doctor\n  session-notes doctor --redis-url redis://localhost:6379/0 --write",
+)(doctor)
 app.add_typer(notes.app, name="notes")
 app.add_typer(runs.app, name="runs")
 app.add_typer(session.app, name="session")

@@ -38,7 +38,7 @@ EXIT_CODES_HELP = "\n".join(
     [
         "Exit codes:",
         f"  {ExitCode.OK:d}  done",
-        f"  {ExitCode.UNEXPECTED:d}  something unexpected, stopped by you, or `serve` could not start",
+        f"  {ExitCode.UNEXPECTED:d}  unexpected, stopped by you, `serve` cannot start, `doctor` sees a problem",
         f"  {ExitCode.USAGE:d}  wrong usage, a wrong setting, or a value that the sidecar does not take",
         f"  {ExitCode.NOT_READY:d}  no notes are ready, or with --fresh: none that are fresh (notes get)",
         f"  {ExitCode.UNAVAILABLE:d}  the sidecar or its store is not there, too slow or too busy",

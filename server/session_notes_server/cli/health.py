@@ -9,12 +9,18 @@ from session_notes_server.cli.exits import ExitCode, Failure, failure_of, no_ans
 from session_notes_server.cli.options import DEFAULT_TARGET, DEFAULT_TIMEOUT, AsJson, Target, Timeout
 
 
+def _services() -> list[str]:
+    """What there is to complete; the full names stand here, as gRPC is not imported for that."""
+    return ["live", "ready", "session_notes.v1.SessionNotes", "session_notes.v1.SessionState"]
+
+
 @connecting
 def health(
     service: Annotated[
         str,
         typer.Option(
             metavar="NAME",
+            autocompletion=_services,
             help="`live`: the process alone, whatever its store does; `ready`: all that calls need; or a service by "
             "its full name, session_notes.v1.SessionNotes.",
             show_default="as ready",

@@ -1,25 +1,30 @@
 """`session-notes serve`."""
 
-import re
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
 from session_notes_server.cli.exits import ExitCode, Failure
 from session_notes_server.cli.options import span
+from session_notes_server.cli.store_options import (
+    PANEL,
+    MinReplicasAcked,
+    Prefix,
+    RedisCA,
+    RedisCert,
+    RedisKey,
+    RedisPasswordFile,
+)
 from session_notes_server.poller import choose_poller
 from session_notes_server.settings import ERASED_WITHIN, InvalidSetting, Limits, Settings, default_data_dir
 
 _DEFAULTS = Settings()
-_REDIS = "Redis"
-
-
-def _prefix(text: str) -> str:
-    if not re.fullmatch(r"[!-z|~]{1,64}", text):
-        raise typer.BadParameter("1 to 64 bytes of printable ASCII without space, '{' or '}'")
-    return text
 
 
 def serve(
@@ -85,7 +90,7 @@ def serve(
         typer.Option(
             metavar="URL",
             envvar="SESSION_NOTES_REDIS_URL",
-            rich_help_panel=_REDIS,
+            rich_help_panel=PANEL,
             help="The Redis (6.2 or newer) or Valkey (7.2 or newer) to use: redis://, rediss:// or unix://, "
             "redis+cluster://host:port,host:port, redis+sentinel://host:port,host:port/service. "
             "A user goes before the host (user@host). A password is better off in --redis-password-file: command lines "
@@ -93,55 +98,11 @@ def serve(
             show_default="an embedded Valkey in the data directory",
         ),
     ] = None,
-    redis_password_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            envvar="SESSION_NOTES_REDIS_PASSWORD_FILE",
-            rich_help_panel=_REDIS,
-            help="The password of Redis, in a file that is yours alone (mode 600); read again for every connection.",
-            show_default="the one in the URL, if any",
-        ),
-    ] = None,
-    redis_ca: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            envvar="SESSION_NOTES_REDIS_CA",
-            rich_help_panel=_REDIS,
-            help="Over TLS (rediss://, rediss+cluster://, rediss+sentinel://), trust only certificates of this "
-            "authority, a PEM file; read again for every connection.",
-            show_default="the authorities this system trusts",
-        ),
-    ] = None,
-    redis_cert: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            envvar="SESSION_NOTES_REDIS_CERT",
-            rich_help_panel=_REDIS,
-            help="Our certificate, for a Redis that asks for one, a PEM file; read again for every connection.",
-        ),
-    ] = None,
-    redis_key: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            envvar="SESSION_NOTES_REDIS_KEY",
-            rich_help_panel=_REDIS,
-            help="The private key of --redis-cert.",
-        ),
-    ] = None,
-    min_replicas_acked: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            metavar="N",
-            envvar="SESSION_NOTES_MIN_REPLICAS_ACKED",
-            help="Answer a write only once N replicas of Redis have it, so that a failover cannot lose it. Where they "
-            "do not have it in time: UNAVAILABLE, and a retry is safe.",
-        ),
-    ] = _DEFAULTS.min_replicas_acked,
+    redis_password_file: RedisPasswordFile = None,
+    redis_ca: RedisCA = None,
+    redis_cert: RedisCert = None,
+    redis_key: RedisKey = None,
+    min_replicas_acked: MinReplicasAcked = _DEFAULTS.min_replicas_acked,
     data_dir: Annotated[
         Path | None,
         typer.Option(
@@ -152,15 +113,7 @@ def serve(
             show_default=str(default_data_dir()),
         ),
     ] = None,
-    prefix: Annotated[
-        str,
-        typer.Option(
-            parser=_prefix,
-            metavar="TEXT",
-            envvar="SESSION_NOTES_PREFIX",
-            help="What every key in the store starts with. Sidecars that share it share sessions.",
-        ),
-    ] = _DEFAULTS.prefix,
+    prefix: Prefix = _DEFAULTS.prefix,
     session_ttl: Annotated[
         timedelta,
         typer.Option(
@@ -250,6 +203,14 @@ def serve(
             "to a TCP port; a unix socket is the first one's. Each has the limits on calls and connections for itself.",
         ),
     ] = _DEFAULTS.workers,
+    dev: Annotated[
+        bool,
+        typer.Option(
+            "--dev",
+            help="For development: keep nothing (an embedded Valkey in a temporary directory, unless --data-dir or "
+            "--redis-url says otherwise), log every call, and print lines to paste, for grpcurl and Python.",
+        ),
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more than changes of state.")] = False,
 ) -> None:
     """Start the sidecar.
@@ -260,15 +221,16 @@ def serve(
     # Before gRPC is imported.
     choose_poller()
     # Imported here, so that the other commands need not wait for it.
+    from session_notes_server import dev as development
     from session_notes_server import logs
     from session_notes_server.addresses import AddressError
     from session_notes_server.credentials import CredentialsError
     from session_notes_server.embedded import EmbeddedError
-    from session_notes_server.server import run
+    from session_notes_server.server import log_addresses, run
     from session_notes_server.server import serve as serve_alone
     from session_notes_server.supervisor import supervise
 
-    logs.configure(verbose=verbose)
+    logs.configure(verbose=verbose or dev)
     settings = Settings(
         listen=tuple(listen or _DEFAULTS.listen),
         insecure_listen=insecure_listen,
@@ -293,8 +255,18 @@ def serve(
         workers=workers,
         limits=Limits(max_notes_bytes, max_turn_bytes, max_batch, max_message_bytes, max_concurrent_calls),
     )
+
+    def tell(addresses: Sequence[str]) -> None:
+        log_addresses(addresses)
+        for line in development.lines(settings, addresses) if dev else ():
+            typer.echo(line)
+
+    kept = not dev or data_dir is not None or redis_url is not None
     try:
-        run(serve_alone(settings) if workers == 1 else supervise(settings))
+        with nullcontext() if kept else TemporaryDirectory(prefix="session-notes-dev-") as folder:
+            if folder is not None:
+                settings = replace(settings, data_dir=Path(folder))
+            run((serve_alone if workers == 1 else supervise)(settings, tell))
     except InvalidSetting as error:
         raise Failure(str(error), ExitCode.USAGE) from error
     except (AddressError, CredentialsError, EmbeddedError) as error:

@@ -7,7 +7,7 @@ characters made visible, so that nobody's text can move the cursor or colour the
 import json
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _BAR_CELLS = 10
 _SEVERITY_STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
-_STATE_STYLES = {"written": "green", "running": "cyan", "failed": "red", "abandoned": "red", "superseded": "yellow"}
+STATE_STYLES = {"written": "green", "running": "cyan", "failed": "red", "abandoned": "red", "superseded": "yellow"}
 _READINESS = {
     "never_run": "no observer of this name has run on this session yet",
     "running": "no notes yet; a run is at work",
@@ -122,7 +122,7 @@ def show_reading(reading: "Reading", *, bounded: bool) -> None:
     )
     out(line((readings_words(reading), "green" if reading.ready else "yellow"), verdict))
     if reading.notes:
-        _show_notes(reading.notes)
+        out(*notes_parts(reading.notes))
     if reading.run:
         saw = "" if reading.observed_turn is None else f", saw {count(reading.observed_turn, 'turn')}"
         expiry = f", expires in {left(reading.expires_in)}" if reading.expires_in is not None else ""
@@ -130,38 +130,39 @@ def show_reading(reading: "Reading", *, bounded: bool) -> None:
     latest = reading.latest_run
     if latest and (reading.run is None or latest.number > reading.run.number):
         failure = f": {latest.failure}" if latest.failure else ""
-        state = (latest.state.value, _STATE_STYLES.get(latest.state.value, ""))
+        state = (latest.state.value, STATE_STYLES.get(latest.state.value, ""))
         out(line(f"latest run {latest.number} ({latest.run_id}): ", state, failure))
 
 
-def _show_notes(notes: "Notes") -> None:
+def notes_parts(notes: "Notes") -> "Iterator[RenderableType]":
+    """Notes, part by part."""
     from rich.text import Text
 
     if notes.summary:
-        out(Text("\n".join(f"  {text}" for text in plain(notes.summary, lines=True).split("\n"))))
+        yield Text("\n".join(f"  {text}" for text in plain(notes.summary, lines=True).split("\n")))
     if notes.coverage:
-        out(line(("  coverage", "bold")))
+        yield line(("  coverage", "bold"))
         table = _grid()
         for topic, share in sorted(notes.coverage.items()):
             full = round(share * _BAR_CELLS)
             table.add_row(line("    ", topic), line("█" * full + "░" * (_BAR_CELLS - full)), line(f"{share:.0%}"))
-        out(table)
+        yield table
     if notes.issues:
-        out(line(("  issues", "bold")))
+        yield line(("  issues", "bold"))
         table = _grid()
         for issue in notes.issues:
             severity = issue.severity.value if issue.severity.value != "unspecified" else "-"
             turn = line((f"turn {issue.turn}", "dim") if issue.turn is not None else "")
             table.add_row(line("    ", (severity, _SEVERITY_STYLES.get(severity, ""))), line(issue.text), turn)
-        out(table)
+        yield table
     if notes.follow_up_suggestions:
-        out(line(("  suggestions", "bold")))
+        yield line(("  suggestions", "bold"))
         for number, suggestion in enumerate(notes.follow_up_suggestions, 1):
-            out(line(f"    {number}. {suggestion}"))
+            yield line(f"    {number}. {suggestion}")
     if notes.extra:
-        out(line(("  extra", "bold"), f"  {_json(notes.extra)}"))
+        yield line(("  extra", "bold"), f"  {_json(notes.extra)}")
     if not any((notes.summary, notes.coverage, notes.issues, notes.follow_up_suggestions, notes.extra)):
-        out(line(("  the notes are empty", "dim")))
+        yield line(("  the notes are empty", "dim"))
 
 
 def show_runs(session_id: str, runs: "Sequence[Run]", *, notes: bool) -> None:
@@ -169,14 +170,14 @@ def show_runs(session_id: str, runs: "Sequence[Run]", *, notes: bool) -> None:
     if not runs:
         out(line(f"no run on {session_id}"))
         return
-    table = _table("NUMBER", "RUN", "STATE", "SAW", "BEGAN", "ENDED", "FAILURE")
+    table = headed_table("NUMBER", "RUN", "STATE", "SAW", "BEGAN", "ENDED", "FAILURE")
     for run in runs:
         state = run.state.value
         saw = "-" if run.observed_turn is None else count(run.observed_turn, "turn")
         table.add_row(
             line(str(run.number)),
             line(run.run_id),
-            line((state, _STATE_STYLES.get(state, ""))),
+            line((state, STATE_STYLES.get(state, ""))),
             line(saw),
             line(moment(run.begin_time)),
             line(moment(run.end_time)),
@@ -185,8 +186,7 @@ def show_runs(session_id: str, runs: "Sequence[Run]", *, notes: bool) -> None:
     out(table)
     for run in runs if notes else ():
         if run.notes is not None:
-            out(line((f"run {run.number} ({run.run_id})", "bold")))
-            _show_notes(run.notes)
+            out(line((f"run {run.number} ({run.run_id})", "bold")), *notes_parts(run.notes))
 
 
 def show_session(session: "Session") -> None:
@@ -221,7 +221,7 @@ def show_turns(turns: "Sequence[Turn]", *, last: int) -> None:
 
 def show_sessions(sessions: "Iterable[SessionSummary]") -> None:
     """Sessions as a table."""
-    table = _table("SESSION", "VERSION", "TURNS", "CHANGED", "EXPIRES IN", "OBSERVERS")
+    table = headed_table("SESSION", "VERSION", "TURNS", "CHANGED", "EXPIRES IN", "OBSERVERS")
     for one in sessions:
         table.add_row(
             line(one.session_id),
@@ -234,6 +234,17 @@ def show_sessions(sessions: "Iterable[SessionSummary]") -> None:
     out(table if table.row_count else line("no sessions"))
 
 
+def headed_table(*headers: str) -> "Table":
+    """A table with headings."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for header in headers:
+        # Folded, not cut: an id with its end missing is no use.
+        table.add_column(header, overflow="fold")
+    return table
+
+
 def _json(content: Any) -> str:
     from session_notes_server.cli.documents import value
 
@@ -244,16 +255,6 @@ def _grid() -> "Table":
     from rich.table import Table
 
     return Table.grid(padding=(0, 2))
-
-
-def _table(*headers: str) -> "Table":
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for header in headers:
-        # Folded, not cut: an id with its end missing is no use.
-        table.add_column(header, overflow="fold")
-    return table
 
 
 def _console() -> "Console":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 from collections.abc import Iterator
@@ -97,12 +96,14 @@ def replay(
 
 def _replayed(dialogues: list[Dialogue], sessions: int, settings: Settings) -> dict[str, Any]:
     """The summary of a replay; its errors end the command as they should."""
+    import asyncio
+
     from session_notes import SessionNotesError
 
     from session_notes_server.cli.exits import ExitCode, Failure, failure_of
+    from session_notes_server.programs import ProgramError
     from session_notes_server.replay.plan import planned
     from session_notes_server.replay.play import play
-    from session_notes_server.replay.programs import ProgramError
     from session_notes_server.replay.report import summary
     from session_notes_server.replay.verdicts import judge
 

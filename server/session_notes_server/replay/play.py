@@ -13,9 +13,10 @@ from typing import Protocol, cast
 
 from session_notes import AsyncObserverClient, AsyncPrimaryClient, SessionNotesError, Unavailable
 
-from session_notes_server.replay.history import History, OutOfReach, Read
+from session_notes_server.programs import Program
+from session_notes_server.replay.history import History, OutOfReach, Read, from_line
 from session_notes_server.replay.plan import OBSERVER, PlannedSession
-from session_notes_server.replay.programs import Program, Stopwatch
+from session_notes_server.replay.programs import Stopwatch
 from session_notes_server.replay.readback import EndOfReplay, each
 from session_notes_server.throwaway import PATIENCE, reach, throwaway_sidecar
 
@@ -142,7 +143,8 @@ def _program(name: str) -> Program:
 
 async def _follow(program: Program, history: History, audience: Audience) -> None:
     program.listen_on()
-    async for record in program.records():
+    async for line in program.lines():
+        record = from_line(line)
         history.add(record)
         match record:
             case Read():

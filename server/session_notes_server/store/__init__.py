@@ -5,6 +5,7 @@ The only package that imports redis or builds a key.
 
 from session_notes_server.store.connection import InvalidRedisURL, RedisTarget
 from session_notes_server.store.failures import StoreUnavailable
+from session_notes_server.store.looks import LOGS, Look, look
 from session_notes_server.store.reasons import Refusals, reason
 from session_notes_server.store.records import (
     ListedRun,
@@ -19,8 +20,10 @@ from session_notes_server.store.secrets import RedisSecrets
 from session_notes_server.store.store import Refused, Store
 
 __all__ = [
+    "LOGS",
     "InvalidRedisURL",
     "ListedRun",
+    "Look",
     "ObserverRecord",
     "RedisSecrets",
     "RedisTarget",
@@ -33,5 +36,6 @@ __all__ = [
     "Store",
     "StoreUnavailable",
     "SummaryRecord",
+    "look",
     "reason",
 ]

@@ -28,7 +28,16 @@ class Keys:
     @property
     def pattern(self) -> str:
         """A SCAN pattern that meets each session once: its hash, and none of its other keys."""
-        return re.sub(r"([*?\[\]\\^-])", r"\\\1", self.prefix) + ":{*}"
+        return f"{self._escaped_prefix}:{{*}}"
+
+    @property
+    def any_pattern(self) -> str:
+        """A SCAN pattern that meets every key."""
+        return f"{self._escaped_prefix}:{{*}}*"
+
+    @property
+    def _escaped_prefix(self) -> str:
+        return re.sub(r"([*?\[\]\\^-])", r"\\\1", self.prefix)
 
     def session_id(self, key: bytes) -> str:
         """The session a key found by `pattern` belongs to."""

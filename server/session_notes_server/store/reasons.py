@@ -90,10 +90,10 @@ def _of_one(error: BaseException) -> str:
 
 def _no_permission(text: str) -> str:
     if found := re.search(r"run the '([a-z]+(?:\|[a-z]+)?)' command", text):
-        return f"our user may not run the command {found[1]} (NOPERM); the README has all that it needs"
+        return f"our user may not run the command {found[1]} (NOPERM); docs/operating.md has all that it needs"
     if "key" in text:
         return "our user may not use keys with our prefix (NOPERM)"
-    return "our user may not run a command inside our scripts (NOPERM); the README has all that it needs"
+    return "our user may not run a command inside our scripts (NOPERM); docs/operating.md has all that it needs"
 
 
 _BY_CODE = {

@@ -1,0 +1,96 @@
+"""`session-notes top`."""
+
+import asyncio
+import os
+import sys
+from datetime import timedelta
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from session_notes_server.cli.connecting import connecting, tls, token
+from session_notes_server.cli.exits import ExitCode, Failure, failure_of
+from session_notes_server.cli.options import (
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT,
+    AsJson,
+    Target,
+    Timeout,
+    span,
+    span_or_zero,
+    wrong,
+)
+
+_SHORTEST_INTERVAL = timedelta(milliseconds=100)
+
+
+@connecting
+def top(
+    interval: Annotated[
+        timedelta,
+        typer.Option(parser=span, metavar="SPAN", help="How long to wait before asking again: 500ms, 1s, 1m."),
+    ] = "1s",  # type: ignore[assignment]
+    once: Annotated[
+        bool,
+        typer.Option("--once", help="Print the table as plain text and exit; also where there is no terminal."),
+    ] = False,
+    max_age: Annotated[
+        timedelta | None,
+        typer.Option(
+            parser=span_or_zero, metavar="SPAN", help="The oldest notes that count as fresh: 30s, 5m. Adds FRESH."
+        ),
+    ] = None,
+    max_turns_behind: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="How many turns notes may be behind and count as fresh. Adds FRESH."),
+    ] = None,
+    target: Target = DEFAULT_TARGET,
+    timeout: Timeout = DEFAULT_TIMEOUT,
+    as_json: AsJson = False,
+) -> None:
+    """Watch all sessions: readiness, age and drift of their notes, runs at work.
+
+    A row for each session and observer. Enter shows a session's notes and runs, / filters, ? tells all keys. Where
+    the sidecar asks for tokens, it takes an admin's. Needs the extra: pip install 'session-notes[top]'; --once and
+    --json do not.
+    """
+    from session_notes import PermissionDenied, SessionNotesError, Unauthenticated
+
+    from session_notes_server.top.columns import COLUMNS, FRESH
+    from session_notes_server.top.reads import Reads
+    from session_notes_server.top.watch import Watch
+
+    if interval < _SHORTEST_INTERVAL:
+        raise wrong("--interval", "must be at least 100ms")
+    live = not once and not as_json and _is_terminal()
+    if live and not find_spec("textual"):
+        raise Failure(
+            "the live table needs textual: pip install 'session-notes[top]'; or use --once", ExitCode.UNEXPECTED
+        )
+    bounded = max_age is not None or max_turns_behind is not None
+    columns = [column for column in COLUMNS if column is not FRESH or bounded]
+    try:
+        reads = Reads(target, token(), tls(target), timeout)
+        watch = Watch(reads, max_age, max_turns_behind)
+        if live:
+            from session_notes_server.top.app import Top
+
+            app = Top(reads, watch, columns, interval)
+            app.run()
+            if app.failure is not None:
+                raise app.failure
+            return
+        from session_notes_server.top.once import read_once, show_once
+
+        asyncio.run(read_once(reads, watch))
+        show_once(watch, columns, as_json=as_json)
+    except (PermissionDenied, Unauthenticated) as error:
+        told = failure_of(error, target)
+        raise Failure(f"{told}; listing all sessions takes an admin's --token-file or --tls-cert", told.code) from error
+    except SessionNotesError as error:
+        raise failure_of(error, target) from error
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"

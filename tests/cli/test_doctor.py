@@ -1,0 +1,332 @@
+"""`session-notes doctor` against what is in order and what is not: each is said, with what to do, and soon."""
+
+import datetime
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+from session_notes_server.doctor.sidecar import _CONTRACT
+
+from tests.access.callers import TOKENS, Authority, Certificate, token_files, write_secret
+from tests.cli.program import Cli, Ended
+from tests.stores import StoreServer, valkey_program
+from tests.support import SERVICES, Sidecar, free_port, leaks
+
+OF_A_SIDECAR = ["address", "protocol", "health", "credentials", "contract", "reads"]
+BOTH = ("sidecar", "redis")
+QUICK = ("--timeout", "400ms")
+
+
+class Diagnosis:
+    """What a run of it found."""
+
+    def __init__(self, ended: Ended, about: str = "sidecar") -> None:
+        self.code, self.document = ended.code, ended.json
+        self.checks = [one["check"] for one in self.document["checks"] if one["about"] == about]
+        self._found = {one["check"]: one for one in self.document["checks"] if one["about"] == about}
+        assert (ended.code == 1) == (not self.document["ok"])
+        assert (ended.code == 1) == any(one["verdict"] == "problem" for one in self.document["checks"])
+        for one in self.document["checks"]:
+            assert one["says"]
+            assert one["advice"] or one["verdict"] in ("ok", "skipped"), one
+        assert not leaks(ended.out), "it holds a secret, or what somebody said"
+
+    def verdict(self, check: str) -> str:
+        return str(self._found[check]["verdict"])
+
+    def says(self, check: str) -> str:
+        return str(self._found[check]["says"])
+
+    def advice(self, check: str) -> str:
+        return str(self._found[check]["advice"])
+
+    @property
+    def problem(self) -> str:
+        """What the only problem is called, and what is said of it; it is the last thing looked at."""
+        problems = [name for name in self.checks if self.verdict(name) == "problem"]
+        assert problems == self.checks[-1:], self.document
+        return f"{problems[0]}: {self.says(problems[0])}"
+
+
+def doctor(target: str, *arguments: str, about: str = "sidecar") -> Diagnosis:
+    """What it finds at a target."""
+    return Diagnosis(Cli(target).here("doctor", "--json", *arguments), about)
+
+
+def test_all_is_well(cli: Cli, sidecar: Sidecar) -> None:
+    """Each check has a line; the exit code is 0; with --write notes are written, read and deleted; nothing is left."""
+    human, written = cli.together(["doctor"], ["doctor", "--write", "--json"])
+    assert (human.code, human.err) == (0, "")
+    lines = human.out.splitlines()
+    assert [line.split()[:2] for line in lines[1:-1]] == [["ok", check] for check in OF_A_SIDECAR]
+    assert (lines[0], lines[-1]) == ("sidecar", "0 problems, 0 warnings")
+    found = Diagnosis(written)
+    assert found.checks == [*OF_A_SIDECAR, "writes", "clock"]
+    assert {found.verdict(check) for check in found.checks} == {"ok"}
+    assert "whoever can connect" in found.says("credentials")
+    assert "no age depends on" in found.says("clock")
+    assert sidecar.target in found.says("address")
+    keys = sidecar.store.keys()
+    assert not [key for key in keys if b"doctor" in key and not key.endswith(b":deleted")]
+
+
+def test_without_write_nothing_is_written(cli: Cli, sidecar: Sidecar) -> None:
+    """Looking at a sidecar and its store leaves no key behind, and touches none."""
+    before = sidecar.store.keys()
+    found = Diagnosis(cli.here("doctor", "--json", "--redis-url", sidecar.store.url))
+    assert found.code == 0
+    assert sidecar.store.keys() == before
+
+
+def test_nobody_there() -> None:
+    """No sidecar at the address: said at once, with how to start one; a socket that is not there, too."""
+    port, unix = doctor(f"127.0.0.1:{free_port()}"), doctor("unix:/no/such/socket")
+    assert port.checks == unix.checks == ["address"]
+    assert "nobody listens there" in port.problem
+    assert "there is no such socket" in unix.problem
+    assert "session-notes serve" in port.advice("address")
+    name = doctor("nowhere.invalid:50051")
+    assert "not found" in name.problem
+    for nonsense in ("nonsense", "127.0.0.1:0", "127.0.0.1:99999", "http://localhost"):
+        assert "host:port" in doctor(nonsense).advice("address")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others let more of them wait")
+def test_packets_that_are_dropped_do_not_hold_it_up() -> None:
+    """An address that nothing comes back from, as behind a firewall: said after the timeout."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as stack:
+        # A queue that is full drops who else comes.
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        target = f"127.0.0.1:{full.getsockname()[1]}"
+        began = time.monotonic()
+        found, store = (doctor(target, *QUICK, "--redis-url", f"redis://{target}", about=about) for about in BOTH)
+        assert time.monotonic() - began < 6
+    assert found.problem == f"address: nobody answers at {target}"
+    assert "no answer in time" in store.problem
+
+
+def test_a_black_hole_does_not_hold_it_up() -> None:
+    """Somebody takes connections and never says a word: it ends soon after its timeout, plain or with TLS."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = f"127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        found = doctor(target, *QUICK)
+        store = doctor(target, *QUICK, "--redis-url", f"redis://{target}", about="redis")
+        assert time.monotonic() - began < 4
+    assert found.problem == "protocol: it takes connections and says nothing"
+    assert "no answer in time" in store.problem
+
+
+class Web(BaseHTTPRequestHandler):
+    """A web server."""
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+def test_something_else_listens() -> None:
+    """A web server, a Redis, another gRPC server: named for what they are, and not taken for a sidecar."""
+    with HTTPServer(("127.0.0.1", 0), Web) as web, StoreServer(valkey_program()) as redis, a_server() as other:
+        thread = threading.Thread(target=web.serve_forever)
+        thread.start()
+        try:
+            assert "web server" in doctor(f"127.0.0.1:{web.server_port}").problem
+        finally:
+            web.shutdown()
+            thread.join()
+        assert "Redis or Valkey" in doctor(f"127.0.0.1:{redis.port}").problem
+        assert "a gRPC server, but none of ours" in doctor(other).problem
+
+
+@contextmanager
+def a_server(
+    services: Sequence[grpc.GenericRpcHandler] = (), credentials: grpc.ServerCredentials | None = None
+) -> Iterator[str]:
+    """Some gRPC server → where."""
+    server = grpc.server(ThreadPoolExecutor(4))
+    server.add_generic_rpc_handlers(services)
+    port = (
+        server.add_secure_port("127.0.0.1:0", credentials) if credentials else server.add_insecure_port("127.0.0.1:0")
+    )
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait(5)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Whom the sidecar's clients trust."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def guarded(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
+    """A sidecar with TLS that asks for tokens."""
+    mine = authority.issue("sidecar", "localhost", "127.0.0.1")
+    tokens = token_files(tmp_path_factory.mktemp("access") / "tokens")
+    flags = ["--tls-cert", str(mine.cert), "--tls-key", str(mine.key), "--tokens-dir", str(tokens)]
+    with Sidecar(flags=flags, wait=False) as sidecar:
+        yield sidecar
+
+
+def test_who_we_are(guarded: Sidecar, authority: Authority, tmp_path: Path) -> None:
+    """No token, a wrong one, and each role's: what they let us do is said, and never the token."""
+    encrypted = ("--tls-ca", str(authority.path))
+    assert "it asks for a token" in doctor(guarded.target, *encrypted).problem
+    wrong = write_secret(tmp_path / "wrong", "canary-wrong")
+    found = doctor(guarded.target, *encrypted, "--token-file", str(wrong))
+    assert "the token is not known" in found.problem
+    for role, token in TOKENS.items():
+        path = write_secret(tmp_path / role, token)
+        known = doctor(guarded.target, *encrypted, "--token-file", str(path))
+        assert known.code == 0
+        assert known.says("credentials") == f"the token lets us in as {role}"
+        assert known.checks == ["address", "certificate", *OF_A_SIDECAR[1:]]
+        writing = doctor(guarded.target, *encrypted, "--token-file", str(path), "--write")
+        assert writing.verdict("writes") == ("ok" if role == "admin" else "problem")
+    assert "cannot be read" in doctor(guarded.target, *encrypted, "--token-file", "/no/such").problem
+    assert "no certificate" in doctor(guarded.target, "--tls-ca", str(wrong), "--token-file", str(path)).problem
+
+
+def test_tls_on_one_side_alone(guarded: Sidecar, sidecar: Sidecar, authority: Authority) -> None:
+    """Plain text where TLS is spoken, and the other way round: it says which, and what to give or leave out."""
+    plain = doctor(guarded.target)
+    assert plain.problem == "protocol: TLS is spoken there"
+    assert "--tls-ca" in plain.advice("protocol")
+    encrypted = doctor(sidecar.target, "--tls-ca", str(authority.path))
+    assert encrypted.problem == "protocol: no TLS is spoken there"
+
+
+def test_certificates(authority: Authority, tmp_path: Path) -> None:
+    """Expired, not yet valid, for another name, of another authority, soon to expire: told apart, with dates."""
+
+    def look(shown: Certificate, trusted: Authority = authority) -> Diagnosis:
+        with a_server(credentials=grpc.ssl_server_credentials([shown.pems])) as target:
+            return doctor(target, "--tls-ca", str(trusted.path))
+
+    day, now = datetime.timedelta(days=1), datetime.datetime.now(datetime.UTC)
+    expired = look(issued(authority, "expired", now - 9 * day, now - 3 * day))
+    assert "expired 3 days ago" in expired.problem
+    assert f"{now - 3 * day:%Y-%m-%d}" in expired.problem
+    assert "counts from" in look(issued(authority, "early", now + day, now + 9 * day)).problem
+    elsewhere = look(authority.issue("elsewhere", "notes.example.org"))
+    assert "it is for notes.example.org, and not for 127.0.0.1" in elsewhere.problem
+    assert "not trusted" in look(authority.issue("mine", "127.0.0.1"), Authority(tmp_path / "other")).problem
+    soon = look(issued(authority, "soon", now - day, now + 3 * day))
+    assert soon.verdict("certificate") == "warning"
+    assert "none of ours" in soon.problem
+
+
+def issued(authority: Authority, name: str, begins: datetime.datetime, ends: datetime.datetime) -> Certificate:
+    """A certificate for a time."""
+    made = authority._ca.issue_cert("127.0.0.1", not_before=begins, not_after=ends)
+    chain = b"".join(pem.bytes() for pem in made.cert_chain_pems)
+    return authority._written(name, made.private_key_pem.bytes(), chain)
+
+
+def test_a_certificate_of_ours(authority: Authority, tmp_path: Path) -> None:
+    """A sidecar that wants certificates: without one, with a stranger's, and with one that has a role."""
+    mine, caller = authority.issue("sidecar", "127.0.0.1"), authority.issue("caller", "coach.example.org")
+    nobody, stranger = authority.issue("nobody", "x.example.org"), Authority(tmp_path / "o").issue("stranger", "coach")
+    roles = write_secret(tmp_path / "roles", "observer coach.example.org")
+    flags = ["--tls-cert", str(mine.cert), "--tls-key", str(mine.key), "--tls-client-ca", str(authority.path)]
+    with Sidecar(flags=[*flags, "--tls-roles", str(roles)], wait=False) as sidecar:
+
+        def look(shown: Certificate | None) -> Diagnosis:
+            files = ["--tls-cert", str(shown.cert), "--tls-key", str(shown.key)] if shown else []
+            return doctor(sidecar.target, "--tls-ca", str(authority.path), *files)
+
+        assert look(None).problem == "protocol: it asks for a certificate of ours"
+        assert "does not take our certificate" in look(stranger).problem
+        assert "no name in our certificate has a role" in look(nobody).problem
+        assert look(caller).says("credentials") == "our certificate lets us in as observer"
+
+
+def test_a_sidecar_of_another_version() -> None:
+    """One that lacks something of the contract, or has more: a warning says what."""
+    with a_server([*another_version(lacks="ListRuns")]) as older, a_server([*another_version(has="Later")]) as newer:
+        old, new = doctor(older), doctor(newer)
+    assert (old.verdict("contract"), new.verdict("contract")) == ("warning", "warning")
+    assert "older, and lacks SessionNotes.ListRuns" in old.says("contract")
+    assert "newer, and has SessionNotes.Later too" in new.says("contract")
+
+
+def another_version(lacks: str = "", has: str = "") -> Iterator[grpc.GenericRpcHandler]:
+    """Just enough of a sidecar to be asked what it can do."""
+    files = {}
+    for module in _CONTRACT:
+        file = FileDescriptorProto()
+        module.DESCRIPTOR.CopyToProto(file)
+        for service in file.service:
+            kept = [method for method in service.method if method.name != lacks]
+            del service.method[:]
+            service.method.extend(kept)
+            if has and service.name == "SessionNotes":
+                service.method.add(name=has)
+        files[file.name] = file.SerializeToString()
+
+    def reflect(requests: Iterator[Any], _: Any) -> Iterator[Any]:
+        for request in requests:
+            found = reflection_pb2.FileDescriptorResponse(file_descriptor_proto=[files[request.file_by_filename]])
+            yield reflection_pb2.ServerReflectionResponse(file_descriptor_response=found)
+
+    def refuse(_: bytes, context: Any) -> bytes:
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no")
+        return b""
+
+    def check(_: Any, __: Any) -> Any:
+        return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+
+    for name in SERVICES:
+        methods = ("GetNotes", "BeginRun", "UpdateSession", "ListSessions")
+        handlers: Any = {method: grpc.unary_unary_rpc_method_handler(refuse) for method in methods}
+        yield grpc.method_handlers_generic_handler(name, handlers)
+    yield grpc.method_handlers_generic_handler(
+        "grpc.health.v1.Health",
+        {
+            "Check": grpc.unary_unary_rpc_method_handler(
+                check,
+                health_pb2.HealthCheckRequest.FromString,
+                health_pb2.HealthCheckResponse.SerializeToString,
+            )
+        },
+    )
+    yield grpc.method_handlers_generic_handler(
+        "grpc.reflection.v1alpha.ServerReflection",
+        {
+            "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(
+                reflect,
+                reflection_pb2.ServerReflectionRequest.FromString,
+                reflection_pb2.ServerReflectionResponse.SerializeToString,
+            )
+        },
+    )
+
+
+def test_a_store_that_is_down() -> None:
+    """The sidecar lives, and is not ready: a problem that is the store's, which is then looked at from here."""
+    url = f"redis://:canary@127.0.0.1:{free_port()}/0"
+    with Sidecar(url, wait=False) as sidecar:
+        ended = Cli(sidecar.target).here("doctor", "--json", "--redis-url", url)
+    found, store = Diagnosis(ended), Diagnosis(ended, "redis")
+    assert "not ready" in found.says("health")
+    assert "--redis-url" in found.advice("health")
+    assert found.verdict("reads") == "skipped"
+    assert "connection refused" in store.problem

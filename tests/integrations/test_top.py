@@ -1,0 +1,274 @@
+"""`session-notes top`, driven by hand in a real terminal, on a real sidecar."""
+
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.access.callers import token_files
+from tests.integrations.terminal import Terminal
+from tests.support import SessionCalls, Sidecar, free_port, new_channel, notes, program
+
+ENTER, ESC, DOWN, CTRL_C = "\r", "\x1b", "\x1b[B", "\x03"
+
+
+@pytest.fixture
+def own() -> Iterator[Sidecar]:
+    """A sidecar with nobody else's sessions."""
+    with Sidecar() as sidecar:
+        yield sidecar
+
+
+@pytest.fixture
+def calls(own: Sidecar) -> Iterator[Callable[[str], SessionCalls]]:
+    """Calls on sessions of it."""
+    with new_channel(own.target) as channel:
+        yield lambda session_id: SessionCalls(channel, session_id)
+
+
+@pytest.fixture
+def top(own: Sidecar) -> Iterator[Callable[..., Terminal]]:
+    """Starts the program on a terminal."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str, columns: int = 80, lines: int = 24, target: str = own.target) -> Terminal:
+            command = [*program(), "top", "--target", target, "--interval", "200ms", *arguments]
+            return stack.enter_context(Terminal(command, columns=columns, lines=lines))
+
+        yield start
+
+
+def a_refund(calls: Callable[[str], SessionCalls]) -> None:
+    """A session with notes two turns behind, one at work, one that failed, one that nobody observed."""
+    refund = calls("refund-1")
+    refund.append_turns(4)
+    refund.begin_run("r1", observer="coach", observed_turn=2)
+    refund.write_notes("r1", notes("Wants a refund.", coverage={"order number": 0.5}), observer="coach")
+    refund.begin_run("r2", observer="coach")
+    calls("visa-2").begin_run("r1")
+    trip = calls("trip-3")
+    trip.begin_run("r1")
+    trip.fail_run("r1", reason="the model did not answer")
+    calls("quiet-4").append_turns(1)
+
+
+def order(terminal: Terminal) -> list[str]:
+    """The sessions on the screen, from the top."""
+    return [found[0] for line in terminal.lines if (found := re.match(r"(refund-1|visa-2|trip-3|quiet-4)\b", line))]
+
+
+def test_rows(top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]) -> None:
+    """A row for each session and observer, the last changed first; what changes is seen without a key."""
+    a_refund(calls)
+    terminal = top()
+    terminal.see("4 sessions, 4 rows")
+    terminal.see(lambda: re.search(r"refund-1 +coach +ready +\d+s +2 1 busy +4 ", terminal.text))
+    assert re.search(r"visa-2 +default +running +- +- 1 busy +0 +- +23h", terminal.text)
+    assert re.search(r"trip-3 +default +failed +- +- failed +0 +- +23h", terminal.text)
+    assert re.search(r"quiet-4 +- +never run +- +- - +1 +- +23h", terminal.text)
+    assert order(terminal) == ["quiet-4", "trip-3", "visa-2", "refund-1"]
+    assert terminal.colour_of("failed") != terminal.colour_of("ready") != terminal.colour_of("running")
+
+    calls("visa-2").write_notes("r1")
+    terminal.see(lambda: re.search(r"visa-2 +default +ready +\d+s +- - ", terminal.text))
+    assert order(terminal)[0] == "visa-2"
+    calls("trip-3").delete()
+    calls("quiet-4").delete()
+    terminal.see("2 sessions, 2 rows")
+
+
+def test_sort_and_filter(top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]) -> None:
+    """A title's underlined letter sorts by it, once more the other way; / keeps the rows that have the words."""
+    a_refund(calls)
+    terminal = top()
+    terminal.see(lambda: len(order(terminal)) == 4)
+    terminal.type("S")
+    terminal.see(lambda: order(terminal) == ["quiet-4", "refund-1", "trip-3", "visa-2"])
+    assert re.search(r"^SESSION +▲OBSERVER", terminal.text, re.MULTILINE)
+    terminal.type("S")
+    terminal.see(lambda: order(terminal) == ["visa-2", "trip-3", "refund-1", "quiet-4"])
+    terminal.type("R")
+    terminal.see(lambda: order(terminal) == ["trip-3", "quiet-4", "visa-2", "refund-1"])
+    terminal.type("T")
+    terminal.see(lambda: order(terminal) == ["refund-1", "quiet-4", "trip-3", "visa-2"])
+    terminal.type("r")
+    terminal.see(lambda: order(terminal)[-1] == "refund-1")
+
+    terminal.type("/never")
+    terminal.see(lambda: order(terminal) == ["quiet-4"])
+    terminal.type(ESC)
+    terminal.see(lambda: len(order(terminal)) == 4)
+    terminal.type("/q/nobody")
+    terminal.see("no row matches")
+    assert "filter: q/nobody" in terminal.text
+    terminal.type(ESC)
+    terminal.see(lambda: len(order(terminal)) == 4)
+    terminal.type("/COACH" + ENTER)
+    terminal.see("1 of 4 rows")
+    terminal.see("filter: coach")
+
+
+def test_detail(top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]) -> None:
+    """Enter shows the chosen session's notes and runs, as they change; Esc leads back to the same row."""
+    a_refund(calls)
+    rich = notes(
+        "They left.\n\x1b[31mNot red.",
+        issues=[{"text": "no [b]date[/b]", "severity": "SEVERITY_WARNING", "turn": 3}],
+        follow_up_suggestions=["Ask for it."],
+    )
+    calls("trip-3").write_notes("r2", rich, observer="second")
+    terminal = top(lines=40)
+    terminal.see("5 rows")
+    terminal.type("S" + DOWN)
+    terminal.see(lambda: re.search(r"refund-1 +coach +ready", terminal.text))
+    terminal.type(ENTER)
+    terminal.see("Wants a refund.")
+    assert "order number  █████░░░░░  50%" in terminal.text
+    assert "written" in terminal.text
+    assert "2 turns behind" in terminal.text
+    terminal.see(lambda: re.search(r"2 +running +4 turns +\d+ s ago +\d+ s so far +- +r2", terminal.text))
+    assert re.search(r"1 +written +2 turns +\d+ s ago +\d+\.\d s +- +r1", terminal.text)
+    calls("refund-1").fail_run("r2", observer="coach", reason="too slow")
+    terminal.see(lambda: re.search(r"2 +failed +4 turns .* too slow +r2", terminal.text))
+
+    terminal.type(ESC)
+    terminal.see("5 rows")
+    terminal.type(DOWN + ENTER)
+    terminal.see("Not red.")
+    assert r"\x1b[31mNot red." in terminal.text
+    assert "warning  no [b]date[/b]  turn 3" in " ".join(terminal.text.split("\n")).replace("    ", "  ")
+    assert "1. Ask for it." in terminal.text
+    assert "observer default" in terminal.text
+    assert "the model did not answer" in terminal.text
+    calls("trip-3").delete()
+    terminal.see("the session is not there any more")
+
+
+def test_sizes(top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]) -> None:
+    """Whatever the size, rows are whole lines: ids lose their middle, then columns go, and the screen says which."""
+    calls("0123456789abcdef-the-middle-fedcba9876543210").write_notes(observer="an-observer-with-a-long-name")
+    terminal = top(columns=120)
+    terminal.see("0123456789abcdef-the-middle-fedcba9876543210 an-obs")
+    for width in (80, 50, 30):
+        terminal.resize(width, 12)
+        terminal.see(lambda: re.search(r"^012345.*…\w+3210 .*\bready\b", terminal.text, re.MULTILINE))
+        terminal.see("EXPIRES IDLE" if width == 80 else "no room for")
+    terminal.resize(120, 24)
+    terminal.see("0123456789abcdef-the-middle-fedcba9876543210 an-obs")
+    terminal.see(lambda: "no room for" not in terminal.text)
+
+
+def test_an_outage(own: Sidecar, top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]) -> None:
+    """While the sidecar is away the last table stays, and a banner says since when; then all goes on by itself."""
+    a_refund(calls)
+    terminal = top()
+    terminal.see(lambda: re.search(r"refund-1 +coach +ready", terminal.text))
+    colour = terminal.colour_of("ready")
+    own.kill()
+    terminal.see(lambda: re.search(r"OUTAGE since \d\d:\d\d:\d\d \(\d+ s\): no sidecar answers at", terminal.text))
+    terminal.see(lambda: re.search(r"Shown as it was [1-9]\d* s ago", " ".join(terminal.lines)))
+    terminal.see(lambda: len(order(terminal)) == 4 and terminal.colour_of("ready") != colour)
+    terminal.type(ENTER)
+    terminal.see("reading …")
+    assert "OUTAGE" in terminal.text
+    terminal.type(ESC)
+    own.start()
+    terminal.see(lambda: "OUTAGE" not in terminal.text)
+    calls("later-5").append_turns(1)
+    terminal.see("later-5")
+
+
+def test_silence(own: Sidecar, top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]) -> None:
+    """A sidecar that says nothing is waited for, which is told, and then it is an outage like any other."""
+    a_refund(calls)
+    terminal = top("--timeout", "3s")
+    terminal.see("4 rows")
+    assert own.process is not None
+    own.process.send_signal(signal.SIGSTOP)
+    try:
+        terminal.see(lambda: re.search(r"waiting for an answer, [12] s", terminal.text))
+        terminal.see("OUTAGE since")
+        terminal.see(lambda: len(order(terminal)) == 4)
+    finally:
+        own.process.send_signal(signal.SIGCONT)
+    terminal.see(lambda: "OUTAGE" not in terminal.text)
+
+
+def test_no_sidecar_is_not_an_empty_one(top: Callable[..., Terminal]) -> None:
+    """Nothing read yet is not the same as no sessions."""
+    terminal = top(target=f"127.0.0.1:{free_port()}")
+    terminal.see("Nothing has been read yet")
+    assert "no sessions" not in terminal.text
+    other = top()
+    other.see("no sessions")
+    assert "OUTAGE" not in other.text
+
+
+def test_pause_and_help(top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]) -> None:
+    """p holds the table still and says so; ? tells the keys and columns."""
+    a_refund(calls)
+    terminal = top()
+    terminal.see("4 rows")
+    terminal.type("p")
+    terminal.see("PAUSED")
+    line = terminal.line_of("refund-1")
+    calls("later-5").append_turns(1)
+    terminal.see(lambda: re.search(r"PAUSED, as it was [3-9] s ago", terminal.text))
+    assert terminal.line_of("refund-1") == line
+    assert "later-5" not in terminal.text
+    terminal.type("p")
+    terminal.see("later-5")
+    terminal.type("?")
+    terminal.see("turns since those that the notes' run had seen")
+    terminal.type(ESC)
+    terminal.see("5 rows")
+
+
+@pytest.mark.parametrize("way", ["q", CTRL_C, ENTER + "q", "/" + CTRL_C, signal.SIGTERM])
+def test_the_terminal_is_given_back(
+    top: Callable[..., Terminal], calls: Callable[[str], SessionCalls], way: str | signal.Signals
+) -> None:
+    """However it ends: main screen, cursor, no mouse, echo and all settings as before, exit code 0."""
+    a_refund(calls)
+    terminal = top()
+    terminal.see("4 rows")
+    assert not terminal.is_given_back()
+    if isinstance(way, str):
+        terminal.type(way)
+    else:
+        terminal.process.send_signal(way)
+    assert terminal.ended() == 0
+    assert terminal.is_given_back()
+
+
+def test_closing_the_window_ends_it(top: Callable[..., Terminal]) -> None:
+    """It does not stay behind without a terminal."""
+    terminal = top()
+    terminal.see("no sessions")
+    terminal.close()
+    assert terminal.process.wait(20) == -signal.SIGHUP
+
+
+def test_for_an_admin(tmp_path: Path) -> None:
+    """Where callers need a token, one that may not list sessions is told so, on a terminal given back."""
+    directory = token_files(tmp_path / "tokens")
+    with Sidecar(flags=["--tokens-dir", str(directory)]) as sidecar:
+        command = [*program(), "top", "--target", sidecar.target, "--token-file"]
+        with Terminal([*command, str(directory / "observer")]) as terminal:
+            assert terminal.ended() == 7
+            assert terminal.is_given_back()
+            assert "listing all sessions takes an admin's" in "".join(terminal.lines)
+        with Terminal([*command, str(directory / "admin")]) as terminal:
+            terminal.see("no sessions")
+
+
+def test_without_textual() -> None:
+    """Where the extra is missing, it says how to get it."""
+    without = "import sys; sys.modules['textual'] = None; from session_notes_server.__main__ import main; main()"
+    with Terminal([sys.executable, "-c", without, "top"]) as terminal:
+        assert terminal.ended() == 1
+        assert "pip install 'session-notes[top]'" in terminal.text
