@@ -17,6 +17,7 @@ from pipecat.frames.frames import (
     LLMFullResponseEndFrame,
     LLMFullResponseStartFrame,
     LLMTextFrame,
+    StartFrame,
     TranscriptionFrame,
     UserStartedSpeakingFrame,
     UserStoppedSpeakingFrame,
@@ -24,8 +25,10 @@ from pipecat.frames.frames import (
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineWorker
 from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair, LLMUserAggregatorParams
-from pipecat.processors.frame_processor import FrameDirection
+from pipecat.processors.filters.identity_filter import IdentityFilter
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.services.llm_service import LLMService
+from pipecat.transports.base_transport import BaseTransport
 from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
 from session_notes import Notes, ObserverClient, PrimaryClient, Turn
@@ -137,6 +140,39 @@ async def pipecat_call(notes: AsyncNotesTool, recorder: TurnRecorder, session_id
     await runner.add_workers(worker)
     await asyncio.gather(runner.run(), speak())
     return model.told
+
+
+class Line(BaseTransport):
+    """A telephone line on which nobody says a word, and the caller hangs up as soon as it stands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._register_event_handler("on_client_disconnected")
+
+    def input(self) -> FrameProcessor:
+        """The caller's side."""
+        return IdentityFilter()  # type: ignore[no-untyped-call]
+
+    def output(self) -> FrameProcessor:
+        """The agent's side, which a call reaches when all before it has started."""
+        line = self
+
+        class HangsUp(IdentityFilter):
+            async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+                await super().process_frame(frame, direction)
+                if isinstance(frame, StartFrame):
+                    await line._call_event_handler("on_client_disconnected", None)
+
+        return HangsUp()  # type: ignore[no-untyped-call]
+
+
+async def test_pipecats_pipeline_starts_and_ends(
+    sidecar: Sidecar, session_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example as it stands, speech services included, from the first frame to the end of the call."""
+    monkeypatch.setenv("SESSION_NOTES_TARGET", sidecar.target)
+    monkeypatch.setenv("OPENAI_API_KEY", "none: nothing is said")
+    await asyncio.wait_for(pipecat_agent.talk(Line(), session_id), 30)
 
 
 CALLS = pytest.mark.parametrize("call", [livekit_call, pipecat_call])
