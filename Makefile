@@ -9,7 +9,7 @@ PROTOS := $(shell find protos -name '*.proto' | sort)
 GENERATED := v1 status
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test test-integrations faults soak guards oldest bench check format protos clean
+.PHONY: help install run demo test test-integrations test-typescript faults soak guards oldest bench check format protos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,6 +93,23 @@ TYPED_HERE = find clients/python/session_notes/integrations tests/integrations e
 test-integrations: .venv-integrations/ready ## run the tests of the integrations, with the real packages (ARGS="-k name" for some)
 	.venv-integrations/bin/mypy $$($(TYPED_HERE))
 	@.venv-integrations/bin/python -m pytest -n 2 tests/integrations $(ARGS)
+	@if $(NODE); then $(MAKE) --no-print-directory test-typescript; fi
+
+# Whether the TypeScript client can be built here; says so where not.
+NODE = { npm --version && node -e 'process.exit(process.versions.node.split(".")[0] >= 20 ? 0 : 1)'; } >/dev/null 2>&1 \
+	|| { echo "skipped: the TypeScript client needs Node.js 20 or newer, and npm"; false; }
+NPM := cd clients/typescript && npm --silent
+BUF_TYPESCRIPT = cd clients/typescript && ../../$(BIN)/buf generate
+
+clients/typescript/node_modules/.package-lock.json: clients/typescript/package.json clients/typescript/package-lock.json
+	@echo "installing what the TypeScript client needs into clients/typescript/node_modules"
+	@$(NPM) ci --no-audit --no-fund --ignore-scripts
+	@touch $@
+
+# The tests import what was built, as users do, so both of these build first.
+test-typescript: .venv/dev clients/typescript/node_modules/.package-lock.json ## lint, build and test the TypeScript client (Node.js 20 or newer)
+	@$(NPM) run lint
+	@export SIDECAR_PYTHON="$(CURDIR)/.venv/bin/python"; $(NPM) test
 
 # Three runs, since what holds in one may be the machine's mood.
 bench: .venv/dev ## measure what a call costs, here and elsewhere, three times (a quarter of an hour; RUNS=1 for less)
@@ -109,14 +126,22 @@ check: .venv/dev .venv-protos/ready ## lint, types, contract, and generated code
 	@rm -rf .venv-protos/fresh && $(MAKE) --no-print-directory generate INTO=.venv-protos/fresh
 	@for d in $(GENERATED); do diff -r -x __pycache__ -x __init__.py .venv-protos/fresh/session_notes/$$d clients/python/session_notes/$$d \
 		|| { echo "generated code differs from protos/: run make protos" >&2; exit 1; }; done
+	@if $(NODE); then $(MAKE) --no-print-directory check-typescript; fi
 	@echo "all checks passed"
+
+.PHONY: check-typescript
+check-typescript: .venv/dev clients/typescript/node_modules/.package-lock.json
+	@rm -rf .venv-protos/typescript && $(BUF_TYPESCRIPT) --output ../../.venv-protos/typescript
+	@diff -r .venv-protos/typescript/src/gen clients/typescript/src/gen \
+		|| { echo "generated code differs from protos/: run make protos" >&2; exit 1; }
 
 format: .venv/dev ## format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-protos: .venv-protos/ready ## generate the Python code of the contract
+protos: .venv-protos/ready ## generate the code of the contract, for Python and, with Node.js, for TypeScript
 	@$(MAKE) --no-print-directory generate INTO=clients/python
+	@if $(NODE); then $(MAKE) --no-print-directory generate-typescript; fi
 
 .PHONY: generate
 generate:
@@ -126,6 +151,11 @@ generate:
 		--python_out=$(INTO) --mypy_out=quiet:$(INTO) --grpc_python_out=$(INTO) --mypy_grpc_out=quiet:$(INTO) $(PROTOS)
 	@for p in $$(grep -L '^service' $(PROTOS)); do f=$${p#protos/}; rm -f $(INTO)/$${f%.proto}_pb2_grpc.py*; done
 
+.PHONY: generate-typescript
+generate-typescript: .venv/dev clients/typescript/node_modules/.package-lock.json
+	@$(BUF_TYPESCRIPT)
+
 clean: ## remove environments, caches and builds
 	rm -rf .venv .venv-protos .venv-oldest .venv-integrations build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf clients/typescript/node_modules clients/typescript/build clients/typescript/dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -122,7 +122,8 @@ class Sidecar:
         self._log_before = 0
         self._embedded = redis_url is None
         self._wait = wait
-        inherited = {name: text for name, text in os.environ.items() if not name.startswith("SESSION_NOTES_")}
+        others = ("SESSION_NOTES_", "OTEL_")
+        inherited = {name: text for name, text in os.environ.items() if not name.startswith(others)}
         self._env = inherited | dict(env or {})
         self._command = [*program(), "serve", "--listen", self.target]
         self._command += ["--redis-url", redis_url] if redis_url else ["--data-dir", str(self.data_dir)]

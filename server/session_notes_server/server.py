@@ -29,6 +29,7 @@ from session_notes_server.servicers.notes import NotesServicer
 from session_notes_server.servicers.state import StateServicer
 from session_notes_server.settings import InvalidSetting, Settings
 from session_notes_server.store import RedisSecrets, RedisTarget, Runner, Store
+from session_notes_server.tracing import start_traces
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ SERVICES = tuple(
 
 
 STREAMS_GRACE_SECONDS = 0.25
+# What there is for them where calls have taken the whole grace.
+LAST_SPANS_SECONDS = 0.25
 
 
 def log_addresses(addresses: Sequence[str]) -> None:
@@ -146,9 +149,11 @@ async def answering(settings: Settings, parts: Parts, on_deletion: Callable[[], 
         parts: What they name, its store running.
         on_deletion: Told of every deletion.
     """
-    async with _store(settings, parts.redis, on_deletion) as (store, runners), _following(*runners) as health:
+    traces, loop = start_traces(), asyncio.get_running_loop()
+    runner = Runner if traces is None else traces.runner
+    async with _store(settings, parts.redis, on_deletion, runner) as (store, runners), _following(*runners) as health:
         gates = Gates.of(settings.limits)
-        boundary = Boundary(parts.access, gates.calls)
+        boundary = Boundary(parts.access, gates.calls, traces)
         server = grpc.aio.server(options=options(settings))
         servicers = NotesServicer(store, settings.limits), StateServicer(store, settings.limits)
         server.add_generic_rpc_handlers(
@@ -168,11 +173,14 @@ async def answering(settings: Settings, parts: Parts, on_deletion: Callable[[], 
             ]
             await server.start()
             yield addresses
+            give_up = loop.time() + settings.grace.total_seconds()
             await health.servicer.enter_graceful_shutdown()
             await boundary.drain(settings.grace.total_seconds())
             # What is left are streams, of health and reflection, that would never end by themselves, and last answers
             # on their way out.
             await server.stop(STREAMS_GRACE_SECONDS)
+    if traces is not None:
+        await traces.flush(max(give_up - loop.time(), LAST_SPANS_SECONDS))
 
 
 def _access(settings: Settings) -> Access:
@@ -237,11 +245,11 @@ def _leave_files_alone() -> None:
 
 @contextlib.asynccontextmanager
 async def _store(
-    settings: Settings, target: RedisTarget, on_deletion: Callable[[], None]
+    settings: Settings, target: RedisTarget, on_deletion: Callable[[], None], make: Callable[..., Runner]
 ) -> AsyncIterator[tuple[Store, Sequence[Runner]]]:
-    """The store as calls see it, and all it runs on."""
+    """The store as calls see it, and all it runs on: runners, and what makes them."""
     async with contextlib.AsyncExitStack() as stack:
-        runner = partial(Runner, target, prefix=settings.prefix, timeout=settings.store_timeout)
+        runner = partial(make, target, prefix=settings.prefix, timeout=settings.store_timeout)
         notes = runner(silence=settings.notes_timeout)
         reads = runner()
         writes = runner(min_replicas=settings.min_replicas_acked)

@@ -44,8 +44,8 @@ async def throwaway_sidecar(*flags: str) -> AsyncIterator[Throwaway]:
     Raises:
         ProgramError: It does not start.
     """
-    # Whatever the environment says of another sidecar, this one is to touch nobody's store.
-    env = {name: value for name, value in os.environ.items() if not name.startswith("SESSION_NOTES_")}
+    # Whatever the environment says of another sidecar, this one is to touch nobody's store, and nobody's traces.
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("SESSION_NOTES_", "OTEL_"))}
     with tempfile.TemporaryDirectory(prefix="session-notes-throwaway-", ignore_cleanup_errors=True) as folder:
         unix = f"unix:{folder}/sidecar.sock"
         arguments = ("-m", "session_notes_server", "serve", "--listen", "127.0.0.1:0", "--listen", unix)

@@ -3,19 +3,25 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from enum import Enum, auto
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+from session_notes import _spans
 from session_notes._credentials import TLS, Token
 from session_notes._errors import InvalidArgument, SessionDeleted, SessionNotesError, Unavailable, UsageError
 from session_notes._observer import DEFAULT_RUN_TIMEOUT, ObserverClient
 from session_notes._runs import ENDED_WITHOUT_NOTES, FAIL_TIMEOUT, LOGGER, ActiveRun, log_name
 from session_notes._types import BeginResult, Notes
 
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
+
 _CLOSED = "observer closed"
+_MOST_LINKS = 16
+"""Of a run that was submitted more often, the last submits count."""
 
 
 class _Stage(Enum):
@@ -94,6 +100,8 @@ class BackgroundObserver:
         self._all_done = threading.Condition(lock)
         self._stages: dict[str, _Stage] = {}
         self._queue: deque[str] = deque()
+        # Where they were submitted, for those who trace.
+        self._submitters: dict[str, deque[SpanContext]] = {}
         # In the order they began. All have the same limit, so the first is the next to overrun.
         self._running: dict[ActiveRun, float] = {}
         self._workers = 0
@@ -115,9 +123,12 @@ class BackgroundObserver:
         Raises:
             UsageError: This observer is closed.
         """
+        submitter = _spans.here()
         with self._work_came:
             if self._closing:
                 raise UsageError("this observer is closed")
+            if submitter is not None:
+                self._submitters.setdefault(session_id, deque(maxlen=_MOST_LINKS)).append(submitter)
             stage = self._stages.get(session_id)
             if stage is _Stage.RUNNING:
                 self._stages[session_id] = _Stage.AGAIN
@@ -144,7 +155,7 @@ class BackgroundObserver:
             self._run_began.notify_all()
         give_up = time.monotonic() + FAIL_TIMEOUT.total_seconds()
         for run in late:
-            run._fail_quietly(_CLOSED, timedelta(seconds=max(0.0, give_up - time.monotonic())))
+            run._context.run(run._fail_quietly, _CLOSED, timedelta(seconds=max(0.0, give_up - time.monotonic())))
         if self._own_client:
             self._client.close()
         return finished
@@ -164,16 +175,18 @@ class BackgroundObserver:
         self._workers += 1
 
     def _work(self) -> None:
-        while (session_id := self._take()) is not None:
+        while (taken := self._take()) is not None:
+            session_id, submitters = taken
             try:
-                self._observe(session_id)
+                with _spans.of_run(submitters):
+                    self._observe(session_id)
             except Exception as error:
                 # A bug of ours must not cost a worker, and with it one analysis at a time for good.
                 LOGGER.error("session %s: %s in the background observer", log_name(session_id), type(error).__name__)
             finally:
                 self._done(session_id)
 
-    def _take(self) -> str | None:
+    def _take(self) -> "tuple[str, Iterable[SpanContext]] | None":
         with self._work_came:
             while not self._queue:
                 if self._closing:
@@ -183,7 +196,7 @@ class BackgroundObserver:
                 self._idle -= 1
             session_id = self._queue.popleft()
             self._stages[session_id] = _Stage.RUNNING
-            return session_id
+            return session_id, self._submitters.pop(session_id, ())
 
     def _done(self, session_id: str) -> None:
         with self._all_done:
@@ -198,6 +211,7 @@ class BackgroundObserver:
             begun = self._client.begin_run(session_id, lease=self._lease)
         except SessionNotesError as error:
             LOGGER.warning("session %s: no run could begin: %s", log_name(session_id), type(error).__name__)
+            _spans.fail()
             return
         run = self._began(session_id, begun)
         try:
@@ -245,8 +259,7 @@ class BackgroundObserver:
 
     def _watch(self) -> None:
         while (run := self._next_overrun()) is not None:
-            if run._fail_quietly(self._overrun):
-                self._log(run, self._overrun)
+            run._context.run(self._give_up, run)
 
     def _next_overrun(self) -> ActiveRun | None:
         with self._run_began:
@@ -259,8 +272,13 @@ class BackgroundObserver:
                 self._run_began.wait(left)
             return None
 
+    def _give_up(self, run: ActiveRun) -> None:
+        if run._fail_quietly(self._overrun):
+            self._log(run, self._overrun)
+
     def _log(self, run: ActiveRun, what: str) -> None:
         LOGGER.warning("session %s, run %d: %s", log_name(run.session_id), run.number, what)
+        _spans.fail()
 
 
 def _place_of(error: BaseException) -> str:

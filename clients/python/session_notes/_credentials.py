@@ -105,10 +105,10 @@ class Credentials:
         if self._token is not None and self.tls is None and not unix and not _is_loopback(target):
             raise InvalidArgument("a token goes to another machine with TLS alone: give tls, or SESSION_NOTES_TLS_CA")
 
-    def metadata(self) -> Sequence[tuple[str, str]] | None:
+    def metadata(self) -> Sequence[tuple[str, str]]:
         """What goes with a call."""
         if self._token is None:
-            return None
+            return ()
         token = self._token if isinstance(self._token, str) else _checked(self._token())
         return (("authorization", f"Bearer {token}"),)
 

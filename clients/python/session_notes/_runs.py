@@ -4,6 +4,7 @@ import hashlib
 import logging
 import threading
 import time
+from contextvars import copy_context
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
@@ -53,6 +54,8 @@ class RunAtWork:
         self.begin_time: datetime | None = run.begin_time
         self.transcript: tuple[Turn, ...] = begun.transcript
         self._deadline = deadline
+        # Whoever ends it from another thread does so as if from here: see `_spans`.
+        self._context = copy_context()
         # An analysis and its watchdog may both want to end the run: the first one does.
         self._lock = threading.Lock()
         self._state: Literal["open", "writing", "written", "failed"] = "open"

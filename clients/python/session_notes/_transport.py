@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
+from session_notes import _spans
 from session_notes._calls import Call
 from session_notes._channel import open_async_channel, open_channel, target_or_default
 from session_notes._credentials import TLS, Credentials, Token
@@ -75,18 +76,23 @@ class Transport:
     def send(self, call: Call[T], timeout: timedelta | None, default: timedelta) -> T:
         """Sends a call and reads its answer, within `timeout` or the default."""
         tries = _Tries(call, default if timeout is None else timeout)
-        while True:
-            metadata = self._credentials.metadata()
-            try:
-                answer = self._method(call)(call.request, timeout=tries.remaining(), metadata=metadata)
-            except grpc.RpcError as error:
-                code, ours = error.code(), translate(error)
-            except ValueError as error:
-                # All that gRPC says where another thread closes the channel just now.
-                raise UsageError(_CLOSED) from error
-            else:
-                return call.read(answer)
-            time.sleep(tries.pause_after(code, ours))
+        with _spans.of_call(call.method, self.target) as span:
+            while True:
+                metadata = (*self._credentials.metadata(), *span.metadata)
+                try:
+                    answer = self._method(call)(call.request, timeout=tries.remaining(), metadata=metadata)
+                except grpc.RpcError as error:
+                    code, ours = error.code(), translate(error)
+                except ValueError as error:
+                    # All that gRPC says where another thread closes the channel just now.
+                    raise UsageError(_CLOSED) from error
+                else:
+                    span.answered(grpc.StatusCode.OK)
+                    return call.read(answer)
+                span.answered(code)
+                pause = tries.pause_after(code, ours)
+                span.retried()
+                time.sleep(pause)
 
     def _method(self, call: Call[Any]) -> Callable[..., Any]:
         channel = self._channel
@@ -125,23 +131,29 @@ class AsyncTransport:
     async def send(self, call: Call[T], timeout: timedelta | None, default: timedelta) -> T:
         """Sends a call and reads its answer, within `timeout` or the default."""
         tries = _Tries(call, default if timeout is None else timeout)
-        while True:
-            metadata = self._credentials.metadata()
-            try:
-                answer = await self._method(call)(call.request, timeout=tries.remaining(), metadata=metadata)
-            except grpc.RpcError as error:
-                code, ours = error.code(), translate(error)
-            except grpc.aio.UsageError as error:
-                raise UsageError(_CLOSED) from error
-            except asyncio.CancelledError:
-                # gRPC ends calls of a closed channel like this, which would pass for a cancellation of the task.
-                task = asyncio.current_task()
-                if self._channel is not None or (task is not None and task.cancelling()):
-                    raise
-                raise Unavailable("the client was closed during the call") from None
-            else:
-                return call.read(answer)
-            await asyncio.sleep(tries.pause_after(code, ours))
+        with _spans.of_call(call.method, self.target) as span:
+            while True:
+                metadata = (*self._credentials.metadata(), *span.metadata)
+                try:
+                    answer = await self._method(call)(call.request, timeout=tries.remaining(), metadata=metadata)
+                except grpc.RpcError as error:
+                    code, ours = error.code(), translate(error)
+                except grpc.aio.UsageError as error:
+                    raise UsageError(_CLOSED) from error
+                except asyncio.CancelledError:
+                    # gRPC ends calls of a closed channel like this, which would pass for a cancellation of the task.
+                    task = asyncio.current_task()
+                    if self._channel is not None or (task is not None and task.cancelling()):
+                        span.answered(grpc.StatusCode.CANCELLED)
+                        raise
+                    raise Unavailable("the client was closed during the call") from None
+                else:
+                    span.answered(grpc.StatusCode.OK)
+                    return call.read(answer)
+                span.answered(code)
+                pause = tries.pause_after(code, ours)
+                span.retried()
+                await asyncio.sleep(pause)
 
     def _method(self, call: Call[Any]) -> Callable[..., Any]:
         channel = self._channel

@@ -217,6 +217,8 @@ def serve(
 
     With no options at all: on 127.0.0.1:50051, with an embedded Valkey whose data is still there after a restart.
     Stops on SIGTERM and Ctrl-C, after the calls in flight.
+
+    Traces go to the OpenTelemetry collector that OTEL_EXPORTER_OTLP_ENDPOINT names.
     """
     # Before gRPC is imported.
     choose_poller()

@@ -7,7 +7,7 @@ import logging
 import secrets
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -19,6 +19,9 @@ from session_notes_server.servicers.access import Access
 from session_notes_server.servicers.errors import StatusError
 from session_notes_server.servicers.gate import Gate
 from session_notes_server.store import Refusals, StoreUnavailable
+
+if TYPE_CHECKING:
+    from session_notes_server.tracing.traces import Traces
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +40,12 @@ class Boundary:
     Args:
         access: Who may call what; asked before a request is even taken off the wire.
         gate: How many calls there may be at once.
+        traces: What makes a span of each call; None: nobody wants any.
     """
 
-    def __init__(self, access: Access, gate: Gate) -> None:
+    def __init__(self, access: Access, gate: Gate, traces: Traces | None = None) -> None:
         self._access = access
+        self._traces = traces
         self._refusals = Refusals()
         self._gate = gate
         self._stopping = False
@@ -51,7 +56,7 @@ class Boundary:
             service.full_name,
             {
                 # The same on the wire as a unary request, but for the handler to say when its message is taken.
-                method.name: grpc.stream_unary_rpc_method_handler(self._handler(method, getattr(servicer, method.name)))
+                method.name: grpc.stream_unary_rpc_method_handler(self._traced(method, getattr(servicer, method.name)))
                 for method in service.methods
             },
         )
@@ -72,6 +77,10 @@ class Boundary:
                 task.cancel()
             if late:
                 await asyncio.wait(late, timeout=1.0)
+
+    def _traced(self, method: MethodDescriptor, behaviour: Callable[[Any, Any], Awaitable[Message]]) -> Any:
+        handle = self._handler(method, behaviour)
+        return handle if self._traces is None else self._traces.of_calls(method, handle)
 
     def _handler(self, method: MethodDescriptor, behaviour: Callable[[Any, Any], Awaitable[Message]]) -> Any:
         # Looked up once: a descriptor makes its name anew each time.

@@ -13,8 +13,9 @@ from session_notes_server.store.link import packed
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script's text, and the digest EVALSHA knows it by."""
+    """A script's name and text, and the digest EVALSHA knows it by."""
 
+    name: str
     text: str
     sha: str
 
@@ -31,7 +32,7 @@ class Script:
         """Read `lua/<name>.lua`, with what all scripts share before it."""
         folder = files(__package__) / "lua"
         text = "\n".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("common", name))
-        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+        return cls(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 GET_NOTES = Script.load("get_notes")

@@ -1,0 +1,102 @@
+/** The two kinds of readings, and what a model gets to see of them. */
+
+import type { Notes, NotReadyReading, ReadyReading, Run, ToolResult } from "./types.js";
+
+type Data<Reading> = Omit<Reading, "asToolResult">;
+
+/** A reading with notes. */
+export class Ready implements ReadyReading {
+  declare readonly sessionId: string;
+  declare readonly observer: string;
+  declare readonly ready: true;
+  declare readonly readiness: "ready";
+  declare readonly notes: Notes;
+  declare readonly ageMs: number;
+  declare readonly snapshotAgeMs: number | undefined;
+  declare readonly writeTime: Date;
+  declare readonly observedTurn: number | undefined;
+  declare readonly turnsBehind: number | undefined;
+  declare readonly fresh: boolean;
+  declare readonly run: Run;
+  declare readonly latestRun: Run | undefined;
+  declare readonly expiresInMs: number;
+
+  constructor(data: Data<ReadyReading>) {
+    Object.assign(this, data);
+  }
+
+  asToolResult(): ToolResult {
+    // Of a newer run only its state: what it left as its failure is for people, and a model might read it out to the user.
+    const newer = this.latestRun && this.latestRun.number > this.run.number ? this.latestRun.state : undefined;
+    return {
+      ready: true,
+      age_seconds: seconds(this.ageMs),
+      ...(this.snapshotAgeMs !== undefined && { snapshot_age_seconds: seconds(this.snapshotAgeMs) }),
+      ...(this.turnsBehind !== undefined && { turns_behind: this.turnsBehind }),
+      fresh: this.fresh,
+      ...(newer !== undefined && { newer_run: newer }),
+      notes: notesForTool(this.notes),
+    };
+  }
+}
+
+/** A reading without notes. */
+export class NotReady implements NotReadyReading {
+  declare readonly sessionId: string;
+  declare readonly observer: string;
+  declare readonly ready: false;
+  declare readonly readiness: NotReadyReading["readiness"];
+  declare readonly fresh: false;
+  declare readonly notes: undefined;
+  declare readonly latestRun: Run | undefined;
+  declare readonly unavailableReason: string;
+
+  constructor(data: Data<NotReadyReading>) {
+    Object.assign(this, data);
+  }
+
+  asToolResult(): ToolResult {
+    return { ready: false, reason: this.readiness };
+  }
+}
+
+/** The reading a caller gets where nobody answered and it chose not to hear of it as an error. */
+export function unavailableReading(sessionId: string, observer: string, reason: string): NotReadyReading {
+  return new NotReady({
+    sessionId,
+    observer,
+    ready: false,
+    readiness: "unavailable",
+    fresh: false,
+    notes: undefined,
+    latestRun: undefined,
+    unavailableReason: reason,
+  });
+}
+
+function notesForTool(notes: Notes): Extract<ToolResult, { ready: true }>["notes"] {
+  return {
+    ...(Object.keys(notes.coverage).length > 0 && { coverage: notes.coverage }),
+    ...(notes.issues.length > 0 && {
+      issues: notes.issues.map(({ text, severity, turn }) => ({
+        text,
+        ...(severity !== undefined && { severity }),
+        ...(turn !== undefined && { turn }),
+      })),
+    }),
+    ...(notes.followUpSuggestions.length > 0 && { follow_up_suggestions: notes.followUpSuggestions }),
+    ...(notes.summary !== "" && { summary: notes.summary }),
+    ...(Object.keys(notes.extra).length > 0 && { extra: notes.extra }),
+  };
+}
+
+/** Seconds to three places, rounded as Python's `round` does: from halfway between two, to the even one. */
+function seconds(ms: number): number {
+  const exact = Math.round(ms * 1000) / 1e6;
+  // A double lies exactly halfway between two thousandths where it is an odd number of sixteenths, and nowhere else.
+  if ((exact * 16) % 2 !== 1) {
+    return Number(exact.toFixed(3));
+  }
+  const below = Math.floor(exact * 1000);
+  return (below % 2 === 0 ? below : below + 1) / 1000;
+}

@@ -1,0 +1,107 @@
+/** Turns gRPC's errors into ours. */
+
+import { status as Code, type ServiceError } from "@grpc/grpc-js";
+import { fromBinary, type DescMessage, type MessageShape } from "@bufbuild/protobuf";
+import type { Any } from "@bufbuild/protobuf/wkt";
+
+import {
+  Conflict,
+  DeadlineExceeded,
+  type ErrorDetails,
+  InvalidArgument,
+  Overloaded,
+  PermissionDenied,
+  RunAlreadyFailed,
+  RunAlreadyWritten,
+  RunNotFound,
+  ServerError,
+  SessionDeleted,
+  SessionNotesError,
+  TooLarge,
+  TurnCountMismatch,
+  Unauthenticated,
+  Unavailable,
+  VersionMismatch,
+} from "./errors.js";
+import {
+  BadRequestSchema,
+  ErrorInfoSchema,
+  RetryInfoSchema,
+  StatusSchema,
+} from "./gen/session_notes/status/v1/status_pb.js";
+import { milliseconds } from "./wire.js";
+
+type Kind = new (message: string, details: ErrorDetails) => SessionNotesError;
+
+const BY_REASON = new Map<string, Kind>([
+  ["TOO_LARGE", TooLarge],
+  ["OVERLOADED", Overloaded],
+  ["RUN_ALREADY_WRITTEN", RunAlreadyWritten],
+  ["RUN_ALREADY_FAILED", RunAlreadyFailed],
+  ["RUN_NOT_FOUND", RunNotFound],
+  ["SESSION_DELETED", SessionDeleted],
+  ["VERSION_MISMATCH", VersionMismatch],
+  ["TURN_COUNT_MISMATCH", TurnCountMismatch],
+]);
+
+// For a reason this client is too old to know, and for what comes from gRPC itself.
+const BY_CODE = new Map<Code, Kind>([
+  [Code.INVALID_ARGUMENT, InvalidArgument],
+  [Code.RESOURCE_EXHAUSTED, TooLarge],
+  [Code.UNAVAILABLE, Unavailable],
+  [Code.DEADLINE_EXCEEDED, DeadlineExceeded],
+  // Somebody on the way gave the call up; the caller's own signal never comes here.
+  [Code.CANCELLED, Unavailable],
+  [Code.UNAUTHENTICATED, Unauthenticated],
+  [Code.PERMISSION_DENIED, PermissionDenied],
+  [Code.ABORTED, Conflict],
+]);
+
+/** The error of ours that says what gRPC's says. */
+export function translate(error: Pick<ServiceError, "code" | "details" | "metadata">): SessionNotesError {
+  const details = detailsOf(error);
+  const info = find(details, ErrorInfoSchema);
+  const retryDelay = find(details, RetryInfoSchema)?.retryDelay;
+  const known: ErrorDetails = {
+    reason: info?.reason ?? "",
+    metadata: { ...info?.metadata },
+    retryAfterMs: retryDelay && milliseconds(retryDelay),
+  };
+  const kind = BY_REASON.get(known.reason ?? "") ?? BY_CODE.get(error.code) ?? ServerError;
+  const code = Code[error.code];
+  const message = error.details || code;
+  if (kind === InvalidArgument) {
+    const violations = find(details, BadRequestSchema)?.fieldViolations ?? [];
+    return new InvalidArgument(
+      message,
+      known,
+      violations.map(({ field, description }) => ({ field, description })),
+    );
+  }
+  return new kind(kind === ServerError ? `${code}: ${message}` : message, known);
+}
+
+function detailsOf(error: Pick<ServiceError, "metadata">): readonly Any[] {
+  const [content] = error.metadata.get("grpc-status-details-bin");
+  if (!Buffer.isBuffer(content)) {
+    return [];
+  }
+  try {
+    return fromBinary(StatusSchema, content).details;
+  } catch {
+    return [];
+  }
+}
+
+function find<Schema extends DescMessage>(details: readonly Any[], schema: Schema): MessageShape<Schema> | undefined {
+  // Not anyUnpack, which compares full names: ours differ from the originals on purpose, see status.proto.
+  const found = details.find((detail) => detail.typeUrl.endsWith(`/google.rpc.${schema.name}`));
+  if (found === undefined) {
+    return undefined;
+  }
+  try {
+    return fromBinary(schema, found.value);
+  } catch {
+    return undefined;
+  }
+}

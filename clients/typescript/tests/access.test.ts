@@ -1,0 +1,228 @@
+/** The clients say who they are, over TLS where asked to, and never where others can hear. */
+
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { chmodSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, suite, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { inspect } from "node:util";
+
+import {
+  InvalidArgument,
+  ObserverClient,
+  PermissionDenied,
+  PrimaryClient,
+  type TLS,
+  tokenFile,
+  Unauthenticated,
+  Unavailable,
+} from "session-notes";
+
+import { newSessionId, PYTHON, Sidecar } from "./sidecar.js";
+
+const TOKENS = { primary: "canary-primary-5b1e", observer: "canary-observer-5b1e", admin: "canary-admin-5b1e" };
+
+const home = mkdtempSync(join(tmpdir(), "session-notes-access-"));
+after(() => {
+  rmSync(home, { recursive: true, force: true });
+});
+
+/** A file that is its owner's alone, in the place of the one before. */
+function secret(path: string, ...lines: string[]): string {
+  writeFileSync(`${path}.new`, lines.map((line) => `${line}\n`).join(""), { mode: 0o600 });
+  renameSync(`${path}.new`, path);
+  return path;
+}
+
+/** A directory of tokens, as the sidecar takes it. */
+function tokensDir(): string {
+  const tokens = join(home, "tokens");
+  mkdirSync(tokens, { mode: 0o700, recursive: true });
+  for (const [role, token] of Object.entries(TOKENS)) {
+    secret(join(tokens, role), token);
+  }
+  return tokens;
+}
+
+/** Sets environment variables for as long as a test runs. */
+function withEnvironment(context: { after(undo: () => void): void }, variables: Record<string, string>): void {
+  Object.assign(process.env, variables);
+  context.after(() => {
+    for (const name of Object.keys(variables)) {
+      Reflect.deleteProperty(process.env, name);
+    }
+  });
+}
+
+/** That nothing of a secret is in an error, whatever is looked at. */
+function quiet(error: unknown): boolean {
+  return !inspect(error, { depth: 10, showHidden: true }).includes("canary");
+}
+
+suite("with tokens", { concurrency: false }, () => {
+  let sidecar: Sidecar;
+
+  before(async () => {
+    sidecar = await Sidecar.start("--tokens-dir", tokensDir());
+  });
+
+  after(async () => {
+    await sidecar[Symbol.asyncDispose]();
+  });
+
+  test("each calls with its own, and for what is its own", async () => {
+    const sessionId = newSessionId();
+    using primary = new PrimaryClient(sidecar.target, { token: TOKENS.primary });
+    using observer = new ObserverClient(sidecar.target, { token: () => TOKENS.observer });
+    await primary.appendTurns(sessionId, [{ speaker: "user", text: "hello" }]);
+    await observer.run(sessionId, (run) => run.write({ summary: `${run.transcript.length} turn` }));
+    assert((await primary.getNotes(sessionId, { timeoutMs: 5000 })).ready);
+    await assert.rejects(primary.listSessions().next(), (error) => {
+      assert(error instanceof PermissionDenied);
+      assert.deepEqual(error.metadata, { method: "session_notes.v1.SessionState.ListSessions" });
+      return true;
+    });
+  });
+
+  test("nobody without one, or with one that is not known; the error does not show it", async () => {
+    for (const token of [undefined, "canary-unknown"]) {
+      using client = new PrimaryClient(sidecar.target, { token });
+      await assert.rejects(client.getNotes("s", { unavailableOk: true, timeoutMs: 5000 }), (error) => {
+        assert(error instanceof Unauthenticated);
+        assert.equal(error.reason, "UNAUTHENTICATED");
+        return quiet(error);
+      });
+      assert(quiet(client));
+    }
+  });
+
+  test("the environment has one, or names its file; an option wins", async (context) => {
+    const file = secret(join(home, "mine"), "", "# mine", TOKENS.observer);
+    withEnvironment(context, { SESSION_NOTES_TOKEN_FILE: file });
+    using observer = new ObserverClient(sidecar.target);
+    assert.equal((await observer.beginRun(newSessionId())).run.number, 1);
+    withEnvironment(context, { SESSION_NOTES_TOKEN: TOKENS.admin });
+    using admin = new PrimaryClient(sidecar.target);
+    await admin.listSessions().next();
+    using primary = new PrimaryClient(sidecar.target, { token: TOKENS.primary });
+    await assert.rejects(primary.listSessions().next(), PermissionDenied);
+  });
+
+  test("a token file is read again; emptied or gone, the last token stays", async () => {
+    const file = secret(join(home, "rotated"), "nobody-knows-this-one");
+    using primary = new PrimaryClient(sidecar.target, { token: tokenFile(file) });
+    await assert.rejects(primary.getSession("s"), Unauthenticated);
+    secret(file, TOKENS.primary);
+    await primary.getSession("s");
+    secret(file);
+    await primary.getSession("s");
+    rmSync(file);
+    await primary.getSession("s");
+  });
+});
+
+suite("with certificates", { concurrency: false }, () => {
+  let sidecar: Sidecar;
+  const pem = (name: string) => join(home, name);
+
+  before(async () => {
+    execFileSync(PYTHON, [fileURLToPath(new URL("../tests/authority.py", import.meta.url)), home]);
+    const roles = secret(pem("roles"), "primary primary.example.org");
+    const own = ["--tls-cert", pem("sidecar.pem"), "--tls-key", pem("sidecar.key")];
+    const callers = ["--tls-client-ca", pem("ca.pem"), "--tls-roles", roles, "--tokens-dir", tokensDir()];
+    sidecar = await Sidecar.start(...own, ...callers);
+  });
+
+  after(async () => {
+    await sidecar[Symbol.asyncDispose]();
+  });
+
+  const mine = { certFile: pem("primary.pem"), keyFile: pem("primary.key") };
+
+  test("a certificate of one's own, by option or by the environment", async (context) => {
+    using primary = new PrimaryClient(sidecar.target, { tls: { caFile: pem("ca.pem"), ...mine } });
+    await primary.getSession("s", { timeoutMs: 10_000 });
+    await assert.rejects(primary.listSessions().next(), PermissionDenied);
+    withEnvironment(context, {
+      SESSION_NOTES_TLS_CA: pem("ca.pem"),
+      SESSION_NOTES_TLS_CERT: mine.certFile,
+      SESSION_NOTES_TLS_KEY: mine.keyFile,
+    });
+    using other = new PrimaryClient(sidecar.target);
+    await other.getSession("s");
+    using byName = new PrimaryClient(sidecar.target.replace("127.0.0.1", "localhost"));
+    await byName.getSession("s", { timeoutMs: 10_000 });
+  });
+
+  const refused: Readonly<Record<string, TLS | undefined>> = {
+    "a sidecar of another authority": { caFile: pem("other-ca.pem"), ...mine },
+    "a sidecar of an authority unknown to Node": mine,
+    "no certificate of one's own": { caFile: pem("ca.pem") },
+    "no encryption": undefined,
+  };
+  for (const [name, tls] of Object.entries(refused)) {
+    test(`no way in: ${name}`, async () => {
+      using primary = new PrimaryClient(sidecar.target, { tls });
+      await assert.rejects(primary.getSession("s", { timeoutMs: 500 }), Unavailable);
+    });
+  }
+});
+
+suite("credentials", () => {
+  for (const target of [
+    "192.0.2.1:50051",
+    "notes.example.org:50051",
+    "dns:///notes.example.org:50051",
+    "dns://192.0.2.1/localhost:50051",
+    "ipv4:127.0.0.1:1,192.0.2.1:1",
+    "localhost.example.org:50051",
+    "[2001:db8::1]:50051",
+    "localhost",
+    "unix-abstract:sidecar",
+  ]) {
+    test(`a token is not sent where others can hear: ${target}`, () => {
+      for (const Client of [PrimaryClient, ObserverClient]) {
+        assert.throws(
+          () => new Client(target, { token: TOKENS.admin }),
+          (error) => {
+            assert(error instanceof InvalidArgument);
+            assert.match(error.message, /TLS/);
+            return quiet(error);
+          },
+        );
+        new Client(target).close();
+        new Client(target, { token: TOKENS.admin, tls: {} }).close();
+      }
+    });
+  }
+
+  for (const target of ["127.0.0.1:1", "127.8.9.1:1", "localhost:1", "[::1]:1", "unix:/run/s", "dns:localhost:1"]) {
+    test(`this machine is no elsewhere: ${target}`, () => {
+      new PrimaryClient(target, { token: TOKENS.primary }).close();
+    });
+  }
+
+  test("that cannot be are refused when a client is made, where they are known by then, and not shown", async () => {
+    const refused: (() => unknown)[] = ["", "canary two", "canary\n", "canary-\u00fc"].map(
+      (token) => () => new PrimaryClient("127.0.0.1:1", { token }),
+    );
+    writeFileSync(join(home, "no.pem"), "canary");
+    chmodSync(join(home, "no.pem"), 0o600);
+    refused.push(
+      () => tokenFile(join(home, "none")),
+      () => tokenFile(secret(join(home, "empty"), "# nothing")),
+      () => new PrimaryClient("127.0.0.1:1", { tls: { certFile: "cert" } }),
+      () => new PrimaryClient("127.0.0.1:1", { tls: { caFile: join(home, "none") } }),
+      () =>
+        new PrimaryClient("127.0.0.1:1", { tls: { certFile: join(home, "no.pem"), keyFile: join(home, "no.pem") } }),
+      () => new PrimaryClient("unix:/run/s", { tls: {} }),
+    );
+    for (const make of refused) {
+      assert.throws(make, (error) => error instanceof InvalidArgument && quiet(error));
+    }
+    using client = new PrimaryClient("127.0.0.1:1", { token: () => "canary two" });
+    await assert.rejects(client.getSession("s"), (error) => error instanceof InvalidArgument && quiet(error));
+  });
+});

@@ -1,0 +1,256 @@
+/** What a table cannot say: sidecars that die, calls that are given up, unix sockets, processes that end. */
+
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { createHash } from "node:crypto";
+import { once } from "node:events";
+import { after, before, suite, test } from "node:test";
+import { inspect, promisify } from "node:util";
+
+import {
+  type ActiveRun,
+  DeadlineExceeded,
+  ObserverClient,
+  PrimaryClient,
+  type Reading,
+  Unavailable,
+  UsageError,
+} from "session-notes";
+
+import { eventually, newSessionId, nobody, Sidecar, Silent } from "./sidecar.js";
+
+const execute = promisify(execFile);
+
+/** For notes of a sidecar that is there: tests share a few cores with each other. */
+const PATIENT = { timeoutMs: 5000 };
+
+/** How long something took, in milliseconds. */
+async function took(work: () => Promise<unknown>): Promise<number> {
+  const started = performance.now();
+  await work();
+  return performance.now() - started;
+}
+
+suite("a client", { concurrency: false }, () => {
+  let sidecar: Sidecar;
+
+  before(async () => {
+    sidecar = await Sidecar.start();
+  });
+
+  after(async () => {
+    await sidecar[Symbol.asyncDispose]();
+  });
+
+  test("calls over a unix socket as over TCP", async () => {
+    const sessionId = newSessionId();
+    using observer = new ObserverClient(sidecar.unix);
+    using primary = new PrimaryClient(sidecar.unix, { token: "nobody-asks-for-it", ...PATIENT });
+    await observer.writeNotes(sessionId, { summary: "x" });
+    const reading = await primary.getNotes(sessionId);
+    assert(reading.ready);
+    assert.equal(reading.notes.summary, "x");
+  });
+
+  test("finds its sidecar in the environment, and no proxy", async (context) => {
+    const variables = { SESSION_NOTES_TARGET: sidecar.target, http_proxy: `http://${await nobody()}` };
+    for (const [name, value] of Object.entries(variables)) {
+      process.env[name] = process.env[name.replace("http", "grpc")] = value;
+    }
+    context.after(() => {
+      for (const name of ["SESSION_NOTES_TARGET", "http_proxy", "grpc_proxy"]) {
+        Reflect.deleteProperty(process.env, name);
+      }
+    });
+    using primary = new PrimaryClient();
+    assert.equal((await primary.getSession("s")).version, 0);
+  });
+
+  test("gives back notes and turns that are equal to what was written", async () => {
+    const sessionId = newSessionId();
+    using primary = new PrimaryClient(sidecar.target, PATIENT);
+    using observer = new ObserverClient(sidecar.target);
+    const turns = [{ speaker: "user", text: "Hello", time: new Date("2026-01-02T03:04:05.678Z"), extra: { a: [1] } }];
+    const notes = {
+      coverage: { goals: 1 },
+      issues: [{ text: "late", severity: "warning" as const, turn: 1 }, { text: "vague" }],
+      followUpSuggestions: ["Who?"],
+      summary: "x",
+      extra: { left: undefined, kept: null },
+    };
+    await primary.appendTurns(sessionId, turns);
+    const seen = await observer.run(sessionId, async (run) => {
+      await run.write(notes);
+      return run.transcript;
+    });
+    assert.deepEqual(seen, turns);
+    const reading = await primary.getNotes(sessionId);
+    assert.deepEqual(reading.notes, { ...notes, extra: { kept: null } });
+    assert(reading.ready);
+    assert(Math.abs(reading.writeTime.getTime() - Date.now()) < 60_000);
+  });
+
+  test("does not put a run's session into logs", async () => {
+    using observer = new ObserverClient(sidecar.target);
+    await observer.run("jane.doe@example.org", async (run) => {
+      const shown = `<ActiveRun: run ${run.number} of observer 'default' on session 7f73355b>`;
+      assert.equal(inspect(run), shown);
+      assert.equal(String(run), shown);
+      await run.write({});
+    });
+  });
+
+  test("warns of a failure that could not be recorded, and passes on the work's own error", async () => {
+    const sessionId = newSessionId();
+    const observer = new ObserverClient(sidecar.target);
+    const warned = once(process, "warning") as Promise<[Error]>;
+    let atWork: ActiveRun | undefined;
+    await assert.rejects(
+      observer.run(sessionId, (run) => {
+        atWork = run;
+        observer.close();
+        throw new RangeError("my card is 4111");
+      }),
+      new RangeError("my card is 4111"),
+    );
+    const [warning] = await warned;
+    const digest = createHash("sha256").update(sessionId).digest("hex").slice(0, 8);
+    assert.equal(warning.name, "SessionNotesWarning");
+    assert.equal(warning.message, `session ${digest}, run 1: its failure could not be recorded: UsageError`);
+    assert(atWork?.ended);
+  });
+
+  test("needs no close to let its process end", async () => {
+    const script = `import { PrimaryClient } from "session-notes";
+      const primary = new PrimaryClient(${JSON.stringify(sidecar.target)});
+      console.log((await primary.getSession("s", { timeoutMs: 10_000 })).version);`;
+    const { stdout } = await execute(process.execPath, ["--input-type=module", "--eval", script], { timeout: 20_000 });
+    assert.equal(stdout, "0\n");
+  });
+
+  test("says that it is closed, however often it was closed", async () => {
+    const primary = new PrimaryClient(sidecar.target, PATIENT);
+    await primary.getSession("s");
+    primary.close();
+    primary.close();
+    await assert.rejects(primary.getSession("s"), new UsageError("this client is closed"));
+    await assert.rejects(primary.batchGetNotes([], { unavailableOk: true }), UsageError);
+  });
+
+  test("tells an outage from no notes yet, and is back soon after its sidecar", async () => {
+    const sessionId = newSessionId();
+    using primary = new PrimaryClient(sidecar.target, PATIENT);
+    using observer = new ObserverClient(sidecar.target);
+    await observer.writeNotes(sessionId, { summary: "x" });
+    assert((await primary.getNotes(sessionId)).ready);
+    await sidecar.end("SIGKILL");
+    const calls = [() => primary.getNotes(sessionId), () => primary.updateSession(sessionId, { a: 1 })];
+    for (const call of calls) {
+      assert((await took(() => assert.rejects(call, Unavailable))) < 1000);
+    }
+    const reading = await primary.getNotes(sessionId, { unavailableOk: true });
+    assert(!reading.ready);
+    assert.equal(reading.readiness, "unavailable");
+    assert.notEqual(reading.unavailableReason, "");
+    assert.deepEqual(reading.asToolResult(), { ready: false, reason: "unavailable" });
+    await sidecar.start();
+    await eventually(async () => (await primary.getNotes(sessionId, { unavailableOk: true })).ready, 5000);
+    assert.equal((await primary.getSession(sessionId)).version, 0);
+  });
+
+  test("makes good an observer's calls that meet a restart: one run, one write", async () => {
+    const sessionId = newSessionId();
+    using observer = new ObserverClient(sidecar.target, { timeoutMs: 30_000 });
+    const outcome = await observer.run(sessionId, async (run) => {
+      await sidecar.end("SIGTERM");
+      const written = run.write({ summary: "x" });
+      await sidecar.start();
+      return (await written).outcome;
+    });
+    assert.equal(outcome, "accepted");
+    const runs = [];
+    for await (const { number, state } of observer.listRuns(sessionId)) {
+      runs.push([number, state]);
+    }
+    assert.deepEqual(runs, [[1, "written"]]);
+  });
+});
+
+suite("a call", { concurrency: true }, () => {
+  let silent: Silent;
+
+  before(async () => {
+    silent = await Silent.start();
+  });
+
+  after(() => {
+    silent[Symbol.dispose]();
+  });
+
+  test("waits 250 ms for notes, and no longer unless told", async () => {
+    using primary = new PrimaryClient(silent.target);
+    for (const [timeoutMs, least, most] of [
+      [undefined, 245, 1000],
+      [100, 95, 900],
+      [0, 0, 500],
+    ] as const) {
+      const ms = await took(() => assert.rejects(primary.getNotes("s", { timeoutMs }), DeadlineExceeded));
+      assert(ms >= least && ms < most, `${ms} ms`);
+    }
+    await assert.rejects(primary.getNotes("s", { timeoutMs: NaN }), { name: "InvalidArgument" });
+  });
+
+  test("as told to the client", async () => {
+    using primary = new PrimaryClient(silent.target, { timeoutMs: 50, stateTimeoutMs: 60 });
+    for (const call of [() => primary.getNotes("s"), () => primary.deleteSession("s")]) {
+      assert((await took(() => assert.rejects(call, DeadlineExceeded))) < 1000);
+    }
+  });
+
+  test("that is given up rejects with the signal's reason, also where an outage would do", async () => {
+    using primary = new PrimaryClient(silent.target);
+    const reason = new Error("the user hung up");
+    const options = { timeoutMs: 60_000, unavailableOk: true };
+    await assert.rejects(primary.getNotes("s", { ...options, signal: AbortSignal.abort(reason) }), reason);
+    const controller = new AbortController();
+    const waiting = primary.getNotes("s", { ...options, signal: controller.signal });
+    setTimeout(() => {
+      controller.abort(reason);
+    }, 50);
+    assert((await took(() => assert.rejects(waiting, reason))) < 5000);
+  });
+
+  test("that is given up between two tries does not wait for the next", async () => {
+    using observer = new ObserverClient(await nobody(), { timeoutMs: 60_000 });
+    const signal = AbortSignal.timeout(300);
+    const ms = await took(() => assert.rejects(observer.beginRun("s", { signal }), { name: "TimeoutError" }));
+    assert(ms < 5000, `${ms} ms`);
+  });
+
+  test("that is under way when the client is closed ends as Unavailable", async () => {
+    const primary = new PrimaryClient(silent.target);
+    const observer = new ObserverClient(await nobody(), { timeoutMs: 60_000 });
+    const waiting = [primary.getSession("s", { timeoutMs: 60_000 }), observer.beginRun("s")].map((call) =>
+      assert.rejects(call, new Unavailable("the client was closed during the call")),
+    );
+    setTimeout(() => {
+      primary.close();
+      observer.close();
+    }, 200);
+    assert((await took(() => Promise.all(waiting))) < 5000);
+  });
+
+  test("says whom it tried to reach", async () => {
+    const target = await nobody();
+    using primary = new PrimaryClient(target);
+    await assert.rejects(primary.getNotes("s"), (error: Unavailable) => error.message.includes(target));
+  });
+
+  test("has a stack that leads to its caller", async () => {
+    using primary = new PrimaryClient(await nobody());
+    async function whoCalled(): Promise<Reading> {
+      return await primary.getNotes("s");
+    }
+    await assert.rejects(whoCalled, (error: Error) => error.stack?.includes("whoCalled") === true);
+  });
+});

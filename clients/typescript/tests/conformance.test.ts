@@ -1,0 +1,516 @@
+/** The cases that all clients have in common, run by this one. tests/conformance/README.md says how they are to be read. */
+
+import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
+import { basename, join } from "node:path";
+import { after, before, suite, test } from "node:test";
+
+import { create, fromJson, type JsonObject as WireJsonObject, toBinary } from "@bufbuild/protobuf";
+import { Metadata, status as Code } from "@grpc/grpc-js";
+import * as client from "session-notes";
+
+import * as details from "../dist/gen/session_notes/status/v1/status_pb.js";
+import { GetNotesResponseSchema } from "../dist/gen/session_notes/v1/session_notes_pb.js";
+import { translate } from "../dist/status.js";
+import { readingFrom } from "../dist/wire.js";
+import { CONFORMANCE, eventually, newSessionId, nobody, Sidecar, Silent } from "./sidecar.js";
+
+type Json = null | boolean | number | string | Json[] | { [name: string]: Json };
+type JsonObject = Record<string, Json>;
+
+interface Step {
+  readonly call: string;
+  readonly with?: JsonObject;
+  readonly gives?: Json;
+  readonly fails?: string | JsonObject;
+  readonly tool_result?: Json;
+  readonly only?: JsonObject;
+  readonly save?: Record<string, string>;
+  readonly eventually?: boolean;
+  readonly during?: readonly Step[];
+  readonly raises?: string;
+}
+
+interface Case {
+  readonly name: string;
+  readonly target?: string;
+  readonly steps: readonly Step[];
+}
+
+interface Table {
+  readonly cases?: readonly Case[];
+  readonly readings?: readonly { name: string; response: WireJsonObject; gives: JsonObject; tool_result: Json }[];
+  readonly ages?: { readonly cases: readonly [string, number][] };
+  readonly statuses?: readonly {
+    name: string;
+    code: keyof typeof Code;
+    message: string;
+    details?: readonly Record<string, WireJsonObject>[];
+    raw_details?: string;
+    error: JsonObject;
+  }[];
+}
+
+const TABLES = new Map(
+  readdirSync(CONFORMANCE)
+    .filter((file) => file.endsWith(".json"))
+    .map((file) => [basename(file, ".json"), JSON.parse(readFileSync(join(CONFORMANCE, file), "utf8")) as Table]),
+);
+
+/** What work throws, where a case wants it to. */
+class Oops extends Error {}
+
+/** Something is not as a case says. */
+class Mismatch extends Error {}
+
+const OBSERVERS = new Set(["begin_run", "write_notes", "fail_run", "list_runs", "run"]);
+
+/** Names whose values are seconds in a table and milliseconds here. */
+const SPANS = new Set(["max_age", "ttl", "lease", "timeout", "age", "snapshot_age", "expires_in", "retry_after"]);
+
+/** Parts whose own names are the user's. */
+const USERS = new Set(["coverage", "extra", "fields", "set", "metadata"]);
+
+/** The positional arguments of each call; what else is given goes into its options. */
+const POSITIONAL: Readonly<Record<string, readonly string[]>> = {
+  getNotes: ["sessionId"],
+  batchGetNotes: ["sessionIds"],
+  getSession: ["sessionId"],
+  updateSession: ["sessionId", "set"],
+  appendTurns: ["sessionId", "turns"],
+  deleteSession: ["sessionId"],
+  listSessions: [],
+  beginRun: ["sessionId"],
+  writeNotes: ["sessionId", "notes"],
+  failRun: ["sessionId", "runId", "reason"],
+  listRuns: ["sessionId"],
+  write: ["notes"],
+  fail: ["reason"],
+};
+
+type Method = (...args: unknown[]) => unknown;
+
+/** For notes of a sidecar that is there: tests share a few cores with each other. */
+const PATIENT = { timeoutMs: 5000 };
+
+/** Runs the steps of one case, against one target; a patient one waits longer for notes than clients do by default. */
+class Runner {
+  readonly #names = new Map<string, Json>();
+  readonly #target: string;
+  readonly #closed: boolean;
+  readonly #primary: client.PrimaryClient;
+  readonly #observers = new Map<string, client.ObserverClient>();
+  #run: client.ActiveRun | undefined;
+
+  constructor(target: string, { patient, closed }: { patient: boolean; closed: boolean }) {
+    this.#target = target;
+    this.#closed = closed;
+    this.#primary = new client.PrimaryClient(target, patient ? PATIENT : {});
+    if (closed) {
+      this.#primary.close();
+    }
+  }
+
+  close(): void {
+    for (const one of [this.#primary, ...this.#observers.values()]) {
+      one.close();
+    }
+  }
+
+  async steps(steps: readonly Step[]): Promise<void> {
+    for (const [index, step] of steps.entries()) {
+      try {
+        await this.#step(step);
+      } catch (error) {
+        throw error instanceof Mismatch ? new Mismatch(`step ${index + 1}, ${step.call}: ${error.message}`) : error;
+      }
+    }
+  }
+
+  async #step(step: Step): Promise<void> {
+    if (step.eventually === true) {
+      await eventually(() => holds(() => this.#step({ ...step, eventually: false })));
+    } else if (step.call === "run") {
+      await this.#conduct(step);
+    } else {
+      await this.#check(step, () => this.#call(step));
+    }
+  }
+
+  async #check(step: Step, call: () => Promise<unknown>): Promise<void> {
+    let result: unknown;
+    try {
+      result = await call();
+    } catch (error) {
+      if (!(error instanceof client.SessionNotesError)) {
+        throw error;
+      }
+      if (step.fails === undefined) {
+        throw new Mismatch(`it failed: ${error.name}: ${error.message}`);
+      }
+      const expected = typeof step.fails === "string" ? { error: step.fails } : step.fails;
+      compareError(this.#resolved(expected) as JsonObject, error);
+      return;
+    }
+    if (step.fails !== undefined) {
+      throw new Mismatch("it did not fail");
+    }
+    this.#results(step, result);
+  }
+
+  #results(step: Step, result: unknown): void {
+    const { only } = step;
+    if (only !== undefined) {
+      result = (result as unknown[]).filter((item) =>
+        Object.entries(only).every(([path, part]) => at(item, path) === this.#resolved(part)),
+      );
+    }
+    if (step.gives !== undefined) {
+      const expected = this.#resolved(step.gives);
+      if (isObject(expected) && !isMatcher(expected)) {
+        for (const [path, part] of Object.entries(expected)) {
+          equal(part, at(result, path), path);
+        }
+      } else {
+        equal(expected, neutral(result), "the result");
+      }
+    }
+    if (step.tool_result !== undefined) {
+      const sent = JSON.stringify((result as client.Reading).asToolResult());
+      equal(this.#resolved(step.tool_result), JSON.parse(sent) as Json, "tool_result");
+    }
+    for (const [name, path] of Object.entries(step.save ?? {})) {
+      this.#names.set(name, at(result, path));
+    }
+  }
+
+  async #conduct(step: Step): Promise<void> {
+    const { session_id: sessionId, observer, ...options } = this.#resolved(step.with ?? {}) as JsonObject;
+    const conduct = () =>
+      this.#observer(observer).run(
+        sessionId as string,
+        async (run) => {
+          this.#run = run;
+          this.#results(step, run);
+          await this.steps(step.during ?? []);
+          if (step.raises !== undefined) {
+            throw new Oops("nobody is to read this");
+          }
+        },
+        given(options) as client.RunOptions,
+      );
+    if (step.raises === undefined) {
+      const { call, fails } = step;
+      await this.#check(fails === undefined ? { call } : { call, fails }, conduct);
+    } else {
+      await assert.rejects(conduct, Oops);
+    }
+  }
+
+  #observer(observer: Json = ""): client.ObserverClient {
+    const name = typeof observer === "string" ? observer : "";
+    const made = this.#observers.get(name) ?? new client.ObserverClient(this.#target, { observer: name });
+    this.#observers.set(name, made);
+    if (this.#closed) {
+      made.close();
+    }
+    return made;
+  }
+
+  async #call(step: Step): Promise<unknown> {
+    const { observer, ...args } = this.#resolved(step.with ?? {}) as JsonObject;
+    if (step.call.startsWith("run.")) {
+      return send(this.#run, step.call.slice("run.".length), args);
+    }
+    if (OBSERVERS.has(step.call)) {
+      return send(this.#observer(observer), step.call, args);
+    }
+    return send(this.#primary, step.call, observer === undefined ? args : { ...args, observer });
+  }
+
+  #resolved(content: Json): Json {
+    if (typeof content === "string") {
+      const name = /^\$(\w+)$/.exec(content)?.[1];
+      if (name === undefined) {
+        return content;
+      }
+      const known = this.#names.get(name) ?? newSessionId();
+      this.#names.set(name, known);
+      return known;
+    }
+    if (Array.isArray(content)) {
+      return content.map((item) => this.#resolved(item));
+    }
+    if (isObject(content)) {
+      const repeat = content["$repeat"];
+      if (Array.isArray(repeat)) {
+        const item = this.#resolved(repeat[0] ?? null);
+        const times = Number(repeat[1]);
+        return typeof item === "string"
+          ? item.repeat(times)
+          : Array<Json[]>(times)
+              .fill(item as Json[])
+              .flat();
+      }
+      return Object.fromEntries(Object.entries(content).map(([name, item]) => [name, this.#resolved(item)]));
+    }
+    return content;
+  }
+}
+
+/** Makes a call, with the arguments where this client takes them. */
+async function send(on: unknown, call: string, args: JsonObject): Promise<unknown> {
+  const name = camel(call);
+  const options = given(args) as Record<string, unknown>;
+  const positional = POSITIONAL[name] ?? [];
+  const values = positional.map((argument) => options[argument]);
+  for (const argument of positional) {
+    Reflect.deleteProperty(options, argument);
+  }
+  const method = (on as Record<string, Method | undefined>)[name];
+  assert(method !== undefined, `there is no call ${call}`);
+  const result = method.call(on, ...values, options);
+  return isAsyncIterable(result) ? collected(result) : await result;
+}
+
+/** Arguments as this client names and measures them. */
+function given(content: Json, key = ""): unknown {
+  if (SPANS.has(key) && typeof content === "number") {
+    return content * 1000;
+  }
+  if (key === "time" && typeof content === "string") {
+    return new Date(content);
+  }
+  if (Array.isArray(content)) {
+    return content.map((item) => given(item, key));
+  }
+  if (isObject(content) && !USERS.has(key)) {
+    return Object.fromEntries(
+      Object.entries(content).map(([name, item]) => [
+        SPANS.has(name) ? `${camel(name)}Ms` : camel(name),
+        given(item, name),
+      ]),
+    );
+  }
+  return content;
+}
+
+/** A result as JSON has it, the same in every language. */
+function neutral(result: unknown, key = ""): Json {
+  if (result === undefined || result === null) {
+    return null;
+  }
+  if (result instanceof Date) {
+    return result.toISOString();
+  }
+  if (Array.isArray(result)) {
+    return result.map((item) => neutral(item, key));
+  }
+  if (typeof result !== "object") {
+    return result as Json;
+  }
+  const users = USERS.has(key);
+  return Object.fromEntries(
+    Object.entries(result).map(([name, item]) => [
+      users ? name : snake(name),
+      name.endsWith("Ms") && !users && typeof item === "number" ? item / 1000 : neutral(item, name),
+    ]),
+  );
+}
+
+/** The part of a result that a path leads to, in neutral form. */
+function at(result: unknown, path: string): Json {
+  let part = result;
+  let key = "";
+  for (const step of path.split(".")) {
+    if (part === undefined || part === null) {
+      throw new Mismatch(`there is no ${path}`);
+    }
+    const users = USERS.has(key);
+    key = users ? step : SPANS.has(step) ? `${camel(step)}Ms` : camel(step);
+    part = (part as Record<string, unknown>)[key];
+  }
+  return key.endsWith("Ms") && typeof part === "number" ? part / 1000 : neutral(part, key);
+}
+
+/** As JSON: a truth value is no number, and nothing may be missing or too much. */
+function equal(expected: Json, actual: Json, path: string): void {
+  const problem = new Mismatch(`${path} is ${JSON.stringify(actual)}, not ${JSON.stringify(expected)}`);
+  if (isObject(expected)) {
+    const between = expected["$between"];
+    if (Array.isArray(between)) {
+      const [low, high] = between;
+      if (typeof actual !== "number" || actual < Number(low) || actual > Number(high)) {
+        throw problem;
+      }
+      return;
+    }
+    if (expected["$present"] === true) {
+      if (actual === null || actual === "") {
+        throw problem;
+      }
+      return;
+    }
+    if (!isObject(actual) || Object.keys(expected).length !== Object.keys(actual).length) {
+      throw problem;
+    }
+    for (const [name, part] of Object.entries(expected)) {
+      if (!Object.hasOwn(actual, name)) {
+        throw problem;
+      }
+      equal(part, actual[name] ?? null, `${path}.${name}`);
+    }
+  } else if (Array.isArray(expected)) {
+    if (!Array.isArray(actual) || actual.length !== expected.length) {
+      throw problem;
+    }
+    for (const [index, part] of expected.entries()) {
+      equal(part, actual[index] ?? null, `${path}.${index}`);
+    }
+  } else if (expected !== actual) {
+    throw problem;
+  }
+}
+
+/** An error as a case says: its class, and any of its attributes. */
+function compareError(expected: JsonObject, error: client.SessionNotesError): void {
+  for (const [path, part] of Object.entries(expected)) {
+    if (path === "error") {
+      equal(part, error.constructor.name, "the error's class");
+      equal(part, error.name, "the error's name");
+    } else if (path === "is") {
+      for (const parent of part as string[]) {
+        const kind = (client as unknown as Record<string, new () => Error>)[parent];
+        if (kind === undefined || !(error instanceof kind)) {
+          throw new Mismatch(`${error.name} is no ${parent}`);
+        }
+      }
+    } else {
+      equal(part, at(error, path), path);
+    }
+  }
+}
+
+async function holds(check: () => Promise<void>): Promise<boolean> {
+  try {
+    await check();
+    return true;
+  } catch (error) {
+    if (error instanceof Mismatch) {
+      return false;
+    }
+    throw error;
+  }
+}
+
+function isObject(content: unknown): content is JsonObject {
+  return typeof content === "object" && content !== null && !Array.isArray(content);
+}
+
+function isMatcher(content: JsonObject): boolean {
+  return "$between" in content || "$present" in content;
+}
+
+function isAsyncIterable(result: unknown): result is AsyncIterable<unknown> {
+  return typeof result === "object" && result !== null && Symbol.asyncIterator in result;
+}
+
+async function collected(items: AsyncIterable<unknown>): Promise<unknown[]> {
+  const all: unknown[] = [];
+  for await (const item of items) {
+    all.push(item);
+  }
+  return all;
+}
+
+function camel(name: string): string {
+  return name.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
+}
+
+function snake(name: string): string {
+  return name.replace(/Ms$/, "").replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+}
+
+suite("the cases of tests/conformance", { concurrency: 4 }, () => {
+  let sidecar: Sidecar;
+  let silent: Silent;
+  const targets = new Map<string, string>();
+
+  before(async () => {
+    [sidecar, silent] = await Promise.all([Sidecar.start(), Silent.start()]);
+    targets.set("sidecar", sidecar.target).set("closed", sidecar.target);
+    targets.set("silent", silent.target).set("nobody", await nobody());
+  });
+
+  after(async () => {
+    silent[Symbol.dispose]();
+    await sidecar[Symbol.asyncDispose]();
+  });
+
+  async function run({ target = "sidecar", steps }: Case): Promise<void> {
+    const runner = new Runner(targets.get(target) ?? "", {
+      patient: target === "sidecar",
+      closed: target === "closed",
+    });
+    try {
+      await runner.steps(steps);
+    } finally {
+      runner.close();
+    }
+  }
+
+  for (const [table, { cases = [] }] of TABLES) {
+    for (const one of cases) {
+      if (table === "broken") {
+        test(`a wrong expectation is found: ${one.name}`, () => assert.rejects(run(one), Mismatch));
+      } else {
+        test(`${table}: ${one.name}`, () => run(one));
+      }
+    }
+  }
+});
+
+suite("the pure tables of tests/conformance", () => {
+  for (const { readings = [], ages, statuses = [] } of TABLES.values()) {
+    for (const { name, response, gives, tool_result } of readings) {
+      test(`a response: ${name}`, () => {
+        const reading = readingFrom("s", "", fromJson(GetNotesResponseSchema, response));
+        for (const [path, part] of Object.entries(gives)) {
+          equal(part, at(reading, path), path);
+        }
+        equal(tool_result, JSON.parse(JSON.stringify(reading.asToolResult())) as Json, "tool_result");
+      });
+    }
+    const ready = readings.find(({ name }) => name.startsWith("a newer run"))?.response;
+    for (const [age, seconds] of ages?.cases ?? []) {
+      test(`an age of ${age}`, () => {
+        const tool = readingFrom("s", "", fromJson(GetNotesResponseSchema, { ...ready, age })).asToolResult();
+        assert(tool.ready);
+        equal(seconds, tool.age_seconds, age);
+      });
+    }
+    for (const { name, code, message, details: sent = [], raw_details: raw, error } of statuses) {
+      test(`a status: ${name}`, () => {
+        const metadata = new Metadata();
+        metadata.set("grpc-status-details-bin", raw === undefined ? packed(sent) : Buffer.from(raw, "hex"));
+        compareError(error, translate({ code: Code[code], details: message, metadata }));
+      });
+    }
+  }
+});
+
+/** `grpc-status-details-bin`, as a sidecar sends it. */
+function packed(sent: readonly Record<string, WireJsonObject>[]): Buffer {
+  const schemas = {
+    ErrorInfo: details.ErrorInfoSchema,
+    BadRequest: details.BadRequestSchema,
+    RetryInfo: details.RetryInfoSchema,
+  };
+  const any = sent.flatMap((detail) =>
+    Object.entries(detail).map(([kind, content]) => {
+      const schema = schemas[kind as keyof typeof schemas];
+      return { typeUrl: `type.googleapis.com/google.rpc.${kind}`, value: toBinary(schema, fromJson(schema, content)) };
+    }),
+  );
+  return Buffer.from(toBinary(details.StatusSchema, create(details.StatusSchema, { details: any })));
+}

@@ -1,0 +1,124 @@
+/** What users of the package get: the right files, types that hold, examples that compile. */
+
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, suite, test } from "node:test";
+import { fileURLToPath } from "node:url";
+
+import ts from "typescript";
+
+import { Sidecar } from "./sidecar.js";
+
+const PACKAGE = fileURLToPath(new URL("..", import.meta.url));
+
+function read(...path: string[]): string {
+  return readFileSync(join(PACKAGE, ...path), "utf8");
+}
+
+function examples(): string[] {
+  return [...read("README.md").matchAll(/^```ts\n(.*?)^```$/gms)].map(([, code]) => code ?? "");
+}
+
+suite("the package", { concurrency: false }, () => {
+  // Below the package, so that a consumer in it finds the dependencies.
+  const home = mkdtempSync(join(PACKAGE, "build", "consumer-"));
+  const modules = join(home, "node_modules");
+  let files: string[] = [];
+
+  before(() => {
+    mkdirSync(modules);
+    const pack = ["pack", "--ignore-scripts", "--json", "--pack-destination", home];
+    const packed: unknown = JSON.parse(execFileSync("npm", pack, { cwd: PACKAGE, encoding: "utf8" }));
+    // npm 10 and 11 answer with a list, npm 12 with an object.
+    const [one] = Object.values(packed as Record<string, { filename: string; files: { path: string }[] }>);
+    assert(one !== undefined);
+    files = one.files.map(({ path }) => path);
+    execFileSync("tar", ["-xzf", join(home, one.filename), "-C", modules]);
+    symlinkSync("package", join(modules, "session-notes"));
+  });
+
+  after(() => {
+    rmSync(home, { recursive: true, force: true });
+  });
+
+  test("holds what was built, and what has to be said of it", () => {
+    const rest = files.filter((file) => !/^dist\/.*\.(js|d\.ts)$/.test(file));
+    assert.deepEqual(rest.sort(), ["LICENSE", "README.md", "package.json"]);
+    for (const file of ["dist/index.js", "dist/index.d.ts", "dist/gen/session_notes/v1/session_notes_pb.js"]) {
+      assert(files.includes(file), file);
+    }
+  });
+
+  test("has the license and the version of the whole", () => {
+    assert.equal(read("LICENSE"), read("..", "..", "LICENSE"));
+    const { version } = JSON.parse(read("package.json")) as { version: string };
+    assert(read("..", "..", "pyproject.toml").includes(`\nversion = "${version}"\n`));
+  });
+
+  test("is used as its README says, under the strictest of compilers", () => {
+    assert(examples().length >= 4);
+    const narrowed = `import type { Reading } from "session-notes";
+      export function told(reading: Reading): number | string {
+        return reading.ready ? reading.ageMs + reading.notes.issues.length : reading.readiness;
+      }
+      // @ts-expect-error: what is not ready has no age
+      export const age = (reading: Reading): number => reading.ageMs;`;
+    const paths = [...examples(), narrowed].map((code, index) => {
+      const path = join(home, `example-${index}.mts`);
+      writeFileSync(path, code);
+      return path;
+    });
+    const program = ts.createProgram(paths, {
+      target: ts.ScriptTarget.ES2022,
+      lib: ["lib.es2022.d.ts", "lib.esnext.disposable.d.ts"],
+      module: ts.ModuleKind.NodeNext,
+      types: ["node"],
+      typeRoots: [join(PACKAGE, "node_modules/@types")],
+      strict: true,
+      exactOptionalPropertyTypes: true,
+      noUncheckedIndexedAccess: true,
+      noEmit: true,
+      skipLibCheck: false,
+    });
+    const problems = ts.getPreEmitDiagnostics(program).map((problem) => {
+      const where = problem.file?.fileName ?? "";
+      return `${where}: ${ts.flattenDiagnosticMessageText(problem.messageText, "\n")}`;
+    });
+    assert.deepEqual(problems, []);
+  });
+
+  test("does what its README says, as installed", async () => {
+    await using sidecar = await Sidecar.start();
+    const env = { ...process.env, SESSION_NOTES_TARGET: sidecar.target };
+    const [primary = "", observer = ""] = examples();
+    const said = [primary, observer, primary].map((code, index) => {
+      // Patience: what is shown is not how long it takes on a busy machine.
+      const patient = code.replace("unavailableOk: true", "timeoutMs: 10_000");
+      const { outputText } = ts.transpileModule(patient, { compilerOptions: { target: ts.ScriptTarget.ES2022 } });
+      const path = join(home, `run-${index}.mjs`);
+      writeFileSync(path, outputText);
+      return execFileSync(process.execPath, [path], { env, encoding: "utf8", timeout: 30_000 });
+    });
+    const [promised] = /\{"ready":false.*\}$/m.exec(primary) ?? [];
+    assert.equal(said[0], `${promised}\n`);
+    assert.match(
+      said[2] ?? "",
+      /^\{"ready":true,"age_seconds":[\d.]+,.*"turns_behind":2,"fresh":true,.*\n2 turns, a refund\. /,
+    );
+  });
+
+  test("lets no any out of its types", () => {
+    const typed = files.filter((file) => /^dist\/[^/]*\.d\.ts$/.test(file));
+    assert(typed.length > 5);
+    for (const file of typed) {
+      const source = ts.createSourceFile(file, read(file), ts.ScriptTarget.ES2022);
+      const look = (node: ts.Node): void => {
+        assert.notEqual(node.kind, ts.SyntaxKind.AnyKeyword, `any in ${file}`);
+        ts.forEachChild(node, look);
+      };
+      look(source);
+    }
+  });
+});

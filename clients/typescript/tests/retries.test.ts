@@ -1,0 +1,125 @@
+/** What is tried again, and what never is. */
+
+import assert from "node:assert/strict";
+import { after, before, beforeEach, suite, test } from "node:test";
+
+import { create, fromJson, toBinary } from "@bufbuild/protobuf";
+import { status as Code } from "@grpc/grpc-js";
+import { ObserverClient, Overloaded, PrimaryClient, SessionNotesError, Unavailable } from "session-notes";
+
+import { ErrorInfoSchema, RetryInfoSchema, StatusSchema } from "../dist/gen/session_notes/status/v1/status_pb.js";
+import { Refusing } from "./refusing.js";
+import { eventually } from "./sidecar.js";
+
+function detailed(retryDelay: string, reason = ""): Uint8Array {
+  const retry = toBinary(RetryInfoSchema, fromJson(RetryInfoSchema, { retryDelay }));
+  const info = toBinary(ErrorInfoSchema, create(ErrorInfoSchema, { reason }));
+  const details = [
+    { typeUrl: "type.googleapis.com/google.rpc.RetryInfo", value: retry },
+    { typeUrl: "type.googleapis.com/google.rpc.ErrorInfo", value: info },
+  ];
+  return toBinary(StatusSchema, create(StatusSchema, { details }));
+}
+
+suite("retries", { concurrency: false }, () => {
+  let refusing: Refusing;
+
+  before(async () => {
+    refusing = await Refusing.start();
+  });
+
+  beforeEach(() => {
+    refusing.code = Code.UNAVAILABLE;
+    refusing.details = undefined;
+    refusing.answers = true;
+    refusing.requests.length = 0;
+  });
+
+  after(() => {
+    refusing.stop();
+  });
+
+  const once: Readonly<Record<string, (primary: PrimaryClient) => Promise<unknown>>> = {
+    appendTurns: (primary) => primary.appendTurns("s", [{ speaker: "user", text: "x" }]),
+    "appendTurns, counted": (primary) =>
+      primary.appendTurns("s", [{ speaker: "user", text: "x" }], { expectedTurnCount: 0 }),
+    updateSession: (primary) => primary.updateSession("s", { a: 1 }),
+    deleteSession: (primary) => primary.deleteSession("s"),
+    getNotes: (primary) => primary.getNotes("s"),
+    batchGetNotes: (primary) => primary.batchGetNotes(["s"]),
+  };
+
+  for (const [name, call] of Object.entries(once)) {
+    test(`a primary's ${name} is tried once: it could be done twice, or is wanted now or not`, async () => {
+      using primary = new PrimaryClient(refusing.target, { timeoutMs: 2000 });
+      await assert.rejects(call(primary), Unavailable);
+      assert.equal(refusing.requests.length, 1);
+    });
+  }
+
+  for (const code of [Code.INTERNAL, Code.RESOURCE_EXHAUSTED, Code.ABORTED, Code.DEADLINE_EXCEEDED, Code.CANCELLED]) {
+    test(`what would fail again is tried once: ${Code[code]}`, async () => {
+      refusing.code = code;
+      using observer = new ObserverClient(refusing.target);
+      await assert.rejects(observer.beginRun("s"), SessionNotesError);
+      assert.equal(refusing.requests.length, 1);
+    });
+  }
+
+  test("an observer's calls are tried until the timeout, ever slower, and are the same each time", async () => {
+    using observer = new ObserverClient(refusing.target, { timeoutMs: 1000 });
+    const started = performance.now();
+    // The last try may have no time left to be answered in: that is an Unavailable, too.
+    await assert.rejects(observer.beginRun("s"), Unavailable);
+    assert(performance.now() - started < 1500);
+    assert(refusing.requests.length >= 3 && refusing.requests.length <= 8, `${refusing.requests.length} tries`);
+    assert.equal(new Set(refusing.requests.map((request) => request.toString("hex"))).size, 1);
+  });
+
+  test("a primary's reads of state are worth a second try", async () => {
+    using primary = new PrimaryClient(refusing.target, { stateTimeoutMs: 500 });
+    await assert.rejects(primary.getSession("s"), Unavailable);
+    assert(refusing.requests.length > 1);
+  });
+
+  test("the sidecar says when to come back, and nobody waits for nothing", async () => {
+    refusing.details = detailed("0.400s");
+    using observer = new ObserverClient(refusing.target);
+    await assert.rejects(
+      observer.beginRun("s", { timeoutMs: 1150 }),
+      (error: Unavailable) => error.retryAfterMs === 400,
+    );
+    assert.equal(refusing.requests.length, 3);
+    const started = performance.now();
+    await assert.rejects(observer.beginRun("s", { timeoutMs: 350 }), Unavailable);
+    assert(performance.now() - started < 300);
+  });
+
+  test("a call that a sidecar has and does not answer ends with its client, or when it is given up", async () => {
+    refusing.answers = false;
+    const observer = new ObserverClient(refusing.target, { timeoutMs: 60_000 });
+    const controller = new AbortController();
+    const closed = assert.rejects(observer.beginRun("s"), new Unavailable("the client was closed during the call"));
+    const aborted = assert.rejects(observer.beginRun("s", { signal: controller.signal }), { name: "AbortError" });
+    await eventually(() => Promise.resolve(refusing.requests.length === 2));
+    const started = performance.now();
+    controller.abort();
+    await aborted;
+    observer.close();
+    await closed;
+    assert(performance.now() - started < 5000);
+  });
+
+  test("overload is worth another try where an outage is, and nowhere else", async () => {
+    refusing.code = Code.RESOURCE_EXHAUSTED;
+    refusing.details = detailed("0.100s", "OVERLOADED");
+    using observer = new ObserverClient(refusing.target);
+    await assert.rejects(observer.beginRun("s", { timeoutMs: 1000 }), Unavailable);
+    assert(refusing.requests.length >= 3 && refusing.requests.length <= 10, `${refusing.requests.length} tries`);
+    refusing.requests.length = 0;
+    using primary = new PrimaryClient(refusing.target);
+    await assert.rejects(primary.getNotes("s", { timeoutMs: 1000 }), Overloaded);
+    assert(!(await primary.getNotes("s", { timeoutMs: 1000, unavailableOk: true })).ready);
+    assert.equal(refusing.requests.length, 2);
+  });
+});

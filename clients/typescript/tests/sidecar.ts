@@ -1,0 +1,148 @@
+/** A real sidecar over a real store, for as long as a test file needs it, and peers that are none. */
+
+import assert from "node:assert/strict";
+import { type ChildProcess, spawn } from "node:child_process";
+import { randomUUID } from "node:crypto";
+import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
+import { createServer, type Server, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+
+const ROOT = fileURLToPath(new URL("../../..", import.meta.url));
+
+/** A Python that has the sidecar installed. */
+export const PYTHON = process.env["SIDECAR_PYTHON"] || join(ROOT, ".venv/bin/python");
+
+export const CONFORMANCE = join(ROOT, "tests/conformance");
+
+const START_MS = 30_000;
+
+/** A sidecar of the test's own, on a free port and a unix socket. */
+export class Sidecar implements AsyncDisposable {
+  /** Its address on TCP; "" until it listens. */
+  target = "";
+  readonly home = mkdtempSync(join(tmpdir(), "session-notes-"));
+  readonly unix = `unix:${join(this.home, "sidecar.sock")}`;
+  readonly #flags: readonly string[];
+  #process: ChildProcess | undefined;
+
+  private constructor(flags: readonly string[]) {
+    this.#flags = flags;
+  }
+
+  /** Starts one, with further arguments of `serve`; resolves when it listens, its store answers a moment later. */
+  static async start(...flags: string[]): Promise<Sidecar> {
+    const sidecar = new Sidecar(flags);
+    try {
+      await sidecar.start();
+    } catch (error) {
+      await sidecar[Symbol.asyncDispose]();
+      throw error;
+    }
+    return sidecar;
+  }
+
+  /** Starts it, or starts it again with the same port and data. */
+  async start(): Promise<void> {
+    const listen = ["--listen", this.target || "127.0.0.1:0", "--listen", this.unix];
+    // Limits at the store longer than by default: tests share a few cores with each other.
+    const limits = ["--notes-timeout", "5s", "--store-timeout", "5s"];
+    const serve = ["-m", "session_notes_server", "serve", ...listen, "--data-dir", join(this.home, "data"), ...limits];
+    const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("SESSION_NOTES_")));
+    const child = spawn(PYTHON, [...serve, ...this.#flags], { env, stdio: ["ignore", "ignore", "pipe"] });
+    this.#process = child;
+    const log: string[] = [];
+    const waiting = setTimeout(() => child.kill("SIGKILL"), START_MS);
+    for await (const line of createInterface({ input: child.stderr })) {
+      log.push(line);
+      const found = /listening on (127\.0\.0\.1:\d+)\s*$/.exec(line);
+      if (found?.[1] !== undefined) {
+        this.target = found[1];
+        break;
+      }
+    }
+    clearTimeout(waiting);
+    assert(this.target !== "" && child.exitCode === null && !child.killed, `no sidecar:\n${log.join("\n")}`);
+    child.stderr.resume();
+  }
+
+  /** Ends it: the hard way, as in real life, or with SIGTERM. */
+  async end(signal: "SIGKILL" | "SIGTERM"): Promise<void> {
+    const child = this.#process;
+    if (child?.exitCode === null && child.signalCode === null) {
+      child.kill(signal);
+      await once(child, "exit");
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.end("SIGTERM");
+    rmSync(this.home, { recursive: true, force: true });
+  }
+}
+
+/** An address where nobody listens. */
+export async function nobody(): Promise<string> {
+  const server = await listening();
+  const target = targetOf(server);
+  server.close();
+  await once(server, "close");
+  return target;
+}
+
+/** A peer that takes connections and never says a word. */
+export class Silent implements Disposable {
+  readonly #sockets = new Set<Socket>();
+  readonly #server: Server;
+
+  private constructor(server: Server) {
+    this.#server = server.on("connection", (socket) => {
+      this.#sockets.add(socket.on("error", () => undefined));
+    });
+  }
+
+  static async start(): Promise<Silent> {
+    return new Silent(await listening());
+  }
+
+  get target(): string {
+    return targetOf(this.#server);
+  }
+
+  [Symbol.dispose](): void {
+    this.#server.close();
+    for (const socket of this.#sockets) {
+      socket.destroy();
+    }
+  }
+}
+
+async function listening(): Promise<Server> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  return server;
+}
+
+function targetOf(server: Server): string {
+  const address = server.address();
+  assert(address !== null && typeof address === "object");
+  return `127.0.0.1:${address.port}`;
+}
+
+/** A session id nobody has used. */
+export function newSessionId(): string {
+  return `session-${randomUUID()}`;
+}
+
+/** Waits until a condition holds, with a limit. */
+export async function eventually(holds: () => Promise<boolean>, limitMs = 10_000): Promise<void> {
+  const end = performance.now() + limitMs;
+  while (!(await holds())) {
+    assert(performance.now() < end, `not within ${limitMs} ms`);
+    await sleep(20);
+  }
+}

@@ -1,0 +1,411 @@
+"""The cases that all clients have in common, run by the Python one. README.md here says how to read the tables."""
+
+import json
+import re
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import session_notes
+from google.protobuf import json_format
+from session_notes import (
+    DEFAULT_NOTES_TIMEOUT,
+    Issue,
+    Notes,
+    ObserverClient,
+    PrimaryClient,
+    Readiness,
+    SessionNotesError,
+    Turn,
+)
+from session_notes._errors import translate
+from session_notes._wire import reading_from
+from session_notes.status.v1 import status_pb2
+from session_notes.v1.session_notes_pb2 import GetNotesResponse
+
+from tests.support import Sidecar, eventually, free_port, new_session_id
+
+HERE = Path(__file__).parent
+TABLES = {path.stem: json.loads(path.read_text()) for path in sorted(HERE.glob("*.json"))}
+CASES = {
+    f"{table}: {case['name']}": case
+    for table, content in TABLES.items()
+    if table != "broken"
+    for case in content.get("cases", ())
+}
+BROKEN = {case["name"]: case for case in TABLES["broken"]["cases"]}
+
+_SPANS = {"max_age", "ttl", "lease", "timeout"}
+_OBSERVERS = {"begin_run", "write_notes", "fail_run", "list_runs", "run"}
+
+PATIENCE = timedelta(seconds=5)
+"""For notes of a sidecar that is there: tests share a few cores with each other."""
+
+
+class Oops(Exception):
+    """What work raises, where a case wants it to."""
+
+
+class Mismatch(AssertionError):
+    """Something is not as a case says."""
+
+
+class Runner:
+    """Runs the steps of one case, against one target; a patient one waits longer for notes than by default."""
+
+    def __init__(self, target: str, stack: ExitStack, *, patient: bool, closed: bool) -> None:
+        self._names: dict[str, Any] = {}
+        self._target = target
+        self._stack = stack
+        self._closed = closed
+        self._observers: dict[str, ObserverClient] = {}
+        self._primary = stack.enter_context(
+            PrimaryClient(target, timeout=PATIENCE if patient else DEFAULT_NOTES_TIMEOUT)
+        )
+        if closed:
+            self._primary.close()
+        self._run: Any = None
+
+    def steps(self, steps: list[dict[str, Any]]) -> None:
+        """Takes the steps, one after the other."""
+        for number, step in enumerate(steps, 1):
+            try:
+                self._step(step)
+            except Mismatch as mismatch:
+                raise Mismatch(f"step {number}, {step['call']}: {mismatch}") from None
+
+    def _step(self, step: dict[str, Any]) -> None:
+        if step.get("eventually"):
+            eventually(lambda: self._holds(step))
+        elif step["call"] == "run":
+            self._conduct(step)
+        else:
+            self._check(step, lambda: self._call(step["call"], self._given(step.get("with", {}))))
+
+    def _holds(self, step: dict[str, Any]) -> bool:
+        try:
+            self._step(step | {"eventually": False})
+        except Mismatch:
+            return False
+        return True
+
+    def _check(self, step: dict[str, Any], call: Callable[[], Any]) -> None:
+        try:
+            result = call()
+        except SessionNotesError as error:
+            if "fails" not in step:
+                raise Mismatch(f"it failed: {error!r}") from error
+            self._compare_error(step["fails"], error)
+            return
+        if "fails" in step:
+            raise Mismatch(f"it did not fail, but gave {result!r}")
+        self._results(step, result)
+
+    def _results(self, step: dict[str, Any], result: Any) -> None:
+        if "only" in step:
+            result = [item for item in result if all(self._is(e, at(item, p)) for p, e in step["only"].items())]
+        if "gives" in step:
+            self._compare(step["gives"], result)
+        if "tool_result" in step:
+            self._equal(step["tool_result"], result.as_tool_result(), "tool_result")
+        for name, path in step.get("save", {}).items():
+            self._names[name] = at(result, path)
+
+    def _conduct(self, step: dict[str, Any]) -> None:
+        given = self._given(step.get("with", {}))
+
+        def conduct() -> Any:
+            observer = self._observer(given)
+            with observer.run(given.pop("session_id"), **given) as self._run:
+                self._results(step, self._run)
+                self.steps(step["during"])
+                if "raises" in step:
+                    raise Oops("nobody is to read this")
+
+        if "raises" not in step:
+            self._check({name: step[name] for name in ("fails",) if name in step}, conduct)
+            return
+        with pytest.raises(Oops):
+            conduct()
+
+    def _observer(self, given: dict[str, Any]) -> ObserverClient:
+        name = given.pop("observer", "")
+        if name not in self._observers:
+            self._observers[name] = self._stack.enter_context(ObserverClient(self._target, observer=name))
+            if self._closed:
+                self._observers[name].close()
+        return self._observers[name]
+
+    def _call(self, name: str, given: dict[str, Any]) -> Any:
+        if name.startswith("run."):
+            return getattr(self._run, name.removeprefix("run."))(**given)
+        client: Any = self._observer(given) if name in _OBSERVERS else self._primary
+        result = getattr(client, name)(**given)
+        return list(result) if isinstance(result, Iterator) else result
+
+    def _given(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        given = {}
+        for name, content in arguments.items():
+            value = self._resolved(content)
+            if name in _SPANS:
+                value = timedelta(seconds=value)
+            elif name == "notes":
+                value = notes_of(value)
+            elif name == "turns":
+                value = [turn_of(turn) for turn in value]
+            given[name] = value
+        return given
+
+    def _resolved(self, content: Any) -> Any:
+        match content:
+            case str() if re.fullmatch(r"\$\w+", content):
+                return self._names.setdefault(content[1:], new_session_id())
+            case {"$repeat": [item, times]}:
+                return self._resolved(item) * times
+            case dict():
+                return {name: self._resolved(item) for name, item in content.items()}
+            case list():
+                return [self._resolved(item) for item in content]
+        return content
+
+    def _compare_error(self, expected: Any, error: SessionNotesError) -> None:
+        expected = {"error": expected} if isinstance(expected, str) else expected
+        compare_error(expected, error, self._equal)
+
+    def _compare(self, expected: Any, result: Any) -> None:
+        if isinstance(expected, dict) and not is_matcher(expected):
+            for path, part in expected.items():
+                self._equal(part, at(result, path), path)
+        else:
+            self._equal(expected, neutral(result), "the result")
+
+    def _is(self, expected: Any, actual: Any) -> bool:
+        try:
+            self._equal(expected, actual, "")
+        except Mismatch:
+            return False
+        return True
+
+    def _equal(self, expected: Any, actual: Any, path: str) -> None:
+        equal(self._resolved(expected), actual, path)
+
+
+def is_matcher(expected: Any) -> bool:
+    """Whether something stands for several values."""
+    return isinstance(expected, dict) and set(expected) in ({"$between"}, {"$present"}, {"$repeat"})
+
+
+def equal(expected: Any, actual: Any, path: str) -> None:
+    """As JSON: a truth value is no number, and nothing may be missing or too much."""
+    problem = f"{path} is {actual!r}, not {expected!r}"
+    match expected:
+        case {"$present": True}:
+            if actual in (None, ""):
+                raise Mismatch(problem)
+        case {"$between": [low, high]}:
+            if isinstance(actual, bool) or not isinstance(actual, int | float) or not low <= actual <= high:
+                raise Mismatch(problem)
+        case dict():
+            if not isinstance(actual, dict) or set(expected) != set(actual):
+                raise Mismatch(problem)
+            for name, part in expected.items():
+                equal(part, actual[name], f"{path}.{name}")
+        case list():
+            if not isinstance(actual, list) or len(expected) != len(actual):
+                raise Mismatch(problem)
+            for number, (one, other) in enumerate(zip(expected, actual, strict=True)):
+                equal(one, other, f"{path}.{number}")
+        case _:
+            if isinstance(expected, bool) != isinstance(actual, bool) or expected != actual:
+                raise Mismatch(problem)
+
+
+def compare_error(expected: dict[str, Any], error: Exception, check: Callable[[Any, Any, str], None] = equal) -> None:
+    """An error as a case says: its class, and any of its attributes."""
+    for path, part in expected.items():
+        if path == "error":
+            check(part, type(error).__name__, "the error's class")
+        elif path == "is":
+            for parent in part:
+                if not isinstance(error, getattr(session_notes, parent)):
+                    raise Mismatch(f"{type(error).__name__} is no {parent}")
+        elif path == "message":
+            check(part, str(error), path)
+        else:
+            check(part, at(error, path), path)
+
+
+def at(result: Any, path: str) -> Any:
+    """The part of a result that a path leads to, in neutral form."""
+    for step in path.split("."):
+        if step == "length":
+            result = len(result)
+        elif step.isdecimal():
+            result = result[int(step)]
+        else:
+            result = result[step] if isinstance(result, dict) else getattr(result, step)
+    return neutral(result)
+
+
+def neutral(result: Any) -> Any:
+    """A result as JSON has it, the same in every language."""
+    match result:
+        case StrEnum():
+            return result.value
+        case datetime():
+            return result.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        case timedelta():
+            return result.total_seconds()
+        case Issue() | Turn():
+            said = {name: getattr(result, name) for name in _names(result)}
+            return {name: neutral(part) for name, part in said.items() if part not in (None, {}, "unspecified")}
+        case tuple() if hasattr(result, "_fields"):
+            return {name: neutral(getattr(result, name)) for name in result._fields}
+        case list() | tuple():
+            return [neutral(item) for item in result]
+        case dict():
+            return {name: neutral(item) for name, item in result.items()}
+    if is_dataclass(result):
+        return {name: neutral(getattr(result, name)) for name in _names(result)}
+    return result
+
+
+def _names(record: Any) -> list[str]:
+    return [field.name for field in fields(record)]
+
+
+def notes_of(content: Any) -> Notes:
+    """Notes as the table has them; what is no notes goes on as it is, since a case may want to see it refused."""
+    issues = [Issue(**issue) for issue in content.get("issues", ())]
+    return Notes(**(content | {"issues": issues}))
+
+
+def turn_of(content: Any) -> Turn:
+    """A turn as the table has it."""
+    time = content.get("time")
+    return Turn(**(content | {"time": datetime.fromisoformat(time)} if time else content))
+
+
+@pytest.fixture
+def targets(sidecar: Sidecar) -> Iterator[dict[str, str]]:
+    """Where a case can lead: to the shared sidecar, to nobody, to somebody who never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        yield {
+            "sidecar": sidecar.target,
+            "closed": sidecar.target,
+            "nobody": f"127.0.0.1:{free_port()}",
+            "silent": f"127.0.0.1:{silent.getsockname()[1]}",
+        }
+
+
+def run_case(case: dict[str, Any], targets: dict[str, str]) -> None:
+    """Runs a case from start to end."""
+    target = case.get("target", "sidecar")
+    with ExitStack() as stack:
+        runner = Runner(targets[target], stack, patient=target == "sidecar", closed=target == "closed")
+        runner.steps(case["steps"])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_python_client_does_as_the_table_says(name: str, targets: dict[str, str]) -> None:
+    """Each case, on a real sidecar."""
+    run_case(CASES[name], targets)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_wrong_expectation_is_found(name: str, targets: dict[str, str]) -> None:
+    """A runner that is content with anything proves nothing."""
+    with pytest.raises(Mismatch):
+        run_case(BROKEN[name], targets)
+
+
+READINGS = {reading["name"]: reading for reading in TABLES["pure_readings"]["readings"]}
+READY: dict[str, Any] = READINGS["a newer run in a state this client is too old to know"]["response"]
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_a_response_is_read_as_the_table_says(name: str) -> None:
+    """A response of the sidecar, what the client makes of it, and what a model gets to see."""
+    case = READINGS[name]
+    reading = reading_from("s", "", json_format.ParseDict(case["response"], GetNotesResponse()))
+    for path, part in case["gives"].items():
+        equal(part, at(reading, path), path)
+    equal(case["tool_result"], reading.as_tool_result(), "tool_result")
+
+
+def test_ages_are_rounded_as_the_table_says() -> None:
+    """To the digit, so that no two languages tell a model different ages."""
+    for age, seconds in TABLES["pure_readings"]["ages"]["cases"]:
+        response = json_format.ParseDict(READY | {"age": age}, GetNotesResponse())
+        equal(seconds, reading_from("s", "", response).as_tool_result()["age_seconds"], age)
+
+
+class Status(grpc.RpcError):
+    """An error as gRPC hands it over."""
+
+    def __init__(self, code: str, message: str, details: bytes | None) -> None:
+        self._code, self._message, self._details = grpc.StatusCode[code], message, details
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return self._message
+
+    def trailing_metadata(self) -> Any:
+        return () if self._details is None else (("grpc-status-details-bin", self._details),)
+
+
+STATUSES = {status["name"]: status for status in TABLES["pure_errors"]["statuses"]}
+
+
+@pytest.mark.parametrize("name", STATUSES)
+def test_a_status_is_the_error_the_table_says(name: str) -> None:
+    """A status with its details, and the error that says the same."""
+    case = STATUSES[name]
+    details = bytes.fromhex(case["raw_details"]) if "raw_details" in case else details_of(case.get("details", []))
+    compare_error(case["error"], translate(Status(case["code"], case["message"], details)))
+
+
+def details_of(details: list[dict[str, Any]]) -> bytes:
+    """`grpc-status-details-bin`, as a sidecar sends it."""
+    status = status_pb2.Status()
+    for detail in details:
+        ((kind, content),) = detail.items()
+        message = json_format.ParseDict(content, getattr(status_pb2, kind)())
+        status.details.add(type_url=f"type.googleapis.com/google.rpc.{kind}", value=message.SerializeToString())
+    return status.SerializeToString()
+
+
+def test_the_tables_leave_nothing_out() -> None:
+    """Every call of both roles, every readiness and every error stands in a table."""
+    steps = list(every_step([step for case in CASES.values() for step in case["steps"]]))
+    calls = {step["call"] for step in steps}
+    public = {name for client in (PrimaryClient, ObserverClient) for name in dir(client) if not name.startswith("_")}
+    assert public - {"close"} == {call for call in calls if "." not in call}
+    assert {"run.write", "run.fail"} <= calls
+    gives = [step["gives"] for step in steps if isinstance(step.get("gives"), dict)]
+    seen = {expected["readiness"] for expected in gives if "readiness" in expected}
+    assert seen | {"unspecified"} == set(Readiness)
+    failures = [step["fails"] for step in steps if "fails" in step] + [case["error"] for case in STATUSES.values()]
+    kinds = {failure if isinstance(failure, str) else failure.get("error") for failure in failures} - {None}
+    errors = {
+        n
+        for n in session_notes.__all__
+        if isinstance(t := getattr(session_notes, n), type) and issubclass(t, SessionNotesError)
+    }
+    assert kinds == errors - {"SessionNotesError"}
+
+
+def every_step(steps: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The steps, and those within them."""
+    for step in steps:
+        yield step
+        yield from every_step(step.get("during", []))

@@ -1,0 +1,337 @@
+"""The sidecar's traces as a collector gets them: a span a call, one a store operation, and nothing of what was said."""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from session_notes.v1.session_notes_pb2 import BatchGetNotesRequest, GetNotesRequest
+from session_notes.v1.session_state_pb2 import ListSessionsRequest
+
+from tests.integrations.collector import CLIENT, ERROR, SERVER, UNSET, Collector, Span
+from tests.stores import StoreServer, valkey_program
+from tests.support import (
+    CANARY,
+    SERVICES,
+    SessionCalls,
+    Sidecar,
+    eventually,
+    free_port,
+    new_channel,
+    new_session_id,
+    refused,
+    status_of,
+)
+
+NOTES, STATE = SERVICES
+SOON = {"OTEL_BSP_SCHEDULE_DELAY": "20"}
+"""Spans are exported after so many milliseconds."""
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    """One for all tests of this file."""
+    with Collector() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def traced(collector: Collector) -> Iterator[Sidecar]:
+    """A sidecar that traces."""
+    with Sidecar(env=SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}) as sidecar:
+        yield sidecar
+
+
+@pytest.fixture
+def session(traced: Sidecar) -> Iterator[SessionCalls]:
+    """A session there."""
+    with new_channel(traced.target) as channel:
+        yield SessionCalls(channel, new_session_id())
+
+
+class Caller:
+    """Calls as part of a trace of its own, with nothing but gRPC."""
+
+    def __init__(self, channel: grpc.Channel, *, sampled: bool = True) -> None:
+        self.trace, self.span = os.urandom(16), os.urandom(8)
+        self._channel = channel
+        self._sampled = sampled
+
+    def call(self, rpc: str, request: bytes = b"", **more: str) -> None:
+        """One call."""
+        traceparent = f"00-{self.trace.hex()}-{self.span.hex()}-0{self._sampled:d}"
+        metadata = (("traceparent", traceparent), *more.items())
+        method: Any = self._channel.unary_unary(f"/session_notes.v1.{rpc}")
+        method(request, timeout=10, metadata=metadata)
+
+
+def request(session_id: str) -> bytes:
+    """Of any method whose first field is the session's id."""
+    return GetNotesRequest(session_id=session_id).SerializeToString()
+
+
+CALLS: dict[str, tuple[str, Callable[[SessionCalls], object]]] = {
+    f"{NOTES}/GetNotes": ("get_notes", SessionCalls.get_notes),
+    f"{NOTES}/BatchGetNotes": (
+        "get_notes",
+        lambda session: session.notes.BatchGetNotes(
+            BatchGetNotesRequest(requests=[GetNotesRequest(session_id=session.id)] * 3), timeout=10
+        ),
+    ),
+    f"{NOTES}/BeginRun": ("begin_run", lambda session: session.begin_run("run-1")),
+    f"{NOTES}/WriteNotes": ("write_notes", lambda session: session.write_notes("run-1")),
+    f"{NOTES}/ListRuns": ("list_runs", SessionCalls.list_runs),
+    f"{NOTES}/FailRun": (
+        "fail_run",
+        lambda session: (session.begin_run("run-2"), session.fail_run("run-2")),
+    ),
+    f"{STATE}/AppendTurns": ("append_turns", lambda session: session.append_turns(2)),
+    f"{STATE}/UpdateSession": ("update_session", lambda session: session.update_session(set={"a": CANARY})),
+    f"{STATE}/GetSession": ("get_session", lambda session: session.get_session(include_turns=True)),
+    f"{STATE}/ListSessions": (
+        "scan_sessions",
+        lambda session: session.state.ListSessions(ListSessionsRequest(), timeout=10),
+    ),
+    f"{STATE}/DeleteSession": ("delete_session", SessionCalls.delete),
+}
+
+
+def of_call(collector: Collector, name: str, code: int) -> tuple[Span, list[Span]]:
+    """The newest call of that name and code, and the store operations in it."""
+
+    def found() -> Span | None:
+        spans = [span for span in collector.spans() if span.name == name]
+        return next((span for span in reversed(spans) if span.attributes["rpc.grpc.status_code"] == code), None)
+
+    call = eventually(found)
+    assert call is not None
+    return call, [span for span in collector.spans(call.trace) if span.parent == call.id]
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_each_call_is_a_span_and_its_store_operation_another(
+    name: str, session: SessionCalls, collector: Collector
+) -> None:
+    """Named as the conventions for RPC and databases say, one within the other; both without an error."""
+    operation, call = CALLS[name]
+    if name.endswith("ListSessions"):
+        session.append_turns(1)
+    call(session)
+    span, operations = of_call(collector, name, 0)
+    service, _, method = name.partition("/")
+    assert span.kind == SERVER
+    assert not span.parent
+    assert span.status == UNSET
+    assert span.attributes == {
+        "rpc.system": "grpc",
+        "rpc.service": service,
+        "rpc.method": method,
+        "rpc.grpc.status_code": 0,
+    }
+    assert operation in {one.name for one in operations}
+    sizes = [one.attributes.pop("db.operation.batch.size", 1) for one in operations]
+    # After a batch some of it may be asked for again, one by one: of a store that has not seen the script yet.
+    assert (3 in sizes) == ("Batch" in name) or "List" in name
+    for one in operations:
+        assert (one.kind, one.status) == (CLIENT, UNSET)
+        assert one.attributes == {"db.system.name": "redis", "db.operation.name": one.name}
+    assert span.resource["service.name"] == "session-notes"
+    assert span.resource["telemetry.sdk.name"] == "opentelemetry"
+    assert span.resource["service.instance.id"]
+
+
+def test_a_trace_goes_on_from_its_caller(traced: Sidecar, collector: Collector, session_id: str) -> None:
+    """The call's span is a child of the one that `traceparent` names; without a word of what else was sent along."""
+    with new_channel(traced.target) as channel:
+        caller = Caller(channel)
+        caller.call("SessionNotes/GetNotes", request(session_id), baggage=f"user={CANARY}")
+        spans = collector.wait_for(f"{NOTES}/GetNotes", "get_notes", trace=caller.trace)
+        assert spans[f"{NOTES}/GetNotes"].parent == caller.span
+        assert spans["get_notes"].parent == spans[f"{NOTES}/GetNotes"].id
+        assert spans["get_notes"].trace == caller.trace
+
+
+def test_a_trace_that_is_not_sampled_stays_so(traced: Sidecar, collector: Collector, session_id: str) -> None:
+    """The caller decides, once for the whole trace; and a `traceparent` that is none begins a new one."""
+    with new_channel(traced.target) as channel:
+        unsampled, broken = Caller(channel, sampled=False), Caller(channel)
+        unsampled.call("SessionNotes/GetNotes", request(session_id))
+        broken.trace = b"no trace"
+        broken.call("SessionState/GetSession", request(session_id))
+        sampled = Caller(channel)
+        sampled.call("SessionNotes/GetNotes", request(session_id))
+        collector.wait_for("get_notes", trace=sampled.trace)
+        assert of_call(collector, f"{STATE}/GetSession", 0)[0].trace
+        assert not collector.spans(unsampled.trace)
+        assert all(span.parent for span in collector.spans() if span.name == "get_notes"), "no call, no operation"
+
+
+def test_a_sampler_can_overrule_the_caller(collector: Collector, session_id: str) -> None:
+    """With OTEL_TRACES_SAMPLER=always_on all traces are kept, whatever the caller says."""
+    env = SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_TRACES_SAMPLER": "always_on"}
+    with Sidecar(env=env) as sidecar, new_channel(sidecar.target) as channel:
+        unsampled = Caller(channel, sampled=False)
+        unsampled.call("SessionNotes/GetNotes", request(session_id))
+        spans = collector.wait_for(f"{NOTES}/GetNotes", "get_notes", trace=unsampled.trace)
+        assert spans[f"{NOTES}/GetNotes"].parent == unsampled.span
+
+
+def test_a_refusal_is_no_error_of_the_sidecars(session: SessionCalls, collector: Collector) -> None:
+    """INVALID_ARGUMENT: the code is there, the span has no error, and the store was not asked."""
+    with refused(grpc.StatusCode.INVALID_ARGUMENT):
+        session.get_notes(observer=f"{CANARY} two words")
+    span, operations = of_call(collector, f"{NOTES}/GetNotes", grpc.StatusCode.INVALID_ARGUMENT.value[0])
+    assert (span.status, operations, span.events) == (UNSET, [], [])
+
+
+def test_errors_of_ours_and_callers_who_leave(collector: Collector) -> None:
+    """No store: UNAVAILABLE, an error in both spans. A caller who leaves is CANCELLED, and none; a deadline is one."""
+    flags = ("--notes-timeout", "2s")
+    with (
+        StoreServer(valkey_program()) as server,
+        Sidecar(server.url, flags=flags, env=SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}) as sidecar,
+        new_channel(sidecar.target) as channel,
+    ):
+        session = SessionCalls(channel, new_session_id())
+        server.pause()
+
+        def leave() -> bool:
+            # Again and again: nothing tells when a call has arrived.
+            left = session.notes.GetNotes.future(GetNotesRequest(session_id=session.id), timeout=60)
+            with suppress(grpc.FutureTimeoutError):
+                left.result(timeout=0.1)
+            left.cancel()
+            codes = [span.attributes.get("rpc.grpc.status_code") for span in collector.spans()]
+            return grpc.StatusCode.CANCELLED.value[0] in codes
+
+        eventually(leave)
+        span, _ = of_call(collector, f"{NOTES}/GetNotes", grpc.StatusCode.CANCELLED.value[0])
+        assert span.status == UNSET
+        with refused(grpc.StatusCode.DEADLINE_EXCEEDED):
+            session.get_notes(timeout=0.2)
+        span, _ = of_call(collector, f"{NOTES}/GetNotes", grpc.StatusCode.DEADLINE_EXCEEDED.value[0])
+        assert (span.status, span.attributes["error.type"]) == (ERROR, "DEADLINE_EXCEEDED")
+        server.resume()
+        server.kill()
+        with refused(grpc.StatusCode.UNAVAILABLE):
+            session.get_notes()
+        span, operations = of_call(collector, f"{NOTES}/GetNotes", grpc.StatusCode.UNAVAILABLE.value[0])
+        assert (span.status, span.attributes["error.type"]) == (ERROR, "UNAVAILABLE")
+        assert [(one.status, one.attributes["error.type"]) for one in operations] == [(ERROR, "StoreUnavailable")]
+
+
+def test_nothing_of_what_was_said_is_exported(traced: Sidecar, collector: Collector, session: SessionCalls) -> None:
+    """Canaries in all that is sent, a bug included, whose exception repeats one: not a byte of them is exported."""
+    for _, call in CALLS.values():
+        call(session)
+    traced.store.client.hset(traced.store.key(session.id), "o:default", b"\xff" + CANARY.encode())
+    try:
+        with refused(grpc.StatusCode.INTERNAL):
+            session.get_notes()
+    finally:
+        traced.store.client.delete(traced.store.key(session.id))
+    with suppress(grpc.RpcError):
+        session.call("SessionNotes/WriteNotes", CANARY.encode())
+    for headers in ({"x-user": CANARY}, {"tracestate": f"no {CANARY}"}, {"traceparent": CANARY * 100}):
+        Caller(session.channel).call("SessionNotes/GetNotes", request(session.id), **headers)
+    span, _ = of_call(collector, f"{NOTES}/GetNotes", grpc.StatusCode.INTERNAL.value[0])
+    assert span.status == ERROR
+    assert not span.events
+    assert session.id.startswith(f"session-{CANARY}")
+    assert collector.exported
+    assert b"canary" not in collector.exported
+    assert session.id.encode() not in collector.exported
+
+
+def test_a_collector_that_is_away_costs_no_call_anything() -> None:
+    """Calls are answered as ever, the log has one line of it, and one more once it is there."""
+    port = free_port()
+    env = SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}", "OTEL_EXPORTER_OTLP_TIMEOUT": "0.2"}
+    env["OTEL_EXPORTER_OTLP_HEADERS"] = f"api-key={CANARY}"
+    with Sidecar(env=env) as sidecar, new_channel(sidecar.target) as channel:
+        session, took = SessionCalls(channel, new_session_id()), list[float]()
+        until = time.monotonic() + 2
+        while time.monotonic() < until or "spans cannot" not in sidecar.log:
+            began = time.perf_counter()
+            session.get_notes(timeout=1)
+            took.append(time.perf_counter() - began)
+        assert sorted(took)[len(took) // 2] < 0.02
+        told = [line for line in sidecar.log.splitlines() if "export" in line]
+        assert len(told) == 1, told
+        assert "UNAVAILABLE" in told[0]
+        with Collector(port) as collector:
+            eventually(lambda: (session.get_notes(), collector.spans())[1], 20)
+            eventually(lambda: "spans are exported again" in sidecar.log)
+        assert len(sidecar.log.splitlines()) < 10
+
+
+@pytest.mark.parametrize("http", [False, True], ids=["grpc", "http"])
+def test_a_stop_exports_what_is_there(http: bool) -> None:
+    """At SIGTERM the last spans go out, over either protocol, and the status is 0."""
+    env = {"OTEL_BSP_SCHEDULE_DELAY": "60000", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf" if http else "grpc"}
+    with (
+        Collector(http=http) as collector,
+        Sidecar(env=env | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}) as sidecar,
+    ):
+        with new_channel(sidecar.target) as channel:
+            SessionCalls(channel, new_session_id()).get_notes()
+        assert not collector.spans()
+        assert sidecar.terminate() == 0
+        assert {span.name for span in collector.spans()} == {f"{NOTES}/GetNotes", "get_notes"}
+
+
+def test_a_stop_waits_for_no_collector_beyond_the_grace() -> None:
+    """One that takes connections and says nothing: it stops within the grace, and the status is 0."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        with Sidecar(env=env, flags=("--grace", "1s")) as sidecar:
+            with new_channel(sidecar.target) as channel:
+                SessionCalls(channel, new_session_id()).get_notes()
+            began = time.monotonic()
+            assert sidecar.terminate() == 0
+            assert time.monotonic() - began < 4
+            assert "could not be exported in time" in sidecar.log
+            assert "Traceback" not in sidecar.log
+
+
+def test_each_worker_exports_its_own(collector: Collector) -> None:
+    """With --workers spans come from as many instances, each with a name of its own."""
+    env = SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_SERVICE_NAME": "two-workers"}
+
+    def instances() -> set[str | int]:
+        ours = (span.resource for span in collector.spans() if span.resource["service.name"] == "two-workers")
+        return {resource["service.instance.id"] for resource in ours}
+
+    with Sidecar(env=env, flags=("--workers", "2")) as sidecar:
+
+        def both() -> bool:
+            with new_channel(sidecar.target) as channel:
+                # Whatever comes of it: a new connection may take longer than tests have patience for.
+                status_of(SessionCalls(channel, new_session_id()).get_notes)
+            return len(instances()) == 2
+
+        eventually(both, 20)
+
+
+def test_without_its_packages_the_sidecar_says_so_and_serves(tmp_path: Path) -> None:
+    """Asked for traces by the environment of a whole pod, say, and without the extra: a warning, and calls as ever."""
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['opentelemetry'] = None")
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "PYTHONPATH": path}
+    with Sidecar(env=env) as sidecar, new_channel(sidecar.target) as channel:
+        SessionCalls(channel, new_session_id()).get_notes()
+        assert "pip install 'session-notes[otel]'" in sidecar.log
+
+
+def test_a_variable_nobody_understands_is_no_reason_to_fail() -> None:
+    """It is said, without repeating it: it may hold a key."""
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_TIMEOUT": f"{CANARY}-soon"}
+    env |= {"OTEL_EXPORTER_OTLP_HEADERS": f"{CANARY} {CANARY}"}
+    with Sidecar(env=env) as sidecar, new_channel(sidecar.target) as channel:
+        SessionCalls(channel, new_session_id()).get_notes()
+        assert "no traces" in sidecar.log
