@@ -14,7 +14,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 from pydantic import Field
-from session_notes import AsyncPrimaryClient, Notes, ObserverClient, PrimaryClient, Turn
+from session_notes import AsyncPrimaryClient, InvalidArgument, Notes, ObserverClient, PrimaryClient, Turn
 from session_notes.integrations.langchain import ObserverMiddleware
 from session_notes.integrations.langgraph import ObserverNode, notes_tool
 from session_notes.integrations.recorder import TurnRecorder
@@ -105,6 +105,12 @@ async def test_an_outage_is_an_answer(nobody: str) -> None:
         model = Scripted(answers=["Certainly."], reads=True)
         await create_agent(model, [notes_tool(gone_too, "session-1")]).ainvoke(hello())
         assert model.told == told
+
+
+def test_a_graph_without_a_thread_is_told(primary: PrimaryClient) -> None:
+    """Nobody's notes are read by accident."""
+    with pytest.raises(InvalidArgument, match="thread_id"):
+        notes_tool(primary).invoke({})
 
 
 def graph_with(model: BaseChatModel, tool: Any, node: Callable[..., Any]) -> Any:

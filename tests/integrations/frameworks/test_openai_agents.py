@@ -16,7 +16,13 @@ from agents import (
     Usage,
 )
 from agents.items import TResponseStreamEvent
-from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage, ResponseOutputText
+from openai.types.responses import (
+    Response,
+    ResponseCompletedEvent,
+    ResponseFunctionToolCall,
+    ResponseOutputMessage,
+    ResponseOutputText,
+)
 from pydantic import BaseModel
 from session_notes import AsyncPrimaryClient, Notes, ObserverClient, PrimaryClient, Turn
 from session_notes.integrations.openai_agents import ObserverHooks, notes_tool
@@ -60,9 +66,20 @@ class Scripted(Model):
             )
         return ModelResponse(output=[output], usage=Usage(), response_id=None)
 
-    def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[TResponseStreamEvent]:
-        """Not in the script."""
-        raise NotImplementedError
+    async def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[TResponseStreamEvent]:
+        """The same, all in one piece."""
+        output = (await self.get_response(*args, **kwargs)).output
+        response = Response(
+            id="response",
+            created_at=0,
+            model="scripted",
+            object="response",
+            output=output,
+            parallel_tool_calls=False,
+            tool_choice="auto",
+            tools=[],
+        )
+        yield ResponseCompletedEvent(type="response.completed", sequence_number=0, response=response)
 
     @property
     def heard(self) -> Any:
@@ -105,8 +122,12 @@ async def test_an_observer_looks_after_each_run(
     agent = Agent[Caller](name="Support", model=Scripted("What did you order?", "Thank you."))
     hooks = ObserverHooks(recorder, lambda run: run.context.session_id)
     memory = SQLiteSession("of the SDK")
-    for text in ("I want my money back.", "A lamp."):
-        await Runner.run(agent, text, context=Caller(session_id), hooks=hooks, session=memory, run_config=NO_TRACING)
+    asking: Any = {"context": Caller(session_id), "hooks": hooks, "session": memory, "run_config": NO_TRACING}
+    await Runner.run(agent, "I want my money back.", **asking)
+    streamed = Runner.run_streamed(agent, "A lamp.", **asking)
+    async for _ in streamed.stream_events():
+        pass
+    assert streamed.final_output == "Thank you."
     memory.close()
     wait_for_summary(primary, session_id, "4 turns")
     assert said(primary, session_id) == [

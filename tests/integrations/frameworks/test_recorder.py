@@ -20,6 +20,13 @@ def test_a_run_sees_what_was_recorded_before_it(
     assert [turn.text for turn in analysis.seen[0]] == ["I want my money back.", "What did you order?"]
 
 
+def test_no_turns_are_a_run_alone(recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
+    """For who has recorded them already."""
+    primary.append_turns(session_id, [Turn("user", "x")])
+    recorder.record(session_id)
+    wait_for_summary(primary, session_id, "1 turns")
+
+
 def test_turns_stay_in_order(primary: PrimaryClient, session_id: str) -> None:
     """However fast they come."""
     with TurnRecorder(primary) as recorder:

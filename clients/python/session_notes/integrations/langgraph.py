@@ -13,7 +13,7 @@ The session is the graph's thread, unless told otherwise.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
-from session_notes import AsyncPrimaryClient, PrimaryClient, Turn
+from session_notes import AsyncPrimaryClient, InvalidArgument, PrimaryClient, Turn
 from session_notes.integrations._binding import NotesOptions, session_of
 from session_notes.integrations.recorder import TurnRecorder
 from session_notes.integrations.tools import DESCRIPTION, NAME, AsyncNotesTool, NotesTool
@@ -30,8 +30,15 @@ SessionId = str | Callable[[RunnableConfig], str]
 
 
 def thread_id(config: RunnableConfig) -> str:
-    """The thread of the graph, as the session's id."""
-    return str(config["configurable"]["thread_id"])
+    """The thread of the graph, as the session's id.
+
+    Raises:
+        InvalidArgument: The graph runs without one.
+    """
+    thread = config.get("configurable", {}).get("thread_id")
+    if thread is None:
+        raise InvalidArgument("the config has no thread_id to name the session; give one, or a session_id")
+    return str(thread)
 
 
 def notes_tool(
@@ -64,7 +71,7 @@ def notes_tool(
 class ObserverNode:
     """A node for the end of a graph: takes down the last exchange in `messages`, and has an observer look at it.
 
-    It holds up no graph, changes nothing, and raises nothing.
+    It holds up no graph, changes nothing, and an outage raises nothing.
 
     Args:
         recorder: Takes down, and submits.

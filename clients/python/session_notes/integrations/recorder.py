@@ -77,7 +77,7 @@ class TurnRecorder:
 
         Args:
             session_id: The session they belong to.
-            turns: What was said, in order.
+            turns: What was said, in order; none: only a run is submitted.
             observe: Whether to submit a run; False: there is one after the next turn.
         """
         recording = _Recording(session_id, turns, observe)
@@ -121,6 +121,8 @@ class TurnRecorder:
             return self._waiting.popleft()
 
     def _append(self, recording: _Recording) -> None:
+        if not recording.turns:
+            return
         try:
             self._client.append_turns(recording.session_id, recording.turns, timeout=self._timeout)
         except Exception as error:
