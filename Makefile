@@ -9,7 +9,7 @@ PROTOS := $(shell find protos -name '*.proto' | sort)
 GENERATED := v1 status
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test test-integrations test-typescript faults soak guards oldest bench check format protos clean
+.PHONY: help install run demo test test-integrations test-typescript test-pythons faults soak guards oldest bench dist check format protos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -111,6 +111,27 @@ test-typescript: .venv/dev clients/typescript/node_modules/.package-lock.json ##
 	@$(NPM) run lint
 	@export SIDECAR_PYTHON="$(CURDIR)/.venv/bin/python"; $(NPM) test
 
+# What depends on the version is quick to see: the contract, the clients, a start, all on the embedded store.
+PYTHONS := 3.11 3.12 3.13 3.14
+QUICK := tests/fundamentals tests/clients/test_async.py tests/clients/test_background.py tests/clients/test_import.py \
+	tests/process/test_start.py
+
+test-pythons: $(PYTHONS:%=test-python-%) ## run a quick part of the tests on each Python that is on PATH or among pyenv's
+
+test-python-%:
+	@found=$$(for p in python$* $(HOME)/.pyenv/versions/$*.*/bin/python; do "$$p" -c '' 2>/dev/null && { echo "$$p"; break; }; done); \
+	test -n "$$found" || { echo "Python $* is not here: not tested"; exit 0; }; \
+	set -e; python=.venv-pythons/$*/bin/python; \
+	test -x $$python || "$$found" -m venv .venv-pythons/$*; \
+	$$python -m pip install --quiet --disable-pip-version-check --editable '.[server]' pytest pytest-asyncio pytest-timeout pytest-xdist; \
+	$$python -m pytest -n 2 -k "not redis and not cluster" $(QUICK) $(ARGS)
+
+# Into an empty folder, so that nothing old is uploaded with it.
+dist: .venv-integrations/ready ## build the wheel and the sdist into dist/, and check them
+	@rm -rf dist
+	@.venv-integrations/bin/python -m build
+	@.venv-integrations/bin/python -m twine check --strict dist/*
+
 # Three runs, since what holds in one may be the machine's mood.
 bench: .venv/dev ## measure what a call costs, here and elsewhere, three times (a quarter of an hour; RUNS=1 for less)
 	@for run in $$(seq $(or $(RUNS),3)); do \
@@ -156,6 +177,6 @@ generate-typescript: .venv/dev clients/typescript/node_modules/.package-lock.jso
 	@$(BUF_TYPESCRIPT)
 
 clean: ## remove environments, caches and builds
-	rm -rf .venv .venv-protos .venv-oldest .venv-integrations build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-protos .venv-oldest .venv-integrations .venv-pythons build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -rf clients/typescript/node_modules clients/typescript/build clients/typescript/dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -203,6 +203,8 @@ def _socket_of_our_own(path: Path) -> Iterator[None]:
             f"cannot listen on unix:{path}: a socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes."
         )
     try:
+        # So that a directory which everybody may change, as volumes shared by containers are, can hold one of our own.
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         _check_directory(path)
         lock = lock_file(path.with_name(path.name + ".lock"))
         if lock is None:

@@ -22,6 +22,7 @@ from session_notes_server.embedded import EmbeddedValkey
 from session_notes_server.grpc_options import options
 from session_notes_server.health import SERVICE_NAME as HEALTH
 from session_notes_server.health import Health
+from session_notes_server.notify import READY, STOPPING, keep_alive, notify
 from session_notes_server.servicers.access import Access, GuardedReflection
 from session_notes_server.servicers.boundary import Boundary
 from session_notes_server.servicers.gate import Gates
@@ -71,10 +72,15 @@ async def serve(settings: Settings, tell: Callable[[Sequence[str]], None] = log_
             held.enter_context(hold(address, shared=False))
     stop = stopping()
     forbid_core_files()
-    async with running(parts.embedded) as on_deletion, answering(settings, parts, on_deletion) as addresses:
+    async with (
+        background(keep_alive(lambda: True)),
+        running(parts.embedded) as on_deletion,
+        answering(settings, parts, on_deletion) as addresses,
+    ):
         tell(addresses)
+        notify(READY)
         await stop.wait()
-        log_stopping(settings)
+        tell_stopping(settings)
     log.info("stopped")
 
 
@@ -99,8 +105,9 @@ def stopping() -> asyncio.Event:
     return stop
 
 
-def log_stopping(settings: Settings) -> None:
+def tell_stopping(settings: Settings) -> None:
     """Say that the end has begun."""
+    notify(STOPPING)
     log.info("stopping: no new calls, at most %.0f s for those in flight", settings.grace.total_seconds())
 
 

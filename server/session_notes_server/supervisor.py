@@ -18,14 +18,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from session_notes_server.addresses import check_addresses, hold
+from session_notes_server.notify import READY, keep_alive, notify
 from session_notes_server.server import (
     Parts,
     background,
     forbid_core_files,
     log_addresses,
-    log_stopping,
     running,
     stopping,
+    tell_stopping,
 )
 from session_notes_server.settings import InvalidSetting, Settings
 
@@ -36,8 +37,10 @@ FIRST_RESTART_SECONDS, LAST_RESTART_SECONDS = 0.2, 30.0
 LIVED_SECONDS = 10.0
 # How much longer than its grace a worker may take to end.
 STOP_SECONDS = 10.0
-# What a worker tells: that it answers calls; that a session was deleted.
-SERVING, DELETED = b"s", b"d"
+# What a worker tells: that it answers calls; that a session was deleted; that it is well, when asked.
+SERVING, DELETED, WELL = b"s", b"d", b"w"
+# What it is asked, once it answers calls.
+ARE_YOU_WELL = b"?"
 
 
 async def supervise(settings: Settings, tell: Callable[[Sequence[str]], None] = log_addresses) -> None:
@@ -60,9 +63,18 @@ async def supervise(settings: Settings, tell: Callable[[Sequence[str]], None] = 
             )
             workers = [Worker(number, told, on_deletion) for number in range(1, settings.workers + 1)]
             kept = [worker.keep_running() for worker in workers]
-            async with background(_tell_once_all_serve(workers, addresses, tell), *kept):
+
+            def all_well() -> bool:
+                # Each is asked, whatever another says.
+                answers = [worker.is_well() for worker in workers]
+                return all(answers)
+
+            async with (
+                background(keep_alive(all_well)),
+                background(_tell_once_all_serve(workers, addresses, tell), *kept),
+            ):
                 await stop.wait()
-                log_stopping(settings)
+                tell_stopping(settings)
     log.info("stopped")
 
 
@@ -72,6 +84,7 @@ async def _tell_once_all_serve(
     for worker in workers:
         await worker.serving.wait()
     tell(addresses)
+    notify(READY)
 
 
 class Worker:
@@ -95,6 +108,18 @@ class Worker:
         self._told = pickle.dumps((number, replace(settings, listen=tuple(listen)), verbose))
         self._patience = settings.grace.total_seconds() + STOP_SECONDS
         self._on_deletion = on_deletion
+        self._writer: asyncio.StreamWriter | None = None
+        self._owes_an_answer = False
+
+    def is_well(self) -> bool:
+        """Whether it has answered since it was asked last, and ask again. One that ended is ours to replace: well."""
+        if self._writer is None:
+            return True
+        if self._owes_an_answer:
+            return False
+        self._owes_an_answer = True
+        self._writer.write(ARE_YOU_WELL)
+        return True
 
     async def keep_running(self) -> None:
         """Start it, and another whenever it ends by itself. Runs until cancelled; then it ends as a sidecar does."""
@@ -128,11 +153,15 @@ class Worker:
                 theirs.close()
                 try:
                     writer.write(self._told)
+                    # Not asked before it has said that it serves: it would take the question for more settings.
+                    self._writer, self._owes_an_answer = writer, True
                     await self._listen(reader)
                     return await process.wait()
                 except asyncio.CancelledError:
                     await self._end(process, reader)
                     raise
+                finally:
+                    self._writer = None
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         """Do what a process says, until it ends."""
@@ -140,6 +169,8 @@ class Worker:
             while said := await reader.read(1024):
                 if DELETED in said:
                     self._on_deletion()
+                if SERVING in said or WELL in said:
+                    self._owes_an_answer = False
                 if SERVING in said:
                     if self.serving.is_set():
                         log.info("worker %d serves again", self._number)

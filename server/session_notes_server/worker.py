@@ -20,7 +20,7 @@ from session_notes_server.credentials import CredentialsError
 from session_notes_server.embedded import die_with_parent
 from session_notes_server.server import Parts, answering, background, run, stopping
 from session_notes_server.settings import InvalidSetting, Settings
-from session_notes_server.supervisor import DELETED, SERVING
+from session_notes_server.supervisor import DELETED, SERVING, WELL
 
 log = logging.getLogger(__name__)
 
@@ -47,15 +47,17 @@ async def _work(settings: Settings, supervisor: socket.socket) -> None:
     stop = stopping()
     reader, writer = await asyncio.open_unix_connection(sock=supervisor)
     async with (
-        background(_end_with_supervisor(reader)),
+        background(_answer_supervisor(reader, writer)),
         answering(settings, Parts.of(settings), lambda: writer.write(DELETED)),
     ):
         writer.write(SERVING)
         await stop.wait()
 
 
-async def _end_with_supervisor(reader: asyncio.StreamReader) -> None:
-    await reader.read()
+async def _answer_supervisor(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Say that we are well whenever asked, and end with who asks."""
+    while await reader.read(64):
+        writer.write(WELL)
     os._exit(1)
 
 

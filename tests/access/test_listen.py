@@ -122,3 +122,16 @@ def test_a_directory_that_others_can_change_is_refused(tmp_path: Path) -> None:
     shared.chmod(0o1777)
     with Sidecar(listen=f"unix:{shared}/s") as sidecar:
         assert sidecar.running
+
+
+def test_a_directory_that_is_missing_is_made_private(tmp_path: Path) -> None:
+    """So a volume that everybody may change, as containers share them, can hold the socket. Only the last folder is."""
+    shared = tmp_path / "v"
+    shared.mkdir()
+    shared.chmod(0o777)
+    with Sidecar(listen=f"unix:{shared}/own/s") as sidecar:
+        assert sidecar.running
+        assert stat.S_IMODE((shared / "own").stat().st_mode) == 0o700
+    status, text = serve("--listen", f"unix:{shared}/no/such/s")
+    assert status == 1
+    assert "No such file or directory" in text

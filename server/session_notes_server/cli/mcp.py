@@ -1,6 +1,5 @@
 """`session-notes mcp`."""
 
-import asyncio
 import logging
 import signal
 import socket
@@ -98,6 +97,8 @@ def mcp(
     there yet: until it is, notes are `unavailable`.
     """
     # Both take their time to import.
+    import asyncio
+
     from session_notes import AsyncPrimaryClient, SessionNotesError
 
     try:

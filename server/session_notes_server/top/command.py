@@ -1,6 +1,5 @@
 """`session-notes top`."""
 
-import asyncio
 import os
 import sys
 from datetime import timedelta
@@ -81,6 +80,8 @@ def top(
             if app.failure is not None:
                 raise app.failure
             return
+        import asyncio
+
         from session_notes_server.top.once import read_once, show_once
 
         asyncio.run(read_once(reads, watch))

@@ -1,0 +1,60 @@
+{{/*
+For pods of yours, in a chart that depends on this one. All take this chart's own scope: index .Subcharts "session-notes".
+deploy/helm/example uses each of them.
+*/}}
+
+{{- define "session-notes.sidecar" -}}
+- name: session-notes
+  restartPolicy: Always
+  {{- include "session-notes.container" . | nindent 2 }}
+  volumeMounts:
+    {{- include "session-notes.mounts" . | nindent 4 }}
+  env:
+    - name: SESSION_NOTES_LISTEN
+      value: {{ include "session-notes.socket" . }}
+    {{- include "session-notes.settings" . | nindent 4 }}
+  startupProbe:
+    {{- include "session-notes.startup" . | nindent 4 }}
+  livenessProbe:
+    {{- include "session-notes.liveness" . | nindent 4 }}
+  {{- if .Values.sidecar.readiness }}
+  readinessProbe:
+    {{- include "session-notes.readiness" . | nindent 4 }}
+  {{- end }}
+{{- end }}
+
+{{/* For the containers that call: where it is, and the volume with its socket. */}}
+{{- define "session-notes.env" -}}
+- name: SESSION_NOTES_TARGET
+  value: {{ include "session-notes.socket" . }}
+{{- end }}
+
+{{- define "session-notes.mount" -}}
+- name: session-notes-socket
+  mountPath: /run/session-notes
+  readOnly: true
+{{- end }}
+
+{{- define "session-notes.volumes" -}}
+- name: session-notes-socket
+  emptyDir:
+    medium: Memory
+    sizeLimit: 1Mi
+{{- if not .Values.redis.url }}
+- name: session-notes-data
+  emptyDir:
+    sizeLimit: 1Gi
+{{- end }}
+{{- with .Values.redis.secret }}
+- name: session-notes-redis
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+{{- end }}
+{{- with .Values.tokensSecret }}
+- name: session-notes-tokens
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+{{- end }}
+{{- end }}
