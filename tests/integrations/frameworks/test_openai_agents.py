@@ -9,11 +9,11 @@ from agents import (
     Agent,
     Model,
     ModelResponse,
-    RunConfig,
     Runner,
     SQLiteSession,
     TResponseInputItem,
     Usage,
+    set_tracing_disabled,
 )
 from agents.items import TResponseStreamEvent
 from openai.types.responses import (
@@ -30,7 +30,8 @@ from session_notes.integrations.recorder import TurnRecorder
 
 from tests.integrations.frameworks.conftest import promptly, said, wait_for_summary
 
-NO_TRACING = RunConfig(tracing_disabled=True)
+# The SDK would send traces to OpenAI.
+set_tracing_disabled(True)
 
 
 @dataclass
@@ -99,7 +100,7 @@ async def test_the_model_reads_the_notes_of_the_applications_session(
         async_primary, lambda run: run.context.session_id, max_age=timedelta(minutes=5), max_turns_behind=1
     )
     agent = Agent[Caller](name="Support", model=model, tools=[tool])
-    result = await Runner.run(agent, "Hello", context=Caller(session_id), run_config=NO_TRACING)
+    result = await Runner.run(agent, "Hello", context=Caller(session_id))
     assert result.final_output == "Certainly."
     assert '"summary":"Wants a refund."' in model.heard
     assert '"fresh":true' in model.heard
@@ -111,7 +112,7 @@ async def test_an_outage_is_an_answer(nobody: str) -> None:
     async with AsyncPrimaryClient(nobody) as gone:
         model = Scripted("Certainly.", reads=True)
         agent = Agent(name="Support", model=model, tools=[notes_tool(gone, "session-1")])
-        assert (await Runner.run(agent, "Hello", run_config=NO_TRACING)).final_output == "Certainly."
+        assert (await Runner.run(agent, "Hello")).final_output == "Certainly."
     assert model.heard == '{"ready":false,"reason":"unavailable"}'
 
 
@@ -122,7 +123,7 @@ async def test_an_observer_looks_after_each_run(
     agent = Agent[Caller](name="Support", model=Scripted("What did you order?", "Thank you."))
     hooks = ObserverHooks(recorder, lambda run: run.context.session_id)
     memory = SQLiteSession("of the SDK")
-    asking: Any = {"context": Caller(session_id), "hooks": hooks, "session": memory, "run_config": NO_TRACING}
+    asking: Any = {"context": Caller(session_id), "hooks": hooks, "session": memory}
     await Runner.run(agent, "I want my money back.", **asking)
     streamed = Runner.run_streamed(agent, "A lamp.", **asking)
     async for _ in streamed.stream_events():
@@ -147,7 +148,7 @@ async def test_input_and_output_of_other_kinds(recorder: TurnRecorder, primary: 
     parts: Any = [{"type": "input_text", "text": "See"}, {"type": "input_image", "image_url": "x"}]
     agent = Agent(name="Support", model=Scripted('{"text": "I see"}'), output_type=Answer)
     hooks = ObserverHooks(recorder, session_id)
-    await Runner.run(agent, [{"role": "user", "content": parts}], hooks=hooks, run_config=NO_TRACING)
+    await Runner.run(agent, [{"role": "user", "content": parts}], hooks=hooks)
     wait_for_summary(primary, session_id, "2 turns")
     assert said(primary, session_id) == [("user", "See"), ("primary", '{"text":"I see"}')]
 
@@ -155,6 +156,6 @@ async def test_input_and_output_of_other_kinds(recorder: TurnRecorder, primary: 
 async def test_an_outage_holds_up_no_run(hung: TurnRecorder, session_id: str) -> None:
     """A sidecar that says nothing costs the run nothing."""
     agent = Agent(name="Support", model=Scripted("Certainly."))
-    run = Runner.run(agent, "Hello", hooks=ObserverHooks(hung, session_id), run_config=NO_TRACING)
+    run = Runner.run(agent, "Hello", hooks=ObserverHooks(hung, session_id))
     with promptly():
         assert (await run).final_output == "Certainly."
