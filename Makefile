@@ -88,7 +88,7 @@ oldest: .venv-oldest/ready ## run the tests on the oldest versions supported of 
 	@touch $@
 
 # These packages' types are known in this environment alone, so `make check` leaves what imports them to this one.
-TYPED_HERE = find clients/python/session_notes/integrations tests/integrations -name '*.py'
+TYPED_HERE = find clients/python/session_notes/integrations tests/integrations examples/*_agent.py -name '*.py'
 
 test-integrations: .venv-integrations/ready ## run the tests of the integrations, with the real packages (ARGS="-k name" for some)
 	.venv-integrations/bin/mypy $$($(TYPED_HERE))

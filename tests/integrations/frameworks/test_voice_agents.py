@@ -1,0 +1,218 @@
+"""The examples for Pipecat and LiveKit Agents: their own pipelines and sessions, in text, with models on a script."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import livekit_agent
+import pipecat_agent
+import pytest
+import voice
+from livekit.agents import AgentSession, RunResult, llm
+from pipecat.frames.frames import (
+    EndFrame,
+    Frame,
+    FunctionCallFromLLM,
+    LLMContextFrame,
+    LLMFullResponseEndFrame,
+    LLMFullResponseStartFrame,
+    LLMTextFrame,
+    StartFrame,
+    TranscriptionFrame,
+    UserStartedSpeakingFrame,
+    UserStoppedSpeakingFrame,
+)
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineWorker
+from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair, LLMUserAggregatorParams
+from pipecat.processors.filters.identity_filter import IdentityFilter
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.services.llm_service import LLMService
+from pipecat.transports.base_transport import BaseTransport
+from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies
+from pipecat.workers.runner import WorkerRunner
+from session_notes import Notes, ObserverClient, PrimaryClient, Turn
+from session_notes.integrations.recorder import TurnRecorder
+from session_notes.integrations.tools import AsyncNotesTool
+
+from tests.clients.conftest import Proxy
+from tests.integrations.frameworks.conftest import Analysis, promptly, said, summary
+from tests.support import Sidecar, eventually
+
+ANSWER = "What did you order?"
+ASKED = "I want my money back."
+
+
+@pytest.fixture
+async def listening(
+    sidecar: Sidecar, session_id: str, analysis: Analysis, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[AsyncNotesTool, TurnRecorder]]:
+    """What the examples give a call, on the shared sidecar."""
+    monkeypatch.setenv("SESSION_NOTES_TARGET", sidecar.target)
+    async with voice.listening_in(session_id, analysis) as both:
+        yield both
+
+
+class ScriptedStream(llm.LLMStream):
+    """Calls the tool, and says something once it has an answer."""
+
+    async def _run(self) -> None:
+        told = [item for item in self.chat_ctx.items if item.type == "function_call_output"]
+        call = llm.FunctionToolCall(name="get_session_notes", arguments='{"session_id": "other"}', call_id="1")
+        delta = llm.ChoiceDelta(role="assistant", content=ANSWER if told else None, tool_calls=[] if told else [call])
+        self._event_ch.send_nowait(llm.ChatChunk(id="chunk", delta=delta))
+
+
+class ScriptedLLM(llm.LLM[Any]):
+    """A language model for LiveKit."""
+
+    def chat(
+        self, *, chat_ctx: llm.ChatContext, tools: Any = None, conn_options: Any = None, **_: Any
+    ) -> llm.LLMStream:
+        """Streams the next step of the script."""
+        return ScriptedStream(self, chat_ctx=chat_ctx, tools=tools or [], conn_options=conn_options)
+
+
+async def livekit_call(notes: AsyncNotesTool, recorder: TurnRecorder, session_id: str) -> Any:
+    """One turn of a call with LiveKit's agent; what the tool told the model."""
+    async with ScriptedLLM() as model, AgentSession[Any](llm=model) as session:
+        livekit_agent.take_down(session, recorder, session_id)
+        await session.start(livekit_agent.agent_with_notes(notes))
+        result: RunResult[None] = await session.run(user_input=ASKED)
+        result.expect.next_event().is_function_call(name="get_session_notes")
+        told = result.expect.next_event().is_function_call_output().event().item.output
+        result.expect.next_event().is_message(role="assistant")
+        return told
+
+
+class ScriptedService(LLMService[Any]):
+    """A language model for Pipecat: calls the tool, and says something once it has an answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: Any = None
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """One step of the script for each context that comes along."""
+        await super().process_frame(frame, direction)
+        if not isinstance(frame, LLMContextFrame):
+            await self.push_frame(frame, direction)
+            return
+        await self.push_frame(LLMFullResponseStartFrame())
+        messages: list[Any] = frame.context.get_messages()
+        told = [message["content"] for message in messages if message["role"] == "tool"]
+        if told:
+            self.told = told[-1]
+            await self.push_frame(LLMTextFrame(ANSWER))
+        else:
+            arguments = {"session_id": "other"}
+            await self.run_function_calls([FunctionCallFromLLM("get_session_notes", "1", arguments, frame.context)])
+        await self.push_frame(LLMFullResponseEndFrame())
+
+
+async def pipecat_call(notes: AsyncNotesTool, recorder: TurnRecorder, session_id: str) -> Any:
+    """One turn of a call with Pipecat's agent; what the tool told the model."""
+    model = ScriptedService()
+    turns = LLMContextAggregatorPair(
+        pipecat_agent.context_with_notes(model, notes),
+        user_params=LLMUserAggregatorParams(user_turn_strategies=ExternalUserTurnStrategies()),
+    )
+    pipecat_agent.take_down(turns, recorder, session_id)
+    worker = PipelineWorker(Pipeline([turns.user(), model, turns.assistant()]), cancel_on_idle_timeout=False)
+    started, answered = asyncio.Event(), asyncio.Event()
+    worker.add_event_handler("on_pipeline_started", lambda *_: started.set())
+    turns.assistant().add_event_handler(
+        "on_assistant_turn_stopped", lambda _, message: answered.set() if message.content else None
+    )
+
+    async def speak() -> None:
+        await started.wait()
+        for frame in (
+            UserStartedSpeakingFrame(),
+            TranscriptionFrame(ASKED, "caller", "2026-01-01T00:00:00Z"),
+            UserStoppedSpeakingFrame(),
+        ):
+            await worker.queue_frame(frame)
+        await asyncio.wait_for(answered.wait(), 20)
+        await worker.queue_frame(EndFrame())
+
+    runner = WorkerRunner(handle_sigint=False)
+    await runner.add_workers(worker)
+    await asyncio.gather(runner.run(), speak())
+    return model.told
+
+
+class Line(BaseTransport):
+    """A telephone line on which nobody says a word, and the caller hangs up as soon as it stands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._register_event_handler("on_client_disconnected")
+
+    def input(self) -> FrameProcessor:
+        """The caller's side."""
+        return IdentityFilter()  # type: ignore[no-untyped-call]
+
+    def output(self) -> FrameProcessor:
+        """The agent's side, which a call reaches when all before it has started."""
+        line = self
+
+        class HangsUp(IdentityFilter):
+            async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+                await super().process_frame(frame, direction)
+                if isinstance(frame, StartFrame):
+                    await line._call_event_handler("on_client_disconnected", None)
+
+        return HangsUp()  # type: ignore[no-untyped-call]
+
+
+async def test_pipecats_pipeline_starts_and_ends(
+    sidecar: Sidecar, session_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example as it stands, speech services included, from the first frame to the end of the call."""
+    monkeypatch.setenv("SESSION_NOTES_TARGET", sidecar.target)
+    monkeypatch.setenv("OPENAI_API_KEY", "none: nothing is said")
+    await asyncio.wait_for(pipecat_agent.talk(Line(), session_id), 30)
+
+
+CALLS = pytest.mark.parametrize("call", [livekit_call, pipecat_call])
+
+
+@CALLS
+async def test_a_call_reads_notes_and_leaves_turns(
+    call: Any,
+    listening: tuple[AsyncNotesTool, TurnRecorder],
+    analysis: Analysis,
+    observer: ObserverClient,
+    primary: PrimaryClient,
+    session_id: str,
+) -> None:
+    """The model reads the notes of the application's session at once, and what both sides said leads to new ones."""
+    with observer.run(session_id) as run:
+        run.write(Notes(summary="Called before."))
+    analysis.may_go.clear()
+    assert "Called before." in await call(*listening, session_id)
+    assert summary(primary, session_id) == "Called before."
+    analysis.may_go.set()
+    eventually(lambda: summary(primary, session_id) in ("1 turns", "2 turns"), 20)
+    eventually(lambda: said(primary, session_id) == [("user", ASKED), ("primary", ANSWER)], 20)
+
+
+@CALLS
+async def test_an_outage_does_not_slow_a_call(
+    call: Any,
+    proxy: Proxy,
+    primary: PrimaryClient,
+    session_id: str,
+    analysis: Analysis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A sidecar that has stopped to answer: the model hears so after 150 ms, and the call goes on."""
+    monkeypatch.setenv("SESSION_NOTES_TARGET", proxy.target)
+    async with voice.listening_in(session_id, analysis) as (notes, recorder):
+        recorder.record(session_id, Turn("user", "Hello."))
+        eventually(lambda: summary(primary, session_id) == "1 turns", 20)
+        assert (await notes.call())["ready"]
+        proxy.swallow_replies()
+        with promptly():
+            assert "unavailable" in await call(notes, recorder, session_id)
