@@ -15,13 +15,13 @@ from tests.faults.test_store_secrets import tls_store
 from tests.stores import StoreServer, eventually, free_port, redis_program, valkey_cluster, valkey_program
 from tests.support import Sidecar
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+OPERATING = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
 PASSWORD = "canary-doctor-2f61"
 
 
 def rules() -> list[str]:
-    """The rules of the user in the README, its password aside."""
-    [line] = re.findall(r"^ACL SETUSER session-notes (.*)$", README, re.MULTILINE)
+    """The rules of the user in docs/operating.md, its password aside."""
+    [line] = re.findall(r"^ACL SETUSER session-notes (.*)$", OPERATING, re.MULTILINE)
     return [rule for rule in line.split() if not rule.startswith(">")]
 
 
