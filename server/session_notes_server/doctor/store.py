@@ -235,7 +235,7 @@ def _log(seen: Look) -> Finding:
     return warning(
         "log",
         "its log of slow or large commands keeps the start of what they were given: what users said, beyond its time",
-        f"{', '.join(f'CONFIG SET {name} -1' for name in keeping)}; see Privacy and erasure in the README",
+        f"{', '.join(f'CONFIG SET {name} -1' for name in keeping)}; see docs/operating.md, Privacy and erasure",
     )
 
 
@@ -249,7 +249,7 @@ def _permissions(seen: Look) -> Finding:
     return ok("permissions", "scripts can be run, and our user may do all that they do")
 
 
-_ALLOW = "allow it: the README has the ACL of the user, under Redis with TLS and ACL"
+_ALLOW = "allow it: docs/operating.md has the ACL of the user, under Redis with TLS and ACL"
 
 
 def _expiry(seen: Look) -> Finding:

@@ -25,7 +25,7 @@ _STEPS, _STEP_KEYS = 20, 500
 LOGS = ("slowlog-log-slower-than", "commandlog-request-larger-than", "commandlog-reply-larger-than")
 _CONFIG = ("save", "appendfsync", "dir", "min-replicas-to-write", *LOGS)
 
-# All that a user of ours must be allowed, as in the README, each with arguments that it could have.
+# All that a user of ours must be allowed, as in docs/operating.md, each with arguments that it could have.
 NEEDED = (
     *("ping", "time", "scan 0", "eval return 1 KEY", "evalsha sha 1 KEY"),
     *("exists KEY", "del KEY", "pttl KEY", "pexpireat KEY 1"),
