@@ -83,7 +83,9 @@ oldest: .venv-oldest/ready ## run the tests on the oldest versions supported of 
 .venv-integrations/ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "session-notes needs Python 3.11 or newer" >&2; exit 1; }
 	@test -x .venv-integrations/bin/python || "$(PYTHON)" -m venv .venv-integrations
-	@echo "installing what the integrations need into .venv-integrations"
+	@echo "installing what the integrations need into .venv-integrations (1.2 GB)"
+	@# The pip that comes with an older Python takes many minutes to find versions that go together, a new one seconds.
+	@.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	@.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[server,dev,integrations]'
 	@touch $@
 
