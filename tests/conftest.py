@@ -1,11 +1,15 @@
 """Fixtures for all tests: a real sidecar over a real store, and a session nobody else uses."""
 
+import os
 import random
 import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
+
+# As our own programs do before they import grpc (`session_notes_server/__main__.py`): tests start programs, too.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc
 import pytest

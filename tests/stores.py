@@ -33,9 +33,16 @@ return {now[1] * 1000 + math.floor(now[2] / 1000), redis.call('PTTL', KEYS[1])}
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on, given out once per process, outside the range of outgoing connections."""
+    """A loopback port that nobody listens on, given out once, outside the range of outgoing connections."""
+    # pytest's workers share the range out: what one has found free, another could take before it is used.
+    worker, workers = (
+        os.environ.get("PYTEST_XDIST_WORKER", "gw0"),
+        int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")),
+    )
+    first, share = 20_000, 12_000 // workers
+    first += int(worker.removeprefix("gw")) % workers * share
     while True:
-        port = random.randint(20_000, 31_999)
+        port = random.randrange(first, first + share)
         with socket.socket() as probe:
             if port in _given or probe.connect_ex(("127.0.0.1", port)) == 0:
                 continue

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-# gRPC's core tells on stderr, in a form of its own, what the sidecar says in its log or answers with a status. Set the
-# variable yourself to see it. It has to be set before grpc is imported.
+# Both have to be set before grpc is imported; set one yourself to have it otherwise.
+# gRPC's core tells on stderr, in a form of its own, what the sidecar says in its log or answers with a status.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+# After a fork we run another program at once, such as the embedded store. What gRPC does for those who go on as they
+# are crashes the child if calls are under way: under load one in four.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from tests.integrations.container import build
 ROOT = Path(__file__).parents[2]
 
 # They are for the environment of `make test-integrations`; in another, `pytest tests` goes without them.
-collect_ignore_glob = [] if find_spec("kubernetes_validate") else ["test_*.py"]
+collect_ignore_glob = [] if find_spec("kubernetes_validate") else ["test_*.py", "frameworks/*"]
 
 
 def _once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
