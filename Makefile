@@ -8,6 +8,9 @@ BIN := .venv/bin
 PROTOS := $(shell find protos -name '*.proto' | sort)
 GENERATED := v1 status
 
+# Whatever the environment says: tests start hundreds of our programs, and each would be compiled anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help install run demo test test-integrations test-typescript test-pythons faults soak guards oldest bench dist check format protos clean
 

@@ -307,5 +307,5 @@ def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
         return not (status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z")
-    except ProcessLookupError:  # Also of a file of a process that has just ended.
+    except (FileNotFoundError, ProcessLookupError):
         return False

@@ -179,7 +179,7 @@ def test_a_unix_socket_is_the_first_workers(session_id: str) -> None:
 
 def test_calls_in_flight_are_finished_by_every_worker() -> None:
     """SIGTERM: health says it, each worker finishes what it is at, and no process is left."""
-    with StoreServer(valkey_program()) as store, several(store.url) as sidecar:
+    with StoreServer(valkey_program()) as store, several(store.url, flags=["--store-timeout", "10s"]) as sidecar:
         with a_channel_each(sidecar) as each:
             pids, admin = list(each), sidecar.store.client
             admin.client_pause(60_000, all=False)
