@@ -15,7 +15,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .PHONY: help install run demo test test-integrations test-typescript test-pythons faults soak guards oldest bench dist check format protos clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .venv/run: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "session-notes needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
@@ -61,7 +61,7 @@ faults: .venv/dev ## only the faults: kill, stop, cut off and corrupt for real, 
 soak: .venv/dev ## faults at full length, e.g. 50 crashes and 100,000 malformed requests (an hour at most; FOR=10m for less)
 	@timeout --signal=INT --kill-after=60 $(or $(FOR),1h) $(BIN)/python -m pytest tests/faults --soak --timeout 1800 $(ARGS)
 
-guards: .venv/dev ## take each guard out of a copy, and see its test fail (some minutes)
+guards: .venv/dev ## take each guard out of a copy, and see its test fail (half an hour)
 	@$(BIN)/python tests/guards.py $(ARGS)
 
 # The lower bounds of pyproject.toml, as pins: the last word on a package counts, since the sidecar asks for more than the client.
