@@ -86,7 +86,7 @@ class RuleBased:
 
 
 class OpenAICompatible:
-    """Asks a language model. Needs the extra: `pip install 'session-notes[openai]'`.
+    """Asks a language model. Needs the extra: `pip install '.[openai]' in its checkout`.
 
     `OPENAI_API_KEY` and `OPENAI_BASE_URL` say where, as for any program that uses the `openai` package. Whatever goes
     wrong is raised, so that the run is recorded as failed: the primary sees the last good notes grow old, not a guess.

@@ -80,7 +80,7 @@ def answer_by_rule(turns: Sequence[Turn], reading: Reading) -> str:
 
 
 class OpenAIResponder:
-    """Has a language model answer, with the notes in its instructions. Needs the extra `session-notes[openai]`."""
+    """Has a language model answer, with the notes in its instructions. Needs the extra `openai`."""
 
     def __init__(self, model: str) -> None:
         self._client = connect(timeout=30)

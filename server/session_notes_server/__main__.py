@@ -20,7 +20,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.split(".")[0] in {"session_notes", "session_notes_server"}:
             raise
-        sys.exit(f"the command line needs {error.name}: pip install 'session-notes[server]'")
+        sys.exit(f"the command line needs {error.name}: pip install '.[server]' in its checkout")
     app()
 
 

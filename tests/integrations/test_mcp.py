@@ -465,7 +465,7 @@ def test_without_the_package_it_says_how_to_get_it(tmp_path: Path) -> None:
     ended = Cli("127.0.0.1:1")("mcp", env={"PYTHONPATH": str(tmp_path)})
 
     assert ended.code == 1
-    assert "pip install 'session-notes[mcp]'" in ended.error
+    assert "pip install '.[mcp]' in its checkout" in ended.error
 
 
 async def test_the_configuration_in_the_docs_starts_a_server(host: Host, sidecar: Sidecar, noted: str) -> None:

@@ -82,7 +82,7 @@ def test_the_client_brings_grpc_and_protobuf_alone(fresh: Path) -> None:
 def test_the_command_says_what_it_needs(fresh: Path) -> None:
     """Without the extra `server` the command ends with 1, and says what to install."""
     said = run(fresh / "bin/session-notes", "serve", status=1)
-    assert "pip install 'session-notes[server]'" in said
+    assert "pip install '.[server]' in its checkout" in said
     assert "Traceback" not in said
 
 

@@ -271,4 +271,4 @@ def test_without_textual() -> None:
     without = "import sys; sys.modules['textual'] = None; from session_notes_server.__main__ import main; main()"
     with Terminal([sys.executable, "-c", without, "top"]) as terminal:
         assert terminal.ended() == 1
-        assert "pip install 'session-notes[top]'" in terminal.text
+        assert "pip install '.[top]' in its checkout" in terminal.text

@@ -325,7 +325,7 @@ def test_without_its_packages_the_sidecar_says_so_and_serves(tmp_path: Path) -> 
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "PYTHONPATH": path}
     with Sidecar(env=env) as sidecar, new_channel(sidecar.target) as channel:
         SessionCalls(channel, new_session_id()).get_notes()
-        assert "pip install 'session-notes[otel]'" in sidecar.log
+        assert "pip install '.[otel]' in its checkout" in sidecar.log
 
 
 def test_a_variable_nobody_understands_is_no_reason_to_fail() -> None:

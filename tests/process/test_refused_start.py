@@ -40,6 +40,15 @@ def serve(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]
         return process.returncode, " ".join(said.split())
 
 
+def test_what_we_refuse_is_one_line_with_v_too() -> None:
+    """A wrong address is no reason to show where in our code it was found."""
+    done = subprocess.run(
+        [*program(), "serve", "-v", "--metrics-listen", "9464"], capture_output=True, text=True, timeout=20
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

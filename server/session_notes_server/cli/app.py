@@ -40,7 +40,7 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(session.app, name="session")
 app.command(
     cls=Command,
-    epilog="Needs the extra mcp: pip install 'session-notes[server,mcp]'\n\n"
+    epilog="Needs the extra mcp: pip install '.[server,mcp]' in its checkout\n\n"
     "Examples:\n  session-notes mcp --session s1\n  session-notes mcp --listen 127.0.0.1:8765",
 )(mcp)
 app.command(cls=Command, epilog="Example: session-notes replay transcripts.jsonl --sessions 200")(replay)

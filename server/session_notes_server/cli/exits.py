@@ -148,8 +148,10 @@ def _ended(run: Callable[[], Any]) -> int:
     except Exception as error:
         if os.environ.get(_TRACEBACK_VARIABLE):
             raise
-        failure = error if isinstance(error, Failure) else failure_of(error)
+        if isinstance(error, Failure):
+            return _say(str(error), error.code)
         log.debug("ended by", exc_info=True)
+        failure = failure_of(error)
         return _say(str(failure), failure.code)
     return code if isinstance(code, int) else ExitCode.OK
 

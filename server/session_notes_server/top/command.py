@@ -51,7 +51,7 @@ def top(
     """Watch all sessions: readiness, age and drift of their notes, runs at work.
 
     A row for each session and observer. Enter shows a session's notes and runs, / filters, ? tells all keys. Where
-    the sidecar asks for tokens, it takes an admin's. Needs the extra: pip install 'session-notes[top]'; --once and
+    the sidecar asks for tokens, it takes an admin's. Needs the extra: pip install '.[top]' in its checkout; --once and
     --json do not.
     """
     from session_notes import PermissionDenied, SessionNotesError, Unauthenticated
@@ -65,7 +65,7 @@ def top(
     live = not once and not as_json and _is_terminal()
     if live and not find_spec("textual"):
         raise Failure(
-            "the live table needs textual: pip install 'session-notes[top]'; or use --once", ExitCode.UNEXPECTED
+            "the live table needs textual: pip install '.[top]' in its checkout; or use --once", ExitCode.UNEXPECTED
         )
     bounded = max_age is not None or max_turns_behind is not None
     columns = [column for column in COLUMNS if column is not FRESH or bounded]

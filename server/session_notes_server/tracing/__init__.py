@@ -27,7 +27,7 @@ def start_traces() -> Traces | None:
     try:
         from session_notes_server.tracing.traces import Traces
     except ModuleNotFoundError:
-        log.warning("no traces: they need more packages; pip install 'session-notes[otel]'")
+        log.warning("no traces: they need more packages; pip install '.[otel]' in its checkout")
         return None
     try:
         traces = Traces()

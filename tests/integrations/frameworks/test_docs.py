@@ -97,4 +97,4 @@ def test_what_is_missing_is_said(module: str, package: str, extra: str) -> None:
     """Without its package a module says which extra to install."""
     program = f"import sys; sys.modules[{package!r}] = None; import session_notes.integrations.{module}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert f"pip install 'session-notes[{extra}]'" in done.stderr.splitlines()[-1]
+    assert f"pip install '.[{extra}]' in its checkout" in done.stderr.splitlines()[-1]

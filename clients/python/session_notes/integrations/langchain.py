@@ -21,7 +21,7 @@ try:
     from langgraph.config import get_config
     from langgraph.runtime import Runtime
 except ImportError as error:
-    raise ImportError("this needs langchain: pip install 'session-notes[langchain]'") from error
+    raise ImportError("this needs langchain: pip install '.[langchain]' in its checkout") from error
 
 __all__ = ["ObserverMiddleware", "SessionId", "notes_tool", "thread_id"]
 

@@ -23,7 +23,7 @@ try:
     from langchain_core.runnables import RunnableConfig
     from langchain_core.tools import StructuredTool
 except ImportError as error:
-    raise ImportError("this needs langgraph: pip install 'session-notes[langgraph]'") from error
+    raise ImportError("this needs langgraph: pip install '.[langgraph]' in its checkout") from error
 
 SessionId = str | Callable[[RunnableConfig], str]
 """A session's id, or a function that finds it in the run's config."""

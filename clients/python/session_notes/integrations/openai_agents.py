@@ -22,7 +22,7 @@ try:
     from agents.tool_context import ToolContext
     from pydantic_core import to_json
 except ImportError as error:
-    raise ImportError("this needs openai-agents: pip install 'session-notes[openai-agents]'") from error
+    raise ImportError("this needs openai-agents: pip install '.[openai-agents]' in its checkout") from error
 
 SessionId = str | Callable[[RunContextWrapper[Any]], str]
 """A session's id, or a function that finds it in the run's context."""

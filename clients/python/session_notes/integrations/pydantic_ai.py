@@ -22,7 +22,7 @@ try:
     from pydantic_ai.capabilities import AbstractCapability
     from pydantic_core import to_json
 except ImportError as error:
-    raise ImportError("this needs pydantic-ai-slim: pip install 'session-notes[pydantic-ai]'") from error
+    raise ImportError("this needs pydantic-ai-slim: pip install '.[pydantic-ai]' in its checkout") from error
 
 SessionId = str | Callable[[RunContext[Any]], str]
 """A session's id, or a function that finds it in the run's context, such as in its `deps`."""

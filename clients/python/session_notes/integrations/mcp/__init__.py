@@ -16,7 +16,7 @@ try:
     from mcp.shared.exceptions import MCPError
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        f"session_notes.integrations.mcp needs the package {error.name}: pip install 'session-notes[mcp]'",
+        f"session_notes.integrations.mcp needs the package {error.name}: pip install '.[mcp]' in its checkout",
         name=error.name,
     ) from error
 
