@@ -1,6 +1,5 @@
 """A run at work: what `with observer.run(...) as run` hands out."""
 
-import hashlib
 import logging
 import threading
 import time
@@ -28,6 +27,8 @@ def log_name(session_id: str) -> str:
 
     The start of its SHA-256, as `printf %s ID | sha256sum | cut -c1-8` prints it too.
     """
+    import hashlib  # A tenth of the time that importing this package takes, and most processes never log one.
+
     return hashlib.sha256(session_id.encode()).hexdigest()[:8]
 
 
