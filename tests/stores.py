@@ -31,6 +31,15 @@ local now = redis.call('TIME')
 return {now[1] * 1000 + math.floor(now[2] / 1000), redis.call('PTTL', KEYS[1])}
 """
 
+# Which of a node's keys have no TTL. In the store, since it is asked after each test, of all that were before.
+_FOR_EVER = """
+local found = {}
+for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
+  if redis.call('PTTL', key) == -1 then found[#found + 1] = key end
+end
+return found
+"""
+
 
 def free_port() -> int:
     """A loopback port that nobody listens on, given out once, outside the range of outgoing connections."""
@@ -236,11 +245,11 @@ class Store:
 
     def without_ttl(self) -> list[bytes]:
         """The names of all keys that would stay for ever. There should be none."""
-        keys = self.keys()
-        pipeline = self.client.pipeline(transaction=False)
-        for key in keys:
-            pipeline.pttl(key)
-        return [key for key, left in zip(keys, pipeline.execute(), strict=True) if left == -1]
+        command = ("EVAL", _FOR_EVER, 0, f"{self.prefix}:*")
+        if isinstance(self.client, redis.RedisCluster):
+            found = self.client.execute_command(*command, target_nodes=redis.RedisCluster.PRIMARIES)
+            return [key for node in found.values() for key in node]
+        return list(self.client.execute_command(*command))
 
     def holding(self, text: str, session_id: str | None = None) -> list[bytes]:
         """The names of the keys that hold `text` in any of their values."""

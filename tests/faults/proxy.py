@@ -130,6 +130,11 @@ class Proxy:
 
     async def _close(self) -> None:
         if self._server is not None:
+            for listener in self._server.sockets:
+                self._loop.remove_reader(listener)
+            # Of those that are just being accepted, CPython 3.11 leaves the sockets open if their server is closed.
+            while any("_accept_connection2" in repr(task) for task in asyncio.all_tasks()):
+                await asyncio.sleep(0)
             self._server.close()
             self._server = None
         for link in list(self._links):

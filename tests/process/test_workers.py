@@ -152,8 +152,7 @@ def test_any_host_can_be_shared(host: str) -> None:
         with a_channel_each(sidecar) as each:
             assert {health(channel) for channel in each.values()} == {SERVING}
         assert sidecar.log.count("other machines") <= 1, "a warning for each worker"
-        for workers in ("1", "2"):
-            refused_with(address, ["--listen", address, "--insecure-listen", "--workers", workers])
+        refused_with(address, ["--listen", address, "--insecure-listen", *WORKERS])
 
 
 def test_a_unix_socket_is_the_first_workers(session_id: str) -> None:
