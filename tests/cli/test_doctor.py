@@ -17,7 +17,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from session_notes_server.doctor.sidecar import _CONTRACT
+from session_notes_server.doctor.contract import CONTRACT
 
 from tests.access.callers import TOKENS, Authority, Certificate, token_files, write_secret
 from tests.cli.program import Cli, Ended
@@ -271,7 +271,7 @@ def test_a_sidecar_of_another_version() -> None:
 def another_version(lacks: str = "", has: str = "") -> Iterator[grpc.GenericRpcHandler]:
     """Just enough of a sidecar to be asked what it can do."""
     files = {}
-    for module in _CONTRACT:
+    for module in CONTRACT:
         file = FileDescriptorProto()
         module.DESCRIPTOR.CopyToProto(file)
         for service in file.service:
