@@ -21,15 +21,8 @@ from dataclasses import replace
 from session_notes_server.addresses import check_addresses, hold
 from session_notes_server.metrics import cells
 from session_notes_server.notify import READY, keep_alive, notify
-from session_notes_server.server import (
-    Parts,
-    background,
-    forbid_core_files,
-    log_addresses,
-    running,
-    stopping,
-    tell_stopping,
-)
+from session_notes_server.parts import Parts, running
+from session_notes_server.process import background, forbid_core_files, log_addresses, stopping, tell_stopping
 from session_notes_server.settings import InvalidSetting, Settings
 
 log = logging.getLogger(__name__)

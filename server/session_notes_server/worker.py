@@ -20,7 +20,9 @@ from session_notes_server.credentials import CredentialsError
 from session_notes_server.embedded import die_with_parent
 from session_notes_server.metrics import cells
 from session_notes_server.metrics.counting import Metrics
-from session_notes_server.server import Parts, answering, background, run, stopping
+from session_notes_server.parts import Parts
+from session_notes_server.process import background, run, stopping
+from session_notes_server.server import answering
 from session_notes_server.settings import InvalidSetting, Settings
 from session_notes_server.supervisor import DELETED, SERVING, WELL
 

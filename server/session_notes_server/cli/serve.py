@@ -263,7 +263,7 @@ def serve(
     from session_notes_server.addresses import AddressError
     from session_notes_server.credentials import CredentialsError
     from session_notes_server.embedded import EmbeddedError
-    from session_notes_server.server import log_addresses, run
+    from session_notes_server.process import log_addresses, run
     from session_notes_server.server import serve as serve_alone
     from session_notes_server.supervisor import supervise
 

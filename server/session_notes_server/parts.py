@@ -1,0 +1,106 @@
+"""From settings to what they name: who may call, certificates, the store. Looked at before anything is started."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Self
+
+from session_notes_server.credentials import Certificates, Identities, Tokens
+from session_notes_server.embedded import EmbeddedValkey
+from session_notes_server.process import background
+from session_notes_server.servicers.access import Access
+from session_notes_server.settings import InvalidSetting, Settings
+from session_notes_server.store import RedisSecrets, RedisTarget
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the settings name, looked at and found in order."""
+
+    access: Access
+    """Who may call."""
+
+    certificates: Certificates | None
+    """What TCP is encrypted with, if it is."""
+
+    embedded: EmbeddedValkey | None
+    """The store to start and to end with us. None: a Redis that is there without us."""
+
+    redis: RedisTarget
+    """Where the store is, whichever it is."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Look at all that can be wrong before anything is started.
+
+        Raises:
+            InvalidSetting: two settings do not go together, or a URL is wrong.
+            CredentialsError: a file cannot be used.
+        """
+        access, certificates, redis = _access(settings), _certificates(settings), _redis(settings)
+        if redis is not None:
+            return cls(access, certificates, None, redis)
+        embedded = EmbeddedValkey(settings.data_dir)
+        return cls(access, certificates, embedded, RedisTarget.parse(embedded.url))
+
+
+@contextlib.asynccontextmanager
+async def running(embedded: EmbeddedValkey | None) -> AsyncIterator[Callable[[], None]]:
+    """The embedded store, if there is one, running within the block → whom to tell of deletions.
+
+    Raises:
+        EmbeddedError: it cannot be had.
+    """
+    if embedded is None:
+        yield _leave_files_alone
+        return
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(embedded.stop)
+        await embedded.start()
+        await stack.enter_async_context(background(embedded.keep_running()))
+        await stack.enter_async_context(background(embedded.upkeep.keep_going()))
+        yield embedded.upkeep.ask
+
+
+def _leave_files_alone() -> None:
+    """Those of a Redis that is not ours are its operator's."""
+
+
+def _access(settings: Settings) -> Access:
+    """Who may call: everybody, where the settings name neither tokens nor an authority."""
+    if settings.tls_roles and not settings.tls_client_ca:
+        raise InvalidSetting("--tls-roles is about clients' certificates: give --tls-client-ca too")
+    if settings.tls_client_ca and not (settings.tls_roles or settings.tokens_dir):
+        raise InvalidSetting("with --tls-client-ca alone nobody has a role: give --tls-roles or --tokens-dir too")
+    return Access(
+        Tokens(settings.tokens_dir) if settings.tokens_dir else None,
+        Identities(settings.tls_roles) if settings.tls_roles else None,
+    )
+
+
+def _certificates(settings: Settings) -> Certificates | None:
+    """What TCP is encrypted with, if it is."""
+    if settings.tls_cert and settings.tls_key:
+        return Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    if settings.tls_cert or settings.tls_key or settings.tls_client_ca:
+        raise InvalidSetting("for TLS both --tls-cert and --tls-key are needed")
+    return None
+
+
+def _redis(settings: Settings) -> RedisTarget | None:
+    """The Redis the settings name, if they name one."""
+    secrets = RedisSecrets(
+        password_file=settings.redis_password_file,
+        ca=settings.redis_ca,
+        cert=settings.redis_cert,
+        key=settings.redis_key,
+    )
+    if settings.redis_url is not None:
+        return RedisTarget.parse(settings.redis_url, secrets)
+    if secrets.have_a_password or secrets.are_about_tls:
+        raise InvalidSetting("a password and certificates are for a Redis of yours: give --redis-url too")
+    if settings.min_replicas_acked:
+        raise InvalidSetting("the embedded store has no replicas: --min-replicas-acked needs a --redis-url")
+    return None
