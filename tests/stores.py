@@ -246,7 +246,7 @@ class Store:
     def without_ttl(self) -> list[bytes]:
         """The names of all keys that would stay for ever. There should be none."""
         command = ("EVAL", _FOR_EVER, 0, f"{self.prefix}:*")
-        if isinstance(self.client, redis.RedisCluster):
+        if self.url.startswith(("redis+cluster:", "rediss+cluster:")):
             found = self.client.execute_command(*command, target_nodes=redis.RedisCluster.PRIMARIES)
             return [key for node in found.values() for key in node]
         return list(self.client.execute_command(*command))

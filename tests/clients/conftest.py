@@ -61,6 +61,8 @@ class Refusing:
         self.code = grpc.StatusCode.INTERNAL
         self.message = ""
         self.details: bytes | None = None
+        self.answers = 1_000_000
+        """How many calls it answers, and then no more."""
         self.requests: list[bytes] = []
         self._server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers((self._handler(),))
@@ -78,6 +80,11 @@ class Refusing:
 
     def _refuse(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         self.requests.append(request)
+        if len(self.requests) > self.answers:
+            # Until the caller has had enough.
+            ended = threading.Event()
+            context.add_callback(ended.set)
+            ended.wait(10)
         if self.details is not None:
             context.set_trailing_metadata((("grpc-status-details-bin", self.details),))
         context.abort(self.code, self.message)

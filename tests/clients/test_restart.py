@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 from session_notes import (
     AsyncObserverClient,
     AsyncPrimaryClient,
+    DeadlineExceeded,
     Notes,
     ObserverClient,
     Overloaded,
@@ -140,6 +141,18 @@ def test_retries_stay_within_the_timeout_and_slow_down(refusing: Refusing) -> No
         with pytest.raises(Unavailable):
             primary.get_session("s")
         assert len(refusing.requests) > 1, "a primary's reads of state are worth a second try"
+
+
+def test_a_last_try_that_takes_too_long_hides_nothing(refusing: Refusing) -> None:
+    """Time can run out in the middle of a try: the error says that, and why it was not the first."""
+    refusing.code, refusing.message, refusing.answers = grpc.StatusCode.UNAVAILABLE, "the store is away", 1
+    with (
+        ObserverClient(refusing.target) as observer,
+        pytest.raises(DeadlineExceeded, match="before that: the store is away") as ended,
+    ):
+        observer.begin_run("s", timeout=timedelta(seconds=0.5))
+    assert isinstance(ended.value.__cause__, Unavailable)
+    assert len(refusing.requests) == 2
 
 
 def test_the_sidecar_says_when_to_come_back(refusing: Refusing) -> None:

@@ -133,7 +133,7 @@ class Proxy:
             for listener in self._server.sockets:
                 self._loop.remove_reader(listener)
             # Of those that are just being accepted, CPython 3.11 leaves the sockets open if their server is closed.
-            while any("_accept_connection2" in repr(task) for task in asyncio.all_tasks()):
+            while any("_accept_connection2" in repr(task) for task in asyncio.all_tasks()):  # noqa: ASYNC110
                 await asyncio.sleep(0)
             self._server.close()
             self._server = None

@@ -18,7 +18,15 @@ from session_notes import _spans
 from session_notes._calls import Call
 from session_notes._channel import open_async_channel, open_channel, target_or_default
 from session_notes._credentials import TLS, Credentials, Token
-from session_notes._errors import InvalidArgument, Overloaded, SessionNotesError, Unavailable, UsageError, translate
+from session_notes._errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    Overloaded,
+    SessionNotesError,
+    Unavailable,
+    UsageError,
+    translate,
+)
 
 T = TypeVar("T")
 
@@ -36,6 +44,7 @@ class _Tries:
         self._repeatable = call.repeatable
         self._deadline = time.monotonic() + timeout.total_seconds()
         self._pause = _FIRST_PAUSE_SECONDS
+        self._earlier: SessionNotesError | None = None
 
     def remaining(self) -> float:
         """Seconds until the deadline; for gRPC, which takes 0 and less as passed."""
@@ -45,7 +54,10 @@ class _Tries:
         """Seconds to wait before the next try; raises the error where there is to be none."""
         passing = code is grpc.StatusCode.UNAVAILABLE or isinstance(error, Overloaded)
         if not self._repeatable or not passing:
-            raise error
+            if self._earlier is not None and isinstance(error, DeadlineExceeded):
+                # Its time ran out in the middle of a try. What takes so long, the one before has said.
+                error.args = (f"{error}; before that: {self._earlier}",)
+            raise error from self._earlier
         import random  # a tenth of this package's import time, for those who never need it
 
         # Jitter, so that many clients of one sidecar do not come back all at once.
@@ -53,7 +65,8 @@ class _Tries:
         if error.retry_after is not None:
             pause = max(pause, error.retry_after.total_seconds())
         if pause >= self.remaining():
-            raise error
+            raise error from self._earlier
+        self._earlier = error
         self._pause = min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
         return pause
 

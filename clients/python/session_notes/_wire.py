@@ -101,7 +101,7 @@ def notes_message(notes: Notes) -> notes_pb2.Notes:
         issues=[_issue_message(issue) for issue in notes.issues],
         follow_up_suggestions=_checked("notes.follow_up_suggestions", notes.follow_up_suggestions, Sequence),
         summary=notes.summary,
-        extra=struct(notes.extra) if notes.extra else None,
+        extra=_extra("notes.extra", notes.extra),
     )
 
 
@@ -113,7 +113,7 @@ def turn_message(turn: Turn) -> turn_pb2.Turn:
         speaker=turn.speaker,
         text=turn.text,
         time=timestamp("turn.time", turn.time),
-        extra=struct(turn.extra) if turn.extra else None,
+        extra=_extra("turn.extra", turn.extra),
     )
 
 
@@ -237,6 +237,10 @@ def _checked(name: str, content: Any, kind: type) -> Any:
     if isinstance(content, str) or not isinstance(content, kind):
         raise TypeError(f"{name} must be a {kind.__name__.lower()}, not {type(content).__name__}")
     return content
+
+
+def _extra(name: str, content: Any) -> Struct | None:
+    return struct(_checked(name, content, Mapping)) if content != {} else None
 
 
 def _optional(message: Any, field: str) -> int | None:

@@ -10,7 +10,14 @@ import { type Client, type ServiceError, status as Code } from "@grpc/grpc-js";
 import type { Call } from "./calls.js";
 import { openChannel, targetOrDefault } from "./channel.js";
 import { Credentials, type TLS, type Token } from "./credentials.js";
-import { InvalidArgument, Overloaded, type SessionNotesError, Unavailable, UsageError } from "./errors.js";
+import {
+  DeadlineExceeded,
+  InvalidArgument,
+  Overloaded,
+  type SessionNotesError,
+  Unavailable,
+  UsageError,
+} from "./errors.js";
 import { translate } from "./status.js";
 import type { CallOptions } from "./types.js";
 
@@ -22,6 +29,7 @@ class Tries {
   readonly #repeatable: boolean;
   readonly #deadline: number;
   #pauseMs = FIRST_PAUSE_MS;
+  #earlier: SessionNotesError | undefined;
 
   constructor(call: Call<unknown>, timeoutMs: number) {
     if (typeof timeoutMs !== "number" || !Number.isFinite(timeoutMs)) {
@@ -39,15 +47,28 @@ class Tries {
   pauseAfter(code: Code, error: SessionNotesError): number {
     const passing = code === Code.UNAVAILABLE || error instanceof Overloaded;
     if (!this.#repeatable || !passing) {
-      throw error;
+      throw this.#last(error);
     }
     // Jitter, so that many clients of one sidecar do not come back all at once.
     const pause = Math.max(this.#pauseMs * (0.5 + Math.random() / 2), error.retryAfterMs ?? 0);
     if (pause >= this.remainingMs()) {
-      throw error;
+      throw this.#last(error);
     }
+    this.#earlier = error;
     this.#pauseMs = Math.min(this.#pauseMs * 2, LONGEST_PAUSE_MS);
     return pause;
+  }
+
+  /** The error of the last try, with that of the one before. */
+  #last(error: SessionNotesError): SessionNotesError {
+    if (this.#earlier !== undefined) {
+      error.cause = this.#earlier;
+      if (error instanceof DeadlineExceeded) {
+        // Its time ran out in the middle of a try. What takes so long, the one before has said.
+        error.message += `; before that: ${this.#earlier.message}`;
+      }
+    }
+    return error;
   }
 }
 

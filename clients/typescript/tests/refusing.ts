@@ -10,8 +10,8 @@ export class Refusing {
   message = "the store is away";
   /** `grpc-status-details-bin`. */
   details: Uint8Array | undefined;
-  /** Whether to answer at all. */
-  answers = true;
+  /** How many calls it answers, and then no more. */
+  answers = Infinity;
   /** What was sent, call by call. */
   readonly requests: Buffer[] = [];
   readonly #server = new Server();
@@ -55,7 +55,7 @@ export class Refusing {
         {
           [name]: (call: { request: Buffer }, answer: (error: object) => void) => {
             this.requests.push(call.request);
-            if (!this.answers) {
+            if (this.requests.length > this.answers) {
               return;
             }
             const metadata = new Metadata();

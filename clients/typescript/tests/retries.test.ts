@@ -5,7 +5,14 @@ import { after, before, beforeEach, suite, test } from "node:test";
 
 import { create, fromJson, toBinary } from "@bufbuild/protobuf";
 import { status as Code } from "@grpc/grpc-js";
-import { ObserverClient, Overloaded, PrimaryClient, SessionNotesError, Unavailable } from "session-notes";
+import {
+  DeadlineExceeded,
+  ObserverClient,
+  Overloaded,
+  PrimaryClient,
+  SessionNotesError,
+  Unavailable,
+} from "session-notes";
 
 import { ErrorInfoSchema, RetryInfoSchema, StatusSchema } from "../dist/gen/session_notes/status/v1/status_pb.js";
 import { Refusing } from "./refusing.js";
@@ -31,7 +38,7 @@ suite("retries", { concurrency: false }, () => {
   beforeEach(() => {
     refusing.code = Code.UNAVAILABLE;
     refusing.details = undefined;
-    refusing.answers = true;
+    refusing.answers = Infinity;
     refusing.requests.length = 0;
   });
 
@@ -76,6 +83,18 @@ suite("retries", { concurrency: false }, () => {
     assert.equal(new Set(refusing.requests.map((request) => request.toString("hex"))).size, 1);
   });
 
+  test("a last try that takes too long hides nothing: not that, and not why it was not the first", async () => {
+    refusing.answers = 1;
+    using observer = new ObserverClient(refusing.target, { timeoutMs: 500 });
+    await assert.rejects(observer.beginRun("s"), (error: unknown) => {
+      assert(error instanceof DeadlineExceeded);
+      assert.match(error.message, /; before that: .*the store is away/u);
+      assert(error.cause instanceof Unavailable);
+      return true;
+    });
+    assert.equal(refusing.requests.length, 2);
+  });
+
   test("a primary's reads of state are worth a second try", async () => {
     using primary = new PrimaryClient(refusing.target, { stateTimeoutMs: 500 });
     await assert.rejects(primary.getSession("s"), Unavailable);
@@ -96,7 +115,7 @@ suite("retries", { concurrency: false }, () => {
   });
 
   test("a call that a sidecar has and does not answer ends with its client, or when it is given up", async () => {
-    refusing.answers = false;
+    refusing.answers = 0;
     const observer = new ObserverClient(refusing.target, { timeoutMs: 60_000 });
     const controller = new AbortController();
     const closed = assert.rejects(observer.beginRun("s"), new Unavailable("the client was closed during the call"));
