@@ -73,3 +73,9 @@ def test_more_sessions_than_dialogues_play_them_again() -> None:
     assert len({plan.marker for plan in plans}) == 3
     assert all(plan.dialogue is DIALOGUE for plan in plans)
     assert json.loads(json.dumps(plans[0].as_json()))["dialogue"]["dialogue_id"] == "trains"
+
+
+def test_the_sample_is_in_order() -> None:
+    """The one among the examples, which the README plays."""
+    sample = Path(__file__).parents[2] / "examples" / "transcripts.jsonl"
+    assert [dialogue.dialogue_id for dialogue in read_dialogues(sample)] == ["bike-shop", "refund", "table", "router"]
