@@ -8,7 +8,6 @@ import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +90,8 @@ def bench(
 
 def _measured(target: str | None, pids: Sequence[int], *, full: bool, **how: Any) -> dict[str, Any]:
     """All figures as one document; its errors end the command as they should."""
+    from importlib.util import find_spec
+
     from session_notes_server.cli.exits import ExitCode, Failure
     from session_notes_server.cli.options import wrong
 

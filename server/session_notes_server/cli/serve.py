@@ -6,7 +6,6 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import click
 
@@ -239,6 +238,8 @@ def serve(
     # Before gRPC is imported.
     choose_poller()
     # Imported here, so that the other commands need not wait for it.
+    from tempfile import TemporaryDirectory
+
     from session_notes_server import dev as development
     from session_notes_server import logs
     from session_notes_server.addresses import AddressError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -97,6 +96,7 @@ def replay(
 def _replayed(dialogues: list[Dialogue], sessions: int, settings: Settings) -> dict[str, Any]:
     """The summary of a replay; its errors end the command as they should."""
     import asyncio
+    import secrets
 
     from session_notes import SessionNotesError
 

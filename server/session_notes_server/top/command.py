@@ -3,7 +3,6 @@
 import os
 import sys
 from datetime import timedelta
-from importlib.util import find_spec
 
 import click
 
@@ -42,6 +41,8 @@ def top(
     the sidecar asks for tokens, it takes an admin's. Needs the extra: pip install '.[top]' in its checkout; --once and
     --json do not.
     """
+    from importlib.util import find_spec
+
     from session_notes import PermissionDenied, SessionNotesError, Unauthenticated
 
     from session_notes_server.top.columns import COLUMNS, FRESH
