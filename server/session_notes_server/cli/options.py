@@ -42,7 +42,7 @@ def common_options(command: Callable[..., T]) -> Callable[..., T]:
 @contextmanager
 def primary(target: str, timeout: timedelta) -> Iterator["PrimaryClient"]:
     """A client that waits as long as it was told, and whose errors end the command as they should."""
-    # A third of a command's time goes into this import; --help and wrong usage do without.
+    # Half of a command's time goes into this import; --help and wrong usage do without.
     from session_notes import PrimaryClient, SessionNotesError
 
     try:
