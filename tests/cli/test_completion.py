@@ -90,7 +90,7 @@ def test_other_shells(env: dict[str, str], shell: str) -> None:
     text = script(env, shell)
     assert f"_SESSION_NOTES_COMPLETE={shell}_complete" in text
     if found := shutil.which(shell):
-        subprocess.run([found, "--no-execute"], input=text, check=True, text=True, timeout=30)
+        subprocess.run([found, "-n"], input=text, check=True, text=True, timeout=30)
     asked = {"_SESSION_NOTES_COMPLETE": f"{shell}_complete", "COMP_WORDS": "session-notes heal", "COMP_CWORD": "1"}
     asked |= {"COMP_CWORD": "heal"} if shell == "fish" else {}
     done = subprocess.run(program(), capture_output=True, text=True, env=env | asked, timeout=30)

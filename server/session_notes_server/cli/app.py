@@ -26,5 +26,5 @@ def app() -> None:
     """
 
 
-for command in (serve, health, top, doctor, notes.app, runs.app, session.app, mcp, replay, bench, completion):
+for command in (serve, health, top, doctor, mcp, replay, bench, notes.app, runs.app, session.app, completion):
     app.add_command(command)

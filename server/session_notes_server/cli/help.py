@@ -56,7 +56,7 @@ def _help(command: click.Command, ctx: click.Context, width: int) -> str:
 
 
 def _usage(argument: Argument) -> str:
-    name = argument.metavar or "" if argument.required else f"[{argument.metavar}]"
+    name = f"{argument.metavar}" if argument.required else f"[{argument.metavar}]"
     return name if argument.nargs == 1 else f"{name}..."
 
 
