@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from click.testing import CliRunner
 from session_notes_server.cli import app
-from typer.testing import CliRunner
 
 from tests.support import leaks, program
 

@@ -15,6 +15,8 @@ TAB = """
 set -e
 source "$1"
 words=("${@:2}")
+# Works only within a real completion; what it is asked for is shown.
+compopt() { COMPREPLY+=("$@"); }
 COMP_WORDS=("${words[@]}") COMP_CWORD=$((${#words[@]} - 1))
 function=$(complete -p session-notes | sed -E 's/.*-F ([^ ]+).*/\\1/')
 COMPREPLY=()
@@ -30,14 +32,8 @@ def env() -> dict[str, str]:
 
 
 def script(env: dict[str, str], shell: str) -> str:
-    """What `--show-completion` prints to somebody in that shell."""
-    found = shutil.which(shell)
-    if found is None:
-        pytest.skip(f"there is no {shell} on PATH")
-    shown = subprocess.run(
-        # Two commands, so that the shell does not make way for the one.
-        [found, "-c", "session-notes --show-completion; true"], capture_output=True, text=True, env=env, timeout=30
-    )  # fmt: skip
+    """What somebody in that shell would evaluate."""
+    shown = subprocess.run([*program(), "completion", shell], capture_output=True, text=True, env=env, timeout=30)
     assert (shown.returncode, shown.stderr) == (0, "")
     return shown.stdout
 
@@ -45,6 +41,8 @@ def script(env: dict[str, str], shell: str) -> str:
 @pytest.fixture(scope="module")
 def bash(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The script, as bash gets it."""
+    if shutil.which("bash") is None:
+        pytest.skip("there is no bash on PATH")
     path = tmp_path_factory.mktemp("completion") / "session-notes.sh"
     path.write_text(script(env, "bash"))
     return path
@@ -58,12 +56,13 @@ def bash(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["notes", "get", "--max-t"], {"--max-turns-behind"}),
         (["health", "--service", "li"], {"live"}),
         (["session", "get", ""], set()),
-        (["serve", "--tls-cert", "x"], set()),
+        (["serve", "--tls-cert", "x"], {"-o", "default"}),
+        (["completion", ""], {"bash", "zsh", "fish"}),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",
 )
 def test_bash(bash: Path, env: dict[str, str], words: list[str], offered: set[str]) -> None:
-    """Commands, options and fixed values are completed; ids are not, and for files bash is left to do it."""
+    """Commands, options and fixed values are completed; ids are not, and for files bash is asked to do it."""
     done = subprocess.run(
         ["bash", "--norc", "-c", TAB, "bash", str(bash), "session-notes", *words],
         capture_output=True,
@@ -73,28 +72,39 @@ def test_bash(bash: Path, env: dict[str, str], words: list[str], offered: set[st
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert set(done.stdout.split()) == offered
-    assert "-o default" in bash.read_text(), "files would not be completed"
 
 
-def test_it_is_installed_where_bash_finds_it(env: dict[str, str], tmp_path: Path) -> None:
-    """`--install-completion`, and then the next shell knows it."""
+def test_a_line_in_bashrc_is_enough(bash: Path, env: dict[str, str], tmp_path: Path) -> None:
+    """The line that the help gives, and the next shell knows it."""
+    (tmp_path / ".bashrc").write_text('eval "$(session-notes completion bash)"\n')
     home = env | {"HOME": str(tmp_path)}
-    subprocess.run(
-        ["bash", "--norc", "-c", "session-notes --install-completion; true"], check=True, env=home, capture_output=True
-    )
     known = subprocess.run(
         ["bash", "-ic", "complete -p session-notes"], env=home, capture_output=True, text=True, timeout=30
     )
-    assert "session-notes" in known.stdout
+    assert known.stdout.endswith(" session-notes\n")
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells(env: dict[str, str], shell: str) -> None:
+    """Zsh and fish get scripts of their own, which are right by their own judgement, and ask as they know how."""
+    text = script(env, shell)
+    assert f"_SESSION_NOTES_COMPLETE={shell}_complete" in text
+    if found := shutil.which(shell):
+        subprocess.run([found, "-n"], input=text, check=True, text=True, timeout=30)
+    asked = {"_SESSION_NOTES_COMPLETE": f"{shell}_complete", "COMP_WORDS": "session-notes heal", "COMP_CWORD": "1"}
+    asked |= {"COMP_CWORD": "heal"} if shell == "fish" else {}
+    done = subprocess.run(program(), capture_output=True, text=True, env=env | asked, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "health" in done.stdout
 
 
 def test_it_does_not_wait_for_what_it_does_not_need(env: dict[str, str]) -> None:
     """Neither gRPC, redis, the server nor rich is imported at a Tab."""
-    asked = {"_SESSION_NOTES_COMPLETE": "complete_bash", "COMP_WORDS": "session-notes serve --", "COMP_CWORD": "2"}
+    asked = {"_SESSION_NOTES_COMPLETE": "bash_complete", "COMP_WORDS": "session-notes serve --", "COMP_CWORD": "2"}
     done = subprocess.run(
         program(), capture_output=True, text=True, env=env | asked | {"PYTHONPROFILEIMPORTTIME": "1"}, timeout=30
     )
-    assert "--listen" in done.stdout.split()
+    assert "plain,--listen" in done.stdout.split()
     modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "typer" in modules
+    assert "click" in modules
     assert not modules & {"grpc", "redis", "google.protobuf", "session_notes", "rich", "asyncio"}

@@ -17,7 +17,7 @@ from tests.support import SERVICES, SessionCalls, Sidecar, free_port, program
 COMMANDS = [
     [], ["serve"], ["replay"], ["health"], ["notes"], ["notes", "get"], ["notes", "write"], ["runs"], ["runs", "begin"],
     ["runs", "fail"], ["runs", "list"], ["session"], ["session", "get"], ["session", "set"], ["session", "append"],
-    ["session", "delete"], ["session", "list"], ["doctor"],
+    ["session", "delete"], ["session", "list"], ["doctor"], ["completion"],
 ]  # fmt: skip
 
 
@@ -217,5 +217,5 @@ def test_help_is_quick(nobody: Cli) -> None:
     ended = nobody("--help", env={"PYTHONPROFILEIMPORTTIME": "1"})
     assert (ended.code, "Usage: session-notes " in ended.out) == (0, True)
     modules = {line.rpartition("|")[2].strip() for line in ended.err.splitlines()}
-    assert "typer" in modules
+    assert "click" in modules
     assert not modules & {"grpc", "redis", "google.protobuf", "session_notes"}

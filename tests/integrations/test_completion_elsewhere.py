@@ -2,9 +2,12 @@
 
 import os
 import pty
+import shutil
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+
+import pytest
 
 from tests.cli.test_completion import env, script
 from tests.stores import eventually
@@ -12,6 +15,7 @@ from tests.stores import eventually
 __all__ = ["env"]
 
 
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish on PATH")
 def test_fish(env: dict[str, str], tmp_path: Path) -> None:
     """Commands and fixed values, with what they are for; files where a file belongs."""
     home = env | {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
@@ -29,6 +33,7 @@ def test_fish(env: dict[str, str], tmp_path: Path) -> None:
     assert {one.partition("\t")[0] for one in offered("session-notes notes ")} == {"get", "write"}
 
 
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh on PATH")
 def test_zsh(env: dict[str, str], tmp_path: Path) -> None:
     """A Tab at a real terminal completes a command, and the value of an option."""
     home = env | {"HOME": str(tmp_path), "ZDOTDIR": str(tmp_path), "TERM": "dumb"}

@@ -1,6 +1,7 @@
 """How the sidecar says that it will not start: a status that is not 0, and a message to act on."""
 
 import os
+import re
 import socket
 import subprocess
 import tempfile
@@ -84,10 +85,12 @@ def test_what_we_refuse_is_one_line_with_v_too() -> None:
     ],
 )
 def test_a_bad_setting(arguments: list[str], said: str) -> None:
-    """A setting that cannot be is wrong usage, 2: refused at the start, by name; nobody has to read a traceback."""
+    """A setting that cannot be is wrong usage, 2: refused at the start, by name; nobody has to read a traceback, or to
+    look for a variable that is not to blame."""
     status, text = serve(*arguments)
     assert status == 2
     assert said in text
+    assert "SESSION_NOTES_" not in text
     assert "Traceback" not in text
     assert "unexpected" not in text
 
@@ -98,6 +101,9 @@ def test_a_bad_setting(arguments: list[str], said: str) -> None:
         pytest.param("SESSION_NOTES_SESSION_TTL", "soon", "SESSION_NOTES_SESSION_TTL", id="a span that is none"),
         pytest.param("SESSION_NOTES_REDIS_URL", "http://localhost", "redis://", id="a scheme that is no Redis"),
         pytest.param("SESSION_NOTES_LISTEN", "nowhere", "nowhere", id="an address that is none"),
+        pytest.param("SESSION_NOTES_LISTEN", "127.0.0.1:0 here", "cannot listen on here:", id="the second of two"),
+        pytest.param("SESSION_NOTES_LOG_FORMAT", "xml", "SESSION_NOTES_LOG_FORMAT", id="a form of log that is none"),
+        pytest.param("SESSION_NOTES_CHANNELZ", "perhaps", "SESSION_NOTES_CHANNELZ", id="neither yes nor no"),
     ],
 )
 def test_a_bad_variable(name: str, content: str, said: str) -> None:
@@ -106,6 +112,16 @@ def test_a_bad_variable(name: str, content: str, said: str) -> None:
     assert status == 2
     assert "Traceback" not in text
     assert said in text
+
+
+def test_an_empty_variable_says_nothing() -> None:
+    """A variable that is set to nothing, as compose and Kubernetes leave many a one, is as one that is not set."""
+    _, shown = serve("--help")
+    empty = dict.fromkeys(re.findall(r"\[env: (\w+)\]", shown), "")
+    assert len(empty) > 20
+    status, text = serve("--metrics-listen", "127.0.0.1", env=empty)
+    assert status == 2
+    assert text.startswith("error: cannot tell metrics")
 
 
 @pytest.mark.parametrize(

@@ -5,50 +5,54 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
-from session_notes_server.cli.options import span
+from session_notes_server.cli.help import Command
+from session_notes_server.cli.parameters import option, path_option, span_option
 
 ENOUGH = timedelta(seconds=1)
 """How long each has to be called, all rounds together, for its figures to mean something."""
 
 
+@click.command(cls=Command, epilog="Example: session-notes bench --target 127.0.0.1:50051")
+@option(
+    "--target",
+    metavar="ADDRESS",
+    help="Measure this sidecar: host:port or unix:/path. A token and certificates are taken from the "
+    "environment: the token has to be an admin's. Its sessions are left alone; those made for this are deleted "
+    "in the end.",
+    show_default="a throwaway one",
+)
+@option(
+    "--pid",
+    multiple=True,
+    type=int,
+    metavar="N",
+    help="A process of the sidecar at --target, to count its CPU. Repeatable.",
+)
+@option("--full", is_flag=True, help="Also how cost grows, starts, workers and a cluster: some minutes more.")
+@option(
+    "--rounds", type=click.IntRange(min=1), metavar="N", help="How many rounds count; medians are over them.", default=5
+)
+@span_option("--slice", "slice_", help="How long each is called in a round.", default="500ms")
+@option("--seed", type=int, metavar="N", help="Seed of the order within the rounds.", default=1)
+@path_option("--results", metavar="DIR", help="Also write bench.json and bench.svg to this directory.")
+@option("--json", "as_json", is_flag=True, help="Print one JSON document, for scripts.")
 def bench(
-    target: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Measure this sidecar: host:port or unix:/path. A token and certificates are taken from the "
-            "environment: the token has to be an admin's. Its sessions are left alone; those made for this are deleted "
-            "in the end.",
-            show_default="a throwaway one",
-        ),
-    ] = None,
-    pid: Annotated[
-        list[int] | None,
-        typer.Option(metavar="N", help="A process of the sidecar at --target, to count its CPU. Repeatable."),
-    ] = None,
-    full: Annotated[
-        bool,
-        typer.Option("--full", help="Also how cost grows, starts, workers and a cluster: some minutes more."),
-    ] = False,
-    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="How many rounds count; medians are over them.")] = 5,
-    slice_: Annotated[
-        timedelta,
-        typer.Option("--slice", parser=span, metavar="SPAN", help="How long each is called in a round."),
-    ] = "500ms",  # type: ignore[assignment]
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the order within the rounds.")] = 1,
-    results: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Also write bench.json and bench.svg to this directory.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")] = False,
+    target: str | None,
+    pid: tuple[int, ...],
+    full: bool,
+    rounds: int,
+    slice_: timedelta,
+    seed: int,
+    results: Path | None,
+    as_json: bool,
 ) -> None:
     """Measure what a call costs: here, beside a bare gRPC server, and beside Redis without a sidecar.
 
@@ -63,9 +67,9 @@ def bench(
         raise wrong("--pid", "needs --target")
     if full and target is not None:
         raise wrong("--full", "needs sidecars of its own: leave --target out")
-    told = _measured(target, pid or [], full=full, rounds=rounds, seconds=slice_.total_seconds(), seed=seed)
+    told = _measured(target, pid, full=full, rounds=rounds, seconds=slice_.total_seconds(), seed=seed)
     if rounds * slice_ < ENOUGH:
-        typer.echo(
+        click.echo(
             f"warning: each was called for {rounds * slice_.total_seconds():.3g} s in all, which is little: "
             "the figures are no more than a sign of life. Leave --rounds and --slice as they are for more.",
             err=True,
@@ -84,8 +88,10 @@ def bench(
         show.out(*tables(told))
 
 
-def _measured(target: str | None, pids: list[int], *, full: bool, **how: Any) -> dict[str, Any]:
+def _measured(target: str | None, pids: Sequence[int], *, full: bool, **how: Any) -> dict[str, Any]:
     """All figures as one document; its errors end the command as they should."""
+    from importlib.util import find_spec
+
     from session_notes_server.cli.exits import ExitCode, Failure
     from session_notes_server.cli.options import wrong
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 if TYPE_CHECKING:
     from session_notes import Notes, Reading, Run, Session, SessionSummary, Turn
@@ -20,7 +20,7 @@ def write(document: Any) -> None:
     """Prints a document, on one line unless a person reads it."""
     utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
     text = json.dumps(document, ensure_ascii=not utf8, indent=2 if sys.stdout.isatty() else None)
-    typer.echo(text.translate(_CONTROLS))
+    click.echo(text.translate(_CONTROLS))
 
 
 def value(content: Any) -> Any:

@@ -9,16 +9,14 @@ from functools import partial
 from io import TextIOWrapper
 from typing import Any
 
-import typer
+import click
+from click.exceptions import NoArgsIsHelpError
 
 from session_notes_server.cli.help import Group
 
 log = logging.getLogger(__name__)
 
 _TRACEBACK_VARIABLE = "SESSION_NOTES_TRACEBACK"
-
-# Public in no version of typer; BadParameter, which derives from it, is in all of them.
-_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 
 class ExitCode(IntEnum):
@@ -141,9 +139,9 @@ def _ended(run: Callable[[], Any]) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         code = run()
-    except typer.Abort:
+    except click.Abort:
         return _say("nothing done", ExitCode.UNEXPECTED)
-    except _UsageError as error:
+    except click.UsageError as error:
         return _explain(error)
     except Exception as error:
         if os.environ.get(_TRACEBACK_VARIABLE):
@@ -156,11 +154,10 @@ def _ended(run: Callable[[], Any]) -> int:
     return code if isinstance(code, int) else ExitCode.OK
 
 
-def _explain(error: Any) -> int:
-    message: str = error.format_message()
-    if type(error).__name__ == "NoArgsIsHelpError":
-        # The help is out already, or it is the message.
-        typer.echo(message, err=True, nl=bool(message))
+def _explain(error: click.UsageError) -> int:
+    message = error.format_message()
+    if isinstance(error, NoArgsIsHelpError):
+        click.echo(message, err=True)
         return ExitCode.USAGE
     help_ = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
     return _say(one_line(message[:1].lower() + message[1:].rstrip(".")) + help_, ExitCode.USAGE)
@@ -169,5 +166,5 @@ def _explain(error: Any) -> int:
 def _say(message: str, code: ExitCode) -> int:
     from session_notes_server.cli.show import plain
 
-    typer.echo(f"error: {plain(message, lines=True)}", err=True)
+    click.echo(f"error: {plain(message, lines=True)}", err=True)
     return code

@@ -1,34 +1,39 @@
 """`session-notes health`."""
 
-from typing import Annotated
+from datetime import timedelta
 
-import typer
+import click
+from click.exceptions import Exit
 
-from session_notes_server.cli.connecting import connecting, tls
+from session_notes_server.cli.connecting import tls
 from session_notes_server.cli.exits import ExitCode, Failure, failure_of, no_answer, one_line
-from session_notes_server.cli.options import DEFAULT_TARGET, DEFAULT_TIMEOUT, AsJson, Target, Timeout
+from session_notes_server.cli.help import Command
+from session_notes_server.cli.options import common_options
+from session_notes_server.cli.parameters import option
 
 
-def _services() -> list[str]:
+def _services(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """What there is to complete; the full names stand here, as gRPC is not imported for that."""
-    return ["live", "ready", "session_notes.v1.SessionNotes", "session_notes.v1.SessionState"]
+    names = ("live", "ready", "session_notes.v1.SessionNotes", "session_notes.v1.SessionState")
+    return [name for name in names if name.startswith(incomplete)]
 
 
-@connecting
+@click.command(cls=Command, epilog="Example: session-notes health --service session_notes.v1.SessionNotes")
+@option(
+    "--service",
+    metavar="NAME",
+    shell_complete=_services,
+    help="`live`: the process alone, whatever its store does; `ready`: all that calls need; or a service by "
+    "its full name, session_notes.v1.SessionNotes.",
+    default="",
+    show_default="as ready",
+)
+@common_options
 def health(
-    service: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            autocompletion=_services,
-            help="`live`: the process alone, whatever its store does; `ready`: all that calls need; or a service by "
-            "its full name, session_notes.v1.SessionNotes.",
-            show_default="as ready",
-        ),
-    ] = "",
-    target: Target = DEFAULT_TARGET,
-    timeout: Timeout = DEFAULT_TIMEOUT,
-    as_json: AsJson = False,
+    service: str,
+    target: str,
+    timeout: timedelta,
+    as_json: bool,
 ) -> None:
     """Say whether the sidecar serves; only then the exit code is 0.
 
@@ -67,4 +72,4 @@ def health(
     else:
         show.out(show.line((status, "green" if serving else "red"), f"  {service or 'the sidecar'} at {target}"))
     if not serving:
-        raise typer.Exit(ExitCode.UNAVAILABLE)
+        raise Exit(ExitCode.UNAVAILABLE)

@@ -1,39 +1,45 @@
 """How `--help` looks: plain text as wide as the terminal, in which no flag, variable or example is cut or broken."""
 
 from textwrap import fill
-from typing import Any
 
-from typer.core import TyperCommand, TyperGroup
+import click
+
+from session_notes_server.cli.parameters import Argument, Option
 
 _COLUMN = 26
 """Where the second column starts; what is too long for the first one has a line of its own."""
 
 
-class Command(TyperCommand):
+class Command(click.Command):
     """A command with such a help."""
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write it."""
         formatter.write(_help(self, ctx, formatter.width))
 
 
-class Group(TyperGroup):
+class Group(click.Group):
     """Commands with such a help."""
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
+    command_class = Command
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write it."""
         formatter.write(_help(self, ctx, formatter.width))
 
 
-def _help(command: Any, ctx: Any, width: int) -> str:
+def _help(command: click.Command, ctx: click.Context, width: int) -> str:
     parameters = command.get_params(ctx)
-    arguments = [one for one in parameters if one.param_type_name == "argument"]
-    usage = [ctx.command_path, command.options_metavar, *map(_usage, arguments)]
-    sections: dict[str, list[tuple[str, str]]] = {"Arguments": [(one.metavar, one.help) for one in arguments]}
+    arguments = [one for one in parameters if isinstance(one, Argument)]
+    usage = [ctx.command_path, command.options_metavar or "", *map(_usage, arguments)]
+    sections: dict[str, list[tuple[str, str]]] = {
+        "Arguments": [(one.metavar or "", one.help or "") for one in arguments]
+    }
     for one in parameters:
-        if one.param_type_name == "option":
-            sections.setdefault(one.rich_help_panel or "Options", []).append(_option(one))
-    if isinstance(command, TyperGroup):
+        if isinstance(one, click.Option):
+            # The one that is not ours is click's --help.
+            sections.setdefault(one.panel if isinstance(one, Option) else "Options", []).append(_option(one))
+    if isinstance(command, click.Group):
         usage.append(command.subcommand_metavar)
         # The first sentences say what it does.
         sections["Commands"] = [(name, _paragraphs(one.help)[0]) for name, one in command.commands.items()]
@@ -49,21 +55,21 @@ def _help(command: Any, ctx: Any, width: int) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _usage(argument: Any) -> str:
-    name = argument.metavar if argument.required else f"[{argument.metavar}]"
+def _usage(argument: Argument) -> str:
+    name = f"{argument.metavar}" if argument.required else f"[{argument.metavar}]"
     return name if argument.nargs == 1 else f"{name}..."
 
 
-def _option(option: Any) -> tuple[str, str]:
+def _option(option: click.Option) -> tuple[str, str]:
     # The short form first, as everywhere.
-    names = ", ".join(sorted([*option.opts, *option.secondary_opts], key=len))
-    default = option.show_default if isinstance(option.show_default, str) else ""
-    if option.show_default is True and not option.is_flag and option.default is not None:
-        default = str(option.default)
-    facts = [f"[default: {default}]"] if default else []
-    # No break within it.
-    facts += [f"[env:\N{NO-BREAK SPACE}{option.envvar}]"] if option.envvar else []
-    return names if option.is_flag else f"{names} {option.metavar}", " ".join([option.help, *facts])
+    names = ", ".join(sorted(option.opts, key=len))
+    facts = [option.help or ""]
+    if isinstance(option, Option) and option.default_in_words:
+        facts.append(f"[default: {option.default_in_words}]")
+    if option.envvar:
+        # No break within it.
+        facts.append(f"[env:\N{NO-BREAK SPACE}{option.envvar}]")
+    return names if option.is_flag else f"{names} {option.metavar}", " ".join(facts)
 
 
 def _paragraphs(text: str | None) -> list[str]:

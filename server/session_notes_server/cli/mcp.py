@@ -6,15 +6,16 @@ import socket
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
-from session_notes_server.cli.connecting import connecting, tls, token
+from session_notes_server.cli.connecting import PANEL, connecting, tls, token
 from session_notes_server.cli.exits import ExitCode, Failure, failure_of
-from session_notes_server.cli.options import DEFAULT_TARGET, Target, span, wrong
+from session_notes_server.cli.help import Command
+from session_notes_server.cli.options import target_option, wrong
+from session_notes_server.cli.parameters import option, path_option, span_option
 
-_DEFAULT_TIMEOUT = timedelta(milliseconds=250)
 _HTTP = "With --listen"
 # Nobody calls a machine by these.
 _EVERYWHERE = {"", "0.0.0.0", "[::]"}  # noqa: S104 - they are not listened on here
@@ -22,74 +23,64 @@ _EVERYWHERE = {"", "0.0.0.0", "[::]"}  # noqa: S104 - they are not listened on h
 log = logging.getLogger(__name__)
 
 
+@click.command(
+    cls=Command,
+    epilog="Needs the extra mcp: pip install '.[server,mcp]' in its checkout\n\n"
+    "Examples:\n  session-notes mcp --session s1\n  session-notes mcp --listen 127.0.0.1:8765",
+)
+@option(
+    "--session",
+    metavar="SESSION",
+    help="Serve this session alone: tools take no id, and nothing of another session can be read.",
+    show_default="all sessions",
+)
+@option(
+    "--listen",
+    metavar="ADDRESS",
+    help="Serve over streamable HTTP, at /mcp of this host:port (port 0: a free one).",
+    show_default="over stdin and stdout",
+)
+@path_option(
+    "--tokens-dir",
+    metavar="DIR",
+    panel=_HTTP,
+    help="Let in only callers with a token of the role primary or admin; a directory as `serve` takes it.",
+    show_default="everybody who can connect may call",
+)
+@path_option("--listen-tls-cert", panel=_HTTP, help="Encrypt with this certificate, a PEM file.", show_default="no TLS")
+@path_option("--listen-tls-key", panel=_HTTP, help="The certificate's private key.")
+@option(
+    "--insecure-listen",
+    is_flag=True,
+    panel=_HTTP,
+    help="Listen without TLS even where other machines can call: a proxy in front encrypts.",
+)
+@option(
+    "--host",
+    multiple=True,
+    metavar="NAME",
+    panel=_HTTP,
+    help="What callers call this machine by, beside localhost and the host of --listen; requests for any other "
+    "are refused. Can be given several times.",
+)
+@target_option
+@span_option(
+    "--timeout",
+    panel=PANEL,
+    help="How long reading notes may take before they are `unavailable`: 500ms, 5s.",
+    default="250ms",
+)
 @connecting
 def mcp(
-    session: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SESSION",
-            help="Serve this session alone: tools take no id, and nothing of another session can be read.",
-            show_default="all sessions",
-        ),
-    ] = None,
-    listen: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Serve over streamable HTTP, at /mcp of this host:port (port 0: a free one).",
-            show_default="over stdin and stdout",
-        ),
-    ] = None,
-    tokens_dir: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Let in only callers with a token of the role primary or admin; a directory as `serve` takes it.",
-            show_default="everybody who can connect may call",
-            rich_help_panel=_HTTP,
-        ),
-    ] = None,
-    listen_tls_cert: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Encrypt with this certificate, a PEM file.",
-            show_default="no TLS",
-            rich_help_panel=_HTTP,
-        ),
-    ] = None,
-    listen_tls_key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The certificate's private key.", rich_help_panel=_HTTP)
-    ] = None,
-    insecure_listen: Annotated[
-        bool,
-        typer.Option(
-            "--insecure-listen",
-            help="Listen without TLS even where other machines can call: a proxy in front encrypts.",
-            rich_help_panel=_HTTP,
-        ),
-    ] = False,
-    host: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="What callers call this machine by, beside localhost and the host of --listen; requests for any other "
-            "are refused. Can be given several times.",
-            rich_help_panel=_HTTP,
-        ),
-    ] = None,
-    target: Target = DEFAULT_TARGET,
-    timeout: Annotated[
-        timedelta,
-        typer.Option(
-            "--timeout",
-            parser=span,
-            metavar="SPAN",
-            help="How long reading notes may take before they are `unavailable`: 500ms, 5s.",
-            show_default="250ms",
-            rich_help_panel="Common options",
-        ),
-    ] = _DEFAULT_TIMEOUT,
+    session: str | None,
+    listen: str | None,
+    tokens_dir: Path | None,
+    listen_tls_cert: Path | None,
+    listen_tls_key: Path | None,
+    insecure_listen: bool,
+    host: tuple[str, ...],
+    target: str,
+    timeout: timedelta,
 ) -> None:
     """Serve notes and sessions to language models, by the Model Context Protocol. All of it is read-only.
 
@@ -108,7 +99,7 @@ def mcp(
 
     if listen is None and (tokens_dir or listen_tls_cert or listen_tls_key or insecure_listen or host):
         raise wrong("--listen", "what is given besides is about HTTP, and needs it")
-    http = listen and _Http(listen, tokens_dir, listen_tls_cert, listen_tls_key, host or (), insecure=insecure_listen)
+    http = listen and _Http(listen, tokens_dir, listen_tls_cert, listen_tls_key, host, insecure=insecure_listen)
     _log_to_stderr()
     try:
         client = AsyncPrimaryClient(target, token=token(), tls=tls(target), timeout=timeout)

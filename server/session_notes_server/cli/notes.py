@@ -3,64 +3,61 @@
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from click.exceptions import Exit
 
-from session_notes_server.cli.connecting import connecting
 from session_notes_server.cli.exits import ExitCode
-from session_notes_server.cli.help import Command, Group
+from session_notes_server.cli.help import Group
 from session_notes_server.cli.options import (
-    DEFAULT_TARGET,
-    DEFAULT_TIMEOUT,
-    AsJson,
-    Observer,
-    SessionId,
-    Target,
-    Timeout,
+    common_options,
     json_object,
+    observer_option,
     observing,
     primary,
-    span,
-    span_or_zero,
+    session_argument,
     text_of,
     wrong,
 )
+from session_notes_server.cli.parameters import option, path_option, span_option, span_or_zero
 
 if TYPE_CHECKING:
     from session_notes import Issue, Notes
 
-app = typer.Typer(cls=Group, help="Read and write notes.", no_args_is_help=True)
+app = Group("notes", help="Read and write notes.")
 
 _KEYS = ("coverage", "issues", "follow_up_suggestions", "summary", "extra")
 
 
 @app.command(
-    cls=Command,
     epilog="Examples:\n  session-notes notes get s1\n"
-    "  session-notes notes get s1 --max-age 30s --max-turns-behind 2 --fresh --json",
+    "  session-notes notes get s1 --max-age 30s --max-turns-behind 2 --fresh --json"
 )
-@connecting
+@session_argument
+@observer_option
+@span_option("--max-age", type=span_or_zero, help="The oldest that still counts as fresh: 30s, 5m.")
+@option(
+    "--current-turn",
+    type=int,
+    metavar="N",
+    help="How many turns the conversation has.",
+    show_default="as many as the sidecar has",
+)
+@option(
+    "--max-turns-behind", type=int, metavar="N", help="How many turns may have come since, for the notes to be fresh."
+)
+@option("--fresh", is_flag=True, help="Exit with 3 where the notes are not fresh, too.")
+@common_options
 def get(
-    session_id: SessionId,
-    observer: Observer = "",
-    max_age: Annotated[
-        timedelta | None,
-        typer.Option(parser=span_or_zero, metavar="SPAN", help="The oldest that still counts as fresh: 30s, 5m."),
-    ] = None,
-    current_turn: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", help="How many turns the conversation has.", show_default="as many as the sidecar has"
-        ),
-    ] = None,
-    max_turns_behind: Annotated[
-        int | None, typer.Option(metavar="N", help="How many turns may have come since, for the notes to be fresh.")
-    ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Exit with 3 where the notes are not fresh, too.")] = False,
-    target: Target = DEFAULT_TARGET,
-    timeout: Timeout = DEFAULT_TIMEOUT,
-    as_json: AsJson = False,
+    session_id: str,
+    observer: str,
+    max_age: timedelta | None,
+    current_turn: int | None,
+    max_turns_behind: int | None,
+    fresh: bool,
+    target: str,
+    timeout: timedelta,
+    as_json: bool,
 ) -> None:
     """Show the current notes, how old they are, and how far behind.
 
@@ -81,63 +78,56 @@ def get(
     else:
         show.show_reading(reading, bounded=max_age is not None or max_turns_behind is not None)
     if not (reading.fresh if fresh else reading.ready):
-        raise typer.Exit(ExitCode.NOT_READY)
+        raise Exit(ExitCode.NOT_READY)
 
 
 @app.command(
-    cls=Command,
     epilog="Examples:\n"
     "  session-notes notes write s1 --summary 'Goals are clear.' \\\n"
     "    --coverage goals=1 --issue 'warning:No budget yet'\n"
-    "  session-notes notes write s1 --file notes.json --run-id r1 --observed-turn 12",
+    "  session-notes notes write s1 --file notes.json --run-id r1 --observed-turn 12"
 )
-@connecting
+@session_argument
+@option("--summary", metavar="TEXT", help="Where the conversation stands.", default="")
+@option(
+    "--coverage",
+    multiple=True,
+    metavar="TOPIC=SHARE",
+    help="How much of a topic is covered, 0 to 1. Can be given several times.",
+)
+@option(
+    "--issue",
+    multiple=True,
+    metavar="SEVERITY:TEXT",
+    help="Something worth raising; info, warning, critical, or the text alone. Can be given several times.",
+)
+@option("--follow-up", multiple=True, metavar="TEXT", help="What to say or ask next. Can be given several times.")
+@option("--extra", metavar="JSON", help="Anything else, as a JSON object.")
+@path_option(
+    "--file", help="Take the notes from a file instead, - for stdin: what `notes get --json` has under `notes`."
+)
+@option("--run-id", metavar="RUN", help="The run that concluded them.", show_default="a new one")
+@option(
+    "--observed-turn", type=int, metavar="N", help="How many turns the run has seen.", show_default="as its begin said"
+)
+@span_option("--ttl", help="How long the notes count: 90s, 15m, 24h.", show_default="as long as the session")
+@observer_option
+@common_options
 def write(
-    session_id: SessionId,
-    summary: Annotated[str, typer.Option(metavar="TEXT", help="Where the conversation stands.")] = "",
-    coverage: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TOPIC=SHARE", help="How much of a topic is covered, 0 to 1. Can be given several times."),
-    ] = None,
-    issue: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SEVERITY:TEXT",
-            help="Something worth raising; info, warning, critical, or the text alone. Can be given several times.",
-        ),
-    ] = None,
-    follow_up: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="What to say or ask next. Can be given several times.")
-    ] = None,
-    extra: Annotated[str | None, typer.Option(metavar="JSON", help="Anything else, as a JSON object.")] = None,
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            "--file",
-            metavar="FILE",
-            help="Take the notes from a file instead, - for stdin: what `notes get --json` has under `notes`.",
-        ),
-    ] = None,
-    run_id: Annotated[
-        str | None, typer.Option(metavar="RUN", help="The run that concluded them.", show_default="a new one")
-    ] = None,
-    observed_turn: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="How many turns the run has seen.", show_default="as its begin said"),
-    ] = None,
-    ttl: Annotated[
-        timedelta | None,
-        typer.Option(
-            parser=span,
-            metavar="SPAN",
-            help="How long the notes count: 90s, 15m, 24h.",
-            show_default="as long as the session",
-        ),
-    ] = None,
-    observer: Observer = "",
-    target: Target = DEFAULT_TARGET,
-    timeout: Timeout = DEFAULT_TIMEOUT,
-    as_json: AsJson = False,
+    session_id: str,
+    summary: str,
+    coverage: tuple[str, ...],
+    issue: tuple[str, ...],
+    follow_up: tuple[str, ...],
+    extra: str | None,
+    file: Path | None,
+    run_id: str | None,
+    observed_turn: int | None,
+    ttl: timedelta | None,
+    observer: str,
+    target: str,
+    timeout: timedelta,
+    as_json: bool,
 ) -> None:
     """Write the notes of a run.
 
@@ -150,9 +140,9 @@ def write(
 
     given: dict[str, Any] = {
         "summary": summary,
-        "coverage": dict(_coverage(text) for text in coverage or ()),
-        "issues": [_issue(text) for text in issue or ()],
-        "follow_up_suggestions": list(follow_up or ()),
+        "coverage": dict(_coverage(text) for text in coverage),
+        "issues": [_issue(text) for text in issue],
+        "follow_up_suggestions": list(follow_up),
         "extra": {} if extra is None else json_object("--extra", extra),
     }
     if file is not None and any(given.values()):
@@ -182,7 +172,7 @@ def write(
             show.line((f"run {result.run.number} ({result.run.run_id}) of {result.run.observer}", "dim")),
         )
     if result.outcome is WriteOutcome.SUPERSEDED:
-        raise typer.Exit(ExitCode.REFUSED)
+        raise Exit(ExitCode.REFUSED)
 
 
 def _coverage(text: str) -> tuple[str, float]:

@@ -1,85 +1,48 @@
 """What the commands have in common: arguments and options, how their text is read, and the clients they call with."""
 
 import json
-import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-import typer
-
-from session_notes_server.cli.connecting import tls, token
+from session_notes_server.cli.connecting import PANEL, connecting, tls, token
 from session_notes_server.cli.exits import ExitCode, Failure, failure_of
+from session_notes_server.cli.parameters import argument, option, span_option
 
 if TYPE_CHECKING:
     from session_notes import ObserverClient, PrimaryClient
 
-DEFAULT_TARGET = "127.0.0.1:50051"
-DEFAULT_TIMEOUT = timedelta(seconds=5)
+T = TypeVar("T")
 
-_UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+session_argument = argument("session_id", metavar="SESSION", help="The session's id.")
+observer_option = option("--observer", metavar="NAME", help="Which observer.", default="", show_default="default")
 
-
-def span_or_zero(text: str | timedelta) -> timedelta:
-    """A span of time as people write it: `90s`, `24h`, `1.5d`; `0s` too."""
-    if isinstance(text, timedelta):
-        return text
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text.strip(), re.ASCII)
-    if not found:
-        raise typer.BadParameter("write a number and a unit: 500ms, 90s, 15m, 24h, 7d")
-    try:
-        length = timedelta(**{_UNITS[found[2]]: float(found[1])})
-    except OverflowError:
-        length = timedelta.max
-    if length > timedelta(days=36525):
-        raise typer.BadParameter("must be at most 100 years")
-    return length
+target_option = option(
+    "--target",
+    metavar="ADDRESS",
+    envvar="SESSION_NOTES_TARGET",
+    panel=PANEL,
+    help="Where the sidecar is: host:port or unix:/path.",
+    default="127.0.0.1:50051",
+)
+_timeout_option = span_option(
+    "--timeout", panel=PANEL, help="How long to wait for an answer: 500ms, 5s, 1m.", default="5s"
+)
+_json_option = option("--json", "as_json", is_flag=True, panel=PANEL, help="Print one JSON document, for scripts.")
 
 
-def span(text: str | timedelta) -> timedelta:
-    """A span of time as people write it: `90s`, `24h`, `1.5d`."""
-    length = span_or_zero(text)
-    if not length:
-        raise typer.BadParameter("must be above 0")
-    return length
-
-
-SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="The session's id.", show_default=False)]
-Observer = Annotated[str, typer.Option("--observer", metavar="NAME", help="Which observer.", show_default="default")]
-
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document, for scripts.", rich_help_panel="Common options")
-]
-Target = Annotated[
-    str,
-    typer.Option(
-        "--target",
-        metavar="ADDRESS",
-        envvar="SESSION_NOTES_TARGET",
-        help="Where the sidecar is: host:port or unix:/path.",
-        rich_help_panel="Common options",
-    ),
-]
-Timeout = Annotated[
-    timedelta,
-    typer.Option(
-        "--timeout",
-        parser=span,
-        metavar="SPAN",
-        help="How long to wait for an answer: 500ms, 5s, 1m.",
-        show_default="5s",
-        rich_help_panel="Common options",
-    ),
-]
+def common_options(command: Callable[..., T]) -> Callable[..., T]:
+    """Give a command what most take: `--target`, `--timeout`, `--json`, and how to connect."""
+    return target_option(_timeout_option(_json_option(connecting(command))))
 
 
 @contextmanager
 def primary(target: str, timeout: timedelta) -> Iterator["PrimaryClient"]:
     """A client that waits as long as it was told, and whose errors end the command as they should."""
-    # A third of a command's time goes into this import; --help and wrong usage do without.
+    # Half of a command's time goes into this import; --help and wrong usage do without.
     from session_notes import PrimaryClient, SessionNotesError
 
     try:

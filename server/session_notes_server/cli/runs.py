@@ -1,62 +1,50 @@
 """`session-notes runs begin`, `runs fail` and `runs list`."""
 
 from datetime import timedelta
-from typing import Annotated
 
-import typer
-
-from session_notes_server.cli.connecting import connecting
-from session_notes_server.cli.help import Command, Group
+from session_notes_server.cli.help import Group
 from session_notes_server.cli.options import (
-    DEFAULT_TARGET,
-    DEFAULT_TIMEOUT,
-    AsJson,
-    Observer,
-    SessionId,
-    Target,
-    Timeout,
+    common_options,
+    observer_option,
     observing,
-    span,
+    session_argument,
 )
+from session_notes_server.cli.parameters import argument, option, span_option
 
-app = typer.Typer(cls=Group, help="Begin, fail and list the runs of an observer.", no_args_is_help=True)
+app = Group("runs", help="Begin, fail and list the runs of an observer.")
 
 
 @app.command(
-    cls=Command,
     epilog="Examples:\n  session-notes runs begin s1 --lease 2m --transcript\n"
-    "  RUN=$(session-notes runs begin s1 --json | jq -r .run.run_id)",
+    "  RUN=$(session-notes runs begin s1 --json | jq -r .run.run_id)"
 )
-@connecting
+@session_argument
+@option("--run-id", metavar="RUN", help="The run's id, for a retry to find it.", show_default="a new one")
+@option(
+    "--observed-turn",
+    type=int,
+    metavar="N",
+    help="How many turns the run is going to see.",
+    show_default="all there are",
+)
+@span_option("--lease", help="How long it may take before it counts as abandoned: 90s, 15m.", show_default="5m")
+@option(
+    "--only-if-idle", is_flag=True, help="Begin only if no other run of this observer is at work, else exit with 5."
+)
+@option("--transcript", is_flag=True, help="Show the transcript it is to look at.")
+@observer_option
+@common_options
 def begin(
-    session_id: SessionId,
-    run_id: Annotated[
-        str | None, typer.Option(metavar="RUN", help="The run's id, for a retry to find it.", show_default="a new one")
-    ] = None,
-    observed_turn: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="How many turns the run is going to see.", show_default="all there are"),
-    ] = None,
-    lease: Annotated[
-        timedelta | None,
-        typer.Option(
-            parser=span,
-            metavar="SPAN",
-            help="How long it may take before it counts as abandoned: 90s, 15m.",
-            show_default="5m",
-        ),
-    ] = None,
-    only_if_idle: Annotated[
-        bool,
-        typer.Option(
-            "--only-if-idle", help="Begin only if no other run of this observer is at work, else exit with 5."
-        ),
-    ] = False,
-    transcript: Annotated[bool, typer.Option("--transcript", help="Show the transcript it is to look at.")] = False,
-    observer: Observer = "",
-    target: Target = DEFAULT_TARGET,
-    timeout: Timeout = DEFAULT_TIMEOUT,
-    as_json: AsJson = False,
+    session_id: str,
+    run_id: str | None,
+    observed_turn: int | None,
+    lease: timedelta | None,
+    only_if_idle: bool,
+    transcript: bool,
+    observer: str,
+    target: str,
+    timeout: timedelta,
+    as_json: bool,
 ) -> None:
     """Announce a run: it gets its number, and what it sees is fixed now.
 
@@ -83,16 +71,20 @@ def begin(
         show.show_turns(turns, last=max(run.observed_turn or 0, len(turns)))
 
 
-@app.command(cls=Command, epilog="Example: session-notes runs fail s1 r1 --reason 'the model did not answer'")
-@connecting
+@app.command(epilog="Example: session-notes runs fail s1 r1 --reason 'the model did not answer'")
+@session_argument
+@argument("run_id", metavar="RUN", help="The run's id.")
+@option("--reason", metavar="TEXT", help="Why, for people: others can read it.", default="")
+@observer_option
+@common_options
 def fail(
-    session_id: SessionId,
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.", show_default=False)],
-    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for people: others can read it.")] = "",
-    observer: Observer = "",
-    target: Target = DEFAULT_TARGET,
-    timeout: Timeout = DEFAULT_TIMEOUT,
-    as_json: AsJson = False,
+    session_id: str,
+    run_id: str,
+    reason: str,
+    observer: str,
+    target: str,
+    timeout: timedelta,
+    as_json: bool,
 ) -> None:
     """Record that a run ended without notes, and why.
 
@@ -108,15 +100,18 @@ def fail(
         show.out(show.line((f"run {run.number}", "bold"), f" ({run.run_id}) of {run.observer}: {run.state.value}"))
 
 
-@app.command("list", cls=Command, epilog="Example: session-notes runs list s1 --notes")
-@connecting
+@app.command("list", epilog="Example: session-notes runs list s1 --notes")
+@session_argument
+@option("--notes", is_flag=True, help="Show each run's notes, superseded ones too.")
+@observer_option
+@common_options
 def list_(
-    session_id: SessionId,
-    notes: Annotated[bool, typer.Option("--notes", help="Show each run's notes, superseded ones too.")] = False,
-    observer: Observer = "",
-    target: Target = DEFAULT_TARGET,
-    timeout: Timeout = DEFAULT_TIMEOUT,
-    as_json: AsJson = False,
+    session_id: str,
+    notes: bool,
+    observer: str,
+    target: str,
+    timeout: timedelta,
+    as_json: bool,
 ) -> None:
     """Show the last 20 runs, newest first."""
     from session_notes_server.cli import documents, show

@@ -3,43 +3,40 @@
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
-from session_notes_server.cli.connecting import connecting
 from session_notes_server.cli.exits import ExitCode, Failure
-from session_notes_server.cli.help import Command, Group
+from session_notes_server.cli.help import Group
 from session_notes_server.cli.options import (
-    DEFAULT_TARGET,
-    DEFAULT_TIMEOUT,
-    AsJson,
-    SessionId,
-    Target,
-    Timeout,
+    common_options,
     json_object,
     json_value,
     named,
     primary,
-    span,
+    session_argument,
     text_of,
     wrong,
 )
+from session_notes_server.cli.parameters import argument, option, path_option, span_option
 
 if TYPE_CHECKING:
     from session_notes import SessionSummary, Turn
 
-app = typer.Typer(cls=Group, help="Read and change sessions: fields and transcript.", no_args_is_help=True)
+app = Group("session", help="Read and change sessions: fields and transcript.")
 
 
-@app.command(cls=Command, epilog="Example: session-notes session get s1 --turns")
-@connecting
+@app.command(epilog="Example: session-notes session get s1 --turns")
+@session_argument
+@option("--turns", is_flag=True, help="Show the transcript: its last 2,000 turns.")
+@common_options
 def get(
-    session_id: SessionId,
-    turns: Annotated[bool, typer.Option("--turns", help="Show the transcript: its last 2,000 turns.")] = False,
-    target: Target = DEFAULT_TARGET,
-    timeout: Timeout = DEFAULT_TIMEOUT,
-    as_json: AsJson = False,
+    session_id: str,
+    turns: bool,
+    target: str,
+    timeout: timedelta,
+    as_json: bool,
 ) -> None:
     """Show a session: fields, version, every observer's notes in a few words.
 
@@ -59,55 +56,51 @@ def get(
 
 @app.command(
     "set",
-    cls=Command,
     epilog='Examples:\n  session-notes session set s1 goal=refund attempts=2 \'items=["a", "b"]\'\n'
     "  session-notes session set s1 --remove goal --expected-version 3 --ttl 2h",
 )
-@connecting
+@session_argument
+@argument(
+    "fields",
+    nargs=-1,
+    metavar="NAME=VALUE",
+    help="Fields to set. A value that is JSON is taken as JSON, else as text; "
+    "for the text 2 write '\"2\"', in both quotes.",
+)
+@option("--remove", multiple=True, metavar="NAME", help="A field to remove. Can be given several times.")
+@option(
+    "--expected-version",
+    type=int,
+    metavar="N",
+    help="Change nothing, and exit with 5, unless the session is at this version.",
+)
+@span_option(
+    "--ttl",
+    help="From now on, how long the session is kept after its last change: 90s, 2h, 7d.",
+    show_default="as it was",
+)
+@common_options
 def set_(
-    session_id: SessionId,
-    fields: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="NAME=VALUE",
-            help="Fields to set. A value that is JSON is taken as JSON, else as text; "
-            "for the text 2 write '\"2\"', in both quotes.",
-            show_default=False,
-        ),
-    ] = None,
-    remove: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A field to remove. Can be given several times.")
-    ] = None,
-    expected_version: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Change nothing, and exit with 5, unless the session is at this version."),
-    ] = None,
-    ttl: Annotated[
-        timedelta | None,
-        typer.Option(
-            parser=span,
-            metavar="SPAN",
-            help="From now on, how long the session is kept after its last change: 90s, 2h, 7d.",
-            show_default="as it was",
-        ),
-    ] = None,
-    target: Target = DEFAULT_TARGET,
-    timeout: Timeout = DEFAULT_TIMEOUT,
-    as_json: AsJson = False,
+    session_id: str,
+    fields: tuple[str, ...],
+    remove: tuple[str, ...],
+    expected_version: int | None,
+    ttl: timedelta | None,
+    target: str,
+    timeout: timedelta,
+    as_json: bool,
 ) -> None:
     """Set and remove fields, all at once, without touching the others."""
     from session_notes_server.cli import documents, show
 
-    given = [named("NAME=VALUE", text) for text in fields or ()]
+    given = [named("NAME=VALUE", text) for text in fields]
     if not given and not remove and ttl is None:
         raise wrong("nothing to change", "give NAME=VALUE, --remove or --ttl")
     changes = {name: _field_value(text) for name, text in given}
     if len(changes) < len(given):
         raise wrong("NAME=VALUE", "one field is set twice")
     with primary(target, timeout) as client:
-        result = client.update_session(
-            session_id, changes, remove=remove or (), expected_version=expected_version, ttl=ttl
-        )
+        result = client.update_session(session_id, changes, remove=remove, expected_version=expected_version, ttl=ttl)
     if as_json:
         time = documents.time(result.update_time)
         documents.write({"session_id": session_id, "version": result.version, "update_time": time})
@@ -116,47 +109,43 @@ def set_(
 
 
 @app.command(
-    cls=Command,
     epilog="Examples:\n  session-notes session append s1 user 'Start in May?' primary 'Let me see.'\n"
-    "  session-notes session append s1 --file turns.jsonl --expected-turn-count 0",
+    "  session-notes session append s1 --file turns.jsonl --expected-turn-count 0"
 )
-@connecting
+@session_argument
+@argument("turns", nargs=-1, metavar="SPEAKER TEXT", help="What was said, oldest first.")
+@path_option(
+    "--file",
+    help="Take the turns from a file instead, - for stdin: one JSON object a line, with speaker, text, time, extra.",
+)
+@option(
+    "--expected-turn-count",
+    type=int,
+    metavar="N",
+    help="Append nothing, and exit with 5, unless the transcript has this many turns.",
+)
+@common_options
 def append(
-    session_id: SessionId,
-    turns: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="SPEAKER TEXT", help="What was said, oldest first.", show_default=False),
-    ] = None,
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            "--file",
-            metavar="FILE",
-            help="Take the turns from a file instead, - for stdin: one JSON object a line, with speaker, text, "
-            "time, extra.",
-        ),
-    ] = None,
-    expected_turn_count: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Append nothing, and exit with 5, unless the transcript has this many turns."),
-    ] = None,
-    target: Target = DEFAULT_TARGET,
-    timeout: Timeout = DEFAULT_TIMEOUT,
-    as_json: AsJson = False,
+    session_id: str,
+    turns: tuple[str, ...],
+    file: Path | None,
+    expected_turn_count: int | None,
+    target: str,
+    timeout: timedelta,
+    as_json: bool,
 ) -> None:
     """Append turns to the transcript, all at once."""
     from session_notes import Turn
 
     from session_notes_server.cli import documents, show
 
-    given = turns or []
-    if (file is None) == (not given):
+    if (file is None) == (not turns):
         raise wrong(
             "turns", "give SPEAKER TEXT …, or a --file" if file is None else "give SPEAKER TEXT … or a --file, not both"
         )
-    if len(given) % 2:
-        raise wrong("SPEAKER TEXT", f"after the speaker {given[-1]!r} there is no text")
-    said = [Turn(*pair) for pair in zip(given[::2], given[1::2], strict=True)]
+    if len(turns) % 2:
+        raise wrong("SPEAKER TEXT", f"after the speaker {turns[-1]!r} there is no text")
+    said = [Turn(*pair) for pair in zip(turns[::2], turns[1::2], strict=True)]
     if file is not None:
         said = [_turn(number, text) for number, text in enumerate(text_of(file).split("\n"), 1) if text.strip()]
     with primary(target, timeout) as client:
@@ -167,14 +156,16 @@ def append(
         show.out(show.line((session_id, "bold"), f" has {show.count(count, 'turn')}"))
 
 
-@app.command(cls=Command, epilog="Example: session-notes session delete s1 --yes")
-@connecting
+@app.command(epilog="Example: session-notes session delete s1 --yes")
+@session_argument
+@option("--yes", "-y", is_flag=True, help="Do not ask; needed where nobody can be asked.")
+@common_options
 def delete(
-    session_id: SessionId,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where nobody can be asked.")] = False,
-    target: Target = DEFAULT_TARGET,
-    timeout: Timeout = DEFAULT_TIMEOUT,
-    as_json: AsJson = False,
+    session_id: str,
+    yes: bool,
+    target: str,
+    timeout: timedelta,
+    as_json: bool,
 ) -> None:
     """Remove every trace of a session: fields, transcript, notes, runs.
 
@@ -185,7 +176,7 @@ def delete(
     if not yes and not sys.stdin.isatty():
         raise wrong("--yes", "needed, as there is no terminal to ask on")
     if not yes:
-        typer.confirm(f"Delete session {show.plain(session_id)} for good?", abort=True, err=True)
+        click.confirm(f"Delete session {show.plain(session_id)} for good?", abort=True, err=True)
     with primary(target, timeout) as client:
         existed = client.delete_session(session_id)
     if as_json:
@@ -196,12 +187,12 @@ def delete(
         )
 
 
-@app.command("list", cls=Command, epilog="Example: session-notes session list --json | jq -r '.[].session_id'")
-@connecting
+@app.command("list", epilog="Example: session-notes session list --json | jq -r '.[].session_id'")
+@common_options
 def list_(
-    target: Target = DEFAULT_TARGET,
-    timeout: Timeout = DEFAULT_TIMEOUT,
-    as_json: AsJson = False,
+    target: str,
+    timeout: timedelta,
+    as_json: bool,
 ) -> None:
     """Show all sessions, the last changed first. It walks the whole store."""
     from session_notes_server.cli import documents, show

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -55,7 +55,7 @@ def out(*parts: "RenderableType") -> None:
         for part in parts:
             console.print(part)
     # Tables fill their cells with spaces, which is of no use here.
-    typer.echo("\n".join(text.rstrip() for text in captured.get().removesuffix("\n").split("\n")))
+    click.echo("\n".join(text.rstrip() for text in captured.get().removesuffix("\n").split("\n")))
 
 
 def line(*parts: str | tuple[str, str]) -> "Text":

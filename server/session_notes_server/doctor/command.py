@@ -1,21 +1,24 @@
 """`session-notes doctor`."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
+from click.exceptions import Exit
 
-from session_notes_server.cli.connecting import connecting, tls, token
-from session_notes_server.cli.options import DEFAULT_TARGET, DEFAULT_TIMEOUT, AsJson, Target, Timeout
+from session_notes_server.cli.connecting import tls, token
+from session_notes_server.cli.help import Command
+from session_notes_server.cli.options import common_options
+from session_notes_server.cli.parameters import option
 from session_notes_server.cli.store_options import (
-    MinReplicasAcked,
-    Prefix,
-    RedisCA,
-    RedisCert,
-    RedisKey,
-    RedisPasswordFile,
+    PANEL,
+    min_replicas_acked_option,
+    prefix_option,
+    redis_secrets_options,
 )
-from session_notes_server.settings import InvalidSetting, Settings
+from session_notes_server.settings import InvalidSetting
 
 if TYPE_CHECKING:
     from session_notes_server.doctor.findings import Finding
@@ -23,37 +26,41 @@ if TYPE_CHECKING:
 _STYLES = {"ok": "green", "skipped": "dim", "warning": "yellow", "problem": "bold red"}
 # As wide as the longest verdict, and the longest name of a check.
 _WIDTHS = (7, 11)
-_DEFAULTS = Settings()
 
 
-@connecting
+@click.command(
+    cls=Command,
+    epilog="Examples:\n  session-notes doctor\n  session-notes doctor --redis-url redis://localhost:6379/0 --write",
+)
+@option(
+    "--redis-url",
+    metavar="URL",
+    envvar="SESSION_NOTES_REDIS_URL",
+    panel=PANEL,
+    help="Look at this Redis or Valkey, too: as `serve` has it.",
+    show_default="the sidecar alone is looked at",
+)
+@redis_secrets_options
+@min_replicas_acked_option
+@prefix_option
+@option(
+    "--write",
+    is_flag=True,
+    help="Also write, read and delete notes, in a session made for this. It takes the token of an admin.",
+)
+@common_options
 def doctor(
-    redis_url: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            envvar="SESSION_NOTES_REDIS_URL",
-            rich_help_panel="Redis",
-            help="Look at this Redis or Valkey, too: as `serve` has it.",
-            show_default="the sidecar alone is looked at",
-        ),
-    ] = None,
-    redis_password_file: RedisPasswordFile = None,
-    redis_ca: RedisCA = None,
-    redis_cert: RedisCert = None,
-    redis_key: RedisKey = None,
-    min_replicas_acked: MinReplicasAcked = _DEFAULTS.min_replicas_acked,
-    prefix: Prefix = _DEFAULTS.prefix,
-    write: Annotated[
-        bool,
-        typer.Option(
-            "--write",
-            help="Also write, read and delete notes, in a session made for this. It takes the token of an admin.",
-        ),
-    ] = False,
-    target: Target = DEFAULT_TARGET,
-    timeout: Timeout = DEFAULT_TIMEOUT,
-    as_json: AsJson = False,
+    redis_url: str | None,
+    redis_password_file: Path | None,
+    redis_ca: Path | None,
+    redis_cert: Path | None,
+    redis_key: Path | None,
+    min_replicas_acked: int,
+    prefix: str,
+    write: bool,
+    target: str,
+    timeout: timedelta,
+    as_json: bool,
 ) -> None:
     """Check a sidecar and its store, and say what to do about what is wrong.
 
@@ -94,7 +101,7 @@ def doctor(
     else:
         show.out(show.line(f"{show.count(problems, 'problem')}, {show.count(warnings, 'warning')}"))
     if problems:
-        raise typer.Exit(ExitCode.UNEXPECTED)
+        raise Exit(ExitCode.UNEXPECTED)
 
 
 def _document(finding: "Finding") -> dict[str, Any]:

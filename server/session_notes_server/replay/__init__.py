@@ -4,7 +4,3 @@
 nothing but the sidecar and report what they did as a `history`; `readback` asks the sidecar once more at the end, and
 `promises` judges all of it.
 """
-
-from session_notes_server.replay.command import replay
-
-__all__ = ["replay"]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
+from click.exceptions import Exit
 
-# Nothing of the command line or of the clients here: the two programs of a replay pass through this file, too.
+from session_notes_server.cli.help import Command
+from session_notes_server.cli.parameters import argument, option, span_option, span_or_zero
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
@@ -21,49 +23,46 @@ if TYPE_CHECKING:
     from session_notes_server.replay.transcripts import Dialogue
 
 
-def _span(text: str | timedelta) -> timedelta:
-    from session_notes_server.cli.options import span_or_zero
-
-    return span_or_zero(text)
-
-
+@click.command(cls=Command, epilog="Example: session-notes replay transcripts.jsonl --sessions 200")
+@argument(
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help='The transcripts, a JSON object a line: {"dialogue_id", "turns": [{"speaker", "text", "slots"}]}.',
+)
+@option(
+    "--sessions",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many sessions to play. More than the file has: its dialogues again, under other ids.",
+    show_default="as many as the file has",
+)
+@option(
+    "--target",
+    metavar="ADDRESS",
+    help="The sidecar to use: host:port or unix:/path. Sessions of others on it are left alone.",
+    show_default="a throwaway one, over an embedded store",
+)
+@option("--concurrency", type=click.IntRange(min=1), metavar="N", help="How many sessions at a time.", default=100)
+@option("--observers", type=click.IntRange(min=1, max=256), metavar="N", help="How many threads observe.", default=16)
+@span_option(
+    "--turn-interval", type=span_or_zero, help="How far apart the turns of a session are, on average.", default="300ms"
+)
+@option(
+    "--seed", type=int, metavar="N", help="Seed of the simulated delays and failures; timing still differs.", default=1
+)
+@option("--keep", is_flag=True, help="Leave the sessions on the sidecar named by --target.")
+@option("--json", "as_json", is_flag=True, help="Print one JSON document, for scripts.")
 def replay(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE",
-            help='The transcripts, a JSON object a line: {"dialogue_id", "turns": [{"speaker", "text", "slots"}]}.',
-            show_default=False,
-        ),
-    ],
-    sessions: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="How many sessions to play. More than the file has: its dialogues again, under other ids.",
-            show_default="as many as the file has",
-        ),
-    ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="The sidecar to use: host:port or unix:/path. Sessions of others on it are left alone.",
-            show_default="a throwaway one, over an embedded store",
-        ),
-    ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, metavar="N", help="How many sessions at a time.")] = 100,
-    observers: Annotated[int, typer.Option(min=1, max=256, metavar="N", help="How many threads observe.")] = 16,
-    turn_interval: Annotated[
-        timedelta,
-        typer.Option(parser=_span, metavar="SPAN", help="How far apart the turns of a session are, on average."),
-    ] = "300ms",  # type: ignore[assignment]
-    seed: Annotated[
-        int, typer.Option(metavar="N", help="Seed of the simulated delays and failures; timing still differs.")
-    ] = 1,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the sessions on the sidecar named by --target.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")] = False,
+    file: Path,
+    sessions: int | None,
+    target: str | None,
+    concurrency: int,
+    observers: int,
+    turn_interval: timedelta,
+    seed: int,
+    keep: bool,
+    as_json: bool,
 ) -> None:
     """Play transcripts through real primary and observer processes, and check every promise.
 
@@ -91,12 +90,13 @@ def replay(
     else:
         show.out(*tables(told))
     if not told["ok"]:
-        raise typer.Exit(ExitCode.UNEXPECTED)
+        raise Exit(ExitCode.UNEXPECTED)
 
 
 def _replayed(dialogues: list[Dialogue], sessions: int, settings: Settings) -> dict[str, Any]:
     """The summary of a replay; its errors end the command as they should."""
     import asyncio
+    import secrets
 
     from session_notes import SessionNotesError
 

@@ -3,50 +3,37 @@
 import os
 import sys
 from datetime import timedelta
-from importlib.util import find_spec
-from typing import Annotated
 
-import typer
+import click
 
-from session_notes_server.cli.connecting import connecting, tls, token
+from session_notes_server.cli.connecting import tls, token
 from session_notes_server.cli.exits import ExitCode, Failure, failure_of
-from session_notes_server.cli.options import (
-    DEFAULT_TARGET,
-    DEFAULT_TIMEOUT,
-    AsJson,
-    Target,
-    Timeout,
-    span,
-    span_or_zero,
-    wrong,
-)
+from session_notes_server.cli.help import Command
+from session_notes_server.cli.options import common_options, wrong
+from session_notes_server.cli.parameters import option, span_option, span_or_zero
 
 _SHORTEST_INTERVAL = timedelta(milliseconds=100)
 
 
-@connecting
+@click.command(cls=Command, epilog="Examples:\n  session-notes top\n  session-notes top --once | grep failed")
+@span_option("--interval", help="How long to wait before asking again: 500ms, 1s, 1m.", default="1s")
+@option("--once", is_flag=True, help="Print the table as plain text and exit; also where there is no terminal.")
+@span_option("--max-age", type=span_or_zero, help="The oldest notes that count as fresh: 30s, 5m. Adds FRESH.")
+@option(
+    "--max-turns-behind",
+    type=int,
+    metavar="N",
+    help="How many turns notes may be behind and count as fresh. Adds FRESH.",
+)
+@common_options
 def top(
-    interval: Annotated[
-        timedelta,
-        typer.Option(parser=span, metavar="SPAN", help="How long to wait before asking again: 500ms, 1s, 1m."),
-    ] = "1s",  # type: ignore[assignment]
-    once: Annotated[
-        bool,
-        typer.Option("--once", help="Print the table as plain text and exit; also where there is no terminal."),
-    ] = False,
-    max_age: Annotated[
-        timedelta | None,
-        typer.Option(
-            parser=span_or_zero, metavar="SPAN", help="The oldest notes that count as fresh: 30s, 5m. Adds FRESH."
-        ),
-    ] = None,
-    max_turns_behind: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="How many turns notes may be behind and count as fresh. Adds FRESH."),
-    ] = None,
-    target: Target = DEFAULT_TARGET,
-    timeout: Timeout = DEFAULT_TIMEOUT,
-    as_json: AsJson = False,
+    interval: timedelta,
+    once: bool,
+    max_age: timedelta | None,
+    max_turns_behind: int | None,
+    target: str,
+    timeout: timedelta,
+    as_json: bool,
 ) -> None:
     """Watch all sessions: readiness, age and drift of their notes, runs at work.
 
@@ -54,6 +41,8 @@ def top(
     the sidecar asks for tokens, it takes an admin's. Needs the extra: pip install '.[top]' in its checkout; --once and
     --json do not.
     """
+    from importlib.util import find_spec
+
     from session_notes import PermissionDenied, SessionNotesError, Unauthenticated
 
     from session_notes_server.top.columns import COLUMNS, FRESH

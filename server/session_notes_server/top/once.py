@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import typer
+import click
 
 from session_notes_server.cli import documents, show
 from session_notes_server.top.columns import IDLE, Column, age, arranged, at_work, expires_in, readiness
@@ -28,7 +28,7 @@ def show_once(watch: Watch, columns: Sequence[Column], *, as_json: bool) -> None
     moment = watch.moment()
     rows = arranged(watch.rows.values(), moment, IDLE, backwards=False)
     if watch.more:
-        typer.echo(f"warning: there are more sessions; {MOST_SESSIONS:,} are shown", err=True)
+        click.echo(f"warning: there are more sessions; {MOST_SESSIONS:,} are shown", err=True)
     if as_json:
         documents.write([document(row, moment) for row in rows])
         return
