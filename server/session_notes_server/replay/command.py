@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from session_notes_server.replay.transcripts import Dialogue
 
 
-@click.command(cls=Command, epilog="Example: session-notes replay transcripts.jsonl --sessions 200")
+@click.command(cls=Command, epilog="Example: session-notes replay examples/transcripts.jsonl --sessions 100")
 @argument(
     "file",
     type=click.Path(path_type=Path),
