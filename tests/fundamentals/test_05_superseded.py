@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from threading import Event
 
+import grpc
 import pytest
 from session_notes.v1.notes_pb2 import RUN_STATE_SUPERSEDED, RUN_STATE_WRITTEN
 from session_notes.v1.session_notes_pb2 import (
@@ -13,7 +14,7 @@ from session_notes.v1.session_notes_pb2 import (
     WRITE_OUTCOME_SUPERSEDED,
 )
 
-from tests.support import SessionCalls, eventually
+from tests.support import SessionCalls, eventually, refused
 
 
 def test_an_older_number_is_superseded(session: SessionCalls) -> None:
@@ -163,6 +164,31 @@ def test_a_write_without_begin_does_not_guess_what_it_saw(session: SessionCalls)
     """A run written without BeginRun took no snapshot: its `observed_turn` is absent unless given."""
     session.append_turns(5)
     assert not session.write_notes("run-1").run.HasField("observed_turn")
+
+
+def overtake(session: SessionCalls, times: int) -> None:
+    """So many newer runs write."""
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda _: session.write_notes(), range(times)))
+
+
+def test_a_run_at_work_is_known_however_many_overtake_it(session: SessionCalls) -> None:
+    """It is more than a thousand runs old when it writes: SUPERSEDED all the same, and its retry a DUPLICATE."""
+    for run_id in ("slow", "given-up", "unending"):
+        session.begin_run(run_id, lease=timedelta(hours=1), observed_turn=3)
+    overtake(session, 1003)
+    in_flight = session.begin_run("another", only_if_idle=True)
+    assert (in_flight.started, in_flight.run.run_id) == (False, "unending")
+    answer = session.write_notes("slow", "old notes")
+    assert (answer.outcome, answer.run.number) == (WRITE_OUTCOME_SUPERSEDED, 1)
+    assert session.fail_run("given-up").run.number == 2
+    overtake(session, 3)
+    assert session.write_notes("slow", "old notes").outcome == WRITE_OUTCOME_DUPLICATE
+    assert session.get_notes().run.number == 3 + 1003 + 3
+    session.delete()
+    for run_id in ("slow", "given-up", "unending"):
+        with refused(grpc.StatusCode.FAILED_PRECONDITION, "SESSION_DELETED"):
+            session.write_notes(run_id)
 
 
 def test_a_slow_old_run_never_wins(session: SessionCalls) -> None:

@@ -222,6 +222,15 @@ def test_any_lease_above_zero(session: SessionCalls, lease: timedelta) -> None:
     assert session.begin_run("run-1", lease=lease).started is True
 
 
+def test_a_hundred_runs_can_be_at_work(session: SessionCalls) -> None:
+    """Of more, the oldest count as abandoned: an observer that never ends its runs makes no reading slower."""
+    for number in range(1, 103):
+        session.begin_run(f"run-{number}", lease=timedelta(hours=1))
+    second, third = (session.begin_run(f"run-{number}").run for number in (2, 3))
+    assert (second.state, third.state) == (RUN_STATE_ABANDONED, RUN_STATE_RUNNING)
+    assert session.write_notes("run-2").outcome == WRITE_OUTCOME_ACCEPTED
+
+
 def test_begin_run_starts_a_session(session: SessionCalls) -> None:
     """BeginRun starts the session where there is none, and leaves its version at 0."""
     session.begin_run("run-1")

@@ -88,6 +88,32 @@ def test_a_batch_of_1000(session: SessionCalls) -> None:
     assert error.metadata == {"field": "requests", "limit": "1000", "actual": "1001"}
 
 
+def test_5000_turns_at_once(session: SessionCalls, store: Store) -> None:
+    """5,000 turns are appended in one call, and the last 2,000 kept; one more is too large, in entries."""
+    some = [Turn(text=str(number)) for number in range(5000)]
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE") as error:
+        session.append_turns([*some, Turn()])
+    assert error.metadata == {"field": "turns", "limit": "5000", "actual": "5001"}
+    assert not store.keys(session.id)
+    assert session.append_turns(some) == 5000
+    assert [turn.text for turn in session.get_session(include_turns=True).turns] == [str(n) for n in range(3000, 5000)]
+
+
+def test_5000_fields_at_once(session: SessionCalls, store: Store) -> None:
+    """5,000 fields are set or removed in one call; one more is too large, in entries."""
+    names = [f"field-{number}" for number in range(5001)]
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE") as error:
+        session.update_session(set=dict.fromkeys(names, 1))
+    assert error.metadata == {"field": "set", "limit": "5000", "actual": "5001"}
+    assert not store.keys(session.id)
+    session.update_session(set=dict.fromkeys(names[:5000], 1))
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE") as error:
+        session.update_session(remove=names)
+    assert error.metadata == {"field": "remove", "limit": "5000", "actual": "5001"}
+    session.update_session(remove=names[:5000])
+    assert not session.get_session().fields
+
+
 def test_a_failures_reason_of_4_kib(session: SessionCalls) -> None:
     """FailRun takes a reason of 4 KiB; one byte more is too large."""
     session.begin_run("run-1")

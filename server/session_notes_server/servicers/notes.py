@@ -95,7 +95,7 @@ class NotesServicer(SessionNotesServicer):
         notes = request.notes.SerializeToString(deterministic=True)
         if request.HasField("notes"):
             check.size("notes", notes, self._limits.notes_bytes)
-            check.notes(request.notes)
+            await check.notes(request.notes)
         else:
             check.wrong("notes", "is required")
         check.done()

@@ -47,13 +47,15 @@ class StateServicer(SessionStateServicer):
         session_id = check.session_id(request.session_id)
         expected_version = check.count("expected_version", request)
         ttl = check.lifetime("ttl", request)
+        check.entries("set", request.set)
+        check.entries("remove", request.remove)
         check.names("set", request.set)
         check.names("remove", request.remove)
         if not request.set.keys().isdisjoint(request.remove):
             check.wrong("remove", "must not name a field that is set")
         for value in request.set.values():
             check.size("set", value, self._limits.notes_bytes)
-            check.json("set", value)
+            await check.json("set", value)
         check.done()
         try:
             version, update_us = await self._store.update_session(
@@ -73,9 +75,8 @@ class StateServicer(SessionStateServicer):
         expected_count = check.count("expected_turn_count", request)
         if not request.turns:
             check.wrong("turns", "must hold at least one turn")
-        for index, turn in enumerate(request.turns):
-            check.size(f"turns[{index}]", turn, self._limits.turn_bytes)
-            check.turn(f"turns[{index}]", turn)
+        check.entries("turns", request.turns)
+        await check.turns(request.turns, self._limits.turn_bytes)
         check.done()
         turns = [turn.SerializeToString() for turn in request.turns]
         try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 from collections.abc import Collection, Iterable
 from datetime import timedelta
+from itertools import chain, islice
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -20,6 +22,8 @@ from session_notes_server.servicers import errors
 DEFAULT_OBSERVER = "default"
 MAX_DEPTH = 16
 MAX_NAME_BYTES = 256
+MAX_ENTRIES = 5000
+"""Turns, fields or names in one request, which take the store some milliseconds, in which it answers nobody else."""
 MAX_REASON_BYTES = 4096
 # What a JSON number holds exactly (RFC 8259, section 6); turns are compared as such numbers in the store as well.
 MAX_EXACT = 2**53 - 1
@@ -29,6 +33,8 @@ _ID = re.compile(r"[!-z|~]{1,256}")  # Printable ASCII without space, `{` and `}
 # The ranges that google/protobuf/timestamp.proto and duration.proto give; outside them JSON cannot say the value.
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 _MAX_DURATION_SECONDS = 315_576_000_000
+# So much is looked at, a millisecond's work, until others have their turn in the loop.
+_AT_A_TIME = 1000
 
 
 class Check:
@@ -41,6 +47,7 @@ class Check:
     def __init__(self, at: str = "") -> None:
         self._at = at
         self._violations: list[tuple[str, str]] = []
+        self._looked_at = 0
 
     def done(self) -> None:
         """Raise what was found.
@@ -72,6 +79,17 @@ class Check:
             actual = len(value) if isinstance(value, bytes) else len(value.encode())
         if actual > limit:
             raise errors.too_large(self._at + field, limit=limit, actual=actual)
+
+    def entries(self, field: str, entries: Collection[Any]) -> None:
+        """Refuse too many at once, like `size`."""
+        if (actual := len(entries)) > MAX_ENTRIES:
+            raise errors.too_large(self._at + field, limit=MAX_ENTRIES, actual=actual, unit="entries")
+
+    async def _let_others(self, looked_at: int = 1) -> None:
+        self._looked_at += looked_at
+        if self._looked_at >= _AT_A_TIME:
+            self._looked_at = 0
+            await asyncio.sleep(0)
 
     def session_id(self, value: str) -> str:
         """An id that has to be there."""
@@ -136,7 +154,7 @@ class Check:
             return None
         return timedelta(seconds=seconds, microseconds=-(-nanos // 1000))  # Rounded up: 1 ns is not 0.
 
-    def notes(self, notes: Notes) -> None:
+    async def notes(self, notes: Notes) -> None:
         """Notes, at `notes`."""
         for share in notes.coverage.values():
             if not 0 <= share <= 1:  # Which NaN is not.
@@ -146,14 +164,18 @@ class Check:
             if not 0 <= issue.turn <= MAX_EXACT:  # One that is absent reads as 0.
                 self.count("turn", issue, f"notes.issues[{index}].")
         if notes.HasField("extra"):
-            self.json("notes.extra", notes.extra)
+            await self.json("notes.extra", notes.extra)
 
-    def turn(self, path: str, turn: Turn) -> None:
-        """A turn of the transcript."""
-        if turn.HasField("time"):
-            self._timestamp(f"{path}.time", turn.time)
-        if turn.HasField("extra"):
-            self.json(f"{path}.extra", turn.extra)
+    async def turns(self, turns: Collection[Turn], limit: int) -> None:
+        """Turns of the transcript, at `turns`, of at most `limit` bytes each."""
+        for index, turn in enumerate(turns):
+            path = f"turns[{index}]"
+            self.size(path, turn, limit)
+            if turn.HasField("time"):
+                self._timestamp(f"{path}.time", turn.time)
+            if turn.HasField("extra"):
+                await self.json(f"{path}.extra", turn.extra)
+            await self._let_others()
 
     def _timestamp(self, field: str, time: Timestamp) -> None:
         if not (_FIRST_SECOND <= time.seconds <= _LAST_SECOND and 0 <= time.nanos <= 999_999_999):
@@ -164,33 +186,32 @@ class Check:
         if not all(1 <= len(name.encode()) <= MAX_NAME_BYTES for name in names):
             self.wrong(field, f"must have names of 1 to {MAX_NAME_BYTES} bytes")
 
-    def json(self, field: str, root: Struct | Value) -> None:
+    async def json(self, field: str, root: Struct | Value) -> None:
         """Something JSON-like: only what can be read back the same."""
-        level: list[Any] = [root]
-        depth = 0
-        while level:
-            values: list[Value] = []
-            for node in level:
-                if isinstance(node, Value):
-                    values.append(node)
-                else:
-                    values.extend(_children(node))
-            level = []
-            for value in values:
-                kind = value.WhichOneof("kind")
-                if kind is None:
-                    return self.wrong(field, "must say the kind of every value")
-                if kind == "number_value":
-                    if not math.isfinite(value.number_value):
-                        return self.wrong(field, "must not hold NaN or infinity")
-                    if abs(value.number_value) > MAX_EXACT:
-                        return self.wrong(field, "must not hold numbers beyond 2^53 - 1; send them as strings")
-                elif kind in {"struct_value", "list_value"}:
-                    level.append(getattr(value, kind))
+        values: Iterable[Value] = _children(root) if isinstance(root, Struct) else [root]
+        depth = int(isinstance(root, Struct))
+        while True:
+            below: list[Struct | ListValue] = []
+            values = iter(values)
+            while some := list(islice(values, _AT_A_TIME)):
+                for value in some:
+                    kind = value.WhichOneof("kind")
+                    if kind is None:
+                        return self.wrong(field, "must say the kind of every value")
+                    if kind == "number_value":
+                        if not math.isfinite(value.number_value):
+                            return self.wrong(field, "must not hold NaN or infinity")
+                        if abs(value.number_value) > MAX_EXACT:
+                            return self.wrong(field, "must not hold numbers beyond 2^53 - 1; send them as strings")
+                    elif kind in {"struct_value", "list_value"}:
+                        below.append(getattr(value, kind))
+                await self._let_others(len(some))
             depth += 1
-            if level and depth + isinstance(root, Struct) > MAX_DEPTH:
+            if not below:
+                return None
+            if depth > MAX_DEPTH:
                 return self.wrong(field, f"must not be nested deeper than {MAX_DEPTH}")
-        return None
+            values = chain.from_iterable(map(_children, below))
 
 
 def _children(node: Struct | ListValue) -> Iterable[Value]:

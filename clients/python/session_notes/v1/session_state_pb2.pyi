@@ -223,13 +223,13 @@ class UpdateSessionRequest(_message.Message):
     """
     @_builtins.property
     def set(self) -> _containers.MessageMap[_builtins.str, _struct_pb2.Value]:
-        """Fields to set: name (1 to 256 bytes) → value. At most 256 KiB a value (a setting of the sidecar). A value must say its kind
-        (null is one); the limits of Notes.extra hold inside.
+        """Fields to set: name (1 to 256 bytes) → value. At most 5,000 of them, and 256 KiB a value (a setting of the sidecar). A value
+        must say its kind (null is one); the limits of Notes.extra hold inside.
         """
 
     @_builtins.property
     def remove(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Fields to remove; those that are not there do not matter. A field both set and removed is INVALID_ARGUMENT."""
+        """Fields to remove, at most 5,000; those that are not there do not matter. A field both set and removed is INVALID_ARGUMENT."""
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
@@ -299,7 +299,7 @@ class AppendTurnsRequest(_message.Message):
     """Append nothing unless the transcript has this many turns. Not negative. Absent: however many."""
     @_builtins.property
     def turns(self) -> _containers.RepeatedCompositeFieldContainer[_turn_pb2.Turn]:
-        """What to append, oldest first. At least one."""
+        """What to append, oldest first. At least one, at most 5,000."""
 
     def __init__(
         self,

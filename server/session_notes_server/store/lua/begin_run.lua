@@ -10,7 +10,7 @@ local turns = tonumber(redis.call('HGET', SESSION, 'turns') or 0)
 local run = find_run(observer, run_id)
 if not run then
   local state = load_observer(observer)
-  no_longer_running(state, nil)
+  no_longer_running(observer, state, nil)
   local in_flight = state.running[#state.running]
   if only_if_idle and in_flight then return { TAG, 'OK', 0, run_reply(load_run(observer, in_flight[1])), '', {} } end
 
@@ -20,6 +20,12 @@ if not run then
   run.turns = turns
   run.observed = observed or (turns > 0 and turns or nil)
   state.running[#state.running + 1] = { run.number, run.lease }
+  if #state.running > IN_FLIGHT then
+    local oldest = load_run(observer, table.remove(state.running, 1)[1])
+    oldest.lease = NOW
+    save_run(observer, oldest)
+    leaves(observer, state, oldest.number)
+  end
   save_run(observer, run)
   save_observer(observer, state)
   touch(session_id, default_ttl)

@@ -2,7 +2,7 @@
 --
 -- KEYS  of one session, all in one slot
 --   1 session   hash: id, version, turns (count), created, updated (µs), ttl (ms, where set), f:<field> → google.protobuf.Value,
---               o:<observer> → packed { seq, current, running = {{number, lease}, …} }
+--               o:<observer> → packed { seq, current, running = {{number, lease}, …}, late = {number, …} }
 --   2 turns     list of serialized Turns, the newest TRANSCRIPT of them
 --   3 runs      hash: r:<observer> <number> → packed run; p:<observer> <number> → its payload (notes, or why it failed);
 --               i:<observer> <run_id> → number
@@ -18,6 +18,8 @@ local TAG = ARGV[1]
 
 local HISTORY = 20        -- runs whose notes are kept
 local REMEMBERED = 1000   -- runs whose id and digest are kept
+local IN_FLIGHT = 100     -- runs of an observer that can be at work; of more, the oldest count as abandoned
+local LATE = 100          -- runs that were overtaken by more than REMEMBERED while at work, and are remembered beside these
 local TRANSCRIPT = 2000   -- turns that are kept
 local TOMBSTONE = 3600e6  -- how long a deletion refuses the runs it met
 
@@ -64,17 +66,37 @@ local function find_run(observer, run_id)
   return number and load_run(observer, tonumber(number)) or nil
 end
 
+local function forget(observer, number)
+  local run = load_run(observer, number)
+  if run then redis.call('HDEL', RUNS, 'i:' .. observer .. ' ' .. run.id) end
+  redis.call('HDEL', RUNS, run_field('r', observer, number), run_field('p', observer, number))
+end
+
+local function at_work(state, number)
+  for _, entry in ipairs(state.running) do
+    if entry[1] == number then return true end
+  end
+  return false
+end
+
 -- A run that left the history keeps its record, so that a late retry is known for what it is, but not its payload; one that is
--- no longer remembered goes altogether. The current notes stay, however old their run.
+-- no longer remembered goes altogether. The current notes stay, however old their run, and so does a run that is at work: its
+-- write is to be known for an old one's.
 local function retire(observer, state, number)
   if number < 1 or number == state.current then return end
   if number <= state.seq - REMEMBERED then
-    local run = load_run(observer, number)
-    if run then redis.call('HDEL', RUNS, 'i:' .. observer .. ' ' .. run.id) end
-    redis.call('HDEL', RUNS, run_field('r', observer, number), run_field('p', observer, number))
+    if not at_work(state, number) then forget(observer, number) end
   elseif number <= state.seq - HISTORY then
     redis.call('HDEL', RUNS, run_field('p', observer, number))
   end
+end
+
+-- Notes that a run is at work no more. Had it not been, it would have been forgotten at some time.
+local function leaves(observer, state, number)
+  if number > state.seq - REMEMBERED then return end
+  state.late = state.late or {}
+  state.late[#state.late + 1] = number
+  if #state.late > LATE then retire(observer, state, table.remove(state.late, 1)) end
 end
 
 -- Issues the next number. The caller saves the run and the observer's state.
@@ -86,12 +108,17 @@ local function new_run(observer, state, run_id)
   return { id = run_id, number = state.seq, state = RUNNING }
 end
 
-local function no_longer_running(state, number)
-  local still = {}
-  for _, entry in ipairs(state.running) do
-    if entry[1] ~= number and entry[2] > NOW then still[#still + 1] = entry end
+-- Takes off those at work a run that has ended (nil: none), and all whose lease is over.
+local function no_longer_running(observer, state, number)
+  local before = state.running
+  state.running = {}
+  for _, entry in ipairs(before) do
+    if entry[1] ~= number and entry[2] > NOW then
+      state.running[#state.running + 1] = entry
+    else
+      leaves(observer, state, entry[1])
+    end
   end
-  state.running = still
 end
 
 local function save_payload(observer, state, run, payload)

@@ -11,7 +11,7 @@ if run.state ~= FAILED then
   local state = load_observer(observer)
   run.state = FAILED
   run.ended = NOW
-  no_longer_running(state, run.number)
+  no_longer_running(observer, state, run.number)
   save_payload(observer, state, run, reason)
   save_run(observer, run)
   save_observer(observer, state)

@@ -20,7 +20,7 @@ run.observed = observed or run.observed
 run.ended = NOW
 run.digest = digest
 run.expires = ttl and NOW + ttl or nil
-no_longer_running(state, run.number)
+no_longer_running(observer, state, run.number)
 
 -- The mark to beat: the current notes, also when their ttl has passed.
 local previous = state.current

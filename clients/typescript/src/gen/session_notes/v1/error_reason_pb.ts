@@ -44,7 +44,7 @@ export enum ErrorReason {
   MALFORMED_MESSAGE = 2,
 
   /**
-   * RESOURCE_EXHAUSTED. Something sent is larger than the sidecar takes; sizes in bytes, or entries for a batch:
+   * RESOURCE_EXHAUSTED. Something sent is larger than the sidecar takes; sizes in bytes; a batch, turns and fields in entries:
    *     { "field": "notes", "limit": "262144", "actual": "300127" }
    *
    * @generated from enum value: ERROR_REASON_TOO_LARGE = 3;

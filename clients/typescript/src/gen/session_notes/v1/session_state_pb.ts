@@ -160,15 +160,15 @@ export type UpdateSessionRequest = Message<"session_notes.v1.UpdateSessionReques
   sessionId: string;
 
   /**
-   * Fields to set: name (1 to 256 bytes) → value. At most 256 KiB a value (a setting of the sidecar). A value must say its kind
-   * (null is one); the limits of Notes.extra hold inside.
+   * Fields to set: name (1 to 256 bytes) → value. At most 5,000 of them, and 256 KiB a value (a setting of the sidecar). A value
+   * must say its kind (null is one); the limits of Notes.extra hold inside.
    *
    * @generated from field: map<string, google.protobuf.Value> set = 2;
    */
   set: { [key: string]: Value };
 
   /**
-   * Fields to remove; those that are not there do not matter. A field both set and removed is INVALID_ARGUMENT.
+   * Fields to remove, at most 5,000; those that are not there do not matter. A field both set and removed is INVALID_ARGUMENT.
    *
    * @generated from field: repeated string remove = 3;
    */
@@ -240,7 +240,7 @@ export type AppendTurnsRequest = Message<"session_notes.v1.AppendTurnsRequest"> 
   sessionId: string;
 
   /**
-   * What to append, oldest first. At least one.
+   * What to append, oldest first. At least one, at most 5,000.
    *
    * @generated from field: repeated session_notes.v1.Turn turns = 2;
    */
