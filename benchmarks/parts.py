@@ -109,7 +109,7 @@ async def measured() -> Rows:
 
         entries = [GetNotesRequest(session_id=f"s{at}") for at in range(BATCH)]
         raw = BatchGetNotesRequest(requests=entries).SerializeToString()
-        wanted = [_Wanted(entry) for entry in entries]
+        wanted = [_Wanted(entry, Check()) for entry in entries]
 
         def parse() -> list[Any]:
             parser = hiredis.Reader()
@@ -128,7 +128,7 @@ async def measured() -> Rows:
         # In a batch, so that it is the parts that are measured, and not the loop around them.
         each: list[tuple[str, Callable[[], object]]] = [
             ("parse the request", lambda: BatchGetNotesRequest.FromString(raw)),
-            ("check it", lambda: [_Wanted(entry) for entry in entries]),
+            ("check it", lambda: [_Wanted(entry, Check()) for entry in entries]),
             (
                 "pack the command",
                 lambda: [scripts.GET_NOTES.by_digest(keys.of(f"s{at}"), at, ("default",)) for at in range(BATCH)],

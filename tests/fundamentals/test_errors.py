@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from session_notes.v1.notes_pb2 import Issue, Notes
-from session_notes.v1.session_notes_pb2 import GetNotesRequest
+from session_notes.v1.session_notes_pb2 import BatchGetNotesRequest, GetNotesRequest
 from session_notes.v1.turn_pb2 import Turn
 
 from tests.fundamentals.inputs import ALL_RPCS, fields_of, nested_list, nested_struct, request_of
@@ -226,6 +226,19 @@ def test_at_most_20_fields_are_named(session: SessionCalls) -> None:
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as error:
         session.write_notes("run-1", Notes(issues=[Issue(turn=-1)] * 500))
     assert error.fields == [f"notes.issues[{index}].turn" for index in range(20)]
+
+
+def test_all_entries_at_fault_are_named(session: SessionCalls) -> None:
+    """BadRequest names the fields at fault of every entry of a batch, the first 20 of them."""
+    good, bad = GetNotesRequest(session_id="a"), GetNotesRequest(session_id="a b", current_turn=-1)
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as error:
+        session.call(BATCH, BatchGetNotesRequest(requests=[good, bad, GetNotesRequest(session_id="a", observer="{b}")]))
+    assert error.fields == ["requests[1].session_id", "requests[1].current_turn", "requests[2].observer"]
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as error:
+        session.call(BATCH, BatchGetNotesRequest(requests=[bad] * 1000))
+    assert error.fields[:3] == ["requests[0].session_id", "requests[0].current_turn", "requests[1].session_id"]
+    assert len(error.fields) == 20
+    assert error.message.endswith("(and 1999 more)")
 
 
 def test_what_is_just_within_bounds_is_taken(session: SessionCalls) -> None:

@@ -1,9 +1,13 @@
 """The section "Errors": a page token holds for the listing it came from, and for no other."""
 
+import base64
+
 import grpc
 import pytest
 from session_notes.v1.session_state_pb2 import ListSessionsRequest
+from session_notes_server.servicers import paging
 
+from tests.stores import Store
 from tests.support import SessionCalls, new_session_id, refused
 
 
@@ -60,3 +64,54 @@ def test_a_token_of_another_rpc(session: SessionCalls, token: str) -> None:
 def test_a_token_that_was_changed(session: SessionCalls, token: str, change) -> None:  # type: ignore[no-untyped-def]
     """A token that somebody changed is no token."""
     refused_token(session, change(token))
+
+
+NO_NUMBERS = ("null", "[1]", "{}", '"1"', "true", "1.5", "-1", "1e400", "Infinity", "NaN", str(2**53), "1" * 5000)
+
+
+def forged(scope: tuple[str, ...], position: str) -> str:
+    """A token of a listing with any position, which is JSON: its mark is no secret."""
+    marked = base64.urlsafe_b64decode(paging.token(scope, None) + "===").decode().removesuffix("null]")
+    return base64.urlsafe_b64encode(f"{marked}{position}]".encode()).decode().rstrip("=")
+
+
+@pytest.mark.parametrize("position", NO_NUMBERS, ids=lambda position: position[:10])
+def test_a_token_with_an_odd_run_in_it(session: SessionCalls, position: str) -> None:
+    """A token that was made up, with our mark and a position that is none of a run, is no token."""
+    refused_token(session, forged(("ListRuns", session.id, "default"), position))
+
+
+ODD_PLACES = (
+    *("null", "1", "{}", "[]", "[[]]", "[[],null]", "[[],[0,0],1]", '["a",null]', '{"a":1,"b":2}', "[null,[0,0]]"),
+    *('[[],["a","b"]]', "[[],[0]]", "[[],[0,-1]]", "[[],[-1,0]]", "[[],[0,true]]", "[[],[0,1.5]]", "[[],0]"),
+    *(f"[[],[0,{2**64}]]", f"[[],[0,{2**70}]]", f"[[],[{2**70},0]]", "[[],[0,NaN]]", "[[],[0,Infinity]]"),
+    *('[["a{b"],null]', '[["a b"],null]', '[[""],null]', "[[1],null]", "[[null],[0,0]]", '[["\\ud800"],null]'),
+)
+
+
+@pytest.mark.parametrize("position", ODD_PLACES)
+def test_a_token_with_an_odd_place_in_it(session: SessionCalls, position: str) -> None:
+    """A token that was made up, with our mark and a position that is none of a list of sessions, is no token."""
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as error:
+        session.state.ListSessions(ListSessionsRequest(page_token=forged(("ListSessions",), position)), timeout=10)
+    assert error.fields == ["page_token"]
+
+
+def test_keys_that_are_no_sessions(session: SessionCalls, store: Store) -> None:
+    """Hashes of somebody else's whose names look like a session's are in no page and no token, and end no listing."""
+    others = [f"{store.prefix}:{{{number} of somebody else}}" for number in range(100)]
+    for other in others:
+        store.client.hset(other, "a", "b")
+        store.client.expire(other, 60)
+    session.append_turns(1)
+    listed, page_token = set[str](), ""
+    while True:
+        request = ListSessionsRequest(page_size=1, page_token=page_token)
+        page = session.state.ListSessions(request, timeout=10)
+        listed |= {one.session_id for one in page.sessions}
+        if not (page_token := page.next_page_token):
+            break
+    for other in others:
+        store.client.delete(other)
+    assert session.id in listed
+    assert not any("somebody else" in one for one in listed)

@@ -45,7 +45,9 @@ class NotesServicer(SessionNotesServicer):
         self._limits = limits
 
     async def GetNotes(self, request: GetNotesRequest, context: Any) -> GetNotesResponse:  # noqa: D102
-        wanted = _Wanted(request)
+        check = Check()
+        wanted = _Wanted(request, check)
+        check.done()
         response = GetNotesResponse()
         wanted.answer(response, await self._store.get_notes(wanted.session_id, wanted.observer))
         return response
@@ -53,7 +55,11 @@ class NotesServicer(SessionNotesServicer):
     async def BatchGetNotes(self, request: BatchGetNotesRequest, context: Any) -> BatchGetNotesResponse:  # noqa: D102
         if (count := len(request.requests)) > (limit := self._limits.batch_requests):
             raise errors.too_large("requests", limit=limit, actual=count, unit="entries")
-        wanted = [_Wanted(entry, at=f"requests[{index}].") for index, entry in enumerate(request.requests)]
+        check, wanted = Check(), list[_Wanted]()
+        for index, entry in enumerate(request.requests):
+            check.at = f"requests[{index}]."
+            wanted.append(_Wanted(entry, check))
+        check.done()
         records = await self._store.batch_get_notes([(one.session_id, one.observer) for one in wanted])
         response = BatchGetNotesResponse()
         for one, record in zip(wanted, records, strict=True):
@@ -148,7 +154,7 @@ class NotesServicer(SessionNotesServicer):
         below = None
         if request.page_token:
             try:
-                below = int(paging.position(scope, request.page_token))
+                below = paging.run_number(paging.position(scope, request.page_token))
             except ValueError:
                 check.wrong("page_token", "is not the next_page_token of such a listing")
         check.done()
@@ -164,16 +170,14 @@ class NotesServicer(SessionNotesServicer):
 
 
 class _Wanted:
-    """A valid GetNotesRequest."""
+    """What a GetNotesRequest asks for; valid where the check finds nothing."""
 
-    def __init__(self, request: GetNotesRequest, at: str = "") -> None:
-        check = Check(at)
+    def __init__(self, request: GetNotesRequest, check: Check) -> None:
         self.session_id = check.session_id(request.session_id)
         self.observer = check.observer(request.observer)
         self._max_age = check.bound("max_age", request)
         self._current_turn = check.count("current_turn", request)
         self._max_turns_behind = check.count("max_turns_behind", request)
-        check.done()
 
     def answer(self, response: GetNotesResponse, record: ObserverRecord) -> None:
         translate.reading(

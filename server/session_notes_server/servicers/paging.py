@@ -8,6 +8,10 @@ import json
 import zlib
 from typing import Any
 
+from session_notes_server.servicers.validate import MAX_EXACT, is_id
+
+_MAX_CURSOR = 2**64 - 1
+
 
 def token(scope: tuple[str, ...], position: Any) -> str:
     """A token for a position within a scope (the method and what it lists)."""
@@ -28,6 +32,37 @@ def position(scope: tuple[str, ...], page_token: str) -> Any:
         raise ValueError("not a page token") from error
     if mark != _mark(scope):
         raise ValueError("a page token of something else")
+    return found
+
+
+def run_number(found: Any) -> int:
+    """The position in a list of runs, as it was found in a token.
+
+    Our mark on a token keeps others' tokens out, and can be made by anybody: what it marks can be anything.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return _number(found, MAX_EXACT)
+
+
+def place_in_scan(found: Any) -> tuple[list[str], tuple[int, int] | None]:
+    """The position in a list of sessions, as it was found in a token: ids that wait, where the scan goes on.
+
+    Raises:
+        ValueError: it is none.
+    """
+    match found:
+        case [[*waiting], None] if waiting and all(map(is_id, waiting)):
+            return waiting, None
+        case [[*waiting], [node, cursor]] if all(map(is_id, waiting)):
+            return waiting, (_number(node, MAX_EXACT), _number(cursor, _MAX_CURSOR))
+    raise ValueError("not a place in a scan")
+
+
+def _number(found: Any, most: int) -> int:
+    if type(found) is not int or not 0 <= found <= most:  # True is an int, too.
+        raise ValueError("not a number")
     return found
 
 

@@ -18,7 +18,7 @@ from session_notes.v1.session_state_pb2 import (
 from session_notes.v1.session_state_pb2_grpc import SessionStateServicer
 
 from session_notes_server.servicers import errors, paging, translate
-from session_notes_server.servicers.validate import Check
+from session_notes_server.servicers.validate import Check, is_id
 from session_notes_server.servicers.wire import GetSessionResponse
 from session_notes_server.settings import Limits
 from session_notes_server.store import Refused, Store
@@ -99,14 +99,15 @@ class StateServicer(SessionStateServicer):
         place: tuple[int, int] | None = (0, 0)
         if request.page_token:
             try:
-                waiting, place = paging.position(scope, request.page_token)
+                waiting, place = paging.place_in_scan(paging.position(scope, request.page_token))
             except ValueError:
                 check.wrong("page_token", "is not the next_page_token of such a listing")
         check.done()
         # A step of the scan can bring more than asked for; what a page has no room for waits in the token.
         if place is not None and len(waiting) < limit:
             found, place = await self._store.scan_sessions(*place, count=limit - len(waiting))
-            waiting = [*waiting, *found]
+            # Somebody else's key may look like one of ours; no token may hold, and no page list, what is no id.
+            waiting = [*waiting, *filter(is_id, found)]
         page, waiting = waiting[:limit], waiting[limit:]
         summaries = await self._store.summaries(page)
         return ListSessionsResponse(

@@ -37,15 +37,20 @@ _MAX_DURATION_SECONDS = 315_576_000_000
 _AT_A_TIME = 1000
 
 
+def is_id(value: Any) -> bool:
+    """Whether it can be the id of a session, or of a run, or an observer's name."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
 class Check:
     """Checks of one request.
 
-    Args:
-        at: Path that every field named here starts with, for the entries of a batch.
+    Attributes:
+        at: Path that every field named from now on starts with, for the entries of a batch.
     """
 
-    def __init__(self, at: str = "") -> None:
-        self._at = at
+    def __init__(self) -> None:
+        self.at = ""
         self._violations: list[tuple[str, str]] = []
         self._looked_at = 0
 
@@ -60,7 +65,7 @@ class Check:
 
     def wrong(self, field: str, description: str) -> None:
         """Note that a field is wrong."""
-        self._violations.append((self._at + field, description))
+        self._violations.append((self.at + field, description))
 
     def size(self, field: str, value: Message | str | bytes, limit: int) -> None:
         """Refuse what is too large at once: looking into it would cost what the limit is there to save.
@@ -78,7 +83,7 @@ class Check:
         else:
             actual = len(value) if isinstance(value, bytes) else len(value.encode())
         if actual > limit:
-            raise errors.too_large(self._at + field, limit=limit, actual=actual)
+            raise errors.too_large(self.at + field, limit=limit, actual=actual)
 
     def entries(self, field: str, entries: Collection[Any]) -> None:
         """Refuse too many at once, like `size`."""
