@@ -17,14 +17,14 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from session_notes import AsyncPrimaryClient
 from session_notes import Turn as SdkTurn
-from session_notes.v1.session_notes_pb2 import GetNotesRequest, WriteNotesRequest
+from session_notes.v1.session_notes_pb2 import BatchGetNotesRequest, GetNotesRequest, WriteNotesRequest
 from session_notes.v1.session_state_pb2 import AppendTurnsRequest
 from session_notes.v1.turn_pb2 import Turn
 
 from tests.access.callers import Authority
 from tests.faults.test_peers import descriptors, others_are_well
 from tests.stores import StoreServer, valkey_program
-from tests.support import Refusal, SessionCalls, Sidecar, eventually, new_channel, new_session_id, notes
+from tests.support import Refusal, SessionCalls, Sidecar, eventually, new_channel, new_session_id, notes, refused
 
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 GET_NOTES = "/session_notes.v1.SessionNotes/GetNotes"
@@ -95,6 +95,19 @@ async def until_done(calls: Sequence[asyncio.Future[Any]], count: int, seconds: 
     async with asyncio.timeout(seconds):
         while len(calls) - len(left) < count:
             _, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+
+
+def test_a_batch_of_too_much_is_refused(small: Sidecar) -> None:
+    """An answer takes no more than all calls may hold: beyond that, too large, however often one asks again."""
+    with new_channel(small.target) as channel:
+        session = SessionCalls(channel, new_session_id())
+        session.write_notes("run-1", notes("x" * 200_000))
+        asked = [GetNotesRequest(session_id=session.id)] * 83
+        fits = session.notes.BatchGetNotes(BatchGetNotesRequest(requests=asked), timeout=20)
+        assert all(answer.notes.summary for answer in fits.responses)
+        with refused(EXHAUSTED, "TOO_LARGE") as error:
+            session.notes.BatchGetNotes(BatchGetNotesRequest(requests=asked * 12), timeout=20)
+    assert (error.metadata["field"], error.metadata["limit"]) == ("responses", str(16 * MEBIBYTE))
 
 
 async def test_a_flood_is_refused_at_once(small: Sidecar, store: StoreServer) -> None:

@@ -21,6 +21,7 @@ from session_notes.v1.session_notes_pb2 import (
 from session_notes.v1.session_notes_pb2_grpc import SessionNotesServicer
 
 from session_notes_server.servicers import errors, paging, translate
+from session_notes_server.servicers.gate import HELD_MESSAGES
 from session_notes_server.servicers.validate import MAX_REASON_BYTES, Check
 from session_notes_server.servicers.wire import (
     BatchGetNotesResponse,
@@ -33,6 +34,8 @@ from session_notes_server.store import ObserverRecord, Refused, Store
 
 DEFAULT_LEASE = timedelta(minutes=5)
 HISTORY = 20
+READ_AT_A_TIME = 100
+"""Entries of a batch that are read in one round trip, so that other calls are answered in between."""
 
 _OUTCOMES = {name.removeprefix("WRITE_OUTCOME_"): number for name, number in WriteOutcome.items()}
 
@@ -60,10 +63,15 @@ class NotesServicer(SessionNotesServicer):
             check.at = f"requests[{index}]."
             wanted.append(_Wanted(entry, check))
         check.done()
-        records = await self._store.batch_get_notes([(one.session_id, one.observer) for one in wanted])
-        response = BatchGetNotesResponse()
-        for one, record in zip(wanted, records, strict=True):
-            one.answer(response.responses.add(), record)
+        response, size, most = BatchGetNotesResponse(), 0, HELD_MESSAGES * self._limits.message_bytes
+        for first in range(0, len(wanted), READ_AT_A_TIME):
+            some = wanted[first : first + READ_AT_A_TIME]
+            records = await self._store.batch_get_notes([(one.session_id, one.observer) for one in some])
+            for one, record in zip(some, records, strict=True):
+                size += len(record.notes or b"")
+                one.answer(response.responses.add(), record)
+            if size > most:
+                raise errors.too_large("responses", limit=most, actual=size)
         return response
 
     async def BeginRun(self, request: BeginRunRequest, context: Any) -> BeginRunResponse:  # noqa: D102

@@ -57,7 +57,7 @@ class Store:
         return _observer(await self._notes.run(scripts.GET_NOTES, session_id, observer))
 
     async def batch_get_notes(self, wanted: Sequence[tuple[str, str]]) -> list[ObserverRecord]:
-        """`get_notes` for pairs of session id and observer, in their order, in one round trip."""
+        """`get_notes` for pairs of session id and observer, in their order, in one round trip (one a node)."""
         calls = [(session_id, (observer,)) for session_id, observer in wanted]
         return [_observer(reply) for reply in await self._reads.run_many(scripts.GET_NOTES, calls)]
 

@@ -117,7 +117,7 @@ class SessionNotesServicer(object):
 
         Idempotent; changes nothing. Errors:
         - INVALID_ARGUMENT: one bad entry fails the call; `BadRequest` names it as `requests[3].session_id`.
-        - RESOURCE_EXHAUSTED: more than 1,000 requests (a setting of the sidecar).
+        - RESOURCE_EXHAUSTED: more than 1,000 requests (a setting of the sidecar), or more than 64 MiB of notes (16 messages).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

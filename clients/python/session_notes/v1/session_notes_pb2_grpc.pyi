@@ -61,7 +61,7 @@ class SessionNotesStub:
 
     Idempotent; changes nothing. Errors:
     - INVALID_ARGUMENT: one bad entry fails the call; `BadRequest` names it as `requests[3].session_id`.
-    - RESOURCE_EXHAUSTED: more than 1,000 requests (a setting of the sidecar).
+    - RESOURCE_EXHAUSTED: more than 1,000 requests (a setting of the sidecar), or more than 64 MiB of notes (16 messages).
     """
     BeginRun: _grpc.UnaryUnaryMultiCallable[_session_notes_pb2.BeginRunRequest, _session_notes_pb2.BeginRunResponse]
     """Announces a run: issues its number, takes the snapshot (turn count, store time), hands out the transcript copy when
@@ -127,7 +127,7 @@ class SessionNotesAsyncStub(SessionNotesStub):
 
     Idempotent; changes nothing. Errors:
     - INVALID_ARGUMENT: one bad entry fails the call; `BadRequest` names it as `requests[3].session_id`.
-    - RESOURCE_EXHAUSTED: more than 1,000 requests (a setting of the sidecar).
+    - RESOURCE_EXHAUSTED: more than 1,000 requests (a setting of the sidecar), or more than 64 MiB of notes (16 messages).
     """
     BeginRun: _aio.UnaryUnaryMultiCallable[_session_notes_pb2.BeginRunRequest, _session_notes_pb2.BeginRunResponse]  # type: ignore[assignment]
     """Announces a run: issues its number, takes the snapshot (turn count, store time), hands out the transcript copy when
@@ -202,7 +202,7 @@ class SessionNotesServicer(metaclass=_abc_1.ABCMeta):
 
         Idempotent; changes nothing. Errors:
         - INVALID_ARGUMENT: one bad entry fails the call; `BadRequest` names it as `requests[3].session_id`.
-        - RESOURCE_EXHAUSTED: more than 1,000 requests (a setting of the sidecar).
+        - RESOURCE_EXHAUSTED: more than 1,000 requests (a setting of the sidecar), or more than 64 MiB of notes (16 messages).
         """
 
     @_abc_1.abstractmethod

@@ -680,7 +680,7 @@ export const SessionNotes: GenService<{
    *
    * Idempotent; changes nothing. Errors:
    * - INVALID_ARGUMENT: one bad entry fails the call; `BadRequest` names it as `requests[3].session_id`.
-   * - RESOURCE_EXHAUSTED: more than 1,000 requests (a setting of the sidecar).
+   * - RESOURCE_EXHAUSTED: more than 1,000 requests (a setting of the sidecar), or more than 64 MiB of notes (16 messages).
    *
    * @generated from rpc session_notes.v1.SessionNotes.BatchGetNotes
    */
