@@ -18,6 +18,7 @@ import pytest
 from session_notes.v1 import session_notes_pb2 as notes_api
 from session_notes.v1 import session_state_pb2 as state_api
 from session_notes.v1.session_notes_pb2 import WriteNotesRequest
+from session_notes_server.store.link import WINDOW
 
 from tests.faults.proxy import Proxy
 from tests.stores import StoreServer, valkey_program
@@ -174,6 +175,23 @@ def test_connections_reset_at_rest(bench: Bench) -> None:
         bench.proxy.accept()
         bench.sidecar.wait_until_serving()
         assert set(pool.map(ask, range(64))) == {grpc.StatusCode.OK}
+
+
+def test_a_burst_is_not_with_the_store_at_once(bench: Bench) -> None:
+    """Of what a hundred observers ask for, the store has a part at a time: it is to look at a primary's in between."""
+
+    def sent() -> int:
+        return sum(exchange.request.count(b"burst-") for exchange in list(bench.proxy.exchanges))
+
+    with ThreadPoolExecutor(100) as pool:
+        bench.server.pause()
+        calls = [pool.submit(bench.session.begin_run, f"burst-{number}") for number in range(100)]
+        eventually(lambda: sent() >= WINDOW)
+        # Which takes a while, in which the others have come, too.
+        assert status_of(bench.session.get_notes) == grpc.StatusCode.UNAVAILABLE
+        assert sent() == WINDOW
+        bench.server.resume()
+        assert len({call.result().run.number for call in calls}) == 100
 
 
 def test_a_queue_is_no_outage(bench: Bench) -> None:

@@ -17,6 +17,11 @@ log = logging.getLogger(__name__)
 _SECOND_LOOK_SECONDS = 0.002
 _NOTHING = object()
 
+WINDOW = 16
+"""How many commands, or batches of them, are with the node at a time; the others wait here for their turn. A node does all
+that has come over one connection before it looks at the next, and what all ask for at once is work for the loop at once.
+So a burst of what is large would hold up everybody else, above all a primary's GetNotes, on a link of its own."""
+
 
 def packed(*words: str | int | bytes) -> bytes:
     """A command as it goes over the wire."""
@@ -47,6 +52,8 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._awaited: deque[_Awaited] = deque()
+        # The last of them, which the node has not been sent yet.
+        self._unsent: deque[bytes] = deque()
         # How many of them, from the first on, have had all the time there is.
         self._overdue = 0
         self._heard = self._listening_since = self._loop.time()
@@ -64,8 +71,11 @@ class Link(asyncio.Protocol):
         if self._transport is None:
             future.set_exception(LinkLost())
             return future
+        if len(self._awaited) < WINDOW:
+            self._transport.write(commands)
+        else:
+            self._unsent.append(commands)
         self._awaited.append(_Awaited(future, count, self._loop.time()))
-        self._transport.write(commands)
         if self._timer is None:
             self._set_timer()
         return future
@@ -118,6 +128,8 @@ class Link(asyncio.Protocol):
             return
         self._awaited.popleft()
         self._overdue -= self._overdue > 0
+        if self._unsent and self._transport is not None:
+            self._transport.write(self._unsent.popleft())
         # A caller that has left is not there to be told.
         if not first.future.done():
             first.future.set_result(first.replies)
