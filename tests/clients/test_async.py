@@ -29,7 +29,7 @@ from session_notes import (
     WriteOutcome,
 )
 
-from tests.clients.conftest import Proxy
+from tests.clients.conftest import Proxy, Refusing
 from tests.support import Sidecar, eventually
 
 
@@ -194,16 +194,28 @@ async def test_closing_ends_what_is_under_way(silent: str) -> None:
     async with observer:
         call = asyncio.create_task(observer.begin_run("s"))
         await asyncio.to_thread(eventually, lambda: observer._transport._methods)
-    with pytest.raises((Unavailable, UsageError)):
+    with pytest.raises(Unavailable):
         await call
     assert not call.cancelled()
 
 
+async def test_closing_ends_a_pause_between_tries(coming_back_later: Refusing) -> None:
+    """A call that is to be tried again after a while ends as well, at once, even if the client is opened again."""
+    observer = AsyncObserverClient(coming_back_later.target, timeout=timedelta(minutes=5))
+    async with observer:
+        call = asyncio.create_task(observer.begin_run("s"))
+        await asyncio.to_thread(eventually, lambda: coming_back_later.requests)
+    async with observer, asyncio.timeout(10):
+        with pytest.raises(Unavailable):
+            await call
+    assert len(coming_back_later.requests) == 1
+
+
 async def test_closing_at_the_moment_of_a_call(async_primary: AsyncPrimaryClient) -> None:
-    """A call that finds its channel closed by another task says so."""
+    """A call that finds its channel closed by another task was under way, so it is Unavailable."""
     assert async_primary._transport._channel is not None
     await async_primary._transport._channel.close()
-    with pytest.raises(UsageError, match="closed"):
+    with pytest.raises(Unavailable, match="closed"):
         await async_primary.get_notes("s")
 
 
