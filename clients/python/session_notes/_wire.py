@@ -27,8 +27,8 @@ E = TypeVar("E", bound=StrEnum)
 
 _DEFAULT_OBSERVER = "default"
 
-# Levels of JSON: more than the 16 the sidecar takes, so that it has the say, but no more than can be sent. Protobuf reads
-# at most 100 messages in each other, and a level is up to three.
+# Levels of JSON: more than the 16 the sidecar takes, so that it has the say, but no more than can be sent. Protobuf
+# reads at most 100 messages in each other, and a level is up to three.
 _DEEPEST = 32
 
 
