@@ -29,7 +29,7 @@ export type Readiness = "never_run" | "running" | "ready" | "failed" | "expired"
 /**
  * What became of a run.
  *
- * - `superseded`: it wrote after a newer run had: its notes are in the history and were never current.
+ * - `superseded`: it wrote after a newer run had, or saw fewer turns than the current notes: they went to the history alone.
  * - `abandoned`: its lease ran out before it wrote or failed.
  * - `unspecified`: something this client is too old to know.
  */
