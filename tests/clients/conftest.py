@@ -8,6 +8,8 @@ from contextlib import suppress
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2
 from session_notes import AsyncObserverClient, AsyncPrimaryClient, ObserverClient, PrimaryClient
 
 from tests.support import Sidecar, free_port
@@ -100,6 +102,15 @@ def refusing() -> Iterator[Refusing]:
     server = Refusing()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def coming_back_later(refusing: Refusing) -> Refusing:
+    """A server that is away, and says to come back in a minute."""
+    status = status_pb2.Status()
+    status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=60)))
+    refusing.code, refusing.details = grpc.StatusCode.UNAVAILABLE, status.SerializeToString()
+    return refusing
 
 
 class Proxy:

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import logging
 import time
 from datetime import timedelta
 
@@ -29,7 +30,7 @@ from session_notes import (
     WriteOutcome,
 )
 
-from tests.clients.conftest import Proxy
+from tests.clients.conftest import Proxy, Refusing
 from tests.support import Sidecar, eventually
 
 
@@ -89,6 +90,29 @@ async def test_a_run(async_primary: AsyncPrimaryClient, async_observer: AsyncObs
     listed = [run async for run in async_observer.list_runs(session_id, include_notes=True, page_size=1)]
     assert [run.failure for run in listed] == ["model overloaded", "ended without notes", "LookupError", ""]
     assert listed[-1].notes == Notes(summary="x")
+
+
+async def test_work_that_is_done_is_not_begun_again(async_observer: AsyncObserverClient, session_id: str) -> None:
+    """A run that has ended is not entered again."""
+    await async_observer.write_notes(session_id, Notes(summary="x"), run_id="job-7")
+    with pytest.raises(RunAlreadyWritten):
+        async with async_observer.run(session_id, run_id="job-7"):
+            pytest.fail("the block was entered")
+
+
+async def test_where_no_failure_is_to_be_recorded_nothing_is_logged(
+    async_primary: AsyncPrimaryClient,
+    async_observer: AsyncObserverClient,
+    session_id: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A session that was deleted has no runs any more, and a run that has written elsewhere has not failed."""
+    caplog.set_level(logging.DEBUG, "session_notes")
+    async with async_observer.run(session_id) as run:
+        await async_observer.write_notes(session_id, Notes(summary="first"), run_id=run.run_id)
+    async with async_observer.run(session_id):
+        await async_primary.delete_session(session_id)
+    assert caplog.messages == []
 
 
 async def test_a_cancelled_run_has_failed(async_observer: AsyncObserverClient, session_id: str) -> None:
@@ -194,16 +218,28 @@ async def test_closing_ends_what_is_under_way(silent: str) -> None:
     async with observer:
         call = asyncio.create_task(observer.begin_run("s"))
         await asyncio.to_thread(eventually, lambda: observer._transport._methods)
-    with pytest.raises((Unavailable, UsageError)):
+    with pytest.raises(Unavailable):
         await call
     assert not call.cancelled()
 
 
+async def test_closing_ends_a_pause_between_tries(coming_back_later: Refusing) -> None:
+    """A call that is to be tried again after a while ends as well, at once, even if the client is opened again."""
+    observer = AsyncObserverClient(coming_back_later.target, timeout=timedelta(minutes=5))
+    async with observer:
+        call = asyncio.create_task(observer.begin_run("s"))
+        await asyncio.to_thread(eventually, lambda: coming_back_later.requests)
+    async with observer, asyncio.timeout(10):
+        with pytest.raises(Unavailable):
+            await call
+    assert len(coming_back_later.requests) == 1
+
+
 async def test_closing_at_the_moment_of_a_call(async_primary: AsyncPrimaryClient) -> None:
-    """A call that finds its channel closed by another task says so."""
+    """A call that finds its channel closed by another task was under way, so it is Unavailable."""
     assert async_primary._transport._channel is not None
     await async_primary._transport._channel.close()
-    with pytest.raises(UsageError, match="closed"):
+    with pytest.raises(Unavailable, match="closed"):
         await async_primary.get_notes("s")
 
 

@@ -2,9 +2,9 @@
 
 import copy
 import pickle
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -269,30 +269,35 @@ def test_a_closed_client_says_so(primary: PrimaryClient, observer: ObserverClien
 
 
 def test_closing_at_the_moment_of_a_call(primary: PrimaryClient) -> None:
-    """A call that finds its channel closed by another thread says the same."""
-    assert primary._transport._channel is not None
+    """A call that finds its channel closed by another thread was under way, so it is Unavailable."""
     primary._transport._channel.close()
-    with pytest.raises(UsageError, match="closed"):
+    with pytest.raises(Unavailable, match="closed"):
         primary.get_notes("s")
 
 
 def test_closing_ends_what_is_under_way(silent: str) -> None:
     """A call that waits while another thread closes the client ends as Unavailable."""
     observer = ObserverClient(silent, timeout=timedelta(minutes=1))
-    outcome: list[BaseException] = []
+    with ThreadPoolExecutor(1) as thread:
+        call = thread.submit(observer.begin_run, "s")
+        eventually(lambda: observer._transport._methods)
+        observer.close()
+        with pytest.raises(Unavailable):
+            call.result(10)
 
-    def call() -> None:
-        try:
-            observer.begin_run("s")
-        except BaseException as error:
-            outcome.append(error)
 
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    eventually(lambda: observer._transport._methods)
-    observer.close()
-    thread.join(10)
-    assert [type(error) for error in outcome] in ([Unavailable], [UsageError])
+def test_closing_ends_a_pause_between_tries(coming_back_later: Refusing) -> None:
+    """A call that is to be tried again after a while ends as well, at once; one begun after that is a UsageError."""
+    observer = ObserverClient(coming_back_later.target, timeout=timedelta(minutes=5))
+    with ThreadPoolExecutor(1) as thread:
+        call = thread.submit(observer.begin_run, "s")
+        eventually(lambda: coming_back_later.requests)
+        observer.close()
+        with pytest.raises(Unavailable):
+            call.result(10)
+    with pytest.raises(UsageError, match="closed"):
+        observer.begin_run("s")
+    assert len(coming_back_later.requests) == 1
 
 
 def test_errors_can_be_passed_between_processes() -> None:

@@ -1,5 +1,6 @@
 """One run of an observer: begun, handed the transcript, written once, and sure to end."""
 
+import logging
 import subprocess
 from datetime import timedelta
 
@@ -10,6 +11,8 @@ from session_notes import (
     ObserverClient,
     PrimaryClient,
     Run,
+    RunAlreadyFailed,
+    RunAlreadyWritten,
     RunInFlight,
     RunState,
     SessionDeleted,
@@ -140,13 +143,16 @@ def test_only_if_idle(observer: ObserverClient, session_id: str) -> None:
         second.write(Notes())
 
 
-def test_ones_own_run_id_is_kept(observer: ObserverClient, session_id: str) -> None:
-    """A supervisor that starts the same work again gets the same run."""
-    for _ in range(2):
-        with observer.run(session_id, run_id="job-7") as run:
-            assert (run.run_id, run.number) == ("job-7", 1)
-            run.write(Notes(summary="x"))
-    assert len(list(observer.list_runs(session_id))) == 1
+def test_work_that_is_done_is_not_begun_again(observer: ObserverClient, session_id: str) -> None:
+    """A supervisor that starts the same work again hears what became of it, and the block is not entered."""
+    with observer.run(session_id, run_id="job-7") as run:
+        run.write(Notes(summary="x"))
+    with pytest.raises(LookupError), observer.run(session_id, run_id="job-8"):
+        raise LookupError
+    for run_id, error in (("job-7", RunAlreadyWritten), ("job-8", RunAlreadyFailed)):
+        with pytest.raises(error), observer.run(session_id, run_id=run_id):
+            pytest.fail("the block was entered")
+    assert [one.state for one in observer.list_runs(session_id)] == [RunState.FAILED, RunState.WRITTEN]
 
 
 def test_every_run_has_an_id_of_its_own(observer: ObserverClient, session_id: str) -> None:
@@ -172,6 +178,21 @@ def test_a_session_deleted_meanwhile(primary: PrimaryClient, observer: ObserverC
     assert primary.get_session(session_id).create_time is None
     with observer.run(session_id):
         primary.delete_session(session_id)  # and then forget about it: nothing to raise for
+
+
+def test_where_no_failure_is_to_be_recorded_nothing_is_logged(
+    primary: PrimaryClient, observer: ObserverClient, session_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A session that was deleted has no runs any more, and a run that has written elsewhere has not failed."""
+    caplog.set_level(logging.DEBUG, "session_notes")
+    with pytest.raises(RunAlreadyWritten), observer.run(session_id) as run:  # noqa: PT012 - the block is what is tested
+        observer.write_notes(session_id, Notes(summary="first"), run_id=run.run_id)
+        run.write(Notes(summary="second"))
+    assert only_run(observer, session_id).notes == Notes(summary="first")
+    with pytest.raises(SessionDeleted), observer.run(session_id) as run:  # noqa: PT012 - as above
+        primary.delete_session(session_id)
+        run.write(Notes(summary="x"))
+    assert caplog.messages == []
 
 
 def test_a_failure_that_cannot_be_recorded_masks_nothing(

@@ -169,6 +169,8 @@ class Runner:
                 return self._names.setdefault(content[1:], new_session_id())
             case {"$repeat": [item, times]}:
                 return self._resolved(item) * times
+            case {"$nested": levels}:
+                return nested(levels)
             case dict():
                 return {name: self._resolved(item) for name, item in content.items()}
             case list():
@@ -197,9 +199,17 @@ class Runner:
         equal(self._resolved(expected), actual, path)
 
 
+def nested(levels: int) -> dict[str, Any]:
+    """So many objects, one in the other."""
+    made: dict[str, Any] = {}
+    for _ in range(levels - 1):
+        made = {"a": made}
+    return made
+
+
 def is_matcher(expected: Any) -> bool:
     """Whether something stands for several values."""
-    return isinstance(expected, dict) and set(expected) in ({"$between"}, {"$present"}, {"$repeat"})
+    return isinstance(expected, dict) and set(expected) in ({"$between"}, {"$present"}, {"$repeat"}, {"$nested"})
 
 
 def equal(expected: Any, actual: Any, path: str) -> None:

@@ -91,7 +91,7 @@ class AsyncObserverClient:
         include_transcript: bool = True,
         timeout: timedelta | None = None,
     ) -> BeginResult:
-        """Begins a run and nothing more: as `run`, but ending it is yours."""
+        """Begins a run and nothing more: as `ObserverClient.begin_run`."""
         call = _calls.begin_run(
             session_id,
             self.observer,

@@ -80,7 +80,7 @@ def _building(build: Callable[P, Call[T]]) -> Callable[P, Call[T]]:
     def checked(*args: P.args, **kwargs: P.kwargs) -> Call[T]:
         try:
             return build(*args, **kwargs)
-        except (AttributeError, ArithmeticError, RecursionError, TypeError, ValueError) as error:
+        except (AttributeError, ArithmeticError, TypeError, ValueError) as error:
             raise InvalidArgument(str(error)) from error
 
     return checked
@@ -245,7 +245,7 @@ def update_session(
         raise TypeError("remove must be several names, not a str")
     request = state_api.UpdateSessionRequest(
         session_id=session_id,
-        set={name: _wire.value(content) for name, content in (fields or {}).items()},
+        set={name: _wire.value("set", content) for name, content in (fields or {}).items()},
         remove=remove,
         expected_version=expected_version,
         ttl=_wire.duration("ttl", ttl),

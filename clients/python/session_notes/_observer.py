@@ -82,13 +82,16 @@ class ObserverClient:
 
         Args:
             session_id: The session to observe; started where there is none.
-            run_id: The run's id; None: a new one. Give your own where a supervisor may start the same work again.
+            run_id: The run's id; None: a new one. Give your own where a supervisor may start the same work again: a run
+                that was begun and has not ended goes on, and what is done is not done again.
             observed_turn: How many turns the run is going to see; None: as many as are stored.
             lease: How long it may take before it counts as abandoned; None: 5 minutes.
             only_if_idle: Whether to begin only if no other run of this observer is at work on the session.
             include_transcript: Whether to hand over the transcript.
 
         Raises:
+            RunAlreadyWritten: The run of this `run_id` has written its notes, current ones or not: the work is done.
+            RunAlreadyFailed: The run of this `run_id` has failed. To try again is another run, with another id.
             RunInFlight: Another run is at work, and `only_if_idle` was asked for.
             SessionDeleted: The run was known when the session was deleted.
             SessionNotesError: The run could not begin.
@@ -121,7 +124,7 @@ class ObserverClient:
         include_transcript: bool = True,
         timeout: timedelta | None = None,
     ) -> BeginResult:
-        """Begins a run and nothing more: as `run`, but ending it is yours."""
+        """Begins a run and nothing more: as `run`, but ending it is yours. Its state says if it has ended before."""
         call = _calls.begin_run(
             session_id,
             self.observer,

@@ -7,8 +7,8 @@ from contextvars import copy_context
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
-from session_notes._errors import SessionNotesError, UsageError
-from session_notes._types import BeginResult, Notes, Run, Turn, WriteResult
+from session_notes._errors import RunAlreadyFailed, RunAlreadyWritten, SessionDeleted, SessionNotesError, UsageError
+from session_notes._types import BeginResult, Notes, Run, RunState, Turn, WriteResult
 
 if TYPE_CHECKING:
     from session_notes._async_observer import AsyncObserverClient
@@ -20,6 +20,9 @@ ENDED_WITHOUT_NOTES = "ended without notes"
 
 FAIL_TIMEOUT = timedelta(seconds=2)
 """How long a run that is lost anyway may hold up its process to say so; its lease says it otherwise."""
+
+# What FailRun says where there is no failure to be recorded: the run is gone with its session, or has written.
+_NO_FAILURE = (SessionDeleted, RunAlreadyWritten)
 
 
 def log_name(session_id: str) -> str:
@@ -43,10 +46,18 @@ class RunAtWork:
         observed_turn: How many turns it sees; None: not known.
         begin_time: When it took its snapshot, by the store's clock.
         transcript: The conversation as of then, oldest turn first; empty where not asked for.
+
+    Raises:
+        RunAlreadyWritten: It had written its notes before: its work is done.
+        RunAlreadyFailed: It had failed before.
     """
 
     def __init__(self, session_id: str, begun: BeginResult, deadline: float | None = None) -> None:
         run = begun.run
+        if run.state in (RunState.WRITTEN, RunState.SUPERSEDED):
+            raise RunAlreadyWritten(f"run {run.number} has written its notes")
+        if run.state is RunState.FAILED:
+            raise RunAlreadyFailed(f"run {run.number} has failed")
         self.session_id = session_id
         self.observer: str = run.observer
         self.run_id: str = run.run_id
@@ -175,6 +186,8 @@ class ActiveRun(RunAtWork):
             return False
         try:
             self._client.fail_run(self.session_id, self.run_id, reason, timeout=timeout)
+        except _NO_FAILURE:
+            pass
         except SessionNotesError as error:
             self._log_unrecorded(error)
         return True
@@ -218,6 +231,8 @@ class AsyncActiveRun(RunAtWork):
             return False
         try:
             await self._client.fail_run(self.session_id, self.run_id, reason, timeout=FAIL_TIMEOUT)
+        except _NO_FAILURE:
+            pass
         except SessionNotesError as error:
             self._log_unrecorded(error)
         return True

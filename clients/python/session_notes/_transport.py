@@ -6,8 +6,10 @@ take longer to restart. Here the deadline alone is the limit, and what the sidec
 # ruff: noqa: ASYNC109 - the deadline travels with the call; asyncio.timeout would not tell the sidecar.
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -30,7 +32,7 @@ from session_notes._errors import (
 
 T = TypeVar("T")
 
-_CLOSED = "this client is closed"
+_CLOSED_MEANWHILE = "the client was closed during the call"
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
 
@@ -77,43 +79,44 @@ class Transport:
     def __init__(self, target: str | None, token: Token | None = None, tls: TLS | None = None) -> None:
         self.target = target_or_default(target)
         self._credentials = Credentials(self.target, token, tls)
-        self._channel: grpc.Channel | None = open_channel(self.target, self._credentials.tls)
+        self._channel = open_channel(self.target, self._credentials.tls)
+        self._closed = threading.Event()
         self._methods: dict[str, Callable[..., Any]] = {}
 
     def close(self) -> None:
         """Ends the connection; calls under way end as Unavailable."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            channel.close()
+        self._closed.set()
+        self._channel.close()
 
     def send(self, call: Call[T], timeout: timedelta | None, default: timedelta) -> T:
         """Sends a call and reads its answer, within `timeout` or the default."""
         tries = _Tries(call, default if timeout is None else timeout)
         with _spans.of_call(call.method, self.target) as span:
+            method = self._method(call)
             while True:
                 metadata = (*self._credentials.metadata(), *span.metadata)
                 try:
-                    answer = self._method(call)(call.request, timeout=tries.remaining(), metadata=metadata)
+                    answer = method(call.request, timeout=tries.remaining(), metadata=metadata)
                 except grpc.RpcError as error:
                     code, ours = error.code(), translate(error)
                 except ValueError as error:
-                    # All that gRPC says where another thread closes the channel just now.
-                    raise UsageError(_CLOSED) from error
+                    # All that gRPC says of a channel that another thread has closed meanwhile.
+                    raise Unavailable(_CLOSED_MEANWHILE) from error
                 else:
                     span.answered(grpc.StatusCode.OK)
                     return call.read(answer)
                 span.answered(code)
                 pause = tries.pause_after(code, ours)
                 span.retried()
-                time.sleep(pause)
+                if self._closed.wait(pause):
+                    raise Unavailable(_CLOSED_MEANWHILE)
 
     def _method(self, call: Call[Any]) -> Callable[..., Any]:
-        channel = self._channel
-        if channel is None:
-            raise UsageError(_CLOSED)
+        if self._closed.is_set():
+            raise UsageError("this client is closed")
         method = self._methods.get(call.method)
         if method is None:
-            method = self._methods[call.method] = channel.unary_unary(
+            method = self._methods[call.method] = self._channel.unary_unary(
                 call.method, type(call.request).SerializeToString, call.answer.FromString
             )
         return method
@@ -126,6 +129,7 @@ class AsyncTransport:
         self.target = target_or_default(target)
         self._credentials = Credentials(self.target, token, tls)
         self._channel: grpc.aio.Channel | None = None
+        self._closed = asyncio.Event()
         self._methods: dict[str, Callable[..., Any]] = {}
 
     def open(self) -> None:
@@ -133,10 +137,13 @@ class AsyncTransport:
         if self._channel is not None:
             raise UsageError("this client is open already")
         self._methods.clear()
+        # Calls keep to the one they began with: none goes on because the client is opened again.
+        self._closed = asyncio.Event()
         self._channel = open_async_channel(self.target, self._credentials.tls)
 
     async def close(self) -> None:
         """Ends the connection; calls under way end as Unavailable."""
+        self._closed.set()
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()
@@ -145,28 +152,33 @@ class AsyncTransport:
         """Sends a call and reads its answer, within `timeout` or the default."""
         tries = _Tries(call, default if timeout is None else timeout)
         with _spans.of_call(call.method, self.target) as span:
+            method, closed = self._method(call), self._closed
             while True:
                 metadata = (*self._credentials.metadata(), *span.metadata)
                 try:
-                    answer = await self._method(call)(call.request, timeout=tries.remaining(), metadata=metadata)
+                    answer = await method(call.request, timeout=tries.remaining(), metadata=metadata)
                 except grpc.RpcError as error:
                     code, ours = error.code(), translate(error)
                 except grpc.aio.UsageError as error:
-                    raise UsageError(_CLOSED) from error
+                    raise Unavailable(_CLOSED_MEANWHILE) from error
                 except asyncio.CancelledError:
                     # gRPC ends calls of a closed channel like this, which would pass for a cancellation of the task.
                     task = asyncio.current_task()
-                    if self._channel is not None or (task is not None and task.cancelling()):
+                    if not closed.is_set() or (task is not None and task.cancelling()):
                         span.answered(grpc.StatusCode.CANCELLED)
                         raise
-                    raise Unavailable("the client was closed during the call") from None
+                    raise Unavailable(_CLOSED_MEANWHILE) from None
                 else:
                     span.answered(grpc.StatusCode.OK)
                     return call.read(answer)
                 span.answered(code)
                 pause = tries.pause_after(code, ours)
                 span.retried()
-                await asyncio.sleep(pause)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await closed.wait()
+                if closed.is_set():
+                    raise Unavailable(_CLOSED_MEANWHILE)
 
     def _method(self, call: Call[Any]) -> Callable[..., Any]:
         channel = self._channel

@@ -37,7 +37,7 @@ class RunState(StrEnum):
     RUNNING = "running"
     WRITTEN = "written"
     SUPERSEDED = "superseded"
-    """It wrote after a newer run had: its notes are in the history and were never current."""
+    """It wrote after a newer run had, or saw fewer turns than the current notes: they went to the history alone."""
     FAILED = "failed"
     ABANDONED = "abandoned"
     """Its lease ran out before it wrote or failed."""
@@ -99,7 +99,7 @@ class Notes:
         issues: What is worth raising, in the order to be read.
         follow_up_suggestions: What to say or ask next, best first.
         summary: A few sentences on where the conversation stands.
-        extra: Anything else, as JSON: at most 16 levels deep, whole numbers up to 2^53.
+        extra: Anything else, as JSON: at most 16 levels deep, numbers up to ±(2^53 - 1).
     """
 
     coverage: Mapping[str, float] = field(default_factory=dict)

@@ -27,6 +27,10 @@ E = TypeVar("E", bound=StrEnum)
 
 _DEFAULT_OBSERVER = "default"
 
+# Levels of JSON: more than the 16 the sidecar takes, so that it has the say, but no more than can be sent. Protobuf
+# reads at most 100 messages in each other, and a level is up to three.
+_DEEPEST = 32
+
 
 def duration(name: str, span: timedelta | None) -> Duration | None:
     """A span for the wire; `name` is what the caller knows it by."""
@@ -51,8 +55,10 @@ def timestamp(name: str, time: datetime | None) -> Timestamp | None:
     return made
 
 
-def value(content: Any) -> Value:
-    """A JSON-like value for the wire."""
+def value(name: str, content: Any, depth: int = 0) -> Value:
+    """A JSON-like value for the wire; `name` is what the caller knows the whole by, `depth` how deep in it this is."""
+    if depth > _DEEPEST:
+        raise ValueError(f"{name} must not be nested deeper than 16")
     match content:
         case None:
             return Value(null_value=NullValue.NULL_VALUE)
@@ -63,15 +69,15 @@ def value(content: Any) -> Value:
         case str():
             return Value(string_value=content)
         case Mapping():
-            return Value(struct_value=struct(content))
+            return Value(struct_value=struct(name, content, depth))
         case Sequence() if not isinstance(content, bytes | bytearray | memoryview):
-            return Value(list_value=ListValue(values=[value(item) for item in content]))
+            return Value(list_value=ListValue(values=[value(name, item, depth + 1) for item in content]))
     raise TypeError(f"{type(content).__name__} is not a JSON value")
 
 
-def struct(content: Mapping[str, Any]) -> Struct:
-    """A JSON-like object for the wire."""
-    return Struct(fields={name: value(item) for name, item in content.items()})
+def struct(name: str, content: Mapping[str, Any], depth: int = 0) -> Struct:
+    """A JSON-like object for the wire, as `value`."""
+    return Struct(fields={key: value(name, item, depth + 1) for key, item in content.items()})
 
 
 def python_value(content: Value) -> Any:
@@ -112,8 +118,8 @@ def turn_message(turn: Turn) -> turn_pb2.Turn:
     return turn_pb2.Turn(
         speaker=turn.speaker,
         text=turn.text,
-        time=timestamp("turn.time", turn.time),
-        extra=_extra("turn.extra", turn.extra),
+        time=timestamp("turns.time", turn.time),
+        extra=_extra("turns.extra", turn.extra),
     )
 
 
@@ -240,7 +246,7 @@ def _checked(name: str, content: Any, kind: type) -> Any:
 
 
 def _extra(name: str, content: Any) -> Struct | None:
-    return struct(_checked(name, content, Mapping)) if content != {} else None
+    return struct(name, _checked(name, content, Mapping)) if content != {} else None
 
 
 def _optional(message: Any, field: str) -> int | None:

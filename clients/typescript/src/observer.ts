@@ -72,6 +72,8 @@ export class ObserverClient implements Disposable {
    *
    * Work that throws, or ends without notes, is recorded as a run that failed; its own error goes on. Where the run cannot
    * begin, `work` is not called, and this rejects with:
+   * - RunAlreadyWritten: the run of this `runId` has written its notes, current ones or not: the work is done;
+   * - RunAlreadyFailed: the run of this `runId` has failed; to try again is another run, with another id;
    * - RunInFlight: another run is at work, and `onlyIfIdle` was asked for;
    * - SessionDeleted: the run was known when the session was deleted;
    * - another SessionNotesError: anything else.
@@ -94,7 +96,7 @@ export class ObserverClient implements Disposable {
     return result;
   }
 
-  /** Begins a run and nothing more: as `run`, but ending it is yours. */
+  /** Begins a run and nothing more: as `run`, but ending it is yours. Its state says if it has ended before. */
   async beginRun(sessionId: string, options: BeginOptions = {}): Promise<BeginResult> {
     return this.#send(calls.beginRun(sessionId, this.observer, options), options);
   }

@@ -3,7 +3,7 @@
 import { createHash } from "node:crypto";
 import { inspect } from "node:util";
 
-import { UsageError } from "./errors.js";
+import { RunAlreadyFailed, RunAlreadyWritten, SessionDeleted, UsageError } from "./errors.js";
 import type { ObserverClient } from "./observer.js";
 import type { BeginResult, NewNotes, Run, RunWriteOptions, Turn, WriteResult } from "./types.js";
 
@@ -42,6 +42,12 @@ export class ActiveRun {
 
   /** @internal */
   constructor(client: ObserverClient, sessionId: string, { run, transcript }: BeginResult, signal?: AbortSignal) {
+    if (run.state === "written" || run.state === "superseded") {
+      throw new RunAlreadyWritten(`run ${run.number} has written its notes`);
+    }
+    if (run.state === "failed") {
+      throw new RunAlreadyFailed(`run ${run.number} has failed`);
+    }
     this.sessionId = sessionId;
     this.observer = run.observer;
     this.runId = run.runId;
@@ -112,6 +118,10 @@ export class ActiveRun {
     try {
       await this.#client.failRun(this.sessionId, this.runId, reason, { timeoutMs: FAIL_TIMEOUT_MS });
     } catch (error) {
+      if (error instanceof SessionDeleted || error instanceof RunAlreadyWritten) {
+        // There is no failure to be recorded: the run is gone with its session, or has written.
+        return;
+      }
       // Its lease runs out instead. Names of errors alone: their texts may hold what the user said.
       const session = logName(this.sessionId);
       process.emitWarning(

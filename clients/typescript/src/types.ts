@@ -29,7 +29,7 @@ export type Readiness = "never_run" | "running" | "ready" | "failed" | "expired"
 /**
  * What became of a run.
  *
- * - `superseded`: it wrote after a newer run had: its notes are in the history and were never current.
+ * - `superseded`: it wrote after a newer run had, or saw fewer turns than the current notes: they went to the history alone.
  * - `abandoned`: its lease ran out before it wrote or failed.
  * - `unspecified`: something this client is too old to know.
  */
@@ -291,7 +291,10 @@ export interface ListOptions extends CallOptions {
 
 /** What may be said of a run. */
 export interface RunOptions {
-  /** The run's id. Absent: a new one. Give your own where a supervisor may start the same work again. */
+  /**
+   * The run's id. Absent: a new one. Give your own where a supervisor may start the same work again: a run that was begun and
+   * has not ended goes on, and what is done is not done again.
+   */
   readonly runId?: string | undefined;
   /** How many turns the run is going to see. Absent: as many as are stored. */
   readonly observedTurn?: number | undefined;

@@ -43,8 +43,9 @@ import type {
 /** The observer that an empty name means. */
 export const DEFAULT_OBSERVER = "default";
 
-// Far more than the sidecar takes, and far less than the stack does.
-const DEEPEST = 100;
+// Levels of JSON: more than the 16 the sidecar takes, so that it has the say, but no more than can be sent. Protobuf reads at
+// most 100 messages in each other, and a level is up to three.
+const DEEPEST = 32;
 
 const SEVERITIES: Readonly<Record<Severity, WireSeverity>> = {
   info: WireSeverity.INFO,
@@ -300,7 +301,7 @@ function struct(name: string, content: JsonObject): Record<string, WireJson> {
 /** A copy that holds nothing but JSON. */
 function json(name: string, content: JsonValue, depth = 0): WireJson {
   if (depth > DEEPEST) {
-    throw new TypeError(`${name} is nested too deep`);
+    throw new TypeError(`${name} must not be nested deeper than 16`);
   }
   if (content === null || typeof content === "boolean" || typeof content === "number") {
     return content;

@@ -5,6 +5,7 @@ import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { after, before, suite, test } from "node:test";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { inspect, promisify } from "node:util";
 
 import {
@@ -13,6 +14,8 @@ import {
   ObserverClient,
   PrimaryClient,
   type Reading,
+  RunAlreadyWritten,
+  SessionDeleted,
   Unavailable,
   UsageError,
 } from "session-notes";
@@ -118,6 +121,28 @@ suite("a client", { concurrency: false }, () => {
     assert.equal(warning.name, "SessionNotesWarning");
     assert.equal(warning.message, `session ${digest}, run 1: its failure could not be recorded: UsageError`);
     assert(atWork?.ended);
+  });
+
+  test("warns of nothing where no failure is to be recorded", async (context) => {
+    const sessionId = newSessionId();
+    using primary = new PrimaryClient(sidecar.target, PATIENT);
+    using observer = new ObserverClient(sidecar.target);
+    const warnings: Error[] = [];
+    const collect = (warning: Error) => warnings.push(warning);
+    process.on("warning", collect);
+    context.after(() => process.off("warning", collect));
+    const twice = observer.run(sessionId, async (run) => {
+      await observer.writeNotes(sessionId, { summary: "first" }, { runId: run.runId });
+      await run.write({ summary: "second" });
+    });
+    await assert.rejects(twice, RunAlreadyWritten);
+    const deleted = observer.run(sessionId, async (run) => {
+      await primary.deleteSession(sessionId);
+      await run.write({ summary: "x" });
+    });
+    await assert.rejects(deleted, SessionDeleted);
+    await nextTurn();
+    assert.deepEqual(warnings, []);
   });
 
   test("needs no close to let its process end", async () => {

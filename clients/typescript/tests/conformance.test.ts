@@ -252,6 +252,10 @@ class Runner {
               .fill(item as Json[])
               .flat();
       }
+      const levels = content["$nested"];
+      if (typeof levels === "number") {
+        return Array.from({ length: levels - 1 }).reduce<JsonObject>((inner) => ({ a: inner }), {});
+      }
       return Object.fromEntries(Object.entries(content).map(([name, item]) => [name, this.#resolved(item)]));
     }
     return content;
