@@ -122,7 +122,7 @@ def _bounded(behaviour: Callable[[Any, Any], Awaitable[Any]], gate: Gate, accoun
             except DecodeError:
                 status = errors.malformed_message()
             except errors.StatusError as error:
-                status = error
+                status = error.with_traceback(None)  # Its frames may hold a request that was too large.
             else:
                 return await behaviour(request, context)
             await context.abort(status.code, status.message, status.trailing_metadata())
