@@ -356,7 +356,9 @@ class BeginRunResponse(_message.Message):
 
     @_builtins.property
     def transcript(self) -> _containers.RepeatedCompositeFieldContainer[_turn_pb2.Turn]:
-        """The transcript as of the snapshot, oldest turn first: at most the last 2,000 turns. Empty unless asked for and started."""
+        """The transcript as of the snapshot, oldest turn first: those of its turns that are among the session's last 2,000 now. Empty
+        unless asked for and started.
+        """
 
     def __init__(
         self,
