@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -38,9 +39,20 @@ class Mended:
     lost: int
 
 
-def size(data_dir: Path) -> int:
-    """The bytes of all files in use. To be compared with `aof_current_size`: what the store believes it has written."""
-    return sum(path.stat().st_size for path in _in_use(data_dir))
+def in_use(data_dir: Path, kinds: str = "bi") -> list[Path]:
+    """The base (b) and the incremental files (i), oldest first. A rewrite takes names that were never used before."""
+    folder = data_dir / _FOLDER
+    try:
+        # Each line: file NAME seq NUMBER type KIND
+        lines = [line.split() for line in (folder / "appendonly.aof.manifest").read_text().splitlines()]
+    except FileNotFoundError:
+        return []
+    return [folder / words[1] for words in lines if words[:1] == ["file"] and words[5] in kinds]
+
+
+def size(files: Iterable[Path]) -> int:
+    """The bytes of files. Of all in use, `aof_current_size` is what the store believes to have written to them."""
+    return sum(path.stat().st_size for path in files)
 
 
 def mend(data_dir: Path) -> Mended:
@@ -53,7 +65,7 @@ def mend(data_dir: Path) -> Mended:
         OSError: they cannot be read or written; a full disk, say.
     """
     empty = lost = 0
-    for path in _in_use(data_dir, "i"):
+    for path in in_use(data_dir, "i"):
         length = path.stat().st_size
         sound, nuls = ([], 0) if lost else _sound(path)
         kept = sum(end - start for start, end in sound)
@@ -62,17 +74,6 @@ def mend(data_dir: Path) -> Mended:
         if kept < length:
             _keep(path, sound, data_dir / "temp-mended.aof")
     return Mended(empty, lost)
-
-
-def _in_use(data_dir: Path, kinds: str = "bi") -> list[Path]:
-    """The base (b) and the incremental files (i), oldest first."""
-    folder = data_dir / _FOLDER
-    try:
-        # Each line: file NAME seq NUMBER type KIND
-        lines = [line.split() for line in (folder / "appendonly.aof.manifest").read_text().splitlines()]
-    except FileNotFoundError:
-        return []
-    return [folder / words[1] for words in lines if words[:1] == ["file"] and words[5] in kinds]
 
 
 def _sound(path: Path) -> tuple[list[tuple[int, int]], int]:

@@ -26,7 +26,8 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         # Two sidecars on one port would share its calls at random; a taken port is an error instead. Workers share
         # theirs, which their supervisor keeps from everybody else.
         ("grpc.so_reuseport", int(settings.workers > 1)),
-        ("grpc.max_receive_message_length", settings.limits.message_bytes),
+        # What is up to twice too large we refuse ourselves, with the limit; gRPC's own refusal does not say it.
+        ("grpc.max_receive_message_length", min(2 * settings.limits.message_bytes, 2**31 - 1)),
         # Else gRPC takes some MiB of each request, wanted or not; so it leaves all but 64 KiB of a connection with the
         # caller until a handler reads.
         ("grpc.http2.bdp_probe", 0),

@@ -55,6 +55,7 @@ class Health:
         self._runners = runners
         self._services = ("", READY, *services)
         self._up: bool | None = None
+        self._has_answered = False
         self._why = ""
         self._failing_since: float | None = None
 
@@ -85,9 +86,9 @@ class Health:
             now = asyncio.get_running_loop().time()
             self._failing_since = self._failing_since or now
             if not self._up or now - self._failing_since >= DOUBT_SECONDS:
-                await self._tell(up=False, why=reason(error.__cause__))
+                await self._tell(up=False, why=reason(error.__cause__, has_answered=self._has_answered))
         else:
-            self._failing_since = None
+            self._failing_since, self._has_answered = None, True
             await self._tell(up=True)
         return bool(self._up)
 
@@ -121,7 +122,7 @@ def _bounded(behaviour: Callable[[Any, Any], Awaitable[Any]], gate: Gate, accoun
             except DecodeError:
                 status = errors.malformed_message()
             except errors.StatusError as error:
-                status = error
+                status = error.with_traceback(None)  # Its frames may hold a request that was too large.
             else:
                 return await behaviour(request, context)
             await context.abort(status.code, status.message, status.trailing_metadata())

@@ -76,8 +76,9 @@ class Upkeep:
     async def _look(self) -> None:
         """See whether the store can write to its file, and whether the file is what it believes to have written."""
         try:
+            files = append_only.in_use(self._dir)
             # Before the store is asked: what it writes in between it knows of, so a busy file does not look broken.
-            on_disk = append_only.size(self._dir)
+            on_disk = append_only.size(files)
         except OSError:
             return  # A rewrite has just replaced them.
         said = await self._answer("INFO persistence")
@@ -94,8 +95,10 @@ class Upkeep:
         if not self._can_write.is_set():
             log.info("the embedded store can write to its disk again")
             self._can_write.set()
-        # A write that failed for a moment only leaves nothing but a file that is too large.
-        if self._done == self._asked and _is_at_rest(said) and on_disk > _number(said, "aof_current_size"):
+        # A write that failed for a moment only leaves nothing but a file that is too large. Where a rewrite has ended
+        # in between, the store has spoken of other files than we have measured.
+        too_large = _is_at_rest(said) and on_disk > _number(said, "aof_current_size")
+        if too_large and self._done == self._asked and append_only.in_use(self._dir) == files:
             log.warning("the embedded store's file has a hole, as a full disk leaves one; having it rewritten")
             self.ask()
 

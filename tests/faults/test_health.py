@@ -1,6 +1,7 @@
 """Health tells the truth: `live` of the process, `ready` of the store too, each within 2 s."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -65,6 +66,11 @@ def listening(sidecar: Sidecar) -> Iterator[Told]:
         thread.join()
 
 
+def reasons(sidecar: Sidecar) -> list[str]:
+    """Why the store could not be used, as the log has it: a line for each change."""
+    return re.findall(r"NOT_SERVING: (.*)", sidecar.log)
+
+
 @pytest.mark.parametrize("fault", ["killed", "stopped", "black_hole", "black_hole_at_new_connections"])
 def test_a_store_that_is_down_is_told_of(fault: str, effort: Callable[[int, int], int]) -> None:
     """The store is killed, stopped or cut off (60 s with --soak): `ready` says so within 2 s, until within 2 s of its
@@ -96,6 +102,8 @@ def test_a_store_that_is_down_is_told_of(fault: str, effort: Callable[[int, int]
         assert told.seconds_until(SERVING, since) <= TELLS_SECONDS
         assert told.all("ready") == [SERVING, NOT_SERVING, SERVING]
         assert told.all("live") == [SERVING]
+        if fault == "stopped":
+            assert reasons(sidecar) == ["no answer in time"]
 
 
 @pytest.mark.parametrize("fault", ["killed", "stopped"])
@@ -113,6 +121,7 @@ def test_an_embedded_store_that_is_down_is_told_of(fault: str, effort: Callable[
             try:
                 assert told.seconds_until(NOT_SERVING, since) <= TELLS_SECONDS
                 time.sleep(effort(1, 60))
+                assert reasons(sidecar) == ["no answer in time"]
             finally:
                 os.kill(pid, signal.SIGCONT)
         since = time.monotonic()

@@ -37,6 +37,8 @@ MOST_ROUNDS = 20
 """Until a control that is a matter of chance must have come true."""
 COUNTED: tuple[Kind, ...] = ("turn", "run")
 """Kinds whose numbers can be read back: a version that was lost with its field is given out again."""
+BUSY = "local until_seconds = os.clock() + ARGV[1] repeat until os.clock() >= until_seconds"
+"""A script that takes so many seconds. (The store's own TIME stands still in a script.)"""
 
 
 def as_root(*command: str) -> None:
@@ -127,6 +129,23 @@ def test_a_hole_goes_while_the_store_serves(disk: Path) -> None:
             assert holes(sidecar), "the control"
         eventually(lambda: not holes(sidecar))
         assert "cannot write to its disk" not in sidecar.log, "the control: it did not see the failure itself"
+
+
+def test_a_rewrite_of_the_stores_own_is_no_hole() -> None:
+    """The store ends a rewrite between the sidecar's look at the files and its question to the store, which then has
+    smaller files than those: that is no hole."""
+    with Sidecar() as sidecar, redis.Redis(unix_socket_path=str(sidecar.data_dir / "valkey.sock")) as client:
+        eventually(lambda: rewritten(sidecar.store, 1))
+        for times in range(3):
+            client.set("other", "x" * 100_000, ex=600)
+            # The store begins a rewrite, which another process does, then answers nobody until the sidecar has looked.
+            # By then that process is done, and of this the store takes note before it answers.
+            begin_and_be_busy = client.pipeline(transaction=False)
+            begin_and_be_busy.bgrewriteaof()
+            begin_and_be_busy.eval(BUSY, 0, 1.3)
+            begin_and_be_busy.execute()
+            eventually(lambda times=times: rewritten(sidecar.store, times + 2))  # type: ignore[misc]
+        assert "has a hole" not in sidecar.log
 
 
 def test_killed_before_a_hole_is_mended(disk: Path) -> None:

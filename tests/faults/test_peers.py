@@ -14,7 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from session_notes.v1.session_notes_pb2 import WriteNotesRequest
 
-from tests.support import SessionCalls, Sidecar, eventually, new_channel, new_session_id, notes, status_of
+from tests.support import SessionCalls, Sidecar, eventually, new_channel, new_session_id, notes, refused, status_of
 
 MEDIAN_SECONDS, WORST_SECONDS = 0.100, 0.500
 MEBIBYTE = 1 << 20
@@ -116,12 +116,18 @@ def test_a_bomb_leaves_memory_flat(target: Sidecar) -> None:
     others_are_well(target)
 
 
-@pytest.mark.parametrize("size", [4 * MEBIBYTE + 1, 5 * MEBIBYTE])
-def test_a_message_beyond_the_limit(target: Sidecar, size: int) -> None:
-    """More than 4 MiB in a message: RESOURCE_EXHAUSTED, whatever it holds."""
+@pytest.mark.parametrize("method", ["session_notes.v1.SessionState/AppendTurns", "grpc.health.v1.Health/Check"])
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [(4 * MEBIBYTE + 1, "TOO_LARGE"), (8 * MEBIBYTE, "TOO_LARGE"), (8 * MEBIBYTE + 1, ""), (20 * MEBIBYTE, "")],
+)
+def test_a_message_beyond_the_limit(target: Sidecar, method: str, size: int, reason: str) -> None:
+    """More than 4 MiB in a message: RESOURCE_EXHAUSTED, whatever it holds; up to 8 MiB with the limit."""
     with new_channel(target.target) as channel:
-        method: Any = channel.unary_unary("/session_notes.v1.SessionState/AppendTurns")
-        assert status_of(lambda: method(bytes(size), timeout=30)) == grpc.StatusCode.RESOURCE_EXHAUSTED
+        call: Any = channel.unary_unary(f"/{method}")
+        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED) as error:
+            call(bytes(size), timeout=30)
+        assert (error.reason, error.metadata.get("limit", "")) == (reason, str(4 * MEBIBYTE) if reason else "")
     others_are_well(target)
 
 

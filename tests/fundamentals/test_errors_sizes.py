@@ -124,9 +124,15 @@ def test_a_failures_reason_of_4_kib(session: SessionCalls) -> None:
 
 
 def test_a_message_above_4_mib(session: SessionCalls, store: Store) -> None:
-    """A message of more than 4 MiB is refused by gRPC itself, before anything of it is read."""
-    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED):
-        session.append_turns([turn_of(60 * KIB)] * 70)
+    """A message of more than 4 MiB is too large; beyond 8 MiB gRPC refuses it itself, and says no more."""
+    request = request_of("SessionState/AppendTurns", session.id, turns=[turn_of(60 * KIB)] * 70)
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE") as error:
+        session.call("SessionState/AppendTurns", request, timeout=30)
+    assert error.metadata == {"field": "", "limit": "4194304", "actual": str(request.ByteSize())}
+    assert error.message == "the request is larger than 4194304 bytes"
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "") as error:
+        session.append_turns([turn_of(60 * KIB)] * 140, timeout=30)
+    assert error.metadata == {}
     assert store.keys(session.id) == []
 
 

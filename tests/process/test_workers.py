@@ -436,7 +436,8 @@ def test_a_deletion_through_any_worker_is_erased() -> None:
         for channel in each.values():
             session = SessionCalls(channel, new_session_id())
             said = write_everywhere(session)
-            assert found(sidecar.data_dir, said) == said
+            # Not all of it: the store may rewrite its file meanwhile, which drops what was replaced, and compresses.
+            eventually(lambda said=said: found(sidecar.data_dir, said))  # type: ignore[misc]
             assert session.delete().existed
             erased_in_time(sidecar.data_dir, said)
 

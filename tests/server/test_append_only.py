@@ -48,7 +48,7 @@ def test_what_is_kept(before: bytes, after: bytes, empty: int, tmp_path: Path) -
     base, old, first, second = (folder / name for name in ("base.rdb", "old", "1.aof", "2.aof"))
     for path, content in ((base, b"VALKEY"), (old, HOLE), (first, before), (second, TWO)):
         path.write_bytes(content)
-    assert append_only.size(tmp_path) == len(b"VALKEY" + before + TWO)
+    assert append_only.size(append_only.in_use(tmp_path)) == len(b"VALKEY" + before + TWO)
     lost = len(before) - len(after) - empty
     assert append_only.mend(tmp_path) == Mended(empty, lost + (len(TWO) if lost else 0))
     assert first.read_bytes() == after
@@ -60,5 +60,5 @@ def test_what_is_kept(before: bytes, after: bytes, empty: int, tmp_path: Path) -
 
 def test_nothing_is_there_yet(tmp_path: Path) -> None:
     """A data directory without a file is no fault."""
-    assert append_only.size(tmp_path) == 0
+    assert append_only.size(append_only.in_use(tmp_path)) == 0
     assert append_only.mend(tmp_path) == Mended(0, 0)

@@ -57,6 +57,13 @@ def test_a_reason_is_in_words_of_ours(error: Exception | None, said: str) -> Non
     assert SECRET not in why
 
 
+def test_silence_of_a_store_that_has_answered() -> None:
+    """A store that has answered is where we think, and TLS is as it is to be: of its silence no more is said."""
+    assert reason(TimeoutError(), has_answered=True) == "no answer in time"
+    assert "TLS" in reason(TimeoutError())
+    assert "TLS" in reason(LinkLost(), has_answered=True), "a store that was started again may speak another protocol"
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -72,11 +72,11 @@ def malformed_message() -> StatusError:
 
 
 def too_large(field: str, *, limit: int, actual: int, unit: str = "bytes") -> StatusError:
-    """A field is larger than the sidecar takes."""
+    """A field is larger than the sidecar takes; with no field, the request as a whole."""
     return StatusError(
         StatusCode.RESOURCE_EXHAUSTED,
         "TOO_LARGE",
-        f"{field} is larger than {limit} {unit}",
+        f"{field or 'the request'} is larger than {limit} {unit}",
         {"field": field, "limit": str(limit), "actual": str(actual)},
     )
 

@@ -18,7 +18,8 @@ SWEEP_SECONDS = 0.25
 """A request that is still on its way after one to two of these is slow."""
 
 SLOW_REQUESTS = 8
-"""How many slow requests there may be: each can hold all of the largest message but its last byte."""
+"""How many slow requests there may be: each can hold all but the last byte of twice the largest message, which is
+what gRPC takes for us to refuse."""
 
 LARGE_REQUESTS = 16
 """How many requests that may be large are taken off the wire at a time; the others wait. More than may be slow."""
@@ -43,10 +44,12 @@ class Gate:
     Args:
         calls: How many calls may be under way.
         held_bytes: How many bytes of requests and answers they may hold.
+        message_bytes: How many one request may have.
     """
 
-    def __init__(self, *, calls: int, held_bytes: int) -> None:
+    def __init__(self, *, calls: int, held_bytes: int, message_bytes: int) -> None:
         self._calls = calls
+        self._message_bytes = message_bytes
         self._held_bytes = held_bytes
         self._inside: set[Call] = set()
         self._total = 0
@@ -118,7 +121,8 @@ class Call:
             large: Whether it may well be a large one, which then waits for its turn.
 
         Raises:
-            StatusError: RESOURCE_EXHAUSTED, where there is no room for it; INVALID_ARGUMENT, where it does not come.
+            StatusError: RESOURCE_EXHAUSTED, where it is too large or there is no room for it; INVALID_ARGUMENT, where
+                it does not come.
         """
         if large:
             async with self._gate._large:
@@ -139,6 +143,8 @@ class Call:
             del gate._arriving[self]
         if not isinstance(data, bytes):
             raise errors.malformed_message()
+        if len(data) > gate._message_bytes:
+            raise errors.too_large("", limit=gate._message_bytes, actual=len(data))
         if gate._total + len(data) > gate._held_bytes:
             raise errors.overloaded()
         self.hold(len(data))
@@ -171,8 +177,9 @@ class Gates(NamedTuple):
     @classmethod
     def of(cls, limits: Limits) -> Self:
         """The gates for some limits."""
+        size = limits.message_bytes
         counts = (CHECKS, WATCHES, REFLECTIONS)
         return cls(
-            Gate(calls=limits.concurrent_calls, held_bytes=HELD_MESSAGES * limits.message_bytes),
-            *(Gate(calls=count, held_bytes=4 * limits.message_bytes) for count in counts),
+            Gate(calls=limits.concurrent_calls, held_bytes=HELD_MESSAGES * size, message_bytes=size),
+            *(Gate(calls=count, held_bytes=4 * size, message_bytes=size) for count in counts),
         )

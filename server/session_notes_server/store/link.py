@@ -158,7 +158,7 @@ class Link(asyncio.Protocol):
         while self._awaited and self._due() <= now:
             quiet_since = max(self._heard, self._listening_since, self._awaited[0].since)
             if quiet_since + self._silence_seconds <= now:
-                self.lose()
+                self.lose(TimeoutError())
                 return
             late = self._awaited[self._overdue].future
             self._overdue += 1

@@ -25,9 +25,16 @@ log = logging.getLogger(__name__)
 REPEAT_SECONDS = 60.0
 
 
-def reason(error: BaseException | None) -> str:
-    """Why an operation failed: the first error, of those that led to this one, that says more than that it did."""
+def reason(error: BaseException | None, *, has_answered: bool = False) -> str:
+    """Why an operation failed: the first error, of those that led to this one, that says more than that it did.
+
+    Args:
+        error: What it has failed of.
+        has_answered: Whether the store has answered before; if so, its silence casts no doubt on how we reach it.
+    """
     for one in _chain(error):
+        if has_answered and isinstance(one, TimeoutError):
+            return "no answer in time"
         if known := _of_one(one):
             return known
     if isinstance(error, LinkLost):

@@ -32,7 +32,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_MALFORMED_MESSAGE: _ErrorReason.ValueType  # 2
     """INVALID_ARGUMENT. The bytes sent are no message of the method's request type, or have not come within 10 s."""
     ERROR_REASON_TOO_LARGE: _ErrorReason.ValueType  # 3
-    """RESOURCE_EXHAUSTED. Something sent is larger than the sidecar takes; sizes in bytes; a batch, turns and fields in entries:
+    """RESOURCE_EXHAUSTED. Something sent, or asked for, is larger than the sidecar takes: in bytes, or for a batch, turns and fields
+    in entries. The field is empty where it is the request as a whole, 4 MiB by default. One of more than twice the limit gRPC
+    refuses by itself, with this status and without any details.
         { "field": "notes", "limit": "262144", "actual": "300127" }
     """
     ERROR_REASON_RUN_ALREADY_WRITTEN: _ErrorReason.ValueType  # 4
@@ -89,7 +91,9 @@ key of a map, which is the user's:
 ERROR_REASON_MALFORMED_MESSAGE: ErrorReason.ValueType  # 2
 """INVALID_ARGUMENT. The bytes sent are no message of the method's request type, or have not come within 10 s."""
 ERROR_REASON_TOO_LARGE: ErrorReason.ValueType  # 3
-"""RESOURCE_EXHAUSTED. Something sent is larger than the sidecar takes; sizes in bytes; a batch, turns and fields in entries:
+"""RESOURCE_EXHAUSTED. Something sent, or asked for, is larger than the sidecar takes: in bytes, or for a batch, turns and fields
+in entries. The field is empty where it is the request as a whole, 4 MiB by default. One of more than twice the limit gRPC
+refuses by itself, with this status and without any details.
     { "field": "notes", "limit": "262144", "actual": "300127" }
 """
 ERROR_REASON_RUN_ALREADY_WRITTEN: ErrorReason.ValueType  # 4

@@ -62,7 +62,9 @@ class _RunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunState.Val
     RUN_STATE_WRITTEN: _RunState.ValueType  # 2
     """It wrote its notes, and they were the newest at that moment."""
     RUN_STATE_SUPERSEDED: _RunState.ValueType  # 3
-    """It wrote its notes after a newer run had; they are in the history and were never current."""
+    """It wrote its notes after a newer run had, or the current notes had seen more turns; its notes are in the history and were never
+    current.
+    """
     RUN_STATE_FAILED: _RunState.ValueType  # 4
     """FailRun ended it."""
     RUN_STATE_ABANDONED: _RunState.ValueType  # 5
@@ -78,7 +80,9 @@ RUN_STATE_RUNNING: RunState.ValueType  # 1
 RUN_STATE_WRITTEN: RunState.ValueType  # 2
 """It wrote its notes, and they were the newest at that moment."""
 RUN_STATE_SUPERSEDED: RunState.ValueType  # 3
-"""It wrote its notes after a newer run had; they are in the history and were never current."""
+"""It wrote its notes after a newer run had, or the current notes had seen more turns; its notes are in the history and were never
+current.
+"""
 RUN_STATE_FAILED: RunState.ValueType  # 4
 """FailRun ended it."""
 RUN_STATE_ABANDONED: RunState.ValueType  # 5
@@ -221,7 +225,9 @@ class Run(_message.Message):
     state: Global___RunState.ValueType
     """What became of it."""
     observed_turn: _builtins.int
-    """How many turns of the conversation the run had seen. Not negative. Absent: nobody said, and no transcript is stored."""
+    """How many turns of the conversation the run had seen. Not negative. Absent: nobody said, and either no transcript was stored at
+    BeginRun, or there was no BeginRun.
+    """
     failure: _builtins.str
     """Why it ended without notes, as FailRun was told. Empty unless FAILED, and once the run has left the history."""
     @_builtins.property

@@ -314,7 +314,9 @@ class BeginRunRequest(_message.Message):
     """Whether to hand out the copy of the transcript."""
     @_builtins.property
     def lease(self) -> _duration_pb2.Duration:
-        """How long the run may take before it counts as ABANDONED: above 0, at most 100 years. Absent: 5 minutes."""
+        """How long the run may take before it counts as ABANDONED: above 0, at most 100 years. Absent: 5 minutes. Of more than 100 runs
+        of one observer at work on a session, the oldest count as ABANDONED before that.
+        """
 
     def __init__(
         self,
@@ -356,7 +358,9 @@ class BeginRunResponse(_message.Message):
 
     @_builtins.property
     def transcript(self) -> _containers.RepeatedCompositeFieldContainer[_turn_pb2.Turn]:
-        """The transcript as of the snapshot, oldest turn first: at most the last 2,000 turns. Empty unless asked for and started."""
+        """The transcript as of the snapshot, oldest turn first: those of its turns that are among the session's last 2,000 now. Empty
+        unless asked for and started.
+        """
 
     def __init__(
         self,

@@ -115,7 +115,8 @@ class SessionNotesServicer(object):
         """GetNotes for many sessions at once, answered in the order of the requests. Each entry is read in its own atomic step,
         so entries can be apart by some milliseconds.
 
-        Idempotent; changes nothing. Errors:
+        Idempotent; changes nothing. An answer of many large notes is larger than the 4 MiB that gRPC clients accept by default: ask
+        for fewer, or raise the client's limit. Errors:
         - INVALID_ARGUMENT: one bad entry fails the call; `BadRequest` names it as `requests[3].session_id`.
         - RESOURCE_EXHAUSTED: more than 1,000 requests (a setting of the sidecar), or more than 64 MiB of notes (16 messages).
         """
@@ -127,8 +128,9 @@ class SessionNotesServicer(object):
         """Announces a run: issues its number, takes the snapshot (turn count, store time), hands out the transcript copy when
         asked. Starts the session where there is none.
 
-        Idempotent per `run_id`: repeated, it returns the run as it stands, with the transcript of the first call's snapshot. So choose
-        the id yourself if you mean to retry. Errors:
+        Idempotent per `run_id`: repeated, it returns the run as it stands, with the transcript of the first call's snapshot, as far as
+        it is still kept (the last 2,000 turns). So choose the id yourself if you mean to retry. With the transcript the answer can be
+        larger than the 4 MiB that gRPC clients accept by default. Errors:
         - FAILED_PRECONDITION, SESSION_DELETED: the run was known when the session was deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -163,7 +165,8 @@ class SessionNotesServicer(object):
     def ListRuns(self, request, context):
         """The last 20 runs of one observer on one session, newest first, paged. For debugging.
 
-        Idempotent; changes nothing. A session nobody wrote to is OK and empty.
+        Idempotent; changes nothing. A session nobody wrote to is OK and empty. With notes a page can be larger than the 4 MiB that gRPC
+        clients accept by default: ask for fewer runs, or raise the client's limit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

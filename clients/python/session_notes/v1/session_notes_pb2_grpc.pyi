@@ -59,7 +59,8 @@ class SessionNotesStub:
     """GetNotes for many sessions at once, answered in the order of the requests. Each entry is read in its own atomic step,
     so entries can be apart by some milliseconds.
 
-    Idempotent; changes nothing. Errors:
+    Idempotent; changes nothing. An answer of many large notes is larger than the 4 MiB that gRPC clients accept by default: ask
+    for fewer, or raise the client's limit. Errors:
     - INVALID_ARGUMENT: one bad entry fails the call; `BadRequest` names it as `requests[3].session_id`.
     - RESOURCE_EXHAUSTED: more than 1,000 requests (a setting of the sidecar), or more than 64 MiB of notes (16 messages).
     """
@@ -67,8 +68,9 @@ class SessionNotesStub:
     """Announces a run: issues its number, takes the snapshot (turn count, store time), hands out the transcript copy when
     asked. Starts the session where there is none.
 
-    Idempotent per `run_id`: repeated, it returns the run as it stands, with the transcript of the first call's snapshot. So choose
-    the id yourself if you mean to retry. Errors:
+    Idempotent per `run_id`: repeated, it returns the run as it stands, with the transcript of the first call's snapshot, as far as
+    it is still kept (the last 2,000 turns). So choose the id yourself if you mean to retry. With the transcript the answer can be
+    larger than the 4 MiB that gRPC clients accept by default. Errors:
     - FAILED_PRECONDITION, SESSION_DELETED: the run was known when the session was deleted.
     """
     WriteNotes: _grpc.UnaryUnaryMultiCallable[_session_notes_pb2.WriteNotesRequest, _session_notes_pb2.WriteNotesResponse]
@@ -91,7 +93,8 @@ class SessionNotesStub:
     ListRuns: _grpc.UnaryUnaryMultiCallable[_session_notes_pb2.ListRunsRequest, _session_notes_pb2.ListRunsResponse]
     """The last 20 runs of one observer on one session, newest first, paged. For debugging.
 
-    Idempotent; changes nothing. A session nobody wrote to is OK and empty.
+    Idempotent; changes nothing. A session nobody wrote to is OK and empty. With notes a page can be larger than the 4 MiB that gRPC
+    clients accept by default: ask for fewer runs, or raise the client's limit.
     """
 
 @_typing.type_check_only
@@ -125,7 +128,8 @@ class SessionNotesAsyncStub(SessionNotesStub):
     """GetNotes for many sessions at once, answered in the order of the requests. Each entry is read in its own atomic step,
     so entries can be apart by some milliseconds.
 
-    Idempotent; changes nothing. Errors:
+    Idempotent; changes nothing. An answer of many large notes is larger than the 4 MiB that gRPC clients accept by default: ask
+    for fewer, or raise the client's limit. Errors:
     - INVALID_ARGUMENT: one bad entry fails the call; `BadRequest` names it as `requests[3].session_id`.
     - RESOURCE_EXHAUSTED: more than 1,000 requests (a setting of the sidecar), or more than 64 MiB of notes (16 messages).
     """
@@ -133,8 +137,9 @@ class SessionNotesAsyncStub(SessionNotesStub):
     """Announces a run: issues its number, takes the snapshot (turn count, store time), hands out the transcript copy when
     asked. Starts the session where there is none.
 
-    Idempotent per `run_id`: repeated, it returns the run as it stands, with the transcript of the first call's snapshot. So choose
-    the id yourself if you mean to retry. Errors:
+    Idempotent per `run_id`: repeated, it returns the run as it stands, with the transcript of the first call's snapshot, as far as
+    it is still kept (the last 2,000 turns). So choose the id yourself if you mean to retry. With the transcript the answer can be
+    larger than the 4 MiB that gRPC clients accept by default. Errors:
     - FAILED_PRECONDITION, SESSION_DELETED: the run was known when the session was deleted.
     """
     WriteNotes: _aio.UnaryUnaryMultiCallable[_session_notes_pb2.WriteNotesRequest, _session_notes_pb2.WriteNotesResponse]  # type: ignore[assignment]
@@ -157,7 +162,8 @@ class SessionNotesAsyncStub(SessionNotesStub):
     ListRuns: _aio.UnaryUnaryMultiCallable[_session_notes_pb2.ListRunsRequest, _session_notes_pb2.ListRunsResponse]  # type: ignore[assignment]
     """The last 20 runs of one observer on one session, newest first, paged. For debugging.
 
-    Idempotent; changes nothing. A session nobody wrote to is OK and empty.
+    Idempotent; changes nothing. A session nobody wrote to is OK and empty. With notes a page can be larger than the 4 MiB that gRPC
+    clients accept by default: ask for fewer runs, or raise the client's limit.
     """
 
 class SessionNotesServicer(metaclass=_abc_1.ABCMeta):
@@ -200,7 +206,8 @@ class SessionNotesServicer(metaclass=_abc_1.ABCMeta):
         """GetNotes for many sessions at once, answered in the order of the requests. Each entry is read in its own atomic step,
         so entries can be apart by some milliseconds.
 
-        Idempotent; changes nothing. Errors:
+        Idempotent; changes nothing. An answer of many large notes is larger than the 4 MiB that gRPC clients accept by default: ask
+        for fewer, or raise the client's limit. Errors:
         - INVALID_ARGUMENT: one bad entry fails the call; `BadRequest` names it as `requests[3].session_id`.
         - RESOURCE_EXHAUSTED: more than 1,000 requests (a setting of the sidecar), or more than 64 MiB of notes (16 messages).
         """
@@ -214,8 +221,9 @@ class SessionNotesServicer(metaclass=_abc_1.ABCMeta):
         """Announces a run: issues its number, takes the snapshot (turn count, store time), hands out the transcript copy when
         asked. Starts the session where there is none.
 
-        Idempotent per `run_id`: repeated, it returns the run as it stands, with the transcript of the first call's snapshot. So choose
-        the id yourself if you mean to retry. Errors:
+        Idempotent per `run_id`: repeated, it returns the run as it stands, with the transcript of the first call's snapshot, as far as
+        it is still kept (the last 2,000 turns). So choose the id yourself if you mean to retry. With the transcript the answer can be
+        larger than the 4 MiB that gRPC clients accept by default. Errors:
         - FAILED_PRECONDITION, SESSION_DELETED: the run was known when the session was deleted.
         """
 
@@ -256,7 +264,8 @@ class SessionNotesServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_notes_pb2.ListRunsResponse, _abc.Awaitable[_session_notes_pb2.ListRunsResponse]]:
         """The last 20 runs of one observer on one session, newest first, paged. For debugging.
 
-        Idempotent; changes nothing. A session nobody wrote to is OK and empty.
+        Idempotent; changes nothing. A session nobody wrote to is OK and empty. With notes a page can be larger than the 4 MiB that gRPC
+        clients accept by default: ask for fewer runs, or raise the client's limit.
         """
 
 def add_SessionNotesServicer_to_server(servicer: SessionNotesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

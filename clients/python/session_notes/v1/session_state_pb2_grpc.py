@@ -69,7 +69,8 @@ class SessionStateServicer(object):
     def GetSession(self, request, context):
         """The whole session in one atomic read.
 
-        Idempotent; changes nothing, prolongs nothing. A session nobody wrote to is OK and empty, at version 0.
+        Idempotent; changes nothing, prolongs nothing. A session nobody wrote to is OK and empty, at version 0. With the turns, or where
+        fields and notes are large, the answer can be larger than the 4 MiB that gRPC clients accept by default.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

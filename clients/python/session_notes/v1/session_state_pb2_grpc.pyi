@@ -36,7 +36,8 @@ class SessionStateStub:
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_state_pb2.GetSessionRequest, _session_state_pb2.GetSessionResponse]
     """The whole session in one atomic read.
 
-    Idempotent; changes nothing, prolongs nothing. A session nobody wrote to is OK and empty, at version 0.
+    Idempotent; changes nothing, prolongs nothing. A session nobody wrote to is OK and empty, at version 0. With the turns, or where
+    fields and notes are large, the answer can be larger than the 4 MiB that gRPC clients accept by default.
     """
     UpdateSession: _grpc.UnaryUnaryMultiCallable[_session_state_pb2.UpdateSessionRequest, _session_state_pb2.UpdateSessionResponse]
     """Sets and removes named fields, atomically, without reading the rest: two writers never lose each other's fields.
@@ -73,7 +74,8 @@ class SessionStateAsyncStub(SessionStateStub):
     GetSession: _aio.UnaryUnaryMultiCallable[_session_state_pb2.GetSessionRequest, _session_state_pb2.GetSessionResponse]  # type: ignore[assignment]
     """The whole session in one atomic read.
 
-    Idempotent; changes nothing, prolongs nothing. A session nobody wrote to is OK and empty, at version 0.
+    Idempotent; changes nothing, prolongs nothing. A session nobody wrote to is OK and empty, at version 0. With the turns, or where
+    fields and notes are large, the answer can be larger than the 4 MiB that gRPC clients accept by default.
     """
     UpdateSession: _aio.UnaryUnaryMultiCallable[_session_state_pb2.UpdateSessionRequest, _session_state_pb2.UpdateSessionResponse]  # type: ignore[assignment]
     """Sets and removes named fields, atomically, without reading the rest: two writers never lose each other's fields.
@@ -113,7 +115,8 @@ class SessionStateServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_state_pb2.GetSessionResponse, _abc.Awaitable[_session_state_pb2.GetSessionResponse]]:
         """The whole session in one atomic read.
 
-        Idempotent; changes nothing, prolongs nothing. A session nobody wrote to is OK and empty, at version 0.
+        Idempotent; changes nothing, prolongs nothing. A session nobody wrote to is OK and empty, at version 0. With the turns, or where
+        fields and notes are large, the answer can be larger than the 4 MiB that gRPC clients accept by default.
         """
 
     @_abc_1.abstractmethod

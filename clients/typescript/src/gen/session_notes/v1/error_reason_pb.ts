@@ -44,7 +44,9 @@ export enum ErrorReason {
   MALFORMED_MESSAGE = 2,
 
   /**
-   * RESOURCE_EXHAUSTED. Something sent is larger than the sidecar takes; sizes in bytes; a batch, turns and fields in entries:
+   * RESOURCE_EXHAUSTED. Something sent, or asked for, is larger than the sidecar takes: in bytes, or for a batch, turns and fields
+   * in entries. The field is empty where it is the request as a whole, 4 MiB by default. One of more than twice the limit gRPC
+   * refuses by itself, with this status and without any details.
    *     { "field": "notes", "limit": "262144", "actual": "300127" }
    *
    * @generated from enum value: ERROR_REASON_TOO_LARGE = 3;

@@ -143,7 +143,8 @@ export type Run = Message<"session_notes.v1.Run"> & {
   state: RunState;
 
   /**
-   * How many turns of the conversation the run had seen. Not negative. Absent: nobody said, and no transcript is stored.
+   * How many turns of the conversation the run had seen. Not negative. Absent: nobody said, and either no transcript was stored at
+   * BeginRun, or there was no BeginRun.
    *
    * @generated from field: optional int64 observed_turn = 5;
    */
@@ -255,7 +256,8 @@ export enum RunState {
   WRITTEN = 2,
 
   /**
-   * It wrote its notes after a newer run had; they are in the history and were never current.
+   * It wrote its notes after a newer run had, or the current notes had seen more turns; its notes are in the history and were never
+   * current.
    *
    * @generated from enum value: RUN_STATE_SUPERSEDED = 3;
    */

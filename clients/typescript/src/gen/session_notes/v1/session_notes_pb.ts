@@ -249,7 +249,8 @@ export type BeginRunRequest = Message<"session_notes.v1.BeginRunRequest"> & {
   observedTurn?: bigint | undefined;
 
   /**
-   * How long the run may take before it counts as ABANDONED: above 0, at most 100 years. Absent: 5 minutes.
+   * How long the run may take before it counts as ABANDONED: above 0, at most 100 years. Absent: 5 minutes. Of more than 100 runs
+   * of one observer at work on a session, the oldest count as ABANDONED before that.
    *
    * @generated from field: google.protobuf.Duration lease = 5;
    */
@@ -299,7 +300,8 @@ export type BeginRunResponse = Message<"session_notes.v1.BeginRunResponse"> & {
   run?: Run | undefined;
 
   /**
-   * The transcript as of the snapshot, oldest turn first: at most the last 2,000 turns. Empty unless asked for and started.
+   * The transcript as of the snapshot, oldest turn first: those of its turns that are among the session's last 2,000 now. Empty
+   * unless asked for and started.
    *
    * @generated from field: repeated session_notes.v1.Turn transcript = 3;
    */
@@ -678,7 +680,8 @@ export const SessionNotes: GenService<{
    * GetNotes for many sessions at once, answered in the order of the requests. Each entry is read in its own atomic step,
    * so entries can be apart by some milliseconds.
    *
-   * Idempotent; changes nothing. Errors:
+   * Idempotent; changes nothing. An answer of many large notes is larger than the 4 MiB that gRPC clients accept by default: ask
+   * for fewer, or raise the client's limit. Errors:
    * - INVALID_ARGUMENT: one bad entry fails the call; `BadRequest` names it as `requests[3].session_id`.
    * - RESOURCE_EXHAUSTED: more than 1,000 requests (a setting of the sidecar), or more than 64 MiB of notes (16 messages).
    *
@@ -693,8 +696,9 @@ export const SessionNotes: GenService<{
    * Announces a run: issues its number, takes the snapshot (turn count, store time), hands out the transcript copy when
    * asked. Starts the session where there is none.
    *
-   * Idempotent per `run_id`: repeated, it returns the run as it stands, with the transcript of the first call's snapshot. So choose
-   * the id yourself if you mean to retry. Errors:
+   * Idempotent per `run_id`: repeated, it returns the run as it stands, with the transcript of the first call's snapshot, as far as
+   * it is still kept (the last 2,000 turns). So choose the id yourself if you mean to retry. With the transcript the answer can be
+   * larger than the 4 MiB that gRPC clients accept by default. Errors:
    * - FAILED_PRECONDITION, SESSION_DELETED: the run was known when the session was deleted.
    *
    * @generated from rpc session_notes.v1.SessionNotes.BeginRun
@@ -738,7 +742,8 @@ export const SessionNotes: GenService<{
   /**
    * The last 20 runs of one observer on one session, newest first, paged. For debugging.
    *
-   * Idempotent; changes nothing. A session nobody wrote to is OK and empty.
+   * Idempotent; changes nothing. A session nobody wrote to is OK and empty. With notes a page can be larger than the 4 MiB that gRPC
+   * clients accept by default: ask for fewer runs, or raise the client's limit.
    *
    * @generated from rpc session_notes.v1.SessionNotes.ListRuns
    */

@@ -446,7 +446,8 @@ export const SessionState: GenService<{
   /**
    * The whole session in one atomic read.
    *
-   * Idempotent; changes nothing, prolongs nothing. A session nobody wrote to is OK and empty, at version 0.
+   * Idempotent; changes nothing, prolongs nothing. A session nobody wrote to is OK and empty, at version 0. With the turns, or where
+   * fields and notes are large, the answer can be larger than the 4 MiB that gRPC clients accept by default.
    *
    * @generated from rpc session_notes.v1.SessionState.GetSession
    */
