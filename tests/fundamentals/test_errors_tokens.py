@@ -99,7 +99,8 @@ def test_a_token_with_an_odd_place_in_it(session: SessionCalls, position: str) -
 
 def test_keys_that_are_no_sessions(session: SessionCalls, store: Store) -> None:
     """Hashes of somebody else's whose names look like a session's are in no page and no token, and end no listing."""
-    others = [f"{store.prefix}:{{{number} of somebody else}}" for number in range(100)]
+    others = [f"{store.prefix}:{{{number} of somebody else}}".encode() for number in range(100)]
+    others.append(f"{store.prefix}:{{".encode() + b"\xff\xfe}")
     for other in others:
         store.client.hset(other, "a", "b")
         store.client.expire(other, 60)

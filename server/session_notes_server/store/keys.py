@@ -40,5 +40,5 @@ class Keys:
         return re.sub(r"([*?\[\]\\^-])", r"\\\1", self.prefix)
 
     def session_id(self, key: bytes) -> str:
-        """The session a key found by `pattern` belongs to."""
-        return key[len(self.prefix.encode()) + 2 : -1].decode()
+        """The session a key found by `pattern` belongs to; no id, where the key is somebody else's and says none."""
+        return key[len(self.prefix.encode()) + 2 : -1].decode(errors="replace")
