@@ -149,6 +149,26 @@ async def test_a_flood_of_large_messages_leaves_memory_flat(
     assert sizes[-1] - sizes[0] < 96 * MEBIBYTE, [size // MEBIBYTE for size in sizes]
 
 
+async def test_a_flood_of_large_checks_leaves_memory_flat(target: Sidecar) -> None:
+    """100 Checks of 4 MB each, from callers whom nobody asks who they are: a part at a time, all are answered."""
+    body = health_pb2.HealthCheckRequest(service="x" * 4_000_000).SerializeToString()
+    before, most = memory(target), 0
+
+    async def check() -> None:
+        async with grpc.aio.insecure_channel(target.target, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            call: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
+            await call(body, timeout=30)
+
+    calls = [asyncio.ensure_future(check()) for _ in range(100)]
+    while not all(call.done() for call in calls):
+        most = max(most, memory(target) - before)
+        await asyncio.wait(calls, timeout=0.005, return_when=asyncio.FIRST_COMPLETED)
+    found = Counter(refusal.code for refusal in await ends(calls))
+    assert found.keys() == {EXHAUSTED}, found
+    assert most < 180 * MEBIBYTE, most // MEBIBYTE
+    others_are_well(target)
+
+
 def test_requests_that_do_not_come_are_given_up(target: Sidecar) -> None:
     """300 calls that send headers and never a message: all but a few are refused within seconds, others are served."""
     never = threading.Event()

@@ -116,18 +116,22 @@ def test_a_bomb_leaves_memory_flat(target: Sidecar) -> None:
     others_are_well(target)
 
 
-@pytest.mark.parametrize("method", ["session_notes.v1.SessionState/AppendTurns", "grpc.health.v1.Health/Check"])
+@pytest.mark.parametrize(
+    ("method", "limit"),
+    [("session_notes.v1.SessionState/AppendTurns", 4 * MEBIBYTE), ("grpc.health.v1.Health/Check", 1024)],
+)
 @pytest.mark.parametrize(
     ("size", "reason"),
     [(4 * MEBIBYTE + 1, "TOO_LARGE"), (8 * MEBIBYTE, "TOO_LARGE"), (8 * MEBIBYTE + 1, ""), (20 * MEBIBYTE, "")],
 )
-def test_a_message_beyond_the_limit(target: Sidecar, method: str, size: int, reason: str) -> None:
-    """More than 4 MiB in a message: RESOURCE_EXHAUSTED, whatever it holds; up to 8 MiB with the limit."""
+def test_a_message_beyond_the_limit(target: Sidecar, method: str, limit: int, size: int, reason: str) -> None:
+    """More than 4 MiB in a message, 1 KiB in one of health: RESOURCE_EXHAUSTED, whatever it holds; up to 8 MiB with the
+    limit."""
     with new_channel(target.target) as channel:
         call: Any = channel.unary_unary(f"/{method}")
         with refused(grpc.StatusCode.RESOURCE_EXHAUSTED) as error:
             call(bytes(size), timeout=30)
-        assert (error.reason, error.metadata.get("limit", "")) == (reason, str(4 * MEBIBYTE) if reason else "")
+        assert (error.reason, error.metadata.get("limit", "")) == (reason, str(limit) if reason else "")
     others_are_well(target)
 
 

@@ -36,6 +36,10 @@ CHECKS, WATCHES, REFLECTIONS = 1000, 200, 200
 to all Watches in one go, which for 10,000 was measured to hold up all others for seconds; for 200 it is 10 ms."""
 
 
+HEALTH_BYTES = 1024
+"""How large a request of health may be: it names a service, and anybody may send it."""
+
+
 class Gate:
     """Counts calls and the bytes they hold, from before the request is taken until the answer is on its way.
 
@@ -181,5 +185,5 @@ class Gates(NamedTuple):
         counts = (CHECKS, WATCHES, REFLECTIONS)
         return cls(
             Gate(calls=limits.concurrent_calls, held_bytes=HELD_MESSAGES * size, message_bytes=size),
-            *(Gate(calls=count, held_bytes=4 * size, message_bytes=size) for count in counts),
+            *(Gate(calls=count, held_bytes=4 * size, message_bytes=HEALTH_BYTES) for count in counts),
         )

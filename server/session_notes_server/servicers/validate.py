@@ -88,7 +88,7 @@ class Check:
     def entries(self, field: str, entries: Collection[Any]) -> None:
         """Refuse too many at once, like `size`."""
         if (actual := len(entries)) > MAX_ENTRIES:
-            raise errors.too_large(self._at + field, limit=MAX_ENTRIES, actual=actual, unit="entries")
+            raise errors.too_large(self.at + field, limit=MAX_ENTRIES, actual=actual, unit="entries")
 
     async def _let_others(self, looked_at: int = 1) -> None:
         self._looked_at += looked_at

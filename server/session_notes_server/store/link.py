@@ -21,8 +21,8 @@ WINDOW = 16
 """How many commands, or batches of them, are with the node at a time; the others wait here for their turn.
 
 A node does all that has come over one connection before it looks at the next, and replies that come at once are work
-for the loop at once. So a burst of what is large would hold up everybody else, above all a primary's GetNotes, though it
-has a link of its own.
+for the loop at once. So a burst of what is large would hold up everybody else, above all a primary's GetNotes, which
+has a link of its own for nothing then.
 """
 
 
