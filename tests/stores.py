@@ -251,8 +251,8 @@ class Store:
         """The names of all keys that would stay for ever. There should be none."""
         command = ("EVAL", _FOR_EVER, 0, f"{self.prefix}:*")
         if self.url.startswith(("redis+cluster:", "rediss+cluster:")):
-            found = self.client.execute_command(*command, target_nodes=redis.RedisCluster.PRIMARIES)
-            return [key for node in found.values() for key in node]
+            nodes = self.client.get_primaries()
+            return [key for node in nodes for key in self.client.execute_command(*command, target_nodes=node)]
         return list(self.client.execute_command(*command))
 
     def holding(self, text: str, session_id: str | None = None) -> list[bytes]:
