@@ -144,17 +144,6 @@ def test_any_free_port_is_the_same_for_all(session_id: str) -> None:
             assert [SessionCalls(channel, session_id).append_turns(1) for channel in each.values()] == [1, 2]
 
 
-@pytest.mark.parametrize("host", ["localhost", "[::1]", "0.0.0.0", "[::]", "[::ffff:127.0.0.1]"])
-def test_any_host_can_be_shared(host: str) -> None:
-    """A name, IPv6, all interfaces: workers share what one process would listen on, and nobody else gets it."""
-    address = f"{host}:{free_port()}"
-    with several(listen=address, flags=["--insecure-listen"]) as sidecar:
-        with a_channel_each(sidecar) as each:
-            assert {health(channel) for channel in each.values()} == {SERVING}
-        assert sidecar.log.count("other machines") <= 1, "a warning for each worker"
-        refused_with(address, ["--listen", address, "--insecure-listen", *WORKERS])
-
-
 def test_a_unix_socket_is_the_first_workers(session_id: str) -> None:
     """A unix socket has one listener, and a new one when that is killed; it is its owner's alone."""
     with Sidecar() as home:

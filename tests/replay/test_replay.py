@@ -18,8 +18,6 @@ from session_notes_server.replay.promises import PROMISES
 from tests.replay.histories import DIALOGUE
 from tests.support import CANARY, Sidecar, eventually, free_port, leaks, program
 
-REAL_TRANSCRIPTS = Path(__file__).parents[3] / "shared" / "data" / "sgd-dev.jsonl"
-
 
 @dataclass
 class Replayed:
@@ -226,17 +224,3 @@ def test_broken_off_it_deletes_its_sessions(sidecar: Sidecar, transcripts: Path)
     process.send_signal(signal.SIGINT)
     assert ended(process).code == 1
     assert sessions_on(sidecar) == []
-
-
-@pytest.mark.skipif(not REAL_TRANSCRIPTS.exists(), reason="no ../shared/data/sgd-dev.jsonl beside the checkout")
-def test_three_hundred_real_sessions() -> None:
-    """Every promise is kept, and every one was put to the test."""
-    done = replay(REAL_TRANSCRIPTS, "--sessions", "300", "--json")
-    assert done.code == 0, done.err + done.out
-    told = done.told
-    assert told["sessions"] == 300
-    assert all(one["checks"] > 0 for one in told["promises"])
-    for what in ("accepted", "superseded", "duplicate", "failed", "abandoned"):
-        assert told["runs"][what] > 0
-    for readiness in ("never_run", "running", "ready"):
-        assert told["reads"][readiness] > 0
