@@ -56,9 +56,8 @@ class NotesServicer(SessionNotesServicer):
         return response
 
     async def BatchGetNotes(self, request: BatchGetNotesRequest, context: Any) -> BatchGetNotesResponse:  # noqa: D102
-        if (count := len(request.requests)) > (limit := self._limits.batch_requests):
-            raise errors.too_large("requests", limit=limit, actual=count, unit="entries")
         check, wanted = Check(), list[_Wanted]()
+        check.entries("requests", request.requests, self._limits.batch_requests)
         for index, entry in enumerate(request.requests):
             check.at = f"requests[{index}]."
             wanted.append(_Wanted(entry, check))

@@ -85,10 +85,10 @@ class Check:
         if actual > limit:
             raise errors.too_large(self.at + field, limit=limit, actual=actual)
 
-    def entries(self, field: str, entries: Collection[Any]) -> None:
+    def entries(self, field: str, entries: Collection[Any], limit: int = MAX_ENTRIES) -> None:
         """Refuse too many at once, like `size`."""
-        if (actual := len(entries)) > MAX_ENTRIES:
-            raise errors.too_large(self.at + field, limit=MAX_ENTRIES, actual=actual, unit="entries")
+        if (actual := len(entries)) > limit:
+            raise errors.too_large(self.at + field, limit=limit, actual=actual, unit="entries")
 
     async def _let_others(self, looked_at: int = 1) -> None:
         self._looked_at += looked_at
