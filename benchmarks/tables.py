@@ -1,4 +1,4 @@
-"""Puts the figures of benchmarks/results into README.md and docs/performance.md, between `<!-- bench: … -->` marks.
+"""Put the figures of benchmarks/results into docs/performance.md, between `<!-- bench: … -->` marks.
 
 `make bench` runs it after a measurement, so that no figure in the docs is from memory; a test checks that they are
 those of the JSON.
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+PAGES = (ROOT / "docs" / "performance.md",)
 RESULTS = ROOT / "benchmarks" / "results"
 MARKED = re.compile(r"(<!-- bench: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-IN_README = (
+AT_A_GLANCE = (
     ("GetNotes", "session-notes (tcp)"),
     ("WriteNotes", "session-notes (tcp)"),
     ("Echo", "floor (tcp)"),
@@ -67,7 +67,7 @@ def at_a_glance(runs: Sequence[Any]) -> str:
                 f"{ms(alone[which]['p99_us'])} ms",
                 f"{number(many[which]['server_cpu_us'])} µs" if which in many else "-",
             )
-            for which in IN_README
+            for which in AT_A_GLANCE
             if which in alone
         ],
     )

@@ -14,16 +14,19 @@ from typing import Any
 
 import pytest
 
-from tests.support import Sidecar, eventually, program
+from tests.support import Sidecar, program
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-# What is different each time.
+COMMAND_LINE = (ROOT / "docs" / "command-line.md").read_text()
+PYTHON = (ROOT / "docs" / "python.md").read_text()
+# What differs between two runs.
 VARYING = {"age", "expires_in"}
-# What needs packages of others is run with them, from the page that has more of it.
-PAGES = {"integrations-frameworks.md": ROOT / "docs", "README.md": ROOT / "clients" / "typescript"}
-RUN_ELSEWHERE = {text for language, text in BLOCKS if language == "ts" or "integrations.openai_agents" in text}
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Return language and text of each code block of a page."""
+    return re.findall(r"^```(\w+)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +47,14 @@ def grpcurl(command: str, target: str) -> str:
     return subprocess.run([found, *words[1:]], check=True, capture_output=True, text=True, timeout=20).stdout
 
 
-def commands_and_answers() -> Iterator[tuple[list[str], dict[str, Any] | None]]:
-    """The README's grpcurl commands, block by block, and the JSON printed below a block, if any."""
-    for (language, text), after in zip(BLOCKS, [*BLOCKS[1:], ("", "")], strict=True):
+def commands_and_answers(page: str) -> Iterator[tuple[list[str], dict[str, Any] | None]]:
+    """Yield the grpcurl commands of each block of a page, and the JSON printed below the block, if any."""
+    code = blocks(page)
+    for (language, text), after in zip(code, [*code[1:], ("", "")], strict=True):
         lines = text.replace("\\\n", "").splitlines()
-        if language == "sh" and lines[0].startswith("grpcurl"):
-            yield [line.partition("  #")[0] for line in lines], json.loads(after[1]) if after[0] == "json" else None
+        commands = [line.partition("  #")[0] for line in lines if re.match(r"(\.venv/bin/)?grpcurl ", line)]
+        if language == "sh" and commands:
+            yield commands, json.loads(after[1]) if after[0] == "json" else None
 
 
 def snake_case(answer: Any) -> Any:
@@ -59,12 +64,14 @@ def snake_case(answer: Any) -> Any:
     return [snake_case(value) for value in answer] if isinstance(answer, list) else answer
 
 
-def test_the_grpcurl_commands_print_what_the_readme_shows(fresh: Sidecar) -> None:
-    """Each command succeeds; where an answer is shown below it, that is what comes back, ages and the like aside."""
-    checked = 0
-    for commands, shown in commands_and_answers():
+@pytest.mark.parametrize(("page", "answers"), [(README, 2), (COMMAND_LINE, 0)], ids=["README", "command-line"])
+def test_the_grpcurl_commands_print_what_the_page_shows(fresh: Sidecar, page: str, answers: int) -> None:
+    """Each command succeeds; where an answer is shown below it, that is what comes back, ages aside."""
+    run = checked = 0
+    for commands, shown in commands_and_answers(page):
         for command in commands:
             answer = grpcurl(command, fresh.target)
+            run += 1
         if shown is None:
             assert answer.strip()
             continue
@@ -74,31 +81,33 @@ def test_the_grpcurl_commands_print_what_the_readme_shows(fresh: Sidecar) -> Non
             k: v for k, v in real.items() if k in shown and k not in VARYING
         }
         checked += 1
-    assert checked == 2
+    assert checked == answers
+    assert run
 
 
-def test_the_python_prints_what_the_readme_says(fresh: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's Python runs as it stands, and prints what the comments behind `print` say."""
+@pytest.mark.parametrize("page", [README, PYTHON], ids=["README", "python"])
+def test_the_python_prints_what_the_page_says(fresh: Sidecar, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's Python runs as it stands, in order, and prints what the comments behind `print` say."""
     monkeypatch.setenv("SESSION_NOTES_TARGET", fresh.target)
-    blocks = [text for language, text in BLOCKS if language == "python" and text not in RUN_ELSEWHERE]
+    code = [text for language, text in blocks(page) if language == "python"]
+    assert code
     space: dict[str, Any] = {}
-    for block in blocks:
-        expected = re.findall(r"^print\(.*\)  # (.*)$", block, re.MULTILINE)
-        if "primary.get_notes" in block and "ready" in block and "primary" in space:
-            eventually(lambda: space["primary"].get_notes("s2").ready)
+    for block in code:
+        expected = re.findall(r"^ *print\(.*\)  # (.*)$", block, re.MULTILINE)
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(block, "README.md", "exec"), space)
-        assert printed.getvalue().splitlines() == expected
-    space["primary"].close()
+            exec(compile(block, "page.md", "exec"), space)
+        assert printed.getvalue().splitlines() == expected, block
 
 
-def test_what_is_run_elsewhere_is_there() -> None:
-    """A line that needs packages of others, or Node.js, is one of a page whose code is run with them."""
-    run = "".join((folder / page).read_text() for page, folder in PAGES.items()).splitlines()
-    assert len(RUN_ELSEWHERE) == 2
-    for text in RUN_ELSEWHERE:
-        assert set(text.splitlines()) <= set(run)
+def test_the_readme_is_short() -> None:
+    """The README is read in one go: at most 150 lines."""
+    assert len(README.splitlines()) <= 150
+
+
+def test_the_readme_names_both_commands() -> None:
+    """A newcomer finds how to run it and how to test it."""
+    assert {"make run", "make test"} <= set(re.findall(r"^make \w+", README, re.MULTILINE))
 
 
 def test_the_settings_are_those_of_serve() -> None:
