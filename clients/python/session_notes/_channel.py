@@ -5,6 +5,7 @@ import os
 import grpc
 import grpc.aio
 
+from session_notes import _forks
 from session_notes._credentials import TLS, PathLike
 from session_notes._errors import InvalidArgument
 
@@ -34,15 +35,15 @@ def target_or_default(target: str | None) -> str:
 def open_channel(target: str, tls: TLS | None) -> grpc.Channel:
     """A blocking channel; it connects at the first call."""
     if tls is None:
-        return grpc.insecure_channel(target, options=_OPTIONS)
-    return grpc.secure_channel(target, _encrypted(tls), options=_OPTIONS)
+        return grpc.insecure_channel(target, options=(*_OPTIONS, *_forks.channel_options()))
+    return grpc.secure_channel(target, _encrypted(tls), options=(*_OPTIONS, *_forks.channel_options()))
 
 
 def open_async_channel(target: str, tls: TLS | None) -> grpc.aio.Channel:
     """An asyncio channel; it belongs to the loop it is opened in."""
     if tls is None:
-        return grpc.aio.insecure_channel(target, options=_OPTIONS)
-    return grpc.aio.secure_channel(target, _encrypted(tls), options=_OPTIONS)
+        return grpc.aio.insecure_channel(target, options=(*_OPTIONS, *_forks.channel_options()))
+    return grpc.aio.secure_channel(target, _encrypted(tls), options=(*_OPTIONS, *_forks.channel_options()))
 
 
 def _encrypted(tls: TLS) -> grpc.ChannelCredentials:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
-from session_notes import _spans
+from session_notes import _forks, _spans
 from session_notes._calls import Call
 from session_notes._channel import open_async_channel, open_channel, target_or_default
 from session_notes._credentials import TLS, Credentials, Token
@@ -35,6 +35,9 @@ T = TypeVar("T")
 _CLOSED_MEANWHILE = "the client was closed during the call"
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
+
+_INHERITED: list[grpc.aio.Channel] = []
+"""Channels that were open at a fork, in the child."""
 
 
 class _Tries:
@@ -79,24 +82,48 @@ class Transport:
     def __init__(self, target: str | None, token: Token | None = None, tls: TLS | None = None) -> None:
         self.target = target_or_default(target)
         self._credentials = Credentials(self.target, token, tls)
-        self._channel = open_channel(self.target, self._credentials.tls)
         self._closed = threading.Event()
+        self._lock = threading.Lock()
+        self._channel: grpc.Channel | None = None
         self._methods: dict[str, Callable[..., Any]] = {}
+        _forks.register(self)
+        self._opened()
+
+    def _forked(self) -> None:
+        # The parent's channel is of no use here, and closing it could end the parent's connection: drop it.
+        closed, self._closed = self._closed.is_set(), threading.Event()
+        if closed:
+            self._closed.set()
+        self._lock = threading.Lock()
+        self._channel = None
+        self._methods = {}
 
     def close(self) -> None:
         """Ends the connection; calls under way end as Unavailable."""
         self._closed.set()
-        self._channel.close()
+        with self._lock, _forks.calls:
+            if self._channel is not None:
+                self._channel.close()
 
-    def send(self, call: Call[T], timeout: timedelta | None, default: timedelta) -> T:
-        """Sends a call and reads its answer, within `timeout` or the default."""
+    def send(
+        self, call: Call[T], timeout: timedelta | None, default: timedelta, stop: threading.Event | None = None
+    ) -> T:
+        """Sends a call and reads its answer, within `timeout` or the default.
+
+        Args:
+            call: What to send.
+            timeout: How long to try; None: the default.
+            default: How long to try where no timeout is given.
+            stop: Once set, there is no further try.
+        """
         tries = _Tries(call, default if timeout is None else timeout)
         with _spans.of_call(call.method, self.target) as span:
             method = self._method(call)
             while True:
                 metadata = (*self._credentials.metadata(), *span.metadata)
                 try:
-                    answer = method(call.request, timeout=tries.remaining(), metadata=metadata)
+                    with _forks.calls:
+                        answer = method(call.request, timeout=tries.remaining(), metadata=metadata)
                 except grpc.RpcError as error:
                     code, ours = error.code(), translate(error)
                 except ValueError as error:
@@ -108,18 +135,25 @@ class Transport:
                 span.answered(code)
                 pause = tries.pause_after(code, ours)
                 span.retried()
-                if self._closed.wait(pause):
+                if (stop or self._closed).wait(pause):
                     raise Unavailable(_CLOSED_MEANWHILE)
 
     def _method(self, call: Call[Any]) -> Callable[..., Any]:
         if self._closed.is_set():
             raise UsageError("this client is closed")
+        _forks.check()
         method = self._methods.get(call.method)
         if method is None:
-            method = self._methods[call.method] = self._channel.unary_unary(
+            method = self._methods[call.method] = self._opened().unary_unary(
                 call.method, type(call.request).SerializeToString, call.answer.FromString
             )
         return method
+
+    def _opened(self) -> grpc.Channel:
+        with self._lock, _forks.calls:
+            if self._channel is None:
+                self._channel = open_channel(self.target, self._credentials.tls)
+            return self._channel
 
 
 class AsyncTransport:
@@ -131,25 +165,40 @@ class AsyncTransport:
         self._channel: grpc.aio.Channel | None = None
         self._closed = asyncio.Event()
         self._methods: dict[str, Callable[..., Any]] = {}
+        _forks.register(self)
+
+    def _forked(self) -> None:
+        if self._channel is not None:
+            # To end it would wait for a thread that only the parent has.
+            _INHERITED.append(self._channel)
+        self._channel = None
+        self._methods = {}
 
     def open(self) -> None:
         """Starts the connection. Not earlier: an asyncio channel belongs to the loop it is made in."""
         if self._channel is not None:
             raise UsageError("this client is open already")
+        _forks.check()
         self._methods.clear()
         # Calls keep to the one they began with: none goes on because the client is opened again.
         self._closed = asyncio.Event()
         self._channel = open_async_channel(self.target, self._credentials.tls)
+        _forks.asyncio_channels.add(self._channel)
 
     async def close(self) -> None:
         """Ends the connection; calls under way end as Unavailable."""
         self._closed.set()
         channel, self._channel = self._channel, None
         if channel is not None:
+            # They hold the channel, and gRPC's thread lives as long as a channel does.
+            self._methods.clear()
             await channel.close()
+            _forks.asyncio_channels.discard(channel)
 
-    async def send(self, call: Call[T], timeout: timedelta | None, default: timedelta) -> T:
-        """Sends a call and reads its answer, within `timeout` or the default."""
+    async def send(
+        self, call: Call[T], timeout: timedelta | None, default: timedelta, stop: asyncio.Event | None = None
+    ) -> T:
+        """Sends a call and reads its answer, within `timeout` or the default: as `Transport.send`."""
         tries = _Tries(call, default if timeout is None else timeout)
         with _spans.of_call(call.method, self.target) as span:
             method, closed = self._method(call), self._closed
@@ -176,11 +225,12 @@ class AsyncTransport:
                 span.retried()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
-                        await closed.wait()
-                if closed.is_set():
+                        await (stop or closed).wait()
+                if closed.is_set() or (stop and stop.is_set()):
                     raise Unavailable(_CLOSED_MEANWHILE)
 
     def _method(self, call: Call[Any]) -> Callable[..., Any]:
+        _forks.check()
         channel = self._channel
         if channel is None:
             raise UsageError("this client is not open: use it in `async with`")
