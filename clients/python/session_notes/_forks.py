@@ -11,12 +11,9 @@ that is not enough, the child's clients refuse to call.
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from session_notes._errors import UsageError
-
-if TYPE_CHECKING:
-    import grpc.aio
 
 _WAIT_SECONDS = 0.5
 """How long a fork waits for calls in flight. A call to a healthy sidecar takes about a millisecond."""
@@ -64,7 +61,7 @@ class _Calls:
 
 
 calls = _Calls()
-asyncio_channels: "weakref.WeakSet[grpc.aio.Channel]" = weakref.WeakSet()
+asyncio_channels: "weakref.WeakSet[object]" = weakref.WeakSet()
 """Those that are open."""
 
 _known: "weakref.WeakSet[Forkable]" = weakref.WeakSet()
