@@ -74,10 +74,12 @@ class InvalidArgument(SessionNotesError, ValueError):
     """The request says something it must not.
 
     Attributes:
-        violations: The first 20 fields at fault. Empty where the request could not even be built.
+        violations: The first 20 fields at fault, as the sidecar names them. Empty where this client refused to send the
+            request: its message then names the argument, and the type it must have.
     """
 
     violations: tuple[FieldViolation, ...] = ()
+    _for_logs = ""
 
 
 class TooLarge(SessionNotesError):
@@ -193,6 +195,28 @@ _BY_CODE: Mapping[grpc.StatusCode, type[SessionNotesError]] = {
     grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.ABORTED: Conflict,
 }
+
+
+def refusal(argument: str, problem: str, keys: str = "") -> InvalidArgument:
+    """Return this client's own refusal of an argument.
+
+    Args:
+        argument: The argument, or the part of it, by its name and position alone: `turns[2].text`.
+        problem: What it must be, and its type where that is wrong; never its value.
+        keys: The path of mapping keys to the value at fault. The caller chose these keys, so logs leave them out.
+    """
+    error = InvalidArgument(f"{argument}{keys} {problem}", reason="INVALID_FIELD")
+    error._for_logs = f"{argument} {problem}"
+    return error
+
+
+def for_logs(error: SessionNotesError) -> str:
+    """Return what a log may hold of an error: its class, and the text of a refusal that this client made itself.
+
+    Other texts may come from anywhere on the way, and quote what the user said.
+    """
+    own = error._for_logs if isinstance(error, InvalidArgument) else ""
+    return f"{type(error).__name__}: {own}" if own else type(error).__name__
 
 
 def translate(error: grpc.RpcError) -> SessionNotesError:
