@@ -66,6 +66,8 @@ class Refusing:
         self.answers = 1_000_000
         """How many calls it answers, and then no more."""
         self.requests: list[bytes] = []
+        self.given_up = threading.Event()
+        """Set once a caller has given up a call that gets no answer."""
         self._server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers((self._handler(),))
         self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
@@ -84,9 +86,8 @@ class Refusing:
         self.requests.append(request)
         if len(self.requests) > self.answers:
             # Until the caller has had enough.
-            ended = threading.Event()
-            context.add_callback(ended.set)
-            ended.wait(10)
+            context.add_callback(self.given_up.set)
+            self.given_up.wait(10)
         if self.details is not None:
             context.set_trailing_metadata((("grpc-status-details-bin", self.details),))
         context.abort(self.code, self.message)

@@ -21,7 +21,6 @@ observes. Whatever goes wrong is a `SessionNotesError`; the tree stands at the t
 from session_notes._async_observer import AsyncObserverClient
 from session_notes._async_primary import AsyncPrimaryClient
 from session_notes._background import BackgroundObserver
-from session_notes._channel import DEFAULT_TARGET
 from session_notes._credentials import TLS, TokenFile
 from session_notes._errors import (
     Conflict,
@@ -47,6 +46,7 @@ from session_notes._errors import (
 from session_notes._observer import DEFAULT_RUN_TIMEOUT, ObserverClient
 from session_notes._primary import DEFAULT_NOTES_TIMEOUT, DEFAULT_STATE_TIMEOUT, PrimaryClient
 from session_notes._runs import ActiveRun, AsyncActiveRun
+from session_notes._targets import DEFAULT_TARGET
 from session_notes._types import (
     BeginResult,
     Issue,

@@ -2,10 +2,10 @@
 
 gunicorn with `--preload`, Celery and `multiprocessing` fork after an application's modules have made their clients.
 
-gRPC's own handlers let a child use gRPC, on new channels, if no thread is inside gRPC at the moment of the fork. A blocking
-call is inside for as long as it lasts, an asyncio channel for as long as it is open. In a child of any other fork, calls
-crash or hang (grpcio 1.85). So a fork waits a moment for blocking calls to end while new ones wait for the fork, and where
-that is not enough, the child's clients refuse to call.
+gRPC's own handlers let a child use gRPC, on new channels, if no thread is inside gRPC at the moment of the fork. A
+blocking call is inside for as long as it lasts, an asyncio channel for as long as it is open. In a child of any other
+fork, calls crash or hang (grpcio 1.85). So a fork waits a moment for blocking calls to end, while new ones wait for the
+fork. Where that is not enough, the child's clients refuse to call.
 """
 
 import os
@@ -86,7 +86,7 @@ def check() -> None:
     if _unusable:
         raise UsageError(
             f"this process was forked from one in which {_unusable}, and gRPC does not work in such a child: "
-            "fork before that (in gunicorn without --preload, or with clients made in post_fork), or use spawn"
+            "fork before clients are used (such as gunicorn's post_fork, without --preload), or start processes by spawn"
         )
 
 
