@@ -9,8 +9,9 @@ from typing import Self
 
 from session_notes import _calls
 from session_notes._credentials import TLS, Token
+from session_notes._errors import for_logs
 from session_notes._observer import DEFAULT_RUN_TIMEOUT
-from session_notes._runs import ENDED_WITHOUT_NOTES, AsyncActiveRun
+from session_notes._runs import ENDED_WITHOUT_NOTES, AsyncActiveRun, storable
 from session_notes._transport import AsyncTransport
 from session_notes._types import BeginResult, Notes, Run, WriteResult
 
@@ -75,8 +76,8 @@ class AsyncObserverClient:
         try:
             yield run
         except BaseException as error:
-            # Its name alone: the text of an exception may hold what the user said, and others can read a run's failure.
-            await run._fail_quietly(type(error).__name__)
+            # Not its text, which may hold what the user said: others can read a run's failure.
+            await run._fail_quietly(for_logs(error))
             raise
         await run._fail_quietly(ENDED_WITHOUT_NOTES)
 
@@ -118,10 +119,15 @@ class AsyncObserverClient:
         return await self._transport.send(call, timeout, self._timeout)
 
     async def fail_run(
-        self, session_id: str, run_id: str, reason: str = "", *, timeout: timedelta | None = None
+        self,
+        session_id: str,
+        run_id: str,
+        reason: str | BaseException | None = "",
+        *,
+        timeout: timedelta | None = None,
     ) -> Run:
-        """Records that a run ended without notes, and why: as `ObserverClient.fail_run`."""
-        call = _calls.fail_run(session_id, self.observer, run_id, reason)
+        """Record that a run ended without notes, and why: as `ObserverClient.fail_run`."""
+        call = _calls.fail_run(session_id, self.observer, run_id, storable(reason))
         return await self._transport.send(call, timeout, self._timeout)
 
     async def list_runs(

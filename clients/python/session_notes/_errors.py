@@ -175,6 +175,8 @@ class ServerError(SessionNotesError):
 class UsageError(SessionNotesError, RuntimeError):
     """The client was used in a way that cannot work: closed or not yet opened, a run ended twice."""
 
+    _for_logs = ""
+
 
 _BY_REASON: Mapping[str, type[SessionNotesError]] = {
     "TOO_LARGE": TooLarge,
@@ -222,6 +224,8 @@ def for_logs(error: BaseException) -> str:
     own = ""
     if isinstance(error, InvalidArgument):
         own = error._for_logs or ", ".join(v.field for v in error.violations if _FIELD.fullmatch(v.field))
+    elif type(error) is UsageError:  # Not one of the application's own.
+        own = error._for_logs or str(error)
     elif isinstance(error, TooLarge) and error.limit is not None and error.actual is not None:
         own = f"{error.actual} of at most {error.limit}"
     return f"{type(error).__name__}: {own}" if own else type(error).__name__

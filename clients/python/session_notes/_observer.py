@@ -8,7 +8,8 @@ from typing import Self
 
 from session_notes import _calls
 from session_notes._credentials import TLS, Token
-from session_notes._runs import ENDED_WITHOUT_NOTES, ActiveRun
+from session_notes._errors import for_logs
+from session_notes._runs import ENDED_WITHOUT_NOTES, ActiveRun, storable
 from session_notes._transport import Transport
 from session_notes._types import BeginResult, Notes, Run, WriteResult
 
@@ -108,8 +109,8 @@ class ObserverClient:
         try:
             yield run
         except BaseException as error:
-            # Its name alone: the text of an exception may hold what the user said, and others can read a run's failure.
-            run._fail_quietly(type(error).__name__)
+            # Not its text, which may hold what the user said: others can read a run's failure.
+            run._fail_quietly(for_logs(error))
             raise
         run._fail_quietly(ENDED_WITHOUT_NOTES)
 
@@ -169,15 +170,29 @@ class ObserverClient:
         call = _calls.write_notes(session_id, self.observer, run_id or _calls.new_run_id(), notes, observed_turn, ttl)
         return self._transport.send(call, timeout, self._timeout)
 
-    def fail_run(self, session_id: str, run_id: str, reason: str = "", *, timeout: timedelta | None = None) -> Run:
-        """Records that a run ended without notes, and why. Twice is as once.
+    def fail_run(
+        self,
+        session_id: str,
+        run_id: str,
+        reason: str | BaseException | None = "",
+        *,
+        timeout: timedelta | None = None,
+    ) -> Run:
+        """Record that a run ended without notes, and why. Idempotent.
+
+        Args:
+            session_id: The session it is about.
+            run_id: The run's id.
+            reason: What went wrong, as for `ActiveRun.fail`.
+            timeout: How long to go on trying; None: as the client was told.
 
         Raises:
             RunNotFound: There is no such run.
             RunAlreadyWritten: The run has written notes.
             SessionNotesError: Anything else.
         """
-        return self._transport.send(_calls.fail_run(session_id, self.observer, run_id, reason), timeout, self._timeout)
+        call = _calls.fail_run(session_id, self.observer, run_id, storable(reason))
+        return self._transport.send(call, timeout, self._timeout)
 
     def list_runs(
         self, session_id: str, *, include_notes: bool = False, page_size: int = 0, timeout: timedelta | None = None
