@@ -128,7 +128,7 @@ def test_notes_that_are_refused_can_be_mended(observer: ObserverClient, session_
         assert run.write(Notes(coverage={"goals": 1.0})).outcome is WriteOutcome.ACCEPTED
     with pytest.raises(InvalidArgument), observer.run(session_id) as run:
         run.write(Notes(coverage={"goals": 1.5}))
-    assert next(observer.list_runs(session_id)).failure == "InvalidArgument"
+    assert next(observer.list_runs(session_id)).failure == "InvalidArgument: notes.coverage must be from 0 to 1"
 
 
 def test_only_if_idle(observer: ObserverClient, session_id: str) -> None:
