@@ -1,17 +1,16 @@
 """The observer's side, for asyncio."""
 # ruff: noqa: ASYNC109 - the deadline travels with the call; asyncio.timeout would not tell the sidecar.
 
+import functools
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
 from session_notes import _calls
 from session_notes._credentials import TLS, Token
-from session_notes._errors import for_logs
 from session_notes._observer import DEFAULT_RUN_TIMEOUT
-from session_notes._runs import ENDED_WITHOUT_NOTES, AsyncActiveRun, storable
+from session_notes._runs import AsyncRunBlock, storable
 from session_notes._transport import AsyncTransport
 from session_notes._types import BeginResult, Notes, Run, WriteResult
 
@@ -52,8 +51,7 @@ class AsyncObserverClient:
         """Ends the connection. Calls under way in other tasks end as Unavailable, later ones as UsageError."""
         await self._transport.close()
 
-    @asynccontextmanager
-    async def run(
+    def run(
         self,
         session_id: str,
         *,
@@ -62,9 +60,10 @@ class AsyncObserverClient:
         lease: timedelta | None = None,
         only_if_idle: bool = False,
         include_transcript: bool = True,
-    ) -> AsyncIterator[AsyncActiveRun]:
+    ) -> AsyncRunBlock:
         """One run, begun and sure to end: as `ObserverClient.run`."""
-        begun = await self.begin_run(
+        begin = functools.partial(
+            self.begin_run,
             session_id,
             run_id=run_id,
             observed_turn=observed_turn,
@@ -72,14 +71,7 @@ class AsyncObserverClient:
             only_if_idle=only_if_idle,
             include_transcript=include_transcript,
         )
-        run = AsyncActiveRun(self, session_id, begun)
-        try:
-            yield run
-        except BaseException as error:
-            # Not its text, which may hold what the user said: others can read a run's failure.
-            await run._fail_quietly(for_logs(error))
-            raise
-        await run._fail_quietly(ENDED_WITHOUT_NOTES)
+        return AsyncRunBlock(self, session_id, begin)
 
     async def begin_run(
         self,

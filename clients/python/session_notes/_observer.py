@@ -1,15 +1,14 @@
 """The observer's side, blocking."""
 
+import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
 from session_notes import _calls
 from session_notes._credentials import TLS, Token
-from session_notes._errors import for_logs
-from session_notes._runs import ENDED_WITHOUT_NOTES, ActiveRun, storable
+from session_notes._runs import RunBlock, storable
 from session_notes._transport import Transport
 from session_notes._types import BeginResult, Notes, Run, WriteResult
 
@@ -63,7 +62,6 @@ class ObserverClient:
         """Ends the connection. Calls under way in other threads end as Unavailable, later ones as UsageError."""
         self._transport.close()
 
-    @contextmanager
     def run(
         self,
         session_id: str,
@@ -73,7 +71,7 @@ class ObserverClient:
         lease: timedelta | None = None,
         only_if_idle: bool = False,
         include_transcript: bool = True,
-    ) -> Iterator[ActiveRun]:
+    ) -> RunBlock:
         """One run: begins it, hands over the transcript, and makes sure that it ends.
 
         A block that raises, or ends without notes, is recorded as a run that failed; its own exception goes on.
@@ -97,7 +95,8 @@ class ObserverClient:
             SessionDeleted: The run was known when the session was deleted.
             SessionNotesError: The run could not begin.
         """
-        begun = self.begin_run(
+        begin = functools.partial(
+            self.begin_run,
             session_id,
             run_id=run_id,
             observed_turn=observed_turn,
@@ -105,14 +104,7 @@ class ObserverClient:
             only_if_idle=only_if_idle,
             include_transcript=include_transcript,
         )
-        run = ActiveRun(self, session_id, begun)
-        try:
-            yield run
-        except BaseException as error:
-            # Not its text, which may hold what the user said: others can read a run's failure.
-            run._fail_quietly(for_logs(error))
-            raise
-        run._fail_quietly(ENDED_WITHOUT_NOTES)
+        return RunBlock(self, session_id, begin)
 
     def begin_run(
         self,

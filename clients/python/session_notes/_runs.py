@@ -3,10 +3,12 @@
 import logging
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import copy_context
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from session_notes import _forks
 from session_notes._errors import RunAlreadyFailed, RunAlreadyWritten, SessionDeleted, UsageError, for_logs
@@ -254,6 +256,30 @@ class ActiveRun(RunAtWork):
         return True
 
 
+class RunBlock:
+    """The block of `with observer.run(...)`: its run begins when it is entered, and ends when it is left."""
+
+    def __init__(self, client: "ObserverClient", session_id: str, begin: Callable[[], BeginResult]) -> None:
+        self._client = client
+        self._session_id = session_id
+        self._begin = begin
+
+    def __enter__(self) -> ActiveRun:
+        self._run = ActiveRun(self._client, self._session_id, self._begin())
+        return self._run
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._run._fail_quietly(_why_left(error))
+
+    async def __aenter__(self) -> NoReturn:
+        raise UsageError("a run of an ObserverClient is entered by `with`; AsyncObserverClient is for asyncio")
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+
 class AsyncActiveRun(RunAtWork):
     """A run at work, for asyncio.
 
@@ -300,3 +326,34 @@ class AsyncActiveRun(RunAtWork):
         except Exception as error:  # Whatever it is: that of a token function, for example.
             self._log_unrecorded(error)
         return True
+
+
+class AsyncRunBlock:
+    """The block of `async with observer.run(...)`: as `RunBlock`."""
+
+    def __init__(
+        self, client: "AsyncObserverClient", session_id: str, begin: Callable[[], Awaitable[BeginResult]]
+    ) -> None:
+        self._client = client
+        self._session_id = session_id
+        self._begin = begin
+
+    async def __aenter__(self) -> AsyncActiveRun:
+        self._run = AsyncActiveRun(self._client, self._session_id, await self._begin())
+        return self._run
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._run._fail_quietly(_why_left(error))
+
+    def __enter__(self) -> NoReturn:
+        raise UsageError("a run of an AsyncObserverClient is entered by `async with`")
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _why_left(error: BaseException | None) -> str:
+    # Not the text of an exception, which may hold what the user said: others can read a run's failure.
+    return ENDED_WITHOUT_NOTES if error is None else for_logs(error)
