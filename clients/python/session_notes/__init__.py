@@ -14,14 +14,15 @@ The one that watches:
     >>> with ObserverClient() as observer, observer.run("session-1") as run:
     ...     run.write(Notes(summary=f"{len(run.transcript)} turns so far"))
 
-`AsyncPrimaryClient` and `AsyncObserverClient` are the same for asyncio; `BackgroundObserver` is a thread pool that
-observes. Whatever goes wrong is a `SessionNotesError`; the tree stands at the top of `session_notes/_errors.py`.
+`AsyncPrimaryClient` and `AsyncObserverClient` are the same for asyncio. `BackgroundObserver` observes in a thread pool,
+`AsyncBackgroundObserver` in tasks. Whatever goes wrong is a `SessionNotesError`; the tree stands at the top of
+`session_notes/_errors.py`.
 """
 
+from session_notes._async_background import AsyncBackgroundObserver
 from session_notes._async_observer import AsyncObserverClient
 from session_notes._async_primary import AsyncPrimaryClient
 from session_notes._background import BackgroundObserver
-from session_notes._channel import DEFAULT_TARGET
 from session_notes._credentials import TLS, TokenFile
 from session_notes._errors import (
     Conflict,
@@ -47,6 +48,7 @@ from session_notes._errors import (
 from session_notes._observer import DEFAULT_RUN_TIMEOUT, ObserverClient
 from session_notes._primary import DEFAULT_NOTES_TIMEOUT, DEFAULT_STATE_TIMEOUT, PrimaryClient
 from session_notes._runs import ActiveRun, AsyncActiveRun
+from session_notes._targets import DEFAULT_TARGET
 from session_notes._types import (
     BeginResult,
     Issue,
@@ -72,6 +74,7 @@ __all__ = [
     "TLS",
     "ActiveRun",
     "AsyncActiveRun",
+    "AsyncBackgroundObserver",
     "AsyncObserverClient",
     "AsyncPrimaryClient",
     "BackgroundObserver",

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar
 
 from session_notes import _wire
-from session_notes._errors import InvalidArgument, RunInFlight, Unavailable
+from session_notes._errors import RunInFlight, Unavailable, refusal
 from session_notes._types import (
     BeginResult,
     Notes,
@@ -74,14 +74,14 @@ def new_run_id() -> str:
 
 
 def _building(build: Callable[P, Call[T]]) -> Callable[P, Call[T]]:
-    """A request that cannot be built is refused as the sidecar would refuse it."""
+    """Refuse a request that cannot be built with an InvalidArgument, as the sidecar would."""
 
     @functools.wraps(build)
     def checked(*args: P.args, **kwargs: P.kwargs) -> Call[T]:
         try:
             return build(*args, **kwargs)
-        except (AttributeError, ArithmeticError, TypeError, ValueError) as error:
-            raise InvalidArgument(str(error)) from error
+        except _wire.Unfit as error:
+            raise refusal(error.argument, error.problem, error.keys) from error
 
     return checked
 
@@ -92,11 +92,11 @@ def get_notes(
 ) -> Call[Reading]:
     """SessionNotes.GetNotes."""
     request = notes_api.GetNotesRequest(
-        session_id=session_id,
-        observer=observer,
+        session_id=_wire.text("session_id", session_id),
+        observer=_wire.text("observer", observer),
         max_age=_wire.duration("max_age", max_age),
-        current_turn=current_turn,
-        max_turns_behind=max_turns_behind,
+        current_turn=_wire.count("current_turn", current_turn),
+        max_turns_behind=_wire.count("max_turns_behind", max_turns_behind),
     )
     # Never tried again: to a primary, "nobody answers" is an answer, and better now than a deadline later.
     return Call(
@@ -112,20 +112,21 @@ def batch_get_notes(
     session_ids: Iterable[str], observer: str, max_age: timedelta | None, max_turns_behind: int | None
 ) -> Call[list[Reading]]:
     """SessionNotes.BatchGetNotes."""
-    if isinstance(session_ids, str):
-        raise TypeError("session_ids must be several, not a str")
-    ids = list(session_ids)
-    age = _wire.duration("max_age", max_age)
-    requests = [
-        notes_api.GetNotesRequest(session_id=one, observer=observer, max_age=age, max_turns_behind=max_turns_behind)
-        for one in ids
-    ]
+    ids = _wire.names("session_ids", session_ids)
+    common = notes_api.GetNotesRequest(
+        observer=_wire.text("observer", observer),
+        max_age=_wire.duration("max_age", max_age),
+        max_turns_behind=_wire.count("max_turns_behind", max_turns_behind),
+    )
+    batch = notes_api.BatchGetNotesRequest()
+    for session_id in ids:
+        entry = batch.requests.add(session_id=session_id)
+        entry.MergeFrom(common)
 
     def read(response: notes_api.BatchGetNotesResponse) -> list[Reading]:
         return [_wire.reading_from(one, observer, answer) for one, answer in zip(ids, response.responses, strict=True)]
 
-    request = notes_api.BatchGetNotesRequest(requests=requests)
-    return Call(_NOTES + "BatchGetNotes", request, notes_api.BatchGetNotesResponse, read)
+    return Call(_NOTES + "BatchGetNotes", batch, notes_api.BatchGetNotesResponse, read)
 
 
 def reading_instead(call: Call[Reading], error: Unavailable) -> Reading:
@@ -152,13 +153,13 @@ def begin_run(
 ) -> Call[BeginResult]:
     """SessionNotes.BeginRun."""
     request = notes_api.BeginRunRequest(
-        session_id=session_id,
-        observer=observer,
-        run_id=run_id,
-        observed_turn=observed_turn,
+        session_id=_wire.text("session_id", session_id),
+        observer=_wire.text("observer", observer),
+        run_id=_wire.text("run_id", run_id),
+        observed_turn=_wire.count("observed_turn", observed_turn),
         lease=_wire.duration("lease", lease),
-        only_if_idle=only_if_idle,
-        include_transcript=include_transcript,
+        only_if_idle=_wire.flag("only_if_idle", only_if_idle),
+        include_transcript=_wire.flag("include_transcript", include_transcript),
     )
     return Call(_NOTES + "BeginRun", request, notes_api.BeginRunResponse, _begun, repeatable=True)
 
@@ -178,11 +179,11 @@ def write_notes(
 ) -> Call[WriteResult]:
     """SessionNotes.WriteNotes."""
     request = notes_api.WriteNotesRequest(
-        session_id=session_id,
-        observer=observer,
-        run_id=run_id,
+        session_id=_wire.text("session_id", session_id),
+        observer=_wire.text("observer", observer),
+        run_id=_wire.text("run_id", run_id),
         notes=_wire.notes_message(notes),
-        observed_turn=observed_turn,
+        observed_turn=_wire.count("observed_turn", observed_turn),
         ttl=_wire.duration("ttl", ttl),
     )
     return Call(_NOTES + "WriteNotes", request, notes_api.WriteNotesResponse, _written, repeatable=True)
@@ -196,7 +197,12 @@ def _written(response: notes_api.WriteNotesResponse) -> WriteResult:
 @_building
 def fail_run(session_id: str, observer: str, run_id: str, reason: str) -> Call[Run]:
     """SessionNotes.FailRun."""
-    request = notes_api.FailRunRequest(session_id=session_id, observer=observer, run_id=run_id, reason=reason)
+    request = notes_api.FailRunRequest(
+        session_id=_wire.text("session_id", session_id),
+        observer=_wire.text("observer", observer),
+        run_id=_wire.text("run_id", run_id),
+        reason=_wire.text("reason", reason),
+    )
     return Call(
         _NOTES + "FailRun", request, notes_api.FailRunResponse, lambda r: _wire.run_from(r.run), repeatable=True
     )
@@ -206,11 +212,11 @@ def fail_run(session_id: str, observer: str, run_id: str, reason: str) -> Call[R
 def list_runs(session_id: str, observer: str, include_notes: bool, page_size: int, page_token: str) -> Call[Page[Run]]:
     """SessionNotes.ListRuns."""
     request = notes_api.ListRunsRequest(
-        session_id=session_id,
-        observer=observer,
-        page_size=page_size,
-        page_token=page_token,
-        include_notes=include_notes,
+        session_id=_wire.text("session_id", session_id),
+        observer=_wire.text("observer", observer),
+        page_size=_wire.page_size(page_size),
+        page_token=_wire.text("page_token", page_token),
+        include_notes=_wire.flag("include_notes", include_notes),
     )
 
     def read(response: notes_api.ListRunsResponse) -> Page[Run]:
@@ -222,7 +228,9 @@ def list_runs(session_id: str, observer: str, include_notes: bool, page_size: in
 @_building
 def get_session(session_id: str, include_turns: bool) -> Call[Session]:
     """SessionState.GetSession."""
-    request = state_api.GetSessionRequest(session_id=session_id, include_turns=include_turns)
+    request = state_api.GetSessionRequest(
+        session_id=_wire.text("session_id", session_id), include_turns=_wire.flag("include_turns", include_turns)
+    )
     return Call(
         _STATE + "GetSession",
         request,
@@ -241,13 +249,11 @@ def update_session(
     ttl: timedelta | None,
 ) -> Call[UpdateResult]:
     """SessionState.UpdateSession."""
-    if isinstance(remove, str):
-        raise TypeError("remove must be several names, not a str")
     request = state_api.UpdateSessionRequest(
-        session_id=session_id,
-        set={name: _wire.value("set", content) for name, content in (fields or {}).items()},
-        remove=remove,
-        expected_version=expected_version,
+        session_id=_wire.text("session_id", session_id),
+        set=_wire.fields("set", {} if fields is None else fields),
+        remove=_wire.names("remove", remove),
+        expected_version=_wire.count("expected_version", expected_version),
         ttl=_wire.duration("ttl", ttl),
     )
 
@@ -261,9 +267,9 @@ def update_session(
 def append_turns(session_id: str, turns: Iterable[Turn], expected_turn_count: int | None) -> Call[int]:
     """SessionState.AppendTurns."""
     request = state_api.AppendTurnsRequest(
-        session_id=session_id,
-        turns=[_wire.turn_message(turn) for turn in turns],
-        expected_turn_count=expected_turn_count,
+        session_id=_wire.text("session_id", session_id),
+        turns=_wire.turn_messages(turns),
+        expected_turn_count=_wire.count("expected_turn_count", expected_turn_count),
     )
     return Call(_STATE + "AppendTurns", request, state_api.AppendTurnsResponse, lambda response: response.turn_count)
 
@@ -271,7 +277,7 @@ def append_turns(session_id: str, turns: Iterable[Turn], expected_turn_count: in
 @_building
 def delete_session(session_id: str) -> Call[bool]:
     """SessionState.DeleteSession."""
-    request = state_api.DeleteSessionRequest(session_id=session_id)
+    request = state_api.DeleteSessionRequest(session_id=_wire.text("session_id", session_id))
     # Harmless to repeat, but the second try would answer that there was nothing to delete.
     return Call(_STATE + "DeleteSession", request, state_api.DeleteSessionResponse, lambda response: response.existed)
 
@@ -279,7 +285,9 @@ def delete_session(session_id: str) -> Call[bool]:
 @_building
 def list_sessions(page_size: int, page_token: str) -> Call[Page[SessionSummary]]:
     """SessionState.ListSessions."""
-    request = state_api.ListSessionsRequest(page_size=page_size, page_token=page_token)
+    request = state_api.ListSessionsRequest(
+        page_size=_wire.page_size(page_size), page_token=_wire.text("page_token", page_token)
+    )
 
     def read(response: state_api.ListSessionsResponse) -> Page[SessionSummary]:
         return [_wire.summary_from(one) for one in response.sessions], response.next_page_token

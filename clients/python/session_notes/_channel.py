@@ -1,15 +1,11 @@
 """The one place that makes channels: where to, and with which options."""
 
-import os
-
 import grpc
 import grpc.aio
 
-from session_notes._credentials import TLS, PathLike
-from session_notes._errors import InvalidArgument
-
-DEFAULT_TARGET = "127.0.0.1:50051"
-"""Where clients look for a sidecar unless told: by argument, or by the environment variable `SESSION_NOTES_TARGET`."""
+from session_notes import _forks
+from session_notes._credentials import TLS, PathLike, unreadable
+from session_notes._targets import uri
 
 _OPTIONS: tuple[tuple[str, str | int], ...] = (
     # gRPC's own would leave a sidecar that is back unnoticed for seconds, up to two minutes after a long outage.
@@ -26,23 +22,18 @@ _OPTIONS: tuple[tuple[str, str | int], ...] = (
 )
 
 
-def target_or_default(target: str | None) -> str:
-    """The address to call: the one given, else the environment's, else the default."""
-    return target or os.environ.get("SESSION_NOTES_TARGET") or DEFAULT_TARGET
-
-
 def open_channel(target: str, tls: TLS | None) -> grpc.Channel:
-    """A blocking channel; it connects at the first call."""
+    """Return a blocking channel; it connects at the first call."""
     if tls is None:
-        return grpc.insecure_channel(target, options=_OPTIONS)
-    return grpc.secure_channel(target, _encrypted(tls), options=_OPTIONS)
+        return grpc.insecure_channel(uri(target), options=(*_OPTIONS, *_forks.channel_options()))
+    return grpc.secure_channel(uri(target), _encrypted(tls), options=(*_OPTIONS, *_forks.channel_options()))
 
 
 def open_async_channel(target: str, tls: TLS | None) -> grpc.aio.Channel:
-    """An asyncio channel; it belongs to the loop it is opened in."""
+    """Return an asyncio channel; it belongs to the loop it is opened in."""
     if tls is None:
-        return grpc.aio.insecure_channel(target, options=_OPTIONS)
-    return grpc.aio.secure_channel(target, _encrypted(tls), options=_OPTIONS)
+        return grpc.aio.insecure_channel(uri(target), options=(*_OPTIONS, *_forks.channel_options()))
+    return grpc.aio.secure_channel(uri(target), _encrypted(tls), options=(*_OPTIONS, *_forks.channel_options()))
 
 
 def _encrypted(tls: TLS) -> grpc.ChannelCredentials:
@@ -56,5 +47,5 @@ def _content(path: PathLike | None) -> bytes | None:
     try:
         with open(path, "rb") as file:
             return file.read()
-    except OSError as error:
-        raise InvalidArgument(f"{os.fspath(path)} cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from None

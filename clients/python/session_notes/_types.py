@@ -1,10 +1,10 @@
-"""What goes in and comes out: frozen, typed, and without protobuf.
+"""Arguments and results of the clients: frozen, typed, and without protobuf.
 
-Times are `datetime` in UTC by the store's clock, spans are `timedelta`. Numbers inside `extra` and session fields come
-back as `float`, whole ones too: that is what the wire keeps.
+Times are `datetime` in UTC by the store's clock, spans are `timedelta`. The wire holds the numbers inside `extra` and
+session fields as doubles: whole ones up to ±(2^53 - 1) come back as `int`, all others as `float`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -109,10 +109,11 @@ class Notes:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # So that notes written with lists are equal to what is read. A str is a mistake, and is told when it is sent.
+        # So that notes written with lists equal what is read. A wrong type stays, and is refused when it is sent.
         for name in ("issues", "follow_up_suggestions"):
-            if not isinstance(getattr(self, name), str):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+            content = getattr(self, name)
+            if isinstance(content, Iterable) and not isinstance(content, str | bytes | Mapping):
+                object.__setattr__(self, name, tuple(content))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,134 @@
+"""A cancelled caller of an asyncio client gets its own cancellation, and the call ends at the sidecar too."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import timedelta
+from typing import Any
+
+import anyio
+import pytest
+from session_notes import AsyncObserverClient, AsyncPrimaryClient, Unavailable
+
+from tests.clients.conftest import Refusing
+from tests.support import eventually
+
+Work = Callable[[], Coroutine[Any, Any, object]]
+
+
+@pytest.fixture
+def hanging(refusing: Refusing) -> Refusing:
+    """A server that answers no call."""
+    refusing.answers = 0
+    return refusing
+
+
+async def _move_on_after(work: Work) -> None:
+    with anyio.move_on_after(0.2) as scope:
+        await work()
+    assert scope.cancelled_caught
+
+
+async def _fail_after(work: Work) -> None:
+    with pytest.raises(TimeoutError), anyio.fail_after(0.2):
+        await work()
+
+
+async def _task_group(work: Work) -> None:
+    async with anyio.create_task_group() as outer, anyio.create_task_group() as inner:
+        inner.start_soon(work)
+        await anyio.sleep(0.2)
+        outer.cancel_scope.cancel()
+    assert outer.cancel_scope.cancelled_caught
+
+
+async def _nested_scopes(work: Work) -> None:
+    with anyio.CancelScope() as outer:
+        with anyio.move_on_after(0.2) as scope:
+            await work()
+    assert scope.cancelled_caught
+    assert not outer.cancelled_caught
+
+
+async def _timeout(work: Work) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await work()
+
+
+async def _wait_for(work: Work) -> None:
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(work(), 0.2)
+
+
+async def _cancel(work: Work) -> None:
+    task = asyncio.ensure_future(work())
+    await asyncio.sleep(0.2)
+    task.cancel("the user hung up")
+    with pytest.raises(asyncio.CancelledError, match="the user hung up"):
+        await task
+    assert task.cancelled()
+
+
+@pytest.mark.parametrize(
+    "give_up", [_move_on_after, _fail_after, _task_group, _nested_scopes, _timeout, _wait_for, _cancel]
+)
+async def test_a_call_is_given_up(hanging: Refusing, give_up: Callable[[Work], Awaitable[None]]) -> None:
+    """Whatever gives it up catches what it sent, the task goes on uncancelled, and so does the client."""
+    async with AsyncPrimaryClient(hanging.target, timeout=timedelta(minutes=1)) as primary:
+        await give_up(lambda: primary.get_notes("s", unavailable_ok=True))
+        await asyncio.to_thread(eventually, hanging.given_up.is_set)
+        await asyncio.sleep(0)
+        hanging.answers = 1_000_000
+        with pytest.raises(Exception, match="INTERNAL"):
+            await primary.get_notes("s")
+
+
+@pytest.mark.parametrize("give_up", [_move_on_after, _fail_after, _task_group, _timeout, _cancel])
+async def test_a_pause_between_tries_is_given_up(
+    coming_back_later: Refusing, give_up: Callable[[Work], Awaitable[None]]
+) -> None:
+    """The same while a call waits for its next try."""
+    async with AsyncObserverClient(coming_back_later.target, timeout=timedelta(minutes=5)) as observer:
+        await give_up(lambda: observer.begin_run("s"))
+        assert len(coming_back_later.requests) == 1
+        await asyncio.sleep(0)
+
+
+async def test_closing_within_a_scope(silent: str) -> None:
+    """A client that is closed meanwhile is Unavailable there too, no cancellation."""
+    async with AsyncObserverClient(silent) as observer, anyio.create_task_group() as group:
+        outcome: list[BaseException] = []
+
+        async def call() -> None:
+            try:
+                await observer.begin_run("s")
+            except BaseException as error:
+                outcome.append(error)
+                raise
+
+        async def caught() -> None:
+            with pytest.raises(Unavailable, match="closed"):
+                await call()
+
+        group.start_soon(caught)
+        await asyncio.to_thread(eventually, lambda: observer._transport._methods)
+        await observer.close()
+    assert [type(error) for error in outcome] == [Unavailable]
+
+
+async def test_a_client_that_closes_after_an_earlier_cancellation(silent: str) -> None:
+    """A task that went on after a cancellation, as cleanup does, learns what ended its call."""
+    async with AsyncObserverClient(silent) as observer:
+
+        async def clean_up() -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                await observer.begin_run("s")
+
+        task = asyncio.create_task(clean_up())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.to_thread(eventually, lambda: observer._transport._methods)
+    with pytest.raises(Unavailable, match="closed"):
+        await task
