@@ -15,7 +15,9 @@ The one that watches:
     ...     run.write(Notes(summary=f"{len(run.transcript)} turns so far"))
 
 `AsyncPrimaryClient` and `AsyncObserverClient` are the same for asyncio; `BackgroundObserver` is a thread pool that
-observes. Whatever goes wrong is a `SessionNotesError`; the tree stands at the top of `session_notes/_errors.py`.
+observes. `TurnRecorder` stores what was said without holding up the conversation, also over an outage, and
+`AsyncTurnRecorder` does so for asyncio. Whatever goes wrong is a `SessionNotesError`; the tree stands at the top of
+`session_notes/_errors.py`.
 """
 
 from session_notes._async_observer import AsyncObserverClient
@@ -46,6 +48,7 @@ from session_notes._errors import (
 )
 from session_notes._observer import DEFAULT_RUN_TIMEOUT, ObserverClient
 from session_notes._primary import DEFAULT_NOTES_TIMEOUT, DEFAULT_STATE_TIMEOUT, PrimaryClient
+from session_notes._recorder import AsyncTurnRecorder, TurnRecorder
 from session_notes._runs import ActiveRun, AsyncActiveRun
 from session_notes._types import (
     BeginResult,
@@ -74,6 +77,7 @@ __all__ = [
     "AsyncActiveRun",
     "AsyncObserverClient",
     "AsyncPrimaryClient",
+    "AsyncTurnRecorder",
     "BackgroundObserver",
     "BeginResult",
     "Conflict",
@@ -104,6 +108,7 @@ __all__ = [
     "TooLarge",
     "Turn",
     "TurnCountMismatch",
+    "TurnRecorder",
     "Unauthenticated",
     "Unavailable",
     "UpdateResult",
