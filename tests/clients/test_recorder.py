@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -27,6 +29,7 @@ from session_notes import (
     PrimaryClient,
     Turn,
     TurnRecorder,
+    Unavailable,
     UsageError,
     _backlog,
 )
@@ -155,7 +158,7 @@ class TestOutage:
                     recorder.record("b", *turns(number - 9))
             assert (recorder.turns("a"), recorder.turns("b")) == (40, 31)
             # Until a try has failed, its outcome unknown.
-            eventually(lambda: "_Session" and recorder._backlog._unanswered > 1, 20)
+            eventually(lambda: recorder._backlog._unanswered > 1, 20)
             if how == "killed":
                 own_sidecar.start()
             else:
@@ -200,7 +203,7 @@ class TestOutage:
     def test_one_line_for_an_outage(
         self, away: tuple[PrimaryClient, TurnRecorder], session_id: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """One line says that turns wait, one that they were given up, neither what was said."""
+        """One line says that turns wait, one that they were given up; neither says what they are."""
         _, recorder = away
         for number in range(20):
             recorder.record(session_id, *turns(f"{CANARY} {number}"))
@@ -542,11 +545,14 @@ class TestDeleted:
             proxy.swallow_replies()
             recorder.record(session_id, *turns("in flight"))
             recorder.record(session_id, *turns("pending"))
-            deletion = threading.Thread(target=client.delete_session, args=(session_id,), kwargs={"timeout": LONG})
-            deletion.start()
-            eventually(lambda: recorder.turns(session_id) is None)
-            proxy.reset()
-            deletion.join(30)
+            with ThreadPoolExecutor() as threads:
+                deletion = threads.submit(client.delete_session, session_id, timeout=LONG)
+                eventually(lambda: recorder.turns(session_id) is None)
+                assert not deletion.done()
+                proxy.reset()
+                with suppress(Unavailable):  # It may meet the connection that was reset.
+                    deletion.result(30)
+            client.delete_session(session_id)
             assert primary.get_session(session_id).create_time is None
             recorder.record(session_id, *turns("new"))
             assert recorder.close(LONG)
@@ -588,26 +594,26 @@ class TestDeleted:
         assert said(primary, session_id) == ["c"]
 
 
-APP = """
-import sys, {imports}
-from session_notes import *
-target, session = sys.argv[1:]
-"""
-
-
 def run(program: str, target: str, session_id: str, *, signalled: int | None = None) -> tuple[str, float]:
-    """Run a program that records and ends; what it says on stderr, and how long it takes."""
-    started = time.monotonic()
+    """Run a program that records and ends; what it says on stderr, and for how long it is kept from ending."""
     command = [sys.executable, "-c", program, target, session_id]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     if signalled is not None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signalled)
-    return process.communicate(timeout=30)[1], time.monotonic() - started
+    output, errors = process.communicate(timeout=60)
+    return errors, float(output or "0")
 
 
-BLOCKING = "import sys\nfrom session_notes import *\ntarget, session = sys.argv[1:]\n"
+# What is registered first is called last.
+BLOCKING = """
+import atexit, sys, time
+atexit.register(lambda: print(time.monotonic() - ended))
+from session_notes import *
+target, session = sys.argv[1:]
+ended = time.monotonic()
+"""
 ENDS: dict[str, str] = {
     "end": "recorder = TurnRecorder(PrimaryClient(target))\nrecorder.record(session, Turn('user', 'last words'))",
     "exit": "recorder = TurnRecorder(PrimaryClient(target))\n"
@@ -630,12 +636,14 @@ class TestExit:
     @pytest.mark.parametrize("how", ENDS)
     def test_last_words_are_stored(self, sidecar: Sidecar, primary: PrimaryClient, session_id: str, how: str) -> None:
         """However the process ends, as long as Python hears of it."""
-        assert run(BLOCKING + ENDS[how], sidecar.target, session_id)[0] == ""
+        errors, seconds = run(BLOCKING + ENDS[how], sidecar.target, session_id)
+        assert errors == ""
+        assert seconds < 2
         assert said(primary, session_id) == ["last words"]
 
     def test_an_interrupt_loses_nothing(self, sidecar: Sidecar, primary: PrimaryClient, session_id: str) -> None:
         """Ctrl-C, and the traceback that Python makes of it."""
-        program = BLOCKING + ENDS["end"] + "\nimport time\nprint('ready', flush=True)\ntime.sleep(30)"
+        program = BLOCKING + ENDS["end"] + "\nprint('ready', flush=True)\ntime.sleep(30)"
         errors, _ = run(program, sidecar.target, session_id, signalled=signal.SIGINT)
         assert errors.count("Traceback") == 1
         assert "KeyboardInterrupt" in errors
@@ -651,15 +659,15 @@ class TestExit:
         assert "1 turns of 1 sessions not recorded" in errors.splitlines()[-1]
         assert "Traceback" not in errors
         assert "last words" not in errors
-        assert 2 < seconds < 6
+        assert 1.9 < seconds < 4
 
     def test_nothing_pending_costs_nothing(self, sidecar: Sidecar, nobody: str, session_id: str) -> None:
         """A process whose turns are stored ends at once, and so does one that recorded nothing."""
-        stored = BLOCKING + ENDS["end"] + "\nimport time\nwhile not recorder._backlog.empty: time.sleep(0.01)"
+        stored = BLOCKING + ENDS["end"] + "\nwhile not recorder._backlog.empty: time.sleep(0.01)"
         for program, target in ((stored, sidecar.target), (BLOCKING + "TurnRecorder(PrimaryClient(target))", nobody)):
-            errors, seconds = run(program + "\nat = __import__('time').monotonic()", target, session_id)
+            errors, seconds = run(program + "\nended = time.monotonic()", target, session_id)
             assert errors == ""
-            assert seconds < 2
+            assert seconds < 0.5
 
 
 class TestForks:
@@ -668,7 +676,7 @@ class TestForks:
     def test_a_child_works(self, sidecar: Sidecar, primary: PrimaryClient, session_id: str) -> None:
         """What was pending is the parent's; the child records for itself, and closes without waiting."""
         program = (
-            BLOCKING
+            "import sys\nfrom session_notes import *\ntarget, session = sys.argv[1:]\n"
             + ENDS["end"]
             + """
 import os, time
@@ -684,9 +692,10 @@ print("ready", flush=True)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
         )
-        done = subprocess.run(
-            [sys.executable, "-c", program, sidecar.target, session_id], capture_output=True, text=True, timeout=30
-        )
+        # As an application has it: these tests have gRPC's own preparation for a fork switched off.
+        environment = {name: text for name, text in os.environ.items() if not name.startswith("GRPC_")}
+        command = [sys.executable, "-c", program, sidecar.target, session_id]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
         assert (done.returncode, done.stderr) == (0, "")
         assert said(primary, session_id) == ["last words"]
         assert said(primary, f"{session_id}-parent") == [str(number) for number in range(100)]

@@ -426,7 +426,7 @@ class Backlog:
         with self.changed:
             session.visited = False
             ended, session.visit_ended = session.visit_ended, None
-            first = self._note(session, failure) and not session.forgotten
+            said = self._note(session, failure) and not session.forgotten
             pending = self._turns
             if not session.forgotten:
                 if session.idle:
@@ -442,7 +442,7 @@ class Backlog:
             self.changed.notify_all()
         if ended is not None:
             ended.set_result(None)
-        if first and failure is not None:
+        if said and failure is not None:
             reason = getattr(failure, "reason", "")
             log(
                 "session %s: turns cannot be stored now, and wait (%d are pending): %s %s",
@@ -453,7 +453,7 @@ class Backlog:
             )
 
     def _note(self, session: PendingSession, failure: Exception | None) -> bool:
-        """Count failures, of the session and of the sidecar; return whether this is the first."""
+        """Count failures, of the session and of the sidecar; return whether to say so: not at once, it may pass."""
         if failure is None:
             session.failures = self._unanswered = 0
             self._resume_at = 0.0
@@ -463,8 +463,8 @@ class Backlog:
         if isinstance(failure, Unavailable | Unauthenticated | UsageError):
             self._unanswered += 1
             self._resume_at = time.monotonic() + _pause(self._unanswered)
-            return session.failures == self._unanswered == 1
-        return session.failures == 1
+            return self._unanswered == 2 or (self._unanswered == 1 and session.failures == 2)
+        return session.failures == 2
 
 
 def _pause(failures: int) -> float:
