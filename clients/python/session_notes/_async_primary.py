@@ -83,7 +83,7 @@ class AsyncPrimaryClient:
     ) -> list[Reading]:
         """`get_notes` for many sessions at once: as `PrimaryClient.batch_get_notes`."""
         call = _calls.batch_get_notes(session_ids, observer, max_age, max_turns_behind)
-        drifts = [_pending.drift(self._transport.target, request) for request in _calls.entries(call)]
+        drifts = _pending.drifts(self._transport.target, call.request)
         try:
             readings = await self._transport.send(call, timeout, self._state_timeout)
         except Unavailable as error:

@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar
 
 from session_notes import _wire
 from session_notes._errors import InvalidArgument, RunInFlight, Unavailable
@@ -126,12 +126,6 @@ def batch_get_notes(
 
     request = notes_api.BatchGetNotesRequest(requests=requests)
     return Call(_NOTES + "BatchGetNotes", request, notes_api.BatchGetNotesResponse, read)
-
-
-def entries(call: Call[list[Reading]]) -> Iterable[Any]:
-    """Return the requests in a BatchGetNotes."""
-    request: Any = call.request
-    return cast(Iterable[Any], request.requests)
 
 
 def reading_instead(call: Call[Reading], error: Unavailable) -> Reading:

@@ -142,6 +142,11 @@ def drift(target: str, request: Any) -> Drift | None:
     return Drift(target, request, pending)
 
 
+def drifts(target: str, request: Any) -> list[Drift | None]:
+    """Prepare every entry of a BatchGetNotes request, as `drift`."""
+    return [drift(target, entry) for entry in request.requests]
+
+
 def _of(target: str) -> list[Holder]:
     if target not in _holders:
         return []

@@ -118,7 +118,7 @@ class PrimaryClient:
         >>> stale = [r.session_id for r in primary.batch_get_notes(ids, max_turns_behind=5) if not r.fresh]
         """
         call = _calls.batch_get_notes(session_ids, observer, max_age, max_turns_behind)
-        drifts = [_pending.drift(self._transport.target, request) for request in _calls.entries(call)]
+        drifts = _pending.drifts(self._transport.target, call.request)
         try:
             readings = self._transport.send(call, timeout, self._state_timeout)
         except Unavailable as error:
