@@ -211,9 +211,9 @@ class TestOutage:
         eventually(lambda: recorder._backlog._unanswered > 2)
         assert not recorder.close(NOW)
         assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
-        assert "20 turns of 1 sessions not recorded" in caplog.records[-1].getMessage()
+        assert "20 turns of 1 session not recorded" in caplog.records[-1].getMessage()
         recorder.record(session_id, *turns("x"))
-        assert "1 turns not recorded: the recorder is closed" in caplog.text
+        assert "1 turn not recorded: the recorder is closed" in caplog.text
 
     def test_what_is_pending_is_bounded(
         self,
@@ -455,7 +455,7 @@ class TestNothingRaises:
         with TurnRecorder(primary, cast(Any, Observer())) as recorder:
             recorder.record(BAD_IDS[bad], *turns("x"))
             assert len(caplog.records) == 1
-            assert "1 turns not recorded: the session id" in caplog.text
+            assert "1 turn not recorded: the session id" in caplog.text
             assert recorder.turns(BAD_IDS[bad]) is None
             recorder.record(session_id, *turns("y"))
             assert recorder.close(LONG)
@@ -581,6 +581,16 @@ class TestDeleted:
                 await async_primary.delete_session(session_id)
         assert [sidecar.store.keys(session_id) for session_id in ids] == [[]] * 20
 
+    async def test_a_blocking_deletion_in_a_loop(
+        self, async_primary: AsyncPrimaryClient, primary: PrimaryClient, sidecar: Sidecar, session_id: str
+    ) -> None:
+        """It keeps the call in flight from ending, and waits for it no longer than that call needs."""
+        async with AsyncTurnRecorder(async_primary) as recorder:
+            recorder.record(session_id, *turns("a"))
+            await asyncio.sleep(0)
+            assert primary.delete_session(session_id, timeout=timedelta(seconds=5)) in (True, False)
+        assert sidecar.store.keys(session_id) == []
+
     def test_deleted_elsewhere_starts_anew(
         self, recorder: TurnRecorder, primary: PrimaryClient, session: Any, session_id: str
     ) -> None:
@@ -656,7 +666,7 @@ class TestExit:
     ) -> None:
         """In one last line, without a traceback, after 2 s."""
         errors, seconds = run(BLOCKING + ENDS[how], request.getfixturevalue(where), session_id)
-        assert "1 turns of 1 sessions not recorded" in errors.splitlines()[-1]
+        assert "1 turn of 1 session not recorded" in errors.splitlines()[-1]
         assert "Traceback" not in errors
         assert "last words" not in errors
         assert 1.9 < seconds < 4
@@ -750,7 +760,7 @@ class TestAsyncio:
                 recorder.record(session_id, *turns("a"))
                 assert not await recorder.close(timedelta(seconds=0.2))
         assert len(asyncio.all_tasks()) == 1
-        assert "1 turns of 1 sessions not recorded" in caplog.text
+        assert "1 turn of 1 session not recorded" in caplog.text
 
     async def test_nothing_raises(
         self, async_primary: AsyncPrimaryClient, primary: PrimaryClient, session_id: str

@@ -148,12 +148,12 @@ class Backlog:
         """Take turns down; return whether there is something to do."""
         if not isinstance(session_id, str) or not _SESSION_ID.fullmatch(session_id):
             kind = "" if isinstance(session_id, str) else f", but {type(session_id).__name__}"
-            log("%d turns not recorded: the session id is not 1 to 256 printable ASCII characters%s", len(things), kind)
+            log("%s not recorded: the session id is not 1 to 256 printable ASCII characters%s", number_of(things), kind)
             return False
         turns, flaws = self._storable(things)
         with self.changed:
             if self.closing:
-                flaws[f"{len(turns)} turns not recorded: the recorder is closed"] += 1
+                flaws[f"{number_of(turns)} not recorded: the recorder is closed"] += 1
                 taken = 0
             else:
                 taken = self._take_down(session_id, turns, observe and self._submits)
@@ -169,9 +169,9 @@ class Backlog:
             log("session %s: %s", log_name(session_id), what)
         if first_drop:
             log(
-                "%d turns are pending, the most that a recorder keeps: turns are dropped (%d so far) until the sidecar "
-                "stores turns again",
-                pending,
+                "%s pending, the most that a recorder keeps: turns are dropped (%d so far) until the sidecar stores "
+                "turns again",
+                number_of(pending),
                 dropped,
             )
         return not empty
@@ -277,9 +277,9 @@ class Backlog:
             self.changed.notify_all()
         if turns or dropped:
             log(
-                "%d turns of %d sessions not recorded: the recorder ended before they could be stored%s%s",
-                turns,
-                sessions,
+                "%s of %s not recorded: the recorder ended before they could be stored%s%s",
+                number_of(turns),
+                number_of(sessions, "session"),
                 f" ({self._last_error})" if self._last_error else "",
                 f"; {dropped} more were dropped before" if dropped else "",
             )
@@ -443,14 +443,8 @@ class Backlog:
         if ended is not None:
             ended.set_result(None)
         if said and failure is not None:
-            reason = getattr(failure, "reason", "")
-            log(
-                "session %s: turns cannot be stored now, and wait (%d are pending): %s %s",
-                log_name(session.id),
-                pending,
-                type(failure).__name__,
-                reason,
-            )
+            why = f"{type(failure).__name__} {getattr(failure, 'reason', '')}".strip()
+            log("session %s: turns cannot be stored now, and wait (%d pending): %s", log_name(session.id), pending, why)
 
     def _note(self, session: PendingSession, failure: Exception | None) -> bool:
         """Count failures, of the session and of the sidecar; return whether to say so: not at once, it may pass."""
@@ -465,6 +459,12 @@ class Backlog:
             self._resume_at = time.monotonic() + _pause(self._unanswered)
             return self._unanswered == 2 or (self._unanswered == 1 and session.failures == 2)
         return session.failures == 2
+
+
+def number_of(things: int | Sequence[object], name: str = "turn") -> str:
+    """Return a number of things in words."""
+    number = things if isinstance(things, int) else len(things)
+    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 def _pause(failures: int) -> float:

@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, NamedTuple, Protocol
 
@@ -45,6 +46,8 @@ class Holder(Protocol):
         """Return what is known of the session's turns; None where nothing is."""
 
 
+_IN_A_LOOP_SECONDS = 0.2
+
 _lock = threading.Lock()
 _holders: "dict[str, weakref.WeakSet[Holder]]" = {}
 
@@ -76,7 +79,12 @@ def settle(futures: "list[Future[None]]", timeout: timedelta) -> timedelta:
     if not futures or not isinstance(timeout, timedelta):
         return timeout
     start = time.monotonic()
-    wait(futures, min(timeout.total_seconds(), threading.TIMEOUT_MAX))
+    seconds = min(timeout.total_seconds(), threading.TIMEOUT_MAX)
+    with suppress(RuntimeError):
+        # Calls of this event loop cannot end while it is blocked here, but they reach the sidecar.
+        if asyncio.get_running_loop():
+            seconds = min(seconds, _IN_A_LOOP_SECONDS)
+    wait(futures, seconds)
     return timeout - timedelta(seconds=time.monotonic() - start)
 
 

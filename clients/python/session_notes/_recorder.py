@@ -17,7 +17,7 @@ from typing import Any, Self
 from session_notes import _forks, _pending
 from session_notes._async_primary import AsyncPrimaryClient
 from session_notes._background import BackgroundObserver
-from session_notes._backlog import Backlog, Observer, PendingSession, log
+from session_notes._backlog import Backlog, Observer, PendingSession, log, number_of
 from session_notes._errors import InvalidArgument
 from session_notes._primary import PrimaryClient
 from session_notes._types import Turn
@@ -64,7 +64,7 @@ class _Recorder:
                 _drain_at_exit(self)
                 self._start()
         except Exception as error:
-            log("%d turns may not be recorded: %s", len(turns), type(error).__name__)
+            log("%s may not be recorded: %s", number_of(turns), type(error).__name__)
 
     def turns(self, session_id: str) -> int | None:
         """Return how many turns the conversation has, pending ones included; None where none was recorded here.
