@@ -201,6 +201,16 @@ class TestOutage:
                 assert recorder.close(LONG)
         assert [reading.turn_count for reading in map(primary.get_session, ids)] == [1] * 50
 
+    def test_an_outage_costs_no_call_per_recording(self, refusing: Refusing, session_id: str) -> None:
+        """A sidecar that cannot store is asked a few times a second at most, however many sessions wait."""
+        refusing.code = grpc.StatusCode.UNAVAILABLE
+        with PrimaryClient(refusing.target) as client:
+            recorder = TurnRecorder(client)
+            for number in range(50):
+                recorder.record(f"{session_id}-{number}", *turns("x"))
+            assert not recorder.close(timedelta(seconds=1))
+        assert 2 < len(refusing.requests) < 20
+
     def test_one_line_for_an_outage(
         self, away: tuple[PrimaryClient, TurnRecorder], session_id: str, caplog: pytest.LogCaptureFixture
     ) -> None:

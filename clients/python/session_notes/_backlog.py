@@ -52,6 +52,9 @@ _COMPARE_TIMEOUT = timedelta(seconds=10)
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 1.0
 
+_MAX_RETRY_AFTER = timedelta(seconds=5)
+"""The sidecar may ask for a longer pause."""
+
 _SESSION_ID = re.compile(r"[!-z|~]{1,256}")
 _TURN_AT_FAULT = re.compile(r"turns\[(\d+)\]")
 
@@ -456,7 +459,9 @@ class Backlog:
         self._last_error = type(failure).__name__
         if isinstance(failure, Unavailable | Unauthenticated | UsageError):
             self._unanswered += 1
-            self._resume_at = time.monotonic() + _pause(self._unanswered)
+            asked = failure.retry_after or timedelta()
+            pause = max(_pause(self._unanswered), min(asked, _MAX_RETRY_AFTER).total_seconds())
+            self._resume_at = time.monotonic() + pause
             return self._unanswered == 2 or (self._unanswered == 1 and session.failures == 2)
         return session.failures == 2
 
