@@ -8,6 +8,8 @@ The process that talks to the user:
     ...     primary.get_notes("session-1", unavailable_ok=True).as_tool_result()
     {'ready': False, 'reason': 'never_run'}
 
+Its `TurnRecorder`, or `AsyncTurnRecorder`, stores what was said without holding up the conversation, over an outage too.
+
 The one that watches:
 
     >>> from session_notes import Notes, ObserverClient
@@ -15,9 +17,7 @@ The one that watches:
     ...     run.write(Notes(summary=f"{len(run.transcript)} turns so far"))
 
 `AsyncPrimaryClient` and `AsyncObserverClient` are the same for asyncio; `BackgroundObserver` is a thread pool that
-observes. `TurnRecorder` stores what was said without holding up the conversation, also over an outage, and
-`AsyncTurnRecorder` does so for asyncio. Whatever goes wrong is a `SessionNotesError`; the tree stands at the top of
-`session_notes/_errors.py`.
+observes. Whatever goes wrong is a `SessionNotesError`; the tree stands at the top of `session_notes/_errors.py`.
 """
 
 from session_notes._async_observer import AsyncObserverClient
