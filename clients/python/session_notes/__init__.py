@@ -8,7 +8,7 @@ The process that talks to the user:
     ...     primary.get_notes("session-1", unavailable_ok=True).as_tool_result()
     {'ready': False, 'reason': 'never_run'}
 
-Its `TurnRecorder`, or `AsyncTurnRecorder`, stores what was said without holding up the conversation, over an outage too.
+Its `TurnRecorder`, or `AsyncTurnRecorder`, stores what was said, over an outage too, and holds no conversation up.
 
 The one that watches:
 
