@@ -17,7 +17,6 @@ from functools import partial
 from itertools import count, islice
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from session_notes import _wire
 from session_notes._errors import (
     InvalidArgument,
     Overloaded,
@@ -31,7 +30,7 @@ from session_notes._errors import (
 )
 from session_notes._pending import Pending
 from session_notes._runs import LOGGER, log_name
-from session_notes._storable import MAX_TURN_BYTES, Storable, storable
+from session_notes._storable import MAX_TURN_BYTES, Storable, messages, storable
 from session_notes._types import Session, Turn
 
 Visit: TypeAlias = Generator[Callable[[], Any], Any, None]
@@ -492,7 +491,7 @@ def _holds(session: Session, before: int, turns: list[Turn]) -> bool:
     first = session.turn_count - len(session.turns)
     stored = session.turns[max(0, before - first) : max(0, before + len(turns) - first)]
     sent = turns[len(turns) - len(stored) :]
-    return all(_wire.turn_message(a) == _wire.turn_message(b) for a, b in zip(stored, sent, strict=True))
+    return messages(stored) == messages(sent)
 
 
 def log(message: str, *args: object) -> None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from session_notes import _wire
+from session_notes import _calls, _wire
 from session_notes._types import Turn
 
 MAX_TURN_BYTES = 64 * 1024
@@ -116,8 +116,15 @@ class _Copy:
             raise ValueError
 
 
+def messages(turns: Sequence[Turn]) -> list[Any]:
+    """Return turns as they are sent."""
+    request: Any = _calls.append_turns("-", turns, None).request
+    return list(request.turns)
+
+
 def _size(turn: Turn) -> int:
-    return int(_wire.turn_message(turn).ByteSize())
+    (message,) = messages([turn])
+    return int(message.ByteSize())
 
 
 def _too_long(text: str, room: int) -> bool:
