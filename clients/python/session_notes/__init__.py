@@ -8,6 +8,8 @@ The process that talks to the user:
     ...     primary.get_notes("session-1", unavailable_ok=True).as_tool_result()
     {'ready': False, 'reason': 'never_run'}
 
+Its `TurnRecorder`, or `AsyncTurnRecorder`, stores what was said, over an outage too, and holds no conversation up.
+
 The one that watches:
 
     >>> from session_notes import Notes, ObserverClient
@@ -47,6 +49,7 @@ from session_notes._errors import (
 )
 from session_notes._observer import DEFAULT_RUN_TIMEOUT, ObserverClient
 from session_notes._primary import DEFAULT_NOTES_TIMEOUT, DEFAULT_STATE_TIMEOUT, PrimaryClient
+from session_notes._recorder import AsyncTurnRecorder, TurnRecorder
 from session_notes._runs import ActiveRun, AsyncActiveRun
 from session_notes._targets import DEFAULT_TARGET
 from session_notes._types import (
@@ -77,6 +80,7 @@ __all__ = [
     "AsyncBackgroundObserver",
     "AsyncObserverClient",
     "AsyncPrimaryClient",
+    "AsyncTurnRecorder",
     "BackgroundObserver",
     "BeginResult",
     "Conflict",
@@ -107,6 +111,7 @@ __all__ = [
     "TooLarge",
     "Turn",
     "TurnCountMismatch",
+    "TurnRecorder",
     "Unauthenticated",
     "Unavailable",
     "UpdateResult",

@@ -6,7 +6,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from session_notes import _calls
+from session_notes import _calls, _pending
 from session_notes._credentials import TLS, Token
 from session_notes._errors import Unavailable
 from session_notes._primary import DEFAULT_NOTES_TIMEOUT, DEFAULT_STATE_TIMEOUT
@@ -62,12 +62,14 @@ class AsyncPrimaryClient:
     ) -> Reading:
         """The current notes of one observer, with their age: as `PrimaryClient.get_notes`."""
         call = _calls.get_notes(session_id, observer, max_age, current_turn, max_turns_behind)
+        drift = _pending.drift(self._transport.target, call.request)
         try:
-            return await self._transport.send(call, timeout, self._timeout)
+            reading = await self._transport.send(call, timeout, self._timeout)
         except Unavailable as error:
             if not unavailable_ok:
                 raise
             return _calls.reading_instead(call, error)
+        return drift.corrected(reading) if drift else reading
 
     async def batch_get_notes(
         self,
@@ -81,12 +83,14 @@ class AsyncPrimaryClient:
     ) -> list[Reading]:
         """`get_notes` for many sessions at once: as `PrimaryClient.batch_get_notes`."""
         call = _calls.batch_get_notes(session_ids, observer, max_age, max_turns_behind)
+        drifts = _pending.drifts(self._transport.target, call.request)
         try:
-            return await self._transport.send(call, timeout, self._state_timeout)
+            readings = await self._transport.send(call, timeout, self._state_timeout)
         except Unavailable as error:
             if not unavailable_ok:
                 raise
             return _calls.readings_instead(call, error)
+        return [drift.corrected(one) if drift else one for one, drift in zip(readings, drifts, strict=True)]
 
     async def get_session(
         self, session_id: str, *, include_turns: bool = False, timeout: timedelta | None = None
@@ -122,8 +126,11 @@ class AsyncPrimaryClient:
         return await self._transport.send(call, timeout, self._state_timeout)
 
     async def delete_session(self, session_id: str, *, timeout: timedelta | None = None) -> bool:
-        """Removes every trace of the session; whether there was one: as `PrimaryClient.delete_session`."""
-        return await self._transport.send(_calls.delete_session(session_id), timeout, self._state_timeout)
+        """Remove every trace of the session; return whether it existed: as `PrimaryClient.delete_session`."""
+        call = _calls.delete_session(session_id)
+        span = self._state_timeout if timeout is None else timeout
+        left = await _pending.settle_async(_pending.forget(self._transport.target, session_id), span)
+        return await self._transport.send(call, left, self._state_timeout)
 
     async def list_sessions(
         self, *, page_size: int = 0, timeout: timedelta | None = None

@@ -5,7 +5,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from session_notes import _calls
+from session_notes import _calls, _pending
 from session_notes._credentials import TLS, Token
 from session_notes._errors import Unavailable
 from session_notes._transport import Transport
@@ -83,7 +83,8 @@ class PrimaryClient:
             session_id: The session to read. One that nobody wrote to is not ready, never an error.
             observer: Whose notes; empty: `default`.
             max_age: The oldest age that still counts as fresh.
-            current_turn: How many turns the conversation has; None: as many as are stored.
+            current_turn: How many turns the conversation has; None: as many as are stored, and those that a recorder of
+                this process has pending.
             max_turns_behind: How many turns may have come since and the notes still count as fresh.
             timeout: How long to wait for an answer; None: as the client was told.
             unavailable_ok: Whether to get a reading that is not ready and says why where nobody answers.
@@ -93,12 +94,14 @@ class PrimaryClient:
             SessionNotesError: Anything else.
         """
         call = _calls.get_notes(session_id, observer, max_age, current_turn, max_turns_behind)
+        drift = _pending.drift(self._transport.target, call.request)
         try:
-            return self._transport.send(call, timeout, self._timeout)
+            reading = self._transport.send(call, timeout, self._timeout)
         except Unavailable as error:
             if not unavailable_ok:
                 raise
             return _calls.reading_instead(call, error)
+        return drift.corrected(reading) if drift else reading
 
     def batch_get_notes(
         self,
@@ -115,12 +118,14 @@ class PrimaryClient:
         >>> stale = [r.session_id for r in primary.batch_get_notes(ids, max_turns_behind=5) if not r.fresh]
         """
         call = _calls.batch_get_notes(session_ids, observer, max_age, max_turns_behind)
+        drifts = _pending.drifts(self._transport.target, call.request)
         try:
-            return self._transport.send(call, timeout, self._state_timeout)
+            readings = self._transport.send(call, timeout, self._state_timeout)
         except Unavailable as error:
             if not unavailable_ok:
                 raise
             return _calls.readings_instead(call, error)
+        return [drift.corrected(one) if drift else one for one, drift in zip(readings, drifts, strict=True)]
 
     def get_session(self, session_id: str, *, include_turns: bool = False, timeout: timedelta | None = None) -> Session:
         """The whole session in one atomic read; one that nobody wrote to is empty, at version 0.
@@ -183,8 +188,15 @@ class PrimaryClient:
         return self._transport.send(call, timeout, self._state_timeout)
 
     def delete_session(self, session_id: str, *, timeout: timedelta | None = None) -> bool:
-        """Removes every trace of the session; whether there was one. Observers still at work cannot bring it back."""
-        return self._transport.send(_calls.delete_session(session_id), timeout, self._state_timeout)
+        """Remove every trace of the session; return whether it existed.
+
+        Neither an observer's run in flight nor a recorder of this process brings the session back: turns and runs that
+        are pending for it are dropped. A turn that is recorded afterwards starts the session anew.
+        """
+        call = _calls.delete_session(session_id)
+        span = self._state_timeout if timeout is None else timeout
+        left = _pending.settle(_pending.forget(self._transport.target, session_id), span)
+        return self._transport.send(call, left, self._state_timeout)
 
     def list_sessions(self, *, page_size: int = 0, timeout: timedelta | None = None) -> Iterator[SessionSummary]:
         """Summaries of all sessions, in no order, fetched page by page; `timeout` is for each. For people.

@@ -1,0 +1,825 @@
+"""What was said is stored once, in order, whatever happens, and without holding up the conversation."""
+
+import asyncio
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from session_notes import (
+    AsyncPrimaryClient,
+    AsyncTurnRecorder,
+    BackgroundObserver,
+    InvalidArgument,
+    Notes,
+    ObserverClient,
+    PrimaryClient,
+    Turn,
+    TurnRecorder,
+    Unavailable,
+    UsageError,
+    _backlog,
+)
+from session_notes._storable import Storable
+from session_notes.integrations import recorder as old_place
+
+from tests.clients.conftest import Proxy, Refusing
+from tests.support import CANARY, Sidecar, eventually, new_session_id
+
+LONG = timedelta(seconds=30)
+NOW = timedelta()
+
+
+def said(client: PrimaryClient, session_id: str) -> list[str]:
+    """What is stored, in order."""
+    return [turn.text for turn in client.get_session(session_id, include_turns=True, timeout=LONG).turns]
+
+
+def turns(*texts: object) -> list[Turn]:
+    """Turns of a user."""
+    return [Turn("user", str(text)) for text in texts]
+
+
+@contextmanager
+def promptly() -> Iterator[None]:
+    """Fails where the block waits for the sidecar."""
+    before = time.monotonic()
+    yield
+    assert time.monotonic() - before < 5
+
+
+@pytest.fixture
+def recorder(primary: PrimaryClient) -> Iterator[TurnRecorder]:
+    """A recorder on the shared sidecar, without an observer."""
+    with TurnRecorder(primary) as recorder:
+        yield recorder
+
+
+@pytest.fixture
+def away(nobody: str) -> Iterator[tuple[PrimaryClient, TurnRecorder]]:
+    """A client and a recorder of a sidecar that is away for good."""
+    with PrimaryClient(nobody) as primary:
+        recorder = TurnRecorder(primary)
+        yield primary, recorder
+        recorder.close(NOW)
+
+
+@pytest.fixture
+def own_sidecar() -> Iterator[Sidecar]:
+    """A sidecar that this test may stop."""
+    with Sidecar() as sidecar:
+        yield sidecar
+
+
+class TestOrder:
+    """In order, and a run after that."""
+
+    def test_turns_stay_in_order(self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
+        """However fast they come, and however many."""
+        for number in range(1000):
+            recorder.record(session_id, *turns(number))
+        assert recorder.turns(session_id) == 1000
+        assert recorder.close()
+        assert said(primary, session_id) == [str(number) for number in range(1000)]
+
+    def test_more_than_one_call_takes(self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
+        """A conversation that is recorded at once fits in no single call, by number or by size."""
+        recorder.record(session_id, *turns(*range(6000)))
+        other = new_session_id()
+        recorder.record(other, *turns(*["x" * 60_000] * 100))
+        assert recorder.close(LONG)
+        assert primary.get_session(session_id).turn_count == 6000
+        assert said(primary, session_id) == [str(number) for number in range(4000, 6000)]
+        assert len(said(primary, other)) == 100
+
+    def test_a_run_sees_what_was_recorded(
+        self, primary: PrimaryClient, observer: ObserverClient, session_id: str
+    ) -> None:
+        """Runs begin after the turns are stored; with `observe=False` none does; without turns one does."""
+        seen: list[int] = []
+
+        def analyse(run: Any) -> Notes:
+            seen.append(len(run.transcript))
+            return Notes()
+
+        with BackgroundObserver(analyse, client=observer) as background, TurnRecorder(primary, background) as recorder:
+            recorder.record(session_id, *turns("a", "b"))
+            eventually(lambda: seen == [2])
+            recorder.record(session_id, *turns("c"), observe=False)
+            eventually(lambda: primary.get_session(session_id).turn_count == 3)
+            assert seen == [2]
+            recorder.record(session_id)
+            eventually(lambda: seen == [2, 3])
+
+    def test_it_goes_on_from_what_is_stored(
+        self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str
+    ) -> None:
+        """Turns of before, and turns that another writer appends meanwhile, are in no one's way."""
+        primary.append_turns(session_id, turns("before"))
+        assert recorder.turns(session_id) is None
+        recorder.record(session_id, *turns("a"))
+        eventually(lambda: recorder.turns(session_id) == 2)
+        primary.append_turns(session_id, turns("other"))
+        recorder.record(session_id, *turns("b"))
+        eventually(lambda: recorder.turns(session_id) == 4)
+        assert said(primary, session_id) == ["before", "a", "other", "b"]
+
+
+class TestOutage:
+    """What is pending stays, in order, until the sidecar is back."""
+
+    @pytest.mark.parametrize("how", ["killed", "stopped"])
+    def test_an_outage_loses_and_doubles_nothing(self, own_sidecar: Sidecar, how: str) -> None:
+        """A sidecar that dies or hangs while turns of two sessions are recorded ends with all of them, once."""
+        with PrimaryClient(own_sidecar.target) as primary, TurnRecorder(primary) as recorder:
+            recorder.record("a", *turns(*range(10)))
+            recorder.record("b", *turns(0))
+            eventually(lambda: primary.get_session("b").turn_count == 1)
+            assert own_sidecar.process is not None
+            if how == "killed":
+                own_sidecar.kill()
+            else:
+                own_sidecar.process.send_signal(signal.SIGSTOP)
+            with promptly():
+                for number in range(10, 40):
+                    recorder.record("a", *turns(number))
+                    recorder.record("b", *turns(number - 9))
+            assert (recorder.turns("a"), recorder.turns("b")) == (40, 31)
+            # Until a try has failed, its outcome unknown.
+            eventually(lambda: recorder._backlog._unanswered > 1, 20)
+            if how == "killed":
+                own_sidecar.start()
+            else:
+                own_sidecar.process.send_signal(signal.SIGCONT)
+            assert recorder.close(LONG)
+            assert said(primary, "a") == [str(number) for number in range(40)]
+            assert said(primary, "b") == [str(number) for number in range(31)]
+
+    @pytest.mark.parametrize("other", [False, True])
+    def test_a_lost_reply_doubles_nothing(
+        self, proxy: Proxy, primary: PrimaryClient, session_id: str, *, other: bool
+    ) -> None:
+        """The turns were stored and nobody said so: they are recognised, also where another writer went on."""
+        with PrimaryClient(proxy.target) as client, TurnRecorder(client) as recorder:
+            client.get_session(session_id)
+            proxy.swallow_replies()
+            recorder.record(session_id, *turns("same", "same"))
+            eventually(lambda: primary.get_session(session_id).turn_count == 2)
+            if other:
+                primary.append_turns(session_id, turns("other"))
+            recorder.record(session_id, *turns("same"))
+            eventually(lambda: recorder._backlog._unanswered > 0)
+            proxy.reset()
+            assert recorder.close(LONG)
+            assert recorder.turns(session_id) == 3 + other
+        assert said(primary, session_id) == ["same", "same", *["other"] * other, "same"]
+
+    def test_an_outage_costs_no_timeout_per_recording(self, proxy: Proxy, primary: PrimaryClient) -> None:
+        """Fifty sessions wait while a sidecar hangs; when it is back, they are stored at once."""
+        ids = [new_session_id() for _ in range(50)]
+        with PrimaryClient(proxy.target) as client, TurnRecorder(client) as recorder:
+            client.get_session(ids[0])
+            proxy.swallow_replies()
+            for session_id in ids:
+                recorder.record(session_id, *turns("x"))
+            eventually(lambda: recorder._backlog._unanswered > 1)
+            proxy.reset()
+            with promptly():
+                assert recorder.close(LONG)
+        assert [reading.turn_count for reading in map(primary.get_session, ids)] == [1] * 50
+
+    def test_an_outage_costs_no_call_per_recording(self, refusing: Refusing, session_id: str) -> None:
+        """A sidecar that cannot store is asked a few times a second at most, however many sessions wait."""
+        refusing.code = grpc.StatusCode.UNAVAILABLE
+        with PrimaryClient(refusing.target) as client:
+            recorder = TurnRecorder(client)
+            for number in range(50):
+                recorder.record(f"{session_id}-{number}", *turns("x"))
+            assert not recorder.close(timedelta(seconds=1))
+        assert 2 < len(refusing.requests) < 20
+
+    def test_one_line_for_an_outage(
+        self, away: tuple[PrimaryClient, TurnRecorder], session_id: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """One line says that turns wait, one that they were given up; neither says what they are."""
+        _, recorder = away
+        for number in range(20):
+            recorder.record(session_id, *turns(f"{CANARY} {number}"))
+        eventually(lambda: recorder._backlog._unanswered > 2)
+        assert not recorder.close(NOW)
+        assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+        assert "20 turns of 1 session not recorded" in caplog.records[-1].getMessage()
+        recorder.record(session_id, *turns("x"))
+        assert "1 turn not recorded: the recorder is closed" in caplog.text
+
+    def test_what_is_pending_is_bounded(
+        self,
+        own_sidecar: Sidecar,
+        session_id: str,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Beyond the bound the newest turns are dropped: one line when it begins, one when turns are stored again."""
+        monkeypatch.setattr(_backlog, "MAX_PENDING_TURNS", 10)
+        own_sidecar.terminate()
+        with PrimaryClient(own_sidecar.target) as primary, TurnRecorder(primary) as recorder:
+            for number in range(25):
+                recorder.record(session_id, *turns(number))
+            recorder.record(new_session_id(), *turns("x"))
+            assert recorder.turns(session_id) == 10
+            own_sidecar.start()
+            eventually(lambda: "turns are stored again; 16 were dropped" in caplog.text, 20)
+            recorder.record(session_id, *turns("again"))
+            assert recorder.close(LONG)
+            assert said(primary, session_id) == [*map(str, range(10)), "again"]
+        assert sum("dropped" in record.getMessage() for record in caplog.records) == 2
+
+    def test_bytes_are_bounded(self, away: tuple[PrimaryClient, TurnRecorder], session_id: str) -> None:
+        """Few long turns fill the memory as well as many short ones."""
+        recorder = away[1]
+        for _ in range(6):
+            recorder.record(session_id, *turns(*["x" * 60_000] * 100))
+        assert recorder.turns(session_id) == _backlog.MAX_PENDING_BYTES // 60_010
+
+
+class TestDrift:
+    """While turns are pending, readings count them."""
+
+    def reading_during(
+        self, sidecar: Sidecar, primary: PrimaryClient, observer: ObserverClient, session_id: str
+    ) -> tuple[PrimaryClient, TurnRecorder]:
+        """Notes on 2 turns, and a recorder that cannot store any: its calls go to no sidecar, its readings do."""
+        primary.append_turns(session_id, turns("a", "b"))
+        with observer.run(session_id) as run:
+            run.write(Notes(summary="x"))
+
+        class Stuck(PrimaryClient):
+            def append_turns(self, *_: object, **__: object) -> int:
+                raise UsageError("a sidecar that reads and does not write")
+
+        client = Stuck(sidecar.target)
+        return client, TurnRecorder(client)
+
+    def test_readings_count_pending_turns(
+        self, sidecar: Sidecar, primary: PrimaryClient, observer: ObserverClient, session_id: str
+    ) -> None:
+        """Any client of the same sidecar in this process, and in a batch; other writers' turns count as well."""
+        client, recorder = self.reading_during(sidecar, primary, observer, session_id)
+        with client:
+            assert primary.get_notes(session_id, max_turns_behind=0).fresh
+            recorder.record(session_id, *turns("c", "d", "e"))
+            reading = primary.get_notes(session_id, max_turns_behind=2)
+            assert (reading.turns_behind, reading.fresh) == (3, False)
+            assert primary.get_notes(session_id, max_turns_behind=3).fresh
+            primary.append_turns(session_id, turns("other"))
+            other, reading = primary.batch_get_notes([new_session_id(), session_id], max_turns_behind=3)
+            assert other.turns_behind is None
+            assert (reading.turns_behind, reading.fresh) == (4, False)
+            assert primary.get_notes(session_id, current_turn=recorder.turns(session_id)).turns_behind == 4
+            recorder.close(NOW)
+            assert primary.get_notes(session_id).turns_behind == 1
+
+    async def test_asyncio_readings_count_them_too(
+        self,
+        sidecar: Sidecar,
+        primary: PrimaryClient,
+        observer: ObserverClient,
+        async_primary: AsyncPrimaryClient,
+        session_id: str,
+    ) -> None:
+        """An asyncio client reads, and a blocking one records."""
+        client, recorder = self.reading_during(sidecar, primary, observer, session_id)
+        with client:
+            recorder.record(session_id, *turns("c"))
+            assert not (await async_primary.get_notes(session_id, max_turns_behind=0)).fresh
+            (reading,) = await async_primary.batch_get_notes([session_id])
+            assert reading.turns_behind == 1
+            recorder.close(NOW)
+
+
+class TestStorable:
+    """One turn that cannot be stored costs no other, and where it can be mended, not even itself."""
+
+    def stored(self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str, *given: Any) -> list[Turn]:
+        recorder.record(session_id, *given)
+        assert recorder.close(LONG)
+        return list(primary.get_session(session_id, include_turns=True).turns)
+
+    def test_text_is_made_storable(self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
+        """Half a character becomes U+FFFD, two halves become one, and a long text is cut in whole characters."""
+        given = [
+            Turn("user", "Tell me a joke."),
+            Turn("prim\udfffary", "Great \ud83d"),
+            Turn("user", "\ud83d\ude00"),
+            Turn("user", "ä" * 70_000, extra={"interrupted": True}),
+            Turn("u" * 70_000, "x"),
+        ]
+        joke, great, smile, long, speaker = self.stored(recorder, primary, session_id, *given)
+        assert joke == given[0]
+        assert (great.speaker, great.text) == ("prim\ufffdary", "Great \ufffd")
+        assert smile.text == "😀"
+        assert long.text.startswith("ää")
+        assert long.text.endswith("ä […]")
+        assert 65_400 < len(long.text.encode()) < 65_536
+        assert long.extra == {"interrupted": True}
+        assert speaker.text == "x"
+        assert speaker.speaker.endswith("u […]")
+
+    def test_a_text_at_the_limit_is_left_alone(
+        self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str
+    ) -> None:
+        """The largest turn that the sidecar takes is taken as it is."""
+        text = "x" * (65_536 - len(b"\x0a\x04user") - 4)
+        fits, cut = self.stored(recorder, primary, session_id, *turns(text, text + "x"))
+        assert fits.text == text
+        assert cut.text.endswith("x […]")
+        assert len(cut.text.encode()) == len(text)
+
+    def test_a_bad_extra_is_left_out(
+        self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Whatever is wrong with it, the words stay; nothing of it is in the log."""
+        deep: Any = {}
+        for _ in range(17):
+            deep = {CANARY: deep}
+        many: list[Any] = []
+        many.extend([many] * 50)
+        bad = [
+            {CANARY: math.nan},
+            {CANARY: 2**60},
+            {CANARY: object()},
+            {1: CANARY},
+            {CANARY: "x" * 70_000},
+            {CANARY: many},
+            [CANARY],
+            CANARY,
+            deep,
+        ]
+        given = [Turn("user", str(number), extra=cast(Any, extra)) for number, extra in enumerate(bad)]
+        stored = self.stored(recorder, primary, session_id, *given, Turn("user", "x" * 60_000, extra={"a": "y" * 9000}))
+        assert [turn.text for turn in stored] == [*map(str, range(len(bad))), "x" * 60_000]
+        assert all(turn.extra == {} for turn in stored)
+        (line,) = (record.getMessage() for record in caplog.records)
+        assert "extra left out" in line
+        assert "(9 times)" in line
+
+    def test_a_good_extra_stays(self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
+        """As it was when it was recorded: what its owner does with it later has no effect."""
+        extra = {"list": [1.0, "half \ud83d", None, {"deep": True}], "by": {}}
+        recorder.record(session_id, Turn("user", "x", datetime.now(UTC), extra))
+        extra.clear()
+        (turn,) = self.stored(recorder, primary, session_id)
+        assert turn.extra == {"list": [1.0, "half \ufffd", None, {"deep": True}], "by": {}}
+        assert turn.time is not None
+
+    def test_what_is_no_turn_is_left_out(
+        self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A str, None, a dict, or a turn without a text: the log says which, the rest is kept."""
+        nothing = Turn("user", cast(str, None))
+        given = ["hello", Turn("user", "a"), None, {"text": CANARY}, nothing, [Turn("user", "x")]]
+        naive = Turn(cast(str, None), "b", datetime.now())
+        a, b = self.stored(recorder, primary, session_id, *given, naive)
+        assert (a.text, b.text, b.speaker, b.time) == ("a", "b", "", None)
+        for word in ("str", "NoneType", "dict", "list", "time left out"):
+            assert word in caplog.text
+
+    def test_a_sidecar_with_lower_limits(self, session_id: str, caplog: pytest.LogCaptureFixture) -> None:
+        """A turn that it does not take is cut to what it takes."""
+        with (
+            Sidecar(flags=["--max-turn-bytes", "1024"]) as sidecar,
+            PrimaryClient(sidecar.target) as primary,
+            TurnRecorder(primary) as recorder,
+        ):
+            recorder.record(session_id, *turns("a", "x" * 5000, "b", "y" * 900, "c"))
+            recorder.record(session_id, Turn("user", "d", extra={"a": "x" * 5000}))
+            assert recorder.close(LONG)
+            a, long, b, y, c, d = primary.get_session(session_id, include_turns=True).turns
+        assert (a.text, b.text, y.text, c.text, d.text, d.extra) == ("a", "b", "y" * 900, "c", "d", {})
+        assert long.text.endswith("x […]")
+        assert 900 < len(long.text) < 1024
+        assert "text cut" in caplog.text
+
+    def test_a_refused_turn_costs_no_other(
+        self, primary: PrimaryClient, session_id: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Should the sidecar refuse a turn for what we do not know of, it is left out, and the rest is stored."""
+        monkeypatch.setattr("session_notes._backlog.storable", lambda turn, *_: Storable(turn, len(turn.text), ()))
+        with TurnRecorder(primary) as recorder:
+            recorder.record(session_id, Turn("user", "a"), Turn("user", "b", extra={"a": math.inf}), Turn("user", "c"))
+            recorder.record(new_session_id(), *turns("x"))
+            assert recorder.close(LONG)
+        assert said(primary, session_id) == ["a", "c"]
+
+    def test_a_token_that_cannot_be_read_costs_no_turn(
+        self, sidecar: Sidecar, primary: PrimaryClient, session_id: str
+    ) -> None:
+        """What is wrong with the client is no fault of the turns: they wait."""
+        tokens = iter(["no token", "no token"])
+        client = PrimaryClient(sidecar.target, token=lambda: next(tokens, "token"))
+        with client, TurnRecorder(client) as recorder:
+            recorder.record(session_id, *turns("a"))
+            assert recorder.close(LONG)
+        assert said(primary, session_id) == ["a"]
+
+
+BAD_IDS: dict[str, Any] = {
+    "int": 42,
+    "uuid": uuid.UUID(int=1),
+    "none": None,
+    "half a character": "a\ud83d",
+    "10 KB": "a" * 10_000,
+    "empty": "",
+    "space": "a b",
+    "list": ["a"],
+}
+
+
+class TestNothingRaises:
+    """`record` never raises, and nothing that it is given ends the recorder."""
+
+    @pytest.mark.parametrize("bad", BAD_IDS)
+    def test_a_bad_session_id_ends_nothing(
+        self, primary: PrimaryClient, session_id: str, caplog: pytest.LogCaptureFixture, bad: str
+    ) -> None:
+        """It is logged in one line, and other sessions go on, and their runs."""
+        submitted = []
+
+        class Observer:
+            def submit(self, session_id: str) -> None:
+                submitted.append(session_id)
+
+        with TurnRecorder(primary, cast(Any, Observer())) as recorder:
+            recorder.record(BAD_IDS[bad], *turns("x"))
+            assert len(caplog.records) == 1
+            assert "1 turn not recorded: the session id" in caplog.text
+            assert recorder.turns(BAD_IDS[bad]) is None
+            recorder.record(session_id, *turns("y"))
+            assert recorder.close(LONG)
+        assert said(primary, session_id) == ["y"]
+        assert submitted == [session_id]
+
+    def test_a_log_that_raises_ends_nothing(
+        self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A handler of the application's, with a bug."""
+
+        class Raising(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                raise OSError
+
+        handler = Raising()
+        logger = logging.getLogger("session_notes")
+        logger.addHandler(handler)
+        try:
+            recorder.record(cast(str, 42), *turns("x"))
+            recorder.record(session_id, cast(Turn, "x"), Turn("user", "y"))
+            assert recorder.close(LONG)
+        finally:
+            logger.removeHandler(handler)
+        assert said(primary, session_id) == ["y"]
+
+    def test_an_observer_that_raises_ends_nothing(
+        self, primary: PrimaryClient, session_id: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A closed one, and one that starts no thread."""
+        closed = BackgroundObserver(lambda run: None)
+        closed.close()
+
+        class NoThread:
+            def submit(self, session_id: str) -> None:
+                raise RuntimeError("can't start new thread")
+
+        for observer in (closed, cast(Any, NoThread())):
+            with TurnRecorder(primary, observer) as recorder:
+                recorder.record(session_id, *turns("x"))
+                recorder.record(session_id, *turns("y"))
+        assert said(primary, session_id) == ["x", "y"] * 2
+        assert "no run was submitted: UsageError" in caplog.text
+        assert "no run was submitted: RuntimeError" in caplog.text
+
+    def test_no_thread_is_no_end(
+        self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where none can be started, the next recording tries again."""
+
+        def refuse(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            recorder.record(session_id, *turns("a"))
+        assert recorder.turns(session_id) == 1
+        recorder.record(session_id, *turns("b"))
+        assert recorder.close(LONG)
+        assert said(primary, session_id) == ["a", "b"]
+
+    def test_a_server_bug_in_one_session_blocks_no_other(
+        self, sidecar: Sidecar, primary: PrimaryClient, session_id: str
+    ) -> None:
+        """What the sidecar cannot store in one session waits, and the others do not."""
+        sick = new_session_id()
+        sidecar.store.client.set(sidecar.store.key(sick), "not a hash", px=60_000)
+        recorder = TurnRecorder(primary)
+        recorder.record(sick, *turns("x"))
+        for number in range(50):
+            recorder.record(session_id, *turns(number))
+        eventually(lambda: primary.get_session(session_id).turn_count == 50, 3)
+        sidecar.store.client.delete(sidecar.store.key(sick))
+        assert recorder.close(LONG)
+        assert said(primary, sick) == ["x"]
+
+
+class TestDeleted:
+    """A deleted session stays deleted."""
+
+    def test_what_is_pending_goes_with_the_session(self, proxy: Proxy, primary: PrimaryClient, session_id: str) -> None:
+        """Turns that are pending, those in flight included, are gone; turns that come later start it anew."""
+        with PrimaryClient(proxy.target) as client, TurnRecorder(client) as recorder:
+            recorder.record(session_id, *turns(*range(3)))
+            eventually(lambda: recorder._backlog.empty)
+            proxy.swallow_replies()
+            recorder.record(session_id, *turns("in flight"))
+            recorder.record(session_id, *turns("pending"))
+            with ThreadPoolExecutor() as threads:
+                deletion = threads.submit(client.delete_session, session_id, timeout=LONG)
+                eventually(lambda: recorder.turns(session_id) is None)
+                assert not deletion.done()
+                proxy.reset()
+                with suppress(Unavailable):  # It may meet the connection that was reset.
+                    deletion.result(30)
+            client.delete_session(session_id)
+            assert primary.get_session(session_id).create_time is None
+            recorder.record(session_id, *turns("new"))
+            assert recorder.close(LONG)
+            assert recorder.turns(session_id) == 1
+        assert said(primary, session_id) == ["new"]
+
+    def test_record_then_delete_leaves_nothing(
+        self, recorder: TurnRecorder, primary: PrimaryClient, sidecar: Sidecar
+    ) -> None:
+        """At once, and many times; the deletion waits for the call in flight, no longer."""
+        ids = [new_session_id() for _ in range(50)]
+        for session_id in ids:
+            recorder.record(session_id, *turns("a"))
+            recorder.record(session_id, *turns("b"))
+            primary.delete_session(session_id)
+        assert recorder.close(LONG)
+        assert [sidecar.store.keys(session_id) for session_id in ids] == [[]] * 50
+
+    async def test_asyncio_deletes_what_is_pending(self, async_primary: AsyncPrimaryClient, sidecar: Sidecar) -> None:
+        """As the blocking client does."""
+        ids = [new_session_id() for _ in range(20)]
+        async with AsyncTurnRecorder(async_primary) as recorder:
+            for session_id in ids:
+                recorder.record(session_id, *turns("a"))
+                await asyncio.sleep(0)
+                recorder.record(session_id, *turns("b"))
+                await async_primary.delete_session(session_id)
+        assert [sidecar.store.keys(session_id) for session_id in ids] == [[]] * 20
+
+    async def test_a_blocking_deletion_in_a_loop(
+        self, async_primary: AsyncPrimaryClient, primary: PrimaryClient, sidecar: Sidecar, session_id: str
+    ) -> None:
+        """It keeps the call in flight from ending, and waits for it no longer than that call needs."""
+        async with AsyncTurnRecorder(async_primary) as recorder:
+            recorder.record(session_id, *turns("a"))
+            await asyncio.sleep(0)
+            assert primary.delete_session(session_id, timeout=timedelta(seconds=5)) in (True, False)
+        assert sidecar.store.keys(session_id) == []
+
+    def test_deleted_elsewhere_starts_anew(
+        self, recorder: TurnRecorder, primary: PrimaryClient, session: Any, session_id: str
+    ) -> None:
+        """Another process deletes it: a conversation that goes on starts it anew."""
+        recorder.record(session_id, *turns("a", "b"))
+        eventually(lambda: primary.get_session(session_id).turn_count == 2)
+        session.delete()
+        recorder.record(session_id, *turns("c"))
+        assert recorder.close(LONG)
+        assert said(primary, session_id) == ["c"]
+
+
+def run(program: str, target: str, session_id: str, *, signalled: int | None = None) -> tuple[str, float]:
+    """Run a program that records and ends; what it says on stderr, and for how long it is kept from ending."""
+    command = [sys.executable, "-c", program, target, session_id]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    if signalled is not None:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signalled)
+    output, errors = process.communicate(timeout=60)
+    return errors, float(output or "0")
+
+
+# What is registered first is called last.
+BLOCKING = """
+import atexit, sys, time
+atexit.register(lambda: print(time.monotonic() - ended))
+from session_notes import *
+target, session = sys.argv[1:]
+ended = time.monotonic()
+"""
+ENDS: dict[str, str] = {
+    "end": "recorder = TurnRecorder(PrimaryClient(target))\nrecorder.record(session, Turn('user', 'last words'))",
+    "exit": "recorder = TurnRecorder(PrimaryClient(target))\n"
+    "recorder.record(session, Turn('user', 'last words')); sys.exit(3)",
+    "client closed": "with PrimaryClient(target) as client:\n"
+    "    recorder = TurnRecorder(client)\n    recorder.record(session, Turn('user', 'last words'))",
+    "function": "def main():\n    recorder = TurnRecorder(PrimaryClient(target))\n"
+    "    recorder.record(session, Turn('user', 'last words'))\nmain()",
+    "asyncio": "import asyncio\nasync def main():\n    async with AsyncPrimaryClient(target) as client:\n"
+    "        AsyncTurnRecorder(client).record(session, Turn('user', 'last words'))\nasyncio.run(main())",
+    "multiprocessing": "import multiprocessing\ndef main():\n    recorder = TurnRecorder(PrimaryClient(target))\n"
+    "    recorder.record(session, Turn('user', 'last words'))\n"
+    "if __name__ == '__main__':\n    child = multiprocessing.get_context('fork').Process(target=main)\n"
+    "    child.start(); child.join(10)",
+}
+
+
+class TestExit:
+    """Words recorded just before the process ends are stored, or the log says that they are not."""
+
+    @pytest.mark.parametrize("how", ENDS)
+    def test_last_words_are_stored(self, sidecar: Sidecar, primary: PrimaryClient, session_id: str, how: str) -> None:
+        """However the process ends, as long as Python hears of it."""
+        errors, seconds = run(BLOCKING + ENDS[how], sidecar.target, session_id)
+        assert errors == ""
+        assert seconds < 2
+        assert said(primary, session_id) == ["last words"]
+
+    def test_an_interrupt_loses_nothing(self, sidecar: Sidecar, primary: PrimaryClient, session_id: str) -> None:
+        """Ctrl-C, and the traceback that Python makes of it."""
+        program = BLOCKING + ENDS["end"] + "\nprint('ready', flush=True)\ntime.sleep(30)"
+        errors, _ = run(program, sidecar.target, session_id, signalled=signal.SIGINT)
+        assert errors.count("Traceback") == 1
+        assert "KeyboardInterrupt" in errors
+        assert said(primary, session_id) == ["last words"]
+
+    @pytest.mark.parametrize("how", ["end", "asyncio"])
+    @pytest.mark.parametrize("where", ["nobody", "silent"])
+    def test_what_could_not_be_stored_is_said(
+        self, request: pytest.FixtureRequest, session_id: str, how: str, where: str
+    ) -> None:
+        """In one last line, without a traceback, after 2 s."""
+        errors, seconds = run(BLOCKING + ENDS[how], request.getfixturevalue(where), session_id)
+        assert "1 turn of 1 session not recorded" in errors.splitlines()[-1]
+        assert "Traceback" not in errors
+        assert "last words" not in errors
+        assert 1.9 < seconds < 4
+
+    def test_nothing_pending_costs_nothing(self, sidecar: Sidecar, nobody: str, session_id: str) -> None:
+        """A process whose turns are stored ends at once, and so does one that recorded nothing."""
+        stored = BLOCKING + ENDS["end"] + "\nwhile not recorder._backlog.empty: time.sleep(0.01)"
+        for program, target in ((stored, sidecar.target), (BLOCKING + "TurnRecorder(PrimaryClient(target))", nobody)):
+            errors, seconds = run(program + "\nended = time.monotonic()", target, session_id)
+            assert errors == ""
+            assert seconds < 0.5
+
+
+class TestForks:
+    """A forked child begins with nothing pending, and works."""
+
+    def test_a_child_works(self, sidecar: Sidecar, primary: PrimaryClient, session_id: str) -> None:
+        """What was pending is the parent's; the child records for itself, and closes without waiting."""
+        program = """
+import os, sys, threading
+from session_notes import *
+target, session = sys.argv[1:]
+recorder = TurnRecorder(PrimaryClient(target))
+recorder.record(session, Turn("user", "a"))
+with recorder._backlog.changed:
+    recorder._backlog.changed.wait_for(lambda: recorder._backlog.empty)
+    recorder.record(session, Turn("user", "b"))  # Pending: the thread needs the lock that we hold.
+    child = os.fork()
+if child == 0:
+    assert recorder.turns(session) is None
+    recorder.record(session + "-child", Turn("user", "from the child"))
+    os._exit(0 if recorder.close() else 1)
+print(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+        # As an application has it: these tests have gRPC's own preparation for a fork switched off.
+        environment = {name: text for name, text in os.environ.items() if not name.startswith("GRPC_")}
+        command = [sys.executable, "-c", program, sidecar.target, session_id]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert said(primary, session_id) == ["a", "b"]
+        assert said(primary, f"{session_id}-child") == ["from the child"]
+
+
+class TestAsyncio:
+    """The same for asyncio."""
+
+    async def test_turns_are_recorded(
+        self, async_primary: AsyncPrimaryClient, primary: PrimaryClient, observer: ObserverClient, session_id: str
+    ) -> None:
+        """In order, from the loop and from other threads, and a run follows."""
+        with BackgroundObserver(lambda run: Notes(), client=observer) as background:
+            async with AsyncTurnRecorder(async_primary, background) as recorder:
+                for number in range(100):
+                    recorder.record(session_id, *turns(number))
+                assert recorder.turns(session_id) == 100
+                assert await recorder.close()
+                assert recorder.turns(session_id) == 100
+            assert said(primary, session_id) == [str(number) for number in range(100)]
+            eventually(lambda: primary.get_notes(session_id).ready)
+
+    async def test_a_thread_may_record(
+        self, async_primary: AsyncPrimaryClient, primary: PrimaryClient, session_id: str
+    ) -> None:
+        """A callback of a telephone's library comes in a thread of its own."""
+        async with AsyncTurnRecorder(async_primary) as recorder:
+            await asyncio.to_thread(recorder.record, session_id, *turns("a"))
+            recorder.record(session_id, *turns("b"))
+        assert said(primary, session_id) == ["a", "b"]
+
+    async def test_an_outage_loses_nothing(self, proxy: Proxy, primary: PrimaryClient, session_id: str) -> None:
+        """Replies that are lost, and turns that come meanwhile."""
+        async with AsyncPrimaryClient(proxy.target) as client, AsyncTurnRecorder(client) as recorder:
+            await client.get_session(session_id)
+            proxy.swallow_replies()
+            recorder.record(session_id, *turns("a"))
+            await asyncio.to_thread(eventually, lambda: primary.get_session(session_id).turn_count == 1)
+            recorder.record(session_id, *turns("b"))
+            await asyncio.to_thread(eventually, lambda: recorder._backlog._unanswered > 0)
+            proxy.reset()
+            assert await recorder.close(LONG)
+        assert said(primary, session_id) == ["a", "b"]
+
+    async def test_a_silent_sidecar_holds_nobody_up(
+        self, silent: str, session_id: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Closing takes as long as it may, and leaves no task behind."""
+        with promptly():
+            async with AsyncPrimaryClient(silent) as client:
+                recorder = AsyncTurnRecorder(client)
+                recorder.record(session_id, *turns("a"))
+                assert not await recorder.close(timedelta(seconds=0.2))
+        assert len(asyncio.all_tasks()) == 1
+        assert "1 turn of 1 session not recorded" in caplog.text
+
+    async def test_nothing_raises(
+        self, async_primary: AsyncPrimaryClient, primary: PrimaryClient, session_id: str
+    ) -> None:
+        """Neither a bad id, nor what is no turn, nor a recorder that is closed."""
+        async with AsyncTurnRecorder(async_primary) as recorder:
+            for bad in BAD_IDS.values():
+                recorder.record(bad, *turns("x"))
+            recorder.record(session_id, cast(Turn, None), Turn("user", "\ud83d"))
+        recorder.record(session_id, *turns("y"))
+        assert said(primary, session_id) == ["\ufffd"]
+
+
+class TestKinds:
+    """The wrong kind is refused where it is given, and the right one named."""
+
+    def test_the_wrong_kind_is_refused(self, primary: PrimaryClient) -> None:
+        """Blocking where asyncio is needed, the other way round, and what is neither."""
+
+        class AsyncObserver:
+            async def __aenter__(self) -> None: ...
+            def submit(self, session_id: str) -> None: ...
+
+        wrong: list[tuple[Callable[[], object], str]] = [
+            (lambda: TurnRecorder(cast(Any, AsyncPrimaryClient("127.0.0.1:1"))), "AsyncTurnRecorder"),
+            (lambda: AsyncTurnRecorder(cast(Any, primary)), "use TurnRecorder"),
+            (lambda: TurnRecorder(primary, cast(Any, AsyncObserver())), "AsyncTurnRecorder"),
+            (lambda: TurnRecorder(cast(Any, "127.0.0.1:1")), "not str"),
+            (lambda: TurnRecorder(primary, cast(Any, ObserverClient("127.0.0.1:1"))), "not ObserverClient"),
+            (lambda: TurnRecorder(primary, timeout=cast(Any, 1)), "timedelta"),
+        ]
+        for make, words in wrong:
+            with pytest.raises(InvalidArgument, match=words):
+                make()
+        with pytest.raises(TypeError):
+            wrong[0][0]()
+
+    def test_the_old_place_still_has_them(self) -> None:
+        """Programs import the recorder from `integrations`."""
+        assert old_place.TurnRecorder is TurnRecorder
+        assert old_place.AsyncTurnRecorder is AsyncTurnRecorder
+
+
+def test_a_refused_batch_is_tried_turn_by_turn(refusing: Refusing, session_id: str) -> None:
+    """A refusal that names no turn costs a call per turn, and ends."""
+    status = status_pb2.Status()
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason="MALFORMED_MESSAGE", domain="session-notes"))
+    refusing.code, refusing.details = grpc.StatusCode.INVALID_ARGUMENT, status.SerializeToString()
+    with PrimaryClient(refusing.target) as client, TurnRecorder(client) as recorder:
+        recorder.record(session_id, *turns("a", "b", "c"))
+        assert recorder.close(LONG)
+    assert len(refusing.requests) == 4
