@@ -91,8 +91,8 @@ class NotesServicer(SessionNotesServicer):
                 only_if_idle=request.only_if_idle,
                 include_transcript=request.include_transcript,
             )
-        except Refused:
-            raise errors.session_deleted() from None
+        except Refused as refusal:
+            raise errors.refused(refusal) from None
         response = BeginRunResponse(started=started)
         translate.begun(response, observer, run, transcript)
         return response
@@ -123,11 +123,7 @@ class NotesServicer(SessionNotesServicer):
                 ttl=ttl,
             )
         except Refused as refusal:
-            if refusal.reason == "RUN_ALREADY_WRITTEN":
-                raise errors.run_wrote_other_notes() from None
-            if refusal.reason == "RUN_ALREADY_FAILED":
-                raise errors.run_already_failed() from None
-            raise errors.session_deleted() from None
+            raise errors.refused(refusal) from None
         response = WriteNotesResponse(outcome=_OUTCOMES[outcome])
         translate.run(response.run, observer, run)
         response.write_time.CopyFrom(response.run.end_time)
@@ -143,11 +139,7 @@ class NotesServicer(SessionNotesServicer):
         try:
             run = await self._store.fail_run(session_id, observer, run_id, request.reason)
         except Refused as refusal:
-            if refusal.reason == "RUN_NOT_FOUND":
-                raise errors.run_not_found() from None
-            if refusal.reason == "RUN_ALREADY_WRITTEN":
-                raise errors.run_already_written() from None
-            raise errors.session_deleted() from None
+            raise errors.refused(refusal) from None
         response = FailRunResponse()
         translate.run(response.run, observer, run)
         return response

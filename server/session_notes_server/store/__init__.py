@@ -10,6 +10,7 @@ from session_notes_server.store.reasons import Refusals, reason
 from session_notes_server.store.records import (
     ListedRun,
     ObserverRecord,
+    Place,
     RunRecord,
     SessionRecord,
     State,
@@ -25,6 +26,7 @@ __all__ = [
     "ListedRun",
     "Look",
     "ObserverRecord",
+    "Place",
     "RedisSecrets",
     "RedisTarget",
     "Refusals",

@@ -5,25 +5,34 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from session_notes_server.store import scripts
-from session_notes_server.store.records import ListedRun, ObserverRecord, RunRecord, SessionRecord, SummaryRecord
+from session_notes_server.store.records import ListedRun, ObserverRecord, Place, RunRecord, SessionRecord, SummaryRecord
 from session_notes_server.store.runner import Runner
+from session_notes_server.store.scripts import Script
+
+LARGE_REPLY = 256 * 1024
+"""A reply of more bytes than this is asked for in turn: one at a time on each runner, so that the store looks at the
+calls of others in between."""
+
+LARGE_NOTES = 16 * 1024
+"""The same for each entry of a batch, whose entries are asked for many at once."""
 
 
 class Refused(Exception):
     """The store's own rules refuse the operation; nothing was changed.
 
     Attributes:
-        reason: A name of ErrorReason without its prefix.
-        actual: For a mismatch, what was found instead of what was expected.
+        word: Why, as the script says it.
+        details: What a caller is told besides: name → value.
     """
 
-    def __init__(self, reason: str, actual: int | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.actual = actual
+    def __init__(self, word: str, details: Mapping[str, str]) -> None:
+        super().__init__(word)
+        self.word = word
+        self.details = details
 
 
 class Store:
@@ -57,9 +66,19 @@ class Store:
         return _observer(await self._notes.run(scripts.GET_NOTES, session_id, observer))
 
     async def batch_get_notes(self, wanted: Sequence[tuple[str, str]]) -> list[ObserverRecord]:
-        """`get_notes` for pairs of session id and observer, in their order, in one round trip (one a node)."""
-        calls = [(session_id, (observer,)) for session_id, observer in wanted]
-        return [_observer(reply) for reply in await self._reads.run_many(scripts.GET_NOTES, calls)]
+        """Return `get_notes` for pairs of session id and observer, in their order, in one round trip (one per node).
+
+        Large notes are left out of it, and read afterwards, in turn.
+        """
+        calls = [(session_id, (observer, LARGE_NOTES)) for session_id, observer in wanted]
+        replies = await self._reads.run_many(scripts.GET_NOTES, calls)
+        large = [(index, reply[1]) for index, reply in enumerate(replies) if reply[0] == b"LARGE"]
+        for indices in _shares(large):
+            again = [(session_id, (observer,)) for session_id, observer in (wanted[index] for index in indices)]
+            some = await self._reads.in_turn(partial(self._reads.run_many, scripts.GET_NOTES, again))
+            for index, reply in zip(indices, some, strict=True):
+                replies[index] = reply
+        return [_observer(reply) for reply in replies]
 
     async def begin_run(
         self,
@@ -73,7 +92,8 @@ class Store:
         include_transcript: bool,
     ) -> tuple[bool, RunRecord, list[bytes]]:
         """Begin a run, or find it begun → whether it is the caller's own, the run, the transcript of its snapshot."""
-        reply = await self._writes.run(
+        reply = await _bounded(
+            self._writes,
             scripts.BEGIN_RUN,
             session_id,
             *self._session(session_id),
@@ -84,7 +104,7 @@ class Store:
             int(only_if_idle),
             int(include_transcript),
         )
-        _, started, run, failure, transcript = _accepted(reply, "OK")
+        _, started, run, failure, transcript = _accepted(reply)
         return bool(started), RunRecord.of(run, failure), transcript
 
     async def write_notes(
@@ -110,7 +130,7 @@ class Store:
             digest,
             _optional(_microseconds(ttl) if ttl is not None else None),
         )
-        outcome, run = _accepted(reply, "ACCEPTED", "DUPLICATE", "SUPERSEDED")
+        outcome, run = _accepted(reply)
         return outcome, RunRecord.of(run)
 
     async def fail_run(self, session_id: str, observer: str, run_id: str, reason: str) -> RunRecord:
@@ -118,21 +138,21 @@ class Store:
         reply = await self._writes.run(
             scripts.FAIL_RUN, session_id, *self._session(session_id), observer, run_id, reason
         )
-        _, run, failure = _accepted(reply, "OK")
+        _, run, failure = _accepted(reply)
         return RunRecord.of(run, failure)
 
     async def list_runs(
         self, session_id: str, observer: str, *, below: int | None, limit: int, include_notes: bool
     ) -> tuple[list[ListedRun], bool]:
         """Runs of the history, newest first, from just `below` a number on → the runs, and whether there are more."""
-        runs, more = await self._reads.run(
-            scripts.LIST_RUNS, session_id, observer, _optional(below), limit, int(include_notes)
+        runs, more = await _bounded(
+            self._reads, scripts.LIST_RUNS, session_id, observer, _optional(below), limit, int(include_notes)
         )
         return [ListedRun(RunRecord.of(run, failure), notes) for run, failure, notes in runs], bool(more)
 
     async def get_session(self, session_id: str, *, include_turns: bool) -> SessionRecord:
         """Read a whole session."""
-        reply = await self._reads.run(scripts.GET_SESSION, session_id, int(include_turns))
+        reply = await _bounded(self._reads, scripts.GET_SESSION, session_id, int(include_turns))
         now_us, expires_ms, version, turn_count, created_us, updated_us, fields, observers, turns = reply
         return SessionRecord(
             now_us,
@@ -172,7 +192,7 @@ class Store:
             *itertools.chain.from_iterable(set_fields.items()),
             *remove,
         )
-        _, version, now_us = _accepted(reply, "OK")
+        _, version, now_us = _accepted(reply)
         return version, now_us
 
     async def append_turns(self, session_id: str, turns: Iterable[bytes], *, expected_count: int | None) -> int:
@@ -180,7 +200,7 @@ class Store:
         reply = await self._writes.run(
             scripts.APPEND_TURNS, session_id, *self._session(session_id), _optional(expected_count), *turns
         )
-        _, count = _accepted(reply, "OK")
+        _, count = _accepted(reply)
         return int(count)
 
     async def delete_session(self, session_id: str) -> bool:
@@ -191,17 +211,22 @@ class Store:
             self._on_deletion()
         return bool(existed)
 
-    async def scan_sessions(self, node: int, cursor: int, count: int) -> tuple[list[str], tuple[int, int] | None]:
-        """One step through all sessions, from node 0, cursor 0 on → some ids, and where to go on (None at the end)."""
-        return await self._reads.scan(node, cursor, count)
+    async def scan_sessions(self, place: Place | None, count: int) -> tuple[list[str], Place | None]:
+        """Take one step through all sessions, from a place on, or from the start.
+
+        The walk starts anew where the store is not the one that it began in: after a restart or a failover, its
+        cursors mean other sessions.
+
+        Returns:
+            Some ids, and where to go on; None at the end.
+        """
+        return await self._reads.scan(place, count)
 
     async def summaries(self, session_ids: Sequence[str]) -> list[SummaryRecord]:
-        """Summaries of those of the sessions that are there."""
+        """Return summaries of those of the sessions that exist."""
         replies = await self._reads.run_many(scripts.SESSION_SUMMARY, [(session_id, ()) for session_id in session_ids])
         return [
-            SummaryRecord(
-                session_id, version, turns, updated_us, expires_ms, sorted(name.decode() for name in observers)
-            )
+            SummaryRecord(session_id, version, turns, updated_us, expires_ms, sorted(observers.decode().split()))
             for session_id, (version, *rest) in zip(session_ids, replies, strict=True)
             if version is not None
             for turns, updated_us, expires_ms, observers in [rest]
@@ -212,17 +237,43 @@ class Store:
         return session_id, self._session_ttl_ms
 
 
+async def _bounded(runner: Runner, script: Script, session_id: str, *arguments: Any) -> list[Any]:
+    """Run a script; where its reply would be large, in turn with others like it."""
+    reply = await runner.run(script, session_id, *arguments, LARGE_REPLY)
+    if reply[0] == b"LARGE":
+        return await runner.in_turn(partial(runner.run, script, session_id, *arguments, ""))
+    return reply
+
+
+def _shares(large: Iterable[tuple[int, int]]) -> Iterable[list[int]]:
+    """Split what is large (index, bytes) into shares of about LARGE_REPLY."""
+    share, size = list[int](), 0
+    for index, its_size in large:
+        if share and size + its_size > LARGE_REPLY:
+            yield share
+            share, size = [], 0
+        share.append(index)
+        size += its_size
+    if share:
+        yield share
+
+
 def _observer(reply: list[Any]) -> ObserverRecord:
     now_us, turn_count, expires_ms, observer = reply
     return ObserverRecord.of(observer, now_us=now_us, turn_count=turn_count, expires_ms=expires_ms)
 
 
-def _accepted(reply: list[Any], *outcomes: str) -> list[Any]:
-    """The reply with its outcome as text; an outcome that is none of these is a refusal."""
-    outcome = reply[0].decode()
-    if outcome not in outcomes:
-        raise Refused(outcome, int(reply[1]) if len(reply) > 1 else None)
-    return [outcome, *reply[1:]]
+def _accepted(reply: list[Any]) -> list[Any]:
+    """Return the reply with its outcome as text.
+
+    Raises:
+        Refused: It is a refusal: a word, then names and values.
+    """
+    word, *rest = reply
+    outcome = word.decode()
+    if outcome not in scripts.OUTCOMES:
+        raise Refused(outcome, {name.decode(): value.decode() for name, value in _pairs(rest)})
+    return [outcome, *rest]
 
 
 def _optional(value: int | None) -> int | str:
