@@ -18,10 +18,11 @@ from session_notes_server.store.records import (
 )
 from session_notes_server.store.runner import Runner
 from session_notes_server.store.secrets import RedisSecrets
-from session_notes_server.store.store import Refused, Store
+from session_notes_server.store.store import AnswerTooLarge, Refused, Store
 
 __all__ = [
     "LOGS",
+    "AnswerTooLarge",
     "InvalidRedisURL",
     "ListedRun",
     "Look",

@@ -77,6 +77,10 @@ class ObserverRecord(NamedTuple):
         lost = latest is None
         return cls(now_us, turn_count, now_us + expires_ms * 1000, current, notes, notes_expire_us, latest, lost)
 
+    def without_notes(self) -> Self:
+        """Return the same, with empty notes where it has any."""
+        return self if self.notes is None else self._replace(notes=b"")
+
 
 @dataclass(frozen=True, slots=True)
 class SessionRecord:

@@ -20,6 +20,12 @@ calls of others in between."""
 LARGE_NOTES = 16 * 1024
 """The same for each entry of a batch, whose entries are asked for many at once."""
 
+LARGE_SHARE = 1024 * 1024
+"""Of a batch's large notes, about so many bytes are asked for at once."""
+
+READ_AT_A_TIME = 100
+"""Entries that are read in one round trip, so that other calls are answered in between."""
+
 
 class Refused(Exception):
     """The store's own rules refuse the operation; nothing was changed.
@@ -33,6 +39,18 @@ class Refused(Exception):
         super().__init__(word)
         self.word = word
         self.details = details
+
+
+class AnswerTooLarge(Exception):
+    """What was asked for is larger than an answer may be.
+
+    Attributes:
+        size: How large it is, in bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
 
 
 class Store:
@@ -65,19 +83,34 @@ class Store:
         """Read what is known of one observer on one session."""
         return _observer(await self._notes.run(scripts.GET_NOTES, session_id, observer))
 
-    async def batch_get_notes(self, wanted: Sequence[tuple[str, str]]) -> list[ObserverRecord]:
-        """Return `get_notes` for pairs of session id and observer, in their order, in one round trip (one per node).
+    async def batch_get_notes(self, wanted: Sequence[tuple[str, str]], *, most: int) -> list[ObserverRecord]:
+        """Return `get_notes` for pairs of session id and observer, in their order.
 
-        Large notes are left out of it, and read afterwards, in turn.
+        Large notes are read last, in turn with other large replies.
+
+        Raises:
+            AnswerTooLarge: The notes are larger than `most` together.
         """
-        calls = [(session_id, (observer, LARGE_NOTES)) for session_id, observer in wanted]
-        replies = await self._reads.run_many(scripts.GET_NOTES, calls)
-        large = [(index, reply[1]) for index, reply in enumerate(replies) if reply[0] == b"LARGE"]
-        for indices in _shares(large):
-            again = [(session_id, (observer,)) for session_id, observer in (wanted[index] for index in indices)]
-            some = await self._reads.in_turn(partial(self._reads.run_many, scripts.GET_NOTES, again))
-            for index, reply in zip(indices, some, strict=True):
-                replies[index] = reply
+        replies, large, size = list[list[Any]](), list[tuple[int, int]](), 0
+        for first in range(0, len(wanted), READ_AT_A_TIME):
+            calls = [(session_id, (observer, LARGE_NOTES)) for session_id, observer in wanted[first:][:READ_AT_A_TIME]]
+            for reply in await self._reads.run_many(scripts.GET_NOTES, calls):
+                if reply[0] == b"LARGE":
+                    large.append((len(replies), reply[1]))
+                    size += reply[1]
+                replies.append(reply)
+        if size > most:
+            raise AnswerTooLarge(size)
+
+        async def read_large() -> None:
+            for indices in _shares(large):
+                calls = [(session_id, (observer,)) for session_id, observer in (wanted[index] for index in indices)]
+                some = await self._reads.run_many(scripts.GET_NOTES, calls)
+                for index, reply in zip(indices, some, strict=True):
+                    replies[index] = reply
+
+        if large:
+            await self._reads.in_turn(read_large)
         return [_observer(reply) for reply in replies]
 
     async def begin_run(
@@ -224,7 +257,8 @@ class Store:
 
     async def summaries(self, session_ids: Sequence[str]) -> list[SummaryRecord]:
         """Return summaries of those of the sessions that exist."""
-        replies = await self._reads.run_many(scripts.SESSION_SUMMARY, [(session_id, ()) for session_id in session_ids])
+        calls = [(session_id, ()) for session_id in session_ids]
+        replies = await self._reads.run_many(scripts.SESSION_SUMMARY, calls)
         return [
             SummaryRecord(session_id, version, turns, updated_us, expires_ms, sorted(observers.decode().split()))
             for session_id, (version, *rest) in zip(session_ids, replies, strict=True)
@@ -246,10 +280,10 @@ async def _bounded(runner: Runner, script: Script, session_id: str, *arguments: 
 
 
 def _shares(large: Iterable[tuple[int, int]]) -> Iterable[list[int]]:
-    """Split what is large (index, bytes) into shares of about LARGE_REPLY."""
+    """Split what is large (index, bytes) into shares that take the store some milliseconds each."""
     share, size = list[int](), 0
     for index, its_size in large:
-        if share and size + its_size > LARGE_REPLY:
+        if share and size + its_size > LARGE_SHARE:
             yield share
             share, size = [], 0
         share.append(index)
