@@ -36,17 +36,20 @@ def listed(channel: grpc.Channel, page_size: int, halfway: Callable[[], None]) -
 
 def test_no_session_is_missed_when_the_store_restarts() -> None:
     """Of 2,000 sessions each is listed, though the store that a token speaks of is another process by then."""
-    with StoreServer(valkey_program(), ["--appendonly", "yes"]) as server:
-        with Sidecar(server.url) as sidecar, new_channel(sidecar.target) as channel:
-            ids = started(channel, 2000)
+    with (
+        StoreServer(valkey_program(), ["--appendonly", "yes"]) as server,
+        Sidecar(server.url) as sidecar,
+        new_channel(sidecar.target) as channel,
+    ):
+        ids = started(channel, 2000)
 
-            def restart() -> None:
-                server.kill()
-                server.start()
-                eventually(sidecar.store.answers, 20)
-                sidecar.wait_until_serving()
+        def restart() -> None:
+            server.kill()
+            server.start()
+            eventually(sidecar.store.answers, 20)
+            sidecar.wait_until_serving()
 
-            assert set(listed(channel, 200, restart)) == ids
+        assert set(listed(channel, 200, restart)) == ids
 
 
 def test_a_listing_of_one_store_shows_each_session_once() -> None:

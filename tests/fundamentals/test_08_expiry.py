@@ -6,6 +6,7 @@ from datetime import timedelta
 import grpc
 import pytest
 from session_notes.v1.notes_pb2 import RUN_STATE_FAILED, RUN_STATE_WRITTEN
+from session_notes.v1.session_notes_pb2 import READINESS_EXPIRED
 from session_notes.v1.session_state_pb2 import ListSessionsRequest
 
 from tests.stores import Store
@@ -198,6 +199,14 @@ def test_a_sessions_write_does_not_prolong_notes_beyond_their_ttl(session: Sessi
     session.append_turns(1)
     session.update_session(set={"a": 1})
     assert session.get_notes().expires_in.ToMilliseconds() <= HOUR_MS - 20
+
+
+def test_expired_notes_are_gone_once_replaced(session: SessionCalls, store: Store) -> None:
+    """Current notes whose `ttl` has passed are in no key of the store any more when others take their place."""
+    session.write_notes("run-1", "canary-expired", ttl=SHORT)
+    eventually(lambda: session.get_notes().readiness == READINESS_EXPIRED)
+    session.write_notes("run-2")
+    assert store.holding("canary-expired", session.id) == []
 
 
 def test_the_history_keeps_20_runs(session: SessionCalls) -> None:
