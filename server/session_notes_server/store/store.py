@@ -23,6 +23,9 @@ LARGE_NOTES = 16 * 1024
 LARGE_SHARE = 1024 * 1024
 """Of a batch's large notes, about so many bytes are asked for at once."""
 
+FORMER_TTLS = 10_000
+"""Of so many sessions with a ttl of their own it is known when they start anew: about 2 MB."""
+
 READ_AT_A_TIME = 100
 """Entries that are read in one round trip, so that other calls are answered in between."""
 
@@ -77,6 +80,7 @@ class Store:
         self._reads = reads
         self._writes = writes
         self._on_deletion = on_deletion
+        self._former_ttls = _FormerTTLs()
         self._session_ttl_ms = str(_ceil_div(_microseconds(session_ttl), 1000))
 
     async def get_notes(self, session_id: str, observer: str) -> ObserverRecord:
@@ -137,7 +141,8 @@ class Store:
             int(only_if_idle),
             int(include_transcript),
         )
-        _, started, run, failure, transcript = _accepted(reply)
+        _, started, run, failure, transcript, own_ttl_ms = _accepted(reply)
+        self._former_ttls.note(session_id, own_ttl_ms.decode())
         return bool(started), RunRecord.of(run, failure), transcript
 
     async def write_notes(
@@ -162,6 +167,7 @@ class Store:
             notes,
             digest,
             _optional(_microseconds(ttl) if ttl is not None else None),
+            self._former_ttls.of(session_id),
         )
         outcome, run = _accepted(reply)
         return outcome, RunRecord.of(run)
@@ -215,23 +221,31 @@ class Store:
         ttl: timedelta | None,
     ) -> tuple[int, int]:
         """Set and remove fields → the version now, and when (µs)."""
+        ttl_ms = _optional(_ceil_div(_microseconds(ttl), 1000) if ttl is not None else None)
         reply = await self._writes.run(
             scripts.UPDATE_SESSION,
             session_id,
             *self._session(session_id),
             _optional(expected_version),
-            _optional(_ceil_div(_microseconds(ttl), 1000) if ttl is not None else None),
+            ttl_ms,
             len(set_fields),
             *itertools.chain.from_iterable(set_fields.items()),
             *remove,
         )
         _, version, now_us = _accepted(reply)
+        if ttl_ms:
+            self._former_ttls.note(session_id, str(ttl_ms))
         return version, now_us
 
     async def append_turns(self, session_id: str, turns: Iterable[bytes], *, expected_count: int | None) -> int:
         """Append turns → how many were ever appended."""
         reply = await self._writes.run(
-            scripts.APPEND_TURNS, session_id, *self._session(session_id), _optional(expected_count), *turns
+            scripts.APPEND_TURNS,
+            session_id,
+            *self._session(session_id),
+            _optional(expected_count),
+            self._former_ttls.of(session_id),
+            *turns,
         )
         _, count = _accepted(reply)
         return int(count)
@@ -241,6 +255,7 @@ class Store:
         try:
             (existed,) = await self._writes.run(scripts.DELETE_SESSION, session_id)
         finally:
+            self._former_ttls.note(session_id, "")
             self._on_deletion()
         return bool(existed)
 
@@ -269,6 +284,29 @@ class Store:
     def _session(self, session_id: str) -> tuple[str, str]:
         """What every script that changes a session needs to start one."""
         return session_id, self._session_ttl_ms
+
+
+class _FormerTTLs:
+    """Sessions that have a ttl of their own, as far as this process has met them.
+
+    The store forgets a session as it expires. A write that comes too late starts it anew, and must not keep for a day
+    what was meant to be kept for seconds.
+    """
+
+    def __init__(self) -> None:
+        self._ttls: dict[str, str] = {}
+
+    def note(self, session_id: str, ttl_ms: str) -> None:
+        """Note the ttl of a session; empty: it has none of its own."""
+        self._ttls.pop(session_id, None)
+        if ttl_ms:
+            self._ttls[session_id] = ttl_ms
+            if len(self._ttls) > FORMER_TTLS:
+                del self._ttls[next(iter(self._ttls))]
+
+    def of(self, session_id: str) -> str:
+        """Return the ttl of a session, in milliseconds; empty where none is known."""
+        return self._ttls.get(session_id, "")
 
 
 async def _bounded(runner: Runner, script: Script, session_id: str, *arguments: Any) -> list[Any]:

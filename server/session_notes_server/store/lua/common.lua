@@ -220,10 +220,12 @@ local function known_at_deletion(observer, run_id)
   return not until_time or tonumber(until_time) > NOW
 end
 
--- Every change ends here: the session exists, knows when it changed, and everything of it expires together.
-local function touch(session_id, default_ttl)
+-- Every change ends here: the session exists, knows when it changed, and everything of it expires together. One that starts has
+-- the ttl of its own that it had before it expired (nil or '': none that is known).
+local function touch(session_id, default_ttl, former_ttl)
   redis.call('HSETNX', SESSION, 'id', session_id)
-  redis.call('HSETNX', SESSION, 'created', string.format('%d', NOW))
+  local starts = redis.call('HSETNX', SESSION, 'created', string.format('%d', NOW)) == 1
+  if starts and former_ttl and former_ttl ~= '' then redis.call('HSET', SESSION, 'ttl', former_ttl) end
   redis.call('HSET', SESSION, 'updated', string.format('%d', NOW))
   if grown ~= 0 then redis.call('HINCRBY', RUNS, 'bytes', string.format('%d', grown)) end
   local ttl = redis.call('HGET', SESSION, 'ttl') or default_ttl

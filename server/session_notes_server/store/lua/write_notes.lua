@@ -1,5 +1,5 @@
 -- ARGV  2 session id, 3 default session ttl (ms), 4 observer, 5 run id, 6 observed turn or '', 7 notes, 8 their digest,
---       9 their ttl (µs) or ''
+--       9 their ttl (µs) or '', 10 the session's former ttl (ms) or ''
 -- → { tag, 'ACCEPTED' | 'DUPLICATE' | 'SUPERSEDED', run },
 --   or { tag, 'SESSION_DELETED' | 'RUN_WROTE_OTHER_NOTES' | 'RUN_ALREADY_FAILED' | 'RUNS_TOO_LARGE', … }
 local session_id, default_ttl, observer, run_id = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -41,5 +41,5 @@ end
 save_payload(observer, state, run, notes)
 save_run(observer, run)
 save_observer(observer, state)
-touch(session_id, default_ttl)
+touch(session_id, default_ttl, ARGV[10])
 return { TAG, run.state == WRITTEN and 'ACCEPTED' or 'SUPERSEDED', run_reply(run) }
