@@ -135,3 +135,13 @@ def test_a_key_of_another_type_is_named_in_the_log(
     assert "holds a value of another type than ours" in sidecar.log
     assert "another --prefix" in sidecar.log
     store.client.delete(key)
+
+
+def test_no_run_is_ever_taken_for_another(session: SessionCalls, store: Store) -> None:
+    """An id that leads to the record of another run, as after a partial restore, leads nowhere."""
+    session.begin_run("A")
+    number = session.begin_run("C").run.number
+    store.client.hset(store.key(session.id, "ids"), "default A", number)
+    with refused(grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND"):
+        session.fail_run("A")
+    assert session.write_notes("C").outcome == WRITE_OUTCOME_ACCEPTED

@@ -252,10 +252,10 @@ class Store:
 
     async def delete_session(self, session_id: str) -> bool:
         """Remove every trace but the ids of the runs → whether there was such a session."""
+        self._former_ttls.note(session_id, "")
         try:
             (existed,) = await self._writes.run(scripts.DELETE_SESSION, session_id)
         finally:
-            self._former_ttls.note(session_id, "")
             self._on_deletion()
         return bool(existed)
 

@@ -2,12 +2,12 @@
 -- → { tag, 'OK', turn count }, or { tag, 'TURN_COUNT_MISMATCH', 'expected', count, 'actual', count }
 local session_id, default_ttl, expected, former_ttl = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
-local found = redis.call('HMGET', SESSION, 'turns', 'turn_bytes')
+local found = redis.call('HMGET', SESSION, 'turns', 'turn_bytes', 'created')
 local count, bytes = found[1] or '0', tonumber(found[2] or 0)
 if expected ~= '' and expected ~= count then
   return { TAG, 'TURN_COUNT_MISMATCH', 'expected', expected, 'actual', count }
 end
-drop_leftovers()
+drop_leftovers(found[3])
 
 local kept
 for i = 6, #ARGV do

@@ -7,12 +7,12 @@ local observed, lease, only_if_idle, with_transcript = number_or_nil(ARGV[6]), t
 
 if known_at_deletion(observer, run_id) then return { TAG, 'SESSION_DELETED' } end
 
-local found = redis.call('HMGET', SESSION, 'turns', 'turn_bytes', 'ttl')
+local found = redis.call('HMGET', SESSION, 'turns', 'turn_bytes', 'ttl', 'created')
 local turns = tonumber(found[1] or 0)
 local too_large = with_transcript and large(tonumber(found[2] or 0), number_or_nil(ARGV[10]))
 if too_large then return too_large end
 
-drop_leftovers()
+drop_leftovers(found[4])
 local run = find_run(observer, run_id)
 if not run then
   local state = load_observer(observer)

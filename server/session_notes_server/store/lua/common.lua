@@ -54,9 +54,10 @@ local function unpack_or_nil(packed)
   return packed and cmsgpack.unpack(packed) or nil
 end
 
--- Removes what an earlier life of the session left. Before a script that changes a session reads any other key than the hash.
-local function drop_leftovers()
-  if redis.call('EXISTS', SESSION) == 0 then redis.call('UNLINK', TURNS, RUNS, IDS) end
+-- Removes what an earlier life of a session left that has none now (`created` is false). Before a script that changes a session
+-- reads any other key than the hash.
+local function drop_leftovers(created)
+  if not created then redis.call('UNLINK', TURNS, RUNS, IDS) end
 end
 
 -- How many bytes this script has added to RUNS; `touch` notes them down.
@@ -223,9 +224,10 @@ end
 -- Every change ends here: the session exists, knows when it changed, and everything of it expires together. One that starts has
 -- the ttl of its own that it had before it expired (nil or '': none that is known).
 local function touch(session_id, default_ttl, former_ttl)
-  redis.call('HSETNX', SESSION, 'id', session_id)
-  local starts = redis.call('HSETNX', SESSION, 'created', string.format('%d', NOW)) == 1
-  if starts and former_ttl and former_ttl ~= '' then redis.call('HSET', SESSION, 'ttl', former_ttl) end
+  if redis.call('HSETNX', SESSION, 'created', string.format('%d', NOW)) == 1 then
+    redis.call('HSET', SESSION, 'id', session_id)
+    if former_ttl and former_ttl ~= '' then redis.call('HSET', SESSION, 'ttl', former_ttl) end
+  end
   redis.call('HSET', SESSION, 'updated', string.format('%d', NOW))
   if grown ~= 0 then redis.call('HINCRBY', RUNS, 'bytes', string.format('%d', grown)) end
   local ttl = redis.call('HGET', SESSION, 'ttl') or default_ttl

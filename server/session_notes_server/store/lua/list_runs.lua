@@ -13,10 +13,10 @@ while number >= oldest and #runs < limit do
   if run then
     local notes = with_notes and run.digest and not expired(run) and load_payload(observer, number)
     bytes = bytes + #(notes or '')
+    local too_large = large(bytes, most)
+    if too_large then return too_large end
     runs[#runs + 1] = { run_reply(run), failure_of(observer, run), notes or false }
   end
   number = number - 1
 end
-local too_large = large(bytes, most)
-if too_large then return too_large end
 return { TAG, runs, number >= oldest and 1 or 0 }

@@ -4,7 +4,7 @@
 --   or { tag, 'FIELDS_TOO_LARGE', … }
 local session_id, default_ttl, expected, ttl, set_count = ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
 
-local found = redis.call('HMGET', SESSION, 'version', 'field_bytes')
+local found = redis.call('HMGET', SESSION, 'version', 'field_bytes', 'created')
 local version, before = found[1] or '0', tonumber(found[2] or 0)
 if expected ~= '' and expected ~= version then
   return { TAG, 'VERSION_MISMATCH', 'expected', expected, 'actual', version }
@@ -27,7 +27,7 @@ end
 if bytes > FIELDS_BYTES and bytes > before then
   return { TAG, 'FIELDS_TOO_LARGE', 'field', 'set', 'limit', string.format('%d', FIELDS_BYTES), 'actual', string.format('%d', bytes) }
 end
-drop_leftovers()
+drop_leftovers(found[3])
 
 version = redis.call('HINCRBY', SESSION, 'version', 1)
 for i = 7, 6 + 2 * set_count, 2 do

@@ -7,7 +7,7 @@ local observed, notes, digest, ttl = number_or_nil(ARGV[6]), ARGV[7], ARGV[8], n
 
 if known_at_deletion(observer, run_id) then return { TAG, 'SESSION_DELETED' } end
 
-drop_leftovers()
+drop_leftovers(redis.call('HGET', SESSION, 'created'))
 local run = find_run(observer, run_id)
 if run and run.digest then
   if run.digest ~= digest then return { TAG, 'RUN_WROTE_OTHER_NOTES' } end
