@@ -81,10 +81,10 @@ class Final:
     def of(cls, store: Store, session_id: str, observer: str = "default") -> "Final":
         """Reads it."""
         session = store.client.hgetall(store.key(session_id))
-        index = f"i:{observer} "
+        index = f"{observer} "
         runs = {
             name.decode(): int(number)
-            for name, number in store.client.hgetall(store.key(session_id, "runs")).items()
+            for name, number in store.client.hgetall(store.key(session_id, "ids")).items()
             if name.startswith(index.encode())
         }
         return cls(

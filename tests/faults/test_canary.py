@@ -125,7 +125,7 @@ BUGS: dict[str, tuple[str, str, Callable[[SessionCalls], object]]] = {
     "FailRun": ("runs", "r:default 1", lambda session: session.fail_run("run-1", reason=CANARY)),
     "UpdateSession": ("", "version", lambda session: session.update_session(set={"a": CANARY})),
     "AppendTurns": ("", "turns", lambda session: session.append_turns(1)),
-    "DeleteSession": ("runs", "", SessionCalls.delete),
+    "DeleteSession": ("deleted", "", SessionCalls.delete),
     "ListSessions": ("", "turns", list_all),
 }
 

@@ -28,6 +28,18 @@ def test_an_older_number_is_superseded(session: SessionCalls) -> None:
     assert (current.notes.summary, current.run.run_id, current.latest_run.run_id) == ("new notes", "new", "new")
 
 
+def test_a_superseded_run_begun_again_is_that_run(session: SessionCalls) -> None:
+    """BeginRun with the id of a run that was superseded returns it as it stands, and begins no other."""
+    session.begin_run("old")
+    session.begin_run("new")
+    session.write_notes("new")
+    superseded = session.write_notes("old").run
+    again = session.begin_run("old")
+    assert (again.started, again.run) == (True, superseded)
+    assert [run.run_id for run in session.list_runs().runs] == ["new", "old"]
+    assert session.begin_run("next", only_if_idle=True).run.number == 3
+
+
 def test_more_observed_turns_do_not_save_an_older_number(session: SessionCalls) -> None:
     """A lower number is SUPERSEDED though it saw more turns."""
     session.begin_run("old", observed_turn=9)

@@ -12,6 +12,9 @@ from tests.support import SessionCalls, eventually, turns
 
 SHORT = timedelta(milliseconds=30)
 
+# When the lease of a run ends, as the store has it.
+LEASE = "return string.format('%d', cmsgpack.unpack(redis.call('HGET', KEYS[1], ARGV[1])).lease)"
+
 
 def abandoned(session: SessionCalls, run_id: str) -> None:
     """Begins a run and lets its lease run out."""
@@ -183,6 +186,13 @@ def test_a_lease_that_runs_out_abandons_the_run(session: SessionCalls) -> None:
     assert session.list_runs().runs[0].state == RUN_STATE_ABANDONED
     assert session.get_session().notes["default"].latest_run.state == RUN_STATE_ABANDONED
     assert session.begin_run("run-1").run.state == RUN_STATE_ABANDONED
+
+
+def test_the_default_lease_is_five_minutes(session: SessionCalls, store: Store) -> None:
+    """A run that was begun without a lease is ABANDONED 5 minutes later: not before, and no later."""
+    began = session.begin_run("run-1").run.begin_time
+    lease_us = store.client.eval(LEASE, 1, store.key(session.id, "runs"), "r:default 1")
+    assert int(lease_us) - began.ToMicroseconds() == 300_000_000
 
 
 def test_the_default_lease_does_not_run_out_at_once(session: SessionCalls) -> None:

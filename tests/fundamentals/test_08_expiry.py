@@ -6,6 +6,7 @@ from datetime import timedelta
 import grpc
 import pytest
 from session_notes.v1.notes_pb2 import RUN_STATE_FAILED, RUN_STATE_WRITTEN
+from session_notes.v1.session_notes_pb2 import READINESS_EXPIRED
 from session_notes.v1.session_state_pb2 import ListSessionsRequest
 
 from tests.stores import Store
@@ -150,6 +151,42 @@ def test_a_session_that_expired_is_unknown(session: SessionCalls, store: Store) 
 
 
 @pytest.mark.parametrize(
+    "late",
+    [
+        pytest.param(lambda session: session.write_notes("begun"), id="WriteNotes"),
+        pytest.param(lambda session: session.append_turns(1), id="AppendTurns"),
+    ],
+)
+def test_a_late_write_keeps_a_session_no_longer_than_before(
+    session: SessionCalls, store: Store, late: Callable[[SessionCalls], object]
+) -> None:
+    """What comes after a session has expired starts it with the ttl that it had, not for a day."""
+    full(session)
+    session.update_session(ttl=SHORT)
+    eventually(lambda: not store.keys(session.id))
+    late(session)
+    assert all(left <= 30 for left in store.ttls_ms(session.id).values())
+    eventually(lambda: not store.keys(session.id))
+    with refused(grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND"):
+        session.fail_run("begun")
+    assert store.keys(session.id) == []
+
+
+def test_a_session_with_a_default_ttl_has_it_again(session: SessionCalls, store: Store) -> None:
+    """A session that starts anew by a new run, or after its deletion, has the default ttl, whatever it had before."""
+    session.update_session(ttl=SHORT)
+    eventually(lambda: not store.keys(session.id))
+    session.begin_run("next")
+    session.write_notes("next")
+    expires_after(session, store, DAY_MS)
+    session.update_session(ttl=HOUR)
+    session.delete()
+    store.client.delete(store.key(session.id, "deleted"))
+    session.append_turns(1)
+    expires_after(session, store, DAY_MS)
+
+
+@pytest.mark.parametrize(
     ("flags", "env"),
     [(["--session-ttl", "90s"], {}), ([], {"SESSION_NOTES_SESSION_TTL": "90s"})],
     ids=["flag", "variable"],
@@ -198,6 +235,14 @@ def test_a_sessions_write_does_not_prolong_notes_beyond_their_ttl(session: Sessi
     session.append_turns(1)
     session.update_session(set={"a": 1})
     assert session.get_notes().expires_in.ToMilliseconds() <= HOUR_MS - 20
+
+
+def test_expired_notes_are_gone_once_replaced(session: SessionCalls, store: Store) -> None:
+    """Current notes whose `ttl` has passed are in no key of the store any more when others take their place."""
+    session.write_notes("run-1", "canary-expired", ttl=SHORT)
+    eventually(lambda: session.get_notes().readiness == READINESS_EXPIRED)
+    session.write_notes("run-2")
+    assert store.holding("canary-expired", session.id) == []
 
 
 def test_the_history_keeps_20_runs(session: SessionCalls) -> None:

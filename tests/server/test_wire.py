@@ -14,10 +14,10 @@ NOTES = Notes(coverage={"a": 0.5, "b": 1}, summary="ü", follow_up_suggestions=[
 @pytest.mark.parametrize("notes", [NOTES, Notes()])
 def test_notes_are_handed_on_as_they_are(notes: Notes) -> None:
     """Also those in which nothing is said are there."""
-    response: Any = wire.BatchGetNotesResponse()  # To the type checker its notes are a message.
-    one = response.responses.add()
+    response = wire.BatchAnswer()
+    one: Any = response.add(notes.SerializeToString())  # To the type checker its notes are a message.
     one.ready, one.run.run_id = True, "r"
-    one.notes = notes.SerializeToString()
+    one.notes = b""
     read = session_notes_pb2.BatchGetNotesResponse.FromString(response.SerializeToString()).responses[0]
     assert read.HasField("notes")
     assert read.notes == notes

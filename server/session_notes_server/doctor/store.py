@@ -143,8 +143,13 @@ def _eviction(seen: Look) -> Finding:
     if not limit:
         return warning("eviction", f"{says}: without a maxmemory it evicts nothing, with one it would", advice)
     if policy.startswith("volatile-"):
-        return warning("eviction", f"{says}: all sessions expire, so when memory is short it is they that go", advice)
-    return problem("eviction", f"{says}: when memory is short, sessions are lost before their time", advice)
+        return warning(
+            "eviction", f"{says}: all sessions expire, so when memory is short it is they that go, {_IN_PART}", advice
+        )
+    return problem("eviction", f"{says}: when memory is short, sessions are lost before their time, {_IN_PART}", advice)
+
+
+_IN_PART = "whole or in part (fields, transcript, runs)"
 
 
 @_needs_info

@@ -23,7 +23,7 @@ from session_notes_server.metrics.counting import Metrics
 from session_notes_server.servicers.errors import StatusError
 from session_notes_server.servicers.notes import DEFAULT_LEASE, NotesServicer
 from session_notes_server.servicers.validate import DEFAULT_OBSERVER
-from session_notes_server.servicers.wire import BatchGetNotesResponse, BeginRunResponse, GetNotesResponse
+from session_notes_server.servicers.wire import BeginRunResponse, GetNotesResponse
 from session_notes_server.settings import Limits
 from session_notes_server.store import Store
 
@@ -48,7 +48,7 @@ class CountedNotesServicer(NotesServicer):
         self._count_reading(response)
         return response
 
-    async def BatchGetNotes(self, request: BatchGetNotesRequest, context: Any) -> BatchGetNotesResponse:  # noqa: D102
+    async def BatchGetNotes(self, request: BatchGetNotesRequest, context: Any) -> Any:  # noqa: D102
         response = await super().BatchGetNotes(request, context)
         for reading in response.responses:
             self._count_reading(reading)

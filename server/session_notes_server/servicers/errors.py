@@ -1,4 +1,4 @@
-"""Every error a caller can get: one function each, with its code, its reason and its fixed text.
+"""Every error a caller can get, with its code, its reason and its fixed text; the refusals of the store are one table.
 
 The reasons are those of ErrorReason in the protos. No text here ever holds anything a user sent, an address, or the
 text of an exception.
@@ -6,6 +6,8 @@ text of an exception.
 
 from __future__ import annotations
 
+import logging
+import secrets
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
@@ -14,6 +16,10 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 from session_notes.v1.error_reason_pb2 import ErrorReason
+
+from session_notes_server.store import Refused, scripts
+
+log = logging.getLogger(__name__)
 
 DOMAIN = "session-notes"
 # Details beyond 16 KB turn any status into RESOURCE_EXHAUSTED on the way.
@@ -90,51 +96,47 @@ def overloaded() -> StatusError:
     )
 
 
-def version_mismatch(*, expected: int | None, actual: int | None) -> StatusError:
-    """UpdateSession expected another version."""
-    return StatusError(
+def refused(refusal: Refused) -> StatusError:
+    """Return the status of a refusal by the store's rules: INTERNAL and a line in the log, where the table has none."""
+    status = _REFUSALS.get(refusal.word)
+    if status is None:
+        error_id = secrets.token_hex(4)
+        log.error("error %s: no status is known for the store's refusal %s", error_id, refusal.word)
+        return internal(error_id)
+    code, reason, message = status
+    return StatusError(code, reason, message, refusal.details)
+
+
+# Refusal, as the scripts say it → status code, reason, message.
+_REFUSALS = {
+    "VERSION_MISMATCH": (
         StatusCode.ABORTED,
         "VERSION_MISMATCH",
         "the session is at another version than expected",
-        {"expected": str(expected), "actual": str(actual)},
-    )
-
-
-def turn_count_mismatch(*, expected: int | None, actual: int | None) -> StatusError:
-    """AppendTurns expected another turn count."""
-    return StatusError(
+    ),
+    "TURN_COUNT_MISMATCH": (
         StatusCode.ABORTED,
         "TURN_COUNT_MISMATCH",
         "the transcript has another length than expected",
-        {"expected": str(expected), "actual": str(actual)},
-    )
-
-
-def run_wrote_other_notes() -> StatusError:
-    """WriteNotes with other notes than the run wrote before."""
-    return StatusError(StatusCode.ALREADY_EXISTS, "RUN_ALREADY_WRITTEN", "this run has written other notes")
-
-
-def run_already_written() -> StatusError:
-    """FailRun of a run that wrote notes."""
-    return StatusError(StatusCode.FAILED_PRECONDITION, "RUN_ALREADY_WRITTEN", "this run has written notes")
-
-
-def run_already_failed() -> StatusError:
-    """WriteNotes of a run that FailRun ended."""
-    return StatusError(StatusCode.FAILED_PRECONDITION, "RUN_ALREADY_FAILED", "this run has been ended by FailRun")
-
-
-def run_not_found() -> StatusError:
-    """FailRun of a run nobody began."""
-    return StatusError(StatusCode.NOT_FOUND, "RUN_NOT_FOUND", "there is no such run")
-
-
-def session_deleted() -> StatusError:
-    """A run that was known when its session was deleted."""
-    return StatusError(
-        StatusCode.FAILED_PRECONDITION, "SESSION_DELETED", "the session was deleted while this run was at work"
-    )
+    ),
+    "RUN_WROTE_OTHER_NOTES": (StatusCode.ALREADY_EXISTS, "RUN_ALREADY_WRITTEN", "this run has written other notes"),
+    "RUN_ALREADY_WRITTEN": (StatusCode.FAILED_PRECONDITION, "RUN_ALREADY_WRITTEN", "this run has written notes"),
+    "RUN_ALREADY_FAILED": (StatusCode.FAILED_PRECONDITION, "RUN_ALREADY_FAILED", "this run has been ended by FailRun"),
+    "RUN_NOT_FOUND": (StatusCode.NOT_FOUND, "RUN_NOT_FOUND", "there is no such run"),
+    "SESSION_DELETED": (
+        StatusCode.FAILED_PRECONDITION,
+        "SESSION_DELETED",
+        "the session was deleted while this run was at work",
+    ),
+    "FIELDS_TOO_LARGE": (StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE", "the session's fields are too large together"),
+    "RUNS_TOO_LARGE": (
+        StatusCode.RESOURCE_EXHAUSTED,
+        "TOO_LARGE",
+        "the session's notes and runs are too large together",
+    ),
+}
+if unlisted := scripts.refusals() ^ _REFUSALS.keys():
+    raise AssertionError(f"refusals of the scripts and their statuses differ: {sorted(unlisted)}")
 
 
 def store_unavailable() -> StatusError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 from datetime import timedelta
@@ -24,18 +25,18 @@ from session_notes_server.servicers import errors, paging, translate
 from session_notes_server.servicers.gate import HELD_MESSAGES
 from session_notes_server.servicers.validate import MAX_REASON_BYTES, Check
 from session_notes_server.servicers.wire import (
-    BatchGetNotesResponse,
+    BatchAnswer,
     BeginRunResponse,
     GetNotesResponse,
     ListRunsResponse,
 )
 from session_notes_server.settings import Limits
-from session_notes_server.store import ObserverRecord, Refused, Store
+from session_notes_server.store import AnswerTooLarge, ObserverRecord, Refused, Store
 
 DEFAULT_LEASE = timedelta(minutes=5)
 HISTORY = 20
-READ_AT_A_TIME = 100
-"""Entries of a batch that are read in one round trip, so that other calls are answered in between."""
+# So many answers of a batch are made, a millisecond's work, until others have their turn in the loop.
+_AT_A_TIME = 100
 
 _OUTCOMES = {name.removeprefix("WRITE_OUTCOME_"): number for name, number in WriteOutcome.items()}
 
@@ -55,22 +56,23 @@ class NotesServicer(SessionNotesServicer):
         wanted.answer(response, await self._store.get_notes(wanted.session_id, wanted.observer))
         return response
 
-    async def BatchGetNotes(self, request: BatchGetNotesRequest, context: Any) -> BatchGetNotesResponse:  # noqa: D102
+    async def BatchGetNotes(self, request: BatchGetNotesRequest, context: Any) -> Any:  # noqa: D102
         check, wanted = Check(), list[_Wanted]()
         check.entries("requests", request.requests, self._limits.batch_requests)
         for index, entry in enumerate(request.requests):
             check.at = f"requests[{index}]."
             wanted.append(_Wanted(entry, check))
         check.done()
-        response, size, most = BatchGetNotesResponse(), 0, HELD_MESSAGES * self._limits.message_bytes
-        for first in range(0, len(wanted), READ_AT_A_TIME):
-            some = wanted[first : first + READ_AT_A_TIME]
-            records = await self._store.batch_get_notes([(one.session_id, one.observer) for one in some])
-            for one, record in zip(some, records, strict=True):
-                size += len(record.notes or b"")
-                one.answer(response.responses.add(), record)
-            if size > most:
-                raise errors.too_large("responses", limit=most, actual=size)
+        most = HELD_MESSAGES * self._limits.message_bytes
+        try:
+            records = await self._store.batch_get_notes([(one.session_id, one.observer) for one in wanted], most=most)
+        except AnswerTooLarge as error:
+            raise errors.too_large("responses", limit=most, actual=error.size) from None
+        response = BatchAnswer()
+        for index, (one, record) in enumerate(zip(wanted, records, strict=True)):
+            one.answer(response.add(record.notes), record.without_notes())
+            if index % _AT_A_TIME == _AT_A_TIME - 1:
+                await asyncio.sleep(0)
         return response
 
     async def BeginRun(self, request: BeginRunRequest, context: Any) -> BeginRunResponse:  # noqa: D102
@@ -91,8 +93,8 @@ class NotesServicer(SessionNotesServicer):
                 only_if_idle=request.only_if_idle,
                 include_transcript=request.include_transcript,
             )
-        except Refused:
-            raise errors.session_deleted() from None
+        except Refused as refusal:
+            raise errors.refused(refusal) from None
         response = BeginRunResponse(started=started)
         translate.begun(response, observer, run, transcript)
         return response
@@ -123,11 +125,7 @@ class NotesServicer(SessionNotesServicer):
                 ttl=ttl,
             )
         except Refused as refusal:
-            if refusal.reason == "RUN_ALREADY_WRITTEN":
-                raise errors.run_wrote_other_notes() from None
-            if refusal.reason == "RUN_ALREADY_FAILED":
-                raise errors.run_already_failed() from None
-            raise errors.session_deleted() from None
+            raise errors.refused(refusal) from None
         response = WriteNotesResponse(outcome=_OUTCOMES[outcome])
         translate.run(response.run, observer, run)
         response.write_time.CopyFrom(response.run.end_time)
@@ -143,11 +141,7 @@ class NotesServicer(SessionNotesServicer):
         try:
             run = await self._store.fail_run(session_id, observer, run_id, request.reason)
         except Refused as refusal:
-            if refusal.reason == "RUN_NOT_FOUND":
-                raise errors.run_not_found() from None
-            if refusal.reason == "RUN_ALREADY_WRITTEN":
-                raise errors.run_already_written() from None
-            raise errors.session_deleted() from None
+            raise errors.refused(refusal) from None
         response = FailRunResponse()
         translate.run(response.run, observer, run)
         return response

@@ -9,6 +9,7 @@ import zlib
 from typing import Any
 
 from session_notes_server.servicers.validate import MAX_EXACT, is_id
+from session_notes_server.store import Place
 
 _MAX_CURSOR = 2**64 - 1
 
@@ -46,17 +47,17 @@ def run_number(found: Any) -> int:
     return _number(found, MAX_EXACT)
 
 
-def place_in_scan(found: Any) -> tuple[list[str], tuple[int, int] | None]:
-    """The position in a list of sessions, as it was found in a token: ids that wait, where the scan goes on.
+def place_in_scan(found: Any) -> tuple[list[str], Place | None]:
+    """Read the position in a list of sessions, as it was found in a token: ids that wait, where the scan goes on.
 
     Raises:
-        ValueError: it is none.
+        ValueError: It is none.
     """
     match found:
         case [[*waiting], None] if waiting and all(map(is_id, waiting)):
             return waiting, None
-        case [[*waiting], [node, cursor]] if all(map(is_id, waiting)):
-            return waiting, (_number(node, MAX_EXACT), _number(cursor, _MAX_CURSOR))
+        case [[*waiting], [str(nodes), node, cursor]] if all(map(is_id, waiting)):
+            return waiting, Place(nodes, _number(node, MAX_EXACT), _number(cursor, _MAX_CURSOR))
     raise ValueError("not a place in a scan")
 
 

@@ -21,7 +21,7 @@ from session_notes_server.servicers import errors, paging, translate
 from session_notes_server.servicers.validate import Check, is_id
 from session_notes_server.servicers.wire import GetSessionResponse
 from session_notes_server.settings import Limits
-from session_notes_server.store import Refused, Store
+from session_notes_server.store import Place, Refused, Store
 
 PAGE, MOST_OF_A_PAGE = 100, 1000
 
@@ -66,7 +66,7 @@ class StateServicer(SessionStateServicer):
                 ttl=ttl,
             )
         except Refused as refusal:
-            raise errors.version_mismatch(expected=expected_version, actual=refusal.actual) from None
+            raise errors.refused(refusal) from None
         return UpdateSessionResponse(version=version, update_time=translate.timestamp(update_us))
 
     async def AppendTurns(self, request: AppendTurnsRequest, context: Any) -> AppendTurnsResponse:  # noqa: D102
@@ -82,7 +82,7 @@ class StateServicer(SessionStateServicer):
         try:
             count = await self._store.append_turns(session_id, turns, expected_count=expected_count)
         except Refused as refusal:
-            raise errors.turn_count_mismatch(expected=expected_count, actual=refusal.actual) from None
+            raise errors.refused(refusal) from None
         return AppendTurnsResponse(turn_count=count)
 
     async def DeleteSession(self, request: DeleteSessionRequest, context: Any) -> DeleteSessionResponse:  # noqa: D102
@@ -96,7 +96,7 @@ class StateServicer(SessionStateServicer):
         limit = check.page_size(request.page_size, default=PAGE, most=MOST_OF_A_PAGE)
         scope = ("ListSessions",)
         waiting: list[str] = []
-        place: tuple[int, int] | None = (0, 0)
+        place: Place | None = None
         if request.page_token:
             try:
                 waiting, place = paging.place_in_scan(paging.position(scope, request.page_token))
@@ -104,8 +104,8 @@ class StateServicer(SessionStateServicer):
                 check.wrong("page_token", "is not the next_page_token of such a listing")
         check.done()
         # A step of the scan can bring more than asked for; what a page has no room for waits in the token.
-        if place is not None and len(waiting) < limit:
-            found, place = await self._store.scan_sessions(*place, count=limit - len(waiting))
+        if len(waiting) < limit and (place is not None or not request.page_token):
+            found, place = await self._store.scan_sessions(place, count=limit - len(waiting))
             # Somebody else's key may look like one of ours; no token may hold, and no page list, what is no id.
             waiting = [*waiting, *filter(is_id, found)]
         page, waiting = waiting[:limit], waiting[limit:]

@@ -74,7 +74,7 @@ def readiness(record: ObserverRecord) -> Readiness.ValueType:
             return Readiness.READINESS_RUNNING
         if record.latest.state in {State.FAILED, State.ABANDONED}:
             return Readiness.READINESS_FAILED
-    if record.current is not None:
+    if record.current is not None or record.runs_lost:
         return Readiness.READINESS_EXPIRED
     return Readiness.READINESS_NEVER_RUN
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from session_notes.v1 import session_notes_pb2, session_state_pb2
 
 __all__ = [
-    "BatchGetNotesResponse",
     "BeginRunResponse",
     "GetNotesResponse",
     "GetSessionResponse",
@@ -61,16 +61,60 @@ def _class(name: str) -> Any:
     return GetMessageClass(_pool.FindMessageTypeByName(f"session_notes.v1.{name}"))
 
 
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _tag(message: type[Message], field: str) -> bytes:
+    """Return what stands before a field's length on the wire."""
+    return _varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | 2)
+
+
+class BatchAnswer:
+    """BatchGetNotesResponse: up to 64 MiB of notes, which go from the store to the wire in one copy.
+
+    Attributes:
+        responses: The answers, with empty notes where there are notes.
+    """
+
+    _RESPONSES = _tag(session_notes_pb2.BatchGetNotesResponse, "responses")
+    _NOTES = _tag(session_notes_pb2.GetNotesResponse, "notes")
+
+    def __init__(self) -> None:
+        self.responses: list[GetNotesResponse] = []
+        self._notes: list[bytes | None] = []
+
+    def add(self, notes: bytes | None) -> GetNotesResponse:
+        """Return the next answer, to be filled with everything but its notes."""
+        self._notes.append(notes)
+        self.responses.append(GetNotesResponse())
+        return self.responses[-1]
+
+    def SerializeToString(self) -> bytes:
+        """Return the message: each answer is followed by its notes, which a parser merges into the empty ones."""
+        parts = list[bytes]()
+        for response, notes in zip(self.responses, self._notes, strict=True):
+            answer = response.SerializeToString()
+            field = self._NOTES + _varint(len(notes)) if notes else b""
+            size = len(answer) + len(field) + len(notes or b"")
+            parts += (self._RESPONSES, _varint(size), answer, field, notes or b"")
+        return b"".join(parts)
+
+
 if TYPE_CHECKING:
     # To the type checker they are the contract's own. Only `translate`, which fills them, knows of AS_BYTES.
     from session_notes.v1.session_notes_pb2 import (
-        BatchGetNotesResponse,
         BeginRunResponse,
         GetNotesResponse,
         ListRunsResponse,
     )
     from session_notes.v1.session_state_pb2 import GetSessionResponse
 else:
-    GetNotesResponse, BatchGetNotesResponse = _class("GetNotesResponse"), _class("BatchGetNotesResponse")
+    GetNotesResponse = _class("GetNotesResponse")
     BeginRunResponse, ListRunsResponse = _class("BeginRunResponse"), _class("ListRunsResponse")
     GetSessionResponse = _class("GetSessionResponse")

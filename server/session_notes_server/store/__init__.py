@@ -10,6 +10,7 @@ from session_notes_server.store.reasons import Refusals, reason
 from session_notes_server.store.records import (
     ListedRun,
     ObserverRecord,
+    Place,
     RunRecord,
     SessionRecord,
     State,
@@ -17,14 +18,16 @@ from session_notes_server.store.records import (
 )
 from session_notes_server.store.runner import Runner
 from session_notes_server.store.secrets import RedisSecrets
-from session_notes_server.store.store import Refused, Store
+from session_notes_server.store.store import AnswerTooLarge, Refused, Store
 
 __all__ = [
     "LOGS",
+    "AnswerTooLarge",
     "InvalidRedisURL",
     "ListedRun",
     "Look",
     "ObserverRecord",
+    "Place",
     "RedisSecrets",
     "RedisTarget",
     "Refusals",

@@ -16,10 +16,10 @@ class Keys:
 
     prefix: str
 
-    def of(self, session_id: str) -> tuple[str, str, str, str]:
-        """The keys every script takes: session, turns, runs, deleted (see `lua/common.lua`)."""
+    def of(self, session_id: str) -> tuple[str, ...]:
+        """Return the keys every script takes: session, turns, runs, deleted, ids (see `lua/common.lua`)."""
         session = f"{self.prefix}:{{{session_id}}}"
-        return session, f"{session}:turns", f"{session}:runs", f"{session}:deleted"
+        return session, f"{session}:turns", f"{session}:runs", f"{session}:deleted", f"{session}:ids"
 
     def marker(self, session_id: str) -> str:
         """A key for the moment, of no meaning, that lives where the session does."""

@@ -50,7 +50,8 @@ class ListedRun:
 class ObserverRecord(NamedTuple):
     """What the store knows of one observer on one session, read at `now_us`.
 
-    `current` is the run whose notes count, also when their ttl has passed: then `notes` is None.
+    `current` is the run whose notes count, also when their ttl has passed: then `notes` is None. Where the store has
+    lost the runs of an observer that had some (by eviction), `runs_lost` is set; `current` and `latest` are None.
     """
 
     now_us: int
@@ -60,6 +61,7 @@ class ObserverRecord(NamedTuple):
     notes: bytes | None = None
     notes_expire_us: int | None = None
     latest: RunRecord | None = None
+    runs_lost: bool = False
 
     @classmethod
     def of(cls, reply: list[Any] | None, *, now_us: int, turn_count: int | None, expires_ms: int) -> Self:
@@ -71,7 +73,13 @@ class ObserverRecord(NamedTuple):
         latest = current
         if latest_reply != current_reply:
             latest = RunRecord.of(latest_reply, failure) if latest_reply is not None else None
-        return cls(now_us, turn_count, now_us + expires_ms * 1000, current, notes, notes_expire_us, latest)
+        # Once an observer has begun a run, it has a latest one.
+        lost = latest is None
+        return cls(now_us, turn_count, now_us + expires_ms * 1000, current, notes, notes_expire_us, latest, lost)
+
+    def without_notes(self) -> Self:
+        """Return the same, with empty notes where it has any."""
+        return self if self.notes is None else self._replace(notes=b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +107,16 @@ class SummaryRecord:
     updated_us: int
     expires_in_ms: int
     observers: list[str]
+
+
+class Place(NamedTuple):
+    """Where to go on in a walk through all sessions."""
+
+    nodes: str
+    """Which processes were asked, and which slots they have: the cursors of others mean nothing."""
+
+    node: int
+    """Which of them is being walked."""
+
+    cursor: int
+    """Its SCAN cursor."""

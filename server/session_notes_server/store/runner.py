@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from hiredis import ReplyError
@@ -17,15 +19,22 @@ from session_notes_server.store.failures import StoreUnavailable, codes, raised
 from session_notes_server.store.keys import Keys
 from session_notes_server.store.link import Link, LinkLost, packed
 from session_notes_server.store.nodes import Limits, Node, nodes
+from session_notes_server.store.records import Place
 from session_notes_server.store.replicas import Replicas
 from session_notes_server.store.scripts import Script
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # How often one call follows a cluster whose slots move, or sends a script that a node does not know.
 _REFERRALS = 5
 # With these a node says that it is not, or no longer, what we took it for.
 _OUTDATED = {"READONLY", "MASTERDOWN", "CLUSTERDOWN"}
+
+_WRONG_TYPE = (
+    "a key of a session holds a value of another type than ours: another program writes keys that begin with '%s'. "
+    "Choose another --prefix, or delete that key"
+)
 
 
 class Runner:
@@ -52,6 +61,8 @@ class Runner:
         self._keys = Keys(prefix)
         self._nodes = nodes(target, Limits(timeout.total_seconds(), (silence or timeout).total_seconds()))
         self._tags = itertools.count(1)
+        self._turn = asyncio.Semaphore(1)
+        self._is_cluster = target.is_cluster
         self._timeout_seconds = timeout.total_seconds()
         self._min_replicas = min_replicas
         self._replicas: WeakKeyDictionary[Link, Replicas] = WeakKeyDictionary()
@@ -103,6 +114,8 @@ class Runner:
                     # ASK, too: of a slot on its way, a node answers only what names one key, or has them all.
                     if codes(reply) & _OUTDATED:
                         self._nodes.outdated(node)
+                    if "WRONGTYPE" in codes(reply):
+                        log.error(_WRONG_TYPE, self._keys.prefix)
                     raise raised(reply)
         raise StoreUnavailable
 
@@ -130,28 +143,49 @@ class Runner:
         await asyncio.gather(*(ask(node, indices) for node, indices in by_node.items()))
         return replies
 
-    async def scan(self, node: int, cursor: int, count: int) -> tuple[list[str], tuple[int, int] | None]:
-        """One step through the sessions of a node → some ids, and where to go on (None at the end).
+    async def in_turn(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask for something large, one at a time.
+
+        A caller that leaves keeps its turn until the reply has come: the store makes it in any case.
+        """
+        await self._turn.acquire()
+        asking = asyncio.ensure_future(ask())
+        asking.add_done_callback(lambda _: self._turn.release())
+        return await asyncio.shield(asking)
+
+    async def scan(self, place: Place | None, count: int) -> tuple[list[str], Place | None]:
+        """Take one step through the sessions: see `Store.scan_sessions`.
 
         In a cluster, each primary is walked in turn.
         """
         nodes = await self._nodes.all()
-        if node >= len(nodes):
+        described = await asyncio.gather(*map(self._description, nodes))
+        known = hashlib.sha256(repr(described).encode()).hexdigest()[:16]
+        if place is None or place.nodes != known:
+            place = Place(known, 0, 0)
+        if place.node >= len(nodes):
             return [], None
-        command = packed("SCAN", cursor, "MATCH", self._keys.pattern, "COUNT", count, "TYPE", "hash")
-        next_cursor, keys = await self._in_step(await nodes[node].get(), command)
+        command = packed("SCAN", place.cursor, "MATCH", self._keys.pattern, "COUNT", count, "TYPE", "hash")
+        next_cursor, keys = (await self._in_step(await nodes[place.node].get(), command))[0]
         ids = [self._keys.session_id(key) for key in keys]
         if int(next_cursor):
-            return ids, (node, int(next_cursor))
-        return ids, (node + 1, 0) if node + 1 < len(nodes) else None
+            return ids, place._replace(cursor=int(next_cursor))
+        return ids, Place(known, place.node + 1, 0) if place.node + 1 < len(nodes) else None
+
+    async def _description(self, node: Node) -> list[Any]:
+        """Return what tells a process, and the slots it knows of, from another: a new one scans in another order."""
+        commands = [packed("INFO", "server"), *([packed("CLUSTER", "SLOTS")] if self._is_cluster else [])]
+        info, *slots = await self._in_step(await node.get(), *commands)
+        owners = [(first, last, master[2:3]) for first, last, master, *_ in (slots[0] if slots else [])]
+        return [re.findall(rb"^run_id:(\w+)", info, re.MULTILINE), owners]
 
     def _replicas_of(self, link: Link) -> Replicas:
         if link not in self._replicas:
             self._replicas[link] = Replicas(link, self._min_replicas, self._timeout_seconds)
         return self._replicas[link]
 
-    async def _in_step(self, link: Link, *commands: bytes) -> Any:
-        """Send commands whose replies have no tag, and behind them one whose reply has → the first reply.
+    async def _in_step(self, link: Link, *commands: bytes) -> list[Any]:
+        """Send commands whose replies have no tag, and behind them one whose reply has, and return the replies.
 
         Not a PING, which a Redis that cannot write to its disk refuses though it answers what reads.
         """
@@ -167,7 +201,7 @@ class Runner:
         for reply in replies:
             if isinstance(reply, ReplyError):
                 raise raised(reply)
-        return replies[0] if replies else None
+        return replies
 
 
 async def _replies(link: Link, commands: bytes, count: int) -> list[Any]:

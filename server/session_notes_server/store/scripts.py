@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Self
 
 from session_notes_server.store.link import packed
+
+OUTCOMES = frozenset({"OK", "ACCEPTED", "DUPLICATE", "SUPERSEDED"})
+"""How a script that can refuse says that it has done its work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +49,11 @@ UPDATE_SESSION = Script.load("update_session")
 APPEND_TURNS = Script.load("append_turns")
 DELETE_SESSION = Script.load("delete_session")
 SESSION_SUMMARY = Script.load("session_summary")
+
+
+def refusals() -> frozenset[str]:
+    """Return the words by which the scripts refuse: `return { TAG, 'WORD'`, where it is no outcome."""
+    folder = files(__package__) / "lua"
+    texts = [entry.read_text(encoding="utf-8") for entry in folder.iterdir() if entry.name.endswith(".lua")]
+    words = {word for text in texts for word in re.findall(r"return \{ TAG, '([A-Z_]+)'", text)}
+    return frozenset(words - OUTCOMES)

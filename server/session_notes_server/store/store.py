@@ -5,25 +5,55 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from session_notes_server.store import scripts
-from session_notes_server.store.records import ListedRun, ObserverRecord, RunRecord, SessionRecord, SummaryRecord
+from session_notes_server.store.records import ListedRun, ObserverRecord, Place, RunRecord, SessionRecord, SummaryRecord
 from session_notes_server.store.runner import Runner
+from session_notes_server.store.scripts import Script
+
+LARGE_REPLY = 256 * 1024
+"""A reply of more bytes than this is asked for in turn: one at a time on each runner, so that the store looks at the
+calls of others in between."""
+
+LARGE_NOTES = 16 * 1024
+"""The same for each entry of a batch, whose entries are asked for many at once."""
+
+LARGE_SHARE = 1024 * 1024
+"""Of a batch's large notes, about so many bytes are asked for at once."""
+
+FORMER_TTLS = 10_000
+"""Of so many sessions with a ttl of their own it is known when they start anew: about 2 MB."""
+
+READ_AT_A_TIME = 100
+"""Entries that are read in one round trip, so that other calls are answered in between."""
 
 
 class Refused(Exception):
     """The store's own rules refuse the operation; nothing was changed.
 
     Attributes:
-        reason: A name of ErrorReason without its prefix.
-        actual: For a mismatch, what was found instead of what was expected.
+        word: Why, as the script says it.
+        details: What a caller is told besides: name → value.
     """
 
-    def __init__(self, reason: str, actual: int | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.actual = actual
+    def __init__(self, word: str, details: Mapping[str, str]) -> None:
+        super().__init__(word)
+        self.word = word
+        self.details = details
+
+
+class AnswerTooLarge(Exception):
+    """What was asked for is larger than an answer may be.
+
+    Attributes:
+        size: How large it is, in bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
 
 
 class Store:
@@ -50,16 +80,42 @@ class Store:
         self._reads = reads
         self._writes = writes
         self._on_deletion = on_deletion
+        self._former_ttls = _FormerTTLs()
         self._session_ttl_ms = str(_ceil_div(_microseconds(session_ttl), 1000))
 
     async def get_notes(self, session_id: str, observer: str) -> ObserverRecord:
         """Read what is known of one observer on one session."""
         return _observer(await self._notes.run(scripts.GET_NOTES, session_id, observer))
 
-    async def batch_get_notes(self, wanted: Sequence[tuple[str, str]]) -> list[ObserverRecord]:
-        """`get_notes` for pairs of session id and observer, in their order, in one round trip (one a node)."""
-        calls = [(session_id, (observer,)) for session_id, observer in wanted]
-        return [_observer(reply) for reply in await self._reads.run_many(scripts.GET_NOTES, calls)]
+    async def batch_get_notes(self, wanted: Sequence[tuple[str, str]], *, most: int) -> list[ObserverRecord]:
+        """Return `get_notes` for pairs of session id and observer, in their order.
+
+        Large notes are read last, in turn with other large replies.
+
+        Raises:
+            AnswerTooLarge: The notes are larger than `most` together.
+        """
+        replies, large, size = list[list[Any]](), list[tuple[int, int]](), 0
+        for first in range(0, len(wanted), READ_AT_A_TIME):
+            calls = [(session_id, (observer, LARGE_NOTES)) for session_id, observer in wanted[first:][:READ_AT_A_TIME]]
+            for reply in await self._reads.run_many(scripts.GET_NOTES, calls):
+                if reply[0] == b"LARGE":
+                    large.append((len(replies), reply[1]))
+                    size += reply[1]
+                replies.append(reply)
+        if size > most:
+            raise AnswerTooLarge(size)
+
+        async def read_large() -> None:
+            for indices in _shares(large):
+                calls = [(session_id, (observer,)) for session_id, observer in (wanted[index] for index in indices)]
+                some = await self._reads.run_many(scripts.GET_NOTES, calls)
+                for index, reply in zip(indices, some, strict=True):
+                    replies[index] = reply
+
+        if large:
+            await self._reads.in_turn(read_large)
+        return [_observer(reply) for reply in replies]
 
     async def begin_run(
         self,
@@ -73,7 +129,8 @@ class Store:
         include_transcript: bool,
     ) -> tuple[bool, RunRecord, list[bytes]]:
         """Begin a run, or find it begun → whether it is the caller's own, the run, the transcript of its snapshot."""
-        reply = await self._writes.run(
+        reply = await _bounded(
+            self._writes,
             scripts.BEGIN_RUN,
             session_id,
             *self._session(session_id),
@@ -84,7 +141,8 @@ class Store:
             int(only_if_idle),
             int(include_transcript),
         )
-        _, started, run, failure, transcript = _accepted(reply, "OK")
+        _, started, run, failure, transcript, own_ttl_ms = _accepted(reply)
+        self._former_ttls.note(session_id, own_ttl_ms.decode())
         return bool(started), RunRecord.of(run, failure), transcript
 
     async def write_notes(
@@ -109,8 +167,9 @@ class Store:
             notes,
             digest,
             _optional(_microseconds(ttl) if ttl is not None else None),
+            self._former_ttls.of(session_id),
         )
-        outcome, run = _accepted(reply, "ACCEPTED", "DUPLICATE", "SUPERSEDED")
+        outcome, run = _accepted(reply)
         return outcome, RunRecord.of(run)
 
     async def fail_run(self, session_id: str, observer: str, run_id: str, reason: str) -> RunRecord:
@@ -118,21 +177,21 @@ class Store:
         reply = await self._writes.run(
             scripts.FAIL_RUN, session_id, *self._session(session_id), observer, run_id, reason
         )
-        _, run, failure = _accepted(reply, "OK")
+        _, run, failure = _accepted(reply)
         return RunRecord.of(run, failure)
 
     async def list_runs(
         self, session_id: str, observer: str, *, below: int | None, limit: int, include_notes: bool
     ) -> tuple[list[ListedRun], bool]:
         """Runs of the history, newest first, from just `below` a number on → the runs, and whether there are more."""
-        runs, more = await self._reads.run(
-            scripts.LIST_RUNS, session_id, observer, _optional(below), limit, int(include_notes)
+        runs, more = await _bounded(
+            self._reads, scripts.LIST_RUNS, session_id, observer, _optional(below), limit, int(include_notes)
         )
         return [ListedRun(RunRecord.of(run, failure), notes) for run, failure, notes in runs], bool(more)
 
     async def get_session(self, session_id: str, *, include_turns: bool) -> SessionRecord:
         """Read a whole session."""
-        reply = await self._reads.run(scripts.GET_SESSION, session_id, int(include_turns))
+        reply = await _bounded(self._reads, scripts.GET_SESSION, session_id, int(include_turns))
         now_us, expires_ms, version, turn_count, created_us, updated_us, fields, observers, turns = reply
         return SessionRecord(
             now_us,
@@ -162,46 +221,61 @@ class Store:
         ttl: timedelta | None,
     ) -> tuple[int, int]:
         """Set and remove fields → the version now, and when (µs)."""
+        ttl_ms = _optional(_ceil_div(_microseconds(ttl), 1000) if ttl is not None else None)
         reply = await self._writes.run(
             scripts.UPDATE_SESSION,
             session_id,
             *self._session(session_id),
             _optional(expected_version),
-            _optional(_ceil_div(_microseconds(ttl), 1000) if ttl is not None else None),
+            ttl_ms,
             len(set_fields),
             *itertools.chain.from_iterable(set_fields.items()),
             *remove,
         )
-        _, version, now_us = _accepted(reply, "OK")
+        _, version, now_us = _accepted(reply)
+        if ttl_ms:
+            self._former_ttls.note(session_id, str(ttl_ms))
         return version, now_us
 
     async def append_turns(self, session_id: str, turns: Iterable[bytes], *, expected_count: int | None) -> int:
         """Append turns → how many were ever appended."""
         reply = await self._writes.run(
-            scripts.APPEND_TURNS, session_id, *self._session(session_id), _optional(expected_count), *turns
+            scripts.APPEND_TURNS,
+            session_id,
+            *self._session(session_id),
+            _optional(expected_count),
+            self._former_ttls.of(session_id),
+            *turns,
         )
-        _, count = _accepted(reply, "OK")
+        _, count = _accepted(reply)
         return int(count)
 
     async def delete_session(self, session_id: str) -> bool:
         """Remove every trace but the ids of the runs → whether there was such a session."""
+        self._former_ttls.note(session_id, "")
         try:
             (existed,) = await self._writes.run(scripts.DELETE_SESSION, session_id)
         finally:
             self._on_deletion()
         return bool(existed)
 
-    async def scan_sessions(self, node: int, cursor: int, count: int) -> tuple[list[str], tuple[int, int] | None]:
-        """One step through all sessions, from node 0, cursor 0 on → some ids, and where to go on (None at the end)."""
-        return await self._reads.scan(node, cursor, count)
+    async def scan_sessions(self, place: Place | None, count: int) -> tuple[list[str], Place | None]:
+        """Take one step through all sessions, from a place on, or from the start.
+
+        The walk starts anew where the store is not the one that it began in: after a restart or a failover, its
+        cursors mean other sessions.
+
+        Returns:
+            Some ids, and where to go on; None at the end.
+        """
+        return await self._reads.scan(place, count)
 
     async def summaries(self, session_ids: Sequence[str]) -> list[SummaryRecord]:
-        """Summaries of those of the sessions that are there."""
-        replies = await self._reads.run_many(scripts.SESSION_SUMMARY, [(session_id, ()) for session_id in session_ids])
+        """Return summaries of those of the sessions that exist."""
+        calls = [(session_id, ()) for session_id in session_ids]
+        replies = await self._reads.run_many(scripts.SESSION_SUMMARY, calls)
         return [
-            SummaryRecord(
-                session_id, version, turns, updated_us, expires_ms, sorted(name.decode() for name in observers)
-            )
+            SummaryRecord(session_id, version, turns, updated_us, expires_ms, sorted(observers.decode().split()))
             for session_id, (version, *rest) in zip(session_ids, replies, strict=True)
             if version is not None
             for turns, updated_us, expires_ms, observers in [rest]
@@ -212,17 +286,66 @@ class Store:
         return session_id, self._session_ttl_ms
 
 
+class _FormerTTLs:
+    """Sessions that have a ttl of their own, as far as this process has met them.
+
+    The store forgets a session as it expires. A write that comes too late starts it anew, and must not keep for a day
+    what was meant to be kept for seconds.
+    """
+
+    def __init__(self) -> None:
+        self._ttls: dict[str, str] = {}
+
+    def note(self, session_id: str, ttl_ms: str) -> None:
+        """Note the ttl of a session; empty: it has none of its own."""
+        self._ttls.pop(session_id, None)
+        if ttl_ms:
+            self._ttls[session_id] = ttl_ms
+            if len(self._ttls) > FORMER_TTLS:
+                del self._ttls[next(iter(self._ttls))]
+
+    def of(self, session_id: str) -> str:
+        """Return the ttl of a session, in milliseconds; empty where none is known."""
+        return self._ttls.get(session_id, "")
+
+
+async def _bounded(runner: Runner, script: Script, session_id: str, *arguments: Any) -> list[Any]:
+    """Run a script; where its reply would be large, in turn with others like it."""
+    reply = await runner.run(script, session_id, *arguments, LARGE_REPLY)
+    if reply[0] == b"LARGE":
+        return await runner.in_turn(partial(runner.run, script, session_id, *arguments, ""))
+    return reply
+
+
+def _shares(large: Iterable[tuple[int, int]]) -> Iterable[list[int]]:
+    """Split what is large (index, bytes) into shares that take the store some milliseconds each."""
+    share, size = list[int](), 0
+    for index, its_size in large:
+        if share and size + its_size > LARGE_SHARE:
+            yield share
+            share, size = [], 0
+        share.append(index)
+        size += its_size
+    if share:
+        yield share
+
+
 def _observer(reply: list[Any]) -> ObserverRecord:
     now_us, turn_count, expires_ms, observer = reply
     return ObserverRecord.of(observer, now_us=now_us, turn_count=turn_count, expires_ms=expires_ms)
 
 
-def _accepted(reply: list[Any], *outcomes: str) -> list[Any]:
-    """The reply with its outcome as text; an outcome that is none of these is a refusal."""
-    outcome = reply[0].decode()
-    if outcome not in outcomes:
-        raise Refused(outcome, int(reply[1]) if len(reply) > 1 else None)
-    return [outcome, *reply[1:]]
+def _accepted(reply: list[Any]) -> list[Any]:
+    """Return the reply with its outcome as text.
+
+    Raises:
+        Refused: It is a refusal: a word, then names and values.
+    """
+    word, *rest = reply
+    outcome = word.decode()
+    if outcome not in scripts.OUTCOMES:
+        raise Refused(outcome, {name.decode(): value.decode() for name, value in _pairs(rest)})
+    return [outcome, *rest]
 
 
 def _optional(value: int | None) -> int | str:

@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.sampling import ParentBased
 from opentelemetry.trace import SpanKind, StatusCode, Tracer, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from session_notes_server.store import RedisTarget, Runner
+from session_notes_server.store import Place, RedisTarget, Runner
 from session_notes_server.store.scripts import Script
 from session_notes_server.tracing.export import Export
 
@@ -119,10 +119,8 @@ class TracedRunner(Runner):
         batch = {"db.operation.batch.size": len(calls)} if len(calls) > 1 else {}
         return await self._traced(script.name, super().run_many(script, calls), batch)
 
-    async def scan(  # noqa: D102
-        self, node: int, cursor: int, count: int
-    ) -> tuple[list[str], tuple[int, int] | None]:
-        return await self._traced("scan_sessions", super().scan(node, cursor, count))
+    async def scan(self, place: Place | None, count: int) -> tuple[list[str], Place | None]:  # noqa: D102
+        return await self._traced("scan_sessions", super().scan(place, count))
 
     async def _traced(self, name: str, operation: Coroutine[Any, Any, T], more: Mapping[str, int] | None = None) -> T:
         if not get_current_span().is_recording():

@@ -33,7 +33,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INVALID_ARGUMENT. The bytes sent are no message of the method's request type, or have not come within 10 s."""
     ERROR_REASON_TOO_LARGE: _ErrorReason.ValueType  # 3
     """RESOURCE_EXHAUSTED. Something sent, or asked for, is larger than the sidecar takes: in bytes, or for a batch, turns and fields
-    in entries. The field is empty where it is the request as a whole, 4 MiB by default. One of more than twice the limit gRPC
+    in entries; or the session would be, see UpdateSession and WriteNotes. The field is empty where it is the request as a
+    whole, 4 MiB by default, or the session. One of more than twice the limit gRPC
     refuses by itself, with this status and without any details.
         { "field": "notes", "limit": "262144", "actual": "300127" }
     """
@@ -92,7 +93,8 @@ ERROR_REASON_MALFORMED_MESSAGE: ErrorReason.ValueType  # 2
 """INVALID_ARGUMENT. The bytes sent are no message of the method's request type, or have not come within 10 s."""
 ERROR_REASON_TOO_LARGE: ErrorReason.ValueType  # 3
 """RESOURCE_EXHAUSTED. Something sent, or asked for, is larger than the sidecar takes: in bytes, or for a batch, turns and fields
-in entries. The field is empty where it is the request as a whole, 4 MiB by default. One of more than twice the limit gRPC
+in entries; or the session would be, see UpdateSession and WriteNotes. The field is empty where it is the request as a
+whole, 4 MiB by default, or the session. One of more than twice the limit gRPC
 refuses by itself, with this status and without any details.
     { "field": "notes", "limit": "262144", "actual": "300127" }
 """

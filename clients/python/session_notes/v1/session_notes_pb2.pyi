@@ -40,7 +40,9 @@ class _ReadinessEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Readiness.V
     READINESS_FAILED: _Readiness.ValueType  # 4
     """No notes; the latest run failed or was abandoned."""
     READINESS_EXPIRED: _Readiness.ValueType  # 5
-    """There were notes, and their own ttl has passed."""
+    """There were notes, and their own ttl has passed; or the store has lost the observer's runs (by eviction, say), and no run has
+    begun since.
+    """
 
 class Readiness(_Readiness, metaclass=_ReadinessEnumTypeWrapper):
     """Whether there are current notes, and if not, why."""
@@ -56,7 +58,9 @@ READINESS_READY: Readiness.ValueType  # 3
 READINESS_FAILED: Readiness.ValueType  # 4
 """No notes; the latest run failed or was abandoned."""
 READINESS_EXPIRED: Readiness.ValueType  # 5
-"""There were notes, and their own ttl has passed."""
+"""There were notes, and their own ttl has passed; or the store has lost the observer's runs (by eviction, say), and no run has
+begun since.
+"""
 Global___Readiness: _TypeAlias = Readiness  # noqa: Y015
 
 class _WriteOutcome:
@@ -358,8 +362,8 @@ class BeginRunResponse(_message.Message):
 
     @_builtins.property
     def transcript(self) -> _containers.RepeatedCompositeFieldContainer[_turn_pb2.Turn]:
-        """The transcript as of the snapshot, oldest turn first: those of its turns that are among the session's last 2,000 now. Empty
-        unless asked for and started.
+        """The transcript as of the snapshot, oldest turn first: those of its turns that the session still keeps (see Session.turns).
+        Empty unless asked for and started.
         """
 
     def __init__(

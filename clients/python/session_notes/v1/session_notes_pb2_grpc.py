@@ -129,9 +129,10 @@ class SessionNotesServicer(object):
         asked. Starts the session where there is none.
 
         Idempotent per `run_id`: repeated, it returns the run as it stands, with the transcript of the first call's snapshot, as far as
-        it is still kept (the last 2,000 turns). So choose the id yourself if you mean to retry. With the transcript the answer can be
+        it is still kept (the last 2,000 turns, and 8 MiB of them). So choose the id yourself if you mean to retry. With the transcript the answer can be
         larger than the 4 MiB that gRPC clients accept by default. Errors:
         - FAILED_PRECONDITION, SESSION_DELETED: the run was known when the session was deleted.
+        - RESOURCE_EXHAUSTED, TOO_LARGE: the session has no room for another run; see WriteNotes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,6 +146,12 @@ class SessionNotesServicer(object):
         - ALREADY_EXISTS, RUN_ALREADY_WRITTEN: the run has written other notes.
         - FAILED_PRECONDITION, RUN_ALREADY_FAILED: FailRun has ended the run.
         - FAILED_PRECONDITION, SESSION_DELETED: the run was known when the session was deleted.
+        - RESOURCE_EXHAUSTED, TOO_LARGE: besides notes that are too large (`field` is `notes`), a session that is full (`field` is empty):
+        its runs and their notes, and 8 KiB for each observer, take at most 16 MiB together. Before a write is refused, the oldest
+        notes of the same observer's history go.
+
+        A write that starts a session anew which has expired gives it the ttl of its own that it had (UpdateSession.ttl), as far as
+        this sidecar remembers it: that of the last 10,000 such sessions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -163,7 +170,8 @@ class SessionNotesServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListRuns(self, request, context):
-        """The last 20 runs of one observer on one session, newest first, paged. For debugging.
+        """The last 20 runs of one observer on one session, newest first, paged. For debugging. In a session that is full, the oldest of
+        them may be without notes (see WriteNotes).
 
         Idempotent; changes nothing. A session nobody wrote to is OK and empty. With notes a page can be larger than the 4 MiB that gRPC
         clients accept by default: ask for fewer runs, or raise the client's limit.

@@ -69,9 +69,10 @@ class SessionNotesStub:
     asked. Starts the session where there is none.
 
     Idempotent per `run_id`: repeated, it returns the run as it stands, with the transcript of the first call's snapshot, as far as
-    it is still kept (the last 2,000 turns). So choose the id yourself if you mean to retry. With the transcript the answer can be
+    it is still kept (the last 2,000 turns, and 8 MiB of them). So choose the id yourself if you mean to retry. With the transcript the answer can be
     larger than the 4 MiB that gRPC clients accept by default. Errors:
     - FAILED_PRECONDITION, SESSION_DELETED: the run was known when the session was deleted.
+    - RESOURCE_EXHAUSTED, TOO_LARGE: the session has no room for another run; see WriteNotes.
     """
     WriteNotes: _grpc.UnaryUnaryMultiCallable[_session_notes_pb2.WriteNotesRequest, _session_notes_pb2.WriteNotesResponse]
     """Stores the run's notes, atomically, once. Whether they become current is in the outcome, never an error: a slow old run does
@@ -81,6 +82,12 @@ class SessionNotesStub:
     - ALREADY_EXISTS, RUN_ALREADY_WRITTEN: the run has written other notes.
     - FAILED_PRECONDITION, RUN_ALREADY_FAILED: FailRun has ended the run.
     - FAILED_PRECONDITION, SESSION_DELETED: the run was known when the session was deleted.
+    - RESOURCE_EXHAUSTED, TOO_LARGE: besides notes that are too large (`field` is `notes`), a session that is full (`field` is empty):
+      its runs and their notes, and 8 KiB for each observer, take at most 16 MiB together. Before a write is refused, the oldest
+      notes of the same observer's history go.
+
+    A write that starts a session anew which has expired gives it the ttl of its own that it had (UpdateSession.ttl), as far as
+    this sidecar remembers it: that of the last 10,000 such sessions.
     """
     FailRun: _grpc.UnaryUnaryMultiCallable[_session_notes_pb2.FailRunRequest, _session_notes_pb2.FailRunResponse]
     """Records that a run ended without notes, and why.
@@ -91,7 +98,8 @@ class SessionNotesStub:
     - FAILED_PRECONDITION, SESSION_DELETED: the run was known when the session was deleted.
     """
     ListRuns: _grpc.UnaryUnaryMultiCallable[_session_notes_pb2.ListRunsRequest, _session_notes_pb2.ListRunsResponse]
-    """The last 20 runs of one observer on one session, newest first, paged. For debugging.
+    """The last 20 runs of one observer on one session, newest first, paged. For debugging. In a session that is full, the oldest of
+    them may be without notes (see WriteNotes).
 
     Idempotent; changes nothing. A session nobody wrote to is OK and empty. With notes a page can be larger than the 4 MiB that gRPC
     clients accept by default: ask for fewer runs, or raise the client's limit.
@@ -138,9 +146,10 @@ class SessionNotesAsyncStub(SessionNotesStub):
     asked. Starts the session where there is none.
 
     Idempotent per `run_id`: repeated, it returns the run as it stands, with the transcript of the first call's snapshot, as far as
-    it is still kept (the last 2,000 turns). So choose the id yourself if you mean to retry. With the transcript the answer can be
+    it is still kept (the last 2,000 turns, and 8 MiB of them). So choose the id yourself if you mean to retry. With the transcript the answer can be
     larger than the 4 MiB that gRPC clients accept by default. Errors:
     - FAILED_PRECONDITION, SESSION_DELETED: the run was known when the session was deleted.
+    - RESOURCE_EXHAUSTED, TOO_LARGE: the session has no room for another run; see WriteNotes.
     """
     WriteNotes: _aio.UnaryUnaryMultiCallable[_session_notes_pb2.WriteNotesRequest, _session_notes_pb2.WriteNotesResponse]  # type: ignore[assignment]
     """Stores the run's notes, atomically, once. Whether they become current is in the outcome, never an error: a slow old run does
@@ -150,6 +159,12 @@ class SessionNotesAsyncStub(SessionNotesStub):
     - ALREADY_EXISTS, RUN_ALREADY_WRITTEN: the run has written other notes.
     - FAILED_PRECONDITION, RUN_ALREADY_FAILED: FailRun has ended the run.
     - FAILED_PRECONDITION, SESSION_DELETED: the run was known when the session was deleted.
+    - RESOURCE_EXHAUSTED, TOO_LARGE: besides notes that are too large (`field` is `notes`), a session that is full (`field` is empty):
+      its runs and their notes, and 8 KiB for each observer, take at most 16 MiB together. Before a write is refused, the oldest
+      notes of the same observer's history go.
+
+    A write that starts a session anew which has expired gives it the ttl of its own that it had (UpdateSession.ttl), as far as
+    this sidecar remembers it: that of the last 10,000 such sessions.
     """
     FailRun: _aio.UnaryUnaryMultiCallable[_session_notes_pb2.FailRunRequest, _session_notes_pb2.FailRunResponse]  # type: ignore[assignment]
     """Records that a run ended without notes, and why.
@@ -160,7 +175,8 @@ class SessionNotesAsyncStub(SessionNotesStub):
     - FAILED_PRECONDITION, SESSION_DELETED: the run was known when the session was deleted.
     """
     ListRuns: _aio.UnaryUnaryMultiCallable[_session_notes_pb2.ListRunsRequest, _session_notes_pb2.ListRunsResponse]  # type: ignore[assignment]
-    """The last 20 runs of one observer on one session, newest first, paged. For debugging.
+    """The last 20 runs of one observer on one session, newest first, paged. For debugging. In a session that is full, the oldest of
+    them may be without notes (see WriteNotes).
 
     Idempotent; changes nothing. A session nobody wrote to is OK and empty. With notes a page can be larger than the 4 MiB that gRPC
     clients accept by default: ask for fewer runs, or raise the client's limit.
@@ -222,9 +238,10 @@ class SessionNotesServicer(metaclass=_abc_1.ABCMeta):
         asked. Starts the session where there is none.
 
         Idempotent per `run_id`: repeated, it returns the run as it stands, with the transcript of the first call's snapshot, as far as
-        it is still kept (the last 2,000 turns). So choose the id yourself if you mean to retry. With the transcript the answer can be
+        it is still kept (the last 2,000 turns, and 8 MiB of them). So choose the id yourself if you mean to retry. With the transcript the answer can be
         larger than the 4 MiB that gRPC clients accept by default. Errors:
         - FAILED_PRECONDITION, SESSION_DELETED: the run was known when the session was deleted.
+        - RESOURCE_EXHAUSTED, TOO_LARGE: the session has no room for another run; see WriteNotes.
         """
 
     @_abc_1.abstractmethod
@@ -240,6 +257,12 @@ class SessionNotesServicer(metaclass=_abc_1.ABCMeta):
         - ALREADY_EXISTS, RUN_ALREADY_WRITTEN: the run has written other notes.
         - FAILED_PRECONDITION, RUN_ALREADY_FAILED: FailRun has ended the run.
         - FAILED_PRECONDITION, SESSION_DELETED: the run was known when the session was deleted.
+        - RESOURCE_EXHAUSTED, TOO_LARGE: besides notes that are too large (`field` is `notes`), a session that is full (`field` is empty):
+          its runs and their notes, and 8 KiB for each observer, take at most 16 MiB together. Before a write is refused, the oldest
+          notes of the same observer's history go.
+
+        A write that starts a session anew which has expired gives it the ttl of its own that it had (UpdateSession.ttl), as far as
+        this sidecar remembers it: that of the last 10,000 such sessions.
         """
 
     @_abc_1.abstractmethod
@@ -262,7 +285,8 @@ class SessionNotesServicer(metaclass=_abc_1.ABCMeta):
         request: _session_notes_pb2.ListRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_notes_pb2.ListRunsResponse, _abc.Awaitable[_session_notes_pb2.ListRunsResponse]]:
-        """The last 20 runs of one observer on one session, newest first, paged. For debugging.
+        """The last 20 runs of one observer on one session, newest first, paged. For debugging. In a session that is full, the oldest of
+        them may be without notes (see WriteNotes).
 
         Idempotent; changes nothing. A session nobody wrote to is OK and empty. With notes a page can be larger than the 4 MiB that gRPC
         clients accept by default: ask for fewer runs, or raise the client's limit.

@@ -92,7 +92,9 @@ class Session(_message.Message):
 
     @_builtins.property
     def turns(self) -> _containers.RepeatedCompositeFieldContainer[_turn_pb2.Turn]:
-        """The transcript, oldest first: the last 2,000 turns. Empty unless asked for."""
+        """The transcript, oldest first: the last 2,000 turns, and of these the last 8 MiB. Turns that the store has lost (by eviction,
+        say) are missing; `turn_count` counts them. Empty unless asked for.
+        """
 
     @_builtins.property
     def notes(self) -> _containers.MessageMap[_builtins.str, _session_notes_pb2.GetNotesResponse]:

@@ -46,9 +46,11 @@ class SessionStateStub:
     Not idempotent: each call that is answered OK raises the version by 1. With `expected_version` a retry is safe: it is
     ABORTED if the first try got through. Errors:
     - ABORTED, VERSION_MISMATCH: the session is at another version, given as `actual` in the metadata.
+    - RESOURCE_EXHAUSTED, TOO_LARGE: a field, or (with `field` being `set`, and the limit 8388608) all fields of the session together,
+      in which each counts its name, its value and 256 bytes. What makes them smaller is always taken.
     """
     AppendTurns: _grpc.UnaryUnaryMultiCallable[_session_state_pb2.AppendTurnsRequest, _session_state_pb2.AppendTurnsResponse]
-    """Appends to the transcript. Starts the session where there is none.
+    """Appends to the transcript. Starts the session where there is none; one that has expired, with its ttl as WriteNotes does.
 
     Not idempotent. With `expected_turn_count` a retry is safe: it is ABORTED if the first try got through. Errors:
     - ABORTED, TURN_COUNT_MISMATCH: the transcript has another length, given as `actual` in the metadata.
@@ -60,8 +62,10 @@ class SessionStateStub:
     Idempotent: a second call answers OK and `existed: false`.
     """
     ListSessions: _grpc.UnaryUnaryMultiCallable[_session_state_pb2.ListSessionsRequest, _session_state_pb2.ListSessionsResponse]
-    """Summaries of all sessions, paged, in no order. For people: it walks the whole store. A session that is there from the first
-    page to the last is listed; one that comes or goes meanwhile may be, and a session can be listed twice.
+    """Summaries of all sessions, paged, in no order. For people: it walks the whole store. A session that exists from the first page
+    to the last is listed, also where the store restarts or fails over in between: then the listing starts anew with the next page,
+    and has more pages than before. A session that comes or goes meanwhile may be listed, and a session can be listed twice. Only
+    while slots of a cluster are being moved from node to node may a listing miss a session.
 
     Idempotent; changes nothing.
     """
@@ -84,9 +88,11 @@ class SessionStateAsyncStub(SessionStateStub):
     Not idempotent: each call that is answered OK raises the version by 1. With `expected_version` a retry is safe: it is
     ABORTED if the first try got through. Errors:
     - ABORTED, VERSION_MISMATCH: the session is at another version, given as `actual` in the metadata.
+    - RESOURCE_EXHAUSTED, TOO_LARGE: a field, or (with `field` being `set`, and the limit 8388608) all fields of the session together,
+      in which each counts its name, its value and 256 bytes. What makes them smaller is always taken.
     """
     AppendTurns: _aio.UnaryUnaryMultiCallable[_session_state_pb2.AppendTurnsRequest, _session_state_pb2.AppendTurnsResponse]  # type: ignore[assignment]
-    """Appends to the transcript. Starts the session where there is none.
+    """Appends to the transcript. Starts the session where there is none; one that has expired, with its ttl as WriteNotes does.
 
     Not idempotent. With `expected_turn_count` a retry is safe: it is ABORTED if the first try got through. Errors:
     - ABORTED, TURN_COUNT_MISMATCH: the transcript has another length, given as `actual` in the metadata.
@@ -98,8 +104,10 @@ class SessionStateAsyncStub(SessionStateStub):
     Idempotent: a second call answers OK and `existed: false`.
     """
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_state_pb2.ListSessionsRequest, _session_state_pb2.ListSessionsResponse]  # type: ignore[assignment]
-    """Summaries of all sessions, paged, in no order. For people: it walks the whole store. A session that is there from the first
-    page to the last is listed; one that comes or goes meanwhile may be, and a session can be listed twice.
+    """Summaries of all sessions, paged, in no order. For people: it walks the whole store. A session that exists from the first page
+    to the last is listed, also where the store restarts or fails over in between: then the listing starts anew with the next page,
+    and has more pages than before. A session that comes or goes meanwhile may be listed, and a session can be listed twice. Only
+    while slots of a cluster are being moved from node to node may a listing miss a session.
 
     Idempotent; changes nothing.
     """
@@ -131,6 +139,8 @@ class SessionStateServicer(metaclass=_abc_1.ABCMeta):
         Not idempotent: each call that is answered OK raises the version by 1. With `expected_version` a retry is safe: it is
         ABORTED if the first try got through. Errors:
         - ABORTED, VERSION_MISMATCH: the session is at another version, given as `actual` in the metadata.
+        - RESOURCE_EXHAUSTED, TOO_LARGE: a field, or (with `field` being `set`, and the limit 8388608) all fields of the session together,
+          in which each counts its name, its value and 256 bytes. What makes them smaller is always taken.
         """
 
     @_abc_1.abstractmethod
@@ -139,7 +149,7 @@ class SessionStateServicer(metaclass=_abc_1.ABCMeta):
         request: _session_state_pb2.AppendTurnsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_state_pb2.AppendTurnsResponse, _abc.Awaitable[_session_state_pb2.AppendTurnsResponse]]:
-        """Appends to the transcript. Starts the session where there is none.
+        """Appends to the transcript. Starts the session where there is none; one that has expired, with its ttl as WriteNotes does.
 
         Not idempotent. With `expected_turn_count` a retry is safe: it is ABORTED if the first try got through. Errors:
         - ABORTED, TURN_COUNT_MISMATCH: the transcript has another length, given as `actual` in the metadata.
@@ -163,8 +173,10 @@ class SessionStateServicer(metaclass=_abc_1.ABCMeta):
         request: _session_state_pb2.ListSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_state_pb2.ListSessionsResponse, _abc.Awaitable[_session_state_pb2.ListSessionsResponse]]:
-        """Summaries of all sessions, paged, in no order. For people: it walks the whole store. A session that is there from the first
-        page to the last is listed; one that comes or goes meanwhile may be, and a session can be listed twice.
+        """Summaries of all sessions, paged, in no order. For people: it walks the whole store. A session that exists from the first page
+        to the last is listed, also where the store restarts or fails over in between: then the listing starts anew with the next page,
+        and has more pages than before. A session that comes or goes meanwhile may be listed, and a session can be listed twice. Only
+        while slots of a cluster are being moved from node to node may a listing miss a session.
 
         Idempotent; changes nothing.
         """

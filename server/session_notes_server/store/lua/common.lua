@@ -2,18 +2,24 @@
 --
 -- KEYS  of one session, all in one slot
 --   1 session   hash: id, version, turns (count), created, updated (µs), ttl (ms, where set), f:<field> → google.protobuf.Value,
---               o:<observer> → packed { seq, current, running = {{number, lease}, …}, late = {number, …} }
---   2 turns     list of serialized Turns, the newest TRANSCRIPT of them
+--               o:<observer> → packed { seq, current, running = {{number, lease}, …}, late = {number, …} },
+--               observers: their names, each after a space; field_bytes, turn_bytes: how much fields and turns take
+--   2 turns     list of serialized Turns, the newest TRANSCRIPT of them, of at most TRANSCRIPT_BYTES
 --   3 runs      hash: r:<observer> <number> → packed run; p:<observer> <number> → its payload (notes, or why it failed);
---               i:<observer> <run_id> → number
---   4 deleted   sorted set: <observer> <run_id> of runs known at a deletion, scored by when that may be forgotten (µs)
+--               bytes: how much all of them take
+--   4 deleted   hash: <observer> <run_id> of runs known at a deletion → a number (of the last deletion: known as long as the
+--               key exists), or @<µs>, when an earlier deletion's may be forgotten
+--   5 ids       hash: <observer> <run_id> → number. A deletion renames it to `deleted`, in one step however many there are.
+-- The hash `session` is the root: without it there is no session, and whatever the other keys hold is left of an earlier life
+-- (the store evicted the hash, or an operator deleted it). Reads start at the hash; writes call `drop_leftovers` first. Any
+-- other key may be lost while the hash is there: its contents are gone, and nothing else.
 -- ARGV
 --   1 tag       echoed as the first element of every reply, so that the caller can tell its own reply from a stray one
 --
 -- Times are microseconds of the store's clock since 1970: whole numbers a double holds exactly until the year 2255.
 -- Replies hold false where there is nothing.
 
-local SESSION, TURNS, RUNS, DELETED = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local SESSION, TURNS, RUNS, DELETED, IDS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local TAG = ARGV[1]
 
 local HISTORY = 20        -- runs whose notes are kept
@@ -22,6 +28,13 @@ local IN_FLIGHT = 100     -- runs of an observer that can be at work; of more, t
 local LATE = 100          -- runs that were overtaken by more than REMEMBERED while at work, and are remembered beside these
 local TRANSCRIPT = 2000   -- turns that are kept
 local TOMBSTONE = 3600e6  -- how long a deletion refuses the runs it met
+
+-- How large a session can be. One that is large takes the store, which does one thing at a time, so much longer to read.
+local TRANSCRIPT_BYTES = 8 * 1024 * 1024  -- turns that are kept
+local FIELDS_BYTES = 8 * 1024 * 1024      -- fields: name, value, and FIELD_COST each
+local FIELD_COST = 256
+local RUNS_BYTES = 16 * 1024 * 1024       -- runs that are remembered and their notes, and OBSERVER_COST for each observer
+local OBSERVER_COST, RUN_COST = 8 * 1024, 1024
 
 local RUNNING, WRITTEN, SUPERSEDED, FAILED, ABANDONED = 1, 2, 3, 4, 5  -- as RunState in the contract
 
@@ -41,12 +54,35 @@ local function unpack_or_nil(packed)
   return packed and cmsgpack.unpack(packed) or nil
 end
 
+-- Removes what an earlier life of a session left that has none now (`created` is false). Before a script that changes a session
+-- reads any other key than the hash.
+local function drop_leftovers(created)
+  if not created then redis.call('UNLINK', TURNS, RUNS, IDS) end
+end
+
+-- How many bytes this script has added to RUNS; `touch` notes them down.
+local grown = 0
+
+local function put(field, value)
+  local before = redis.call('HSTRLEN', RUNS, field)
+  redis.call('HSET', RUNS, field, value)
+  grown = grown + #value - before + (before == 0 and #field or 0)
+end
+
+local function drop(field)
+  local size = redis.call('HSTRLEN', RUNS, field)
+  if redis.call('HDEL', RUNS, field) == 1 then grown = grown - size - #field end
+end
+
 local function load_observer(observer)
   return unpack_or_nil(redis.call('HGET', SESSION, 'o:' .. observer)) or { seq = 0, running = {} }
 end
 
 local function save_observer(observer, state)
-  redis.call('HSET', SESSION, 'o:' .. observer, cmsgpack.pack(state))
+  if redis.call('HSET', SESSION, 'o:' .. observer, cmsgpack.pack(state)) == 1 then
+    grown = grown + OBSERVER_COST
+    redis.call('HSET', SESSION, 'observers', (redis.call('HGET', SESSION, 'observers') or '') .. ' ' .. observer)
+  end
 end
 
 local function load_run(observer, number)
@@ -54,7 +90,7 @@ local function load_run(observer, number)
 end
 
 local function save_run(observer, run)
-  redis.call('HSET', RUNS, run_field('r', observer, run.number), cmsgpack.pack(run))
+  put(run_field('r', observer, run.number), cmsgpack.pack(run))
 end
 
 local function load_payload(observer, number)
@@ -62,14 +98,16 @@ local function load_payload(observer, number)
 end
 
 local function find_run(observer, run_id)
-  local number = redis.call('HGET', RUNS, 'i:' .. observer .. ' ' .. run_id)
-  return number and load_run(observer, tonumber(number)) or nil
+  local number = redis.call('HGET', IDS, observer .. ' ' .. run_id)
+  local run = number and load_run(observer, tonumber(number))
+  return run and run.id == run_id and run or nil
 end
 
 local function forget(observer, number)
   local run = load_run(observer, number)
-  if run then redis.call('HDEL', RUNS, 'i:' .. observer .. ' ' .. run.id) end
-  redis.call('HDEL', RUNS, run_field('r', observer, number), run_field('p', observer, number))
+  if run then redis.call('HDEL', IDS, observer .. ' ' .. run.id) end
+  drop(run_field('r', observer, number))
+  drop(run_field('p', observer, number))
 end
 
 local function at_work(state, number)
@@ -87,7 +125,7 @@ local function retire(observer, state, number)
   if number <= state.seq - REMEMBERED then
     if not at_work(state, number) then forget(observer, number) end
   elseif number <= state.seq - HISTORY then
-    redis.call('HDEL', RUNS, run_field('p', observer, number))
+    drop(run_field('p', observer, number))
   end
 end
 
@@ -102,7 +140,7 @@ end
 -- Issues the next number. The caller saves the run and the observer's state.
 local function new_run(observer, state, run_id)
   state.seq = state.seq + 1
-  redis.call('HSET', RUNS, 'i:' .. observer .. ' ' .. run_id, string.format('%d', state.seq))
+  redis.call('HSET', IDS, observer .. ' ' .. run_id, string.format('%d', state.seq))
   retire(observer, state, state.seq - HISTORY)
   retire(observer, state, state.seq - REMEMBERED)
   return { id = run_id, number = state.seq, state = RUNNING }
@@ -123,8 +161,27 @@ end
 
 local function save_payload(observer, state, run, payload)
   if run.number == state.current or run.number > state.seq - HISTORY then
-    redis.call('HSET', RUNS, run_field('p', observer, run.number), payload)
+    put(run_field('p', observer, run.number), payload)
   end
+end
+
+-- Makes room in RUNS for a run with so many bytes of notes, where need be at the cost of notes in the observer's history, the
+-- oldest first. → nil, or why not, and then nothing is changed.
+local function make_room(observer, state, size)
+  local bytes = tonumber(redis.call('HGET', RUNS, 'bytes') or 0) + size + (state.seq == 0 and OBSERVER_COST or RUN_COST)
+  local give_way, number, excess = {}, math.max(1, state.seq - HISTORY + 1), bytes - RUNS_BYTES
+  while excess > 0 do
+    if number > state.seq then
+      return { TAG, 'RUNS_TOO_LARGE', 'field', '', 'limit', string.format('%d', RUNS_BYTES), 'actual', string.format('%d', bytes) }
+    end
+    if number ~= state.current then
+      give_way[#give_way + 1] = run_field('p', observer, number)
+      excess = excess - redis.call('HSTRLEN', RUNS, give_way[#give_way])
+    end
+    number = number + 1
+  end
+  for _, field in ipairs(give_way) do drop(field) end
+  return nil
 end
 
 -- → { id, number, state, observed_turn, begin, end }; a lease that ran out is seen here, at reading.
@@ -158,18 +215,30 @@ local function observer_reply(observer, packed)
 end
 
 local function known_at_deletion(observer, run_id)
-  local until_time = redis.call('ZSCORE', DELETED, observer .. ' ' .. run_id)
-  return until_time and tonumber(until_time) > NOW
+  local kept = redis.call('HGET', DELETED, observer .. ' ' .. run_id)
+  if not kept then return false end
+  local until_time = string.match(kept, '^@(%d+)$')
+  return not until_time or tonumber(until_time) > NOW
 end
 
--- Every change ends here: the session exists, knows when it changed, and everything of it expires together.
-local function touch(session_id, default_ttl)
-  redis.call('HSETNX', SESSION, 'id', session_id)
-  redis.call('HSETNX', SESSION, 'created', string.format('%d', NOW))
+-- Every change ends here: the session exists, knows when it changed, and everything of it expires together. One that starts has
+-- the ttl of its own that it had before it expired (nil or '': none that is known).
+local function touch(session_id, default_ttl, former_ttl)
+  if redis.call('HSETNX', SESSION, 'created', string.format('%d', NOW)) == 1 then
+    redis.call('HSET', SESSION, 'id', session_id)
+    if former_ttl and former_ttl ~= '' then redis.call('HSET', SESSION, 'ttl', former_ttl) end
+  end
   redis.call('HSET', SESSION, 'updated', string.format('%d', NOW))
+  if grown ~= 0 then redis.call('HINCRBY', RUNS, 'bytes', string.format('%d', grown)) end
   local ttl = redis.call('HGET', SESSION, 'ttl') or default_ttl
   local at = string.format('%d', math.floor(NOW / 1000) + ttl)
   redis.call('PEXPIREAT', SESSION, at)
   redis.call('PEXPIREAT', TURNS, at)
   redis.call('PEXPIREAT', RUNS, at)
+  redis.call('PEXPIREAT', IDS, at)
+end
+
+-- A reply that would be large is not made unless its caller has its turn for it.
+local function large(size, most)
+  return most and size > most and { TAG, 'LARGE', size } or nil
 end

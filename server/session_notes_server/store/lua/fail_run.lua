@@ -4,6 +4,7 @@ local session_id, default_ttl, observer, run_id, reason = ARGV[2], ARGV[3], ARGV
 
 if known_at_deletion(observer, run_id) then return { TAG, 'SESSION_DELETED' } end
 
+drop_leftovers(redis.call('HGET', SESSION, 'created'))
 local run = find_run(observer, run_id)
 if not run then return { TAG, 'RUN_NOT_FOUND' } end
 if run.digest then return { TAG, 'RUN_ALREADY_WRITTEN' } end

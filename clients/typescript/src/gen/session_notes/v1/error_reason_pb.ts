@@ -45,7 +45,8 @@ export enum ErrorReason {
 
   /**
    * RESOURCE_EXHAUSTED. Something sent, or asked for, is larger than the sidecar takes: in bytes, or for a batch, turns and fields
-   * in entries. The field is empty where it is the request as a whole, 4 MiB by default. One of more than twice the limit gRPC
+   * in entries; or the session would be, see UpdateSession and WriteNotes. The field is empty where it is the request as a
+   * whole, 4 MiB by default, or the session. One of more than twice the limit gRPC
    * refuses by itself, with this status and without any details.
    *     { "field": "notes", "limit": "262144", "actual": "300127" }
    *

@@ -55,7 +55,8 @@ export type Session = Message<"session_notes.v1.Session"> & {
   turnCount?: bigint | undefined;
 
   /**
-   * The transcript, oldest first: the last 2,000 turns. Empty unless asked for.
+   * The transcript, oldest first: the last 2,000 turns, and of these the last 8 MiB. Turns that the store has lost (by eviction,
+   * say) are missing; `turn_count` counts them. Empty unless asked for.
    *
    * @generated from field: repeated session_notes.v1.Turn turns = 5;
    */
@@ -463,6 +464,8 @@ export const SessionState: GenService<{
    * Not idempotent: each call that is answered OK raises the version by 1. With `expected_version` a retry is safe: it is
    * ABORTED if the first try got through. Errors:
    * - ABORTED, VERSION_MISMATCH: the session is at another version, given as `actual` in the metadata.
+   * - RESOURCE_EXHAUSTED, TOO_LARGE: a field, or (with `field` being `set`, and the limit 8388608) all fields of the session together,
+   *   in which each counts its name, its value and 256 bytes. What makes them smaller is always taken.
    *
    * @generated from rpc session_notes.v1.SessionState.UpdateSession
    */
@@ -472,7 +475,7 @@ export const SessionState: GenService<{
     output: typeof UpdateSessionResponseSchema;
   },
   /**
-   * Appends to the transcript. Starts the session where there is none.
+   * Appends to the transcript. Starts the session where there is none; one that has expired, with its ttl as WriteNotes does.
    *
    * Not idempotent. With `expected_turn_count` a retry is safe: it is ABORTED if the first try got through. Errors:
    * - ABORTED, TURN_COUNT_MISMATCH: the transcript has another length, given as `actual` in the metadata.
@@ -498,8 +501,10 @@ export const SessionState: GenService<{
     output: typeof DeleteSessionResponseSchema;
   },
   /**
-   * Summaries of all sessions, paged, in no order. For people: it walks the whole store. A session that is there from the first
-   * page to the last is listed; one that comes or goes meanwhile may be, and a session can be listed twice.
+   * Summaries of all sessions, paged, in no order. For people: it walks the whole store. A session that exists from the first page
+   * to the last is listed, also where the store restarts or fails over in between: then the listing starts anew with the next page,
+   * and has more pages than before. A session that comes or goes meanwhile may be listed, and a session can be listed twice. Only
+   * while slots of a cluster are being moved from node to node may a listing miss a session.
    *
    * Idempotent; changes nothing.
    *
