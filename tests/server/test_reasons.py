@@ -7,10 +7,10 @@ import ssl
 
 import pytest
 from hiredis import ReplyError
-from session_notes_server.store import Refusals, reason, reasons
-from session_notes_server.store.connection import NoMaster
+from session_notes_server.store import Refusals, reason, repeats
 from session_notes_server.store.failures import codes
 from session_notes_server.store.link import LinkLost
+from session_notes_server.store.sentinels import NoMaster
 
 SECRET = "canary-91be"
 
@@ -89,7 +89,7 @@ def test_what_is_refused_is_told_of_once_a_minute(
         refusals.tell(ReplyError("OOM x"))
         refusals.tell(TimeoutError())
     assert len(caplog.records) == 2
-    monkeypatch.setattr(reasons, "REPEAT_SECONDS", 0)
+    monkeypatch.setattr(repeats, "LAST_PAUSE_SECONDS", 0)
     again = Refusals()
     again.tell(ReplyError("READONLY x"))
     again.tell(ReplyError("READONLY x"))
