@@ -411,7 +411,7 @@ def test_the_user_of_the_readme_is_enough_and_no_more(kind: str, password_file: 
                 if UNAVAILABLE not in said:
                     eventually(lambda: sidecar.health() == NOT_SERVING)  # Without it, the rule is not needed.
             assert lines_of(sidecar, "NOPERM")
-            for command in ("ping", "scan", "evalsha"):
+            for command in ("scan", "evalsha"):
                 assert lines_of(sidecar, f"our user may not run the command {command} (NOPERM)"), command
             assert lines_of(sidecar, "inside our scripts" if kind == "redis" else "the command zadd (NOPERM)")
             allow(admin, *rules())

@@ -41,7 +41,7 @@ def tls_fault(text: str) -> ssl.SSLError:
         (tls_fault("TLSV13_ALERT_CERTIFICATE_REQUIRED"), "--redis-cert"),
         (tls_fault("WRONG_VERSION_NUMBER"), "does not speak TLS"),
         (tls_fault("A_FAULT"), "TLS failed (A_FAULT)"),
-        (LinkLost(SECRET), "closes the connection"),
+        (LinkLost(), "closes the connection"),
         (NoMaster(SECRET), "no Sentinel"),
         (ReplyError("ERR This instance has cluster support disabled"), "it is no cluster"),
         (ReplyError("NOPERM no permissions to run the 'cluster|slots' command"), "cluster|slots"),

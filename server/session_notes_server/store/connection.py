@@ -198,15 +198,18 @@ async def _log_in(link: Link, user: str, password: str, db: int) -> Opened:
         needed.append(("SELECT", db))
     # HELLO, which every user may send, asks what the server is; SETNAME is for CLIENT LIST, and may be refused.
     commands = [*needed, ("HELLO",), ("CLIENT", "SETNAME", "session-notes")]
-    # Each by itself, all at once: a server that lets nobody in answers the first alone, and closes the connection.
-    answers = await asyncio.gather(*(link.send(packed(*command)) for command in commands), return_exceptions=True)
-    for answer in answers[: len(needed) + 1]:
-        if isinstance(answer, BaseException):
-            raise answer
-        [reply] = answer
-        if isinstance(reply, ReplyError) and (answer is not answers[len(needed)] or _lets_nobody_in(reply)):
+    # In one packet: a server that lets nobody in closes the connection, and a second one would lose us the reason.
+    lost: LinkLost | None = None
+    try:
+        replies: Sequence[Any] = await link.send(b"".join(packed(*command) for command in commands), len(commands))
+    except LinkLost as error:
+        replies, lost = error.replies, error
+    for command, reply in zip(commands[:-1], replies, strict=False):
+        if isinstance(reply, ReplyError) and (command in needed or _lets_nobody_in(reply)):
             raise reply
-    about = _about(reply)
+    if lost is not None:
+        raise lost
+    about = _about(replies[len(needed)])
     return Opened(link, about.get(b"mode", ""), about.get(b"role", ""))
 
 

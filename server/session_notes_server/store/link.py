@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import hiredis
@@ -37,7 +37,15 @@ def packed(*words: str | int | bytes) -> bytes:
 
 
 class LinkLost(ConnectionError):
-    """The connection is gone. What was sent over it and not answered may have been done, or not."""
+    """The connection is gone. What was sent over it and not answered may have been done, or not.
+
+    Attributes:
+        replies: Those that came before, of the commands that were sent together.
+    """
+
+    def __init__(self, replies: Sequence[Any] = ()) -> None:
+        super().__init__()
+        self.replies = replies
 
 
 class Link(asyncio.Protocol):
@@ -98,11 +106,11 @@ class Link(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         while self._awaited:
-            future = self._awaited.popleft().future
-            if not future.done():
-                lost = LinkLost()
+            awaited = self._awaited.popleft()
+            if not awaited.future.done():
+                lost = LinkLost(awaited.replies)
                 lost.__cause__ = why
-                future.set_exception(lost)
+                awaited.future.set_exception(lost)
         self._on_lost()
 
     def retire(self) -> None:
