@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -140,9 +141,10 @@ class RedisTarget:
         self, address: Address, user: str, password: str, db: int, *, timeout_seconds: float, silence_seconds: float
     ) -> Opened:
         link: Link | None = None
+        context = self.secrets.tls_context() if self.tls and address.port else None  # It takes a while, too.
         try:
             async with asyncio.timeout(timeout_seconds):
-                link = await self._connect(address, timeout_seconds, silence_seconds)
+                link = await _connect(address, context, timeout_seconds, silence_seconds)
                 return await _log_in(link, user, password, db)
         except BaseException as error:
             if link is not None:
@@ -155,30 +157,27 @@ class RedisTarget:
                 raise Unusable(_CLOSED) from error
             raise
 
-    async def _connect(self, address: Address, timeout_seconds: float, silence_seconds: float) -> Link:
-        loop = asyncio.get_running_loop()
 
-        def link() -> Link:
-            return Link(timeout_seconds=timeout_seconds, silence_seconds=silence_seconds)
+async def _connect(
+    address: Address, context: ssl.SSLContext | None, timeout_seconds: float, silence_seconds: float
+) -> Link:
+    loop = asyncio.get_running_loop()
+    handshake_seconds = timeout_seconds * _HANDSHAKE_SHARE if context else None
 
-        if not address.port:
-            return (await loop.create_unix_connection(link, address.host))[1]
-        try:
-            if not self.tls:
-                return (await loop.create_connection(link, address.host, address.port))[1]
-            return (
-                await loop.create_connection(
-                    link,
-                    address.host,
-                    address.port,
-                    ssl=self.secrets.tls_context(),
-                    ssl_handshake_timeout=timeout_seconds * _HANDSHAKE_SHARE,
-                )
-            )[1]
-        except UnicodeError as error:
-            raise Unusable("the name of its host is none that can be looked up") from error
-        except ConnectionAbortedError as error:
-            raise Silent(_NO_HANDSHAKE) from error
+    def link() -> Link:
+        return Link(timeout_seconds=timeout_seconds, silence_seconds=silence_seconds)
+
+    if not address.port:
+        return (await loop.create_unix_connection(link, address.host))[1]
+    try:
+        _, connected = await loop.create_connection(
+            link, address.host, address.port, ssl=context, ssl_handshake_timeout=handshake_seconds
+        )
+    except UnicodeError as error:
+        raise Unusable("the name of its host is none that can be looked up") from error
+    except ConnectionAbortedError as error:
+        raise Silent(_NO_HANDSHAKE) from error
+    return connected
 
 
 _NO_CONNECTION = "no answer in time when we connect: is the address right, and does a firewall let us through?"

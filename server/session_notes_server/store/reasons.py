@@ -125,7 +125,7 @@ _BY_TEXT = {
 }
 
 _BY_TLS_FAULT = {
-    "WRONG_VERSION_NUMBER": "it does not speak TLS there",
+    "WRONG_VERSION_NUMBER": "it does not speak TLS there: write redis://, if that is Redis",
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it asks for a certificate of ours (--redis-cert)",
     "SSLV3_ALERT_HANDSHAKE_FAILURE": "it refuses the TLS handshake; does it ask for a certificate (--redis-cert)?",
     "TLSV1_ALERT_UNKNOWN_CA": "it does not trust our certificate: unknown authority",
@@ -137,7 +137,7 @@ _BY_TLS_FAULT = {
 
 _BY_ERRNO = {
     errno.ECONNREFUSED: "connection refused: nobody listens there",
-    errno.ECONNRESET: "it resets the connection; is TLS (rediss://) spoken on both sides, or on neither?",
+    errno.ECONNRESET: "it resets the connection: is that Redis, and is TLS (rediss://) spoken on both sides, or on neither?",
     errno.EPIPE: "it closes the connection",
     errno.ENOENT: "there is no such socket",
     errno.EACCES: "we may not connect to the socket",
