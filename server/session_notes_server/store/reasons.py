@@ -137,7 +137,8 @@ _BY_TLS_FAULT = {
 
 _BY_ERRNO = {
     errno.ECONNREFUSED: "connection refused: nobody listens there",
-    errno.ECONNRESET: "it resets the connection: is that Redis, and is TLS (rediss://) spoken on both sides, or on neither?",
+    errno.ECONNRESET: "it resets the connection: is that Redis, and is TLS (rediss://) spoken on both sides, or on "
+    "neither?",
     errno.EPIPE: "it closes the connection",
     errno.ENOENT: "there is no such socket",
     errno.EACCES: "we may not connect to the socket",
