@@ -13,8 +13,8 @@ from session_notes_server.store import RedisTarget, Runner, StoreUnavailable, re
 from session_notes_server.store.slots import referred, slot_of
 from session_notes_server.store.url import Address
 
+from tests.faults.deployments import move_slot
 from tests.faults.fake_redis import Answer, array, bulk, fake_redis, slots, tagged, text
-from tests.faults.test_clusters import move_slot
 from tests.stores import valkey_cluster
 from tests.support import SessionCalls, Sidecar, new_channel, new_session_id, status_of
 

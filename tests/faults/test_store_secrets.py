@@ -18,8 +18,9 @@ from session_notes.v1 import session_notes_pb2 as notes_api
 from session_notes.v1 import session_state_pb2 as state_api
 
 from tests.access.callers import Authority, Certificate, write_secret
+from tests.faults.deployments import sidecar_on
 from tests.faults.proxy import Proxy
-from tests.stores import Store, StoreServer, free_port, redis_program, valkey_program
+from tests.stores import StoreServer, free_port, redis_program, valkey_program
 from tests.support import SessionCalls, Sidecar, eventually, new_channel, new_session_id, refused, status_of
 
 NOT_SERVING = 2
@@ -44,20 +45,6 @@ def tls_program() -> str:
     if "No tls-cert-file configured" not in tried.stdout:
         pytest.skip("the redis-server on PATH has no TLS")
     return program
-
-
-class Unseen(Store):
-    """A store that the end of a test does not look into: it has neither the authority nor the password."""
-
-    def process_id(self) -> None:
-        return None
-
-
-def sidecar_on(url: str, flags: tuple[str, ...]) -> Sidecar:
-    """A sidecar that does not wait until it serves."""
-    made = Sidecar(url, flags=flags, wait=False)
-    made.store = Unseen(url, made.store.prefix)
-    return made
 
 
 def tls_flags(pair: Certificate, authority: Authority, *, clients: str = "no") -> tuple[str, ...]:
