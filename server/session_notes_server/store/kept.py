@@ -83,7 +83,7 @@ class Kept(Generic[T]):
         self._discard = discard
         self._making: asyncio.Task[None] | None = None
         self._made = self._missing_since = 0.0
-        self._pause = FIRST_BACKOFF_SECONDS
+        self._next_pause = FIRST_BACKOFF_SECONDS
         self._closed = False
         self._news = asyncio.Event()
 
@@ -127,10 +127,10 @@ class Kept(Generic[T]):
         if self.value is None:
             self._missing_since = now
         elif now < self._made + _SOON_SECONDS:
-            self._pause = min(2 * self._pause, LAST_BACKOFF_SECONDS)
+            self._next_pause = min(2 * self._next_pause, LAST_BACKOFF_SECONDS)
         else:
-            self._pause = FIRST_BACKOFF_SECONDS
-        self._make_again(self._pause)
+            self._next_pause = FIRST_BACKOFF_SECONDS
+        self._make_again(self._next_pause)
 
     async def renewed(self) -> None:
         """Wait until what is being made is there, no longer than callers wait for one that is lost."""
