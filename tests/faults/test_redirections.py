@@ -195,6 +195,8 @@ def test_a_slot_on_its_way_is_asked_for_where_it_goes() -> None:
         (bulk("127.0.0.1", "1"), "connection refused"),
         (bulk("", "1"), "is no address"),
         (bulk("nowhere.invalid", "6379"), "the name of its host is not found"),
+        (bulk("no\0where", "6379"), "none that can be looked up"),
+        (bulk("a..b", "6379"), "none that can be looked up"),
         (b"+OK\r\n", "is no address"),
     ],
 )
