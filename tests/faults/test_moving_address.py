@@ -1,5 +1,6 @@
 """`redis://` behind an address that moves: the demoted master keeps its connections, and the sidecar leaves it."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,8 @@ from typing import Any
 import grpc
 import pytest
 import redis
+from session_notes_server.store import RedisTarget
+from session_notes_server.store.link import LinkLost, packed
 
 from tests.faults.proxy import Proxy
 from tests.stores import StoreServer, valkey_program
@@ -113,3 +116,20 @@ def test_health_follows_what_writes_meet(setting: str) -> None:
         admin.config_set(setting, 0)
         sidecar.wait_until_serving(5)
         assert not sidecar.store.keys(), "health leaves nothing in the store"
+
+
+def test_a_link_that_is_replaced_finishes_what_is_in_flight() -> None:
+    """A call that waits on the old link still has its answer, and the link closes behind it."""
+
+    async def run() -> object:
+        with StoreServer(valkey_program()) as server:
+            target = RedisTarget.parse(server.url)
+            link = (await target.open(target.addresses[0], timeout_seconds=5, silence_seconds=5)).link
+            in_flight = link.send(packed("BLPOP", "nothing", "0.1"))
+            link.retire()
+            [reply] = await in_flight
+            with pytest.raises(LinkLost):
+                await link.send(packed("PING"))
+            return reply
+
+    assert asyncio.run(run()) is None

@@ -38,13 +38,13 @@ class Nodes(Protocol):
     """What the kinds of store have in common."""
 
     async def of(self, key: str) -> Node:
-        """The node that has a key."""
+        """Return the node that has a key."""
 
     async def all(self) -> Sequence[Node]:
-        """All nodes that have keys, in an order that stays."""
+        """Return all nodes that have keys, in an order that stays."""
 
     async def tags(self) -> Sequence[str]:
-        """A hash tag for each of these nodes, so that a key with it lives there.
+        """Return a hash tag for each of these nodes, so that a key with it lives there.
 
         Raises:
             StoreUnavailable: If there are keys that no node has.
@@ -90,23 +90,23 @@ class OneNode:
         self._node = _node(self._open, target.backoffs[target.addresses[0]], limits)
 
     async def of(self, key: str) -> Node:
-        """It."""
+        """Return the node."""
         return self._node
 
     async def all(self) -> Sequence[Node]:
-        """It alone."""
+        """Return it alone."""
         return [self._node]
 
     async def tags(self) -> Sequence[str]:
-        """Any."""
+        """Return any tag."""
         return ["0"]
 
     async def moved(self, key: str, to: str, by: Node) -> Node:
-        """It is a node of a cluster, and used as if it were alone: the other one is none of ours."""
+        """Refuse: it is a node of a cluster, used as if it were alone."""
         raise StoreUnavailable from ReplyError("MOVED")
 
     def asked(self, to: str, by: Node) -> Node:
-        """As above."""
+        """Refuse, as above."""
         raise StoreUnavailable from ReplyError("MOVED")
 
     def outdated(self, node: Node) -> None:
@@ -136,7 +136,7 @@ class ClusterNodes:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def of(self, key: str) -> Node:
-        """The node that has the key's slot, as far as we know."""
+        """Return the node that has the key's slot, as far as we know."""
         address = (await self._slots.get()).owners[slots.slot_of(key)]
         if address is None:
             self._slots.renew()
@@ -148,11 +148,11 @@ class ClusterNodes:
         return node
 
     async def all(self) -> Sequence[Node]:
-        """Those that have slots, by their addresses."""
+        """Return those that have slots, by their addresses."""
         return [self._at(address) for address in sorted((await self._slots.get()).nodes, key=str)]
 
     async def tags(self) -> Sequence[str]:
-        """One for each node that has slots."""
+        """Return one for each node that has slots."""
         try:
             return (await self._slots.get()).tags()
         except Unusable as error:
@@ -185,7 +185,7 @@ class ClusterNodes:
         return self._at(address)
 
     def asked(self, to: str, by: Node) -> Node:
-        """The slot is on its way there: this command alone goes to the other one already."""
+        """Return the other one, for this command alone: the slot is still on its way there."""
         address = self._referred(to, by)
         if address is None:
             raise StoreUnavailable from NotDone(_UNNAMED)

@@ -126,6 +126,7 @@ _BY_TEXT = {
 
 _BY_TLS_FAULT = {
     "WRONG_VERSION_NUMBER": "it does not speak TLS there: write redis://, if that is Redis",
+    "UNEXPECTED_EOF_WHILE_READING": "it closes the connection in the TLS handshake: is that Redis, with TLS?",
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it asks for a certificate of ours (--redis-cert)",
     "SSLV3_ALERT_HANDSHAKE_FAILURE": "it refuses the TLS handshake; does it ask for a certificate (--redis-cert)?",
     "TLSV1_ALERT_UNKNOWN_CA": "it does not trust our certificate: unknown authority",
