@@ -5,7 +5,6 @@ import http.server
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -119,17 +118,27 @@ def test_what_listens_there_is_said(peer: str, scheme: str) -> None:
     serve, plain, tls = PEERS[peer]
     with serve() as port:
         target = RedisTarget.parse(f"{scheme}://127.0.0.1:{port}")
+        seconds = 0.5 if peer == "silent" else 5
         with pytest.raises(Exception) as refused:  # noqa: PT011
-            asyncio.run(target.open(target.addresses[0], timeout_seconds=0.5, silence_seconds=0.5))
+            asyncio.run(target.open(target.addresses[0], timeout_seconds=seconds, silence_seconds=seconds))
     assert (plain if scheme == "redis" else tls) in reason(refused.value)
 
 
 def test_it_is_not_said_for_ever() -> None:
-    """An HTTP server: NOT_SERVING, one line at once, none for the next seconds, and doctor has the same words."""
-    with http_server() as port, sidecar_on(f"redis://127.0.0.1:{port}") as sidecar:
-        eventually(lambda: "an HTTP server answers there" in sidecar.log)
+    """An HTTP server: NOT_SERVING, one line at once, none for the next attempts, and doctor has the same words."""
+    attempts = 0
+
+    def answer(connection: socket.socket) -> None:
+        nonlocal attempts
+        attempts += 1
+        connection.recv(4096)
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+
+    with talking(answer) as port, sidecar_on(f"redis://127.0.0.1:{port}") as sidecar:
+        eventually(lambda: "NOT_SERVING: an HTTP server answers there" in sidecar.log)
         assert sidecar.health() == NOT_SERVING
-        time.sleep(2)
+        before = attempts
+        eventually(lambda: attempts >= before + 4)
         lines = [line for line in sidecar.log.splitlines() if " WARNING " in line or " ERROR " in line]
         assert len(lines) == 1, lines
         ended = Cli(sidecar.target)("doctor", "--json", "--redis-url", f"redis://127.0.0.1:{port}")

@@ -173,6 +173,8 @@ async def _connect(
         _, connected = await loop.create_connection(
             link, address.host, address.port, ssl=context, ssl_handshake_timeout=handshake_seconds
         )
+    except ssl.SSLError:
+        raise  # Some of them are ValueErrors, too.
     except ValueError as error:  # What a cluster or a Sentinel names may be no name at all.
         raise Unusable("the name of its host is none that can be looked up") from error
     except ConnectionAbortedError as error:
