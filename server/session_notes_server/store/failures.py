@@ -62,7 +62,7 @@ CODES = {
     "NOSCRIPT": Code("it does not know a script that it was just sent (NOSCRIPT)", passing=False),
     "OOM": Code("it is out of memory (OOM)", refuses_calls=True),
     "READONLY": Code("it is a read-only replica (READONLY)", outdated=True, refuses_calls=True),
-    "TRYAGAIN": Code("the slot is being moved, and parts of a session are at two nodes (TRYAGAIN)"),
+    "TRYAGAIN": Code("the slot is being moved, and parts of a session are at two nodes (TRYAGAIN)", refuses_calls=True),
     "UNBLOCKED": Code("it ended a command before its time, in a failover (UNBLOCKED)", outdated=True),
     "UNKILLABLE": Code("it is busy with a script that cannot be ended (UNKILLABLE)"),
     "WRONGPASS": Code("wrong user or password (WRONGPASS)"),
