@@ -69,7 +69,7 @@ class Look:
     """Command → why it was not answered, in fixed words."""
 
     round_trip_seconds: list[float] = field(default_factory=list)
-    """How long some PINGs took."""
+    """How long some round trips took."""
 
     clock_ahead_seconds: float | None = None
     """Its clock, less ours."""
@@ -129,7 +129,7 @@ async def _look(link: Link, keys: Keys, needed: Sequence[str], target: RedisTarg
     seen.may_not = None if refused is None else [command.decode() for command in refused]
     for _ in range(ROUND_TRIPS):
         began = time.monotonic()
-        await ask("PING")
+        await ask("TIME")
         seen.round_trip_seconds.append(time.monotonic() - began)
     before = time.time()
     if now := await ask("TIME"):
