@@ -1,6 +1,8 @@
 """Health follows Redis: asked again and again, told to `grpc.health.v1`, and one line in the log for every change.
 
-What it cannot be used for is a change too: whoever mends a password may meet a certificate next.
+It is asked what calls ask of it, so that a store which answers and refuses every write is not ready. Why it cannot be
+used is a change too: after a password that is mended, a certificate may be next. While nothing changes, the log repeats
+the reason ever more rarely.
 
 Two names of our own tell apart what a supervisor does about it. `ready`, which is the same as no name at all: whether
 calls can be served, the store included; if not, send them elsewhere. `live`: whether this process is at work; if not,
@@ -23,7 +25,7 @@ from session_notes_server.metrics.counting import Metrics
 from session_notes_server.servicers import errors
 from session_notes_server.servicers.account import Account
 from session_notes_server.servicers.gate import Gate
-from session_notes_server.store import Runner, StoreUnavailable, reason
+from session_notes_server.store import Repeats, Runner, StoreUnavailable, reason
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ class Health:
         self._services = ("", READY, *services)
         self._up: bool | None = None
         self._has_answered = False
-        self._why = ""
+        self._repeats = Repeats()
         self._failing_since: float | None = None
 
     def handlers(self, checks: Gate, watches: Gate) -> grpc.GenericRpcHandler:
@@ -99,17 +101,22 @@ class Health:
             await self.check()
 
     async def _tell(self, *, up: bool, why: str = "") -> None:
-        if (up, why) == (self._up, self._why):
+        first, changed, self._up = self._up is None, up != self._up, up
+        if up and changed:
+            self._repeats = Repeats()
+            log.info("the store at %s answers: SERVING", self._runners[0].where)
+        elif not up and (before := self._repeats.due(why)) is not None:
+            if before:
+                text = "the store at %s still cannot be used: %s (asked %d times since the last such line)"
+                log.warning(text, self._runners[0].where, why, before)
+            else:
+                log.warning("the store at %s cannot be used, NOT_SERVING: %s", self._runners[0].where, why)
+        if not changed:
             return
-        if self._up is None:
-            await self.servicer.set(LIVE, _SERVING)
-        self._up, self._why = up, why
         if self._metrics is not None:
             self._metrics.store_up.set(float(up))
-        if up:
-            log.info("the store at %s answers: SERVING", self._runners[0].where)
-        else:
-            log.warning("the store at %s cannot be used, NOT_SERVING: %s", self._runners[0].where, why)
+        if first:
+            await self.servicer.set(LIVE, _SERVING)
         for service in self._services:
             await self.servicer.set(service, _SERVING if up else _NOT_SERVING)
 

@@ -96,10 +96,12 @@ def _redis(settings: Settings) -> RedisTarget | None:
         ca=settings.redis_ca,
         cert=settings.redis_cert,
         key=settings.redis_key,
+        sentinel_user=settings.sentinel_user,
+        sentinel_password_file=settings.sentinel_password_file,
     )
     if settings.redis_url is not None:
         return RedisTarget.parse(settings.redis_url, secrets)
-    if secrets.have_a_password or secrets.are_about_tls:
+    if secrets.have_a_password or secrets.are_about_tls or secrets.are_about_sentinels:
         raise InvalidSetting("a password and certificates are for a Redis of yours: give --redis-url too")
     if settings.min_replicas_acked:
         raise InvalidSetting("the embedded store has no replicas: --min-replicas-acked needs a --redis-url")

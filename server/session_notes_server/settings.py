@@ -93,6 +93,12 @@ class Settings:
     redis_key: Path | None = None
     """Its private key."""
 
+    sentinel_user: str = ""
+    """Our user at the Sentinels, which have users of their own. Empty: their default user."""
+
+    sentinel_password_file: Path | None = None
+    """Where the password of the Sentinels is. None: they ask for none."""
+
     min_replicas_acked: int = 0
     """How many replicas must have a write before it is answered. None by default: the embedded store has no replicas,
     and each write would cost a round trip to them."""

@@ -91,6 +91,10 @@ class Proxy:
         """Resets all connections and refuses new ones, until `accept`."""
         self._do(self._close())
 
+    def switch(self, store_port: int) -> None:
+        """Passes new connections on to another store; those that are open stay where they are."""
+        self._store_port = store_port
+
     def hold(self, part: bytes) -> None:
         """From now on requests that hold `part` never reach the store, nor does anything after them; empty: none."""
         self._hold = part

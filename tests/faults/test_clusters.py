@@ -1,17 +1,15 @@
 """A real cluster works while its slots move or are lost, and a Sentinel failover is over within seconds."""
 
-import tempfile
+import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from subprocess import Popen
-from typing import Any
 
 import grpc
 import pytest
-import redis
 
+from tests.access.callers import write_secret
+from tests.faults.deployments import client_of, move_slot, sentinel, sidecar_on
 from tests.faults.history import Final, History, storm
 from tests.stores import StoreServer, free_port, redis_program, valkey_cluster, valkey_program
 from tests.support import SessionCalls, Sidecar, eventually, new_channel, new_session_id, status_of
@@ -19,27 +17,6 @@ from tests.support import SessionCalls, Sidecar, eventually, new_channel, new_se
 ENDS = {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 BACK_SECONDS = 5.0
 NOT_SERVING = 2
-
-
-def _client(port: int) -> Any:
-    return redis.Redis(port=port)
-
-
-def move_slot(ports: list[int], slot: int) -> None:
-    """Moves a slot, with what is in it, from the node that has it to the next one."""
-    with ExitStack() as stack:
-        nodes = [stack.enter_context(_client(port)) for port in ports]
-        names = [node.execute_command("CLUSTER", "MYID").decode() for node in nodes]
-        owned = [shard for shard in nodes[0].execute_command("CLUSTER", "SLOTS") if shard[0] <= slot <= shard[1]]
-        source = ports.index(int(owned[0][2][1]))
-        target = (source + 1) % len(ports)
-        nodes[target].execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
-        nodes[source].execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
-        while keys := nodes[source].execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
-            for key in keys:  # One by one, so that sessions are seen in two parts meanwhile.
-                nodes[source].execute_command("MIGRATE", "127.0.0.1", ports[target], key, 0, 5000)
-        for index in (target, source, *range(len(nodes))):
-            nodes[index].execute_command("CLUSTER", "SETSLOT", slot, "NODE", names[target])
 
 
 def test_slots_move_in_a_storm(effort: Callable[[int, int], int]) -> None:
@@ -64,7 +41,7 @@ def test_a_lost_slot_is_unavailable() -> None:
     """CLUSTERDOWN: with a slot that no node serves, calls are UNAVAILABLE; with the slot back, all is well again."""
     bus = free_port()
     flags = ("--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout", "1000")
-    with StoreServer(valkey_program(), flags) as server, _client(server.port) as admin:
+    with StoreServer(valkey_program(), flags) as server, client_of(server.port) as admin:
         admin.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
 
         def state() -> str:
@@ -104,25 +81,6 @@ def test_a_cluster_that_is_called_a_single_node() -> None:
             assert sidecar.log.count("write redis+cluster://") == 1
 
 
-@contextmanager
-def sentinel(master: int) -> Iterator[int]:
-    """A Sentinel of our own that watches a master and gives it up quickly; its port."""
-    program = redis_program()
-    assert program is not None
-    with tempfile.TemporaryDirectory(prefix="session-notes-sentinel-") as home:
-        port, config = free_port(), Path(home) / "sentinel.conf"
-        config.write_text(
-            f"port {port}\nbind 127.0.0.1\ndir {home}\nlogfile {home}/log\n"
-            f"sentinel monitor mymaster 127.0.0.1 {master} 1\n"
-            "sentinel down-after-milliseconds mymaster 300\nsentinel failover-timeout mymaster 3000\n"
-        )
-        with Popen([program, str(config), "--sentinel"], start_new_session=True) as process:
-            try:
-                yield port
-            finally:
-                process.kill()
-
-
 @pytest.mark.skipif(redis_program() is None, reason="no redis-server on PATH, so no Sentinel")
 def test_a_failover_is_over_within_seconds() -> None:
     """The master killed in a storm: Sentinel makes the replica master, and writes are back within 5 s."""
@@ -133,10 +91,10 @@ def test_a_failover_is_over_within_seconds() -> None:
         StoreServer(
             program, ("--replicaof", "127.0.0.1", str(master.port), "--repl-diskless-sync-delay", "0")
         ) as replica,
-        _client(replica.port) as admin,
+        client_of(replica.port) as admin,
     ):
         eventually(lambda: admin.info("replication")["master_link_status"] == "up", 20)
-        with sentinel(master.port) as port, _client(port) as watch:
+        with sentinel(master.port) as port, client_of(port) as watch:
             eventually(lambda: watch.ping())
             eventually(lambda: watch.sentinel_slaves("mymaster"), 20)
             with (
@@ -157,3 +115,67 @@ def test_a_failover_is_over_within_seconds() -> None:
                 assert admin.info("replication")["role"] == "master"
                 sidecar.wait_until_serving(BACK_SECONDS)
                 assert status_of(session.get_notes) == grpc.StatusCode.OK
+
+
+@pytest.mark.skipif(redis_program() is None, reason="no redis-server on PATH, so no Sentinel")
+@pytest.mark.parametrize("user", ["", "app"])
+def test_sentinels_with_a_login_of_their_own(user: str, tmp_path: Path) -> None:
+    """Sentinels that ask for a password: without it the log says which setting is missing; with it, all is well. The
+    login in the URL is for Redis, which here has none."""
+    password = "canary-sentinel-7d21"
+    lines = [f"user {user} on >{password} +@all", "user default off"] if user else [f"requirepass {password}"]
+    given = write_secret(tmp_path / "password", password)
+    flags = ("--sentinel-password-file", str(given), *(("--sentinel-user", user) if user else ()))
+    with (
+        StoreServer(valkey_program()) as master,
+        sentinel(master.port, *lines) as port,
+        client_of(master.port) as admin,
+    ):
+        url = f"redis+sentinel://127.0.0.1:{port}/mymaster"
+        with sidecar_on(url) as refused:
+            eventually(lambda: "NOT_SERVING: " in refused.log)
+            assert "no Sentinel names a master" in refused.log
+            assert "give --sentinel-password-file" in refused.log
+        with sidecar_on(url, flags) as sidecar, new_channel(sidecar.target) as channel:
+            sidecar.wait_until_serving()
+            assert status_of(SessionCalls(channel, new_session_id()).append_turns) == grpc.StatusCode.OK
+            assert admin.dbsize()
+
+
+@pytest.mark.skipif(redis_program() is None, reason="no redis-server on PATH, so no Sentinel")
+def test_one_sentinel_of_three_is_silent() -> None:
+    """One Sentinel says nothing, one is not there: the third is heard at once, at the start and at each reconnect."""
+    with (
+        StoreServer(valkey_program()) as master,
+        sentinel(master.port) as port,
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        client_of(master.port) as admin,
+    ):
+        others = f"127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{free_port()}"
+        url = f"redis+sentinel://{others},127.0.0.1:{port}/mymaster"
+        with sidecar_on(url) as sidecar, new_channel(sidecar.target) as channel:
+            sidecar.wait_until_serving()
+            session = SessionCalls(channel, new_session_id())
+            assert status_of(session.append_turns) == grpc.StatusCode.OK
+            for _ in range(3):
+                admin.client_kill_filter(_type="normal")
+                began = time.monotonic()
+                eventually(lambda: status_of(session.append_turns) == grpc.StatusCode.OK)
+                assert time.monotonic() - began < 1  # Of the 5 s that a connection may take here.
+
+
+@pytest.mark.skipif(redis_program() is None, reason="no redis-server on PATH, so no Sentinel")
+def test_a_sentinel_that_names_a_replica_is_not_believed() -> None:
+    """The master that Sentinel names is a replica, for a failover it has not heard of: NOT_SERVING with the reason,
+    until it is a master again."""
+    with (
+        StoreServer(valkey_program()) as master,
+        sentinel(master.port, "sentinel down-after-milliseconds mymaster 60000") as port,
+        client_of(master.port) as admin,
+    ):
+        admin.replicaof("127.0.0.1", free_port())
+        with sidecar_on(f"redis+sentinel://127.0.0.1:{port}/mymaster") as sidecar:
+            eventually(lambda: "names a master that is a read-only replica" in sidecar.log)
+            assert sidecar.health() == NOT_SERVING
+            admin.replicaof("NO", "ONE")
+            sidecar.wait_until_serving(BACK_SECONDS)

@@ -1,19 +1,26 @@
 """`--min-replicas-acked`: what was answered OK is in the replicas, and where it may not be, nobody is told OK."""
 
+import asyncio
+import gc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 import redis
 from session_notes.v1 import session_notes_pb2 as notes_api
+from session_notes_server.store import RedisTarget, Runner, scripts
+from session_notes_server.store.link import Link
 
 from tests.faults.proxy import Proxy
 from tests.stores import StoreServer, valkey_program
 from tests.support import SessionCalls, Sidecar, eventually, new_channel, new_session_id, refused, status_of
 
+NOT_SERVING = 2
 FLAGS = ("--store-timeout", "1s", "--min-replicas-acked", "1")
 
 
@@ -131,3 +138,45 @@ def test_it_needs_a_redis() -> None:
     """The embedded store has no replicas: told at the start, not at the first write."""
     with pytest.raises(AssertionError, match="--min-replicas-acked needs a --redis-url"), Sidecar(flags=FLAGS):
         pass
+
+
+def test_lost_links_leave_nothing(store: Replicated) -> None:
+    """200 links lost after a write that waited for the replica: no more links, tasks or descriptors than before."""
+
+    def held() -> tuple[int, int]:
+        gc.collect()
+        links = sum(isinstance(thing, Link) for thing in gc.get_objects())
+        return links, sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+    async def lose(runner: Runner, times: int) -> None:
+        for _ in range(times):
+            for node in await runner._nodes.all():
+                (await node.get()).lose()
+            await runner.run(scripts.DELETE_SESSION, "a-session")
+
+    async def count() -> tuple[tuple[int, int], tuple[int, int], int]:
+        runners = [
+            Runner(RedisTarget.parse(store.master.url), prefix="lost", timeout=timedelta(seconds=5), min_replicas=1)
+            for _ in range(10)  # Side by side, since each connects again at its leisure.
+        ]
+        await asyncio.gather(*(lose(runner, 1) for runner in runners))
+        before = held()
+        await asyncio.gather(*(lose(runner, 20) for runner in runners))
+        after, tasks = held(), len(asyncio.all_tasks())
+        await asyncio.gather(*(runner.aclose() for runner in runners))
+        return before, after, tasks
+
+    before, after, tasks = asyncio.run(count())
+    assert after == before
+    assert tasks == 1
+
+
+def test_health_follows_the_replicas(store: Replicated) -> None:
+    """A write that too few replicas have makes health NOT_SERVING, with the reason; once they are back, SERVING."""
+    store.cut()
+    with refused(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"):
+        store.session.append_turns(1)
+    eventually(lambda: store.sidecar.health() == NOT_SERVING, 5)
+    assert "too few replicas have what was written (--min-replicas-acked)" in store.sidecar.log
+    store.mend()
+    store.sidecar.wait_until_serving(5)

@@ -32,7 +32,7 @@ BACK_SECONDS = 2.0
 MEBIBYTE = 1 << 20
 
 # Errors that the faults call for: a forged or missing reply is noticed.
-EXPECTED_IN_LOG = re.compile(r"belongs to another call|said what nobody asked for")
+EXPECTED_IN_LOG = re.compile(r"belongs to another call|unexpected reply from Redis")
 
 # What Python imports first: on SIGUSR1 the sidecar writes how many tasks are not done, and how many objects there are.
 TELL = """

@@ -18,8 +18,9 @@ from session_notes.v1 import session_notes_pb2 as notes_api
 from session_notes.v1 import session_state_pb2 as state_api
 
 from tests.access.callers import Authority, Certificate, write_secret
+from tests.faults.deployments import sidecar_on
 from tests.faults.proxy import Proxy
-from tests.stores import Store, StoreServer, free_port, redis_program, valkey_program
+from tests.stores import StoreServer, free_port, redis_program, valkey_program
 from tests.support import SessionCalls, Sidecar, eventually, new_channel, new_session_id, refused, status_of
 
 NOT_SERVING = 2
@@ -44,20 +45,6 @@ def tls_program() -> str:
     if "No tls-cert-file configured" not in tried.stdout:
         pytest.skip("the redis-server on PATH has no TLS")
     return program
-
-
-class Unseen(Store):
-    """A store that the end of a test does not look into: it has neither the authority nor the password."""
-
-    def process_id(self) -> None:
-        return None
-
-
-def sidecar_on(url: str, flags: tuple[str, ...]) -> Sidecar:
-    """A sidecar that does not wait until it serves."""
-    made = Sidecar(url, flags=flags, wait=False)
-    made.store = Unseen(url, made.store.prefix)
-    return made
 
 
 def tls_flags(pair: Certificate, authority: Authority, *, clients: str = "no") -> tuple[str, ...]:
@@ -411,7 +398,7 @@ def test_the_user_of_the_readme_is_enough_and_no_more(kind: str, password_file: 
                 if UNAVAILABLE not in said:
                     eventually(lambda: sidecar.health() == NOT_SERVING)  # Without it, the rule is not needed.
             assert lines_of(sidecar, "NOPERM")
-            for command in ("ping", "scan", "evalsha"):
+            for command in ("scan", "evalsha"):
                 assert lines_of(sidecar, f"our user may not run the command {command} (NOPERM)"), command
             assert lines_of(sidecar, "inside our scripts" if kind == "redis" else "the command zadd (NOPERM)")
             allow(admin, *rules())

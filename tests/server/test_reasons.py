@@ -7,10 +7,10 @@ import ssl
 
 import pytest
 from hiredis import ReplyError
-from session_notes_server.store import Refusals, reason, reasons
-from session_notes_server.store.connection import NoMaster
-from session_notes_server.store.failures import codes
+from session_notes_server.store import Refusals, StoreUnavailable, reason, repeats
+from session_notes_server.store.failures import CODES, codes, is_outdated, raised
 from session_notes_server.store.link import LinkLost
+from session_notes_server.store.sentinels import NoMaster
 
 SECRET = "canary-91be"
 
@@ -41,7 +41,7 @@ def tls_fault(text: str) -> ssl.SSLError:
         (tls_fault("TLSV13_ALERT_CERTIFICATE_REQUIRED"), "--redis-cert"),
         (tls_fault("WRONG_VERSION_NUMBER"), "does not speak TLS"),
         (tls_fault("A_FAULT"), "TLS failed (A_FAULT)"),
-        (LinkLost(SECRET), "closes the connection"),
+        (LinkLost(), "closes the connection"),
         (NoMaster(SECRET), "no Sentinel"),
         (ReplyError("ERR This instance has cluster support disabled"), "it is no cluster"),
         (ReplyError("NOPERM no permissions to run the 'cluster|slots' command"), "cluster|slots"),
@@ -89,9 +89,26 @@ def test_what_is_refused_is_told_of_once_a_minute(
         refusals.tell(ReplyError("OOM x"))
         refusals.tell(TimeoutError())
     assert len(caplog.records) == 2
-    monkeypatch.setattr(reasons, "REPEAT_SECONDS", 0)
+    monkeypatch.setattr(repeats, "LAST_PAUSE_SECONDS", 0)
     again = Refusals()
     again.tell(ReplyError("READONLY x"))
     again.tell(ReplyError("READONLY x"))
     assert len(caplog.records) == 4
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
+
+
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("form", ["{} x", "ERR Error running script (call to f_6): @user_script:1: -{} x"])
+def test_every_code_of_the_table_means_one_thing(code: str, form: str) -> None:
+    """By itself, or inside a script as Redis 6 has it: its words name it, and what follows from it is the table's."""
+    refusal = ReplyError(form.format(code))
+    assert f"({code})" in reason(refusal)
+    assert isinstance(raised(refusal), StoreUnavailable if CODES[code].passing else ReplyError)
+    assert is_outdated(refusal) == CODES[code].outdated
+
+
+def test_a_code_that_is_not_in_the_table_is_a_bug_of_ours() -> None:
+    """What no store should answer is raised as it is, and its text is not in the reason."""
+    refusal = ReplyError(f"WHATEVER {SECRET}")
+    assert raised(refusal) is refusal
+    assert SECRET not in reason(refusal)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from session_notes_server.credentials import CredentialsError
@@ -43,6 +44,7 @@ def files(tmp_path: Path) -> Mapping[str, Path]:
         ({"password_file": "lines"}, "more than one line"),
         ({"password_file": "gone"}, "there is no file"),
         ({"password_file": "folder"}, "cannot read"),
+        ({"sentinel_password_file": "folder"}, "cannot read"),
         ({"ca": "gone"}, "there is no file"),
         ({"ca": "key"}, "no certificate of an authority"),
         ({"cert": "cert", "key": "other_key"}, "are no certificate and its key"),
@@ -51,7 +53,7 @@ def files(tmp_path: Path) -> Mapping[str, Path]:
 def test_files_in_disorder_are_refused(files: Mapping[str, Path], given: Mapping[str, str], said: str) -> None:
     """They are refused with the file and what is wrong with it, and nothing of what is in it."""
     with pytest.raises(CredentialsError, match=said) as refused:
-        RedisSecrets(**{name: files[file] for name, file in given.items()})
+        RedisSecrets(**cast(Any, {name: files[file] for name, file in given.items()}))
     assert SECRET not in str(refused.value)
     assert "PRIVATE KEY" not in str(refused.value)
 
@@ -60,7 +62,7 @@ def test_files_in_disorder_are_refused(files: Mapping[str, Path], given: Mapping
 def test_half_a_pair_is_a_wrong_setting(files: Mapping[str, Path], given: str, said: str) -> None:
     """A certificate without its key, or the other way round, is refused whatever is in the file."""
     with pytest.raises(InvalidSetting, match=said):
-        RedisSecrets(**{given: files[given]})
+        RedisSecrets(**cast(Any, {given: files[given]}))
 
 
 @pytest.mark.parametrize(
@@ -71,6 +73,9 @@ def test_half_a_pair_is_a_wrong_setting(files: Mapping[str, Path], given: str, s
         (["--redis-url", "unix:///tmp/s", "--redis-cert", "cert", "--redis-key", "key"], "are about TLS"),
         (["--redis-url", f"redis://:{SECRET}@127.0.0.1:1", "--redis-password-file", "password"], "give one"),
         (["--redis-password-file", "password"], "--redis-url"),
+        (["--sentinel-password-file", "password"], "--redis-url"),
+        (["--redis-url", "redis://127.0.0.1:1", "--sentinel-password-file", "password"], "redis+sentinel://"),
+        (["--redis-url", "redis+sentinel://127.0.0.1:1/main", "--sentinel-user", "app"], "--sentinel-password-file"),
         (["--redis-ca", "ca"], "--redis-url"),
         (["--redis-url", "redis://127.0.0.1:1", "--redis-password-file", "empty"], "is empty"),
     ],

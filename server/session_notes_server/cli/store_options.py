@@ -38,11 +38,37 @@ _cert_option = path_option(
 _key_option = path_option(
     "--redis-key", envvar="SESSION_NOTES_REDIS_KEY", panel=PANEL, help="The private key of --redis-cert."
 )
+_sentinel_user_option = option(
+    "--sentinel-user",
+    metavar="NAME",
+    envvar="SESSION_NOTES_SENTINEL_USER",
+    panel=PANEL,
+    help="The user to name to the Sentinels (redis+sentinel://), which do not know those of Redis.",
+    default=_DEFAULTS.sentinel_user,
+    show_default="their default user",
+)
+_sentinel_password_file_option = path_option(
+    "--sentinel-password-file",
+    envvar="SESSION_NOTES_SENTINEL_PASSWORD_FILE",
+    panel=PANEL,
+    help="The password of the Sentinels, in a file that is yours alone (mode 600); read again for every connection. "
+    "Those in the URL and in --redis-password-file are for Redis.",
+    show_default="the Sentinels ask for none",
+)
 
 
 def redis_secrets_options(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command what a Redis that does not let everybody in needs: password, authority, certificate and key."""
-    return _password_file_option(_ca_option(_cert_option(_key_option(command))))
+    """Give a command what a Redis with access control needs: password, authority, certificate, key, Sentinel login."""
+    for add in (
+        _sentinel_password_file_option,
+        _sentinel_user_option,
+        _key_option,
+        _cert_option,
+        _ca_option,
+        _password_file_option,
+    ):
+        command = add(command)
+    return command
 
 
 min_replicas_acked_option = option(

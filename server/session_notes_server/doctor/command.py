@@ -55,6 +55,8 @@ def doctor(
     redis_ca: Path | None,
     redis_cert: Path | None,
     redis_key: Path | None,
+    sentinel_user: str,
+    sentinel_password_file: Path | None,
     min_replicas_acked: int,
     prefix: str,
     write: bool,
@@ -79,7 +81,14 @@ def doctor(
     parts: dict[str, Iterable[Finding]] = {"sidecar": sidecar.checked(asked, write=write)}
     if redis_url is not None:
         try:
-            secrets = RedisSecrets(password_file=redis_password_file, ca=redis_ca, cert=redis_cert, key=redis_key)
+            secrets = RedisSecrets(
+                password_file=redis_password_file,
+                ca=redis_ca,
+                cert=redis_cert,
+                key=redis_key,
+                sentinel_user=sentinel_user,
+                sentinel_password_file=sentinel_password_file,
+            )
             redis = RedisTarget.parse(redis_url, secrets)
             parts["redis"] = store.checked(redis, prefix, timeout=timeout, min_replicas=min_replicas_acked)
         except InvalidSetting as error:

@@ -32,14 +32,17 @@ def checked(target: RedisTarget, prefix: str, *, timeout: timedelta, min_replica
         timeout: How long each step may take.
         min_replicas: How many replicas writes wait for.
     """
+    unresolved: list[OSError] = []
     for address in target.addresses:
         try:
             if address.port:
                 # Before asyncio looks for it: that would wait in the end for as long as the name servers make it.
                 probe.resolved(address.host, address.port, timeout.total_seconds())
         except OSError as error:
-            yield problem("connection", f"{target.name}: {reason(error)}", "see whether the host's name is right")
-            return
+            unresolved.append(error)
+    if len(unresolved) == len(target.addresses):
+        yield problem("connection", f"{target.name}: {reason(unresolved[0])}", "see whether the host's name is right")
+        return
     try:
         looks = asyncio.run(look(target, prefix, patience=timeout, replicas=min_replicas > 0))
     except StoreUnavailable as error:

@@ -3,7 +3,7 @@
 The only package that imports redis or builds a key.
 """
 
-from session_notes_server.store.connection import InvalidRedisURL, RedisTarget
+from session_notes_server.store.connection import RedisTarget
 from session_notes_server.store.failures import StoreUnavailable
 from session_notes_server.store.looks import LOGS, Look, look
 from session_notes_server.store.reasons import Refusals, reason
@@ -16,9 +16,11 @@ from session_notes_server.store.records import (
     State,
     SummaryRecord,
 )
+from session_notes_server.store.repeats import Repeats
 from session_notes_server.store.runner import Runner
 from session_notes_server.store.secrets import RedisSecrets
 from session_notes_server.store.store import AnswerTooLarge, Refused, Store
+from session_notes_server.store.url import InvalidRedisURL
 
 __all__ = [
     "LOGS",
@@ -32,6 +34,7 @@ __all__ = [
     "RedisTarget",
     "Refusals",
     "Refused",
+    "Repeats",
     "RunRecord",
     "Runner",
     "SessionRecord",

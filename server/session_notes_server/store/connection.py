@@ -1,55 +1,38 @@
-"""From a URL to connections: which kinds of Redis there are, where their nodes listen, and how one is opened."""
+"""From a URL to connections: which kind of store it is, and how a connection to a node is opened and logged in."""
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Self
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+from typing import Any, Self
 
 from hiredis import ReplyError
 
 from session_notes_server.settings import InvalidSetting
+from session_notes_server.store.failures import Silent, Unusable, codes
 from session_notes_server.store.kept import Backoff
-from session_notes_server.store.link import Link, packed
+from session_notes_server.store.link import Link, LinkLost, packed
 from session_notes_server.store.secrets import RedisSecrets
+from session_notes_server.store.url import Address, RedisURL
 
-
-class InvalidRedisURL(InvalidSetting):
-    """The URL names no Redis we could connect to. Its text is fit for a user and holds no secret."""
-
-
-class NoMaster(ConnectionError):
-    """No Sentinel that answers knows a master that is up."""
-
-
-FORMS = """\
-  redis://[user:password@]host[:port][/db]
-  unix://[user:password@]/path/to/socket[?db=n]
-  redis+cluster://[user:password@]host:port[,host:port…]
-  redis+sentinel://[user:password@]host:port[,host:port…]/service[/db]
-With TLS: rediss://, rediss+cluster:// or rediss+sentinel://"""
-
-_SCHEMES = {f"{scheme}{kind}" for scheme in ("redis", "rediss") for kind in ("", "+cluster", "+sentinel")} | {"unix"}
-_REDIS_PORT, _SENTINEL_PORT = 6379, 26379
+# Of the time to connect, what a TLS handshake may take, so that its silence is told apart from that of the network.
+_HANDSHAKE_SHARE = 0.8
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """Where a node listens. Port 0: `host` is the path of a unix socket."""
+class Opened:
+    """A connection that is logged in, and what the server says of itself."""
 
-    host: str
-    port: int
+    link: Link
 
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read `host:port`, as nodes of a cluster name each other."""
-        host, _, port = text.rpartition(":")
-        return cls(host, int(port))
+    mode: str
+    """`standalone`, `cluster` or `sentinel`; empty where the server does not say."""
 
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}" if self.port else self.host
+    role: str
+    """`master` or `replica`; empty where the server does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +61,26 @@ class RedisTarget:
     """When to try to connect, by where: all links to a node try in turn."""
 
     @classmethod
-    def parse(cls, url: str, secrets: RedisSecrets | None = None) -> Self:
-        """Read a URL of one of the FORMS, and check that secrets out of files fit it.
+    def parse(cls, text: str, secrets: RedisSecrets | None = None) -> Self:
+        """Read a Redis URL, and check that secrets out of files fit it.
 
         Raises:
-            InvalidRedisURL: it is none.
-            InvalidSetting: a password is in both, or there are certificates for a connection without TLS.
+            InvalidRedisURL: If it is none.
+            InvalidSetting: If a password is in both, or a secret has no use with this URL.
         """
         secrets = secrets or RedisSecrets()
-        try:
-            target = cls._parse(urlsplit(url), secrets)
-        except InvalidRedisURL as error:
-            raise InvalidRedisURL(f"not a Redis URL: {error}. Write one of\n{FORMS}") from None
-        except ValueError:
-            raise InvalidRedisURL(f"not a Redis URL. Write one of\n{FORMS}") from None
+        url = RedisURL.parse(text)
+        target = cls(
+            name=url.name,
+            addresses=url.addresses,
+            is_cluster=url.scheme.endswith("+cluster"),
+            service=url.service,
+            tls=url.scheme.startswith("rediss"),
+            user=url.user,
+            password=url.password,
+            secrets=secrets,
+            db=url.db,
+        )
         if secrets.are_about_tls and not target.tls:
             raise InvalidSetting(
                 f"--redis-ca, --redis-cert and --redis-key are about TLS, and {target.name} has none: write rediss://, "
@@ -99,118 +88,139 @@ class RedisTarget:
             )
         if secrets.have_a_password and target.password:
             raise InvalidSetting("there is a password in the Redis URL and one in --redis-password-file: give one")
+        if secrets.are_about_sentinels and not target.service:
+            raise InvalidSetting(
+                f"--sentinel-user and --sentinel-password-file are about Sentinels, and {target.name} has none: write "
+                "redis+sentinel:// or rediss+sentinel://"
+            )
         return target
 
-    @classmethod
-    def _parse(cls, parts: SplitResult, secrets: RedisSecrets) -> Self:
-        if parts.scheme not in _SCHEMES:
-            raise InvalidRedisURL(f"unknown scheme {parts.scheme!r}")
-        scheme, _, kind = parts.scheme.partition("+")
-        login, _, _ = parts.netloc.rpartition("@")
-        user, _, password = login.partition(":")
-        path, service = unquote(parts.path), ""
-        if scheme == "unix":
-            addresses: tuple[Address, ...] = (Address(path, 0),)
-            path = ""
-        else:
-            addresses = tuple(_addresses(parts, _SENTINEL_PORT if kind == "sentinel" else _REDIS_PORT))
-        if kind == "sentinel":
-            service, _, path = path.lstrip("/").partition("/")
-            if not service:
-                raise InvalidRedisURL("the name of the service Sentinel watches is missing")
-        query = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-        if not query.keys() <= {"db"} or parts.fragment:
-            raise InvalidRedisURL("nothing but db may follow the '?'")
-        where = ",".join(map(str, addresses))
-        return cls(
-            name=f"{parts.scheme}://{where}",
-            addresses=addresses,
-            is_cluster=kind == "cluster",
-            service=service,
-            tls=scheme == "rediss",
-            user=unquote(user),
-            password=unquote(password),
-            secrets=secrets,
-            db=int(query["db"][0] if "db" in query else path.strip("/") or 0),
-        )
-
-    async def open(self, address: Address, *, timeout_seconds: float, silence_seconds: float) -> Link:
+    async def open(self, address: Address, *, timeout_seconds: float, silence_seconds: float) -> Opened:
         """Connect to a node, and log in.
 
+        Args:
+            address: Where it listens. A name is resolved anew each time.
+            timeout_seconds: How long this may take, and each call over the link later.
+            silence_seconds: How long the node may answer nobody over the link while somebody waits.
+
         Raises:
-            OSError: it cannot be reached, or its certificate is not trusted.
-            TimeoutError: it does not answer.
-            hiredis.ReplyError: it refuses our user, our password or the database.
+            OSError: If it cannot be reached, its certificate is not trusted, or it is no Redis that has what we need.
+            hiredis.ReplyError: If it refuses our user, our password or the database.
         """
-        loop = asyncio.get_running_loop()
-
-        def link() -> Link:
-            return Link(timeout_seconds=timeout_seconds, silence_seconds=silence_seconds)
-
-        if address.port:
-            context = self.secrets.tls_context() if self.tls else None
-            _, opened = await loop.create_connection(link, address.host, address.port, ssl=context)
-        else:
-            _, opened = await loop.create_unix_connection(link, address.host)
-        try:
-            await self._log_in(opened)
-        except BaseException:
-            opened.lose()
-            raise
+        password = self.secrets.password() or self.password
+        opened = await self._open(
+            address, self.user, password, self.db, timeout_seconds=timeout_seconds, silence_seconds=silence_seconds
+        )
+        if opened.mode == "sentinel":
+            opened.link.lose()
+            raise Unusable("it is a Sentinel: write redis+sentinel://host:port,host:port/service")
         return opened
 
-    async def _log_in(self, link: Link) -> None:
-        needed: list[tuple[str | int, ...]] = []
-        password = self.secrets.password() or self.password
-        if password or self.user:
-            needed.append(("AUTH", *([self.user] if self.user else []), password))
-        if self.db:
-            needed.append(("SELECT", self.db))
-        # For whoever looks at CLIENT LIST; it is no matter if that is not allowed.
-        commands = [*needed, ("CLIENT", "SETNAME", "session-notes")]
-        replies = await link.send(b"".join(packed(*command) for command in commands), len(commands))
-        for reply in replies[: len(needed)]:
-            if isinstance(reply, ReplyError):
-                raise reply
-
-    async def master(self, *, timeout_seconds: float) -> Address:
-        """Ask the Sentinels, one by one, who is master.
+    async def open_sentinel(self, address: Address, *, timeout_seconds: float) -> Opened:
+        """Connect to a Sentinel, and log in with its own user and password.
 
         Raises:
-            NoMaster: none of them says so.
+            OSError: If it cannot be reached, or is no Sentinel.
+            hiredis.ReplyError: If it refuses our user or our password.
         """
-        # Only who has Sentinels has to wait for its import.
-        from redis.asyncio.retry import Retry
-        from redis.asyncio.sentinel import Sentinel
-        from redis.backoff import NoBackoff
-        from redis.exceptions import RedisError
+        password = self.secrets.sentinel_password() or ""
+        opened = await self._open(
+            address,
+            self.secrets.sentinel_user,
+            password,
+            0,
+            timeout_seconds=timeout_seconds,
+            silence_seconds=timeout_seconds,
+        )
+        if opened.mode not in ("sentinel", ""):
+            opened.link.lose()
+            raise Unusable("it is a Redis and no Sentinel: write redis:// or rediss://")
+        return opened
 
-        each_seconds = timeout_seconds / (len(self.addresses) + 1)
-        # As redis-py has it, and others: our login is for Redis, not for the Sentinels. TLS is for both.
-        options = {
-            "socket_timeout": each_seconds,
-            "socket_connect_timeout": each_seconds,
-            "retry": Retry(NoBackoff(), 0),
-            "protocol": 2,
-            **(self.secrets.for_redis_py() if self.tls else {}),
-        }
-        where = [(one.host, one.port) for one in self.addresses]
-        # A new one each time: it would read the files of TLS only once.
-        sentinel = Sentinel(where, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
+    async def _open(
+        self, address: Address, user: str, password: str, db: int, *, timeout_seconds: float, silence_seconds: float
+    ) -> Opened:
+        link: Link | None = None
+        context = self.secrets.tls_context() if self.tls and address.port else None  # It takes a while, too.
         try:
-            return Address(*await sentinel.discover_master(self.service))
-        except RedisError as error:
-            raise NoMaster from error
-        finally:
-            for one in sentinel.sentinels:
-                await one.aclose()
+            async with asyncio.timeout(timeout_seconds):
+                link = await _connect(address, context, timeout_seconds, silence_seconds)
+                return await _log_in(link, user, password, db)
+        except BaseException as error:
+            if link is not None:
+                link.lose()
+            if isinstance(error, Unusable):
+                raise
+            if isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError):
+                raise Silent(_NO_CONNECTION if link is None else _NO_WORD) from error
+            if isinstance(error, LinkLost | ConnectionResetError) and error.__cause__ is None:
+                raise Unusable(_CLOSED) from error
+            raise
 
 
-def _addresses(parts: SplitResult, default_port: int) -> list[Address]:
-    addresses = []
-    for host_and_port in parts.netloc.rpartition("@")[2].split(","):
-        one = urlsplit(f"//{host_and_port}")
-        if not one.hostname:
-            raise InvalidRedisURL("a host is missing")
-        addresses.append(Address(one.hostname, one.port or default_port))
-    return addresses
+async def _connect(
+    address: Address, context: ssl.SSLContext | None, timeout_seconds: float, silence_seconds: float
+) -> Link:
+    loop = asyncio.get_running_loop()
+    handshake_seconds = timeout_seconds * _HANDSHAKE_SHARE if context else None
+
+    def link() -> Link:
+        return Link(timeout_seconds=timeout_seconds, silence_seconds=silence_seconds)
+
+    if not address.port:
+        return (await loop.create_unix_connection(link, address.host))[1]
+    try:
+        _, connected = await loop.create_connection(
+            link, address.host, address.port, ssl=context, ssl_handshake_timeout=handshake_seconds
+        )
+    except ssl.SSLError:
+        raise  # Some of them are ValueErrors, too.
+    except ValueError as error:  # What a cluster or a Sentinel names may be no name at all.
+        raise Unusable("the name of its host is none that can be looked up") from error
+    except ConnectionAbortedError as error:
+        raise Silent(_NO_HANDSHAKE) from error
+    return connected
+
+
+_NO_CONNECTION = "no answer in time when we connect: is the address right, and does a firewall let us through?"
+_NO_HANDSHAKE = "no answer in time to a TLS handshake: does it speak TLS there? If not, write redis://"
+_NO_WORD = (
+    "no answer in time, though it takes connections: is that Redis, and is TLS (rediss://) spoken on both sides, or on "
+    "neither?"
+)
+_CLOSED = "it closes the connection at once: is that Redis, and is TLS (rediss://) spoken on both sides, or on neither?"
+
+
+async def _log_in(link: Link, user: str, password: str, db: int) -> Opened:
+    needed: list[tuple[str | int, ...]] = []
+    if password or user:
+        needed.append(("AUTH", *([user] if user else []), password))
+    if db:
+        needed.append(("SELECT", db))
+    # HELLO, which every user may send, asks what the server is; SETNAME is for CLIENT LIST, and may be refused.
+    commands = [*needed, ("HELLO",), ("CLIENT", "SETNAME", "session-notes")]
+    # In one packet: a server that lets nobody in closes the connection, and a second one would lose us the reason.
+    lost: LinkLost | None = None
+    try:
+        replies: Sequence[Any] = await link.send(b"".join(packed(*command) for command in commands), len(commands))
+    except LinkLost as error:
+        replies, lost = error.replies, error
+    for command, reply in zip(commands[:-1], replies, strict=False):
+        if isinstance(reply, ReplyError) and (command in needed or _lets_nobody_in(reply)):
+            raise reply
+    if lost is not None:
+        raise lost
+    about = _about(replies[len(needed)])
+    return Opened(link, about.get(b"mode", ""), about.get(b"role", ""))
+
+
+def _lets_nobody_in(refusal: ReplyError) -> bool:
+    return not codes(refusal).isdisjoint({"DENIED", "NOAUTH"}) or "max number of clients" in str(refusal)
+
+
+def _about(reply: Any) -> dict[bytes, str]:
+    """What HELLO tells, by name."""
+    if not isinstance(reply, Sequence) or isinstance(reply, bytes):
+        return {}
+    pairs = zip(reply[::2], reply[1::2], strict=False)
+    return {name: text.decode(errors="replace") for name, text in pairs if isinstance(text, bytes)}

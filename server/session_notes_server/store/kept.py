@@ -16,6 +16,8 @@ T = TypeVar("T")
 # Quick at first, as what was lost may just be starting again; then as often as costs nobody anything, and is soon
 # enough to be back within two seconds of the store's return.
 FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 0.02, 0.5
+# What is there and was found to be of no use, so soon after it was made: the next is of no use either, as it seems.
+_SOON_SECONDS = 2 * LAST_BACKOFF_SECONDS
 # For so long callers wait through failed attempts, so that a restart or a reset goes unnoticed.
 _BLINK_SECONDS = 0.1
 
@@ -59,23 +61,29 @@ class Kept(Generic[T]):
     however many calls there are. They wait for it while it may just be a moment, and are refused at once after that.
 
     Args:
-        make: Makes it.
+        make: Makes it, within a time limit of its own.
         backoff: When; several that are kept may share one.
-        attempt_seconds: How long making it may take.
         patience_seconds: How long after its loss a caller still waits for it.
+        discard: Called with one that another has replaced.
     """
 
     def __init__(
-        self, make: Callable[[], Awaitable[T]], backoff: Backoff, *, attempt_seconds: float, patience_seconds: float
+        self,
+        make: Callable[[], Awaitable[T]],
+        backoff: Backoff,
+        *,
+        patience_seconds: float,
+        discard: Callable[[T], object] = lambda _: None,
     ) -> None:
         self.value: T | None = None
         """It, while it is there."""
         self._make = make
         self._backoff = backoff
-        self._attempt_seconds = attempt_seconds
         self._patience_seconds = patience_seconds
+        self._discard = discard
         self._making: asyncio.Task[None] | None = None
         self._made = self._missing_since = 0.0
+        self._next_pause = FIRST_BACKOFF_SECONDS
         self._closed = False
         self._news = asyncio.Event()
 
@@ -105,14 +113,33 @@ class Kept(Generic[T]):
         """Note that this one is lost, and make another."""
         if value is self.value:
             self.value = None
-            self.renew()
+            self._missing_since = asyncio.get_running_loop().time()
+            self._make_again(FIRST_BACKOFF_SECONDS)
 
     def renew(self) -> None:
-        """Make another; the old one, if it is there, serves until then."""
+        """Make another; the old one, if it is there, serves until then.
+
+        Where the new one is found to be of no use as soon as the last, the next comes after a growing pause.
+        """
+        if self._closed or not (self._making is None or self._making.done()):
+            return
+        now = asyncio.get_running_loop().time()
+        if self.value is None:
+            self._missing_since = now
+        elif now < self._made + _SOON_SECONDS:
+            self._next_pause = min(2 * self._next_pause, LAST_BACKOFF_SECONDS)
+        else:
+            self._next_pause = FIRST_BACKOFF_SECONDS
+        self._make_again(self._next_pause)
+
+    async def renewed(self) -> None:
+        """Wait until what is being made is there, no longer than callers wait for one that is lost."""
+        if self._making is not None:
+            await asyncio.wait([self._making], timeout=self._patience_seconds)
+
+    def _make_again(self, pause_seconds: float) -> None:
         if not self._closed and (self._making is None or self._making.done()):
-            if self.value is None:
-                self._missing_since = asyncio.get_running_loop().time()
-            self._making = asyncio.create_task(self._make_until_there())
+            self._making = asyncio.create_task(self._make_until_there(pause_seconds))
 
     async def aclose(self) -> None:
         """Make no more; callers are refused."""
@@ -121,19 +148,22 @@ class Kept(Generic[T]):
             self._making.cancel()
             await asyncio.wait([self._making])
 
-    async def _make_until_there(self) -> None:
+    async def _make_until_there(self, pause_seconds: float) -> None:
         loop = asyncio.get_running_loop()
-        if loop.time() < self._made + LAST_BACKOFF_SECONDS:
+        if loop.time() < self._made + _SOON_SECONDS:
             # What was made and lost at once is not made again at once: that would be a storm.
-            await asyncio.sleep(FIRST_BACKOFF_SECONDS)
+            await asyncio.sleep(pause_seconds)
         while True:
             try:
-                async with self._backoff.attempt(), asyncio.timeout(self._attempt_seconds):
-                    self.value = await self._make()
+                async with self._backoff.attempt():
+                    made = await self._make()
+                    old, self.value = self.value, made
             except (OSError, TimeoutError, ReplyError, StoreUnavailable):
                 self._tell()
             else:
                 self._made = loop.time()
+                if old is not None:
+                    self._discard(old)
                 self._tell()
                 return
 

@@ -25,6 +25,10 @@ class Keys:
         """A key for the moment, of no meaning, that lives where the session does."""
         return f"{self.prefix}:{{{session_id}}}:marker"
 
+    def probe(self, tag: str) -> str:
+        """A key that is never there, with this hash tag, to try a write on that writes nothing."""
+        return f"{self.prefix}:{{{tag}}}:probe"
+
     @property
     def pattern(self) -> str:
         """A SCAN pattern that meets each session once: its hash, and none of its other keys."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import hiredis
+
+from session_notes_server.store.failures import Unusable
+from session_notes_server.store.repeats import Repeats
 
 log = logging.getLogger(__name__)
 
@@ -16,6 +19,8 @@ log = logging.getLogger(__name__)
 # first gives replies that are there a moment to be read.
 _SECOND_LOOK_SECONDS = 0.002
 _NOTHING = object()
+_UNEXPECTED = "unexpected reply from Redis; dropping the connection"
+_unexpected = Repeats()
 
 WINDOW = 16
 """How many commands, or batches of them, are with the node at a time; the others wait here for their turn.
@@ -32,7 +37,15 @@ def packed(*words: str | int | bytes) -> bytes:
 
 
 class LinkLost(ConnectionError):
-    """The connection is gone. What was sent over it and not answered may have been done, or not."""
+    """The connection is gone. What was sent over it and not answered may have been done, or not.
+
+    Attributes:
+        replies: Those that came before, of the commands that were sent together.
+    """
+
+    def __init__(self, replies: Sequence[Any] = ()) -> None:
+        super().__init__()
+        self.replies = replies
 
 
 class Link(asyncio.Protocol):
@@ -62,6 +75,7 @@ class Link(asyncio.Protocol):
         self._heard = self._listening_since = self._loop.time()
         self._timer: asyncio.Handle | None = None
         self._look_due = 0.0
+        self._has_answered = self._retired = False
 
     def send(self, commands: bytes, count: int = 1) -> asyncio.Future[list[Any]]:
         """Send packed commands, `count` of them → their replies; where the node refuses one, a `hiredis.ReplyError`.
@@ -92,12 +106,18 @@ class Link(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         while self._awaited:
-            future = self._awaited.popleft().future
-            if not future.done():
-                lost = LinkLost()
+            awaited = self._awaited.popleft()
+            if not awaited.future.done():
+                lost = LinkLost(awaited.replies)
                 lost.__cause__ = why
-                future.set_exception(lost)
+                awaited.future.set_exception(lost)
         self._on_lost()
+
+    def retire(self) -> None:
+        """Close the connection as soon as nobody waits for a reply: another one has taken its place."""
+        self._retired = True
+        if not self._awaited:
+            self.lose()
 
     def when_lost(self, callback: Callable[[], None]) -> None:
         """Have this called when the connection is gone; at once, where it is."""
@@ -121,7 +141,11 @@ class Link(asyncio.Protocol):
             while (reply := self._reader.gets()) is not _NOTHING:
                 self._take(reply)
         except (hiredis.ProtocolError, IndexError):
-            log.error("Redis said what nobody asked for; dropping the connection")
+            if not self._has_answered:
+                self.lose(Unusable(_no_redis(data)))
+                return
+            if (before := _unexpected.due(_UNEXPECTED)) is not None:
+                log.error("%s%s", _UNEXPECTED, f" ({before} times since the last such line)" if before else "")
             self.lose()
 
     def _take(self, reply: Any) -> None:
@@ -130,12 +154,15 @@ class Link(asyncio.Protocol):
         if len(first.replies) < first.count:
             return
         self._awaited.popleft()
+        self._has_answered = True
         self._overdue -= self._overdue > 0
         if self._unsent and self._transport is not None:
             self._transport.write(self._unsent.popleft())
         # A caller that has left is not there to be told.
         if not first.future.done():
             first.future.set_result(first.replies)
+        if self._retired and not self._awaited:
+            self.lose()
 
     def _due(self) -> float:
         """When the node has been silent for too long, or the first caller who still waits has waited for too long."""
@@ -185,3 +212,14 @@ class _Awaited:
 
 def _nobody() -> None:
     pass
+
+
+def _no_redis(data: bytes) -> str:
+    """What answers there instead of Redis, by the first bytes it sent."""
+    if data[:2] == b"\x15\x03":  # A TLS alert.
+        return "it speaks TLS there: write rediss:// (is TLS (rediss://) spoken on both sides, or on neither?)"
+    if data[:1] == b"<" or data[:5] == b"HTTP/":
+        return "an HTTP server answers there, and no Redis: is the port right?"
+    if data[3:9] == b"\x04\0\0\0\0\0":  # A SETTINGS frame of HTTP/2.
+        return "a gRPC or HTTP/2 server answers there, and no Redis: is the port right?"
+    return "what answers there is no Redis: is the port right?"

@@ -27,11 +27,11 @@ _CONFIG = ("save", "appendfsync", "dir", "min-replicas-to-write", *LOGS)
 
 # All that a user of ours must be allowed, as in docs/operating.md, each with arguments that it could have.
 NEEDED = (
-    *("ping", "time", "info server", "scan 0", "eval return 1 KEY", "evalsha sha 1 KEY"),
+    *("time", "info server", "scan 0", "eval return 1 KEY", "evalsha sha 1 KEY"),
     *("exists KEY", "unlink KEY", "rename KEY KEY", "pttl KEY", "pexpireat KEY 1"),
     *("hget KEY field", "hgetall KEY", "hmget KEY field", "hstrlen KEY field"),
     *("hset KEY field 1", "hsetnx KEY field 1", "hdel KEY field", "hincrby KEY field 1"),
-    *("lrange KEY 0 1", "lpop KEY", "rpush KEY 1"),
+    *("lrange KEY 0 1", "lpop KEY", "rpush KEY 1", "rpushx KEY 1"),
 )
 NEEDED_IN_A_CLUSTER = ("cluster|slots",)
 NEEDED_FOR_REPLICAS = ("set KEY 1", "wait 1 1")
@@ -68,7 +68,7 @@ class Look:
     """Command → why it was not answered, in fixed words."""
 
     round_trip_seconds: list[float] = field(default_factory=list)
-    """How long some PINGs took."""
+    """How long some round trips took."""
 
     clock_ahead_seconds: float | None = None
     """Its clock, less ours."""
@@ -128,7 +128,7 @@ async def _look(link: Link, keys: Keys, needed: Sequence[str], target: RedisTarg
     seen.may_not = None if refused is None else [command.decode() for command in refused]
     for _ in range(ROUND_TRIPS):
         began = time.monotonic()
-        await ask("PING")
+        await ask("TIME")
         seen.round_trip_seconds.append(time.monotonic() - began)
     before = time.time()
     if now := await ask("TIME"):

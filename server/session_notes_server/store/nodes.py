@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import binascii
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -12,15 +11,16 @@ from typing import Protocol
 
 from hiredis import ReplyError
 
-from session_notes_server.store.connection import Address, RedisTarget
-from session_notes_server.store.failures import StoreUnavailable
+from session_notes_server.store import slots
+from session_notes_server.store.connection import RedisTarget
+from session_notes_server.store.failures import NotDone, StoreUnavailable, Unusable
 from session_notes_server.store.kept import Backoff, Kept
 from session_notes_server.store.link import Link, packed
+from session_notes_server.store.sentinels import open_master
+from session_notes_server.store.url import Address
 
 Node = Kept[Link]
 """A node, to us, is the link to it that is kept open."""
-
-_SLOTS = 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +38,36 @@ class Nodes(Protocol):
     """What the kinds of store have in common."""
 
     async def of(self, key: str) -> Node:
-        """The node that has a key."""
+        """Return the node that has a key."""
 
     async def all(self) -> Sequence[Node]:
-        """All nodes that have keys, in an order that stays."""
+        """Return all nodes that have keys, in an order that stays."""
 
-    def moved(self, key: str, address: Address) -> Node:
-        """Note that a node referred us to another one for a key, from now on → that one."""
+    async def tags(self) -> Sequence[str]:
+        """Return a hash tag for each of these nodes, so that a key with it lives there.
+
+        Raises:
+            StoreUnavailable: If there are keys that no node has.
+        """
+
+    async def moved(self, key: str, to: str, by: Node) -> Node:
+        """Note that a node referred us to another one for a key, from now on, and return that one.
+
+        Args:
+            key: The key.
+            to: `host:port`, in any form that a node writes it in.
+            by: The node that said so.
+
+        Raises:
+            StoreUnavailable: If nobody says where that is.
+        """
+
+    def asked(self, to: str, by: Node) -> Node:
+        """Return the node that another one referred us to for one command.
+
+        Raises:
+            StoreUnavailable: If it does not say where that is.
+        """
 
     def outdated(self, node: Node) -> None:
         """Note that a node is not, or no longer, what it was taken for."""
@@ -67,31 +90,39 @@ class OneNode:
         self._node = _node(self._open, target.backoffs[target.addresses[0]], limits)
 
     async def of(self, key: str) -> Node:
-        """It."""
+        """Return the node."""
         return self._node
 
     async def all(self) -> Sequence[Node]:
-        """It alone."""
+        """Return it alone."""
         return [self._node]
 
-    def moved(self, key: str, address: Address) -> Node:
-        """It is a node of a cluster, and used as if it were alone: the other one is none of ours."""
+    async def tags(self) -> Sequence[str]:
+        """Return any tag."""
+        return ["0"]
+
+    async def moved(self, key: str, to: str, by: Node) -> Node:
+        """Refuse: it is a node of a cluster, used as if it were alone."""
+        raise StoreUnavailable from ReplyError("MOVED")
+
+    def asked(self, to: str, by: Node) -> Node:
+        """Refuse, as above."""
         raise StoreUnavailable from ReplyError("MOVED")
 
     def outdated(self, node: Node) -> None:
-        """It is no master any more: Sentinel, if there is one, knows who is."""
-        if self._target.service and node.value is not None:
-            node.value.lose()
+        """Connect anew: Sentinel, or whatever resolves the name and forwards connections, may know of another."""
+        node.renew()
 
     async def aclose(self) -> None:
         """Close the link."""
         await _close(self._node)
 
     async def _open(self) -> Link:
-        address = self._target.addresses[0]
+        limits = self._limits
         if self._target.service:
-            address = await self._target.master(timeout_seconds=self._limits.timeout)
-        return await _opened(self._node, self._target, address, self._limits)
+            opened = await open_master(self._target, timeout_seconds=limits.timeout, silence_seconds=limits.silence)
+            return _kept(self._node, opened.link)
+        return await _opened(self._node, self._target, self._target.addresses[0], limits)
 
 
 class ClusterNodes:
@@ -101,17 +132,15 @@ class ClusterNodes:
         self._target = target
         self._limits = limits
         self._nodes: dict[Address, Node] = {}
-        self._slots: Kept[list[Address | None]] = Kept(
-            self._ask_for_slots, Backoff(), attempt_seconds=limits.timeout, patience_seconds=limits.silence
-        )
+        self._slots: Kept[slots.Slots] = Kept(self._ask_for_slots, Backoff(), patience_seconds=limits.silence)
         self._closing: set[asyncio.Task[None]] = set()
 
     async def of(self, key: str) -> Node:
-        """The node that has the key's slot, as far as we know."""
-        address = (await self._slots.get())[_slot(key)]
+        """Return the node that has the key's slot, as far as we know."""
+        address = (await self._slots.get()).owners[slots.slot_of(key)]
         if address is None:
             self._slots.renew()
-            raise StoreUnavailable
+            raise StoreUnavailable from ReplyError("CLUSTERDOWN")
         node = self._at(address)
         if node.value is None:
             # Whoever takes its place has another address.
@@ -119,26 +148,51 @@ class ClusterNodes:
         return node
 
     async def all(self) -> Sequence[Node]:
-        """Those that have slots, by their addresses."""
-        addresses = {address for address in await self._slots.get() if address is not None}
-        return [self._at(address) for address in sorted(addresses, key=str)]
+        """Return those that have slots, by their addresses."""
+        return [self._at(address) for address in sorted((await self._slots.get()).nodes, key=str)]
+
+    async def tags(self) -> Sequence[str]:
+        """Return one for each node that has slots."""
+        try:
+            return (await self._slots.get()).tags()
+        except Unusable as error:
+            self._slots.renew()
+            raise StoreUnavailable from error
 
     def _at(self, address: Address) -> Node:
         """The node at an address."""
         if address not in self._nodes:
 
             async def opened() -> Link:
-                return await _opened(self._nodes[address], self._target, address, self._limits)
+                return await _opened(node, self._target, address, self._limits)
 
-            self._nodes[address] = _node(opened, self._target.backoffs[address], self._limits)
+            node = self._nodes[address] = _node(opened, self._target.backoffs[address], self._limits)
         return self._nodes[address]
 
-    def moved(self, key: str, address: Address) -> Node:
+    async def moved(self, key: str, to: str, by: Node) -> Node:
         """Note who has the key's slot now. Others may have moved with it."""
-        if self._slots.value is not None:
-            self._slots.value[_slot(key)] = address
+        address = self._referred(to, by)
+        if address is not None and self._slots.value is not None:
+            self._slots.value.move(slots.slot_of(key), address)
         self._slots.renew()
+        if address is None:
+            # It has no name for the other one; CLUSTER SLOTS has more of them.
+            await self._slots.renewed()
+            node = await self.of(key)
+            if node is by:
+                raise StoreUnavailable from NotDone(_UNNAMED)
+            return node
         return self._at(address)
+
+    def asked(self, to: str, by: Node) -> Node:
+        """Return the other one, for this command alone: the slot is still on its way there."""
+        address = self._referred(to, by)
+        if address is None:
+            raise StoreUnavailable from NotDone(_UNNAMED)
+        return self._at(address)
+
+    def _referred(self, to: str, by: Node) -> Address | None:
+        return next((slots.referred(to, at) for at, node in self._nodes.items() if node is by), None)
 
     def outdated(self, node: Node) -> None:
         """Ask anew who has what."""
@@ -149,54 +203,59 @@ class ClusterNodes:
         await self._slots.aclose()
         await asyncio.gather(*map(_close, self._nodes.values()), *self._closing)
 
-    async def _ask_for_slots(self) -> list[Address | None]:
+    async def _ask_for_slots(self) -> slots.Slots:
         linked = [address for address, node in self._nodes.items() if node.value is not None]
         others = [*self._target.addresses, *self._nodes]
         # There may be time for some of them only, and then not always for the same.
         random.shuffle(others)
-        failure: Exception = StoreUnavailable()
-        for address in dict.fromkeys([*linked, *others]):
-            try:
-                async with asyncio.timeout(self._limits.timeout / 3):
-                    slots = await self._slots_by(address)
-            except (OSError, TimeoutError, ReplyError) as error:
-                failure = error
-            else:
-                self._forget_all_but(set(slots))
-                return slots
-        raise failure
-
-    async def _slots_by(self, address: Address) -> list[Address | None]:
-        """Who has what, as the node at an address sees it."""
-        link = await self._target.open(
-            address, timeout_seconds=self._limits.timeout, silence_seconds=self._limits.timeout
-        )
+        failures: list[Exception] = []
         try:
-            (ranges,) = await link.send(packed("CLUSTER", "SLOTS"))
+            async with asyncio.timeout(self._limits.timeout):
+                for address in dict.fromkeys([*linked, *others]):
+                    try:
+                        found = await self._slots_by(address)
+                    except (OSError, ReplyError) as error:
+                        failures.append(error)
+                    else:
+                        self._forget_all_but(found.nodes)
+                        return found
+        except TimeoutError as error:
+            failures.append(error)
+        # What one of them says tells more than that another cannot be reached.
+        raise next((error for error in failures if isinstance(error, ReplyError | Unusable)), failures[0])
+
+    async def _slots_by(self, address: Address) -> slots.Slots:
+        """Who has what, as the node at an address sees it."""
+        seconds = self._limits.timeout / 3
+        link = (await self._target.open(address, timeout_seconds=seconds, silence_seconds=seconds)).link
+        try:
+            [ranges] = await link.send(packed("CLUSTER", "SLOTS"))
         finally:
             link.lose()
         if isinstance(ranges, ReplyError):
             raise ranges
-        slots: list[Address | None] = [None] * _SLOTS
-        for first, last, (host, port, *_), *_ in ranges:
-            # A node that does not know its own name leaves it to us, who have reached it.
-            owner = Address(host.decode() if host else address.host, port)
-            slots[first : last + 1] = [owner] * (last + 1 - first)
-        return slots
+        return slots.read(ranges, address)
 
-    def _forget_all_but(self, addresses: set[Address | None]) -> None:
+    def _forget_all_but(self, addresses: set[Address]) -> None:
         for address in self._nodes.keys() - addresses:
             task = asyncio.create_task(_close(self._nodes.pop(address)))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
 
+_UNNAMED = "a node of the cluster refers us to another one and names no host (cluster-preferred-endpoint-type)"
+
+
 def _node(opened: Callable[[], Awaitable[Link]], backoff: Backoff, limits: Limits) -> Node:
-    return Kept(opened, backoff, attempt_seconds=limits.timeout, patience_seconds=limits.silence)
+    return Kept(opened, backoff, patience_seconds=limits.silence, discard=Link.retire)
 
 
 async def _opened(node: Node, target: RedisTarget, address: Address, limits: Limits) -> Link:
-    link = await target.open(address, timeout_seconds=limits.timeout, silence_seconds=limits.silence)
+    opened = await target.open(address, timeout_seconds=limits.timeout, silence_seconds=limits.silence)
+    return _kept(node, opened.link)
+
+
+def _kept(node: Node, link: Link) -> Link:
     link.when_lost(partial(node.lose, link))
     return link
 
@@ -206,9 +265,3 @@ async def _close(node: Node) -> None:
     await node.aclose()
     if link is not None:
         link.lose()
-
-
-def _slot(key: str) -> int:
-    """The slot of one of our keys, which all have a hash tag: https://redis.io/docs/reference/cluster-spec/."""
-    tag = key[key.index("{") + 1 : key.index("}")]
-    return binascii.crc_hqx(tag.encode(), 0) % _SLOTS

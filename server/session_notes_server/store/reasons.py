@@ -1,4 +1,4 @@
-"""Why the store cannot be used, in words somebody can act on.
+"""Why the store cannot be used, in words that an operator can act on.
 
 The texts are fixed. What is taken over from an error are names out of small vocabularies: a Redis command, what OpenSSL
 calls a fault. Never its text, which may hold a secret, or what a user said.
@@ -11,18 +11,16 @@ import logging
 import re
 import socket
 import ssl
-import time
 from collections.abc import Iterator
 
 from hiredis import ReplyError
 
-from session_notes_server.store.connection import NoMaster
-from session_notes_server.store.failures import codes
+from session_notes_server.store.failures import CODES, NotDone, Unusable, codes, meanings
 from session_notes_server.store.link import LinkLost
+from session_notes_server.store.repeats import Repeats
+from session_notes_server.store.sentinels import NoMaster
 
 log = logging.getLogger(__name__)
-
-REPEAT_SECONDS = 60.0
 
 
 def reason(error: BaseException | None, *, has_answered: bool = False) -> str:
@@ -43,22 +41,19 @@ def reason(error: BaseException | None, *, has_answered: bool = False) -> str:
 
 
 class Refusals:
-    """Tells the log of what the store refuses while it answers others, and pings: each reason at most once a minute.
-
-    An outage is health's to tell.
-    """
+    """Logs what the store refuses to calls, each reason ever more rarely. An outage is for health to log."""
 
     def __init__(self) -> None:
-        self._next: dict[str, float] = {}
+        self._repeats = Repeats()
 
     def tell(self, error: BaseException | None) -> None:
-        """Note what an operation has failed of."""
-        if not isinstance(error, ReplyError) or _REFUSALS.isdisjoint(codes(error)):
+        """Note the cause of a failed operation."""
+        refused = isinstance(error, ReplyError) and any(code.refuses_calls for code in meanings(error))
+        if not refused and not isinstance(error, NotDone):
             return
-        why, now = reason(error), time.monotonic()
-        if now >= self._next.get(why, now):
-            self._next[why] = now + REPEAT_SECONDS
-            log.warning("the store refuses calls: %s", why)
+        why = reason(error)
+        if (before := self._repeats.due(why)) is not None:
+            log.warning("the store refuses calls: %s%s", why, f" ({before} since the last such line)" if before else "")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -68,17 +63,12 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _of_one(error: BaseException) -> str:
+    if isinstance(error, Unusable):
+        return str(error)
     if isinstance(error, ReplyError):
-        for code in codes(error):
-            if code == "NOPERM":
-                return _no_permission(str(error))
-            if code in _BY_CODE:
-                return _BY_CODE[code]
-        for text, why in _BY_TEXT.items():
-            if text in str(error):
-                return why
+        return _of_refusal(error)
     if isinstance(error, NoMaster):
-        return "no Sentinel that answers knows a master of that name that is up"
+        return _no_master(error.__cause__)
     if isinstance(error, ssl.SSLCertVerificationError):
         # The words of OpenSSL, and the name we asked for.
         return f"its certificate is not trusted: {error.verify_message.rstrip('.')}"
@@ -95,38 +85,48 @@ def _of_one(error: BaseException) -> str:
     return ""
 
 
+def _of_refusal(refusal: ReplyError) -> str:
+    text = str(refusal)
+    if "NOPERM" in codes(refusal):
+        return _no_permission(text)
+    for code in meanings(refusal):
+        return code.words
+    return next((why for part, why in _BY_TEXT.items() if part in text), "")
+
+
 def _no_permission(text: str) -> str:
-    if found := re.search(r"run the '([a-z]+(?:\|[a-z]+)?)' command", text):
+    if found := re.search(r"run the '([a-z]+(?:\|[a-z-]+)?)' command", text):
         return f"our user may not run the command {found[1]} (NOPERM); docs/operating.md has all that it needs"
     if "key" in text:
         return "our user may not use keys with our prefix (NOPERM)"
-    return "our user may not run a command inside our scripts (NOPERM); docs/operating.md has all that it needs"
+    return CODES["NOPERM"].words
 
 
-_BY_CODE = {
-    "WRONGPASS": "wrong user or password (WRONGPASS)",
-    "NOAUTH": "it asks for a user or a password, and we have none (NOAUTH)",
-    "LOADING": "it is still loading its data (LOADING)",
-    "BUSY": "it is busy with somebody's script (BUSY)",
-    "MASTERDOWN": "it is a replica that has lost its master (MASTERDOWN)",
-    "READONLY": "it is a read-only replica (READONLY)",
-    "OOM": "it is out of memory (OOM)",
-    "MISCONF": "it cannot write to its disk (MISCONF)",
-    "NOREPLICAS": "it has too few replicas (NOREPLICAS)",
-    "MOVED": "it is a node of a cluster: write redis+cluster:// or rediss+cluster:// (MOVED)",
-    "CLUSTERDOWN": "the cluster is down, or has a slot that no node serves (CLUSTERDOWN)",
+def _no_master(cause: BaseException | None) -> str:
+    if cause is None:
+        return "no Sentinel that answers knows a master of that name that is up"
+    said = codes(cause) if isinstance(cause, ReplyError) else set()
+    advice = next((text for code, text in _SENTINEL_ADVICE.items() if code in said), "")
+    return f"no Sentinel names a master: {reason(cause)}{advice}"
+
+
+_SENTINEL_ADVICE = {
+    "NOAUTH": "; give --sentinel-password-file",
+    "WRONGPASS": "; see --sentinel-user and --sentinel-password-file",
 }
 # What has no code of its own.
 _BY_TEXT = {
     "AUTH": "it has no password for our user, and we sent one",
     "cluster support disabled": "it is no cluster",
     "DB index is out of range": "it has no database of that number",
+    "max number of clients": "it has as many clients as it takes (maxclients)",
+    "SENTINEL": "it is no Sentinel",
+    "unknown command": "it has not all the commands of a Redis 6.2 or newer",
 }
-# What a store may answer to one command and not to a ping.
-_REFUSALS = frozenset({"NOPERM", "READONLY", "OOM", "MISCONF", "NOREPLICAS", "MOVED"})
 
 _BY_TLS_FAULT = {
-    "WRONG_VERSION_NUMBER": "it does not speak TLS there",
+    "WRONG_VERSION_NUMBER": "it does not speak TLS there: write redis://, if that is Redis",
+    "UNEXPECTED_EOF_WHILE_READING": "it closes the connection in the TLS handshake: is that Redis, with TLS?",
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it asks for a certificate of ours (--redis-cert)",
     "SSLV3_ALERT_HANDSHAKE_FAILURE": "it refuses the TLS handshake; does it ask for a certificate (--redis-cert)?",
     "TLSV1_ALERT_UNKNOWN_CA": "it does not trust our certificate: unknown authority",
@@ -138,7 +138,8 @@ _BY_TLS_FAULT = {
 
 _BY_ERRNO = {
     errno.ECONNREFUSED: "connection refused: nobody listens there",
-    errno.ECONNRESET: "it resets the connection; is TLS (rediss://) spoken on both sides, or on neither?",
+    errno.ECONNRESET: "it resets the connection: is that Redis, and is TLS (rediss://) spoken on both sides, or on "
+    "neither?",
     errno.EPIPE: "it closes the connection",
     errno.ENOENT: "there is no such socket",
     errno.EACCES: "we may not connect to the socket",

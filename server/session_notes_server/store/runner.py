@@ -10,12 +10,12 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
 
 from hiredis import ReplyError
 
-from session_notes_server.store.connection import Address, RedisTarget
-from session_notes_server.store.failures import StoreUnavailable, codes, raised
+from session_notes_server.store import scripts
+from session_notes_server.store.connection import RedisTarget
+from session_notes_server.store.failures import NotDone, StoreUnavailable, is_elsewhere, is_outdated, raised
 from session_notes_server.store.keys import Keys
 from session_notes_server.store.link import Link, LinkLost, packed
 from session_notes_server.store.nodes import Limits, Node, nodes
@@ -28,8 +28,7 @@ T = TypeVar("T")
 
 # How often one call follows a cluster whose slots move, or sends a script that a node does not know.
 _REFERRALS = 5
-# With these a node says that it is not, or no longer, what we took it for.
-_OUTDATED = {"READONLY", "MASTERDOWN", "CLUSTERDOWN"}
+_ASKING = packed("ASKING")
 
 _WRONG_TYPE = (
     "a key of a session holds a value of another type than ours: another program writes keys that begin with '%s'. "
@@ -63,61 +62,74 @@ class Runner:
         self._tags = itertools.count(1)
         self._turn = asyncio.Semaphore(1)
         self._is_cluster = target.is_cluster
-        self._timeout_seconds = timeout.total_seconds()
-        self._min_replicas = min_replicas
-        self._replicas: WeakKeyDictionary[Link, Replicas] = WeakKeyDictionary()
+        self._replicas = Replicas(min_replicas, timeout.total_seconds())
 
     async def aclose(self) -> None:
         """Close all links. Operations still in flight fail."""
         await self._nodes.aclose()
 
     async def ping(self) -> None:
-        """Ask whether Redis answers, in a cluster every node that has slots.
+        """Find out whether Redis does what calls ask of it, in a cluster every node that has slots.
+
+        A script that could write is run, and writes nothing: a PING is answered where every write is refused.
 
         Raises:
-            StoreUnavailable: it does not; the cause says why.
+            StoreUnavailable: If it does not; the cause says why.
         """
+        await asyncio.gather(*(self._probe(tag) for tag in await self._nodes.tags()))
 
-        async def ask(node: Node) -> None:
-            await self._in_step(await node.get(), packed("PING"))
-
-        await asyncio.gather(*(ask(node) for node in await self._nodes.all()))
+    async def _probe(self, tag: str) -> None:
+        key = self._keys.probe(tag)
+        try:
+            link, _ = await self._run(scripts.PROBE, [key], ())
+            if self._replicas.were_missed(link):
+                await self._replicas.have_it(link, self._keys.marker(tag))
+        except StoreUnavailable as error:
+            if not is_elsewhere(error.__cause__):
+                raise
+        except ReplyError as refusal:
+            raise StoreUnavailable from refusal
 
     async def run(self, script: Script, session_id: str, *arguments: Any) -> list[Any]:
-        """Run a script on a session → its reply, without the tag.
+        """Run a script on a session and return its reply, without the tag.
 
         Raises:
-            StoreUnavailable: its outcome is unknown.
+            StoreUnavailable: If its outcome is unknown.
         """
-        keys, tag = self._keys.of(session_id), next(self._tags)
-        command = script.by_digest(keys, tag, arguments)
+        link, answer = await self._run(script, self._keys.of(session_id), arguments)
+        if self._replicas.enough:
+            await self._replicas.have_it(link, self._keys.marker(session_id))
+        return answer
+
+    async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> tuple[Link, list[Any]]:
+        tag = next(self._tags)
+        command, asking = script.by_digest(keys, tag, arguments), b""
         node = await self._nodes.of(keys[0])
         for _ in range(_REFERRALS):
             link = node.value or await node.get()
             try:
-                (reply,) = await link.send(command)
+                *_, reply = await link.send(asking + command, 2 if asking else 1)
             except (LinkLost, TimeoutError) as error:
                 raise StoreUnavailable from error
             if not isinstance(reply, ReplyError):
-                answer = _own(link, reply, tag)
-                if self._min_replicas:
-                    await self._replicas_of(link).have_it(self._keys.marker(session_id))
-                return answer
+                return link, _own(link, reply, tag)
             # An error has no tag. Were it another call's, ours would be done twice, or refused for nothing.
             await self._in_step(link)
             match str(reply).split():
                 case ["NOSCRIPT", *_]:
                     command = script.in_full(keys, tag, arguments)
                 case ["MOVED", _, address]:
-                    node = self._nodes.moved(keys[0], Address.parse(address))
+                    node, asking = await self._nodes.moved(keys[0], address, node), b""
+                case ["ASK", _, address]:
+                    # Of a slot on its way, a node answers only what names one key, or has them all: TRYAGAIN else.
+                    node, asking = self._nodes.asked(address, node), _ASKING
                 case _:
-                    # ASK, too: of a slot on its way, a node answers only what names one key, or has them all.
-                    if codes(reply) & _OUTDATED:
+                    if is_outdated(reply):
                         self._nodes.outdated(node)
                     if "WRONGTYPE" in codes(reply):
                         log.error(_WRONG_TYPE, self._keys.prefix)
                     raise raised(reply)
-        raise StoreUnavailable
+        raise StoreUnavailable from NotDone("nodes of the cluster refer us to each other for a slot (MOVED)")
 
     async def run_many(self, script: Script, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Any]]:
         """Run a script on many sessions in one round trip (one a node), with arguments for each → their replies."""
@@ -178,11 +190,6 @@ class Runner:
         info, *slots = await self._in_step(await node.get(), *commands)
         owners = [(first, last, master[2:3]) for first, last, master, *_ in (slots[0] if slots else [])]
         return [re.findall(rb"^run_id:(\w+)", info, re.MULTILINE), owners]
-
-    def _replicas_of(self, link: Link) -> Replicas:
-        if link not in self._replicas:
-            self._replicas[link] = Replicas(link, self._min_replicas, self._timeout_seconds)
-        return self._replicas[link]
 
     async def _in_step(self, link: Link, *commands: bytes) -> list[Any]:
         """Send commands whose replies have no tag, and behind them one whose reply has, and return the replies.

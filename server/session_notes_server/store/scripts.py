@@ -36,6 +36,11 @@ class Script:
         """Read `lua/<name>.lua`, with what all scripts share before it."""
         folder = files(__package__) / "lua"
         text = "\n".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("common", name))
+        return cls.of(name, text)
+
+    @classmethod
+    def of(cls, name: str, text: str) -> Self:
+        """A script of this text alone."""
         return cls(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
@@ -49,6 +54,10 @@ UPDATE_SESSION = Script.load("update_session")
 APPEND_TURNS = Script.load("append_turns")
 DELETE_SESSION = Script.load("delete_session")
 SESSION_SUMMARY = Script.load("session_summary")
+
+# KEYS[1] never exists, so that nothing is written, replicated or logged; ARGV[1] is the tag. RPUSHX is refused wherever a
+# write is: on a replica, out of memory, with a full disk, by an ACL.
+PROBE = Script.of("probe", "redis.call('RPUSHX', KEYS[1], '') return {ARGV[1]}")
 
 
 def refusals() -> frozenset[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ssl
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 from session_notes_server.credentials import CredentialsError, Reread, existing
 from session_notes_server.settings import InvalidSetting
@@ -23,10 +22,12 @@ class RedisSecrets:
         ca: Who signs the certificates of Redis, a PEM file. None: the authorities this system trusts.
         cert: Our own certificate, for a Redis that asks for one, a PEM file.
         key: Its private key.
+        sentinel_user: The user to the Sentinels. Empty: their default user.
+        sentinel_password_file: Holds the password of the Sentinels, on one line. None: they ask for none.
 
     Raises:
-        CredentialsError: a file cannot be used.
-        InvalidSetting: one of `cert` and `key` is missing.
+        CredentialsError: If a file cannot be used.
+        InvalidSetting: If one of `cert` and `key` is missing, or the password of `sentinel_user`.
     """
 
     def __init__(
@@ -36,14 +37,19 @@ class RedisSecrets:
         ca: Path | None = None,
         cert: Path | None = None,
         key: Path | None = None,
+        sentinel_user: str = "",
+        sentinel_password_file: Path | None = None,
     ) -> None:
         if (cert is None) != (key is None):
             raise InvalidSetting("for a certificate of our own both --redis-cert and --redis-key are needed")
+        if sentinel_user and not sentinel_password_file:
+            raise InvalidSetting("for --sentinel-user its password is needed: give --sentinel-password-file")
+        self.sentinel_user = sentinel_user
+        self.are_about_sentinels = sentinel_password_file is not None
         self.are_about_tls = ca is not None or cert is not None
         self._tls_files = (ca, cert, key)
-        self._password = (
-            Reread(f"password in {password_file}", partial(_password, password_file)) if password_file else None
-        )
+        self._password = _reread(password_file)
+        self._sentinel_password = _reread(sentinel_password_file)
         named = ", ".join(str(file) for file in self._tls_files if file)
         self._tls = Reread(f"certificates in {named}", partial(_tls, self._tls_files)) if named else None
 
@@ -56,25 +62,22 @@ class RedisSecrets:
         """The password as it is now; None where no file has it."""
         return self._password.now(at_once=True) if self._password else None
 
+    def sentinel_password(self) -> str | None:
+        """The password of the Sentinels as it is now; None where they ask for none."""
+        return self._sentinel_password.now(at_once=True) if self._sentinel_password else None
+
     def tls_context(self) -> ssl.SSLContext:
         """What a connection is to be encrypted with: TLS 1.2 or newer, certificate and host name verified."""
         return self._tls.now(at_once=True) if self._tls else _context(self._tls_files, _NO_FILES)
-
-    def for_redis_py(self) -> dict[str, Any]:
-        """The same, as redis-py is told."""
-        ca, cert, key = (str(file) if file else None for file in self._tls_files)
-        return {
-            "ssl": True,
-            "ssl_ca_certs": ca,
-            "ssl_certfile": cert,
-            "ssl_keyfile": key,
-            "ssl_min_version": ssl.TLSVersion.TLSv1_2,
-        }
 
 
 _Files = tuple[Path | None, Path | None, Path | None]
 _Contents = tuple[bytes, bytes, bytes]
 _NO_FILES: _Contents = (b"", b"", b"")
+
+
+def _reread(path: Path | None) -> Reread[str] | None:
+    return Reread(f"password in {path}", partial(_password, path)) if path else None
 
 
 def _password(path: Path) -> str:

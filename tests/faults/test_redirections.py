@@ -1,0 +1,211 @@
+"""What nodes of a cluster may answer, in every form that Redis documents: followed, or refused with its reason."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import pytest
+import redis
+from session_notes_server.store import RedisTarget, Runner, StoreUnavailable, reason, scripts
+from session_notes_server.store.slots import referred, slot_of
+from session_notes_server.store.url import Address
+
+from tests.faults.deployments import move_slot
+from tests.faults.fake_redis import Answer, array, bulk, fake_redis, slots, tagged, text
+from tests.stores import valkey_cluster
+from tests.support import SessionCalls, Sidecar, new_channel, new_session_id, status_of
+
+NULL = b"$-1\r\n"
+LAST = 16383
+
+
+async def asked(url: str, action: Callable[[Runner], Coroutine[Any, Any, object]]) -> str:
+    """How a runner's action on a store ends: empty, or with the reason it is refused for."""
+    runner = Runner(RedisTarget.parse(url), prefix="fake", timeout=timedelta(seconds=0.5))
+    try:
+        await action(runner)
+    except StoreUnavailable as error:
+        return reason(error.__cause__)
+    finally:
+        await runner.aclose()
+    return ""
+
+
+async def read(runner: Runner) -> object:
+    """A call."""
+    return await runner.run(scripts.GET_NOTES, "a-session", "")
+
+
+@pytest.mark.parametrize("form", ["unknown-endpoint", "hostname", "ip"])
+def test_a_moved_slot_is_followed_in_every_form(form: str) -> None:
+    """A real cluster that names nodes by no host, `?` or an address: the first call after a slot has moved is OK."""
+    with valkey_cluster() as url:
+        ports = [int(part.rpartition(":")[2]) for part in url.removeprefix("redis+cluster://").split(",")]
+
+        def name_nodes_by(form: str) -> None:
+            for port in ports:
+                with redis.Redis(port=port) as admin:
+                    admin.config_set("cluster-preferred-endpoint-type", form)
+
+        name_nodes_by(form)
+        with Sidecar(url) as sidecar, new_channel(sidecar.target) as channel:
+            session = SessionCalls(channel, new_session_id())
+            session.write_notes("run-1", "said")
+            for _ in range(2):
+                move_slot(ports, slot_of(sidecar.store.key(session.id)))
+                assert status_of(session.get_notes) == grpc.StatusCode.OK
+                assert status_of(session.append_turns) == grpc.StatusCode.OK
+            assert session.get_notes().notes.summary == "said"
+            sidecar.wait_until_serving(5)
+            name_nodes_by("ip")  # The look past the sidecar at the end does not understand the others.
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        (":6381", Address("asked", 6381)),
+        ("?:6381", None),
+        ("10.0.0.2:6381", Address("10.0.0.2", 6381)),
+        ("::1:6381", Address("::1", 6381)),
+        ("[::1]:6381", Address("::1", 6381)),
+        ("node-2.example:6381", Address("node-2.example", 6381)),
+        ("10.0.0.2:0", None),
+        ("10.0.0.2:", None),
+        ("10.0.0.2:port", None),
+        ("nothing", None),
+    ],
+)
+def test_a_redirection_is_read_in_every_form(text: str, at: Address | None) -> None:
+    """No host: the one that was asked; `?` and what is malformed: unknown."""
+    assert referred(text, Address("asked", 6379)) == at
+
+
+def node(here: Answer, owner: bytes = NULL) -> Answer:
+    """A node that has all slots, and names itself so."""
+    return lambda command, port: slots((0, LAST, owner, port)) if command[0] == b"CLUSTER" else here(command, port)
+
+
+def end_of(answer: Answer, action: Callable[[Runner], Coroutine[Any, Any, object]] = read) -> str:
+    """How an action ends at a cluster of one fake node."""
+
+    async def run() -> str:
+        async with fake_redis(answer) as port:
+            return await asked(f"redis+cluster://127.0.0.1:{port}", action)
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("owner", [NULL, text(""), text("127.0.0.1"), text("localhost")])
+def test_the_owner_of_slots_is_found_in_every_form(owner: bytes) -> None:
+    """NULL and the empty string are the host that was asked; a name is resolved."""
+    assert end_of(node(tagged, owner)) == ""
+
+
+@pytest.mark.parametrize(
+    ("ranges", "said"),
+    [
+        (b"*0\r\n", "no node has slots"),
+        (array(array(b":0\r\n", b":16383\r\n")), "no node has slots"),
+        (slots((0, LAST, text("?"), 1)), "no node has slots"),
+        (b"+OK\r\n", "not understood"),
+        (array(array(b":0\r\n", b":99999\r\n", array(NULL, b":1\r\n"))), "not understood"),
+        (b"-LOADING Redis is loading the dataset in memory\r\n", "loading"),
+        (b"-NOPERM this user has no permissions to run the 'cluster|slots' command\r\n", "cluster|slots"),
+        (b"-ERR This instance has cluster support disabled\r\n", "it is no cluster"),
+    ],
+)
+def test_slots_that_nobody_names_are_a_reason(ranges: bytes, said: str) -> None:
+    """What CLUSTER SLOTS may answer instead of owners: calls and health are refused, and the reason says why."""
+    for action in (read, Runner.ping):
+        assert said in end_of(lambda _, __: ranges, action)
+
+
+def test_slots_that_no_node_serves_are_a_reason_for_health() -> None:
+    """Half of the slots have a node: calls on the others are refused, and health says so."""
+
+    def answer(command: list[bytes], port: int) -> bytes:
+        return slots((0, LAST // 2, NULL, port)) if command[0] == b"CLUSTER" else tagged(command)
+
+    assert "slots that no node serves" in end_of(answer, Runner.ping)
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (b"-MOVED 1 :PORT\r\n", "refer us to each other"),
+        (b"-MOVED 1 ?:PORT\r\n", "names no host"),
+        (b"-ASK 1 ?:PORT\r\n", "names no host"),
+        (b"-MOVED 1 127.0.0.1:1\r\n", "connection refused"),
+        (b"-CLUSTERDOWN Hash slot not served\r\n", "CLUSTERDOWN"),
+        (b"-CLUSTERDOWN The cluster is down and only accepts read commands\r\n", "CLUSTERDOWN"),
+        (b"-TRYAGAIN Multiple keys request during rehashing of slot\r\n", "TRYAGAIN"),
+        (b"-LOADING Redis is loading the dataset in memory\r\n", "LOADING"),
+        (b"-MASTERDOWN Link with MASTER is down\r\n", "MASTERDOWN"),
+    ],
+)
+def test_what_a_node_refuses_has_its_reason(reply: bytes, said: str) -> None:
+    """A redirection in circles, to a host without a name or to a node that is gone, a cluster that is down …"""
+
+    def here(command: list[bytes], port: int) -> bytes:
+        if command[0] == b"EVAL":  # The fence behind an error.
+            return tagged(command)
+        return reply.replace(b"PORT", b"%d" % port)
+
+    assert said in end_of(node(here))
+    if b"TRYAGAIN" not in reply:
+        assert said in end_of(node(here), Runner.ping)
+
+
+def test_a_slot_on_its_way_is_asked_for_where_it_goes() -> None:
+    """ASK: the same script goes to the other node behind an ASKING, on the same connection."""
+
+    async def run() -> tuple[str, list[bytes]]:
+        seen: list[bytes] = []
+
+        def target(command: list[bytes], _: int) -> bytes:
+            seen.append(command[0])
+            return b"+OK\r\n" if command[0] == b"ASKING" else tagged(command)
+
+        async with AsyncExitStack() as stack:
+            there = await stack.enter_async_context(fake_redis(target))
+
+            def source(command: list[bytes], _: int) -> bytes:
+                return b"-ASK 1 :%d\r\n" % there if command[0] == b"EVALSHA" else tagged(command)
+
+            here = await stack.enter_async_context(fake_redis(node(source)))
+            return await asked(f"redis+cluster://127.0.0.1:{here}", read), seen
+
+    end, seen = asyncio.run(run())
+    assert end == ""
+    assert seen == [b"ASKING", b"EVALSHA"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"*-1\r\n", "no Sentinel that answers knows a master of that name"),
+        (b"-IDONTKNOW I have not enough information about that name\r\n", "IDONTKNOW"),
+        (b"-NOAUTH Authentication required.\r\n", "give --sentinel-password-file"),
+        (b"-NOPERM this user has no permissions to run the 'sentinel|get-master-addr-by-name' command\r\n", "NOPERM"),
+        (b"-LOADING Redis is loading the dataset in memory\r\n", "LOADING"),
+        (b"-ERR unknown command 'SENTINEL'\r\n", "it is no Sentinel"),
+        (bulk("127.0.0.1", "1"), "connection refused"),
+        (bulk("", "1"), "is no address"),
+        (bulk("nowhere.invalid", "6379"), "the name of its host is not found"),
+        (bulk("no\0where", "6379"), "none that can be looked up"),
+        (bulk("a..b", "6379"), "none that can be looked up"),
+        (b"+OK\r\n", "is no address"),
+    ],
+)
+def test_what_a_sentinel_says_is_a_reason(answer: bytes, said: str) -> None:
+    """Each answer that names no master that can be used is refused with its reason, to calls and to health."""
+
+    async def run(action: Callable[[Runner], Coroutine[Any, Any, object]]) -> str:
+        async with fake_redis(lambda _, __: answer) as port:
+            return await asked(f"redis+sentinel://127.0.0.1:{port}/main", action)
+
+    for action in (read, Runner.ping):
+        assert said in asyncio.run(run(action))
