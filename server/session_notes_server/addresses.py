@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 
@@ -103,7 +104,10 @@ def bound(server: grpc.aio.Server, address: str, certificates: Certificates | No
             stack.enter_context(_socket_of_our_own(Path(address.removeprefix("unix:"))))
         mask = os.umask(0o177)  # A unix socket is its owner's alone.
         try:
-            if certificates is None or address.startswith("unix:"):
+            if address.startswith("unix:"):
+                # gRPC reads an URI.
+                port = server.add_insecure_port(f"unix:{quote(os.fsencode(address.removeprefix('unix:')))}")
+            elif certificates is None:
                 port = server.add_insecure_port(address)
             else:
                 port = server.add_secure_port(address, certificates.credentials)
@@ -211,16 +215,16 @@ def _socket_of_our_own(path: Path) -> Iterator[None]:
         # So that a directory which everybody may change, as volumes shared by containers are, can hold one of our own.
         path.parent.mkdir(mode=0o700, exist_ok=True)
         _check_directory(path)
-        lock = lock_file(path.with_name(path.name + ".lock"))
+        lock_path = path.with_name(path.name + ".lock")
+        is_ours = path.is_socket() and lock_path.exists()
+        if path.exists() and not is_ours:
+            raise AddressError(f"cannot listen on unix:{path}: something else is there. Choose another with --listen.")
+        lock = lock_file(lock_path)
         if lock is None:
             raise AddressError(f"cannot listen on unix:{path}: another sidecar does. Choose another with --listen.")
         with lock:
-            if path.is_socket():
-                path.unlink()
-            elif path.exists():
-                raise AddressError(
-                    f"cannot listen on unix:{path}: something else is there. Choose another with --listen."
-                )
+            if is_ours:
+                path.unlink(missing_ok=True)
             yield
     except OSError as error:
         raise AddressError(f"cannot listen on unix:{path}: {error.strerror}.") from None

@@ -1,5 +1,6 @@
 """`session-notes serve`."""
 
+import signal
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -19,7 +20,7 @@ from session_notes_server.cli.store_options import (
     redis_secrets_options,
 )
 from session_notes_server.poller import choose_poller
-from session_notes_server.settings import ERASED_WITHIN, InvalidSetting, Limits, LogFormat, Settings, default_data_dir
+from session_notes_server.settings import ERASED_WITHIN, InvalidSetting, Limits, LogFormat, Settings
 
 _DEFAULTS = Settings()
 _WATCHING = "Watching it"
@@ -89,7 +90,7 @@ _count_option = partial(option, type=click.IntRange(min=1), metavar="N")
     envvar="SESSION_NOTES_DATA_DIR",
     help="Where the embedded Valkey keeps its data. One sidecar per directory. What DeleteSession removed is "
     f"in none of its files within {ERASED_WITHIN.total_seconds():.0f}s.",
-    show_default=str(default_data_dir()),
+    show_default="~/.local/share/session-notes",
 )
 @prefix_option
 @span_option(
@@ -235,6 +236,8 @@ def serve(
 
     Traces go to the OpenTelemetry collector that OTEL_EXPORTER_OTLP_ENDPOINT names.
     """
+    # Until there is something to stop in order. It was made an exception for the other commands.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Before gRPC is imported.
     choose_poller()
     # Imported here, so that the other commands need not wait for it.
@@ -264,7 +267,7 @@ def serve(
         redis_cert=redis_cert,
         redis_key=redis_key,
         min_replicas_acked=min_replicas_acked,
-        data_dir=data_dir or default_data_dir(),
+        data_dir=data_dir,
         log_format=LogFormat(log_format),
         metrics_listen=metrics_listen,
         channelz=channelz,
@@ -280,8 +283,8 @@ def serve(
 
     def tell(addresses: Sequence[str]) -> None:
         log_addresses(addresses)
-        for line in development.lines(settings, addresses) if dev else ():
-            click.echo(line)
+        if dev:
+            logs.print_lines([*development.lines(settings, addresses)])
 
     kept = not dev or data_dir is not None or redis_url is not None
     try:
@@ -290,6 +293,8 @@ def serve(
                 settings = replace(settings, data_dir=Path(folder))
             run((serve_alone if workers == 1 else supervise)(settings, tell))
     except InvalidSetting as error:
+        logs.flush()
         raise Failure(str(error), ExitCode.USAGE) from error
     except (AddressError, CredentialsError, EmbeddedError) as error:
+        logs.flush()
         raise Failure(str(error), ExitCode.UNEXPECTED) from error
