@@ -40,7 +40,7 @@ install: .venv/run ## create .venv and install the sidecar and the command line
 	@echo "ready: $(BIN)/session-notes --help"
 
 run: .venv/run ## start the sidecar on 127.0.0.1:50051 (ARGS="--listen ..." for more)
-	@exec $(BIN)/session-notes serve $(ARGS)
+	@exec env STARTED_BY="make run" $(BIN)/session-notes serve $(ARGS)
 
 demo: .venv/run ## play a conversation with a primary and an observer, in under a minute
 	@$(BIN)/python examples/demo.py $(ARGS)

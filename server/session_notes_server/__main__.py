@@ -1,14 +1,15 @@
 """The command `session-notes`."""
 
-from __future__ import annotations
+# First of all, and without `signal`, whose own import takes time: Ctrl-C ends the process without a traceback until
+# something handles it.
+import _signal  # type: ignore[import-not-found]
+
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 import os
-import signal
 import sys
 
-# Ctrl-C ends it without a traceback until something handles the signal: at once, and so without a word.
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 # A descriptor of a closed stdin, stdout or stderr would be given to the next file that is opened, and what is written
 # for people would go there.
 for number in range(3):
@@ -32,14 +33,15 @@ def main() -> None:
         if error.name is not None and error.name.split(".")[0] in {"session_notes", "session_notes_server"}:
             raise
         sys.exit(f"the command line needs {error.name}: pip install '.[server]' in its checkout")
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if _signal.getsignal(_signal.SIGINT) is _signal.SIG_DFL:
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
     try:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+            _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -101,12 +101,12 @@ def bound(server: grpc.aio.Server, address: str, certificates: Certificates | No
     """
     with contextlib.ExitStack() as stack:
         if address.startswith("unix:") and not held:
-            stack.enter_context(_socket_of_our_own(Path(address.removeprefix("unix:"))))
+            stack.enter_context(_socket_of_our_own(_path(address)))
         mask = os.umask(0o177)  # A unix socket is its owner's alone.
         try:
             if address.startswith("unix:"):
                 # gRPC reads an URI.
-                port = server.add_insecure_port(f"unix:{quote(os.fsencode(address.removeprefix('unix:')))}")
+                port = server.add_insecure_port(f"unix:{quote(os.fsencode(_path(address)))}")
             elif certificates is None:
                 port = server.add_insecure_port(address)
             else:
@@ -133,7 +133,7 @@ def hold(address: str, *, shared: bool) -> Iterator[str]:
     """
     with contextlib.ExitStack() as stack:
         if address.startswith("unix:"):
-            stack.enter_context(_socket_of_our_own(Path(address.removeprefix("unix:"))))
+            stack.enter_context(_socket_of_our_own(_path(address)))
             yield address
             return
         host, port = host_and_port(address)
@@ -197,6 +197,10 @@ def _refused(address: str, number: int | None) -> AddressError:
         errno.EACCES: "this user may not, as a port below 1024 takes more rights",
     }.get(number or 0, "this machine refuses")
     return AddressError(f"cannot listen on {address}: {why}. Choose another with --listen.")
+
+
+def _path(address: str) -> Path:
+    return Path(address.removeprefix("unix:"))
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from session_notes.v1 import session_notes_pb2, session_state_pb2
 
 from session_notes_server.addresses import bound, check_addresses, hold
-from session_notes_server.grpc_options import options
+from session_notes_server.grpc_options import connections_per_address, options
 from session_notes_server.health import SERVICE_NAME as HEALTH
 from session_notes_server.health import Health
 from session_notes_server.metrics import cells
@@ -59,6 +59,7 @@ async def serve(settings: Settings, tell: Callable[[Sequence[str]], None] = log_
     """
     stop = Stop()
     check_addresses(settings)
+    connections_per_address(settings)
     parts = Parts.of(settings)
     with contextlib.ExitStack() as held:
         # Let go again at once, for gRPC to take. What is taken is to be said before a store is started for nothing.

@@ -19,10 +19,18 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 from session_notes_server.addresses import check_addresses, hold
+from session_notes_server.grpc_options import connections_per_address
 from session_notes_server.metrics import cells
 from session_notes_server.notify import READY, keep_alive, notify
 from session_notes_server.parts import Parts, running
-from session_notes_server.process import Stop, background, forbid_core_files, log_addresses, tell_stopping
+from session_notes_server.process import (
+    AGAIN_SECONDS,
+    Stop,
+    background,
+    forbid_core_files,
+    log_addresses,
+    tell_stopping,
+)
 from session_notes_server.settings import InvalidSetting, Settings
 
 log = logging.getLogger(__name__)
@@ -46,6 +54,7 @@ async def supervise(settings: Settings, tell: Callable[[Sequence[str]], None] = 
     if all(address.startswith("unix:") for address in settings.listen):
         raise InvalidSetting("a unix socket has one listener: leave --workers at 1, or --listen on a TCP address too")
     check_addresses(settings)
+    connections_per_address(settings)
     parts = Parts.of(settings)
     forbid_core_files()
     with contextlib.ExitStack() as held:
@@ -198,8 +207,11 @@ class Worker:
     async def _end(self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader) -> None:
         async def pass_haste_on() -> None:
             await self._stop.haste.wait()
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
+            while True:
+                with contextlib.suppress(ProcessLookupError):
+                    process.terminate()
+                # Too soon after its first signal, this one was no second one.
+                await asyncio.sleep(AGAIN_SECONDS)
 
         with contextlib.suppress(ProcessLookupError):
             process.terminate()

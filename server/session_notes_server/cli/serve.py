@@ -1,5 +1,7 @@
 """`session-notes serve`."""
 
+import os
+import re
 import signal
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -292,9 +294,14 @@ def serve(
             if folder is not None:
                 settings = replace(settings, data_dir=Path(folder))
             run((serve_alone if workers == 1 else supervise)(settings, tell))
-    except InvalidSetting as error:
+    except (InvalidSetting, AddressError, CredentialsError, EmbeddedError) as error:
         logs.flush()
-        raise Failure(str(error), ExitCode.USAGE) from error
-    except (AddressError, CredentialsError, EmbeddedError) as error:
-        logs.flush()
-        raise Failure(str(error), ExitCode.UNEXPECTED) from error
+        code = ExitCode.USAGE if isinstance(error, InvalidSetting) else ExitCode.UNEXPECTED
+        raise Failure(str(error) + _how_make_takes_flags(str(error)), code) from error
+
+
+def _how_make_takes_flags(message: str) -> str:
+    flag = re.search(r"--[a-z-]+", message)
+    if flag is None or os.environ.get("STARTED_BY") != "make run":
+        return ""
+    return f'\nWith make: make run ARGS="{flag[0]} ..."'
