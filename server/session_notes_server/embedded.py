@@ -330,7 +330,6 @@ class EmbeddedValkey:
             # Sessions expire by their own time, never by somebody else's need for memory.
             *("--maxmemory-policy", "noeviction"),
             # These logs would keep what users said, beyond its time.
-            *("--slowlog-log-slower-than", "-1"),
             *("--commandlog-execution-slower-than", "-1"),
             *("--commandlog-request-larger-than", "-1", "--commandlog-reply-larger-than", "-1"),
             # Nor may its report of a crash tell what it was doing for whom.

@@ -20,12 +20,12 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
 @contextmanager
 def serving(
-    *flags: str, home: Path, before: Sequence[str] = (), **streams: int
+    *flags: str, home: Path, before: Sequence[str] = (), stdout: int | None = None, stderr: int | None = None
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """A sidecar on streams of the test's choice, ready → its process and where it listens."""
     target = f"127.0.0.1:{free_port()}"
     command = [*program(), "serve", "--listen", target, "--data-dir", str(home / "data"), *flags]
-    with subprocess.Popen([*before, *command], **streams) as process:
+    with subprocess.Popen([*before, *command], stdout=stdout, stderr=stderr) as process:
         try:
             eventually(lambda: _answers(target), 20)
             yield process, target
@@ -97,7 +97,7 @@ def test_dropped_lines_are_counted() -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline() == "logged\n"
-        said = []
+        said = list[str]()
         while not said or said[-1].startswith("line "):
             said.append(json.loads(process.stderr.readline())["message"])
         *kept, dropped = said
