@@ -41,7 +41,7 @@ _LOST_AND_FOUND = "lost+found"
 # Files of a rewrite, the store's and our own (`append_only`), that was killed.
 _LEFTOVER = re.compile(r"temp-(rewriteaof-(bg-)?[0-9]+|mended)\.aof")
 # What Valkey's log says when it ends → what ours does. Its own text may hold what users said.
-_BROKEN = "its append-only file is broken"
+_BROKEN, _NEWER = "its append-only file is broken", "its files are those of a newer version"
 _PASSING = {
     b"No space left on device": "its disk is full",
     b"Out Of Memory": "it is out of memory",
@@ -153,14 +153,14 @@ class EmbeddedValkey:
             code = await self._process.wait()
             if loop.time() - self._began > LIVED_SECONDS:
                 backoff, told = FIRST_RESTART_SECONDS, ""
-            why = self._why_it_ended() if code > 0 else ""  # Else it was killed.
+            why = self._why_it_ended() if code > 0 else f"ended by {signal.strsignal(-code)}" if code else "shut down"
             log.error(
-                "the embedded store ended by itself (exit code %s%s); starting it again on the same data in %.1f s",
-                *(code, why and f": {why}", backoff),
+                "the embedded store ended by itself (exit code %s: %s); starting it again on the same data in %.1f s",
+                *(code, why, backoff),
             )
-            if why in _LASTING.values() and why != told:
+            if why in {_NEWER, *_LASTING.values()} and why != told:
                 log.error(
-                    "the embedded store cannot start until this is put right: %s. Its own words are in %s",
+                    "the embedded store cannot run until this is put right: %s; its own words are in %s",
                     *(why, self._dir / "valkey.log"),
                 )
                 told = why
@@ -277,11 +277,11 @@ class EmbeddedValkey:
                 file.seek(max(self._log_before, self._log_size() - (1 << 16)))
                 said = file.read()
         except OSError:
-            return ""
+            return "its log cannot be read"
         if b"Can't handle RDB format version" in said:
-            return "its files are those of a newer version"
+            return _NEWER
         last = max(_ENDINGS, key=said.rfind)
-        return _ENDINGS[last] if last in said else ""
+        return _ENDINGS[last] if last in said else f"its own words are in {self._dir / 'valkey.log'}"
 
     def _log_size(self) -> int:
         with contextlib.suppress(OSError):
