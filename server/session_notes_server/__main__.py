@@ -12,11 +12,10 @@ import sys
 
 # A descriptor of a closed stdin, stdout or stderr would be given to the next file that is opened, and what is written
 # for people would go there.
-for number in range(3):
-    try:
-        os.fstat(number)
-    except OSError:
+for number, stream in enumerate(("stdin", "stdout", "stderr")):
+    if getattr(sys, stream) is None:
         os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # Gets the lowest number that is free: this one.
+        setattr(sys, stream, open(number, "r" if number == 0 else "w"))  # noqa: PTH123, SIM115 - for as long as we run
 # Both have to be set before grpc is imported; set one yourself to have it otherwise.
 # gRPC's core tells on stderr, in a form of its own, what the sidecar says in its log or answers with a status.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

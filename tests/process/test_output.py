@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.stores import free_port
-from tests.support import SessionCalls, eventually, new_channel, new_session_id, program
+from tests.support import SessionCalls, Sidecar, eventually, new_channel, new_session_id, program
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
@@ -124,6 +124,14 @@ def test_a_log_that_cannot_be_written_ends_nothing(stream: str, tmp_path: Path) 
             assert process.wait(15) == 0
     finally:
         os.close(full)
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_a_command_without_stdout(closed: str, sidecar: Sidecar) -> None:
+    """A command whose output is closed does what it is for, and says so by its exit code."""
+    command = [*program(), "session", "list", "--json", "--target", sidecar.target]
+    done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *command], stderr=subprocess.PIPE, timeout=20)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @linux

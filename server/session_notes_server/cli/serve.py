@@ -90,7 +90,8 @@ _count_option = partial(option, type=click.IntRange(min=1), metavar="N")
     "--data-dir",
     metavar="DIR",
     envvar="SESSION_NOTES_DATA_DIR",
-    help="Where the embedded Valkey keeps its data. One sidecar per directory. What DeleteSession removed is "
+    help="Where the embedded Valkey keeps its data: a new or empty directory, or one of ours. One sidecar per "
+    "directory. What DeleteSession removed is "
     f"in none of its files within {ERASED_WITHIN.total_seconds():.0f}s.",
     show_default="~/.local/share/session-notes",
 )
@@ -234,7 +235,7 @@ def serve(
     """Start the sidecar.
 
     With no options at all: on 127.0.0.1:50051, with an embedded Valkey whose data is still there after a restart.
-    Stops on SIGTERM and Ctrl-C, after the calls in flight.
+    Stops on SIGTERM, SIGHUP and Ctrl-C, after the calls in flight; told so again, without them.
 
     Traces go to the OpenTelemetry collector that OTEL_EXPORTER_OTLP_ENDPOINT names.
     """
