@@ -11,15 +11,24 @@ GENERATED := v1 status
 # Whatever the environment says: tests start hundreds of our programs, and each would be compiled anew.
 export PYTHONDONTWRITEBYTECODE :=
 
+# Make an environment, unless it is there: whole (Ctrl-C may have ended its making), and its Python too.
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+define venv
+@$(1)/bin/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null || { \
+	"$(PYTHON)" -c '$(NEW_ENOUGH)' 2>/dev/null \
+		|| { echo "session-notes needs Python 3.11 or newer$(PYTHON:%=, which % is not); name one: make PYTHON=/path/to/python3 ..." >&2; exit 1; }; \
+	echo "creating $(1) with $(PYTHON)"; "$(PYTHON)" -m venv --clear $(1); }
+endef
+
 .DEFAULT_GOAL := help
 .PHONY: help install run demo test test-integrations test-typescript test-pythons faults soak guards oldest bench dist check format protos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.venv/run: pyproject.toml
-	@test -n "$(PYTHON)" || { echo "session-notes needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
-	@test -x $(BIN)/python || { echo "creating .venv with $(PYTHON)"; "$(PYTHON)" -m venv .venv; }
+# An environment whose Python is gone is made anew.
+.venv/run: pyproject.toml $(if $(shell $(BIN)/python -c '' 2>/dev/null || test ! -e .venv/run || echo gone),gone)
+	$(call venv,.venv)
 	@echo "installing the sidecar into .venv"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[server]'
 	@touch $@
@@ -32,7 +41,7 @@ help: ## list the targets
 # Generated code refuses a runtime older than its generator, so this is the oldest grpcio-tools we support, in an environment
 # of its own: it cannot live beside the newest protobuf.
 .venv-protos/ready: Makefile
-	@test -x .venv-protos/bin/python || "$(PYTHON)" -m venv .venv-protos
+	$(call venv,.venv-protos)
 	@.venv-protos/bin/python -m pip install --quiet --disable-pip-version-check grpcio-tools==1.80.0 mypy-protobuf==5.1.0
 	@touch $@
 
@@ -40,7 +49,7 @@ install: .venv/run ## create .venv and install the sidecar and the command line
 	@echo "ready: $(BIN)/session-notes --help"
 
 run: .venv/run ## start the sidecar on 127.0.0.1:50051 (ARGS="--listen ..." for more)
-	@exec $(BIN)/session-notes serve $(ARGS)
+	@exec env STARTED_BY="make run" $(BIN)/session-notes serve $(ARGS)
 
 demo: .venv/run ## play a conversation with a primary and an observer, in under a minute
 	@$(BIN)/python examples/demo.py $(ARGS)
@@ -71,8 +80,7 @@ OLDEST = import re, tomllib; project = tomllib.load(open("pyproject.toml", "rb")
 	print("\n".join(map("==".join, pins.items())))
 
 .venv-oldest/ready: pyproject.toml Makefile
-	@test -n "$(PYTHON)" || { echo "session-notes needs Python 3.11 or newer" >&2; exit 1; }
-	@test -x .venv-oldest/bin/python || "$(PYTHON)" -m venv .venv-oldest
+	$(call venv,.venv-oldest)
 	@.venv-oldest/bin/python -c '$(OLDEST)' > .venv-oldest/pins.txt
 	@echo "installing the oldest versions supported into .venv-oldest"
 	@.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-oldest/pins.txt --editable '.[server,dev]'
@@ -84,8 +92,7 @@ oldest: .venv-oldest/ready ## run the tests on the oldest versions supported of 
 
 # What belongs to other people's packages, with these packages: they are many and large, so in an environment of their own.
 .venv-integrations/ready: pyproject.toml
-	@test -n "$(PYTHON)" || { echo "session-notes needs Python 3.11 or newer" >&2; exit 1; }
-	@test -x .venv-integrations/bin/python || "$(PYTHON)" -m venv .venv-integrations
+	$(call venv,.venv-integrations)
 	@echo "installing what the integrations need into .venv-integrations (1.2 GB)"
 	@# The pip that comes with an older Python takes many minutes to find versions that go together, a new one seconds.
 	@.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
@@ -180,6 +187,9 @@ generate:
 .PHONY: generate-typescript
 generate-typescript: .venv/dev clients/typescript/node_modules/.package-lock.json
 	@$(BUF_TYPESCRIPT)
+
+.PHONY: gone
+gone:
 
 clean: ## remove environments, caches and builds
 	rm -rf .venv .venv-protos .venv-oldest .venv-integrations .venv-pythons build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 
@@ -100,10 +101,13 @@ def bound(server: grpc.aio.Server, address: str, certificates: Certificates | No
     """
     with contextlib.ExitStack() as stack:
         if address.startswith("unix:") and not held:
-            stack.enter_context(_socket_of_our_own(Path(address.removeprefix("unix:"))))
+            stack.enter_context(_socket_of_our_own(_path(address)))
         mask = os.umask(0o177)  # A unix socket is its owner's alone.
         try:
-            if certificates is None or address.startswith("unix:"):
+            if address.startswith("unix:"):
+                # gRPC reads an URI.
+                port = server.add_insecure_port(f"unix:{quote(os.fsencode(_path(address)))}")
+            elif certificates is None:
                 port = server.add_insecure_port(address)
             else:
                 port = server.add_secure_port(address, certificates.credentials)
@@ -129,7 +133,7 @@ def hold(address: str, *, shared: bool) -> Iterator[str]:
     """
     with contextlib.ExitStack() as stack:
         if address.startswith("unix:"):
-            stack.enter_context(_socket_of_our_own(Path(address.removeprefix("unix:"))))
+            stack.enter_context(_socket_of_our_own(_path(address)))
             yield address
             return
         host, port = host_and_port(address)
@@ -195,6 +199,10 @@ def _refused(address: str, number: int | None) -> AddressError:
     return AddressError(f"cannot listen on {address}: {why}. Choose another with --listen.")
 
 
+def _path(address: str) -> Path:
+    return Path(address.removeprefix("unix:"))
+
+
 @contextlib.contextmanager
 def _socket_of_our_own(path: Path) -> Iterator[None]:
     """See to it that a unix socket has one owner, a mode, and no leftover in its place.
@@ -211,16 +219,16 @@ def _socket_of_our_own(path: Path) -> Iterator[None]:
         # So that a directory which everybody may change, as volumes shared by containers are, can hold one of our own.
         path.parent.mkdir(mode=0o700, exist_ok=True)
         _check_directory(path)
-        lock = lock_file(path.with_name(path.name + ".lock"))
+        lock_path = path.with_name(path.name + ".lock")
+        is_ours = path.is_socket() and lock_path.exists()
+        if path.exists() and not is_ours:
+            raise AddressError(f"cannot listen on unix:{path}: something else is there. Choose another with --listen.")
+        lock = lock_file(lock_path)
         if lock is None:
             raise AddressError(f"cannot listen on unix:{path}: another sidecar does. Choose another with --listen.")
         with lock:
-            if path.is_socket():
-                path.unlink()
-            elif path.exists():
-                raise AddressError(
-                    f"cannot listen on unix:{path}: something else is there. Choose another with --listen."
-                )
+            if is_ours:
+                path.unlink(missing_ok=True)
             yield
     except OSError as error:
         raise AddressError(f"cannot listen on unix:{path}: {error.strerror}.") from None

@@ -44,10 +44,10 @@ def in_use(data_dir: Path, kinds: str = "bi") -> list[Path]:
     folder = data_dir / _FOLDER
     try:
         # Each line: file NAME seq NUMBER type KIND
-        lines = [line.split() for line in (folder / "appendonly.aof.manifest").read_text().splitlines()]
+        lines = [line.split() for line in (folder / "appendonly.aof.manifest").read_text(errors="replace").splitlines()]
     except FileNotFoundError:
         return []
-    return [folder / words[1] for words in lines if words[:1] == ["file"] and words[5] in kinds]
+    return [folder / words[1] for words in lines if words[:1] == ["file"] and len(words) > 5 and words[5] in kinds]
 
 
 def size(files: Iterable[Path]) -> int:

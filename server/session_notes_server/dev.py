@@ -6,10 +6,12 @@ No secret is printed: tokens are read from their files when a line is run.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from session_notes_server.credentials import Role, plain_token
 from session_notes_server.settings import Settings
@@ -94,7 +96,8 @@ def _identity(settings: Settings, roles: Sequence[Role]) -> list[str]:
 def _called(address: str) -> str:
     """An address as grpcurl takes it: one that is every address is this machine's own."""
     if _is_unix(address):
-        return address.removeprefix("unix:")
+        # grpcurl reads an URL.
+        return quote(os.fsencode(address.removeprefix("unix:")))
     host, _, port = address.rpartition(":")
     return f"127.0.0.1:{port}" if host in _EVERY_ADDRESS else address
 

@@ -9,10 +9,11 @@ from typing import Self
 
 from session_notes_server.credentials import Certificates, Identities, Tokens
 from session_notes_server.embedded import EmbeddedValkey
-from session_notes_server.process import background
+from session_notes_server.process import Stop, background
 from session_notes_server.servicers.access import Access
-from session_notes_server.settings import InvalidSetting, Settings
+from session_notes_server.settings import InvalidSetting, Settings, default_data_dir
 from session_notes_server.store import RedisSecrets, RedisTarget
+from session_notes_server.store.connection import Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +37,21 @@ class Parts:
         """Look at all that can be wrong before anything is started.
 
         Raises:
-            InvalidSetting: two settings do not go together, or a URL is wrong.
-            CredentialsError: a file cannot be used.
+            InvalidSetting: Two settings do not go together, or a URL or a path is wrong.
+            CredentialsError: A file cannot be used.
+            EmbeddedError: The data directory cannot be used.
         """
         access, certificates, redis = _access(settings), _certificates(settings), _redis(settings)
         if redis is not None:
             return cls(access, certificates, None, redis)
-        embedded = EmbeddedValkey(settings.data_dir)
-        return cls(access, certificates, embedded, RedisTarget.parse(embedded.url))
+        embedded = EmbeddedValkey(settings.data_dir or default_data_dir())
+        # Not by a URL, where a path's characters would mean something else.
+        socket = Address(str(embedded.socket), 0)
+        return cls(access, certificates, embedded, RedisTarget(f"unix://{socket}", (socket,)))
 
 
 @contextlib.asynccontextmanager
-async def running(embedded: EmbeddedValkey | None) -> AsyncIterator[Callable[[], None]]:
+async def running(embedded: EmbeddedValkey | None, stop: Stop) -> AsyncIterator[Callable[[], None]]:
     """The embedded store, if there is one, running within the block → whom to tell of deletions.
 
     Raises:
@@ -59,6 +63,8 @@ async def running(embedded: EmbeddedValkey | None) -> AsyncIterator[Callable[[],
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(embedded.stop)
         await embedded.start()
+        # What is not erased for haste is erased at the next start.
+        stack.push_async_callback(lambda: stop.unless_hasty(embedded.upkeep.finish()))
         await stack.enter_async_context(background(embedded.keep_running()))
         await stack.enter_async_context(background(embedded.upkeep.keep_going()))
         yield embedded.upkeep.ask

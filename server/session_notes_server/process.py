@@ -14,6 +14,9 @@ from session_notes_server.settings import Settings
 
 log = logging.getLogger(__name__)
 
+AGAIN_SECONDS = 0.5
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 def run(sidecar: Coroutine[None, None, None]) -> None:
     """Run one of the sidecar's processes to its end, on uvloop where it is there."""
@@ -25,15 +28,49 @@ def run(sidecar: Coroutine[None, None, None]) -> None:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(sidecar)
+    # The loop no longer handles them, and what is left to do is done at once.
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
-def stopping() -> asyncio.Event:
-    """What SIGTERM and SIGINT set from now on."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop
+class Stop:
+    """The request to stop: SIGTERM, SIGINT or SIGHUP, from the construction on.
+
+    A second signal makes haste: calls in flight are not waited for. One within AGAIN_SECONDS of the first is the same
+    request: `timeout`, service managers and terminals send a signal to a process and to its group.
+    """
+
+    def __init__(self) -> None:
+        self._asked, self.haste = asyncio.Event(), asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._at = 0.0
+        for number in _SIGNALS:
+            # nohup has it ignored, so that the process outlives its terminal.
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                self._loop.add_signal_handler(number, self._signalled)
+
+    def _signalled(self) -> None:
+        if not self._asked.is_set():
+            self._at = self._loop.time()
+            self._asked.set()
+        elif self._loop.time() - self._at > AGAIN_SECONDS and not self.haste.is_set():
+            log.warning("told to stop again: calls in flight are not waited for")
+            self.haste.set()
+
+    async def wait(self) -> None:
+        """Wait for the request."""
+        await self._asked.wait()
+
+    async def unless_hasty(self, work: Coroutine[None, None, None]) -> None:
+        """Do what a stop can do without, until it is done or a second signal comes."""
+        task, haste = asyncio.create_task(work), asyncio.create_task(self.haste.wait())
+        try:
+            await asyncio.wait((task, haste), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            haste.cancel()
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 def tell_stopping(settings: Settings) -> None:

@@ -13,14 +13,14 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from session_notes.v1 import session_notes_pb2, session_state_pb2
 
 from session_notes_server.addresses import bound, check_addresses, hold
-from session_notes_server.grpc_options import options
+from session_notes_server.grpc_options import connections_per_address, options
 from session_notes_server.health import SERVICE_NAME as HEALTH
 from session_notes_server.health import Health
 from session_notes_server.metrics import cells
 from session_notes_server.metrics.counting import Metrics
 from session_notes_server.notify import READY, keep_alive, notify
 from session_notes_server.parts import Parts, running
-from session_notes_server.process import background, forbid_core_files, log_addresses, stopping, tell_stopping
+from session_notes_server.process import Stop, background, forbid_core_files, log_addresses, tell_stopping
 from session_notes_server.servicers.access import GuardedReflection
 from session_notes_server.servicers.boundary import Boundary
 from session_notes_server.servicers.counted import CountedNotesServicer
@@ -45,7 +45,7 @@ LAST_SPANS_SECONDS = 0.25
 
 
 async def serve(settings: Settings, tell: Callable[[Sequence[str]], None] = log_addresses) -> None:
-    """Run the sidecar, one process, until SIGTERM or SIGINT.
+    """Run the sidecar, one process, until SIGTERM, SIGINT or SIGHUP.
 
     Args:
         settings: All there is to know.
@@ -57,19 +57,20 @@ async def serve(settings: Settings, tell: Callable[[Sequence[str]], None] = log_
         CredentialsError: a file with tokens, certificates or the password of Redis cannot be used.
         EmbeddedError: the embedded store cannot be had.
     """
+    stop = Stop()
     check_addresses(settings)
+    connections_per_address(settings)
     parts = Parts.of(settings)
     with contextlib.ExitStack() as held:
         # Let go again at once, for gRPC to take. What is taken is to be said before a store is started for nothing.
         for address in settings.listen:
             held.enter_context(hold(address, shared=False))
-    stop = stopping()
     forbid_core_files()
     async with (
         background(keep_alive(lambda: True)),
         counting_alone(settings) as metrics,
-        running(parts.embedded) as on_deletion,
-        answering(settings, parts, on_deletion, metrics) as addresses,
+        running(parts.embedded, stop) as on_deletion,
+        answering(settings, parts, stop, on_deletion, metrics) as addresses,
     ):
         tell(addresses)
         notify(READY)
@@ -99,13 +100,14 @@ async def counting_alone(settings: Settings) -> AsyncIterator[Metrics | None]:
 
 @contextlib.asynccontextmanager
 async def answering(
-    settings: Settings, parts: Parts, on_deletion: Callable[[], None], metrics: Metrics | None = None
+    settings: Settings, parts: Parts, stop: Stop, on_deletion: Callable[[], None], metrics: Metrics | None = None
 ) -> AsyncIterator[list[str]]:
     """Calls answered within the block → where. At its end, those in flight are finished and no new ones taken.
 
     Args:
         settings: Those of this process.
         parts: What they name, its store running.
+        stop: Whose haste ends the wait for calls in flight.
         on_deletion: Told of every deletion.
         metrics: Where to count, if that is wanted.
     """
@@ -152,7 +154,9 @@ async def answering(
             yield addresses
             give_up = loop.time() + settings.grace.total_seconds()
             await health.servicer.enter_graceful_shutdown()
-            await boundary.drain(settings.grace.total_seconds())
+            await stop.unless_hasty(boundary.drain(settings.grace.total_seconds()))
+            if stop.haste.is_set():
+                await boundary.drain(0)
             # What is left are streams, of health and reflection, that would never end by themselves, and last answers
             # on their way out.
             await server.stop(STREAMS_GRACE_SECONDS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,8 +21,18 @@ class InvalidSetting(Exception):
 
 
 def default_data_dir() -> Path:
-    """`$XDG_DATA_HOME/session-notes`, as the freedesktop.org base directories say."""
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "session-notes"
+    """Return `$XDG_DATA_HOME/session-notes`, as the freedesktop.org base directories say.
+
+    Raises:
+        InvalidSetting: This user has no home directory.
+    """
+    try:
+        return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "session-notes"
+    except RuntimeError:
+        raise InvalidSetting(
+            f"user {os.geteuid()} has no home directory to keep data in: choose another one with --data-dir, or use a "
+            "Redis with --redis-url"
+        ) from None
 
 
 class LogFormat(enum.StrEnum):
@@ -103,8 +113,8 @@ class Settings:
     """How many replicas must have a write before it is answered. None by default: the embedded store has no replicas,
     and each write would cost a round trip to them."""
 
-    data_dir: Path = field(default_factory=default_data_dir)
-    """Where the embedded store keeps its data."""
+    data_dir: Path | None = None
+    """Where the embedded store keeps its data. None: in `default_data_dir()`."""
 
     log_format: LogFormat = LogFormat.TEXT
     """Whether people or programs read the log."""

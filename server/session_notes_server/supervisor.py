@@ -19,10 +19,18 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 from session_notes_server.addresses import check_addresses, hold
+from session_notes_server.grpc_options import connections_per_address
 from session_notes_server.metrics import cells
 from session_notes_server.notify import READY, keep_alive, notify
 from session_notes_server.parts import Parts, running
-from session_notes_server.process import background, forbid_core_files, log_addresses, stopping, tell_stopping
+from session_notes_server.process import (
+    AGAIN_SECONDS,
+    Stop,
+    background,
+    forbid_core_files,
+    log_addresses,
+    tell_stopping,
+)
 from session_notes_server.settings import InvalidSetting, Settings
 
 log = logging.getLogger(__name__)
@@ -39,24 +47,21 @@ ARE_YOU_WELL = b"?"
 
 
 async def supervise(settings: Settings, tell: Callable[[Sequence[str]], None] = log_addresses) -> None:
-    """Run the sidecar in `settings.workers` processes until SIGTERM or SIGINT. Else as `server.serve`."""
+    """Run the sidecar in `settings.workers` processes until SIGTERM, SIGINT or SIGHUP. Else as `server.serve`."""
+    stop = Stop()
     if sys.platform != "linux":
         raise InvalidSetting("only Linux shares a port's connections out among processes: leave --workers at 1")
     if all(address.startswith("unix:") for address in settings.listen):
         raise InvalidSetting("a unix socket has one listener: leave --workers at 1, or --listen on a TCP address too")
     check_addresses(settings)
+    connections_per_address(settings)
     parts = Parts.of(settings)
-    stop = stopping()
     forbid_core_files()
     with contextlib.ExitStack() as held:
         addresses = tuple(held.enter_context(hold(address, shared=True)) for address in settings.listen)
-        async with running(parts.embedded) as on_deletion, contextlib.AsyncExitStack() as metrics:
-            told = replace(
-                settings,
-                listen=addresses,
-                redis_url=parts.embedded.url if parts.embedded else settings.redis_url,
-            )
-            workers = [Worker(number, told, on_deletion) for number in range(1, settings.workers + 1)]
+        async with running(parts.embedded, stop) as on_deletion, contextlib.AsyncExitStack() as metrics:
+            told = replace(settings, listen=addresses)
+            workers = [Worker(number, told, stop, on_deletion) for number in range(1, settings.workers + 1)]
             await metrics.enter_async_context(_counting(settings, workers))
             kept = [worker.keep_running() for worker in workers]
 
@@ -106,7 +111,8 @@ class Worker:
 
     Args:
         number: From 1 on.
-        settings: All addresses, held, and the URL of the store, running.
+        settings: All addresses, held; the store running.
+        stop: Whose haste is the worker's.
         on_deletion: To be told of every deletion, also one that may not have come to pass.
 
     Attributes:
@@ -115,7 +121,7 @@ class Worker:
         pid: Its process, while it has one.
     """
 
-    def __init__(self, number: int, settings: Settings, on_deletion: Callable[[], None]) -> None:
+    def __init__(self, number: int, settings: Settings, stop: Stop, on_deletion: Callable[[], None]) -> None:
         self._number = number
         self.counts = cells.shared() if settings.metrics_listen else None
         self.serving = asyncio.Event()
@@ -125,6 +131,7 @@ class Worker:
         verbose = log.isEnabledFor(logging.DEBUG)
         self._told = pickle.dumps((number, replace(settings, listen=tuple(listen)), verbose, self.counts))
         self._patience = settings.grace.total_seconds() + STOP_SECONDS
+        self._stop = stop
         self._on_deletion = on_deletion
         self._writer: asyncio.StreamWriter | None = None
         self._owes_an_answer = False
@@ -198,10 +205,18 @@ class Worker:
                     self.serving.set()
 
     async def _end(self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader) -> None:
+        async def pass_haste_on() -> None:
+            await self._stop.haste.wait()
+            while True:
+                with contextlib.suppress(ProcessLookupError):
+                    process.terminate()
+                # Too soon after its first signal, this one was no second one.
+                await asyncio.sleep(AGAIN_SECONDS)
+
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._patience), background(pass_haste_on()):
                 await self._listen(reader)
                 await process.wait()
         except TimeoutError:

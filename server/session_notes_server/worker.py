@@ -21,7 +21,7 @@ from session_notes_server.embedded import die_with_parent
 from session_notes_server.metrics import cells
 from session_notes_server.metrics.counting import Metrics
 from session_notes_server.parts import Parts
-from session_notes_server.process import background, run, stopping
+from session_notes_server.process import Stop, background, run
 from session_notes_server.server import answering
 from session_notes_server.settings import InvalidSetting, Settings
 from session_notes_server.supervisor import DELETED, SERVING, WELL
@@ -49,11 +49,11 @@ def main() -> None:
 
 
 async def _work(settings: Settings, supervisor: socket.socket, metrics: Metrics | None) -> None:
-    stop = stopping()
+    stop = Stop()
     reader, writer = await asyncio.open_unix_connection(sock=supervisor)
     async with (
         background(_answer_supervisor(reader, writer)),
-        answering(settings, Parts.of(settings), lambda: writer.write(DELETED), metrics),
+        answering(settings, Parts.of(settings), stop, lambda: writer.write(DELETED), metrics),
     ):
         writer.write(SERVING)
         await stop.wait()

@@ -169,6 +169,25 @@ def test_a_deletion_during_a_rewrite_has_one_of_its_own() -> None:
         erased_in_time(sidecar.data_dir, said)
 
 
+def test_a_stop_erases_what_a_rewrite_just_over_did_not() -> None:
+    """Stopped after a rewrite that had begun before the deletion, the sidecar erases before it ends."""
+    with Sidecar() as sidecar, calls(sidecar) as first, calls(sidecar) as session:
+        at_rest(sidecar)
+        said = write_everywhere(session)
+        with slow_rewrites(sidecar, 0.2):
+            first.delete()
+            eventually(lambda: is_rewriting(sidecar))
+            session.delete()
+            assert is_rewriting(sidecar), "the control: it was deleted meanwhile"
+        before = rewrites(sidecar)
+        eventually(lambda: not is_rewriting(sidecar))
+        assert found(sidecar.data_dir, said)
+        # Before the next rewrite, which a pause precedes.
+        assert rewrites(sidecar) == before
+        assert sidecar.terminate() == 0
+        assert not found(sidecar.data_dir, said)
+
+
 def test_a_rewrite_that_the_store_began_itself_is_not_ours() -> None:
     """The store is at a rewrite of its own accord: the deletion waits for it, and has another."""
     with Sidecar() as sidecar, calls(sidecar) as session:
@@ -261,15 +280,44 @@ async def test_what_was_replaced_goes_within_the_hour(monkeypatch: pytest.Monkey
             await store.stop()
 
 
+@contextmanager
+def core_files_allowed() -> Iterator[None]:
+    """A machine that has core files written: where it has none, a limit of 0 would be none of our doing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    if hard == 0:
+        pytest.skip("the hard limit on core files is 0 already")
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+
+
+def may_write_core_files(pid: int) -> bool:
+    """Whether a process has a limit on core files other than 0."""
+    return resource.prlimit(pid, resource.RLIMIT_CORE)[0] != 0
+
+
 def test_no_core_files() -> None:
     """Memory holds what users said: neither the sidecar nor its store leaves any in a core file."""
-    limits = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (limits[1], limits[1]))
-    try:
-        with Sidecar() as sidecar:
-            assert sidecar.process is not None
-            for pid in (sidecar.process.pid, *sidecar.store_pids()):
-                (line,) = [line for line in Path(f"/proc/{pid}/limits").read_text().splitlines() if "core file" in line]
-                assert line.split()[4] == "0", line
-    finally:
-        resource.setrlimit(resource.RLIMIT_CORE, limits)
+    with core_files_allowed(), Sidecar() as sidecar:
+        assert sidecar.process is not None
+        assert may_write_core_files(os.getpid()), "the control"
+        assert [pid for pid in (sidecar.process.pid, *sidecar.store_pids()) if may_write_core_files(pid)] == []
+
+
+def test_the_embedded_store_keeps_no_log_of_commands() -> None:
+    """The store's logs of slow and of large commands hold their arguments, which are what users said: both are off."""
+    with Sidecar() as sidecar, calls(sidecar) as session:
+        client = sidecar.store.client
+        for name in (
+            "commandlog-execution-slower-than",
+            "commandlog-request-larger-than",
+            "commandlog-reply-larger-than",
+        ):
+            assert client.config_get(name) == {name: "-1"}
+        # By default 1 MiB is large.
+        session.append_turns([Turn(speaker="user", text="x" * 60_000)] * 30)
+        assert len(session.get_session(include_turns=True).turns) == 30
+        for kind in ("slow", "large-request", "large-reply"):
+            assert client.execute_command("COMMANDLOG", "LEN", kind) == 0

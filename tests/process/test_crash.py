@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -9,8 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 
 import grpc
+import pytest
 from session_notes.v1.session_notes_pb2 import WRITE_OUTCOME_ACCEPTED, WRITE_OUTCOME_DUPLICATE
 from session_notes.v1.turn_pb2 import Turn
 
@@ -207,3 +210,54 @@ def test_a_store_that_cannot_start_says_why_and_is_not_started_for_ever_at_once(
             eventually(lambda: broken.log.count("ended by itself") >= 4)
             why = "exit code 1: the base of its append-only file is broken); starting it again on the same data in"
             assert re.findall(re.escape(why) + r" (\d\.\d) s", broken.log)[:4] == ["0.2", "0.4", "0.8", "1.6"]
+
+
+def write(files: Path, pattern: str, content: bytes) -> None:
+    (path,) = files.glob(pattern)
+    path.write_bytes(content)
+
+
+def in_the_place(files: Path) -> None:
+    shutil.rmtree(files)
+    files.write_text("a file")
+
+
+BREAKS: dict[str, Callable[[Path], object]] = {
+    "the manifest of its append-only file is broken": lambda files: write(files, "appendonly.aof.manifest", b"rubbish"),
+    "the base of its append-only file is broken": lambda files: write(files, "*.base.rdb", b"REDIS0011"),
+    "its files are those of a newer version": lambda files: write(files, "*.base.rdb", b"REDIS0999"),
+    "a part of its append-only file is missing": lambda files: next(files.glob("*.base.rdb")).unlink(),
+    "there is something else in the place of one of its files": in_the_place,
+    "it cannot listen on its unix socket in the data directory": lambda files: (files.parent / "valkey.sock").mkdir(),
+}
+
+
+@pytest.fixture(scope="module")
+def stopped() -> Iterator[Sidecar]:
+    """A sidecar that has stopped in order, with data."""
+    with Sidecar() as sidecar:
+        with new_channel(sidecar.target) as channel:
+            SessionCalls(channel, new_session_id()).append_turns(1)
+        sidecar.terminate()
+        yield sidecar
+
+
+@pytest.mark.parametrize("why", BREAKS)
+def test_why_a_store_cannot_start(why: str, stopped: Sidecar) -> None:
+    """What does not pass by itself is named, once, with where to look, and is not touched."""
+    data = stopped.data_dir.with_name(f"d{[*BREAKS].index(why)}")
+    shutil.copytree(stopped.data_dir, data)
+    BREAKS[why](data / "appendonlydir")
+    with Sidecar(data_dir=data, wait=False) as broken:
+        eventually(lambda: broken.log.count(f"(exit code 1: {why}); starting it again") >= 2)
+        told = f"cannot run until this is put right: {why}; its own words are in {data}/valkey.log"
+        assert broken.log.count(told) == 1
+        assert broken.health() != SERVING
+
+
+def test_a_store_that_was_killed_says_by_what() -> None:
+    """A store that a signal ended says which."""
+    with Sidecar() as sidecar:
+        (pid,) = sidecar.store_pids()
+        os.kill(pid, signal.SIGSEGV)
+        eventually(lambda: "ended by itself (exit code -11: ended by Segmentation fault)" in sidecar.log)

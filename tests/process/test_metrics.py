@@ -372,6 +372,17 @@ def test_an_address_that_is_taken(flags: list[str]) -> None:
         assert "Choose another with --metrics-listen" in text
 
 
+def test_head_is_answered(watched: Sidecar) -> None:
+    """HEAD, as monitors of a port send it, is answered as GET is, without the body."""
+    host, port = address(watched)
+    for method in ("GET", "HEAD"):
+        request = urllib.request.Request(f"http://{host}:{port}/metrics", method=method)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.status == 200
+            assert answer.headers["Content-Type"].startswith("text/plain")
+            assert bool(answer.read()) == (method == "GET")
+
+
 def test_openmetrics_is_spoken_too(watched: Sidecar) -> None:
     """A scraper that asks for OpenMetrics gets that."""
     host, port = address(watched)

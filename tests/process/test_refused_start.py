@@ -2,16 +2,20 @@
 
 import os
 import re
+import resource
 import socket
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import grpc
 import pytest
+from session_notes_server.grpc_options import connections_per_address
+from session_notes_server.settings import Settings
 
 from tests.stores import StoreServer, valkey_program
-from tests.support import SessionCalls, Sidecar, eventually, free_port, new_channel, program
+from tests.support import SessionCalls, Sidecar, eventually, free_port, new_channel, program, status_of
 
 SECRET = "sekrit-8c1f"
 
@@ -156,6 +160,53 @@ def test_a_taken_port_is_an_error() -> None:
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         refused_with(address, ["--listen", address])
+
+
+def test_a_hint_is_in_the_words_of_make() -> None:
+    """Started by `make run`, the hint says how make takes flags."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        makefile = Path(__file__).parents[2]
+        done = subprocess.run(
+            ["make", "--no-print-directory", "-o", ".venv/run", "run", f"ARGS=--listen {address}"],
+            cwd=makefile,
+            env={**os.environ, "XDG_DATA_HOME": "/nowhere"},
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+    assert f"cannot listen on {address}: it is taken" in done.stderr
+    assert 'make run ARGS="--listen ..."' in done.stderr
+
+
+@pytest.mark.parametrize(("files", "starts"), [(20, False), (64, True)])
+def test_few_descriptors(files: int, starts: bool, tmp_path: Path) -> None:
+    """Where too few files may be open it says so at once; with a few more, each address takes connections."""
+    limit = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh"]
+    ports = free_port(), free_port()
+    listen = [word for port in ports for word in ("--listen", f"127.0.0.1:{port}")]
+    command = [*limit, *program(), "serve", "--data-dir", str(tmp_path / "data"), *listen]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        if not starts:
+            _, said = process.communicate(timeout=20)
+            assert "(ulimit -n)" in said
+            assert len(said.splitlines()) == 1
+            assert process.returncode == 1
+            return
+        try:
+            for port in ports:
+                with new_channel(f"127.0.0.1:{port}") as channel:
+                    session = SessionCalls(channel, f"s{port}")
+                    eventually(lambda: status_of(session.append_turns) is grpc.StatusCode.OK, 20)  # noqa: B023
+        finally:
+            process.terminate()
+
+
+@pytest.mark.parametrize("limit", [resource.RLIM_INFINITY, 2**31, 2**63 - 1])
+def test_an_unlimited_number_of_descriptors(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit that is none, or larger than what gRPC can count to, leaves as many connections as it can count."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    assert 10**8 < connections_per_address(Settings()) < 2**31
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -1,16 +1,23 @@
 """How the sidecar stops: what is in flight is finished, nothing is left behind, the status is 0."""
 
+import os
 import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from pathlib import Path
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from session_notes.v1.session_notes_pb2 import WRITE_OUTCOME_ACCEPTED, WriteNotesRequest
 
 from tests.stores import StoreServer, is_alive, valkey_program
 from tests.support import SessionCalls, Sidecar, eventually, new_channel, notes, status_of
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux shares out a port's connections")
 
 
 def test_sigterm_exits_with_0_and_leaves_no_process() -> None:
@@ -34,8 +41,89 @@ def test_ctrl_c_stops_it_as_well() -> None:
         assert "Traceback" not in sidecar.log
 
 
-def test_a_call_in_flight_is_finished(session_id: str) -> None:
-    """SIGTERM finishes what is in flight: the call is answered OK, its data is stored, the status is 0."""
+INTERRUPTED = """
+import os, signal, sys
+
+module = sys.argv.pop(1)
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == module:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+from session_notes_server.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [
+        ("session_notes_server.cli", ["serve"]),
+        ("click", ["notes", "get", "s1"]),
+        ("grpc", ["serve"]),
+        ("grpc", ["notes", "get", "s1"]),
+        ("session_notes_server.supervisor", ["serve"]),
+        ("uvloop", ["serve", "--dev"]),
+    ],
+)
+def test_ctrl_c_in_the_first_moments(module: str, command: list[str], tmp_path: Path) -> None:
+    """Ctrl-C while it still imports what it needs ends any command, without a traceback."""
+    arguments = [sys.executable, "-c", INTERRUPTED, module, *command]
+    home = {**os.environ, "XDG_DATA_HOME": str(tmp_path), "SESSION_NOTES_LISTEN": "127.0.0.1:0"}
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=20, env=home)
+    assert done.returncode in (-signal.SIGINT, 1, 130)
+    assert "Traceback" not in done.stderr
+
+
+def test_nohup_is_respected() -> None:
+    """With SIGHUP ignored from the start, as nohup has it, the end of a terminal is none of the sidecar's."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Sidecar() as sidecar:
+            assert sidecar.process is not None
+            sidecar.process.send_signal(signal.SIGHUP)
+            assert sidecar.health() == health_pb2.HealthCheckResponse.SERVING
+            assert sidecar.terminate() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=linux)])
+def test_a_second_signal_makes_haste(workers: str, session_id: str) -> None:
+    """Told again while it waits for a call, it ends without that one's result, in order: UNAVAILABLE, and exit 0."""
+    flags = ["--grace", "60s", "--store-timeout", "60s", "--workers", workers]
+    with (
+        StoreServer(valkey_program()) as server,
+        Sidecar(server.url, flags=flags) as sidecar,
+        new_channel(sidecar.target) as channel,
+    ):
+        session = SessionCalls(channel, session_id)
+        session.begin_run("run-1")
+        admin = sidecar.store.client
+        admin.client_pause(60_000, all=False)
+        call = session.notes.WriteNotes.future(
+            WriteNotesRequest(session_id=session_id, run_id="run-1", notes=notes("too late")), timeout=60
+        )
+        eventually(lambda: any("b" in client["flags"] for client in admin.client_list()))
+        process = sidecar.process
+        assert process is not None
+
+        def told_to_stop() -> bool:
+            process.send_signal(signal.SIGINT)
+            return process.poll() is not None
+
+        eventually(told_to_stop, 15)
+        assert process.returncode == 0
+        assert call.code() is grpc.StatusCode.UNAVAILABLE
+        admin.client_unpause()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_call_in_flight_is_finished(number: signal.Signals, session_id: str) -> None:
+    """SIGTERM, or a terminal's end, finishes what is in flight: the call is answered OK, its data is stored, the status
+    is 0."""
     with (
         StoreServer(valkey_program()) as server,
         Sidecar(server.url) as sidecar,
@@ -50,7 +138,7 @@ def test_a_call_in_flight_is_finished(session_id: str) -> None:
         # In flight for sure: the store has the command, and holds it back.
         eventually(lambda: any("b" in client["flags"] for client in admin.client_list()))
         assert sidecar.process is not None
-        sidecar.process.send_signal(signal.SIGTERM)
+        sidecar.process.send_signal(number)
         eventually(lambda: sidecar.health() != health_pb2.HealthCheckResponse.SERVING)
         admin.client_unpause()
         assert call.result().outcome == WRITE_OUTCOME_ACCEPTED

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from session_notes_server.bench.load import LoadError
 from session_notes_server.embedded import die_with_parent, valkey_server
@@ -48,7 +49,7 @@ async def store(*flags: str) -> AsyncIterator[Store]:
         )
         try:
             await listening(port, process)
-            yield Store(f"unix://{folder}/store.sock", port, process.pid)
+            yield Store(f"unix://{quote(folder)}/store.sock", port, process.pid)
         finally:
             await ended(process)
 

@@ -1,5 +1,8 @@
 """`session-notes serve`."""
 
+import os
+import re
+import signal
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -19,7 +22,7 @@ from session_notes_server.cli.store_options import (
     redis_secrets_options,
 )
 from session_notes_server.poller import choose_poller
-from session_notes_server.settings import ERASED_WITHIN, InvalidSetting, Limits, LogFormat, Settings, default_data_dir
+from session_notes_server.settings import ERASED_WITHIN, InvalidSetting, Limits, LogFormat, Settings
 
 _DEFAULTS = Settings()
 _WATCHING = "Watching it"
@@ -87,9 +90,10 @@ _count_option = partial(option, type=click.IntRange(min=1), metavar="N")
     "--data-dir",
     metavar="DIR",
     envvar="SESSION_NOTES_DATA_DIR",
-    help="Where the embedded Valkey keeps its data. One sidecar per directory. What DeleteSession removed is "
+    help="Where the embedded Valkey keeps its data: a new or empty directory, or one of ours. One sidecar per "
+    "directory. What DeleteSession removed is "
     f"in none of its files within {ERASED_WITHIN.total_seconds():.0f}s.",
-    show_default=str(default_data_dir()),
+    show_default="~/.local/share/session-notes",
 )
 @prefix_option
 @span_option(
@@ -233,10 +237,12 @@ def serve(
     """Start the sidecar.
 
     With no options at all: on 127.0.0.1:50051, with an embedded Valkey whose data is still there after a restart.
-    Stops on SIGTERM and Ctrl-C, after the calls in flight.
+    Stops on SIGTERM, SIGHUP and Ctrl-C, after the calls in flight; told so again, without them.
 
     Traces go to the OpenTelemetry collector that OTEL_EXPORTER_OTLP_ENDPOINT names.
     """
+    # Until there is something to stop in order. It was made an exception for the other commands.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Before gRPC is imported.
     choose_poller()
     # Imported here, so that the other commands need not wait for it.
@@ -268,7 +274,7 @@ def serve(
         sentinel_user=sentinel_user,
         sentinel_password_file=sentinel_password_file,
         min_replicas_acked=min_replicas_acked,
-        data_dir=data_dir or default_data_dir(),
+        data_dir=data_dir,
         log_format=LogFormat(log_format),
         metrics_listen=metrics_listen,
         channelz=channelz,
@@ -284,8 +290,8 @@ def serve(
 
     def tell(addresses: Sequence[str]) -> None:
         log_addresses(addresses)
-        for line in development.lines(settings, addresses) if dev else ():
-            click.echo(line)
+        if dev:
+            logs.print_lines([*development.lines(settings, addresses)])
 
     kept = not dev or data_dir is not None or redis_url is not None
     try:
@@ -293,7 +299,14 @@ def serve(
             if folder is not None:
                 settings = replace(settings, data_dir=Path(folder))
             run((serve_alone if workers == 1 else supervise)(settings, tell))
-    except InvalidSetting as error:
-        raise Failure(str(error), ExitCode.USAGE) from error
-    except (AddressError, CredentialsError, EmbeddedError) as error:
-        raise Failure(str(error), ExitCode.UNEXPECTED) from error
+    except (InvalidSetting, AddressError, CredentialsError, EmbeddedError) as error:
+        logs.flush()
+        code = ExitCode.USAGE if isinstance(error, InvalidSetting) else ExitCode.UNEXPECTED
+        raise Failure(str(error) + _how_make_takes_flags(str(error)), code) from error
+
+
+def _how_make_takes_flags(message: str) -> str:
+    flag = re.search(r"--[a-z-]+", message)
+    if flag is None or os.environ.get("STARTED_BY") != "make run":
+        return ""
+    return f'\nWith make: make run ARGS="{flag[0]} ..."'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.server
+import io
 import logging
 import platform
 import socket
@@ -156,6 +157,14 @@ class _Handler(MetricsHandler):
     """Answers one scrape, and waits for no caller longer than that."""
 
     timeout = SLOW_SECONDS
+
+    def do_HEAD(self) -> None:
+        """Answer as to GET, without the body."""
+        connection, self.wfile = self.wfile, io.BytesIO()
+        self.do_GET()
+        head, end, _ = self.wfile.getvalue().partition(b"\r\n\r\n")
+        self.wfile = connection
+        self.wfile.write(head + end)
 
 
 class _Server(http.server.ThreadingHTTPServer):

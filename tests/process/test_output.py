@@ -1,0 +1,145 @@
+"""What the sidecar writes: whatever becomes of its stderr and stdout, calls are answered and the process ends."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.stores import free_port
+from tests.support import SessionCalls, Sidecar, eventually, new_channel, new_session_id, program
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+
+
+@contextmanager
+def serving(
+    *flags: str, home: Path, before: Sequence[str] = (), stdout: int | None = None, stderr: int | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A sidecar on streams of the test's choice, ready → its process and where it listens."""
+    target = f"127.0.0.1:{free_port()}"
+    command = [*program(), "serve", "--listen", target, "--data-dir", str(home / "data"), *flags]
+    with subprocess.Popen([*before, *command], stdout=stdout, stderr=stderr) as process:
+        try:
+            eventually(lambda: _answers(target), 20)
+            yield process, target
+        finally:
+            process.kill()
+
+
+def _answers(target: str) -> bool:
+    with new_channel(target) as channel:
+        try:
+            return SessionCalls(channel, new_session_id()).get_notes(timeout=2).ready is False
+        except Exception:
+            return False
+
+
+def full_pipe() -> tuple[int, int]:
+    """A pipe with room for one more line, and not for many."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    return reader, writer
+
+
+@linux
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param(["-v"], id="a line for each call"),
+        pytest.param(["-v", "--log-format", "json", "--workers", "2"], id="of workers, as JSON"),
+        pytest.param(["--dev"], id="and lines to paste on stdout"),
+    ],
+)
+def test_a_log_without_a_reader_holds_nothing_up(flags: list[str], tmp_path: Path) -> None:
+    """With stdout and stderr on a full pipe that nobody reads, calls are answered, and SIGTERM ends the sidecar."""
+    reader, writer = full_pipe()
+    try:
+        with serving(*flags, home=tmp_path, stdout=writer, stderr=writer) as (process, target):
+            with new_channel(target) as channel:
+                session = SessionCalls(channel, new_session_id())
+                for _ in range(100):
+                    session.get_notes(timeout=5)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(15) == 0
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+LINES = """
+import logging, sys
+from session_notes_server import logs
+from session_notes_server.settings import LogFormat
+
+logs.configure(verbose=True, form=LogFormat.JSON)
+for number in range(20_000):
+    logging.info("line %d", number)
+print("logged", flush=True)
+sys.stdin.readline()
+logging.info("at last")
+"""
+
+
+@linux
+def test_dropped_lines_are_counted() -> None:
+    """A reader that comes back finds the lines in their order, then how many are missing, then what came later."""
+    command = [sys.executable, "-c", LINES]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "logged\n"
+        said = list[str]()
+        while not said or said[-1].startswith("line "):
+            said.append(json.loads(process.stderr.readline())["message"])
+        *kept, dropped = said
+        assert kept == [f"line {number}" for number in range(len(kept))]
+        assert dropped == f"lines of the log were dropped, since stderr did not take them: {20_000 - len(kept)}"
+        process.stdin.write("\n")
+        process.stdin.close()
+        assert [json.loads(line)["message"] for line in process.stderr] == ["at last"]
+        assert process.wait(10) == 0
+
+
+@linux
+@pytest.mark.parametrize("stream", ["a disk that is full", "a reader that is gone"])
+def test_a_log_that_cannot_be_written_ends_nothing(stream: str, tmp_path: Path) -> None:
+    """ENOSPC and EPIPE for each line: the sidecar goes on, and ends with 0."""
+    if stream == "a disk that is full":
+        full = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, full = os.pipe()
+        os.close(reader)
+    try:
+        with serving("-v", home=tmp_path, stdout=full, stderr=full) as (process, _):
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(15) == 0
+    finally:
+        os.close(full)
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_a_command_without_stdout(closed: str, sidecar: Sidecar) -> None:
+    """A command whose output is closed does what it is for, and says so by its exit code."""
+    command = [*program(), "session", "list", "--json", "--target", sidecar.target]
+    done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *command], stderr=subprocess.PIPE, timeout=20)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@linux
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(closed: str, tmp_path: Path) -> None:
+    """Without stdin, stdout or stderr the sidecar serves, and its store; no file gets what is written for people."""
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh"]
+    with serving("-v", "--workers", "2", home=tmp_path, before=shell) as (process, _):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
+    assert not [path for path in (tmp_path / "data").glob("*.lock") if path.read_bytes()]
