@@ -32,6 +32,8 @@ T = TypeVar("T")
 RECHECK_SECONDS = 1.0
 MAX_FILE_BYTES = 1024 * 1024
 
+_EMPTY = hashlib.sha256(b"").digest()
+
 
 class Role(StrEnum):
     """What a caller is to the sidecar."""
@@ -51,29 +53,54 @@ class CredentialsError(Exception):
 
 
 class Tokens:
-    """Tokens in the files `primary`, `observer` and `admin` of a directory, one a line; only their hashes are kept.
+    """Tokens in the files `primary`, `observer` and `admin` of a directory, one per line; only their hashes are kept.
 
-    Several tokens a role, so that a new one can come before the old one goes. A file that is not there gives its role
-    no token.
+    A role can have several tokens, so that a new one can come before the old one goes. A missing file gives its role no
+    token. Each file is judged by itself: while one cannot be used, tokens still come and go in the others.
     """
 
     def __init__(self, directory: Path) -> None:
         if not directory.is_dir():
             raise CredentialsError(f"there is no directory {directory}")
-        self._known = Reread(f"tokens in {directory}", partial(_tokens, directory))
-        if not self._known.now():
+        self._paths = {role: directory / role for role in Role}
+        self._files = {role: Reread(f"tokens in {path}", partial(_tokens, path)) for role, path in self._paths.items()}
+        self._contents: tuple[dict[bytes, int], ...] = ()
+        self._roles: dict[bytes, Role | None] = {}
+        if faults := self._refresh():
+            raise CredentialsError(faults[0])
+        if not self._roles:
             names = ", ".join(Role)
             raise CredentialsError(f"there is no token in {directory}: write one a line into files named {names}")
 
     def role_of(self, token: str) -> Role | None:
-        """The role of a token, if it is known."""
+        """Return the role of a token, if it is known."""
+        for fault in self._refresh():
+            log.error("%s: it keeps the role it had, if it had one", fault)
         digest = hashlib.sha256(token.encode()).digest()
         found = None
         # All of them, each in constant time: how long it takes says nothing about what is known.
-        for known, role in self._known.now():
+        for known, role in self._roles.items():
             if hmac.compare_digest(known, digest):
                 found = role
         return found
+
+    def _refresh(self) -> list[str]:
+        """Give each token the role of the file it is in, and return what is wrong with those that are in two."""
+        contents = tuple(file.now() for file in self._files.values())
+        if contents == self._contents:
+            return []
+        faults, roles = list[str](), dict[bytes, Role | None]()
+        for role, tokens in zip(self._files, contents, strict=True):
+            for digest, number in tokens.items():
+                if digest in roles:
+                    faults.append(
+                        f"line {number} of {self._paths[role]} is a token of the role {roles[digest]} already"
+                    )
+                    roles[digest] = self._roles.get(digest)
+                else:
+                    roles[digest] = role
+        self._contents, self._roles = contents, roles
+        return faults
 
 
 class Identities:
@@ -146,21 +173,21 @@ class Reread(Generic[T]):
         return self._content
 
 
-def _tokens(directory: Path) -> tuple[tuple[bytes, Role], ...]:
-    found: dict[bytes, Role] = {}
-    for role in Role:
-        path = directory / role
-        try:
-            content = _read(path, secret=True)
-        except FileNotFoundError:
-            continue
-        for number, line in _lines(path, content):
-            digest = _digest(line)
-            if digest is None:
-                raise CredentialsError(f"line {number} of {path} is no token: printable ASCII without spaces")
-            if found.setdefault(digest, role) is not role:
-                raise CredentialsError(f"line {number} of {path} is a token of the role {found[digest]} already")
-    return tuple(found.items())
+def _tokens(path: Path) -> dict[bytes, int]:
+    """Return the hashes of the tokens in a file, with the numbers of their lines."""
+    try:
+        content = _read(path, secret=True)
+    except FileNotFoundError:
+        return {}
+    found: dict[bytes, int] = {}
+    for number, line in _lines(path, content):
+        digest = _digest(line)
+        if digest is None:
+            raise CredentialsError(f"line {number} of {path} is no token: printable ASCII without spaces")
+        if digest == _EMPTY:
+            raise CredentialsError(f"line {number} of {path} is the hash of no token at all: hash the token itself")
+        found[digest] = number
+    return found
 
 
 def plain_token(directory: Path, roles: Iterable[Role]) -> tuple[Path, int] | None:

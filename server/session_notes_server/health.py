@@ -19,12 +19,12 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
-from grpc_health.v1.health import aio as grpc_health
 
 from session_notes_server.metrics.counting import Metrics
 from session_notes_server.servicers import errors
 from session_notes_server.servicers.account import Account
 from session_notes_server.servicers.gate import Gate
+from session_notes_server.servicers.watching import HealthServicer
 from session_notes_server.store import Repeats, Runner, StoreUnavailable, reason
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Health:
     """
 
     def __init__(self, runners: Sequence[Runner], services: Sequence[str], metrics: Metrics | None = None) -> None:
-        self.servicer = grpc_health.HealthServicer()
+        self.servicer = HealthServicer()
         self._metrics = metrics
         self._runners = runners
         self._services = ("", READY, *services)

@@ -50,6 +50,8 @@ BAD_CREDENTIALS = [
     pytest.param((("authorization", TOKENS["admin"]),), id="no scheme"),
     pytest.param((("authorization", f"Basic {TOKENS['admin']}"),), id="another scheme"),
     pytest.param((("authorization", "Bearer "),), id="an empty token"),
+    pytest.param((("authorization", "Bearer"),), id="a scheme alone"),
+    pytest.param((("authorization", "Bearer    "),), id="spaces for a token"),
     pytest.param(bearer(TOKENS["observer"]) + bearer(TOKENS["admin"]), id="two tokens"),
     pytest.param((("x-authorization", f"Bearer {TOKENS['admin']}"),), id="another header"),
 ]

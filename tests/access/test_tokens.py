@@ -17,6 +17,11 @@ OK, UNAUTHENTICATED = grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED
 OLD, NEW = TOKENS["primary"], "canary-primary-2-77aa"
 
 
+def hash_of(token: str) -> str:
+    """The line that stands for a token in a file."""
+    return f"sha256:{hashlib.sha256(token.encode()).hexdigest()}"
+
+
 def test_a_token_is_rotated_without_a_restart(tokens_dir: Path) -> None:
     """A second token comes, the first goes, and no call of the right caller is refused; a file in disorder changes
     nothing and is told of once, without a word of it; a file that is gone takes its tokens with it."""
@@ -26,8 +31,7 @@ def test_a_token_is_rotated_without_a_restart(tokens_dir: Path) -> None:
     ):
         assert (get_notes_code(channel, OLD), get_notes_code(channel, NEW)) == (OK, UNAUTHENTICATED)
 
-        hashed = f"sha256:{hashlib.sha256(NEW.encode()).hexdigest()}"
-        write_secret(tokens_dir / "primary", "# the old one, then the new one", f"  {OLD}  ", "", hashed)
+        write_secret(tokens_dir / "primary", "# the old one, then the new one", f"  {OLD}  ", "", hash_of(NEW))
         eventually(lambda: get_notes_code(channel, NEW) is OK)
         assert get_notes_code(channel, OLD) is OK
 
@@ -35,7 +39,7 @@ def test_a_token_is_rotated_without_a_restart(tokens_dir: Path) -> None:
         eventually(lambda: get_notes_code(channel, OLD) is UNAUTHENTICATED)
         assert get_notes_code(channel, NEW) is OK
 
-        # Open to others, it is not read; nor is any other until it is mended.
+        # Open to others, it is not read.
         (tokens_dir / "primary").write_text(f"{OLD}\n")
         (tokens_dir / "primary").chmod(0o644)
         eventually(lambda: get_notes_code(channel, NEW) is OK and "has mode 0644" in sidecar.log)
@@ -61,6 +65,7 @@ def test_a_token_is_rotated_without_a_restart(tokens_dir: Path) -> None:
         pytest.param("primary", f"x\n{OLD} 2", 0o600, "line 2 of", id="a space in it"),
         pytest.param("primary", "sha256:canary", 0o600, "line 1 of", id="no hash"),
         pytest.param("primary", "canary-\u00fc", 0o600, "line 1 of", id="not ASCII"),
+        pytest.param("primary", f"{OLD}\n{hash_of('')}", 0o600, "line 2 of", id="the hash of nothing"),
     ],
 )
 def test_files_in_disorder_are_refused_at_the_start(
@@ -91,6 +96,45 @@ def test_a_fault_is_told_of_once(
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
 
 
+@pytest.mark.parametrize("broken", ["observer", "admin"])
+def test_a_token_is_revoked_while_another_file_is_broken(
+    tokens_dir: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """It is gone at once, a new one counts, and the broken file's own tokens stay."""
+    monkeypatch.setattr(credentials, "RECHECK_SECONDS", 0)
+    tokens = Tokens(tokens_dir)
+    write_secret(tokens_dir / broken, "not a token")
+    write_secret(tokens_dir / "primary", NEW)
+    assert (tokens.role_of(OLD), tokens.role_of(NEW)) == (None, "primary")
+    assert tokens.role_of(TOKENS[broken]) == broken
+    (tokens_dir / "primary").unlink()
+    assert tokens.role_of(NEW) is None
+
+
+def test_the_hash_of_nothing_lets_nobody_in(
+    tokens_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log names the file and the line; no token at all is no token, whatever the file says."""
+    monkeypatch.setattr(credentials, "RECHECK_SECONDS", 0)
+    tokens = Tokens(tokens_dir)
+    write_secret(tokens_dir / "primary", OLD, hash_of(""))
+    assert (tokens.role_of(""), tokens.role_of(OLD)) == (None, "primary")
+    assert f"line 2 of {tokens_dir / 'primary'}" in caplog.text
+
+
+def test_a_token_that_gets_a_second_role_keeps_its_first(
+    tokens_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told of once; moved from one file to the other, it has the other's role."""
+    monkeypatch.setattr(credentials, "RECHECK_SECONDS", 0)
+    tokens = Tokens(tokens_dir)
+    write_secret(tokens_dir / "admin", TOKENS["admin"], OLD)
+    assert [tokens.role_of(OLD) for _ in range(3)] == ["primary"] * 3
+    assert caplog.text.count(f"line 2 of {tokens_dir / 'admin'} is a token of the role primary already") == 1
+    (tokens_dir / "primary").unlink()
+    assert tokens.role_of(OLD) == "admin"
+
+
 def test_a_pipe_in_the_place_of_a_file_holds_nothing_up(tmp_path: Path) -> None:
     """What is no file is not waited for."""
     os.mkfifo(tmp_path / "primary", 0o600)
@@ -100,7 +144,7 @@ def test_a_pipe_in_the_place_of_a_file_holds_nothing_up(tmp_path: Path) -> None:
 
 def test_a_token_has_one_role(tokens_dir: Path) -> None:
     """The same token for two roles is a mistake, be it hashed in one of them; the sidecar does not start on it."""
-    write_secret(tokens_dir / "admin", f"sha256:{hashlib.sha256(OLD.encode()).hexdigest()}")
+    write_secret(tokens_dir / "admin", hash_of(OLD))
     status, text = serve("--tokens-dir", str(tokens_dir))
     assert status > 0
     assert "role primary already" in text

@@ -48,14 +48,15 @@ def test_calls_given_up_at_random_moments(wire: Wire, effort: Callable[[int, int
     """5,000 calls with deadlines around the time an answer takes, half of them cancelled by hand: 0 foreign answers."""
     sessions = [wire.session() for _ in range(20)]
     wire.proxy.delay_seconds = 0.002
-    answered, given_up = 0, 0
+    # As long as most answers take on this machine now, whatever else it has to do.
+    answered, given_up, longest = 0, 0, 0.120
     try:
         for _ in range(effort(50, 1000)):
-            calls = []
+            calls, before = [], answered
             for _ in range(100):
                 session = random.choice(sessions)
                 request = notes_api.GetNotesRequest(session_id=session.id)
-                deadline = random.uniform(0.001, 0.120)
+                deadline = random.uniform(0.001, longest)
                 calls.append((session, session.notes.GetNotes.future(request, timeout=deadline)))
             for session, call in random.sample(calls, len(calls)):
                 if random.random() < 0.25:
@@ -69,6 +70,7 @@ def test_calls_given_up_at_random_moments(wire: Wire, effort: Callable[[int, int
                     assert call.result().notes.summary == f"notes of {session.id}"
                 else:
                     given_up += 1
+            longest = min(longest * 1.5, 10.0) if answered - before < 25 else max(longest / 1.5, 0.010)
     finally:
         wire.proxy.delay_seconds = 0.0
     assert answered > 100

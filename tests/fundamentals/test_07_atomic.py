@@ -192,15 +192,16 @@ def test_a_storm_of_cancellations_mixes_up_nothing(session: SessionCalls) -> Non
         update = UpdateSessionRequest(session_id=session.id, set={f"field-{number}": value(number)})
         append = AppendTurnsRequest(session_id=session.id, turns=turns(1, start=number))
         calls: list[Any] = [session.state.UpdateSession.future(update), session.state.AppendTurns.future(append)]
+        # On a busy machine none that is cancelled may get as far as the store. Some are not, so that there is
+        # something to be in step.
+        if number % 10 == 0:
+            assert [status_of(call.result) for call in calls] == [grpc.StatusCode.OK] * 2
         eventually(lambda calls=calls: dice.random() < 0.7 or all(call.done() for call in calls), every=0.0005)  # type: ignore[misc]
         for call in calls:
             call.cancel()
-    # A version of 0 afterwards would prove nothing: these get through in any case.
-    session.update_session(set={"last": 1})
-    session.append_turns(1)
     found = session.get_session(include_turns=True)
     assert found.session_id == session.id
     assert found.version == len(found.fields) > 1
     assert found.turn_count == len(found.turns) > 1
     assert len({turn.text for turn in found.turns}) >= len(found.turns) - 1
-    assert all(name == "last" or name == f"field-{int(one.number_value)}" for name, one in found.fields.items())
+    assert all(name == f"field-{int(one.number_value)}" for name, one in found.fields.items())

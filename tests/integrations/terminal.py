@@ -95,6 +95,11 @@ class Terminal:
         number = next(number for number, line in enumerate(self.lines) if text in line)
         return str(self._screen.buffer[number][self.lines[number].index(text)].fg)
 
+    def is_reversed(self, text: str) -> bool:
+        """Whether a text's first letter is shown in reverse, wherever it is on the screen."""
+        number = next(number for number, line in enumerate(self.lines) if text in line)
+        return bool(self._screen.buffer[number][self.lines[number].index(text)].reverse)
+
     def see(self, what: str | Callable[[], object], seconds: float = 20) -> None:
         """Wait until a text is on the screen, or until something holds."""
         holds = (lambda: what in self.text) if isinstance(what, str) else what

@@ -61,6 +61,20 @@ def order(terminal: Terminal) -> list[str]:
     return [found[0] for line in terminal.lines if (found := re.match(r"(refund-1|visa-2|trip-3|quiet-4)\b", line))]
 
 
+@pytest.mark.parametrize(("variable", "coloured"), [("1", False), ("", True)])
+def test_without_colours(own: Sidecar, calls: Callable[[str], SessionCalls], variable: str, *, coloured: bool) -> None:
+    """With NO_COLOR not even greys; the chosen row is in reverse. Set to nothing, NO_COLOR is not set."""
+    a_refund(calls)
+    command = [*program(), "top", "--target", own.target]
+    with Terminal(command, env={"NO_COLOR": variable}) as terminal:
+        terminal.see("4 sessions, 4 rows")
+        terminal.see(lambda: re.search(r"quiet-4 .*\n(.*\n)*refund-1 +coach +ready", terminal.text))
+        assert bool(re.search(rb"\x1b\[[0-9;]*\b[34]8;[25];", terminal.written)) is coloured
+        assert (terminal.colour_of("failed") != terminal.colour_of("ready")) is coloured
+        assert terminal.is_reversed("quiet-4") is not coloured
+        assert not terminal.is_reversed("trip-3")
+
+
 def test_rows(top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]) -> None:
     """A row for each session and observer, the last changed first; what changes is seen without a key."""
     a_refund(calls)

@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from session_notes_server.visible import visible
+
 if TYPE_CHECKING:
     from session_notes import Notes, Reading, Run, Session, SessionSummary, Turn
 
 _EXACT = 2**53
-# JSON leaves these as they are, and a terminal would obey them.
-_CONTROLS = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 
 
 def write(document: Any) -> None:
     """Prints a document, on one line unless a person reads it."""
     utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
     text = json.dumps(document, ensure_ascii=not utf8, indent=2 if sys.stdout.isatty() else None)
-    click.echo(text.translate(_CONTROLS))
+    # JSON leaves most characters as they are, and a terminal would obey some. Escaped, it is the same document.
+    click.echo(visible(text, keep="\n", escape=lambda letter: json.dumps(letter)[1:-1]))
 
 
 def value(content: Any) -> Any:

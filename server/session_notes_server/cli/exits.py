@@ -12,6 +12,7 @@ from typing import Any
 import click
 from click.exceptions import NoArgsIsHelpError
 
+from session_notes_server.cli.environment import unknown_variables, warn_once
 from session_notes_server.cli.help import Group
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,8 @@ def failure_of(error: Exception, target: str = "") -> Failure:
     """
     import session_notes as client
 
+    from session_notes_server.cli.show import count
+
     message = one_line(str(error))
     match error:
         case client.InvalidArgument(violations=[_, *_] as violations):
@@ -81,7 +84,7 @@ def failure_of(error: Exception, target: str = "") -> Failure:
         case client.VersionMismatch(actual=int(actual), metadata={"expected": expected}):
             message, code = f"the session is at version {actual}, not {expected}", ExitCode.REFUSED
         case client.TurnCountMismatch(actual=int(actual), metadata={"expected": expected}):
-            message, code = f"the transcript has {actual} turns, not {expected}", ExitCode.REFUSED
+            message, code = f"the transcript has {count(actual, 'turn')}, not {expected}", ExitCode.REFUSED
         case client.Conflict() | client.RunAlreadyWritten() | client.RunAlreadyFailed() | client.SessionDeleted():
             code = ExitCode.REFUSED
         case client.RunInFlight():
@@ -117,6 +120,15 @@ class Program(Group):
     Every error is a message on stderr, `error: …`; others' words in it are one line. Whoever looks for a bug sets
     SESSION_NOTES_TRACEBACK=1, or has `serve -v` log it.
     """
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, and warn about variables that it would not read; `serve` logs that itself."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if name != "serve" and not ctx.resilient_parsing:
+            warn_once(unknown_variables(self))
+        return name, command, rest
 
     def main(
         self,

@@ -1,6 +1,7 @@
 """`session-notes notes get` and `notes write`."""
 
-import re
+import difflib
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from session_notes_server.cli.exits import ExitCode
 from session_notes_server.cli.help import Group
 from session_notes_server.cli.options import (
     common_options,
+    is_known,
     json_object,
     observer_option,
     observing,
@@ -63,6 +65,8 @@ def get(
 
     Exits with 3 where none are ready: nobody wrote any yet, the run failed, or they have expired.
     """
+    from session_notes import Readiness
+
     from session_notes_server.cli import documents, show
 
     with primary(target, timeout) as client:
@@ -73,10 +77,11 @@ def get(
             current_turn=current_turn,
             max_turns_behind=max_turns_behind,
         )
+        known = as_json or reading.readiness is not Readiness.NEVER_RUN or is_known(client, session_id)
     if as_json:
         documents.write(documents.reading(reading))
     else:
-        show.show_reading(reading, bounded=max_age is not None or max_turns_behind is not None)
+        show.show_reading(reading, known=known, max_age=max_age, max_turns_behind=max_turns_behind)
     if not (reading.fresh if fresh else reading.ready):
         raise Exit(ExitCode.NOT_READY)
 
@@ -185,8 +190,20 @@ def _coverage(text: str) -> tuple[str, float]:
 
 
 def _issue(text: str) -> dict[str, Any]:
-    found = re.fullmatch(r"(info|warning|critical):\s*(.*)", text, re.IGNORECASE | re.DOTALL)
-    return {"severity": found[1].lower(), "text": found[2]} if found else {"text": text}
+    word, colon, rest = text.partition(":")
+    severities = ("info", "warning", "critical")
+    severity = word.strip().lower()
+    if colon and severity in severities:
+        return {"severity": severity, "text": rest.lstrip()}
+    if colon and (meant := _meant(severity, severities)):
+        raise wrong("--issue", f"there is no severity {word.strip()!r}: write {meant}:TEXT, or a text without it")
+    return {"text": text}
+
+
+def _meant(word: str, severities: Sequence[str]) -> str | None:
+    """Return the severity that a word is short for, or comes close to."""
+    short = [severity for severity in severities if len(word) > 2 and severity.startswith(word)]
+    return next(iter([*short, *difflib.get_close_matches(word, severities, 1, 0.75)]), None)
 
 
 def _notes(content: dict[str, Any]) -> "Notes":

@@ -64,6 +64,16 @@ def observing(target: str, timeout: timedelta, observer: str) -> Iterator["Obser
         raise failure_of(error, target) from error
 
 
+def is_known(client: "PrimaryClient", session_id: str) -> bool:
+    """Return whether the store has anything of a session; where nobody can say, it is taken for known."""
+    from session_notes import SessionNotesError
+
+    try:
+        return client.get_session(session_id).create_time is not None
+    except SessionNotesError:
+        return True
+
+
 def wrong(what: str, message: str) -> Failure:
     """The usage error that names the option or argument at fault."""
     return Failure(f"{what}: {message}", ExitCode.USAGE)

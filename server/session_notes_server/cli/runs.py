@@ -5,8 +5,10 @@ from datetime import timedelta
 from session_notes_server.cli.help import Group
 from session_notes_server.cli.options import (
     common_options,
+    is_known,
     observer_option,
     observing,
+    primary,
     session_argument,
 )
 from session_notes_server.cli.parameters import argument, option, span_option
@@ -120,5 +122,9 @@ def list_(
         runs = list(client.list_runs(session_id, include_notes=notes))
     if as_json:
         documents.write([documents.run(run) for run in runs])
+    elif runs:
+        show.show_runs(runs, notes=notes)
     else:
-        show.show_runs(session_id, runs, notes=notes)
+        with primary(target, timeout) as reader:
+            known = is_known(reader, session_id)
+        show.out(show.line(f"no run on {session_id}{'' if known else f': {show.UNKNOWN_SESSION}'}"))

@@ -1,5 +1,6 @@
 """`session-notes serve`."""
 
+import logging
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from session_notes_server.cli.environment import unknown_variables
 from session_notes_server.cli.exits import ExitCode, Failure
 from session_notes_server.cli.help import Command
 from session_notes_server.cli.parameters import option, path_option, span_option
@@ -23,6 +25,8 @@ from session_notes_server.cli.store_options import (
 )
 from session_notes_server.poller import choose_poller
 from session_notes_server.settings import ERASED_WITHIN, InvalidSetting, Limits, LogFormat, Settings
+
+log = logging.getLogger(__name__)
 
 _DEFAULTS = Settings()
 _WATCHING = "Watching it"
@@ -258,6 +262,8 @@ def serve(
     from session_notes_server.supervisor import supervise
 
     logs.configure(verbose=verbose or dev, form=LogFormat(log_format))
+    for warning in unknown_variables(click.get_current_context().find_root().command).values():
+        log.warning(warning)
     settings = Settings(
         listen=tuple(listen or _DEFAULTS.listen),
         insecure_listen=insecure_listen,

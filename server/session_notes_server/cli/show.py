@@ -1,27 +1,32 @@
 """What people see: ages as "12 s ago", tables, colour where a terminal shows it.
 
-Whatever a user, a primary or an observer wrote is shown as it was written: never as rich's markup, and with control
-characters made visible, so that nobody's text can move the cursor or colour the rest.
+Whatever a user, a primary or an observer wrote is shown as it was written: never as rich's markup, and with characters
+that act on a terminal or hide made visible, so that no text can move the cursor, colour the rest or read as another.
 """
 
 import json
 import os
-import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from session_notes_server.visible import visible
+
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
     from session_notes import Notes, Reading, Run, Session, SessionSummary, Turn
 
 _BAR_CELLS = 10
+_SHORTEST_ID = 9
+_WIDE = 110
 _SEVERITY_STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 STATE_STYLES = {"written": "green", "running": "cyan", "failed": "red", "abandoned": "red", "superseded": "yellow"}
+UNKNOWN_SESSION = "nothing is known of this session: its id may be another, or it was deleted or has expired"
 _READINESS = {
     "never_run": "no observer of this name has run on this session yet",
     "running": "no notes yet; a run is at work",
@@ -32,16 +37,9 @@ _READINESS = {
 
 
 def plain(text: str, *, lines: bool = False) -> str:
-    """A text that a terminal shows and does not obey; `lines`: whether it may have several."""
-
-    def visible(letter: str) -> str:
-        if letter == "\n" and lines:
-            return letter
-        if letter in "\n\t":
-            return " "
-        return letter if unicodedata.category(letter) not in {"Cc", "Zl", "Zp"} else ascii(letter)[1:-1]
-
-    return "".join(visible(letter) for letter in text)
+    """Return a text that a terminal shows and does not obey; `lines`: whether it may have several."""
+    spaced = text.replace("\t", " ") if lines else text.replace("\t", " ").replace("\n", " ")
+    return visible(spaced, keep="\n")
 
 
 def out(*parts: "RenderableType") -> None:
@@ -56,6 +54,11 @@ def out(*parts: "RenderableType") -> None:
             console.print(part)
     # Tables fill their cells with spaces, which is of no use here.
     click.echo("\n".join(text.rstrip() for text in captured.get().removesuffix("\n").split("\n")))
+
+
+def width() -> int:
+    """Return how many cells a line has: of a terminal, or more than any line needs."""
+    return _console().width
 
 
 def line(*parts: str | tuple[str, str]) -> "Text":
@@ -114,13 +117,22 @@ def readings_words(reading: "Reading") -> str:
     return "ready: " + ", ".join(words)
 
 
-def show_reading(reading: "Reading", *, bounded: bool) -> None:
-    """Current notes; `bounded`: whether bounds were given, so that being fresh means something."""
+def show_reading(reading: "Reading", *, known: bool, max_age: timedelta | None, max_turns_behind: int | None) -> None:
+    """Show current notes.
+
+    Args:
+        reading: The notes.
+        known: Whether the store has anything of the session.
+        max_age: The bound on their age that was asked for.
+        max_turns_behind: The bound on their drift that was asked for.
+    """
     out(line((reading.session_id, "bold"), "  observer ", (reading.observer, "bold")))
-    verdict = (
-        ("", "") if not bounded or not reading.ready else (", fresh", "green") if reading.fresh else (", stale", "red")
-    )
-    out(line((readings_words(reading), "green" if reading.ready else "yellow"), verdict))
+    verdict = ("", "")
+    if reading.ready and (max_age is not None or max_turns_behind is not None):
+        reasons = ", and ".join(_why_stale(reading, max_age, max_turns_behind))
+        verdict = (", fresh", "green") if reading.fresh else (f", stale: {reasons}", "red")
+    words = readings_words(reading) if known else f"not ready ({reading.readiness.value}): {UNKNOWN_SESSION}"
+    out(line((words, "green" if reading.ready else "yellow"), verdict))
     if reading.notes:
         out(*notes_parts(reading.notes))
     if reading.run:
@@ -132,6 +144,20 @@ def show_reading(reading: "Reading", *, bounded: bool) -> None:
         failure = f": {latest.failure}" if latest.failure else ""
         state = (latest.state.value, STATE_STYLES.get(latest.state.value, ""))
         out(line(f"latest run {latest.number} ({latest.run_id}): ", state, failure))
+
+
+def _why_stale(reading: "Reading", max_age: timedelta | None, max_turns_behind: int | None) -> "Iterator[str]":
+    if max_age is not None and reading.age is not None and reading.age > max_age:
+        yield f"older than {max_age.total_seconds():g} s"
+    if max_turns_behind is None:
+        return
+    if reading.turns_behind is not None:
+        if reading.turns_behind > max_turns_behind:
+            yield f"more than {count(max_turns_behind, 'turn')} behind"
+    elif reading.observed_turn is None:
+        yield "how far behind is not known, as their run did not say which turns it had seen"
+    else:
+        yield "how far behind is not known, as no turn is stored: give --current-turn"
 
 
 def notes_parts(notes: "Notes") -> "Iterator[RenderableType]":
@@ -165,22 +191,22 @@ def notes_parts(notes: "Notes") -> "Iterator[RenderableType]":
         yield line(("  the notes are empty", "dim"))
 
 
-def show_runs(session_id: str, runs: "Sequence[Run]", *, notes: bool) -> None:
-    """Runs as a table; `notes`: each one's notes below."""
-    if not runs:
-        out(line(f"no run on {session_id}"))
-        return
-    table = headed_table("NUMBER", "RUN", "STATE", "SAW", "BEGAN", "ENDED", "FAILURE")
+def show_runs(runs: "Sequence[Run]", *, notes: bool) -> None:
+    """Show runs as a table; `notes`: each one's notes below."""
+    # In a narrow terminal the times of the ends would leave no room for ids.
+    wide = width() >= _WIDE
+    headers = ["NUMBER", "RUN", "STATE", "SAW", "BEGAN", *(["ENDED"] if wide else []), "FAILURE"]
+    table = headed_table(*headers, ids=["RUN"], folded=["FAILURE"])
     for run in runs:
         state = run.state.value
         saw = "-" if run.observed_turn is None else count(run.observed_turn, "turn")
         table.add_row(
             line(str(run.number)),
-            line(run.run_id),
+            Id(run.run_id),
             line((state, STATE_STYLES.get(state, ""))),
             line(saw),
             line(moment(run.begin_time)),
-            line(moment(run.end_time)),
+            *([line(moment(run.end_time))] if wide else []),
             line(run.failure),
         )
     out(table)
@@ -221,28 +247,68 @@ def show_turns(turns: "Sequence[Turn]", *, last: int) -> None:
 
 def show_sessions(sessions: "Iterable[SessionSummary]") -> None:
     """Sessions as a table."""
-    table = headed_table("SESSION", "VERSION", "TURNS", "CHANGED", "EXPIRES IN", "OBSERVERS")
+    table = headed_table(
+        "SESSION", "VERSION", "TURNS", "CHANGED", "EXPIRES IN", "OBSERVERS", ids=["SESSION", "OBSERVERS"]
+    )
     for one in sessions:
         table.add_row(
-            line(one.session_id),
+            Id(one.session_id),
             line(str(one.version)),
             line(str(one.turn_count)),
             line(moment(one.update_time)),
             line(left(one.expires_in)),
-            line(", ".join(one.observers) or "-"),
+            Id(", ".join(one.observers) or "-"),
         )
     out(table if table.row_count else line("no sessions"))
 
 
-def headed_table(*headers: str) -> "Table":
-    """A table with headings."""
+def headed_table(*headers: str, ids: Collection[str] = (), folded: Collection[str] = ()) -> "Table":
+    """Return a table with headings.
+
+    Args:
+        headers: The headings.
+        ids: Columns that hold an `Id`, which gives way where room is short.
+        folded: Columns whose texts then take several lines.
+    """
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for header in headers:
-        # Folded, not cut: an id with its end missing is no use.
-        table.add_column(header, overflow="fold")
+        table.add_column(header, overflow="fold", no_wrap=header not in {*ids, *folded})
     return table
+
+
+class Id:
+    """An id in a table: always one line, and where room is short without its middle, as ids often differ at their ends.
+
+    Args:
+        text: The id, or several.
+        style: As rich has it.
+    """
+
+    def __init__(self, text: str, style: str = "") -> None:
+        self._text = plain(text)
+        self._style = style
+
+    def __rich_measure__(self, console: "Console", options: "ConsoleOptions") -> "Measurement":
+        """Part of rich's protocol for what can be rendered."""
+        from rich.measure import Measurement
+
+        return Measurement(min(len(self._text), _SHORTEST_ID), len(self._text))
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "Iterator[Text]":
+        """Part of rich's protocol for what can be rendered."""
+        from rich.text import Text
+
+        yield Text(without_middle(self._text, options.max_width), self._style, no_wrap=True, overflow="ellipsis")
+
+
+def without_middle(text: str, width: int) -> str:
+    """Return a text in at most so many cells: `abcd…wxyz`."""
+    if len(text) <= width:
+        return text
+    end = (width - 1) // 2
+    return f"{text[: width - 1 - end]}…{text[len(text) - end :]}"
 
 
 def _json(content: Any) -> str:

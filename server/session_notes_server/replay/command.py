@@ -14,6 +14,7 @@ from click.exceptions import Exit
 
 from session_notes_server.cli.help import Command
 from session_notes_server.cli.parameters import argument, option, span_option, span_or_zero
+from session_notes_server.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -140,7 +141,7 @@ class _Spectator:
             self._progress.advance(self._task)
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(visible(text, keep="\n"), markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from session_notes_server.cli import show
 from session_notes_server.replay.history import History
 from session_notes_server.replay.verdicts import Verdict
 
@@ -73,7 +74,8 @@ def tables(told: Mapping[str, Any]) -> list[RenderableType]:
     from rich.text import Text
 
     where = told["target"] or "a throwaway sidecar"
-    head = f"{told['sessions']} sessions, {told['turns']} turns, {told['elapsed_seconds']} s on {where}"
+    amounts = f"{show.count(told['sessions'], 'session')}, {show.count(told['turns'], 'turn')}"
+    head = f"{amounts}, {told['elapsed_seconds']} s on {where}"
     numbers = Table.grid(padding=(0, 6))
     numbers.add_row(_facts(told), _latencies(told["latency_ms"]))
     note = "Latencies are the busy clients': their own time and their wait for a CPU are in them."
@@ -84,7 +86,7 @@ def tables(told: Mapping[str, Any]) -> list[RenderableType]:
         Text(note, style="dim"),
         Text(),
         _promises(told["promises"]),
-        *(Text(f"  {line}", style="red") for line in _examples(told["promises"])),
+        *(show.line((f"  {line}", "red")) for line in _examples(told["promises"])),
         _verdict(told["promises"]),
     ]
 
@@ -130,11 +132,12 @@ def _verdict(promises: Sequence[Mapping[str, Any]]) -> RenderableType:
     from rich.text import Text
 
     if broken := [one["promise"] for one in promises if one["broken"]]:
-        return Text(f"{len(broken)} of {len(promises)} promises broken: {'; '.join(broken)}", style="bold red")
+        all_of_them = show.count(len(promises), "promise")
+        return Text(f"{len(broken)} of {all_of_them} broken: {'; '.join(broken)}", style="bold red")
     tested = sum(bool(one["checks"]) for one in promises)
     checks = sum(one["checks"] for one in promises)
     untested = f", {len(promises) - tested} not tested" if tested < len(promises) else ""
-    return Text(f"{tested} promises kept in {checks} checks{untested}", style="bold green")
+    return Text(f"{show.count(tested, 'promise')} kept in {show.count(checks, 'check')}{untested}", style="bold green")
 
 
 def _examples(promises: Iterable[Mapping[str, Any]]) -> list[str]:

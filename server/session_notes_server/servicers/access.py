@@ -98,7 +98,8 @@ class Access:
             if sent:
                 # A token that is not known is a mistake or an attack, whatever the certificate says.
                 scheme, _, token = str(sent[0]).partition(" ")
-                return self._tokens.role_of(token.strip()) if len(sent) == 1 and scheme.lower() == "bearer" else None
+                token = token.strip()
+                return self._tokens.role_of(token) if token and len(sent) == 1 and scheme.lower() == "bearer" else None
         return self._identities.role_of(_names(context)) if self._identities is not None else None
 
 

@@ -30,7 +30,11 @@ log = logging.getLogger(__name__)
 LAST_CALLS_SECONDS = 0.1
 
 # Whose requests carry what users and observers have to say. All others are some hundred bytes, and never wait.
-LARGE = {"BatchGetNotes", "WriteNotes", "UpdateSession", "AppendTurns"}
+LARGE_REQUESTS = {"BatchGetNotes", "WriteNotes", "UpdateSession", "AppendTurns"}
+# Whose answers may carry much of a session, or of many. GetNotes, which has one document at most, never waits.
+LARGE_ANSWERS = {"BatchGetNotes", "BeginRun", "GetSession", "ListRuns", "ListSessions"}
+# How the names of methods begin that change nothing.
+READS = ("Get", "BatchGet", "List")
 
 
 class Boundary:
@@ -90,20 +94,27 @@ class Boundary:
 
     def _handler(self, method: MethodDescriptor, behaviour: Callable[[Any, Any], Awaitable[Message]]) -> Any:
         # Looked up once: a descriptor makes its name anew each time.
-        request_type, name, large = GetMessageClass(method.input_type), method.full_name, method.name in LARGE
+        request_type, name, refusable = (
+            GetMessageClass(method.input_type),
+            method.full_name,
+            method.name.startswith(READS),
+        )
+        large_request, large_answer = method.name in LARGE_REQUESTS, method.name in LARGE_ANSWERS
         account = Account(name, self._metrics)
 
         async def handle(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-            began, left = account.begin(), False
+            began, left, call = account.begin(), False, None
             try:
                 if self._stopping:
                     raise errors.shutting_down()
                 call = self._gate.enter(context)
                 self._access.admit(name, context)
-                data = await call.request(large=large)
+                data = await call.request(large=large_request)
+                if large_answer:
+                    await call.turn()
                 response = await behaviour(_parsed(request_type, data), context)
                 answer = response.SerializeToString()
-                call.hold(len(answer))
+                call.answer(len(answer), refusable=refusable)
                 account.end(began, grpc.StatusCode.OK)
                 return answer
             except StatusError as error:
@@ -130,6 +141,8 @@ class Boundary:
                 account.end(began, grpc.StatusCode.CANCELLED)
             else:
                 account.end(began, status.code, status.reason)
+            if call is not None:
+                call.answering()
             await context.abort(status.code, status.message, status.trailing_metadata())
             raise AssertionError("abort always raises")
 

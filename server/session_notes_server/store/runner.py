@@ -15,7 +15,7 @@ from hiredis import ReplyError
 
 from session_notes_server.store import scripts
 from session_notes_server.store.connection import RedisTarget
-from session_notes_server.store.failures import NotDone, StoreUnavailable, is_elsewhere, is_outdated, raised
+from session_notes_server.store.failures import NotDone, StoreUnavailable, codes, is_elsewhere, is_outdated, raised
 from session_notes_server.store.keys import Keys
 from session_notes_server.store.link import Link, LinkLost, packed
 from session_notes_server.store.nodes import Limits, Node, nodes

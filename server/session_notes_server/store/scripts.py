@@ -55,8 +55,8 @@ APPEND_TURNS = Script.load("append_turns")
 DELETE_SESSION = Script.load("delete_session")
 SESSION_SUMMARY = Script.load("session_summary")
 
-# KEYS[1] never exists, so that nothing is written, replicated or logged; ARGV[1] is the tag. RPUSHX is refused wherever a
-# write is: on a replica, out of memory, with a full disk, by an ACL.
+# KEYS[1] never exists, so nothing is written, replicated or logged; ARGV[1] is the tag. RPUSHX is refused wherever
+# a write is: on a replica, out of memory, with a full disk, by an ACL.
 PROBE = Script.of("probe", "redis.call('RPUSHX', KEYS[1], '') return {ARGV[1]}")
 
 

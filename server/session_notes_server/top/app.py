@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,6 +14,7 @@ from rich.terminal_theme import SVG_EXPORT_THEME
 from session_notes import SessionNotesError, Unavailable
 from textual.app import App
 from textual.binding import Binding, BindingType
+from textual.filter import LineFilter, Monochrome, NoColor
 from textual.screen import Screen
 
 from session_notes_server.cli import show
@@ -48,6 +50,7 @@ class Top(App[None]):
     CSS = """
     .status { height: 1; color: $text-muted; }
     .banner { background: $error; color: $text; text-style: bold; display: none; }
+    .banner:nocolor { text-style: bold reverse; }
     .notice { color: $warning; display: none; }
     #heading { height: 1; background: $panel; }
     #filter { height: 1; border: none; padding: 0; display: none; }
@@ -59,6 +62,8 @@ class Top(App[None]):
 
     def __init__(self, reads: Reads, watch: Watch, columns: Sequence[Column], interval: timedelta) -> None:
         super().__init__()
+        # Set to nothing, it is not set: textual thinks otherwise.
+        self.no_color = bool(os.environ.get("NO_COLOR"))
         self.reads = reads
         self.watched = watch
         self.contact = Contact()
@@ -74,13 +79,19 @@ class Top(App[None]):
         still = self.paused or self.contact.lost
         return self.watched.moment(self.contact.answered_at if still else None)
 
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Part of textual's App. With NO_COLOR there is no colour at all, where textual alone would leave greys."""
+        if self.no_color:
+            return [NoColor()]
+        return [one for one in super().get_line_filters() if not isinstance(one, Monochrome)]
+
     def get_default_screen(self) -> Screen[None]:
         """The table."""
         return self._first
 
     def on_mount(self) -> None:
         """Start to read."""
-        # Darker ones have too little contrast, above all where NO_COLOR makes greys of them.
+        # Darker ones have too little contrast.
         self.ansi_theme_dark = SVG_EXPORT_THEME
         # So that the terminal is given back as it was. At SIGHUP there is none any more.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.exit)

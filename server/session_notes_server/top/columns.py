@@ -286,8 +286,6 @@ def layout(columns: Sequence[Column], rows: Sequence[Row], width: int) -> tuple[
 
 
 def fitted(text: str, width: int, *, to_the_right: bool = False) -> str:
-    """A text in exactly so many cells: what is too long loses its middle, as ids often differ at their ends."""
-    if len(text) > width:
-        end = (width - 1) // 2
-        text = f"{text[: width - 1 - end]}…{text[len(text) - end :]}"
+    """Return a text in exactly so many cells; what is too long loses its middle."""
+    text = show.without_middle(text, width)
     return text.rjust(width) if to_the_right else text.ljust(width)

@@ -93,7 +93,9 @@ def _observer_parts(told: Reading, runs: Sequence[Run], since: timedelta, moment
         yield show.line("")
         yield from show.notes_parts(reading.notes)
     yield show.line("")
-    table = show.headed_table("NUMBER", "STATE", "SAW", "BEGAN", "TOOK", "FAILURE", "RUN")
+    table = show.headed_table(
+        "NUMBER", "STATE", "SAW", "BEGAN", "TOOK", "FAILURE", "RUN", ids=["RUN"], folded=["FAILURE"]
+    )
     for one in runs:
         state = one.state.value
         table.add_row(
@@ -103,7 +105,7 @@ def _observer_parts(told: Reading, runs: Sequence[Run], since: timedelta, moment
             show.line(_began(one, moment)),
             show.line(_took(one, moment)),
             show.line(one.failure or "-"),
-            show.line((one.run_id, "dim")),
+            show.Id(one.run_id, "dim"),
         )
     yield table
 

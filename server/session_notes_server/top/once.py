@@ -8,7 +8,18 @@ from typing import Any
 import click
 
 from session_notes_server.cli import documents, show
-from session_notes_server.top.columns import IDLE, Column, age, arranged, at_work, expires_in, readiness
+from session_notes_server.top.columns import (
+    IDLE,
+    OBSERVER,
+    SESSION,
+    Column,
+    age,
+    arranged,
+    at_work,
+    expires_in,
+    layout,
+    readiness,
+)
 from session_notes_server.top.reads import Reads
 from session_notes_server.top.watch import MOST_SESSIONS, Moment, Row, Watch
 
@@ -24,7 +35,7 @@ async def read_once(reads: Reads, watch: Watch) -> None:
 
 
 def show_once(watch: Watch, columns: Sequence[Column], *, as_json: bool) -> None:
-    """Print all rows, those first whose session changed last; ids in full."""
+    """Print all rows, those first whose session changed last; on a terminal as many columns as it has room for."""
     moment = watch.moment()
     rows = arranged(watch.rows.values(), moment, IDLE, backwards=False)
     if watch.more:
@@ -35,11 +46,14 @@ def show_once(watch: Watch, columns: Sequence[Column], *, as_json: bool) -> None
     if not rows:
         show.out(show.line("no sessions"))
         return
-    table = show.headed_table(*(column.title for column in columns))
-    for column, made in zip(columns, table.columns, strict=True):
+    # Where nobody's terminal is, a line is as wide as need be, and every id is in full.
+    shown, _ = layout(columns, rows, show.width() - len(columns))
+    ids = {SESSION.title, OBSERVER.title}
+    table = show.headed_table(*(column.title for column, _ in shown), ids=ids)
+    for (column, _), made in zip(shown, table.columns, strict=True):
         made.justify = "right" if column.to_the_right else "left"
     for row in rows:
-        table.add_row(*(show.line(column.cell(row, moment)) for column in columns))
+        table.add_row(*(show.Id(*column.cell(row, moment)) for column, _ in shown))
     show.out(table)
 
 

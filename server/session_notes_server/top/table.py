@@ -54,6 +54,7 @@ class SessionTable(ScrollView, can_focus=True):
     DEFAULT_CSS = """
     SessionTable { height: 1fr; overflow-x: hidden; overflow-y: auto; scrollbar-size-vertical: 1; }
     SessionTable > .chosen { background: $primary-muted; text-style: bold; }
+    SessionTable:nocolor > .chosen { text-style: bold reverse; }
     """
 
     class Opened(Message):

@@ -1,0 +1,218 @@
+"""What a person reads on a terminal: texts as they were written, ids in one line, reasons for every "no"."""
+
+import json
+import re
+import sys
+import unicodedata
+
+import pytest
+from session_notes.v1 import notes_pb2
+from session_notes.v1.turn_pb2 import Turn
+from session_notes_server.cli import app
+from session_notes_server.cli.environment import known_variables
+from session_notes_server.cli.show import plain
+
+from tests.cli.program import Cli
+from tests.support import SessionCalls, Sidecar, new_channel, new_session_id, struct
+
+OVERRIDE, ISOLATE, ZERO_WIDTH, TAG, SOFT_HYPHEN = "\u202e", "\u2066", "\u200b", "\U000e0041", "\u00ad"
+ACTING = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+
+
+def test_no_character_that_acts_or_hides_is_shown_as_it_is() -> None:
+    """Of all that Unicode has, each is an escape instead, also where it stands between letters."""
+    for code in range(sys.maxunicode + 1):
+        letter = chr(code)
+        if unicodedata.category(letter) in ACTING and letter not in "\n\t":
+            assert plain(f"a{letter}b") == f"a{ascii(letter)[1:-1]}b"
+
+
+@pytest.mark.parametrize(
+    "text", ["\ufe0f", "\u3164", "\u034f", "a\ufe0fb", "a\u200db", "\u200d\u200d", "é\u200d\u200d"]
+)
+def test_what_shows_nothing_is_shown_as_an_escape(text: str) -> None:
+    """Selectors, fillers and joiners too, where they join nothing."""
+    assert "\\u" in plain(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["👨\u200d👩\u200d👧", "❤\ufe0f\u200d🔥", "\u0645\u06cc\u200c\u062e\u0648", "क्\u200dष", "naïve 日本", "🇩🇪"],
+)
+def test_what_is_part_of_a_letter_stays(text: str) -> None:
+    """Families of emoji, Persian and Indic words are whole."""
+    assert plain(text) == text
+
+
+def test_texts_act_on_no_terminal(cli: Cli, session: SessionCalls) -> None:
+    """Notes, failures, fields and turns, by every command that shows them; JSON is the same document as ever."""
+    evil = f"pay {OVERRIDE}001{ISOLATE} {ZERO_WIDTH}{TAG}{SOFT_HYPHEN}end"
+    session.append_turns([_turn(evil)])
+    session.update_session(set={evil: evil})
+    session.begin_run("failed", observer="other")
+    session.fail_run("failed", observer="other", reason=evil)
+    session.write_notes("r1", _notes(evil))
+    for arguments in (
+        ("notes", "get", session.id),
+        ("session", "get", session.id, "--turns"),
+        ("runs", "list", session.id, "--notes"),
+        ("runs", "list", session.id, "--observer", "other"),
+        ("notes", "get", session.id, "--json"),
+        ("session", "get", session.id, "--turns", "--json"),
+    ):
+        _, screen = cli.on_terminal(*arguments)
+        assert r"\u202e" in screen, arguments
+        for letter in (OVERRIDE, ISOLATE, ZERO_WIDTH, TAG, SOFT_HYPHEN):
+            assert letter not in screen, arguments
+    assert cli("notes", "get", session.id, "--json").json["notes"] == {
+        "coverage": {evil: 0.5},
+        "issues": [{"text": evil, "severity": "warning", "turn": None}],
+        "follow_up_suggestions": [evil],
+        "summary": evil,
+        "extra": {evil: evil},
+    }
+
+
+def _turn(text: str) -> Turn:
+    return Turn(speaker=text, text=text)
+
+
+def _notes(text: str) -> notes_pb2.Notes:
+    return notes_pb2.Notes(
+        coverage={text: 0.5},
+        issues=[notes_pb2.Issue(text=text, severity=notes_pb2.SEVERITY_WARNING)],
+        follow_up_suggestions=[text],
+        summary=text,
+        extra=struct({text: text}),
+    )
+
+
+def test_ids_lose_their_middle_and_are_never_wrapped(cli: Cli, session: SessionCalls) -> None:
+    """At 80 columns each row is one line with both ends of each id; in a pipe each id is whole."""
+    with new_channel(cli.env["SESSION_NOTES_TARGET"]) as channel:
+        long = SessionCalls(channel, f"abcd-{new_session_id()}-{'x' * 60}-wxyz")
+        run_id, observer = f"efgh-{'y' * 60}-stuv", f"ijkl-{'z' * 40}-opqr"
+        long.write_notes(run_id, "said", observer=observer)
+    ids = {"run": run_id, "session": long.id, "observer": observer}
+    for arguments, shown in (
+        (("runs", "list", long.id, "--observer", observer), ["run"]),
+        (("session", "list"), ["session", "observer"]),
+        (("top", "--once"), ["session", "observer"]),
+    ):
+        _, screen = cli.on_terminal(*arguments, env={"NO_COLOR": "1"})
+        rows = [line for line in screen.splitlines() if re.search("(efgh|abcd)[^ ]*…", line)]
+        assert len(rows) == 1, screen
+        assert all(len(line) <= 80 for line in screen.splitlines()), screen
+        for name in shown:
+            assert re.search(f"{ids[name][:3]}[^ ]*…[^ ]*{ids[name][-3:]}", rows[0]), screen
+            assert ids[name] in cli(*arguments).out
+
+
+def test_stale_notes_say_why(cli: Cli, session: SessionCalls) -> None:
+    """Their age, their drift, or what is missing to know it; fresh ones need no reason."""
+    session.append_turns(3)
+    session.write_notes("r1", "said", observed_turn=1)
+    session.write_notes("r1", "said", observer="unsaid")
+    old, behind, both, unsaid, fresh = cli.together(
+        ["notes", "get", session.id, "--max-age", "0s"],
+        ["notes", "get", session.id, "--max-turns-behind", "1"],
+        ["notes", "get", session.id, "--max-age", "0s", "--max-turns-behind", "1"],
+        ["notes", "get", session.id, "--max-turns-behind", "1", "--observer", "unsaid"],
+        ["notes", "get", session.id, "--max-turns-behind", "2", "--max-age", "1h"],
+    )
+    assert "stale: older than 0 s" in old.out
+    assert "stale: more than 1 turn behind" in behind.out
+    assert "stale: older than 0 s, and more than 1 turn behind" in both.out
+    assert "stale: how far behind is not known, as their run did not say" in unsaid.out
+    assert ", fresh\n" in fresh.out
+
+
+def test_stale_notes_without_a_transcript_ask_for_the_turn(cli: Cli, session: SessionCalls) -> None:
+    """What the run has seen is known, how many turns there are is not."""
+    session.write_notes("r1", "said", observed_turn=1)
+    assert "no turn is stored: give --current-turn" in cli("notes", "get", session.id, "--max-turns-behind", "1").out
+
+
+def test_an_unknown_session_is_told_from_one_without_runs(cli: Cli, session: SessionCalls) -> None:
+    """No command speaks of it as if it knew it."""
+    session.append_turns(1)
+    known, unknown, no_runs, unknown_runs = cli.together(
+        ["notes", "get", session.id],
+        ["notes", "get", new_session_id()],
+        ["runs", "list", session.id],
+        ["runs", "list", new_session_id()],
+    )
+    assert (known.code, unknown.code) == (3, 3)
+    assert "no observer of this name has run on this session yet" in known.out
+    assert "has run" not in unknown.out
+    assert "nothing is known of this session" in unknown.out
+    assert no_runs.out == f"no run on {session.id}\n"
+    assert "nothing is known of this session" in unknown_runs.out
+
+
+@pytest.mark.parametrize(("issue", "meant"), [("warn:x", "warning"), ("Crit: x", "critical"), ("warnign:x", "warning")])
+def test_a_severity_that_is_none_is_refused(cli: Cli, session: SessionCalls, issue: str, meant: str) -> None:
+    """It is not taken for the beginning of the text; the message has the right word."""
+    ended = cli("notes", "write", session.id, "--issue", issue)
+    assert ended.code == 2
+    assert f"write {meant}:TEXT" in ended.error
+    assert session.get_notes().ready is False
+
+
+@pytest.mark.parametrize("issue", ["no budget: none at all", "ok: x", "x"])
+def test_a_text_with_a_colon_is_a_text(cli: Cli, session: SessionCalls, issue: str) -> None:
+    """What comes close to no severity is left as it is."""
+    assert cli("notes", "write", session.id, "--issue", issue).code == 0
+    assert session.get_notes().notes.issues[0].text == issue
+
+
+def test_one_turn_is_no_turns(cli: Cli, session: SessionCalls) -> None:
+    """A conflict about a transcript of one turn."""
+    session.append_turns(1)
+    ended = cli("session", "append", session.id, "user", "x", "--expected-turn-count", "5")
+    assert ended.error.startswith("the transcript has 1 turn, not 5")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("SESSION_NOTES_TARGTE", "; is it SESSION_NOTES_TARGET?"),
+        ("SESSION_NOTES_REDIS_URI", "; is it SESSION_NOTES_REDIS_URL?"),
+        ("SESSION_NOTES_COLOUR_OF_MY_HOUSE", "\n"),
+        ("SESSIONNOTES_TARGET", "; is it SESSION_NOTES_TARGET?"),
+    ],
+)
+def test_a_misspelt_variable_is_warned_about(cli: Cli, session: SessionCalls, name: str, hint: str) -> None:
+    """Once, by name, never by value; the command does what it does."""
+    ended = cli("session", "list", env={name: "canary-value"})
+    assert ended.code == 0
+    assert ended.err.count("\n") == 1
+    assert f"warning: the environment variable {name} is unknown and has no effect{hint}" in ended.err
+
+
+def test_a_sidecar_logs_a_misspelt_variable() -> None:
+    """One line of its log, as JSON where that is asked for, also with workers."""
+    env = {"SESSION_NOTES_LISTN": "canary", "SESSION_NOTES_LOG_FORMAT": "json", "SESSION_NOTES_WORKERS": "2"}
+    with Sidecar(env=env) as sidecar:
+        lines = [json.loads(line) for line in sidecar.log.splitlines() if "LISTN" in line]
+    assert [(line["level"], line["message"]) for line in lines] == [
+        (
+            "warning",
+            "the environment variable SESSION_NOTES_LISTN is unknown and has no effect; is it SESSION_NOTES_LISTEN?",
+        )
+    ]
+
+
+def test_variables_that_are_known_or_others_are_not_warned_about(cli: Cli) -> None:
+    """All that an option reads, and what Kubernetes sets for a service of this name."""
+    kubernetes = ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_GRPC", "PORT", "PORT_50051_TCP_ADDR"]
+    others = {f"SESSION_NOTES_{name}": "x" for name in kubernetes} | {"SESSION_MANAGER": "x"}
+    assert cli("session", "list", env=others).err == ""
+    assert {"SESSION_NOTES_LISTEN", "SESSION_NOTES_TARGET", "SESSION_NOTES_TLS_CA"} < known_variables(app)
+
+
+def test_json_on_a_terminal_is_json(cli: Cli, session: SessionCalls) -> None:
+    """Whatever was escaped, in lines that a person reads."""
+    session.write_notes("r1", f"a{TAG}{OVERRIDE}\x85b")
+    _, screen = cli.on_terminal("notes", "get", session.id, "--json")
+    assert json.loads(screen)["notes"]["summary"] == f"a{TAG}{OVERRIDE}\x85b"
