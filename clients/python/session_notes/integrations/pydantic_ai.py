@@ -113,14 +113,15 @@ class Observed(AbstractCapability[Any]):
 def _conversation(prompt: Any, result: AgentRunResult[Any]) -> list[Turn]:
     """Return all that was said in a run."""
     new = result.new_messages()
-    earlier = result.all_messages()
-    turns = list(_unanswered(earlier[: len(earlier) - len(new)]))
+    history = result.all_messages()[: -len(new) or None]
     # What a history processor has put in, such as a summary, is of no run.
     new = [message for message in new if message.run_id] or new
-    # The prompt as it was given, since a processor may have changed it or taken it out.
-    turns += _words(prompt)
     prompts = [part for message in new for part in message.parts if isinstance(part, UserPromptPart)]
     given = next((part for part in prompts if part.content == prompt), prompts[0] if prompt and prompts else None)
+    # Where the prompt is no longer among the messages, the ones before it are not as they were handed over.
+    turns = list(_unanswered(history)) if given or not prompt else []
+    # The prompt as it was given, since a processor may have changed it.
+    turns += _words(prompt)
     for number, message in enumerate(new):
         if isinstance(message, ModelRequest):
             turns += [turn for part in message.parts if part is not given for turn in _request_turns(part)]
