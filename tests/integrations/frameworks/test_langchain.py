@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -210,7 +211,10 @@ MIDDLE: list[Any] = [("user", "Earlier"), ("assistant", "Yes?")]
     [
         ([*MIDDLE, ("user", "Hello")], ["Hello"]),
         ([("user", "Hello"), ("user", "Again")], ["Hello", "Again"]),
-        ([*MIDDLE, ("user", "Hello"), ("system", "Be kind."), {"role": "user", "content": "Again"}], ["Hello", "Again"]),
+        (
+            [*MIDDLE, ("user", "Hello"), ("system", "Be kind."), {"role": "user", "content": "Again"}],
+            ["Hello", "Again"],
+        ),
         ([("user", "Hello"), SystemMessage("Be kind.")], ["Hello"]),
         ([ChatMessage("Hello", role="user")], ["Hello"]),
         ([HumanMessage([{"type": "text", "text": "See "}, {"type": "image", "url": "x"}, "this"])], ["See this"]),
@@ -377,8 +381,8 @@ def test_a_graph_whose_agent_speaks_again_after_an_interrupt() -> None:
     graph.add_node("observe", node)
     graph.add_node("observe2", node)
     graph.add_node("ask", lambda state: interrupt("ok?") and None)
-    for start, end in zip([START, "agent", "observe", "ask", "agent2"], ["agent", "observe", "ask", "agent2", "observe2"]):
-        graph.add_edge(start, end)
+    for edge in pairwise([START, "agent", "observe", "ask", "agent2", "observe2"]):
+        graph.add_edge(*edge)
     run = graph.compile(checkpointer=InMemorySaver())
     run.invoke(hello(), on("session-1"))
     run.invoke(Command(resume="yes"), on("session-1"))
@@ -439,7 +443,14 @@ async def test_a_hook_that_fails_leaves_the_run_alone(session_id: Any, caplog: p
     assert agent.invoke(hello())["messages"][-1].text == "Certainly."
     assert (await agent.ainvoke(hello()))["messages"][-1].text == "Certainly."
     node = ObserverNode(broken, session_id)
-    for state in (None, {}, {"messages": None}, {"messages": [None, 7, object(), ("who", "x")]}, object(), [("user", "x")]):
+    for state in (
+        None,
+        {},
+        {"messages": None},
+        {"messages": [None, 7, object(), ("who", "x")]},
+        object(),
+        [("user", "x")],
+    ):
         node.invoke(state)
         await node.ainvoke(state)
     assert "did not record" in caplog.text

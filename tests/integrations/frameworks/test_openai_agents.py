@@ -231,7 +231,10 @@ EARLIER: list[Any] = [{"role": "user", "content": "Earlier"}, message("Yes?")]
         ([USER, calling("f"), {"type": "function_call_output", "call_id": "call-1", "output": "o"}, USER], ["Hello"]),
         ([message("Hello, can I help?"), USER], ["Hello"]),
         ([{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}], []),
-        ([{"role": "user", "content": None}, USER, {"role": "user"}, {"role": "user", "content": [None, 7]}], ["Hello"]),
+        (
+            [{"role": "user", "content": None}, USER, {"role": "user"}, {"role": "user", "content": [None, 7]}],
+            ["Hello"],
+        ),
     ],
 )
 async def test_the_words_of_a_run_whatever_its_input_holds(input: Any, words: list[str]) -> None:
@@ -368,7 +371,7 @@ def no_session(_: Any) -> str:
 async def test_a_hook_that_fails_leaves_the_run_alone(
     session_id: Any, output: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither a session that is not found, nor a broken recorder, nor an unknown output reaches the run, nor the log."""
+    """Neither a session that is not found, nor a broken recorder, nor a strange output reaches run or log."""
     agent = Agent(name="Support", model=Scripted("Certainly."))
     hooks = ObserverHooks(Listener(RuntimeError("my order 4711")), session_id)
     assert (await Runner.run(agent, "Hello", hooks=hooks)).final_output == "Certainly."

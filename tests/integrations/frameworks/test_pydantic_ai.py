@@ -206,7 +206,9 @@ async def test_thinking_is_not_speech() -> None:
 async def test_a_run_that_waits_for_an_approval() -> None:
     """The user hears no JSON; the words are recorded with the first run, the answer with the second."""
     heard = Listener()
-    agent = listening(heard, [SPOKEN, ToolCallPart("refund", tool_call_id="1")], ["Done."], output_type=[str, DeferredToolRequests])
+    agent = listening(
+        heard, [SPOKEN, ToolCallPart("refund", tool_call_id="1")], ["Done."], output_type=[str, DeferredToolRequests]
+    )
 
     @agent.tool_plain(requires_approval=True)
     def refund() -> str:

@@ -52,8 +52,7 @@ class RecordingHook:
         record = getattr(recorder, "record", None)
         if isinstance(recorder, type) or not callable(record) or inspect.iscoroutinefunction(record):
             raise InvalidArgument(
-                "recorder must be a session_notes TurnRecorder or AsyncTurnRecorder, "
-                f"not {kind_of(recorder)}"
+                f"recorder must be a session_notes TurnRecorder or AsyncTurnRecorder, not {kind_of(recorder)}"
             )
         check_session_id(session_id)
         self._recorder = recorder
@@ -128,7 +127,9 @@ def check_client(client: object, *classes: type, otherwise: str = "") -> None:
     """Raise InvalidArgument, naming the classes that fit and what to do otherwise, if a client is of another kind."""
     if not isinstance(client, classes):
         names = " or ".join(fitting.__name__ for fitting in classes)
-        raise InvalidArgument(f"client must be of the class {names}, not {kind_of(client)}{otherwise and '; '}{otherwise}")
+        raise InvalidArgument(
+            f"client must be of the class {names}, not {kind_of(client)}{otherwise and '; '}{otherwise}"
+        )
 
 
 def kind_of(value: object) -> str:

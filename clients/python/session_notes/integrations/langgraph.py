@@ -78,8 +78,8 @@ def notes_tool(
     It answers as `NotesTool` does: an outage is `{"ready": False, "reason": "unavailable"}`.
 
     Args:
-        client: The client to read with. A `PrimaryClient` serves `invoke`, and `ainvoke` in a thread; an `AsyncPrimaryClient`
-            serves `ainvoke` in the loop it was opened in, and nothing else.
+        client: The client to read with. A `PrimaryClient` serves `invoke`, and `ainvoke` in a thread; an
+            `AsyncPrimaryClient` serves `ainvoke` in the loop it was opened in, and nothing else.
         session_id: The session, or a function that finds it in the run's config.
         **options: As for `NotesTool`: `observer`, `max_age`, `max_turns_behind`, `name`, `description`.
 

@@ -159,7 +159,7 @@ class _Run:
     def turns(self, output: Any) -> list[Turn]:
         """Return all of it as turns, with the final output."""
         messages, answer = list(self.messages), text_of(output)
-        # Unless a tool has ended the run, the output is the last message; where it is structured, as the model wrote it.
+        # Unless a tool has ended the run, the output is the last message; a structured one, as the model wrote it.
         if messages and (messages[-1] == answer or not (self.calling or isinstance(output, str))):
             messages.pop()
         return turns(self.words, [*messages, answer])

@@ -16,8 +16,8 @@ Recorded at the end of a run, in order:
 - the output: instead of the text that it was made of, or after it where a tool has made it; a structured one as JSON.
 
 Not recorded: tool calls and their results, thinking, images and files, instructions, the request for an approval
-(`DeferredToolRequests`), and a response that an output validator has refused. Of a realtime session, the transcripts are
-recorded at its end; an answer that the user broke into has `extra={"interrupted": True}`.
+(`DeferredToolRequests`), and a response that an output validator has refused. Of a realtime session, the transcripts
+are recorded at its end; an answer that the user broke into has `extra={"interrupted": True}`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -152,7 +152,9 @@ def _response_turns(response: ModelResponse) -> Iterator[Turn]:
         if isinstance(part, TextPart):
             text += part.content
         elif _is_speech(part):
-            yield Turn("primary", part.content, extra={"interrupted": True} if part.interrupted_at_ms is not None else {})
+            yield Turn(
+                "primary", part.content, extra={"interrupted": True} if part.interrupted_at_ms is not None else {}
+            )
         elif text:
             # A tool of the provider's in between: what follows is said when it has answered.
             yield Turn("primary", text)

@@ -161,7 +161,7 @@ class NotesTool(_Tool[PrimaryClient]):
     """
 
     _CLIENT = PrimaryClient
-    _OTHERWISE = "for an AsyncPrimaryClient use AsyncNotesTool"
+    _OTHERWISE = "; for an AsyncPrimaryClient, use AsyncNotesTool"
 
     def call(self, arguments: object = None) -> dict[str, Any]:
         """The notes as a model gets them: `Reading.as_tool_result()`.
@@ -192,7 +192,7 @@ class AsyncNotesTool(_Tool[AsyncPrimaryClient]):
     """`NotesTool` for asyncio: the same arguments, answers and errors, over an `AsyncPrimaryClient`."""
 
     _CLIENT = AsyncPrimaryClient
-    _OTHERWISE = "for a PrimaryClient use NotesTool"
+    _OTHERWISE = "; for a PrimaryClient, use NotesTool"
 
     async def call(self, arguments: object = None) -> dict[str, Any]:
         """The notes as a model gets them: as `NotesTool.call`."""
