@@ -451,17 +451,16 @@ def test_what_no_client_should_send(host: Host, sidecar: Sidecar) -> None:
         server.send({"method": "notifications/cancelled"})
         server.send({"method": "notifications/cancelled", "params": {"requestId": "nobody's"}})
         server.send({"id": 7, "result": {}})
-        for number, request in enumerate(
-            [
-                {"method": "nothing/here"},
-                {"method": "tools/call"},
-                {"method": "tools/call", "params": {"name": 7, "arguments": []}},
-                {"method": "tools/call", "params": {"name": "get_notes"}},
-                {"method": "resources/read"},
-                {"method": "resources/read", "params": {"uri": f"{SESSIONS}/%ff"}},
-            ]
-        ):
-            server.send({"id": number + 1} | request)
+        requests: list[dict[str, Any]] = [
+            {"method": "nothing/here"},
+            {"method": "tools/call"},
+            {"method": "tools/call", "params": {"name": 7, "arguments": []}},
+            {"method": "tools/call", "params": {"name": "get_notes"}},
+            {"method": "resources/read"},
+            {"method": "resources/read", "params": {"uri": f"{SESSIONS}/%ff"}},
+        ]
+        for number, request in enumerate(requests, 1):
+            server.send({"id": number} | request)
         answers = {answer["id"]: answer for answer in (server.next() for _ in range(6))}
         assert server.until_ping() == []
     assert {number for number in answers if "error" in answers[number]} == {1, 2, 3, 5, 6}

@@ -216,7 +216,7 @@ MIDDLE: list[Any] = [("user", "Earlier"), ("assistant", "Yes?")]
             ["Hello", "Again"],
         ),
         ([("user", "Hello"), SystemMessage("Be kind.")], ["Hello"]),
-        ([ChatMessage("Hello", role="user")], ["Hello"]),
+        ([ChatMessage(content="Hello", role="user")], ["Hello"]),
         ([HumanMessage([{"type": "text", "text": "See "}, {"type": "image", "url": "x"}, "this"])], ["See this"]),
         ([HumanMessage([{"type": "image", "url": "x"}])], []),
         ([HumanMessage("A job is done.", additional_kwargs={"lc_source": "job"}), HumanMessage("Hello")], ["Hello"]),
@@ -352,10 +352,10 @@ def test_a_graph_that_is_resumed(kind: str) -> None:
     model = Steps(steps=["Shall I?", "Done."])
     agent: Any = create_agent(model, middleware=[ObserverMiddleware(heard)] if kind == "middleware" else [])
 
-    def ask(_: Any) -> Any:
+    def ask(_: MessagesState) -> Any:
         return {"messages": [("user", "Yes.")]} if interrupt("ok?") == "yes" else {}
 
-    graph = StateGraph(MessagesState)
+    graph: Any = StateGraph(MessagesState)
     graph.add_node("agent", agent)
     graph.add_node("observe", ObserverNode(heard) if kind == "node" else lambda state: None)
     graph.add_node("ask", ask)
@@ -416,7 +416,7 @@ def test_a_run_that_failed_and_its_retry() -> None:
     agent = create_agent(model, middleware=[ObserverMiddleware(heard)], checkpointer=InMemorySaver())
     with pytest.raises(RuntimeError):
         agent.invoke(hello(), on("session-1"))
-    agent.invoke(None, on("session-1"))  # type: ignore[arg-type]
+    agent.invoke(None, on("session-1"))
     assert heard.turns == [("user", "Hello"), ("primary", "Here.")]
 
 

@@ -258,7 +258,11 @@ async def test_a_history_that_is_summed_up() -> None:
     agent: Agent[None, str] = Agent(
         Steps(*steps, ["Here."]), capabilities=[ProcessHistory(sum_up), Observed(heard, "session-1")]
     )
-    agent.tool_plain(name="look_up")(lambda: "in store")
+
+    @agent.tool_plain
+    def look_up() -> str:
+        return "in store"
+
     await agent.run("Hello", message_history=EARLIER)
     assert ("user", "Much was said.") not in heard.turns
     assert heard.turns[0] == ("user", "Hello")

@@ -4,9 +4,9 @@ import inspect
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
+from types import TracebackType
 from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
 
 from session_notes import InvalidArgument, Turn
@@ -72,16 +72,22 @@ class RecordingHook:
             self._recorder.record(session_id, *new)
 
 
-@contextmanager
-def guarded() -> Iterator[None]:
+class guarded:  # noqa: N801 - reads as a verb, like `suppress`
     """Keep every error of a hook away from the run that it listens to, and log its kind alone.
 
     A message may hold the user's words, so neither the text of an error nor its traceback is logged.
     """
-    try:
-        yield
-    except Exception as error:
-        LOGGER.warning("a hook did not record what was said: %s", type(error).__name__)
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if kind is None or not issubclass(kind, Exception):
+            return False
+        LOGGER.warning("a hook did not record what was said: %s", kind.__name__)
+        return True
 
 
 class _RecordedMessages:
@@ -127,9 +133,7 @@ def check_client(client: object, *classes: type, otherwise: str = "") -> None:
     """Raise InvalidArgument, naming the classes that fit and what to do otherwise, if a client is of another kind."""
     if not isinstance(client, classes):
         names = " or ".join(fitting.__name__ for fitting in classes)
-        raise InvalidArgument(
-            f"client must be of the class {names}, not {kind_of(client)}{otherwise and '; '}{otherwise}"
-        )
+        raise InvalidArgument(f"client must be of the class {names}, not {kind_of(client)}{otherwise}")
 
 
 def kind_of(value: object) -> str:

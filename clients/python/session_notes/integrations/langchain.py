@@ -79,7 +79,7 @@ class ObserverMiddleware(AgentMiddleware[_State, Any]):
             while start > 0 and (is_users(messages[start - 1]) or isinstance(messages[start - 1], SystemMessage)):
                 start -= 1
             # What a run that was interrupted and never resumed has left comes first.
-            said = list(state.get(_SAID) or [])
+            said = _said(state)
             known = [entry[0] for entry in said]
             new = [message for message in messages[start:] if is_users(message) and message.id not in known]
             return {_SAID: said + [_entry(message) for message in new]}
@@ -90,13 +90,13 @@ class ObserverMiddleware(AgentMiddleware[_State, Any]):
         with guarded():
             messages = messages_in(get(state, "messages"))
             if (spoken := next((message for message in reversed(messages) if is_models(message)), None)) is not None:
-                return {_SAID: [*(state.get(_SAID) or []), _entry(spoken)]}
+                return {_SAID: [*_said(state), _entry(spoken)]}
         return None
 
     def after_agent(self, state: _State, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Called by LangChain when the agent has answered: record."""
         with guarded():
-            said, messages = state.get(_SAID) or [], messages_in(get(state, "messages"))
+            said, messages = _said(state), messages_in(get(state, "messages"))
             exchange = last_exchange(messages)
             structured = get(state, "structured_response")
             if structured is not None and messages and isinstance(messages[-1], ToolMessage):
@@ -122,6 +122,10 @@ class ObserverMiddleware(AgentMiddleware[_State, Any]):
     async def aafter_agent(self, state: _State, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """The same in a loop."""
         return self.after_agent(state, runtime)
+
+
+def _said(state: _State) -> list[list[Any]]:
+    return state.get("session_notes_said") or []
 
 
 def _entry(message: BaseMessage) -> list[Any]:

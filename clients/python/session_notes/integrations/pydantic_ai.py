@@ -52,6 +52,7 @@ try:
         UserPromptPart,
     )
     from pydantic_ai.capabilities import AbstractCapability
+    from pydantic_ai.messages import SpeechPart
 except ImportError as error:
     raise ImportError("this needs pydantic-ai-slim: pip install '.[pydantic-ai]' in its checkout") from error
 
@@ -142,7 +143,7 @@ def _unanswered(history: Sequence[ModelMessage]) -> Iterator[Turn]:
 def _request_turns(part: Any) -> Iterator[Turn]:
     if isinstance(part, UserPromptPart):
         yield from _words(part.content)
-    elif _is_speech(part):
+    elif isinstance(part, SpeechPart):
         yield Turn("user", part.content)
 
 
@@ -151,7 +152,7 @@ def _response_turns(response: ModelResponse) -> Iterator[Turn]:
     for part in response.parts:
         if isinstance(part, TextPart):
             text += part.content
-        elif _is_speech(part):
+        elif isinstance(part, SpeechPart):
             yield Turn(
                 "primary", part.content, extra={"interrupted": True} if part.interrupted_at_ms is not None else {}
             )
@@ -168,7 +169,7 @@ def _with_output(turns: list[Turn], new: Sequence[ModelMessage], output: Any) ->
     answer = text_of(output)
     last = next((message for message in reversed(new) if isinstance(message, ModelResponse)), None)
     spoken = [turn for turn in turns if turn.text.strip()]
-    if not answer.strip() or last is None or any(_is_speech(part) for part in last.parts):
+    if not answer.strip() or last is None or any(isinstance(part, SpeechPart) for part in last.parts):
         return spoken
     made_of_text = any(isinstance(part, TextPart) for part in last.parts) and not any(
         isinstance(part, ToolCallPart) for part in last.parts
@@ -184,10 +185,6 @@ def _is_refused(later: Sequence[ModelMessage]) -> bool:
         part.part_kind == "retry-feedback" or (part.part_kind == "retry-prompt" and part.tool_name is None)
         for part in later[0].parts
     )
-
-
-def _is_speech(part: Any) -> bool:
-    return getattr(part, "part_kind", None) == "speech"
 
 
 def _words(content: Any) -> Iterator[Turn]:
