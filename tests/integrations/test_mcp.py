@@ -393,6 +393,23 @@ async def test_of_a_bug_nobody_reads_more_than_that_there_is_one(
     assert CANARY not in caplog.text
 
 
+async def test_whole_numbers_reach_a_model_as_such(sidecar: Sidecar, session_id: str) -> None:
+    """An order's number is 4711, not 4711.0, in notes, fields and turns, from tools and resources."""
+    with PrimaryClient(sidecar.target) as primary, ObserverClient(sidecar.target) as observer:
+        primary.update_session(session_id, {"order": {"id": 4711}})
+        primary.append_turns(session_id, [Turn("user", "x", extra={"ms": 1200})])
+        with observer.run(session_id) as run:
+            run.write(Notes(extra={"orders": [4711]}))
+    async with here(sidecar) as client:
+        result = await client.call_tool("get_session", {"session_id": session_id, "include_turns": True})
+        resource = (await client.read_resource(f"{SESSIONS}/{session_id}/transcript")).contents[0]
+    assert isinstance(resource, TextResourceContents)
+    for text in (told(result), resource.text, json.dumps(result.structured_content)):
+        assert '"orders": [4711]' in text
+        assert '{"id": 4711}' in text
+        assert '{"ms": 1200}' in text
+
+
 class Hanging:
     """A sidecar that takes connections and never answers."""
 

@@ -19,6 +19,10 @@ REMEMBERED_MESSAGES = 10_000
 """Ids of recorded messages that one hook remembers, over all sessions."""
 
 
+class WrongKind(InvalidArgument, TypeError):
+    """A client, a recorder or a session of a kind that a tool or a hook cannot work with."""
+
+
 class NotesOptions(TypedDict, total=False):
     """The options of a tool besides its client and session; meanings and defaults are those of `NotesTool`."""
 
@@ -51,7 +55,7 @@ class RecordingHook:
     def __init__(self, recorder: Recorder, session_id: str | Callable[[Any], str]) -> None:
         record = getattr(recorder, "record", None)
         if isinstance(recorder, type) or not callable(record) or inspect.iscoroutinefunction(record):
-            raise InvalidArgument(
+            raise WrongKind(
                 f"recorder must be a session_notes TurnRecorder or AsyncTurnRecorder, not {kind_of(recorder)}"
             )
         check_session_id(session_id)
@@ -122,18 +126,16 @@ def session_of(session_id: str | Callable[[T], str], context: T) -> str:
 def check_session_id(session_id: object) -> None:
     """Raise InvalidArgument if this is neither a session's id nor a function that finds it."""
     if not isinstance(session_id, str) and not callable(session_id):
-        raise InvalidArgument(
-            f"session_id must be a str, or a function that returns one, not {type(session_id).__name__}"
-        )
+        raise WrongKind(f"session_id must be a str, or a function that returns one, not {type(session_id).__name__}")
     if inspect.iscoroutinefunction(session_id):
-        raise InvalidArgument("session_id must be a plain function, not a coroutine function")
+        raise WrongKind("session_id must be a plain function, not a coroutine function")
 
 
 def check_client(client: object, *classes: type, otherwise: str = "") -> None:
     """Raise InvalidArgument, naming the classes that fit and what to do otherwise, if a client is of another kind."""
     if not isinstance(client, classes):
         names = " or ".join(fitting.__name__ for fitting in classes)
-        raise InvalidArgument(f"client must be of the class {names}, not {kind_of(client)}{otherwise}")
+        raise WrongKind(f"client must be of the class {names}, not {kind_of(client)}{otherwise}")
 
 
 def kind_of(value: object) -> str:
