@@ -18,6 +18,7 @@ from pathlib import Path
 from analysers import TOPICS, RuleBased
 from primary import MAX_TURNS_BEHIND, Conversation, answer_by_rule
 from session_notes import ActiveRun, ObserverClient, PrimaryClient, Reading
+from session_notes.integrations.recorder import TurnRecorder
 from stage import Stage
 
 SESSION_ID = "demo"
@@ -29,11 +30,13 @@ ENVIRONMENT = {name: text for name, text in os.environ.items() if not name.start
 class Demo:
     """The play: one conversation, one observer."""
 
-    def __init__(self, stage: Stage, target: str, primary: PrimaryClient, observer: ObserverClient) -> None:
+    def __init__(
+        self, stage: Stage, target: str, primary: PrimaryClient, recorder: TurnRecorder, observer: ObserverClient
+    ) -> None:
         self._stage = stage
         self._environment = ENVIRONMENT | {"SESSION_NOTES_TARGET": target}
         self._observer = observer
-        self._conversation = Conversation(primary, SESSION_ID, answer_by_rule)
+        self._conversation = Conversation(primary, recorder, SESSION_ID, answer_by_rule)
 
     def play(self) -> None:
         """All scenes, in order."""
@@ -175,13 +178,18 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
-        with _sidecar() as target, PrimaryClient(target) as primary, ObserverClient(target) as observer:
+        with (
+            _sidecar() as target,
+            PrimaryClient(target) as primary,
+            TurnRecorder(primary) as recorder,
+            ObserverClient(target) as observer,
+        ):
             stage.scene(
                 "session-notes",
                 "A primary talks to the user, an observer takes notes, each in a process of its own. Neither calls the "
                 f"other: all they share is the sidecar, here on {target}.",
             )
-            Demo(stage, target, primary, observer).play()
+            Demo(stage, target, primary, recorder, observer).play()
     except KeyboardInterrupt:
         sys.exit("stopped")
     stage.scene("That was it", "The sidecar and its data are gone again. Try it yourself: examples/README.md")

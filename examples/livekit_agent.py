@@ -7,6 +7,7 @@ The sidecar is that of SESSION_NOTES_TARGET. Without it the conversation goes on
 """
 
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from typing import Any
 
 from livekit.agents import (
@@ -19,10 +20,9 @@ from livekit.agents import (
     cli,
     function_tool,
 )
-from session_notes import Turn
 from session_notes.integrations.recorder import TurnRecorder
 from session_notes.integrations.tools import AsyncNotesTool
-from voice import INSTRUCTIONS, listening_in
+from voice import INSTRUCTIONS, listening_in, turn
 
 server = AgentServer()
 
@@ -38,14 +38,18 @@ def agent_with_notes(notes: AsyncNotesTool) -> Agent:
 
 
 def take_down(session: AgentSession[Any], recorder: TurnRecorder, session_id: str) -> None:
-    """Has every turn recorded as it was said, and an observer look after each one of the user's."""
+    """Have every turn recorded as it was said, and an observer look after each one of the user's."""
 
     @session.on("conversation_item_added")
     def added(event: ConversationItemAddedEvent) -> None:
         item = event.item
         if isinstance(item, ChatMessage) and item.role in ("user", "assistant") and item.text_content:
             by_user = item.role == "user"
-            recorder.record(session_id, Turn("user" if by_user else "primary", item.text_content), observe=by_user)
+            # A text is not spoken, and has no more than the time it came.
+            began = datetime.fromtimestamp(item.metrics.get("started_speaking_at") or item.created_at, UTC)
+            # Of an answer that the user broke into, LiveKit keeps what was played.
+            said = turn("user" if by_user else "primary", item.text_content, began, interrupted=item.interrupted)
+            recorder.record(session_id, said, observe=by_user)
 
 
 @server.rtc_session()

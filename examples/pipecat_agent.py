@@ -8,6 +8,7 @@ The sidecar is that of SESSION_NOTES_TARGET. Without it the conversation goes on
 
 import os
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
@@ -32,10 +33,9 @@ from pipecat.services.openai.stt import OpenAISTTService
 from pipecat.services.openai.tts import OpenAITTSService
 from pipecat.transports.base_transport import BaseTransport, TransportParams
 from pipecat.workers.runner import WorkerRunner
-from session_notes import Turn
 from session_notes.integrations.recorder import TurnRecorder
 from session_notes.integrations.tools import AsyncNotesTool
-from voice import INSTRUCTIONS, listening_in
+from voice import INSTRUCTIONS, listening_in, turn
 
 TRANSPORTS = {"webrtc": lambda: TransportParams(audio_in_enabled=True, audio_out_enabled=True)}
 
@@ -52,18 +52,24 @@ def context_with_notes(llm: LLMService[Any], notes: AsyncNotesTool) -> LLMContex
 
 
 def take_down(turns: LLMContextAggregatorPair, recorder: TurnRecorder, session_id: str) -> None:
-    """Has every turn recorded as it was said, and an observer look after each one of the user's."""
+    """Have every turn recorded as it was said, and an observer look after each one of the user's."""
 
     async def heard(aggregator: LLMUserAggregator, message: UserTurnMessageAddedMessage) -> None:
-        recorder.record(session_id, Turn("user", message.content))
+        recorder.record(session_id, turn("user", message.content, _time(message.timestamp)))
 
     async def said(aggregator: LLMAssistantAggregator, message: AssistantTurnStoppedMessage) -> None:
-        # Empty where the user broke in before a word was said.
+        # The aggregator is behind the output, so this is what was spoken: nothing, where the user broke in at once.
         if message.content:
-            recorder.record(session_id, Turn("primary", message.content), observe=False)
+            answer = turn("primary", message.content, _time(message.timestamp), interrupted=message.interrupted)
+            recorder.record(session_id, answer, observe=False)
 
     turns.user().add_event_handler("on_user_turn_message_added", heard)
     turns.assistant().add_event_handler("on_assistant_turn_stopped", said)
+
+
+def _time(timestamp: str) -> datetime:
+    """Return when a turn began. Pipecat has no time for a message that is written outside of a turn."""
+    return datetime.fromisoformat(timestamp) if timestamp else datetime.now(UTC)
 
 
 async def talk(transport: BaseTransport, session_id: str) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from language_model import connect
 from session_notes import PrimaryClient, Reading, Turn, Unavailable
+from session_notes.integrations.recorder import TurnRecorder
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageParam
@@ -31,12 +32,14 @@ class Conversation:
 
     Args:
         client: The connection to the sidecar.
-        session_id: The conversation's name; one that is already there goes on.
+        recorder: Stores what is said. It holds up nothing, even while the sidecar does not answer.
+        session_id: The conversation's name; an existing one goes on.
         respond: Makes an answer of the transcript and the notes.
     """
 
-    def __init__(self, client: PrimaryClient, session_id: str, respond: Responder) -> None:
+    def __init__(self, client: PrimaryClient, recorder: TurnRecorder, session_id: str, respond: Responder) -> None:
         self._client = client
+        self._recorder = recorder
         self._session_id = session_id
         self._respond = respond
         session = client.get_session(session_id, include_turns=True)
@@ -44,23 +47,29 @@ class Conversation:
         self._turn_count = session.turn_count
 
     def hear(self, text: str) -> None:
-        """Takes down what the user said."""
+        """Record what the user said."""
         self._append(Turn("user", text))
 
     def read_notes(self) -> Reading:
-        """The tool call. Where even the sidecar does not answer, the user still gets an answer."""
-        return self._client.get_notes(self._session_id, max_turns_behind=MAX_TURNS_BEHIND, unavailable_ok=True)
+        """Return the notes: the tool call. If the sidecar does not answer, the user still gets an answer."""
+        return self._client.get_notes(
+            self._session_id,
+            max_turns_behind=MAX_TURNS_BEHIND,
+            # As the conversation is, not as far as it is stored.
+            current_turn=self._turn_count,
+            unavailable_ok=True,
+        )
 
     def answer(self, reading: Reading) -> str:
-        """Says something, and takes it down."""
+        """Say something, and record it."""
         text = self._respond(self._turns, reading)
         self._append(Turn("primary", text))
         return text
 
     def _append(self, turn: Turn) -> None:
-        # With the expected count nothing is stored twice, whoever tries again, and a second primary is noticed.
-        self._turn_count = self._client.append_turns(self._session_id, [turn], expected_turn_count=self._turn_count)
+        self._recorder.record(self._session_id, turn)
         self._turns.append(turn)
+        self._turn_count += 1
 
 
 def answer_by_rule(turns: Sequence[Turn], reading: Reading) -> str:
@@ -121,8 +130,9 @@ def main() -> None:
     model = os.environ.get("SESSION_NOTES_MODEL")
     print(f"session {arguments.session}; answers come from {model or 'rules, not from a language model'}", flush=True)
     try:
-        with PrimaryClient() as client:
-            conversation = Conversation(client, arguments.session, OpenAIResponder(model) if model else answer_by_rule)
+        with PrimaryClient() as client, TurnRecorder(client) as recorder:
+            respond = OpenAIResponder(model) if model else answer_by_rule
+            conversation = Conversation(client, recorder, arguments.session, respond)
             for line in _lines(arguments.script, arguments.pause):
                 conversation.hear(line)
                 reading = conversation.read_notes()

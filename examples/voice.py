@@ -1,12 +1,12 @@
-"""What a voice agent needs of session-notes, whatever it is built with: nothing here waits on the way of the audio."""
+"""The part of session-notes in a voice agent, in whichever framework: nothing here holds up the audio."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from analysers import analyser_from_environment
-from session_notes import ActiveRun, AsyncPrimaryClient, BackgroundObserver, Notes, PrimaryClient
+from session_notes import ActiveRun, AsyncPrimaryClient, BackgroundObserver, Notes, PrimaryClient, Turn
 from session_notes.integrations.recorder import TurnRecorder
 from session_notes.integrations.tools import AsyncNotesTool
 
@@ -23,6 +23,20 @@ INSTRUCTIONS = (
     "You are on the phone with somebody who has a project in mind. Answer in a sentence or two, as one speaks. Before"
     " you bring up something new, read the notes of the colleague who listens in."
 )
+
+
+def turn(speaker: str, text: str, began: datetime, *, interrupted: bool = False) -> Turn:
+    """Return a turn of a call, as an observer needs it.
+
+    Transcripts are appended as they come, and a user's often comes late. By their `time`, turns can be put in order.
+
+    Args:
+        speaker: `user` or `primary`.
+        text: The words that were spoken: of an answer that was broken into, those up to there.
+        began: When the speaker began, with a time zone.
+        interrupted: Whether the user broke in.
+    """
+    return Turn(speaker, text, time=began, extra={"interrupted": True} if interrupted else {})
 
 
 @asynccontextmanager

@@ -14,8 +14,11 @@ from observer import span
 from primary import seconds
 from session_notes import ObserverClient, PrimaryClient, RunState, Turn
 
+from tests.clients.conftest import Proxy, proxy
 from tests.examples.conftest import EXAMPLES
 from tests.support import Sidecar, eventually, free_port
+
+__all__ = ["proxy"]
 
 Run = Callable[..., str]
 Start = Callable[..., subprocess.Popen[str]]
@@ -76,6 +79,28 @@ def test_a_primary_without_a_sidecar_says_what_to_do(start: Start) -> None:
     assert primary.returncode == 1
     assert "make run" in err
     assert "Traceback" not in err
+
+
+def test_a_sidecar_that_hangs_holds_up_no_conversation(start: Start, proxy: Proxy, session_id: str) -> None:
+    """Each answer comes as soon as the notes are given up; the turns are stored meanwhile, or later."""
+    primary = start("primary.py", "--session", session_id, SESSION_NOTES_TARGET=proxy.target)
+    talk, shown = primary.stdin, primary.stdout
+    assert talk is not None
+    assert shown is not None
+
+    def answered_after(text: str) -> float:
+        begun = time.monotonic()
+        talk.write(f"{text}\n")
+        talk.flush()
+        assert any(line.startswith("primary >") for line in shown)
+        return time.monotonic() - begun
+
+    answered_after("Hello")
+    proxy.swallow_replies()
+    assert max(answered_after("Are you there?"), answered_after("Still?")) < 1.5
+    proxy.reset()
+    primary.communicate(timeout=20)
+    assert primary.returncode == 0
 
 
 def test_an_observer_without_a_sidecar_says_what_to_do(start: Start) -> None:

@@ -98,6 +98,56 @@ class Host:
             async with Client(url, mode=mode) as client:
                 yield client
 
+    @contextmanager
+    def by_hand(self, target: str) -> Iterator["Lines"]:
+        """Both ends of a server on stdin and stdout, for what no proper client sends."""
+        with self.log.open("a") as log:
+            process = subprocess.Popen(
+                [*program(), *PATIENTLY],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=ENV | {"SESSION_NOTES_TARGET": target},
+            )
+        try:
+            yield Lines(process)
+            process.communicate(timeout=20)
+            assert process.returncode == 0, self.log.read_text()
+        finally:
+            process.kill()
+            process.wait()
+
+
+class Lines:
+    """Messages to and from a server, after the handshake."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        about: Any = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+        self.send({"id": 0, "method": "initialize", "params": about})
+        assert "result" in self.next()
+        self.send({"method": "notifications/initialized"})
+
+    def send(self, message: dict[str, Any] | bytes) -> None:
+        """Write a message, or a line that is none."""
+        line = message if isinstance(message, bytes) else json.dumps({"jsonrpc": "2.0"} | message).encode()
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + b"\n")
+        self._process.stdin.flush()
+
+    def next(self) -> Any:
+        """The next message."""
+        assert self._process.stdout is not None
+        return json.loads(self._process.stdout.readline())
+
+    def until_ping(self) -> list[Any]:
+        """What comes before the answer to a ping."""
+        self.send({"id": "ping", "method": "ping"})
+        answers: list[Any] = []
+        while (answer := self.next()).get("id") != "ping":
+            answers.append(answer)
+        return answers
+
 
 Connect = Callable[..., Any]
 
@@ -341,6 +391,117 @@ async def test_of_a_bug_nobody_reads_more_than_that_there_is_one(
 
     assert caplog.text.count("a read failed: RuntimeError") == 3
     assert CANARY not in caplog.text
+
+
+async def test_whole_numbers_reach_a_model_as_such(sidecar: Sidecar, session_id: str) -> None:
+    """An order's number is 4711, not 4711.0, in notes, fields and turns, from tools and resources."""
+    with PrimaryClient(sidecar.target) as primary, ObserverClient(sidecar.target) as observer:
+        primary.update_session(session_id, {"order": {"id": 4711}})
+        primary.append_turns(session_id, [Turn("user", "x", extra={"ms": 1200})])
+        with observer.run(session_id) as run:
+            run.write(Notes(extra={"orders": [4711]}))
+    async with here(sidecar) as client:
+        result = await client.call_tool("get_session", {"session_id": session_id, "include_turns": True})
+        resource = (await client.read_resource(f"{SESSIONS}/{session_id}/transcript")).contents[0]
+    assert isinstance(resource, TextResourceContents)
+    for text in (told(result), resource.text, json.dumps(result.structured_content)):
+        assert '"orders": [4711]' in text
+        assert '{"id": 4711}' in text
+        assert '{"ms": 1200}' in text
+
+
+class Hanging:
+    """A sidecar that takes connections and never answers."""
+
+    def __init__(self, server: socket.socket) -> None:
+        self._server = server
+        self._taken: list[socket.socket] = []
+        self.target = f"127.0.0.1:{server.getsockname()[1]}"
+
+    def wait_for_a_call(self) -> None:
+        """Return once it has been called."""
+        self._taken.append(self._server.accept()[0])
+
+    def close(self) -> None:
+        """Hang up."""
+        for connection in self._taken:
+            connection.close()
+
+
+@pytest.fixture
+def hanging() -> Iterator[Hanging]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(20)
+        hanging = Hanging(server)
+        yield hanging
+        hanging.close()
+
+
+READS: list[dict[str, Any]] = [
+    {"method": "tools/call", "params": {"name": "get_notes", "arguments": {"session_id": "s1"}}},
+    {"method": "tools/call", "params": {"name": "get_session", "arguments": {"session_id": "s1"}}},
+    {"method": "resources/read", "params": {"uri": f"{SESSIONS}/s1"}},
+    {"method": "resources/list"},
+]
+
+
+@pytest.mark.parametrize("read", READS)
+def test_a_call_that_its_client_cancels(host: Host, hanging: Hanging, read: Any) -> None:
+    """The server goes on serving, and the cancelled call gets no answer: in its middle, at once, or long ago."""
+    with host.by_hand(hanging.target) as server:
+        server.send({"id": 1} | read)
+        hanging.wait_for_a_call()
+        server.send({"method": "notifications/cancelled", "params": {"requestId": 1, "reason": "too slow"}})
+        server.send({"id": 2} | read)
+        server.send({"method": "notifications/cancelled", "params": {"requestId": 2}})
+        server.send({"method": "notifications/cancelled", "params": {"requestId": 2}})
+        assert server.until_ping() == []
+        server.send({"id": 3, "method": "tools/list"})
+        assert server.next()["id"] == 3
+
+
+def test_what_no_client_should_send(host: Host, sidecar: Sidecar) -> None:
+    """Lines that are no message, unknown methods, and requests without what they need: the server goes on serving."""
+    with host.by_hand(sidecar.target) as server:
+        for line in (b"not json", b"\xff\xfe", b"", b"[]", b"null", b"{}", b'{"jsonrpc":"2.0"}', b"[" * 9999):
+            server.send(line)
+        server.send({"method": "notifications/cancelled"})
+        server.send({"method": "notifications/cancelled", "params": {"requestId": "nobody's"}})
+        server.send({"id": 7, "result": {}})
+        requests: list[dict[str, Any]] = [
+            {"method": "nothing/here"},
+            {"method": "tools/call"},
+            {"method": "tools/call", "params": {"name": 7, "arguments": []}},
+            {"method": "tools/call", "params": {"name": "get_notes"}},
+            {"method": "resources/read"},
+            {"method": "resources/read", "params": {"uri": f"{SESSIONS}/%ff"}},
+        ]
+        for number, request in enumerate(requests, 1):
+            server.send({"id": number} | request)
+        answers = {answer["id"]: answer for answer in (server.next() for _ in range(6))}
+        assert server.until_ping() == []
+    assert {number for number in answers if "error" in answers[number]} == {1, 2, 3, 5, 6}
+    assert answers[4]["result"]["isError"]
+
+
+def test_a_host_that_leaves_in_the_middle_of_a_call(host: Host, hanging: Hanging) -> None:
+    """It ends as if nothing had been asked."""
+    with host.by_hand(hanging.target) as server:
+        server.send({"id": 1} | READS[0])
+        hanging.wait_for_a_call()
+
+
+async def test_a_caller_over_http_that_hangs_up(host: Host, hanging: Hanging) -> None:
+    """Others are served on, and the server stops as it should."""
+    accept = {"Accept": "application/json, text/event-stream"}
+    with host.listening(hanging.target) as url:
+        async with httpx2.AsyncClient() as web:
+            asking = asyncio.ensure_future(web.post(url, json={"jsonrpc": "2.0", "id": 1} | READS[0], headers=accept))
+            await asyncio.to_thread(hanging.wait_for_a_call)
+            asking.cancel()
+            await asyncio.wait([asking])
+        async with Client(url) as client:
+            assert len((await client.list_tools()).tools) == 5
 
 
 @pytest.mark.parametrize("role", ["primary", "admin", None])

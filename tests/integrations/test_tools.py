@@ -98,6 +98,18 @@ def test_definitions_are_what_the_packages_say_they_are(tool: NotesTool, made: s
     assert TypeAdapter(package).validate_python(definition) == definition
 
 
+async def test_whole_numbers_reach_a_model_as_such(sidecar: Sidecar, primary: PrimaryClient, session_id: str) -> None:
+    """An order's number is 4711, not 4711.0, however deep it stands; a fraction stays one."""
+    extra = {"order": 4711, "price": 0.5, "lines": [{"count": -2}, 1e3]}
+    with ObserverClient(sidecar.target) as observer, observer.run(session_id) as run:
+        run.write(Notes(extra=extra))
+    tool = NotesTool(primary, session_id)
+    assert tool.call()["notes"] == {"extra": extra}
+    assert '{"order":4711,"price":0.5,"lines":[{"count":-2},1000]}' in tool.json().replace(" ", "")
+    async with AsyncPrimaryClient(sidecar.target, timeout=PATIENCE) as client:
+        assert '"order":4711,' in await AsyncNotesTool(client, session_id).json()
+
+
 def chat_completion(**message: Any) -> dict[str, Any]:
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": None} | message}
     return {"id": "1", "object": "chat.completion", "created": 1, "model": MODEL, "choices": [choice]}

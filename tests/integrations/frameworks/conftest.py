@@ -30,6 +30,22 @@ def promptly() -> Iterator[None]:
     assert time.monotonic() - before < 5
 
 
+class Listener:
+    """A recorder that keeps what it is given, and can be made to fail."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.turns: list[tuple[str, str]] = []
+        self.sessions: list[object] = []
+        self.error = error
+
+    def record(self, session_id: str, *turns: Turn, observe: bool = True) -> None:
+        """As `TurnRecorder.record`."""
+        if self.error:
+            raise self.error
+        self.sessions.append(session_id)
+        self.turns += [(turn.speaker, turn.text) for turn in turns]
+
+
 class Analysis:
     """Sums up how many turns it saw. Can be held up, as a slow model would."""
 

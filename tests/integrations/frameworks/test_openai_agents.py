@@ -1,18 +1,26 @@
 """The OpenAI Agents SDK: the real package, with a model that follows a script."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from agents import (
     Agent,
+    GuardrailFunctionOutput,
+    InputGuardrail,
+    InputGuardrailTripwireTriggered,
     Model,
     ModelResponse,
     Runner,
+    RunState,
     SQLiteSession,
     TResponseInputItem,
     Usage,
+    function_tool,
+    handoff,
     set_tracing_disabled,
 )
 from agents.items import TResponseStreamEvent
@@ -28,7 +36,7 @@ from session_notes import AsyncPrimaryClient, Notes, ObserverClient, PrimaryClie
 from session_notes.integrations.openai_agents import ObserverHooks, notes_tool
 from session_notes.integrations.recorder import TurnRecorder
 
-from tests.integrations.frameworks.conftest import promptly, said, wait_for_summary
+from tests.integrations.frameworks.conftest import Listener, promptly, said, wait_for_summary
 
 # The SDK would send traces to OpenAI.
 set_tracing_disabled(True)
@@ -159,3 +167,220 @@ async def test_an_outage_holds_up_no_run(hung: TurnRecorder, session_id: str) ->
     run = Runner.run(agent, "Hello", hooks=ObserverHooks(hung, session_id))
     with promptly():
         assert (await run).final_output == "Certainly."
+
+
+SPOKEN = "Let me look that up."
+
+
+def message(text: str) -> ResponseOutputMessage:
+    """A message of the model."""
+    content: list[Any] = [ResponseOutputText(type="output_text", text=text, annotations=[])]
+    return ResponseOutputMessage(id="m", type="message", role="assistant", status="completed", content=content)
+
+
+def calling(name: str, arguments: str = "{}", call_id: str = "call-1") -> ResponseFunctionToolCall:
+    """A call of a function."""
+    return ResponseFunctionToolCall(type="function_call", call_id=call_id, name=name, arguments=arguments)
+
+
+class Steps(Scripted):
+    """Answers with these outputs, one after the other; an exception is raised."""
+
+    def __init__(self, *steps: list[Any] | Exception) -> None:
+        super().__init__()
+        self.steps = list(steps)
+
+    async def get_response(self, system_instructions: Any, input: Any, *args: Any, **kwargs: Any) -> ModelResponse:
+        """The next step."""
+        await asyncio.sleep(0)
+        self.inputs.append(input)
+        step = self.steps.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        return ModelResponse(output=step, usage=Usage(), response_id=None)
+
+
+@function_tool
+def look_up() -> str:
+    """Looks something up."""
+    return "in store"
+
+
+@function_tool(needs_approval=True)
+def refund() -> str:
+    """Gives money back."""
+    return "refunded"
+
+
+USER = {"role": "user", "content": "Hello"}
+EARLIER: list[Any] = [{"role": "user", "content": "Earlier"}, message("Yes?")]
+
+
+@pytest.mark.parametrize(
+    ("input", "words"),
+    [
+        ([*EARLIER, USER], ["Hello"]),
+        ([USER, {"role": "developer", "content": "Be kind"}, {"role": "system", "content": "x"}], ["Hello"]),
+        ([USER, {"role": "user", "content": "Again"}], ["Hello", "Again"]),
+        ([USER, {"role": "developer", "content": "x"}, {"role": "user", "content": "Again"}], ["Hello", "Again"]),
+        (
+            [{"role": "user", "content": [{"type": "input_text", "text": "a"}, {"type": "input_image"}]}, USER],
+            ["a", "Hello"],
+        ),
+        ([{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "a"}]}], ["a"]),
+        ([USER, calling("f"), {"type": "function_call_output", "call_id": "call-1", "output": "o"}, USER], ["Hello"]),
+        ([message("Hello, can I help?"), USER], ["Hello"]),
+        ([{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}], []),
+        (
+            [{"role": "user", "content": None}, USER, {"role": "user"}, {"role": "user", "content": [None, 7]}],
+            ["Hello"],
+        ),
+    ],
+)
+async def test_the_words_of_a_run_whatever_its_input_holds(input: Any, words: list[str]) -> None:
+    """All that the user has said since the last answer, and nothing else."""
+    heard = Listener()
+    agent = Agent(name="Support", model=Steps([message("Certainly.")]))
+    await Runner.run(agent, input, hooks=ObserverHooks(heard, "session-1"))
+    assert heard.turns == [*(("user", text) for text in words), ("primary", "Certainly.")]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_what_the_model_says_before_a_tool_call(streamed: bool) -> None:
+    """It is recorded, in order; neither the call nor its result is."""
+    heard = Listener()
+    model = Steps([message(SPOKEN), calling("look_up")], [message("One more moment."), message("Here.")])
+    agent = Agent(name="Support", model=model, tools=[look_up])
+    hooks = ObserverHooks(heard, "session-1")
+    if streamed:
+        async for _ in Runner.run_streamed(agent, "Hello", hooks=hooks).stream_events():
+            pass
+    else:
+        await Runner.run(agent, "Hello", hooks=hooks)
+    assert heard.turns == [
+        ("user", "Hello"),
+        ("primary", SPOKEN),
+        ("primary", "One more moment."),
+        ("primary", "Here."),
+    ]
+
+
+async def test_a_tool_whose_result_is_the_answer() -> None:
+    """With `stop_on_first_tool` the user hears the tool's result."""
+    heard = Listener()
+    model = Steps([message(SPOKEN), calling("look_up")])
+    agent = Agent(name="Support", model=model, tools=[look_up], tool_use_behavior="stop_on_first_tool")
+    await Runner.run(agent, "Hello", hooks=ObserverHooks(heard, "session-1"))
+    assert heard.turns == [("user", "Hello"), ("primary", SPOKEN), ("primary", "in store")]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_a_handoff_loses_no_words_and_says_none(nested: bool) -> None:
+    """The words are recorded once, both agents' messages in order, and no history that the handoff makes of them."""
+    heard = Listener()
+    sales = Agent(name="Sales", model=Steps([message("Sales here.")]))
+    model = Steps([message("I put you through."), calling("transfer_to_sales")])
+    desk = Agent(name="Desk", model=model, handoffs=[handoff(sales, nest_handoff_history=nested)])
+    await Runner.run(desk, "Hello", hooks=ObserverHooks(heard, "session-1"))
+    assert heard.turns == [("user", "Hello"), ("primary", "I put you through."), ("primary", "Sales here.")]
+
+
+async def test_an_agent_as_a_tool_says_nothing_to_the_user() -> None:
+    """What it answers is the tool's result, though it has the same hooks."""
+    heard = Listener()
+    hooks = ObserverHooks(heard, "session-1")
+    clerk = Agent(name="Clerk", model=Steps([message("in store")], [message("in store")]))
+    tool = clerk.as_tool("ask", "Asks.", hooks=hooks)
+    asking = [calling("ask", '{"input": "x"}', f"call-{number}") for number in range(2)]
+    agent = Agent(name="Support", model=Steps([message(SPOKEN), *asking], [message("Here.")]), tools=[tool])
+    await Runner.run(agent, "Hello", hooks=hooks)
+    assert heard.turns == [("user", "Hello"), ("primary", SPOKEN), ("primary", "Here.")]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_a_run_that_waited_for_an_approval(elsewhere: bool) -> None:
+    """It is recorded once, when it ends, also by another process, with what was said before the pause."""
+    heard = Listener()
+    model = Steps([message("I can do that."), calling("refund")], [message("Done.")])
+    agent = Agent(name="Support", model=model, tools=[refund])
+    hooks = ObserverHooks(heard, "session-1")
+    state: Any = (await Runner.run(agent, "Hello", hooks=hooks)).to_state()
+    assert heard.turns == []
+    if elsewhere:
+        state, hooks = await RunState.from_json(agent, state.to_json()), ObserverHooks(heard, "session-1")
+    state.approve(state.get_interruptions()[0])
+    await Runner.run(agent, state, hooks=hooks)
+    assert heard.turns == [("user", "Hello"), ("primary", "I can do that."), ("primary", "Done.")]
+
+
+async def test_a_run_that_failed_and_its_retry() -> None:
+    """The failed one leaves nothing; the words are recorded with the run that answers them, once."""
+    heard = Listener()
+    model = Steps([message(SPOKEN), calling("look_up")], RuntimeError(), [message("Here.")])
+    agent = Agent(name="Support", model=model, tools=[look_up])
+    hooks = ObserverHooks(heard, "session-1")
+    with pytest.raises(RuntimeError):
+        await Runner.run(agent, "Hello", hooks=hooks)
+    assert heard.turns == []
+    await Runner.run(agent, "Hello", hooks=hooks)
+    assert heard.turns == [("user", "Hello"), ("primary", "Here.")]
+
+
+async def test_an_input_that_a_guardrail_refuses() -> None:
+    """No answer is recorded that the user has not heard."""
+    heard = Listener()
+
+    async def trip(*_: Any) -> GuardrailFunctionOutput:
+        return GuardrailFunctionOutput(output_info=None, tripwire_triggered=True)
+
+    guardrail = InputGuardrail[Any](guardrail_function=trip, run_in_parallel=False)
+    agent = Agent(name="Support", model=Steps([message("Here.")]), input_guardrails=[guardrail])
+    with pytest.raises(InputGuardrailTripwireTriggered):
+        await Runner.run(agent, "Hello", hooks=ObserverHooks(heard, "session-1"))
+    assert heard.turns == []
+
+
+async def test_runs_at_the_same_time_on_one_object() -> None:
+    """Each exchange goes to its own session, whole."""
+    heard: dict[str, Listener] = {}
+
+    class Sorting:
+        def record(self, session_id: str, *turns: Turn, observe: bool = True) -> None:
+            heard.setdefault(session_id, Listener()).record(session_id, *turns)
+
+    hooks = ObserverHooks(Sorting(), lambda run: run.context.session_id)
+
+    async def talk(name: str) -> None:
+        model = Steps([message(f"{name} 1"), calling("look_up")], [message(f"{name} 2")])
+        agent = Agent[Caller](name="Support", model=model, tools=[look_up])
+        await Runner.run(agent, f"from {name}", context=Caller(name), hooks=hooks)
+
+    await asyncio.gather(*(talk(f"s{number}") for number in range(5)))
+    assert {name: one.turns for name, one in heard.items()} == {
+        name: [("user", f"from {name}"), ("primary", f"{name} 1"), ("primary", f"{name} 2")]
+        for name in (f"s{number}" for number in range(5))
+    }
+
+
+def no_session(_: Any) -> str:
+    raise KeyError("my order 4711")
+
+
+@pytest.mark.parametrize("session_id", ["session-1", no_session, lambda run: None])
+@pytest.mark.parametrize("output", ["Certainly.", None, object(), {"a": b"\xff"}])
+async def test_a_hook_that_fails_leaves_the_run_alone(
+    session_id: Any, output: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a session that is not found, nor a broken recorder, nor a strange output reaches run or log."""
+    agent = Agent(name="Support", model=Scripted("Certainly."))
+    hooks = ObserverHooks(Listener(RuntimeError("my order 4711")), session_id)
+    assert (await Runner.run(agent, "Hello", hooks=hooks)).final_output == "Certainly."
+    strange: Any = type("Strange", (), {"usage": Usage(), "turn_input": [object(), None, 7]})()
+    await hooks.on_agent_start(strange, agent)
+    await hooks.on_llm_start(strange, agent, None, [object()])
+    await hooks.on_llm_end(strange, agent, object())  # type: ignore[arg-type]
+    await hooks.on_agent_end(strange, agent, output)
+    await hooks.on_agent_end(object(), agent, output)  # type: ignore[arg-type]
+    assert "did not record" in caplog.text
+    assert "4711" not in caplog.text
+    assert not any(record.exc_info for record in caplog.records)

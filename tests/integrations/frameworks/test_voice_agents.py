@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import livekit_agent
 import pipecat_agent
 import pytest
 import voice
-from livekit.agents import AgentSession, RunResult, llm
+from livekit.agents import AgentSession, ConversationItemAddedEvent, RunResult, llm
 from pipecat.frames.frames import (
     EndFrame,
     Frame,
@@ -24,7 +25,13 @@ from pipecat.frames.frames import (
 )
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineWorker
-from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair, LLMUserAggregatorParams
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_response_universal import (
+    AssistantTurnStoppedMessage,
+    LLMContextAggregatorPair,
+    LLMUserAggregatorParams,
+    UserTurnMessageAddedMessage,
+)
 from pipecat.processors.filters.identity_filter import IdentityFilter
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.services.llm_service import LLMService
@@ -216,3 +223,65 @@ async def test_an_outage_does_not_slow_a_call(
         proxy.swallow_replies()
         with promptly():
             assert "unavailable" in await call(notes, recorder, session_id)
+
+
+class Kept:
+    """A recorder that keeps its turns."""
+
+    def __init__(self) -> None:
+        self.turns: list[Turn] = []
+
+    def record(self, session_id: str, *turns: Turn, observe: bool = True) -> None:
+        """As `TurnRecorder.record`."""
+        self.turns += turns
+
+    async def waited(self, number: int) -> None:
+        """Returns once there are so many."""
+        await asyncio.to_thread(eventually, lambda: len(self.turns) >= number, 10)
+
+
+async def test_pipecats_turns_say_when_they_began_and_where_they_were_broken_off(
+    listening: tuple[AsyncNotesTool, TurnRecorder], session_id: str
+) -> None:
+    """Each has the time its speaker began; an answer that the user broke into has the words up to there."""
+    began = datetime.now(UTC)
+    kept: Any = Kept()
+    await pipecat_call(listening[0], kept, session_id)
+    user, answer = kept.turns
+    assert (user.text, user.extra, answer.text, answer.extra) == (ASKED, {}, ANSWER, {})
+    assert user.time is not None
+    assert answer.time is not None
+    assert began - timedelta(milliseconds=1) <= user.time <= answer.time <= datetime.now(UTC)
+
+    turns = LLMContextAggregatorPair(LLMContext())
+    pipecat_agent.take_down(turns, kept, session_id)
+    for content in ("What did", ""):
+        broken_off = AssistantTurnStoppedMessage(content, interrupted=True, timestamp="2026-01-01T00:00:01.500+00:00")
+        await turns.assistant()._call_event_handler("on_assistant_turn_stopped", broken_off)
+    await turns.user()._call_event_handler("on_user_turn_message_added", UserTurnMessageAddedMessage("So?", ""))
+    await kept.waited(4)
+    cut, late = sorted(kept.turns[2:], key=lambda turn: turn.text, reverse=True)
+    assert (cut.text, cut.extra, cut.time) == (
+        "What did",
+        {"interrupted": True},
+        datetime(2026, 1, 1, 0, 0, 1, 500_000, UTC),
+    )
+    assert late.time is not None
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+async def test_livekits_turns_say_when_they_began_and_where_they_were_broken_off(interrupted: bool) -> None:
+    """The user's transcript comes after the answer has begun: by their times, they can be put in order."""
+    kept: Any = Kept()
+    async with ScriptedLLM() as model, AgentSession[Any](llm=model) as session:
+        livekit_agent.take_down(session, kept, "session-1")
+        metrics: Any = {"started_speaking_at": 1000.5}
+        for message in (
+            llm.ChatMessage(role="assistant", content=["What did"], interrupted=interrupted, created_at=1010),
+            llm.ChatMessage(role="user", content=[ASKED], created_at=1011, metrics=metrics),
+        ):
+            session.emit("conversation_item_added", ConversationItemAddedEvent(item=message))
+    answer, user = kept.turns
+    assert (answer.text, answer.extra) == ("What did", {"interrupted": True} if interrupted else {})
+    assert answer.time == datetime.fromtimestamp(1010, UTC)
+    assert (user.text, user.extra, user.time) == (ASKED, {}, datetime.fromtimestamp(1000.5, UTC))

@@ -16,7 +16,7 @@ import json
 import logging
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from session_notes import (
     AsyncPrimaryClient,
@@ -26,6 +26,7 @@ from session_notes import (
     SessionNotesError,
     UsageError,
 )
+from session_notes.integrations._binding import check_client
 
 if TYPE_CHECKING:
     # For those who have them, so that a definition fits where it is handed over; nobody needs them.
@@ -79,7 +80,10 @@ def parameters() -> dict[str, Any]:
 
 
 class _Tool(Generic[C]):
-    """What both tools have in common: all but the call."""
+    """The common part of both tools: all but the call."""
+
+    _CLIENT: ClassVar[type]
+    _OTHERWISE: ClassVar[str]
 
     def __init__(
         self,
@@ -93,6 +97,7 @@ class _Tool(Generic[C]):
         name: str = NAME,
         description: str = DESCRIPTION,
     ) -> None:
+        check_client(client, self._CLIENT, otherwise=self._OTHERWISE)
         self.name = name
         self.description = description
         self._client: C = client
@@ -150,7 +155,13 @@ class NotesTool(_Tool[PrimaryClient]):
             stored.
         name: What the model calls the tool by.
         description: What the model is told about it.
+
+    Raises:
+        InvalidArgument: If the client is no `PrimaryClient`; for an `AsyncPrimaryClient` there is `AsyncNotesTool`.
     """
+
+    _CLIENT = PrimaryClient
+    _OTHERWISE = "; for an AsyncPrimaryClient, use AsyncNotesTool"
 
     def call(self, arguments: object = None) -> dict[str, Any]:
         """The notes as a model gets them: `Reading.as_tool_result()`.
@@ -179,6 +190,9 @@ class NotesTool(_Tool[PrimaryClient]):
 
 class AsyncNotesTool(_Tool[AsyncPrimaryClient]):
     """`NotesTool` for asyncio: the same arguments, answers and errors, over an `AsyncPrimaryClient`."""
+
+    _CLIENT = AsyncPrimaryClient
+    _OTHERWISE = "; for a PrimaryClient, use NotesTool"
 
     async def call(self, arguments: object = None) -> dict[str, Any]:
         """The notes as a model gets them: as `NotesTool.call`."""

@@ -21,6 +21,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from session_notes import AsyncPrimaryClient, InvalidArgument
+from session_notes.integrations._binding import check_client
 from session_notes.integrations.mcp._http import serve_http
 from session_notes.integrations.mcp._reads import NoSuchSession, Reads, explanation
 from session_notes.integrations.mcp._resources import Resources
@@ -36,13 +37,17 @@ _INSTRUCTIONS = (
 
 
 def notes_server(client: AsyncPrimaryClient, *, session_id: str | None = None) -> "Server[Any]":
-    """A server of the package `mcp`, to be run over any transport of it.
+    """Make a server of the package `mcp`, to be run over any transport of it.
 
     Args:
-        client: What to read with; it has to be open while the server runs.
-        session_id: The one session there is to be; its tools then take no id, and nothing about another can be read.
+        client: The client to read with; it must be open while the server runs.
+        session_id: The only session to serve; its tools then take no id, and nothing about another can be read.
             None: all of them, the model saying which.
+
+    Raises:
+        InvalidArgument: If the client is no `AsyncPrimaryClient`.
     """
+    check_client(client, AsyncPrimaryClient)
     reads = Reads(client)
     known = tools(reads, session_id)
     resources = Resources(reads, session_id)

@@ -1,0 +1,61 @@
+"""Clients and recorders of the wrong kind are refused when a tool or a hook is made, with the right one's name."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from session_notes import AsyncPrimaryClient, BackgroundObserver, InvalidArgument, Notes, ObserverClient, PrimaryClient
+from session_notes.integrations import langchain, langgraph, openai_agents, pydantic_ai
+from session_notes.integrations.mcp import notes_server
+from session_notes.integrations.recorder import TurnRecorder
+from session_notes.integrations.tools import AsyncNotesTool, NotesTool
+
+TARGET = "127.0.0.1:1"
+HOOKS: list[Callable[..., Any]] = [
+    openai_agents.ObserverHooks,
+    langgraph.ObserverNode,
+    langchain.ObserverMiddleware,
+    pydantic_ai.Observed,
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "client", "names"),
+    [
+        (lambda client: NotesTool(client, "s1"), AsyncPrimaryClient, "PrimaryClient.*use AsyncNotesTool"),
+        (lambda client: AsyncNotesTool(client, "s1"), PrimaryClient, "AsyncPrimaryClient.*use NotesTool"),
+        (lambda client: NotesTool(client, "s1"), ObserverClient, "PrimaryClient, not ObserverClient"),
+        (lambda client: openai_agents.notes_tool(client, "s1"), PrimaryClient, "AsyncPrimaryClient"),
+        (lambda client: pydantic_ai.notes_tool(client, "s1"), PrimaryClient, "AsyncPrimaryClient"),
+        (langgraph.notes_tool, ObserverClient, "PrimaryClient or AsyncPrimaryClient"),
+        (notes_server, PrimaryClient, "AsyncPrimaryClient"),
+    ],
+)
+def test_a_client_of_the_wrong_kind(make: Callable[[Any], Any], client: Callable[[str], Any], names: str) -> None:
+    """The message names the class that fits, and what the other one is for."""
+    with pytest.raises(InvalidArgument, match=names):
+        make(client(TARGET))
+    with pytest.raises(InvalidArgument, match=r"not (NoneType|PrimaryClient|AsyncPrimaryClient|ObserverClient)$|; for"):
+        make(None)
+
+
+class Awaited:
+    """A recorder whose method has to be awaited, which no hook does."""
+
+    async def record(self, *_: Any, **__: Any) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_recorder_of_the_wrong_kind(hook: Callable[..., Any]) -> None:
+    """Neither a client nor an observer can record, nor can the class of a recorder, or a coroutine function."""
+    with PrimaryClient(TARGET) as primary, ObserverClient(TARGET) as client:
+        with BackgroundObserver(lambda run: Notes(), client=client) as background:
+            for wrong in (primary, AsyncPrimaryClient(TARGET), background, None, Awaited(), TurnRecorder):
+                with pytest.raises(InvalidArgument, match="TurnRecorder or AsyncTurnRecorder"):
+                    hook(wrong, "s1")
+        with TurnRecorder(primary) as recorder:
+            hook(recorder, "s1")
+            for session_id in (None, 7, Awaited().record):
+                with pytest.raises(InvalidArgument, match="session_id"):
+                    hook(recorder, session_id)
