@@ -24,7 +24,7 @@ from session_notes_server.bench.stores import Store as Server
 from session_notes_server.bench.stores import said, store
 from session_notes_server.servicers.notes import _Wanted
 from session_notes_server.servicers.validate import Check
-from session_notes_server.servicers.wire import BatchGetNotesResponse
+from session_notes_server.servicers.wire import BatchAnswer
 from session_notes_server.store import Store, scripts
 from session_notes_server.store.connection import RedisTarget
 from session_notes_server.store.keys import Keys
@@ -117,9 +117,9 @@ async def measured() -> Rows:
             return [parser.gets() for _ in range(BATCH)]
 
         def answer() -> Any:
-            response = BatchGetNotesResponse()
+            response = BatchAnswer()
             for one, record in zip(wanted, records, strict=True):
-                one.answer(response.responses.add(), record)
+                one.answer(response.add(record.notes), record.without_notes())
             return response
 
         replies = parse()

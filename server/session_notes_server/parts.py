@@ -13,7 +13,7 @@ from session_notes_server.process import Stop, background
 from session_notes_server.servicers.access import Access
 from session_notes_server.settings import InvalidSetting, Settings, default_data_dir
 from session_notes_server.store import RedisSecrets, RedisTarget
-from session_notes_server.store.connection import Address
+from session_notes_server.store.url import Address
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ async def answering(size: int) -> AsyncIterator[tuple[str, Gate]]:
         return bytes(size)
 
     server = grpc.aio.server()
-    methods = {"Read": grpc.stream_unary_rpc_method_handler(handle)}
+    methods: dict[str, Any] = {"Read": grpc.stream_unary_rpc_method_handler(handle)}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("a.Service", methods)])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
