@@ -57,8 +57,10 @@ class _Tries:
         self._earlier: SessionNotesError | None = None
 
     def remaining(self) -> float:
-        """Seconds until the deadline; for gRPC, which takes 0 and less as passed."""
-        return self._deadline - time.monotonic()
+        """Return the seconds until the deadline."""
+        left = self._deadline - time.monotonic()
+        # Well before now: for gRPC, a deadline within the current millisecond has not passed yet.
+        return left if left > 0 else -1.0
 
     def pause_after(self, code: grpc.StatusCode, error: SessionNotesError) -> float:
         """Return the seconds to wait before the next try.
