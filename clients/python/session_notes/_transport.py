@@ -84,11 +84,11 @@ class _Tries:
         return pause
 
     def _last(self, error: SessionNotesError) -> SessionNotesError:
-        """Return the error of the last try; where there was no answer, with the call, its target and its timeout."""
-        if not isinstance(error, Unavailable):
+        """Return the error of the last try; where no sidecar answered, with the call, its target and its timeout."""
+        if not isinstance(error, Unavailable) or error.reason:
             return error
         said = str(error)
-        if isinstance(error, DeadlineExceeded) and not error.reason:
+        if isinstance(error, DeadlineExceeded):
             # gRPC says that the deadline has passed, and nothing else.
             said = f"no answer within {self._timeout:g} s"
             if self._earlier is not None:
