@@ -69,7 +69,8 @@ export function translate(error: Pick<ServiceError, "code" | "details" | "metada
   };
   const kind = BY_REASON.get(known.reason ?? "") ?? BY_CODE.get(error.code) ?? ServerError;
   const code = Code[error.code];
-  const message = error.details || code;
+  // gRPC ends some messages with a note, which is often empty.
+  const message = error.details.replace(/\.? Resolution note: $/, "") || code;
   if (kind === InvalidArgument) {
     const violations = find(details, BadRequestSchema)?.fieldViolations ?? [];
     return new InvalidArgument(
