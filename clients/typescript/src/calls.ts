@@ -258,14 +258,11 @@ export function runIdOrNew(runId: string | undefined): string {
 }
 
 /**
- * A failure's reason as the sidecar takes it: a run that cannot say why it failed must still be able to fail. Of an error it is
- * the name of its class, since the text may hold what the user said.
+ * A failure's reason as the sidecar takes it: a run that cannot say why it failed must still be able to fail. An error is
+ * `Name: message`.
  */
 export function storable(reason: unknown): string {
-  if (typeof reason !== "string") {
-    return nameOf(reason);
-  }
-  const bytes = Buffer.from(reason.toWellFormed());
+  const bytes = Buffer.from(textOf(reason).toWellFormed());
   if (bytes.length <= LONGEST_REASON_BYTES) {
     return bytes.toString();
   }
@@ -275,6 +272,18 @@ export function storable(reason: unknown): string {
     end -= 1;
   }
   return bytes.toString("utf8", 0, end) + CUT;
+}
+
+function textOf(reason: unknown): string {
+  try {
+    if (reason instanceof Error) {
+      return reason.message === "" ? nameOf(reason) : `${nameOf(reason)}: ${reason.message}`;
+    }
+    return String((reason ?? "") as string);
+  } catch {
+    // What has no text of its own.
+    return nameOf(reason);
+  }
 }
 
 /** What an error is called: the name of its class, since its text may hold what the user said. */

@@ -98,7 +98,7 @@ export class ActiveRun {
 
   /**
    * Records that the run ends without notes, and why, also once the run's `signal` is aborted. People will read the reason:
-   * nothing of what the user said. Of an error it is the name of its class; what is longer than 4 KiB is cut. Rejects with a
+   * nothing of what the user said. An error is recorded as `Name: message`; what is longer than 4 KiB is cut. Rejects with a
    * UsageError where the run has written its notes.
    */
   async fail(reason: string | Error): Promise<Run> {

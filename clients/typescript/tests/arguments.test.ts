@@ -244,9 +244,10 @@ suite("deadlines and runs", { concurrency: false }, () => {
     ["a long one", "é".repeat(5000), `${"é".repeat(2046)}…`],
     ["one of 4 KiB", "x".repeat(4096), "x".repeat(4096)],
     ["half a character", "Great \ud83d", "Great \ufffd"],
-    ["an error", new RangeError("my card is 4111"), "RangeError"],
-    ["an error of no class", Object.create(null), "Object"],
-    ["none", undefined, "undefined"],
+    ["an error", new RangeError("overloaded"), "RangeError: overloaded"],
+    ["an error without a message", new RangeError(), "RangeError"],
+    ["what has no text", Object.create(null), "Object"],
+    ["none", undefined, ""],
   ];
   for (const [name, reason, failure] of reasons) {
     test(`a run can fail with any reason: ${name}`, async () => {
