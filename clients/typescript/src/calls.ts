@@ -279,7 +279,7 @@ function textOf(reason: unknown): string {
     if (reason instanceof Error) {
       return reason.message === "" ? nameOf(reason) : `${nameOf(reason)}: ${reason.message}`;
     }
-    return reason === undefined || reason === null ? "" : String(reason as string | number);
+    return reason === undefined || reason === null ? "" : String(reason);
   } catch {
     // What has no text of its own.
     return nameOf(reason);
