@@ -124,6 +124,8 @@ class Proxy:
         self.target = f"127.0.0.1:{self._server.getsockname()[1]}"
         self.connections = 0
         self._swallowing = threading.Event()
+        self._flowing = threading.Event()
+        self._flowing.set()
         self._open: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -131,14 +133,24 @@ class Proxy:
         """From now on requests arrive and replies do not."""
         self._swallowing.set()
 
+    def hold_replies(self) -> None:
+        """From now on requests arrive, and replies wait."""
+        self._flowing.clear()
+
+    def release_replies(self) -> None:
+        """Replies that wait arrive, and so do later ones."""
+        self._flowing.set()
+
     def reset(self) -> None:
         """Breaks all connections; later ones work."""
-        self._swallowing.clear()
         self._break()
+        self._swallowing.clear()
+        self._flowing.set()
 
     def close(self) -> None:
         """Ends it."""
         self._server.close()
+        self._flowing.set()
         self._break()
 
     def _break(self) -> None:
@@ -159,6 +171,8 @@ class Proxy:
     def _pass(self, source: socket.socket, sink: socket.socket, replies: bool) -> None:
         with suppress(OSError):
             while content := source.recv(65536):
+                if replies:
+                    self._flowing.wait()
                 if not (replies and self._swallowing.is_set()):
                     sink.sendall(content)
         for one in (source, sink):

@@ -1,5 +1,6 @@
 """Observers in the background: a primary says "look at this" and goes on."""
 
+import functools
 import hashlib
 import logging
 import signal
@@ -7,14 +8,19 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from datetime import timedelta
+from typing import Any
+from unittest.mock import Mock
 
 import grpc
 import pytest
 from session_notes import (
     ActiveRun,
+    AsyncObserverClient,
     BackgroundObserver,
     InvalidArgument,
     Notes,
@@ -23,12 +29,14 @@ from session_notes import (
     Readiness,
     Run,
     RunState,
+    SessionDeleted,
     Turn,
     UsageError,
+    _pending,
 )
 from session_notes.v1.session_notes_pb2 import BeginRunRequest
 
-from tests.clients.conftest import Refusing
+from tests.clients.conftest import Proxy, Refusing
 from tests.support import Sidecar, eventually, new_session_id
 
 
@@ -131,16 +139,17 @@ def test_a_thousand_submits(
     sessions = [new_session_id() for _ in range(300)]
     analysis.may_go.clear()
     background = BackgroundObserver(analysis, target=sidecar.target, max_workers=4)
-    longest = 0.0
-    for number in range(1000):
-        session_id = sessions[number % 300]
-        primary.append_turns(session_id, [Turn("user", f"turn {number}")])
-        started = time.perf_counter()
+    for number, session_id in enumerate(sessions):
+        primary.append_turns(session_id, [Turn("user", f"turn {number}")], timeout=timedelta(seconds=30))
         background.submit(session_id)
-        longest = max(longest, time.perf_counter() - started)
-        assert len(threads()) <= 4 + 1, "the workers and one watchdog"
-    assert longest < 0.1
+    # All workers hang now, so that a submit that waited for one would wait until the end.
     eventually(lambda: len(analysis.started) == 4)
+    for number in range(300, 1000):
+        session_id = sessions[number % 300]
+        primary.append_turns(session_id, [Turn("user", f"turn {number}")], timeout=timedelta(seconds=30))
+        background.submit(session_id)
+        assert len(threads()) <= 4 + 1, "the workers and one watchdog"
+    assert len(analysis.started) == 4
     analysis.may_go.set()
     assert background.close(timedelta(minutes=1))
     for number, session_id in enumerate(sessions):
@@ -232,7 +241,10 @@ def test_an_analysis_without_notes(
     ended(observer, session_id)
     background.submit(session_id)
     found = ended(observer, session_id, 2)
-    assert [run.failure for run in found] == ["ended without notes", "InvalidArgument"]
+    assert [run.failure for run in found] == [
+        "ended without notes",
+        "InvalidArgument: notes must be session_notes.Notes, not str",
+    ]
 
 
 def test_an_analysis_may_end_its_run_itself(
@@ -459,11 +471,300 @@ print("the end")
     assert (done.returncode, done.stdout, done.stderr) == (0, "the end\n", "")
 
 
+def test_close_gives_up_runs_that_cannot_begin(nobody: str, analysis: Analysis) -> None:
+    """With no sidecar, and so nothing begun, leaving the block does not take its whole 10 s."""
+    started = time.monotonic()
+    with BackgroundObserver(analysis, target=nobody, max_workers=2) as background:
+        for _ in range(10):
+            background.submit(new_session_id())
+    assert time.monotonic() - started < 5
+    assert not analysis.started
+
+
+async def _observe(run: ActiveRun) -> Notes:
+    raise AssertionError
+
+
+class _Observing:
+    async def __call__(self, run: ActiveRun) -> Notes:
+        raise AssertionError
+
+
+@pytest.mark.parametrize("analyse", [_observe, functools.partial(_observe), _Observing(), _Observing().__call__])
+def test_an_async_analysis_is_refused(analyse: Any) -> None:
+    """When the observer is made, with the class that takes it."""
+    with pytest.raises(InvalidArgument, match="AsyncBackgroundObserver takes those"):
+        BackgroundObserver(analyse)
+
+
+def test_the_wrong_kind_is_refused() -> None:
+    """A coroutine, no function at all, or a client for asyncio."""
+    with pytest.raises(InvalidArgument, match=r"async function itself.* AsyncBackgroundObserver"):
+        BackgroundObserver(_observe(None))  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="analyse must be a function of a run, not Notes"):
+        BackgroundObserver(Notes())  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match=r"client must be .*ObserverClient, not .*AsyncBackgroundObserver takes"):
+        BackgroundObserver(Analysis(), client=AsyncObserverClient())  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match=r"client must be a session_notes\.ObserverClient, not PrimaryClient$"):
+        BackgroundObserver(Analysis(), client=PrimaryClient())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("session_id", [42, None, uuid.uuid4(), "\ud83d", b"s"])
+def test_an_id_that_is_none(
+    observer: ObserverClient, start: Callable[..., BackgroundObserver], session_id: Any
+) -> None:
+    """It is refused at once, and the observer goes on."""
+    background = start(Analysis(), max_workers=1)
+    with pytest.raises(InvalidArgument, match="session_id"):
+        background.submit(session_id)
+    good = new_session_id()
+    background.submit(good)
+    ended(observer, good)
+
+
+@pytest.mark.parametrize(
+    ("notes", "text"),
+    [
+        ({"summary": "my card"}, "InvalidArgument: notes must be session_notes.Notes, not dict"),
+        (Notes(coverage={"my card": 1.2}), "InvalidArgument: notes.coverage must be from 0 to 1"),
+        (Notes(summary=7), "InvalidArgument: notes.summary must be "),  # type: ignore[arg-type]
+        (Notes(extra={"my card": object()}), "InvalidArgument: notes.extra "),
+        (Notes(summary="my card" * 50_000), "TooLarge: 350"),
+    ],
+)
+def test_the_log_says_what_is_wrong_with_notes(
+    observer: ObserverClient,
+    start: Callable[..., BackgroundObserver],
+    session_id: str,
+    caplog: pytest.LogCaptureFixture,
+    notes: Any,
+    text: str,
+) -> None:
+    """So does the run's failure; both without a word of the notes."""
+    start(lambda run: notes).submit(session_id)
+    (run,) = ended(observer, session_id)
+    assert run.failure.startswith(text)
+    assert f"run 1: the notes were not written: {text}" in caplog.text
+    assert "my card" not in caplog.text + run.failure
+
+
+def test_the_log_says_where_an_analysis_went_wrong(
+    observer: ObserverClient,
+    start: Callable[..., BackgroundObserver],
+    session_id: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In the application's own line, not in this package that refused what it was given."""
+
+    def analyse(run: ActiveRun) -> None:
+        run.write({"my card": "4111"})  # type: ignore[arg-type]
+
+    start(analyse).submit(session_id)
+    (run,) = ended(observer, session_id)
+    assert run.failure == "InvalidArgument: notes must be session_notes.Notes, not dict"
+    line = analyse.__code__.co_firstlineno + 1
+    assert f"the analysis raised {run.failure} at {__file__}:{line}" in caplog.text
+    assert "4111" not in caplog.text
+
+
+def test_an_analysis_that_returns_a_coroutine(
+    observer: ObserverClient, start: Callable[..., BackgroundObserver], session_id: str
+) -> None:
+    """It cannot be told from its look when the observer is made; its run says what to use."""
+    start(lambda run: _observe(run)).submit(session_id)
+    (run,) = ended(observer, session_id)
+    assert "AsyncBackgroundObserver" in run.failure
+
+
+def test_the_log_names_the_fields_that_a_sidecar_refuses(
+    start: Callable[..., BackgroundObserver], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An id that is text and no id is found by the sidecar alone."""
+    start(Analysis()).submit("two words")
+    eventually(lambda: "no run could begin: InvalidArgument: session_id" in caplog.text)
+    assert "two words" not in caplog.text
+
+
+def test_a_log_that_fails_ends_nothing(
+    observer: ObserverClient, start: Callable[..., BackgroundObserver], session_id: str
+) -> None:
+    """A filter of the application's that raises costs neither the worker nor the record of the failure."""
+
+    def refuse(record: logging.LogRecord) -> bool:
+        raise OSError(record.msg)
+
+    def analyse(run: ActiveRun) -> Notes:
+        raise LookupError
+
+    background = start(analyse, max_workers=1)
+    logger = logging.getLogger("session_notes")
+    logger.addFilter(refuse)
+    try:
+        for count in (1, 2):
+            background.submit(session_id)
+            assert ended(observer, session_id, count)[-1].failure == "LookupError"
+    finally:
+        logger.removeFilter(refuse)
+
+
+@pytest.mark.parametrize("kind", ["observer", "watchdog", ""])
+def test_no_thread_can_be_started(
+    observer: ObserverClient,
+    start: Callable[..., BackgroundObserver],
+    analysis: Analysis,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    """What was submitted waits until one can, workers and watchdog alike; nothing is lost."""
+    start_thread, full = threading.Thread.start, True
+
+    def start_or_not(thread: threading.Thread) -> None:
+        if full and thread.name.startswith(f"session-notes-{kind}"):
+            raise RuntimeError("can't start new thread")
+        start_thread(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_not)
+    analysis.may_go.clear()
+    background = start(analysis, time_limit=timedelta(seconds=0.2), max_workers=2)
+    first, second = new_session_id(), new_session_id()
+    background.submit(first)
+    full = False
+    background.submit(second)
+    for session_id in (first, second):
+        assert ended(observer, session_id)[0].failure == "time limit of 0.2 s passed"
+
+
+def test_close_starts_the_thread_that_was_missing(
+    observer: ObserverClient,
+    start: Callable[..., BackgroundObserver],
+    analysis: Analysis,
+    session_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What waits for a thread is finished, too."""
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("can't start new thread")))
+        background = start(analysis)
+        background.submit(session_id)
+    assert background.close()
+    assert runs(observer, session_id)[0].state is RunState.WRITTEN
+
+
+def test_a_token_function_that_raises(sidecar: Sidecar, observer: ObserverClient, analysis: Analysis) -> None:
+    """In the watchdog or in a worker, it costs that call and nothing else; `close` does not raise."""
+    raising = threading.Event()
+    asked = threading.Event()
+
+    def token() -> str:
+        if raising.is_set():
+            asked.set()
+            raise LookupError("the secret")
+        return "token"
+
+    analysis.may_go.clear()
+    limit = timedelta(seconds=0.3)
+    background = BackgroundObserver(analysis, target=sidecar.target, token=token, max_workers=3, time_limit=limit)
+    background.submit(new_session_id())
+    eventually(lambda: len(analysis.started) == 1)
+    raising.set()
+    assert asked.wait(20), "the watchdog has asked"
+    asked.clear()
+    background.submit(new_session_id())
+    assert asked.wait(20), "a worker has asked"
+    raising.clear()
+    session_id = new_session_id()
+    background.submit(session_id)
+    assert ended(observer, session_id)[0].failure == "time limit of 0.3 s passed"
+    background.submit(new_session_id())
+    eventually(lambda: len(analysis.started) == 3)
+    raising.set()
+    assert background.close(timedelta()) is False
+
+
+def forget(target: str, session_id: str) -> list[Future[None]]:
+    """As a client does before it deletes a session."""
+    return _pending.forget(target, session_id)
+
+
+def test_a_deleted_session_is_forgotten(
+    sidecar: Sidecar, primary: PrimaryClient, observer: ObserverClient, analysis: Analysis
+) -> None:
+    """Whether it waits, runs, or was to run again: nothing is left of it, and nothing starts it anew."""
+    analysis.may_go.clear()
+    running, waiting = new_session_id(), new_session_id()
+    background = BackgroundObserver(analysis, target=sidecar.target, max_workers=1)
+    for session_id in (running, running, waiting):
+        background.submit(session_id)
+    eventually(lambda: analysis.started)
+    background.submit(running)
+    for session_id in (running, waiting):
+        assert forget(sidecar.target, session_id) == []
+        primary.delete_session(session_id)
+    analysis.may_go.set()
+    assert background.close()
+    assert len(analysis.started) == 1
+    with pytest.raises(SessionDeleted):
+        analysis.started[0].write(Notes())
+    with pytest.raises(SessionDeleted):
+        analysis.started[0].fail("x")
+    for session_id in (running, waiting):
+        assert primary.get_session(session_id).create_time is None
+        assert list(observer.list_runs(session_id)) == []
+
+
+def test_a_deleted_session_is_not_failed(
+    sidecar: Sidecar, primary: PrimaryClient, start: Callable[..., BackgroundObserver], analysis: Analysis
+) -> None:
+    """Its overrun and the observer's close write nothing; submitted again, it is observed as ever."""
+    analysis.may_go.clear()
+    session_id, again = new_session_id(), new_session_id()
+    background = start(analysis, time_limit=timedelta(seconds=0.2))
+    for one in (session_id, again):
+        background.submit(one)
+        eventually(lambda: analysis.started and analysis.started[-1].session_id == one)  # noqa: B023
+        assert forget(sidecar.target, one) == []
+        primary.delete_session(one)
+    eventually(lambda: not analysis.started[1].remaining)
+    background.submit(again)
+    analysis.may_go.set()
+    assert background.close()
+    assert primary.get_session(session_id).create_time is None
+    assert primary.get_notes(again, timeout=timedelta(seconds=5)).ready
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_session_is_deleted_while_its_run_begins(
+    primary: PrimaryClient, observer: ObserverClient, analysis: Analysis, proxy: Proxy, session_id: str, lost: bool
+) -> None:
+    """A future tells when BeginRun has ended, answered or not; nothing is analysed, and the deletion leaves nothing."""
+    background = BackgroundObserver(analysis, target=proxy.target)
+    background.submit(new_session_id())
+    eventually(lambda: analysis.started)
+    proxy.hold_replies()
+    background.submit(session_id)
+    eventually(lambda: runs(observer, session_id))
+    (begun,) = forget(proxy.target, session_id)
+    assert not begun.done()
+    if lost:
+        proxy.reset()
+    else:
+        proxy.release_replies()
+    begun.result(20)
+    primary.delete_session(session_id)
+    assert background.close()
+    assert len(analysis.started) == 1
+    assert primary.get_session(session_id).create_time is None
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"max_workers": 0},
+        {"max_workers": 2.5},
         {"time_limit": timedelta()},
+        {"time_limit": timedelta.max},
+        {"time_limit": 30},
+        {"ttl": 30},
         {"client": True, "target": "x"},
         {"client": True, "observer": "x"},
     ],

@@ -270,7 +270,7 @@ def test_a_closed_client_says_so(primary: PrimaryClient, observer: ObserverClien
 
 def test_closing_at_the_moment_of_a_call(primary: PrimaryClient) -> None:
     """A call that finds its channel closed by another thread was under way, so it is Unavailable."""
-    primary._transport._channel.close()
+    primary._transport._connected().close()
     with pytest.raises(Unavailable, match="closed"):
         primary.get_notes("s")
 

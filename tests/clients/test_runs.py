@@ -3,9 +3,11 @@
 import logging
 import subprocess
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from session_notes import (
+    AsyncObserverClient,
     InvalidArgument,
     Notes,
     ObserverClient,
@@ -128,7 +130,7 @@ def test_notes_that_are_refused_can_be_mended(observer: ObserverClient, session_
         assert run.write(Notes(coverage={"goals": 1.0})).outcome is WriteOutcome.ACCEPTED
     with pytest.raises(InvalidArgument), observer.run(session_id) as run:
         run.write(Notes(coverage={"goals": 1.5}))
-    assert next(observer.list_runs(session_id)).failure == "InvalidArgument"
+    assert next(observer.list_runs(session_id)).failure == "InvalidArgument: notes.coverage must be from 0 to 1"
 
 
 def test_only_if_idle(observer: ObserverClient, session_id: str) -> None:
@@ -222,3 +224,88 @@ def test_observers_by_name(sidecar: Sidecar, session_id: str) -> None:
         assert run.observer == "tone"
         run.write(Notes())
         assert [one.observer for one in tone.list_runs(session_id)] == ["tone"]
+
+
+class Unprintable(Exception):
+    """An exception whose text cannot be had."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+REASONS: list[tuple[Any, str]] = [
+    ("x" * 4096, "x" * 4096),
+    ("x" * 5000, "x" * 4093 + "…"),
+    ("é" * 3000, "é" * 2046 + "…"),
+    ("\ud83d" + "x", "\ufffdx"),
+    ("\ud83d\ude00", "\U0001f600"),
+    (ValueError("too slow"), "ValueError: too slow"),
+    (TimeoutError(), "TimeoutError"),
+    (Unprintable(), "Unprintable"),
+    (None, ""),
+    ("", ""),
+    (42, "42"),
+]
+
+
+@pytest.mark.parametrize(("reason", "failure"), REASONS)
+async def test_any_reason_is_stored(
+    observer: ObserverClient, async_observer: AsyncObserverClient, session_id: str, reason: Any, failure: str
+) -> None:
+    """A run that fails has failed, whatever the reason is like: it is made storable, and no run is left running."""
+    with observer.run(session_id) as run:
+        assert run.fail(reason).failure == failure
+    async with async_observer.run(session_id) as awaited:
+        assert (await awaited.fail(reason)).failure == failure
+    for number in (1, 2):
+        run_id = f"run-{number}"
+        observer.begin_run(session_id, run_id=run_id)
+        if number == 1:
+            assert observer.fail_run(session_id, run_id, reason).failure == failure
+        else:
+            assert (await async_observer.fail_run(session_id, run_id, reason)).failure == failure
+    assert {run.state for run in observer.list_runs(session_id)} == {RunState.FAILED}
+
+
+def test_an_exception_with_a_long_name(observer: ObserverClient, session_id: str) -> None:
+    """The block's own failure is made storable, too."""
+    kind = type("Long" * 2000, (Exception,), {})
+    with pytest.raises(kind), observer.run(session_id):
+        raise kind
+    (run,) = observer.list_runs(session_id)
+    assert run.failure == ("Long" * 2000)[:4093] + "…"
+
+
+def test_a_token_function_that_raises_at_the_end(
+    sidecar: Sidecar, session_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The block's own exception is not replaced by one of recording it."""
+    raising = False
+
+    def token() -> str:
+        if raising:
+            raise OSError("the secret")
+        return "token"
+
+    def observe(observer: ObserverClient) -> None:
+        nonlocal raising
+        with observer.run(session_id):
+            raising = True
+            raise LookupError
+
+    with ObserverClient(sidecar.target, token=token) as observer, pytest.raises(LookupError):
+        observe(observer)
+    assert "its failure could not be recorded" in caplog.text
+    assert "the secret" not in caplog.text
+
+
+async def test_a_run_is_entered_as_its_client_is(
+    observer: ObserverClient, async_observer: AsyncObserverClient, session_id: str
+) -> None:
+    """`with` or `async with`: the wrong one says which is right, and begins nothing."""
+    with pytest.raises(UsageError, match="`with`"):
+        async with observer.run(session_id):
+            pytest.fail("the block was entered")
+    with pytest.raises(UsageError, match="`async with`"), async_observer.run(session_id):
+        pytest.fail("the block was entered")
+    assert list(observer.list_runs(session_id)) == []

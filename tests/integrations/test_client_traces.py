@@ -16,6 +16,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from session_notes import (
     ActiveRun,
+    AsyncActiveRun,
+    AsyncBackgroundObserver,
     AsyncObserverClient,
     AsyncPrimaryClient,
     BackgroundObserver,
@@ -178,6 +180,30 @@ def test_a_background_run_is_linked_to_its_submits(traced: Sidecar, collector: C
         assert the(collector, of_run, f"{NOTES}/{name}", CLIENT).parent == run.id
         the(collector, of_run, f"{NOTES}/{name}", SERVER)
     assert run.status == UNSET
+
+
+async def test_so_is_one_of_asyncio_in_the_background(traced: Sidecar, collector: Collector, session_id: str) -> None:
+    """Its calls and its analysis are part of one trace, linked to the submit; an overrun is an error."""
+    seen: list[trace.Span] = []
+
+    async def analyse(run: AsyncActiveRun) -> Notes:
+        seen.append(trace.get_current_span())
+        if run.number == 2:
+            await asyncio.Event().wait()
+        return Notes()
+
+    limit = timedelta(milliseconds=200)
+    async with AsyncBackgroundObserver(analyse, target=traced.target, time_limit=limit) as observer:
+        with TRACER.start_as_current_span("request") as request:
+            observer.submit(session_id)
+            await asyncio.to_thread(eventually, lambda: seen)
+            observer.submit(session_id)
+    for span, last in zip(seen, ("WriteNotes", "FailRun"), strict=True):
+        run = the(collector, trace_id(span), "session_notes.background_run", INTERNAL)
+        assert [int.from_bytes(link, "big") for link in run.links] == [request.get_span_context().span_id]
+        for name in ("BeginRun", last):
+            assert the(collector, trace_id(span), f"{NOTES}/{name}", CLIENT).parent == run.id
+        assert run.status == (UNSET if last == "WriteNotes" else ERROR)
 
 
 def test_a_background_run_that_fails_is_an_error(traced: Sidecar, collector: Collector, session_id: str) -> None:

@@ -14,10 +14,12 @@ The one that watches:
     >>> with ObserverClient() as observer, observer.run("session-1") as run:
     ...     run.write(Notes(summary=f"{len(run.transcript)} turns so far"))
 
-`AsyncPrimaryClient` and `AsyncObserverClient` are the same for asyncio; `BackgroundObserver` is a thread pool that
-observes. Whatever goes wrong is a `SessionNotesError`; the tree stands at the top of `session_notes/_errors.py`.
+`AsyncPrimaryClient` and `AsyncObserverClient` are the same for asyncio. `BackgroundObserver` observes in a thread pool,
+`AsyncBackgroundObserver` in tasks. Whatever goes wrong is a `SessionNotesError`; the tree stands at the top of
+`session_notes/_errors.py`.
 """
 
+from session_notes._async_background import AsyncBackgroundObserver
 from session_notes._async_observer import AsyncObserverClient
 from session_notes._async_primary import AsyncPrimaryClient
 from session_notes._background import BackgroundObserver
@@ -72,6 +74,7 @@ __all__ = [
     "TLS",
     "ActiveRun",
     "AsyncActiveRun",
+    "AsyncBackgroundObserver",
     "AsyncObserverClient",
     "AsyncPrimaryClient",
     "BackgroundObserver",

@@ -1,8 +1,8 @@
 """The observer's side, for asyncio."""
 # ruff: noqa: ASYNC109 - the deadline travels with the call; asyncio.timeout would not tell the sidecar.
 
+import functools
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
@@ -10,7 +10,7 @@ from typing import Self
 from session_notes import _calls
 from session_notes._credentials import TLS, Token
 from session_notes._observer import DEFAULT_RUN_TIMEOUT
-from session_notes._runs import ENDED_WITHOUT_NOTES, AsyncActiveRun
+from session_notes._runs import AsyncRunBlock, storable
 from session_notes._transport import AsyncTransport
 from session_notes._types import BeginResult, Notes, Run, WriteResult
 
@@ -51,8 +51,7 @@ class AsyncObserverClient:
         """Ends the connection. Calls under way in other tasks end as Unavailable, later ones as UsageError."""
         await self._transport.close()
 
-    @asynccontextmanager
-    async def run(
+    def run(
         self,
         session_id: str,
         *,
@@ -61,9 +60,10 @@ class AsyncObserverClient:
         lease: timedelta | None = None,
         only_if_idle: bool = False,
         include_transcript: bool = True,
-    ) -> AsyncIterator[AsyncActiveRun]:
+    ) -> AsyncRunBlock:
         """One run, begun and sure to end: as `ObserverClient.run`."""
-        begun = await self.begin_run(
+        begin = functools.partial(
+            self.begin_run,
             session_id,
             run_id=run_id,
             observed_turn=observed_turn,
@@ -71,14 +71,7 @@ class AsyncObserverClient:
             only_if_idle=only_if_idle,
             include_transcript=include_transcript,
         )
-        run = AsyncActiveRun(self, session_id, begun)
-        try:
-            yield run
-        except BaseException as error:
-            # Its name alone: the text of an exception may hold what the user said, and others can read a run's failure.
-            await run._fail_quietly(type(error).__name__)
-            raise
-        await run._fail_quietly(ENDED_WITHOUT_NOTES)
+        return AsyncRunBlock(self, session_id, begin)
 
     async def begin_run(
         self,
@@ -118,10 +111,15 @@ class AsyncObserverClient:
         return await self._transport.send(call, timeout, self._timeout)
 
     async def fail_run(
-        self, session_id: str, run_id: str, reason: str = "", *, timeout: timedelta | None = None
+        self,
+        session_id: str,
+        run_id: str,
+        reason: str | BaseException | None = "",
+        *,
+        timeout: timedelta | None = None,
     ) -> Run:
-        """Records that a run ended without notes, and why: as `ObserverClient.fail_run`."""
-        call = _calls.fail_run(session_id, self.observer, run_id, reason)
+        """Record that a run ended without notes, and why: as `ObserverClient.fail_run`."""
+        call = _calls.fail_run(session_id, self.observer, run_id, storable(reason))
         return await self._transport.send(call, timeout, self._timeout)
 
     async def list_runs(

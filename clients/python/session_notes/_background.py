@@ -1,39 +1,26 @@
-"""Observers in the background: a thread pool that keeps the newest notes on every session it is told about."""
+"""A thread pool that keeps the newest notes on every session it is told about."""
 
+import inspect
+import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import timedelta
-from enum import Enum, auto
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Any, Self
 
-from session_notes import _spans
+from session_notes import _pool, _spans
 from session_notes._credentials import TLS, Token
-from session_notes._errors import InvalidArgument, SessionDeleted, SessionNotesError, Unavailable, UsageError
-from session_notes._observer import DEFAULT_RUN_TIMEOUT, ObserverClient
-from session_notes._runs import ENDED_WITHOUT_NOTES, FAIL_TIMEOUT, LOGGER, ActiveRun, log_name
-from session_notes._types import BeginResult, Notes
+from session_notes._errors import SessionDeleted, Unavailable, for_logs
+from session_notes._observer import ObserverClient
+from session_notes._runs import ENDED_WITHOUT_NOTES, ActiveRun, log
+from session_notes._schedule import Job
+from session_notes._types import Notes
 
-if TYPE_CHECKING:
-    from opentelemetry.trace import SpanContext
-
-_CLOSED = "observer closed"
-_MOST_LINKS = 16
-"""Of a run that was submitted more often, the last submits count."""
+_COROUTINE = "the analysis returned a coroutine: AsyncBackgroundObserver takes async functions"
 
 
-class _Stage(Enum):
-    """Where a session is. One that is nowhere has nothing to do."""
-
-    QUEUED = auto()
-    RUNNING = auto()
-    AGAIN = auto()
-    """Running, and submitted meanwhile: one more run is to follow."""
-
-
-class BackgroundObserver:
+class BackgroundObserver(_pool.Pool[ObserverClient, ActiveRun, threading.Event]):
     """Runs an analysis over sessions in threads of its own, so that a primary can say "look at this" and go on.
 
         >>> def analyse(run: ActiveRun) -> Notes:
@@ -43,7 +30,7 @@ class BackgroundObserver:
         ...     observer.submit("session-1")
 
     One run at a time per session, over the transcript as it is when the run begins. A session submitted again while it
-    waits is run once; while it is at work, once more.
+    waits is run once; while it is running, once more.
 
     An analysis that raises, returns None, or overruns `time_limit` leaves a run that failed. What goes wrong, a sidecar
     that does not answer included, is logged by the logger `session_notes` and never reaches the caller of `submit`. The
@@ -51,6 +38,8 @@ class BackgroundObserver:
 
     No thread can be stopped from outside. An analysis that overruns is given up, and whatever it returns is discarded,
     but it keeps its worker, and its session, until it returns: so give your model call a timeout of its own, as above.
+
+    In a forked child it is empty and works: what was submitted before the fork is the parent's.
 
     Args:
         analyse: Makes notes of a run, in one of the threads; None: there are none this time.
@@ -62,6 +51,9 @@ class BackgroundObserver:
         max_workers: How many threads at most, and so how many analyses at once. They start when there is work for them.
         time_limit: How long an analysis may take.
         ttl: How long the notes count; None: as long as the session.
+
+    Raises:
+        InvalidArgument: An argument cannot work: an async function, for example, which `AsyncBackgroundObserver` takes.
     """
 
     def __init__(
@@ -77,37 +69,27 @@ class BackgroundObserver:
         time_limit: timedelta = timedelta(minutes=2),
         ttl: timedelta | None = None,
     ) -> None:
-        if client is not None and (target or observer or token or tls):
-            raise InvalidArgument("give a client, or what to make one with: target, token, tls, observer")
-        if max_workers < 1:
-            raise InvalidArgument("max_workers must be at least 1")
-        if time_limit <= timedelta():
-            raise InvalidArgument("time_limit must be above 0")
-        self._analyse = analyse
-        self._own_client = client is None
-        self._client = client or ObserverClient(target, token=token, tls=tls, observer=observer)
-        self._max_workers = max_workers
-        self._time_limit = time_limit
-        self._overrun = f"time limit of {time_limit.total_seconds():g} s passed"
-        # Should this process die, nobody waits for the run much longer than for one that overruns and is written late.
-        self._lease = time_limit + DEFAULT_RUN_TIMEOUT
-        self._ttl = ttl
+        others = bool(target or observer or token or tls)
+        _pool.check_settings(analyse, client, others, max_workers, time_limit, ttl, asynchronous=False)
+        super().__init__(
+            analyse,
+            client or ObserverClient(target, token=token, tls=tls, observer=observer),
+            own_client=client is None,
+            max_workers=max_workers,
+            time_limit=time_limit,
+            ttl=ttl,
+        )
 
-        # The one lock over everything below; the conditions say what changed.
-        lock = threading.Lock()
-        self._work_came = threading.Condition(lock)
-        self._run_began = threading.Condition(lock)
-        self._all_done = threading.Condition(lock)
-        self._stages: dict[str, _Stage] = {}
-        self._queue: deque[str] = deque()
-        # Where they were submitted, for those who trace.
-        self._submitters: dict[str, deque[SpanContext]] = {}
+    def _start_over(self) -> None:
+        super()._start_over()
+        # The conditions say what changed below the lock.
+        self._work_came = threading.Condition(self._lock)
+        self._run_began = threading.Condition(self._lock)
+        self._all_done = threading.Condition(self._lock)
         # In the order they began. All have the same limit, so the first is the next to overrun.
         self._running: dict[ActiveRun, float] = {}
         self._workers = 0
-        self._idle = 0
-        self._closing = False
-        self._closed = False
+        self._watched = False
 
     def __enter__(self) -> Self:
         return self
@@ -118,148 +100,182 @@ class BackgroundObserver:
         self.close()
 
     def submit(self, session_id: str) -> None:
-        """Has the session looked at, as soon as a worker is free. Returns at once.
+        """Have the session looked at, as soon as a worker is free. Returns at once.
+
+        Where no thread can be started, the session waits until one can: at the next submit, or when a worker is free.
 
         Raises:
-            UsageError: This observer is closed.
+            InvalidArgument: The id is none that a sidecar could be asked for: an int, None, a UUID object.
+            UsageError: This observer is closed, or its process was forked at a moment after which gRPC does not work.
         """
-        submitter = _spans.here()
-        with self._work_came:
-            if self._closing:
-                raise UsageError("this observer is closed")
-            if submitter is not None:
-                self._submitters.setdefault(session_id, deque(maxlen=_MOST_LINKS)).append(submitter)
-            stage = self._stages.get(session_id)
-            if stage is _Stage.RUNNING:
-                self._stages[session_id] = _Stage.AGAIN
-            elif stage is None:
-                self._start_worker_if_needed()
-                self._enqueue(session_id)
+        self._accept(session_id)
 
-    def close(self, timeout: timedelta = timedelta(seconds=10)) -> bool:
-        """Takes nothing more, finishes what was submitted, and stops; whether all of it was finished in time.
+    def close(self, timeout: timedelta = _pool.CLOSE_TIMEOUT) -> bool:
+        """Take nothing more, finish what was submitted, and stop; return whether all of it was finished in time.
 
-        What waits when the time is up is dropped; what is at work is recorded as failed, which takes at most 2 s more.
+        What waits when the time is up is dropped; what is running is recorded as failed, which takes at most 2 s more.
+        While the sidecar cannot be reached, runs that have not begun are given up after 1.5 s.
         """
-        with self._all_done:
+        with self._lock:
             self._closing = True
+            self._start_workers()
             self._work_came.notify_all()
-            finished = self._all_done.wait_for(lambda: not self._stages, timeout.total_seconds())
+        given = time.monotonic()
+        finished = self._wait_until_done(min(timeout, _pool.LAST_TRIES))
+        if not finished and timeout > _pool.LAST_TRIES:
+            self._stop_last_tries()
+            finished = self._wait_until_done(timeout - timedelta(seconds=time.monotonic() - given))
+        with self._lock:
             self._closed = True
-            for session_id in self._queue:
-                del self._stages[session_id]
-            self._queue.clear()
+            dropped = self._schedule.drop_queued()
             late = list(self._running)
             self._running.clear()
             self._work_came.notify_all()
             self._run_began.notify_all()
-        give_up = time.monotonic() + FAIL_TIMEOUT.total_seconds()
+        self._stop_last_tries()
+        self._log_dropped(dropped)
+        start = time.monotonic()
         for run in late:
-            run._context.run(run._fail_quietly, _CLOSED, timedelta(seconds=max(0.0, give_up - time.monotonic())))
+            left = _pool.until_given_up(time.monotonic() - start)
+            run._context.run(run._fail_quietly, _pool.CLOSED, left)
         if self._own_client:
             self._client.close()
         return finished
 
-    def _enqueue(self, session_id: str) -> None:
-        self._stages[session_id] = _Stage.QUEUED
-        self._queue.append(session_id)
-        self._work_came.notify()
+    def _wait_until_done(self, timeout: timedelta) -> bool:
+        with self._all_done:
+            return self._all_done.wait_for(lambda: self._schedule.empty, _pool.seconds(timeout))
 
-    def _start_worker_if_needed(self) -> None:
-        if self._idle > len(self._queue) or self._workers == self._max_workers:
-            return
-        # Daemons: an analysis that hangs must not keep the process from ending.
-        if self._workers == 0:
-            threading.Thread(target=self._watch, name="session-notes-watchdog", daemon=True).start()
-        threading.Thread(target=self._work, name=f"session-notes-observer-{self._workers}", daemon=True).start()
-        self._workers += 1
+    def _work_ended(self) -> None:
+        if self._schedule.empty:
+            self._all_done.notify_all()
+
+    def _stop_trying(self, job: Job[ActiveRun, threading.Event]) -> None:
+        job.stop.set()
+
+    def _start_workers(self) -> None:
+        if self._schedule.queued:
+            self._start_watchdog()
+            self._work_came.notify(self._schedule.queued)
+        # All workers that have no job are about to take one.
+        missing = self._schedule.queued - (self._workers - len(self._schedule.jobs))
+        for _ in range(min(missing, self._max_workers - self._workers)):
+            if not self._started(self._work, f"observer-{self._workers}"):
+                return
+            self._workers += 1
+
+    def _start_watchdog(self) -> None:
+        if not self._watched:
+            self._watched = self._started(self._watch, "watchdog")
+
+    def _started(self, target: Callable[[], None], name: str) -> bool:
+        try:
+            # Daemons: an analysis that hangs must not keep the process from ending.
+            threading.Thread(target=target, name=f"session-notes-{name}", daemon=True).start()
+        except (RuntimeError, MemoryError) as error:
+            log(logging.WARNING, "no thread for the background observer: %s", type(error).__name__)
+            return False
+        return True
 
     def _work(self) -> None:
-        while (taken := self._take()) is not None:
-            session_id, submitters = taken
+        while (job := self._take()) is not None:
             try:
-                with _spans.of_run(submitters):
-                    self._observe(session_id)
-            except Exception as error:
+                with _spans.of_run(job.submitters):
+                    self._observe(job)
+            except BaseException as error:
                 # A bug of ours must not cost a worker, and with it one analysis at a time for good.
-                LOGGER.error("session %s: %s in the background observer", log_name(session_id), type(error).__name__)
+                self._log_bug(job, error)
             finally:
-                self._done(session_id)
+                self._done(job)
 
-    def _take(self) -> "tuple[str, Iterable[SpanContext]] | None":
+    def _take(self) -> Job[ActiveRun, threading.Event] | None:
         with self._work_came:
-            while not self._queue:
+            while not self._schedule.queued:
                 if self._closing:
+                    self._workers -= 1
                     return None
-                self._idle += 1
                 self._work_came.wait()
-                self._idle -= 1
-            session_id = self._queue.popleft()
-            self._stages[session_id] = _Stage.RUNNING
-            return session_id, self._submitters.pop(session_id, ())
+            job = self._schedule.take(threading.Event())
+            if self._last_tries_over:
+                job.stop.set()
+            self._start_workers()
+            return job
 
-    def _done(self, session_id: str) -> None:
-        with self._all_done:
-            again = self._stages.pop(session_id) is _Stage.AGAIN
-            if again and not self._closed:
-                self._enqueue(session_id)
-            if not self._stages:
-                self._all_done.notify_all()
+    def _done(self, job: Job[ActiveRun, threading.Event]) -> None:
+        with self._lock:
+            self._schedule.done(job)
+            if self._closed:
+                self._schedule.drop_queued()
+            self._start_workers()
+            self._work_ended()
 
-    def _observe(self, session_id: str) -> None:
-        try:
-            begun = self._client.begin_run(session_id, lease=self._lease)
-        except SessionNotesError as error:
-            LOGGER.warning("session %s: no run could begin: %s", log_name(session_id), type(error).__name__)
-            _spans.fail()
+    def _observe(self, job: Job[ActiveRun, threading.Event]) -> None:
+        run = self._begin(job)
+        if run is None:
             return
-        run = self._began(session_id, begun)
         try:
-            if run.ended:
-                return
             try:
                 notes = self._analyse(run)
             except BaseException as error:
-                # Names and places alone, here and below: what an analysis raises may hold what the user said.
-                self._log(run, f"the analysis raised {type(error).__name__}{_place_of(error)}")
-                run._fail_quietly(self._overrun_or(run, type(error).__name__))
+                self._log_analysis(run, error)
+                run._fail_quietly(self._overrun_or(run, for_logs(error)))
             else:
                 self._conclude(run, notes)
         finally:
             with self._run_began:
                 self._running.pop(run, None)
 
-    def _began(self, session_id: str, begun: BeginResult) -> ActiveRun:
-        with self._run_began:
-            deadline = time.monotonic() + self._time_limit.total_seconds()
-            run = ActiveRun(self._client, session_id, begun, deadline)
-            closed = self._closed
-            if not closed:
-                self._running[run] = deadline
-                self._run_began.notify()
+    def _begin(self, job: Job[ActiveRun, threading.Event]) -> ActiveRun | None:
+        try:
+            call = self._begin_call(job.session_id)
+            begun = self._client._transport.send(call, None, self._client._timeout, job.stop)
+            with self._run_began:
+                deadline = time.monotonic() + self._time_limit.total_seconds()
+                run = ActiveRun(self._client, job.session_id, begun, deadline)
+                if job.forgotten:
+                    # It ends with its session.
+                    return None
+                job.run = run
+                closed = self._closed
+                if not closed:
+                    self._running[run] = deadline
+                    self._start_watchdog()
+                    self._run_began.notify()
+        except Exception as error:
+            self._log_not_begun(job, error)
+            return None
+        finally:
+            job.begun.set_result(None)
         if closed:
-            run._fail_quietly(_CLOSED)
+            run._fail_quietly(_pool.CLOSED)
+            return None
         return run
 
-    def _conclude(self, run: ActiveRun, notes: Notes | None) -> None:
+    def _conclude(self, run: ActiveRun, notes: Any) -> None:
         if notes is None:
             run._fail_quietly(self._overrun_or(run, ENDED_WITHOUT_NOTES))
+            return
+        if inspect.iscoroutine(notes):
+            notes.close()
+            self._log_run(run, _COROUTINE)
+            run._fail_quietly(_COROUTINE)
             return
         try:
             run.write(notes, ttl=self._ttl)
         except (SessionDeleted, Unavailable) as error:
-            # Nothing to record where the session is gone. Where nobody answers, the lease runs out instead.
-            self._log(run, f"the notes could not be written: {type(error).__name__}")
-        except SessionNotesError as error:
-            self._log(run, f"the notes were not written: {type(error).__name__}")
-            run._fail_quietly(self._overrun_or(run, type(error).__name__))
-
-    def _overrun_or(self, run: ActiveRun, reason: str) -> str:
-        return reason if run.remaining else self._overrun
+            # Nothing to record where the session is gone. Where there is no answer, the lease runs out instead.
+            self._log_run(run, f"the notes could not be written: {for_logs(error)}")
+        except Exception as error:
+            self._log_run(run, f"the notes were not written: {for_logs(error)}")
+            run._fail_quietly(self._overrun_or(run, for_logs(error)))
 
     def _watch(self) -> None:
         while (run := self._next_overrun()) is not None:
-            run._context.run(self._give_up, run)
+            try:
+                run._context.run(self._give_up, run)
+            except BaseException as error:
+                # The runs after this one have a limit, too.
+                log(logging.ERROR, "%s in the background observer's watchdog", type(error).__name__)
 
     def _next_overrun(self) -> ActiveRun | None:
         with self._run_began:
@@ -269,21 +285,9 @@ class BackgroundObserver:
                 if run and left is not None and left <= 0:
                     del self._running[run]
                     return run
-                self._run_began.wait(left)
+                self._run_began.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
             return None
 
     def _give_up(self, run: ActiveRun) -> None:
         if run._fail_quietly(self._overrun):
-            self._log(run, self._overrun)
-
-    def _log(self, run: ActiveRun, what: str) -> None:
-        LOGGER.warning("session %s, run %d: %s", log_name(run.session_id), run.number, what)
-        _spans.fail()
-
-
-def _place_of(error: BaseException) -> str:
-    """Where it was raised, for the log; empty where that is not known."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return "" if trace is None else f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+            self._log_run(run, self._overrun)

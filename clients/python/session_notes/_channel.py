@@ -3,6 +3,7 @@
 import grpc
 import grpc.aio
 
+from session_notes import _forks
 from session_notes._credentials import TLS, PathLike, unreadable
 from session_notes._targets import uri
 
@@ -24,15 +25,15 @@ _OPTIONS: tuple[tuple[str, str | int], ...] = (
 def open_channel(target: str, tls: TLS | None) -> grpc.Channel:
     """Return a blocking channel; it connects at the first call."""
     if tls is None:
-        return grpc.insecure_channel(uri(target), options=_OPTIONS)
-    return grpc.secure_channel(uri(target), _encrypted(tls), options=_OPTIONS)
+        return grpc.insecure_channel(uri(target), options=(*_OPTIONS, *_forks.channel_options()))
+    return grpc.secure_channel(uri(target), _encrypted(tls), options=(*_OPTIONS, *_forks.channel_options()))
 
 
 def open_async_channel(target: str, tls: TLS | None) -> grpc.aio.Channel:
     """Return an asyncio channel; it belongs to the loop it is opened in."""
     if tls is None:
-        return grpc.aio.insecure_channel(uri(target), options=_OPTIONS)
-    return grpc.aio.secure_channel(uri(target), _encrypted(tls), options=_OPTIONS)
+        return grpc.aio.insecure_channel(uri(target), options=(*_OPTIONS, *_forks.channel_options()))
+    return grpc.aio.secure_channel(uri(target), _encrypted(tls), options=(*_OPTIONS, *_forks.channel_options()))
 
 
 def _encrypted(tls: TLS) -> grpc.ChannelCredentials:

@@ -20,6 +20,7 @@ SessionNotesError
 └── UsageError               (a RuntimeError too) a client closed or not opened, a run ended twice
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     M = TypeVar("M", bound=Message)
 
 _DETAILS_KEY = "grpc-status-details-bin"
+
+# A field's path as the sidecar gives it; a key that a caller chose is no part of it.
+_FIELD = re.compile(r"[a-z_]{1,40}(\[\d{1,6}\])?(\.[a-z_]{1,40}(\[\d{1,6}\])?){0,8}")
 
 
 class FieldViolation(NamedTuple):
@@ -171,6 +175,8 @@ class ServerError(SessionNotesError):
 class UsageError(SessionNotesError, RuntimeError):
     """The client was used in a way that cannot work: closed or not yet opened, a run ended twice."""
 
+    _for_logs = ""
+
 
 _BY_REASON: Mapping[str, type[SessionNotesError]] = {
     "TOO_LARGE": TooLarge,
@@ -210,12 +216,18 @@ def refusal(argument: str, problem: str, keys: str = "") -> InvalidArgument:
     return error
 
 
-def for_logs(error: SessionNotesError) -> str:
-    """Return what a log may hold of an error: its class, and the text of a refusal that this client made itself.
+def for_logs(error: BaseException) -> str:
+    """Return what a log may hold of an error: its class, and what is wrong with a request without any of its content.
 
     Other texts may come from anywhere on the way, and quote what the user said.
     """
-    own = error._for_logs if isinstance(error, InvalidArgument) else ""
+    own = ""
+    if isinstance(error, InvalidArgument):
+        own = error._for_logs or ", ".join(v.field for v in error.violations if _FIELD.fullmatch(v.field))
+    elif type(error) is UsageError:  # Not one of the application's own.
+        own = error._for_logs or str(error)
+    elif isinstance(error, TooLarge) and error.limit is not None and error.actual is not None:
+        own = f"{error.actual} of at most {error.limit}"
     return f"{type(error).__name__}: {own}" if own else type(error).__name__
 
 

@@ -1,14 +1,14 @@
 """The observer's side, blocking."""
 
+import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
 from session_notes import _calls
 from session_notes._credentials import TLS, Token
-from session_notes._runs import ENDED_WITHOUT_NOTES, ActiveRun
+from session_notes._runs import RunBlock, storable
 from session_notes._transport import Transport
 from session_notes._types import BeginResult, Notes, Run, WriteResult
 
@@ -62,7 +62,6 @@ class ObserverClient:
         """Ends the connection. Calls under way in other threads end as Unavailable, later ones as UsageError."""
         self._transport.close()
 
-    @contextmanager
     def run(
         self,
         session_id: str,
@@ -72,7 +71,7 @@ class ObserverClient:
         lease: timedelta | None = None,
         only_if_idle: bool = False,
         include_transcript: bool = True,
-    ) -> Iterator[ActiveRun]:
+    ) -> RunBlock:
         """One run: begins it, hands over the transcript, and makes sure that it ends.
 
         A block that raises, or ends without notes, is recorded as a run that failed; its own exception goes on.
@@ -96,7 +95,8 @@ class ObserverClient:
             SessionDeleted: The run was known when the session was deleted.
             SessionNotesError: The run could not begin.
         """
-        begun = self.begin_run(
+        begin = functools.partial(
+            self.begin_run,
             session_id,
             run_id=run_id,
             observed_turn=observed_turn,
@@ -104,14 +104,7 @@ class ObserverClient:
             only_if_idle=only_if_idle,
             include_transcript=include_transcript,
         )
-        run = ActiveRun(self, session_id, begun)
-        try:
-            yield run
-        except BaseException as error:
-            # Its name alone: the text of an exception may hold what the user said, and others can read a run's failure.
-            run._fail_quietly(type(error).__name__)
-            raise
-        run._fail_quietly(ENDED_WITHOUT_NOTES)
+        return RunBlock(self, session_id, begin)
 
     def begin_run(
         self,
@@ -169,15 +162,29 @@ class ObserverClient:
         call = _calls.write_notes(session_id, self.observer, run_id or _calls.new_run_id(), notes, observed_turn, ttl)
         return self._transport.send(call, timeout, self._timeout)
 
-    def fail_run(self, session_id: str, run_id: str, reason: str = "", *, timeout: timedelta | None = None) -> Run:
-        """Records that a run ended without notes, and why. Twice is as once.
+    def fail_run(
+        self,
+        session_id: str,
+        run_id: str,
+        reason: str | BaseException | None = "",
+        *,
+        timeout: timedelta | None = None,
+    ) -> Run:
+        """Record that a run ended without notes, and why. Idempotent.
+
+        Args:
+            session_id: The session it is about.
+            run_id: The run's id.
+            reason: What went wrong, as for `ActiveRun.fail`.
+            timeout: How long to go on trying; None: as the client was told.
 
         Raises:
             RunNotFound: There is no such run.
             RunAlreadyWritten: The run has written notes.
             SessionNotesError: Anything else.
         """
-        return self._transport.send(_calls.fail_run(session_id, self.observer, run_id, reason), timeout, self._timeout)
+        call = _calls.fail_run(session_id, self.observer, run_id, storable(reason))
+        return self._transport.send(call, timeout, self._timeout)
 
     def list_runs(
         self, session_id: str, *, include_notes: bool = False, page_size: int = 0, timeout: timedelta | None = None

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
-from session_notes import _spans
+from session_notes import _forks, _spans
 from session_notes._calls import Call
 from session_notes._channel import open_async_channel, open_channel
 from session_notes._credentials import TLS, Credentials, TLSFiles, Token
@@ -41,6 +41,9 @@ _LONGEST_PAUSE_SECONDS = 1.0
 
 # gRPC takes a deadline that is much farther away for one that has passed.
 _LONGEST_TIMEOUT = timedelta(days=36_500)
+
+_INHERITED: list[object] = []
+"""Channels of asyncio clients that were open at a fork, in the child."""
 
 
 class _Tries:
@@ -106,27 +109,52 @@ class Transport:
         self._credentials = Credentials(self.target, token, tls)
         self._closed = threading.Event()
         self._connecting = threading.Lock()
+        self._channel: grpc.Channel | None = None
         self._earlier_channel: grpc.Channel | None = None
+        self._files: TLSFiles | None = None
+        self._methods: dict[str, Callable[..., Any]] = {}
+        _forks.register(self)
         self._connect()
+
+    def _forked(self) -> None:
+        # Dropped, not closed: the connections are the parent's. The next call makes a channel.
+        closed, self._closed = self._closed.is_set(), threading.Event()
+        if closed:
+            self._closed.set()
+        self._connecting = threading.Lock()
+        self._channel = self._earlier_channel = None
+        self._files, self._methods = None, {}
 
     def close(self) -> None:
         """End the connection; calls in flight end as Unavailable."""
         self._closed.set()
-        with self._connecting:
-            self._channel.close()
-            if self._earlier_channel is not None:
-                self._earlier_channel.close()
+        with self._connecting, _forks.calls:
+            for channel in (self._channel, self._earlier_channel):
+                if channel is not None:
+                    channel.close()
 
-    def send(self, call: Call[T], timeout: timedelta | None, default: timedelta) -> T:
-        """Send a call and read its answer, within `timeout` or the default."""
+    def send(
+        self, call: Call[T], timeout: timedelta | None, default: timedelta, stop: threading.Event | None = None
+    ) -> T:
+        """Send a call and read its answer, within `timeout` or the default.
+
+        Args:
+            call: What to send.
+            timeout: How long to try; None: the default.
+            default: How long to try where no timeout is given.
+            stop: Once set, there is no further try.
+        """
         tries = _Tries(call, default if timeout is None else timeout, self.target)
         if self._closed.is_set():
             raise UsageError("this client is closed")
+        _forks.check()
         with _spans.of_call(call.method, self.target) as span:
             while True:
                 metadata = (*self._credentials.metadata(), *span.metadata)
                 try:
-                    answer = self._method(call)(call.request, timeout=tries.remaining(), metadata=metadata)
+                    method = self._method(call)
+                    with _forks.calls:
+                        answer = method(call.request, timeout=tries.remaining(), metadata=metadata)
                 except grpc.RpcError as error:
                     code, ours = error.code(), translate(error)
                 except ValueError as error:
@@ -140,17 +168,19 @@ class Transport:
                     self._files.look_soon()
                 pause = tries.pause_after(code, ours)
                 span.retried()
-                if self._closed.wait(pause):
+                if (stop or self._closed).wait(pause):
                     raise Unavailable(_CLOSED_MEANWHILE)
 
-    def _connect(self) -> None:
+    def _connect(self) -> grpc.Channel:
         """Make a channel, with what the files of its TLS hold now."""
         tls = self._credentials.tls
         files = None if tls is None else TLSFiles(tls)
-        self._channel = open_channel(self.target, tls)
+        with _forks.calls:
+            self._channel = channel = open_channel(self.target, tls)
         self._files = files
         # After the channel: a thread that finds these methods finds their channel too.
-        self._methods: dict[str, Callable[..., Any]] = {}
+        self._methods = {}
+        return channel
 
     def _method(self, call: Call[Any]) -> Callable[..., Any]:
         if self._files is not None:
@@ -158,10 +188,14 @@ class Transport:
         methods = self._methods
         method = methods.get(call.method)
         if method is None:
-            method = methods[call.method] = self._channel.unary_unary(
+            method = methods[call.method] = self._connected().unary_unary(
                 call.method, type(call.request).SerializeToString, call.answer.FromString
             )
         return method
+
+    def _connected(self) -> grpc.Channel:
+        with self._connecting:
+            return self._channel or self._connect()
 
     def _follow_files(self) -> None:
         with self._connecting:
@@ -188,9 +222,18 @@ class AsyncTransport:
         self._closed = asyncio.Event()
         self._files: TLSFiles | None = None
         self._methods: dict[str, Callable[..., Any]] = {}
+        _forks.register(self)
+
+    def _forked(self) -> None:
+        # To end the parent's channels would wait for a thread that only the parent has.
+        _INHERITED.append((self._channel, self._earlier_channel, self._methods))
+        self._channel = self._earlier_channel = None
+        self._loop, self._files, self._methods = None, None, {}
+        self._closed = asyncio.Event()
 
     def open(self) -> None:
         """Start the connection. Not earlier: an asyncio channel belongs to the loop it is made in."""
+        _forks.check()
         loop = _running_loop()
         # A loop that is closed has taken its connections with it.
         if self._channel is not None and self._loop is not None and not self._loop.is_closed():
@@ -210,14 +253,19 @@ class AsyncTransport:
         self._closed.set()
         channels = (self._channel, self._earlier_channel)
         self._channel = self._earlier_channel = None
+        # They hold the channel, and gRPC's thread lives as long as a channel does.
+        self._methods.clear()
         if self._loop is _running_loop():
             for channel in channels:
                 if channel is not None:
-                    await channel.close()
+                    await _end(channel)
 
-    async def send(self, call: Call[T], timeout: timedelta | None, default: timedelta) -> T:
-        """Send a call and read its answer, within `timeout` or the default."""
+    async def send(
+        self, call: Call[T], timeout: timedelta | None, default: timedelta, stop: asyncio.Event | None = None
+    ) -> T:
+        """Send a call and read its answer, within `timeout` or the default: as `Transport.send`."""
         tries = _Tries(call, default if timeout is None else timeout, self.target)
+        _forks.check()
         if self._channel is None:
             raise UsageError("this client is not open: use it in `async with`")
         if self._loop is not _running_loop():
@@ -248,8 +296,8 @@ class AsyncTransport:
                 span.retried()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
-                        await closed.wait()
-                if closed.is_set():
+                        await (stop or closed).wait()
+                if closed.is_set() or (stop is not None and stop.is_set()):
                     raise Unavailable(_CLOSED_MEANWHILE)
 
     def _connect(self) -> None:
@@ -257,6 +305,7 @@ class AsyncTransport:
         tls = self._credentials.tls
         files = None if tls is None else TLSFiles(tls)
         self._channel = open_async_channel(self.target, tls)
+        _forks.asyncio_channels.add(self._channel)
         self._files, self._methods = files, {}
 
     def _method(self, call: Call[Any]) -> Callable[..., Any]:
@@ -276,7 +325,12 @@ class AsyncTransport:
             # Calls in flight end on the channel they began on, unless the files are replaced twice meanwhile.
             self._earlier_channel = channel
             if earlier is not None:
-                await earlier.close()
+                await _end(earlier)
+
+
+async def _end(channel: grpc.aio.Channel) -> None:
+    await channel.close()
+    _forks.asyncio_channels.discard(channel)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop:

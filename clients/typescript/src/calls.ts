@@ -275,15 +275,13 @@ export function storable(reason: unknown): string {
 }
 
 function textOf(reason: unknown): string {
-  try {
-    if (reason instanceof Error) {
-      return reason.message === "" ? nameOf(reason) : `${nameOf(reason)}: ${reason.message}`;
-    }
-    return reason === undefined || reason === null ? "" : String(reason);
-  } catch {
-    // What has no text of its own.
-    return nameOf(reason);
+  if (typeof reason === "string") {
+    return reason;
   }
+  if (reason === undefined || reason === null) {
+    return "";
+  }
+  return reason instanceof Error && reason.message !== "" ? `${nameOf(reason)}: ${reason.message}` : nameOf(reason);
 }
 
 /** What an error is called: the name of its class, since its text may hold what the user said. */

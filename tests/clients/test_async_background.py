@@ -1,0 +1,393 @@
+"""Observers in tasks: `AsyncBackgroundObserver` keeps the rules of `BackgroundObserver`, and cancels what overruns."""
+
+import asyncio
+import functools
+import gc
+import inspect
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from session_notes import (
+    AsyncActiveRun,
+    AsyncBackgroundObserver,
+    AsyncObserverClient,
+    AsyncPrimaryClient,
+    BackgroundObserver,
+    InvalidArgument,
+    Notes,
+    ObserverClient,
+    PrimaryClient,
+    Run,
+    RunState,
+    SessionDeleted,
+    Turn,
+    UsageError,
+    _pending,
+)
+
+from tests.clients.conftest import Proxy
+from tests.support import Sidecar, eventually, new_session_id
+
+LIMIT = 20.0
+
+
+class Analysis:
+    """An analysis that counts, can be held up, and notices when it is run twice at once over one session."""
+
+    def __init__(self) -> None:
+        self.may_go = asyncio.Event()
+        self.may_go.set()
+        self.started: list[AsyncActiveRun] = []
+        self.cancelled: list[AsyncActiveRun] = []
+        self.twice_at_once = False
+        self._running: Counter[str] = Counter()
+
+    async def __call__(self, run: AsyncActiveRun) -> Notes:
+        self._running[run.session_id] += 1
+        self.twice_at_once |= self._running[run.session_id] > 1
+        self.started.append(run)
+        try:
+            await self.may_go.wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(run)
+            raise
+        finally:
+            self._running[run.session_id] -= 1
+        return Notes(summary=f"{len(run.transcript)} turns")
+
+
+@pytest.fixture
+async def analysis() -> Analysis:
+    """An analysis that runs through, unless told to wait."""
+    return Analysis()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition, with a limit."""
+    await asyncio.to_thread(eventually, condition, LIMIT)
+
+
+async def ended(observer: AsyncObserverClient, session_id: str, count: int = 1) -> list[Run]:
+    """All runs, oldest first, once there are so many and none is running."""
+    async with asyncio.timeout(LIMIT):
+        while True:
+            found = [run async for run in observer.list_runs(session_id, include_notes=True)][::-1]
+            if len(found) >= count and all(run.state is not RunState.RUNNING for run in found):
+                return found
+            await asyncio.sleep(0.01)
+
+
+async def test_a_submitted_session_gets_notes(
+    sidecar: Sidecar, async_primary: AsyncPrimaryClient, analysis: Analysis, session_id: str
+) -> None:
+    """The end of the block waits for everything, and then nothing comes in."""
+    await async_primary.append_turns(session_id, [Turn("user", "a"), Turn("primary", "b")])
+    async with AsyncBackgroundObserver(analysis, target=sidecar.target, ttl=timedelta(minutes=5)) as background:
+        background.submit(session_id)
+    reading = await async_primary.get_notes(session_id, timeout=timedelta(seconds=5))
+    assert reading.notes == Notes(summary="2 turns")
+    assert reading.expires_in is not None
+    assert reading.expires_in <= timedelta(minutes=5)
+    with pytest.raises(UsageError, match="closed"):
+        background.submit(session_id)
+    assert await background.close(), "closing twice is as once"
+
+
+async def test_it_opens_at_its_first_submit(
+    sidecar: Sidecar, async_observer: AsyncObserverClient, analysis: Analysis, session_id: str
+) -> None:
+    """Without `async with`, and from another thread once it is open; garbage collection takes no task away."""
+    background = AsyncBackgroundObserver(analysis, target=sidecar.target)
+    background.submit(session_id)
+    gc.collect()
+    other = new_session_id()
+    await asyncio.to_thread(background.submit, other)
+    assert await background.close()
+    for one in (session_id, other):
+        assert (await ended(async_observer, one))[0].state is RunState.WRITTEN
+
+
+async def test_many_submits(async_observer: AsyncObserverClient, analysis: Analysis) -> None:
+    """At most `max_workers` at once; submits of sessions that wait are one run, during a run one more."""
+    analysis.may_go.clear()
+    sessions = [new_session_id() for _ in range(30)]
+    background = AsyncBackgroundObserver(analysis, client=async_observer, max_workers=3)
+    for session_id in sessions:
+        background.submit(session_id)
+    await until(lambda: len(analysis.started) == 3)
+    for session_id in sessions * 3:
+        background.submit(session_id)
+    assert len(analysis.started) == 3
+    analysis.may_go.set()
+    assert await background.close(timedelta(seconds=30))
+    assert Counter(Counter(run.session_id for run in analysis.started).values()) == {1: 27, 2: 3}
+    assert not analysis.twice_at_once
+    assert (await ended(async_observer, sessions[0], 2))[-1].state is RunState.WRITTEN, "the client stays open"
+
+
+async def test_an_analysis_that_fails(async_observer: AsyncObserverClient, caplog: pytest.LogCaptureFixture) -> None:
+    """Each way is a failed run without a word of what was said, and the next one goes on."""
+
+    async def analyse(run: AsyncActiveRun) -> Any:
+        if run.number == 1:
+            raise LookupError("my card is 4111")
+        if run.number == 2:
+            raise SystemExit("my card is 4111")
+        if run.number == 3:
+            raise asyncio.CancelledError
+        if run.number == 4:
+            await run.fail("nothing new")
+        return {6: {"my card": 4111}, 7: Notes(coverage={"4111": 1.2}), 8: Notes(summary="x")}.get(run.number)
+
+    session_id = new_session_id()
+    background = AsyncBackgroundObserver(analyse, client=async_observer, max_workers=1)
+    for count in range(1, 9):
+        background.submit(session_id)
+        found = await ended(async_observer, session_id, count)
+    assert await background.close()
+    assert [run.failure for run in found] == [
+        "LookupError",
+        "SystemExit",
+        "CancelledError",
+        "nothing new",
+        "ended without notes",
+        "InvalidArgument: notes must be session_notes.Notes, not dict",
+        "InvalidArgument: notes.coverage must be from 0 to 1",
+        "",
+    ]
+    assert f"LookupError at {__file__}" in caplog.text
+    assert "notes were not written: InvalidArgument: notes must be session_notes.Notes, not dict" in caplog.text
+    assert "4111" not in caplog.text
+    assert session_id not in caplog.text
+
+
+async def test_an_overrun_is_cancelled(async_observer: AsyncObserverClient, analysis: Analysis) -> None:
+    """It has failed at its limit; one that holds on keeps its session, and what it returns is discarded."""
+    analysis.may_go.clear()
+    limit = timedelta(seconds=0.2)
+    session_id = new_session_id()
+    async with AsyncBackgroundObserver(analysis, client=async_observer, time_limit=limit) as background:
+        background.submit(session_id)
+        (run,) = await ended(async_observer, session_id)
+        assert run.failure == "time limit of 0.2 s passed"
+        await until(lambda: analysis.cancelled)
+    with pytest.raises(UsageError, match="time limit of"):
+        await analysis.started[0].write(Notes())
+
+    may_return = asyncio.Event()
+
+    async def stubborn(run: AsyncActiveRun) -> Notes:
+        while not may_return.is_set():
+            try:
+                await may_return.wait()
+            except asyncio.CancelledError:
+                continue
+        return Notes(summary="late")
+
+    async with AsyncBackgroundObserver(stubborn, client=async_observer, time_limit=limit) as background:
+        background.submit(session_id)
+        found = await ended(async_observer, session_id, 2)
+        assert (found[1].failure, found[1].notes) == ("time limit of 0.2 s passed", None)
+        background.submit(session_id)
+        may_return.set()
+    found = await ended(async_observer, session_id, 3)
+    assert [run.notes for run in found] == [None, None, Notes(summary="late")]
+
+
+async def test_close_keeps_its_limit(async_observer: AsyncObserverClient, analysis: Analysis) -> None:
+    """What is running is cancelled and has failed, what waits is dropped, and close says that not all was done."""
+    analysis.may_go.clear()
+    sessions = [new_session_id() for _ in range(5)]
+    background = AsyncBackgroundObserver(analysis, client=async_observer, max_workers=2)
+    for session_id in sessions:
+        background.submit(session_id)
+    await until(lambda: len(analysis.started) == 2)
+    background.submit(sessions[0])
+    started = time.monotonic()
+    assert await background.close(timedelta(seconds=0.2)) is False
+    assert 0.2 <= time.monotonic() - started < 2
+    assert len(analysis.cancelled) == 2
+    for session_id in sessions[:2]:
+        (run,) = await ended(async_observer, session_id)
+        assert run.failure == "observer closed"
+    for session_id in sessions[2:]:
+        assert [run async for run in async_observer.list_runs(session_id)] == []
+
+
+async def test_close_without_a_sidecar(nobody: str, analysis: Analysis) -> None:
+    """Nothing has begun and nothing can: the end of the block does not take its whole 10 s."""
+    started = time.monotonic()
+    async with AsyncBackgroundObserver(analysis, target=nobody) as background:
+        for _ in range(10):
+            background.submit(new_session_id())
+    assert time.monotonic() - started < 5
+
+
+def test_a_loop_that_ends_first(sidecar: Sidecar, observer: ObserverClient, session_id: str) -> None:
+    """Without close, the run of a loop that ends has failed, nothing new begins, and a later submit says why."""
+
+    async def main() -> AsyncBackgroundObserver:
+        analysis = Analysis()
+        analysis.may_go.clear()
+        background = AsyncBackgroundObserver(analysis, target=sidecar.target, max_workers=1)
+        background.submit(session_id)
+        background.submit("waiting")
+        await until(lambda: analysis.started)
+        return background
+
+    background = asyncio.run(main())
+    assert [run.failure for run in observer.list_runs(session_id)] == ["CancelledError"]
+    with pytest.raises(UsageError, match="event loop"):
+        background.submit(session_id)
+
+
+async def _observe(run: AsyncActiveRun) -> None:
+    pass
+
+
+class _Observing:
+    async def __call__(self, run: AsyncActiveRun) -> None:
+        pass
+
+
+def _decorated(function: Any) -> Any:
+    @functools.wraps(function)
+    def inner(run: AsyncActiveRun) -> Any:
+        return function(run)
+
+    return inner
+
+
+@pytest.mark.parametrize(
+    "analyse", [functools.partial(_observe), _Observing(), _Observing().__call__, _decorated(_observe)]
+)
+async def test_all_kinds_of_async_functions(async_observer: AsyncObserverClient, session_id: str, analyse: Any) -> None:
+    """They are taken."""
+    async with AsyncBackgroundObserver(analyse, client=async_observer) as background:
+        background.submit(session_id)
+    assert [run.failure for run in await ended(async_observer, session_id)] == ["ended without notes"]
+
+
+async def test_the_wrong_kind_is_refused(async_observer: AsyncObserverClient) -> None:
+    """When the observer is made, with the class that takes it."""
+    for analyse in (lambda run: None, functools.partial(print), print):
+        with pytest.raises(InvalidArgument, match="must be an async function; BackgroundObserver takes others"):
+            AsyncBackgroundObserver(analyse)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="async function itself"):
+        AsyncBackgroundObserver(_observe(None))  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match=r"not ObserverClient: BackgroundObserver takes that"):
+        AsyncBackgroundObserver(_observe, client=ObserverClient())  # type: ignore[arg-type]
+    for options in ({"max_workers": 0}, {"time_limit": 5}, {"client": async_observer, "observer": "x"}):
+        with pytest.raises(InvalidArgument):
+            AsyncBackgroundObserver(_observe, **options)
+    background = AsyncBackgroundObserver(_observe, client=async_observer)
+    for session_id in (42, None, "\ud83d"):
+        with pytest.raises(InvalidArgument, match="session_id"):
+            background.submit(session_id)  # type: ignore[arg-type]
+
+
+def test_it_needs_a_loop() -> None:
+    """One that runs, when it is opened or first submitted to."""
+    with pytest.raises(UsageError, match="async with"):
+        AsyncBackgroundObserver(_observe).submit("s")
+
+
+async def test_a_deleted_session_is_forgotten(
+    sidecar: Sidecar, async_primary: AsyncPrimaryClient, analysis: Analysis
+) -> None:
+    """Whether it waits, runs, or was to run again; also when the one who deletes it is another thread."""
+    analysis.may_go.clear()
+    running, waiting = new_session_id(), new_session_id()
+    background = AsyncBackgroundObserver(analysis, target=sidecar.target, max_workers=1)
+    background.submit(running)
+    background.submit(waiting)
+    await until(lambda: analysis.started)
+    background.submit(running)
+    for session_id in (running, waiting):
+        assert await asyncio.to_thread(_pending.forget, sidecar.target, session_id) == []
+        await async_primary.delete_session(session_id)
+    analysis.may_go.set()
+    assert await background.close()
+    assert len(analysis.started) == 1
+    with pytest.raises(SessionDeleted):
+        await analysis.started[0].write(Notes())
+    for session_id in (running, waiting):
+        assert (await async_primary.get_session(session_id)).create_time is None
+
+
+async def test_a_session_is_deleted_while_its_run_begins(
+    async_primary: AsyncPrimaryClient, primary: PrimaryClient, analysis: Analysis, proxy: Proxy, session_id: str
+) -> None:
+    """A future tells when BeginRun has ended; nothing is analysed, and the deletion leaves nothing."""
+    background = AsyncBackgroundObserver(analysis, target=proxy.target)
+    background.submit(new_session_id())
+    await until(lambda: analysis.started)
+    proxy.hold_replies()
+    background.submit(session_id)
+    await until(lambda: primary.get_session(session_id).create_time)
+    (begun,) = _pending.forget(proxy.target, session_id)
+    assert not begun.done()
+    proxy.release_replies()
+    await asyncio.wrap_future(begun)
+    await async_primary.delete_session(session_id)
+    assert await background.close()
+    assert len(analysis.started) == 1
+    assert (await async_primary.get_session(session_id)).create_time is None
+
+
+async def test_a_token_function_that_raises(sidecar: Sidecar, async_observer: AsyncObserverClient) -> None:
+    """It costs that call and nothing else."""
+    raising = True
+
+    def token() -> str:
+        if raising:
+            raise LookupError("the secret")
+        return "token"
+
+    analysis = Analysis()
+    background = AsyncBackgroundObserver(analysis, target=sidecar.target, token=token, max_workers=1)
+    background.submit(new_session_id())
+    await until(lambda: background._schedule.empty)
+    raising = False
+    session_id = new_session_id()
+    background.submit(session_id)
+    assert (await ended(async_observer, session_id))[0].state is RunState.WRITTEN
+    analysis.may_go.clear()
+    background.submit(new_session_id())
+    await until(lambda: len(analysis.started) == 2)
+    raising = True
+    assert await background.close(timedelta()) is False
+
+
+async def test_a_log_that_fails_ends_nothing(async_observer: AsyncObserverClient, session_id: str) -> None:
+    """A filter of the application's that raises costs neither the sessions after it nor the record of a failure."""
+
+    def refuse(record: logging.LogRecord) -> bool:
+        raise OSError(record.msg)
+
+    async def analyse(run: AsyncActiveRun) -> Notes:
+        raise LookupError
+
+    logger = logging.getLogger("session_notes")
+    logger.addFilter(refuse)
+    try:
+        background = AsyncBackgroundObserver(analyse, client=async_observer, max_workers=1)
+        for count in (1, 2):
+            background.submit(session_id)
+            assert (await ended(async_observer, session_id, count))[-1].failure == "LookupError"
+    finally:
+        logger.removeFilter(refuse)
+    assert await background.close()
+
+
+def test_one_is_as_the_other() -> None:
+    """The same arguments."""
+    blocking, awaited = inspect.signature(BackgroundObserver), inspect.signature(AsyncBackgroundObserver)
+    assert [(p.name, p.default) for p in blocking.parameters.values()] == [
+        (p.name, p.default) for p in awaited.parameters.values()
+    ]
