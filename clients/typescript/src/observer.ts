@@ -108,11 +108,9 @@ export class ObserverClient implements Disposable {
     try {
       return await this.beginRun(sessionId, { ...options, runId });
     } catch (error) {
-      // A run of the caller's own id may be at work elsewhere.
+      // A run of the caller's own id may be at work elsewhere. Whoever gave up does not wait for this.
       if (signal?.aborted === true && error === signal.reason && given === undefined) {
-        await this.failRun(sessionId, runId, calls.nameOf(error), { timeoutMs: FAIL_TIMEOUT_MS }).catch(
-          () => undefined,
-        );
+        this.failRun(sessionId, runId, calls.nameOf(error), { timeoutMs: FAIL_TIMEOUT_MS }).catch(() => undefined);
       }
       throw error;
     }

@@ -18,7 +18,7 @@ import {
   Unavailable,
 } from "session-notes";
 
-import { newSessionId, nobody, Sidecar, Silent } from "./sidecar.js";
+import { eventually, newSessionId, nobody, Sidecar, Silent } from "./sidecar.js";
 
 const execute = promisify(execFile);
 
@@ -292,9 +292,13 @@ suite("deadlines and runs", { concurrency: false }, () => {
       controller.abort();
     });
     await assert.rejects(running, { name: "AbortError" });
-    for await (const { state } of observer.listRuns(sessionId)) {
-      assert.equal(state, "failed");
-    }
+    await eventually(async () => {
+      const states = [];
+      for await (const { state } of observer.listRuns(sessionId)) {
+        states.push(state);
+      }
+      return states.every((state) => state === "failed");
+    });
   });
 });
 
