@@ -11,7 +11,6 @@ import click
 if TYPE_CHECKING:
     from session_notes import Notes, Reading, Run, Session, SessionSummary, Turn
 
-_EXACT = 2**53
 # JSON leaves these as they are, and a terminal would obey them.
 _CONTROLS = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 
@@ -24,10 +23,8 @@ def write(document: Any) -> None:
 
 
 def value(content: Any) -> Any:
-    """A JSON value as it was sent: the wire makes a float of every number, and forgets the order of names."""
+    """Return a JSON value in a stable order: the wire forgets the order of names."""
     match content:
-        case float() if content.is_integer() and abs(content) <= _EXACT:
-            return int(content)
         case Mapping():
             return {name: value(item) for name, item in sorted(content.items())}
         case list() | tuple():
