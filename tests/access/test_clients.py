@@ -1,7 +1,9 @@
 """The clients and the command line say who they are, over TLS where asked to, and never where others can hear."""
 
+import asyncio
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from session_notes import (
     Unavailable,
 )
 
-from tests.access.callers import TOKENS, Authority, token_files, write_secret
+from tests.access.callers import TOKENS, Authority, Certificate, token_files, write_secret
 from tests.cli.program import ENV, Cli
 from tests.support import Sidecar, eventually, new_session_id, program
 
@@ -185,6 +187,120 @@ def test_credentials_that_cannot_be(tmp_path: Path) -> None:
         with pytest.raises(InvalidArgument) as refused:
             client.get_session("s")
         assert "canary" not in repr(refused.value)
+
+
+def _move(content: Certificate, to: Certificate) -> None:
+    """Put a certificate into the place of another, the key first."""
+    content.key.replace(to.key)
+    content.cert.replace(to.cert)
+
+
+def test_replaced_files_of_tls_count(mtls_sidecar: Sidecar, authority: Authority) -> None:
+    """A client that stays open calls with its new certificate once the files are replaced and fit each other."""
+    mine = authority.issue("rotated", "primary.example.org")
+    with PrimaryClient(mtls_sidecar.target, tls=TLS(authority.path, mine.cert, mine.key)) as client:
+        with pytest.raises(PermissionDenied):
+            list(client.list_sessions())
+        new = authority.issue("rotated-new", "the-admin", common_name="the-admin")
+        new.cert.replace(mine.cert)
+        client._transport._files.look_soon()  # type: ignore[union-attr]
+        client.get_session("s", timeout=SHORT)
+        with pytest.raises(PermissionDenied):
+            list(client.list_sessions())
+        new.key.replace(mine.key)
+
+        def is_admin() -> bool:
+            with suppress(PermissionDenied):
+                return bool(list(client.list_sessions()) or True)
+            return False
+
+        eventually(is_admin)
+
+
+async def test_replaced_files_of_tls_count_for_asyncio(mtls_sidecar: Sidecar, authority: Authority) -> None:
+    """The same for asyncio; calls in flight end on the connection that they began on."""
+    mine = authority.issue("async-rotated", "primary.example.org")
+    async with AsyncPrimaryClient(mtls_sidecar.target, tls=TLS(authority.path, mine.cert, mine.key)) as client:
+        await client.get_session("s")
+        earlier = client._transport._channel
+        _move(authority.issue("async-rotated-new", "the-admin", common_name="the-admin"), mine)
+        ended: list[type] = []
+
+        async def call() -> None:
+            try:
+                await client.get_session("s", timeout=timedelta(seconds=10))
+            except PermissionDenied as error:
+                ended.append(type(error))
+
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            while client._transport._channel is earlier:
+                group.create_task(call())
+                await asyncio.sleep(0.01)
+        assert ended == []
+        async for _ in client.list_sessions():
+            break
+
+
+def test_a_client_recovers_once_its_authority_is_right(
+    mtls_sidecar: Sidecar, authority: Authority, tmp_path: Path
+) -> None:
+    """Where the sidecar's certificate is of an authority that the client does not know yet, the new file mends that."""
+    mine, ca = authority.issue("early", "primary.example.org"), tmp_path / "ca.pem"
+    ca.write_bytes(Authority(tmp_path / "other").path.read_bytes())
+    with PrimaryClient(mtls_sidecar.target, tls=TLS(ca, mine.cert, mine.key)) as client:
+        with pytest.raises(Unavailable):
+            client.get_notes("s", timeout=SHORT)
+        ca.write_text("no certificate yet")
+        with pytest.raises(Unavailable):
+            client.get_notes("s", timeout=SHORT)
+        ca.write_bytes(authority.path.read_bytes())
+        client.get_notes("s", timeout=timedelta(seconds=5))
+
+
+class Vault:
+    """A token function that raises now and then, with a secret in its text."""
+
+    def __init__(self) -> None:
+        self.broken = True
+
+    def __call__(self) -> str:
+        if self.broken:
+            raise LookupError("canary: no lease for primary")
+        return TOKENS["primary"]
+
+
+async def test_a_token_function_that_raises(token_sidecar: Sidecar) -> None:
+    """It is an error of ours, without the text of the exception, which is its cause; the next call asks again."""
+    vault = Vault()
+    async with AsyncPrimaryClient(token_sidecar.target, token=vault) as client:
+        with PrimaryClient(token_sidecar.target, token=vault) as primary:
+            for _ in range(2):
+                with pytest.raises(Unauthenticated) as caught:
+                    primary.get_notes("s", unavailable_ok=True)
+                assert str(caught.value) == "the token function raised LookupError"
+                assert isinstance(caught.value.__cause__, LookupError)
+                with pytest.raises(Unauthenticated, match=r"^the token function raised LookupError$"):
+                    await client.get_notes("s", unavailable_ok=True)
+            vault.broken = False
+            primary.get_session("s")
+            await client.get_session("s")
+
+
+def test_credentials_of_a_wrong_kind() -> None:
+    """They are refused by name when the client is made."""
+    for client in (PrimaryClient, AsyncObserverClient):
+        with pytest.raises(InvalidArgument, match=r"^token must be a str, or a function that returns one, not int$"):
+            client("127.0.0.1:1", token=42)  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgument, match=r"^tls must be a session_notes\.TLS, not bool$"):
+            client("127.0.0.1:1", tls=True)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match=r"^tls\.ca must be a path, not int$"):
+        TLS(ca=0)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match=r"must be a path, not int$"):
+        TokenFile(0)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument):
+        TokenFile("a\0b")
+    with PrimaryClient("127.0.0.1:1", tls=TLS()) as primary, pytest.raises(Unavailable):
+        primary.get_notes("s")
 
 
 def test_the_command_line_takes_a_token_file(token_sidecar: Sidecar, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 import asyncio
 import inspect
 import logging
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -270,3 +272,70 @@ def test_a_client_can_move_between_loops(sidecar: Sidecar, session_id: str) -> N
             return (await primary.get_notes(session_id, timeout=timedelta(seconds=2))).ready
 
     assert [asyncio.run(read()) for _ in range(2)] == [False, False]
+
+
+_OTHER_LOOP = r"belongs to the event loop it was opened in.*`async with`"
+
+
+def test_a_client_in_another_loop_says_what_to_do(sidecar: Sidecar, session_id: str) -> None:
+    """Opened in one loop, used or closed in another: no RuntimeError of gRPC's, and no reading that hides it."""
+    primary, observer = AsyncPrimaryClient(sidecar.target), AsyncObserverClient(sidecar.target)
+    opened = threading.Event()
+    done = threading.Event()
+
+    async def hold() -> bool:
+        async with primary, observer:
+            opened.set()
+            await asyncio.to_thread(done.wait, 30)
+            return (await primary.get_notes(session_id, timeout=timedelta(seconds=5))).ready
+
+    async def use() -> None:
+        for call in (
+            lambda: primary.get_notes(session_id),
+            lambda: primary.get_notes(session_id, unavailable_ok=True),
+            lambda: primary.batch_get_notes([session_id], unavailable_ok=True),
+            lambda: primary.append_turns(session_id, [Turn("user", "x")]),
+            lambda: observer.begin_run(session_id),
+            lambda: primary.close(),
+            lambda: observer.close(),
+            lambda: primary.__aenter__(),
+        ):
+            with pytest.raises(UsageError, match=_OTHER_LOOP):
+                await call()
+
+    with ThreadPoolExecutor(1) as thread:
+        holding = thread.submit(asyncio.run, hold())
+        assert opened.wait(30)
+        try:
+            asyncio.run(use())
+        finally:
+            done.set()
+        assert holding.result(30) is False, "the loop it belongs to is not disturbed"
+
+
+def test_a_client_outlives_its_loop(sidecar: Sidecar, session_id: str) -> None:
+    """Left open when its loop ended, it says so in the next one, can be closed there, and opened again."""
+    for close in (False, True):
+        primary = AsyncPrimaryClient(sidecar.target)
+
+        async def leave_open(primary: AsyncPrimaryClient = primary) -> None:
+            await primary.__aenter__()
+            await primary.get_notes(session_id, timeout=timedelta(seconds=5))
+
+        async def use(primary: AsyncPrimaryClient = primary, close: bool = close) -> None:
+            with pytest.raises(UsageError, match=_OTHER_LOOP):
+                await primary.get_notes(session_id, unavailable_ok=True)
+            if close:
+                await primary.close()
+            async with primary:
+                assert not (await primary.get_notes(session_id, timeout=timedelta(seconds=5))).ready
+
+        asyncio.run(leave_open())
+        asyncio.run(use())
+
+
+def test_a_client_without_a_loop_says_so(sidecar: Sidecar) -> None:
+    """Under another framework than asyncio, or none."""
+    primary = AsyncPrimaryClient(sidecar.target)
+    with pytest.raises(UsageError, match="needs a running asyncio event loop"):
+        primary.__aenter__().send(None)

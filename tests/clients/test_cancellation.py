@@ -7,7 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
-from session_notes import AsyncObserverClient, AsyncPrimaryClient, Unavailable
+from session_notes import AsyncObserverClient, AsyncPrimaryClient, RunState, Unavailable
 
 from tests.clients.conftest import Refusing
 from tests.support import eventually
@@ -132,3 +132,18 @@ async def test_a_client_that_closes_after_an_earlier_cancellation(silent: str) -
         await asyncio.to_thread(eventually, lambda: observer._transport._methods)
     with pytest.raises(Unavailable, match="closed"):
         await task
+
+
+@pytest.mark.parametrize("give_up", [_move_on_after, _fail_after, _task_group, _timeout, _wait_for, _cancel])
+async def test_a_run_that_is_given_up_has_failed(
+    async_observer: AsyncObserverClient, session_id: str, give_up: Callable[[Work], Awaitable[None]]
+) -> None:
+    """Its failure is recorded even in a scope in which every await is cancelled; the cancellation goes on."""
+
+    async def observe() -> None:
+        async with async_observer.run(session_id):
+            await asyncio.Event().wait()
+
+    await give_up(observe)
+    runs = [(run.state, run.failure) async for run in async_observer.list_runs(session_id)]
+    assert runs == [(RunState.FAILED, "CancelledError")]

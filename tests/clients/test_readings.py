@@ -241,3 +241,16 @@ def test_a_newer_sidecars_words_do_not_break_an_older_client() -> None:
     assert reading.run.state is RunState.UNSPECIFIED
     assert reading.notes is not None
     assert reading.notes.issues[0].severity is Severity.UNSPECIFIED
+
+
+def test_notes_are_told_from_none_for_type_checkers_too(
+    primary: PrimaryClient, observer: ObserverClient, session_id: str
+) -> None:
+    """The documented way to the notes needs no cast: `make check` has this file under mypy's strict mode."""
+    observer.write_notes(session_id, Notes(summary="Goals are clear."))
+    reading = primary.get_notes(session_id, timeout=timedelta(seconds=5))
+    summary: str = reading.notes.summary if reading.notes else ""
+    assert summary == "Goals are clear."
+    advice = reading.notes if reading.fresh else None
+    assert advice
+    assert advice.summary == summary

@@ -1,14 +1,15 @@
 """Runs in flight: what `with observer.run(...) as run` hands out, how a run's failure is told, and the log."""
 
+import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from contextvars import copy_context
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from session_notes import _forks
 from session_notes._errors import RunAlreadyFailed, RunAlreadyWritten, SessionDeleted, UsageError, for_logs
@@ -320,12 +321,31 @@ class AsyncActiveRun(RunAtWork):
         if not self._start_failing_quietly(reason):
             return False
         try:
-            await self._client.fail_run(self.session_id, self.run_id, reason, timeout=timeout)
+            await _finish(self._client.fail_run(self.session_id, self.run_id, reason, timeout=timeout))
         except _NO_FAILURE:
             pass
         except Exception as error:  # Whatever it is: that of a token function, for example.
             self._log_unrecorded(error)
         return True
+
+
+async def _finish(work: Coroutine[Any, Any, object]) -> None:
+    """Await some short work to its end, and only then pass on a cancellation that came meanwhile.
+
+    A cancelled scope of anyio cancels every await in it, so a run that is left by such a scope could not be recorded as
+    failed.
+    """
+    task = asyncio.ensure_future(work)
+    cancellation: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancellation = error
+    if cancellation is not None:
+        task.cancelled() or task.exception()  # So that nothing is logged of an exception nobody asked for.
+        raise cancellation
+    await task
 
 
 class AsyncRunBlock:

@@ -67,7 +67,9 @@ def _is_address(target: str) -> bool:
         family = socket.AF_INET if scheme == "ipv4" else socket.AF_INET6
         return all(_is_ip(family, _host_of(address)) for address in rest.split(","))
     host = _host_of(re.sub(r"^//[^/]*/", "", rest) if scheme == "dns" else target)
-    return _is_ip(socket.AF_INET6, host) if host.startswith("[") else _HOST.fullmatch(host) is not None
+    if host.startswith("["):
+        return host.endswith("]") and _is_ip(socket.AF_INET6, host)
+    return _HOST.fullmatch(host) is not None
 
 
 def _host_of(address: str) -> str:

@@ -60,8 +60,10 @@ class _Tries:
         self._earlier: SessionNotesError | None = None
 
     def remaining(self) -> float:
-        """Seconds until the deadline; for gRPC, which takes 0 and less as passed."""
-        return self._deadline - time.monotonic()
+        """Return the seconds until the deadline."""
+        left = self._deadline - time.monotonic()
+        # Well before now: for gRPC, a deadline within the current millisecond has not passed yet.
+        return left if left > 0 else -1.0
 
     def pause_after(self, code: grpc.StatusCode, error: SessionNotesError) -> float:
         """Return the seconds to wait before the next try.
@@ -85,11 +87,11 @@ class _Tries:
         return pause
 
     def _last(self, error: SessionNotesError) -> SessionNotesError:
-        """Return the error of the last try; where there was no answer, with the call, its target and its timeout."""
-        if not isinstance(error, Unavailable):
+        """Return the error of the last try; where no sidecar answered, with the call, its target and its timeout."""
+        if not isinstance(error, Unavailable) or error.reason:
             return error
         said = str(error)
-        if isinstance(error, DeadlineExceeded) and not error.reason:
+        if isinstance(error, DeadlineExceeded):
             # gRPC says that the deadline has passed, and nothing else.
             said = f"no answer within {self._timeout:g} s"
             if self._earlier is not None:

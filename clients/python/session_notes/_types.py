@@ -164,6 +164,9 @@ class Run:
 class Reading:
     """The current notes of one observer on one session, and all one needs to decide whether to trust them.
 
+        >>> summary = reading.notes.summary if reading.notes else "no notes yet"
+        >>> advice = reading.notes if reading.fresh else None
+
     Attributes:
         session_id: The session read.
         observer: Whose notes.

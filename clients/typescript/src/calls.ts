@@ -34,6 +34,10 @@ import type {
 } from "./types.js";
 import * as wire from "./wire.js";
 
+// The most that the sidecar takes as a failure's reason, and the mark of one that was longer.
+const LONGEST_REASON_BYTES = 4096;
+const CUT = "…";
+
 /** One call, ready to be sent. */
 export interface Call<T> {
   /** The RPC's full path. */
@@ -52,7 +56,7 @@ export function getNotes(sessionId: string, options: NotesOptions): Call<Reading
   // Never tried again: to a primary, "nobody answers" is an answer, and better now than a deadline later.
   return call(
     SessionNotes.method.getNotes,
-    () => notesRequest(sessionId, options),
+    () => notesRequest("sessionId", sessionId, options),
     (answer) => wire.readingFrom(sessionId, options.observer ?? "", answer),
   );
 }
@@ -61,7 +65,9 @@ export function batchGetNotes(sessionIds: readonly string[], options: BatchOptio
   return call(
     SessionNotes.method.batchGetNotes,
     () => ({
-      requests: wire.several("sessionIds", sessionIds).map((sessionId) => notesRequest(sessionId, options)),
+      requests: wire
+        .several("sessionIds", sessionIds)
+        .map((sessionId, index) => notesRequest(`sessionIds[${index}]`, sessionId, options)),
     }),
     ({ responses }) => {
       if (responses.length !== sessionIds.length) {
@@ -74,9 +80,13 @@ export function batchGetNotes(sessionIds: readonly string[], options: BatchOptio
   );
 }
 
-function notesRequest(sessionId: string, { observer = "", maxAgeMs, currentTurn, maxTurnsBehind }: NotesOptions) {
+function notesRequest(
+  name: string,
+  sessionId: string,
+  { observer = "", maxAgeMs, currentTurn, maxTurnsBehind }: NotesOptions,
+) {
   return {
-    sessionId: wire.text("sessionId", sessionId),
+    sessionId: wire.text(name, sessionId),
     observer: wire.text("observer", observer),
     maxAge: wire.duration("maxAgeMs", maxAgeMs),
     currentTurn: wire.count("currentTurn", currentTurn),
@@ -94,8 +104,8 @@ export function beginRun(sessionId: string, observer: string, options: BeginOpti
       runId: runIdOrNew(runId),
       observedTurn: wire.count("observedTurn", observedTurn),
       lease: wire.duration("leaseMs", leaseMs),
-      onlyIfIdle,
-      includeTranscript,
+      onlyIfIdle: wire.flag("onlyIfIdle", onlyIfIdle),
+      includeTranscript: wire.flag("includeTranscript", includeTranscript),
     }),
     (answer) => {
       const run = wire.runFrom(wire.sent("run", answer.run));
@@ -133,14 +143,14 @@ export function writeNotes(
   );
 }
 
-export function failRun(sessionId: string, observer: string, runId: string, reason: string): Call<Run> {
+export function failRun(sessionId: string, observer: string, runId: string, reason: unknown): Call<Run> {
   return call(
     SessionNotes.method.failRun,
     () => ({
       sessionId: wire.text("sessionId", sessionId),
       observer: wire.text("observer", observer),
       runId: wire.text("runId", runId),
-      reason: wire.text("reason", reason),
+      reason: storable(reason),
     }),
     (answer) => wire.runFrom(wire.sent("run", answer.run)),
     { repeatable: true },
@@ -159,9 +169,9 @@ export function listRuns(
     () => ({
       sessionId: wire.text("sessionId", sessionId),
       observer: wire.text("observer", observer),
-      pageSize,
+      pageSize: wire.pageSize(pageSize),
       pageToken,
-      includeNotes,
+      includeNotes: wire.flag("includeNotes", includeNotes),
     }),
     ({ runs, nextPageToken }) => [runs.map(wire.runFrom), nextPageToken],
     { repeatable: true },
@@ -171,7 +181,7 @@ export function listRuns(
 export function getSession(sessionId: string, includeTurns: boolean): Call<Session> {
   return call(
     SessionState.method.getSession,
-    () => ({ sessionId: wire.text("sessionId", sessionId), includeTurns }),
+    () => ({ sessionId: wire.text("sessionId", sessionId), includeTurns: wire.flag("includeTurns", includeTurns) }),
     ({ session }) => wire.sessionFrom(wire.sent("session", session)),
     { repeatable: true },
   );
@@ -187,7 +197,7 @@ export function updateSession(
     () => ({
       sessionId: wire.text("sessionId", sessionId),
       set: wire.fields("set", set),
-      remove: wire.several("remove", remove).map((name) => wire.text("remove", name)),
+      remove: wire.texts("remove", remove),
       expectedVersion: wire.count("expectedVersion", expectedVersion),
       ttl: wire.duration("ttlMs", ttlMs),
     }),
@@ -207,7 +217,7 @@ export function appendTurns(
     SessionState.method.appendTurns,
     () => ({
       sessionId: wire.text("sessionId", sessionId),
-      turns: wire.several("turns", turns).map(wire.turnMessage),
+      turns: wire.turnMessages(turns),
       expectedTurnCount: wire.count("expectedTurnCount", expectedTurnCount),
     }),
     ({ turnCount }) => Number(turnCount),
@@ -226,7 +236,7 @@ export function deleteSession(sessionId: string): Call<boolean> {
 export function listSessions(pageSize: number, pageToken: string): Call<Page<SessionSummary>> {
   return call(
     SessionState.method.listSessions,
-    () => ({ pageSize, pageToken }),
+    () => ({ pageSize: wire.pageSize(pageSize), pageToken }),
     ({ sessions, nextPageToken }) => [sessions.map(wire.summaryFrom), nextPageToken],
     { repeatable: true },
   );
@@ -242,9 +252,41 @@ export async function* pages<T>(fetch: (pageToken: string) => Promise<Page<T>>):
   } while (token !== "");
 }
 
-/** The run's id, or one that nobody else makes. Made here, not by the sidecar, so that every try carries the same. */
-function runIdOrNew(runId: string | undefined): string {
+/** The run's id, or a new one. Made here, not by the sidecar, so that every try carries the same. */
+export function runIdOrNew(runId: string | undefined): string {
   return wire.text("runId", runId ?? "") || randomBytes(16).toString("hex");
+}
+
+/**
+ * A failure's reason as the sidecar takes it: a run that cannot say why it failed must still be able to fail. An error is
+ * `Name: message`.
+ */
+export function storable(reason: unknown): string {
+  const bytes = Buffer.from(textOf(reason).toWellFormed());
+  if (bytes.length <= LONGEST_REASON_BYTES) {
+    return bytes.toString();
+  }
+  // A character that the cut leaves incomplete is left out.
+  let end = LONGEST_REASON_BYTES - Buffer.byteLength(CUT);
+  while (((bytes[end] ?? 0) & 0xc0) === 0x80) {
+    end -= 1;
+  }
+  return bytes.toString("utf8", 0, end) + CUT;
+}
+
+function textOf(reason: unknown): string {
+  if (typeof reason === "string") {
+    return reason;
+  }
+  if (reason === undefined || reason === null) {
+    return "";
+  }
+  return reason instanceof Error && reason.message !== "" ? `${nameOf(reason)}: ${reason.message}` : nameOf(reason);
+}
+
+/** What an error is called: the name of its class, since its text may hold what the user said. */
+export function nameOf(error: unknown): string {
+  return wire.kindOf(error);
 }
 
 function call<Request extends DescMessage, Answer extends DescMessage, T>(
@@ -266,7 +308,8 @@ function encoded<Schema extends DescMessage>(schema: Schema, build: () => Messag
   try {
     return toBinary(schema, create(schema, build()));
   } catch (error) {
-    throw new InvalidArgument(error instanceof Error ? error.message : "the request cannot be built");
+    // What others say of it may quote a value.
+    throw error instanceof InvalidArgument ? error : new InvalidArgument("the request cannot be built");
   }
 }
 

@@ -4,9 +4,6 @@ import { Client, type ChannelOptions } from "@grpc/grpc-js";
 
 import type { Credentials } from "./credentials.js";
 
-/** Where clients look for a sidecar unless told: by argument, or by the environment variable `SESSION_NOTES_TARGET`. */
-export const DEFAULT_TARGET = "127.0.0.1:50051";
-
 const OPTIONS: ChannelOptions = {
   // gRPC's own would leave a sidecar that is back unnoticed for seconds, up to two minutes after a long outage.
   "grpc.initial_reconnect_backoff_ms": 100,
@@ -19,12 +16,7 @@ const OPTIONS: ChannelOptions = {
   "grpc.service_config_disable_resolution": 1,
 };
 
-/** The address to call: the one given, else the environment's, else the default. */
-export function targetOrDefault(target: string | undefined): string {
-  return target || process.env["SESSION_NOTES_TARGET"] || DEFAULT_TARGET;
-}
-
 /** A channel; it connects at the first call. */
 export function openChannel(target: string, credentials: Credentials): Client {
-  return new Client(target, credentials.channel, OPTIONS);
+  return new Client(target, credentials.forChannel(), OPTIONS);
 }

@@ -5,14 +5,21 @@ import { BlockList, isIP } from "node:net";
 
 import { ChannelCredentials, credentials, Metadata } from "@grpc/grpc-js";
 
-import { InvalidArgument } from "./errors.js";
+import { variable } from "./environment.js";
+import { InvalidArgument, Unauthenticated } from "./errors.js";
+import { kindOf, object, text } from "./wire.js";
+
+const LOOK_MS = 1000;
 
 /** A token, or what gives the one of the moment; asked at every call, so it must be quick. */
 export type Token = string | (() => string);
 
 /**
- * Encrypts the connection, and has the sidecar show its certificate. The files are read when a client is made. Without any
- * of them: `{}` trusts the authorities that Node trusts.
+ * Encryption of the connection, and whose certificates to trust. Without any file: `{}` trusts the authorities that Node
+ * trusts.
+ *
+ * The files are read when a client is made, and again within a second of their replacement. The client then connects anew;
+ * calls in flight end on the old connection. Files that are replaced one after the other count once they fit each other again.
  *
  * @example
  * new PrimaryClient("notes.example.org:50051", { tls: { caFile: "ca.pem" }, token: tokenFile("token") });
@@ -34,6 +41,7 @@ export interface TLS {
  * @throws InvalidArgument There is no token in it.
  */
 export function tokenFile(path: string): () => string {
+  text("the path of a token file", path);
   let [seen, token] = orRefuse(path, () => [look(path), readToken(path) ?? ""]);
   if (token === "") {
     throw new InvalidArgument(`there is no token in ${path}`);
@@ -54,8 +62,11 @@ export function tokenFile(path: string): () => string {
 
 /** What a client connects and calls with. */
 export class Credentials {
-  readonly channel: ChannelCredentials;
   readonly #token: Token | undefined;
+  readonly #tls: TLS | undefined;
+  #channel: ChannelCredentials;
+  #seen: string;
+  #nextLook = performance.now() + LOOK_MS;
 
   /**
    * @param target The sidecar's address.
@@ -64,6 +75,9 @@ export class Credentials {
    * @throws InvalidArgument They do not fit, or the token would travel for everybody to read.
    */
   constructor(target: string, token: Token | undefined, tls: TLS | undefined) {
+    if (token !== undefined && typeof token !== "string" && typeof token !== "function") {
+      throw new InvalidArgument(`token must be a string, or a function that returns one, not ${kindOf(token)}`);
+    }
     const unix = target.startsWith("unix:");
     if (unix && tls !== undefined) {
       throw new InvalidArgument("a unix socket takes no TLS: it never leaves this machine");
@@ -76,14 +90,56 @@ export class Credentials {
     if (this.#token !== undefined && encryption === undefined && !unix && !isLoopback(target)) {
       throw new InvalidArgument("a token goes to another machine with TLS alone: give tls, or SESSION_NOTES_TLS_CA");
     }
-    this.channel = encryption === undefined ? credentials.createInsecure() : encrypted(encryption);
+    this.#tls = encryption;
+    this.#seen = this.#look();
+    this.#channel = encryption === undefined ? credentials.createInsecure() : encrypted(encryption);
   }
 
-  /** What goes with a call. */
+  /** For a channel, with what the files of TLS held when they were last read. */
+  forChannel(): ChannelCredentials {
+    return this.#channel;
+  }
+
+  /** Looks at the files of TLS at the next call: a connection that was refused may be so for what they held. */
+  lookSoon(): void {
+    this.#nextLook = 0;
+  }
+
+  /** Whether the files of TLS have changed and fit each other; once per change, with one look a second. */
+  replaced(): boolean {
+    if (this.#tls === undefined || performance.now() < this.#nextLook) {
+      return false;
+    }
+    this.#nextLook = performance.now() + LOOK_MS;
+    const seen = this.#look();
+    if (seen === this.#seen) {
+      return false;
+    }
+    try {
+      this.#channel = encrypted(this.#tls);
+    } catch {
+      // They are being replaced; the connection that we have may still do.
+      return false;
+    }
+    this.#seen = seen;
+    return true;
+  }
+
+  #look(): string {
+    const { caFile, certFile, keyFile } = this.#tls ?? {};
+    return [caFile, certFile, keyFile].map((path) => path && lookIfThere(path)).join();
+  }
+
+  /**
+   * What goes with a call.
+   *
+   * @throws InvalidArgument The token function returned no token.
+   * @throws Unauthenticated The token function threw.
+   */
   metadata(): Metadata {
     const metadata = new Metadata();
     if (this.#token !== undefined) {
-      const token = typeof this.#token === "string" ? this.#token : checked(this.#token());
+      const token = typeof this.#token === "string" ? this.#token : checked(asked(this.#token));
       metadata.set("authorization", `Bearer ${token}`);
     }
     return metadata;
@@ -91,19 +147,35 @@ export class Credentials {
 }
 
 function tokenOfEnvironment(): Token | undefined {
-  const { SESSION_NOTES_TOKEN: token, SESSION_NOTES_TOKEN_FILE: path } = process.env;
-  return token || (path ? tokenFile(path) : undefined);
+  const path = variable("TOKEN_FILE");
+  return variable("TOKEN") ?? (path === undefined ? undefined : tokenFile(path));
 }
 
 function tlsOfEnvironment(): TLS | undefined {
-  const { SESSION_NOTES_TLS_CA: ca, SESSION_NOTES_TLS_CERT: cert, SESSION_NOTES_TLS_KEY: key } = process.env;
-  if (!ca && !cert && !key) {
-    return undefined;
-  }
-  return { caFile: ca || undefined, certFile: cert || undefined, keyFile: key || undefined };
+  const [caFile, certFile, keyFile] = [variable("TLS_CA"), variable("TLS_CERT"), variable("TLS_KEY")];
+  return caFile === undefined && certFile === undefined && keyFile === undefined
+    ? undefined
+    : { caFile, certFile, keyFile };
 }
 
-function encrypted({ caFile, certFile, keyFile }: TLS): ChannelCredentials {
+function asked(token: () => string): string {
+  try {
+    return token();
+  } catch (error) {
+    // Without its text, which may hold a secret; the error itself is the cause.
+    const raised = new Unauthenticated(`the token function threw ${kindOf(error)}`);
+    raised.cause = error;
+    throw raised;
+  }
+}
+
+function encrypted(tls: TLS): ChannelCredentials {
+  const { caFile, certFile, keyFile } = object("tls", tls);
+  for (const [name, path] of Object.entries({ caFile, certFile, keyFile })) {
+    if (path !== undefined) {
+      text(`tls.${name}`, path);
+    }
+  }
   if ((certFile === undefined) !== (keyFile === undefined)) {
     throw new InvalidArgument("a certificate and its key go together");
   }
@@ -125,6 +197,14 @@ function orRefuse<T>(path: string, read: () => T): T {
     return read();
   } catch (error) {
     throw new InvalidArgument(`${path} cannot be read: ${(error as NodeJS.ErrnoException).code}`);
+  }
+}
+
+function lookIfThere(path: string): string {
+  try {
+    return look(path);
+  } catch {
+    return "";
   }
 }
 

@@ -24,7 +24,6 @@
  * @packageDocumentation
  */
 
-export { DEFAULT_TARGET } from "./channel.js";
 export { type TLS, type Token, tokenFile } from "./credentials.js";
 export * from "./errors.js";
 export { DEFAULT_RUN_TIMEOUT_MS, ObserverClient, type ObserverOptions } from "./observer.js";
@@ -36,4 +35,5 @@ export {
   type PrimaryOptions,
 } from "./primary.js";
 export type { ActiveRun } from "./runs.js";
+export { DEFAULT_TARGET } from "./targets.js";
 export type * from "./types.js";

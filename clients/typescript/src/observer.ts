@@ -2,7 +2,7 @@
 
 import * as calls from "./calls.js";
 import type { ConnectionOptions } from "./primary.js";
-import { ActiveRun, nameOf } from "./runs.js";
+import { ActiveRun, FAIL_TIMEOUT_MS } from "./runs.js";
 import { Transport } from "./transport.js";
 import type {
   BeginOptions,
@@ -15,6 +15,7 @@ import type {
   WriteOptions,
   WriteResult,
 } from "./types.js";
+import { kindOf, object, refusal } from "./wire.js";
 
 /** How long a call of an observer goes on trying unless told: nobody waits for it, and a sidecar restarts in less. */
 export const DEFAULT_RUN_TIMEOUT_MS = 10_000;
@@ -50,9 +51,10 @@ export class ObserverClient implements Disposable {
   /**
    * @param target The sidecar's address: `127.0.0.1:50051`, `unix:/run/session-notes.sock`. Absent: the environment
    *   variable `SESSION_NOTES_TARGET`, else `127.0.0.1:50051`.
-   * @throws InvalidArgument The credentials do not fit.
+   * @throws InvalidArgument The target is no address, or the credentials do not fit.
    */
   constructor(target?: string, options: ObserverOptions = {}) {
+    object("options", options);
     this.observer = options.observer ?? "";
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_RUN_TIMEOUT_MS;
     this.#transport = new Transport(target, options.token, options.tls);
@@ -84,20 +86,39 @@ export class ObserverClient implements Disposable {
    * });
    */
   async run<T>(sessionId: string, work: (run: ActiveRun) => T | Promise<T>, options: RunOptions = {}): Promise<T> {
-    const run = new ActiveRun(this, sessionId, await this.beginRun(sessionId, options), options.signal);
+    if (typeof work !== "function") {
+      throw refusal("work", `must be a function, not ${kindOf(work)}`);
+    }
+    const run = new ActiveRun(this, sessionId, await this.#begin(sessionId, options), options.signal);
     let result: T;
     try {
       result = await work(run);
     } catch (error) {
-      await run.failQuietly(nameOf(error));
+      await run.failQuietly(calls.nameOf(error));
       throw error;
     }
     await run.failQuietly(ENDED_WITHOUT_NOTES);
     return result;
   }
 
+  /** Begins a run; where the signal gives it up meanwhile, a run that began all the same is recorded as failed. */
+  async #begin(sessionId: string, options: RunOptions): Promise<BeginResult> {
+    const { signal, runId: given } = object("options", options);
+    const runId = calls.runIdOrNew(given);
+    try {
+      return await this.beginRun(sessionId, { ...options, runId });
+    } catch (error) {
+      // A run of the caller's own id may be at work elsewhere. Whoever gave up does not wait for this.
+      if (signal?.aborted === true && error === signal.reason && given === undefined) {
+        this.failRun(sessionId, runId, calls.nameOf(error), { timeoutMs: FAIL_TIMEOUT_MS }).catch(() => undefined);
+      }
+      throw error;
+    }
+  }
+
   /** Begins a run and nothing more: as `run`, but ending it is yours. Its state says if it has ended before. */
   async beginRun(sessionId: string, options: BeginOptions = {}): Promise<BeginResult> {
+    object("options", options);
     return this.#send(calls.beginRun(sessionId, this.observer, options), options);
   }
 
@@ -113,16 +134,23 @@ export class ObserverClient implements Disposable {
    * const { outcome } = await observer.writeNotes("session-1", { summary: "Goals are clear." }, { observedTurn: 12 });
    */
   async writeNotes(sessionId: string, notes: NewNotes, options: WriteOptions = {}): Promise<WriteResult> {
+    object("options", options);
     return this.#send(calls.writeNotes(sessionId, this.observer, notes, options), options);
   }
 
   /**
-   * Records that a run ended without notes, and why. Twice is as once. Rejects with:
+   * Records that a run ended without notes, and why, as `ActiveRun.fail`. Twice is as once. Rejects with:
    * - RunNotFound: there is no such run;
    * - RunAlreadyWritten: the run has written notes;
    * - another SessionNotesError: anything else.
    */
-  async failRun(sessionId: string, runId: string, reason = "", options: CallOptions = {}): Promise<Run> {
+  async failRun(
+    sessionId: string,
+    runId: string,
+    reason: string | Error = "",
+    options: CallOptions = {},
+  ): Promise<Run> {
+    object("options", options);
     return this.#send(calls.failRun(sessionId, this.observer, runId, reason), options);
   }
 
@@ -141,7 +169,7 @@ export class ObserverClient implements Disposable {
       readonly includeNotes?: boolean | undefined;
     } = {},
   ): AsyncGenerator<Run, void, undefined> {
-    const { includeNotes = false, pageSize = 0 } = options;
+    const { includeNotes = false, pageSize = 0 } = object("options", options);
     return calls.pages((token) =>
       this.#send(calls.listRuns(sessionId, this.observer, includeNotes, pageSize, token), options),
     );

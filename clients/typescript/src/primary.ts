@@ -19,7 +19,7 @@ import type {
   UpdateOptions,
   UpdateResult,
 } from "./types.js";
-import { DEFAULT_OBSERVER } from "./wire.js";
+import { DEFAULT_OBSERVER, object } from "./wire.js";
 
 /** How long `getNotes` waits unless told: short, because a user is waiting for the primary meanwhile. */
 export const DEFAULT_NOTES_TIMEOUT_MS = 250;
@@ -67,9 +67,10 @@ export class PrimaryClient implements Disposable {
   /**
    * @param target The sidecar's address: `127.0.0.1:50051`, `unix:/run/session-notes.sock`. Absent: the environment
    *   variable `SESSION_NOTES_TARGET`, else `127.0.0.1:50051`.
-   * @throws InvalidArgument The credentials do not fit.
+   * @throws InvalidArgument The target is no address, or the credentials do not fit.
    */
   constructor(target?: string, options: PrimaryOptions = {}) {
+    object("options", options);
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_NOTES_TIMEOUT_MS;
     this.#stateTimeoutMs = options.stateTimeoutMs ?? DEFAULT_STATE_TIMEOUT_MS;
     this.#transport = new Transport(target, options.token, options.tls);
@@ -96,6 +97,7 @@ export class PrimaryClient implements Disposable {
    * const advice = reading.ready && reading.fresh ? reading.notes : undefined;
    */
   async getNotes(sessionId: string, options: NotesOptions = {}): Promise<Reading> {
+    object("options", options);
     const call = calls.getNotes(sessionId, options);
     try {
       return await this.#transport.send(call, options, this.#timeoutMs);
@@ -113,6 +115,7 @@ export class PrimaryClient implements Disposable {
    * const stale = readings.filter((reading) => !reading.fresh).map((reading) => reading.sessionId);
    */
   async batchGetNotes(sessionIds: readonly string[], options: BatchOptions = {}): Promise<readonly Reading[]> {
+    object("options", options);
     const call = calls.batchGetNotes(sessionIds, options);
     try {
       return await this.#transport.send(call, options, this.#stateTimeoutMs);
@@ -136,6 +139,7 @@ export class PrimaryClient implements Disposable {
       readonly includeTurns?: boolean | undefined;
     } = {},
   ): Promise<Session> {
+    object("options", options);
     return this.#state(calls.getSession(sessionId, options.includeTurns ?? false), options);
   }
 
@@ -149,6 +153,7 @@ export class PrimaryClient implements Disposable {
    * await primary.updateSession("session-1", { language: "en", goals: ["start in May"] }, { remove: ["draft"] });
    */
   async updateSession(sessionId: string, set: JsonObject, options: UpdateOptions = {}): Promise<UpdateResult> {
+    object("options", options);
     return this.#state(calls.updateSession(sessionId, set, options), options);
   }
 
@@ -163,11 +168,13 @@ export class PrimaryClient implements Disposable {
    * count = await primary.appendTurns("session-1", [{ speaker: "user", text: "Bye" }], { expectedTurnCount: count });
    */
   async appendTurns(sessionId: string, turns: readonly Turn[], options: AppendOptions = {}): Promise<number> {
+    object("options", options);
     return this.#state(calls.appendTurns(sessionId, turns, options.expectedTurnCount), options);
   }
 
   /** Removes every trace of the session; whether there was one. Observers still at work cannot bring it back. */
   async deleteSession(sessionId: string, options: CallOptions = {}): Promise<boolean> {
+    object("options", options);
     return this.#state(calls.deleteSession(sessionId), options);
   }
 
@@ -180,6 +187,7 @@ export class PrimaryClient implements Disposable {
    * }
    */
   listSessions(options: ListOptions = {}): AsyncGenerator<SessionSummary, void, undefined> {
+    object("options", options);
     return calls.pages((token) => this.#state(calls.listSessions(options.pageSize ?? 0, token), options));
   }
 

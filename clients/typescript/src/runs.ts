@@ -3,12 +3,14 @@
 import { createHash } from "node:crypto";
 import { inspect } from "node:util";
 
+import { nameOf, storable } from "./calls.js";
 import { RunAlreadyFailed, RunAlreadyWritten, SessionDeleted, UsageError } from "./errors.js";
 import type { ObserverClient } from "./observer.js";
 import type { BeginResult, NewNotes, Run, RunWriteOptions, Turn, WriteResult } from "./types.js";
+import { object } from "./wire.js";
 
 /** How long a run that is lost anyway may hold up its process to say so; its lease says it otherwise. */
-const FAIL_TIMEOUT_MS = 2000;
+export const FAIL_TIMEOUT_MS = 2000;
 
 /**
  * A run at work.
@@ -81,7 +83,7 @@ export class ActiveRun {
     // After a write that was refused or not answered, another one may follow: the run id makes it safe.
     this.#state = "writing";
     try {
-      const { observedTurn, ttlMs } = options;
+      const { observedTurn, ttlMs } = object("options", options);
       const { runId } = this;
       const signal = this.#signal;
       const result = await this.#client.writeNotes(this.sessionId, notes, { runId, observedTurn, ttlMs, signal });
@@ -95,15 +97,17 @@ export class ActiveRun {
   }
 
   /**
-   * Records that the run ends without notes, and why. People will read the reason: nothing of what the user said. Rejects
-   * with a UsageError where the run has written its notes.
+   * Records that the run ends without notes, and why, also once the run's `signal` is aborted. People will read the reason:
+   * nothing of what the user said. An error is recorded as `Name: message`; what is longer than 4 KiB is cut. Rejects with a
+   * UsageError where the run has written its notes.
    */
-  async fail(reason: string): Promise<Run> {
+  async fail(reason: string | Error): Promise<Run> {
+    const recorded = storable(reason);
     // Once failed, failing again is harmless: the first reason stays, as it does in the sidecar.
-    if (!this.#startFailing(reason) && this.#state !== "failed") {
+    if (!this.#startFailing(recorded) && this.#state !== "failed") {
       throw new UsageError("a run that writes its notes cannot fail");
     }
-    return this.#client.failRun(this.sessionId, this.runId, reason, { signal: this.#signal });
+    return this.#client.failRun(this.sessionId, this.runId, recorded);
   }
 
   /**
@@ -149,11 +153,6 @@ export class ActiveRun {
   [inspect.custom](): string {
     return this.toString();
   }
-}
-
-/** What an error is called: the name of its class, since its text may hold what the user said. */
-export function nameOf(error: unknown): string {
-  return error instanceof Error ? error.constructor.name : typeof error;
 }
 
 /**

@@ -29,7 +29,7 @@ import {
   RetryInfoSchema,
   StatusSchema,
 } from "./gen/session_notes/status/v1/status_pb.js";
-import { milliseconds } from "./wire.js";
+import { millisecondsOf } from "./wire.js";
 
 type Kind = new (message: string, details: ErrorDetails) => SessionNotesError;
 
@@ -65,11 +65,12 @@ export function translate(error: Pick<ServiceError, "code" | "details" | "metada
   const known: ErrorDetails = {
     reason: info?.reason ?? "",
     metadata: { ...info?.metadata },
-    retryAfterMs: retryDelay && milliseconds(retryDelay),
+    retryAfterMs: retryDelay && millisecondsOf(retryDelay),
   };
   const kind = BY_REASON.get(known.reason ?? "") ?? BY_CODE.get(error.code) ?? ServerError;
   const code = Code[error.code];
-  const message = error.details || code;
+  // gRPC ends some messages with a note, which is often empty.
+  const message = error.details.replace(/\.? Resolution note: $/, "") || code;
   if (kind === InvalidArgument) {
     const violations = find(details, BadRequestSchema)?.fieldViolations ?? [];
     return new InvalidArgument(

@@ -8,35 +8,37 @@
 import { type Client, type ServiceError, status as Code } from "@grpc/grpc-js";
 
 import type { Call } from "./calls.js";
-import { openChannel, targetOrDefault } from "./channel.js";
+import { openChannel } from "./channel.js";
 import { Credentials, type TLS, type Token } from "./credentials.js";
-import {
-  DeadlineExceeded,
-  InvalidArgument,
-  Overloaded,
-  type SessionNotesError,
-  Unavailable,
-  UsageError,
-} from "./errors.js";
+import { DeadlineExceeded, Overloaded, type SessionNotesError, Unavailable, UsageError } from "./errors.js";
 import { translate } from "./status.js";
+import { targetOrDefault } from "./targets.js";
 import type { CallOptions } from "./types.js";
+import { kindOf, milliseconds, refusal } from "./wire.js";
 
 const FIRST_PAUSE_MS = 50;
 const LONGEST_PAUSE_MS = 1000;
 
+// The wire holds at most 99,999,999 hours, and gRPC throws beyond, where nobody can catch it.
+const LONGEST_TIMEOUT_MS = 100 * 365 * 24 * 3600 * 1000;
+
+// A timer that is longer goes off at once.
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
+
 /** How long the next try of one call may take, and whether there is to be one. */
 class Tries {
-  readonly #repeatable: boolean;
+  readonly #call: Call<unknown>;
+  readonly #target: string;
+  readonly #timeoutMs: number;
   readonly #deadline: number;
   #pauseMs = FIRST_PAUSE_MS;
   #earlier: SessionNotesError | undefined;
 
-  constructor(call: Call<unknown>, timeoutMs: number) {
-    if (typeof timeoutMs !== "number" || !Number.isFinite(timeoutMs)) {
-      throw new InvalidArgument("timeoutMs must be a number of milliseconds");
-    }
-    this.#repeatable = call.repeatable;
-    this.#deadline = performance.now() + timeoutMs;
+  constructor(call: Call<unknown>, target: string, timeoutMs: number) {
+    this.#call = call;
+    this.#target = target;
+    this.#timeoutMs = Math.max(0, Math.min(milliseconds("timeoutMs", timeoutMs), LONGEST_TIMEOUT_MS));
+    this.#deadline = performance.now() + this.#timeoutMs;
   }
 
   remainingMs(): number {
@@ -46,7 +48,7 @@ class Tries {
   /** Milliseconds to wait before the next try; throws the error where there is to be none. */
   pauseAfter(code: Code, error: SessionNotesError): number {
     const passing = code === Code.UNAVAILABLE || error instanceof Overloaded;
-    if (!this.#repeatable || !passing) {
+    if (!this.#call.repeatable || !passing) {
       throw this.#last(error);
     }
     // Jitter, so that many clients of one sidecar do not come back all at once.
@@ -59,14 +61,24 @@ class Tries {
     return pause;
   }
 
-  /** The error of the last try, with that of the one before. */
+  /**
+   * The error of the last try, with that of the one before; where no sidecar answered, with the call, its target and its
+   * timeout.
+   */
   #last(error: SessionNotesError): SessionNotesError {
     if (this.#earlier !== undefined) {
       error.cause = this.#earlier;
+    }
+    if (error instanceof Unavailable && error.reason === "") {
+      let said = error.message;
       if (error instanceof DeadlineExceeded) {
-        // Its time ran out in the middle of a try. What takes so long, the one before has said.
-        error.message += `; before that: ${this.#earlier.message}`;
+        said = `no answer within ${this.#timeoutMs / 1000} s`;
+        if (this.#earlier !== undefined) {
+          // The time ran out in the middle of a try. The one before says what takes so long.
+          said += `; before that: ${this.#earlier.message}`;
+        }
       }
+      error.message = `${this.#call.path.slice(this.#call.path.lastIndexOf("/") + 1)} on ${this.#target}: ${said}`;
     }
     return error;
   }
@@ -74,15 +86,18 @@ class Tries {
 
 /** A connection to a sidecar, for any number of calls at once. It keeps no process alive by itself. */
 export class Transport {
+  readonly #target: string;
   readonly #credentials: Credentials;
   /** Ends each try and each pause that is under way. */
   readonly #underWay = new Set<() => void>();
   #client: Client | undefined;
+  /** The one before, where the files of TLS were replaced: calls in flight end on it. */
+  #earlier: Client | undefined;
 
   constructor(target: string | undefined, token: Token | undefined, tls: TLS | undefined) {
-    const address = targetOrDefault(target);
-    this.#credentials = new Credentials(address, token, tls);
-    this.#client = openChannel(address, this.#credentials);
+    this.#target = targetOrDefault(target);
+    this.#credentials = new Credentials(this.#target, token, tls);
+    this.#client = openChannel(this.#target, this.#credentials);
   }
 
   /** Ends the connection; calls under way end as Unavailable. */
@@ -93,11 +108,15 @@ export class Transport {
       end();
     }
     client?.close();
+    this.#earlier?.close();
   }
 
   /** Sends a call and reads its answer, within `timeoutMs` or the default. */
   async send<T>(call: Call<T>, { timeoutMs, signal }: CallOptions, defaultMs: number): Promise<T> {
-    const tries = new Tries(call, timeoutMs ?? defaultMs);
+    const tries = new Tries(call, this.#target, timeoutMs ?? defaultMs);
+    if (signal !== undefined && typeof (signal as Partial<AbortSignal>).throwIfAborted !== "function") {
+      throw refusal("signal", `must be an AbortSignal, not ${kindOf(signal)}`);
+    }
     if (this.#client === undefined) {
       throw new UsageError("this client is closed");
     }
@@ -109,14 +128,18 @@ export class Transport {
       }
       signal?.throwIfAborted();
       this.#mustBeOpen();
+      if (outcome.code === Code.UNAVAILABLE) {
+        this.#credentials.lookSoon();
+      }
       await this.#pause(tries.pauseAfter(outcome.code, translate(outcome)), signal);
       this.#mustBeOpen();
     }
   }
 
   async #try(call: Call<unknown>, remainingMs: number, signal?: AbortSignal): Promise<Uint8Array | ServiceError> {
-    const client = this.#mustBeOpen();
     const metadata = this.#credentials.metadata();
+    this.#followFiles();
+    const client = this.#mustBeOpen();
     return this.#interruptible<Uint8Array | ServiceError>(signal, (done) => {
       const sent = client.makeUnaryRequest<Uint8Array, Uint8Array>(
         call.path,
@@ -137,7 +160,7 @@ export class Transport {
 
   async #pause(ms: number, signal?: AbortSignal): Promise<void> {
     await this.#interruptible<"over">(signal, (done) => {
-      const timer = setTimeout(done, ms, "over");
+      const timer = setTimeout(done, Math.min(ms, LONGEST_TIMER_MS), "over");
       return () => {
         clearTimeout(timer);
         done("over");
@@ -156,6 +179,16 @@ export class Transport {
       this.#underWay.add(end);
       signal?.addEventListener("abort", end);
     });
+  }
+
+  /** Connects anew once the files of TLS are replaced. */
+  #followFiles(): void {
+    if (this.#client !== undefined && this.#credentials.replaced()) {
+      // Calls in flight end on the channel they began on, unless the files are replaced twice meanwhile.
+      this.#earlier?.close();
+      this.#earlier = this.#client;
+      this.#client = openChannel(this.#target, this.#credentials);
+    }
   }
 
   #mustBeOpen(): Client {

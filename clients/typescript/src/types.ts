@@ -304,7 +304,7 @@ export interface RunOptions {
   readonly onlyIfIdle?: boolean | undefined;
   /** Whether to hand over the transcript. Absent: yes. */
   readonly includeTranscript?: boolean | undefined;
-  /** Gives up the run's calls; they then reject with the signal's reason. */
+  /** Gives up the run's calls, but for `fail`; they then reject with the signal's reason, and the run has failed. */
   readonly signal?: AbortSignal | undefined;
 }
 

@@ -10,7 +10,7 @@ import {
   ValueSchema,
 } from "@bufbuild/protobuf/wkt";
 
-import { ServerError } from "./errors.js";
+import { InvalidArgument, ServerError } from "./errors.js";
 import {
   type IssueSchema,
   type Notes as NotesMessage,
@@ -53,45 +53,101 @@ const SEVERITIES: Readonly<Record<Severity, WireSeverity>> = {
   critical: WireSeverity.CRITICAL,
 };
 
+// How much of a key an error shows.
+const LONGEST_KEY = 60;
+
+// The longest Duration that protobuf allows, about 10,000 years.
+const LONGEST_SPAN_MS = 315_576_000_000_000;
+
+/**
+ * This client's own refusal of an argument. `name` is the argument, or the part of it, by its name and position; `problem` never
+ * quotes its value.
+ */
+export function refusal(name: string, problem: string): InvalidArgument {
+  return new InvalidArgument(`${name} ${problem}`, { reason: "INVALID_FIELD" });
+}
+
+function wrongType(name: string, expected: string, content: unknown): InvalidArgument {
+  return refusal(name, `must be ${expected}, not ${kindOf(content)}`);
+}
+
 /** Text for the wire; `name` is what the caller knows it by. */
 export function text(name: string, content: unknown): string {
   if (typeof content !== "string") {
-    throw new TypeError(`${name} must be a string, not ${kindOf(content)}`);
+    throw wrongType(name, "a string", content);
   }
   if (!content.isWellFormed()) {
     // The encoder would put another character in its place and say nothing.
-    throw new TypeError(`${name} has half a character in it`);
+    throw refusal(name, "has half a character in it");
   }
   return content;
 }
 
 /** A count for the wire. */
-export function count(name: string, number: number | undefined): bigint | undefined {
-  if (number !== undefined && !Number.isSafeInteger(number)) {
-    throw new TypeError(`${name} must be a whole number up to 2^53 - 1`);
-  }
-  return number === undefined ? undefined : BigInt(number);
+export function count(name: string, content: unknown): bigint | undefined {
+  return content === undefined ? undefined : BigInt(wholeNumber(name, content));
 }
 
-/** A span for the wire, to the microsecond. */
-export function duration(name: string, ms: number | undefined): Duration | undefined {
+/** A page's size for the wire. The sidecar has its own limit, far below what the wire holds. */
+export function pageSize(content: unknown): number {
+  return Math.min(wholeNumber("pageSize", content), 2 ** 31 - 1);
+}
+
+function wholeNumber(name: string, content: unknown): number {
+  if (typeof content !== "number") {
+    throw wrongType(name, "a number", content);
+  }
+  if (!Number.isSafeInteger(content)) {
+    throw refusal(name, "must be a whole number up to 2^53 - 1");
+  }
+  return content;
+}
+
+/** A boolean for the wire. */
+export function flag(name: string, content: unknown): boolean {
+  if (typeof content !== "boolean") {
+    throw wrongType(name, "a boolean", content);
+  }
+  return content;
+}
+
+/** A span for the wire, to the microsecond, and shortened to what the wire can hold: the sidecar says what it takes. */
+export function duration(name: string, ms: unknown): Duration | undefined {
   if (ms === undefined) {
     return undefined;
   }
-  const microseconds = Math.round(finiteMs(name, ms) * 1000);
+  const span = milliseconds(name, ms);
+  const microseconds = Math.round(Math.max(-LONGEST_SPAN_MS, Math.min(span, LONGEST_SPAN_MS)) * 1000);
   return create(DurationSchema, {
     seconds: BigInt(Math.trunc(microseconds / 1e6)),
     nanos: (microseconds % 1e6) * 1000,
   });
 }
 
+/** A span in milliseconds; it may be infinite. */
+export function milliseconds(name: string, ms: unknown): number {
+  if (typeof ms !== "number") {
+    throw wrongType(name, "a number of milliseconds", ms);
+  }
+  if (Number.isNaN(ms)) {
+    throw refusal(name, "must be a number of milliseconds, not NaN");
+  }
+  return ms;
+}
+
 /** Several of something. A string has elements too, and is never meant so. */
 export function several<T>(name: string, items: readonly T[]): readonly T[] {
   const given: unknown = items;
   if (!Array.isArray(given)) {
-    throw new TypeError(`${name} must be an array, not ${kindOf(given)}`);
+    const hint = typeof given === "object" && given !== null ? ": pass [...] with it" : "";
+    throw refusal(name, `must be an array, not ${kindOf(given)}${hint}`);
   }
   return items;
+}
+
+/** Several texts for the wire. */
+export function texts(name: string, items: readonly string[]): string[] {
+  return several(name, items).map((item, index) => text(`${name}[${index}]`, item));
 }
 
 /** The fields of a session for the wire. */
@@ -105,39 +161,41 @@ export function notesMessage(notes: NewNotes): MessageInitShape<typeof NotesSche
   return {
     coverage: Object.fromEntries(
       Object.entries(object("notes.coverage", coverage)).map(([topic, share]) => [
-        text("notes.coverage", topic),
-        number("notes.coverage", share),
+        text("a topic of notes.coverage", topic),
+        shareOf("notes.coverage" + shown(topic), share),
       ]),
     ),
-    issues: several("notes.issues", issues).map(issueMessage),
-    followUpSuggestions: several("notes.followUpSuggestions", followUpSuggestions).map((suggestion) =>
-      text("notes.followUpSuggestions", suggestion),
-    ),
+    issues: several("notes.issues", issues).map((issue, index) => issueMessage(`notes.issues[${index}]`, issue)),
+    followUpSuggestions: texts("notes.followUpSuggestions", followUpSuggestions),
     summary: text("notes.summary", summary),
     ...extraMessage("notes.extra", extra),
   };
 }
 
-function issueMessage(issue: Issue): MessageInitShape<typeof IssueSchema> {
-  const { text: said, severity, turn } = object("notes.issues", issue);
+function issueMessage(name: string, issue: Issue): MessageInitShape<typeof IssueSchema> {
+  const { text: said, severity, turn } = object(name, issue);
   if (severity !== undefined && !Object.hasOwn(SEVERITIES, severity)) {
-    throw new TypeError("a severity must be info, warning or critical");
+    throw refusal(`${name}.severity`, "must be info, warning or critical");
   }
   return {
-    text: text("notes.issues.text", said),
+    text: text(`${name}.text`, said),
     severity: severity === undefined ? WireSeverity.UNSPECIFIED : SEVERITIES[severity],
-    ...(turn !== undefined && { turn: count("notes.issues.turn", turn) }),
+    ...(turn !== undefined && { turn: count(`${name}.turn`, turn) }),
   };
 }
 
-/** A turn for the wire. */
-export function turnMessage(turn: Turn): MessageInitShape<typeof TurnSchema> {
-  const { speaker, text: said, time, extra = {} } = object("turns", turn);
+/** Turns for the wire. */
+export function turnMessages(turns: readonly Turn[]): MessageInitShape<typeof TurnSchema>[] {
+  return several("turns", turns).map((turn, index) => turnMessage(`turns[${index}]`, turn));
+}
+
+function turnMessage(name: string, turn: Turn): MessageInitShape<typeof TurnSchema> {
+  const { speaker, text: said, time, extra = {} } = object(name, turn);
   return {
-    speaker: text("turns.speaker", speaker),
-    text: text("turns.text", said),
-    ...(time !== undefined && { time: timestamp("turns.time", time) }),
-    ...extraMessage("turns.extra", extra),
+    speaker: text(`${name}.speaker`, speaker),
+    text: text(`${name}.text`, said),
+    ...(time !== undefined && { time: timestamp(`${name}.time`, time) }),
+    ...extraMessage(`${name}.extra`, extra),
   };
 }
 
@@ -207,14 +265,14 @@ export function readingFrom(sessionId: string, observer: string, message: GetNot
     ready: true,
     readiness,
     notes: notesFrom(sent("notes", message.notes)),
-    ageMs: milliseconds(sent("age", message.age)),
-    snapshotAgeMs: message.snapshotAge && milliseconds(message.snapshotAge),
+    ageMs: millisecondsOf(sent("age", message.age)),
+    snapshotAgeMs: message.snapshotAge && millisecondsOf(message.snapshotAge),
     writeTime: date(sent("write_time", message.writeTime)),
     observedTurn: numberOf(message.observedTurn),
     turnsBehind: numberOf(message.turnsBehind),
     fresh: message.fresh ?? false,
     run: runFrom(sent("run", message.run)),
-    expiresInMs: milliseconds(sent("expires_in", message.expiresIn)),
+    expiresInMs: millisecondsOf(sent("expires_in", message.expiresIn)),
   });
 }
 
@@ -229,7 +287,7 @@ export function sessionFrom(message: SessionMessage): Session {
     notes: mapped(message.notes, (reading, observer) => readingFrom(message.sessionId, observer, reading)),
     createTime: message.createTime && date(message.createTime),
     updateTime: message.updateTime && date(message.updateTime),
-    expiresInMs: message.expiresIn && milliseconds(message.expiresIn),
+    expiresInMs: message.expiresIn && millisecondsOf(message.expiresIn),
   };
 }
 
@@ -240,7 +298,7 @@ export function summaryFrom(message: SummaryMessage): SessionSummary {
     version: Number(message.version),
     turnCount: Number(message.turnCount),
     updateTime: message.updateTime && date(message.updateTime),
-    expiresInMs: message.expiresIn && milliseconds(message.expiresIn),
+    expiresInMs: message.expiresIn && millisecondsOf(message.expiresIn),
     observers: message.observers,
   };
 }
@@ -251,7 +309,7 @@ export function date(message: Timestamp): Date {
 }
 
 /** A span as a caller gets it: in milliseconds, to the microsecond. */
-export function milliseconds(message: Duration): number {
+export function millisecondsOf(message: Duration): number {
   return (Number(message.seconds) * 1e6 + Math.trunc(message.nanos / 1000)) / 1000;
 }
 
@@ -273,17 +331,10 @@ export function enumName<Names extends string>(
   return (names[number]?.toLowerCase() ?? "unspecified") as Lowercase<Names> | "unspecified";
 }
 
-function finiteMs(name: string, ms: unknown): number {
-  if (typeof ms !== "number" || !Number.isFinite(ms)) {
-    throw new TypeError(`${name} must be a number of milliseconds`);
-  }
-  return ms;
-}
-
 function timestamp(name: string, time: Date): MessageInitShape<typeof TimestampSchema> {
   const ms = time instanceof Date ? time.getTime() : NaN;
   if (Number.isNaN(ms)) {
-    throw new TypeError(`${name} must be a valid Date`);
+    throw refusal(name, time instanceof Date ? "must be a valid Date" : `must be a Date, not ${kindOf(time)}`);
   }
   const seconds = Math.floor(ms / 1000);
   return { seconds: BigInt(seconds), nanos: (ms - seconds * 1000) * 1e6 };
@@ -298,43 +349,54 @@ function struct(name: string, content: JsonObject): Record<string, WireJson> {
   return json(name, object(name, content)) as Record<string, WireJson>;
 }
 
-/** A copy that holds nothing but JSON. */
-function json(name: string, content: JsonValue, depth = 0): WireJson {
+/** A copy that holds nothing but JSON; `keys` is the way to it from the argument. */
+function json(name: string, content: JsonValue, keys = "", depth = 0): WireJson {
   if (depth > DEEPEST) {
-    throw new TypeError(`${name} must not be nested deeper than 16`);
+    throw refusal(name, "must not be nested deeper than 16");
+  }
+  if (typeof content === "number" && !Number.isFinite(content)) {
+    throw refusal(name + keys, "must not hold NaN or infinity");
   }
   if (content === null || typeof content === "boolean" || typeof content === "number") {
     return content;
   }
   if (typeof content === "string") {
-    return text(name, content);
+    return text(name + keys, content);
   }
   if (Array.isArray(content)) {
-    return Array.from<JsonValue, WireJson>(content, (item) => json(name, item, depth + 1));
+    return Array.from<JsonValue, WireJson>(content, (item, index) => json(name, item, `${keys}[${index}]`, depth + 1));
   }
   if (kindOf(content) !== "Object") {
-    throw new TypeError(`${name} holds something that is no JSON value: ${kindOf(content)}`);
+    throw wrongType(name + keys, "JSON", content);
   }
   const copied: [string, WireJson][] = [];
   for (const [key, item] of Object.entries(content)) {
     if (item !== undefined) {
-      copied.push([text(name, key), json(name, item, depth + 1)]);
+      copied.push([text(`a key of ${name}${keys}`, key), json(name, item, keys + shown(key), depth + 1)]);
     }
   }
   return Object.fromEntries(copied);
 }
 
-function object<T extends object>(name: string, content: T): T {
+function shown(key: string): string {
+  return `[${JSON.stringify(key.length > LONGEST_KEY ? `${key.slice(0, LONGEST_KEY)}…` : key)}]`;
+}
+
+/** An object, as options are one too. */
+export function object<T extends object>(name: string, content: T): T {
   const given: unknown = content;
   if (typeof given !== "object" || given === null || Array.isArray(given)) {
-    throw new TypeError(`${name} must be an object, not ${kindOf(content)}`);
+    throw wrongType(name, "an object", content);
   }
   return content;
 }
 
-function number(name: string, content: unknown): number {
+function shareOf(name: string, content: unknown): number {
   if (typeof content !== "number") {
-    throw new TypeError(`${name} must be a number, not ${kindOf(content)}`);
+    throw wrongType(name, "a number", content);
+  }
+  if (!(content >= 0 && content <= 1)) {
+    throw refusal(name, "must be from 0 to 1");
   }
   return content;
 }
@@ -348,10 +410,14 @@ function mapped<T, U>(content: Readonly<Record<string, T>>, convert: (item: T, k
 }
 
 /** What something is, for people, without a word of what it says. */
-function kindOf(content: unknown): string {
+export function kindOf(content: unknown): string {
   if (content === null || typeof content !== "object") {
     return content === null ? "null" : typeof content;
   }
-  const prototype = Object.getPrototypeOf(content) as object | null;
-  return prototype === null ? "Object" : prototype.constructor.name;
+  if (Array.isArray(content)) {
+    return "Array";
+  }
+  const prototype = Object.getPrototypeOf(content) as { readonly constructor?: unknown } | null;
+  const kind = prototype?.constructor;
+  return typeof kind === "function" ? kind.name : "Object";
 }

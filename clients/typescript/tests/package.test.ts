@@ -109,6 +109,17 @@ suite("the package", { concurrency: false }, () => {
     );
   });
 
+  test("is developed on the oldest Node.js it supports, without a warning by npm ci", () => {
+    const { packages } = JSON.parse(read("package-lock.json")) as {
+      packages: Record<string, { engines?: { node?: string } }>;
+    };
+    const other = Object.entries(packages).filter(([, { engines }]) => {
+      const ranges = (engines?.node ?? "*").split("||").map((range) => range.trim());
+      return !ranges.some((range) => /^\^?20\b|^\*$/.test(range) || Number(/^>= ?(\d+)/.exec(range)?.[1]) <= 20);
+    });
+    assert.deepEqual(other, []);
+  });
+
   test("lets no any out of its types", () => {
     const typed = files.filter((file) => /^dist\/[^/]*\.d\.ts$/.test(file));
     assert(typed.length > 5);

@@ -13,8 +13,6 @@ from session_notes_server.visible import visible
 if TYPE_CHECKING:
     from session_notes import Notes, Reading, Run, Session, SessionSummary, Turn
 
-_EXACT = 2**53
-
 
 def write(document: Any) -> None:
     """Prints a document, on one line unless a person reads it."""
@@ -25,10 +23,8 @@ def write(document: Any) -> None:
 
 
 def value(content: Any) -> Any:
-    """A JSON value as it was sent: the wire makes a float of every number, and forgets the order of names."""
+    """Return a JSON value in a stable order: the wire forgets the order of names."""
     match content:
-        case float() if content.is_integer() and abs(content) <= _EXACT:
-            return int(content)
         case Mapping():
             return {name: value(item) for name, item in sorted(content.items())}
         case list() | tuple():
