@@ -115,7 +115,7 @@ client, slow = PrimaryClient(TARGET), ObserverClient(TARGET)
 background = BackgroundObserver(print, client=slow)
 client.get_notes(SESSION, timeout=timedelta(seconds=5))
 os.kill(int(SIDECAR), signal.SIGSTOP)
-threading.Thread(target=lambda: slow.begin_run(SESSION), daemon=True).start()
+threading.Thread(target=lambda: slow.begin_run("slow"), daemon=True).start()
 while not _forks.calls.inside:
     time.sleep(0.01)
 
