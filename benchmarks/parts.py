@@ -24,7 +24,7 @@ from session_notes_server.bench.stores import Store as Server
 from session_notes_server.bench.stores import said, store
 from session_notes_server.servicers.notes import _Wanted
 from session_notes_server.servicers.validate import Check
-from session_notes_server.servicers.wire import BatchAnswer
+from session_notes_server.servicers.wire import GetNotesResponse
 from session_notes_server.store import Store, scripts
 from session_notes_server.store.connection import RedisTarget
 from session_notes_server.store.keys import Keys
@@ -116,15 +116,15 @@ async def measured() -> Rows:
             parser.feed(heard)
             return [parser.gets() for _ in range(BATCH)]
 
-        def answer() -> Any:
-            response = BatchAnswer()
-            for one, record in zip(wanted, records, strict=True):
-                one.answer(response.add(record.notes), record.without_notes())
-            return response
+        def answer() -> list[GetNotesResponse]:
+            responses = [GetNotesResponse() for _ in wanted]
+            for one, response, record in zip(wanted, responses, records, strict=True):
+                one.answer(response, record)
+            return responses
 
         replies = parse()
         records = [_observer(_own(None, reply, 0)) for reply in replies]  # type: ignore[arg-type]  # The link is for errors.
-        response = answer()
+        responses = answer()
         # In a batch, so that it is the parts that are measured, and not the loop around them.
         each: list[tuple[str, Callable[[], object]]] = [
             ("parse the request", lambda: BatchGetNotesRequest.FromString(raw)),
@@ -136,14 +136,14 @@ async def measured() -> Rows:
             ("parse the store's reply", parse),
             ("make records", lambda: [_observer(_own(None, reply, 0)) for reply in replies]),  # type: ignore[arg-type]
             ("fill the answer", answer),
-            ("serialize it", response.SerializeToString),
+            ("serialize it", lambda: [response.SerializeToString() for response in responses]),
         ]
         for part, do in each:
             row("GetNotes", part, us(do, times=BATCH))
 
         request = WriteNotesRequest(session_id="s0", notes=notes)
         raw_write = request.SerializeToString()
-        arguments = ("s0", "3600000", "default", "run", "3", stored, digest, "")
+        arguments = ("s0", "3600000", "default", "run", "3", stored, digest, "", "")
         row("WriteNotes", "parse the request", us(lambda: WriteNotesRequest.FromString(raw_write)))
         row("WriteNotes", "check the notes", us(lambda: at_once(Check().notes(request.notes))))
         row(

@@ -128,11 +128,15 @@ _REFUSALS = {
         "SESSION_DELETED",
         "the session was deleted while this run was at work",
     ),
-    "FIELDS_TOO_LARGE": (StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE", "the session's fields are too large together"),
+    "FIELDS_TOO_LARGE": (
+        StatusCode.RESOURCE_EXHAUSTED,
+        "TOO_LARGE",
+        "the session's fields take more together than a session may hold; remove some",
+    ),
     "RUNS_TOO_LARGE": (
         StatusCode.RESOURCE_EXHAUSTED,
         "TOO_LARGE",
-        "the session's notes and runs are too large together",
+        "the session's runs and notes take more together than a session may hold",
     ),
 }
 if unlisted := scripts.refusals() ^ _REFUSALS.keys():

@@ -272,8 +272,10 @@ class Store:
 
     async def summaries(self, session_ids: Sequence[str]) -> list[SummaryRecord]:
         """Return summaries of those of the sessions that exist."""
-        calls = [(session_id, ()) for session_id in session_ids]
-        replies = await self._reads.run_many(scripts.SESSION_SUMMARY, calls)
+        replies = list[list[Any]]()
+        for first in range(0, len(session_ids), READ_AT_A_TIME):
+            calls = [(session_id, ()) for session_id in session_ids[first:][:READ_AT_A_TIME]]
+            replies += await self._reads.run_many(scripts.SESSION_SUMMARY, calls)
         return [
             SummaryRecord(session_id, version, turns, updated_us, expires_ms, sorted(observers.decode().split()))
             for session_id, (version, *rest) in zip(session_ids, replies, strict=True)
