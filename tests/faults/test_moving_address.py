@@ -33,9 +33,10 @@ def two_stores() -> Iterator[tuple[StoreServer, Any, StoreServer, Any]]:
             yield first, one, second, two
 
 
-def test_writes_follow_an_address_that_moves() -> None:
-    """The other store is promoted, new connections go there, the old ones stay open at a replica: writes are back
-    within 3 s, health too, and no link of ours stays at the demoted one."""
+@pytest.mark.parametrize("refusal", ["READONLY", "NOREPLICAS"])
+def test_writes_follow_an_address_that_moves(refusal: str) -> None:
+    """The other store is promoted, new connections go there, the old ones stay at a replica, or at a master that has
+    none now: writes are back within 3 s, health too, and no link of ours stays at the old one."""
     with (
         two_stores() as (first, one, second, two),
         Proxy(first.port) as proxy,
@@ -47,7 +48,10 @@ def test_writes_follow_an_address_that_moves() -> None:
         session.append_turns(1)
         eventually(lambda: two.dbsize() == one.dbsize())
         two.replicaof("NO", "ONE")
-        one.replicaof("127.0.0.1", second.port)
+        if refusal == "READONLY":
+            one.replicaof("127.0.0.1", second.port)
+        else:
+            one.config_set("min-replicas-to-write", 1)
         proxy.switch(second.port)
         moved = time.monotonic()
         eventually(lambda: status_of(session.append_turns) == grpc.StatusCode.OK, 20)

@@ -1,8 +1,8 @@
 """What nodes of a cluster may answer, in every form that Redis documents: followed, or refused with its reason."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -39,28 +39,39 @@ async def read(runner: Runner) -> object:
     return await runner.run(scripts.GET_NOTES, "a-session", "")
 
 
-@pytest.mark.parametrize("form", ["unknown-endpoint", "hostname", "ip"])
-def test_a_moved_slot_is_followed_in_every_form(form: str) -> None:
-    """A real cluster that names nodes by no host, `?` or an address: the first call after a slot has moved is OK."""
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[tuple[str, list[int]]]:
+    """A real cluster, and the ports of its nodes."""
     with valkey_cluster() as url:
-        ports = [int(part.rpartition(":")[2]) for part in url.removeprefix("redis+cluster://").split(",")]
+        yield url, [int(part.rpartition(":")[2]) for part in url.removeprefix("redis+cluster://").split(",")]
 
-        def name_nodes_by(form: str) -> None:
-            for port in ports:
-                with redis.Redis(port=port) as admin:
-                    admin.config_set("cluster-preferred-endpoint-type", form)
 
-        name_nodes_by(form)
-        with Sidecar(url) as sidecar, new_channel(sidecar.target) as channel:
-            session = SessionCalls(channel, new_session_id())
-            session.write_notes("run-1", "said")
-            for _ in range(2):
-                move_slot(ports, slot_of(sidecar.store.key(session.id)))
-                assert status_of(session.get_notes) == grpc.StatusCode.OK
-                assert status_of(session.append_turns) == grpc.StatusCode.OK
-            assert session.get_notes().notes.summary == "said"
-            sidecar.wait_until_serving(5)
-            name_nodes_by("ip")  # The look past the sidecar at the end does not understand the others.
+@contextmanager
+def nodes_named_by(form: str, ports: list[int]) -> Iterator[None]:
+    """Has nodes name each other so, and by their addresses afterwards: other looks understand nothing else."""
+    for setting in (form, "ip"):
+        for port in ports:
+            with redis.Redis(port=port) as admin:
+                admin.config_set("cluster-preferred-endpoint-type", setting)
+        if setting == form:
+            yield
+
+
+@pytest.mark.parametrize("form", ["unknown-endpoint", "hostname"])
+def test_a_moved_slot_is_followed_in_every_form(form: str, cluster: tuple[str, list[int]]) -> None:
+    """A real cluster that names nodes by no host, or by `?`: the first call after a slot has moved is OK."""
+    url, ports = cluster
+    with Sidecar(url) as sidecar, new_channel(sidecar.target) as channel, nodes_named_by(form, ports):
+        session = SessionCalls(channel, new_session_id())
+        session.write_notes("run-1", "said")
+        for _ in range(2):
+            move_slot(ports, slot_of(sidecar.store.key(session.id)))
+            assert status_of(session.get_notes) == grpc.StatusCode.OK
+            assert status_of(session.append_turns) == grpc.StatusCode.OK
+        assert session.get_notes().notes.summary == "said"
+        # From nothing, too: who has what is asked for as these nodes name each other.
+        sidecar.restart()
+        assert session.get_notes().notes.summary == "said"
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ class Code:
     """Whether it may pass, so that the caller is told UNAVAILABLE. If not, it is a bug, ours or another program's."""
 
     outdated: bool = False
-    """Whether the node is not, or no longer, what it was taken for: find out anew which one to use."""
+    """Whether the node may not, or no longer, be the one to use: find out anew which one is."""
 
     refuses_calls: bool = False
     """Whether some calls can meet it while others are answered, so that a refused call is a line in the log."""
@@ -51,14 +51,14 @@ CODES = {
     "IDONTKNOW": Code("it does not know enough about the master yet (IDONTKNOW)"),
     "LOADING": Code("it is still loading its data (LOADING)"),
     "MASTERDOWN": Code("it is a replica that has lost its master (MASTERDOWN)", outdated=True),
-    "MISCONF": Code("it cannot write to its disk (MISCONF)", refuses_calls=True),
+    "MISCONF": Code("it cannot write to its disk (MISCONF)", outdated=True, refuses_calls=True),
     "MOVED": Code("it is a node of a cluster: write redis+cluster:// or rediss+cluster:// (MOVED)", refuses_calls=True),
     "NOAUTH": Code("it asks for a user or a password, and we have none (NOAUTH)"),
     "NOPERM": Code(
         "our user may not run a command inside our scripts (NOPERM); docs/operating.md has all that it needs",
         refuses_calls=True,
     ),
-    "NOREPLICAS": Code("it has too few replicas (NOREPLICAS)", refuses_calls=True),
+    "NOREPLICAS": Code("it has too few replicas (NOREPLICAS)", outdated=True, refuses_calls=True),
     "NOSCRIPT": Code("it does not know a script that it was just sent (NOSCRIPT)", passing=False),
     "OOM": Code("it is out of memory (OOM)", refuses_calls=True),
     "READONLY": Code("it is a read-only replica (READONLY)", outdated=True, refuses_calls=True),
