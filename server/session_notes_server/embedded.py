@@ -114,8 +114,7 @@ class EmbeddedValkey:
             EmbeddedError: The directory is another sidecar's, or cannot be used; or there is no server to start.
         """
         try:
-            if not self._dir.is_dir():
-                self._dir.mkdir(mode=0o700, parents=True)
+            self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = lock_file(self._dir / _SIDECAR_LOCK)
         except OSError as error:
             raise self._unusable(error) from None
