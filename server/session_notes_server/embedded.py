@@ -54,9 +54,8 @@ _LASTING = {
     b"Error reading the RDB base file": "the base of its append-only file is broken",
     b"FATAL AOF MANIFEST FILE ERROR": "the manifest of its append-only file is broken",
     b"doesn't exist": "a part of its append-only file is missing",
-    b"No such file or directory": "a part of its append-only file is missing",
+    b"Unable to obtain the AOF file": "a part of its append-only file is missing",
     b"Permission denied": "it may not use its files",
-    b"Operation not permitted": "it may not use its files",
     b"Read-only file system": "its file system is read-only",
     b"Input/output error": "its disk is faulty",
     b"Is a directory": "there is something else in the place of one of its files",
@@ -114,8 +113,7 @@ class EmbeddedValkey:
             EmbeddedError: The directory is another sidecar's, or cannot be used; or there is no server to start.
         """
         try:
-            if not self._dir.is_dir():
-                self._dir.mkdir(mode=0o700, parents=True)
+            self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = lock_file(self._dir / _SIDECAR_LOCK)
         except OSError as error:
             raise self._unusable(error) from None
@@ -148,22 +146,22 @@ class EmbeddedValkey:
 
     async def keep_running(self) -> None:
         """Start the server again whenever it ends by itself, its files mended where need be. Runs until cancelled."""
-        loop, backoff, told = asyncio.get_running_loop(), FIRST_RESTART_SECONDS, ""
+        loop, backoff, reason = asyncio.get_running_loop(), FIRST_RESTART_SECONDS, ""
         while self._process is not None:
             code = await self._process.wait()
             if loop.time() - self._began > LIVED_SECONDS:
-                backoff, told = FIRST_RESTART_SECONDS, ""
+                backoff, reason = FIRST_RESTART_SECONDS, ""
             why = self._why_it_ended() if code > 0 else f"ended by {signal.strsignal(-code)}" if code else "shut down"
             log.error(
                 "the embedded store ended by itself (exit code %s: %s); starting it again on the same data in %.1f s",
                 *(code, why, backoff),
             )
-            if why in {_NEWER, *_LASTING.values()} and why != told:
+            if why in {_NEWER, *_LASTING.values()} and why != reason:
                 log.error(
                     "the embedded store cannot run until this is put right: %s; its own words are in %s",
                     *(why, self._dir / "valkey.log"),
                 )
-                told = why
+                reason = why
             try:
                 if why == _BROKEN:  # What the store can read is not touched.
                     await self._mend()
@@ -224,7 +222,7 @@ class EmbeddedValkey:
         self._began = asyncio.get_running_loop().time()
         self._log_before = self._log_size()
         lock = await self._lock_of_the_store()
-        with lock, _opened_for_us(self._dir / "valkey.log") as words:
+        with lock, _opened_for_us(self._dir / "valkey.log") as output:
             # The store would leave them there for ever.
             for path in self._dir.iterdir():
                 if _LEFTOVER.fullmatch(path.name):
@@ -234,8 +232,8 @@ class EmbeddedValkey:
                 cwd=self._dir,
                 stdin=asyncio.subprocess.DEVNULL,
                 # What is wrong with its log goes there, too.
-                stdout=words,
-                stderr=words,
+                stdout=output,
+                stderr=output,
                 pass_fds=(lock.fileno(),),
                 # Ctrl-C in a terminal goes to the whole process group; the store has to outlive the calls in flight.
                 start_new_session=True,

@@ -70,7 +70,7 @@ class _Output:
     """Lines on their way to stdout and stderr, in the order they came in.
 
     Attributes:
-        lost: Lines that were dropped, and that no line has told of yet.
+        lost: Lines that were dropped, and are in no count yet.
     """
 
     def __init__(self) -> None:
@@ -91,10 +91,11 @@ class _Output:
     def put(self, stream: int, line: bytes) -> None:
         """Have a line written, or drop it where too many wait already."""
         with self._changed:
-            # Once full, it takes nothing until it is empty: so the line that tells of the loss stands in its place.
+            # Once full, it takes nothing until it is empty: so the count of what is lost stands in its place.
             if self._full or self._size + len(line) > BUFFER_BYTES:
                 self._full = True
                 self.lost += 1
+                self._changed.notify_all()
                 return
             self._lines.append((stream, line))
             self._size += len(line)
@@ -116,17 +117,17 @@ class _Output:
                 self._changed.wait_for(lambda: self._lines or self._full)
                 lines = [*self._lines]
                 self._lines.clear()
-            for stream, some in _together(lines):
-                written = _write_all(stream, b"".join(some))
+            for stream, group in _together(lines):
+                written = _write_all(stream, b"".join(group))
                 with self._changed:
-                    self._size -= sum(map(len, some))
-                    self.lost += 0 if written else len(some)
+                    self._size -= sum(map(len, group))
+                    self.lost += 0 if written else len(group)
             with self._changed:
                 lost = 0 if self._lines else self.lost
-            told = lost and _write_all(STDERR, _account_of(lost))
+            reported = lost and _write_all(STDERR, _account_of(lost))
             with self._changed:
-                self.lost -= lost if told else 0
-                self._full = bool(self._full and told and self.lost)
+                self.lost -= lost if reported else 0
+                self._full = bool(self._full and reported and self.lost)
                 self._changed.notify_all()
 
 

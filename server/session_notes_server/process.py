@@ -62,7 +62,7 @@ class Stop:
         await self._asked.wait()
 
     async def unless_hasty(self, work: Coroutine[None, None, None]) -> None:
-        """Do what a stop can do without, until it is done or a second signal comes."""
+        """Run work that a stop can skip, until it ends or a second signal comes."""
         task, haste = asyncio.create_task(work), asyncio.create_task(self.haste.wait())
         try:
             await asyncio.wait((task, haste), return_when=asyncio.FIRST_COMPLETED)

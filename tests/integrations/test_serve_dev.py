@@ -124,6 +124,12 @@ def test_unix_sockets_and_workers(tmp_path: Path) -> None:
             sidecar.paste(sidecar.calls[4])
 
 
+def test_a_sockets_path_is_not_a_url() -> None:
+    """Grpcurl, which reads a URL, finds a socket whose path has characters that mean something there."""
+    with tempfile.TemporaryDirectory(prefix="sn a#b?%41") as folder, dev("--listen", f"unix:{folder}/s") as sidecar:
+        works(sidecar, sidecar.calls)
+
+
 def test_tls_and_tokens(tmp_path: Path) -> None:
     """With TLS and tokens the lines have what these need; no token is printed, and no hash taken for one."""
     authority = Authority(tmp_path / "it's ours")

@@ -109,6 +109,25 @@ def test_dropped_lines_are_counted() -> None:
         assert process.wait(10) == 0
 
 
+HUGE = """
+import logging
+from session_notes_server import logs
+
+logs.configure(verbose=False)
+logging.info("x" * (logs.BUFFER_BYTES + 1))
+logs.flush()
+logging.info("next")
+"""
+
+
+def test_a_line_that_is_too_long_is_dropped_alone() -> None:
+    """A line larger than all that may wait is counted as dropped, and the next one is written."""
+    done = subprocess.run([sys.executable, "-c", HUGE], capture_output=True, text=True, timeout=20)
+    dropped, following = done.stderr.splitlines()
+    assert dropped.endswith("did not take them: 1")
+    assert following.endswith("next")
+
+
 @linux
 @pytest.mark.parametrize("stream", ["a disk that is full", "a reader that is gone"])
 def test_a_log_that_cannot_be_written_ends_nothing(stream: str, tmp_path: Path) -> None:
