@@ -11,9 +11,11 @@ import grpc
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from session_notes.v1.session_notes_pb2 import BatchGetNotesRequest, GetNotesRequest, ListRunsRequest
 from session_notes.v1.session_state_pb2 import GetSessionRequest
 from session_notes_server.servicers import gate as gates
+from session_notes_server.servicers.access import Access, GuardedReflection
 from session_notes_server.servicers.gate import Gate
 
 from tests.faults.test_overload import memory
@@ -92,30 +94,48 @@ def test_a_watch_that_is_not_read_holds_up_no_other(target: Sidecar) -> None:
 
 
 @asynccontextmanager
-async def answering(size: int) -> AsyncIterator[tuple[str, Gate]]:
-    """A server that answers every call with so many bytes, through a gate → where, and its gate."""
-    gate = Gate(calls=100, held_bytes=64 * MEBIBYTE, message_bytes=4 * MEBIBYTE)
-
-    async def handle(_: object, context: Any) -> bytes:
-        call = gate.enter(context)
-        await call.request()
-        await call.turn()
-        call.answer(size, refusable=True)
-        return bytes(size)
-
+async def serving(*handlers: grpc.GenericRpcHandler) -> AsyncIterator[str]:
+    """A server of some handlers → where."""
     server = grpc.aio.server()
-    methods: dict[str, Any] = {"Read": grpc.stream_unary_rpc_method_handler(handle)}
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("a.Service", methods)])
+    server.add_generic_rpc_handlers(handlers)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
+
+
+@asynccontextmanager
+async def guarding() -> AsyncIterator[Gate]:
+    """A gate that is swept."""
+    gate = Gate(calls=100, held_bytes=64 * MEBIBYTE, message_bytes=4 * MEBIBYTE)
     sweep = asyncio.create_task(gate.sweep())
     try:
-        yield f"127.0.0.1:{port}", gate
+        yield gate
     finally:
         sweep.cancel()
         with suppress(asyncio.CancelledError):
             await sweep
-        await server.stop(0)
+
+
+@asynccontextmanager
+async def answering(size: int) -> AsyncIterator[tuple[str, Gate, list[int]]]:
+    """A server that answers every call with so many bytes, through a gate → where, its gate, the sizes of answers."""
+    made = list[int]()
+    async with guarding() as gate:
+
+        async def handle(_: object, context: Any) -> bytes:
+            call = gate.enter(context)
+            await call.request()
+            await call.turn()
+            call.answer(size, refusable=True)
+            made.append(size)
+            return bytes(size)
+
+        methods: dict[str, Any] = {"Read": grpc.stream_unary_rpc_method_handler(handle)}
+        async with serving(grpc.method_handlers_generic_handler("a.Service", methods)) as target:
+            yield target, gate, made
 
 
 def resident() -> int:
@@ -135,7 +155,7 @@ async def test_calls_whose_answers_nobody_reads_are_ended(
 ) -> None:
     """Their callers see it, their bytes and turns are free, the log says so in one line."""
     monkeypatch.setattr(gates, "ANSWER_SECONDS", 0.3)
-    async with answering(MEBIBYTE) as (target, gate):
+    async with answering(MEBIBYTE) as (target, gate, _):
         with UnreadAnswers(target) as peer:
             peer.call("a.Service/Read", GetNotesRequest(), 6)
             await until(lambda: gate._bytes.total >= 4 * MEBIBYTE)
@@ -152,12 +172,40 @@ async def test_what_unread_answers_held_is_free(monkeypatch: pytest.MonkeyPatch)
     """Round after round of 16 MiB that nobody reads leaves memory flat."""
     monkeypatch.setattr(gates, "ANSWER_SECONDS", 0.1)
     sizes = []
-    async with answering(4 * MEBIBYTE) as (target, gate):
+    async with answering(4 * MEBIBYTE) as (target, gate, made):
         with ExitStack() as stack:
-            for _ in range(8):
+            for number in range(1, 9):
                 peer = stack.enter_context(UnreadAnswers(target))
                 peer.call("a.Service/Read", GetNotesRequest(), 4)
-                await until(lambda: len(gate._unread) == 4)
+                await until(lambda: len(made) == 4 * number)  # noqa: B023 - awaited at once
                 await until(lambda: not gate.inside)
                 sizes.append(resident())
     assert sizes[-1] < sizes[2] + 24 * MEBIBYTE, [size // MEBIBYTE for size in sizes]
+
+
+async def test_a_stream_of_reflection_that_nobody_reads_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is read and waits for the next question goes on."""
+    monkeypatch.setattr(gates, "ANSWER_SECONDS", 0.3)
+    question = reflection_pb2.ServerReflectionRequest(list_services="")
+    async with guarding() as gate:
+        servicer = GuardedReflection(Access(), gate, ["a.Service"])
+        handler: Any = grpc.stream_stream_rpc_method_handler(
+            servicer.ServerReflectionInfo,
+            reflection_pb2.ServerReflectionRequest.FromString,
+            reflection_pb2.ServerReflectionResponse.SerializeToString,
+        )
+        name = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
+        async with (
+            serving(grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler})) as target,
+            grpc.aio.insecure_channel(target) as channel,
+        ):
+            reader: Any = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(timeout=30)
+            await reader.write(question)
+            await reader.read()
+            with UnreadAnswers(target) as peer:
+                peer.call(f"{name}/ServerReflectionInfo", question)
+                await until(lambda: len(gate.inside) == 2)
+                await until(lambda: len(gate.inside) == 1)
+                await reader.write(question)
+                assert (await reader.read()).list_services_response.service[0].name == "a.Service"
+            reader.cancel()

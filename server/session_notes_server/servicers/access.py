@@ -133,9 +133,12 @@ class GuardedReflection(reflection.aio.ReflectionServicer):  # type: ignore[misc
         """Answer questions about the services, as grpcurl asks them."""
         with self._account.call(context):
             try:
-                self._gate.enter(context)
+                call = self._gate.enter(context)
                 self._access.admit(_REFLECTION, context)
             except errors.StatusError as error:
                 await context.abort(error.code, error.message, error.trailing_metadata())
             async for answer in super().ServerReflectionInfo(request_iterator, context):
+                call.answering()
                 yield answer
+                call.answered()
+            call.answering()

@@ -269,6 +269,10 @@ class Call:
         self._began = self._gate._loop.time()
         self._gate._unread[self] = None
 
+    def answered(self) -> None:
+        """Note that its caller has read an answer, of several."""
+        self._gate._unread.pop(self, None)
+
     def _hold(self, size: int) -> None:
         self._held += size
         self._peer.held += size
