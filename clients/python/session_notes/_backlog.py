@@ -480,8 +480,8 @@ def _pause(failures: int) -> float:
 
 
 def _refuses_content(error: SessionNotesError) -> bool:
-    """Whether the sidecar said it, of what was sent. A token that cannot be read is no fault of a turn."""
-    return error.reason in ("TOO_LARGE", "MALFORMED_MESSAGE") or bool(getattr(error, "violations", ()))
+    """Whether the request is at fault. A token that cannot be read, which has no reason, is no fault of a turn."""
+    return bool(error.reason or getattr(error, "violations", ()))
 
 
 def _holds(session: Session, before: int, turns: list[Turn]) -> bool:
