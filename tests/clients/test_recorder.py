@@ -768,9 +768,10 @@ class TestAsyncio:
     ) -> None:
         """A callback of a telephone's library comes in a thread of its own."""
         async with AsyncTurnRecorder(async_primary) as recorder:
-            await asyncio.to_thread(recorder.record, session_id, *turns("a"))
-            recorder.record(session_id, *turns("b"))
-        assert said(primary, session_id) == ["a", "b"]
+            for number in range(3):
+                await asyncio.to_thread(recorder.record, session_id, *turns(number))
+                await asyncio.to_thread(eventually, lambda: recorder._backlog.empty)
+        assert said(primary, session_id) == ["0", "1", "2"]
 
     async def test_an_outage_loses_nothing(self, proxy: Proxy, primary: PrimaryClient, session_id: str) -> None:
         """Replies that are lost, and turns that come meanwhile."""
