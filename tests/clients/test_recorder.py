@@ -668,6 +668,9 @@ ENDS: dict[str, str] = {
     "    recorder.record(session, Turn('user', 'last words'))\nmain()",
     "asyncio": "import asyncio\nasync def main():\n    async with AsyncPrimaryClient(target) as client:\n"
     "        AsyncTurnRecorder(client).record(session, Turn('user', 'last words'))\nasyncio.run(main())",
+    "loop stopped": "import asyncio\nasync def main():\n    client = await AsyncPrimaryClient(target).__aenter__()\n"
+    "    AsyncTurnRecorder(client).record(session, Turn('user', 'last words'))\n    await asyncio.sleep(0)\n"
+    "loop = asyncio.new_event_loop()\nloop.run_until_complete(main())",
     "multiprocessing": "import multiprocessing\ndef main():\n    recorder = TurnRecorder(PrimaryClient(target))\n"
     "    recorder.record(session, Turn('user', 'last words'))\n"
     "if __name__ == '__main__':\n    child = multiprocessing.get_context('fork').Process(target=main)\n"

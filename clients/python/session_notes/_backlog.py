@@ -115,7 +115,7 @@ class Backlog:
     """Pending turns, in order within a session. Safe to use from many threads.
 
     Args:
-        observer: Is told of a session once its turns are stored; None: nobody is.
+        observer: Gets a session submitted once its turns are stored; None: there are no runs.
 
     Attributes:
         changed: Is notified when turns were added, a visit ended, or the backlog is being closed.
