@@ -353,7 +353,7 @@ class TestStorable:
     ) -> None:
         """Whatever is wrong with it, the words stay; nothing of it is in the log."""
         deep: Any = {}
-        for _ in range(17):
+        for _ in range(16):
             deep = {CANARY: deep}
         many: list[Any] = []
         many.extend([many] * 50)
@@ -378,11 +378,14 @@ class TestStorable:
 
     def test_a_good_extra_stays(self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
         """As it was when it was recorded: what its owner does with it later has no effect."""
-        extra = {"list": [1.0, "half \ud83d", None, {"deep": True}], "by": {}}
+        deep: dict[str, Any] = {}
+        for _ in range(14):
+            deep = {"deep": deep}
+        extra = {"list": [1.0, "half \ud83d", None, True], "deepest": deep}
         recorder.record(session_id, Turn("user", "x", datetime.now(UTC), extra))
         extra.clear()
         (turn,) = self.stored(recorder, primary, session_id)
-        assert turn.extra == {"list": [1.0, "half \ufffd", None, {"deep": True}], "by": {}}
+        assert turn.extra == {"list": [1.0, "half \ufffd", None, True], "deepest": deep}
         assert turn.time is not None
 
     def test_what_is_no_turn_is_left_out(
@@ -557,7 +560,7 @@ class TestDeleted:
             with ThreadPoolExecutor() as threads:
                 deletion = threads.submit(client.delete_session, session_id, timeout=LONG)
                 eventually(lambda: recorder.turns(session_id) is None)
-                assert not deletion.done()
+                assert recorder._backlog._turns == 0
                 proxy.reset()
                 with suppress(Unavailable):  # It may meet the connection that was reset.
                     deletion.result(30)
@@ -567,6 +570,28 @@ class TestDeleted:
             assert recorder.close(LONG)
             assert recorder.turns(session_id) == 1
         assert said(primary, session_id) == ["new"]
+
+    def test_a_deletion_waits_for_the_call_in_flight(
+        self, sidecar: Sidecar, primary: PrimaryClient, session_id: str
+    ) -> None:
+        """It would bring the session back."""
+        started, may_go = threading.Event(), threading.Event()
+
+        class Slow(PrimaryClient):
+            def append_turns(self, *args: Any, **kwargs: Any) -> int:
+                started.set()
+                assert may_go.wait(30)
+                return super().append_turns(*args, **kwargs)
+
+        with Slow(sidecar.target) as slow, TurnRecorder(slow) as recorder, ThreadPoolExecutor() as threads:
+            recorder.record(session_id, *turns("a"))
+            assert started.wait(30)
+            deletion = threads.submit(primary.delete_session, session_id, timeout=LONG)
+            with pytest.raises(TimeoutError):
+                deletion.result(0.2)
+            may_go.set()
+            assert deletion.result(30)
+        assert sidecar.store.keys(session_id) == []
 
     def test_record_then_delete_leaves_nothing(
         self, recorder: TurnRecorder, primary: PrimaryClient, sidecar: Sidecar
@@ -643,6 +668,9 @@ ENDS: dict[str, str] = {
     "    recorder.record(session, Turn('user', 'last words'))\nmain()",
     "asyncio": "import asyncio\nasync def main():\n    async with AsyncPrimaryClient(target) as client:\n"
     "        AsyncTurnRecorder(client).record(session, Turn('user', 'last words'))\nasyncio.run(main())",
+    "loop stopped": "import asyncio\nasync def main():\n    client = await AsyncPrimaryClient(target).__aenter__()\n"
+    "    AsyncTurnRecorder(client).record(session, Turn('user', 'last words'))\n    await asyncio.sleep(0)\n"
+    "loop = asyncio.new_event_loop()\nloop.run_until_complete(main())",
     "multiprocessing": "import multiprocessing\ndef main():\n    recorder = TurnRecorder(PrimaryClient(target))\n"
     "    recorder.record(session, Turn('user', 'last words'))\n"
     "if __name__ == '__main__':\n    child = multiprocessing.get_context('fork').Process(target=main)\n"
@@ -743,9 +771,10 @@ class TestAsyncio:
     ) -> None:
         """A callback of a telephone's library comes in a thread of its own."""
         async with AsyncTurnRecorder(async_primary) as recorder:
-            await asyncio.to_thread(recorder.record, session_id, *turns("a"))
-            recorder.record(session_id, *turns("b"))
-        assert said(primary, session_id) == ["a", "b"]
+            for number in range(3):
+                await asyncio.to_thread(recorder.record, session_id, *turns(number))
+                await asyncio.to_thread(eventually, lambda: recorder._backlog.empty)
+        assert said(primary, session_id) == ["0", "1", "2"]
 
     async def test_an_outage_loses_nothing(self, proxy: Proxy, primary: PrimaryClient, session_id: str) -> None:
         """Replies that are lost, and turns that come meanwhile."""

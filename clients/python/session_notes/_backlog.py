@@ -115,7 +115,7 @@ class Backlog:
     """Pending turns, in order within a session. Safe to use from many threads.
 
     Args:
-        observer: Is told of a session once its turns are stored; None: nobody is.
+        observer: Gets a session submitted once its turns are stored; None: there are no runs.
 
     Attributes:
         changed: Is notified when turns were added, a visit ended, or the backlog is being closed.
@@ -480,8 +480,8 @@ def _pause(failures: int) -> float:
 
 
 def _refuses_content(error: SessionNotesError) -> bool:
-    """Whether the sidecar said it, of what was sent. A token that cannot be read is no fault of a turn."""
-    return error.reason in ("TOO_LARGE", "MALFORMED_MESSAGE") or bool(getattr(error, "violations", ()))
+    """Whether the request is at fault. A token that cannot be read, which has no reason, is no fault of a turn."""
+    return bool(error.reason or getattr(error, "violations", ()))
 
 
 def _holds(session: Session, before: int, turns: list[Turn]) -> bool:

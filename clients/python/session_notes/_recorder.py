@@ -17,7 +17,7 @@ from typing import Any, Self
 from session_notes import _forks, _pending
 from session_notes._async_primary import AsyncPrimaryClient
 from session_notes._background import BackgroundObserver
-from session_notes._backlog import Backlog, Observer, PendingSession, log, number_of
+from session_notes._backlog import Backlog, Observer, PendingSession, Visit, log, number_of
 from session_notes._errors import InvalidArgument
 from session_notes._primary import PrimaryClient
 from session_notes._types import Turn
@@ -52,7 +52,7 @@ class _Recorder:
         """Append these turns to the session's transcript and then submit a run. Return at once; never raise.
 
         What cannot be stored as it is, is made so: halves of characters become U+FFFD, a text beyond 64 KiB is cut and
-        ends in ` […]`, an `extra` that is no JSON is left out, and so is whatever is no `Turn`. The log says so.
+        ends in ` […]`, an `extra` that is no JSON is left out, and so is anything that is no `Turn`. The log says so.
 
         Args:
             session_id: The session they belong to.
@@ -95,6 +95,9 @@ class _Recorder:
         self._backlog.closing = closing
         _unfinished.discard(self)
 
+    def _abandon_call(self) -> None:
+        """End the visit of a thread or a task that will not go on; the outcome of its call is not known."""
+
     def _finish(self, deadline: float) -> None:
         """Store what is pending until the deadline, in the main thread if need be, and say what could not be."""
         backlog = self._backlog
@@ -103,6 +106,7 @@ class _Recorder:
                 with backlog.changed:
                     backlog.changed.wait_for(lambda: backlog.empty, max(0.0, deadline - time.monotonic()))
             elif not backlog.empty:
+                self._abandon_call()
                 with _client_like(self._client) as client:
                     self._visit_all(client, deadline)
         finally:
@@ -275,6 +279,7 @@ class AsyncTurnRecorder(_Recorder):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake: asyncio.Event | None = None
+        self._visit: Visit | None = None
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -327,9 +332,13 @@ class AsyncTurnRecorder(_Recorder):
     def _works(self) -> bool:
         return self._task is not None and not self._task.done() and self._loop is not None and self._loop.is_running()
 
+    def _abandon_call(self) -> None:
+        if self._visit is not None:
+            self._visit.close()
+
     def _forked(self) -> None:
         super()._forked()
-        self._loop = self._task = self._wake = None
+        self._loop = self._task = self._wake = self._visit = None
 
     async def _work(self, wake: asyncio.Event) -> None:
         """Visit sessions until nothing is pending: a task that only waits would be in the way of a loop that ends."""
@@ -347,7 +356,7 @@ class AsyncTurnRecorder(_Recorder):
                     async with asyncio.timeout(pause):
                         await wake.wait()
                 continue
-            steps = backlog.visit(session, self._client, self._timeout)
+            self._visit = steps = backlog.visit(session, self._client, self._timeout)
             try:
                 call = next(steps)
                 while True:
