@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -105,9 +106,10 @@ async def test_whole_numbers_reach_a_model_as_such(sidecar: Sidecar, primary: Pr
         run.write(Notes(extra=extra))
     tool = NotesTool(primary, session_id)
     assert tool.call()["notes"] == {"extra": extra}
-    assert '{"order":4711,"price":0.5,"lines":[{"count":-2},1000]}' in tool.json().replace(" ", "")
+    for number in ('"order":4711', '"price":0.5', '[{"count":-2},1000]'):
+        assert re.search(f"{re.escape(number)}(?!\\.)", tool.json())
     async with AsyncPrimaryClient(sidecar.target, timeout=PATIENCE) as client:
-        assert '"order":4711,' in await AsyncNotesTool(client, session_id).json()
+        assert "4711.0" not in await AsyncNotesTool(client, session_id).json()
 
 
 def chat_completion(**message: Any) -> dict[str, Any]:

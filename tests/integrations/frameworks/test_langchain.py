@@ -456,3 +456,12 @@ async def test_a_hook_that_fails_leaves_the_run_alone(session_id: Any, caplog: p
     assert "did not record" in caplog.text
     assert "4711" not in caplog.text
     assert not any(record.exc_info for record in caplog.records)
+
+
+def test_a_hook_without_a_thread_says_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
+    """The run goes on; the log says which setting is missing."""
+    heard = Listener()
+    agent = create_agent(Steps(steps=["Certainly."]), middleware=[ObserverMiddleware(heard)])
+    assert agent.invoke(hello())["messages"][-1].text == "Certainly."
+    assert heard.turns == []
+    assert "the config has no thread_id" in caplog.text

@@ -23,6 +23,10 @@ class WrongKind(InvalidArgument, TypeError):
     """A client, a recorder or a session of a kind that a tool or a hook cannot work with."""
 
 
+class NoSession(InvalidArgument):
+    """A run whose context does not name a session. Its text is fixed, so logs may hold it."""
+
+
 class NotesOptions(TypedDict, total=False):
     """The options of a tool besides its client and session; meanings and defaults are those of `NotesTool`."""
 
@@ -90,7 +94,8 @@ class guarded:  # noqa: N801 - reads as a verb, like `suppress`
     ) -> bool:
         if kind is None or not issubclass(kind, Exception):
             return False
-        LOGGER.warning("a hook did not record what was said: %s", kind.__name__)
+        hint = f": {error}" if isinstance(error, NoSession) else ""
+        LOGGER.warning("a hook did not record what was said: %s%s", kind.__name__, hint)
         return True
 
 

@@ -26,8 +26,9 @@ Not recorded: tool calls and other results, reasoning, images, and human message
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Unpack
 
-from session_notes import AsyncPrimaryClient, InvalidArgument, PrimaryClient, Turn
+from session_notes import AsyncPrimaryClient, PrimaryClient, Turn
 from session_notes.integrations._binding import (
+    NoSession,
     NotesOptions,
     Recorder,
     RecordingHook,
@@ -66,7 +67,7 @@ def thread_id(config: RunnableConfig) -> str:
     """
     thread = config.get("configurable", {}).get("thread_id")
     if thread is None:
-        raise InvalidArgument("the config has no thread_id to name the session; give one, or a session_id")
+        raise NoSession("the config has no thread_id to name the session; give one, or a session_id")
     return str(thread)
 
 
