@@ -102,7 +102,8 @@ METHODS: dict[type, dict[str, tuple[dict[str, Any], dict[str, Mapping[Any, str]]
         ),
         "fail_run": (
             {"session_id": "s", "run_id": "r"},
-            {"session_id": TEXT, "run_id": TEXT, "reason": TEXT, "timeout": SPAN},
+            # No reason is wrong: each is made storable, so that the run ends.
+            {"session_id": TEXT, "run_id": TEXT, "reason": {}, "timeout": SPAN},
         ),
         "list_runs": (
             {"session_id": "s"},
