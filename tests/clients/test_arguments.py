@@ -21,6 +21,7 @@ from session_notes import (
     Turn,
 )
 from session_notes._errors import for_logs
+from session_notes._runs import AsyncRunBlock, RunBlock
 
 TEXT = {42: "int", None: "NoneType", b"x": "bytes", UUID(int=1): "UUID"}
 COUNT = {"3": "str", 1.5: "float", True: "bool"}
@@ -120,10 +121,10 @@ async def _outcome(method: Callable[..., Any], arguments: dict[str, Any]) -> Non
     answer = method(**arguments)
     if inspect.isawaitable(answer):
         await answer
-    elif hasattr(answer, "__aenter__"):
+    elif isinstance(answer, AsyncRunBlock):
         async with answer:
             pass
-    elif hasattr(answer, "__enter__"):
+    elif isinstance(answer, RunBlock):
         with answer:
             pass
     elif hasattr(answer, "__anext__"):
