@@ -21,6 +21,7 @@ from session_notes import (
     Turn,
 )
 from session_notes._errors import for_logs
+from session_notes._runs import AsyncRunBlock, RunBlock
 
 TEXT = {42: "int", None: "NoneType", b"x": "bytes", UUID(int=1): "UUID"}
 COUNT = {"3": "str", 1.5: "float", True: "bool"}
@@ -102,7 +103,8 @@ METHODS: dict[type, dict[str, tuple[dict[str, Any], dict[str, Mapping[Any, str]]
         ),
         "fail_run": (
             {"session_id": "s", "run_id": "r"},
-            {"session_id": TEXT, "run_id": TEXT, "timeout": SPAN},
+            # No reason is wrong: each is made storable, so that the run ends.
+            {"session_id": TEXT, "run_id": TEXT, "reason": {}, "timeout": SPAN},
         ),
         "list_runs": (
             {"session_id": "s"},
@@ -114,15 +116,15 @@ METHODS: dict[type, dict[str, tuple[dict[str, Any], dict[str, Mapping[Any, str]]
 TWINS = {PrimaryClient: AsyncPrimaryClient, ObserverClient: AsyncObserverClient}
 
 
-async def _outcome(method: Callable[..., Any], arguments: dict[str, Any], awaited: bool) -> None:
+async def _outcome(method: Callable[..., Any], arguments: dict[str, Any]) -> None:
     """Take a method's answer, however it comes."""
     answer = method(**arguments)
     if inspect.isawaitable(answer):
         await answer
-    elif awaited and hasattr(answer, "__aenter__"):
+    elif isinstance(answer, AsyncRunBlock):
         async with answer:
             pass
-    elif hasattr(answer, "__enter__"):
+    elif isinstance(answer, RunBlock):
         with answer:
             pass
     elif hasattr(answer, "__anext__"):
@@ -141,13 +143,12 @@ async def test_each_argument_of_each_method(kind: type, awaited: bool, nobody: s
         await client.__aenter__()
     try:
         for name, (fit, wrong) in METHODS[kind].items():
-            # A reason of any kind is made storable, and `unavailable_ok` is not sent.
-            expected = set(inspect.signature(getattr(kind, name)).parameters) - {"self", "unavailable_ok", "reason"}
+            expected = set(inspect.signature(getattr(kind, name)).parameters) - {"self", "unavailable_ok"}
             assert set(wrong) == expected, f"every argument of {name} is tried"
             for argument, values in wrong.items():
                 for value, type_name in values.items():
                     with pytest.raises(InvalidArgument) as caught:
-                        await _outcome(getattr(client, name), fit | {argument: value}, awaited)
+                        await _outcome(getattr(client, name), fit | {argument: value})
                     message = str(caught.value)
                     assert message.startswith(f"{argument} must be "), (name, argument, value, message)
                     assert message.endswith(f", not {type_name}"), (name, argument, value, message)

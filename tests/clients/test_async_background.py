@@ -1,6 +1,7 @@
 """Observers in tasks: `AsyncBackgroundObserver` keeps the rules of `BackgroundObserver`, and cancels what overruns."""
 
 import asyncio
+import contextvars
 import functools
 import gc
 import inspect
@@ -110,6 +111,20 @@ async def test_it_opens_at_its_first_submit(
     assert await background.close()
     for one in (session_id, other):
         assert (await ended(async_observer, one))[0].state is RunState.WRITTEN
+
+
+async def test_a_run_is_no_part_of_its_submitter(async_observer: AsyncObserverClient, session_id: str) -> None:
+    """As in a thread, an analysis sees no context of the request that was first to submit."""
+    user = contextvars.ContextVar("user", default="nobody")
+    seen: list[str] = []
+
+    async def analyse(run: AsyncActiveRun) -> None:
+        seen.append(user.get())
+
+    async with AsyncBackgroundObserver(analyse, client=async_observer) as background:
+        user.set("somebody")
+        background.submit(session_id)
+    assert seen == ["nobody"]
 
 
 async def test_many_submits(async_observer: AsyncObserverClient, analysis: Analysis) -> None:
@@ -340,7 +355,9 @@ async def test_a_session_is_deleted_while_its_run_begins(
     assert (await async_primary.get_session(session_id)).create_time is None
 
 
-async def test_a_token_function_that_raises(sidecar: Sidecar, async_observer: AsyncObserverClient) -> None:
+async def test_a_token_function_that_raises(
+    sidecar: Sidecar, async_observer: AsyncObserverClient, caplog: pytest.LogCaptureFixture
+) -> None:
     """It costs that call and nothing else."""
     raising = True
 
@@ -352,7 +369,8 @@ async def test_a_token_function_that_raises(sidecar: Sidecar, async_observer: As
     analysis = Analysis()
     background = AsyncBackgroundObserver(analysis, target=sidecar.target, token=token, max_workers=1)
     background.submit(new_session_id())
-    await until(lambda: background._schedule.empty)
+    await until(lambda: "no run could begin: Unauthenticated: the token function raised LookupError" in caplog.text)
+    assert "secret" not in caplog.text
     raising = False
     session_id = new_session_id()
     background.submit(session_id)

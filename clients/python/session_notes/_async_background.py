@@ -184,7 +184,8 @@ class AsyncBackgroundObserver(_pool.Pool[AsyncObserverClient, AsyncActiveRun, as
             count = min(self._schedule.queued, self._max_workers - self._workers)
             self._workers += count
         for _ in range(count):
-            self._keep(self._work())
+            # In a context of their own, as threads have: a run is not part of the request that was first to submit.
+            self._keep(self._work(), Context())
 
     async def _work(self) -> None:
         try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from session_notes import _environment
-from session_notes._errors import InvalidArgument, Unauthenticated
+from session_notes._errors import InvalidArgument, Unauthenticated, refusal
 
 Token: TypeAlias = str | Callable[[], str]
 """A token, or what gives the one of the moment; asked at every call, so it must be quick."""
@@ -198,7 +198,9 @@ def _asked(token: Callable[[], str]) -> str:
         return token()
     except Exception as error:
         # Without its text, which may hold a secret; the exception itself is the cause.
-        raise Unauthenticated(f"the token function raised {type(error).__name__}") from error
+        failure = Unauthenticated(f"the token function raised {type(error).__name__}")
+        failure._for_logs = str(failure)
+        raise failure from error
 
 
 def _look(path: PathLike) -> tuple[int, int, int]:
@@ -219,7 +221,7 @@ def _is_token(text: object) -> bool:
 def _checked(token: str) -> str:
     if not _is_token(token):
         # Without a word of it: errors end up in logs.
-        raise InvalidArgument("a token must be printable ASCII without spaces")
+        raise refusal("a token", "must be printable ASCII without spaces")
     return token
 
 

@@ -56,6 +56,9 @@ class SessionNotesError(Exception):
         retry_after: How long the sidecar asks to be left alone, where it says so.
     """
 
+    # What a log may hold of the message: the part that is of this package's own words.
+    _for_logs = ""
+
     def __init__(
         self,
         message: str = "",
@@ -83,7 +86,6 @@ class InvalidArgument(SessionNotesError, ValueError):
     """
 
     violations: tuple[FieldViolation, ...] = ()
-    _for_logs = ""
 
 
 class TooLarge(SessionNotesError):
@@ -175,8 +177,6 @@ class ServerError(SessionNotesError):
 class UsageError(SessionNotesError, RuntimeError):
     """The client was used in a way that cannot work: closed or not yet opened, a run ended twice."""
 
-    _for_logs = ""
-
 
 _BY_REASON: Mapping[str, type[SessionNotesError]] = {
     "TOO_LARGE": TooLarge,
@@ -221,13 +221,15 @@ def for_logs(error: BaseException) -> str:
 
     Other texts may come from anywhere on the way, and quote what the user said.
     """
-    own = ""
-    if isinstance(error, InvalidArgument):
-        own = error._for_logs or ", ".join(v.field for v in error.violations if _FIELD.fullmatch(v.field))
-    elif type(error) is UsageError:  # Not one of the application's own.
-        own = error._for_logs or str(error)
+    own = error._for_logs if isinstance(error, SessionNotesError) else ""
+    if own:
+        pass
+    elif isinstance(error, InvalidArgument):
+        own = ", ".join(v.field for v in error.violations if _FIELD.fullmatch(v.field))
     elif isinstance(error, TooLarge) and error.limit is not None and error.actual is not None:
         own = f"{error.actual} of at most {error.limit}"
+    elif type(error) is UsageError:  # Not one of the application's own.
+        own = str(error)
     return f"{type(error).__name__}: {own}" if own else type(error).__name__
 
 
