@@ -220,3 +220,14 @@ def test_what_a_sentinel_says_is_a_reason(answer: bytes, said: str) -> None:
 
     for action in (read, Runner.ping):
         assert said in asyncio.run(run(action))
+
+
+def test_a_server_that_answers_anything_is_not_believed(caplog: pytest.LogCaptureFixture) -> None:
+    """+OK to every command: each call is refused with the reason, and the log has one line for all of them."""
+
+    async def run() -> list[str]:
+        async with fake_redis(lambda _, __: b"+OK\r\n") as port:
+            return [await asked(f"redis://127.0.0.1:{port}", action) for action in (read, Runner.ping) * 3]
+
+    assert all("its replies are not those to our commands" in end for end in asyncio.run(run()))
+    assert len([record for record in caplog.records if record.levelname == "ERROR"]) <= 1

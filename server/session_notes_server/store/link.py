@@ -19,8 +19,7 @@ log = logging.getLogger(__name__)
 # first gives replies that are there a moment to be read.
 _SECOND_LOOK_SECONDS = 0.002
 _NOTHING = object()
-_UNEXPECTED = "unexpected reply from Redis; dropping the connection"
-_unexpected = Repeats()
+_distrusted = Repeats()
 
 WINDOW = 16
 """How many commands, or batches of them, are with the node at a time; the others wait here for their turn.
@@ -119,6 +118,15 @@ class Link(asyncio.Protocol):
         if not self._awaited:
             self.lose()
 
+    def distrust(self, why: str) -> Unusable:
+        """Give the connection up for a reply that cannot be ours, log that ever more rarely, and return the cause."""
+        if (before := _distrusted.due(why)) is not None:
+            more = f" ({before} times since the last such line)" if before else ""
+            log.error("%s; dropping the connection%s", why, more)
+        cause = Unusable("its replies are not those to our commands: is that Redis, and nothing in between?")
+        self.lose(cause)
+        return cause
+
     def when_lost(self, callback: Callable[[], None]) -> None:
         """Have this called when the connection is gone; at once, where it is."""
         self._on_lost = callback
@@ -144,9 +152,7 @@ class Link(asyncio.Protocol):
             if not self._has_answered:
                 self.lose(Unusable(_no_redis(data)))
                 return
-            if (before := _unexpected.due(_UNEXPECTED)) is not None:
-                log.error("%s%s", _UNEXPECTED, f" ({before} times since the last such line)" if before else "")
-            self.lose()
+            self.distrust("unexpected reply from Redis")
 
     def _take(self, reply: Any) -> None:
         first = self._awaited[0]

@@ -35,6 +35,8 @@ def reason(error: BaseException | None, *, has_answered: bool = False) -> str:
             return "no answer in time"
         if known := _of_one(one):
             return known
+    if error is None:
+        return "unexpected answer"
     if isinstance(error, LinkLost):
         return "it closes the connection; is TLS (rediss://) spoken on both sides, or on neither?"
     return f"unexpected answer ({type(error).__name__})"

@@ -222,6 +222,4 @@ def _own(link: Link, reply: Any, tag: int) -> list[Any]:
     """Strip the tag off a reply. A stray one on a link shifts all that follow: it must not pass for ours."""
     if isinstance(reply, list) and reply[:1] == [b"%d" % tag]:
         return reply[1:]
-    log.error("a reply from Redis belongs to another call; dropping the connection")
-    link.lose()
-    raise StoreUnavailable
+    raise StoreUnavailable from link.distrust("a reply from Redis belongs to another call")
