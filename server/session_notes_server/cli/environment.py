@@ -43,8 +43,9 @@ def warn_once(warnings: dict[str, str]) -> None:
     """Print the warnings, which the clients of this process then need not log again."""
     for text in warnings.values():
         click.echo(f"warning: {text}", err=True)
-    client = logging.getLogger("session_notes")
-    client.addFilter(lambda record: not any(name in record.getMessage() for name in warnings))
+    if warnings:
+        client = logging.getLogger("session_notes")
+        client.addFilter(lambda record: not any(name in record.getMessage() for name in warnings))
 
 
 def _of_options(command: click.Command) -> Iterator[str]:
