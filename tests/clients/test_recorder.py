@@ -209,7 +209,7 @@ class TestOutage:
             for number in range(50):
                 recorder.record(f"{session_id}-{number}", *turns("x"))
             assert not recorder.close(timedelta(seconds=1))
-        assert 2 < len(refusing.requests) < 20
+        assert 0 < len(refusing.requests) < 20
 
     def test_one_line_for_an_outage(
         self, away: tuple[PrimaryClient, TurnRecorder], session_id: str, caplog: pytest.LogCaptureFixture
@@ -715,7 +715,7 @@ class TestExit:
         for program, target in ((stored, sidecar.target), (BLOCKING + "TurnRecorder(PrimaryClient(target))", nobody)):
             errors, seconds = run(program + "\nended = time.monotonic()", target, session_id)
             assert errors == ""
-            assert seconds < 0.5
+            assert seconds < 1.5
 
 
 class TestForks:

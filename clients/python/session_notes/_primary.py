@@ -173,7 +173,9 @@ class PrimaryClient:
         expected_turn_count: int | None = None,
         timeout: timedelta | None = None,
     ) -> int:
-        """Appends to the transcript; how many turns it has now. Never tried again by itself.
+        """Append to the transcript and return the new turn count. Never tried again by itself.
+
+        It waits for an answer, or for its whole timeout. In a conversation use a `TurnRecorder`, which does not.
 
             >>> count = primary.append_turns("session-1", [Turn("user", "Hello"), Turn("primary", "Hello!")])
             >>> count = primary.append_turns("session-1", [Turn("user", "Bye")], expected_turn_count=count)
