@@ -17,8 +17,7 @@ from pathlib import Path
 
 from analysers import TOPICS, RuleBased
 from primary import MAX_TURNS_BEHIND, Conversation, answer_by_rule
-from session_notes import ActiveRun, ObserverClient, PrimaryClient, Reading
-from session_notes.integrations.recorder import TurnRecorder
+from session_notes import ActiveRun, ObserverClient, PrimaryClient, Reading, TurnRecorder
 from stage import Stage
 
 SESSION_ID = "demo"

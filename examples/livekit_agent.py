@@ -20,7 +20,7 @@ from livekit.agents import (
     cli,
     function_tool,
 )
-from session_notes.integrations.recorder import TurnRecorder
+from session_notes import TurnRecorder
 from session_notes.integrations.tools import AsyncNotesTool
 from voice import INSTRUCTIONS, listening_in, turn
 

@@ -33,7 +33,7 @@ from pipecat.services.openai.stt import OpenAISTTService
 from pipecat.services.openai.tts import OpenAITTSService
 from pipecat.transports.base_transport import BaseTransport, TransportParams
 from pipecat.workers.runner import WorkerRunner
-from session_notes.integrations.recorder import TurnRecorder
+from session_notes import TurnRecorder
 from session_notes.integrations.tools import AsyncNotesTool
 from voice import INSTRUCTIONS, listening_in, turn
 

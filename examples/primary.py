@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from language_model import connect
-from session_notes import PrimaryClient, Reading, Turn, Unavailable
-from session_notes.integrations.recorder import TurnRecorder
+from session_notes import PrimaryClient, Reading, Turn, TurnRecorder, Unavailable
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageParam

@@ -6,8 +6,7 @@ from contextlib import ExitStack, asynccontextmanager
 from datetime import datetime, timedelta
 
 from analysers import analyser_from_environment
-from session_notes import ActiveRun, AsyncPrimaryClient, BackgroundObserver, Notes, PrimaryClient, Turn
-from session_notes.integrations.recorder import TurnRecorder
+from session_notes import ActiveRun, AsyncPrimaryClient, BackgroundObserver, Notes, PrimaryClient, Turn, TurnRecorder
 from session_notes.integrations.tools import AsyncNotesTool
 
 NOTES_TIMEOUT = timedelta(milliseconds=150)

@@ -4,11 +4,23 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from session_notes import AsyncPrimaryClient, BackgroundObserver, InvalidArgument, Notes, ObserverClient, PrimaryClient
+from pydantic_ai import Agent
+from pydantic_ai.models.test import TestModel
+from session_notes import (
+    AsyncPrimaryClient,
+    AsyncTurnRecorder,
+    BackgroundObserver,
+    InvalidArgument,
+    Notes,
+    ObserverClient,
+    PrimaryClient,
+    TurnRecorder,
+)
 from session_notes.integrations import langchain, langgraph, openai_agents, pydantic_ai
 from session_notes.integrations.mcp import notes_server
-from session_notes.integrations.recorder import TurnRecorder
 from session_notes.integrations.tools import AsyncNotesTool, NotesTool
+
+from tests.integrations.frameworks.conftest import said
 
 TARGET = "127.0.0.1:1"
 HOOKS: list[Callable[..., Any]] = [
@@ -59,3 +71,13 @@ def test_a_recorder_of_the_wrong_kind(hook: Callable[..., Any]) -> None:
             for session_id in (None, 7, Awaited().record):
                 with pytest.raises(InvalidArgument, match="session_id"):
                     hook(recorder, session_id)
+
+
+async def test_an_async_recorder_records_runs(
+    async_primary: AsyncPrimaryClient, primary: PrimaryClient, session_id: str
+) -> None:
+    """It is a recorder like the other one, for a hook in the loop that it was opened in."""
+    agent: Agent[None, str] = Agent(TestModel(custom_output_text="Certainly."))
+    async with AsyncTurnRecorder(async_primary) as recorder:
+        await agent.run("Hello", capabilities=[pydantic_ai.Observed(recorder, session_id)])
+    assert said(primary, session_id) == [("user", "Hello"), ("primary", "Certainly.")]

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
 
 from session_notes import InvalidArgument, Turn
+from session_notes._recorder import WrongKind
 
 T = TypeVar("T")
 
@@ -17,10 +18,6 @@ LOGGER = logging.getLogger("session_notes")
 
 REMEMBERED_MESSAGES = 10_000
 """Ids of recorded messages that one hook remembers, over all sessions."""
-
-
-class WrongKind(InvalidArgument, TypeError):
-    """A client, a recorder or a session of a kind that a tool or a hook cannot work with."""
 
 
 class NoSession(InvalidArgument):
