@@ -120,7 +120,7 @@ def test_a_second_signal_makes_haste(workers: str, session_id: str) -> None:
             process.send_signal(signal.SIGINT)
             return process.poll() is not None
 
-        eventually(told_to_stop, 15)
+        eventually(told_to_stop, 30)
         assert process.returncode == 0
         assert call.code() is grpc.StatusCode.UNAVAILABLE
         admin.client_unpause()
