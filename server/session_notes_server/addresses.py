@@ -231,7 +231,7 @@ def _socket_of_our_own(path: Path) -> Iterator[None]:
                 path.unlink(missing_ok=True)
             yield
     except OSError as error:
-        raise AddressError(f"cannot listen on unix:{path}: {error.strerror}.") from None
+        raise AddressError(f"cannot listen on unix:{path}: {error.strerror}. Choose another with --listen.") from None
 
 
 def _check_directory(path: Path) -> None:

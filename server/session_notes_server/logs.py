@@ -123,7 +123,9 @@ class _Output:
                     self._size -= sum(map(len, group))
                     self.lost += 0 if written else len(group)
             with self._changed:
-                lost = 0 if self._lines else self.lost
+                if self._lines:
+                    continue
+                lost = self.lost
             reported = lost and _write_all(STDERR, _account_of(lost))
             with self._changed:
                 self.lost -= lost if reported else 0

@@ -20,14 +20,15 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 def run(sidecar: Coroutine[None, None, None]) -> None:
     """Run one of the sidecar's processes to its end, on uvloop where it is there."""
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        factory = None
-    else:
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(sidecar)
+    with contextlib.closing(sidecar):  # Ctrl-C may come before it runs.
+        try:
+            import uvloop
+        except ModuleNotFoundError:
+            factory = None
+        else:
+            factory = uvloop.new_event_loop
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(sidecar)
     # The loop no longer handles them, and what is left to do is done at once.
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)

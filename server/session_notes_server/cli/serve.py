@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import signal
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -245,7 +246,7 @@ def serve(
 
     Traces go to the OpenTelemetry collector that OTEL_EXPORTER_OTLP_ENDPOINT names.
     """
-    # Until there is something to stop in order. It was made an exception for the other commands.
+    # Until there is something to stop in order, as before the command line took over.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Before gRPC is imported.
     choose_poller()
@@ -301,10 +302,14 @@ def serve(
 
     kept = not dev or data_dir is not None or redis_url is not None
     try:
+        # From here on there may be a directory to remove.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with nullcontext() if kept else TemporaryDirectory(prefix="session-notes-dev-") as folder:
             if folder is not None:
                 settings = replace(settings, data_dir=Path(folder))
             run((serve_alone if workers == 1 else supervise)(settings, tell))
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (InvalidSetting, AddressError, CredentialsError, EmbeddedError) as error:
         logs.flush()
         code = ExitCode.USAGE if isinstance(error, InvalidSetting) else ExitCode.UNEXPECTED
