@@ -178,14 +178,14 @@ def test_connections_reset_at_rest(bench: Bench) -> None:
 
 
 def test_a_burst_is_not_with_the_store_at_once(bench: Bench) -> None:
-    """Of what a hundred observers ask for, the store has a part at a time: it is to look at a primary's in between."""
+    """Of what a hundred observers write, the store has a part at a time, so that it answers a primary in between."""
 
     def sent() -> int:
         return sum(exchange.request.count(b"burst-") for exchange in list(bench.proxy.exchanges))
 
     with ThreadPoolExecutor(100) as pool:
         bench.server.pause()
-        calls = [pool.submit(bench.session.begin_run, f"burst-{number}") for number in range(100)]
+        calls = [pool.submit(bench.session.write_notes, f"burst-{number}", "x") for number in range(100)]
         eventually(lambda: sent() >= WINDOW)
         # Which takes a while, in which the others have come, too.
         assert status_of(bench.session.get_notes) == grpc.StatusCode.UNAVAILABLE

@@ -338,6 +338,7 @@ def every_call(session: SessionCalls) -> Iterator[tuple[str, Callable[[], object
     one, two = f"run-{new_session_id()}", f"run-{new_session_id()}"
     batch = notes_api.BatchGetNotesRequest(requests=[notes_api.GetNotesRequest(session_id=session.id)])
     yield "AppendTurns", lambda: session.append_turns(2)
+    yield "AppendTurns, more than the transcript keeps", lambda: session.append_turns(2000)
     yield "BeginRun", lambda: session.begin_run(one, include_transcript=True)
     yield "BeginRun, of one turn before the last", lambda: session.begin_run(two, observed_turn=1)
     yield "WriteNotes", lambda: session.write_notes(one, "said")
@@ -400,7 +401,7 @@ def test_the_user_of_the_readme_is_enough_and_no_more(kind: str, password_file: 
             assert lines_of(sidecar, "NOPERM")
             for command in ("scan", "evalsha"):
                 assert lines_of(sidecar, f"our user may not run the command {command} (NOPERM)"), command
-            assert lines_of(sidecar, "inside our scripts" if kind == "redis" else "the command zadd (NOPERM)")
+            assert lines_of(sidecar, "inside our scripts" if kind == "redis" else "the command rpushx (NOPERM)")
             allow(admin, *rules())
             cut_off(admin)
             sidecar.wait_until_serving(5)
