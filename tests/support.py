@@ -83,6 +83,13 @@ def program() -> list[str]:
     return [str(script)] if script.exists() else [sys.executable, "-m", "session_notes_server"]
 
 
+def _parent_of(pid: int) -> int | None:
+    """Return the process that started another one; None where that is gone."""
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return None
+
+
 class Sidecar:
     """A real sidecar process on a free loopback port, SERVING within the `with` block, gone after it, its store too.
 
@@ -210,7 +217,7 @@ class Sidecar:
         self.start()
 
     def store_pids(self) -> list[int]:
-        """The store processes that work on the data directory."""
+        """The store processes that work on the data directory, without those that a store forks to rewrite its file."""
         found = {pid} if self._embedded and (pid := self.store.process_id()) else set()
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
@@ -218,7 +225,7 @@ class Sidecar:
                 at_home = str(self.data_dir).encode() in command or (process / "cwd").readlink() == self.data_dir
                 if at_home and b"valkey-server" in command.split(b"\0")[0]:
                     found.add(int(process.name))
-        return sorted(pid for pid in found if is_alive(pid))
+        return sorted(pid for pid in found if is_alive(pid) and _parent_of(pid) not in found)
 
     def close(self) -> None:
         """Ends the process and its embedded store, whatever state they are in, and removes what `self` made.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from session_notes import _environment
-from session_notes._errors import InvalidArgument, Unauthenticated, refusal
+from session_notes._errors import InvalidArgument, Unauthenticated
 
 Token: TypeAlias = str | Callable[[], str]
 """A token, or what gives the one of the moment; asked at every call, so it must be quick."""
@@ -220,8 +220,10 @@ def _is_token(text: object) -> bool:
 
 def _checked(token: str) -> str:
     if not _is_token(token):
-        # Without a word of it: errors end up in logs.
-        raise refusal("a token", "must be printable ASCII without spaces")
+        # Without a word of it: errors end up in logs. No field of a request is at fault, so it has no reason.
+        error = InvalidArgument("a token must be printable ASCII without spaces")
+        error._for_logs = str(error)
+        raise error
     return token
 
 
