@@ -691,7 +691,7 @@ class TestExit:
 
     def test_an_interrupt_loses_nothing(self, sidecar: Sidecar, primary: PrimaryClient, session_id: str) -> None:
         """Ctrl-C, and the traceback that Python makes of it."""
-        program = BLOCKING + ENDS["end"] + "\nprint('ready', flush=True)\ntime.sleep(30)"
+        program = BLOCKING + ENDS["end"] + "\nprint('ready', flush=True)\nwhile True: time.sleep(0.05)"
         errors, _ = run(program, sidecar.target, session_id, signalled=signal.SIGINT)
         assert errors.count("Traceback") == 1
         assert "KeyboardInterrupt" in errors
