@@ -54,18 +54,18 @@ run: .venv/run ## start the sidecar on 127.0.0.1:50051 (ARGS="--listen ..." for 
 demo: .venv/run ## play a conversation with a primary and an observer, in under a minute
 	@$(BIN)/python examples/demo.py $(ARGS)
 
-# First what may run beside each other, then the faults, three at a time: these measure how long calls take while something is
-# broken. With ARGS: just those, however they are.
+# First what may run beside each other, then the faults: these measure how long calls take while something is broken, and
+# wait more than they work. With ARGS: just those, however they are.
 test: .venv/dev ## run the tests (ARGS="-k name" for some)
 ifdef ARGS
 	@$(BIN)/python -m pytest -n 4 --dist loadgroup $(ARGS)
 else
 	@$(BIN)/python -m pytest -n 4 --dist loadgroup --ignore tests/faults --ignore tests/integrations
-	@$(BIN)/python -m pytest -n 3 tests/faults
+	@$(BIN)/python -m pytest -n 4 tests/faults
 endif
 
 faults: .venv/dev ## only the faults: kill, stop, cut off and corrupt for real, and see every promise kept
-	@$(BIN)/python -m pytest -n 3 tests/faults $(ARGS)
+	@$(BIN)/python -m pytest -n 4 tests/faults $(ARGS)
 
 soak: .venv/dev ## faults at full length, e.g. 50 crashes and 100,000 malformed requests (an hour at most; FOR=10m for less)
 	@timeout --signal=INT --kill-after=60 $(or $(FOR),1h) $(BIN)/python -m pytest tests/faults --soak --timeout 1800 $(ARGS)

@@ -320,7 +320,7 @@ def test_a_store_that_is_killed_on_a_slow_disk(
         new_channel(sidecar.target) as channel,
     ):
         lost: list[str] = []
-        rounds = effort(3, 20) if policy == "always" else MOST_ROUNDS
+        rounds = effort(1, 20) if policy == "always" else MOST_ROUNDS
         for _ in range(rounds):
             if policy == "everysec" and lost:
                 break

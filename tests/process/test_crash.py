@@ -191,7 +191,7 @@ def test_a_store_whose_file_is_broken_comes_up_with_what_can_be_read(session_id:
             session.append_turns(3)
         sidecar.terminate()
         files = sidecar.data_dir / "appendonlydir"
-        (path,) = [path for path in files.glob("*.incr.aof") if path.stat().st_size]
+        path = max(files.glob("*.incr.aof"), key=lambda path: path.stat().st_mtime_ns)
         with path.open("ab") as file:
             file.write(b"*1\r\n$rubbish\r\n" + b"x" * 1000)
         sidecar.start()
