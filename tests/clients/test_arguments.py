@@ -283,6 +283,29 @@ def test_each_part_of_an_argument(case: str, nobody: str) -> None:
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("kind", [PrimaryClient, ObserverClient, AsyncPrimaryClient, AsyncObserverClient])
+def test_each_option_of_a_client(kind: type, nobody: str) -> None:
+    """A client that could make no call is not made: the recorder or the pool behind it would only fail later."""
+    names = ["timeout", "state_timeout" if "Primary" in kind.__name__ else "observer"]
+    for name in names:
+        with pytest.raises(InvalidArgument, match=f"^{name} must be a .*, not int$"):
+            kind(nobody, **{name: 2})
+
+
+def test_a_token_function_that_is_async(nobody: str) -> None:
+    """An async function, or one that returns what is no text, is refused by its type, and leaves no warning behind."""
+
+    async def token() -> str:
+        return "canary"
+
+    with pytest.raises(InvalidArgument, match=r"^token must be a plain function, not a coroutine function$"):
+        PrimaryClient(nobody, token=token)  # type: ignore[arg-type]
+    for wrong, name in ((lambda: token(), "coroutine"), (lambda: None, "NoneType")):
+        with PrimaryClient(nobody, token=wrong) as primary, pytest.raises(InvalidArgument) as caught:  # type: ignore[arg-type]
+            primary.get_session("s")
+        assert str(caught.value) == f"the token function must return a str, not {name}"
+
+
 def test_a_log_gets_no_key_of_the_caller(nobody: str) -> None:
     """Topics and keys are the caller's words: the exception shows them, what goes into logs does not."""
     with ObserverClient(nobody) as observer:
