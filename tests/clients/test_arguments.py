@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 from session_notes import (
+    TLS,
     AsyncObserverClient,
     AsyncPrimaryClient,
     InvalidArgument,
@@ -18,6 +19,7 @@ from session_notes import (
     ObserverClient,
     PrimaryClient,
     Severity,
+    TokenFile,
     Turn,
 )
 from session_notes._errors import for_logs
@@ -304,6 +306,19 @@ def test_a_token_function_that_is_async(nobody: str) -> None:
         with PrimaryClient(nobody, token=wrong) as primary, pytest.raises(InvalidArgument) as caught:  # type: ignore[arg-type]
             primary.get_session("s")
         assert str(caught.value) == f"the token function must return a str, not {name}"
+
+
+@pytest.mark.parametrize("path", ["/none\udcff", "/nothing\ud83d", "/none\0", "/none\u202e"])
+def test_a_path_that_cannot_be_shown(path: str) -> None:
+    """The file is refused like any that is not there, in words that every log and terminal takes."""
+    makers: list[Callable[[], object]] = [
+        lambda: TokenFile(path),
+        lambda: PrimaryClient("localhost:1", tls=TLS(ca=path)),
+    ]
+    for make in makers:
+        with pytest.raises(InvalidArgument, match="cannot be read") as caught:
+            make()
+        assert str(caught.value).isprintable()
 
 
 def test_a_log_gets_no_key_of_the_caller(nobody: str) -> None:

@@ -81,7 +81,7 @@ class TLSFiles:
         for path in (self._tls.ca, self._tls.cert, self._tls.key):
             try:
                 seen.append(None if path is None else _look(path))
-            except OSError:
+            except (OSError, ValueError):
                 seen.append(None)
         return seen
 
@@ -221,7 +221,8 @@ def _look(path: PathLike) -> tuple[int, int, int]:
 def unreadable(path: PathLike, error: Exception, what: str = "") -> InvalidArgument:
     """Return the refusal of a file that cannot be read."""
     why = error.strerror if isinstance(error, OSError) else "no path"
-    return InvalidArgument(f"{what}{os.fspath(path)} cannot be read: {why}")
+    name = os.fsdecode(path)
+    return InvalidArgument(f"{what}{name if name.isprintable() else repr(name)} cannot be read: {why}")
 
 
 def _is_token(text: object) -> bool:
