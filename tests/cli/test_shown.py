@@ -4,6 +4,7 @@ import json
 import re
 import sys
 import unicodedata
+from collections.abc import Sequence
 
 import pytest
 from session_notes.v1 import notes_pb2
@@ -88,7 +89,7 @@ def _notes(text: str) -> notes_pb2.Notes:
 
 
 def test_ids_lose_their_middle_and_are_never_wrapped(cli: Cli, session: SessionCalls) -> None:
-    """At 80 columns each row is one line with both ends of each id; in a pipe each id is whole."""
+    """At 80 columns each row is one line with both ends of each id; in a pipe and outside of tables an id is whole."""
     with new_channel(cli.env["SESSION_NOTES_TARGET"]) as channel:
         long = SessionCalls(channel, f"abcd-{new_session_id()}-{'x' * 60}-wxyz")
         run_id, observer = f"efgh-{'y' * 60}-stuv", f"ijkl-{'z' * 40}-opqr"
@@ -106,6 +107,21 @@ def test_ids_lose_their_middle_and_are_never_wrapped(cli: Cli, session: SessionC
         for name in shown:
             assert re.search(f"{ids[name][:3]}[^ ]*…[^ ]*{ids[name][-3:]}", rows[0]), screen
             assert ids[name] in cli(*arguments).out
+    whole: list[tuple[Sequence[str], list[str]]] = [
+        (("notes", "get", long.id, "--observer", observer), ["session", "observer", "run"]),
+        (("session", "get", long.id), ["session"]),
+        (("runs", "list", long.id, "--observer", observer, "--notes"), ["run"]),
+        (("runs", "list", long.id), ["session"]),
+        (("runs", "begin", long.id, "--run-id", run_id), ["run"]),
+        (("session", "set", long.id, "a=1"), ["session"]),
+        (("session", "append", long.id, "user", "Hello"), ["session"]),
+        (("notes", "write", long.id, "--run-id", run_id, "--summary", "x"), ["run"]),
+        (("session", "delete", long.id, "--yes"), ["session"]),
+    ]
+    for command, shown in whole:
+        _, screen = cli.on_terminal(*command, env={"NO_COLOR": "1"})
+        for name in shown:
+            assert ids[name] in screen, screen
 
 
 def test_stale_notes_say_why(cli: Cli, session: SessionCalls) -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 from session_notes import (
+    TLS,
     AsyncObserverClient,
     AsyncPrimaryClient,
     InvalidArgument,
@@ -18,6 +19,7 @@ from session_notes import (
     ObserverClient,
     PrimaryClient,
     Severity,
+    TokenFile,
     Turn,
 )
 from session_notes._errors import for_logs
@@ -281,6 +283,42 @@ def test_each_part_of_an_argument(case: str, nobody: str) -> None:
     ):
         call(primary, observer)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("kind", [PrimaryClient, ObserverClient, AsyncPrimaryClient, AsyncObserverClient])
+def test_each_option_of_a_client(kind: type, nobody: str) -> None:
+    """A client that could make no call is not made: the recorder or the pool behind it would only fail later."""
+    names = ["timeout", "state_timeout" if "Primary" in kind.__name__ else "observer"]
+    for name in names:
+        with pytest.raises(InvalidArgument, match=f"^{name} must be a .*, not int$"):
+            kind(nobody, **{name: 2})
+
+
+def test_a_token_function_that_is_async(nobody: str) -> None:
+    """An async function, or one that returns what is no text, is refused by its type, and leaves no warning behind."""
+
+    async def token() -> str:
+        return "canary"
+
+    with pytest.raises(InvalidArgument, match=r"^token must be a plain function, not a coroutine function$"):
+        PrimaryClient(nobody, token=token)  # type: ignore[arg-type]
+    for wrong, name in ((lambda: token(), "coroutine"), (lambda: None, "NoneType")):
+        with PrimaryClient(nobody, token=wrong) as primary, pytest.raises(InvalidArgument) as caught:  # type: ignore[arg-type]
+            primary.get_session("s")
+        assert str(caught.value) == f"the token function must return a str, not {name}"
+
+
+@pytest.mark.parametrize("path", ["/none\udcff", "/nothing\ud83d", "/none\0", "/none\u202e"])
+def test_a_path_that_cannot_be_shown(path: str) -> None:
+    """The file is refused like any that is not there, in words that every log and terminal takes."""
+    makers: list[Callable[[], object]] = [
+        lambda: TokenFile(path),
+        lambda: PrimaryClient("localhost:1", tls=TLS(ca=path)),
+    ]
+    for make in makers:
+        with pytest.raises(InvalidArgument, match="cannot be read") as caught:
+            make()
+        assert str(caught.value).isprintable()
 
 
 def test_a_log_gets_no_key_of_the_caller(nobody: str) -> None:

@@ -34,6 +34,7 @@ class AsyncObserverClient:
         observer: str = "",
         timeout: timedelta = DEFAULT_RUN_TIMEOUT,
     ) -> None:
+        _calls.check_options(observer, timeout=timeout)
         self.observer = observer
         self._timeout = timeout
         self._transport = AsyncTransport(target, token, tls)

@@ -73,6 +73,20 @@ def new_run_id() -> str:
     return os.urandom(16).hex()
 
 
+def check_options(observer: str = "", **spans: timedelta) -> None:
+    """Refuse options of a client that none of its calls could be made with.
+
+    Raises:
+        InvalidArgument: One of them is of another type.
+    """
+    try:
+        _wire.text("observer", observer)
+        for name, span in spans.items():
+            _wire.timespan(name, span)
+    except _wire.Unfit as error:
+        raise refusal(error.argument, error.problem) from error
+
+
 def _building(build: Callable[P, Call[T]]) -> Callable[P, Call[T]]:
     """Refuse a request that cannot be built with an InvalidArgument, as the sidecar would."""
 

@@ -1,5 +1,6 @@
 """Who we are to a sidecar, and whether others can listen: the token of each call, and TLS."""
 
+import inspect
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -80,7 +81,7 @@ class TLSFiles:
         for path in (self._tls.ca, self._tls.cert, self._tls.key):
             try:
                 seen.append(None if path is None else _look(path))
-            except OSError:
+            except (OSError, ValueError):
                 seen.append(None)
         return seen
 
@@ -158,6 +159,8 @@ class Credentials:
             raise InvalidArgument(f"tls must be a session_notes.TLS, not {type(tls).__name__}")
         if token is not None and not isinstance(token, str) and not callable(token):
             raise InvalidArgument(f"token must be a str, or a function that returns one, not {type(token).__name__}")
+        if inspect.iscoroutinefunction(token):
+            raise InvalidArgument("token must be a plain function, not a coroutine function")
         unix = target.startswith(("unix:", "unix-abstract:"))
         if unix and tls is not None:
             raise InvalidArgument("a unix socket takes no TLS: it never leaves this machine")
@@ -195,12 +198,19 @@ def _tls_of_environment() -> TLS | None:
 
 def _asked(token: Callable[[], str]) -> str:
     try:
-        return token()
+        given: object = token()
     except Exception as error:
         # Without its text, which may hold a secret; the exception itself is the cause.
         failure = Unauthenticated(f"the token function raised {type(error).__name__}")
         failure._for_logs = str(failure)
         raise failure from error
+    if inspect.iscoroutine(given):
+        given.close()
+    if not isinstance(given, str):
+        refused = InvalidArgument(f"the token function must return a str, not {type(given).__name__}")
+        refused._for_logs = str(refused)
+        raise refused
+    return given
 
 
 def _look(path: PathLike) -> tuple[int, int, int]:
@@ -211,7 +221,8 @@ def _look(path: PathLike) -> tuple[int, int, int]:
 def unreadable(path: PathLike, error: Exception, what: str = "") -> InvalidArgument:
     """Return the refusal of a file that cannot be read."""
     why = error.strerror if isinstance(error, OSError) else "no path"
-    return InvalidArgument(f"{what}{os.fspath(path)} cannot be read: {why}")
+    name = os.fsdecode(path)
+    return InvalidArgument(f"{what}{name if name.isprintable() else repr(name)} cannot be read: {why}")
 
 
 def _is_token(text: object) -> bool:

@@ -46,6 +46,7 @@ class ObserverClient:
         observer: str = "",
         timeout: timedelta = DEFAULT_RUN_TIMEOUT,
     ) -> None:
+        _calls.check_options(observer, timeout=timeout)
         self.observer = observer
         self._timeout = timeout
         self._transport = Transport(target, token, tls)

@@ -47,6 +47,7 @@ class PrimaryClient:
         timeout: timedelta = DEFAULT_NOTES_TIMEOUT,
         state_timeout: timedelta = DEFAULT_STATE_TIMEOUT,
     ) -> None:
+        _calls.check_options(timeout=timeout, state_timeout=state_timeout)
         self._timeout = timeout
         self._state_timeout = state_timeout
         self._transport = Transport(target, token, tls)

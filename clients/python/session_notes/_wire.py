@@ -75,7 +75,7 @@ def count(argument: str, content: Any) -> int | None:
     """Return a whole number for the wire; the sidecar bounds it further."""
     if content is None:
         return None
-    if isinstance(content, bool) or not hasattr(content, "__index__"):
+    if isinstance(content, bool | type) or not hasattr(content, "__index__"):
         raise _unfit(argument, "an int", content)
     number = operator.index(content)
     if not -(1 << 63) <= number < 1 << 63:
@@ -111,11 +111,16 @@ def duration(argument: str, span: timedelta | None) -> Duration | None:
     """Return a span for the wire, shortened to what the wire can hold: the sidecar says what it takes."""
     if span is None:
         return None
+    made = Duration()
+    made.FromTimedelta(max(-_LONGEST_SPAN, min(timespan(argument, span), _LONGEST_SPAN)))
+    return made
+
+
+def timespan(argument: str, span: Any) -> timedelta:
+    """Return a span as it was given."""
     if not isinstance(span, timedelta):
         raise _unfit(argument, "a datetime.timedelta", span)
-    made = Duration()
-    made.FromTimedelta(max(-_LONGEST_SPAN, min(span, _LONGEST_SPAN)))
-    return made
+    return span
 
 
 def timestamp(argument: str, time: datetime | None) -> Timestamp | None:

@@ -159,14 +159,23 @@ function tlsOfEnvironment(): TLS | undefined {
 }
 
 function asked(token: () => string): string {
+  let given: unknown;
   try {
-    return token();
+    given = token();
   } catch (error) {
     // Without its text, which may hold a secret; the error itself is the cause.
     const raised = new Unauthenticated(`the token function threw ${kindOf(error)}`);
     raised.cause = error;
     throw raised;
   }
+  if (typeof given !== "string") {
+    if (given instanceof Promise) {
+      // An async function is refused; where it also rejects, Node would end the process.
+      given.catch(() => undefined);
+    }
+    throw new InvalidArgument(`the token function must return a string, not ${kindOf(given)}`);
+  }
+  return given;
 }
 
 function encrypted(tls: TLS): ChannelCredentials {

@@ -15,7 +15,7 @@ import type {
   WriteOptions,
   WriteResult,
 } from "./types.js";
-import { kindOf, object, refusal } from "./wire.js";
+import { kindOf, milliseconds, object, refusal, text } from "./wire.js";
 
 /** How long a call of an observer goes on trying unless told: nobody waits for it, and a sidecar restarts in less. */
 export const DEFAULT_RUN_TIMEOUT_MS = 10_000;
@@ -55,8 +55,8 @@ export class ObserverClient implements Disposable {
    */
   constructor(target?: string, options: ObserverOptions = {}) {
     object("options", options);
-    this.observer = options.observer ?? "";
-    this.#timeoutMs = options.timeoutMs ?? DEFAULT_RUN_TIMEOUT_MS;
+    this.observer = text("observer", options.observer ?? "");
+    this.#timeoutMs = milliseconds("timeoutMs", options.timeoutMs ?? DEFAULT_RUN_TIMEOUT_MS);
     this.#transport = new Transport(target, options.token, options.tls);
   }
 

@@ -19,7 +19,7 @@ import type {
   UpdateOptions,
   UpdateResult,
 } from "./types.js";
-import { DEFAULT_OBSERVER, object } from "./wire.js";
+import { DEFAULT_OBSERVER, milliseconds, object } from "./wire.js";
 
 /** How long `getNotes` waits unless told: short, because a user is waiting for the primary meanwhile. */
 export const DEFAULT_NOTES_TIMEOUT_MS = 250;
@@ -71,8 +71,8 @@ export class PrimaryClient implements Disposable {
    */
   constructor(target?: string, options: PrimaryOptions = {}) {
     object("options", options);
-    this.#timeoutMs = options.timeoutMs ?? DEFAULT_NOTES_TIMEOUT_MS;
-    this.#stateTimeoutMs = options.stateTimeoutMs ?? DEFAULT_STATE_TIMEOUT_MS;
+    this.#timeoutMs = milliseconds("timeoutMs", options.timeoutMs ?? DEFAULT_NOTES_TIMEOUT_MS);
+    this.#stateTimeoutMs = milliseconds("stateTimeoutMs", options.stateTimeoutMs ?? DEFAULT_STATE_TIMEOUT_MS);
     this.#transport = new Transport(target, options.token, options.tls);
   }
 

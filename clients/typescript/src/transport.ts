@@ -114,7 +114,7 @@ export class Transport {
   /** Sends a call and reads its answer, within `timeoutMs` or the default. */
   async send<T>(call: Call<T>, { timeoutMs, signal }: CallOptions, defaultMs: number): Promise<T> {
     const tries = new Tries(call, this.#target, timeoutMs ?? defaultMs);
-    if (signal !== undefined && typeof (signal as Partial<AbortSignal>).throwIfAborted !== "function") {
+    if (signal !== undefined && typeof (signal as Partial<AbortSignal> | null)?.throwIfAborted !== "function") {
       throw refusal("signal", `must be an AbortSignal, not ${kindOf(signal)}`);
     }
     if (this.#client === undefined) {

@@ -385,7 +385,8 @@ function shown(key: string): string {
 /** An object, as options are one too. */
 export function object<T extends object>(name: string, content: T): T {
   const given: unknown = content;
-  if (typeof given !== "object" || given === null || Array.isArray(given)) {
+  // An array is none, and neither is a Map: it would count as empty.
+  if (typeof given !== "object" || given === null || Symbol.iterator in given) {
     throw wrongType(name, "an object", content);
   }
   return content;

@@ -142,6 +142,15 @@ suite("with tokens", { concurrency: false }, () => {
     broken = false;
     await primary.getSession("s");
   });
+
+  test("an async token function is refused by what it returns, and its rejection ends no process", async () => {
+    const token = (() => Promise.reject(new Error("canary"))) as never;
+    using primary = new PrimaryClient(sidecar.target, { token });
+    const message = "the token function must return a string, not Promise";
+    await assert.rejects(primary.getNotes("s", { unavailableOk: true }), { name: "InvalidArgument", message });
+    // Node would report an unhandled rejection after this, and the test would fail.
+    await new Promise(setImmediate);
+  });
 });
 
 suite("with certificates", { concurrency: false }, () => {

@@ -49,13 +49,17 @@ const OBJECT = [
   [42, "must be an object, not number"],
   [null, "must be an object, not null"],
   [[], "must be an object, not Array"],
+  [new Map([["summary", "lost"]]), "must be an object, not Map"],
 ] as const;
 const SEVERAL = [
   ["text", "must be an array, not string"],
   [7, "must be an array, not number"],
   [new Set(), "must be an array, not Set: pass [...] with it"],
 ] as const;
-const SIGNAL = [["now", "must be an AbortSignal, not string"]] as const;
+const SIGNAL = [
+  ["now", "must be an AbortSignal, not string"],
+  [null, "must be an AbortSignal, not null"],
+] as const;
 
 type Wrong = Readonly<Record<string, readonly (readonly [unknown, string])[]>>;
 type Method = readonly [readonly string[], unknown[], Wrong];
@@ -142,6 +146,21 @@ suite("arguments of a wrong kind", { concurrency: true }, () => {
       });
     }
   }
+
+  test("the options of a client", () => {
+    for (const name of ["timeoutMs", "stateTimeoutMs"]) {
+      assert.throws(() => new PrimaryClient("127.0.0.1:1", { [name]: "60" }), {
+        name: "InvalidArgument",
+        message: `${name} must be a number of milliseconds, not string`,
+      });
+    }
+    for (const [name, message] of [
+      ["timeoutMs", "timeoutMs must be a number of milliseconds, not Array"],
+      ["observer", "observer must be a string, not Array"],
+    ] as const) {
+      assert.throws(() => new ObserverClient("127.0.0.1:1", { [name]: [] }), { name: "InvalidArgument", message });
+    }
+  });
 
   const parts: readonly (readonly [string, unknown])[] = [
     ['notes.coverage["budget"] must be from 0 to 1', { coverage: { goals: 1, budget: 1.2 } }],

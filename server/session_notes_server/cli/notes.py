@@ -174,7 +174,7 @@ def write(
         }.get(result.outcome, "this program is too old to know what that means")
         show.out(
             show.line((result.outcome.value, "bold"), f": {meaning}"),
-            show.line((f"run {result.run.number} ({result.run.run_id}) of {result.run.observer}", "dim")),
+            show.with_ids((f"run {result.run.number} ({result.run.run_id}) of {result.run.observer}", "dim")),
         )
     if result.outcome is WriteOutcome.SUPERSEDED:
         raise Exit(ExitCode.REFUSED)

@@ -68,7 +68,7 @@ def begin(
         documents.write({"session_id": session_id, "run": documents.run(run), "transcript": transcript_})
         return
     saw = "" if run.observed_turn is None else f", sees {show.count(run.observed_turn, 'turn')}"
-    show.out(show.line((f"run {run.number}", "bold"), f" ({run.run_id}) of {run.observer}: {run.state.value}{saw}"))
+    show.out(show.with_ids((f"run {run.number}", "bold"), f" ({run.run_id}) of {run.observer}: {run.state.value}{saw}"))
     if turns:
         show.show_turns(turns, last=max(run.observed_turn or 0, len(turns)))
 
@@ -99,7 +99,7 @@ def fail(
     if as_json:
         documents.write({"session_id": session_id, "run": documents.run(run)})
     else:
-        show.out(show.line((f"run {run.number}", "bold"), f" ({run.run_id}) of {run.observer}: {run.state.value}"))
+        show.out(show.with_ids((f"run {run.number}", "bold"), f" ({run.run_id}) of {run.observer}: {run.state.value}"))
 
 
 @app.command("list", epilog="Example: session-notes runs list s1 --notes")
@@ -127,4 +127,4 @@ def list_(
     else:
         with primary(target, timeout) as reader:
             known = is_known(reader, session_id)
-        show.out(show.line(f"no run on {session_id}{'' if known else f': {show.UNKNOWN_SESSION}'}"))
+        show.out(show.with_ids(f"no run on {session_id}{'' if known else f': {show.UNKNOWN_SESSION}'}"))

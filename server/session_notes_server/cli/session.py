@@ -105,7 +105,7 @@ def set_(
         time = documents.time(result.update_time)
         documents.write({"session_id": session_id, "version": result.version, "update_time": time})
     else:
-        show.out(show.line((session_id, "bold"), f" is at version {result.version}"))
+        show.out(show.with_ids((session_id, "bold"), f" is at version {result.version}"))
 
 
 @app.command(
@@ -153,7 +153,7 @@ def append(
     if as_json:
         documents.write({"session_id": session_id, "turn_count": count})
     else:
-        show.out(show.line((session_id, "bold"), f" has {show.count(count, 'turn')}"))
+        show.out(show.with_ids((session_id, "bold"), f" has {show.count(count, 'turn')}"))
 
 
 @app.command(epilog="Example: session-notes session delete s1 --yes")
@@ -183,7 +183,9 @@ def delete(
         documents.write({"session_id": session_id, "existed": existed})
     else:
         show.out(
-            show.line((session_id, "bold"), " deleted") if existed else show.line("there was no session ", session_id)
+            show.with_ids((session_id, "bold"), " deleted")
+            if existed
+            else show.with_ids("there was no session ", session_id)
         )
 
 

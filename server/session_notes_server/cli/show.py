@@ -47,7 +47,7 @@ def out(*parts: "RenderableType") -> None:
     console = _console()
     if console.is_terminal:
         for part in parts:
-            console.print(part)
+            console.print(part, soft_wrap=getattr(part, "no_wrap", None) is True)
         return
     with console.capture() as captured:
         for part in parts:
@@ -66,6 +66,13 @@ def line(*parts: str | tuple[str, str]) -> "Text":
     from rich.text import Text
 
     return Text.assemble(*((plain(part), "") if isinstance(part, str) else (plain(part[0]), part[1]) for part in parts))
+
+
+def with_ids(*parts: str | tuple[str, str]) -> "Text":
+    """One line that holds ids: only the terminal itself breaks it, so that a copied id is whole."""
+    text = line(*parts)
+    text.no_wrap = True
+    return text
 
 
 def amount(span: timedelta) -> str:
@@ -126,7 +133,7 @@ def show_reading(reading: "Reading", *, known: bool, max_age: timedelta | None, 
         max_age: The bound on their age that was asked for.
         max_turns_behind: The bound on their drift that was asked for.
     """
-    out(line((reading.session_id, "bold"), "  observer ", (reading.observer, "bold")))
+    out(with_ids((reading.session_id, "bold"), "  observer ", (reading.observer, "bold")))
     verdict = ("", "")
     if reading.ready and (max_age is not None or max_turns_behind is not None):
         reasons = ", and ".join(_why_stale(reading, max_age, max_turns_behind))
@@ -138,12 +145,12 @@ def show_reading(reading: "Reading", *, known: bool, max_age: timedelta | None, 
     if reading.run:
         saw = "" if reading.observed_turn is None else f", saw {count(reading.observed_turn, 'turn')}"
         expiry = f", expires in {left(reading.expires_in)}" if reading.expires_in is not None else ""
-        out(line((f"from run {reading.run.number} ({reading.run.run_id}){saw}{expiry}", "dim")))
+        out(with_ids((f"from run {reading.run.number} ({reading.run.run_id}){saw}{expiry}", "dim")))
     latest = reading.latest_run
     if latest and (reading.run is None or latest.number > reading.run.number):
         failure = f": {latest.failure}" if latest.failure else ""
         state = (latest.state.value, STATE_STYLES.get(latest.state.value, ""))
-        out(line(f"latest run {latest.number} ({latest.run_id}): ", state, failure))
+        out(with_ids(f"latest run {latest.number} ({latest.run_id}): ", state, failure))
 
 
 def _why_stale(reading: "Reading", max_age: timedelta | None, max_turns_behind: int | None) -> "Iterator[str]":
@@ -212,13 +219,13 @@ def show_runs(runs: "Sequence[Run]", *, notes: bool) -> None:
     out(table)
     for run in runs if notes else ():
         if run.notes is not None:
-            out(line((f"run {run.number} ({run.run_id})", "bold")), *notes_parts(run.notes))
+            out(with_ids((f"run {run.number} ({run.run_id})", "bold")), *notes_parts(run.notes))
 
 
 def show_session(session: "Session") -> None:
     """A session."""
     times = f"started {moment(session.create_time)}, changed {moment(session.update_time)}"
-    out(line((session.session_id, "bold"), f"  version {session.version}, {count(session.turn_count, 'turn')}"))
+    out(with_ids((session.session_id, "bold"), f"  version {session.version}, {count(session.turn_count, 'turn')}"))
     out(line((f"{times}, expires in {left(session.expires_in)}", "dim")))
     if session.fields:
         out(line(("fields", "bold")))

@@ -389,6 +389,29 @@ def test_a_graph_whose_agent_speaks_again_after_an_interrupt() -> None:
     assert heard.turns == [("user", "Hello"), ("primary", "Shall I?"), ("primary", "Done.")]
 
 
+def test_two_exchanges_between_two_looks() -> None:
+    """Both exchanges since the last look are recorded, and none before them again by another node."""
+    heard = Listener()
+    model = Steps(steps=["Hi.", "Which order?", "Done.", "Bye."])
+    graph = StateGraph(MessagesState)
+    for name in ("agent", "agent2"):
+        graph.add_node(name, lambda state: {"messages": [model.invoke(state["messages"])]})
+    graph.add_node("ask", lambda _: {"messages": [("user", interrupt("order?"))]})
+    graph.add_node("observe", ObserverNode(heard))
+    graph.add_node("observe2", ObserverNode(heard))
+    graph.add_conditional_edges("agent", lambda state: "ask" if "?" in state["messages"][-1].text else "observe")
+    for edge in [(START, "agent"), ("ask", "agent2"), ("agent2", "observe2")]:
+        graph.add_edge(*edge)
+    run = graph.compile(checkpointer=InMemorySaver())
+    run.invoke(hello(), on("session-1"))
+    run.invoke(hello("Refund it."), on("session-1"))
+    run.invoke(Command(resume="4711"), on("session-1"))
+    run.invoke(hello("Thanks."), on("session-1"))
+    first, question = [("user", "Hello"), ("primary", "Hi.")], [("user", "Refund it."), ("primary", "Which order?")]
+    answer, last = [("user", "4711"), ("primary", "Done.")], [("user", "Thanks."), ("primary", "Bye.")]
+    assert heard.turns == [*first, *question, *answer, *last]
+
+
 def test_a_node_that_begins_anew_after_an_interrupt() -> None:
     """LangGraph runs it from its start: the agent in it speaks again, the user does not."""
     heard = Listener()

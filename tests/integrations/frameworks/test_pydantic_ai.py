@@ -269,6 +269,22 @@ async def test_a_history_that_is_summed_up() -> None:
     assert heard.turns[-1] == ("primary", "Here.")
 
 
+@pytest.mark.parametrize("history", [EARLIER, [*EARLIER, ModelRequest([UserPromptPart("Are you there?")])]])
+async def test_a_summary_in_front_of_the_prompt(history: list[ModelMessage]) -> None:
+    """A summary right before the prompt is not what the user said, and hides nothing that was said before."""
+
+    def sum_up(messages: list[ModelMessage]) -> list[ModelMessage]:
+        return [ModelRequest([UserPromptPart("Much was said.")]), messages[-1]]
+
+    heard = Listener()
+    agent: Agent[None, str] = Agent(
+        Steps(["Here."]), capabilities=[ProcessHistory(sum_up), Observed(heard, "session-1")]
+    )
+    await agent.run("Hello", message_history=history)
+    unanswered = [("user", "Are you there?")] if len(history) > len(EARLIER) else []
+    assert heard.turns == [*unanswered, ("user", "Hello"), ("primary", "Here.")]
+
+
 async def test_a_run_that_failed_and_its_retry() -> None:
     """The failed one leaves nothing; the words are recorded with the run that answers them, once."""
     heard = Listener()

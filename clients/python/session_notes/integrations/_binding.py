@@ -4,10 +4,11 @@ import inspect
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
+from weakref import WeakValueDictionary
 
 from session_notes import InvalidArgument, Turn
 from session_notes._recorder import WrongKind
@@ -17,7 +18,7 @@ T = TypeVar("T")
 LOGGER = logging.getLogger("session_notes")
 
 REMEMBERED_MESSAGES = 10_000
-"""Ids of recorded messages that one hook remembers, over all sessions."""
+"""Ids of recorded messages that the hooks of one recorder remember, over all sessions."""
 
 
 class NoSession(InvalidArgument):
@@ -62,12 +63,19 @@ class RecordingHook:
         check_session_id(session_id)
         self._recorder = recorder
         self._session_id = session_id
-        self._recorded = _RecordedMessages()
+        # Hooks of one recorder share it, and keep it. A recorder that a hook holds has its id to itself.
+        self._recorded = _RECORDED.setdefault(id(recorder), _RecordedMessages())
 
     def record(self, context: Any, turns: Iterable[Turn]) -> None:
         """Record these turns on the session that belongs to a framework's context; none: do nothing."""
         if collected := tuple(turns):
             self._recorder.record(session_of(self._session_id, context), *collected)
+
+    def count_recorded(self, context: Any, message_ids: Sequence[Any]) -> int:
+        """Return how many messages there are up to the last one that is remembered as recorded; 0: none is."""
+        session_id = session_of(self._session_id, context)
+        numbers = range(len(message_ids), 0, -1)
+        return next((n for n in numbers if self._recorded.knows(session_id, message_ids[n - 1])), 0)
 
     def record_once(self, context: Any, messages: Iterable[tuple[Any, Turn]]) -> None:
         """Record those of the turns, each with its message's id, that were not recorded before."""
@@ -106,6 +114,11 @@ class _RecordedMessages:
         self._ids: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._lock = threading.Lock()
 
+    def knows(self, session_id: str, message_id: object) -> bool:
+        """Return whether a message was added, and is not forgotten."""
+        with self._lock:
+            return (session_id, message_id) in self._ids
+
     def add(self, session_id: str, message_id: object) -> bool:
         """Remember a message and return whether it is new; one without an id always is."""
         if not isinstance(message_id, str) or not message_id:
@@ -118,6 +131,10 @@ class _RecordedMessages:
             if len(self._ids) > REMEMBERED_MESSAGES:
                 self._ids.popitem(last=False)
         return True
+
+
+_RECORDED: WeakValueDictionary[int, _RecordedMessages] = WeakValueDictionary()
+"""What is remembered for each recorder, by its `id`."""
 
 
 def session_of(session_id: str | Callable[[T], str], context: T) -> str:

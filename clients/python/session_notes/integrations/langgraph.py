@@ -16,8 +16,9 @@ Recorded when the node is reached, of `messages`, in order:
 - each message of the model since then, the one before a tool call included, and a refusal.
 - tools' results at the very end: the answer, where a tool has `return_direct`.
 
-A message is recorded once, however often the node is reached or the graph is resumed: the node remembers ids. Put it
-wherever an exchange ends, also before an `interrupt()` that asks the user.
+A message is recorded once, however often a node is reached or the graph is resumed: the nodes of one recorder remember
+ids. Where one of the messages is remembered, all that was said since then is recorded. Put the node wherever an
+exchange ends, also before an `interrupt()` that asks the user.
 
 Not recorded: tool calls and other results, reasoning, images, and human messages that are none, such as a summary
 (`lc_source`).
@@ -122,8 +123,11 @@ class ObserverNode(Runnable[Any, None]):
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> None:
         """Called by LangGraph, with the state after the agent."""
         with guarded():
-            messages = input if isinstance(input, list | tuple) else get(input, "messages")
-            self._hook.record_once(ensure_config(config), last_exchange(messages_in(messages)))
+            context = ensure_config(config)
+            messages = messages_in(input if isinstance(input, list | tuple) else get(input, "messages"))
+            # There may be several exchanges since the last time: an interrupt asks the user, or a run has failed.
+            start = self._hook.count_recorded(context, [message.id for message in messages])
+            self._hook.record_once(context, spoken(messages, start) if start else last_exchange(messages))
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> None:
         """Called by LangGraph in a loop, where an `AsyncTurnRecorder` is at home too."""
@@ -153,12 +157,17 @@ def last_exchange(messages: list[BaseMessage]) -> list[tuple[Any, Turn]]:
         start -= 1
     while start > 0 and (is_users(messages[start - 1]) or _is_between(messages[start - 1])):
         start -= 1
+    return spoken(messages, start)
+
+
+def spoken(messages: list[BaseMessage], start: int) -> list[tuple[Any, Turn]]:
+    """Return what was said from there on, as turns, each with its message's id."""
     direct = len(messages)
     while direct > 0 and isinstance(messages[direct - 1], ToolMessage):
         direct -= 1
-    spoken = [message for message in messages[start:direct] if is_users(message) or is_models(message)]
-    spoken += [message for message in messages[max(start, direct) :] if get(message, "status") != "error"]
-    return [(message.id, turn_of(message)) for message in spoken]
+    heard = [message for message in messages[start:direct] if is_users(message) or is_models(message)]
+    heard += [message for message in messages[max(start, direct) :] if get(message, "status") != "error"]
+    return [(message.id, turn_of(message)) for message in heard]
 
 
 def is_users(message: BaseMessage) -> bool:

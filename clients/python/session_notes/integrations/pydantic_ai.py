@@ -21,6 +21,7 @@ are recorded at its end; an answer that the user broke into has `extra={"interru
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from typing import Any, Unpack
 
 from session_notes import AsyncPrimaryClient, Turn
@@ -103,26 +104,34 @@ class Observed(AbstractCapability[Any]):
 
     def __init__(self, recorder: Recorder, session_id: SessionId) -> None:
         self._hook = RecordingHook(recorder, session_id)
+        self._earlier: list[Turn] = []
+
+    async def for_run(self, ctx: RunContext[Any]) -> "Observed":
+        """Called by Pydantic AI before a run: keep the words that nothing has answered, as they were handed over.
+
+        A history processor may put a summary in front of the prompt, which the user has not said.
+        """
+        observed = copy(self)
+        with guarded():
+            observed._earlier = list(_unanswered(ctx.messages))
+        return observed
 
     async def after_run(self, ctx: RunContext[Any], *, result: AgentRunResult[Any]) -> AgentRunResult[Any]:
         """Called by Pydantic AI with the result."""
         with guarded():
-            self._hook.record(ctx, _conversation(ctx.prompt, result))
+            self._hook.record(ctx, _conversation(self._earlier, ctx.prompt, result))
         return result
 
 
-def _conversation(prompt: Any, result: AgentRunResult[Any]) -> list[Turn]:
-    """Return all that was said in a run."""
+def _conversation(earlier: list[Turn], prompt: Any, result: AgentRunResult[Any]) -> list[Turn]:
+    """Return all that was said in a run, with the words from before it that nothing has answered."""
     new = result.new_messages()
-    history = result.all_messages()[: -len(new) or None]
     # What a history processor has put in, such as a summary, is of no run.
     new = [message for message in new if message.run_id] or new
     prompts = [part for message in new for part in message.parts if isinstance(part, UserPromptPart)]
     given = next((part for part in prompts if part.content == prompt), prompts[0] if prompt and prompts else None)
-    # Where the prompt is no longer among the messages, the ones before it are not as they were handed over.
-    turns = list(_unanswered(history)) if given or not prompt else []
     # The prompt as it was given, since a processor may have changed it.
-    turns += _words(prompt)
+    turns = [*earlier, *_words(prompt)]
     for number, message in enumerate(new):
         if isinstance(message, ModelRequest):
             turns += [turn for part in message.parts if part is not given for turn in _request_turns(part)]
