@@ -107,6 +107,7 @@ class AsyncBackgroundObserver(_pool.Pool[AsyncObserverClient, AsyncActiveRun, as
         What waits when the time is up is dropped; what is running is cancelled and recorded as failed, which takes at
         most 2 s more. While the sidecar cannot be reached, runs that have not begun are given up after 1.5 s.
         """
+        _pool.check_timeout(timeout)
         if self._loop not in (None, asyncio.get_running_loop()):
             raise UsageError("close this observer in the event loop that it was opened in")
         with self._lock:
@@ -278,6 +279,8 @@ class AsyncBackgroundObserver(_pool.Pool[AsyncObserverClient, AsyncActiveRun, as
             await run._fail_quietly(self._overrun_or(run, for_logs(raised)))
             return
         if notes is None:
+            if not run.ended:
+                self._log_run(run, self._overrun_or(run, _pool.WITHOUT_NOTES))
             await run._fail_quietly(self._overrun_or(run, ENDED_WITHOUT_NOTES))
             return
         try:
