@@ -571,6 +571,16 @@ class TestDeleted:
             assert recorder.turns(session_id) == 1
         assert said(primary, session_id) == ["new"]
 
+    def test_another_spelling_of_the_target(self, session_id: str) -> None:
+        """Clients of the same sidecar share what is pending, however its address is written."""
+        with PrimaryClient("127.0.0.1:1") as client, TurnRecorder(client) as recorder:
+            recorder.record(session_id, *turns("pending"))
+            for target in ("dns:///127.0.0.1:1", "dns:127.0.0.1:1"):
+                with PrimaryClient(target) as other, suppress(Unavailable):
+                    recorder.record(session_id, *turns("pending"))
+                    other.delete_session(session_id, timeout=timedelta(seconds=0.1))
+                assert recorder.turns(session_id) is None
+
     def test_a_deletion_waits_for_the_call_in_flight(
         self, sidecar: Sidecar, primary: PrimaryClient, session_id: str
     ) -> None:
