@@ -321,7 +321,7 @@ class AsyncActiveRun(RunAtWork):
         if not self._start_failing_quietly(reason):
             return False
         try:
-            await _finish(self._client.fail_run(self.session_id, self.run_id, reason, timeout=timeout))
+            await finish(self._client.fail_run(self.session_id, self.run_id, reason, timeout=timeout))
         except _NO_FAILURE:
             pass
         except Exception as error:  # Whatever it is: that of a token function, for example.
@@ -329,7 +329,7 @@ class AsyncActiveRun(RunAtWork):
         return True
 
 
-async def _finish(work: Coroutine[Any, Any, object]) -> None:
+async def finish(work: Coroutine[Any, Any, object]) -> None:
     """Await some short work to its end, and only then pass on a cancellation that came meanwhile.
 
     A cancelled scope of anyio cancels every await in it, so a run that is left by such a scope could not be recorded as
@@ -373,7 +373,7 @@ class AsyncRunBlock:
             end = asyncio.ensure_future(self._end(begin, for_logs(error)))
             _ending.add(end)
             end.add_done_callback(_ending.discard)
-            await _finish(asyncio.wait([end], timeout=_END_SECONDS))
+            await finish(asyncio.wait([end], timeout=_END_SECONDS))
             raise
         self._run = AsyncActiveRun(self._client, self._session_id, begun)
         return self._run
