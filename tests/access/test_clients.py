@@ -286,6 +286,22 @@ async def test_a_token_function_that_raises(token_sidecar: Sidecar) -> None:
             await client.get_session("s")
 
 
+def test_a_token_function_that_returns_no_token() -> None:
+    """The error speaks of the function, without a word of what it returned; an async one is refused at once."""
+
+    async def token() -> str:
+        return TOKENS["primary"]
+
+    for answer in (None, TOKENS["primary"].encode()):
+        with PrimaryClient("127.0.0.1:1", token=lambda answer=answer: answer) as primary:
+            with pytest.raises(InvalidArgument) as caught:
+                primary.get_notes("s", unavailable_ok=True)
+            assert str(caught.value) == f"the token function must return a str, not {type(answer).__name__}"
+    for client in (PrimaryClient, AsyncPrimaryClient):
+        with pytest.raises(InvalidArgument, match="token must not be an async function"):
+            client("127.0.0.1:1", token=token)  # type: ignore[arg-type]
+
+
 def test_credentials_of_a_wrong_kind() -> None:
     """They are refused by name when the client is made."""
     for client in (PrimaryClient, AsyncObserverClient):

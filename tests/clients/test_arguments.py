@@ -261,6 +261,10 @@ WRONG_PARTS: dict[str, tuple[Callable[[PrimaryClient, ObserverClient], Any], str
         lambda _, o: o.write_notes("s", Notes(issues=[Issue("x", Severity.INFO, 2.0)])),  # type: ignore[arg-type]
         "notes.issues[0].turn must be an int, not float",
     ),
+    "a number that is not exact": (
+        lambda p, _: p.update_session("s", {"order": {"id": 2**60}}),
+        "set['order']['id'] must not hold numbers beyond 2^53 - 1; send them as strings",
+    ),
     "one suggestion": (
         lambda _, o: o.write_notes("s", Notes(follow_up_suggestions="Who?")),
         "notes.follow_up_suggestions must be several strings, not str",

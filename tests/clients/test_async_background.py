@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import anyio
 import pytest
 from session_notes import (
     AsyncActiveRun,
@@ -232,6 +233,22 @@ async def test_close_keeps_its_limit(async_observer: AsyncObserverClient, analys
         assert run.failure == "observer closed"
     for session_id in sessions[2:]:
         assert [run async for run in async_observer.list_runs(session_id)] == []
+
+
+async def test_close_in_a_cancelled_scope(
+    async_observer: AsyncObserverClient, analysis: Analysis, session_id: str
+) -> None:
+    """A scope of anyio cancels every await: no analysis outlives the block, and its run has failed."""
+    analysis.may_go.clear()
+    with anyio.move_on_after(10) as scope:
+        async with AsyncBackgroundObserver(analysis, client=async_observer) as background:
+            background.submit(session_id)
+            await until(lambda: bool(analysis.started))
+            scope.cancel()
+            await anyio.sleep(10)
+    assert scope.cancelled_caught
+    assert len(analysis.cancelled) == 1
+    assert [run.failure async for run in async_observer.list_runs(session_id)] == ["observer closed"]
 
 
 async def test_close_without_a_sidecar(nobody: str, analysis: Analysis) -> None:

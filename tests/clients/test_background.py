@@ -233,9 +233,12 @@ def test_an_analysis_that_raises(
 
 
 def test_an_analysis_without_notes(
-    observer: ObserverClient, start: Callable[..., BackgroundObserver], session_id: str
+    observer: ObserverClient,
+    start: Callable[..., BackgroundObserver],
+    session_id: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """None is no notes: the run has failed, and says so. What is no notes at all is a failed run too."""
+    """None is no notes: the run has failed, and the log says so. What is no notes at all is a failed run too."""
     background = start(lambda run: None if run.number == 1 else "notes")
     background.submit(session_id)
     ended(observer, session_id)
@@ -245,6 +248,7 @@ def test_an_analysis_without_notes(
         "ended without notes",
         "InvalidArgument: notes must be session_notes.Notes, not str",
     ]
+    assert "run 1: the analysis returned no notes" in caplog.text
 
 
 def test_an_analysis_may_end_its_run_itself(
@@ -507,6 +511,14 @@ def test_the_wrong_kind_is_refused() -> None:
         BackgroundObserver(Analysis(), client=AsyncObserverClient())  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument, match=r"client must be a session_notes\.ObserverClient, not PrimaryClient$"):
         BackgroundObserver(Analysis(), client=PrimaryClient())  # type: ignore[arg-type]
+
+
+def test_the_timeout_of_close_is_checked() -> None:
+    """Before anything is closed."""
+    with BackgroundObserver(Analysis(), target="127.0.0.1:1") as background:
+        with pytest.raises(InvalidArgument, match=r"timeout must be a datetime\.timedelta, not int"):
+            background.close(5)  # type: ignore[arg-type]
+        background.submit("s")
 
 
 @pytest.mark.parametrize("session_id", [42, None, uuid.uuid4(), "\ud83d", b"s"])

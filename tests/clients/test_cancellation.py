@@ -7,10 +7,10 @@ from typing import Any
 
 import anyio
 import pytest
-from session_notes import AsyncObserverClient, AsyncPrimaryClient, RunState, Unavailable
+from session_notes import AsyncObserverClient, AsyncPrimaryClient, ObserverClient, RunState, Unavailable
 
-from tests.clients.conftest import Refusing
-from tests.support import eventually
+from tests.clients.conftest import Proxy, Refusing
+from tests.support import eventually, new_session_id
 
 Work = Callable[[], Coroutine[Any, Any, object]]
 
@@ -147,3 +147,21 @@ async def test_a_run_that_is_given_up_has_failed(
     await give_up(observe)
     runs = [(run.state, run.failure) async for run in async_observer.list_runs(session_id)]
     assert runs == [(RunState.FAILED, "CancelledError")]
+
+
+async def test_a_run_that_is_given_up_while_it_begins_has_failed(
+    proxy: Proxy, observer: ObserverClient, session_id: str
+) -> None:
+    """The sidecar has begun it, and the reply is on its way: it must not be running for its whole lease."""
+    async with AsyncObserverClient(proxy.target) as client:
+        await client.begin_run(new_session_id())
+        proxy.swallow_replies()
+        with anyio.move_on_after(0.2) as scope:
+            async with client.run(session_id):
+                raise AssertionError
+        assert scope.cancelled_caught
+        assert [run.state for run in observer.list_runs(session_id)] == [RunState.RUNNING]
+        proxy.reset()
+        await asyncio.to_thread(
+            eventually, lambda: [run.failure for run in observer.list_runs(session_id)] == ["CancelledError"]
+        )

@@ -571,6 +571,16 @@ class TestDeleted:
             assert recorder.turns(session_id) == 1
         assert said(primary, session_id) == ["new"]
 
+    def test_another_spelling_of_the_target(self, session_id: str) -> None:
+        """Clients of the same sidecar share what is pending, however its address is written."""
+        with PrimaryClient("127.0.0.1:1") as client, TurnRecorder(client) as recorder:
+            recorder.record(session_id, *turns("pending"))
+            for target in ("dns:///127.0.0.1:1", "dns:127.0.0.1:1"):
+                with PrimaryClient(target) as other, suppress(Unavailable):
+                    recorder.record(session_id, *turns("pending"))
+                    other.delete_session(session_id, timeout=timedelta(seconds=0.1))
+                assert recorder.turns(session_id) is None
+
     def test_a_deletion_waits_for_the_call_in_flight(
         self, sidecar: Sidecar, primary: PrimaryClient, session_id: str
     ) -> None:
@@ -671,6 +681,10 @@ ENDS: dict[str, str] = {
     "loop stopped": "import asyncio\nasync def main():\n    client = await AsyncPrimaryClient(target).__aenter__()\n"
     "    AsyncTurnRecorder(client).record(session, Turn('user', 'last words'))\n    await asyncio.sleep(0)\n"
     "loop = asyncio.new_event_loop()\nloop.run_until_complete(main())",
+    "handler": "recorder = TurnRecorder(PrimaryClient(target))\n"
+    "atexit.register(lambda: recorder.record(session, Turn('user', 'last words')))",
+    "handler before": "recorder = None\natexit.register(lambda: recorder.record(session, Turn('user', 'last words')))\n"
+    "recorder = TurnRecorder(PrimaryClient(target)); recorder.record(session)",
     "multiprocessing": "import multiprocessing\ndef main():\n    recorder = TurnRecorder(PrimaryClient(target))\n"
     "    recorder.record(session, Turn('user', 'last words'))\n"
     "if __name__ == '__main__':\n    child = multiprocessing.get_context('fork').Process(target=main)\n"
@@ -812,6 +826,17 @@ class TestAsyncio:
         recorder.record(session_id, *turns("y"))
         assert said(primary, session_id) == ["\ufffd"]
 
+    async def test_another_loop_cannot_close_it(
+        self, sidecar: Sidecar, primary: PrimaryClient, session_id: str
+    ) -> None:
+        """A loop cannot wait for the task of another; the recorder stays open."""
+        async with AsyncPrimaryClient(sidecar.target) as client, AsyncTurnRecorder(client) as recorder:
+            recorder.record(session_id, *turns("a"))
+            with pytest.raises(UsageError, match="close this recorder in the event loop"):
+                await asyncio.to_thread(lambda: asyncio.run(recorder.close()))
+            recorder.record(session_id, *turns("b"))
+        assert said(primary, session_id) == ["a", "b"]
+
 
 class TestKinds:
     """The wrong kind is refused where it is given, and the right one named."""
@@ -830,6 +855,9 @@ class TestKinds:
             (lambda: TurnRecorder(cast(Any, "127.0.0.1:1")), "not str"),
             (lambda: TurnRecorder(primary, cast(Any, ObserverClient("127.0.0.1:1"))), "not ObserverClient"),
             (lambda: TurnRecorder(primary, timeout=cast(Any, 1)), "timedelta"),
+            (lambda: TurnRecorder(cast(Any, PrimaryClient)), "not the class PrimaryClient"),
+            (lambda: AsyncTurnRecorder(cast(Any, AsyncPrimaryClient)), "not the class AsyncPrimaryClient"),
+            (lambda: TurnRecorder(primary, cast(Any, BackgroundObserver)), "not the class BackgroundObserver"),
         ]
         for make, words in wrong:
             with pytest.raises(InvalidArgument, match=words):

@@ -13,7 +13,7 @@ from session_notes import _pool, _spans
 from session_notes._async_observer import AsyncObserverClient
 from session_notes._credentials import TLS, Token
 from session_notes._errors import SessionDeleted, Unavailable, UsageError, for_logs
-from session_notes._runs import ENDED_WITHOUT_NOTES, AsyncActiveRun
+from session_notes._runs import ENDED_WITHOUT_NOTES, AsyncActiveRun, finish
 from session_notes._schedule import Job
 from session_notes._types import Notes
 
@@ -105,26 +105,34 @@ class AsyncBackgroundObserver(_pool.Pool[AsyncObserverClient, AsyncActiveRun, as
         """Take nothing more, finish what was submitted, and stop; return whether all of it was finished in time.
 
         What waits when the time is up is dropped; what is running is cancelled and recorded as failed, which takes at
-        most 2 s more. While the sidecar cannot be reached, runs that have not begun are given up after 1.5 s.
+        most 2 s more. While the sidecar cannot be reached, runs that have not begun are given up after 1.5 s. When
+        `close` is cancelled, the time is up.
         """
+        _pool.check_timeout(timeout)
         if self._loop not in (None, asyncio.get_running_loop()):
             raise UsageError("close this observer in the event loop that it was opened in")
         with self._lock:
             self._closing = True
         given = time.monotonic()
-        finished = await self._wait_until_done(min(timeout, _pool.LAST_TRIES))
-        if not finished and timeout > _pool.LAST_TRIES:
-            self._stop_last_tries()
-            finished = await self._wait_until_done(timeout - timedelta(seconds=time.monotonic() - given))
+        try:
+            finished = await self._wait_until_done(min(timeout, _pool.LAST_TRIES))
+            if not finished and timeout > _pool.LAST_TRIES:
+                self._stop_last_tries()
+                finished = await self._wait_until_done(timeout - timedelta(seconds=time.monotonic() - given))
+        finally:
+            # After a cancellation as well: no analysis outlives the block.
+            await finish(self._stop(asyncio.current_task()))
+        return finished
+
+    async def _stop(self, closer: "asyncio.Task[Any] | None") -> None:
         with self._lock:
             self._closed = True
             dropped = self._schedule.drop_queued()
         self._stop_last_tries()
         self._log_dropped(dropped)
-        await self._end_late()
+        await self._end_late(closer)
         if self._own_client:
             await self._client.close()
-        return finished
 
     def _open(self) -> None:
         if self._loop is None:
@@ -148,14 +156,14 @@ class AsyncBackgroundObserver(_pool.Pool[AsyncObserverClient, AsyncActiveRun, as
             return self._schedule.empty
         return True
 
-    async def _end_late(self) -> None:
+    async def _end_late(self, closer: "asyncio.Task[Any] | None") -> None:
         start = time.monotonic()
         for run, analysis in self._analyses.items():
             # The same task cannot cancel itself, and needs not: whoever closes in an analysis is about to end.
-            if analysis is not asyncio.current_task():
+            if analysis is not closer:
                 analysis.cancel()
             self._keep(run._fail_quietly(_pool.CLOSED), run._context)
-        others = self._tasks - {asyncio.current_task()}
+        others = self._tasks - {closer}
         if others:
             await asyncio.wait(others, timeout=_pool.until_given_up(time.monotonic() - start).total_seconds())
 
@@ -278,6 +286,8 @@ class AsyncBackgroundObserver(_pool.Pool[AsyncObserverClient, AsyncActiveRun, as
             await run._fail_quietly(self._overrun_or(run, for_logs(raised)))
             return
         if notes is None:
+            if not run.ended:
+                self._log_run(run, self._overrun_or(run, _pool.WITHOUT_NOTES))
             await run._fail_quietly(self._overrun_or(run, ENDED_WITHOUT_NOTES))
             return
         try:

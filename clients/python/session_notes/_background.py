@@ -116,6 +116,7 @@ class BackgroundObserver(_pool.Pool[ObserverClient, ActiveRun, threading.Event])
         What waits when the time is up is dropped; what is running is recorded as failed, which takes at most 2 s more.
         While the sidecar cannot be reached, runs that have not begun are given up after 1.5 s.
         """
+        _pool.check_timeout(timeout)
         with self._lock:
             self._closing = True
             self._start_workers()
@@ -253,6 +254,8 @@ class BackgroundObserver(_pool.Pool[ObserverClient, ActiveRun, threading.Event])
 
     def _conclude(self, run: ActiveRun, notes: Any) -> None:
         if notes is None:
+            if not run.ended:
+                self._log_run(run, self._overrun_or(run, _pool.WITHOUT_NOTES))
             run._fail_quietly(self._overrun_or(run, ENDED_WITHOUT_NOTES))
             return
         if inspect.iscoroutine(notes):

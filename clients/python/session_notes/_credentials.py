@@ -159,8 +159,8 @@ class Credentials:
             raise InvalidArgument(f"tls must be a session_notes.TLS, not {type(tls).__name__}")
         if token is not None and not isinstance(token, str) and not callable(token):
             raise InvalidArgument(f"token must be a str, or a function that returns one, not {type(token).__name__}")
-        if inspect.iscoroutinefunction(token):
-            raise InvalidArgument("token must be a plain function, not a coroutine function")
+        if any(map(inspect.iscoroutinefunction, (token, getattr(type(token), "__call__", None)))):  # noqa: B004
+            raise InvalidArgument("token must not be an async function: it is asked within each call")
         unix = target.startswith(("unix:", "unix-abstract:"))
         if unix and tls is not None:
             raise InvalidArgument("a unix socket takes no TLS: it never leaves this machine")
@@ -198,19 +198,19 @@ def _tls_of_environment() -> TLS | None:
 
 def _asked(token: Callable[[], str]) -> str:
     try:
-        given: object = token()
+        answer: object = token()
     except Exception as error:
         # Without its text, which may hold a secret; the exception itself is the cause.
         failure = Unauthenticated(f"the token function raised {type(error).__name__}")
         failure._for_logs = str(failure)
         raise failure from error
-    if inspect.iscoroutine(given):
-        given.close()
-    if not isinstance(given, str):
-        refused = InvalidArgument(f"the token function must return a str, not {type(given).__name__}")
-        refused._for_logs = str(refused)
-        raise refused
-    return given
+    if isinstance(answer, str):
+        return answer
+    if inspect.iscoroutine(answer):
+        answer.close()
+    refused = InvalidArgument(f"the token function must return a str, not {type(answer).__name__}")
+    refused._for_logs = str(refused)
+    raise refused
 
 
 def _look(path: PathLike) -> tuple[int, int, int]:

@@ -33,11 +33,18 @@ def warn_of_misspelt_names() -> None:
 
 def _nearest(name: str) -> str | None:
     known = [_PREFIX + one for one in _NAMES]
-    longer = [one for one in known if name.startswith(one + "_") and name not in known]
+    longer = [one for one in known if name.startswith(one) and _is_suffix(name.removeprefix(one))]
     slips, nearest = min((_slips(name, one), one) for one in known)
     if slips <= _MOST_SLIPS:
         return nearest
-    return max(longer, key=len, default=None)
+    part = name.removeprefix(_PREFIX)
+    shorter = [one for one in known if part != name and one.endswith("_" + part)]
+    return max(longer + shorter, key=len, default=None)
+
+
+def _is_suffix(end: str) -> bool:
+    """Whether this is more of a client's name: `_FILE`, or letters. `SESSION_NOTES_TOKENS_DIR` is the sidecar's."""
+    return end.startswith("_") or end.isalpha()
 
 
 def _slips(one: str, other: str) -> int:

@@ -65,7 +65,7 @@ if hasattr(os, "register_at_fork"):
 def register(target: str, holder: Holder) -> None:
     """Make a holder known to the clients of this sidecar, for as long as the holder lives."""
     with _lock:
-        _holders.setdefault(target, weakref.WeakSet()).add(holder)
+        _holders.setdefault(_plain(target), weakref.WeakSet()).add(holder)
 
 
 def forget(target: str, session_id: str) -> "list[Future[None]]":
@@ -142,7 +142,7 @@ class Drift:
 
 def drift(target: str, request: Any) -> Drift | None:
     """Prepare a GetNotes request, if turns of its session are pending, so that its reading's drift can be corrected."""
-    if target not in _holders:
+    if _plain(target) not in _holders:
         return None
     pending = turns(target, request.session_id)
     if pending is None or not pending.pending or (request.HasField("current_turn") and pending.stored is not None):
@@ -156,7 +156,16 @@ def drifts(target: str, request: Any) -> list[Drift | None]:
 
 
 def _of(target: str) -> list[Holder]:
+    target = _plain(target)
     if target not in _holders:
         return []
     with _lock:
         return list(_holders[target])
+
+
+def _plain(target: str) -> str:
+    """Return an address in its shortest form: clients of one sidecar may spell it in several."""
+    for long, short in (("dns:///", ""), ("dns:", ""), ("unix://", "unix:")):
+        if target.startswith(long):
+            return short + target.removeprefix(long)
+    return target

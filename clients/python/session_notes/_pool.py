@@ -25,6 +25,7 @@ Run = TypeVar("Run", bound=RunAtWork)
 Stop = TypeVar("Stop")
 
 CLOSED = "observer closed"
+WITHOUT_NOTES = "the analysis returned no notes"
 CLOSE_TIMEOUT = timedelta(seconds=10)
 LAST_TRIES = timedelta(seconds=1.5)
 """How long after `close` a run that could not begin is tried again: gRPC connects anew once a second."""
@@ -180,6 +181,16 @@ def check_settings(
             raise refusal(name, f"must be a datetime.timedelta, not {type(span).__name__}")
         if not timedelta() < span <= _LONGEST:
             raise refusal(name, "must be above 0 and at most 100 years")
+
+
+def check_timeout(timeout: timedelta) -> None:
+    """Refuse what is no timeout of `close`, before anything is closed.
+
+    Raises:
+        InvalidArgument: It is no timedelta.
+    """
+    if not isinstance(timeout, timedelta):
+        raise refusal("timeout", f"must be a datetime.timedelta, not {type(timeout).__name__}")
 
 
 def _check_analysis(analyse: object, asynchronous: bool) -> None:

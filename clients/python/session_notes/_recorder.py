@@ -18,7 +18,7 @@ from session_notes import _forks, _pending
 from session_notes._async_primary import AsyncPrimaryClient
 from session_notes._background import BackgroundObserver
 from session_notes._backlog import Backlog, Observer, PendingSession, Visit, log, number_of
-from session_notes._errors import InvalidArgument
+from session_notes._errors import InvalidArgument, UsageError
 from session_notes._primary import PrimaryClient
 from session_notes._types import Turn
 
@@ -159,12 +159,12 @@ class TurnRecorder(_Recorder):
         given: object = client
         if isinstance(given, AsyncPrimaryClient):
             raise WrongKind("TurnRecorder needs a PrimaryClient; for an AsyncPrimaryClient use AsyncTurnRecorder")
-        if not hasattr(given, "append_turns"):
-            raise WrongKind(f"TurnRecorder needs a PrimaryClient, not {type(client).__name__}")
+        if isinstance(given, type) or not hasattr(given, "append_turns"):
+            raise WrongKind(f"TurnRecorder needs a PrimaryClient, not {_kind_of(client)}")
         if observer is not None and _is_async(observer):
             raise WrongKind("TurnRecorder needs a BackgroundObserver; with one for asyncio use AsyncTurnRecorder")
-        if observer is not None and not hasattr(observer, "submit"):
-            raise WrongKind(f"observer must be a BackgroundObserver, not {type(observer).__name__}")
+        if observer is not None and (isinstance(observer, type) or not hasattr(observer, "submit")):
+            raise WrongKind(f"observer must be a BackgroundObserver, not {_kind_of(observer)}")
         super().__init__(client, observer, timeout)
         self._thread: threading.Thread | None = None
         self._own_client: PrimaryClient | None = None
@@ -269,11 +269,11 @@ class AsyncTurnRecorder(_Recorder):
         given: object = client
         if isinstance(given, PrimaryClient):
             raise WrongKind("AsyncTurnRecorder needs an AsyncPrimaryClient; for a PrimaryClient use TurnRecorder")
-        if not hasattr(given, "append_turns"):
-            raise WrongKind(f"AsyncTurnRecorder needs an AsyncPrimaryClient, not {type(client).__name__}")
-        if observer is not None and not hasattr(observer, "submit"):
+        if isinstance(given, type) or not hasattr(given, "append_turns"):
+            raise WrongKind(f"AsyncTurnRecorder needs an AsyncPrimaryClient, not {_kind_of(client)}")
+        if observer is not None and (isinstance(observer, type) or not hasattr(observer, "submit")):
             raise WrongKind(
-                f"observer must be an AsyncBackgroundObserver or a BackgroundObserver, not {type(observer).__name__}"
+                f"observer must be an AsyncBackgroundObserver or a BackgroundObserver, not {_kind_of(observer)}"
             )
         super().__init__(client, observer, timeout)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -291,8 +291,14 @@ class AsyncTurnRecorder(_Recorder):
         await self.close()
 
     async def close(self, timeout: timedelta = DEFAULT_CLOSE_TIMEOUT) -> bool:  # noqa: ASYNC109
-        """Take nothing more, store what is pending, and stop; return whether all of it was stored in time."""
+        """Take nothing more, store what is pending, and stop; return whether all of it was stored in time.
+
+        Raises:
+            UsageError: The recorder's event loop is another one, and runs.
+        """
         seconds = _checked("timeout", timeout).total_seconds()
+        if self._loop not in (None, asyncio.get_running_loop()) and self._works():
+            raise UsageError("close this recorder in the event loop that it was opened in")
         backlog = self._backlog
         backlog.close()
         self._start()
@@ -401,13 +407,17 @@ def _checked(name: str, span: timedelta) -> timedelta:
     return span
 
 
+def _kind_of(thing: object) -> str:
+    return f"the class {thing.__name__}" if isinstance(thing, type) else type(thing).__name__
+
+
 def _is_async(observer: object) -> bool:
     return hasattr(type(observer), "__aenter__")
 
 
 # Recorders with turns pending, kept alive until these are stored; and the process whose end they will hear of.
 _unfinished: set[_Recorder] = set()
-_exit_of: int | None = None
+_exit_of = os.getpid()
 
 
 def _drain_at_exit(recorder: _Recorder) -> None:
@@ -437,3 +447,7 @@ def _drain() -> None:
         except Exception as error:
             log("turns may not be recorded: %s", type(error).__name__)
         _unfinished.discard(recorder)
+
+
+# With the import, so that it runs after the application's own handlers: they may record as well.
+atexit.register(_drain)

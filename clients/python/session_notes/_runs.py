@@ -321,7 +321,7 @@ class AsyncActiveRun(RunAtWork):
         if not self._start_failing_quietly(reason):
             return False
         try:
-            await _finish(self._client.fail_run(self.session_id, self.run_id, reason, timeout=timeout))
+            await finish(self._client.fail_run(self.session_id, self.run_id, reason, timeout=timeout))
         except _NO_FAILURE:
             pass
         except Exception as error:  # Whatever it is: that of a token function, for example.
@@ -329,7 +329,7 @@ class AsyncActiveRun(RunAtWork):
         return True
 
 
-async def _finish(work: Coroutine[Any, Any, object]) -> None:
+async def finish(work: Coroutine[Any, Any, object]) -> None:
     """Await some short work to its end, and only then pass on a cancellation that came meanwhile.
 
     A cancelled scope of anyio cancels every await in it, so a run that is left by such a scope could not be recorded as
@@ -348,6 +348,12 @@ async def _finish(work: Coroutine[Any, Any, object]) -> None:
     await task
 
 
+# How long a cancellation is held up by the end of the run that was about to begin. A healthy sidecar takes about two
+# milliseconds; with another, it ends after the cancellation.
+_END_SECONDS = 0.2
+_ending: set[asyncio.Task[None]] = set()
+
+
 class AsyncRunBlock:
     """The block of `async with observer.run(...)`: as `RunBlock`."""
 
@@ -359,13 +365,29 @@ class AsyncRunBlock:
         self._begin = begin
 
     async def __aenter__(self) -> AsyncActiveRun:
-        self._run = AsyncActiveRun(self._client, self._session_id, await self._begin())
+        begin = asyncio.ensure_future(self._begin())
+        try:
+            begun = await asyncio.shield(begin)
+        except asyncio.CancelledError as error:
+            # The sidecar may have begun the run already, and it would be running for its whole lease.
+            end = asyncio.ensure_future(self._end(begin, for_logs(error)))
+            _ending.add(end)
+            end.add_done_callback(_ending.discard)
+            await finish(asyncio.wait([end], timeout=_END_SECONDS))
+            raise
+        self._run = AsyncActiveRun(self._client, self._session_id, begun)
         return self._run
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._run._fail_quietly(_why_left(error))
+
+    async def _end(self, begin: "asyncio.Future[BeginResult]", reason: str) -> None:
+        """Record that a run failed whose beginning nobody waits for any more."""
+        await asyncio.wait([begin])
+        if not begin.cancelled() and begin.exception() is None:
+            await AsyncActiveRun(self._client, self._session_id, begin.result())._fail_quietly(reason)
 
     def __enter__(self) -> NoReturn:
         raise UsageError("a run of an AsyncObserverClient is entered by `async with`")

@@ -40,6 +40,7 @@ _LARGEST_EXACT = 2**53 - 1
 _LONGEST_KEY = 60
 
 _TOO_DEEP = "must not be nested deeper than 16"
+_INEXACT = "must not hold numbers beyond 2^53 - 1; send them as strings"
 
 # The longest Duration that protobuf allows, about 10,000 years.
 _LONGEST_SPAN = timedelta(seconds=315_576_000_000)
@@ -195,9 +196,11 @@ def _number(argument: str, content: float) -> float:
     try:
         number = float(content)
     except OverflowError:
-        raise Unfit(argument, "must not hold numbers beyond 2^53 - 1; send them as strings") from None
+        raise Unfit(argument, _INEXACT) from None
     if not math.isfinite(number):
         raise Unfit(argument, "must not hold NaN or infinity")
+    if abs(number) > _LARGEST_EXACT:
+        raise Unfit(argument, _INEXACT)
     return number
 
 
