@@ -304,7 +304,7 @@ def test_a_token_function_that_is_async(nobody: str) -> None:
     async def token() -> str:
         return "canary"
 
-    with pytest.raises(InvalidArgument, match=r"^token must be a plain function, not a coroutine function$"):
+    with pytest.raises(InvalidArgument, match="token must not be an async function"):
         PrimaryClient(nobody, token=token)  # type: ignore[arg-type]
     for wrong, name in ((lambda: token(), "coroutine"), (lambda: None, "NoneType")):
         with PrimaryClient(nobody, token=wrong) as primary, pytest.raises(InvalidArgument) as caught:  # type: ignore[arg-type]
