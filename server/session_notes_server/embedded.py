@@ -132,6 +132,8 @@ class EmbeddedValkey:
             )
         try:
             await self._spawn()
+        except PermissionError as error:
+            raise self._unusable(error) from None
         except OSError as error:
             raise EmbeddedError(f"the embedded store cannot be started in {self._dir} ({error.strerror}).") from None
         deadline = asyncio.get_running_loop().time() + 1.0
@@ -225,7 +227,7 @@ class EmbeddedValkey:
         with lock, _opened_for_us(self._dir / "valkey.log") as output:
             # The store would leave them there for ever.
             for path in self._dir.iterdir():
-                if _LEFTOVER.fullmatch(path.name):
+                if _LEFTOVER.fullmatch(path.name) and path.is_file():
                     path.unlink()
             self._process = await asyncio.create_subprocess_exec(
                 *self._command(),
