@@ -95,6 +95,11 @@ class EmbeddedValkey:
             raise InvalidSetting(
                 f"there is no home directory for the data directory {data_dir}: write its whole path with --data-dir"
             ) from None
+        except FileNotFoundError:
+            raise InvalidSetting(
+                f"the working directory, where the data directory {data_dir} should be, is deleted: "
+                "write its whole path with --data-dir"
+            ) from None
         self.socket = self._dir / "valkey.sock"
         self.upkeep = Upkeep(self._dir, self.socket)
         self._lock: IO[str] | None = None

@@ -107,6 +107,19 @@ def test_a_file_of_another_user_is_refused_with_a_hint(name: str) -> None:
         shutil.rmtree(reachable)
 
 
+def test_a_working_directory_that_is_deleted(tmp_path: Path) -> None:
+    """A relative data directory in a working directory that is deleted is refused with a hint."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = 'cd "$1" && rmdir "$1" && shift && exec "$@"'
+    serve = [*program(), "serve", "--listen", f"127.0.0.1:{free_port()}", "--data-dir", "data"]
+    done = subprocess.run(
+        ["/bin/sh", "-c", command, "sh", str(gone), *serve], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 2
+    assert "write its whole path with --data-dir" in done.stderr
+
+
 def test_another_programs_socket_is_left_alone(tmp_path: Path) -> None:
     """A socket that no sidecar made is not removed to listen in its place."""
     with socket.socket(socket.AF_UNIX) as other:
