@@ -95,6 +95,11 @@ class EmbeddedValkey:
             raise InvalidSetting(
                 f"there is no home directory for the data directory {data_dir}: write its whole path with --data-dir"
             ) from None
+        except FileNotFoundError:
+            raise InvalidSetting(
+                f"the working directory, where the data directory {data_dir} should be, is deleted: "
+                "write its whole path with --data-dir"
+            ) from None
         self.socket = self._dir / "valkey.sock"
         self.upkeep = Upkeep(self._dir, self.socket)
         self._lock: IO[str] | None = None
@@ -132,6 +137,8 @@ class EmbeddedValkey:
             )
         try:
             await self._spawn()
+        except PermissionError as error:
+            raise self._unusable(error) from None
         except OSError as error:
             raise EmbeddedError(f"the embedded store cannot be started in {self._dir} ({error.strerror}).") from None
         deadline = asyncio.get_running_loop().time() + 1.0
@@ -225,7 +232,7 @@ class EmbeddedValkey:
         with lock, _opened_for_us(self._dir / "valkey.log") as output:
             # The store would leave them there for ever.
             for path in self._dir.iterdir():
-                if _LEFTOVER.fullmatch(path.name):
+                if _LEFTOVER.fullmatch(path.name) and path.is_file():
                     path.unlink()
             self._process = await asyncio.create_subprocess_exec(
                 *self._command(),

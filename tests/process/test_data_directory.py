@@ -79,6 +79,47 @@ def test_leftovers_of_our_own_are_removed() -> None:
         assert [name for name in names if (sidecar.data_dir / name).exists()] == ["temp-other.aof"]
 
 
+def test_a_directory_with_the_name_of_a_leftover_is_left_alone() -> None:
+    """A directory in ours that is called like a leftover is not ours: it stays, and the store starts."""
+    with Sidecar() as sidecar:
+        sidecar.terminate()
+        (sidecar.data_dir / "temp-rewriteaof-7.aof").mkdir()
+        sidecar.start()
+        assert (sidecar.data_dir / "temp-rewriteaof-7.aof").is_dir()
+
+
+@pytest.mark.parametrize("name", ["sidecar.lock", "valkey.lock", "valkey.log"])
+def test_a_file_of_another_user_is_refused_with_a_hint(name: str) -> None:
+    """A volume that another user wrote before is refused with the words that an unwritable directory gets."""
+    prefix = as_somebody(group=3000)
+    reachable = Path(f"/tmp/volume-{os.getpid()}")
+    reachable.mkdir()
+    try:
+        reachable.chmod(0o777)
+        for file in {name, "sidecar.lock"}:
+            (reachable / file).touch(0o600)
+            os.chown(reachable / file, 0 if file == name else FOREIGN, 3000)
+        command = [*prefix, *program(), "serve", "--listen", f"127.0.0.1:{free_port()}", "--data-dir", str(reachable)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        assert done.returncode != 0
+        assert f"must be writable for user {FOREIGN}" in done.stderr
+    finally:
+        shutil.rmtree(reachable)
+
+
+def test_a_working_directory_that_is_deleted(tmp_path: Path) -> None:
+    """A relative data directory in a working directory that is deleted is refused with a hint."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = 'cd "$1" && rmdir "$1" && shift && exec "$@"'
+    serve = [*program(), "serve", "--listen", f"127.0.0.1:{free_port()}", "--data-dir", "data"]
+    done = subprocess.run(
+        ["/bin/sh", "-c", command, "sh", str(gone), *serve], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 2
+    assert "write its whole path with --data-dir" in done.stderr
+
+
 def test_another_programs_socket_is_left_alone(tmp_path: Path) -> None:
     """A socket that no sidecar made is not removed to listen in its place."""
     with socket.socket(socket.AF_UNIX) as other:
