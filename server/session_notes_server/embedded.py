@@ -364,7 +364,8 @@ def valkey_server() -> Path:
 
 def _opened_for_us(path: Path) -> IO[str]:
     """Open a file to append to, and make it where missing, for its owner alone."""
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a")
+    # Without O_NONBLOCK a FIFO in its place would hold the process up for ever.
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o600), "a")
 
 
 def lock_file(path: Path) -> IO[str] | None:

@@ -12,7 +12,7 @@
 --   5 ids       hash: <observer> <run_id> → number. A deletion renames it to `deleted`, in one step however many there are.
 -- The hash `session` is the root: without it there is no session, and whatever the other keys hold is left of an earlier life
 -- (the store evicted the hash, or an operator deleted it). Reads start at the hash; writes call `drop_leftovers` first. Any
--- other key may be lost while the hash is there: its contents are gone, and nothing else.
+-- other key may be lost while the hash is there: its contents are gone, and nothing else; the ids are read from the runs again.
 -- ARGV
 --   1 tag       echoed as the first element of every reply, so that the caller can tell its own reply from a stray one
 --
@@ -97,8 +97,36 @@ local function load_payload(observer, number)
   return redis.call('HGET', RUNS, run_field('p', observer, number))
 end
 
+-- Where the store has lost the ids alone, reads them from the records. Without them, a late write would count as that of a new
+-- run and win, and a deletion would not know which runs to refuse.
+local function restore_ids()
+  if redis.call('EXISTS', IDS) == 1 then return end
+  local restored = false
+  for observer in string.gmatch(redis.call('HGET', SESSION, 'observers') or '', '%S+') do
+    local state = load_observer(observer)
+    local numbers = state.late or {}
+    for _, entry in ipairs(state.running) do numbers[#numbers + 1] = entry[1] end
+    for number = math.max(1, state.seq - REMEMBERED + 1), state.seq do numbers[#numbers + 1] = number end
+    for _, number in ipairs(numbers) do
+      local run = load_run(observer, number)
+      if run then
+        redis.call('HSET', IDS, observer .. ' ' .. run.id, string.format('%d', number))
+        restored = true
+      end
+    end
+  end
+  if restored then
+    redis.call('PEXPIREAT', IDS, string.format('%d', math.floor(NOW / 1000) + redis.call('PTTL', SESSION)))
+  end
+end
+
 local function find_run(observer, run_id)
-  local number = redis.call('HGET', IDS, observer .. ' ' .. run_id)
+  local field = observer .. ' ' .. run_id
+  local number = redis.call('HGET', IDS, field)
+  if not number then
+    restore_ids()
+    number = redis.call('HGET', IDS, field)
+  end
   local run = number and load_run(observer, tonumber(number))
   return run and run.id == run_id and run or nil
 end
@@ -137,10 +165,16 @@ local function leaves(observer, state, number)
   if #state.late > LATE then retire(observer, state, table.remove(state.late, 1)) end
 end
 
--- Issues the next number. The caller saves the run and the observer's state.
+-- Issues the next number, or the same again to a run whose record is lost: a slow old run is still an old one. The caller saves
+-- the run and the observer's state.
 local function new_run(observer, state, run_id)
+  local field = observer .. ' ' .. run_id
+  local lost = tonumber(redis.call('HGET', IDS, field) or 0)
+  if lost > 0 and lost <= state.seq and not load_run(observer, lost) then
+    return { id = run_id, number = lost, state = RUNNING }
+  end
   state.seq = state.seq + 1
-  redis.call('HSET', IDS, observer .. ' ' .. run_id, string.format('%d', state.seq))
+  redis.call('HSET', IDS, field, string.format('%d', state.seq))
   retire(observer, state, state.seq - HISTORY)
   retire(observer, state, state.seq - REMEMBERED)
   return { id = run_id, number = state.seq, state = RUNNING }

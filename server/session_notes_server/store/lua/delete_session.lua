@@ -1,5 +1,6 @@
 -- → { tag, 1 or 0: there was such a session }
 local existed = redis.call('EXISTS', SESSION)
+restore_ids()
 if redis.call('EXISTS', IDS) == 1 then
   local before, forget_at = redis.call('HGETALL', DELETED), NOW + redis.call('PTTL', DELETED) * 1000
   redis.call('UNLINK', DELETED)
