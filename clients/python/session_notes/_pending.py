@@ -164,8 +164,10 @@ def _of(target: str) -> list[Holder]:
 
 
 def _plain(target: str) -> str:
-    """Return an address in its shortest form: clients of one sidecar may spell it in several."""
-    for long, short in (("dns:///", ""), ("dns:", ""), ("unix://", "unix:")):
-        if target.startswith(long):
-            return short + target.removeprefix(long)
-    return target
+    """Return an address in one form: clients of one sidecar may spell it in several."""
+    for scheme in ("dns:///", "dns:", "ipv4:", "ipv6:", "unix://"):
+        if target.startswith(scheme):
+            target = ("unix:" if scheme == "unix://" else "") + target.removeprefix(scheme)
+            break
+    host, colon, port = target.rpartition(":")
+    return f"127.0.0.1:{port}" if colon and host.lower() in ("localhost", "[::1]") else target
