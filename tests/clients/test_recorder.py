@@ -575,7 +575,13 @@ class TestDeleted:
         """Clients of the same sidecar share what is pending, however its address is written."""
         with PrimaryClient("127.0.0.1:1") as client, TurnRecorder(client) as recorder:
             recorder.record(session_id, *turns("pending"))
-            for target in ("dns:///127.0.0.1:1", "dns:127.0.0.1:1", "localhost:1", "ipv4:127.0.0.1:1", "dns:///[::1]:1"):
+            for target in (
+                "dns:///127.0.0.1:1",
+                "dns:127.0.0.1:1",
+                "localhost:1",
+                "ipv4:127.0.0.1:1",
+                "dns:///[::1]:1",
+            ):
                 with PrimaryClient(target) as other, suppress(Unavailable):
                     recorder.record(session_id, *turns("pending"))
                     other.delete_session(session_id, timeout=timedelta(seconds=0.1))
