@@ -108,6 +108,12 @@ def test_get(cli: Cli, session: SessionCalls) -> None:
     assert missing.error.startswith("there is no session ")
 
 
+def test_a_turn_of_an_unnamed_speaker(cli: Cli, session: SessionCalls) -> None:
+    """A speaker may be empty: a dash stands for the name, so that no column is missing."""
+    session.append_turns([turn_pb2.Turn(text="hello")])
+    assert cli("session", "get", session.id, "--turns").out.splitlines()[-1] == "  1  -  hello"
+
+
 def test_delete_asks_first(cli: Cli, session: SessionCalls) -> None:
     """On a terminal it asks; where nobody can be asked it wants --yes. One that is not there is no error."""
     session.append_turns(1)

@@ -248,7 +248,7 @@ def show_turns(turns: "Sequence[Turn]", *, last: int) -> None:
     """Turns; `last`: the number of the last of them."""
     table = _grid()
     for number, turn in enumerate(turns, last - len(turns) + 1):
-        table.add_row(line((f"  {number}", "dim")), line((turn.speaker, "bold")), line(turn.text))
+        table.add_row(line((f"  {number}", "dim")), line((turn.speaker or "-", "bold")), line(turn.text))
     out(table)
 
 
