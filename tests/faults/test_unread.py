@@ -16,6 +16,7 @@ from session_notes.v1.session_notes_pb2 import BatchGetNotesRequest, GetNotesReq
 from session_notes.v1.session_state_pb2 import GetSessionRequest
 from session_notes_server.servicers import gate as gates
 from session_notes_server.servicers.access import Access, GuardedReflection
+from session_notes_server.servicers.errors import StatusError
 from session_notes_server.servicers.gate import Gate
 
 from tests.faults.test_overload import memory
@@ -166,6 +167,37 @@ async def test_calls_whose_answers_nobody_reads_are_ended(
             call: Any = channel.unary_unary("/a.Service/Read")
             assert len(await call(b"", timeout=10)) == MEBIBYTE
     assert "calls whose answers their callers had not read" in caplog.text
+
+
+async def test_requests_that_arrive_together_are_counted() -> None:
+    """All are let in before a byte of any has come: what is beyond the connection's part is refused all the same."""
+    ended = list[str]()
+    done = asyncio.Event()
+    async with guarding() as gate:
+
+        async def handle(_: object, context: Any) -> bytes:
+            call = gate.enter(context)
+            try:
+                await call.request()
+            except StatusError as error:
+                ended.append(error.reason)
+            await done.wait()
+            return b""
+
+        methods: dict[str, Any] = {"Send": grpc.stream_unary_rpc_method_handler(handle)}
+        async with (
+            serving(grpc.method_handlers_generic_handler("a.Service", methods)) as target,
+            grpc.aio.insecure_channel(target) as channel,
+        ):
+            open_call: Any = channel.stream_unary("/a.Service/Send")
+            calls = [open_call() for _ in range(12)]
+            await until(lambda: len(gate._arriving) == 12)
+            await asyncio.gather(*[call.write(bytes(4 * MEBIBYTE)) for call in calls])
+            await until(lambda: not gate._arriving)
+            assert ended == ["OVERLOADED"] * 4
+            assert gate._bytes.total == 32 * MEBIBYTE
+            done.set()
+            await asyncio.gather(*calls)
 
 
 async def test_what_unread_answers_held_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
