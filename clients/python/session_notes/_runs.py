@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from session_notes import _forks
 from session_notes._errors import RunAlreadyFailed, RunAlreadyWritten, SessionDeleted, UsageError, for_logs
+from session_notes._text import shortened
 from session_notes._types import BeginResult, Notes, Run, RunState, Turn, WriteResult
 
 if TYPE_CHECKING:
@@ -61,12 +62,7 @@ def storable(reason: object) -> str:
             text = "" if reason is None else str(reason)
     except Exception:
         text = type(reason).__name__
-    # Two halves of a character that stand together become one, a lone half becomes U+FFFD.
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    encoded = text.encode()
-    if len(encoded) <= _MAX_REASON_BYTES:
-        return text
-    return encoded[: _MAX_REASON_BYTES - len(_CUT.encode())].decode(errors="ignore") + _CUT
+    return shortened(text, _MAX_REASON_BYTES, _CUT)[0]
 
 
 class RunAtWork:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from session_notes import _calls, _wire
+from session_notes._text import shortened, whole_characters
 from session_notes._types import Turn
 
 MAX_TURN_BYTES = 64 * 1024
@@ -108,7 +109,7 @@ class _Copy:
         if not isinstance(content, str):
             raise TypeError
         self._spend(2 + len(content))
-        return _whole_characters(content)
+        return whole_characters(content)
 
     def _spend(self, size: int) -> None:
         self._left -= size
@@ -132,19 +133,8 @@ def _too_long(text: str, room: int) -> bool:
 
 
 def _shortened(text: str, room: int, name: str, flaws: list[str]) -> str:
-    """The text in whole characters and at most `room` bytes."""
-    short = _whole_characters(text[: max(0, room) + 1])
-    encoded = short.encode()
-    if len(encoded) <= room and len(text) <= room:
-        return short
-    flaws.append(f"{name} cut")
-    return encoded[: max(0, room - len(CUT.encode()))].decode(errors="ignore") + CUT
-
-
-def _whole_characters(text: str) -> str:
-    """The text with U+FFFD for every half of a character that stands alone; two halves become one character."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text[:]
+    """Return the text in whole characters and at most `room` bytes."""
+    short, cut = shortened(text, room, CUT)
+    if cut:
+        flaws.append(f"{name} cut")
+    return short
