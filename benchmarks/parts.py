@@ -19,18 +19,18 @@ from urllib.parse import urlsplit
 
 import hiredis
 from session_notes.v1.session_notes_pb2 import BatchGetNotesRequest, GetNotesRequest, WriteNotesRequest
-from session_notes_server.bench.contenders import BATCH, notes_of
-from session_notes_server.bench.stores import Store as Server
-from session_notes_server.bench.stores import said, store
-from session_notes_server.servicers.notes import _Wanted
-from session_notes_server.servicers.validate import Check
-from session_notes_server.servicers.wire import GetNotesResponse
+from session_notes_server.rpc.raw_messages import GetNotesResponse
+from session_notes_server.rpc.services.notes import _Wanted
+from session_notes_server.rpc.validation import Check
 from session_notes_server.store import Store, scripts
-from session_notes_server.store.connection import RedisTarget
 from session_notes_server.store.keys import Keys
-from session_notes_server.store.runner import Runner, _own
+from session_notes_server.store.operations import _observer
+from session_notes_server.store.redis.executor import Runner, _own
+from session_notes_server.store.redis.target import RedisTarget
 from session_notes_server.store.scripts import Script
-from session_notes_server.store.store import _observer
+from session_notes_tools.bench.contenders import BATCH, notes_of
+from session_notes_tools.bench.stores import Store as Server
+from session_notes_tools.bench.stores import said, store
 
 RESULT = Path(__file__).parent / "results" / "parts.json"
 REPEATS, LOOPS = 15, 30

@@ -148,7 +148,7 @@ def run_of(reading: Reading) -> int | None:
 def _sidecar() -> Iterator[str]:
     """A sidecar on a free port with a store in a temporary folder, both gone at the end; its address."""
     with tempfile.TemporaryDirectory(prefix="session-notes-demo-") as folder:
-        serve = ["-m", "session_notes_server", "serve", "--listen", "127.0.0.1:0", "--data-dir", folder]
+        serve = ["-m", "session_notes_tools", "serve", "--listen", "127.0.0.1:0", "--data-dir", folder]
         # A session of its own: Ctrl-C is for the demo, which then stops the sidecar when it needs it no more.
         process = subprocess.Popen(
             [sys.executable, *serve], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True

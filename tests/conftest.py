@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
-# As our own programs do before they import grpc (`session_notes_server/__main__.py`): tests start programs, too.
+# As our own programs do before they import grpc (`session_notes_tools/__main__.py`): tests start programs, too.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc

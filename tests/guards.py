@@ -36,7 +36,7 @@ def fault_without(guard: Guard | None, tried: Sequence[Guard]) -> str:
     """Run a guard's test without the guard (or those of all tried, with all guards) → what is wrong, or nothing."""
     with tempfile.TemporaryDirectory(prefix="session-notes-guard-") as folder:
         copy = Path(folder)
-        for part in ("server", "clients"):
+        for part in ("server", "tools", "clients"):
             shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
         if guard is not None:
             file = copy / "server" / "session_notes_server" / guard.file
@@ -47,7 +47,7 @@ def fault_without(guard: Guard | None, tried: Sequence[Guard]) -> str:
         selection = " or ".join(f"({one.test})" for one in ([guard] if guard else tried))
         # The embedded store is enough, but for tests that are about a cluster or Sentinel.
         selection = f"({selection}) and (test_clusters or not (redis or cluster))"
-        paths = os.pathsep.join(str(copy / part) for part in ("server", "clients/python"))
+        paths = os.pathsep.join(str(copy / part) for part in ("server", "tools", "clients/python"))
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-x", "tests", "-k", selection],
             cwd=ROOT,

@@ -80,7 +80,7 @@ def new_channel(target: str) -> grpc.Channel:
 def program() -> list[str]:
     """The command line of the sidecar's own program, without arguments."""
     script = Path(sys.executable).with_name("session-notes")
-    return [str(script)] if script.exists() else [sys.executable, "-m", "session_notes_server"]
+    return [str(script)] if script.exists() else [sys.executable, "-m", "session_notes_tools"]
 
 
 def _parent_of(pid: int) -> int | None:

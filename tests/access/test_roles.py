@@ -6,7 +6,7 @@ import grpc
 import pytest
 from google.protobuf import descriptor_pool
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from session_notes_server.servicers import access
+from session_notes_server.rpc import authorization
 
 from tests.access.callers import TOKENS, bearer, is_serving, outcome
 
@@ -122,12 +122,12 @@ def test_health_is_open(plain: grpc.Channel) -> None:
 
 def test_a_method_that_nobody_thought_of_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
     """An RPC without a row in the table keeps the sidecar from starting; so does a row without an RPC."""
-    rows = dict(access.ALLOWED)
-    monkeypatch.setattr(access, "ALLOWED", rows)
-    access._check_table()
+    rows = dict(authorization.ALLOWED)
+    monkeypatch.setattr(authorization, "ALLOWED", rows)
+    authorization._check_table()
     missing = rows.pop("session_notes.v1.SessionNotes.ListRuns")
     with pytest.raises(RuntimeError, match="ListRuns"):
-        access._check_table()
+        authorization._check_table()
     rows |= {"session_notes.v1.SessionNotes.ListRuns": missing, "session_notes.v1.SessionNotes.Watch": missing}
     with pytest.raises(RuntimeError, match="Watch"):
-        access._check_table()
+        authorization._check_table()

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import grpc
 import pytest
-from session_notes_server import server
-from session_notes_server.credentials import CredentialsError
+from session_notes_server.identity.callers import CredentialsError
 from session_notes_server.settings import InvalidSetting, Settings
+from session_notes_server.sidecar import sidecar
 
 from tests.access.callers import (
     TOKENS,
@@ -151,6 +151,6 @@ def test_settings_that_do_not_fit_are_refused(authority: Authority, tokens_dir: 
     ]
     for given, said in settings:
         with pytest.raises((CredentialsError, InvalidSetting), match=said) as raised:
-            asyncio.run(server.serve(Settings(listen=("127.0.0.1:0",), data_dir=tmp_path / "never", **given)))  # type: ignore[arg-type]
+            asyncio.run(sidecar.serve(Settings(listen=("127.0.0.1:0",), data_dir=tmp_path / "never", **given)))  # type: ignore[arg-type]
         assert "PRIVATE KEY" not in str(raised.value)
     assert not (tmp_path / "never").exists()

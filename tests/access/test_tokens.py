@@ -6,8 +6,8 @@ from pathlib import Path
 
 import grpc
 import pytest
-from session_notes_server import credentials
-from session_notes_server.credentials import CredentialsError, Tokens
+from session_notes_server.identity import callers
+from session_notes_server.identity.callers import CredentialsError, Tokens
 
 from tests.access.callers import TOKENS, get_notes_code, write_secret
 from tests.process.test_refused_start import serve
@@ -86,7 +86,7 @@ def test_a_fault_is_told_of_once(
     tokens_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """However many calls come while a file is in disorder, the log has one line about it, and one when it is mended."""
-    monkeypatch.setattr(credentials, "RECHECK_SECONDS", 0)
+    monkeypatch.setattr(callers, "RECHECK_SECONDS", 0)
     tokens = Tokens(tokens_dir)
     with caplog.at_level("INFO"):
         (tokens_dir / "primary").chmod(0o644)
@@ -101,7 +101,7 @@ def test_a_token_is_revoked_while_another_file_is_broken(
     tokens_dir: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     """It is gone at once, a new one counts, and the broken file's own tokens stay."""
-    monkeypatch.setattr(credentials, "RECHECK_SECONDS", 0)
+    monkeypatch.setattr(callers, "RECHECK_SECONDS", 0)
     tokens = Tokens(tokens_dir)
     write_secret(tokens_dir / broken, "not a token")
     write_secret(tokens_dir / "primary", NEW)
@@ -115,7 +115,7 @@ def test_the_hash_of_nothing_lets_nobody_in(
     tokens_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The log names the file and the line; no token at all is no token, whatever the file says."""
-    monkeypatch.setattr(credentials, "RECHECK_SECONDS", 0)
+    monkeypatch.setattr(callers, "RECHECK_SECONDS", 0)
     tokens = Tokens(tokens_dir)
     write_secret(tokens_dir / "primary", OLD, hash_of(""))
     assert (tokens.role_of(""), tokens.role_of(OLD)) == (None, "primary")
@@ -126,7 +126,7 @@ def test_a_token_that_gets_a_second_role_keeps_its_first(
     tokens_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is told of once; moved from one file to the other, it has the other's role."""
-    monkeypatch.setattr(credentials, "RECHECK_SECONDS", 0)
+    monkeypatch.setattr(callers, "RECHECK_SECONDS", 0)
     tokens = Tokens(tokens_dir)
     write_secret(tokens_dir / "admin", TOKENS["admin"], OLD)
     assert [tokens.role_of(OLD) for _ in range(3)] == ["primary"] * 3

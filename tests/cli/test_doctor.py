@@ -17,7 +17,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from session_notes_server.doctor.contract import CONTRACT
+from session_notes_tools.doctor.contract import CONTRACT
 
 from tests.access.callers import TOKENS, Authority, Certificate, token_files, write_secret
 from tests.cli.program import Cli, Ended

@@ -18,7 +18,7 @@ import pytest
 from session_notes.v1 import session_notes_pb2 as notes_api
 from session_notes.v1 import session_state_pb2 as state_api
 from session_notes.v1.session_notes_pb2 import WriteNotesRequest
-from session_notes_server.store.link import WINDOW
+from session_notes_server.store.redis.connection import WINDOW
 
 from tests.faults.proxy import Proxy
 from tests.stores import StoreServer, valkey_program

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from session_notes.v1.notes_pb2 import Issue
 from session_notes.v1.turn_pb2 import Turn
-from session_notes_server import upkeep
-from session_notes_server.embedded import EmbeddedValkey
+from session_notes_server.embedded import erasure
+from session_notes_server.embedded.valkey import EmbeddedValkey
 from session_notes_server.settings import ERASED_WITHIN
 
 from tests.stores import is_alive
@@ -245,7 +245,7 @@ def test_a_storm_of_deletions_costs_few_rewrites() -> None:
     with Sidecar() as sidecar:
         at_rest(sidecar)
         before, began, said, deleted = rewrites(sidecar), time.monotonic(), set[str](), 0
-        while time.monotonic() < began + 2 * upkeep.PAUSE_SECONDS:
+        while time.monotonic() < began + 2 * erasure.PAUSE_SECONDS:
             with calls(sidecar) as session:
                 said |= write_everywhere(session)
                 session.delete()
@@ -253,7 +253,7 @@ def test_a_storm_of_deletions_costs_few_rewrites() -> None:
         erased_in_time(sidecar.data_dir, said)
         seconds = time.monotonic() - began
         assert deleted > 20
-        assert rewrites(sidecar) - before <= seconds / upkeep.PAUSE_SECONDS + 1
+        assert rewrites(sidecar) - before <= seconds / erasure.PAUSE_SECONDS + 1
 
 
 async def test_what_was_replaced_goes_within_the_hour(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,8 +261,8 @@ async def test_what_was_replaced_goes_within_the_hour(monkeypatch: pytest.Monkey
 
     The hour is a second here.
     """
-    monkeypatch.setattr(upkeep, "AT_LEAST_EVERY", timedelta(seconds=1))
-    monkeypatch.setattr(upkeep, "PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(erasure, "AT_LEAST_EVERY", timedelta(seconds=1))
+    monkeypatch.setattr(erasure, "PAUSE_SECONDS", 0.1)
     with tempfile.TemporaryDirectory(prefix="session-notes-") as folder:
         home = Path(folder)
         store = EmbeddedValkey(home)

@@ -20,7 +20,7 @@ import pytest
 import redis
 from grpc_health.v1 import health_pb2
 from session_notes.v1.turn_pb2 import Turn
-from session_notes_server.upkeep import PAUSE_SECONDS
+from session_notes_server.embedded.erasure import PAUSE_SECONDS
 
 from tests.faults.history import Final, History, Kind, storm
 from tests.faults.test_bounded import in_time

@@ -10,7 +10,7 @@ import grpc
 import pytest
 import redis
 from session_notes_server.store import RedisTarget
-from session_notes_server.store.link import LinkLost, packed
+from session_notes_server.store.redis.connection import LinkLost, packed
 
 from tests.faults.proxy import Proxy
 from tests.stores import StoreServer, valkey_program

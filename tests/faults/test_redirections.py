@@ -10,8 +10,8 @@ import grpc
 import pytest
 import redis
 from session_notes_server.store import RedisTarget, Runner, StoreUnavailable, reason, scripts
-from session_notes_server.store.slots import referred, slot_of
-from session_notes_server.store.url import Address
+from session_notes_server.store.redis.cluster_slots import referred, slot_of
+from session_notes_server.store.redis.url import Address
 
 from tests.faults.deployments import move_slot
 from tests.faults.fake_redis import Answer, array, bulk, fake_redis, slots, tagged, text

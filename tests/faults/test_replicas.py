@@ -14,7 +14,7 @@ import pytest
 import redis
 from session_notes.v1 import session_notes_pb2 as notes_api
 from session_notes_server.store import RedisTarget, Runner, scripts
-from session_notes_server.store.link import Link
+from session_notes_server.store.redis.connection import Link
 
 from tests.faults.proxy import Proxy
 from tests.stores import StoreServer, valkey_program

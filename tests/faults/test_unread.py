@@ -14,10 +14,10 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from session_notes.v1.session_notes_pb2 import BatchGetNotesRequest, GetNotesRequest, ListRunsRequest
 from session_notes.v1.session_state_pb2 import GetSessionRequest
-from session_notes_server.servicers import gate as gates
-from session_notes_server.servicers.access import Access, GuardedReflection
-from session_notes_server.servicers.errors import StatusError
-from session_notes_server.servicers.gate import Gate
+from session_notes_server.rpc import admission as gates
+from session_notes_server.rpc.admission import Gate
+from session_notes_server.rpc.authorization import Access, GuardedReflection
+from session_notes_server.rpc.errors import StatusError
 
 from tests.faults.test_overload import memory
 from tests.faults.unread import UnreadAnswers

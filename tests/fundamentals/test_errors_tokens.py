@@ -5,7 +5,7 @@ import base64
 import grpc
 import pytest
 from session_notes.v1.session_state_pb2 import ListSessionsRequest
-from session_notes_server.servicers import paging
+from session_notes_server.rpc import paging
 
 from tests.stores import Store
 from tests.support import SessionCalls, new_session_id, refused

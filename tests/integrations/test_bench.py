@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from session_notes import PrimaryClient
-from session_notes_server.bench import growth, load, peers, rounds, scale, start
-from session_notes_server.bench.load import LoadError, Slice, Target
-from session_notes_server.bench.rounds import Load, Row
+from session_notes_tools.bench import growth, load, peers, rounds, scale, start
+from session_notes_tools.bench.load import LoadError, Slice, Target
+from session_notes_tools.bench.rounds import Load, Row
 
 from tests.support import Sidecar, eventually, free_port, program
 

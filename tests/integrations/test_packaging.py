@@ -47,9 +47,13 @@ def test_twine_takes_both(distributions: Path) -> None:
 def test_the_wheel_holds_the_two_packages_alone(distributions: Path) -> None:
     """Code, types, generated stubs and scripts of the store; no tests, no examples, no byte code."""
     names = set(zipfile.ZipFile(wheel_in(distributions)).namelist())
-    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"session_notes", "session_notes_server"}
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {
+        "session_notes",
+        "session_notes_server",
+        "session_notes_tools",
+    }
     assert {Path(name).suffix for name in names if "dist-info" not in name} == {".py", ".pyi", ".typed", ".lua"}
-    assert {"session_notes/py.typed", "session_notes_server/py.typed"} <= names
+    assert {"session_notes/py.typed", "session_notes_server/py.typed", "session_notes_tools/py.typed"} <= names
     for module in ("session_notes", "notes", "session_state", "turn"):
         assert f"session_notes/v1/{module}_pb2.pyi" in names
     assert not {part for name in names for part in name.split("/")} & {"tests", "examples", "__pycache__"}

@@ -282,7 +282,7 @@ def test_for_an_admin(tmp_path: Path) -> None:
 
 def test_without_textual() -> None:
     """Where the extra is missing, it says how to get it."""
-    without = "import sys; sys.modules['textual'] = None; from session_notes_server.__main__ import main; main()"
+    without = "import sys; sys.modules['textual'] = None; from session_notes_tools.__main__ import main; main()"
     with Terminal([sys.executable, "-c", without, "top"]) as terminal:
         assert terminal.ended() == 1
         assert "pip install '.[top]' in its checkout" in terminal.text

@@ -8,8 +8,8 @@ from datetime import timedelta
 import pytest
 from google.protobuf.message import Message
 from session_notes import AsyncObserverClient, AsyncPrimaryClient, Notes, Turn
-from session_notes_server.top.reads import M, Reads
-from session_notes_server.top.watch import Watch
+from session_notes_tools.top.reads import M, Reads
+from session_notes_tools.top.watch import Watch
 
 from tests.support import SessionCalls, Sidecar, new_channel
 
@@ -71,7 +71,7 @@ async def test_what_a_refresh_costs(many: tuple[Sidecar, list[str]], monkeypatch
             await watch.refresh(in_sight)
         assert watch.sessions == 719
 
-        monkeypatch.setattr("session_notes_server.top.watch.MOST_SESSIONS", 300)
+        monkeypatch.setattr("session_notes_tools.top.watch.MOST_SESSIONS", 300)
         some = Watch(reads, None, None)
         for _ in range(3):
             await some.refresh([])

@@ -71,10 +71,10 @@ def test_a_call_is_a_line_for_people() -> None:
 
 FOREIGN = """
 import logging, warnings
-from session_notes_server import logs
+from session_notes_server.sidecar import log_setup
 from session_notes_server.settings import LogFormat
 
-logs.configure(verbose=True, form=LogFormat.JSON, who="worker 7")
+log_setup.configure(verbose=True, form=LogFormat.JSON, who="worker 7")
 logging.getLogger("asyncio").warning("of %s\\nlines", "two")
 logging.getLogger("grpc._cython.cygrpc").debug("chatter")
 warnings.warn("old")

@@ -75,10 +75,10 @@ def test_a_log_without_a_reader_holds_nothing_up(flags: list[str], tmp_path: Pat
 
 LINES = """
 import logging, sys
-from session_notes_server import logs
+from session_notes_server.sidecar import log_setup
 from session_notes_server.settings import LogFormat
 
-logs.configure(verbose=True, form=LogFormat.JSON)
+log_setup.configure(verbose=True, form=LogFormat.JSON)
 for number in range(20_000):
     logging.info("line %d", number)
 print("logged", flush=True)
@@ -111,11 +111,11 @@ def test_dropped_lines_are_counted() -> None:
 
 HUGE = """
 import logging
-from session_notes_server import logs
+from session_notes_server.sidecar import log_setup
 
-logs.configure(verbose=False)
-logging.info("x" * (logs.BUFFER_BYTES + 1))
-logs.flush()
+log_setup.configure(verbose=False)
+logging.info("x" * (log_setup.BUFFER_BYTES + 1))
+log_setup.flush()
 logging.info("next")
 """
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from session_notes_server.grpc_options import connections_per_address
+from session_notes_server.rpc.grpc_options import connections_per_address
 from session_notes_server.settings import Settings
 
 from tests.stores import StoreServer, valkey_program

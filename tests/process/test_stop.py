@@ -52,7 +52,7 @@ class Finder:
             os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, Finder())
-from session_notes_server.__main__ import main
+from session_notes_tools.__main__ import main
 main()
 """
 
@@ -60,11 +60,11 @@ main()
 @pytest.mark.parametrize(
     ("module", "command"),
     [
-        ("session_notes_server.cli", ["serve"]),
+        ("session_notes_tools.cli", ["serve"]),
         ("click", ["notes", "get", "s1"]),
         ("grpc", ["serve"]),
         ("grpc", ["notes", "get", "s1"]),
-        ("session_notes_server.supervisor", ["serve"]),
+        ("session_notes_server.sidecar.supervisor", ["serve"]),
         ("uvloop", ["serve", "--dev"]),
     ],
 )

@@ -21,9 +21,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from session_notes.v1.session_notes_pb2 import WRITE_OUTCOME_ACCEPTED, WriteNotesRequest
-from session_notes_server.addresses import AddressError, hold
+from session_notes_server.rpc.listening import AddressError, hold
 from session_notes_server.settings import Settings
-from session_notes_server.supervisor import SERVING as SERVES
+from session_notes_server.sidecar.supervisor import SERVING as SERVES
 
 from tests.access.callers import (
     TOKENS,
@@ -66,7 +66,7 @@ def several(redis_url: str | None = None, *, flags: Sequence[str] = (), **more: 
 def workers(sidecar: Sidecar) -> list[int]:
     """The processes that answer its calls."""
     assert sidecar.process is not None
-    return [pid for pid in children(sidecar.process.pid) if b"session_notes_server.worker" in command_line(pid)]
+    return [pid for pid in children(sidecar.process.pid) if b"session_notes_server.sidecar.worker" in command_line(pid)]
 
 
 def children(pid: int) -> list[int]:
@@ -342,7 +342,7 @@ def test_a_worker_whose_supervisor_died_early_ends() -> None:
     """A supervisor may die before its worker has asked to be told: the end of their socket tells it."""
     ours, theirs = socket.socketpair()
     settings = Settings(listen=(f"127.0.0.1:{free_port()}",), redis_url=f"redis://127.0.0.1:{free_port()}", workers=2)
-    command = [sys.executable, "-P", "-m", "session_notes_server.worker"]
+    command = [sys.executable, "-P", "-m", "session_notes_server.sidecar.worker"]
     with ours, theirs, subprocess.Popen(command, stdin=theirs.fileno()) as worker:
         theirs.close()
         try:

@@ -5,8 +5,8 @@ Four turns, five runs: 1 writes, 2 is overtaken by 3, which writes twice; 4 fail
 
 from dataclasses import replace
 
-from session_notes_server.replay.analysis import analyse
-from session_notes_server.replay.history import (
+from session_notes_tools.replay.analysis import analyse
+from session_notes_tools.replay.history import (
     Begun,
     History,
     ListedRun,
@@ -17,8 +17,8 @@ from session_notes_server.replay.history import (
     Written,
     notes_json,
 )
-from session_notes_server.replay.plan import PlannedSession, planned
-from session_notes_server.replay.transcripts import Dialogue, SpokenTurn
+from session_notes_tools.replay.plan import PlannedSession, planned
+from session_notes_tools.replay.transcripts import Dialogue, SpokenTurn
 
 SECOND = 1_000_000
 NOW = 1_700_000_000 * SECOND

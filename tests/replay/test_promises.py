@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from session_notes_server.replay.history import History, Read, ReadBack, Refused, SessionHistory
-from session_notes_server.replay.promises import PROMISES
-from session_notes_server.replay.verdicts import MOST_EXAMPLES, judge
+from session_notes_tools.replay.history import History, Read, ReadBack, Refused, SessionHistory
+from session_notes_tools.replay.promises import PROMISES
+from session_notes_tools.replay.verdicts import MOST_EXAMPLES, judge
 
 from tests.replay.histories import foreign_notes, history_of, honest
 

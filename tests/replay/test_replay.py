@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from session_notes import Notes, ObserverClient, PrimaryClient, SessionNotesError, Turn
-from session_notes_server.replay.promises import PROMISES
+from session_notes_tools.replay.promises import PROMISES
 
 from tests.replay.histories import DIALOGUE
 from tests.support import CANARY, Sidecar, eventually, free_port, leaks, program

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from session_notes_server.replay.plan import planned
-from session_notes_server.replay.transcripts import BadTranscripts, read_dialogues
+from session_notes_tools.replay.plan import planned
+from session_notes_tools.replay.transcripts import BadTranscripts, read_dialogues
 
 from tests.replay.histories import DIALOGUE
 

@@ -1,6 +1,6 @@
 """What callers share: a bound in all, one per connection, and room that is left to those who hold little."""
 
-from session_notes_server.servicers.budgets import Budget
+from session_notes_server.rpc.budgets import Budget
 
 
 def test_a_connection_has_its_part_and_no_more() -> None:

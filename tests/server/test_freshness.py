@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from session_notes_server.servicers import translate, wire
+from session_notes_server.rpc import conversion, raw_messages
 from session_notes_server.store import ObserverRecord, RunRecord, State
 
 WRITTEN_US = 1_700_000_000_000_000
@@ -15,6 +15,6 @@ def test_notes_of_exactly_max_age_are_fresh(age_us: int, *, fresh: bool) -> None
     """`max_age` is inclusive."""
     now_us = WRITTEN_US + age_us
     record = ObserverRecord(now_us, 4, now_us + 1, current=RUN, notes=b"", latest=RUN)
-    response = wire.GetNotesResponse()
-    translate.reading(response, "default", record, max_age=timedelta(milliseconds=1))
+    response = raw_messages.GetNotesResponse()
+    conversion.reading(response, "default", record, max_age=timedelta(milliseconds=1))
     assert response.fresh is fresh

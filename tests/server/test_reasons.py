@@ -7,10 +7,10 @@ import ssl
 
 import pytest
 from hiredis import ReplyError
-from session_notes_server.store import Refusals, StoreUnavailable, reason, repeats
-from session_notes_server.store.failures import CODES, codes, is_outdated, raised
-from session_notes_server.store.link import LinkLost
-from session_notes_server.store.sentinels import NoMaster
+from session_notes_server.store import Refusals, StoreUnavailable, log_throttle, reason
+from session_notes_server.store.errors import CODES, codes, is_outdated, raised
+from session_notes_server.store.redis.connection import LinkLost
+from session_notes_server.store.redis.sentinels import NoMaster
 
 SECRET = "canary-91be"
 
@@ -89,7 +89,7 @@ def test_what_is_refused_is_told_of_once_a_minute(
         refusals.tell(ReplyError("OOM x"))
         refusals.tell(TimeoutError())
     assert len(caplog.records) == 2
-    monkeypatch.setattr(repeats, "LAST_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(log_throttle, "LAST_PAUSE_SECONDS", 0)
     again = Refusals()
     again.tell(ReplyError("READONLY x"))
     again.tell(ReplyError("READONLY x"))

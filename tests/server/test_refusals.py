@@ -4,7 +4,7 @@ import logging
 
 import grpc
 import pytest
-from session_notes_server.servicers import errors
+from session_notes_server.rpc import errors
 from session_notes_server.store import Refused, scripts
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from session_notes_server.credentials import CredentialsError
+from session_notes_server.identity.callers import CredentialsError
 from session_notes_server.settings import InvalidSetting
 from session_notes_server.store import InvalidRedisURL, RedisSecrets, RedisTarget
 

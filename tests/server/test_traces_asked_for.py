@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from session_notes_server.tracing import asked_for
+from session_notes_server.telemetry.tracing import asked_for
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4317"}
 
@@ -31,6 +31,7 @@ def test_the_environment_asks_for_traces(environment: dict[str, str], asked: boo
 
 def test_unasked_for_nothing_of_it_is_imported() -> None:
     """A sidecar without traces has none of OpenTelemetry's packages in memory, installed or not."""
-    program = "import sys, session_notes_server.server; print([n for n in sys.modules if 'opentelemetry' in n])"
+    listed = "print([name for name in sys.modules if 'opentelemetry' in name])"
+    program = f"import sys, session_notes_server.sidecar.sidecar; {listed}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"

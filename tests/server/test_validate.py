@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from google.protobuf.struct_pb2 import ListValue, Value
 from session_notes.v1.turn_pb2 import Turn
-from session_notes_server.servicers.validate import Check
+from session_notes_server.rpc.validation import Check
 
 
 @pytest.mark.parametrize("large", ["values", "levels", "turns"])

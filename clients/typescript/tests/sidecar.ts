@@ -51,7 +51,7 @@ export class Sidecar implements AsyncDisposable {
     const listen = ["--listen", this.target || "127.0.0.1:0", "--listen", this.unix];
     // Limits at the store longer than by default: tests share a few cores with each other.
     const limits = ["--notes-timeout", "5s", "--store-timeout", "5s"];
-    const serve = ["-m", "session_notes_server", "serve", ...listen, "--data-dir", join(this.home, "data"), ...limits];
+    const serve = ["-m", "session_notes_tools", "serve", ...listen, "--data-dir", join(this.home, "data"), ...limits];
     const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("SESSION_NOTES_")));
     const child = spawn(PYTHON, [...serve, ...this.#flags], { env, stdio: ["ignore", "ignore", "pipe"] });
     this.#process = child;

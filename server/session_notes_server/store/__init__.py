@@ -3,10 +3,11 @@
 The only package that imports redis or builds a key.
 """
 
-from session_notes_server.store.connection import RedisTarget
-from session_notes_server.store.failures import StoreUnavailable
-from session_notes_server.store.looks import LOGS, Look, look
-from session_notes_server.store.reasons import Refusals, reason
+from session_notes_server.store.error_reasons import Refusals, reason
+from session_notes_server.store.errors import StoreUnavailable
+from session_notes_server.store.inspection import LOGS, Look, look
+from session_notes_server.store.log_throttle import Repeats
+from session_notes_server.store.operations import AnswerTooLarge, Refused, Store
 from session_notes_server.store.records import (
     ListedRun,
     ObserverRecord,
@@ -16,11 +17,10 @@ from session_notes_server.store.records import (
     State,
     SummaryRecord,
 )
-from session_notes_server.store.repeats import Repeats
-from session_notes_server.store.runner import Runner
-from session_notes_server.store.secrets import RedisSecrets
-from session_notes_server.store.store import AnswerTooLarge, Refused, Store
-from session_notes_server.store.url import InvalidRedisURL
+from session_notes_server.store.redis.credentials import RedisSecrets
+from session_notes_server.store.redis.executor import Runner
+from session_notes_server.store.redis.target import RedisTarget
+from session_notes_server.store.redis.url import InvalidRedisURL
 
 __all__ = [
     "LOGS",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Self
 
-from session_notes_server.store.link import packed
+from session_notes_server.store.redis.connection import packed
 
 OUTCOMES = frozenset({"OK", "ACCEPTED", "DUPLICATE", "SUPERSEDED"})
 """How a script that can refuse says that it has done its work."""

@@ -1,5 +1,0 @@
-"""The command line: `serve`, and by hand everything a client can do."""
-
-from session_notes_server.cli.app import app
-
-__all__ = ["app"]

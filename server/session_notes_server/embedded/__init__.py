@@ -1,0 +1,1 @@
+"""The embedded store: a Valkey server in the data directory."""

@@ -1,0 +1,190 @@
+"""The service SessionNotes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from datetime import timedelta
+from typing import Any
+
+from session_notes.v1.session_notes_pb2 import (
+    BatchGetNotesRequest,
+    BeginRunRequest,
+    FailRunRequest,
+    FailRunResponse,
+    GetNotesRequest,
+    ListRunsRequest,
+    WriteNotesRequest,
+    WriteNotesResponse,
+    WriteOutcome,
+)
+from session_notes.v1.session_notes_pb2_grpc import SessionNotesServicer
+
+from session_notes_server.rpc import conversion, errors, paging
+from session_notes_server.rpc.admission import HELD_MESSAGES
+from session_notes_server.rpc.raw_messages import BatchAnswer, BeginRunResponse, GetNotesResponse, ListRunsResponse
+from session_notes_server.rpc.validation import MAX_REASON_BYTES, Check
+from session_notes_server.settings import Limits
+from session_notes_server.store import AnswerTooLarge, ObserverRecord, Refused, Store
+
+DEFAULT_LEASE = timedelta(minutes=5)
+HISTORY = 20
+# So many answers of a batch are made, a millisecond's work, until others have their turn in the loop.
+_AT_A_TIME = 100
+
+_OUTCOMES = {name.removeprefix("WRITE_OUTCOME_"): number for name, number in WriteOutcome.items()}
+
+
+class NotesServicer(SessionNotesServicer):
+    """Validates, calls the store once, translates. What each method means is said in the protos."""
+
+    def __init__(self, store: Store, limits: Limits) -> None:
+        self._store = store
+        self._limits = limits
+
+    async def GetNotes(self, request: GetNotesRequest, context: Any) -> GetNotesResponse:  # noqa: D102
+        check = Check()
+        wanted = _Wanted(request, check)
+        check.done()
+        response = GetNotesResponse()
+        wanted.answer(response, await self._store.get_notes(wanted.session_id, wanted.observer))
+        return response
+
+    async def BatchGetNotes(self, request: BatchGetNotesRequest, context: Any) -> Any:  # noqa: D102
+        check, wanted = Check(), list[_Wanted]()
+        check.entries("requests", request.requests, self._limits.batch_requests)
+        for index, entry in enumerate(request.requests):
+            check.at = f"requests[{index}]."
+            wanted.append(_Wanted(entry, check))
+        check.done()
+        most = HELD_MESSAGES * self._limits.message_bytes
+        try:
+            records = await self._store.batch_get_notes([(one.session_id, one.observer) for one in wanted], most=most)
+        except AnswerTooLarge as error:
+            raise errors.too_large("responses", limit=most, actual=error.size) from None
+        response = BatchAnswer()
+        for index, (one, record) in enumerate(zip(wanted, records, strict=True)):
+            one.answer(response.add(record.notes), record.without_notes())
+            if index % _AT_A_TIME == _AT_A_TIME - 1:
+                await asyncio.sleep(0)
+        return response
+
+    async def BeginRun(self, request: BeginRunRequest, context: Any) -> BeginRunResponse:  # noqa: D102
+        check = Check()
+        session_id = check.session_id(request.session_id)
+        observer = check.observer(request.observer)
+        run_id = check.run_id(request.run_id)
+        observed_turn = check.count("observed_turn", request)
+        lease = check.lifetime("lease", request)
+        check.done()
+        try:
+            started, run, transcript = await self._store.begin_run(
+                session_id,
+                observer,
+                run_id or _new_run_id(),
+                observed_turn=observed_turn,
+                lease=lease or DEFAULT_LEASE,
+                only_if_idle=request.only_if_idle,
+                include_transcript=request.include_transcript,
+            )
+        except Refused as refusal:
+            raise errors.refused(refusal) from None
+        response = BeginRunResponse(started=started)
+        conversion.begun(response, observer, run, transcript)
+        return response
+
+    async def WriteNotes(self, request: WriteNotesRequest, context: Any) -> WriteNotesResponse:  # noqa: D102
+        check = Check()
+        session_id = check.session_id(request.session_id)
+        observer = check.observer(request.observer)
+        run_id = check.run_id(request.run_id)
+        observed_turn = check.count("observed_turn", request)
+        ttl = check.lifetime("ttl", request)
+        # In the one form that does not depend on the order of map entries: equal messages, equal digests.
+        notes = request.notes.SerializeToString(deterministic=True)
+        if request.HasField("notes"):
+            check.size("notes", notes, self._limits.notes_bytes)
+            await check.notes(request.notes)
+        else:
+            check.wrong("notes", "is required")
+        check.done()
+        try:
+            outcome, run = await self._store.write_notes(
+                session_id,
+                observer,
+                run_id or _new_run_id(),
+                notes=notes,
+                digest=hashlib.sha256(notes).digest(),
+                observed_turn=observed_turn,
+                ttl=ttl,
+            )
+        except Refused as refusal:
+            raise errors.refused(refusal) from None
+        response = WriteNotesResponse(outcome=_OUTCOMES[outcome])
+        conversion.run(response.run, observer, run)
+        response.write_time.CopyFrom(response.run.end_time)
+        return response
+
+    async def FailRun(self, request: FailRunRequest, context: Any) -> FailRunResponse:  # noqa: D102
+        check = Check()
+        session_id = check.session_id(request.session_id)
+        observer = check.observer(request.observer)
+        run_id = check.run_id(request.run_id, required=True)
+        check.size("reason", request.reason, MAX_REASON_BYTES)
+        check.done()
+        try:
+            run = await self._store.fail_run(session_id, observer, run_id, request.reason)
+        except Refused as refusal:
+            raise errors.refused(refusal) from None
+        response = FailRunResponse()
+        conversion.run(response.run, observer, run)
+        return response
+
+    async def ListRuns(self, request: ListRunsRequest, context: Any) -> ListRunsResponse:  # noqa: D102
+        check = Check()
+        session_id = check.session_id(request.session_id)
+        observer = check.observer(request.observer)
+        limit = check.page_size(request.page_size, default=HISTORY, most=HISTORY)
+        scope = ("ListRuns", session_id, observer)
+        below = None
+        if request.page_token:
+            try:
+                below = paging.run_number(paging.position(scope, request.page_token))
+            except ValueError:
+                check.wrong("page_token", "is not the next_page_token of such a listing")
+        check.done()
+        runs, more = await self._store.list_runs(
+            session_id, observer, below=below, limit=limit, include_notes=request.include_notes
+        )
+        response = ListRunsResponse()
+        for one in runs:
+            conversion.listed_run(response.runs.add(), observer, one)
+        if more and runs:
+            response.next_page_token = paging.token(scope, runs[-1].run.number)
+        return response
+
+
+class _Wanted:
+    """What a GetNotesRequest asks for; valid where the check finds nothing."""
+
+    def __init__(self, request: GetNotesRequest, check: Check) -> None:
+        self.session_id = check.session_id(request.session_id)
+        self.observer = check.observer(request.observer)
+        self._max_age = check.bound("max_age", request)
+        self._current_turn = check.count("current_turn", request)
+        self._max_turns_behind = check.count("max_turns_behind", request)
+
+    def answer(self, response: GetNotesResponse, record: ObserverRecord) -> None:
+        conversion.reading(
+            response,
+            self.observer,
+            record,
+            current_turn=self._current_turn,
+            max_age=self._max_age,
+            max_turns_behind=self._max_turns_behind,
+        )
+
+
+def _new_run_id() -> str:
+    return secrets.token_hex(16)

@@ -1,0 +1,116 @@
+"""The service SessionState."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from session_notes.v1.session_state_pb2 import (
+    AppendTurnsRequest,
+    AppendTurnsResponse,
+    DeleteSessionRequest,
+    DeleteSessionResponse,
+    GetSessionRequest,
+    ListSessionsRequest,
+    ListSessionsResponse,
+    UpdateSessionRequest,
+    UpdateSessionResponse,
+)
+from session_notes.v1.session_state_pb2_grpc import SessionStateServicer
+
+from session_notes_server.rpc import conversion, errors, paging
+from session_notes_server.rpc.raw_messages import GetSessionResponse
+from session_notes_server.rpc.validation import Check, is_id
+from session_notes_server.settings import Limits
+from session_notes_server.store import Place, Refused, Store
+
+PAGE, MOST_OF_A_PAGE = 100, 1000
+
+
+class StateServicer(SessionStateServicer):
+    """Validates, calls the store once, translates. What each method means is said in the protos."""
+
+    def __init__(self, store: Store, limits: Limits) -> None:
+        self._store = store
+        self._limits = limits
+
+    async def GetSession(self, request: GetSessionRequest, context: Any) -> GetSessionResponse:  # noqa: D102
+        check = Check()
+        session_id = check.session_id(request.session_id)
+        check.done()
+        record = await self._store.get_session(session_id, include_turns=request.include_turns)
+        response = GetSessionResponse()
+        conversion.session(response.session, session_id, record, include_turns=request.include_turns)
+        return response
+
+    async def UpdateSession(self, request: UpdateSessionRequest, context: Any) -> UpdateSessionResponse:  # noqa: D102
+        check = Check()
+        session_id = check.session_id(request.session_id)
+        expected_version = check.count("expected_version", request)
+        ttl = check.lifetime("ttl", request)
+        check.entries("set", request.set)
+        check.entries("remove", request.remove)
+        check.names("set", request.set)
+        check.names("remove", request.remove)
+        if not request.set.keys().isdisjoint(request.remove):
+            check.wrong("remove", "must not name a field that is set")
+        for value in request.set.values():
+            check.size("set", value, self._limits.notes_bytes)
+            await check.json("set", value)
+        check.done()
+        try:
+            version, update_us = await self._store.update_session(
+                session_id,
+                set_fields={name: value.SerializeToString() for name, value in request.set.items()},
+                remove=request.remove,
+                expected_version=expected_version,
+                ttl=ttl,
+            )
+        except Refused as refusal:
+            raise errors.refused(refusal) from None
+        return UpdateSessionResponse(version=version, update_time=conversion.timestamp(update_us))
+
+    async def AppendTurns(self, request: AppendTurnsRequest, context: Any) -> AppendTurnsResponse:  # noqa: D102
+        check = Check()
+        session_id = check.session_id(request.session_id)
+        expected_count = check.count("expected_turn_count", request)
+        if not request.turns:
+            check.wrong("turns", "must hold at least one turn")
+        check.entries("turns", request.turns)
+        await check.turns(request.turns, self._limits.turn_bytes)
+        check.done()
+        turns = [turn.SerializeToString() for turn in request.turns]
+        try:
+            count = await self._store.append_turns(session_id, turns, expected_count=expected_count)
+        except Refused as refusal:
+            raise errors.refused(refusal) from None
+        return AppendTurnsResponse(turn_count=count)
+
+    async def DeleteSession(self, request: DeleteSessionRequest, context: Any) -> DeleteSessionResponse:  # noqa: D102
+        check = Check()
+        session_id = check.session_id(request.session_id)
+        check.done()
+        return DeleteSessionResponse(existed=await self._store.delete_session(session_id))
+
+    async def ListSessions(self, request: ListSessionsRequest, context: Any) -> ListSessionsResponse:  # noqa: D102
+        check = Check()
+        limit = check.page_size(request.page_size, default=PAGE, most=MOST_OF_A_PAGE)
+        scope = ("ListSessions",)
+        waiting: list[str] = []
+        place: Place | None = None
+        if request.page_token:
+            try:
+                waiting, place = paging.place_in_scan(paging.position(scope, request.page_token))
+            except ValueError:
+                check.wrong("page_token", "is not the next_page_token of such a listing")
+        check.done()
+        # A step of the scan can bring more than asked for; what a page has no room for waits in the token.
+        if len(waiting) < limit and (place is not None or not request.page_token):
+            found, place = await self._store.scan_sessions(place, count=limit - len(waiting))
+            # Somebody else's key may look like one of ours; no token may hold, and no page list, what is no id.
+            waiting = [*waiting, *filter(is_id, found)]
+        page, waiting = waiting[:limit], waiting[limit:]
+        summaries = await self._store.summaries(page)
+        return ListSessionsResponse(
+            sessions=[conversion.summary(summary) for summary in summaries],
+            next_page_token=paging.token(scope, (waiting, place)) if waiting or place else "",
+        )

@@ -1,0 +1,223 @@
+"""What a request may say. Each check notes what is wrong under the field's path; `done` raises them all together."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections.abc import Collection, Iterable
+from datetime import timedelta
+from itertools import chain, islice
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import ListValue, Struct, Value
+from google.protobuf.timestamp_pb2 import Timestamp
+from session_notes.v1.notes_pb2 import Notes
+from session_notes.v1.turn_pb2 import Turn
+
+from session_notes_server.rpc import errors
+
+DEFAULT_OBSERVER = "default"
+MAX_DEPTH = 16
+MAX_NAME_BYTES = 256
+MAX_ENTRIES = 5000
+"""Turns, fields or names in one request, which take the store some milliseconds, in which it answers nobody else."""
+MAX_REASON_BYTES = 4096
+# What a JSON number holds exactly (RFC 8259, section 6); turns are compared as such numbers in the store as well.
+MAX_EXACT = 2**53 - 1
+MAX_SPAN = timedelta(days=36525)
+
+_ID = re.compile(r"[!-z|~]{1,256}")  # Printable ASCII without space, `{` and `}`.
+# The ranges that google/protobuf/timestamp.proto and duration.proto give; outside them JSON cannot say the value.
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
+_MAX_DURATION_SECONDS = 315_576_000_000
+# So much is looked at, a millisecond's work, until others have their turn in the loop.
+_AT_A_TIME = 1000
+
+
+def is_id(value: Any) -> bool:
+    """Whether it can be the id of a session, or of a run, or an observer's name."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
+class Check:
+    """Checks of one request.
+
+    Attributes:
+        at: Path that every field named from now on starts with, for the entries of a batch.
+    """
+
+    def __init__(self) -> None:
+        self.at = ""
+        self._violations: list[tuple[str, str]] = []
+        self._looked_at = 0
+
+    def done(self) -> None:
+        """Raise what was found.
+
+        Raises:
+            StatusError: INVALID_ARGUMENT, naming the fields.
+        """
+        if self._violations:
+            raise errors.invalid_fields(self._violations)
+
+    def wrong(self, field: str, description: str) -> None:
+        """Note that a field is wrong."""
+        self._violations.append((self.at + field, description))
+
+    def size(self, field: str, value: Message | str | bytes, limit: int) -> None:
+        """Refuse what is too large at once: looking into it would cost what the limit is there to save.
+
+        Args:
+            field: Where it is.
+            value: A text, or a message as it is or as it was serialized.
+            limit: How many bytes it may have.
+
+        Raises:
+            StatusError: RESOURCE_EXHAUSTED, with the limit.
+        """
+        if isinstance(value, Message):
+            actual = value.ByteSize()
+        else:
+            actual = len(value) if isinstance(value, bytes) else len(value.encode())
+        if actual > limit:
+            raise errors.too_large(self.at + field, limit=limit, actual=actual)
+
+    def entries(self, field: str, entries: Collection[Any], limit: int = MAX_ENTRIES) -> None:
+        """Refuse too many at once, like `size`."""
+        if (actual := len(entries)) > limit:
+            raise errors.too_large(self.at + field, limit=limit, actual=actual, unit="entries")
+
+    async def _let_others(self, looked_at: int = 1) -> None:
+        self._looked_at += looked_at
+        if self._looked_at >= _AT_A_TIME:
+            self._looked_at = 0
+            await asyncio.sleep(0)
+
+    def session_id(self, value: str) -> str:
+        """An id that has to be there."""
+        self._id("session_id", value)
+        return value
+
+    def observer(self, value: str) -> str:
+        """An observer's name, the default one's where none is given."""
+        if not value:
+            return DEFAULT_OBSERVER
+        self._id("observer", value)
+        return value
+
+    def run_id(self, value: str, *, required: bool = False) -> str:
+        """A run's id; empty where it may be."""
+        if value or required:
+            self._id("run_id", value)
+        return value
+
+    def _id(self, field: str, value: str) -> None:
+        if not value:
+            self.wrong(field, "is required")
+        elif not _ID.fullmatch(value):
+            self.wrong(field, "must be 1 to 256 bytes of printable ASCII without space, '{' or '}'")
+
+    def count(self, field: str, message: Message, path: str = "") -> int | None:
+        """A count of turns, a version or the like, where present: from 0 to 2^53 - 1."""
+        if not message.HasField(field):
+            return None
+        value: int = getattr(message, field)
+        if not 0 <= value <= MAX_EXACT:
+            self.wrong(path + field, "must be from 0 to 2^53 - 1")
+        return value
+
+    def page_size(self, value: int, *, default: int, most: int) -> int:
+        """How many entries a page may have."""
+        if value < 0:
+            self.wrong("page_size", "must not be negative")
+        return min(value or default, most)
+
+    def bound(self, field: str, message: Message) -> timedelta | None:
+        """A span that something is compared with, where present: not negative."""
+        return self._span(field, message)
+
+    def lifetime(self, field: str, message: Message) -> timedelta | None:
+        """A span that something lives for, where present: above 0, at most 100 years."""
+        span = self._span(field, message)
+        if span is not None and not timedelta(0) < span <= MAX_SPAN:
+            self.wrong(field, "must be above 0 and at most 100 years")
+        return span
+
+    def _span(self, field: str, message: Message) -> timedelta | None:
+        if not message.HasField(field):
+            return None
+        duration: Duration = getattr(message, field)
+        seconds, nanos = duration.seconds, duration.nanos
+        if abs(seconds) > _MAX_DURATION_SECONDS or abs(nanos) > 999_999_999 or seconds * nanos < 0:
+            self.wrong(field, "is not a valid Duration")
+            return None
+        if seconds < 0 or nanos < 0:
+            self.wrong(field, "must not be negative")
+            return None
+        return timedelta(seconds=seconds, microseconds=-(-nanos // 1000))  # Rounded up: 1 ns is not 0.
+
+    async def notes(self, notes: Notes) -> None:
+        """Notes, at `notes`."""
+        for share in notes.coverage.values():
+            if not 0 <= share <= 1:  # Which NaN is not.
+                self.wrong("notes.coverage", "must be from 0 to 1")
+                break
+        for index, issue in enumerate(notes.issues):
+            if not 0 <= issue.turn <= MAX_EXACT:  # One that is absent reads as 0.
+                self.count("turn", issue, f"notes.issues[{index}].")
+        if notes.HasField("extra"):
+            await self.json("notes.extra", notes.extra)
+
+    async def turns(self, turns: Collection[Turn], limit: int) -> None:
+        """Turns of the transcript, at `turns`, of at most `limit` bytes each."""
+        for index, turn in enumerate(turns):
+            path = f"turns[{index}]"
+            self.size(path, turn, limit)
+            if turn.HasField("time"):
+                self._timestamp(f"{path}.time", turn.time)
+            if turn.HasField("extra"):
+                await self.json(f"{path}.extra", turn.extra)
+            await self._let_others()
+
+    def _timestamp(self, field: str, time: Timestamp) -> None:
+        if not (_FIRST_SECOND <= time.seconds <= _LAST_SECOND and 0 <= time.nanos <= 999_999_999):
+            self.wrong(field, "is not a valid Timestamp")
+
+    def names(self, field: str, names: Collection[str]) -> None:
+        """Names of session fields."""
+        if not all(1 <= len(name.encode()) <= MAX_NAME_BYTES for name in names):
+            self.wrong(field, f"must have names of 1 to {MAX_NAME_BYTES} bytes")
+
+    async def json(self, field: str, root: Struct | Value) -> None:
+        """Something JSON-like: only what can be read back the same."""
+        values: Iterable[Value] = _children(root) if isinstance(root, Struct) else [root]
+        depth = int(isinstance(root, Struct))
+        while True:
+            below: list[Struct | ListValue] = []
+            values = iter(values)
+            while some := list(islice(values, _AT_A_TIME)):
+                for value in some:
+                    kind = value.WhichOneof("kind")
+                    if kind is None:
+                        return self.wrong(field, "must say the kind of every value")
+                    if kind == "number_value":
+                        if not math.isfinite(value.number_value):
+                            return self.wrong(field, "must not hold NaN or infinity")
+                        if abs(value.number_value) > MAX_EXACT:
+                            return self.wrong(field, "must not hold numbers beyond 2^53 - 1; send them as strings")
+                    elif kind in {"struct_value", "list_value"}:
+                        below.append(getattr(value, kind))
+                await self._let_others(len(some))
+            depth += 1
+            if not below:
+                return None
+            if depth > MAX_DEPTH:
+                return self.wrong(field, f"must not be nested deeper than {MAX_DEPTH}")
+            values = chain.from_iterable(map(_children, below))
+
+
+def _children(node: Struct | ListValue) -> Iterable[Value]:
+    return node.fields.values() if isinstance(node, Struct) else node.values

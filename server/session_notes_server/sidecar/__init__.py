@@ -1,0 +1,1 @@
+"""The sidecar process, from start to stop."""

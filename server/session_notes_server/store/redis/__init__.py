@@ -1,0 +1,1 @@
+"""How a command gets to Redis: connections, topology, credentials."""

@@ -1,0 +1,139 @@
+"""Where spans come from: one a call, and one a store operation within it.
+
+Made by hand, not by opentelemetry-instrumentation-grpc. Its server interceptor for grpc.aio (0.66b2) makes an event of
+every exception, with its text and its stack, of every refusal too; it puts messages into spans' status; and it breaks
+handlers that write to their context, as the official health Watch does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
+from opentelemetry.context import Context, attach, detach
+from opentelemetry.sdk.trace.sampling import ParentBased
+from opentelemetry.trace import SpanKind, StatusCode, Tracer, get_current_span, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from session_notes_server.store import Place, RedisTarget, Runner
+from session_notes_server.store.scripts import Script
+from session_notes_server.telemetry.tracing.export import Export
+
+T = TypeVar("T")
+Handler = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[bytes]]
+
+# All other codes say that the caller is wrong; these, that something is wrong here.
+_OURS = frozenset(
+    {
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+_W3C = TraceContextTextMapPropagator()
+# All that is read of what callers send along: baggage may name a user.
+_HEADERS = frozenset(_W3C.fields)
+# The SDK takes 20 times as long to see that. Most calls are of this kind, where few traces are kept.
+_UNSAMPLED = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f][02468ace]")
+_NOBODYS = Context()
+
+
+class Traces:
+    """Makes spans, and has them exported.
+
+    Attributes:
+        runner: Makes what `Runner` does, with a span for each operation of a call that has one.
+    """
+
+    def __init__(self) -> None:
+        self._export = Export()
+        self._tracer = self._export.provider.get_tracer("session_notes_server", version("session-notes"))
+        self.runner = partial(TracedRunner, self._tracer)
+        # Unless OTEL_TRACES_SAMPLER says otherwise, what the caller does not sample is not sampled here.
+        self._follows_callers = isinstance(self._export.provider.sampler, ParentBased)
+
+    async def flush(self, seconds: float) -> None:
+        """Export what is there, and nothing from then on. Takes so long at most."""
+        await self._export.flush(seconds)
+
+    def of_calls(self, method: MethodDescriptor, handle: Handler) -> Handler:
+        """A handler with a span around each call."""
+        service = method.containing_service.full_name
+        name = f"{service}/{method.name}"
+        attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method.name}
+        follows = self._follows_callers
+        start = partial(self._tracer.start_span, name, kind=SpanKind.SERVER, attributes=attributes)
+
+        async def traced(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+            sent = {key: str(value) for key, value in context.invocation_metadata() or () if key in _HEADERS}
+            if follows and _UNSAMPLED.fullmatch(sent.get("traceparent", "")):
+                return await handle(request, context)
+            span = start(_W3C.extract(sent, _NOBODYS))
+            if not span.is_recording():
+                return await handle(request, context)
+            token, code = attach(set_span_in_context(span, _NOBODYS)), grpc.StatusCode.OK
+            try:
+                return await handle(request, context)
+            except grpc.aio.AbortError:
+                code = context.code()
+                raise
+            except BaseException:
+                # Not even a status could be sent: the caller is gone.
+                code = grpc.StatusCode.DEADLINE_EXCEEDED if context.time_remaining() == 0 else grpc.StatusCode.CANCELLED
+                raise
+            finally:
+                detach(token)
+                span.set_attribute("rpc.grpc.status_code", code.value[0])
+                if code in _OURS:
+                    span.set_attribute("error.type", code.name)
+                    span.set_status(StatusCode.ERROR)
+                span.end()
+
+        return traced
+
+
+class TracedRunner(Runner):
+    """Runs scripts as `Runner` does, with a span around each operation.
+
+    Only within the span of a call that is recorded: what the sidecar does for itself is nobody's trace.
+    """
+
+    def __init__(self, tracer: Tracer, target: RedisTarget, **options: Any) -> None:
+        super().__init__(target, **options)
+        self._tracer = tracer
+
+    async def run(self, script: Script, session_id: str, *arguments: Any) -> list[Any]:  # noqa: D102
+        return await self._traced(script.name, super().run(script, session_id, *arguments))
+
+    async def run_many(  # noqa: D102
+        self, script: Script, calls: Sequence[tuple[str, Sequence[Any]]]
+    ) -> list[list[Any]]:
+        batch = {"db.operation.batch.size": len(calls)} if len(calls) > 1 else {}
+        return await self._traced(script.name, super().run_many(script, calls), batch)
+
+    async def scan(self, place: Place | None, count: int) -> tuple[list[str], Place | None]:  # noqa: D102
+        return await self._traced("scan_sessions", super().scan(place, count))
+
+    async def _traced(self, name: str, operation: Coroutine[Any, Any, T], more: Mapping[str, int] | None = None) -> T:
+        if not get_current_span().is_recording():
+            return await operation
+        # `redis`, for Valkey too: it speaks the same language, and the conventions have no name for it.
+        attributes: dict[str, str | int] = {"db.system.name": "redis", "db.operation.name": name, **(more or {})}
+        span = self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
+        try:
+            return await operation
+        except Exception as error:
+            # Its name alone: its text may hold what Redis repeats of a command.
+            span.set_attribute("error.type", type(error).__name__)
+            span.set_status(StatusCode.ERROR)
+            raise
+        finally:
+            span.end()

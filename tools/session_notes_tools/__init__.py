@@ -1,0 +1,1 @@
+"""The command `session-notes` and the tools around the sidecar."""

@@ -1,0 +1,25 @@
+"""`session-notes completion`."""
+
+import click
+from click.shell_completion import shell_complete
+
+from session_notes_tools.cli.help import Command
+from session_notes_tools.cli.parameters import argument
+
+
+@click.command(
+    cls=Command,
+    epilog="Examples:\n"
+    '  eval "$(session-notes completion bash)"    # in ~/.bashrc\n'
+    '  eval "$(session-notes completion zsh)"     # in ~/.zshrc, after compinit\n'
+    "  session-notes completion fish > ~/.config/fish/completions/session-notes.fish",
+)
+@argument("shell", type=click.Choice(["bash", "zsh", "fish"]), metavar="SHELL", help="bash, zsh or fish.")
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print a script that has a shell complete commands, options and values.
+
+    Bash has to be 4.4 or newer.
+    """
+    # The name stands here, whatever this program was started as: it is the one to be completed.
+    shell_complete(ctx.find_root().command, {}, "session-notes", "_SESSION_NOTES_COMPLETE", f"{shell}_source")

@@ -1,0 +1,131 @@
+"""What `--json` prints. Keys are stable and always there, null where there is nothing to say; spans are seconds."""
+
+import json
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from session_notes_tools.terminal_text import visible
+
+if TYPE_CHECKING:
+    from session_notes import Notes, Reading, Run, Session, SessionSummary, Turn
+
+
+def write(document: Any) -> None:
+    """Prints a document, on one line unless a person reads it."""
+    utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(document, ensure_ascii=not utf8, indent=2 if sys.stdout.isatty() else None)
+    # JSON leaves most characters as they are, and a terminal would obey some. Escaped, it is the same document.
+    click.echo(visible(text, keep="\n", escape=lambda letter: json.dumps(letter)[1:-1]))
+
+
+def value(content: Any) -> Any:
+    """Return a JSON value in a stable order: the wire forgets the order of names."""
+    match content:
+        case Mapping():
+            return {name: value(item) for name, item in sorted(content.items())}
+        case list() | tuple():
+            return [value(item) for item in content]
+    return content
+
+
+def seconds(span: timedelta | None) -> float | None:
+    """A span of time."""
+    return None if span is None else span.total_seconds()
+
+
+def time(moment: datetime | None) -> str | None:
+    """A moment, as RFC 3339 has it."""
+    return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def notes(content: "Notes | None") -> dict[str, Any] | None:
+    """Notes; `notes write --file` takes the same."""
+    if content is None:
+        return None
+    return {
+        "coverage": dict(sorted(content.coverage.items())),
+        "issues": [
+            {"text": issue.text, "severity": issue.severity.value, "turn": issue.turn} for issue in content.issues
+        ],
+        "follow_up_suggestions": list(content.follow_up_suggestions),
+        "summary": content.summary,
+        "extra": value(content.extra),
+    }
+
+
+def turn(content: "Turn") -> dict[str, Any]:
+    """A turn; `session append --file` takes the same, one a line."""
+    return {
+        "speaker": content.speaker,
+        "text": content.text,
+        "time": time(content.time),
+        "extra": value(content.extra),
+    }
+
+
+def run(content: "Run | None") -> dict[str, Any] | None:
+    """A run."""
+    if content is None:
+        return None
+    return {
+        "run_id": content.run_id,
+        "number": content.number,
+        "observer": content.observer,
+        "state": content.state.value,
+        "observed_turn": content.observed_turn,
+        "begin_time": time(content.begin_time),
+        "end_time": time(content.end_time),
+        "failure": content.failure,
+        "notes": notes(content.notes),
+    }
+
+
+def reading(content: "Reading") -> dict[str, Any]:
+    """Current notes, with their readiness, age and drift."""
+    return {
+        "session_id": content.session_id,
+        "observer": content.observer,
+        "ready": content.ready,
+        "readiness": content.readiness.value,
+        "fresh": content.fresh,
+        "age_seconds": seconds(content.age),
+        "snapshot_age_seconds": seconds(content.snapshot_age),
+        "turns_behind": content.turns_behind,
+        "observed_turn": content.observed_turn,
+        "write_time": time(content.write_time),
+        "expires_in_seconds": seconds(content.expires_in),
+        "notes": notes(content.notes),
+        "run": run(content.run),
+        "latest_run": run(content.latest_run),
+    }
+
+
+def session(content: "Session") -> dict[str, Any]:
+    """A session."""
+    return {
+        "session_id": content.session_id,
+        "version": content.version,
+        "turn_count": content.turn_count,
+        "create_time": time(content.create_time),
+        "update_time": time(content.update_time),
+        "expires_in_seconds": seconds(content.expires_in),
+        "fields": value(content.fields),
+        "notes": {observer: reading(one) for observer, one in sorted(content.notes.items())},
+        "turns": [turn(one) for one in content.turns],
+    }
+
+
+def summary(content: "SessionSummary") -> dict[str, Any]:
+    """A session in a few words."""
+    return {
+        "session_id": content.session_id,
+        "version": content.version,
+        "turn_count": content.turn_count,
+        "update_time": time(content.update_time),
+        "expires_in_seconds": seconds(content.expires_in),
+        "observers": list(content.observers),
+    }

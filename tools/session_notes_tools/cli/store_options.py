@@ -1,0 +1,98 @@
+"""Options about the store that more than one command takes, beside the URL."""
+
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+import click
+from session_notes_server.settings import Settings
+
+from session_notes_tools.cli.parameters import option, path_option
+
+T = TypeVar("T")
+
+PANEL = "Redis"
+_DEFAULTS = Settings()
+
+_password_file_option = path_option(
+    "--redis-password-file",
+    envvar="SESSION_NOTES_REDIS_PASSWORD_FILE",
+    panel=PANEL,
+    help="The password of Redis, in a file that is yours alone (mode 600); read again for every connection.",
+    show_default="the one in the URL, if any",
+)
+_ca_option = path_option(
+    "--redis-ca",
+    envvar="SESSION_NOTES_REDIS_CA",
+    panel=PANEL,
+    help="Over TLS (rediss://, rediss+cluster://, rediss+sentinel://), trust only certificates of this "
+    "authority, a PEM file; read again for every connection.",
+    show_default="the authorities this system trusts",
+)
+_cert_option = path_option(
+    "--redis-cert",
+    envvar="SESSION_NOTES_REDIS_CERT",
+    panel=PANEL,
+    help="Our certificate, for a Redis that asks for one, a PEM file; read again for every connection.",
+)
+_key_option = path_option(
+    "--redis-key", envvar="SESSION_NOTES_REDIS_KEY", panel=PANEL, help="The private key of --redis-cert."
+)
+_sentinel_user_option = option(
+    "--sentinel-user",
+    metavar="NAME",
+    envvar="SESSION_NOTES_SENTINEL_USER",
+    panel=PANEL,
+    help="The user to name to the Sentinels (redis+sentinel://), which do not know those of Redis.",
+    default=_DEFAULTS.sentinel_user,
+    show_default="their default user",
+)
+_sentinel_password_file_option = path_option(
+    "--sentinel-password-file",
+    envvar="SESSION_NOTES_SENTINEL_PASSWORD_FILE",
+    panel=PANEL,
+    help="The password of the Sentinels, in a file that is yours alone (mode 600); read again for every connection. "
+    "Those in the URL and in --redis-password-file are for Redis.",
+    show_default="the Sentinels ask for none",
+)
+
+
+def redis_secrets_options(command: Callable[..., T]) -> Callable[..., T]:
+    """Give a command what a Redis with access control needs: password, authority, certificate, key, Sentinel login."""
+    for add in (
+        _sentinel_password_file_option,
+        _sentinel_user_option,
+        _key_option,
+        _cert_option,
+        _ca_option,
+        _password_file_option,
+    ):
+        command = add(command)
+    return command
+
+
+min_replicas_acked_option = option(
+    "--min-replicas-acked",
+    type=click.IntRange(min=0),
+    metavar="N",
+    envvar="SESSION_NOTES_MIN_REPLICAS_ACKED",
+    help="Answer a write only once N replicas of Redis have it, so that a failover cannot lose it. Where they "
+    "do not have it in time: UNAVAILABLE, and a retry is safe.",
+    default=_DEFAULTS.min_replicas_acked,
+)
+
+
+def _prefix(text: str) -> str:
+    if not re.fullmatch(r"[!-z|~]{1,64}", text):
+        raise click.BadParameter("1 to 64 bytes of printable ASCII without space, '{' or '}'")
+    return text
+
+
+prefix_option = option(
+    "--prefix",
+    type=_prefix,
+    metavar="TEXT",
+    envvar="SESSION_NOTES_PREFIX",
+    help="What every key in the store starts with. Sidecars that share it share sessions.",
+    default=_DEFAULTS.prefix,
+)
