@@ -30,7 +30,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         { "field": "notes.issues[2].turn", "description": "must be from 0 to 2^53 - 1" }
     """
     ERROR_REASON_MALFORMED_MESSAGE: _ErrorReason.ValueType  # 2
-    """INVALID_ARGUMENT. The bytes sent are no message of the method's request type, or have not come within 10 s."""
+    """INVALID_ARGUMENT. The bytes sent are not a message of the method's request type."""
     ERROR_REASON_TOO_LARGE: _ErrorReason.ValueType  # 3
     """RESOURCE_EXHAUSTED. Something sent, or asked for, is larger than the sidecar takes: in bytes, or for a batch, turns and fields
     in entries; or the session would be, see UpdateSession and WriteNotes. The field is empty where it is the request as a
@@ -76,6 +76,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED. More calls, or bytes of them, are under way than the sidecar takes. Nothing was done about this one, so that
     any call may be tried again; `google.rpc.RetryInfo` says when.
     """
+    ERROR_REASON_REQUEST_TIMEOUT: _ErrorReason.ValueType  # 18
+    """DEADLINE_EXCEEDED. The request message did not arrive within 10 s. The call had no effect."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reasons that `google.rpc.ErrorInfo` gives: its `reason` is the name here without `ERROR_REASON_`, its `domain` is
@@ -90,7 +92,7 @@ key of a map, which is the user's:
     { "field": "notes.issues[2].turn", "description": "must be from 0 to 2^53 - 1" }
 """
 ERROR_REASON_MALFORMED_MESSAGE: ErrorReason.ValueType  # 2
-"""INVALID_ARGUMENT. The bytes sent are no message of the method's request type, or have not come within 10 s."""
+"""INVALID_ARGUMENT. The bytes sent are not a message of the method's request type."""
 ERROR_REASON_TOO_LARGE: ErrorReason.ValueType  # 3
 """RESOURCE_EXHAUSTED. Something sent, or asked for, is larger than the sidecar takes: in bytes, or for a batch, turns and fields
 in entries; or the session would be, see UpdateSession and WriteNotes. The field is empty where it is the request as a
@@ -136,4 +138,6 @@ ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 15
 """RESOURCE_EXHAUSTED. More calls, or bytes of them, are under way than the sidecar takes. Nothing was done about this one, so that
 any call may be tried again; `google.rpc.RetryInfo` says when.
 """
+ERROR_REASON_REQUEST_TIMEOUT: ErrorReason.ValueType  # 18
+"""DEADLINE_EXCEEDED. The request message did not arrive within 10 s. The call had no effect."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
