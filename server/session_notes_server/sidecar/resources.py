@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from session_notes_server.embedded.valkey import EmbeddedValkey
-from session_notes_server.identity.callers import Certificates, Identities, Tokens
+from session_notes_server.identity.callers import CertificateRoles, Certificates, Tokens
 from session_notes_server.rpc.authorization import Access
 from session_notes_server.settings import InvalidSetting, Settings, default_data_dir
 from session_notes_server.sidecar.lifecycle import Stop, background
@@ -82,7 +82,7 @@ def _access(settings: Settings) -> Access:
         raise InvalidSetting("with --tls-client-ca alone nobody has a role: give --tls-roles or --tokens-dir too")
     return Access(
         Tokens(settings.tokens_dir) if settings.tokens_dir else None,
-        Identities(settings.tls_roles) if settings.tls_roles else None,
+        CertificateRoles(settings.tls_roles) if settings.tls_roles else None,
     )
 
 

@@ -27,7 +27,7 @@ ENOUGH = timedelta(seconds=1)
     help="Measure this sidecar: host:port or unix:/path. A token and certificates are taken from the "
     "environment: the token has to be an admin's. Its sessions are left alone; those made for this are deleted "
     "in the end.",
-    show_default="a throwaway one",
+    show_default="a temporary one",
 )
 @option(
     "--pid",
