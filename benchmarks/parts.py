@@ -24,10 +24,10 @@ from session_notes_server.rpc.services.notes import _Wanted
 from session_notes_server.rpc.validation import Check
 from session_notes_server.store import Store, scripts
 from session_notes_server.store.keys import Keys
-from session_notes_server.store.operations import _observer
-from session_notes_server.store.redis.executor import Executor, _own
+from session_notes_server.store.notes import _observer_record
+from session_notes_server.store.redis.executor import Executor, _strip_tag
 from session_notes_server.store.redis.target import RedisTarget
-from session_notes_server.store.scripts import Script
+from session_notes_server.store.scripts import SCRIPTS
 from session_notes_tools.bench.contenders import BATCH, notes_of
 from session_notes_tools.bench.stores import Store as Server
 from session_notes_tools.bench.stores import said, store
@@ -73,13 +73,13 @@ async def spoken(server: Server, command: bytes) -> bytes:
     return heard
 
 
-async def in_the_store(server: Server, script: Script, *arguments: Any) -> float:
+async def in_the_store(server: Server, arguments: scripts.Arguments) -> float:
     """Microseconds a script takes in the store, one right after the other."""
-    keys = Keys(PREFIX).of("s0")
-    await spoken(server, script.in_full(keys, 0, arguments))
+    keys, script = Keys(PREFIX).of("s0"), SCRIPTS[type(arguments)]
+    await spoken(server, script.eval(keys, 0, arguments))
     await said(server, "CONFIG RESETSTAT")
     for _ in range(REPEATS * LOOPS):
-        await spoken(server, script.by_digest(keys, 0, arguments))
+        await spoken(server, script.evalsha(keys, 0, arguments))
     told = re.search(r"cmdstat_evalsha:.*usec_per_call=([\d.]+)", await said(server, "INFO commandstats"))
     return float(told[1]) if told else 0.0
 
@@ -103,8 +103,8 @@ async def measured() -> Rows:
             await sessions.write_notes(
                 f"s{at}", "default", "run", notes=stored, digest=digest, observed_turn=3, ttl=timedelta(minutes=30)
             )
-        keys = Keys(PREFIX)
-        command = scripts.GET_NOTES.in_full(keys.of("s0"), 0, ("default",))
+        keys, get_notes, write_notes = Keys(PREFIX), SCRIPTS[scripts.GetNotes], SCRIPTS[scripts.WriteNotes]
+        command = get_notes.eval(keys.of("s0"), 0, scripts.GetNotes("default"))
         heard = await spoken(server, command) * BATCH
 
         entries = [GetNotesRequest(session_id=f"s{at}") for at in range(BATCH)]
@@ -123,7 +123,7 @@ async def measured() -> Rows:
             return responses
 
         replies = parse()
-        records = [_observer(_own(None, reply, 0)) for reply in replies]  # type: ignore[arg-type]  # The link is for errors.
+        records = [_observer_record(_strip_tag(None, reply, 0)) for reply in replies]  # type: ignore[arg-type]  # The link is for errors.
         responses = answer()
         # In a batch, so that it is the parts that are measured, and not the loop around them.
         each: list[tuple[str, Callable[[], object]]] = [
@@ -131,10 +131,10 @@ async def measured() -> Rows:
             ("check it", lambda: [_Wanted(entry, Check()) for entry in entries]),
             (
                 "pack the command",
-                lambda: [scripts.GET_NOTES.by_digest(keys.of(f"s{at}"), at, ("default",)) for at in range(BATCH)],
+                lambda: [get_notes.evalsha(keys.of(f"s{at}"), at, scripts.GetNotes("default")) for at in range(BATCH)],
             ),
             ("parse the store's reply", parse),
-            ("make records", lambda: [_observer(_own(None, reply, 0)) for reply in replies]),  # type: ignore[arg-type]
+            ("make records", lambda: [_observer_record(_strip_tag(None, reply, 0)) for reply in replies]),  # type: ignore[arg-type]
             ("fill the answer", answer),
             ("serialize it", lambda: [response.SerializeToString() for response in responses]),
         ]
@@ -143,7 +143,7 @@ async def measured() -> Rows:
 
         request = WriteNotesRequest(session_id="s0", notes=notes)
         raw_write = request.SerializeToString()
-        arguments = ("s0", "3600000", "default", "run", "3", stored, digest, "", "")
+        arguments = scripts.WriteNotes("s0", 3_600_000, "default", "run", 3, stored, digest, None, None)
         row("WriteNotes", "parse the request", us(lambda: WriteNotesRequest.FromString(raw_write)))
         row("WriteNotes", "check the notes", us(lambda: at_once(Check().notes(request.notes))))
         row(
@@ -151,9 +151,9 @@ async def measured() -> Rows:
             "serialize and hash them",
             us(lambda: hashlib.sha256(request.notes.SerializeToString(deterministic=True)).digest()),
         )
-        row("WriteNotes", "pack the command", us(lambda: scripts.WRITE_NOTES.by_digest(keys.of("s0"), 0, arguments)))
+        row("WriteNotes", "pack the command", us(lambda: write_notes.evalsha(keys.of("s0"), 0, arguments)))
         await executor.aclose()
-        row("GetNotes", "the script, in the store", await in_the_store(server, scripts.GET_NOTES, "default"))
+        row("GetNotes", "the script, in the store", await in_the_store(server, scripts.GetNotes("default")))
     return sorted(rows, key=lambda one: str(one["call"]))
 
 

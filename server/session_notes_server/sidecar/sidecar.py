@@ -26,7 +26,7 @@ from session_notes_server.settings import Settings
 from session_notes_server.sidecar.lifecycle import Stop, background, forbid_core_files, log_addresses, tell_stopping
 from session_notes_server.sidecar.resources import Parts, running
 from session_notes_server.sidecar.systemd import READY, keep_alive, notify
-from session_notes_server.store import Executor, RedisTarget, Store
+from session_notes_server.store import Executor, Instrumentation, RedisTarget, Store
 from session_notes_server.telemetry.metrics import cells
 from session_notes_server.telemetry.metrics.counting import Metrics
 from session_notes_server.telemetry.tracing import start_traces
@@ -112,9 +112,13 @@ async def answering(
         metrics: Where to count, if that is wanted.
     """
     traces, loop = start_traces(), asyncio.get_running_loop()
-    make = Executor if traces is None else traces.executor
     async with (
-        _store(settings, parts.redis, on_deletion, make) as (store, executors),
+        _store(
+            settings, parts.redis, on_deletion, metrics.store if metrics else None, traces.store if traces else None
+        ) as (
+            store,
+            executors,
+        ),
         _following(executors, metrics) as health,
     ):
         gates = Gates.of(settings.limits)
@@ -122,7 +126,6 @@ async def answering(
         server = grpc.aio.server(options=options(settings))
         notes = NotesServicer(store, settings.limits)
         if metrics is not None:
-            metrics.measure(store)
             notes = CountedNotesServicer(store, settings.limits, metrics)
         servicers = notes, StateServicer(store, settings.limits)
         server.add_generic_rpc_handlers(
@@ -166,18 +169,33 @@ async def answering(
 
 @contextlib.asynccontextmanager
 async def _store(
-    settings: Settings, target: RedisTarget, on_deletion: Callable[[], None], make: Callable[..., Executor]
+    settings: Settings,
+    target: RedisTarget,
+    on_deletion: Callable[[], None],
+    of_operations: Instrumentation | None,
+    of_scripts: Instrumentation | None,
 ) -> AsyncIterator[tuple[Store, Sequence[Executor]]]:
-    """The store as calls see it, and all it runs on: executors, and what makes them."""
+    """The store as calls see it, and the executors it runs on."""
     async with contextlib.AsyncExitStack() as stack:
-        executor = partial(make, target, prefix=settings.prefix, timeout=settings.store_timeout)
+        executor = partial(
+            Executor,
+            target,
+            prefix=settings.prefix,
+            timeout=settings.store_timeout,
+            instrumentation=of_scripts,
+        )
         notes = executor(silence_timeout=settings.notes_timeout)
         reads = executor()
         writes = executor(min_replicas=settings.min_replicas_acked)
         for one in (notes, reads, writes):
             stack.push_async_callback(one.aclose)
         store = Store(
-            notes=notes, reads=reads, writes=writes, session_ttl=settings.session_ttl, on_deletion=on_deletion
+            notes=notes,
+            reads=reads,
+            writes=writes,
+            session_ttl=settings.session_ttl,
+            on_deletion=on_deletion,
+            instrumentation=of_operations,
         )
         yield store, (notes, reads, writes)
 

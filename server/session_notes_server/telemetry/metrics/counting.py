@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from functools import partial, wraps
+from collections.abc import Coroutine
+from functools import partial
 from time import perf_counter
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
-from session_notes_server.store import Store, StoreUnavailable
+from session_notes_server.store import OPERATIONS, StoreUnavailable
 from session_notes_server.telemetry.metrics.cells import Cells, Histogram, Number
 from session_notes_server.telemetry.metrics.families import (
     CODES,
@@ -19,7 +19,6 @@ from session_notes_server.telemetry.metrics.families import (
     IN_FLIGHT,
     LOOP_LAG,
     METHODS,
-    OPERATIONS,
     OUTCOMES,
     READ_AGE,
     READ_DRIFT,
@@ -38,7 +37,6 @@ from session_notes_server.telemetry.metrics.families import (
     WRITES,
 )
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 LAG_EVERY_SECONDS = 0.1
@@ -58,6 +56,7 @@ class Metrics:
             f"{service}.{name}": MethodMetrics(cells, kind, service, name) for kind, service, name in METHODS
         }
         """By full name."""
+        self.store = StoreMetrics(cells)
         self.store_up = number(STORE_UP)
         self.reads = {
             (known, fresh): number(READS, READINESS[known], str(fresh).lower())
@@ -83,36 +82,34 @@ class Metrics:
         """What gRPC asks last about a method: it counts those that are nobody's, and has an answer for none."""
         return _Unknown(self._cells)
 
-    def measure(self, store: Store) -> None:
-        """Count from now on how long each operation of the store takes."""
-        for operation in OPERATIONS:
-            setattr(store, operation, self._measured(operation, getattr(store, operation)))
-
-    def _measured(self, name: str, operation: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-        seconds, failures = Histogram(self._cells, STORE_SECONDS, name), Number(self._cells, STORE_FAILURES, name)
-
-        @wraps(operation)
-        async def measured(*args: P.args, **kwargs: P.kwargs) -> T:
-            began = perf_counter()
-            try:
-                answer = await operation(*args, **kwargs)
-            except StoreUnavailable:
-                failures.add()
-                raise
-            except Exception:
-                seconds.add(perf_counter() - began)
-                raise
-            seconds.add(perf_counter() - began)
-            return answer
-
-        return measured
-
     async def watch_loop(self) -> None:
         """See how late the event loop is, for ever."""
         while True:
             before = perf_counter()
             await asyncio.sleep(LAG_EVERY_SECONDS)
             self._lag.add(max(0.0, perf_counter() - before - LAG_EVERY_SECONDS))
+
+
+class StoreMetrics:
+    """Durations and failures of the store's operations. Implements `store.Instrumentation`."""
+
+    def __init__(self, cells: Cells) -> None:
+        self._seconds = {operation: Histogram(cells, STORE_SECONDS, operation) for operation in OPERATIONS}
+        self._failures = {operation: Number(cells, STORE_FAILURES, operation) for operation in OPERATIONS}
+
+    async def instrument(self, name: str, work: Coroutine[Any, Any, T], *, batch_size: int = 1) -> T:
+        """Await an operation, and count how long it takes. A refusal counts as an answer, an outage as a failure."""
+        began = perf_counter()
+        try:
+            result = await work
+        except StoreUnavailable:
+            self._failures[name].add()
+            raise
+        except Exception:
+            self._seconds[name].add(perf_counter() - began)
+            raise
+        self._seconds[name].add(perf_counter() - began)
+        return result
 
 
 class MethodMetrics:
