@@ -267,12 +267,12 @@ async def test_what_was_replaced_goes_within_the_hour(monkeypatch: pytest.Monkey
         home = Path(folder)
         store = EmbeddedValkey(home)
         await store.start()
-        going = asyncio.create_task(store.upkeep.keep_going())
+        going = asyncio.create_task(store.erasure.keep_going())
         try:
             # The one that follows the start, which nothing here is to be erased by.
-            await asyncio.to_thread(eventually, lambda: store.upkeep._done > 0)
-            await store.upkeep._answer("SET name said-and-replaced")
-            await store.upkeep._answer("SET name something-else")
+            await asyncio.to_thread(eventually, lambda: store.erasure._done > 0)
+            await store.erasure._answer("SET name said-and-replaced")
+            await store.erasure._answer("SET name something-else")
             assert found(home, ["said-and-replaced"])
             await asyncio.to_thread(eventually, lambda: not found(home, ["said-and-replaced"]))
         finally:

@@ -1,4 +1,4 @@
-"""Upkeep of the embedded store's files: it rewrites its append-only file from what it holds.
+"""Erasure of the embedded store's files: it rewrites its append-only file from what it holds.
 
 That erases: to the append-only file a deletion is one more line, and what was deleted stays in it until then. And it
 mends: a disk that was full may have left a hole in the file (see `append_only`), which the store does not notice before
@@ -33,7 +33,7 @@ class RewriteFailed(Exception):
     """The store did not rewrite its file: it is away, or loads, or its disk is full."""
 
 
-class Upkeep:
+class Erasure:
     """Has the embedded store rewrite its append-only file: after deletions, after a full disk, and every now and then.
 
     Args:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from session_notes_server.embedded import append_only_file
-from session_notes_server.embedded.erasure import Upkeep
+from session_notes_server.embedded.erasure import Erasure
 from session_notes_server.settings import InvalidSetting
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class EmbeddedValkey:
 
     Attributes:
         socket: Where it listens.
-        upkeep: Rewrites its files.
+        erasure: Rewrites its files.
 
     Raises:
         InvalidSetting: The directory's path is too long, or is in the home directory of a user without one.
@@ -101,7 +101,7 @@ class EmbeddedValkey:
                 "write its whole path with --data-dir"
             ) from None
         self.socket = self._dir / "valkey.sock"
-        self.upkeep = Upkeep(self._dir, self.socket)
+        self.erasure = Erasure(self._dir, self.socket)
         self._lock: IO[str] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._began = 0.0
@@ -184,7 +184,7 @@ class EmbeddedValkey:
             backoff = min(backoff * 2, LAST_RESTART_SECONDS)
 
     async def stop(self) -> None:
-        """Stop the server, its data on disk, and leave the data directory to others."""
+        """Shutdown the server, its data on disk, and leave the data directory to others."""
         if self._process is not None and self._process.returncode is None:
             self._process.terminate()
             try:
@@ -247,7 +247,7 @@ class EmbeddedValkey:
                 preexec_fn=_in_the_store,
             )
         # Whoever ran it before may have been killed between a deletion and its erasure.
-        self.upkeep.ask()
+        self.erasure.ask()
 
     async def _mend(self) -> None:
         """Make its files readable where they are not.

@@ -34,7 +34,7 @@ def run(sidecar: Coroutine[None, None, None]) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-class Stop:
+class Shutdown:
     """The request to stop: SIGTERM, SIGINT or SIGHUP, from the construction on.
 
     A second signal makes haste: calls in flight are not waited for. One within AGAIN_SECONDS of the first is the same

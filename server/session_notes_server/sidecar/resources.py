@@ -11,13 +11,13 @@ from session_notes_server.embedded.valkey import EmbeddedValkey
 from session_notes_server.identity.callers import Certificates, Identities, Tokens
 from session_notes_server.rpc.authorization import Access
 from session_notes_server.settings import InvalidSetting, Settings, default_data_dir
-from session_notes_server.sidecar.lifecycle import Stop, background
+from session_notes_server.sidecar.lifecycle import Shutdown, background
 from session_notes_server.store import RedisSecrets, RedisTarget
 from session_notes_server.store.redis.url import Address
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Resources:
     """What the settings name, looked at and found in order."""
 
     access: Access
@@ -51,7 +51,7 @@ class Parts:
 
 
 @contextlib.asynccontextmanager
-async def running(embedded: EmbeddedValkey | None, stop: Stop) -> AsyncIterator[Callable[[], None]]:
+async def running(embedded: EmbeddedValkey | None, shutdown: Shutdown) -> AsyncIterator[Callable[[], None]]:
     """The embedded store, if there is one, running within the block → whom to tell of deletions.
 
     Raises:
@@ -64,10 +64,10 @@ async def running(embedded: EmbeddedValkey | None, stop: Stop) -> AsyncIterator[
         stack.push_async_callback(embedded.stop)
         await embedded.start()
         # What is not erased for haste is erased at the next start.
-        stack.push_async_callback(lambda: stop.unless_hasty(embedded.upkeep.finish()))
+        stack.push_async_callback(lambda: shutdown.unless_hasty(embedded.erasure.finish()))
         await stack.enter_async_context(background(embedded.keep_running()))
-        await stack.enter_async_context(background(embedded.upkeep.keep_going()))
-        yield embedded.upkeep.ask
+        await stack.enter_async_context(background(embedded.erasure.keep_going()))
+        yield embedded.erasure.ask
 
 
 def _leave_files_alone() -> None:

@@ -23,8 +23,8 @@ from session_notes_server.rpc.services.health import Health
 from session_notes_server.rpc.services.notes import NotesServicer
 from session_notes_server.rpc.services.state import StateServicer
 from session_notes_server.settings import Settings
-from session_notes_server.sidecar.lifecycle import Stop, background, forbid_core_files, log_addresses, tell_stopping
-from session_notes_server.sidecar.resources import Parts, running
+from session_notes_server.sidecar.lifecycle import Shutdown, background, forbid_core_files, log_addresses, tell_stopping
+from session_notes_server.sidecar.resources import Resources, running
 from session_notes_server.sidecar.systemd import READY, keep_alive, notify
 from session_notes_server.store import RedisTarget, Runner, Store
 from session_notes_server.telemetry.metrics import cells
@@ -57,10 +57,10 @@ async def serve(settings: Settings, tell: Callable[[Sequence[str]], None] = log_
         CredentialsError: a file with tokens, certificates or the password of Redis cannot be used.
         EmbeddedError: the embedded store cannot be had.
     """
-    stop = Stop()
+    shutdown = Shutdown()
     check_addresses(settings)
     connections_per_address(settings)
-    parts = Parts.of(settings)
+    resources = Resources.of(settings)
     with contextlib.ExitStack() as held:
         # Let go again at once, for gRPC to take. What is taken is to be said before a store is started for nothing.
         for address in settings.listen:
@@ -69,12 +69,12 @@ async def serve(settings: Settings, tell: Callable[[Sequence[str]], None] = log_
     async with (
         background(keep_alive(lambda: True)),
         counting_alone(settings) as metrics,
-        running(parts.embedded, stop) as on_deletion,
-        answering(settings, parts, stop, on_deletion, metrics) as addresses,
+        running(resources.embedded, shutdown) as on_deletion,
+        answering(settings, resources, shutdown, on_deletion, metrics) as addresses,
     ):
         tell(addresses)
         notify(READY)
-        await stop.wait()
+        await shutdown.wait()
         tell_stopping(settings)
     log.info("stopped")
 
@@ -100,25 +100,29 @@ async def counting_alone(settings: Settings) -> AsyncIterator[Metrics | None]:
 
 @contextlib.asynccontextmanager
 async def answering(
-    settings: Settings, parts: Parts, stop: Stop, on_deletion: Callable[[], None], metrics: Metrics | None = None
+    settings: Settings,
+    resources: Resources,
+    shutdown: Shutdown,
+    on_deletion: Callable[[], None],
+    metrics: Metrics | None = None,
 ) -> AsyncIterator[list[str]]:
     """Calls answered within the block → where. At its end, those in flight are finished and no new ones taken.
 
     Args:
         settings: Those of this process.
-        parts: What they name, its store running.
-        stop: Whose haste ends the wait for calls in flight.
+        resources: What they name, its store running.
+        shutdown: Whose haste ends the wait for calls in flight.
         on_deletion: Told of every deletion.
         metrics: Where to count, if that is wanted.
     """
     traces, loop = start_traces(), asyncio.get_running_loop()
     make = Runner if traces is None else traces.runner
     async with (
-        _store(settings, parts.redis, on_deletion, make) as (store, runners),
+        _store(settings, resources.redis, on_deletion, make) as (store, runners),
         _following(runners, metrics) as health,
     ):
         gates = Gates.of(settings.limits)
-        boundary = Boundary(parts.access, gates.calls, metrics, traces)
+        boundary = Boundary(resources.access, gates.calls, metrics, traces)
         server = grpc.aio.server(options=options(settings))
         notes = NotesServicer(store, settings.limits)
         if metrics is not None:
@@ -136,7 +140,7 @@ async def answering(
             service = channelz.service()
             server.add_generic_rpc_handlers([boundary.handlers(service, channelz.ChannelzServicer())])
             names.append(service.full_name)
-        reflected = GuardedReflection(parts.access, gates.reflections, names, metrics)
+        reflected = GuardedReflection(resources.access, gates.reflections, names, metrics)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, server)
         if metrics is not None:
             server.add_generic_rpc_handlers([metrics.unknown_methods()])
@@ -147,15 +151,15 @@ async def answering(
             if metrics is not None:
                 await sockets.enter_async_context(background(metrics.watch_loop()))
             addresses = [
-                sockets.enter_context(bound(server, address, parts.certificates, held=settings.workers > 1))
+                sockets.enter_context(bound(server, address, resources.certificates, held=settings.workers > 1))
                 for address in settings.listen
             ]
             await server.start()
             yield addresses
             give_up = loop.time() + settings.grace.total_seconds()
             await health.servicer.enter_graceful_shutdown()
-            await stop.unless_hasty(boundary.drain(settings.grace.total_seconds()))
-            if stop.haste.is_set():
+            await shutdown.unless_hasty(boundary.drain(settings.grace.total_seconds()))
+            if shutdown.haste.is_set():
                 await boundary.drain(0)
             # What is left are streams, of health and reflection, that would never end by themselves, and last answers
             # on their way out.

@@ -23,13 +23,13 @@ from session_notes_server.rpc.listening import check_addresses, hold
 from session_notes_server.settings import InvalidSetting, Settings
 from session_notes_server.sidecar.lifecycle import (
     AGAIN_SECONDS,
-    Stop,
+    Shutdown,
     background,
     forbid_core_files,
     log_addresses,
     tell_stopping,
 )
-from session_notes_server.sidecar.resources import Parts, running
+from session_notes_server.sidecar.resources import Resources, running
 from session_notes_server.sidecar.systemd import READY, keep_alive, notify
 from session_notes_server.telemetry.metrics import cells
 
@@ -48,20 +48,20 @@ ARE_YOU_WELL = b"?"
 
 async def supervise(settings: Settings, tell: Callable[[Sequence[str]], None] = log_addresses) -> None:
     """Run the sidecar in `settings.workers` processes until SIGTERM, SIGINT or SIGHUP. Else as `server.serve`."""
-    stop = Stop()
+    shutdown = Shutdown()
     if sys.platform != "linux":
         raise InvalidSetting("only Linux shares a port's connections out among processes: leave --workers at 1")
     if all(address.startswith("unix:") for address in settings.listen):
         raise InvalidSetting("a unix socket has one listener: leave --workers at 1, or --listen on a TCP address too")
     check_addresses(settings)
     connections_per_address(settings)
-    parts = Parts.of(settings)
+    resources = Resources.of(settings)
     forbid_core_files()
     with contextlib.ExitStack() as held:
         addresses = tuple(held.enter_context(hold(address, shared=True)) for address in settings.listen)
-        async with running(parts.embedded, stop) as on_deletion, contextlib.AsyncExitStack() as metrics:
+        async with running(resources.embedded, shutdown) as on_deletion, contextlib.AsyncExitStack() as metrics:
             told = replace(settings, listen=addresses)
-            workers = [Worker(number, told, stop, on_deletion) for number in range(1, settings.workers + 1)]
+            workers = [Worker(number, told, shutdown, on_deletion) for number in range(1, settings.workers + 1)]
             await metrics.enter_async_context(_counting(settings, workers))
             kept = [worker.keep_running() for worker in workers]
 
@@ -74,7 +74,7 @@ async def supervise(settings: Settings, tell: Callable[[Sequence[str]], None] = 
                 background(keep_alive(all_well)),
                 background(_tell_once_all_serve(workers, addresses, tell), *kept),
             ):
-                await stop.wait()
+                await shutdown.wait()
                 tell_stopping(settings)
     log.info("stopped")
 
@@ -112,7 +112,7 @@ class Worker:
     Args:
         number: From 1 on.
         settings: All addresses, held; the store running.
-        stop: Whose haste is the worker's.
+        shutdown: Whose haste is the worker's.
         on_deletion: To be told of every deletion, also one that may not have come to pass.
 
     Attributes:
@@ -121,7 +121,7 @@ class Worker:
         pid: Its process, while it has one.
     """
 
-    def __init__(self, number: int, settings: Settings, stop: Stop, on_deletion: Callable[[], None]) -> None:
+    def __init__(self, number: int, settings: Settings, shutdown: Shutdown, on_deletion: Callable[[], None]) -> None:
         self._number = number
         self.counts = cells.shared() if settings.metrics_listen else None
         self.serving = asyncio.Event()
@@ -131,7 +131,7 @@ class Worker:
         verbose = log.isEnabledFor(logging.DEBUG)
         self._told = pickle.dumps((number, replace(settings, listen=tuple(listen)), verbose, self.counts))
         self._patience = settings.grace.total_seconds() + STOP_SECONDS
-        self._stop = stop
+        self._shutdown = shutdown
         self._on_deletion = on_deletion
         self._writer: asyncio.StreamWriter | None = None
         self._owes_an_answer = False
@@ -206,7 +206,7 @@ class Worker:
 
     async def _end(self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader) -> None:
         async def pass_haste_on() -> None:
-            await self._stop.haste.wait()
+            await self._shutdown.haste.wait()
             while True:
                 with contextlib.suppress(ProcessLookupError):
                     process.terminate()

@@ -19,8 +19,8 @@ from session_notes_server.identity.callers import CredentialsError
 from session_notes_server.rpc.listening import AddressError
 from session_notes_server.settings import InvalidSetting, Settings
 from session_notes_server.sidecar import log_setup
-from session_notes_server.sidecar.lifecycle import Stop, background, run
-from session_notes_server.sidecar.resources import Parts
+from session_notes_server.sidecar.lifecycle import Shutdown, background, run
+from session_notes_server.sidecar.resources import Resources
 from session_notes_server.sidecar.sidecar import answering
 from session_notes_server.sidecar.supervisor import DELETED, SERVING, WELL
 from session_notes_server.telemetry.metrics import cells
@@ -49,14 +49,14 @@ def main() -> None:
 
 
 async def _work(settings: Settings, supervisor: socket.socket, metrics: Metrics | None) -> None:
-    stop = Stop()
+    shutdown = Shutdown()
     reader, writer = await asyncio.open_unix_connection(sock=supervisor)
     async with (
         background(_answer_supervisor(reader, writer)),
-        answering(settings, Parts.of(settings), stop, lambda: writer.write(DELETED), metrics),
+        answering(settings, Resources.of(settings), shutdown, lambda: writer.write(DELETED), metrics),
     ):
         writer.write(SERVING)
-        await stop.wait()
+        await shutdown.wait()
 
 
 async def _answer_supervisor(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
