@@ -1,8 +1,8 @@
 """Erasure from the embedded store's files: has the store rewrite its append-only file from what it holds.
 
 In the append-only file a deletion is one more command, and the deleted data stays before it until the file is
-rewritten. A rewrite also repairs the hole that a full disk may have left in the file (see `append_only_file`), which the
-store would not notice before its next start.
+rewritten. A rewrite also removes the hole that a full disk may have left in the file (see `append_only_file`), which
+the store would not notice before its next start.
 """
 
 from __future__ import annotations

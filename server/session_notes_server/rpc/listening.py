@@ -16,14 +16,14 @@ from urllib.parse import quote
 
 import grpc
 
-from session_notes_server.embedded.valkey import MAX_SOCKET_PATH_BYTES, lock_file
+from session_notes_server.embedded.locks import lock_file
 from session_notes_server.identity.callers import Certificates
-from session_notes_server.settings import InvalidSetting, Settings
+from session_notes_server.settings import MAX_SOCKET_PATH_BYTES, InvalidSetting, Settings, StartupError
 
 log = logging.getLogger(__name__)
 
 
-class AddressError(Exception):
+class AddressError(StartupError):
     """An address cannot be listened on. Its text says to a user what to do."""
 
 

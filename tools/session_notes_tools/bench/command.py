@@ -103,15 +103,14 @@ def _measured(target: str | None, pids: Sequence[int], *, full: bool, **how: Any
     import grpc
     import psutil
     from session_notes import SessionNotesError
-    from session_notes._errors import translate
-    from session_notes_server.child_process import ProgramError
-    from session_notes_server.embedded.valkey import EmbeddedError
+    from session_notes_server.settings import StartupError
 
     from session_notes_tools.bench.load import LoadError, h2load
     from session_notes_tools.bench.peers import missing
     from session_notes_tools.bench.report import machine
     from session_notes_tools.bench.table import own_table, table_of
     from session_notes_tools.cli.exits import failure_of
+    from session_notes_tools.python_process import ProcessFailed
 
     if gone := [pid for pid in pids if not psutil.pid_exists(pid)]:
         raise wrong("--pid", f"there is no process {gone[0]}")
@@ -131,10 +130,10 @@ def _measured(target: str | None, pids: Sequence[int], *, full: bool, **how: Any
                 told |= asyncio.run(_until_told(sections(step, **how)))
                 told["bars"] = bars(told)
     except grpc.RpcError as error:
-        raise failure_of(translate(error), target or "") from None
+        raise failure_of(SessionNotesError.from_rpc_error(error), target or "") from None
     except SessionNotesError as error:
         raise failure_of(error, target or "") from None
-    except (LoadError, ProgramError, EmbeddedError) as error:
+    except (LoadError, ProcessFailed, StartupError) as error:
         raise Failure(str(error), ExitCode.UNEXPECTED) from error
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise Failure("stopped before the end", ExitCode.UNEXPECTED) from None

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc.aio
-from session_notes_server.embedded.valkey import die_with_parent
+from session_notes_server.child_process import die_with_parent
 
 from session_notes_tools.bench.load import Target
 from session_notes_tools.bench.stores import Store, ended, free_ports, listening

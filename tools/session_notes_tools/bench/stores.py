@@ -11,7 +11,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from session_notes_server.embedded.valkey import die_with_parent, valkey_server
+from session_notes_server.child_process import die_with_parent
+from session_notes_server.embedded.valkey import valkey_server
 
 from session_notes_tools.bench.load import LoadError
 from session_notes_tools.temporary_sidecar import TemporarySidecar, temporary_sidecar

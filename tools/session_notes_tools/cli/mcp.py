@@ -151,9 +151,9 @@ class _Http:
         *,
         insecure: bool,
     ) -> None:
-        from session_notes_server.identity.callers import Certificates, CredentialsError, Role, Tokens
-        from session_notes_server.rpc.listening import AddressError, host_and_port, is_loopback
-        from session_notes_server.settings import InvalidSetting
+        from session_notes_server.identity.callers import Certificates, Role, Tokens
+        from session_notes_server.rpc.listening import host_and_port, is_loopback
+        from session_notes_server.settings import InvalidSetting, StartupError
 
         if (cert is None) != (key is None):
             raise wrong("--listen-tls-cert", "a certificate and its key go together")
@@ -166,7 +166,7 @@ class _Http:
                 Certificates(cert, key, None)
         except InvalidSetting:
             raise wrong("--listen", "write host:port, with a port from 0 to 65535") from None
-        except (AddressError, CredentialsError) as error:
+        except StartupError as error:
             raise Failure(str(error), ExitCode.UNEXPECTED) from error
         if not loopback and tokens is None:
             raise wrong(

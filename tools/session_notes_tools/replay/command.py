@@ -100,9 +100,9 @@ def _replayed(dialogues: list[Dialogue], sessions: int, settings: Settings) -> d
     import secrets
 
     from session_notes import SessionNotesError
-    from session_notes_server.child_process import ProgramError
 
     from session_notes_tools.cli.exits import ExitCode, Failure, failure_of
+    from session_notes_tools.python_process import ProcessFailed
     from session_notes_tools.replay.plan import planned
     from session_notes_tools.replay.play import play
     from session_notes_tools.replay.report import summary
@@ -118,7 +118,7 @@ def _replayed(dialogues: list[Dialogue], sessions: int, settings: Settings) -> d
             history, elapsed_seconds = asyncio.run(play(plans, settings, spectator))
     except SessionNotesError as error:
         raise failure_of(error, settings.target or "the temporary sidecar's address") from error
-    except ProgramError as error:
+    except ProcessFailed as error:
         raise Failure(str(error), ExitCode.UNEXPECTED) from error
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise Failure("stopped before the end", ExitCode.UNEXPECTED) from None

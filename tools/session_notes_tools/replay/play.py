@@ -12,8 +12,8 @@ from datetime import timedelta
 from typing import Protocol, cast
 
 from session_notes import AsyncObserverClient, AsyncPrimaryClient, SessionNotesError, Unavailable
-from session_notes_server.child_process import Program
 
+from session_notes_tools.python_process import PythonProcess
 from session_notes_tools.replay.history import History, OutOfReach, Read, from_line
 from session_notes_tools.replay.plan import OBSERVER, PlannedSession
 from session_notes_tools.replay.programs import Stopwatch
@@ -69,7 +69,7 @@ async def play(plans: Sequence[PlannedSession], settings: Settings, audience: Au
 
     Raises:
         Unavailable: The sidecar is out of reach.
-        ProgramError: A program of ours, the temporary sidecar included, ended as it must not.
+        ProcessFailed: A program of ours, the temporary sidecar included, ended as it must not.
     """
     playing = cast(asyncio.Task[None], asyncio.current_task())
     # Ctrl-C does the same by itself; what `nohup` has us ignore stays ignored.
@@ -118,15 +118,15 @@ async def _perform(
                 "concurrency": settings.concurrency,
                 "turn_interval": settings.turn_interval,
             }
-            await primary.give(job, (plan.as_json() for plan in plans))
+            await primary.send_job(job, (plan.as_json() for plan in plans))
             await _follow(primary, history, audience)
             # Nobody speaks any more; the observer would not notice by itself.
-            observer.stop()
+            observer.close_stdin()
 
         async def follow_observer() -> None:
             # Of the sessions it learns their ids alone: the rest it has from the sidecar, or not at all.
             job = {"target": target, "seed": settings.seed, "threads": settings.observers}
-            await observer.give(job, ({"session_id": plan.session_id} for plan in plans))
+            await observer.send_job(job, ({"session_id": plan.session_id} for plan in plans))
             await _follow(observer, history, audience)
 
         try:
@@ -137,12 +137,12 @@ async def _perform(
             raise failures.exceptions[0] from None
 
 
-def _program(name: str) -> Program:
-    return Program(name, ("-m", f"session_notes_tools.replay.{name}"))
+def _program(name: str) -> PythonProcess:
+    return PythonProcess(name, ("-m", f"session_notes_tools.replay.{name}"))
 
 
-async def _follow(program: Program, history: History, audience: Audience) -> None:
-    program.listen_on()
+async def _follow(program: PythonProcess, history: History, audience: Audience) -> None:
+    program.drain_stderr()
     async for line in program.lines():
         record = from_line(line)
         history.add(record)
