@@ -16,7 +16,7 @@ import click
 from session_notes_server.rpc.grpc_poller import choose_poller
 from session_notes_server.settings import ERASED_WITHIN, InvalidSetting, Limits, LogFormat, Settings
 
-from session_notes_tools.cli.environment import unknown_variables
+from session_notes_tools.cli.environment import variable_warnings
 from session_notes_tools.cli.exits import ExitCode, Failure
 from session_notes_tools.cli.help import Command
 from session_notes_tools.cli.parameters import option, path_option, span_option
@@ -259,7 +259,7 @@ def serve(
     from session_notes_tools.cli import dev as development
 
     log_setup.configure(verbose=verbose or dev, form=LogFormat(log_format))
-    for warning in unknown_variables(click.get_current_context().find_root().command).values():
+    for warning in variable_warnings(click.get_current_context().find_root().command):
         log.warning(warning)
     settings = Settings(
         listen=tuple(listen or _DEFAULTS.listen),
