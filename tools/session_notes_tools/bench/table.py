@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import psutil
-from session_notes_server.rpc.grpc_poller import POLLER
+from session_notes_server.sidecar.grpc_poller import POLLER
 
 from session_notes_tools.bench.contenders import BATCH, Sessions, bare_server, blobs, json_of, notes_of
 from session_notes_tools.bench.load import Callers, Target

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from session_notes_tools.cli.connecting import PANEL, connecting, tls, token
+from session_notes_tools.cli.credentials import PANEL, connecting, tls, token
 from session_notes_tools.cli.exits import ExitCode, Failure, failure_of
 from session_notes_tools.cli.help import Command
 from session_notes_tools.cli.options import target_option, wrong
