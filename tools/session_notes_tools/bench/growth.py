@@ -114,7 +114,8 @@ def _bytes_per_session(memory: Rows, count: int, pid: int) -> int | None:
     if not memory:
         return None
     growth_bytes: float = (_memory_mib(pid) - memory[0]["store_mib"]) * 1024 * 1024
-    return round(growth_bytes / (count - memory[0]["sessions"]))
+    sessions: int = count - memory[0]["sessions"]
+    return round(growth_bytes / sessions)
 
 
 def _memory_mib(pid: int) -> float:
