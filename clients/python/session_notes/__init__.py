@@ -25,6 +25,7 @@ from session_notes._async_background import AsyncBackgroundObserver
 from session_notes._async_observer import AsyncObserverClient
 from session_notes._async_primary import AsyncPrimaryClient
 from session_notes._background import BackgroundObserver
+from session_notes._channel import Endpoint
 from session_notes._credentials import TLS, TokenFile
 from session_notes._errors import (
     Conflict,
@@ -49,6 +50,7 @@ from session_notes._errors import (
 )
 from session_notes._observer import DEFAULT_RUN_TIMEOUT, ObserverClient
 from session_notes._primary import DEFAULT_NOTES_TIMEOUT, DEFAULT_STATE_TIMEOUT, PrimaryClient
+from session_notes._raw import AsyncRawClient, RawClient
 from session_notes._recorder import AsyncTurnRecorder, TurnRecorder
 from session_notes._runs import ActiveRun, AsyncActiveRun
 from session_notes._targets import DEFAULT_TARGET
@@ -80,11 +82,13 @@ __all__ = [
     "AsyncBackgroundObserver",
     "AsyncObserverClient",
     "AsyncPrimaryClient",
+    "AsyncRawClient",
     "AsyncTurnRecorder",
     "BackgroundObserver",
     "BeginResult",
     "Conflict",
     "DeadlineExceeded",
+    "Endpoint",
     "FieldViolation",
     "InvalidArgument",
     "Issue",
@@ -93,6 +97,7 @@ __all__ = [
     "Overloaded",
     "PermissionDenied",
     "PrimaryClient",
+    "RawClient",
     "Readiness",
     "Reading",
     "Run",

@@ -151,7 +151,8 @@ class _Http:
         *,
         insecure: bool,
     ) -> None:
-        from session_notes_server.identity.callers import Certificates, CredentialsError, Role, Tokens
+        from session_notes_server.identity.callers import Certificates, Role, Tokens
+        from session_notes_server.identity.trusted_files import CredentialsError
         from session_notes_server.rpc.listening import AddressError, host_and_port, is_loopback
         from session_notes_server.settings import InvalidSetting
 
@@ -203,7 +204,7 @@ class _Http:
         return {
             "listener": listener,
             "hosts": self._hosts,
-            "knows": self._knows,
+            "accepts_token": self._knows,
             "tls_cert": self._cert,
             "tls_key": self._key,
         }
