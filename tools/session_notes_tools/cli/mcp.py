@@ -204,7 +204,7 @@ class _Http:
         return {
             "listener": listener,
             "hosts": self._hosts,
-            "knows": self._knows,
+            "accepts_token": self._knows,
             "tls_cert": self._cert,
             "tls_key": self._key,
         }
