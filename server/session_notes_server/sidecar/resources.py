@@ -107,7 +107,7 @@ def _redis(settings: Settings) -> RedisTarget | None:
     )
     if settings.redis_url is not None:
         return RedisTarget.parse(settings.redis_url, secrets)
-    if secrets.have_a_password or secrets.are_about_tls or secrets.are_about_sentinels:
+    if secrets.has_password or secrets.uses_tls or secrets.uses_sentinels:
         raise InvalidSetting("a password and certificates are for a Redis of yours: give --redis-url too")
     if settings.min_replicas_acked:
         raise InvalidSetting("the embedded store has no replicas: --min-replicas-acked needs a --redis-url")

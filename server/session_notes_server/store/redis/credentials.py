@@ -45,8 +45,8 @@ class RedisSecrets:
         if sentinel_user and not sentinel_password_file:
             raise InvalidSetting("for --sentinel-user its password is needed: give --sentinel-password-file")
         self.sentinel_user = sentinel_user
-        self.are_about_sentinels = sentinel_password_file is not None
-        self.are_about_tls = ca is not None or cert is not None
+        self.uses_sentinels = sentinel_password_file is not None
+        self.uses_tls = ca is not None or cert is not None
         self._tls_files = (ca, cert, key)
         self._password = _reread(password_file)
         self._sentinel_password = _reread(sentinel_password_file)
@@ -54,7 +54,7 @@ class RedisSecrets:
         self._tls = Reloader(f"certificates in {named}", partial(_tls, self._tls_files)) if named else None
 
     @property
-    def have_a_password(self) -> bool:
+    def has_password(self) -> bool:
         """Whether a file of ours has it, and so the URL must not."""
         return self._password is not None
 
@@ -119,7 +119,7 @@ def _context(files: _Files, content: _Contents) -> ssl.SSLContext:
             # A password is not asked for on a terminal that nobody looks at: such a key is wrong here.
             context.load_cert_chain(cert, key, password=lambda: b"")
         except (ssl.SSLError, ValueError, OSError) as error:
-            reason = getattr(error, "reason", None) or "no PEM, or encrypted"
+            reason = getattr(error, "describe_error", None) or "no PEM, or encrypted"
             raise CredentialsError(f"{cert} and {key} are no certificate and its key ({reason})") from None
     # OpenSSL takes files: it must be what we have read that it saw.
     if _read(files) != content:
