@@ -114,22 +114,26 @@ class ChildProcess:
 
     async def stop(self) -> None:
         """Stop the process if it is running: terminate it, wait, and kill it if it takes too long."""
-        if self.process is None or self.process.returncode is not None:
+        if self.pid is None:
             return
-        self.terminate()
+        self.send_signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(self._stop_seconds):
                 await self.wait()
         except TimeoutError:
             log.warning("%s did not stop within %.0f s; killing it", self.name, self._stop_seconds)
-            self.process.kill()
-            await self.wait()
+            await self.kill()
 
-    def terminate(self) -> None:
-        """Send SIGTERM to the process if it is running."""
+    async def kill(self) -> None:
+        """Kill the process if it is running, and wait until it has ended."""
+        self.send_signal(signal.SIGKILL)
+        await self.wait()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process if it is running."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
-                self.process.terminate()
+                self.process.send_signal(number)
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -128,6 +128,6 @@ class WorkerProcess(ChildProcess):
     async def _pass_urgency_on(self) -> None:
         await self._shutdown.urgent.wait()
         while True:
-            self.terminate()
+            self.send_signal(signal.SIGTERM)
             # The worker takes a signal that follows its first one too soon for the same request.
             await asyncio.sleep(SAME_REQUEST_SECONDS)

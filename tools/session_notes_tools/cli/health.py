@@ -5,7 +5,7 @@ from datetime import timedelta
 import click
 from click.exceptions import Exit
 
-from session_notes_tools.cli.connecting import tls
+from session_notes_tools.cli.credentials import tls
 from session_notes_tools.cli.exits import ExitCode, Failure, failure_of, no_answer, one_line
 from session_notes_tools.cli.help import Command
 from session_notes_tools.cli.options import common_options
