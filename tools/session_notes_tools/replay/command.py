@@ -71,15 +71,15 @@ def replay(
     calls took, and what became of every promise: nothing lost, nothing foreign, ages never negative, numbers growing.
     The exit code is 1 if one was broken.
     """
-    from session_notes_tools.cli import documents, show
+    from session_notes_tools.cli import documents, output
     from session_notes_tools.cli.exits import ExitCode, Failure
-    from session_notes_tools.cli.options import wrong
+    from session_notes_tools.cli.options import usage_error
     from session_notes_tools.replay.play import Settings
     from session_notes_tools.replay.report import tables
     from session_notes_tools.replay.transcripts import BadTranscripts, read_dialogues
 
     if keep and target is None:
-        raise wrong("--keep", "needs --target: a temporary sidecar keeps nothing")
+        raise usage_error("--keep", "needs --target: a temporary sidecar keeps nothing")
     try:
         dialogues = read_dialogues(file)
     except BadTranscripts as error:
@@ -89,7 +89,7 @@ def replay(
     if as_json:
         documents.write(told)
     else:
-        show.out(*tables(told))
+        output.echo(*tables(told))
     if not told["ok"]:
         raise Exit(ExitCode.UNEXPECTED)
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from session_notes_tools.cli import show
+from session_notes_tools.cli import output, phrases
 from session_notes_tools.replay.history import History
 from session_notes_tools.replay.verdicts import Verdict
 
@@ -74,7 +74,7 @@ def tables(told: Mapping[str, Any]) -> list[RenderableType]:
     from rich.text import Text
 
     where = told["target"] or "a temporary sidecar"
-    amounts = f"{show.count(told['sessions'], 'session')}, {show.count(told['turns'], 'turn')}"
+    amounts = f"{phrases.count(told['sessions'], 'session')}, {phrases.count(told['turns'], 'turn')}"
     head = f"{amounts}, {told['elapsed_seconds']} s on {where}"
     numbers = Table.grid(padding=(0, 6))
     numbers.add_row(_facts(told), _latencies(told["latency_ms"]))
@@ -86,7 +86,7 @@ def tables(told: Mapping[str, Any]) -> list[RenderableType]:
         Text(note, style="dim"),
         Text(),
         _promises(told["promises"]),
-        *(show.line((f"  {line}", "red")) for line in _examples(told["promises"])),
+        *(output.line((f"  {line}", "red")) for line in _examples(told["promises"])),
         _verdict(told["promises"]),
     ]
 
@@ -132,12 +132,14 @@ def _verdict(promises: Sequence[Mapping[str, Any]]) -> RenderableType:
     from rich.text import Text
 
     if broken := [one["promise"] for one in promises if one["broken"]]:
-        all_of_them = show.count(len(promises), "promise")
+        all_of_them = phrases.count(len(promises), "promise")
         return Text(f"{len(broken)} of {all_of_them} broken: {'; '.join(broken)}", style="bold red")
     tested = sum(bool(one["checks"]) for one in promises)
     checks = sum(one["checks"] for one in promises)
     untested = f", {len(promises) - tested} not tested" if tested < len(promises) else ""
-    return Text(f"{show.count(tested, 'promise')} kept in {show.count(checks, 'check')}{untested}", style="bold green")
+    return Text(
+        f"{phrases.count(tested, 'promise')} kept in {phrases.count(checks, 'check')}{untested}", style="bold green"
+    )
 
 
 def _examples(promises: Iterable[Mapping[str, Any]]) -> list[str]:
