@@ -1,15 +1,15 @@
-"""How gRPC waits for the network, to be said before it is imported."""
+"""gRPC's polling of the network, which must be chosen before grpc is imported."""
 
 import os
 
 POLLER = "-event_engine_listener"
-"""Among gRPC's experiments: without the listener of EventEngine."""
+"""The gRPC experiment that turns off EventEngine's listener."""
 
 
 def choose_poller() -> None:
-    """Have the thread that waits for events do the reading and writing itself, unless the environment says otherwise.
+    """Let gRPC's polling thread read and write itself, unless the environment chooses otherwise.
 
-    By default gRPC has threads of its own (EventEngine) hand every event over to that thread, which hands it over to
-    the event loop. Without that hop a call costs a quarter less CPU (docs/performance.md).
+    By default, gRPC's own threads (EventEngine) pass every event to the polling thread, which passes it to the event
+    loop. Without the first hop, a call costs a quarter less CPU (docs/performance.md).
     """
     os.environ.setdefault("GRPC_EXPERIMENTS", POLLER)
