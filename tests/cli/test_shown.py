@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import pytest
 from session_notes.v1 import notes_pb2
 from session_notes.v1.turn_pb2 import Turn
-from session_notes_tools.cli import app
 from session_notes_tools.cli.environment import known_variables
 from session_notes_tools.cli.show import plain
+from session_notes_tools.command_line import app
 
 from tests.cli.program import Cli
 from tests.support import SessionCalls, Sidecar, new_channel, new_session_id, struct

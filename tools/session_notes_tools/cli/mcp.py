@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from session_notes_tools.cli.connecting import PANEL, connecting, tls, token
+from session_notes_tools.cli.credentials import PANEL, connecting, tls, token
 from session_notes_tools.cli.exits import ExitCode, Failure, failure_of
 from session_notes_tools.cli.help import Command
 from session_notes_tools.cli.options import target_option, wrong
@@ -204,7 +204,7 @@ class _Http:
         return {
             "listener": listener,
             "hosts": self._hosts,
-            "knows": self._knows,
+            "accepts_token": self._knows,
             "tls_cert": self._cert,
             "tls_key": self._key,
         }

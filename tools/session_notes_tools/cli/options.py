@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from session_notes_tools.cli.connecting import PANEL, connecting, tls, token
+from session_notes_tools.cli.credentials import PANEL, connecting, tls, token
 from session_notes_tools.cli.exits import ExitCode, Failure, failure_of
 from session_notes_tools.cli.parameters import argument, option, span_option
 

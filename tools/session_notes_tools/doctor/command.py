@@ -9,7 +9,7 @@ import click
 from click.exceptions import Exit
 from session_notes_server.settings import InvalidSetting
 
-from session_notes_tools.cli.connecting import tls, token
+from session_notes_tools.cli.credentials import tls, token
 from session_notes_tools.cli.help import Command
 from session_notes_tools.cli.options import common_options
 from session_notes_tools.cli.parameters import option

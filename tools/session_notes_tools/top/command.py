@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import click
 
-from session_notes_tools.cli.connecting import tls, token
+from session_notes_tools.cli.credentials import tls, token
 from session_notes_tools.cli.exits import ExitCode, Failure, failure_of
 from session_notes_tools.cli.help import Command
 from session_notes_tools.cli.options import common_options, wrong

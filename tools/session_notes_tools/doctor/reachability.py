@@ -28,7 +28,7 @@ def reached(target: str, tls: TLS | None, seconds: float) -> Generator[Finding, 
     try:
         place = probe.Place.of(target)
     except ValueError:
-        yield problem("address", f"{target} is no address", "write host:port or unix:/path")
+        yield problem("address", f"{target} is an address that only gRPC can resolve", "check it as host:port")
         return False
     began = time.monotonic()
     try:
