@@ -9,7 +9,7 @@ from typing import Self
 
 from session_notes_server.embedded.valkey import EmbeddedValkey
 from session_notes_server.identity.callers import CertificateRoles, Certificates, Tokens
-from session_notes_server.rpc.authorization import Access
+from session_notes_server.rpc.authorization import Authorization
 from session_notes_server.settings import InvalidSetting, Settings, default_data_dir
 from session_notes_server.sidecar.lifecycle import Stop, background
 from session_notes_server.store import RedisSecrets, RedisTarget
@@ -20,7 +20,7 @@ from session_notes_server.store.redis.url import Address
 class Parts:
     """What the settings name, looked at and found in order."""
 
-    access: Access
+    authorization: Authorization
     """Who may call."""
 
     certificates: Certificates | None
@@ -41,13 +41,13 @@ class Parts:
             CredentialsError: A file cannot be used.
             EmbeddedError: The data directory cannot be used.
         """
-        access, certificates, redis = _access(settings), _certificates(settings), _redis(settings)
+        authorization, certificates, redis = _authorization(settings), _certificates(settings), _redis(settings)
         if redis is not None:
-            return cls(access, certificates, None, redis)
+            return cls(authorization, certificates, None, redis)
         embedded = EmbeddedValkey(settings.data_dir or default_data_dir())
         # Not by a URL, where a path's characters would mean something else.
         socket = Address(str(embedded.socket), 0)
-        return cls(access, certificates, embedded, RedisTarget(f"unix://{socket}", (socket,)))
+        return cls(authorization, certificates, embedded, RedisTarget(f"unix://{socket}", (socket,)))
 
 
 @contextlib.asynccontextmanager
@@ -74,13 +74,13 @@ def _leave_files_alone() -> None:
     """Those of a Redis that is not ours are its operator's."""
 
 
-def _access(settings: Settings) -> Access:
+def _authorization(settings: Settings) -> Authorization:
     """Who may call: everybody, where the settings name neither tokens nor an authority."""
     if settings.tls_roles and not settings.tls_client_ca:
         raise InvalidSetting("--tls-roles is about clients' certificates: give --tls-client-ca too")
     if settings.tls_client_ca and not (settings.tls_roles or settings.tokens_dir):
         raise InvalidSetting("with --tls-client-ca alone nobody has a role: give --tls-roles or --tokens-dir too")
-    return Access(
+    return Authorization(
         Tokens(settings.tokens_dir) if settings.tokens_dir else None,
         CertificateRoles(settings.tls_roles) if settings.tls_roles else None,
     )

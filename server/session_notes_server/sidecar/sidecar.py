@@ -9,35 +9,27 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 
 import grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
-from session_notes.v1 import session_notes_pb2, session_state_pb2
+from grpc_reflection.v1alpha import reflection_pb2_grpc
 
-from session_notes_server.rpc.admission import Gates
-from session_notes_server.rpc.authorization import GuardedReflection
+from session_notes_server.contract import SERVICES
+from session_notes_server.rpc.admission import Admissions
 from session_notes_server.rpc.boundary import Boundary
 from session_notes_server.rpc.grpc_options import connections_per_address, options
 from session_notes_server.rpc.listening import bound, check_addresses, hold
-from session_notes_server.rpc.services.counted_notes import CountedNotesServicer
+from session_notes_server.rpc.services import SERVICERS, reflection
 from session_notes_server.rpc.services.health import SERVICE_NAME as HEALTH
 from session_notes_server.rpc.services.health import Health
-from session_notes_server.rpc.services.notes import NotesServicer
-from session_notes_server.rpc.services.state import StateServicer
 from session_notes_server.settings import Settings
 from session_notes_server.sidecar.lifecycle import Stop, background, forbid_core_files, log_addresses, tell_stopping
 from session_notes_server.sidecar.resources import Parts, running
 from session_notes_server.sidecar.systemd import READY, keep_alive, notify
 from session_notes_server.store import Executor, RedisTarget, Store
+from session_notes_server.telemetry.calls import Telemetry
 from session_notes_server.telemetry.metrics import cells
 from session_notes_server.telemetry.metrics.counting import Metrics
 from session_notes_server.telemetry.tracing import start_traces
 
 log = logging.getLogger(__name__)
-
-SERVICES = tuple(
-    module.DESCRIPTOR.services_by_name[name]
-    for module, name in ((session_notes_pb2, "SessionNotes"), (session_state_pb2, "SessionState"))
-)
-
 
 STREAMS_GRACE_SECONDS = 0.25
 # What there is for them where calls have taken the whole grace.
@@ -112,23 +104,21 @@ async def answering(
         metrics: Where to count, if that is wanted.
     """
     traces, loop = start_traces(), asyncio.get_running_loop()
+    telemetry = Telemetry(metrics, traces)
     make = Executor if traces is None else traces.executor
     async with (
         _store(settings, parts.redis, on_deletion, make) as (store, executors),
-        _following(executors, metrics) as health,
+        _following(executors, telemetry) as health,
     ):
-        gates = Gates.of(settings.limits)
-        boundary = Boundary(parts.access, gates.calls, metrics, traces)
+        admissions = Admissions.of(settings.limits)
+        boundary = Boundary(parts.authorization, admissions.calls, telemetry)
         server = grpc.aio.server(options=options(settings))
-        notes = NotesServicer(store, settings.limits)
         if metrics is not None:
             metrics.measure(store)
-            notes = CountedNotesServicer(store, settings.limits, metrics)
-        servicers = notes, StateServicer(store, settings.limits)
         server.add_generic_rpc_handlers(
-            [boundary.handlers(service, servicer) for service, servicer in zip(SERVICES, servicers, strict=True)]
+            [boundary.handlers(service, SERVICERS[service.full_name](store, settings.limits)) for service in SERVICES]
         )
-        server.add_generic_rpc_handlers([health.handlers(gates.checks, gates.watches)])
+        server.add_generic_rpc_handlers([health.handlers(admissions.health_checks, admissions.health_watches)])
         names = [*(service.full_name for service in SERVICES), HEALTH, reflection.SERVICE_NAME]
         if settings.channelz:
             from session_notes_server.rpc.services import channelz
@@ -136,14 +126,13 @@ async def answering(
             service = channelz.service()
             server.add_generic_rpc_handlers([boundary.handlers(service, channelz.ChannelzServicer())])
             names.append(service.full_name)
-        reflected = GuardedReflection(parts.access, gates.reflections, names, metrics)
+        reflected = reflection.ReflectionServicer(parts.authorization, admissions.reflection_streams, names, telemetry)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, server)
-        if metrics is not None:
-            server.add_generic_rpc_handlers([metrics.unknown_methods()])
+        server.add_generic_rpc_handlers([boundary.unknown_methods()])
 
         async with contextlib.AsyncExitStack() as sockets:
-            for gate in gates:
-                await sockets.enter_async_context(background(gate.sweep()))
+            for admission in admissions:
+                await sockets.enter_async_context(background(admission.transfers.sweep()))
             if metrics is not None:
                 await sockets.enter_async_context(background(metrics.watch_loop()))
             addresses = [
@@ -183,9 +172,9 @@ async def _store(
 
 
 @contextlib.asynccontextmanager
-async def _following(executors: Sequence[Executor], metrics: Metrics | None) -> AsyncIterator[Health]:
+async def _following(executors: Sequence[Executor], telemetry: Telemetry) -> AsyncIterator[Health]:
     """Health that follows the store, asked once before anybody can call."""
-    health = Health(executors, [service.full_name for service in SERVICES], metrics)
+    health = Health(executors, [service.full_name for service in SERVICES], telemetry)
     await health.check()
     async with background(health.follow()):
         yield health

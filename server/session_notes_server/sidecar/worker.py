@@ -14,9 +14,9 @@ import signal
 import socket
 import sys
 
+from session_notes_server.addresses import AddressError
 from session_notes_server.embedded.valkey import die_with_parent
 from session_notes_server.identity.trusted_files import CredentialsError
-from session_notes_server.rpc.listening import AddressError
 from session_notes_server.settings import InvalidSetting, Settings
 from session_notes_server.sidecar import log_setup
 from session_notes_server.sidecar.lifecycle import Stop, background, run

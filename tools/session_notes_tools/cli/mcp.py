@@ -151,9 +151,9 @@ class _Http:
         *,
         insecure: bool,
     ) -> None:
+        from session_notes_server.addresses import AddressError, host_and_port, is_loopback
         from session_notes_server.identity.callers import Certificates, Role, Tokens
         from session_notes_server.identity.trusted_files import CredentialsError
-        from session_notes_server.rpc.listening import AddressError, host_and_port, is_loopback
         from session_notes_server.settings import InvalidSetting
 
         if (cert is None) != (key is None):

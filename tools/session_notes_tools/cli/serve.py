@@ -248,9 +248,9 @@ def serve(
     # Imported here, so that the other commands need not wait for it.
     from tempfile import TemporaryDirectory
 
+    from session_notes_server.addresses import AddressError
     from session_notes_server.embedded.valkey import EmbeddedError
     from session_notes_server.identity.trusted_files import CredentialsError
-    from session_notes_server.rpc.listening import AddressError
     from session_notes_server.sidecar import log_setup
     from session_notes_server.sidecar.lifecycle import log_addresses, run
     from session_notes_server.sidecar.sample_calls import sample_lines
