@@ -21,7 +21,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from session_notes.v1.session_notes_pb2 import WRITE_OUTCOME_ACCEPTED, WriteNotesRequest
-from session_notes_server.rpc.listening import AddressError, hold
+from session_notes_server.addresses import AddressError
+from session_notes_server.rpc.listening import hold
 from session_notes_server.settings import Settings
 from session_notes_server.sidecar.worker_process import SERVING as SERVES
 

@@ -9,7 +9,7 @@ from typing import Self
 
 from session_notes_server.embedded.valkey import EmbeddedValkey
 from session_notes_server.identity.callers import CertificateRoles, Certificates, Tokens
-from session_notes_server.rpc.authorization import Access
+from session_notes_server.rpc.authorization import Authorization
 from session_notes_server.settings import InvalidSetting, Settings, default_data_dir
 from session_notes_server.sidecar.lifecycle import Shutdown, background
 from session_notes_server.store import RedisSecrets, RedisTarget
@@ -20,7 +20,7 @@ from session_notes_server.store.redis.url import Address
 class Resources:
     """Resources that the settings name."""
 
-    access: Access
+    authorization: Authorization
     """The roles of callers."""
 
     certificates: Certificates | None
@@ -39,13 +39,13 @@ class Resources:
         Raises:
             StartupError: If a setting is invalid, or a file or the data directory cannot be used.
         """
-        access, certificates, redis = _access(settings), _certificates(settings), _redis(settings)
+        authorization, certificates, redis = _authorization(settings), _certificates(settings), _redis(settings)
         if redis is not None:
-            return cls(access, certificates, None, redis)
+            return cls(authorization, certificates, None, redis)
         embedded = EmbeddedValkey(settings.data_dir or default_data_dir())
         # Not parsed from a URL, in which characters of the path could have another meaning.
         socket = Address(str(embedded.socket), 0)
-        return cls(access, certificates, embedded, RedisTarget(f"unix://{socket}", (socket,)))
+        return cls(authorization, certificates, embedded, RedisTarget(f"unix://{socket}", (socket,)))
 
 
 @contextlib.asynccontextmanager
@@ -71,12 +71,12 @@ async def run_embedded_store(embedded: EmbeddedValkey | None, shutdown: Shutdown
         yield embedded.erasure.request
 
 
-def _access(settings: Settings) -> Access:
+def _authorization(settings: Settings) -> Authorization:
     if settings.tls_roles and not settings.tls_client_ca:
         raise InvalidSetting("--tls-roles applies to clients' certificates: give --tls-client-ca too")
     if settings.tls_client_ca and not (settings.tls_roles or settings.tokens_dir):
         raise InvalidSetting("with --tls-client-ca alone no caller has a role: give --tls-roles or --tokens-dir too")
-    return Access(
+    return Authorization(
         Tokens(settings.tokens_dir) if settings.tokens_dir else None,
         CertificateRoles(settings.tls_roles) if settings.tls_roles else None,
     )

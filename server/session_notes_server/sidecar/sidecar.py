@@ -9,19 +9,16 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 
 import grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
-from session_notes.v1 import session_notes_pb2, session_state_pb2
+from grpc_reflection.v1alpha import reflection_pb2_grpc
 
-from session_notes_server.rpc.admission import Gates
-from session_notes_server.rpc.authorization import GuardedReflection
+from session_notes_server.contract import SERVICES
+from session_notes_server.rpc.admission import Admissions
 from session_notes_server.rpc.boundary import Boundary
 from session_notes_server.rpc.grpc_options import connections_per_address, options
 from session_notes_server.rpc.listening import bound, check_addresses, hold
-from session_notes_server.rpc.services.counted_notes import CountedNotesServicer
+from session_notes_server.rpc.services import SERVICERS, reflection
 from session_notes_server.rpc.services.health import SERVICE_NAME as HEALTH
 from session_notes_server.rpc.services.health import Health
-from session_notes_server.rpc.services.notes import NotesServicer
-from session_notes_server.rpc.services.state import StateServicer
 from session_notes_server.settings import Settings
 from session_notes_server.sidecar.lifecycle import (
     Shutdown,
@@ -33,16 +30,12 @@ from session_notes_server.sidecar.lifecycle import (
 from session_notes_server.sidecar.resources import Resources, run_embedded_store
 from session_notes_server.sidecar.systemd import READY, notify, ping_watchdog
 from session_notes_server.store import Executor, RedisTarget, Store
+from session_notes_server.telemetry.calls import Telemetry
 from session_notes_server.telemetry.metrics import cells
 from session_notes_server.telemetry.metrics.counting import Metrics
 from session_notes_server.telemetry.tracing import start_traces
 
 log = logging.getLogger(__name__)
-
-SERVICES = tuple(
-    module.DESCRIPTOR.services_by_name[name]
-    for module, name in ((session_notes_pb2, "SessionNotes"), (session_state_pb2, "SessionState"))
-)
 
 STREAMS_GRACE_SECONDS = 0.25
 """Time for streams and last responses to end, once no call is in flight."""
@@ -122,18 +115,20 @@ async def serve_calls(
         The bound addresses.
     """
     traces, loop = start_traces(), asyncio.get_running_loop()
+    telemetry = Telemetry(metrics, traces)
     make_executor = Executor if traces is None else traces.executor
     async with (
         _open_store(settings, resources.redis, on_deletion, make_executor) as (store, executors),
-        _follow_health(executors, metrics) as health,
+        _follow_health(executors, telemetry) as health,
         contextlib.AsyncExitStack() as stack,
     ):
-        gates = Gates.of(settings.limits)
-        boundary = Boundary(resources.access, gates.calls, metrics, traces)
+        admissions = Admissions.of(settings.limits)
+        boundary = Boundary(resources.authorization, admissions.calls, telemetry)
         server = grpc.aio.server(options=options(settings))
-        _add_services(server, settings, resources, store, health, gates, boundary, metrics)
-        await stack.enter_async_context(background(*(gate.sweep() for gate in gates)))
+        _add_services(server, settings, resources, store, health, admissions, boundary, telemetry)
+        await stack.enter_async_context(background(*(admission.transfers.sweep() for admission in admissions)))
         if metrics is not None:
+            metrics.measure(store)
             await stack.enter_async_context(background(metrics.watch_loop()))
         addresses = [
             stack.enter_context(bound(server, address, resources.certificates, held=settings.workers > 1))
@@ -159,20 +154,15 @@ def _add_services(
     resources: Resources,
     store: Store,
     health: Health,
-    gates: Gates,
+    admissions: Admissions,
     boundary: Boundary,
-    metrics: Metrics | None,
+    telemetry: Telemetry,
 ) -> None:
     """Register the handlers of all services with the server."""
-    notes = NotesServicer(store, settings.limits)
-    if metrics is not None:
-        metrics.measure(store)
-        notes = CountedNotesServicer(store, settings.limits, metrics)
-    servicers = notes, StateServicer(store, settings.limits)
     server.add_generic_rpc_handlers(
-        [boundary.handlers(service, servicer) for service, servicer in zip(SERVICES, servicers, strict=True)]
+        [boundary.handlers(service, SERVICERS[service.full_name](store, settings.limits)) for service in SERVICES]
     )
-    server.add_generic_rpc_handlers([health.handlers(gates.checks, gates.watches)])
+    server.add_generic_rpc_handlers([health.handlers(admissions.health_checks, admissions.health_watches)])
     names = [*(service.full_name for service in SERVICES), HEALTH, reflection.SERVICE_NAME]
     if settings.channelz:
         from session_notes_server.rpc.services import channelz
@@ -180,10 +170,11 @@ def _add_services(
         service = channelz.service()
         server.add_generic_rpc_handlers([boundary.handlers(service, channelz.ChannelzServicer())])
         names.append(service.full_name)
-    reflection_servicer = GuardedReflection(resources.access, gates.reflections, names, metrics)
+    reflection_servicer = reflection.ReflectionServicer(
+        resources.authorization, admissions.reflection_streams, names, telemetry
+    )
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection_servicer, server)
-    if metrics is not None:
-        server.add_generic_rpc_handlers([metrics.unknown_methods()])
+    server.add_generic_rpc_handlers([boundary.unknown_methods()])
 
 
 @contextlib.asynccontextmanager
@@ -205,9 +196,9 @@ async def _open_store(
 
 
 @contextlib.asynccontextmanager
-async def _follow_health(executors: Sequence[Executor], metrics: Metrics | None) -> AsyncIterator[Health]:
+async def _follow_health(executors: Sequence[Executor], telemetry: Telemetry) -> AsyncIterator[Health]:
     """Follow the store's health during the block. It is checked once before any call is served."""
-    health = Health(executors, [service.full_name for service in SERVICES], metrics)
+    health = Health(executors, [service.full_name for service in SERVICES], telemetry)
     await health.check()
     async with background(health.follow()):
         yield health
