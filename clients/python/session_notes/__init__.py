@@ -25,7 +25,9 @@ from session_notes._async_background import AsyncBackgroundObserver
 from session_notes._async_observer import AsyncObserverClient
 from session_notes._async_primary import AsyncPrimaryClient
 from session_notes._background import BackgroundObserver
+from session_notes._channel import Endpoint
 from session_notes._credentials import TLS, TokenFile
+from session_notes._environment import unknown_variables
 from session_notes._errors import (
     Conflict,
     DeadlineExceeded,
@@ -49,6 +51,7 @@ from session_notes._errors import (
 )
 from session_notes._observer import DEFAULT_RUN_TIMEOUT, ObserverClient
 from session_notes._primary import DEFAULT_NOTES_TIMEOUT, DEFAULT_STATE_TIMEOUT, PrimaryClient
+from session_notes._raw import AsyncRawClient, RawClient
 from session_notes._recorder import AsyncTurnRecorder, TurnRecorder
 from session_notes._runs import ActiveRun, AsyncActiveRun
 from session_notes._targets import DEFAULT_TARGET
@@ -80,11 +83,13 @@ __all__ = [
     "AsyncBackgroundObserver",
     "AsyncObserverClient",
     "AsyncPrimaryClient",
+    "AsyncRawClient",
     "AsyncTurnRecorder",
     "BackgroundObserver",
     "BeginResult",
     "Conflict",
     "DeadlineExceeded",
+    "Endpoint",
     "FieldViolation",
     "InvalidArgument",
     "Issue",
@@ -93,6 +98,7 @@ __all__ = [
     "Overloaded",
     "PermissionDenied",
     "PrimaryClient",
+    "RawClient",
     "Readiness",
     "Reading",
     "Run",
@@ -119,4 +125,5 @@ __all__ = [
     "VersionMismatch",
     "WriteOutcome",
     "WriteResult",
+    "unknown_variables",
 ]

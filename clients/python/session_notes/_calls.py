@@ -27,6 +27,7 @@ from session_notes.v1 import session_notes_pb2 as notes_api
 from session_notes.v1 import session_state_pb2 as state_api
 
 if TYPE_CHECKING:
+    from google.protobuf.descriptor import MethodDescriptor
     from google.protobuf.message import Message
 
 T = TypeVar("T")
@@ -307,3 +308,29 @@ def list_sessions(page_size: int, page_token: str) -> Call[Page[SessionSummary]]
         return [_wire.summary_from(one) for one in response.sessions], response.next_page_token
 
     return Call(_STATE + "ListSessions", request, state_api.ListSessionsResponse, read, repeatable=True)
+
+
+@functools.cache
+def _methods() -> "Mapping[str, MethodDescriptor]":
+    """Return the contract's methods by the full name of their request message; no two methods share one."""
+    return {
+        method.input_type.full_name: method
+        for api in (notes_api, state_api)
+        for service in api.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    }
+
+
+def raw(request: "Message") -> Call[Any]:
+    """Return the call that a request message is meant for; its response comes back as it is.
+
+    Raises:
+        InvalidArgument: It is not a request message of the contract.
+    """
+    from google.protobuf.message_factory import GetMessageClass  # only for those who make such calls
+
+    method = _methods().get(getattr(getattr(request, "DESCRIPTOR", None), "full_name", ""))
+    if method is None:
+        raise refusal("request", f"must be a request message of session_notes.v1, not {type(request).__name__}")
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    return Call(path, request, GetMessageClass(method.output_type), lambda response: response)

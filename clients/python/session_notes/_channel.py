@@ -1,11 +1,13 @@
 """The one place that makes channels: where to, and with which options."""
 
+from collections.abc import Sequence
+
 import grpc
 import grpc.aio
 
 from session_notes import _forks
-from session_notes._credentials import TLS, PathLike, unreadable
-from session_notes._targets import uri
+from session_notes._credentials import TLS, Credentials, PathLike, Token, unreadable
+from session_notes._targets import target_or_default, uri
 
 _OPTIONS: tuple[tuple[str, str | int], ...] = (
     # gRPC's own would leave a sidecar that is back unnoticed for seconds, up to two minutes after a long outage.
@@ -20,6 +22,70 @@ _OPTIONS: tuple[tuple[str, str | int], ...] = (
     # No TXT look-up for a service config that is not there.
     ("grpc.service_config_disable_resolution", 1),
 )
+
+
+class Endpoint:
+    """A sidecar's address and the credentials to call it with, for gRPC stubs: health checks, reflection, your own.
+
+        >>> endpoint = Endpoint("notes.example.org:50051", tls=TLS(ca="ca.pem"), token=TokenFile("token"))
+        >>> with endpoint.open_channel() as channel:
+        ...     HealthStub(channel).Check(HealthCheckRequest(), metadata=endpoint.metadata(), timeout=1.0)
+
+    A stub raises `grpc.RpcError`; `SessionNotesError.from_rpc_error` translates it.
+
+    Args:
+        target: The sidecar's address; None: `SESSION_NOTES_TARGET`, else the default.
+        token: The token of each call; None: the token that the environment names, if any.
+        tls: Certificates; None: those that the environment names, if any. A unix socket has no TLS.
+        anonymous: Whether to send no token, whatever the environment says. Health checks need none.
+
+    Raises:
+        InvalidArgument: The target is not an address, the credentials do not fit together, or the token would cross the
+            network unencrypted.
+    """
+
+    __slots__ = ("_credentials", "target")
+
+    def __init__(
+        self,
+        target: str | None = None,
+        *,
+        token: Token | None = None,
+        tls: TLS | None = None,
+        anonymous: bool = False,
+    ) -> None:
+        self.target = target_or_default(target)
+        self._credentials = Credentials(self.target, token, tls, anonymous=anonymous)
+
+    @property
+    def tls(self) -> TLS | None:
+        """The certificates in use; None: the connection is not encrypted."""
+        return self._credentials.tls
+
+    def metadata(self) -> Sequence[tuple[str, str]]:
+        """Return the metadata for one call: the current token, if there is one.
+
+        Raises:
+            InvalidArgument: The token function returned no token.
+            Unauthenticated: The token function raised.
+        """
+        return self._credentials.metadata()
+
+    def open_channel(self) -> grpc.Channel:
+        """Return a channel with the clients' options; it connects at the first call.
+
+        Raises:
+            InvalidArgument: A file of the TLS settings cannot be read.
+        """
+        return open_channel(self.target, self.tls)
+
+    def open_async_channel(self) -> grpc.aio.Channel:
+        """Return an asyncio channel with the clients' options; it belongs to the running event loop.
+
+        Raises:
+            InvalidArgument: A file of the TLS settings cannot be read.
+        """
+        return open_async_channel(self.target, self.tls)
 
 
 def open_channel(target: str, tls: TLS | None) -> grpc.Channel:

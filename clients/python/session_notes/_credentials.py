@@ -147,6 +147,7 @@ class Credentials:
         target: The sidecar's address.
         token: As the client was told; None: as the environment says.
         tls: As the client was told; None: as the environment says.
+        anonymous: Whether calls carry no token, whatever the environment says.
 
     Raises:
         InvalidArgument: They do not fit, or the token would travel for everybody to read.
@@ -154,7 +155,7 @@ class Credentials:
 
     __slots__ = ("_token", "tls")
 
-    def __init__(self, target: str, token: Token | None, tls: TLS | None) -> None:
+    def __init__(self, target: str, token: Token | None, tls: TLS | None, *, anonymous: bool = False) -> None:
         if tls is not None and not isinstance(tls, TLS):
             raise InvalidArgument(f"tls must be a session_notes.TLS, not {type(tls).__name__}")
         if token is not None and not isinstance(token, str) and not callable(token):
@@ -165,7 +166,7 @@ class Credentials:
         if unix and tls is not None:
             raise InvalidArgument("a unix socket takes no TLS: it never leaves this machine")
         self.tls = None if unix else tls or _tls_of_environment()
-        self._token = _token_of_environment() if token is None else token
+        self._token = _token_of_environment() if token is None and not anonymous else token
         if isinstance(self._token, str):
             _checked(self._token)
         if self._token is not None and self.tls is None and not unix and not _is_loopback(target):

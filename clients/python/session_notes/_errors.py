@@ -72,6 +72,11 @@ class SessionNotesError(Exception):
         self.metadata: Mapping[str, str] = dict(metadata or {})
         self.retry_after = retry_after
 
+    @staticmethod
+    def from_rpc_error(error: grpc.RpcError) -> "SessionNotesError":
+        """Return the error of this tree for one that a gRPC stub raised."""
+        return translate(error)
+
     def _number(self, name: str) -> int | None:
         text = self.metadata.get(name, "")
         return int(text) if text.isascii() and text.isdigit() else None

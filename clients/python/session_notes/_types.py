@@ -8,7 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from session_notes.v1 import notes_pb2, session_notes_pb2, session_state_pb2
 
 
 class Readiness(StrEnum):
@@ -159,6 +162,13 @@ class Run:
     failure: str = ""
     notes: Notes | None = None
 
+    @classmethod
+    def from_message(cls, message: "notes_pb2.Run") -> "Run":
+        """Return the run that a message of the contract holds."""
+        from session_notes import _wire
+
+        return _wire.run_from(message)
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -200,6 +210,15 @@ class Reading:
     latest_run: Run | None = None
     expires_in: timedelta | None = None
     unavailable_reason: str = ""
+
+    @classmethod
+    def from_message(
+        cls, message: "session_notes_pb2.GetNotesResponse", *, session_id: str, observer: str = ""
+    ) -> "Reading":
+        """Return the reading that a response of the contract holds; it does not repeat whose notes it is about."""
+        from session_notes import _wire
+
+        return _wire.reading_from(session_id, observer, message)
 
     def as_tool_result(self) -> dict[str, Any]:
         """What a primary hands to its model as the result of a tool call: plain JSON, short, nothing empty in it.
@@ -254,6 +273,13 @@ class Session:
     update_time: datetime | None = None
     expires_in: timedelta | None = None
 
+    @classmethod
+    def from_message(cls, message: "session_state_pb2.Session") -> "Session":
+        """Return the session that a message of the contract holds."""
+        from session_notes import _wire
+
+        return _wire.session_from(message)
+
 
 class SessionSummary(NamedTuple):
     """A session in a few words."""
@@ -264,6 +290,13 @@ class SessionSummary(NamedTuple):
     update_time: datetime | None
     expires_in: timedelta | None
     observers: tuple[str, ...]
+
+    @classmethod
+    def from_message(cls, message: "session_state_pb2.SessionSummary") -> "SessionSummary":
+        """Return the summary that a message of the contract holds."""
+        from session_notes import _wire
+
+        return _wire.summary_from(message)
 
 
 class UpdateResult(NamedTuple):

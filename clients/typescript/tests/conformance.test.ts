@@ -194,7 +194,7 @@ class Runner {
           this.#results(step, run);
           await this.steps(step.during ?? []);
           if (step.raises !== undefined) {
-            throw new Oops("nobody is to read this");
+            throw new Oops("never recorded");
           }
         },
         given(options) as client.RunOptions,
@@ -443,7 +443,7 @@ suite("the cases of tests/conformance", { concurrency: 4 }, () => {
   before(async () => {
     [sidecar, silent] = await Promise.all([Sidecar.start(), Silent.start()]);
     targets.set("sidecar", sidecar.target).set("closed", sidecar.target);
-    targets.set("silent", silent.target).set("nobody", await nobody());
+    targets.set("silent", silent.target).set("unreachable", await nobody());
   });
 
   after(async () => {
