@@ -1,4 +1,4 @@
-"""Other sidecars, where they are on PATH: `daprd`, with the same store behind it."""
+"""Dapr's sidecar `daprd`, if it is on PATH, over the same store."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc.aio
-from session_notes_server.embedded.valkey import die_with_parent
 
-from session_notes_tools.bench.load import Target
-from session_notes_tools.bench.stores import Store, ended, free_ports, listening
+from session_notes_tools.bench.processes import free_ports, server_process
+from session_notes_tools.bench.stores import Store
+from session_notes_tools.bench.targets import Target
 
 _METHODS = "/dapr.proto.runtime.v1.Dapr/"
 _COMPONENT = """\
@@ -29,34 +29,41 @@ spec:
 """
 
 
-def missing() -> list[str]:
-    """Peers that are left out, since they are not on PATH."""
-    return [] if shutil.which("daprd") else ["daprd"]
+def find_daprd() -> str | None:
+    """Return the path of daprd, or None if it is not on PATH."""
+    return shutil.which("daprd")
 
 
 @contextlib.asynccontextmanager
-async def peers(store: Store, session: bytes, count: int) -> AsyncIterator[list[Target]]:
-    """Those that are there. Each has sessions of its own in the store: a document a key, as `session` is."""
-    if missing():
+async def dapr_targets(store: Store, session: bytes, count: int) -> AsyncIterator[list[Target]]:
+    """Run daprd within the block and yield its targets, none if it is not on PATH.
+
+    Args:
+        store: The store behind it.
+        session: The document to store under each key.
+        count: The number of keys.
+
+    Raises:
+        BenchError: If it does not start.
+    """
+    daprd = find_daprd()
+    if daprd is None:
         yield []
         return
     grpc_port, http_port, internal_port, metrics_port = free_ports(4)
     with tempfile.TemporaryDirectory(prefix="session-notes-bench-") as folder:
         (Path(folder) / "store.yaml").write_text(_COMPONENT.format(port=store.port))
-        process = await asyncio.create_subprocess_exec(
-            *("daprd", "--app-id", "bench", "--resources-path", folder, "--mode", "standalone"),
+        async with server_process(
+            *(daprd, "--app-id", "bench", "--resources-path", folder, "--mode", "standalone"),
             *("--dapr-listen-addresses", "127.0.0.1", "--dapr-grpc-port", str(grpc_port)),
             *("--dapr-http-port", str(http_port), "--dapr-internal-grpc-port", str(internal_port)),
             *("--metrics-port", str(metrics_port), "--log-level", "error"),
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-        )
-        try:
-            await listening(grpc_port, process)
+            port=grpc_port,
+            output=asyncio.subprocess.DEVNULL,
+        ) as pid:
             address = f"127.0.0.1:{grpc_port}"
-            # As dapr/proto/runtime/v1/dapr.proto numbers them: store_name 1, key 2; states 2, of key 1 and value 2.
+            # Field numbers of dapr/proto/runtime/v1/dapr.proto. GetState: store_name 1, key 2.
+            # SaveState: store_name 1, states 2, each of key 1 and value 2.
             keys = [f"bench-{number}".encode() for number in range(count)]
             reads = tuple(_field(1, b"store") + _field(2, key) for key in keys)
             writes = tuple(_field(1, b"store") + _field(2, _field(1, key) + _field(2, session)) for key in keys)
@@ -65,15 +72,13 @@ async def peers(store: Store, session: bytes, count: int) -> AsyncIterator[list[
                 for write in writes:
                     await save(write, timeout=30, wait_for_ready=True)
             yield [
-                Target("daprd (tcp)", name, address, f"{_METHODS}{name}", bodies, (process.pid,), store.pid)
+                Target("daprd (tcp)", name, address, f"{_METHODS}{name}", bodies, (pid,), store.pid)
                 for name, bodies in (("GetState", reads), ("SaveState", writes))
             ]
-        finally:
-            await ended(process)
 
 
 def _field(number: int, content: bytes) -> bytes:
-    """A field of bytes, text or a message, as protobuf writes it."""
+    """Encode a length-delimited protobuf field: bytes, a string or a message."""
     return bytes([number << 3 | 2]) + _varint(len(content)) + content
 
 

@@ -1,4 +1,4 @@
-"""What it takes to start the sidecar, and to import the client."""
+"""The `footprint` section: the time to start the sidecar, and to import the client."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ import grpc.aio
 from session_notes.v1.session_notes_pb2 import GetNotesRequest
 from session_notes.v1.session_notes_pb2_grpc import SessionNotesStub
 
-from session_notes_tools.bench.load import LoadError
-from session_notes_tools.bench.rounds import Tell
-from session_notes_tools.bench.stores import free_ports
+from session_notes_tools.bench.errors import BenchError
+from session_notes_tools.bench.processes import free_ports
+from session_notes_tools.bench.rounds import Progress
 
-STARTS = 7
+REPEATS = 7
+START_SECONDS = 30.0
 
 _IMPORT = """
 import time
@@ -28,37 +29,44 @@ began = time.perf_counter()
 import session_notes
 print(time.perf_counter() - began)
 """
-_NOT_OURS = """
+_DEPENDENCIES = """
 import grpc, grpc.aio
 from google.protobuf import descriptor_pool, json_format, message_factory, runtime_version, symbol_database
 from google.protobuf import duration_pb2, struct_pb2, timestamp_pb2, any_pb2
 """
 
 
-async def footprint(step: Tell) -> list[dict[str, Any]]:
-    """What it takes to start the sidecar and to import the client."""
+async def measure_footprint(progress: Progress) -> list[dict[str, Any]]:
+    """Return the rows of the section: start, import, and import without the client's dependencies.
+
+    Raises:
+        BenchError: If the sidecar does not start.
+    """
     rows = []
-    with tempfile.TemporaryDirectory(prefix="session-notes-bench-") as compiled:
-        for what, once in (
-            ("serve to first answer, embedded store included", _start),
-            ("import session_notes", lambda: _import("", compiled)),
-            ("import session_notes, gRPC and protobuf being there", lambda: _import(_NOT_OURS, compiled)),
+    with tempfile.TemporaryDirectory(prefix="session-notes-bench-") as bytecode:
+        for name, take_time in (
+            ("start of the sidecar to its first response, embedded store included", _start_seconds),
+            ("import of session_notes", lambda: _import_seconds("", bytecode)),
+            (
+                "import of session_notes, with gRPC and protobuf imported already",
+                lambda: _import_seconds(_DEPENDENCIES, bytecode),
+            ),
         ):
-            step(what)
-            await once()  # Not counted: it fills caches, that of byte code among them.
-            taken = [await once() for _ in range(STARTS)]
+            progress(name)
+            await take_time()  # Warm-up: it fills caches, among them that of byte code.
+            times = [await take_time() for _ in range(REPEATS)]
             rows.append(
                 {
-                    "what": what,
-                    "median_seconds": round(statistics.median(taken), 4),
-                    "worst_seconds": round(max(taken), 4),
+                    "what": name,
+                    "median_seconds": round(statistics.median(times), 4),
+                    "worst_seconds": round(max(times), 4),
                 }
             )
     return rows
 
 
-async def _start() -> float:
-    """Seconds from the start of the program to the first answer."""
+async def _start_seconds() -> float:
+    """Return the seconds from the start of a sidecar to its first response."""
     port = free_ports(1)[0]
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="session-notes-bench-", ignore_cleanup_errors=True) as folder:
@@ -69,27 +77,27 @@ async def _start() -> float:
         )
         try:
             options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.min_reconnect_backoff_ms", 100)]
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(START_SECONDS):
                 while process.returncode is None:
                     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
                         with contextlib.suppress(grpc.aio.AioRpcError):
                             await SessionNotesStub(channel).GetNotes(GetNotesRequest(session_id="bench"), timeout=1)
                             return time.perf_counter() - began
                     await asyncio.sleep(0.005)
-            raise LoadError("the sidecar does not start")
+            raise BenchError("the sidecar does not start; `session-notes serve` shows why")
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
             await process.wait()
 
 
-async def _import(before: str, compiled: str) -> float:
-    """Seconds to import, with byte code at hand: pip compiles what it installs."""
-    environment = {name: text for name, text in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+async def _import_seconds(before: str, bytecode: str) -> float:
+    """Return the seconds to import the client with cached byte code, since pip compiles the packages it installs."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-c", _IMPORT.format(before=before)),
         stdout=asyncio.subprocess.PIPE,
-        env=environment | {"PYTHONPYCACHEPREFIX": compiled},
+        env=environment | {"PYTHONPYCACHEPREFIX": bytecode},
     )
-    said, _ = await process.communicate()
-    return float(said)
+    output, _ = await process.communicate()
+    return float(output)
