@@ -106,8 +106,7 @@ def _measure(target: str | None, pids: Sequence[int], *, full: bool, **settings:
     import grpc
     import psutil
     from session_notes import SessionNotesError
-    from session_notes_server.child_process import ProgramError
-    from session_notes_server.embedded.valkey import EmbeddedError
+    from session_notes_server.settings import StartupError
 
     from session_notes_tools.bench.calls import measure_sidecar_at, measure_temporary_sidecar
     from session_notes_tools.bench.dapr import find_daprd
@@ -115,6 +114,7 @@ def _measure(target: str | None, pids: Sequence[int], *, full: bool, **settings:
     from session_notes_tools.bench.h2load import find_h2load
     from session_notes_tools.bench.machine import machine_facts
     from session_notes_tools.cli.exits import failure_of
+    from session_notes_tools.python_process import ProcessFailed
 
     if missing := [pid for pid in pids if not psutil.pid_exists(pid)]:
         raise usage_error("--pid", f"no process has the id {missing[0]}")
@@ -146,7 +146,7 @@ def _measure(target: str | None, pids: Sequence[int], *, full: bool, **settings:
         raise failure_of(SessionNotesError.from_rpc_error(error), target or "") from None
     except SessionNotesError as error:
         raise failure_of(error, target or "") from None
-    except (BenchError, ProgramError, EmbeddedError) as error:
+    except (BenchError, ProcessFailed, StartupError) as error:
         raise Failure(str(error), ExitCode.UNEXPECTED) from error
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise Failure("stopped before the end; no figures were written", ExitCode.UNEXPECTED) from None

@@ -151,10 +151,9 @@ class _Http:
         *,
         insecure: bool,
     ) -> None:
-        from session_notes_server.addresses import AddressError, host_and_port, is_loopback
+        from session_notes_server.addresses import host_and_port, is_loopback
         from session_notes_server.identity.callers import Certificates, Role, Tokens
-        from session_notes_server.identity.trusted_files import CredentialsError
-        from session_notes_server.settings import InvalidSetting
+        from session_notes_server.settings import InvalidSetting, StartupError
 
         if (cert is None) != (key is None):
             raise usage_error("--listen-tls-cert", "a certificate and its key go together")
@@ -167,7 +166,7 @@ class _Http:
                 Certificates(cert, key, None)
         except InvalidSetting:
             raise usage_error("--listen", "write host:port, with a port from 0 to 65535") from None
-        except (AddressError, CredentialsError) as error:
+        except StartupError as error:
             raise Failure(str(error), ExitCode.UNEXPECTED) from error
         if not loopback and tokens is None:
             raise usage_error(

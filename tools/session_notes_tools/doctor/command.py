@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from click.exceptions import Exit
-from session_notes_server.settings import InvalidSetting
+from session_notes_server.settings import InvalidSetting, StartupError
 
 from session_notes_tools.cli.credentials import tls, token
 from session_notes_tools.cli.help import Command
@@ -65,7 +65,6 @@ def doctor(
     evicts, keeps and expires what it should, and what its user may do. Nothing is changed, unless with --write. The
     exit code is 1 if there is a problem; warnings leave it at 0.
     """
-    from session_notes_server.identity.trusted_files import CredentialsError
     from session_notes_server.store import RedisSecrets, RedisTarget
 
     from session_notes_tools.cli import documents, output, phrases
@@ -89,7 +88,7 @@ def doctor(
             parts["redis"] = store.checked(redis, prefix, timeout=timeout, min_replicas=min_replicas_acked)
         except InvalidSetting as error:
             raise Failure(str(error), ExitCode.USAGE) from error
-        except CredentialsError as error:
+        except StartupError as error:
             parts["redis"] = [problem("files", str(error), "a sidecar would not start on it either")]
     found: list[dict[str, Any]] = []
     for about, findings in parts.items():

@@ -100,9 +100,9 @@ def _run(dialogues: list[Dialogue], sessions: int, settings: Settings) -> dict[s
     import secrets
 
     from session_notes import SessionNotesError
-    from session_notes_server.child_process import ProgramError
 
     from session_notes_tools.cli.exits import ExitCode, Failure, failure_of
+    from session_notes_tools.python_process import ProcessFailed
     from session_notes_tools.replay.plan import plan_sessions
     from session_notes_tools.replay.playback import play
     from session_notes_tools.replay.report import summary
@@ -118,7 +118,7 @@ def _run(dialogues: list[Dialogue], sessions: int, settings: Settings) -> dict[s
             history, elapsed_seconds = asyncio.run(play(plans, settings, progress))
     except SessionNotesError as error:
         raise failure_of(error, settings.target or "the temporary sidecar's address") from error
-    except ProgramError as error:
+    except ProcessFailed as error:
         raise Failure(str(error), ExitCode.UNEXPECTED) from error
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise Failure("interrupted before the end", ExitCode.UNEXPECTED) from None
