@@ -153,7 +153,7 @@ def _exit_code(run: Callable[[], Any]) -> int:
     try:
         code = run()
     except click.Abort:
-        return _print_error("aborted; nothing was changed", ExitCode.UNEXPECTED)
+        return _print_error("aborted", ExitCode.UNEXPECTED)
     except click.UsageError as error:
         return _print_usage_error(error)
     except Exception as error:

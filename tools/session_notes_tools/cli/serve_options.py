@@ -48,9 +48,7 @@ _OPTIONS = (
         help="Encrypt TCP with this certificate, a PEM file. Read again when it changes.",
         show_default="no TLS",
     ),
-    path_option(
-        "--tls-key", envvar="SESSION_NOTES_SERVER_TLS_KEY", help="The private key of --tls-cert, a PEM file."
-    ),
+    path_option("--tls-key", envvar="SESSION_NOTES_SERVER_TLS_KEY", help="The private key of --tls-cert, a PEM file."),
     path_option(
         "--tls-client-ca",
         envvar="SESSION_NOTES_TLS_CLIENT_CA",

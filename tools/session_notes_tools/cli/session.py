@@ -244,5 +244,5 @@ def _time(where: str, content: Any) -> datetime | None:
     except (TypeError, ValueError):
         time = None
     if time is None or time.tzinfo is None:
-        raise usage_error("--file", f"{where}: time must include a time zone: 2026-01-31T12:00:00Z")
+        raise usage_error("--file", f"{where}: time must be RFC 3339 with a time zone: 2026-01-31T12:00:00Z")
     return time
