@@ -1,4 +1,4 @@
-"""The one place that makes channels: where to, and with which options."""
+"""The only place that creates gRPC channels: target, TLS and channel options."""
 
 import grpc
 import grpc.aio
@@ -8,40 +8,42 @@ from session_notes._credentials import TLS, PathLike, unreadable
 from session_notes._targets import uri
 
 _OPTIONS: tuple[tuple[str, str | int], ...] = (
-    # gRPC's own would leave a sidecar that is back unnoticed for seconds, up to two minutes after a long outage.
+    # With gRPC's own backoff a restarted sidecar goes unnoticed for seconds, and up to two minutes after a long outage.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # In spite of its name, how long one attempt to connect may take: not so short that a busy machine is given up.
+    # Despite its name, this limits one connection attempt. It must not be so short that it fails on a busy machine.
     ("grpc.min_reconnect_backoff_ms", 2000),
-    # The sidecar bounds what is sent to it; a whole session with its transcript may be larger than gRPC's 4 MiB.
+    # The sidecar limits requests only. A session with its whole transcript may exceed gRPC's 4 MiB.
     ("grpc.max_receive_message_length", -1),
-    # A sidecar is next door; a proxy for the outside world, set for everybody, has no business in between.
+    # The sidecar runs nearby. A proxy configured for the internet must not get its calls.
     ("grpc.enable_http_proxy", 0),
-    # No TXT look-up for a service config that is not there.
+    # Skip the DNS TXT lookup of a service config, which does not exist.
     ("grpc.service_config_disable_resolution", 1),
 )
 
 
 def open_channel(target: str, tls: TLS | None) -> grpc.Channel:
-    """Return a blocking channel; it connects at the first call."""
+    """Return a blocking channel. It connects at the first call."""
+    options = (*_OPTIONS, *_forks.channel_options())
     if tls is None:
-        return grpc.insecure_channel(uri(target), options=(*_OPTIONS, *_forks.channel_options()))
-    return grpc.secure_channel(uri(target), _encrypted(tls), options=(*_OPTIONS, *_forks.channel_options()))
+        return grpc.insecure_channel(uri(target), options=options)
+    return grpc.secure_channel(uri(target), _channel_credentials(tls), options=options)
 
 
 def open_async_channel(target: str, tls: TLS | None) -> grpc.aio.Channel:
-    """Return an asyncio channel; it belongs to the loop it is opened in."""
+    """Return an asyncio channel. It belongs to the event loop in which it is opened."""
+    options = (*_OPTIONS, *_forks.channel_options())
     if tls is None:
-        return grpc.aio.insecure_channel(uri(target), options=(*_OPTIONS, *_forks.channel_options()))
-    return grpc.aio.secure_channel(uri(target), _encrypted(tls), options=(*_OPTIONS, *_forks.channel_options()))
+        return grpc.aio.insecure_channel(uri(target), options=options)
+    return grpc.aio.secure_channel(uri(target), _channel_credentials(tls), options=options)
 
 
-def _encrypted(tls: TLS) -> grpc.ChannelCredentials:
-    ca, key, cert = (_content(path) for path in (tls.ca, tls.key, tls.cert))
+def _channel_credentials(tls: TLS) -> grpc.ChannelCredentials:
+    ca, key, cert = (_read(path) for path in (tls.ca, tls.key, tls.cert))
     return grpc.ssl_channel_credentials(ca, key, cert)
 
 
-def _content(path: PathLike | None) -> bytes | None:
+def _read(path: PathLike | None) -> bytes | None:
     if path is None:
         return None
     try:

@@ -1,26 +1,26 @@
-"""The environment variables that clients read, and a warning about names that come close to one of them."""
+"""Environment variables of the clients, and warnings about misspelt names."""
 
-import logging
 import os
+
+from session_notes._logs import LOGGER
 
 _PREFIX = "SESSION_NOTES_"
 _NAMES = ("TARGET", "TOKEN", "TOKEN_FILE", "TLS_CA", "TLS_CERT", "TLS_KEY")
-_MOST_SLIPS = 2
+_MAX_EDITS = 2
 
-_LOGGER = logging.getLogger("session_notes")
 _warned: set[str] = set()
 
 
 def variable(name: str) -> str | None:
-    """Return a variable's value, by its name without the prefix; None where it is absent or empty."""
+    """Return the value of a variable, named without its prefix. None if it is absent or empty."""
     return os.environ.get(_PREFIX + name) or None
 
 
 def warn_of_misspelt_names() -> None:
-    """Log one warning per variable that is probably meant for a client and has no effect.
+    """Log a warning for each variable that is probably a misspelt client variable, once per process.
 
-    Names that are far from all of ours are left alone: the sidecar has variables of its own, and Kubernetes sets
-    `SESSION_NOTES_PORT` and its like for a service that is called session-notes.
+    Names that resemble no client variable are ignored. The sidecar has variables with the same prefix, and Kubernetes
+    sets `SESSION_NOTES_PORT` and others for a service called session-notes.
     """
     for name in os.environ:
         if name[:7].upper() != _PREFIX[:7] or name in _warned or not (name.isascii() and name.isidentifier()):
@@ -28,34 +28,35 @@ def warn_of_misspelt_names() -> None:
         nearest = _nearest(name.upper())
         if nearest is not None and nearest != name:
             _warned.add(name)
-            _LOGGER.warning("the environment variable %s is unknown and has no effect; is it %s?", name, nearest)
+            LOGGER.warning("the environment variable %s is unknown and has no effect; is it %s?", name, nearest)
 
 
 def _nearest(name: str) -> str | None:
-    known = [_PREFIX + one for one in _NAMES]
-    longer = [one for one in known if name.startswith(one) and _is_suffix(name.removeprefix(one))]
-    slips, nearest = min((_slips(name, one), one) for one in known)
-    if slips <= _MOST_SLIPS:
+    """Return the client variable that a name probably stands for."""
+    variables = [_PREFIX + suffix for suffix in _NAMES]
+    edits, nearest = min((_edit_distance(name, candidate), candidate) for candidate in variables)
+    if edits <= _MAX_EDITS:
         return nearest
-    part = name.removeprefix(_PREFIX)
-    shorter = [one for one in known if part != name and one.endswith("_" + part)]
-    return max(longer + shorter, key=len, default=None)
+    suffix = name.removeprefix(_PREFIX)
+    extended = [v for v in variables if name.startswith(v) and _is_suffix(name.removeprefix(v))]
+    abbreviated = [v for v in variables if suffix != name and v.endswith("_" + suffix)]
+    return max(extended + abbreviated, key=len, default=None)
 
 
 def _is_suffix(end: str) -> bool:
-    """Whether this is more of a client's name: `_FILE`, or letters. `SESSION_NOTES_TOKENS_DIR` is the sidecar's."""
+    """Return whether this may extend a client variable: `_FILE` or letters. SESSION_NOTES_TOKENS_DIR is no such case."""
     return end.startswith("_") or end.isalpha()
 
 
-def _slips(one: str, other: str) -> int:
-    """Count the letters to add, drop, change or swap with the next one to make one word of the other."""
-    before: list[int] = []
-    row = list(range(len(other) + 1))
-    for i, letter in enumerate(one, 1):
-        before, above, row = row, before, [i]
-        for j, wanted in enumerate(other, 1):
-            slips = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != wanted))
-            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == wanted:
-                slips = min(slips, above[j - 2] + 1)
-            row.append(slips)
+def _edit_distance(first: str, second: str) -> int:
+    """Count the letters to insert, delete, replace or swap with the next one to turn one word into the other."""
+    above: list[int] = []
+    row = list(range(len(second) + 1))
+    for i, letter in enumerate(first, 1):
+        two_above, above, row = above, row, [i]
+        for j, other in enumerate(second, 1):
+            distance = min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == second[j - 2] and first[i - 2] == other:
+                distance = min(distance, two_above[j - 2] + 1)
+            row.append(distance)
     return row[-1]
