@@ -25,7 +25,7 @@ from session_notes_server.rpc.validation import Check
 from session_notes_server.store import Store, scripts
 from session_notes_server.store.keys import Keys
 from session_notes_server.store.operations import _observer
-from session_notes_server.store.redis.executor import Runner, _own
+from session_notes_server.store.redis.executor import Executor, _own
 from session_notes_server.store.redis.target import RedisTarget
 from session_notes_server.store.scripts import Script
 from session_notes_tools.bench.contenders import BATCH, notes_of
@@ -92,9 +92,9 @@ async def measured() -> Rows:
         rows.append({"call": call, "part": part, "us": microseconds})
 
     async with store() as server:
-        runner = Runner(RedisTarget.parse(server.url), prefix=PREFIX, timeout=timedelta(seconds=5))
+        executor = Executor(RedisTarget.parse(server.url), prefix=PREFIX, timeout=timedelta(seconds=5))
         sessions = Store(
-            notes=runner, reads=runner, writes=runner, session_ttl=timedelta(hours=1), on_deletion=lambda: None
+            notes=executor, reads=executor, writes=executor, session_ttl=timedelta(hours=1), on_deletion=lambda: None
         )
         notes = notes_of()
         stored = notes.SerializeToString(deterministic=True)
@@ -152,7 +152,7 @@ async def measured() -> Rows:
             us(lambda: hashlib.sha256(request.notes.SerializeToString(deterministic=True)).digest()),
         )
         row("WriteNotes", "pack the command", us(lambda: scripts.WRITE_NOTES.by_digest(keys.of("s0"), 0, arguments)))
-        await runner.aclose()
+        await executor.aclose()
         row("GetNotes", "the script, in the store", await in_the_store(server, scripts.GET_NOTES, "default"))
     return sorted(rows, key=lambda one: str(one["call"]))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from session_notes_server.identity.callers import CredentialsError
+from session_notes_server.identity.trusted_files import CredentialsError
 from session_notes_server.settings import InvalidSetting, Settings
 from session_notes_server.sidecar import sidecar
 
@@ -111,7 +111,7 @@ def test_certificates_and_roles_change_without_a_restart(tmp_path: Path) -> None
 
         new = after.issue("served", "localhost", "127.0.0.1")
         served.cert.write_bytes(new.cert.read_bytes())
-        eventually(lambda: code(before, before) is OK and "are no certificate and its key" in sidecar.log)
+        eventually(lambda: code(before, before) is OK and "are not a certificate and its key" in sidecar.log)
         served.key.write_bytes(new.key.read_bytes())
         eventually(lambda: code(after, before) is OK)
         assert code(before, before) is UNAVAILABLE
@@ -141,13 +141,13 @@ def test_settings_that_do_not_fit_are_refused(authority: Authority, tokens_dir: 
     settings: list[tuple[dict[str, Path], str]] = [
         ({"tls_cert": cert}, "--tls-key"),
         ({"tls_client_ca": ca, "tokens_dir": tokens_dir}, "--tls-cert"),
-        ({"tls_cert": cert, "tls_key": other.key}, "are no certificate and its key"),
+        ({"tls_cert": cert, "tls_key": other.key}, "are not a certificate and its key"),
         ({"tls_cert": cert, "tls_key": open_key}, "has mode 0644"),
-        ({"tls_cert": cert, "tls_key": tmp_path / "gone"}, "there is no file"),
+        ({"tls_cert": cert, "tls_key": tmp_path / "gone"}, "does not exist"),
         (tls | {"tls_client_ca": ca}, "--tls-roles"),
         (tls | {"tls_roles": no_roles}, "--tls-client-ca"),
         (tls | {"tls_client_ca": ca, "tls_roles": no_roles}, "line 1 of"),
-        (tls | {"tls_client_ca": key, "tokens_dir": tokens_dir}, "no certificate of an authority"),
+        (tls | {"tls_client_ca": key, "tokens_dir": tokens_dir}, "not hold an authority.s certificate"),
     ]
     for given, said in settings:
         with pytest.raises((CredentialsError, InvalidSetting), match=said) as raised:

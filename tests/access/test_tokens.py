@@ -6,8 +6,9 @@ from pathlib import Path
 
 import grpc
 import pytest
-from session_notes_server.identity import callers
-from session_notes_server.identity.callers import CredentialsError, Tokens
+from session_notes_server.identity import trusted_files
+from session_notes_server.identity.callers import Tokens
+from session_notes_server.identity.trusted_files import CredentialsError
 
 from tests.access.callers import TOKENS, get_notes_code, write_secret
 from tests.process.test_refused_start import serve
@@ -60,8 +61,8 @@ def test_a_token_is_rotated_without_a_restart(tokens_dir: Path) -> None:
     [
         pytest.param("primary", OLD, 0o644, "has mode 0644", id="others can read it"),
         pytest.param("primary", OLD, 0o640, "has mode 0640", id="its group can read it"),
-        pytest.param("primary", "", 0o600, "there is no token", id="no token"),
-        pytest.param("primaries", OLD, 0o600, "there is no token", id="another name"),
+        pytest.param("primary", "", 0o600, "no token in", id="no token"),
+        pytest.param("primaries", OLD, 0o600, "no token in", id="another name"),
         pytest.param("primary", f"x\n{OLD} 2", 0o600, "line 2 of", id="a space in it"),
         pytest.param("primary", "sha256:canary", 0o600, "line 1 of", id="no hash"),
         pytest.param("primary", "canary-\u00fc", 0o600, "line 1 of", id="not ASCII"),
@@ -86,7 +87,7 @@ def test_a_fault_is_told_of_once(
     tokens_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """However many calls come while a file is in disorder, the log has one line about it, and one when it is mended."""
-    monkeypatch.setattr(callers, "RECHECK_SECONDS", 0)
+    monkeypatch.setattr(trusted_files, "RELOAD_SECONDS", 0)
     tokens = Tokens(tokens_dir)
     with caplog.at_level("INFO"):
         (tokens_dir / "primary").chmod(0o644)
@@ -101,7 +102,7 @@ def test_a_token_is_revoked_while_another_file_is_broken(
     tokens_dir: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     """It is gone at once, a new one counts, and the broken file's own tokens stay."""
-    monkeypatch.setattr(callers, "RECHECK_SECONDS", 0)
+    monkeypatch.setattr(trusted_files, "RELOAD_SECONDS", 0)
     tokens = Tokens(tokens_dir)
     write_secret(tokens_dir / broken, "not a token")
     write_secret(tokens_dir / "primary", NEW)
@@ -115,7 +116,7 @@ def test_the_hash_of_nothing_lets_nobody_in(
     tokens_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The log names the file and the line; no token at all is no token, whatever the file says."""
-    monkeypatch.setattr(callers, "RECHECK_SECONDS", 0)
+    monkeypatch.setattr(trusted_files, "RELOAD_SECONDS", 0)
     tokens = Tokens(tokens_dir)
     write_secret(tokens_dir / "primary", OLD, hash_of(""))
     assert (tokens.role_of(""), tokens.role_of(OLD)) == (None, "primary")
@@ -126,11 +127,11 @@ def test_a_token_that_gets_a_second_role_keeps_its_first(
     tokens_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is told of once; moved from one file to the other, it has the other's role."""
-    monkeypatch.setattr(callers, "RECHECK_SECONDS", 0)
+    monkeypatch.setattr(trusted_files, "RELOAD_SECONDS", 0)
     tokens = Tokens(tokens_dir)
     write_secret(tokens_dir / "admin", TOKENS["admin"], OLD)
     assert [tokens.role_of(OLD) for _ in range(3)] == ["primary"] * 3
-    assert caplog.text.count(f"line 2 of {tokens_dir / 'admin'} is a token of the role primary already") == 1
+    assert caplog.text.count(f"line 2 of {tokens_dir / 'admin'} is a token that already has the role primary") == 1
     (tokens_dir / "primary").unlink()
     assert tokens.role_of(OLD) == "admin"
 
@@ -138,7 +139,7 @@ def test_a_token_that_gets_a_second_role_keeps_its_first(
 def test_a_pipe_in_the_place_of_a_file_holds_nothing_up(tmp_path: Path) -> None:
     """What is no file is not waited for."""
     os.mkfifo(tmp_path / "primary", 0o600)
-    with pytest.raises(CredentialsError, match="is no file"):
+    with pytest.raises(CredentialsError, match="is not a regular file"):
         Tokens(tmp_path)
 
 
@@ -147,6 +148,6 @@ def test_a_token_has_one_role(tokens_dir: Path) -> None:
     write_secret(tokens_dir / "admin", hash_of(OLD))
     status, text = serve("--tokens-dir", str(tokens_dir))
     assert status > 0
-    assert "role primary already" in text
+    assert "already has the role primary" in text
     assert "canary" not in text
     assert "Traceback" not in text

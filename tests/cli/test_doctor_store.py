@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import redis
-from session_notes_server.store import LOGS
+from session_notes_server.store import COMMAND_LOGS
 
 from tests.access.callers import write_secret
 from tests.cli.program import Cli
@@ -56,7 +56,7 @@ def look(cli: Cli, server: StoreServer) -> Callable[..., Diagnosis]:
 def test_every_check_has_a_line(look: Callable[..., Diagnosis], admin: Any) -> None:
     """All of them, in order; a store as it should be has no warning, until it keeps what users said in its log."""
     admin.config_set("appendonly", "yes")
-    for name in LOGS:
+    for name in COMMAND_LOGS:
         if admin.config_get(name):
             admin.config_set(name, -1)
     found = look()

@@ -10,7 +10,7 @@ import grpc
 import pytest
 import redis
 from session_notes_server.store import RedisTarget
-from session_notes_server.store.redis.connection import LinkLost, packed
+from session_notes_server.store.redis.connection import ConnectionLost, pack
 
 from tests.faults.proxy import Proxy
 from tests.stores import StoreServer, valkey_program
@@ -128,12 +128,12 @@ def test_a_link_that_is_replaced_finishes_what_is_in_flight() -> None:
     async def run() -> object:
         with StoreServer(valkey_program()) as server:
             target = RedisTarget.parse(server.url)
-            link = (await target.open(target.addresses[0], timeout_seconds=5, silence_seconds=5)).link
-            in_flight = link.send(packed("BLPOP", "nothing", "0.1"))
-            link.retire()
+            connection = (await target.open(target.addresses[0], timeout_seconds=5, silence_seconds=5)).connection
+            in_flight = connection.send(pack("BLPOP", "nothing", "0.1"))
+            connection.retire()
             [reply] = await in_flight
-            with pytest.raises(LinkLost):
-                await link.send(packed("PING"))
+            with pytest.raises(ConnectionLost):
+                await connection.send(pack("PING"))
             return reply
 
     assert asyncio.run(run()) is None

@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 import trustme
-from session_notes_server.store import RedisTarget, reason
+from session_notes_server.store import RedisTarget, describe_error
 
 from tests.cli.program import Cli
 from tests.faults.deployments import sidecar_on
@@ -121,7 +121,7 @@ def test_what_listens_there_is_said(peer: str, scheme: str) -> None:
         seconds = 0.5 if peer == "silent" else 5
         with pytest.raises(Exception) as refused:  # noqa: PT011
             asyncio.run(target.open(target.addresses[0], timeout_seconds=seconds, silence_seconds=seconds))
-    assert (plain if scheme == "redis" else tls) in reason(refused.value)
+    assert (plain if scheme == "redis" else tls) in describe_error(refused.value)
 
 
 def test_it_is_not_said_for_ever() -> None:

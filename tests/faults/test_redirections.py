@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 import redis
-from session_notes_server.store import RedisTarget, Runner, StoreUnavailable, reason, scripts
+from session_notes_server.store import Executor, RedisTarget, StoreUnavailable, describe_error, scripts
 from session_notes_server.store.redis.cluster_slots import referred, slot_of
 from session_notes_server.store.redis.url import Address
 
@@ -22,21 +22,21 @@ NULL = b"$-1\r\n"
 LAST = 16383
 
 
-async def asked(url: str, action: Callable[[Runner], Coroutine[Any, Any, object]]) -> str:
-    """How a runner's action on a store ends: empty, or with the reason it is refused for."""
-    runner = Runner(RedisTarget.parse(url), prefix="fake", timeout=timedelta(seconds=0.5))
+async def asked(url: str, action: Callable[[Executor], Coroutine[Any, Any, object]]) -> str:
+    """How an executor's action on a store ends: empty, or with the reason it is refused for."""
+    executor = Executor(RedisTarget.parse(url), prefix="fake", timeout=timedelta(seconds=0.5))
     try:
-        await action(runner)
+        await action(executor)
     except StoreUnavailable as error:
-        return reason(error.__cause__)
+        return describe_error(error.__cause__)
     finally:
-        await runner.aclose()
+        await executor.aclose()
     return ""
 
 
-async def read(runner: Runner) -> object:
+async def read(executor: Executor) -> object:
     """A call."""
-    return await runner.run(scripts.GET_NOTES, "a-session", "")
+    return await executor.run(scripts.GET_NOTES, "a-session", "")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def node(here: Answer, owner: bytes = NULL) -> Answer:
     return lambda command, port: slots((0, LAST, owner, port)) if command[0] == b"CLUSTER" else here(command, port)
 
 
-def end_of(answer: Answer, action: Callable[[Runner], Coroutine[Any, Any, object]] = read) -> str:
+def end_of(answer: Answer, action: Callable[[Executor], Coroutine[Any, Any, object]] = read) -> str:
     """How an action ends at a cluster of one fake node."""
 
     async def run() -> str:
@@ -130,7 +130,7 @@ def test_the_owner_of_slots_is_found_in_every_form(owner: bytes) -> None:
 )
 def test_slots_that_nobody_names_are_a_reason(ranges: bytes, said: str) -> None:
     """What CLUSTER SLOTS may answer instead of owners: calls and health are refused, and the reason says why."""
-    for action in (read, Runner.ping):
+    for action in (read, Executor.ping):
         assert said in end_of(lambda _, __: ranges, action)
 
 
@@ -140,7 +140,7 @@ def test_slots_that_no_node_serves_are_a_reason_for_health() -> None:
     def answer(command: list[bytes], port: int) -> bytes:
         return slots((0, LAST // 2, NULL, port)) if command[0] == b"CLUSTER" else tagged(command)
 
-    assert "slots that no node serves" in end_of(answer, Runner.ping)
+    assert "slots that no node serves" in end_of(answer, Executor.ping)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_what_a_node_refuses_has_its_reason(reply: bytes, said: str) -> None:
 
     assert said in end_of(node(here))
     if b"TRYAGAIN" not in reply:
-        assert said in end_of(node(here), Runner.ping)
+        assert said in end_of(node(here), Executor.ping)
 
 
 def test_a_slot_on_its_way_is_asked_for_where_it_goes() -> None:
@@ -214,11 +214,11 @@ def test_a_slot_on_its_way_is_asked_for_where_it_goes() -> None:
 def test_what_a_sentinel_says_is_a_reason(answer: bytes, said: str) -> None:
     """Each answer that names no master that can be used is refused with its reason, to calls and to health."""
 
-    async def run(action: Callable[[Runner], Coroutine[Any, Any, object]]) -> str:
+    async def run(action: Callable[[Executor], Coroutine[Any, Any, object]]) -> str:
         async with fake_redis(lambda _, __: answer) as port:
             return await asked(f"redis+sentinel://127.0.0.1:{port}/main", action)
 
-    for action in (read, Runner.ping):
+    for action in (read, Executor.ping):
         assert said in asyncio.run(run(action))
 
 
@@ -227,7 +227,7 @@ def test_a_server_that_answers_anything_is_not_believed(caplog: pytest.LogCaptur
 
     async def run() -> list[str]:
         async with fake_redis(lambda _, __: b"+OK\r\n") as port:
-            return [await asked(f"redis://127.0.0.1:{port}", action) for action in (read, Runner.ping) * 3]
+            return [await asked(f"redis://127.0.0.1:{port}", action) for action in (read, Executor.ping) * 3]
 
     assert all("its replies are not those to our commands" in end for end in asyncio.run(run()))
     assert len([record for record in caplog.records if record.levelname == "ERROR"]) <= 1

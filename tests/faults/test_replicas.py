@@ -13,8 +13,8 @@ import grpc
 import pytest
 import redis
 from session_notes.v1 import session_notes_pb2 as notes_api
-from session_notes_server.store import RedisTarget, Runner, scripts
-from session_notes_server.store.redis.connection import Link
+from session_notes_server.store import Executor, RedisTarget, scripts
+from session_notes_server.store.redis.connection import Connection
 
 from tests.faults.proxy import Proxy
 from tests.stores import StoreServer, valkey_program
@@ -145,25 +145,25 @@ def test_lost_links_leave_nothing(store: Replicated) -> None:
 
     def held() -> tuple[int, int]:
         gc.collect()
-        links = sum(isinstance(thing, Link) for thing in gc.get_objects())
+        links = sum(isinstance(thing, Connection) for thing in gc.get_objects())
         return links, sum(1 for _ in Path("/proc/self/fd").iterdir())
 
-    async def lose(runner: Runner, times: int) -> None:
+    async def lose(executor: Executor, times: int) -> None:
         for _ in range(times):
-            for node in await runner._nodes.all():
-                (await node.get()).lose()
-            await runner.run(scripts.DELETE_SESSION, "a-session")
+            for node in await executor._nodes.all():
+                (await node.get()).abort()
+            await executor.run(scripts.DELETE_SESSION, "a-session")
 
     async def count() -> tuple[tuple[int, int], tuple[int, int], int]:
-        runners = [
-            Runner(RedisTarget.parse(store.master.url), prefix="lost", timeout=timedelta(seconds=5), min_replicas=1)
+        executors = [
+            Executor(RedisTarget.parse(store.master.url), prefix="lost", timeout=timedelta(seconds=5), min_replicas=1)
             for _ in range(10)  # Side by side, since each connects again at its leisure.
         ]
-        await asyncio.gather(*(lose(runner, 1) for runner in runners))
+        await asyncio.gather(*(lose(executor, 1) for executor in executors))
         before = held()
-        await asyncio.gather(*(lose(runner, 20) for runner in runners))
+        await asyncio.gather(*(lose(executor, 20) for executor in executors))
         after, tasks = held(), len(asyncio.all_tasks())
-        await asyncio.gather(*(runner.aclose() for runner in runners))
+        await asyncio.gather(*(executor.aclose() for executor in executors))
         return before, after, tasks
 
     before, after, tasks = asyncio.run(count())

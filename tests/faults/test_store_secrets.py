@@ -227,7 +227,7 @@ def test_a_password_is_rotated_without_a_restart(password_file: Path) -> None:
         sidecar.wait_until_serving(BACK_SECONDS)
         assert session.get_notes().notes.summary == "said"
         assert not lines_of(sidecar, "WRONGPASS")
-        assert lines_of(sidecar, f"read again: password in {password_file}")
+        assert lines_of(sidecar, f"reloaded: password in {password_file}")
 
 
 def test_a_password_file_in_disorder_is_one_line(password_file: Path) -> None:
@@ -236,7 +236,7 @@ def test_a_password_file_in_disorder_is_one_line(password_file: Path) -> None:
     with with_a_password(password_file) as (admin, sidecar, session, proxy):
         for spoil, said in (
             (lambda: write_secret(password_file), "is empty"),
-            (password_file.unlink, "there is no file"),
+            (password_file.unlink, "does not exist"),
         ):
             spoil()
             cut_off(admin)
@@ -248,7 +248,7 @@ def test_a_password_file_in_disorder_is_one_line(password_file: Path) -> None:
         eventually(lambda: len(proxy.times_of(b"AUTH")) >= before + 4, 20)
         assert status_of(session.get_notes) == UNAVAILABLE
         assert len(eventually(lambda: lines_of(sidecar, "WRONGPASS"))) == 1
-        for said in ("is empty", "there is no file"):
+        for said in ("is empty", "does not exist"):
             assert len(lines_of(sidecar, said)) == 1
         write_secret(password_file, NEXT)
         eventually(lambda: status_of(session.get_notes) == OK, BACK_SECONDS)

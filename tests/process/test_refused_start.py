@@ -132,7 +132,7 @@ def test_an_empty_variable_says_nothing() -> None:
     ("arguments", "said"),
     [
         pytest.param(["--data-dir", "/dev/null"], "/dev/null", id="a data directory that is none"),
-        pytest.param(["--tokens-dir", "/no/such"], "there is no directory /no/such", id="no directory of tokens"),
+        pytest.param(["--tokens-dir", "/no/such"], "/no/such does not exist", id="no directory of tokens"),
         pytest.param(["--tls-cert", "/no/such", "--tls-key", "/no/key"], "/no/such", id="no certificate there"),
         pytest.param(["--listen", "nowhere.invalid:1"], "nowhere.invalid", id="a host that nobody knows"),
     ],

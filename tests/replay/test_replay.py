@@ -95,13 +95,13 @@ def sessions_on(sidecar: Sidecar) -> list[str]:
         return [one.session_id for one in primary.list_sessions() if one.session_id.startswith("replay-")]
 
 
-def test_a_throwaway_sidecar_serves_and_goes(transcripts: Path, temporary: Path) -> None:
+def test_a_temporary_sidecar_serves_and_goes(transcripts: Path, temporary: Path) -> None:
     """Without --target it starts one of its own, whatever the environment says of another, and leaves nothing."""
     done = replay(
         transcripts, "--sessions", "12", "--turn-interval", "100ms", SESSION_NOTES_REDIS_URL="redis://nobody:1"
     )
     assert done.code == 0, done.err
-    assert "throwaway sidecar" in done.err
+    assert "temporary sidecar" in done.err
     for promise in PROMISES:
         assert promise in done.out
     assert "BROKEN" not in done.out

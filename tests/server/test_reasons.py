@@ -7,9 +7,9 @@ import ssl
 
 import pytest
 from hiredis import ReplyError
-from session_notes_server.store import Refusals, StoreUnavailable, log_throttle, reason
+from session_notes_server.store import RefusalLog, StoreUnavailable, describe_error, log_throttle
 from session_notes_server.store.errors import CODES, codes, is_outdated, raised
-from session_notes_server.store.redis.connection import LinkLost
+from session_notes_server.store.redis.connection import ConnectionLost
 from session_notes_server.store.redis.sentinels import NoMaster
 
 SECRET = "canary-91be"
@@ -41,7 +41,7 @@ def tls_fault(text: str) -> ssl.SSLError:
         (tls_fault("TLSV13_ALERT_CERTIFICATE_REQUIRED"), "--redis-cert"),
         (tls_fault("WRONG_VERSION_NUMBER"), "does not speak TLS"),
         (tls_fault("A_FAULT"), "TLS failed (A_FAULT)"),
-        (LinkLost(), "closes the connection"),
+        (ConnectionLost(), "closes the connection"),
         (NoMaster(SECRET), "no Sentinel"),
         (ReplyError("ERR This instance has cluster support disabled"), "it is no cluster"),
         (ReplyError("NOPERM no permissions to run the 'cluster|slots' command"), "cluster|slots"),
@@ -52,16 +52,18 @@ def tls_fault(text: str) -> ssl.SSLError:
 )
 def test_a_reason_is_in_words_of_ours(error: Exception | None, said: str) -> None:
     """Each kind of error has its words, taken from its class and its code; of its own text nothing comes through."""
-    why = reason(error)
+    why = describe_error(error)
     assert said in why
     assert SECRET not in why
 
 
 def test_silence_of_a_store_that_has_answered() -> None:
     """A store that has answered is where we think, and TLS is as it is to be: of its silence no more is said."""
-    assert reason(TimeoutError(), has_answered=True) == "no answer in time"
-    assert "TLS" in reason(TimeoutError())
-    assert "TLS" in reason(LinkLost(), has_answered=True), "a store that was started again may speak another protocol"
+    assert describe_error(TimeoutError(), has_answered=True) == "no answer in time"
+    assert "TLS" in describe_error(TimeoutError())
+    assert "TLS" in describe_error(ConnectionLost(), has_answered=True), (
+        "a store that was started again may speak another protocol"
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,16 +85,16 @@ def test_what_is_refused_is_told_of_once_a_minute(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """However many calls the store refuses, the log has one line a minute for each reason, and none for an outage."""
-    refusals = Refusals()
+    refusals = RefusalLog()
     for _ in range(3):
-        refusals.tell(ReplyError("READONLY x"))
-        refusals.tell(ReplyError("OOM x"))
-        refusals.tell(TimeoutError())
+        refusals.record(ReplyError("READONLY x"))
+        refusals.record(ReplyError("OOM x"))
+        refusals.record(TimeoutError())
     assert len(caplog.records) == 2
     monkeypatch.setattr(log_throttle, "LAST_PAUSE_SECONDS", 0)
-    again = Refusals()
-    again.tell(ReplyError("READONLY x"))
-    again.tell(ReplyError("READONLY x"))
+    again = RefusalLog()
+    again.record(ReplyError("READONLY x"))
+    again.record(ReplyError("READONLY x"))
     assert len(caplog.records) == 4
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
@@ -102,7 +104,7 @@ def test_what_is_refused_is_told_of_once_a_minute(
 def test_every_code_of_the_table_means_one_thing(code: str, form: str) -> None:
     """By itself, or inside a script as Redis 6 has it: its words name it, and what follows from it is the table's."""
     refusal = ReplyError(form.format(code))
-    assert f"({code})" in reason(refusal)
+    assert f"({code})" in describe_error(refusal)
     assert isinstance(raised(refusal), StoreUnavailable if CODES[code].passing else ReplyError)
     assert is_outdated(refusal) == CODES[code].outdated
 
@@ -111,4 +113,4 @@ def test_a_code_that_is_not_in_the_table_is_a_bug_of_ours() -> None:
     """What no store should answer is raised as it is, and its text is not in the reason."""
     refusal = ReplyError(f"WHATEVER {SECRET}")
     assert raised(refusal) is refusal
-    assert SECRET not in reason(refusal)
+    assert SECRET not in describe_error(refusal)

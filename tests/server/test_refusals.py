@@ -1,4 +1,4 @@
-"""Refusals of the store: each has its status, in one table."""
+"""RefusalLog of the store: each has its status, in one table."""
 
 import logging
 

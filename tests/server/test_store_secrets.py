@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from session_notes_server.identity.callers import CredentialsError
+from session_notes_server.identity.trusted_files import CredentialsError
 from session_notes_server.settings import InvalidSetting
 from session_notes_server.store import InvalidRedisURL, RedisSecrets, RedisTarget
 
@@ -42,10 +42,10 @@ def files(tmp_path: Path) -> Mapping[str, Path]:
         ({"password_file": "empty"}, "is empty"),
         ({"password_file": "newline"}, "is empty"),
         ({"password_file": "lines"}, "more than one line"),
-        ({"password_file": "gone"}, "there is no file"),
+        ({"password_file": "gone"}, "does not exist"),
         ({"password_file": "folder"}, "cannot read"),
         ({"sentinel_password_file": "folder"}, "cannot read"),
-        ({"ca": "gone"}, "there is no file"),
+        ({"ca": "gone"}, "does not exist"),
         ({"ca": "key"}, "no certificate of an authority"),
         ({"cert": "cert", "key": "other_key"}, "are no certificate and its key"),
     ],

@@ -1,4 +1,4 @@
-"""A sidecar for the moment: on a free port, over an embedded store unless told otherwise, and gone without a trace."""
+"""A temporary sidecar: on a free port, over an embedded store by default, and removed without a trace."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ from session_notes import AsyncPrimaryClient
 from session_notes_server.child_process import Program
 
 START_SECONDS = 30.0
-PATIENCE = timedelta(seconds=3)
-"""How long somebody else's sidecar may take to give a sign of life."""
+REACH_TIMEOUT = timedelta(seconds=3)
+"""The time a sidecar named by `--target` has to answer its first call."""
 
 _LISTENING = re.compile(r"listening on (127\.0\.0\.1:\d+)\s*$")
+# Settings for another sidecar. A temporary one must use neither its store nor its trace collector.
+_FOREIGN_SETTINGS = ("SESSION_NOTES_", "OTEL_")
 
 
 @dataclass(frozen=True)
-class Throwaway:
-    """A sidecar that is there for as long as somebody needs it.
+class TemporarySidecar:
+    """A running sidecar that its `with` block stops.
 
     Attributes:
-        target: Where it listens, on TCP.
-        unix: Where else: its unix socket.
-        pid: Its process.
+        target: Its TCP address.
+        unix: Its unix socket's address.
+        pid: Its process id.
     """
 
     target: str
@@ -37,41 +39,39 @@ class Throwaway:
 
 
 @contextlib.asynccontextmanager
-async def throwaway_sidecar(*flags: str) -> AsyncIterator[Throwaway]:
-    """A sidecar of our own, with further arguments of `serve`.
+async def temporary_sidecar(*flags: str) -> AsyncIterator[TemporarySidecar]:
+    """Run a sidecar with further flags of `serve`.
 
     Raises:
-        ProgramError: It does not start.
+        ProgramError: If it does not start.
     """
-    # Whatever the environment says of another sidecar, this one is to touch nobody's store, and nobody's traces.
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("SESSION_NOTES_", "OTEL_"))}
-    with tempfile.TemporaryDirectory(prefix="session-notes-throwaway-", ignore_cleanup_errors=True) as folder:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN_SETTINGS)}
+    with tempfile.TemporaryDirectory(prefix="session-notes-temporary-", ignore_cleanup_errors=True) as folder:
         unix = f"unix:{folder}/sidecar.sock"
         arguments = ("-m", "session_notes_tools", "serve", "--listen", "127.0.0.1:0", "--listen", unix)
         async with Program("sidecar", (*arguments, "--data-dir", folder, *flags), env) as sidecar:
             try:
                 async with asyncio.timeout(START_SECONDS):
-                    target = await _listening(sidecar)
+                    target = await _listening_address(sidecar)
             except TimeoutError:
                 raise sidecar.error("did not start") from None
             sidecar.listen_on()
-            yield Throwaway(target, unix, sidecar.process.pid)
+            yield TemporarySidecar(target, unix, sidecar.process.pid)
 
 
-async def _listening(sidecar: Program) -> str:
+async def _listening_address(sidecar: Program) -> str:
     while (line := await sidecar.complaint()) is not None:
-        if found := _LISTENING.search(line):
-            return found[1]
+        if match := _LISTENING.search(line):
+            return match[1]
     await sidecar.ended_well()
     raise sidecar.error("ended at once")
 
 
-async def reach(target: str, patience: timedelta) -> None:
-    """Returns as soon as the sidecar answers.
+async def wait_until_reachable(target: str, timeout: timedelta) -> None:  # noqa: ASYNC109 - the client retries until then
+    """Return as soon as the sidecar answers a call.
 
     Raises:
-        Unavailable: It does not.
+        Unavailable: If it does not answer within the timeout.
     """
     async with AsyncPrimaryClient(target) as client:
-        # A call that goes on trying until its time is over.
-        await client.get_session("probe", timeout=patience)
+        await client.get_session("probe", timeout=timeout)

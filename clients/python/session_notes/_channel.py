@@ -1,11 +1,13 @@
-"""The only place that creates gRPC channels: target, TLS and channel options."""
+"""Channels to a sidecar: the only place that creates them, with target, TLS and channel options."""
+
+from collections.abc import Sequence
 
 import grpc
 import grpc.aio
 
 from session_notes import _forks
-from session_notes._credentials import TLS, PathLike, unreadable
-from session_notes._targets import uri
+from session_notes._credentials import TLS, Credentials, PathLike, Token, unreadable
+from session_notes._targets import target_or_default, uri
 
 _OPTIONS: tuple[tuple[str, str | int], ...] = (
     # With gRPC's own backoff a restarted sidecar goes unnoticed for seconds, and up to two minutes after a long outage.
@@ -20,6 +22,69 @@ _OPTIONS: tuple[tuple[str, str | int], ...] = (
     # Skip the DNS TXT lookup of a service config, which does not exist.
     ("grpc.service_config_disable_resolution", 1),
 )
+
+
+class Endpoint:
+    """The address and credentials of a sidecar, for gRPC stubs such as health checks and reflection.
+
+        >>> endpoint = Endpoint("notes.example.org:50051", tls=TLS(ca="ca.pem"), token=TokenFile("token"))
+        >>> with endpoint.open_channel() as channel:
+        ...     HealthStub(channel).Check(HealthCheckRequest(), metadata=endpoint.metadata(), timeout=1.0)
+
+    A stub raises `grpc.RpcError`; `SessionNotesError.from_rpc_error` translates it.
+
+    Args:
+        target: The sidecar's address, as for `PrimaryClient`.
+        token: The token of each call, as for `PrimaryClient`.
+        tls: TLS for the connection, as for `PrimaryClient`.
+        anonymous: Whether to send no token, regardless of the environment. Health checks need none.
+
+    Raises:
+        InvalidArgument: If the target is not an address, or a token would be sent unencrypted to another machine.
+    """
+
+    __slots__ = ("_credentials", "target")
+
+    def __init__(
+        self,
+        target: str | None = None,
+        *,
+        token: Token | None = None,
+        tls: TLS | None = None,
+        anonymous: bool = False,
+    ) -> None:
+        self.target = target_or_default(target)
+        self._credentials = Credentials(self.target, token, tls, anonymous=anonymous)
+
+    @property
+    def tls(self) -> TLS | None:
+        """TLS of the connection. None: it is not encrypted."""
+        return self._credentials.tls
+
+    def metadata(self) -> Sequence[tuple[str, str]]:
+        """Return the metadata that authenticates one call. Empty without a token.
+
+        Raises:
+            InvalidArgument: If the token function returned something other than a token.
+            Unauthenticated: If the token function raised an exception.
+        """
+        return self._credentials.metadata()
+
+    def open_channel(self) -> grpc.Channel:
+        """Return a channel with the same options as the clients'. It connects at the first call.
+
+        Raises:
+            InvalidArgument: If a file of the TLS cannot be read.
+        """
+        return open_channel(self.target, self.tls)
+
+    def open_async_channel(self) -> grpc.aio.Channel:
+        """Return an asyncio channel with the same options as the clients'. It belongs to the running event loop.
+
+        Raises:
+            InvalidArgument: If a file of the TLS cannot be read.
+        """
+        return open_async_channel(self.target, self.tls)
 
 
 def open_channel(target: str, tls: TLS | None) -> grpc.Channel:

@@ -154,6 +154,7 @@ class Credentials:
         target: The target of the client.
         token: The token or token function. None: that of the environment.
         tls: The TLS. None: that of the environment.
+        anonymous: Whether to send no token, regardless of the environment.
 
     Raises:
         InvalidArgument: If a value has the wrong type, or a token would be sent unencrypted to another machine.
@@ -161,7 +162,7 @@ class Credentials:
 
     __slots__ = ("tls", "token")
 
-    def __init__(self, target: str, token: Token | None, tls: TLS | None) -> None:
+    def __init__(self, target: str, token: Token | None, tls: TLS | None, *, anonymous: bool = False) -> None:
         if tls is not None and not isinstance(tls, TLS):
             raise InvalidArgument(f"tls must be a session_notes.TLS, not {type(tls).__name__}")
         if token is not None and not isinstance(token, str) and not callable(token):
@@ -172,7 +173,7 @@ class Credentials:
         if unix and tls is not None:
             raise InvalidArgument("tls does not apply to a unix socket: remove it, or use a host:port target")
         self.tls = None if unix else tls or _environment_tls()
-        self.token = _environment_token() if token is None else token
+        self.token = _environment_token() if token is None and not anonymous else token
         if isinstance(self.token, str):
             _validated(self.token)
         if self.token is not None and self.tls is None and not unix and not _targets.is_loopback(target):

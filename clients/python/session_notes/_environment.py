@@ -44,7 +44,7 @@ def _nearest(name: str) -> str | None:
 
 
 def _is_suffix(end: str) -> bool:
-    """Return whether this may extend a client variable: `_FILE` or letters. SESSION_NOTES_TOKENS_DIR is no such case."""
+    """Return whether this may extend a client variable: `_FILE` or letters, unlike SESSION_NOTES_TOKENS_DIR."""
     return end.startswith("_") or end.isalpha()
 
 

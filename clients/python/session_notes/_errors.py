@@ -30,7 +30,7 @@ import grpc
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from session_notes._types import Run
+    from session_notes._results import Run
 
     M = TypeVar("M", bound=Message)
 
@@ -72,6 +72,11 @@ class SessionNotesError(Exception):
         self.metadata: Mapping[str, str] = dict(metadata or {})
         self.retry_after = retry_after
 
+    @staticmethod
+    def from_rpc_error(error: grpc.RpcError) -> "SessionNotesError":
+        """Return the exception of this package for one that a gRPC stub raised."""
+        return translate(error)
+
     def _number(self, name: str) -> int | None:
         text = self.metadata.get(name, "")
         return int(text) if text.isascii() and text.isdigit() else None
@@ -81,8 +86,8 @@ class InvalidArgument(SessionNotesError, ValueError):
     """An argument is invalid. Correct the call.
 
     Attributes:
-        violations: Up to 20 invalid fields, as reported by the sidecar. Empty if the client rejected the argument before
-            sending: the message then names the argument and the type or range it must have.
+        violations: Up to 20 invalid fields, as reported by the sidecar. Empty if the client rejected the argument
+            before sending: the message then names the argument and the type or range it must have.
     """
 
     violations: tuple[FieldViolation, ...] = ()
@@ -171,11 +176,11 @@ class SessionDeleted(SessionNotesError):
 
 
 class ServerError(SessionNotesError):
-    """A bug in the sidecar, or a server that is not a sidecar. For a bug, the message has an id that its log has too."""
+    """A bug in the sidecar, or a server that is not a sidecar. The message of a bug has an id of the log."""
 
 
 class UsageError(SessionNotesError, RuntimeError):
-    """The client cannot be used like this: it is closed, not open or of another event loop, or the run has ended."""
+    """The client is closed, not open, or of another event loop; or the run has ended. Correct the program."""
 
 
 _BY_REASON: Mapping[str, type[SessionNotesError]] = {
@@ -234,7 +239,7 @@ def for_logs(error: BaseException) -> str:
 
 
 def translate(error: grpc.RpcError) -> SessionNotesError:
-    """Return the error of this package for an error of gRPC."""
+    """Return the exception of this package for an error of gRPC."""
     from session_notes.status.v1 import status_pb2  # Takes a millisecond, and most processes never need it.
 
     details = _details(error)

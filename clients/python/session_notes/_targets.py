@@ -18,8 +18,8 @@ _UNCHECKED = ("xds:", "google-c2p:")
 # Longest path in the address of a unix socket on Linux.
 _MAX_PATH_BYTES = 107
 
-# Characters of a path that need no quoting in a URI. gRPC parses a target as a URI, in which `#` and `?` end the path and
-# `%41` is an A.
+# Characters of a path that need no quoting in a URI. gRPC parses a target as a URI, in which `#` and `?` end the path
+# and `%41` is an A.
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/")
 
 

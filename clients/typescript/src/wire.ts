@@ -78,7 +78,7 @@ export function text(name: string, content: unknown): string {
   }
   if (!content.isWellFormed()) {
     // The encoder would put another character in its place and say nothing.
-    throw refusal(name, "has half a character in it");
+    throw refusal(name, "must not contain a lone surrogate (half a character)");
   }
   return content;
 }

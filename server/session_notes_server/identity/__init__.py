@@ -1,1 +1,1 @@
-"""Who is calling: tokens, certificates and roles."""
+"""Identity of callers: tokens, client certificates and roles, read from files that can be trusted."""

@@ -1,92 +1,89 @@
-"""Who callers are: tokens, certificates and the roles of their names, in files that are read again as they change.
-
-`store/secrets.py` keeps what Redis is told who we are in the same way.
-
-A file that cannot be used is refused at the start. Later the last good content stays, with one line in the log that
-says which file and what is wrong with it, and never a word of what is in it.
-"""
+"""Callers: their roles, the tokens and certificate names that stand for a role, and the sidecar's own certificate."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import logging
-import os
 import re
 import ssl
-import stat
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import grpc
 
+from session_notes_server.identity.trusted_files import (
+    CredentialsError,
+    Reloader,
+    lines,
+    read_if_present,
+    read_trusted_file,
+)
+
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-RECHECK_SECONDS = 1.0
-MAX_FILE_BYTES = 1024 * 1024
-
-_EMPTY = hashlib.sha256(b"").digest()
+_DIGEST_OF_NOTHING = hashlib.sha256(b"").digest()
 
 
 class Role(StrEnum):
-    """What a caller is to the sidecar."""
+    """The role of a caller, which decides the methods it may call."""
 
     PRIMARY = "primary"
-    """Talks to the user: reads notes, owns the session's state."""
+    """Talks to the user: reads notes and owns the session's state."""
 
     OBSERVER = "observer"
-    """Runs and writes notes, and reads the transcript."""
+    """Begins and ends runs, writes notes and reads the transcript."""
 
     ADMIN = "admin"
-    """May call everything."""
-
-
-class CredentialsError(Exception):
-    """A file cannot be used. Its text says to an operator which one and why, never what is in it."""
+    """May call every method."""
 
 
 class Tokens:
-    """Tokens in the files `primary`, `observer` and `admin` of a directory, one per line; only their hashes are kept.
+    """Tokens in the files `primary`, `observer` and `admin` of a directory, one per line. Only hashes stay in memory.
 
-    A role can have several tokens, so that a new one can come before the old one goes. A missing file gives its role no
-    token. Each file is judged by itself: while one cannot be used, tokens still come and go in the others.
+    A role can have several tokens, so that a new token is accepted before the old one is withdrawn. A missing file
+    leaves its role without tokens. A file that cannot be used does not hold up changes to the other files.
+
+    Args:
+        directory: The directory of the three files.
+
+    Raises:
+        CredentialsError: If a file cannot be used, or if none holds a token.
     """
 
     def __init__(self, directory: Path) -> None:
         if not directory.is_dir():
-            raise CredentialsError(f"there is no directory {directory}")
+            raise CredentialsError(f"the directory {directory} does not exist")
         self._paths = {role: directory / role for role in Role}
-        self._files = {role: Reread(f"tokens in {path}", partial(_tokens, path)) for role, path in self._paths.items()}
+        self._files = {
+            role: Reloader(f"content of {path}", partial(_load_tokens, path)) for role, path in self._paths.items()
+        }
         self._contents: tuple[dict[bytes, int], ...] = ()
         self._roles: dict[bytes, Role | None] = {}
         if faults := self._refresh():
             raise CredentialsError(faults[0])
         if not self._roles:
             names = ", ".join(Role)
-            raise CredentialsError(f"there is no token in {directory}: write one a line into files named {names}")
+            raise CredentialsError(f"no token in {directory}: write one per line into files named {names}")
 
     def role_of(self, token: str) -> Role | None:
-        """Return the role of a token, if it is known."""
+        """Return the role of a token, or None if it is not in the files."""
         for fault in self._refresh():
-            log.error("%s: it keeps the role it had, if it had one", fault)
+            log.error("%s; it keeps the role it had, if any", fault)
         digest = hashlib.sha256(token.encode()).digest()
-        found = None
-        # All of them, each in constant time: how long it takes says nothing about what is known.
-        for known, role in self._roles.items():
-            if hmac.compare_digest(known, digest):
-                found = role
-        return found
+        role = None
+        # Compare with every token, each in constant time, so that the duration reveals nothing about them.
+        for candidate, candidate_role in self._roles.items():
+            if hmac.compare_digest(candidate, digest):
+                role = candidate_role
+        return role
 
     def _refresh(self) -> list[str]:
-        """Give each token the role of the file it is in, and return what is wrong with those that are in two."""
-        contents = tuple(file.now() for file in self._files.values())
+        """Reload the files, give each token the role of its file, and return a fault for each token in two files."""
+        contents = tuple(file.current() for file in self._files.values())
         if contents == self._contents:
             return []
         faults, roles = list[str](), dict[bytes, Role | None]()
@@ -94,7 +91,7 @@ class Tokens:
             for digest, number in tokens.items():
                 if digest in roles:
                     faults.append(
-                        f"line {number} of {self._paths[role]} is a token of the role {roles[digest]} already"
+                        f"line {number} of {self._paths[role]} is a token that already has the role {roles[digest]}"
                     )
                     roles[digest] = self._roles.get(digest)
                 else:
@@ -103,198 +100,132 @@ class Tokens:
         return faults
 
 
-class Identities:
-    """Roles of client certificates, by a name in them: lines `role identity` in a file."""
+class CertificateRoles:
+    """Roles of client certificates by the names in them, from a file of lines `role name`.
+
+    Args:
+        path: The file.
+
+    Raises:
+        CredentialsError: If the file cannot be used, or is empty.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._known = Reread(f"roles in {path}", partial(_identities, path))
-        if not self._known.now():
-            raise CredentialsError(f"there is no role in {path}: write lines such as `observer coach.example.org`")
+        self._file = Reloader(f"content of {path}", partial(_load_roles, path))
+        if not self._file.current():
+            raise CredentialsError(f"no role in {path}: write lines such as `observer coach.example.org`")
 
     def role_of(self, names: Iterable[str]) -> Role | None:
-        """The role of a certificate with these names; none where they are unknown, or of more than one role."""
-        known = self._known.now()
-        roles = {known[name] for name in names if name in known}
+        """Return the role of a certificate with these names, or None if they are unknown or have several roles."""
+        roles_by_name = self._file.current()
+        roles = {roles_by_name[name] for name in names if name in roles_by_name}
         return roles.pop() if len(roles) == 1 else None
 
 
 class Certificates:
-    """The sidecar's own certificate, and the authority that signs those of its clients where they must have one."""
+    """The sidecar's certificate and, for mutual TLS, the authority that signs its clients' certificates.
+
+    Args:
+        cert: The certificate, a PEM file.
+        key: Its private key, a PEM file.
+        client_ca: The certificate of the clients' authority. None: clients need no certificate.
+
+    Raises:
+        CredentialsError: If a file cannot be used, or if key and certificate do not match.
+    """
 
     def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
-        self._files = Reread(f"certificate in {cert}", partial(_certificates, cert, key, client_ca))
+        self._files = Reloader(f"certificate in {cert}", partial(_load_certificates, cert, key, client_ca))
         self._lock = threading.Lock()
-        self._served = self._files.now()
+        self._served = self._files.current()
         self.credentials = grpc.dynamic_ssl_server_credentials(
             _configuration(self._served),
-            # None means: as before. types-grpcio does not know.
-            self._changed,  # type: ignore[arg-type]
+            # None keeps the current configuration; types-grpcio does not list it.
+            self._changed_configuration,  # type: ignore[arg-type]
             require_client_authentication=client_ca is not None,
         )
 
-    def _changed(self) -> grpc.ServerCertificateConfiguration | None:
-        # Asked by gRPC at every handshake, in threads of its own.
+    def _changed_configuration(self) -> grpc.ServerCertificateConfiguration | None:
+        # gRPC asks at every handshake, from threads of its own.
         with self._lock:
-            now = self._files.now()
-            if now == self._served:
+            content = self._files.current()
+            if content == self._served:
                 return None
-            self._served = now
-            return _configuration(now)
-
-
-class Reread(Generic[T]):
-    """What files say, looked at again when asked, at most once a second unless it has to be now.
-
-    They are small and local: reading them is cheaper than all that can go wrong in telling from a file's times whether
-    it has changed.
-    """
-
-    def __init__(self, what: str, read: Callable[[], T]) -> None:
-        self._what = what
-        self._read = read
-        self._content = read()
-        self._fault = ""
-        self._next = time.monotonic() + RECHECK_SECONDS
-
-    def now(self, *, at_once: bool = False) -> T:
-        """What they say now, or said when they were last in order; `at_once`: be it a moment since they were read."""
-        if at_once or time.monotonic() >= self._next:
-            try:
-                content = self._read()
-            except CredentialsError as error:
-                if str(error) != self._fault:
-                    log.error("%s: the last good %s stay in use", error, self._what)
-                self._fault = str(error)
-            else:
-                if content != self._content or self._fault:
-                    log.info("read again: %s", self._what)
-                self._content, self._fault = content, ""
-            self._next = time.monotonic() + RECHECK_SECONDS
-        return self._content
-
-
-def _tokens(path: Path) -> dict[bytes, int]:
-    """Return the hashes of the tokens in a file, with the numbers of their lines."""
-    try:
-        content = _read(path, secret=True)
-    except FileNotFoundError:
-        return {}
-    found: dict[bytes, int] = {}
-    for number, line in _lines(path, content):
-        digest = _digest(line)
-        if digest is None:
-            raise CredentialsError(f"line {number} of {path} is no token: printable ASCII without spaces")
-        if digest == _EMPTY:
-            raise CredentialsError(f"line {number} of {path} is the hash of no token at all: hash the token itself")
-        found[digest] = number
-    return found
+            self._served = content
+            return _configuration(content)
 
 
 def plain_token(directory: Path, roles: Iterable[Role]) -> tuple[Path, int] | None:
-    """The file and the line of a token of one of the roles, as a client's `TokenFile` finds it: not of its hash."""
+    """Return the file and line of a token of one of the roles, in the form in which a client's `TokenFile` reads it.
+
+    Hashes of tokens are skipped: a client cannot send them.
+    """
     for role in roles:
         path = directory / role
-        if path.exists():
-            number, line = next(_lines(path, _read(path, secret=True)), (0, "sha256:"))
+        content = read_if_present(path, secret=True)
+        if content is not None:
+            number, line = next(lines(path, content), (0, "sha256:"))
             if not line.startswith("sha256:"):
                 return path, number
     return None
 
 
-def _digest(line: str) -> bytes | None:
+def _load_tokens(path: Path) -> dict[bytes, int]:
+    """Return the hashes of a file's tokens, with their line numbers."""
+    tokens: dict[bytes, int] = {}
+    for number, line in lines(path, read_if_present(path, secret=True) or b""):
+        digest = _token_digest(line)
+        if digest is None:
+            raise CredentialsError(f"line {number} of {path} is not a token: use printable ASCII without spaces")
+        if digest == _DIGEST_OF_NOTHING:
+            raise CredentialsError(f"line {number} of {path} is the hash of an empty token: hash the token itself")
+        tokens[digest] = number
+    return tokens
+
+
+def _token_digest(line: str) -> bytes | None:
     if line.startswith("sha256:"):
         return bytes.fromhex(line[7:]) if re.fullmatch(r"sha256:[0-9a-fA-F]{64}", line) else None
     return hashlib.sha256(line.encode()).digest() if re.fullmatch(r"[!-~]+", line) else None
 
 
-def _identities(path: Path) -> dict[str, Role]:
-    found: dict[str, Role] = {}
-    for number, line in _lines(path, existing(path)):
+def _load_roles(path: Path) -> dict[str, Role]:
+    roles: dict[str, Role] = {}
+    for number, line in lines(path, read_trusted_file(path)):
         match line.split():
             case [role, name] if role in set(Role):
-                if found.setdefault(name, Role(role)) != role:
-                    raise CredentialsError(f"line {number} of {path} gives a name that has a role already another one")
+                if roles.setdefault(name, Role(role)) != role:
+                    raise CredentialsError(f"line {number} of {path} gives a second role to a name")
             case _:
-                roles = ", ".join(Role)
-                raise CredentialsError(f"line {number} of {path} is not `role identity`, with a role of {roles}")
-    return found
+                names = ", ".join(Role)
+                raise CredentialsError(f"line {number} of {path} is not `role name`, where role is one of {names}")
+    return roles
 
 
-def _certificates(cert: Path, key: Path, client_ca: Path | None) -> tuple[bytes, bytes, bytes | None]:
+def _load_certificates(cert: Path, key: Path, client_ca: Path | None) -> tuple[bytes, bytes, bytes | None]:
     def read() -> tuple[bytes, bytes, bytes | None]:
-        return existing(cert), existing(key, secret=True), existing(client_ca) if client_ca else None
+        authority = read_trusted_file(client_ca) if client_ca else None
+        return read_trusted_file(cert), read_trusted_file(key, secret=True), authority
 
     content = read()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        # A password is not asked for on a terminal that nobody looks at: such a key is wrong here.
+        # An encrypted key is an error: OpenSSL must not ask for its password on a terminal.
         context.load_cert_chain(cert, key, password=lambda: b"")
     except (ssl.SSLError, ValueError, OSError) as error:
-        reason = getattr(error, "reason", None) or "no PEM, or encrypted"
-        raise CredentialsError(f"{cert} and {key} are no certificate and its key ({reason})") from None
+        reason = getattr(error, "reason", None) or "not PEM, or encrypted"
+        raise CredentialsError(f"{cert} and {key} are not a certificate and its key ({reason})") from None
     if client_ca:
         try:
             context.load_verify_locations(client_ca)
         except (ssl.SSLError, OSError):
-            raise CredentialsError(f"{client_ca} holds no certificate of an authority") from None
-    # OpenSSL takes files, gRPC their content: it must be the same that both saw.
+            raise CredentialsError(f"{client_ca} does not hold an authority's certificate") from None
+    # OpenSSL reads the files, while gRPC is given their content. Both must have seen the same.
     if read() != content:
-        raise CredentialsError(f"{cert} or {key} changes while it is read")
+        raise CredentialsError(f"{cert} or {key} changed while it was read")
     return content
 
 
 def _configuration(content: tuple[bytes, bytes, bytes | None]) -> grpc.ServerCertificateConfiguration:
     cert, key, client_ca = content
     return grpc.ssl_server_certificate_configuration([(key, cert)], root_certificates=client_ca)
-
-
-def _lines(path: Path, content: bytes) -> Iterator[tuple[int, str]]:
-    """The lines that say something, with their numbers."""
-    try:
-        text = content.decode()
-    except UnicodeDecodeError:
-        raise CredentialsError(f"{path} is not UTF-8") from None
-    for number, line in enumerate(text.splitlines(), 1):
-        said = line.strip()
-        if said and not said.startswith("#"):
-            yield number, said
-
-
-def existing(path: Path, *, secret: bool = False) -> bytes:
-    """What is in a file, if its owner and mode let it be trusted, as a secret or as something that others may read.
-
-    Raises:
-        CredentialsError: there is none, or it cannot be trusted or read.
-    """
-    try:
-        return _read(path, secret=secret)
-    except FileNotFoundError:
-        raise CredentialsError(f"there is no file {path}") from None
-
-
-def _read(path: Path, *, secret: bool = False) -> bytes:
-    """What is in a file, if its owner and mode let it be trusted; FileNotFoundError where there is none."""
-    try:
-        # Not blocking: a pipe in its place must not hold up a call.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            _check(path, os.fstat(file.fileno()), secret=secret)
-            content = file.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise CredentialsError(f"cannot read {path}: {error.strerror}") from None
-    if len(content) > MAX_FILE_BYTES:
-        raise CredentialsError(f"{path} is larger than {MAX_FILE_BYTES} bytes")
-    return content
-
-
-def _check(path: Path, status: os.stat_result, *, secret: bool) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise CredentialsError(f"{path} is no file")
-    if status.st_uid not in {os.geteuid(), 0}:
-        raise CredentialsError(f"{path} belongs to another user: it must be ours or root's")
-    # A group may read what is root's, as secrets are mounted in containers; as PostgreSQL has it for its key.
-    too_open = (0o027 if status.st_uid == 0 != os.geteuid() else 0o077) if secret else 0o002
-    if status.st_mode & too_open:
-        allowed = "others can read or change it: chmod 600" if secret else "others can change it: chmod o-w"
-        raise CredentialsError(f"{path} has mode {stat.S_IMODE(status.st_mode):04o}, {allowed}")

@@ -13,7 +13,7 @@ import grpc
 from grpc_reflection.v1alpha import reflection
 from session_notes.v1 import session_notes_pb2, session_state_pb2
 
-from session_notes_server.identity.callers import Identities, Role, Tokens
+from session_notes_server.identity.callers import CertificateRoles, Role, Tokens
 from session_notes_server.rpc import errors
 from session_notes_server.rpc.admission import Gate
 from session_notes_server.telemetry.call_log import Account
@@ -74,7 +74,7 @@ class Access:
         identities: Known names of client certificates.
     """
 
-    def __init__(self, tokens: Tokens | None = None, identities: Identities | None = None) -> None:
+    def __init__(self, tokens: Tokens | None = None, identities: CertificateRoles | None = None) -> None:
         self._tokens = tokens
         self._identities = identities
 

@@ -18,7 +18,7 @@ from session_notes_server.rpc import errors
 from session_notes_server.rpc.admission import Gate
 from session_notes_server.rpc.authorization import Access
 from session_notes_server.rpc.errors import StatusError
-from session_notes_server.store import Refusals, StoreUnavailable
+from session_notes_server.store import RefusalLog, StoreUnavailable
 from session_notes_server.telemetry.call_log import Account
 from session_notes_server.telemetry.metrics.counting import Metrics
 
@@ -55,7 +55,7 @@ class Boundary:
     ) -> None:
         self._access = access
         self._traces = traces
-        self._refusals = Refusals()
+        self._refusals = RefusalLog()
         self._gate = gate
         self._metrics = metrics
         self._stopping = False
@@ -121,7 +121,7 @@ class Boundary:
                 # Its frames hold the request, and ours holds it: a circle that would stay until the next collection.
                 status = error.with_traceback(None)
             except StoreUnavailable as error:
-                self._refusals.tell(error.__cause__)
+                self._refusals.record(error.__cause__)
                 status = errors.store_unavailable()
             except asyncio.CancelledError:
                 # The caller is gone or the sidecar stops. Ending in CancelledError would leave a caller that is still

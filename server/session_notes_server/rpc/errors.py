@@ -98,10 +98,10 @@ def overloaded() -> StatusError:
 
 def refused(refusal: Refused) -> StatusError:
     """Return the status of a refusal by the store's rules: INTERNAL and a line in the log, where the table has none."""
-    status = _REFUSALS.get(refusal.word)
+    status = _REFUSALS.get(refusal.name)
     if status is None:
         error_id = secrets.token_hex(4)
-        log.error("error %s: no status is known for the store's refusal %s", error_id, refusal.word)
+        log.error("error %s: no status is known for the store's refusal %s", error_id, refusal.name)
         return internal(error_id)
     code, reason, message = status
     return StatusError(code, reason, message, refusal.details)

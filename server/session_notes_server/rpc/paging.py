@@ -9,7 +9,7 @@ import zlib
 from typing import Any
 
 from session_notes_server.rpc.validation import MAX_EXACT, is_id
-from session_notes_server.store import Place
+from session_notes_server.store import ScanPosition
 
 _MAX_CURSOR = 2**64 - 1
 
@@ -47,7 +47,7 @@ def run_number(found: Any) -> int:
     return _number(found, MAX_EXACT)
 
 
-def place_in_scan(found: Any) -> tuple[list[str], Place | None]:
+def place_in_scan(found: Any) -> tuple[list[str], ScanPosition | None]:
     """Read the position in a list of sessions, as it was found in a token: ids that wait, where the scan goes on.
 
     Raises:
@@ -57,7 +57,7 @@ def place_in_scan(found: Any) -> tuple[list[str], Place | None]:
         case [[*waiting], None] if waiting and all(map(is_id, waiting)):
             return waiting, None
         case [[*waiting], [str(nodes), node, cursor]] if all(map(is_id, waiting)):
-            return waiting, Place(nodes, _number(node, MAX_EXACT), _number(cursor, _MAX_CURSOR))
+            return waiting, ScanPosition(nodes, _number(node, MAX_EXACT), _number(cursor, _MAX_CURSOR))
     raise ValueError("not a place in a scan")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from session_notes_server.embedded.valkey import EmbeddedValkey
-from session_notes_server.identity.callers import Certificates, Identities, Tokens
+from session_notes_server.identity.callers import CertificateRoles, Certificates, Tokens
 from session_notes_server.rpc.authorization import Access
 from session_notes_server.settings import InvalidSetting, Settings, default_data_dir
 from session_notes_server.sidecar.lifecycle import Stop, background
@@ -82,7 +82,7 @@ def _access(settings: Settings) -> Access:
         raise InvalidSetting("with --tls-client-ca alone nobody has a role: give --tls-roles or --tokens-dir too")
     return Access(
         Tokens(settings.tokens_dir) if settings.tokens_dir else None,
-        Identities(settings.tls_roles) if settings.tls_roles else None,
+        CertificateRoles(settings.tls_roles) if settings.tls_roles else None,
     )
 
 
@@ -107,7 +107,7 @@ def _redis(settings: Settings) -> RedisTarget | None:
     )
     if settings.redis_url is not None:
         return RedisTarget.parse(settings.redis_url, secrets)
-    if secrets.have_a_password or secrets.are_about_tls or secrets.are_about_sentinels:
+    if secrets.has_password or secrets.uses_tls or secrets.uses_sentinels:
         raise InvalidSetting("a password and certificates are for a Redis of yours: give --redis-url too")
     if settings.min_replicas_acked:
         raise InvalidSetting("the embedded store has no replicas: --min-replicas-acked needs a --redis-url")

@@ -26,7 +26,7 @@ from session_notes_server.settings import Settings
 from session_notes_server.sidecar.lifecycle import Stop, background, forbid_core_files, log_addresses, tell_stopping
 from session_notes_server.sidecar.resources import Parts, running
 from session_notes_server.sidecar.systemd import READY, keep_alive, notify
-from session_notes_server.store import RedisTarget, Runner, Store
+from session_notes_server.store import Executor, RedisTarget, Store
 from session_notes_server.telemetry.metrics import cells
 from session_notes_server.telemetry.metrics.counting import Metrics
 from session_notes_server.telemetry.tracing import start_traces
@@ -112,10 +112,10 @@ async def answering(
         metrics: Where to count, if that is wanted.
     """
     traces, loop = start_traces(), asyncio.get_running_loop()
-    make = Runner if traces is None else traces.runner
+    make = Executor if traces is None else traces.executor
     async with (
-        _store(settings, parts.redis, on_deletion, make) as (store, runners),
-        _following(runners, metrics) as health,
+        _store(settings, parts.redis, on_deletion, make) as (store, executors),
+        _following(executors, metrics) as health,
     ):
         gates = Gates.of(settings.limits)
         boundary = Boundary(parts.access, gates.calls, metrics, traces)
@@ -166,14 +166,14 @@ async def answering(
 
 @contextlib.asynccontextmanager
 async def _store(
-    settings: Settings, target: RedisTarget, on_deletion: Callable[[], None], make: Callable[..., Runner]
-) -> AsyncIterator[tuple[Store, Sequence[Runner]]]:
-    """The store as calls see it, and all it runs on: runners, and what makes them."""
+    settings: Settings, target: RedisTarget, on_deletion: Callable[[], None], make: Callable[..., Executor]
+) -> AsyncIterator[tuple[Store, Sequence[Executor]]]:
+    """The store as calls see it, and all it runs on: executors, and what makes them."""
     async with contextlib.AsyncExitStack() as stack:
-        runner = partial(make, target, prefix=settings.prefix, timeout=settings.store_timeout)
-        notes = runner(silence=settings.notes_timeout)
-        reads = runner()
-        writes = runner(min_replicas=settings.min_replicas_acked)
+        executor = partial(make, target, prefix=settings.prefix, timeout=settings.store_timeout)
+        notes = executor(silence_timeout=settings.notes_timeout)
+        reads = executor()
+        writes = executor(min_replicas=settings.min_replicas_acked)
         for one in (notes, reads, writes):
             stack.push_async_callback(one.aclose)
         store = Store(
@@ -183,9 +183,9 @@ async def _store(
 
 
 @contextlib.asynccontextmanager
-async def _following(runners: Sequence[Runner], metrics: Metrics | None) -> AsyncIterator[Health]:
+async def _following(executors: Sequence[Executor], metrics: Metrics | None) -> AsyncIterator[Health]:
     """Health that follows the store, asked once before anybody can call."""
-    health = Health(runners, [service.full_name for service in SERVICES], metrics)
+    health = Health(executors, [service.full_name for service in SERVICES], metrics)
     await health.check()
     async with background(health.follow()):
         yield health

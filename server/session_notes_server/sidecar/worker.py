@@ -15,7 +15,7 @@ import socket
 import sys
 
 from session_notes_server.embedded.valkey import die_with_parent
-from session_notes_server.identity.callers import CredentialsError
+from session_notes_server.identity.trusted_files import CredentialsError
 from session_notes_server.rpc.listening import AddressError
 from session_notes_server.settings import InvalidSetting, Settings
 from session_notes_server.sidecar import log_setup

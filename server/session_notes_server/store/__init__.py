@@ -3,45 +3,45 @@
 The only package that imports redis or builds a key.
 """
 
-from session_notes_server.store.error_reasons import Refusals, reason
+from session_notes_server.store.error_reasons import RefusalLog, describe_error
 from session_notes_server.store.errors import StoreUnavailable
-from session_notes_server.store.inspection import LOGS, Look, look
-from session_notes_server.store.log_throttle import Repeats
-from session_notes_server.store.operations import AnswerTooLarge, Refused, Store
+from session_notes_server.store.inspection import COMMAND_LOGS, StoreInspection, inspect_store
+from session_notes_server.store.log_throttle import LogThrottle
+from session_notes_server.store.operations import Refused, ReplyTooLarge, Store
 from session_notes_server.store.records import (
     ListedRun,
     ObserverRecord,
-    Place,
     RunRecord,
+    ScanPosition,
     SessionRecord,
     State,
     SummaryRecord,
 )
 from session_notes_server.store.redis.credentials import RedisSecrets
-from session_notes_server.store.redis.executor import Runner
+from session_notes_server.store.redis.executor import Executor
 from session_notes_server.store.redis.target import RedisTarget
 from session_notes_server.store.redis.url import InvalidRedisURL
 
 __all__ = [
-    "LOGS",
-    "AnswerTooLarge",
+    "COMMAND_LOGS",
+    "Executor",
     "InvalidRedisURL",
     "ListedRun",
-    "Look",
+    "LogThrottle",
     "ObserverRecord",
-    "Place",
     "RedisSecrets",
     "RedisTarget",
-    "Refusals",
+    "RefusalLog",
     "Refused",
-    "Repeats",
+    "ReplyTooLarge",
     "RunRecord",
-    "Runner",
+    "ScanPosition",
     "SessionRecord",
     "State",
     "Store",
+    "StoreInspection",
     "StoreUnavailable",
     "SummaryRecord",
-    "look",
-    "reason",
+    "describe_error",
+    "inspect_store",
 ]

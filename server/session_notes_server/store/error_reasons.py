@@ -16,14 +16,14 @@ from collections.abc import Iterator
 from hiredis import ReplyError
 
 from session_notes_server.store.errors import CODES, NotDone, Unusable, codes, meanings
-from session_notes_server.store.log_throttle import Repeats
-from session_notes_server.store.redis.connection import LinkLost
+from session_notes_server.store.log_throttle import LogThrottle
+from session_notes_server.store.redis.connection import ConnectionLost
 from session_notes_server.store.redis.sentinels import NoMaster
 
 log = logging.getLogger(__name__)
 
 
-def reason(error: BaseException | None, *, has_answered: bool = False) -> str:
+def describe_error(error: BaseException | None, *, has_answered: bool = False) -> str:
     """Why an operation failed: the first error, of those that led to this one, that says more than that it did.
 
     Args:
@@ -37,23 +37,23 @@ def reason(error: BaseException | None, *, has_answered: bool = False) -> str:
             return known
     if error is None:
         return "unexpected answer"
-    if isinstance(error, LinkLost):
+    if isinstance(error, ConnectionLost):
         return "it closes the connection; is TLS (rediss://) spoken on both sides, or on neither?"
     return f"unexpected answer ({type(error).__name__})"
 
 
-class Refusals:
+class RefusalLog:
     """Logs what the store refuses to calls, each reason ever more rarely. An outage is for health to log."""
 
     def __init__(self) -> None:
-        self._repeats = Repeats()
+        self._repeats = LogThrottle()
 
-    def tell(self, error: BaseException | None) -> None:
+    def record(self, error: BaseException | None) -> None:
         """Note the cause of a failed operation."""
         refused = isinstance(error, ReplyError) and any(code.refuses_calls for code in meanings(error))
         if not refused and not isinstance(error, NotDone):
             return
-        why = reason(error)
+        why = describe_error(error)
         if (before := self._repeats.due(why)) is not None:
             log.warning("the store refuses calls: %s%s", why, f" ({before} since the last such line)" if before else "")
 
@@ -109,7 +109,7 @@ def _no_master(cause: BaseException | None) -> str:
         return "no Sentinel that answers knows a master of that name that is up"
     said = codes(cause) if isinstance(cause, ReplyError) else set()
     advice = next((text for code, text in _SENTINEL_ADVICE.items() if code in said), "")
-    return f"no Sentinel names a master: {reason(cause)}{advice}"
+    return f"no Sentinel names a master: {describe_error(cause)}{advice}"
 
 
 _SENTINEL_ADVICE = {

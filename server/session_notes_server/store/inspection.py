@@ -10,10 +10,10 @@ from typing import Any
 
 from hiredis import ReplyError
 
-from session_notes_server.store.error_reasons import reason
+from session_notes_server.store.error_reasons import describe_error
 from session_notes_server.store.errors import StoreUnavailable, codes
 from session_notes_server.store.keys import Keys
-from session_notes_server.store.redis.connection import Link, LinkLost, packed
+from session_notes_server.store.redis.connection import Connection, ConnectionLost, pack
 from session_notes_server.store.redis.target import RedisTarget
 from session_notes_server.store.redis.topology import Limits, nodes
 
@@ -22,8 +22,8 @@ SAMPLED_KEYS = 1000
 _STEPS, _STEP_KEYS = 20, 500
 
 # What keeps the start of commands' arguments, or all of them; -1: nothing. The last two are Valkey's, from 8.1 on.
-LOGS = ("slowlog-log-slower-than", "commandlog-request-larger-than", "commandlog-reply-larger-than")
-_CONFIG = ("save", "appendfsync", "dir", "min-replicas-to-write", *LOGS)
+COMMAND_LOGS = ("slowlog-log-slower-than", "commandlog-request-larger-than", "commandlog-reply-larger-than")
+_CONFIG = ("save", "appendfsync", "dir", "min-replicas-to-write", *COMMAND_LOGS)
 
 # All that a user of ours must be allowed, as in docs/operating.md, each with arguments that it could have.
 NEEDED = (
@@ -52,7 +52,7 @@ return refused
 
 
 @dataclass(slots=True)
-class Look:
+class StoreInspection:
     """What one node tells of itself, and of us. What it does not tell is empty, or None; `refused` says why."""
 
     info: Mapping[str, str] = field(default_factory=dict)
@@ -73,46 +73,48 @@ class Look:
     clock_ahead_seconds: float | None = None
     """Its clock, less ours."""
 
-    may_not: Sequence[str] | None = None
+    forbidden_commands: Sequence[str] | None = None
     """Commands that we need and may not run."""
 
     keys_sampled: int = 0
     """How many keys with our prefix were looked at."""
 
-    keys_for_ever: int = 0
+    keys_without_ttl: int = 0
     """How many of these never expire."""
 
 
-async def look(target: RedisTarget, prefix: str, *, patience: timedelta, replicas: bool = False) -> list[Look]:
-    """Look at every node that has keys, each answer waited for no longer than `patience`.
+async def inspect_store(
+    target: RedisTarget, prefix: str, *, reply_timeout: timedelta, replicas: bool = False
+) -> list[StoreInspection]:
+    """Inspect every node that has keys. Each reply is awaited for at most `reply_timeout`.
 
     Args:
         target: Where Redis is.
         prefix: What our keys start with.
-        patience: How long an attempt to connect, or an answer, may take.
+        reply_timeout: How long an attempt to connect, or an answer, may take.
         replicas: Whether writes wait for replicas, which takes more permissions.
 
     Raises:
         StoreUnavailable: a node cannot be used; the cause says why.
     """
-    seconds = patience.total_seconds()
+    seconds = reply_timeout.total_seconds()
     needed = NEEDED + (NEEDED_IN_A_CLUSTER if target.is_cluster else ())
     needed += (("select 1",) if target.db else ()) + (NEEDED_FOR_REPLICAS if replicas else ())
     found = nodes(target, Limits(seconds, seconds))
     try:
         return [await _look(await node.get(), Keys(prefix), needed, target) for node in await found.all()]
-    except (LinkLost, TimeoutError) as error:
+    except (ConnectionLost, TimeoutError) as error:
         raise StoreUnavailable from error
     finally:
         await found.aclose()
 
 
-async def _look(link: Link, keys: Keys, needed: Sequence[str], target: RedisTarget) -> Look:
-    seen = Look()
+async def _look(connection: Connection, keys: Keys, needed: Sequence[str], target: RedisTarget) -> StoreInspection:
+    seen = StoreInspection()
 
     async def ask(*words: str | int) -> Any:
         """A command's answer; None where it is refused."""
-        (reply,) = await link.send(packed(*words))
+        (reply,) = await connection.send(pack(*words))
         if isinstance(reply, ReplyError):
             seen.refused[str(words[0])] = _why(str(words[0]), reply)
             return None
@@ -125,7 +127,7 @@ async def _look(link: Link, keys: Keys, needed: Sequence[str], target: RedisTarg
     if target.is_cluster:
         seen.cluster = _pairs(await ask("CLUSTER", "INFO"))
     refused = await ask("EVAL", _MAY_NOT, 1, keys.of("doctor")[0], *needed)
-    seen.may_not = None if refused is None else [command.decode() for command in refused]
+    seen.forbidden_commands = None if refused is None else [command.decode() for command in refused]
     for _ in range(ROUND_TRIPS):
         began = time.monotonic()
         await ask("TIME")
@@ -133,12 +135,12 @@ async def _look(link: Link, keys: Keys, needed: Sequence[str], target: RedisTarg
     before = time.time()
     if now := await ask("TIME"):
         seen.clock_ahead_seconds = int(now[0]) + int(now[1]) / 1e6 - (before + time.time()) / 2
-    await _sample(seen, link, ask, keys)
+    await _sample(seen, connection, ask, keys)
     return seen
 
 
-async def _sample(seen: Look, link: Link, ask: Any, keys: Keys) -> None:
-    """Look at some keys of ours, or of as many of others' as may be."""
+async def _sample(seen: StoreInspection, connection: Connection, ask: Any, keys: Keys) -> None:
+    """StoreInspection at some keys of ours, or of as many of others' as may be."""
     cursor = 0
     for _ in range(_STEPS):
         step = await ask("SCAN", cursor, "MATCH", keys.any_pattern, "COUNT", _STEP_KEYS)
@@ -146,9 +148,9 @@ async def _sample(seen: Look, link: Link, ask: Any, keys: Keys) -> None:
             return
         cursor, some = int(step[0]), step[1]
         if some:
-            for left in await link.send(b"".join(packed("PTTL", key) for key in some), len(some)):
+            for left in await connection.send(b"".join(pack("PTTL", key) for key in some), len(some)):
                 seen.keys_sampled += 1
-                seen.keys_for_ever += left == -1
+                seen.keys_without_ttl += left == -1
         if not cursor or seen.keys_sampled >= SAMPLED_KEYS:
             return
 
@@ -158,7 +160,7 @@ def _why(command: str, refusal: ReplyError) -> str:
         return f"our user may not run {command}"
     if "unknown command" in str(refusal):
         return f"{command} is switched off there"
-    return reason(refusal)
+    return describe_error(refusal)
 
 
 def _pairs(said: bytes | None) -> dict[str, str]:

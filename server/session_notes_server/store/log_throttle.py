@@ -7,7 +7,7 @@ import time
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 5.0, 60.0
 
 
-class Repeats:
+class LogThrottle:
     """Says when a message is due in the log: at once, then after pauses that grow to a minute, each kind by itself."""
 
     def __init__(self) -> None:

@@ -9,12 +9,19 @@ from functools import partial
 from typing import Any
 
 from session_notes_server.store import scripts
-from session_notes_server.store.records import ListedRun, ObserverRecord, Place, RunRecord, SessionRecord, SummaryRecord
-from session_notes_server.store.redis.executor import Runner
+from session_notes_server.store.records import (
+    ListedRun,
+    ObserverRecord,
+    RunRecord,
+    ScanPosition,
+    SessionRecord,
+    SummaryRecord,
+)
+from session_notes_server.store.redis.executor import Executor
 from session_notes_server.store.scripts import Script
 
 LARGE_REPLY = 256 * 1024
-"""A reply of more bytes than this is asked for in turn: one at a time on each runner, so that the store looks at the
+"""A reply of more bytes than this is asked for in turn: one at a time on each executor, so that the store looks at the
 calls of others in between."""
 
 LARGE_NOTES = 16 * 1024
@@ -34,17 +41,17 @@ class Refused(Exception):
     """The store's own rules refuse the operation; nothing was changed.
 
     Attributes:
-        word: Why, as the script says it.
+        name: Why, as the script says it.
         details: What a caller is told besides: name → value.
     """
 
-    def __init__(self, word: str, details: Mapping[str, str]) -> None:
-        super().__init__(word)
-        self.word = word
+    def __init__(self, name: str, details: Mapping[str, str]) -> None:
+        super().__init__(name)
+        self.name = name
         self.details = details
 
 
-class AnswerTooLarge(Exception):
+class ReplyTooLarge(Exception):
     """What was asked for is larger than an answer may be.
 
     Attributes:
@@ -62,7 +69,7 @@ class Store:
     Args:
         notes: Runs the script of `get_notes`, so that nothing the others are stuck in can hold a primary up.
         reads: Runs those of the other operations that only read.
-        writes: Runs those that change a session. Any operation can raise its runner's StoreUnavailable.
+        writes: Runs those that change a session. Any operation can raise its executor's StoreUnavailable.
         session_ttl: How long a session is kept after its last change, unless the session has a ttl of its own.
         on_deletion: Called after every deletion, also one that may not have come to pass.
     """
@@ -70,9 +77,9 @@ class Store:
     def __init__(
         self,
         *,
-        notes: Runner,
-        reads: Runner,
-        writes: Runner,
+        notes: Executor,
+        reads: Executor,
+        writes: Executor,
         session_ttl: timedelta,
         on_deletion: Callable[[], None],
     ) -> None:
@@ -87,13 +94,13 @@ class Store:
         """Read what is known of one observer on one session."""
         return _observer(await self._notes.run(scripts.GET_NOTES, session_id, observer))
 
-    async def batch_get_notes(self, wanted: Sequence[tuple[str, str]], *, most: int) -> list[ObserverRecord]:
+    async def batch_get_notes(self, wanted: Sequence[tuple[str, str]], *, max_bytes: int) -> list[ObserverRecord]:
         """Return `get_notes` for pairs of session id and observer, in their order.
 
         Large notes are read last, in turn with other large replies.
 
         Raises:
-            AnswerTooLarge: The notes are larger than `most` together.
+            ReplyTooLarge: The notes are larger than `max_bytes` together.
         """
         replies, large, size = list[list[Any]](), list[tuple[int, int]](), 0
         for first in range(0, len(wanted), READ_AT_A_TIME):
@@ -103,8 +110,8 @@ class Store:
                     large.append((len(replies), reply[1]))
                     size += reply[1]
                 replies.append(reply)
-        if size > most:
-            raise AnswerTooLarge(size)
+        if size > max_bytes:
+            raise ReplyTooLarge(size)
 
         async def read_large() -> None:
             for indices in _shares(large):
@@ -114,7 +121,7 @@ class Store:
                     replies[index] = reply
 
         if large:
-            await self._reads.in_turn(read_large)
+            await self._reads.run_serially(read_large)
         return [_observer(reply) for reply in replies]
 
     async def begin_run(
@@ -259,7 +266,7 @@ class Store:
             self._on_deletion()
         return bool(existed)
 
-    async def scan_sessions(self, place: Place | None, count: int) -> tuple[list[str], Place | None]:
+    async def scan_sessions(self, place: ScanPosition | None, count: int) -> tuple[list[str], ScanPosition | None]:
         """Take one step through all sessions, from a place on, or from the start.
 
         The walk starts anew where the store is not the one that it began in: after a restart or a failover, its
@@ -311,11 +318,11 @@ class _FormerTTLs:
         return self._ttls.get(session_id, "")
 
 
-async def _bounded(runner: Runner, script: Script, session_id: str, *arguments: Any) -> list[Any]:
+async def _bounded(executor: Executor, script: Script, session_id: str, *arguments: Any) -> list[Any]:
     """Run a script; where its reply would be large, in turn with others like it."""
-    reply = await runner.run(script, session_id, *arguments, LARGE_REPLY)
+    reply = await executor.run(script, session_id, *arguments, LARGE_REPLY)
     if reply[0] == b"LARGE":
-        return await runner.in_turn(partial(runner.run, script, session_id, *arguments, ""))
+        return await executor.run_serially(partial(executor.run, script, session_id, *arguments, ""))
     return reply
 
 

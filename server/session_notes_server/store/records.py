@@ -109,7 +109,7 @@ class SummaryRecord:
     observers: list[str]
 
 
-class Place(NamedTuple):
+class ScanPosition(NamedTuple):
     """Where to go on in a walk through all sessions."""
 
     nodes: str

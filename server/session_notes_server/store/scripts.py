@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Self
 
-from session_notes_server.store.redis.connection import packed
+from session_notes_server.store.redis.connection import pack
 
 OUTCOMES = frozenset({"OK", "ACCEPTED", "DUPLICATE", "SUPERSEDED"})
 """How a script that can refuse says that it has done its work."""
@@ -25,11 +25,11 @@ class Script:
 
     def by_digest(self, keys: Sequence[str], tag: int, arguments: Sequence[Any]) -> bytes:
         """The command that runs it where the node knows it, and is refused with NOSCRIPT where not."""
-        return packed("EVALSHA", self.sha, len(keys), *keys, tag, *arguments)
+        return pack("EVALSHA", self.sha, len(keys), *keys, tag, *arguments)
 
     def in_full(self, keys: Sequence[str], tag: int, arguments: Sequence[Any]) -> bytes:
         """The command that runs it anywhere, and lets the node know it."""
-        return packed("EVAL", self.text, len(keys), *keys, tag, *arguments)
+        return pack("EVAL", self.text, len(keys), *keys, tag, *arguments)
 
     @classmethod
     def load(cls, name: str) -> Self:

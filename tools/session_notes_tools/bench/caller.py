@@ -70,13 +70,12 @@ async def _made(call: Call, bodies: Sequence[bytes], in_flight: int, until: floa
 async def _grpc(target: str, method: str, identified: bool, stack: contextlib.AsyncExitStack) -> Call:
     import grpc.aio
     from google.protobuf.message_factory import GetMessageClass
-    from session_notes._channel import open_async_channel
-    from session_notes._credentials import Credentials
+    from session_notes import Endpoint
     from session_notes.v1 import session_notes_pb2, session_state_pb2
 
     # A token and certificates are in the environment, as for any client.
-    credentials = Credentials(target, None, None) if identified else None
-    channel = await stack.enter_async_context(open_async_channel(target, credentials.tls if credentials else None))
+    endpoint = Endpoint(target, anonymous=not identified)
+    channel = await stack.enter_async_context(endpoint.open_async_channel())
     answers = {
         f"/{service.full_name}/{one.name}": GetMessageClass(one.output_type).FromString
         for module in (session_notes_pb2, session_state_pb2)
@@ -88,8 +87,7 @@ async def _grpc(target: str, method: str, identified: bool, stack: contextlib.As
     )
 
     async def call(body: bytes) -> object:
-        metadata = credentials.metadata() if credentials else None
-        return await stub(body, timeout=DEADLINE_SECONDS, metadata=metadata)
+        return await stub(body, timeout=DEADLINE_SECONDS, metadata=endpoint.metadata())
 
     return call
 

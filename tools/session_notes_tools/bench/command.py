@@ -27,7 +27,7 @@ ENOUGH = timedelta(seconds=1)
     help="Measure this sidecar: host:port or unix:/path. A token and certificates are taken from the "
     "environment: the token has to be an admin's. Its sessions are left alone; those made for this are deleted "
     "in the end.",
-    show_default="a throwaway one",
+    show_default="a temporary one",
 )
 @option(
     "--pid",
@@ -103,7 +103,6 @@ def _measured(target: str | None, pids: Sequence[int], *, full: bool, **how: Any
     import grpc
     import psutil
     from session_notes import SessionNotesError
-    from session_notes._errors import translate
     from session_notes_server.child_process import ProgramError
     from session_notes_server.embedded.valkey import EmbeddedError
 
@@ -131,7 +130,7 @@ def _measured(target: str | None, pids: Sequence[int], *, full: bool, **how: Any
                 told |= asyncio.run(_until_told(sections(step, **how)))
                 told["bars"] = bars(told)
     except grpc.RpcError as error:
-        raise failure_of(translate(error), target or "") from None
+        raise failure_of(SessionNotesError.from_rpc_error(error), target or "") from None
     except SessionNotesError as error:
         raise failure_of(error, target or "") from None
     except (LoadError, ProgramError, EmbeddedError) as error:

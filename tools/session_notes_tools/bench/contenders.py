@@ -16,8 +16,7 @@ import grpc.aio
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from session_notes._channel import open_async_channel
-from session_notes._credentials import Credentials
+from session_notes import Endpoint
 from session_notes.v1.notes_pb2 import Issue, Notes, Severity
 from session_notes.v1.session_notes_pb2 import BatchGetNotesRequest, GetNotesRequest, WriteNotesRequest
 from session_notes.v1.session_notes_pb2_grpc import SessionNotesStub
@@ -74,10 +73,9 @@ class Sessions:
         # A name of this run's own: nobody else's session is touched.
         run = secrets.token_hex(4)
         self.ids = [f"bench-{run}-{number}" for number in range(count)]
-        self._address = address
         self._notes = notes
-        self._credentials = Credentials(address, None, None)
-        self._identified = bool(self._credentials.tls or self._credentials.metadata())
+        self._endpoint = Endpoint(address)
+        self._identified = bool(self._endpoint.tls or self._endpoint.metadata())
 
     async def fill(self, *, turns: int = 0, runs: int = 1) -> None:
         """Have notes, and so many turns and runs, in all of them."""
@@ -108,7 +106,7 @@ class Sessions:
 
     async def answer_bytes(self) -> int:
         """How large an answer to GetNotes is."""
-        async with open_async_channel(self._address, self._credentials.tls) as channel:
+        async with self._endpoint.open_async_channel() as channel:
             request = GetNotesRequest(session_id=self.ids[0])
             answer: Message = await self._call(SessionNotesStub(channel).GetNotes, request)
             return answer.ByteSize()
@@ -139,7 +137,7 @@ class Sessions:
 
     async def _each(self, do: Callable[[grpc.aio.Channel, str], Awaitable[None]]) -> None:
         waiting = iter(self.ids)
-        async with open_async_channel(self._address, self._credentials.tls) as channel:
+        async with self._endpoint.open_async_channel() as channel:
 
             async def work() -> None:
                 for session_id in waiting:
@@ -148,7 +146,7 @@ class Sessions:
             await asyncio.gather(*(work() for _ in range(IN_FLIGHT_WHILE_FILLING)))
 
     async def _call(self, method: Any, request: Message) -> Any:
-        return await method(request, timeout=30, metadata=self._credentials.metadata(), wait_for_ready=True)
+        return await method(request, timeout=30, metadata=self._endpoint.metadata(), wait_for_ready=True)
 
 
 @contextlib.asynccontextmanager

@@ -12,7 +12,7 @@ from session_notes_tools.bench.contenders import Sessions, notes_of
 from session_notes_tools.bench.load import Callers, Target
 from session_notes_tools.bench.rounds import PYTHON, Load, Row, Tell, measured
 from session_notes_tools.bench.stores import sidecar_over, store
-from session_notes_tools.temporary_sidecar import Throwaway
+from session_notes_tools.temporary_sidecar import TemporarySidecar
 
 SESSIONS = (100, 10_000, 100_000)
 NOTES_KIB = (1, 16, 256)
@@ -79,7 +79,7 @@ async def growth(*, rounds: int, seconds: float, seed: int, step: Tell) -> tuple
         return told, memory
 
 
-def _larger(sidecar: Throwaway) -> list[tuple[str, int, Sessions, dict[str, int]]]:
+def _larger(sidecar: TemporarySidecar) -> list[tuple[str, int, Sessions, dict[str, int]]]:
     """Groups of sessions that are larger in one way each."""
     at = sidecar.target
     return [

@@ -17,7 +17,7 @@ from session_notes_tools.bench.contenders import BATCH, Sessions, notes_of
 from session_notes_tools.bench.load import LoadError, Slice, Target, h2load, saturated
 from session_notes_tools.bench.rounds import FIRST_CALLS, MANY, Tell
 from session_notes_tools.bench.stores import cluster, sidecar_over, store
-from session_notes_tools.temporary_sidecar import Throwaway
+from session_notes_tools.temporary_sidecar import TemporarySidecar
 
 # Enough for the kernel to spread them over the workers.
 SPREAD_CONNECTIONS = 16
@@ -90,7 +90,7 @@ async def two_on_a_cluster(step: Tell, *, rounds: int, seconds: float) -> Rows:
     ]
 
 
-async def _differing(ids: Sequence[str], first: Throwaway, second: Throwaway) -> int:
+async def _differing(ids: Sequence[str], first: TemporarySidecar, second: TemporarySidecar) -> int:
     """How many sessions have other notes, or another run, at one than at the other."""
     answers: list[list[bytes]] = []
     for sidecar in (first, second):

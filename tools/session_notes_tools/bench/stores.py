@@ -14,7 +14,7 @@ from urllib.parse import quote
 from session_notes_server.embedded.valkey import die_with_parent, valkey_server
 
 from session_notes_tools.bench.load import LoadError
-from session_notes_tools.temporary_sidecar import Throwaway, throwaway_sidecar
+from session_notes_tools.temporary_sidecar import TemporarySidecar, temporary_sidecar
 
 START_SECONDS = 10.0
 CLUSTER_SECONDS = 30.0
@@ -55,9 +55,9 @@ async def store(*flags: str) -> AsyncIterator[Store]:
             await ended(process)
 
 
-def sidecar_over(url: str, *flags: str) -> AbstractAsyncContextManager[Throwaway]:
+def sidecar_over(url: str, *flags: str) -> AbstractAsyncContextManager[TemporarySidecar]:
     """A sidecar of ours over a store, and patient: where load takes all cores, a store that waits is no outage."""
-    return throwaway_sidecar("--redis-url", url, "--notes-timeout", "5s", "--store-timeout", "5s", *flags)
+    return temporary_sidecar("--redis-url", url, "--notes-timeout", "5s", "--store-timeout", "5s", *flags)
 
 
 @contextlib.asynccontextmanager

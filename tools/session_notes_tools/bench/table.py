@@ -14,7 +14,7 @@ from session_notes_tools.bench.load import Callers, Target
 from session_notes_tools.bench.peers import peers
 from session_notes_tools.bench.rounds import Tell, floors, how, loads_for, measured
 from session_notes_tools.bench.stores import sidecar_over, store
-from session_notes_tools.temporary_sidecar import PATIENCE, reach
+from session_notes_tools.temporary_sidecar import REACH_TIMEOUT, wait_until_reachable
 
 SESSIONS = 100
 
@@ -44,7 +44,7 @@ async def table_of(
     address: str, pids: Sequence[int], *, rounds: int, seconds: float, seed: int, step: Tell
 ) -> dict[str, Any]:
     """Somebody's sidecar, and the floor of this machine. The sessions made there are removed in the end."""
-    await reach(address, PATIENCE)
+    await wait_until_reachable(address, REACH_TIMEOUT)
     sessions = Sessions(address, SESSIONS, notes_of())
     # Who may not remove them is to hear so before they are there.
     await sessions.remove()

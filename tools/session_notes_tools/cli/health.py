@@ -41,14 +41,13 @@ def health(
     """
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
-    from session_notes import SessionNotesError
-    from session_notes._channel import open_channel
+    from session_notes import Endpoint, SessionNotesError
 
     from session_notes_tools.cli import documents, show
 
     # As the clients do it.
     try:
-        channel = open_channel(target, tls(target))
+        channel = Endpoint(target, tls=tls(target), anonymous=True).open_channel()
     except SessionNotesError as error:
         raise failure_of(error, target) from error
     with channel:

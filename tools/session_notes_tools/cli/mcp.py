@@ -151,7 +151,8 @@ class _Http:
         *,
         insecure: bool,
     ) -> None:
-        from session_notes_server.identity.callers import Certificates, CredentialsError, Role, Tokens
+        from session_notes_server.identity.callers import Certificates, Role, Tokens
+        from session_notes_server.identity.trusted_files import CredentialsError
         from session_notes_server.rpc.listening import AddressError, host_and_port, is_loopback
         from session_notes_server.settings import InvalidSetting
 

@@ -249,7 +249,7 @@ def serve(
     from tempfile import TemporaryDirectory
 
     from session_notes_server.embedded.valkey import EmbeddedError
-    from session_notes_server.identity.callers import CredentialsError
+    from session_notes_server.identity.trusted_files import CredentialsError
     from session_notes_server.rpc.listening import AddressError
     from session_notes_server.sidecar import log_setup
     from session_notes_server.sidecar.lifecycle import log_addresses, run

@@ -65,7 +65,7 @@ def doctor(
     evicts, keeps and expires what it should, and what its user may do. Nothing is changed, unless with --write. The
     exit code is 1 if there is a problem; warnings leave it at 0.
     """
-    from session_notes_server.identity.callers import CredentialsError
+    from session_notes_server.identity.trusted_files import CredentialsError
     from session_notes_server.store import RedisSecrets, RedisTarget
 
     from session_notes_tools.cli import documents, show

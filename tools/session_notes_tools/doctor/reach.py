@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from session_notes import TLS
-from session_notes_server.store import reason
+from session_notes_server.store import describe_error
 
 from session_notes_tools.doctor import probe
 from session_notes_tools.doctor.findings import Finding, ms, ok, problem, warning
@@ -28,7 +28,7 @@ def reached(target: str, tls: TLS | None, seconds: float) -> Generator[Finding, 
     try:
         place = probe.Place.of(target)
     except ValueError:
-        yield problem("address", f"{target} is no address", "write host:port or unix:/path")
+        yield problem("address", f"{target} is an address that only gRPC can resolve", "check it as host:port")
         return False
     began = time.monotonic()
     try:
@@ -58,7 +58,7 @@ def _unreachable(target: str, error: OSError) -> Finding:
     advice = _ITS_OWNER if error.errno == errno.EACCES else _START
     if isinstance(error, socket.gaierror):
         advice = "see whether the name is right, and known on this machine"
-    return problem("address", f"no connection to {target}: {reason(error)}", advice)
+    return problem("address", f"no connection to {target}: {describe_error(error)}", advice)
 
 
 def _spoken_in_plain_text(connection: socket.socket, place: probe.Place, seconds: float) -> Finding | None:

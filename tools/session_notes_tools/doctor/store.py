@@ -11,7 +11,14 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
-from session_notes_server.store import LOGS, Look, RedisTarget, StoreUnavailable, look, reason
+from session_notes_server.store import (
+    COMMAND_LOGS,
+    RedisTarget,
+    StoreInspection,
+    StoreUnavailable,
+    describe_error,
+    inspect_store,
+)
 
 from session_notes_tools.cli.show import ago, count
 from session_notes_tools.doctor import probe
@@ -42,14 +49,16 @@ def checked(target: RedisTarget, prefix: str, *, timeout: timedelta, min_replica
         except OSError as error:
             unresolved.append(error)
     if len(unresolved) == len(target.addresses):
-        yield problem("connection", f"{target.name}: {reason(unresolved[0])}", "see whether the host's name is right")
+        yield problem(
+            "connection", f"{target.name}: {describe_error(unresolved[0])}", "see whether the host's name is right"
+        )
         return
     try:
-        looks = asyncio.run(look(target, prefix, patience=timeout, replicas=min_replicas > 0))
+        looks = asyncio.run(inspect_store(target, prefix, reply_timeout=timeout, replicas=min_replicas > 0))
     except StoreUnavailable as error:
         yield problem(
             "connection",
-            f"{target.name} cannot be used: {reason(error.__cause__)}",
+            f"{target.name} cannot be used: {describe_error(error.__cause__)}",
             "see whether it runs, and whether --redis-url and the like say what they should",
         )
         return
@@ -80,17 +89,17 @@ def _together(same: list[Finding]) -> Finding:
     return replace(worst, says=f"{worst.says} ({alike} of {len(same)} nodes)")
 
 
-def _needs_info(judge: Callable[[Look], Finding]) -> Callable[[Look], Finding]:
+def _needs_info(judge: Callable[[StoreInspection], Finding]) -> Callable[[StoreInspection], Finding]:
     """A check that needs INFO, and says so where there is none."""
     name = judge.__name__.removeprefix("_")
 
-    def check(seen: Look) -> Finding:
+    def check(seen: StoreInspection) -> Finding:
         return judge(seen) if seen.info else skipped(name, f"not known: {seen.refused.get('INFO')}", _AN_ADMIN)
 
     return check
 
 
-def _connection(seen: Look) -> Finding:
+def _connection(seen: StoreInspection) -> Finding:
     median, longest = statistics.median(seen.round_trip_seconds), max(seen.round_trip_seconds)
     says = f"a round trip takes {ms(median)} (median of {len(seen.round_trip_seconds)}, the longest {ms(longest)})"
     if median > SLOW_SECONDS:
@@ -99,7 +108,7 @@ def _connection(seen: Look) -> Finding:
 
 
 @_needs_info
-def _version(seen: Look) -> Finding:
+def _version(seen: StoreInspection) -> Finding:
     valkey, redis = seen.info.get("valkey_version"), seen.info.get("redis_version", "")
     name, number, least = ("Valkey", valkey, (7, 2)) if valkey else ("Redis", redis, (6, 2))
     says = f"{name} {number}"
@@ -113,7 +122,7 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
 
 
-def _role(target: RedisTarget, seen: Look) -> Finding:
+def _role(target: RedisTarget, seen: StoreInspection) -> Finding:
     if not seen.info:
         return skipped("role", f"not known: {seen.refused.get('INFO')}", _AN_ADMIN)
     if seen.info.get("role") != "master":
@@ -136,7 +145,7 @@ def _role(target: RedisTarget, seen: Look) -> Finding:
 
 
 @_needs_info
-def _eviction(seen: Look) -> Finding:
+def _eviction(seen: StoreInspection) -> Finding:
     policy, limit = seen.info.get("maxmemory_policy", ""), _number(seen.info, "maxmemory")
     evicted = _number(seen.info, "evicted_keys")
     so_far = f"; {count(evicted, 'key')} gone that way since its start" if evicted else ""
@@ -157,7 +166,7 @@ _IN_PART = "whole or in part (fields, transcript, runs)"
 
 
 @_needs_info
-def _memory(seen: Look) -> Finding:
+def _memory(seen: StoreInspection) -> Finding:
     used, limit = _number(seen.info, "used_memory"), _number(seen.info, "maxmemory")
     if not limit:
         return ok("memory", f"{_mib(used)} used, no limit (maxmemory 0)")
@@ -170,7 +179,7 @@ def _memory(seen: Look) -> Finding:
 
 
 @_needs_info
-def _persistence(seen: Look) -> Finding:
+def _persistence(seen: StoreInspection) -> Finding:
     if "err" in (seen.info.get("aof_last_write_status"), seen.info.get("rdb_last_bgsave_status")):
         return problem("persistence", "its last write to disk failed", "see its log; is the disk full, or read-only?")
     if seen.info.get("aof_enabled") == "1":
@@ -204,7 +213,7 @@ def _persistence(seen: Look) -> Finding:
     )
 
 
-def _disk(target: RedisTarget, seen: Look) -> Finding:
+def _disk(target: RedisTarget, seen: StoreInspection) -> Finding:
     directory = seen.config.get("dir")
     if target.addresses[0].port or not directory:
         return skipped("disk", "not to be seen from here")
@@ -219,7 +228,7 @@ def _disk(target: RedisTarget, seen: Look) -> Finding:
     return ok("disk", says)
 
 
-def _replicas(wanted: int, seen: Look) -> Finding:
+def _replicas(wanted: int, seen: StoreInspection) -> Finding:
     if not seen.info:
         return skipped("replicas", f"not known: {seen.refused.get('INFO')}", _AN_ADMIN)
     there = _number(seen.info, "connected_slaves")
@@ -235,10 +244,10 @@ def _replicas(wanted: int, seen: Look) -> Finding:
     return ok("replicas", f"{there} connected, writes wait for {wanted}" if there else "none: nothing to fail over to")
 
 
-def _log(seen: Look) -> Finding:
+def _log(seen: StoreInspection) -> Finding:
     if "CONFIG" in seen.refused:
         return skipped("log", f"not known: {seen.refused['CONFIG']}", _AN_ADMIN)
-    keeping = [name for name in LOGS if seen.config.get(name, "-1") != "-1"]
+    keeping = [name for name in COMMAND_LOGS if seen.config.get(name, "-1") != "-1"]
     if not keeping:
         return ok("log", "what users said is in no log of slow or large commands")
     return warning(
@@ -248,33 +257,33 @@ def _log(seen: Look) -> Finding:
     )
 
 
-def _permissions(seen: Look) -> Finding:
+def _permissions(seen: StoreInspection) -> Finding:
     if "EVAL" in seen.refused:
         return problem("permissions", f"no script can be run: {seen.refused['EVAL']}", _ALLOW)
-    if seen.may_not is None:
+    if seen.forbidden_commands is None:
         return skipped("permissions", "scripts can be run; what they may do only Redis 7 or newer tells", "try --write")
-    if seen.may_not:
-        return problem("permissions", f"our user may not run {', '.join(seen.may_not)} on our keys", _ALLOW)
+    if seen.forbidden_commands:
+        return problem("permissions", f"our user may not run {', '.join(seen.forbidden_commands)} on our keys", _ALLOW)
     return ok("permissions", "scripts can be run, and our user may do all that they do")
 
 
 _ALLOW = "allow it: docs/operating.md has the ACL of the user, under Redis with TLS and ACL"
 
 
-def _expiry(seen: Look) -> Finding:
+def _expiry(seen: StoreInspection) -> Finding:
     if "SCAN" in seen.refused:
         return skipped("expiry", f"not known: {seen.refused['SCAN']}")
     looked_at = f"{count(seen.keys_sampled, 'key')} with our prefix"
-    if seen.keys_for_ever:
+    if seen.keys_without_ttl:
         return warning(
             "expiry",
-            f"{looked_at} looked at, {seen.keys_for_ever} never expire",
+            f"{looked_at} looked at, {seen.keys_without_ttl} never expire",
             "none of ours is like that: something else writes keys with our prefix; choose another with --prefix",
         )
     return ok("expiry", f"{looked_at} looked at, all expire" if seen.keys_sampled else "no key with our prefix yet")
 
 
-def _clock(seen: Look) -> Finding:
+def _clock(seen: StoreInspection) -> Finding:
     if seen.clock_ahead_seconds is None:
         return skipped("clock", f"not known: {seen.refused.get('TIME')}")
     return clock("its clock", seen.clock_ahead_seconds)

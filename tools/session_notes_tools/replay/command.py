@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     "--target",
     metavar="ADDRESS",
     help="The sidecar to use: host:port or unix:/path. Sessions of others on it are left alone.",
-    show_default="a throwaway one, over an embedded store",
+    show_default="a temporary one, over an embedded store",
 )
 @option("--concurrency", type=click.IntRange(min=1), metavar="N", help="How many sessions at a time.", default=100)
 @option("--observers", type=click.IntRange(min=1, max=256), metavar="N", help="How many threads observe.", default=16)
@@ -79,7 +79,7 @@ def replay(
     from session_notes_tools.replay.transcripts import BadTranscripts, read_dialogues
 
     if keep and target is None:
-        raise wrong("--keep", "needs --target: a throwaway sidecar keeps nothing")
+        raise wrong("--keep", "needs --target: a temporary sidecar keeps nothing")
     try:
         dialogues = read_dialogues(file)
     except BadTranscripts as error:
@@ -117,7 +117,7 @@ def _replayed(dialogues: list[Dialogue], sessions: int, settings: Settings) -> d
         with _spectator() as spectator:
             history, elapsed_seconds = asyncio.run(play(plans, settings, spectator))
     except SessionNotesError as error:
-        raise failure_of(error, settings.target or "the throwaway sidecar's address") from error
+        raise failure_of(error, settings.target or "the temporary sidecar's address") from error
     except ProgramError as error:
         raise Failure(str(error), ExitCode.UNEXPECTED) from error
     except (KeyboardInterrupt, asyncio.CancelledError):

@@ -18,7 +18,7 @@ from session_notes_tools.replay.history import History, OutOfReach, Read, from_l
 from session_notes_tools.replay.plan import OBSERVER, PlannedSession
 from session_notes_tools.replay.programs import Stopwatch
 from session_notes_tools.replay.readback import EndOfReplay, each
-from session_notes_tools.temporary_sidecar import PATIENCE, reach, throwaway_sidecar
+from session_notes_tools.temporary_sidecar import REACH_TIMEOUT, temporary_sidecar, wait_until_reachable
 
 OWN_PATIENCE = timedelta(seconds=20)
 """The same for our own, whose store is just starting."""
@@ -32,7 +32,7 @@ class Settings:
     """How to replay.
 
     Attributes:
-        target: The sidecar to use; None: a throwaway one.
+        target: The sidecar to use; None: a temporary one.
         concurrency: How many sessions at a time.
         observers: How many threads observe.
         turn_interval: Seconds between two turns of a session, on average.
@@ -69,7 +69,7 @@ async def play(plans: Sequence[PlannedSession], settings: Settings, audience: Au
 
     Raises:
         Unavailable: The sidecar is out of reach.
-        ProgramError: A program of ours, the throwaway sidecar included, ended as it must not.
+        ProgramError: A program of ours, the temporary sidecar included, ended as it must not.
     """
     playing = cast(asyncio.Task[None], asyncio.current_task())
     # Ctrl-C does the same by itself; what `nohup` has us ignore stays ignored.
@@ -80,9 +80,9 @@ async def play(plans: Sequence[PlannedSession], settings: Settings, audience: Au
     async with contextlib.AsyncExitStack() as stack:
         target = settings.target
         if target is None:
-            target = (await stack.enter_async_context(throwaway_sidecar())).target
-            audience.say(f"a throwaway sidecar of its own is listening on {target}")
-        await reach(target, PATIENCE if settings.target else OWN_PATIENCE)
+            target = (await stack.enter_async_context(temporary_sidecar())).target
+            audience.say(f"a temporary sidecar of its own is listening on {target}")
+        await wait_until_reachable(target, REACH_TIMEOUT if settings.target else OWN_PATIENCE)
         try:
             started = time.monotonic()
             audience.begin("playing", sum(plan.turn_count for plan in plans))

@@ -21,7 +21,7 @@ _READINESS = ("never_run", "running", "ready", "failed", "expired", "unavailable
 def summary(
     history: History, verdicts: Sequence[Verdict], elapsed_seconds: float, target: str | None
 ) -> dict[str, Any]:
-    """The whole replay as one JSON document; `target`: None where the sidecar was a throwaway one."""
+    """The whole replay as one JSON document; `target`: None where the sidecar was a temporary one."""
     sessions = history.sessions.values()
     reads = [read for session in sessions for read in session.reads]
     outcomes = Counter(write.outcome for session in sessions for write in session.written)
@@ -73,7 +73,7 @@ def tables(told: Mapping[str, Any]) -> list[RenderableType]:
     from rich.table import Table
     from rich.text import Text
 
-    where = told["target"] or "a throwaway sidecar"
+    where = told["target"] or "a temporary sidecar"
     amounts = f"{show.count(told['sessions'], 'session')}, {show.count(told['turns'], 'turn')}"
     head = f"{amounts}, {told['elapsed_seconds']} s on {where}"
     numbers = Table.grid(padding=(0, 6))

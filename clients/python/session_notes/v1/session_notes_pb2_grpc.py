@@ -28,20 +28,22 @@ if _version_not_supported:
 class SessionNotesStub(object):
     """Notes of observers on sessions, with readiness, age and drift.
 
-    Rules that hold for every RPC of this package:
+    Rules for every RPC in this package:
 
-    - `session_id`, `observer` and `run_id` are 1 to 256 bytes of printable ASCII without space, `{` or `}`. An empty
-    `observer` means `default`.
-    - Every time and every age comes from the store's clock, read in the same atomic step as the data. No clock of a client
-    or of the sidecar takes part.
-    - Each RPC on a session is one atomic step in the store: all of it or none, whoever disconnects or dies meanwhile.
-    - Errors carry `google.rpc.ErrorInfo` (domain `session-notes`, its reason a name of ErrorReason without the prefix), and
-    where it says so `BadRequest` or `RetryInfo`. Any RPC can give, beside what its own comment lists:
-    INVALID_ARGUMENT (`BadRequest` names the field), RESOURCE_EXHAUSTED (TOO_LARGE, with the limit in the metadata, or
-    OVERLOADED, with `RetryInfo`), UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (the store cannot be reached or refuses; with `RetryInfo`) and
-    INTERNAL (a bug; its message carries an id that the sidecar's log has too).
-    - Where a write answers UNAVAILABLE or DEADLINE_EXCEEDED, its outcome is unknown. Repeating it with the same `run_id` is
-    always safe.
+    - `session_id`, `observer` and `run_id` are 1 to 256 bytes of printable ASCII without space, `{` or `}`. An empty `observer` means
+    `default`.
+    - Every time and every age comes from the store's clock, read in the same atomic step as the data. The clocks of clients and of
+    the sidecar play no part.
+    - Each RPC on a session is one atomic step in the store. It takes effect completely or not at all, even if the client disconnects
+    or the sidecar dies.
+    - Errors carry `google.rpc.ErrorInfo` (domain `session-notes`; the reason is a name of ErrorReason without its prefix) and, where
+    noted, `BadRequest` or `RetryInfo`. Besides the errors in its own comment, any RPC can return INVALID_ARGUMENT (`BadRequest` names
+    the field), RESOURCE_EXHAUSTED (TOO_LARGE, with the limit in the metadata, or OVERLOADED, with `RetryInfo`), UNAUTHENTICATED,
+    PERMISSION_DENIED, UNAVAILABLE (the store is unreachable or refuses the operation, or the sidecar is shutting down; with
+    `RetryInfo`), DEADLINE_EXCEEDED (REQUEST_TIMEOUT: the request did not arrive in time) and INTERNAL (a bug; the message has an id
+    that is also in the sidecar's log).
+    - The outcome of a write that returned UNAVAILABLE or DEADLINE_EXCEEDED is unknown. Repeating it with the same `run_id` is always
+    safe.
     """
 
     def __init__(self, channel):
@@ -85,53 +87,56 @@ class SessionNotesStub(object):
 class SessionNotesServicer(object):
     """Notes of observers on sessions, with readiness, age and drift.
 
-    Rules that hold for every RPC of this package:
+    Rules for every RPC in this package:
 
-    - `session_id`, `observer` and `run_id` are 1 to 256 bytes of printable ASCII without space, `{` or `}`. An empty
-    `observer` means `default`.
-    - Every time and every age comes from the store's clock, read in the same atomic step as the data. No clock of a client
-    or of the sidecar takes part.
-    - Each RPC on a session is one atomic step in the store: all of it or none, whoever disconnects or dies meanwhile.
-    - Errors carry `google.rpc.ErrorInfo` (domain `session-notes`, its reason a name of ErrorReason without the prefix), and
-    where it says so `BadRequest` or `RetryInfo`. Any RPC can give, beside what its own comment lists:
-    INVALID_ARGUMENT (`BadRequest` names the field), RESOURCE_EXHAUSTED (TOO_LARGE, with the limit in the metadata, or
-    OVERLOADED, with `RetryInfo`), UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (the store cannot be reached or refuses; with `RetryInfo`) and
-    INTERNAL (a bug; its message carries an id that the sidecar's log has too).
-    - Where a write answers UNAVAILABLE or DEADLINE_EXCEEDED, its outcome is unknown. Repeating it with the same `run_id` is
-    always safe.
+    - `session_id`, `observer` and `run_id` are 1 to 256 bytes of printable ASCII without space, `{` or `}`. An empty `observer` means
+    `default`.
+    - Every time and every age comes from the store's clock, read in the same atomic step as the data. The clocks of clients and of
+    the sidecar play no part.
+    - Each RPC on a session is one atomic step in the store. It takes effect completely or not at all, even if the client disconnects
+    or the sidecar dies.
+    - Errors carry `google.rpc.ErrorInfo` (domain `session-notes`; the reason is a name of ErrorReason without its prefix) and, where
+    noted, `BadRequest` or `RetryInfo`. Besides the errors in its own comment, any RPC can return INVALID_ARGUMENT (`BadRequest` names
+    the field), RESOURCE_EXHAUSTED (TOO_LARGE, with the limit in the metadata, or OVERLOADED, with `RetryInfo`), UNAUTHENTICATED,
+    PERMISSION_DENIED, UNAVAILABLE (the store is unreachable or refuses the operation, or the sidecar is shutting down; with
+    `RetryInfo`), DEADLINE_EXCEEDED (REQUEST_TIMEOUT: the request did not arrive in time) and INTERNAL (a bug; the message has an id
+    that is also in the sidecar's log).
+    - The outcome of a write that returned UNAVAILABLE or DEADLINE_EXCEEDED is unknown. Repeating it with the same `run_id` is always
+    safe.
     """
 
     def GetNotes(self, request, context):
-        """The current notes of one observer on one session, with readiness, age and drift. For the primary: one short read, no
-        waiting. A session nobody wrote to is OK and NEVER_RUN.
+        """Returns the current notes of one observer on one session, with readiness, age and drift. Made for the primary: one short read,
+        no waiting. For a session that does not exist it returns OK with NEVER_RUN.
 
-        Idempotent; changes nothing, prolongs nothing.
+        Idempotent. Changes nothing and does not extend the session's life.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetNotes(self, request, context):
-        """GetNotes for many sessions at once, answered in the order of the requests. Each entry is read in its own atomic step,
-        so entries can be apart by some milliseconds.
+        """Performs GetNotes for many sessions in one call, in the order of the requests. Each entry is read in an atomic step of its own,
+        so the entries may be a few milliseconds apart.
 
-        Idempotent; changes nothing. An answer of many large notes is larger than the 4 MiB that gRPC clients accept by default: ask
-        for fewer, or raise the client's limit. Errors:
-        - INVALID_ARGUMENT: one bad entry fails the call; `BadRequest` names it as `requests[3].session_id`.
-        - RESOURCE_EXHAUSTED: more than 1,000 requests (a setting of the sidecar), or more than 64 MiB of notes (16 messages).
+        Idempotent. Changes nothing. A response with many large notes exceeds the 4 MiB that gRPC clients accept by default: request
+        fewer, or raise the client's limit. Errors:
+        - INVALID_ARGUMENT: one invalid entry fails the call; `BadRequest` names it as `requests[3].session_id`.
+        - RESOURCE_EXHAUSTED, TOO_LARGE: more than 1,000 requests (a setting of the sidecar), or more than 64 MiB of notes (16 times the
+        largest message).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BeginRun(self, request, context):
-        """Announces a run: issues its number, takes the snapshot (turn count, store time), hands out the transcript copy when
-        asked. Starts the session where there is none.
+        """Begins a run: issues its number, takes the snapshot (turn count and store time) and, on request, returns a copy of the
+        transcript. Creates the session if it does not exist.
 
-        Idempotent per `run_id`: repeated, it returns the run as it stands, with the transcript of the first call's snapshot, as far as
-        it is still kept (the last 2,000 turns, and 8 MiB of them). So choose the id yourself if you mean to retry. With the transcript the answer can be
-        larger than the 4 MiB that gRPC clients accept by default. Errors:
-        - FAILED_PRECONDITION, SESSION_DELETED: the run was known when the session was deleted.
+        Idempotent per `run_id`: a repeated call returns the run in its current state, with the transcript of the first call's snapshot
+        as far as the session still keeps it (the last 2,000 turns, and 8 MiB of them). Choose the id yourself if you want to retry.
+        With the transcript, the response can exceed the 4 MiB that gRPC clients accept by default. Errors:
+        - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
         - RESOURCE_EXHAUSTED, TOO_LARGE: the session has no room for another run; see WriteNotes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -139,42 +144,42 @@ class SessionNotesServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WriteNotes(self, request, context):
-        """Stores the run's notes, atomically, once. Whether they become current is in the outcome, never an error: a slow old run does
-        not overwrite a newer one. Starts run and session where BeginRun did not.
+        """Writes the notes of a run, atomically and once. The response's outcome reports whether they became current; a slow old run
+        never overwrites a newer one, and that is not an error. Creates the run and the session if BeginRun did not.
 
-        Idempotent per `run_id`: the same notes again answer DUPLICATE, change nothing and do not refresh the age. Errors:
+        Idempotent per `run_id`: repeating the same notes returns DUPLICATE, changes nothing and does not refresh the age. Errors:
         - ALREADY_EXISTS, RUN_ALREADY_WRITTEN: the run has written other notes.
         - FAILED_PRECONDITION, RUN_ALREADY_FAILED: FailRun has ended the run.
-        - FAILED_PRECONDITION, SESSION_DELETED: the run was known when the session was deleted.
-        - RESOURCE_EXHAUSTED, TOO_LARGE: besides notes that are too large (`field` is `notes`), a session that is full (`field` is empty):
-        its runs and their notes, and 8 KiB for each observer, take at most 16 MiB together. Before a write is refused, the oldest
-        notes of the same observer's history go.
+        - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
+        - RESOURCE_EXHAUSTED, TOO_LARGE: the notes are too large (`field` is `notes`), or the session is full (`field` is empty). Its runs
+        and their notes, with 8 KiB for each observer, take at most 16 MiB. Before a write is rejected, the oldest notes in the same
+        observer's history are dropped.
 
-        A write that starts a session anew which has expired gives it the ttl of its own that it had (UpdateSession.ttl), as far as
-        this sidecar remembers it: that of the last 10,000 such sessions.
+        A write that re-creates an expired session restores the ttl set by UpdateSession, if this sidecar remembers it. It remembers
+        the last 10,000 such sessions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FailRun(self, request, context):
-        """Records that a run ended without notes, and why.
+        """Ends a run without notes, and records the reason.
 
-        Idempotent: a second FailRun answers as the first did, and the first reason stays. Errors:
-        - NOT_FOUND, RUN_NOT_FOUND: no such run.
+        Idempotent: a repeated call returns the same response, and the first reason stays. Errors:
+        - NOT_FOUND, RUN_NOT_FOUND: the run does not exist.
         - FAILED_PRECONDITION, RUN_ALREADY_WRITTEN: the run has written notes.
-        - FAILED_PRECONDITION, SESSION_DELETED: the run was known when the session was deleted.
+        - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRuns(self, request, context):
-        """The last 20 runs of one observer on one session, newest first, paged. For debugging. In a session that is full, the oldest of
-        them may be without notes (see WriteNotes).
+        """Lists the last 20 runs of one observer on one session, newest first, in pages. Made for debugging. In a full session the oldest
+        of them may have lost their notes (see WriteNotes).
 
-        Idempotent; changes nothing. A session nobody wrote to is OK and empty. With notes a page can be larger than the 4 MiB that gRPC
-        clients accept by default: ask for fewer runs, or raise the client's limit.
+        Idempotent. Changes nothing. For a session that does not exist it returns OK and no runs. With notes, a page can exceed the 4 MiB
+        that gRPC clients accept by default: request fewer runs, or raise the client's limit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -224,20 +229,22 @@ def add_SessionNotesServicer_to_server(servicer, server):
 class SessionNotes(object):
     """Notes of observers on sessions, with readiness, age and drift.
 
-    Rules that hold for every RPC of this package:
+    Rules for every RPC in this package:
 
-    - `session_id`, `observer` and `run_id` are 1 to 256 bytes of printable ASCII without space, `{` or `}`. An empty
-    `observer` means `default`.
-    - Every time and every age comes from the store's clock, read in the same atomic step as the data. No clock of a client
-    or of the sidecar takes part.
-    - Each RPC on a session is one atomic step in the store: all of it or none, whoever disconnects or dies meanwhile.
-    - Errors carry `google.rpc.ErrorInfo` (domain `session-notes`, its reason a name of ErrorReason without the prefix), and
-    where it says so `BadRequest` or `RetryInfo`. Any RPC can give, beside what its own comment lists:
-    INVALID_ARGUMENT (`BadRequest` names the field), RESOURCE_EXHAUSTED (TOO_LARGE, with the limit in the metadata, or
-    OVERLOADED, with `RetryInfo`), UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (the store cannot be reached or refuses; with `RetryInfo`) and
-    INTERNAL (a bug; its message carries an id that the sidecar's log has too).
-    - Where a write answers UNAVAILABLE or DEADLINE_EXCEEDED, its outcome is unknown. Repeating it with the same `run_id` is
-    always safe.
+    - `session_id`, `observer` and `run_id` are 1 to 256 bytes of printable ASCII without space, `{` or `}`. An empty `observer` means
+    `default`.
+    - Every time and every age comes from the store's clock, read in the same atomic step as the data. The clocks of clients and of
+    the sidecar play no part.
+    - Each RPC on a session is one atomic step in the store. It takes effect completely or not at all, even if the client disconnects
+    or the sidecar dies.
+    - Errors carry `google.rpc.ErrorInfo` (domain `session-notes`; the reason is a name of ErrorReason without its prefix) and, where
+    noted, `BadRequest` or `RetryInfo`. Besides the errors in its own comment, any RPC can return INVALID_ARGUMENT (`BadRequest` names
+    the field), RESOURCE_EXHAUSTED (TOO_LARGE, with the limit in the metadata, or OVERLOADED, with `RetryInfo`), UNAUTHENTICATED,
+    PERMISSION_DENIED, UNAVAILABLE (the store is unreachable or refuses the operation, or the sidecar is shutting down; with
+    `RetryInfo`), DEADLINE_EXCEEDED (REQUEST_TIMEOUT: the request did not arrive in time) and INTERNAL (a bug; the message has an id
+    that is also in the sidecar's log).
+    - The outcome of a write that returned UNAVAILABLE or DEADLINE_EXCEEDED is unknown. Repeating it with the same `run_id` is always
+    safe.
     """
 
     @staticmethod

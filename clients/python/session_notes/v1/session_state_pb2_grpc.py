@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class SessionStateStub(object):
-    """What the primary keeps about a session: named fields and the transcript. The rules at SessionNotes hold here too.
+    """Named fields and the transcript of a session. The rules at SessionNotes apply.
     """
 
     def __init__(self, channel):
@@ -63,60 +63,62 @@ class SessionStateStub(object):
 
 
 class SessionStateServicer(object):
-    """What the primary keeps about a session: named fields and the transcript. The rules at SessionNotes hold here too.
+    """Named fields and the transcript of a session. The rules at SessionNotes apply.
     """
 
     def GetSession(self, request, context):
-        """The whole session in one atomic read.
+        """Returns the whole session from one atomic read.
 
-        Idempotent; changes nothing, prolongs nothing. A session nobody wrote to is OK and empty, at version 0. With the turns, or where
-        fields and notes are large, the answer can be larger than the 4 MiB that gRPC clients accept by default.
+        Idempotent. Changes nothing and does not extend the session's life. For a session that does not exist it returns OK and an empty
+        session at version 0. With the turns, or with large fields and notes, the response can exceed the 4 MiB that gRPC clients
+        accept by default.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSession(self, request, context):
-        """Sets and removes named fields, atomically, without reading the rest: two writers never lose each other's fields.
-        Starts the session where there is none.
+        """Sets and removes named fields, atomically and without reading the others, so that two writers never lose each other's fields.
+        Creates the session if it does not exist.
 
-        Not idempotent: each call that is answered OK raises the version by 1. With `expected_version` a retry is safe: it is
-        ABORTED if the first try got through. Errors:
-        - ABORTED, VERSION_MISMATCH: the session is at another version, given as `actual` in the metadata.
-        - RESOURCE_EXHAUSTED, TOO_LARGE: a field, or (with `field` being `set`, and the limit 8388608) all fields of the session together,
-        in which each counts its name, its value and 256 bytes. What makes them smaller is always taken.
+        Not idempotent: each successful call raises the version by 1. With `expected_version` a retry is safe: it is ABORTED if the first
+        attempt succeeded. Errors:
+        - ABORTED, VERSION_MISMATCH: the session is at another version, which is `actual` in the metadata.
+        - RESOURCE_EXHAUSTED, TOO_LARGE: a field is too large, or all fields together exceed 8 MiB (`field` is `set`); a field counts as
+        its name, its value and 256 bytes. A change that makes them smaller is always accepted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AppendTurns(self, request, context):
-        """Appends to the transcript. Starts the session where there is none; one that has expired, with its ttl as WriteNotes does.
+        """Appends turns to the transcript. Creates the session if it does not exist; a session that has expired keeps its ttl as in
+        WriteNotes.
 
-        Not idempotent. With `expected_turn_count` a retry is safe: it is ABORTED if the first try got through. Errors:
-        - ABORTED, TURN_COUNT_MISMATCH: the transcript has another length, given as `actual` in the metadata.
+        Not idempotent. With `expected_turn_count` a retry is safe: it is ABORTED if the first attempt succeeded. Errors:
+        - ABORTED, TURN_COUNT_MISMATCH: the transcript has another length, which is `actual` in the metadata.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSession(self, request, context):
-        """Removes every trace of the session. For an hour, runs that were known now are refused (SESSION_DELETED), so that an observer
-        still at work does not bring the user's data back; only their ids are kept for that.
+        """Deletes the session and all its data. For an hour, existing runs are refused (SESSION_DELETED), so that an in-flight analysis does
+        not resurrect a deleted user; only the ids of these runs are kept for that.
 
-        Idempotent: a second call answers OK and `existed: false`.
+        Idempotent: a repeated call returns OK and `existed: false`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """Summaries of all sessions, paged, in no order. For people: it walks the whole store. A session that exists from the first page
-        to the last is listed, also where the store restarts or fails over in between: then the listing starts anew with the next page,
-        and has more pages than before. A session that comes or goes meanwhile may be listed, and a session can be listed twice. Only
-        while slots of a cluster are being moved from node to node may a listing miss a session.
+        """Lists summaries of all sessions, in pages and in no order. Made for people: it scans the whole store. It lists every session that
+        exists from the first page to the last, even if the store restarts or fails over meanwhile: the listing then starts over with the
+        next page. Sessions created or deleted during the listing may or may not be listed, and a session can be listed twice. A
+        session can be missed only while slots of a cluster are being moved between nodes.
 
-        Idempotent; changes nothing.
+        Idempotent. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,7 +161,7 @@ def add_SessionStateServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SessionState(object):
-    """What the primary keeps about a session: named fields and the transcript. The rules at SessionNotes hold here too.
+    """Named fields and the transcript of a session. The rules at SessionNotes apply.
     """
 
     @staticmethod

@@ -23,7 +23,7 @@ from grpc_health.v1 import health_pb2
 from session_notes_server.rpc import errors
 from session_notes_server.rpc.admission import Gate
 from session_notes_server.rpc.services.health_watch import HealthServicer
-from session_notes_server.store import Repeats, Runner, StoreUnavailable, reason
+from session_notes_server.store import Executor, LogThrottle, StoreUnavailable, describe_error
 from session_notes_server.telemetry.call_log import Account
 from session_notes_server.telemetry.metrics.counting import Metrics
 
@@ -46,19 +46,19 @@ class Health:
     """The health of the store, as the sidecar's own.
 
     Args:
-        runners: What is asked: the store is up when all of them reach it.
+        executors: What is asked: the store is up when all of them reach it.
         services: The names that it is told for, beside `ready` and none.
         metrics: Where it is told, too, and its calls are counted, if that is wanted.
     """
 
-    def __init__(self, runners: Sequence[Runner], services: Sequence[str], metrics: Metrics | None = None) -> None:
+    def __init__(self, executors: Sequence[Executor], services: Sequence[str], metrics: Metrics | None = None) -> None:
         self.servicer = HealthServicer()
         self._metrics = metrics
-        self._runners = runners
+        self._executors = executors
         self._services = ("", READY, *services)
         self._up: bool | None = None
         self._has_answered = False
-        self._repeats = Repeats()
+        self._repeats = LogThrottle()
         self._failing_since: float | None = None
 
     def handlers(self, checks: Gate, watches: Gate) -> grpc.GenericRpcHandler:
@@ -82,13 +82,13 @@ class Health:
     async def check(self) -> bool:
         """Ask once, and tell; an outage only when it has lasted."""
         try:
-            for runner in self._runners:
-                await runner.ping()
+            for executor in self._executors:
+                await executor.ping()
         except StoreUnavailable as error:
             now = asyncio.get_running_loop().time()
             self._failing_since = self._failing_since or now
             if not self._up or now - self._failing_since >= DOUBT_SECONDS:
-                await self._tell(up=False, why=reason(error.__cause__, has_answered=self._has_answered))
+                await self._tell(up=False, why=describe_error(error.__cause__, has_answered=self._has_answered))
         else:
             self._failing_since, self._has_answered = None, True
             await self._tell(up=True)
@@ -103,14 +103,14 @@ class Health:
     async def _tell(self, *, up: bool, why: str = "") -> None:
         first, changed, self._up = self._up is None, up != self._up, up
         if up and changed:
-            self._repeats = Repeats()
-            log.info("the store at %s answers: SERVING", self._runners[0].where)
+            self._repeats = LogThrottle()
+            log.info("the store at %s answers: SERVING", self._executors[0].store_name)
         elif not up and (before := self._repeats.due(why)) is not None:
             if before:
                 text = "the store at %s still cannot be used: %s (asked %d times since the last such line)"
-                log.warning(text, self._runners[0].where, why, before)
+                log.warning(text, self._executors[0].store_name, why, before)
             else:
-                log.warning("the store at %s cannot be used, NOT_SERVING: %s", self._runners[0].where, why)
+                log.warning("the store at %s cannot be used, NOT_SERVING: %s", self._executors[0].store_name, why)
         if not changed:
             return
         if self._metrics is not None:

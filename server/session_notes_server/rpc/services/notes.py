@@ -26,7 +26,7 @@ from session_notes_server.rpc.admission import HELD_MESSAGES
 from session_notes_server.rpc.raw_messages import BatchAnswer, BeginRunResponse, GetNotesResponse, ListRunsResponse
 from session_notes_server.rpc.validation import MAX_REASON_BYTES, Check
 from session_notes_server.settings import Limits
-from session_notes_server.store import AnswerTooLarge, ObserverRecord, Refused, Store
+from session_notes_server.store import ObserverRecord, Refused, ReplyTooLarge, Store
 
 DEFAULT_LEASE = timedelta(minutes=5)
 HISTORY = 20
@@ -60,8 +60,10 @@ class NotesServicer(SessionNotesServicer):
         check.done()
         most = HELD_MESSAGES * self._limits.message_bytes
         try:
-            records = await self._store.batch_get_notes([(one.session_id, one.observer) for one in wanted], most=most)
-        except AnswerTooLarge as error:
+            records = await self._store.batch_get_notes(
+                [(one.session_id, one.observer) for one in wanted], max_bytes=most
+            )
+        except ReplyTooLarge as error:
             raise errors.too_large("responses", limit=most, actual=error.size) from None
         response = BatchAnswer()
         for index, (one, record) in enumerate(zip(wanted, records, strict=True)):

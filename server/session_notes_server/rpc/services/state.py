@@ -21,7 +21,7 @@ from session_notes_server.rpc import conversion, errors, paging
 from session_notes_server.rpc.raw_messages import GetSessionResponse
 from session_notes_server.rpc.validation import Check, is_id
 from session_notes_server.settings import Limits
-from session_notes_server.store import Place, Refused, Store
+from session_notes_server.store import Refused, ScanPosition, Store
 
 PAGE, MOST_OF_A_PAGE = 100, 1000
 
@@ -96,7 +96,7 @@ class StateServicer(SessionStateServicer):
         limit = check.page_size(request.page_size, default=PAGE, most=MOST_OF_A_PAGE)
         scope = ("ListSessions",)
         waiting: list[str] = []
-        place: Place | None = None
+        place: ScanPosition | None = None
         if request.page_token:
             try:
                 waiting, place = paging.place_in_scan(paging.position(scope, request.page_token))

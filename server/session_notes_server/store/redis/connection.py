@@ -11,7 +11,7 @@ from typing import Any, cast
 import hiredis
 
 from session_notes_server.store.errors import Unusable
-from session_notes_server.store.log_throttle import Repeats
+from session_notes_server.store.log_throttle import LogThrottle
 
 log = logging.getLogger(__name__)
 
@@ -19,23 +19,23 @@ log = logging.getLogger(__name__)
 # first gives replies that are there a moment to be read.
 _SECOND_LOOK_SECONDS = 0.002
 _NOTHING = object()
-_distrusted = Repeats()
+_distrusted = LogThrottle()
 
 WINDOW = 16
 """How many commands, or batches of them, are with the node at a time; the others wait here for their turn.
 
 A node does all that has come over one connection before it looks at the next, and replies that come at once are work
 for the loop at once. So a burst of what is large would hold up everybody else, above all a primary's GetNotes, which
-has a link of its own for nothing then.
+has a connection of its own for nothing then.
 """
 
 
-def packed(*words: str | int | bytes) -> bytes:
+def pack(*words: str | int | bytes) -> bytes:
     """A command as it goes over the wire."""
     return hiredis.pack_command(words)  # type: ignore[arg-type,no-any-return]  # Its types say "a tuple of one word".
 
 
-class LinkLost(ConnectionError):
+class ConnectionLost(ConnectionError):
     """The connection is gone. What was sent over it and not answered may have been done, or not.
 
     Attributes:
@@ -47,12 +47,12 @@ class LinkLost(ConnectionError):
         self.replies = replies
 
 
-class Link(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """Sends commands as they come and hands each reply, in the order of the commands, to whom it belongs.
 
     A short time limit for each call alone would take a queue for an outage: of hundreds of calls one may wait for its
-    turn while the node answers the others all the time. A node that answers nobody is another matter, and then the link
-    is given up, with all that wait for it.
+    turn while the node answers the others all the time. A node that answers nobody is another matter, and then the
+    connection is given up, with all that wait for it.
 
     Args:
         timeout_seconds: How long the replies to one `send` may take.
@@ -80,12 +80,12 @@ class Link(asyncio.Protocol):
         """Send packed commands, `count` of them → their replies; where the node refuses one, a `hiredis.ReplyError`.
 
         Raises:
-            LinkLost: the connection is gone, or was before.
+            ConnectionLost: the connection is gone, or was before.
             TimeoutError: the node takes too long, though it answers others.
         """
         future: asyncio.Future[list[Any]] = self._loop.create_future()
         if self._transport is None:
-            future.set_exception(LinkLost())
+            future.set_exception(ConnectionLost())
             return future
         if len(self._awaited) < WINDOW:
             self._transport.write(commands)
@@ -96,7 +96,7 @@ class Link(asyncio.Protocol):
             self._set_timer()
         return future
 
-    def lose(self, why: Exception | None = None) -> None:
+    def abort(self, why: Exception | None = None) -> None:
         """Give the connection up: whoever waits for a reply hears so, and why, if that is known."""
         if self._transport is None:
             return
@@ -107,7 +107,7 @@ class Link(asyncio.Protocol):
         while self._awaited:
             awaited = self._awaited.popleft()
             if not awaited.future.done():
-                lost = LinkLost(awaited.replies)
+                lost = ConnectionLost(awaited.replies)
                 lost.__cause__ = why
                 awaited.future.set_exception(lost)
         self._on_lost()
@@ -116,7 +116,7 @@ class Link(asyncio.Protocol):
         """Close the connection as soon as nobody waits for a reply: another one has taken its place."""
         self._retired = True
         if not self._awaited:
-            self.lose()
+            self.abort()
 
     def distrust(self, why: str) -> Unusable:
         """Give the connection up for a reply that cannot be ours, log that ever more rarely, and return the cause."""
@@ -124,7 +124,7 @@ class Link(asyncio.Protocol):
             more = f" ({before} times since the last such line)" if before else ""
             log.error("%s; dropping the connection%s", why, more)
         cause = Unusable("its replies are not those to our commands: is that Redis, and nothing in between?")
-        self.lose(cause)
+        self.abort(cause)
         return cause
 
     def when_lost(self, callback: Callable[[], None]) -> None:
@@ -139,7 +139,7 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Part of asyncio.Protocol."""
-        self.lose(exc)
+        self.abort(exc)
 
     def data_received(self, data: bytes) -> None:
         """Part of asyncio.Protocol."""
@@ -150,7 +150,7 @@ class Link(asyncio.Protocol):
                 self._take(reply)
         except (hiredis.ProtocolError, IndexError):
             if not self._has_answered:
-                self.lose(Unusable(_no_redis(data)))
+                self.abort(Unusable(_no_redis(data)))
                 return
             self.distrust("unexpected reply from Redis")
 
@@ -168,7 +168,7 @@ class Link(asyncio.Protocol):
         if not first.future.done():
             first.future.set_result(first.replies)
         if self._retired and not self._awaited:
-            self.lose()
+            self.abort()
 
     def _due(self) -> float:
         """When the node has been silent for too long, or the first caller who still waits has waited for too long."""
@@ -194,7 +194,7 @@ class Link(asyncio.Protocol):
         while self._awaited and self._due() <= now:
             quiet_since = max(self._heard, self._listening_since, self._awaited[0].since)
             if quiet_since + self._silence_seconds <= now:
-                self.lose(TimeoutError())
+                self.abort(TimeoutError())
                 return
             late = self._awaited[self._overdue].future
             self._overdue += 1

@@ -10,7 +10,7 @@ import ssl
 from functools import lru_cache, partial
 from pathlib import Path
 
-from session_notes_server.identity.callers import CredentialsError, Reread, existing
+from session_notes_server.identity.trusted_files import CredentialsError, Reloader, read_trusted_file
 from session_notes_server.settings import InvalidSetting
 
 
@@ -45,30 +45,30 @@ class RedisSecrets:
         if sentinel_user and not sentinel_password_file:
             raise InvalidSetting("for --sentinel-user its password is needed: give --sentinel-password-file")
         self.sentinel_user = sentinel_user
-        self.are_about_sentinels = sentinel_password_file is not None
-        self.are_about_tls = ca is not None or cert is not None
+        self.uses_sentinels = sentinel_password_file is not None
+        self.uses_tls = ca is not None or cert is not None
         self._tls_files = (ca, cert, key)
         self._password = _reread(password_file)
         self._sentinel_password = _reread(sentinel_password_file)
         named = ", ".join(str(file) for file in self._tls_files if file)
-        self._tls = Reread(f"certificates in {named}", partial(_tls, self._tls_files)) if named else None
+        self._tls = Reloader(f"certificates in {named}", partial(_tls, self._tls_files)) if named else None
 
     @property
-    def have_a_password(self) -> bool:
+    def has_password(self) -> bool:
         """Whether a file of ours has it, and so the URL must not."""
         return self._password is not None
 
     def password(self) -> str | None:
         """The password as it is now; None where no file has it."""
-        return self._password.now(at_once=True) if self._password else None
+        return self._password.current(force=True) if self._password else None
 
     def sentinel_password(self) -> str | None:
         """The password of the Sentinels as it is now; None where they ask for none."""
-        return self._sentinel_password.now(at_once=True) if self._sentinel_password else None
+        return self._sentinel_password.current(force=True) if self._sentinel_password else None
 
     def tls_context(self) -> ssl.SSLContext:
         """What a connection is to be encrypted with: TLS 1.2 or newer, certificate and host name verified."""
-        return self._tls.now(at_once=True) if self._tls else _context(self._tls_files, _NO_FILES)
+        return self._tls.current(force=True) if self._tls else _context(self._tls_files, _NO_FILES)
 
 
 _Files = tuple[Path | None, Path | None, Path | None]
@@ -76,13 +76,13 @@ _Contents = tuple[bytes, bytes, bytes]
 _NO_FILES: _Contents = (b"", b"", b"")
 
 
-def _reread(path: Path | None) -> Reread[str] | None:
-    return Reread(f"password in {path}", partial(_password, path)) if path else None
+def _reread(path: Path | None) -> Reloader[str] | None:
+    return Reloader(f"password in {path}", partial(_password, path)) if path else None
 
 
 def _password(path: Path) -> str:
     try:
-        text = existing(path, secret=True).decode().removesuffix("\n").removesuffix("\r")
+        text = read_trusted_file(path, secret=True).decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
         raise CredentialsError(f"{path} is not UTF-8") from None
     if not text:
@@ -99,9 +99,9 @@ def _tls(files: _Files) -> ssl.SSLContext:
 def _read(files: _Files) -> _Contents:
     ca, cert, key = files
     return (
-        existing(ca) if ca else b"",
-        existing(cert) if cert else b"",
-        existing(key, secret=True) if key else b"",
+        read_trusted_file(ca) if ca else b"",
+        read_trusted_file(cert) if cert else b"",
+        read_trusted_file(key, secret=True) if key else b"",
     )
 
 
@@ -119,7 +119,7 @@ def _context(files: _Files, content: _Contents) -> ssl.SSLContext:
             # A password is not asked for on a terminal that nobody looks at: such a key is wrong here.
             context.load_cert_chain(cert, key, password=lambda: b"")
         except (ssl.SSLError, ValueError, OSError) as error:
-            reason = getattr(error, "reason", None) or "no PEM, or encrypted"
+            reason = getattr(error, "describe_error", None) or "no PEM, or encrypted"
             raise CredentialsError(f"{cert} and {key} are no certificate and its key ({reason})") from None
     # OpenSSL takes files: it must be what we have read that it saw.
     if _read(files) != content:

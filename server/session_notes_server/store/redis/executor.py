@@ -16,8 +16,8 @@ from hiredis import ReplyError
 from session_notes_server.store import scripts
 from session_notes_server.store.errors import NotDone, StoreUnavailable, codes, is_elsewhere, is_outdated, raised
 from session_notes_server.store.keys import Keys
-from session_notes_server.store.records import Place
-from session_notes_server.store.redis.connection import Link, LinkLost, packed
+from session_notes_server.store.records import ScanPosition
+from session_notes_server.store.redis.connection import Connection, ConnectionLost, pack
 from session_notes_server.store.redis.replication import Replicas
 from session_notes_server.store.redis.target import RedisTarget
 from session_notes_server.store.redis.topology import Limits, Node, nodes
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 # How often one call follows a cluster whose slots move, or sends a script that a node does not know.
 _REFERRALS = 5
-_ASKING = packed("ASKING")
+_ASKING = pack("ASKING")
 
 _WRONG_TYPE = (
     "a key of a session holds a value of another type than ours: another program writes keys that begin with '%s'. "
@@ -36,14 +36,14 @@ _WRONG_TYPE = (
 )
 
 
-class Runner:
-    """Runs scripts on sessions, over any kind of Redis, on links of its own.
+class Executor:
+    """Runs scripts on sessions, over any kind of Redis, on connections of its own.
 
     Args:
         target: Where Redis is.
         prefix: What every key starts with; sidecars that share it share sessions.
         timeout: How long one operation may take.
-        silence: How long Redis, in a cluster the node asked, may answer nobody meanwhile; None: as long as that.
+        silence_timeout: How long Redis, in a cluster the node asked, may answer nobody; None: `timeout`.
         min_replicas: How many replicas must have whatever a reply tells of.
     """
 
@@ -53,19 +53,19 @@ class Runner:
         *,
         prefix: str,
         timeout: timedelta,
-        silence: timedelta | None = None,
+        silence_timeout: timedelta | None = None,
         min_replicas: int = 0,
     ) -> None:
-        self.where = target.name
+        self.store_name = target.name
         self._keys = Keys(prefix)
-        self._nodes = nodes(target, Limits(timeout.total_seconds(), (silence or timeout).total_seconds()))
+        self._nodes = nodes(target, Limits(timeout.total_seconds(), (silence_timeout or timeout).total_seconds()))
         self._tags = itertools.count(1)
         self._turn = asyncio.Semaphore(1)
         self._is_cluster = target.is_cluster
         self._replicas = Replicas(min_replicas, timeout.total_seconds())
 
     async def aclose(self) -> None:
-        """Close all links. Operations still in flight fail."""
+        """Close all connections. Operations still in flight fail."""
         await self._nodes.aclose()
 
     async def ping(self) -> None:
@@ -81,9 +81,9 @@ class Runner:
     async def _probe(self, tag: str) -> None:
         key = self._keys.probe(tag)
         try:
-            link, _ = await self._run(scripts.PROBE, [key], ())
-            if self._replicas.were_missed(link):
-                await self._replicas.have_it(link, self._keys.marker(tag))
+            connection, _ = await self._run(scripts.PROBE, [key], ())
+            if self._replicas.were_missed(connection):
+                await self._replicas.have_it(connection, self._keys.marker(tag))
         except StoreUnavailable as error:
             if not is_elsewhere(error.__cause__):
                 raise
@@ -96,25 +96,25 @@ class Runner:
         Raises:
             StoreUnavailable: If its outcome is unknown.
         """
-        link, answer = await self._run(script, self._keys.of(session_id), arguments)
+        connection, answer = await self._run(script, self._keys.of(session_id), arguments)
         if self._replicas.enough:
-            await self._replicas.have_it(link, self._keys.marker(session_id))
+            await self._replicas.have_it(connection, self._keys.marker(session_id))
         return answer
 
-    async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> tuple[Link, list[Any]]:
+    async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> tuple[Connection, list[Any]]:
         tag = next(self._tags)
         command, asking = script.by_digest(keys, tag, arguments), b""
         node = await self._nodes.of(keys[0])
         for _ in range(_REFERRALS):
-            link = node.value or await node.get()
+            connection = node.value or await node.get()
             try:
-                *_, reply = await link.send(asking + command, 2 if asking else 1)
-            except (LinkLost, TimeoutError) as error:
+                *_, reply = await connection.send(asking + command, 2 if asking else 1)
+            except (ConnectionLost, TimeoutError) as error:
                 raise StoreUnavailable from error
             if not isinstance(reply, ReplyError):
-                return link, _own(link, reply, tag)
+                return connection, _own(connection, reply, tag)
             # An error has no tag. Were it another call's, ours would be done twice, or refused for nothing.
-            await self._in_step(link)
+            await self._in_step(connection)
             match str(reply).split():
                 case ["NOSCRIPT", *_]:
                     command = script.in_full(keys, tag, arguments)
@@ -140,22 +140,26 @@ class Runner:
         replies: list[list[Any]] = [[]] * len(calls)
 
         async def ask(node: Node, indices: list[int]) -> None:
-            link = await node.get()
+            connection = await node.get()
             tags = [next(self._tags) for _ in indices]
             commands = b"".join(
                 script.by_digest(keys[index], tag, calls[index][1]) for index, tag in zip(indices, tags, strict=True)
             )
-            for index, tag, reply in zip(indices, tags, await _replies(link, commands, len(indices)), strict=True):
+            for index, tag, reply in zip(
+                indices, tags, await _replies(connection, commands, len(indices)), strict=True
+            ):
                 # What a node refuses one by one, it may have good reasons for: a script it forgot, a slot that moved.
                 refused = isinstance(reply, ReplyError)
                 replies[index] = (
-                    await self.run(script, calls[index][0], *calls[index][1]) if refused else _own(link, reply, tag)
+                    await self.run(script, calls[index][0], *calls[index][1])
+                    if refused
+                    else _own(connection, reply, tag)
                 )
 
         await asyncio.gather(*(ask(node, indices) for node, indices in by_node.items()))
         return replies
 
-    async def in_turn(self, ask: Callable[[], Awaitable[T]]) -> T:
+    async def run_serially(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask for something large, one at a time.
 
         A caller that leaves keeps its turn until the reply has come: the store makes it in any case.
@@ -165,7 +169,7 @@ class Runner:
         asking.add_done_callback(lambda _: self._turn.release())
         return await asyncio.shield(asking)
 
-    async def scan(self, place: Place | None, count: int) -> tuple[list[str], Place | None]:
+    async def scan(self, place: ScanPosition | None, count: int) -> tuple[list[str], ScanPosition | None]:
         """Take one step through the sessions: see `Store.scan_sessions`.
 
         In a cluster, each primary is walked in turn.
@@ -174,52 +178,52 @@ class Runner:
         described = await asyncio.gather(*map(self._description, nodes))
         known = hashlib.sha256(repr(described).encode()).hexdigest()[:16]
         if place is None or place.nodes != known:
-            place = Place(known, 0, 0)
+            place = ScanPosition(known, 0, 0)
         if place.node >= len(nodes):
             return [], None
-        command = packed("SCAN", place.cursor, "MATCH", self._keys.pattern, "COUNT", count, "TYPE", "hash")
+        command = pack("SCAN", place.cursor, "MATCH", self._keys.pattern, "COUNT", count, "TYPE", "hash")
         next_cursor, keys = (await self._in_step(await nodes[place.node].get(), command))[0]
         ids = [self._keys.session_id(key) for key in keys]
         if int(next_cursor):
             return ids, place._replace(cursor=int(next_cursor))
-        return ids, Place(known, place.node + 1, 0) if place.node + 1 < len(nodes) else None
+        return ids, ScanPosition(known, place.node + 1, 0) if place.node + 1 < len(nodes) else None
 
     async def _description(self, node: Node) -> list[Any]:
         """Return what tells a process, and the slots it knows of, from another: a new one scans in another order."""
-        commands = [packed("INFO", "server"), *([packed("CLUSTER", "SLOTS")] if self._is_cluster else [])]
+        commands = [pack("INFO", "server"), *([pack("CLUSTER", "SLOTS")] if self._is_cluster else [])]
         info, *slots = await self._in_step(await node.get(), *commands)
         owners = [(first, last, master[2:3]) for first, last, master, *_ in (slots[0] if slots else [])]
         return [re.findall(rb"^run_id:(\w+)", info, re.MULTILINE), owners]
 
-    async def _in_step(self, link: Link, *commands: bytes) -> list[Any]:
+    async def _in_step(self, connection: Connection, *commands: bytes) -> list[Any]:
         """Send commands whose replies have no tag, and behind them one whose reply has, and return the replies.
 
         Not a PING, which a Redis that cannot write to its disk refuses though it answers what reads.
         """
         tag = next(self._tags)
-        fence = packed("EVAL", "return {ARGV[1]}", 0, tag)
-        *replies, fenced = await _replies(link, b"".join([*commands, fence]), len(commands) + 1)
+        fence = pack("EVAL", "return {ARGV[1]}", 0, tag)
+        *replies, fenced = await _replies(connection, b"".join([*commands, fence]), len(commands) + 1)
         if isinstance(fenced, ReplyError):
             if raised(fenced) is fenced:
                 # There is nothing in it to refuse for good: this is another call's.
-                link.lose()
+                connection.abort()
             raise StoreUnavailable from fenced
-        _own(link, fenced, tag)
+        _own(connection, fenced, tag)
         for reply in replies:
             if isinstance(reply, ReplyError):
                 raise raised(reply)
         return replies
 
 
-async def _replies(link: Link, commands: bytes, count: int) -> list[Any]:
+async def _replies(connection: Connection, commands: bytes, count: int) -> list[Any]:
     try:
-        return await link.send(commands, count)
-    except (LinkLost, TimeoutError) as error:
+        return await connection.send(commands, count)
+    except (ConnectionLost, TimeoutError) as error:
         raise StoreUnavailable from error
 
 
-def _own(link: Link, reply: Any, tag: int) -> list[Any]:
-    """Strip the tag off a reply. A stray one on a link shifts all that follow: it must not pass for ours."""
+def _own(connection: Connection, reply: Any, tag: int) -> list[Any]:
+    """Strip the tag off a reply. A stray one on a connection shifts all that follow: it must not pass for ours."""
     if isinstance(reply, list) and reply[:1] == [b"%d" % tag]:
         return reply[1:]
-    raise StoreUnavailable from link.distrust("a reply from Redis belongs to another call")
+    raise StoreUnavailable from connection.distrust("a reply from Redis belongs to another call")

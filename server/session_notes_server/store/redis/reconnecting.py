@@ -54,7 +54,7 @@ class Backoff:
             self._pause = FIRST_BACKOFF_SECONDS
 
 
-class Kept(Generic[T]):
+class Renewable(Generic[T]):
     """Something calls need, like a connection: made when first asked for, and again, with a backoff, whenever lost.
 
     Callers never try by themselves, so that a store that is away, or refuses our password, is tried once a backoff

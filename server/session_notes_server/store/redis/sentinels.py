@@ -9,8 +9,8 @@ from contextlib import aclosing
 from hiredis import ReplyError
 
 from session_notes_server.store.errors import Unusable
-from session_notes_server.store.redis.connection import LinkLost, packed
-from session_notes_server.store.redis.target import Opened, RedisTarget
+from session_notes_server.store.redis.connection import ConnectionLost, pack
+from session_notes_server.store.redis.target import OpenedConnection, RedisTarget
 from session_notes_server.store.redis.url import Address
 
 # Of the time there is, what asking may take; the rest is for the master.
@@ -21,7 +21,7 @@ class NoMaster(ConnectionError):
     """No Sentinel names a master that can be used. The cause says why; without one, none of them knows the name."""
 
 
-async def open_master(target: RedisTarget, *, timeout_seconds: float, silence_seconds: float) -> Opened:
+async def open_master(target: RedisTarget, *, timeout_seconds: float, silence_seconds: float) -> OpenedConnection:
     """Connect to the master: the first one that a Sentinel names and that says it is one.
 
     All Sentinels are asked at once, so that one that is down or silent costs no time, and one that has not heard of a
@@ -43,7 +43,7 @@ async def open_master(target: RedisTarget, *, timeout_seconds: float, silence_se
                 continue
             if opened.role != "replica":
                 return opened
-            opened.link.lose()
+            opened.connection.abort()
             failure = Unusable("Sentinel names a master that is a read-only replica: a failover may be going on")
     raise failure or NoMaster
 
@@ -81,11 +81,11 @@ async def _ask(target: RedisTarget, address: Address, timeout_seconds: float) ->
     """Ask one Sentinel; None: it does not know the name."""
     opened = await target.open_sentinel(address, timeout_seconds=timeout_seconds)
     try:
-        [reply] = await opened.link.send(packed("SENTINEL", "GET-MASTER-ADDR-BY-NAME", target.service))
-    except LinkLost as error:
+        [reply] = await opened.connection.send(pack("SENTINEL", "GET-MASTER-ADDR-BY-NAME", target.service))
+    except ConnectionLost as error:
         raise Unusable("it closes the connection") from error
     finally:
-        opened.link.lose()
+        opened.connection.abort()
     match reply:
         case None:
             return None

@@ -13,7 +13,7 @@ from hiredis import ReplyError
 
 from session_notes_server.settings import InvalidSetting
 from session_notes_server.store.errors import Silent, Unusable, codes
-from session_notes_server.store.redis.connection import Link, LinkLost, packed
+from session_notes_server.store.redis.connection import Connection, ConnectionLost, pack
 from session_notes_server.store.redis.credentials import RedisSecrets
 from session_notes_server.store.redis.reconnecting import Backoff
 from session_notes_server.store.redis.url import Address, RedisURL
@@ -23,10 +23,10 @@ _HANDSHAKE_SHARE = 0.8
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenedConnection:
     """A connection that is logged in, and what the server says of itself."""
 
-    link: Link
+    connection: Connection
 
     mode: str
     """`standalone`, `cluster` or `sentinel`; empty where the server does not say."""
@@ -58,7 +58,7 @@ class RedisTarget:
 
     db: int = 0
     backoffs: dict[Address, Backoff] = field(default_factory=lambda: defaultdict(Backoff), compare=False, repr=False)
-    """When to try to connect, by where: all links to a node try in turn."""
+    """When to try to connect, by where: all connections to a node try in turn."""
 
     @classmethod
     def parse(cls, text: str, secrets: RedisSecrets | None = None) -> Self:
@@ -81,27 +81,27 @@ class RedisTarget:
             secrets=secrets,
             db=url.db,
         )
-        if secrets.are_about_tls and not target.tls:
+        if secrets.uses_tls and not target.tls:
             raise InvalidSetting(
                 f"--redis-ca, --redis-cert and --redis-key are about TLS, and {target.name} has none: write rediss://, "
                 "rediss+cluster:// or rediss+sentinel://"
             )
-        if secrets.have_a_password and target.password:
+        if secrets.has_password and target.password:
             raise InvalidSetting("there is a password in the Redis URL and one in --redis-password-file: give one")
-        if secrets.are_about_sentinels and not target.service:
+        if secrets.uses_sentinels and not target.service:
             raise InvalidSetting(
                 f"--sentinel-user and --sentinel-password-file are about Sentinels, and {target.name} has none: write "
                 "redis+sentinel:// or rediss+sentinel://"
             )
         return target
 
-    async def open(self, address: Address, *, timeout_seconds: float, silence_seconds: float) -> Opened:
+    async def open(self, address: Address, *, timeout_seconds: float, silence_seconds: float) -> OpenedConnection:
         """Connect to a node, and log in.
 
         Args:
             address: Where it listens. A name is resolved anew each time.
-            timeout_seconds: How long this may take, and each call over the link later.
-            silence_seconds: How long the node may answer nobody over the link while somebody waits.
+            timeout_seconds: How long this may take, and each call over the connection later.
+            silence_seconds: How long the node may answer nobody over the connection while somebody waits.
 
         Raises:
             OSError: If it cannot be reached, its certificate is not trusted, or it is no Redis that has what we need.
@@ -112,11 +112,11 @@ class RedisTarget:
             address, self.user, password, self.db, timeout_seconds=timeout_seconds, silence_seconds=silence_seconds
         )
         if opened.mode == "sentinel":
-            opened.link.lose()
+            opened.connection.abort()
             raise Unusable("it is a Sentinel: write redis+sentinel://host:port,host:port/service")
         return opened
 
-    async def open_sentinel(self, address: Address, *, timeout_seconds: float) -> Opened:
+    async def open_sentinel(self, address: Address, *, timeout_seconds: float) -> OpenedConnection:
         """Connect to a Sentinel, and log in with its own user and password.
 
         Raises:
@@ -133,45 +133,45 @@ class RedisTarget:
             silence_seconds=timeout_seconds,
         )
         if opened.mode not in ("sentinel", ""):
-            opened.link.lose()
+            opened.connection.abort()
             raise Unusable("it is a Redis and no Sentinel: write redis:// or rediss://")
         return opened
 
     async def _open(
         self, address: Address, user: str, password: str, db: int, *, timeout_seconds: float, silence_seconds: float
-    ) -> Opened:
-        link: Link | None = None
+    ) -> OpenedConnection:
+        connection: Connection | None = None
         context = self.secrets.tls_context() if self.tls and address.port else None  # It takes a while, too.
         try:
             async with asyncio.timeout(timeout_seconds):
-                link = await _connect(address, context, timeout_seconds, silence_seconds)
-                return await _log_in(link, user, password, db)
+                connection = await _connect(address, context, timeout_seconds, silence_seconds)
+                return await _log_in(connection, user, password, db)
         except BaseException as error:
-            if link is not None:
-                link.lose()
+            if connection is not None:
+                connection.abort()
             if isinstance(error, Unusable):
                 raise
             if isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError):
-                raise Silent(_NO_CONNECTION if link is None else _NO_WORD) from error
-            if isinstance(error, LinkLost | ConnectionResetError) and error.__cause__ is None:
+                raise Silent(_NO_CONNECTION if connection is None else _NO_WORD) from error
+            if isinstance(error, ConnectionLost | ConnectionResetError) and error.__cause__ is None:
                 raise Unusable(_CLOSED) from error
             raise
 
 
 async def _connect(
     address: Address, context: ssl.SSLContext | None, timeout_seconds: float, silence_seconds: float
-) -> Link:
+) -> Connection:
     loop = asyncio.get_running_loop()
     handshake_seconds = timeout_seconds * _HANDSHAKE_SHARE if context else None
 
-    def link() -> Link:
-        return Link(timeout_seconds=timeout_seconds, silence_seconds=silence_seconds)
+    def connection() -> Connection:
+        return Connection(timeout_seconds=timeout_seconds, silence_seconds=silence_seconds)
 
     if not address.port:
-        return (await loop.create_unix_connection(link, address.host))[1]
+        return (await loop.create_unix_connection(connection, address.host))[1]
     try:
         _, connected = await loop.create_connection(
-            link, address.host, address.port, ssl=context, ssl_handshake_timeout=handshake_seconds
+            connection, address.host, address.port, ssl=context, ssl_handshake_timeout=handshake_seconds
         )
     except ssl.SSLError:
         raise  # Some of them are ValueErrors, too.
@@ -191,7 +191,7 @@ _NO_WORD = (
 _CLOSED = "it closes the connection at once: is that Redis, and is TLS (rediss://) spoken on both sides, or on neither?"
 
 
-async def _log_in(link: Link, user: str, password: str, db: int) -> Opened:
+async def _log_in(connection: Connection, user: str, password: str, db: int) -> OpenedConnection:
     needed: list[tuple[str | int, ...]] = []
     if password or user:
         needed.append(("AUTH", *([user] if user else []), password))
@@ -200,10 +200,10 @@ async def _log_in(link: Link, user: str, password: str, db: int) -> Opened:
     # HELLO, which every user may send, asks what the server is; SETNAME is for CLIENT LIST, and may be refused.
     commands = [*needed, ("HELLO",), ("CLIENT", "SETNAME", "session-notes")]
     # In one packet: a server that lets nobody in closes the connection, and a second one would lose us the reason.
-    lost: LinkLost | None = None
+    lost: ConnectionLost | None = None
     try:
-        replies: Sequence[Any] = await link.send(b"".join(packed(*command) for command in commands), len(commands))
-    except LinkLost as error:
+        replies: Sequence[Any] = await connection.send(b"".join(pack(*command) for command in commands), len(commands))
+    except ConnectionLost as error:
         replies, lost = error.replies, error
     for command, reply in zip(commands[:-1], replies, strict=False):
         if isinstance(reply, ReplyError) and (command in needed or _lets_nobody_in(reply)):
@@ -211,7 +211,7 @@ async def _log_in(link: Link, user: str, password: str, db: int) -> Opened:
     if lost is not None:
         raise lost
     about = _about(replies[len(needed)])
-    return Opened(link, about.get(b"mode", ""), about.get(b"role", ""))
+    return OpenedConnection(connection, about.get(b"mode", ""), about.get(b"role", ""))
 
 
 def _lets_nobody_in(refusal: ReplyError) -> bool:

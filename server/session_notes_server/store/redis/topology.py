@@ -13,14 +13,14 @@ from hiredis import ReplyError
 
 from session_notes_server.store.errors import NotDone, StoreUnavailable, Unusable
 from session_notes_server.store.redis import cluster_slots
-from session_notes_server.store.redis.connection import Link, packed
-from session_notes_server.store.redis.reconnecting import Backoff, Kept
+from session_notes_server.store.redis.connection import Connection, pack
+from session_notes_server.store.redis.reconnecting import Backoff, Renewable
 from session_notes_server.store.redis.sentinels import open_master
 from session_notes_server.store.redis.target import RedisTarget
 from session_notes_server.store.redis.url import Address
 
-Node = Kept[Link]
-"""A node, to us, is the link to it that is kept open."""
+Node = Renewable[Connection]
+"""A node, to us, is the connection to it that is kept open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Nodes(Protocol):
         """Note that a node is not, or no longer, what it was taken for."""
 
     async def aclose(self) -> None:
-        """Close all links."""
+        """Close all connections."""
 
 
 def nodes(target: RedisTarget, limits: Limits) -> Nodes:
@@ -114,14 +114,14 @@ class OneNode:
         node.renew()
 
     async def aclose(self) -> None:
-        """Close the link."""
+        """Close the connection."""
         await _close(self._node)
 
-    async def _open(self) -> Link:
+    async def _open(self) -> Connection:
         limits = self._limits
         if self._target.service:
             opened = await open_master(self._target, timeout_seconds=limits.timeout, silence_seconds=limits.silence)
-            return _kept(self._node, opened.link)
+            return _kept(self._node, opened.connection)
         return await _opened(self._node, self._target, self._target.addresses[0], limits)
 
 
@@ -132,7 +132,9 @@ class ClusterNodes:
         self._target = target
         self._limits = limits
         self._nodes: dict[Address, Node] = {}
-        self._slots: Kept[cluster_slots.Slots] = Kept(self._ask_for_slots, Backoff(), patience_seconds=limits.silence)
+        self._slots: Renewable[cluster_slots.Slots] = Renewable(
+            self._ask_for_slots, Backoff(), patience_seconds=limits.silence
+        )
         self._closing: set[asyncio.Task[None]] = set()
 
     async def of(self, key: str) -> Node:
@@ -163,7 +165,7 @@ class ClusterNodes:
         """The node at an address."""
         if address not in self._nodes:
 
-            async def opened() -> Link:
+            async def opened() -> Connection:
                 return await _opened(node, self._target, address, self._limits)
 
             node = self._nodes[address] = _node(opened, self._target.backoffs[address], self._limits)
@@ -199,19 +201,19 @@ class ClusterNodes:
         self._slots.renew()
 
     async def aclose(self) -> None:
-        """Close all links."""
+        """Close all connections."""
         await self._slots.aclose()
         await asyncio.gather(*map(_close, self._nodes.values()), *self._closing)
 
     async def _ask_for_slots(self) -> cluster_slots.Slots:
-        linked = [address for address, node in self._nodes.items() if node.value is not None]
+        connected = [address for address, node in self._nodes.items() if node.value is not None]
         others = [*self._target.addresses, *self._nodes]
         # There may be time for some of them only, and then not always for the same.
         random.shuffle(others)
         failures: list[Exception] = []
         try:
             async with asyncio.timeout(self._limits.timeout):
-                for address in dict.fromkeys([*linked, *others]):
+                for address in dict.fromkeys([*connected, *others]):
                     try:
                         found = await self._slots_by(address)
                     except (OSError, ReplyError) as error:
@@ -227,11 +229,11 @@ class ClusterNodes:
     async def _slots_by(self, address: Address) -> cluster_slots.Slots:
         """Who has what, as the node at an address sees it."""
         seconds = self._limits.timeout / 3
-        link = (await self._target.open(address, timeout_seconds=seconds, silence_seconds=seconds)).link
+        connection = (await self._target.open(address, timeout_seconds=seconds, silence_seconds=seconds)).connection
         try:
-            [ranges] = await link.send(packed("CLUSTER", "SLOTS"))
+            [ranges] = await connection.send(pack("CLUSTER", "SLOTS"))
         finally:
-            link.lose()
+            connection.abort()
         if isinstance(ranges, ReplyError):
             raise ranges
         return cluster_slots.read(ranges, address)
@@ -246,22 +248,22 @@ class ClusterNodes:
 _UNNAMED = "a node of the cluster refers us to another one and names no host (cluster-preferred-endpoint-type)"
 
 
-def _node(opened: Callable[[], Awaitable[Link]], backoff: Backoff, limits: Limits) -> Node:
-    return Kept(opened, backoff, patience_seconds=limits.silence, discard=Link.retire)
+def _node(opened: Callable[[], Awaitable[Connection]], backoff: Backoff, limits: Limits) -> Node:
+    return Renewable(opened, backoff, patience_seconds=limits.silence, discard=Connection.retire)
 
 
-async def _opened(node: Node, target: RedisTarget, address: Address, limits: Limits) -> Link:
+async def _opened(node: Node, target: RedisTarget, address: Address, limits: Limits) -> Connection:
     opened = await target.open(address, timeout_seconds=limits.timeout, silence_seconds=limits.silence)
-    return _kept(node, opened.link)
+    return _kept(node, opened.connection)
 
 
-def _kept(node: Node, link: Link) -> Link:
-    link.when_lost(partial(node.lose, link))
-    return link
+def _kept(node: Node, connection: Connection) -> Connection:
+    connection.when_lost(partial(node.lose, connection))
+    return connection
 
 
 async def _close(node: Node) -> None:
-    link, node.value = node.value, None
+    connection, node.value = node.value, None
     await node.aclose()
-    if link is not None:
-        link.lose()
+    if connection is not None:
+        connection.abort()

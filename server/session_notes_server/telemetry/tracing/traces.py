@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.sampling import ParentBased
 from opentelemetry.trace import SpanKind, StatusCode, Tracer, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from session_notes_server.store import Place, RedisTarget, Runner
+from session_notes_server.store import Executor, RedisTarget, ScanPosition
 from session_notes_server.store.scripts import Script
 from session_notes_server.telemetry.tracing.export import Export
 
@@ -50,13 +50,13 @@ class Traces:
     """Makes spans, and has them exported.
 
     Attributes:
-        runner: Makes what `Runner` does, with a span for each operation of a call that has one.
+        executor: Makes what `Executor` does, with a span for each operation of a call that has one.
     """
 
     def __init__(self) -> None:
         self._export = Export()
         self._tracer = self._export.provider.get_tracer("session_notes_server", version("session-notes"))
-        self.runner = partial(TracedRunner, self._tracer)
+        self.executor = partial(TracedExecutor, self._tracer)
         # Unless OTEL_TRACES_SAMPLER says otherwise, what the caller does not sample is not sampled here.
         self._follows_callers = isinstance(self._export.provider.sampler, ParentBased)
 
@@ -100,8 +100,8 @@ class Traces:
         return traced
 
 
-class TracedRunner(Runner):
-    """Runs scripts as `Runner` does, with a span around each operation.
+class TracedExecutor(Executor):
+    """Runs scripts as `Executor` does, with a span around each operation.
 
     Only within the span of a call that is recorded: what the sidecar does for itself is nobody's trace.
     """
@@ -119,7 +119,7 @@ class TracedRunner(Runner):
         batch = {"db.operation.batch.size": len(calls)} if len(calls) > 1 else {}
         return await self._traced(script.name, super().run_many(script, calls), batch)
 
-    async def scan(self, place: Place | None, count: int) -> tuple[list[str], Place | None]:  # noqa: D102
+    async def scan(self, place: ScanPosition | None, count: int) -> tuple[list[str], ScanPosition | None]:  # noqa: D102
         return await self._traced("scan_sessions", super().scan(place, count))
 
     async def _traced(self, name: str, operation: Coroutine[Any, Any, T], more: Mapping[str, int] | None = None) -> T:

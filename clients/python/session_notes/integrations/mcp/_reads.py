@@ -12,7 +12,7 @@ from session_notes import (
     TooLarge,
     Unauthenticated,
     Unavailable,
-    _calls,
+    _notes_calls,
 )
 from session_notes.integrations.mcp import _documents
 from session_notes.integrations.mcp._documents import Document
@@ -77,7 +77,7 @@ class Reads:
         token = ""
         while True:
             # For debugging alone, so a primary's client has no method for it; a primary may.
-            call = _calls.list_runs(session_id, observer, notes, 0, token)
+            call = _notes_calls.list_runs(session_id, observer, notes, 0, token)
             page, token = await self._client._transport.send(call, None, DEFAULT_STATE_TIMEOUT)
             runs += [_documents.run(one) for one in page]
             if not token:
