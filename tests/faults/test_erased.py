@@ -196,23 +196,23 @@ def test_many_deletions_share_rewrites() -> None:
 
 async def test_replaced_data_is_erased_within_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without any deletion, a rewrite every hour, shortened to a second, erases expired and replaced data."""
-    monkeypatch.setattr(erasure, "AT_LEAST_EVERY", timedelta(seconds=1))
+    monkeypatch.setattr(erasure, "REWRITE_EVERY", timedelta(seconds=1))
     monkeypatch.setattr(erasure, "PAUSE_SECONDS", 0.1)
     with tempfile.TemporaryDirectory(prefix="session-notes-") as folder:
         home = Path(folder)
         store = EmbeddedValkey(home)
-        await store.start()
-        going = asyncio.create_task(store.upkeep.keep_going())
+        await store.open()
+        going = asyncio.create_task(store.erasure.run())
         try:
             # The rewrite that follows the start must not do it.
-            await asyncio.to_thread(eventually, lambda: store.upkeep._done > 0)
-            await store.upkeep._answer("SET name replaced-text")
-            await store.upkeep._answer("SET name something-else")
+            await asyncio.to_thread(eventually, lambda: store.erasure._done > 0)
+            await store.erasure._send("SET name replaced-text")
+            await store.erasure._send("SET name something-else")
             assert traces(home, ["replaced-text"])
             await asyncio.to_thread(eventually, lambda: not traces(home, ["replaced-text"]))
         finally:
             going.cancel()
-            await store.stop()
+            await store.close()
 
 
 def test_no_process_writes_core_files() -> None:

@@ -114,7 +114,7 @@ def test_ready_follows_the_embedded_store(fault: str, effort: Callable[[int, int
         if fault == "killed":
             os.kill(pid, signal.SIGKILL)
             eventually(lambda: sidecar.store_pids() not in ([], [pid]), HEALTH_SECONDS)
-            eventually(lambda: "is started again" in sidecar.log)
+            eventually(lambda: "is running again" in sidecar.log)
         else:
             since = time.monotonic()
             os.kill(pid, signal.SIGSTOP)

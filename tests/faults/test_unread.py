@@ -14,10 +14,12 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from session_notes.v1.session_notes_pb2 import BatchGetNotesRequest, GetNotesRequest, ListRunsRequest
 from session_notes.v1.session_state_pb2 import GetSessionRequest
-from session_notes_server.rpc import admission as gates
-from session_notes_server.rpc.admission import Gate
-from session_notes_server.rpc.authorization import Access, GuardedReflection
+from session_notes_server.rpc import transfers
+from session_notes_server.rpc.admission import Admission
+from session_notes_server.rpc.authorization import Authorization
 from session_notes_server.rpc.errors import StatusError
+from session_notes_server.rpc.services.reflection import ReflectionServicer
+from session_notes_server.telemetry.calls import Telemetry
 
 from tests.faults.measures import MEBIBYTE, resident_bytes
 from tests.faults.unread_answers import UnreadAnswers
@@ -108,12 +110,12 @@ async def serving(*handlers: grpc.GenericRpcHandler) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def guarding() -> AsyncIterator[Gate]:
-    """A gate that is swept."""
-    gate = Gate(calls=100, held_bytes=64 * MEBIBYTE, message_bytes=4 * MEBIBYTE)
-    sweep = asyncio.create_task(gate.sweep())
+async def guarding() -> AsyncIterator[Admission]:
+    """Admission control whose transfers are swept."""
+    admission = Admission(calls=100, held_bytes=64 * MEBIBYTE, message_bytes=4 * MEBIBYTE)
+    sweep = asyncio.create_task(admission.transfers.sweep())
     try:
-        yield gate
+        yield admission
     finally:
         sweep.cancel()
         with suppress(asyncio.CancelledError):
@@ -121,22 +123,22 @@ async def guarding() -> AsyncIterator[Gate]:
 
 
 @asynccontextmanager
-async def answering(size: int) -> AsyncIterator[tuple[str, Gate, list[int]]]:
-    """A server that answers every call with so many bytes, through a gate → where, its gate, the sizes of answers."""
+async def answering(size: int) -> AsyncIterator[tuple[str, Admission, list[int]]]:
+    """Run a server whose responses have a size, and yield its address, its admission and the sizes of its responses."""
     sizes = list[int]()
-    async with guarding() as gate:
+    async with guarding() as admission:
 
         async def handle(_: object, context: Any) -> bytes:
-            call = gate.enter(context)
-            await call.request()
-            await call.turn()
-            call.answer(size, refusable=True)
+            call = admission.admit(context)
+            await call.read_request()
+            await call.wait_to_respond()
+            call.hold_response(size, droppable=True)
             sizes.append(size)
             return bytes(size)
 
         methods: dict[str, Any] = {"Read": grpc.stream_unary_rpc_method_handler(handle)}
         async with serving(grpc.method_handlers_generic_handler("a.Service", methods)) as target:
-            yield target, gate, sizes
+            yield target, admission, sizes
 
 
 def own_bytes() -> int:
@@ -147,7 +149,7 @@ def own_bytes() -> int:
 async def until(condition: Any, seconds: float = 10) -> None:
     """Wait in the event loop until a condition holds."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - nothing would signal it
+        while not condition():  # noqa: ASYNC110 - no event marks the condition
             await asyncio.sleep(0.01)
 
 
@@ -155,30 +157,30 @@ async def test_calls_with_unread_answers_are_ended(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Calls with unread answers are reset after a while, their bytes and turns are free, and the log has one line."""
-    monkeypatch.setattr(gates, "ANSWER_SECONDS", 0.3)
-    async with answering(MEBIBYTE) as (target, gate, _):
+    monkeypatch.setattr(transfers, "RESPONSE_SECONDS", 0.3)
+    async with answering(MEBIBYTE) as (target, admission, _):
         with UnreadAnswers(target) as peer:
             peer.call("a.Service/Read", GetNotesRequest(), 6)
-            await until(lambda: gate._bytes.total >= 4 * MEBIBYTE)
+            await until(lambda: admission._bytes.total >= 4 * MEBIBYTE)
             await asyncio.wait_for(asyncio.to_thread(peer.wait_for_resets, 4), 20)
-            await until(lambda: not gate.inside)
-            assert (gate._bytes.total, gate._calls.total, gate._peers) == (0, 0, {})
+            await until(lambda: not admission.tasks)
+            assert (admission._bytes.total, admission._calls.total, admission._peers) == (0, 0, {})
         async with grpc.aio.insecure_channel(target) as channel:
             call: Any = channel.unary_unary("/a.Service/Read")
             assert len(await call(b"", timeout=10)) == MEBIBYTE
-    assert "calls whose answers their callers had not read" in caplog.text
+    assert "calls whose responses were unread" in caplog.text
 
 
 async def test_requests_that_arrive_together_are_counted() -> None:
     """Requests that are admitted together, before their bytes arrive, are rejected above the connection's share."""
     reasons = list[str]()
     done = asyncio.Event()
-    async with guarding() as gate:
+    async with guarding() as admission:
 
         async def handle(_: object, context: Any) -> bytes:
-            call = gate.enter(context)
+            call = admission.admit(context)
             try:
-                await call.request()
+                await call.read_request()
             except StatusError as error:
                 reasons.append(error.reason)
             await done.wait()
@@ -191,36 +193,36 @@ async def test_requests_that_arrive_together_are_counted() -> None:
         ):
             open_call: Any = channel.stream_unary("/a.Service/Send")
             calls = [open_call() for _ in range(12)]
-            await until(lambda: len(gate._arriving) == 12)
+            await until(lambda: len(admission.transfers.arriving) == 12)
             await asyncio.gather(*[call.write(bytes(4 * MEBIBYTE)) for call in calls])
-            await until(lambda: not gate._arriving)
+            await until(lambda: not admission.transfers.arriving)
             assert reasons == ["OVERLOADED"] * 4
-            assert gate._bytes.total == 32 * MEBIBYTE
+            assert admission._bytes.total == 32 * MEBIBYTE
             done.set()
             await asyncio.gather(*calls)
 
 
 async def test_the_memory_of_unread_answers_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounds of 16 MiB of unread answers leave memory flat."""
-    monkeypatch.setattr(gates, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(transfers, "RESPONSE_SECONDS", 0.1)
     sizes = []
-    async with answering(4 * MEBIBYTE) as (target, gate, answers):
+    async with answering(4 * MEBIBYTE) as (target, admission, responses):
         with ExitStack() as stack:
             for number in range(1, 9):
                 peer = stack.enter_context(UnreadAnswers(target))
                 peer.call("a.Service/Read", GetNotesRequest(), 4)
-                await until(lambda: len(answers) == 4 * number)  # noqa: B023 - awaited at once
-                await until(lambda: not gate.inside)
+                await until(lambda: len(responses) == 4 * number)  # noqa: B023 - awaited at once
+                await until(lambda: not admission.tasks)
                 sizes.append(own_bytes())
     assert sizes[-1] < sizes[2] + 24 * MEBIBYTE, [size // MEBIBYTE for size in sizes]
 
 
 async def test_an_unread_reflection_stream_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """An unread reflection stream ends after a while, and a stream that waits for its next request goes on."""
-    monkeypatch.setattr(gates, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(transfers, "RESPONSE_SECONDS", 0.3)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
-    async with guarding() as gate:
-        servicer = GuardedReflection(Access(), gate, ["a.Service"])
+    async with guarding() as admission:
+        servicer = ReflectionServicer(Authorization(), admission, ["a.Service"], Telemetry())
         handler: Any = grpc.stream_stream_rpc_method_handler(
             servicer.ServerReflectionInfo,
             reflection_pb2.ServerReflectionRequest.FromString,
@@ -236,8 +238,8 @@ async def test_an_unread_reflection_stream_is_ended(monkeypatch: pytest.MonkeyPa
             await reader.read()
             with UnreadAnswers(target) as peer:
                 peer.call(f"{name}/ServerReflectionInfo", request)
-                await until(lambda: len(gate.inside) == 2)
-                await until(lambda: len(gate.inside) == 1)
+                await until(lambda: len(admission.tasks) == 2)
+                await until(lambda: len(admission.tasks) == 1)
                 await reader.write(request)
                 assert (await reader.read()).list_services_response.service[0].name == "a.Service"
             reader.cancel()
