@@ -1,7 +1,7 @@
 """Mutation check of the guards in `guards.toml`: without its guard, each guard's test must fail.
 
-Run it with `make guards`. It removes one guard at a time from a copy of the code. A guard that is no longer in the code,
-or a test that still passes, fails the check.
+Run it with `make guards`. It removes one guard at a time from a copy of the code. If a guard is no longer in the
+code, or its test still passes, the check fails.
 """
 
 import os
