@@ -95,18 +95,18 @@ def _tls(connection: socket.socket) -> None:
 
 
 PEERS = {
-    "http": (http_server, "an HTTP server answers there", "does not speak TLS there"),
-    "grpc": (grpc_server, "a gRPC or HTTP/2 server answers there", "does not speak TLS there"),
+    "http": (http_server, "an HTTP server answers", "does not speak TLS"),
+    "grpc": (grpc_server, "a gRPC or HTTP/2 server answers", "does not speak TLS"),
     "ssh": (
         lambda: tcp_server(_greet(b"SSH-2.0-OpenSSH_9\r\n")),
-        "what answers there is no Redis",
+        "something other than Redis answers",
         "does not speak TLS",
     ),
     "silent": (lambda: tcp_server(_stay_silent), "it takes connections", "to a TLS handshake"),
-    "closing": (lambda: tcp_server(lambda _: None), "is that Redis", "is that Redis"),
+    "closing": (lambda: tcp_server(lambda _: None), "is it Redis", "is it Redis"),
     "full": (
         lambda: tcp_server(_greet(b"-ERR max number of clients reached\r\n")),
-        "as many clients as it takes",
+        "as many clients as it accepts",
         "does not speak TLS",
     ),
     "protected": (
@@ -143,14 +143,14 @@ def test_another_kind_of_server_is_logged_once() -> None:
         connection.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
 
     with tcp_server(answer) as port, sidecar_on(f"redis://127.0.0.1:{port}") as sidecar:
-        eventually(lambda: "NOT_SERVING: an HTTP server answers there" in sidecar.log)
+        eventually(lambda: "NOT_SERVING: an HTTP server answers" in sidecar.log)
         assert sidecar.health() == NOT_SERVING
         before = attempts
         eventually(lambda: attempts >= before + 4)
         lines = [line for line in sidecar.log.splitlines() if " WARNING " in line or " ERROR " in line]
         assert len(lines) == 1, lines
         result = Cli(sidecar.target)("doctor", "--json", "--redis-url", f"redis://127.0.0.1:{port}")
-        assert "an HTTP server answers there" in result.out
+        assert "an HTTP server answers" in result.out
 
 
 def test_an_unencoded_password_is_rejected_at_the_start(tmp_path: Path) -> None:

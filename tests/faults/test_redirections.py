@@ -10,7 +10,7 @@ import grpc
 import pytest
 import redis
 from session_notes_server.store import Executor, RedisTarget, StoreUnavailable, describe_error, scripts
-from session_notes_server.store.redis.cluster_slots import referred, slot_of
+from session_notes_server.store.redis.cluster_slots import parse_redirection, slot_of
 from session_notes_server.store.redis.url import Address
 
 from tests.faults.deployments import move_slot
@@ -36,7 +36,7 @@ async def reason_of(url: str, action: Callable[[Executor], Coroutine[Any, Any, o
 
 async def read(executor: Executor) -> object:
     """Run a script."""
-    return await executor.run(scripts.GET_NOTES, "a-session", "")
+    return await executor.run("a-session", scripts.GetNotes(""))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_a_moved_slot_is_followed_in_every_form(form: str, cluster: tuple[str, l
 )
 def test_a_redirection_is_read_in_every_form(text: str, address: Address | None) -> None:
     """A redirection without a host means the node that sent it; `?` and malformed ones are unknown."""
-    assert referred(text, Address("asked", 6379)) == address
+    assert parse_redirection(text, Address("asked", 6379)) == address
 
 
 def node(answer: Answer, owner: bytes = NULL) -> Answer:
@@ -146,7 +146,7 @@ def test_missing_slots_fail_health() -> None:
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [
-        (b"-MOVED 1 :PORT\r\n", "refer us to each other"),
+        (b"-MOVED 1 :PORT\r\n", "redirect a slot to each other"),
         (b"-MOVED 1 ?:PORT\r\n", "names no host"),
         (b"-ASK 1 ?:PORT\r\n", "names no host"),
         (b"-MOVED 1 127.0.0.1:1\r\n", "connection refused"),
@@ -229,5 +229,5 @@ def test_a_server_that_accepts_everything_is_not_redis(caplog: pytest.LogCapture
         async with fake_redis(lambda _, __: b"+OK\r\n") as port:
             return [await reason_of(f"redis://127.0.0.1:{port}", action) for action in (read, Executor.ping) * 3]
 
-    assert all("its replies are not those to our commands" in reason for reason in asyncio.run(run()))
+    assert all("its replies do not match the commands" in reason for reason in asyncio.run(run()))
     assert len([record for record in caplog.records if record.levelname == "ERROR"]) <= 1

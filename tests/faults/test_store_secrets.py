@@ -107,7 +107,7 @@ WRONG: dict[str, str] = {
     "self-signed": "its certificate is not trusted: self-signed certificate",
     "another host": "its certificate is not trusted: IP address mismatch",
     "expired": "its certificate is not trusted: certificate has expired",
-    "no client certificate": "it asks for a certificate of ours (--redis-cert)",
+    "no client certificate": "it requires a client certificate (--redis-cert)",
     "a store without TLS": "no answer in time",
 }
 
@@ -382,8 +382,8 @@ def test_the_documented_acl_rules_are_exact(kind: str, password_file: Path) -> N
                     eventually(lambda: sidecar.health() == NOT_SERVING)  # Else the rule would be superfluous.
             assert lines_of(sidecar, "NOPERM")
             for command in ("scan", "evalsha"):
-                assert lines_of(sidecar, f"our user may not run the command {command} (NOPERM)"), command
-            assert lines_of(sidecar, "inside our scripts" if kind == "redis" else "the command rpushx (NOPERM)")
+                assert lines_of(sidecar, f"the user may not run the command {command} (NOPERM)"), command
+            assert lines_of(sidecar, "inside the scripts" if kind == "redis" else "the command rpushx (NOPERM)")
             allow(admin, *rules())
             close_connections(admin)
             sidecar.wait_until_serving(5)
