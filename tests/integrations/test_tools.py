@@ -322,7 +322,7 @@ async def test_a_token_that_is_not_taken_stops_no_conversation(
         async with AsyncPrimaryClient(sidecar.target, token=f"{CANARY}-wrong", timeout=PATIENCE) as client_:
             assert await AsyncNotesTool(client_, session_id).call() == UNAVAILABLE
 
-    assert caplog.text.count("a model goes without notes: Unauthenticated") == 2
+    assert caplog.text.count("notes are unavailable to the model: Unauthenticated") == 2
     assert not leaks(caplog.text)
 
 

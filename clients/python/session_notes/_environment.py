@@ -1,12 +1,16 @@
 """Environment variables of the clients, and warnings about misspelt names."""
 
 import os
+import re
+from collections.abc import Collection
 
-from session_notes._logs import LOGGER
+from session_notes._logs import warn
 
 _PREFIX = "SESSION_NOTES_"
-_NAMES = ("TARGET", "TOKEN", "TOKEN_FILE", "TLS_CA", "TLS_CERT", "TLS_KEY")
+_NAMES = tuple(_PREFIX + name for name in ("TARGET", "TOKEN", "TOKEN_FILE", "TLS_CA", "TLS_CERT", "TLS_KEY"))
 _MAX_EDITS = 2
+# Kubernetes sets these in every container, for a service named session-notes.
+_OF_KUBERNETES = re.compile(r"SESSION_NOTES_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)")
 
 _warned: set[str] = set()
 
@@ -16,30 +20,43 @@ def variable(name: str) -> str | None:
     return os.environ.get(_PREFIX + name) or None
 
 
-def warn_of_misspelt_names() -> None:
-    """Log a warning for each variable that is probably a misspelt client variable, once per process.
+def unknown_variables(known: Collection[str] = _NAMES, *, complete: bool = False) -> dict[str, str]:
+    """Return a warning for each environment variable that is probably meant for session-notes and has no effect.
 
-    Names that resemble no client variable are ignored. The sidecar has variables with the same prefix, and Kubernetes
-    sets `SESSION_NOTES_PORT` and others for a service called session-notes.
+    Args:
+        known: The variables that have an effect. By default those of the clients.
+        complete: Whether `known` has all variables of session-notes that this process reads. If so, every other name
+            with the prefix `SESSION_NOTES_` is unknown. Otherwise, only names that resemble a known one are.
     """
+    warnings = dict[str, str]()
     for name in os.environ:
-        if name[:7].upper() != _PREFIX[:7] or name in _warned or not (name.isascii() and name.isidentifier()):
+        if name[:7].upper() != _PREFIX[:7] or name in known or not (name.isascii() and name.isidentifier()):
             continue
-        nearest = _nearest(name.upper())
-        if nearest is not None and nearest != name:
+        if _OF_KUBERNETES.fullmatch(name):
+            continue
+        nearest = _nearest(name.upper(), known)
+        if nearest or (complete and name.startswith(_PREFIX)):
+            hint = f"; is it {nearest}?" if nearest else ""
+            warnings[name] = f"the environment variable {name} is unknown and has no effect{hint}"
+    return warnings
+
+
+def warn_of_misspelt_names() -> None:
+    """Log a warning for each variable that is probably a misspelt client variable, once per process."""
+    for name, warning in unknown_variables().items():
+        if name not in _warned:
             _warned.add(name)
-            LOGGER.warning("the environment variable %s is unknown and has no effect; is it %s?", name, nearest)
+            warn("%s", warning)
 
 
-def _nearest(name: str) -> str | None:
-    """Return the client variable that a name probably stands for."""
-    variables = [_PREFIX + suffix for suffix in _NAMES]
-    edits, nearest = min((_edit_distance(name, candidate), candidate) for candidate in variables)
+def _nearest(name: str, known: Collection[str] = _NAMES) -> str | None:
+    """Return the known variable that a name probably stands for."""
+    edits, nearest = min((_edit_distance(name, candidate), candidate) for candidate in known)
     if edits <= _MAX_EDITS:
         return nearest
     suffix = name.removeprefix(_PREFIX)
-    extended = [v for v in variables if name.startswith(v) and _is_suffix(name.removeprefix(v))]
-    abbreviated = [v for v in variables if suffix != name and v.endswith("_" + suffix)]
+    extended = [v for v in known if name.startswith(v) and _is_suffix(name.removeprefix(v))]
+    abbreviated = [v for v in known if suffix != name and v.endswith("_" + suffix)]
     return max(extended + abbreviated, key=len, default=None)
 
 

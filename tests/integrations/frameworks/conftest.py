@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
-from session_notes import ActiveRun, BackgroundObserver, Notes, ObserverClient, PrimaryClient, Turn
-from session_notes.integrations.recorder import TurnRecorder
+from session_notes import ActiveRun, BackgroundObserver, Notes, ObserverClient, PrimaryClient, Turn, TurnRecorder
 
 from tests.clients.conftest import Proxy, async_primary, nobody, observer, primary, proxy, silent
 from tests.examples.conftest import EXAMPLES  # With it, the examples can be imported.

@@ -11,8 +11,7 @@ from typing import Any
 import livekit_agent
 import pytest
 from pydantic_ai.models.test import TestModel
-from session_notes import AsyncPrimaryClient, PrimaryClient, Readiness, Turn
-from session_notes.integrations.recorder import TurnRecorder
+from session_notes import AsyncPrimaryClient, PrimaryClient, Readiness, Turn, TurnRecorder
 from voice import listening_in
 
 from tests.integrations.frameworks import test_langchain, test_openai_agents, test_pydantic_ai, test_voice_agents

@@ -19,10 +19,9 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel, Field
-from session_notes import AsyncPrimaryClient, InvalidArgument, Notes, ObserverClient, PrimaryClient, Turn
+from session_notes import AsyncPrimaryClient, InvalidArgument, Notes, ObserverClient, PrimaryClient, Turn, TurnRecorder
 from session_notes.integrations.langchain import ObserverMiddleware
 from session_notes.integrations.langgraph import ObserverNode, notes_tool
-from session_notes.integrations.recorder import TurnRecorder
 
 from tests.integrations.frameworks.conftest import Listener, promptly, said, wait_for_summary
 

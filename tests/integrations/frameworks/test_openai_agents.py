@@ -32,9 +32,8 @@ from openai.types.responses import (
     ResponseOutputText,
 )
 from pydantic import BaseModel
-from session_notes import AsyncPrimaryClient, Notes, ObserverClient, PrimaryClient, Turn
+from session_notes import AsyncPrimaryClient, Notes, ObserverClient, PrimaryClient, Turn, TurnRecorder
 from session_notes.integrations.openai_agents import ObserverHooks, notes_tool
-from session_notes.integrations.recorder import TurnRecorder
 
 from tests.integrations.frameworks.conftest import Listener, promptly, said, wait_for_summary
 

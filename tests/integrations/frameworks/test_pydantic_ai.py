@@ -29,9 +29,8 @@ from pydantic_ai import (
 from pydantic_ai.capabilities import ProcessHistory
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.models.test import TestModel
-from session_notes import AsyncPrimaryClient, Notes, ObserverClient, PrimaryClient, Turn
+from session_notes import AsyncPrimaryClient, Notes, ObserverClient, PrimaryClient, Turn, TurnRecorder
 from session_notes.integrations.pydantic_ai import Observed, notes_tool
-from session_notes.integrations.recorder import TurnRecorder
 
 from tests.integrations.frameworks.conftest import Listener, promptly, said, wait_for_summary
 

@@ -38,8 +38,7 @@ from pipecat.services.llm_service import LLMService
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
-from session_notes import Notes, ObserverClient, PrimaryClient, Turn
-from session_notes.integrations.recorder import TurnRecorder
+from session_notes import Notes, ObserverClient, PrimaryClient, Turn, TurnRecorder
 from session_notes.integrations.tools import AsyncNotesTool
 
 from tests.clients.conftest import Proxy

@@ -1,5 +1,5 @@
-"""Session notes where agents are at home: in the frameworks and protocols they are built with.
+"""Integrations of the client with agent frameworks, model APIs and the Model Context Protocol.
 
-A module each, so that none needs the packages of another. What a module needs beside this client is the extra of the
-same name: `pip install '.[mcp]' in its checkout`.
+Import the module of an integration by its name. It needs only the packages of its own extra, such as
+`pip install '.[mcp]'` in a checkout.
 """

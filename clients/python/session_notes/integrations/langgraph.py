@@ -1,4 +1,4 @@
-"""LangGraph: a tool that reads the notes, and a node that records each exchange and has an observer look.
+"""LangGraph: a tool that reads the notes, and a node that records each exchange and submits a run of the observer.
 
     >>> graph = StateGraph(MessagesState)
     >>> graph.add_node("agent", create_agent(model, [notes_tool(primary, max_turns_behind=2)]))
@@ -9,109 +9,102 @@
 
 By default, the session is the graph's thread.
 
-Recorded when the node is reached, of `messages`, in order:
+When the graph reaches the node, it records from `messages`, in order:
 
-- the user's words: the human messages before the model's last messages, however many stand together, with system
-  messages between or behind them. What was said before is history.
-- each message of the model since then, the one before a tool call included, and a refusal.
-- tools' results at the very end: the answer, where a tool has `return_direct`.
+- The user's turn: all human messages directly before the model's last messages. System messages may stand between or
+  after them. Earlier messages are history.
+- Each message of the model since then, including text before a tool call, and refusals.
+- Results of tools at the very end, which are the answer of a tool with `return_direct`.
 
-A message is recorded once, however often a node is reached or the graph is resumed: the nodes of one recorder remember
-ids. Where one of the messages is remembered, all that was said since then is recorded. Put the node wherever an
-exchange ends, also before an `interrupt()` that asks the user.
+A message is recorded once, even if the graph reaches several nodes or is resumed: all nodes of one recorder remember
+the ids of recorded messages. If one of the messages is remembered, everything after it is recorded. Put the node where
+an exchange ends, for example before an `interrupt()` that asks the user.
 
-Not recorded: tool calls and other results, reasoning, images, and human messages that are none, such as a summary
-(`lc_source`).
+Tool calls, other results, reasoning, images and human messages that the framework wrote (`lc_source`, such as a
+summary) are not recorded.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Unpack
 
-from session_notes import AsyncPrimaryClient, PrimaryClient, Turn
-from session_notes.integrations._binding import (
-    NoSession,
-    NotesOptions,
-    Recorder,
-    RecordingHook,
-    check_client,
-    check_session_id,
-    get,
-    guarded,
-    session_of,
-)
-from session_notes.integrations.tools import DESCRIPTION, NAME, AsyncNotesTool, NotesTool
+from session_notes import AsyncPrimaryClient, PrimaryClient
+from session_notes.integrations._arguments import check_client
+from session_notes.integrations._extras import missing_extra
+from session_notes.integrations._messages import field_of
+from session_notes.integrations._recording import ErrorBoundary, Recorder, RecordingHook
+from session_notes.integrations._sessions import NoSession
+from session_notes.integrations._tool_binding import NotesOptions, ToolBinding
+from session_notes.integrations.tools import AsyncNotesTool, NotesTool
 
 try:
-    from langchain_core.messages import (
-        AIMessage,
-        BaseMessage,
-        ChatMessage,
-        HumanMessage,
-        SystemMessage,
-        ToolMessage,
-        convert_to_messages,
-    )
     from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
     from langchain_core.tools import StructuredTool
+
+    from session_notes.integrations._langchain_messages import last_exchange, messages_in, turns_from
 except ImportError as error:
-    raise ImportError("this needs langgraph: pip install '.[langgraph]' in its checkout") from error
+    raise missing_extra(__name__, error) from error
 
 SessionId = str | Callable[[RunnableConfig], str]
-"""A session's id, or a function that finds it in the run's config."""
+"""A session id, or a function that returns it for a run's config."""
 
 
 def thread_id(config: RunnableConfig) -> str:
-    """Return the graph's thread, as the session's id.
+    """Return the id of the graph's thread, which is the session id by default.
 
     Raises:
-        InvalidArgument: If the graph runs without one.
+        InvalidArgument: If the config has no thread id.
     """
     thread = config.get("configurable", {}).get("thread_id")
     if thread is None:
-        raise NoSession("the config has no thread_id to name the session; give one, or a session_id")
+        raise NoSession("the config has no thread_id; set one, or pass session_id")
     return str(thread)
 
 
 def notes_tool(
     client: PrimaryClient | AsyncPrimaryClient, session_id: SessionId = thread_id, **options: Unpack[NotesOptions]
 ) -> StructuredTool:
-    """Make a tool for an agent or a `ToolNode` that reads the notes on the session. The model cannot choose another.
+    """Make a tool for an agent or a `ToolNode` that reads the notes on the session.
 
-    It answers as `NotesTool` does: an outage is `{"ready": False, "reason": "unavailable"}`.
+    The model cannot choose another session. Results are those of `NotesTool`: during an outage,
+    `{"ready": False, "reason": "unavailable"}`.
 
     Args:
-        client: The client to read with. A `PrimaryClient` serves `invoke`, and `ainvoke` in a thread; an
-            `AsyncPrimaryClient` serves `ainvoke` in the loop it was opened in, and nothing else.
-        session_id: The session, or a function that finds it in the run's config.
-        **options: As for `NotesTool`: `observer`, `max_age`, `max_turns_behind`, `name`, `description`.
+        client: Reads the notes. A `PrimaryClient` serves `invoke`, and `ainvoke` in a thread. An `AsyncPrimaryClient`
+            serves `ainvoke` only, in the loop that it was opened in.
+        session_id: The session id, or a function that returns it for the run's config.
+        **options: Options of `NotesTool`: `observer`, `max_age`, `max_turns_behind`, `name`, `description`.
 
     Raises:
-        InvalidArgument: If the client is of another kind.
+        InvalidArgument: If the client is of another class.
     """
     check_client(client, PrimaryClient, AsyncPrimaryClient)
-    check_session_id(session_id)
-    name, description = options.get("name", NAME), options.get("description", DESCRIPTION)
     if isinstance(client, PrimaryClient):
+        binding = ToolBinding(partial(NotesTool, client), session_id, options)
 
         def read(config: RunnableConfig) -> dict[str, Any]:
-            return NotesTool(client, session_of(session_id, config), **options).call()
+            return binding.tool_for(config).call()
 
-        return StructuredTool.from_function(read, name=name, description=description)
+        return StructuredTool.from_function(read, name=binding.name, description=binding.description)
+
+    async_binding = ToolBinding(partial(AsyncNotesTool, client), session_id, options)
 
     async def read_async(config: RunnableConfig) -> dict[str, Any]:
-        return await AsyncNotesTool(client, session_of(session_id, config), **options).call()
+        return await async_binding.tool_for(config).call()
 
-    return StructuredTool.from_function(coroutine=read_async, name=name, description=description)
+    return StructuredTool.from_function(
+        coroutine=read_async, name=async_binding.name, description=async_binding.description
+    )
 
 
 class ObserverNode(Runnable[Any, None]):
-    """A node that records the last exchange in `messages`, and has an observer look at it.
+    """A node that records the last exchange in `messages` and submits a run of the observer.
 
-    It holds up no graph, changes nothing, and raises nothing.
+    It never delays the graph, changes its state, or raises.
 
     Args:
-        recorder: A `TurnRecorder` or `AsyncTurnRecorder`: records, and submits.
-        session_id: The session, or a function that finds it in the run's config.
+        recorder: A `TurnRecorder` or an `AsyncTurnRecorder`.
+        session_id: The session id, or a function that returns it for the run's config.
 
     Raises:
         InvalidArgument: If the recorder is of another kind.
@@ -121,79 +114,16 @@ class ObserverNode(Runnable[Any, None]):
         self._hook = RecordingHook(recorder, session_id)
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> None:
-        """Called by LangGraph, with the state after the agent."""
-        with guarded():
+        """Record the new messages of a state. LangGraph calls this when it reaches the node."""
+        with ErrorBoundary():
             context = ensure_config(config)
-            messages = messages_in(input if isinstance(input, list | tuple) else get(input, "messages"))
-            # There may be several exchanges since the last time: an interrupt asks the user, or a run has failed.
-            start = self._hook.count_recorded(context, [message.id for message in messages])
-            self._hook.record_once(context, spoken(messages, start) if start else last_exchange(messages))
+            messages = messages_in(input if isinstance(input, list | tuple) else field_of(input, "messages"))
+            # Several exchanges may be new: after an interrupt that asked the user, or a run that failed.
+            start = self._hook.after_recorded(context, [message.id for message in messages])
+            self._hook.record_once(context, turns_from(messages, start) if start else last_exchange(messages))
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> None:
-        """Called by LangGraph in a loop, where an `AsyncTurnRecorder` is at home too."""
+        """Do the same in the event loop, so that an `AsyncTurnRecorder` can be used."""
         self.invoke(input, config)
 
     __call__ = invoke
-
-
-def messages_in(content: Any) -> list[BaseMessage]:
-    """Return the messages among the items of a state, which may hold them in any form that LangChain takes."""
-    messages: list[BaseMessage] = []
-    for item in content if isinstance(content, Iterable) else ():
-        try:
-            messages += [item] if isinstance(item, BaseMessage) else convert_to_messages([item])
-        except Exception:  # noqa: S112 - no message at all, so nobody has said it
-            continue
-    return messages
-
-
-def last_exchange(messages: list[BaseMessage]) -> list[tuple[Any, Turn]]:
-    """Return the user's last words and the answer to them, as turns, each with its message's id.
-
-    Where nothing but words has come, they are the exchange.
-    """
-    start = len(messages)
-    while start > 0 and not is_users(messages[start - 1]):
-        start -= 1
-    while start > 0 and (is_users(messages[start - 1]) or _is_between(messages[start - 1])):
-        start -= 1
-    return spoken(messages, start)
-
-
-def spoken(messages: list[BaseMessage], start: int) -> list[tuple[Any, Turn]]:
-    """Return what was said from there on, as turns, each with its message's id."""
-    direct = len(messages)
-    while direct > 0 and isinstance(messages[direct - 1], ToolMessage):
-        direct -= 1
-    heard = [message for message in messages[start:direct] if is_users(message) or is_models(message)]
-    heard += [message for message in messages[max(start, direct) :] if get(message, "status") != "error"]
-    return [(message.id, turn_of(message)) for message in heard]
-
-
-def is_users(message: BaseMessage) -> bool:
-    """Return whether the user has said this, and not the framework in the user's name."""
-    if isinstance(message, ChatMessage):
-        return message.role in ("user", "human")
-    return isinstance(message, HumanMessage) and not message.additional_kwargs.get("lc_source")
-
-
-def is_models(message: BaseMessage) -> bool:
-    """Return whether the model has said this."""
-    if isinstance(message, ChatMessage):
-        return message.role in ("assistant", "ai")
-    return isinstance(message, AIMessage)
-
-
-def turn_of(message: BaseMessage) -> Turn:
-    """Return a message's text as a turn: the user's, or else the model's."""
-    content, text = message.content, str(message.text)
-    if isinstance(content, list):
-        refusals = [part.get("refusal") for part in content if isinstance(part, Mapping)]
-        text += "".join(refusal for refusal in refusals if isinstance(refusal, str))
-    refusal = message.additional_kwargs.get("refusal")
-    return Turn("user" if is_users(message) else "primary", text or (refusal if isinstance(refusal, str) else ""))
-
-
-def _is_between(message: BaseMessage) -> bool:
-    # A system message, or a human one of the framework's own, may stand among the user's words.
-    return isinstance(message, SystemMessage) or (isinstance(message, HumanMessage) and not is_users(message))

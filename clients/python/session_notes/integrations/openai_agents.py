@@ -1,4 +1,4 @@
-"""The OpenAI Agents SDK: a tool that reads the notes, and hooks that record each run and have an observer look.
+"""OpenAI Agents SDK: a tool that reads the notes, and hooks that record each run and submit one of the observer.
 
 >>> agent = Agent(
 ...     name="Support",
@@ -8,86 +8,81 @@
 >>> hooks = ObserverHooks(recorder, lambda run: run.context.session_id)
 >>> await Runner.run(agent, "I want my money back.", context=caller, hooks=hooks)
 
-Recorded once a run has its final output, in order:
+Once a run has its final output, the hooks record in order:
 
-- the user's words: the messages of the user at the end of the input, however many there are, without the developer's
-  or the system's messages after them. Earlier ones are history: an answer or a tool call stands behind them. Words that
-  no run has answered are recorded with the next run that has them in its input.
-- each message of every agent, the one before a tool call or a handoff included; a refusal too.
-- the final output, unless it is the last of these messages: a tool's where the tool ends the run
-  (`tool_use_behavior`), and a structured one as JSON.
+- The user's turn: all messages of the user at the end of the input. Developer and system messages may follow them.
+  Messages before an answer or a tool call are history. Messages that no run has answered are recorded with the next run
+  that has them in its input.
+- Each message of every agent, including text before a tool call or a handoff, and refusals.
+- The final output, unless it is the last of these messages. It is a tool's result if the tool ends the run
+  (`tool_use_behavior`), and JSON if it is structured.
 
-Not recorded: tool calls and their results, reasoning, images and files, the history that a handoff nests in a message,
-and agents that run as tools. The SDK calls its hooks before output guardrails, so an answer that one of them refuses is
-recorded.
+Tool calls and their results, reasoning, images, files, the history that a handoff nests in a message, and agents that
+run as tools are not recorded. The SDK calls its hooks before output guardrails. An answer that a guardrail rejects is
+therefore recorded.
 """
 
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Unpack
 
 from session_notes import AsyncPrimaryClient, Turn
-from session_notes.integrations._binding import (
-    NotesOptions,
-    Recorder,
-    RecordingHook,
-    check_client,
-    check_session_id,
-    get,
-    guarded,
-    session_of,
-    text_of,
-    turns,
-)
-from session_notes.integrations.tools import DESCRIPTION, NAME, AsyncNotesTool, parameters
+from session_notes.integrations._arguments import check_client
+from session_notes.integrations._extras import missing_extra
+from session_notes.integrations._messages import after_last, field_of, output_text
+from session_notes.integrations._recording import ErrorBoundary, Recorder, RecordingHook
+from session_notes.integrations._tool_binding import NotesOptions, ToolBinding
+from session_notes.integrations.tools import AsyncNotesTool, parameters
 
 try:
     from agents import Agent, AgentHookContext, FunctionTool, ModelResponse, RunContextWrapper, RunHooks, Usage
     from agents.tool_context import ToolContext
 except ImportError as error:
-    raise ImportError("this needs openai-agents: pip install '.[openai-agents]' in its checkout") from error
+    raise missing_extra(__name__, error) from error
 
 SessionId = str | Callable[[RunContextWrapper[Any]], str]
-"""A session's id, or a function that finds it in the run's context."""
+"""A session id, or a function that returns it for a run's context."""
 
 
 def notes_tool(client: AsyncPrimaryClient, session_id: SessionId, **options: Unpack[NotesOptions]) -> FunctionTool:
-    """Make a tool for `Agent(tools=[...])` that reads the notes on the session. The model cannot choose another.
+    """Make a tool for `Agent(tools=[...])` that reads the notes on the session.
 
-    It answers as `AsyncNotesTool` does, as JSON: an outage is `{"ready": false, "reason": "unavailable"}`.
+    The model cannot choose another session. Results are those of `AsyncNotesTool`, as JSON: during an outage,
+    `{"ready": false, "reason": "unavailable"}`.
 
     Args:
-        client: The client to read with; opened in the loop that the agent runs in.
-        session_id: The session, or a function that finds it in the run's context.
-        **options: As for `AsyncNotesTool`: `observer`, `max_age`, `max_turns_behind`, `name`, `description`.
+        client: Reads the notes; opened in the loop that the agent runs in.
+        session_id: The session id, or a function that returns it for the run's context.
+        **options: Options of `AsyncNotesTool`: `observer`, `max_age`, `max_turns_behind`, `name`, `description`.
 
     Raises:
-        InvalidArgument: If the client is no `AsyncPrimaryClient`.
+        InvalidArgument: If the client is not an `AsyncPrimaryClient`.
     """
     check_client(client, AsyncPrimaryClient)
-    check_session_id(session_id)
+    binding = ToolBinding(partial(AsyncNotesTool, client), session_id, options)
 
     async def read(run: ToolContext[Any], arguments: str) -> str:
-        return await AsyncNotesTool(client, session_of(session_id, run), **options).json(arguments)
+        return await binding.tool_for(run).json(arguments)
 
     return FunctionTool(
-        name=options.get("name", NAME),
-        description=options.get("description", DESCRIPTION),
+        name=binding.name,
+        description=binding.description,
         params_json_schema=parameters(),
         on_invoke_tool=read,
     )
 
 
 class ObserverHooks(RunHooks[Any]):
-    """Hooks that record what the user and the agents said, and have an observer look at it, after each run.
+    """Hooks that record the turns of each run and then submit a run of the observer.
 
-    They hold up no run, change none, and raise nothing. Hand them to `Runner.run(..., hooks=...)`; one object serves
-    any number of runs at once. A run that ends without an output leaves nothing.
+    They never delay a run, change it, or raise. Pass them to `Runner.run(..., hooks=...)`; one object serves any number
+    of concurrent runs. A run without a final output is not recorded.
 
     Args:
-        recorder: A `TurnRecorder` or `AsyncTurnRecorder`: records, and submits.
-        session_id: The session, or a function that finds it in the run's context.
+        recorder: A `TurnRecorder` or an `AsyncTurnRecorder`.
+        session_id: The session id, or a function that returns it for the run's context.
 
     Raises:
         InvalidArgument: If the recorder is of another kind.
@@ -98,13 +93,13 @@ class ObserverHooks(RunHooks[Any]):
         self._runs = _Runs()
 
     async def on_agent_start(self, context: AgentHookContext[Any], agent: Agent[Any]) -> None:
-        """Called by the SDK at the start of a run, and after each handoff."""
-        with guarded():
+        """Begin a run. The SDK calls this at the start of a run and after each handoff."""
+        with ErrorBoundary():
             self._runs.start(context, agent)
 
     async def on_handoff(self, context: RunContextWrapper[Any], from_agent: Agent[Any], to_agent: Agent[Any]) -> None:
-        """Called by the SDK when another agent takes over."""
-        with guarded():
+        """Mark the run as handed over to another agent."""
+        with ErrorBoundary():
             run = self._runs.get(context)
             if run and run.agent is from_agent:
                 run.handed_over = True
@@ -112,22 +107,22 @@ class ObserverHooks(RunHooks[Any]):
     async def on_llm_start(
         self, context: RunContextWrapper[Any], agent: Agent[Any], system_prompt: str | None, input_items: list[Any]
     ) -> None:
-        """Called by the SDK before each call of a model."""
-        with guarded():
+        """Add the earlier messages of a resumed run. The SDK calls this before each call of a model."""
+        with ErrorBoundary():
             if run := self._runs.get(context):
-                run.ask(input_items)
+                run.add_input(input_items)
 
     async def on_llm_end(self, context: RunContextWrapper[Any], agent: Agent[Any], response: ModelResponse) -> None:
-        """Called by the SDK with each response of a model."""
-        with guarded():
+        """Add the messages of a model's response."""
+        with ErrorBoundary():
             run = self._runs.get(context)
             if run and run.agent is agent:
-                run.hear(response)
+                run.add_response(response)
 
     async def on_agent_end(self, context: AgentHookContext[Any], agent: Agent[Any], output: Any) -> None:
-        """Called by the SDK with the final output."""
-        with guarded():
-            run = self._runs.get(context) or _Run(agent, _new_words(context.turn_input))
+        """Record the run. The SDK calls this with the final output."""
+        with ErrorBoundary():
+            run = self._runs.get(context) or _Run(agent, _unanswered(context.turn_input))
             if run.agent is agent or not run.calling:
                 self._runs.end(context)
                 self._hook.record(context, run.turns(output))
@@ -135,55 +130,57 @@ class ObserverHooks(RunHooks[Any]):
 
 @dataclass
 class _Run:
-    """The words of a run so far, and the agent whose turn it is."""
+    """The texts of a run so far, and the agent that is responding."""
 
     agent: Agent[Any]
-    words: list[str]
+    prompts: list[str]
     messages: list[str] = field(default_factory=list)
     calling: bool = False
     handed_over: bool = False
-    asked: bool = False
+    model_called: bool = False
 
-    def ask(self, items: Sequence[Any]) -> None:
-        """Add the messages from before a pause for an approval, which the first call of a resumed run has."""
-        if self.words and not self.asked:
-            after = next((number for number, item in enumerate(reversed(items)) if get(item, "role") == "user"), 0)
-            self.messages = _messages(items[len(items) - after :])
-        self.asked = True
+    def add_input(self, items: Sequence[Any]) -> None:
+        """Add the messages from before a pause for an approval: the first call of a resumed run has them as input."""
+        if self.prompts and not self.model_called:
+            start = after_last(items, lambda item: field_of(item, "role") == "user")
+            self.messages = _message_texts(items[start:]) if start else []
+        self.model_called = True
 
-    def hear(self, response: ModelResponse) -> None:
+    def add_response(self, response: ModelResponse) -> None:
         """Add the messages of a response."""
-        self.messages += _messages(response.output)
-        self.calling = any(get(item, "type") == "function_call" for item in response.output)
+        self.messages += _message_texts(response.output)
+        self.calling = any(field_of(item, "type") == "function_call" for item in response.output)
 
     def turns(self, output: Any) -> list[Turn]:
-        """Return all of it as turns, with the final output."""
-        messages, answer = list(self.messages), text_of(output)
-        # Unless a tool has ended the run, the output is the last message; a structured one, as the model wrote it.
+        """Return the run with its final output as turns, without empty ones."""
+        messages, answer = list(self.messages), output_text(output)
+        # Unless a tool ended the run, the output repeats the last message. If structured, the message is the raw JSON.
         if messages and (messages[-1] == answer or not (self.calling or isinstance(output, str))):
             messages.pop()
-        return turns(self.words, [*messages, answer])
+        turns = [Turn("user", text) for text in self.prompts]
+        turns += [Turn("primary", text) for text in (*messages, answer)]
+        return [turn for turn in turns if turn.text.strip()]
 
 
 class _Runs:
-    """The runs in progress, each identified by its `usage`, the one object that all hooks of a run get."""
+    """The runs in flight, identified by their `usage`: the only object that all hooks of a run receive."""
 
     def __init__(self) -> None:
         self._runs: dict[int, tuple[weakref.ref[Usage], _Run]] = {}
 
     def get(self, context: RunContextWrapper[Any]) -> _Run | None:
-        """Return the run, if its start was seen."""
+        """Return the run of a context; None if its start was not seen."""
         entry = self._runs.get(id(context.usage))
         return entry[1] if entry else None
 
     def start(self, context: AgentHookContext[Any], agent: Agent[Any]) -> None:
-        """Begin a run, unless it is one that goes on with another agent, or calls this one as a tool."""
+        """Begin a run, unless the agent takes over an existing one or runs as a tool of its agent."""
         run = self.get(context)
         if run and run.handed_over:
-            # The words stay: the next agent's input may have them in a nested history only.
+            # Keep the prompts: the input of the next agent may have them only in a nested history.
             run.agent, run.handed_over = agent, False
         elif not run or not run.calling or run.agent is agent:
-            self._put(context, _Run(agent, _new_words(context.turn_input)))
+            self._put(context, _Run(agent, _unanswered(context.turn_input)))
 
     def end(self, context: RunContextWrapper[Any]) -> None:
         """Forget a run."""
@@ -191,30 +188,24 @@ class _Runs:
 
     def _put(self, context: RunContextWrapper[Any], run: _Run) -> None:
         key = id(context.usage)
-        # A run that fails has no last hook.
+        # The weak reference also drops a run that fails, for which the SDK calls no last hook.
         self._runs[key] = (weakref.ref(context.usage, lambda _: self._runs.pop(key, None)), run)
 
 
-def _messages(items: Sequence[Any]) -> list[str]:
-    """Return the texts of the model's messages among these items, refusals included."""
-    messages = [item for item in items if get(item, "role") == "assistant"]
-    return [text for message in messages if (text := _text(get(message, "content"), ""))]
+def _message_texts(items: Sequence[Any]) -> list[str]:
+    """Return the texts of the model's messages among the items, including refusals."""
+    messages = [item for item in items if field_of(item, "role") == "assistant"]
+    return [text for message in messages if (text := _text(field_of(message, "content"), ""))]
 
 
-def _new_words(items: Sequence[Any]) -> list[str]:
-    """Return the user's words that are not answered yet: with an SDK session, the input is the whole conversation."""
-    words: list[str] = []
-    for item in reversed(items):
-        role = get(item, "role")
-        if role == "user":
-            words.insert(0, _text(get(item, "content"), "\n"))
-        elif role not in ("developer", "system"):
-            break
-    return words
+def _unanswered(items: Sequence[Any]) -> list[str]:
+    """Return the user's messages after the last answer: with an SDK session, the input is the whole conversation."""
+    start = after_last(items, lambda item: field_of(item, "role") not in ("user", "developer", "system"))
+    return [_text(field_of(item, "content"), "\n") for item in items[start:] if field_of(item, "role") == "user"]
 
 
 def _text(content: Any, separator: str) -> str:
     if isinstance(content, str):
         return content
-    parts = [get(part, "text") or get(part, "refusal") for part in content or ()]
+    parts = [field_of(part, "text") or field_of(part, "refusal") for part in content or ()]
     return separator.join(part for part in parts if isinstance(part, str) and part)

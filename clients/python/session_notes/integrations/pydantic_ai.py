@@ -1,4 +1,4 @@
-"""Pydantic AI: a tool that reads the notes, and a capability that records each run and has an observer look.
+"""Pydantic AI: a tool that reads the notes, and a capability that records each run and submits one of the observer.
 
 >>> agent = Agent(
 ...     "openai:gpt-5",
@@ -8,34 +8,31 @@
 ... )
 >>> await agent.run("I want my money back.", deps=Caller("session-1"))
 
-Recorded at the end of a run, in order:
+At the end of a run, the capability records in order:
 
-- the user's words: each text of the prompt, `TextContent` too; messages of the user at the end of `message_history`,
-  which nothing has answered; what the run was given while it ran.
-- the text of each response, the one before a tool call included.
-- the output: instead of the text that it was made of, or after it where a tool has made it; a structured one as JSON.
+- The user's turn: each text of the prompt, including `TextContent`; unanswered messages of the user at the end of
+  `message_history`; and messages that the run received while it was in flight.
+- The text of each response, including text before a tool call.
+- The output. It replaces the text that it was made from; the output of a tool follows that text. Structured output is
+  recorded as JSON.
 
-Not recorded: tool calls and their results, thinking, images and files, instructions, the request for an approval
-(`DeferredToolRequests`), and a response that an output validator has refused. Of a realtime session, the transcripts
-are recorded at its end; an answer that the user broke into has `extra={"interrupted": True}`.
+Tool calls and their results, thinking, images, files, instructions, the request for an approval
+(`DeferredToolRequests`), and responses that an output validator rejected are not recorded. The transcripts of a
+realtime session are recorded when it ends. An answer that the user interrupted has `extra={"interrupted": True}`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
+from functools import partial
 from typing import Any, Unpack
 
 from session_notes import AsyncPrimaryClient, Turn
-from session_notes.integrations._binding import (
-    NotesOptions,
-    Recorder,
-    RecordingHook,
-    check_client,
-    check_session_id,
-    guarded,
-    session_of,
-    text_of,
-)
-from session_notes.integrations.tools import DESCRIPTION, NAME, AsyncNotesTool, parameters
+from session_notes.integrations._arguments import check_client
+from session_notes.integrations._extras import missing_extra
+from session_notes.integrations._messages import after_last, output_text
+from session_notes.integrations._recording import ErrorBoundary, Recorder, RecordingHook
+from session_notes.integrations._tool_binding import NotesOptions, ToolBinding
+from session_notes.integrations.tools import AsyncNotesTool, parameters
 
 try:
     from pydantic_ai import (
@@ -55,48 +52,49 @@ try:
     from pydantic_ai.capabilities import AbstractCapability
     from pydantic_ai.messages import SpeechPart
 except ImportError as error:
-    raise ImportError("this needs pydantic-ai-slim: pip install '.[pydantic-ai]' in its checkout") from error
+    raise missing_extra(__name__, error) from error
 
 SessionId = str | Callable[[RunContext[Any]], str]
-"""A session's id, or a function that finds it in the run's context, such as in its `deps`."""
+"""A session id, or a function that returns it for a run's context, such as from its `deps`."""
 
 
 def notes_tool(client: AsyncPrimaryClient, session_id: SessionId, **options: Unpack[NotesOptions]) -> Tool[Any]:
-    """Make a tool for `Agent(tools=[...])` that reads the notes on the session. The model cannot choose another.
+    """Make a tool for `Agent(tools=[...])` that reads the notes on the session.
 
-    It answers as `AsyncNotesTool` does: an outage is `{"ready": False, "reason": "unavailable"}`.
+    The model cannot choose another session. Results are those of `AsyncNotesTool`: during an outage,
+    `{"ready": False, "reason": "unavailable"}`.
 
     Args:
-        client: The client to read with; opened in the loop that the agent runs in.
-        session_id: The session, or a function that finds it in the run's context.
-        **options: As for `AsyncNotesTool`: `observer`, `max_age`, `max_turns_behind`, `name`, `description`.
+        client: Reads the notes; opened in the loop that the agent runs in.
+        session_id: The session id, or a function that returns it for the run's context.
+        **options: Options of `AsyncNotesTool`: `observer`, `max_age`, `max_turns_behind`, `name`, `description`.
 
     Raises:
-        InvalidArgument: If the client is no `AsyncPrimaryClient`.
+        InvalidArgument: If the client is not an `AsyncPrimaryClient`.
     """
     check_client(client, AsyncPrimaryClient)
-    check_session_id(session_id)
+    binding = ToolBinding(partial(AsyncNotesTool, client), session_id, options)
 
     async def read(run: RunContext[Any], **arguments: object) -> dict[str, Any]:
-        return await AsyncNotesTool(client, session_of(session_id, run), **options).call(arguments)
+        return await binding.tool_for(run).call(arguments)
 
     return Tool.from_schema(
         read,
-        name=options.get("name", NAME),
-        description=options.get("description", DESCRIPTION),
+        name=binding.name,
+        description=binding.description,
         json_schema=parameters(),
         takes_ctx=True,
     )
 
 
 class Observed(AbstractCapability[Any]):
-    """A capability that records what the user and the agent said, and has an observer look at it, after each run.
+    """A capability that records the turns of each run and then submits a run of the observer.
 
-    It holds up no run, changes nothing, and raises nothing. A run that ends without a result leaves nothing.
+    It never delays a run, changes it, or raises. A run without a result is not recorded.
 
     Args:
-        recorder: A `TurnRecorder` or `AsyncTurnRecorder`: records, and submits.
-        session_id: The session, or a function that finds it in the run's context.
+        recorder: A `TurnRecorder` or an `AsyncTurnRecorder`.
+        session_id: The session id, or a function that returns it for the run's context.
 
     Raises:
         InvalidArgument: If the recorder is of another kind.
@@ -104,56 +102,60 @@ class Observed(AbstractCapability[Any]):
 
     def __init__(self, recorder: Recorder, session_id: SessionId) -> None:
         self._hook = RecordingHook(recorder, session_id)
-        self._earlier: list[Turn] = []
+        self._unanswered: list[Turn] = []
 
     async def for_run(self, ctx: RunContext[Any]) -> "Observed":
-        """Called by Pydantic AI before a run: keep the words that nothing has answered, as they were handed over.
+        """Keep the unanswered messages of the history. Pydantic AI calls this before a run.
 
-        A history processor may put a summary in front of the prompt, which the user has not said.
+        They are kept as received: a history processor may later put a summary in front of the prompt.
         """
         observed = copy(self)
-        with guarded():
-            observed._earlier = list(_unanswered(ctx.messages))
+        with ErrorBoundary():
+            observed._unanswered = list(_unanswered(ctx.messages))
         return observed
 
     async def after_run(self, ctx: RunContext[Any], *, result: AgentRunResult[Any]) -> AgentRunResult[Any]:
-        """Called by Pydantic AI with the result."""
-        with guarded():
-            self._hook.record(ctx, _conversation(self._earlier, ctx.prompt, result))
+        """Record the run. Pydantic AI calls this with its result."""
+        with ErrorBoundary():
+            self._hook.record(ctx, _turns(self._unanswered, ctx.prompt, result))
         return result
 
 
-def _conversation(earlier: list[Turn], prompt: Any, result: AgentRunResult[Any]) -> list[Turn]:
-    """Return all that was said in a run, with the words from before it that nothing has answered."""
+def _turns(unanswered: list[Turn], prompt: Any, result: AgentRunResult[Any]) -> list[Turn]:
+    """Return the turns of a run, after the earlier messages that were not answered."""
     new = result.new_messages()
-    # What a history processor has put in, such as a summary, is of no run.
+    # Messages that a history processor inserted, such as a summary, have no run id.
     new = [message for message in new if message.run_id] or new
     prompts = [part for message in new for part in message.parts if isinstance(part, UserPromptPart)]
-    given = next((part for part in prompts if part.content == prompt), prompts[0] if prompt and prompts else None)
-    # The prompt as it was given, since a processor may have changed it.
-    turns = [*earlier, *_words(prompt)]
+    sent = next((part for part in prompts if part.content == prompt), prompts[0] if prompt and prompts else None)
+    # The prompt as the application gave it: a processor may have changed the part that was sent.
+    turns = [*unanswered, *_prompt_turns(prompt)]
     for number, message in enumerate(new):
         if isinstance(message, ModelRequest):
-            turns += [turn for part in message.parts if part is not given for turn in _request_turns(part)]
-        elif not _is_refused(new[number + 1 :]):
+            turns += [turn for part in message.parts if part is not sent for turn in _request_turns(part)]
+        elif not _is_rejected(new[number + 1 :]):
             turns += _response_turns(message)
     return [turn for turn in _with_output(turns, new, result.output) if turn.text.strip()]
 
 
 def _unanswered(history: Sequence[ModelMessage]) -> Iterator[Turn]:
-    start = len(history)
-    while start > 0 and isinstance(history[start - 1], ModelRequest):
-        start -= 1
-    for message in history[start:]:
+    for message in history[after_last(history, lambda message: not isinstance(message, ModelRequest)) :]:
         for part in message.parts:
             yield from _request_turns(part)
 
 
 def _request_turns(part: Any) -> Iterator[Turn]:
     if isinstance(part, UserPromptPart):
-        yield from _words(part.content)
+        yield from _prompt_turns(part.content)
     elif isinstance(part, SpeechPart):
         yield Turn("user", part.content)
+
+
+def _prompt_turns(content: Any) -> Iterator[Turn]:
+    for part in [content] if isinstance(content, str) else content or ():
+        text = part.content if isinstance(part, TextContent) else part
+        if isinstance(text, str):
+            yield Turn("user", text)
 
 
 def _response_turns(response: ModelResponse) -> Iterator[Turn]:
@@ -166,16 +168,17 @@ def _response_turns(response: ModelResponse) -> Iterator[Turn]:
                 "primary", part.content, extra={"interrupted": True} if part.interrupted_at_ms is not None else {}
             )
         elif text:
-            # A tool of the provider's in between: what follows is said when it has answered.
+            # The model resumes after a tool that the provider ran: a turn ends before the tool.
             yield Turn("primary", text)
             text = ""
     yield Turn("primary", text)
 
 
 def _with_output(turns: list[Turn], new: Sequence[ModelMessage], output: Any) -> list[Turn]:
+    """Return the turns with the run's output, in place of the response text that it was made from."""
     if isinstance(output, DeferredToolRequests | BinaryContent):
         return turns
-    answer = text_of(output)
+    answer = output_text(output)
     last = next((message for message in reversed(new) if isinstance(message, ModelResponse)), None)
     spoken = [turn for turn in turns if turn.text.strip()]
     if not answer.strip() or last is None or any(isinstance(part, SpeechPart) for part in last.parts):
@@ -188,16 +191,10 @@ def _with_output(turns: list[Turn], new: Sequence[ModelMessage], output: Any) ->
     return [*spoken, Turn("primary", answer)]
 
 
-def _is_refused(later: Sequence[ModelMessage]) -> bool:
-    # Of the run's own messages, only such feedback asks for another response where no tool was called.
+def _is_rejected(later: Sequence[ModelMessage]) -> bool:
+    """Return whether the run asked for another response, given the messages after this one."""
+    # Without a tool call, only this feedback makes a run ask for another response.
     return bool(later) and any(
         part.part_kind == "retry-feedback" or (part.part_kind == "retry-prompt" and part.tool_name is None)
         for part in later[0].parts
     )
-
-
-def _words(content: Any) -> Iterator[Turn]:
-    for part in [content] if isinstance(content, str) else content or ():
-        text = part.content if isinstance(part, TextContent) else part
-        if isinstance(text, str):
-            yield Turn("user", text)

@@ -1,6 +1,6 @@
-"""An MCP server over a sidecar: notes and sessions as tools and resources, all of them read-only.
+"""An MCP server for a sidecar: read-only tools and resources for notes and sessions.
 
-The command `session-notes mcp` runs it. With the client alone, over stdio:
+The command `session-notes mcp` runs it. In a program, over stdio:
 
     >>> async with AsyncPrimaryClient() as client:
     ...     await serve_stdio(notes_server(client, session_id="session-1"))
@@ -9,74 +9,74 @@ The command `session-notes mcp` runs it. With the client alone, over stdio:
 from importlib.metadata import version
 from typing import Any
 
+from session_notes.integrations._extras import missing_extra
+
 try:
     from mcp import types
     from mcp.server import Server
     from mcp.server.stdio import stdio_server
     from mcp.shared.exceptions import MCPError
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f"session_notes.integrations.mcp needs the package {error.name}: pip install '.[mcp]' in its checkout",
-        name=error.name,
-    ) from error
+    raise missing_extra(__name__, error) from error
 
 from session_notes import AsyncPrimaryClient, InvalidArgument
-from session_notes.integrations._binding import check_client
+from session_notes.integrations._arguments import check_client
+from session_notes.integrations.mcp._errors import NoSuchSession, describe_error
 from session_notes.integrations.mcp._http import serve_http
-from session_notes.integrations.mcp._reads import NoSuchSession, Reads, explanation
+from session_notes.integrations.mcp._reader import Reader
 from session_notes.integrations.mcp._resources import Resources
-from session_notes.integrations.mcp._tools import tools
+from session_notes.integrations.mcp._tools import make_tools
 
 __all__ = ["notes_server", "serve_http", "serve_stdio"]
 
 _INSTRUCTIONS = (
-    "Notes that background observers keep on conversations with users, and what is stored about these conversations. "
-    "All of it is read-only. Notes can be out of date: each reading says how old it is, how far the conversation has "
-    "moved on since, and whether it is within the bounds asked for."
+    "Notes of background observers on conversations with users, and the stored data on these conversations. "
+    "Everything is read-only. Notes can be out of date: each reading has its age, the number of turns since, and "
+    "whether it is within the requested bounds."
 )
 
 
 def notes_server(client: AsyncPrimaryClient, *, session_id: str | None = None) -> "Server[Any]":
-    """Make a server of the package `mcp`, to be run over any transport of it.
+    """Make a server of the package `mcp`, for any of its transports.
 
     Args:
-        client: The client to read with; it must be open while the server runs.
-        session_id: The only session to serve; its tools then take no id, and nothing about another can be read.
-            None: all of them, the model saying which.
+        client: Reads from the sidecar; open while the server runs.
+        session_id: The only session to serve; the tools then take no id, and no other session can be read. None: all
+            sessions; the model passes the id.
 
     Raises:
-        InvalidArgument: If the client is no `AsyncPrimaryClient`.
+        InvalidArgument: If the client is not an `AsyncPrimaryClient`.
     """
     check_client(client, AsyncPrimaryClient)
-    reads = Reads(client)
-    known = tools(reads, session_id)
-    resources = Resources(reads, session_id)
+    reader = Reader(client)
+    tools = make_tools(reader, session_id)
+    resources = Resources(reader, session_id)
 
     async def list_tools(_: Any, __: Any) -> types.ListToolsResult:
-        return types.ListToolsResult(tools=[tool.definition for tool in known.values()])
+        return types.ListToolsResult(tools=[tool.definition for tool in tools.values()])
 
-    async def call_tool(_: Any, asked: types.CallToolRequestParams) -> types.CallToolResult:
-        tool = known.get(asked.name)
+    async def call_tool(_: Any, request: types.CallToolRequestParams) -> types.CallToolResult:
+        tool = tools.get(request.name)
         if tool is None:
-            raise MCPError(types.INVALID_PARAMS, "there is no such tool")
-        return await tool.call(asked.arguments or {})
+            raise MCPError(types.INVALID_PARAMS, "no such tool; tools/list returns the available ones")
+        return await tool.call(request.arguments or {})
 
     async def list_resources(_: Any, __: Any) -> types.ListResourcesResult:
         try:
-            return types.ListResourcesResult(resources=await resources.listed())
+            return types.ListResourcesResult(resources=await resources.list_all())
         except Exception as error:
-            raise MCPError(types.INTERNAL_ERROR, explanation(error)) from None
+            raise MCPError(types.INTERNAL_ERROR, describe_error(error)) from None
 
     async def list_templates(_: Any, __: Any) -> types.ListResourceTemplatesResult:
         return types.ListResourceTemplatesResult(resource_templates=resources.templates())
 
-    async def read_resource(_: Any, asked: types.ReadResourceRequestParams) -> types.ReadResourceResult:
+    async def read_resource(_: Any, request: types.ReadResourceRequestParams) -> types.ReadResourceResult:
         try:
-            return types.ReadResourceResult(contents=[await resources.read(asked.uri)])
+            return types.ReadResourceResult(contents=[await resources.read(request.uri)])
         except (NoSuchSession, InvalidArgument) as error:
-            raise MCPError(types.INVALID_PARAMS, explanation(error), {"uri": asked.uri}) from None
+            raise MCPError(types.INVALID_PARAMS, describe_error(error), {"uri": request.uri}) from None
         except Exception as error:
-            raise MCPError(types.INTERNAL_ERROR, explanation(error)) from None
+            raise MCPError(types.INTERNAL_ERROR, describe_error(error)) from None
 
     return Server(
         "session-notes",
@@ -92,6 +92,6 @@ def notes_server(client: AsyncPrimaryClient, *, session_id: str | None = None) -
 
 
 async def serve_stdio(server: "Server[Any]") -> None:
-    """Serves one host over stdin and stdout, until it closes them."""
+    """Serve one host over stdin and stdout until it closes them."""
     async with stdio_server() as (from_host, to_host):
         await server.run(from_host, to_host, server.create_initialization_options())

@@ -1,6 +1,6 @@
-"""What a model or its host gets to read, as JSON: each document as a type, which is its schema too.
+"""JSON documents for models and their hosts: each a type, which is also its schema, and its conversion.
 
-As in `Reading.as_tool_result`, there is no key for what is empty or not known.
+As in `Reading.as_tool_result`, empty and unknown values are left out.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -19,17 +19,17 @@ Time = Annotated[str, Field(description="A time of the store's clock, in RFC 333
 
 
 class IssueDocument(TypedDict):
-    """One finding of an observer."""
+    """A problem that an observer found."""
 
     text: str
     severity: NotRequired[Annotated[str, Field(description="info, warning or critical")]]
-    turn: NotRequired[Annotated[int, Field(description="The turn it is about, counted from 1.")]]
+    turn: NotRequired[Annotated[int, Field(description="The number of the turn it is about, counted from 1.")]]
 
 
 class NotesDocument(TypedDict):
-    """What an observer concluded."""
+    """The conclusions of an observer."""
 
-    coverage: NotRequired[Annotated[dict[str, float], Field(description="Topic: how much has been covered, 0 to 1.")]]
+    coverage: NotRequired[Annotated[dict[str, float], Field(description="Topic: share covered, 0 to 1.")]]
     issues: NotRequired[list[IssueDocument]]
     follow_up_suggestions: NotRequired[list[str]]
     summary: NotRequired[str]
@@ -37,51 +37,51 @@ class NotesDocument(TypedDict):
 
 
 class ReadingDocument(TypedDict):
-    """The current notes of one observer, and all one needs to decide whether to trust them."""
+    """An observer's current notes, with their age and drift."""
 
     ready: Annotated[bool, Field(description="Whether there are notes.")]
     reason: NotRequired[
-        Annotated[str, Field(description="Why there are none: never_run, running, failed, expired or unavailable.")]
+        Annotated[str, Field(description="Why there are no notes: never_run, running, failed, expired or unavailable.")]
     ]
-    age_seconds: NotRequired[Annotated[float, Field(description="Time since they were written.")]]
+    age_seconds: NotRequired[Annotated[float, Field(description="Time since the notes were written.")]]
     snapshot_age_seconds: NotRequired[
-        Annotated[float, Field(description="Time since the conversation was as the observer saw it.")]
+        Annotated[float, Field(description="Time since the observer took its copy of the conversation.")]
     ]
-    turns_behind: NotRequired[Annotated[int, Field(description="How many turns have come since.")]]
-    fresh: NotRequired[Annotated[bool, Field(description="Whether they are within the bounds that were asked for.")]]
-    newer_run: NotRequired[Annotated[str, Field(description="What became of a newer analysis.")]]
+    turns_behind: NotRequired[Annotated[int, Field(description="Turns since that copy.")]]
+    fresh: NotRequired[Annotated[bool, Field(description="Whether the notes are within the requested bounds.")]]
+    newer_run: NotRequired[Annotated[str, Field(description="The state of a newer analysis.")]]
     notes: NotRequired[NotesDocument]
 
 
-class ReadingOfSession(ReadingDocument):
-    """The same, of one session among several."""
+class SessionReadingDocument(ReadingDocument):
+    """An observer's current notes on one of several sessions."""
 
     session_id: str
 
 
 class ReadingsDocument(TypedDict):
-    """The current notes on several sessions, in the order they were asked for."""
+    """Current notes on several sessions, in request order."""
 
-    readings: list[ReadingOfSession]
+    readings: list[SessionReadingDocument]
 
 
 class TurnDocument(TypedDict):
-    """One utterance."""
+    """An utterance."""
 
     speaker: str
     text: str
-    time: NotRequired[Annotated[str, Field(description="When, by the speaker's own clock.")]]
+    time: NotRequired[Annotated[str, Field(description="The time of the utterance by the speaker's clock.")]]
     extra: NotRequired[dict[str, Any]]
 
 
 class SessionDocument(TypedDict):
-    """A session as it stood at one moment."""
+    """A session at one moment."""
 
     session_id: str
-    fields: Annotated[dict[str, Any], Field(description="What the application keeps about the conversation.")]
-    version: Annotated[int, Field(description="How often the fields were changed.")]
-    turn_count: Annotated[int, Field(description="How many turns were ever appended.")]
-    turns: NotRequired[Annotated[list[TurnDocument], Field(description="The last of them, oldest first.")]]
+    fields: Annotated[dict[str, Any], Field(description="The application's own data on the conversation.")]
+    version: Annotated[int, Field(description="The number of updates of the fields.")]
+    turn_count: Annotated[int, Field(description="The number of turns ever appended.")]
+    turns: NotRequired[Annotated[list[TurnDocument], Field(description="The last turns, oldest first.")]]
     notes: Annotated[dict[str, ReadingDocument], Field(description="Observer: its current notes.")]
     create_time: Time
     update_time: Time
@@ -89,16 +89,16 @@ class SessionDocument(TypedDict):
 
 
 class RunDocument(TypedDict):
-    """One analysis."""
+    """An analysis of the conversation by an observer."""
 
-    number: Annotated[int, Field(description="A higher number is a newer run.")]
+    number: Annotated[int, Field(description="Newer runs have higher numbers.")]
     run_id: str
     observer: str
     state: Annotated[str, Field(description="running, written, superseded, failed or abandoned")]
-    observed_turn: NotRequired[Annotated[int, Field(description="How many turns it saw.")]]
+    observed_turn: NotRequired[Annotated[int, Field(description="The number of turns in its copy.")]]
     begin_time: NotRequired[Time]
     end_time: NotRequired[Time]
-    failure: NotRequired[Annotated[str, Field(description="Why it failed, for those who run the observer.")]]
+    failure: NotRequired[Annotated[str, Field(description="Why it failed, for the operators of the observer.")]]
     notes: NotRequired[NotesDocument]
 
 
@@ -109,7 +109,7 @@ class RunsDocument(TypedDict):
 
 
 class SummaryDocument(TypedDict):
-    """A session in a few words."""
+    """A session in a listing."""
 
     session_id: str
     turn_count: int
@@ -118,70 +118,68 @@ class SummaryDocument(TypedDict):
 
 
 class SummariesDocument(TypedDict):
-    """Sessions that are kept just now."""
+    """The sessions that are stored."""
 
     sessions: list[SummaryDocument]
-    more: Annotated[bool, Field(description="Whether there are more than these.")]
+    more: Annotated[bool, Field(description="Whether more sessions exist.")]
 
 
-def reading(content: Reading) -> Document:
-    """A `ReadingDocument`."""
-    return content.as_tool_result()
+def reading_document(reading: Reading) -> Document:
+    """Return a `ReadingDocument`."""
+    return reading.as_tool_result()
 
 
-def reading_of_session(content: Reading) -> Document:
-    """A `ReadingOfSession`."""
-    return {"session_id": content.session_id} | content.as_tool_result()
+def session_reading_document(reading: Reading) -> Document:
+    """Return a `SessionReadingDocument`."""
+    return {"session_id": reading.session_id} | reading.as_tool_result()
 
 
-def session(content: Session, *, turns: bool) -> Document:
-    """A `SessionDocument`."""
-    return _known(
-        session_id=content.session_id,
-        fields=dict(content.fields),
-        version=content.version,
-        turn_count=content.turn_count,
-        turns=[_turn(one) for one in content.turns] if turns else None,
-        notes={observer: reading(one) for observer, one in sorted(content.notes.items())},
-        create_time=_time(content.create_time),
-        update_time=_time(content.update_time),
-        expires_in_seconds=_seconds(content.expires_in),
+def session_document(session: Session, *, include_turns: bool) -> Document:
+    """Return a `SessionDocument`."""
+    return _without_none(
+        session_id=session.session_id,
+        fields=dict(session.fields),
+        version=session.version,
+        turn_count=session.turn_count,
+        turns=[_turn_document(turn) for turn in session.turns] if include_turns else None,
+        notes={observer: reading_document(reading) for observer, reading in sorted(session.notes.items())},
+        create_time=_time(session.create_time),
+        update_time=_time(session.update_time),
+        expires_in_seconds=_seconds(session.expires_in),
     )
 
 
-def run(content: Run) -> Document:
-    """A `RunDocument`."""
-    return _known(
-        number=content.number,
-        run_id=content.run_id,
-        observer=content.observer,
-        state=content.state.value,
-        observed_turn=content.observed_turn,
-        begin_time=_time(content.begin_time),
-        end_time=_time(content.end_time),
-        failure=content.failure or None,
-        notes=notes_as_dict(content.notes) if content.notes else None,
+def run_document(run: Run) -> Document:
+    """Return a `RunDocument`."""
+    return _without_none(
+        number=run.number,
+        run_id=run.run_id,
+        observer=run.observer,
+        state=run.state.value,
+        observed_turn=run.observed_turn,
+        begin_time=_time(run.begin_time),
+        end_time=_time(run.end_time),
+        failure=run.failure or None,
+        notes=notes_as_dict(run.notes) if run.notes else None,
     )
 
 
-def summary(content: SessionSummary) -> Document:
-    """A `SummaryDocument`."""
-    return _known(
-        session_id=content.session_id,
-        turn_count=content.turn_count,
-        observers=list(content.observers),
-        update_time=_time(content.update_time),
+def summary_document(summary: SessionSummary) -> Document:
+    """Return a `SummaryDocument`."""
+    return _without_none(
+        session_id=summary.session_id,
+        turn_count=summary.turn_count,
+        observers=list(summary.observers),
+        update_time=_time(summary.update_time),
     )
 
 
-def _turn(content: Turn) -> Document:
-    return _known(
-        speaker=content.speaker, text=content.text, time=_time(content.time), extra=dict(content.extra) or None
-    )
+def _turn_document(turn: Turn) -> Document:
+    return _without_none(speaker=turn.speaker, text=turn.text, time=_time(turn.time), extra=dict(turn.extra) or None)
 
 
-def _known(**parts: Any) -> Document:
-    return {name: part for name, part in parts.items() if part is not None}
+def _without_none(**values: Any) -> Document:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _time(moment: datetime | None) -> str | None:

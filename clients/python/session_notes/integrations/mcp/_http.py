@@ -1,4 +1,4 @@
-"""Serves over streamable HTTP: on one socket, to callers who are known, and to no web page of somebody else's."""
+"""Streamable HTTP: serves on one socket, checks bearer tokens, and rejects the pages of other sites."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 PATH = "/mcp"
-"""Where the server is, as MCP's hosts expect it."""
+"""The path of the server, as MCP hosts expect it."""
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _GRACE_SECONDS = 5
@@ -25,27 +25,28 @@ async def serve_http(
     listener: socket.socket,
     *,
     hosts: Sequence[str] = (),
-    knows: Callable[[str], bool] | None = None,
+    accepts_token: Callable[[str], bool] | None = None,
     tls_cert: str | os.PathLike[str] | None = None,
     tls_key: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Serves until SIGTERM or SIGINT, and then what is under way; only in a process's main thread.
+    """Serve until SIGTERM or SIGINT, then finish the calls in flight. Only for a process's main thread.
 
     Args:
-        server: What to serve.
+        server: The server.
         listener: A listening socket.
-        hosts: The names that callers may call this machine by, beside those of loopback, without a port. Others are
-            refused, since a web page can make a browser call any address by a name of its own (DNS rebinding).
-        knows: Whether a bearer token is known; None: everybody who can connect may call.
-        tls_cert: Encrypt with this certificate, a PEM file; None: do not.
-        tls_key: The private key of it.
+        hosts: The names that callers may use for this machine besides those of loopback, without a port. Requests for
+            other names are rejected: a web page can make a browser call any address under a name of the page's own
+            domain (DNS rebinding).
+        accepts_token: Returns whether a bearer token may call; None: every caller may, without a token.
+        tls_cert: The certificate for TLS, a PEM file; None: no TLS.
+        tls_key: The certificate's private key.
     """
     names = [*_LOOPBACK, *hosts]
-    # Without the port, and with any.
+    # Each name without a port, and with any port.
     names += [f"{name}:*" for name in names]
     app: ASGIApp = server.streamable_http_app(
         streamable_http_path=PATH,
-        # All there is are reads that answer at once: nothing to keep between two requests.
+        # Every call is a read that returns at once, so there is no state to keep between requests.
         stateless_http=True,
         json_response=True,
         transport_security=TransportSecuritySettings(
@@ -54,8 +55,8 @@ async def serve_http(
             allowed_origins=[f"{scheme}://{name}" for scheme in ("http", "https") for name in names],
         ),
     )
-    if knows is not None:
-        app = _KnownCallers(app, knows)
+    if accepts_token is not None:
+        app = _TokenCheck(app, accepts_token)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -66,24 +67,26 @@ async def serve_http(
         ssl_keyfile=tls_key,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    # Once it has stopped, uvicorn raises the signal again for whoever handled it before: there is nothing left to do.
+    # After its shutdown, uvicorn raises the signal again for the previous handler, which has nothing left to do.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     await uvicorn.Server(config).serve([listener])
 
 
-class _KnownCallers:
-    """Lets those through whose token is known."""
+class _TokenCheck:
+    """Middleware that answers 401 unless the request has an accepted bearer token."""
 
-    def __init__(self, app: ASGIApp, knows: Callable[[str], bool]) -> None:
+    def __init__(self, app: ASGIApp, accepts_token: Callable[[str], bool]) -> None:
         self._app = app
-        self._knows = knows
+        self._accepts_token = accepts_token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not self._knows(token.strip()):
-                refusal = PlainTextResponse("a token is needed\n", 401, {"WWW-Authenticate": "Bearer"})
-                await refusal(scope, receive, send)
+            if scheme.lower() != "bearer" or not self._accepts_token(token.strip()):
+                rejection = PlainTextResponse(
+                    "send a bearer token of the role primary or admin\n", 401, {"WWW-Authenticate": "Bearer"}
+                )
+                await rejection(scope, receive, send)
                 return
         await self._app(scope, receive, send)

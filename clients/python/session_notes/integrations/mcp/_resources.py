@@ -1,4 +1,4 @@
-"""The resources: addresses of what can be read about a session."""
+"""MCP resources: the addresses of sessions, transcripts and notes."""
 
 import json
 import re
@@ -8,26 +8,32 @@ from mcp import types
 
 from session_notes import PermissionDenied
 from session_notes.integrations.mcp._documents import Document
-from session_notes.integrations.mcp._reads import NoSuchSession, Reads
+from session_notes.integrations.mcp._errors import NoSuchSession
+from session_notes.integrations.mcp._reader import Reader
 
 _JSON = "application/json"
 _SESSIONS = "session-notes://sessions/"
 _ADDRESS = re.compile(
-    re.escape(_SESSIONS) + "(?P<session>[^/?#]+)(?:/(?P<turns>transcript)|/notes/(?P<observer>[^/?#]+))?"
+    re.escape(_SESSIONS) + "(?P<session>[^/?#]+)(?:/(?P<transcript>transcript)|/notes/(?P<observer>[^/?#]+))?"
 )
 
 
 class Resources:
-    """The resources of all sessions; of one alone where an id is given."""
+    """The resources of all sessions, or of one session.
 
-    def __init__(self, reads: Reads, session_id: str | None) -> None:
-        self._reads = reads
+    Args:
+        reader: Reads the documents.
+        session_id: The only session to serve; None: all sessions.
+    """
+
+    def __init__(self, reader: Reader, session_id: str | None) -> None:
+        self._reader = reader
         self._session_id = session_id
 
-    async def listed(self) -> list[types.Resource]:
-        """Those that can be named: of each session one, or all of the one session.
+    async def list_all(self) -> list[types.Resource]:
+        """Return one resource per session, or all resources of the only session.
 
-        Of all sessions there is none for a caller that may not list sessions: the templates will do.
+        Without the permission to list sessions, return none; a host can still use the templates.
         """
         if self._session_id is not None:
             return [
@@ -36,16 +42,16 @@ class Resources:
                 _resource(self._session_id, "/notes/default", "The notes", "The default observer's current notes."),
             ]
         try:
-            sessions = (await self._reads.sessions())["sessions"]
+            sessions = (await self._reader.sessions())["sessions"]
         except PermissionDenied:
             return []
         return [
-            _resource(one["session_id"], "", f"Session {one['session_id']}", f"{one['turn_count']} turns.")
-            for one in sessions
+            _resource(session["session_id"], "", f"Session {session['session_id']}", f"{session['turn_count']} turns.")
+            for session in sessions
         ]
 
     def templates(self) -> list[types.ResourceTemplate]:
-        """The forms of all addresses."""
+        """Return the forms of all addresses."""
         session = "{session_id}" if self._session_id is None else quote(self._session_id, safe="")
         forms = [("/notes/{observer}", "notes", "An observer's current notes on a session, with their age.")]
         if self._session_id is None:
@@ -56,33 +62,34 @@ class Resources:
             ]
         return [
             types.ResourceTemplate(
-                uri_template=f"{_SESSIONS}{session}{rest}", name=name, description=description, mime_type=_JSON
+                uri_template=f"{_SESSIONS}{session}{suffix}", name=name, description=description, mime_type=_JSON
             )
-            for rest, name, description in forms
+            for suffix, name, description in forms
         ]
 
     async def read(self, uri: str) -> types.TextResourceContents:
-        """What is at an address.
+        """Return the document at an address.
 
         Raises:
-            NoSuchSession: There is no such session, or it is none of this server's; or the address is no session's.
-            SessionNotesError: It could not be read.
+            NoSuchSession: If the session does not exist or this server does not serve it, or the address has another
+                form.
+            SessionNotesError: If the read fails.
         """
         text = json.dumps(await self._document(uri), ensure_ascii=False)
         return types.TextResourceContents(uri=uri, mime_type=_JSON, text=text)
 
     async def _document(self, uri: str) -> Document:
-        found = _ADDRESS.fullmatch(uri)
-        if found is None:
+        address = _ADDRESS.fullmatch(uri)
+        if address is None:
             raise NoSuchSession
-        session_id = unquote(found["session"])
+        session_id = unquote(address["session"])
         if self._session_id not in {None, session_id}:
             raise NoSuchSession
-        if found["observer"]:
-            return await self._reads.notes(session_id, unquote(found["observer"]))
-        return await self._reads.session(session_id, turns=bool(found["turns"]))
+        if address["observer"]:
+            return await self._reader.notes(session_id, unquote(address["observer"]))
+        return await self._reader.session(session_id, include_turns=bool(address["transcript"]))
 
 
-def _resource(session_id: str, rest: str, name: str, description: str) -> types.Resource:
-    uri = f"{_SESSIONS}{quote(session_id, safe='')}{rest}"
+def _resource(session_id: str, suffix: str, name: str, description: str) -> types.Resource:
+    uri = f"{_SESSIONS}{quote(session_id, safe='')}{suffix}"
     return types.Resource(uri=uri, name=name, description=description, mime_type=_JSON)

@@ -1,4 +1,4 @@
-"""The tools: what a model may ask for, checked, and answered as a document."""
+"""MCP tools: their definitions, the check of their arguments, and their results."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -17,18 +17,19 @@ from session_notes.integrations.mcp._documents import (
     SessionDocument,
     SummariesDocument,
 )
-from session_notes.integrations.mcp._reads import LISTED, Reads, explanation
-from session_notes.integrations.tools import CONTENTS, HOW_TO_GO_ON, HOW_TO_READ
+from session_notes.integrations.mcp._errors import describe_error
+from session_notes.integrations.mcp._reader import MAX_LISTED, Reader
+from session_notes.integrations.tools import CONVERSATION_GUIDE, NOTES_CONTENTS, READING_GUIDE
 
-_READS_ONLY = types.ToolAnnotations(
+_READ_ONLY = types.ToolAnnotations(
     read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
 )
 
-Observer = Annotated[str, Field(description="Whose notes; left out: those of the observer named default.")]
+Observer = Annotated[str, Field(description="The observer; omit it for the one named default.")]
 
 
 class Arguments(BaseModel):
-    """What a tool may be told, but for the session; anything else is a mistake, and is said to be one."""
+    """The arguments of a tool, without the session. Unknown arguments are errors."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -36,10 +37,10 @@ class Arguments(BaseModel):
 class GetNotes(Arguments):
     observer: Observer = ""
     max_age_seconds: Annotated[
-        float | None, Field(ge=0, le=1e9, description="The oldest age that still counts as fresh.")
+        float | None, Field(ge=0, le=1e9, description="The greatest age at which notes are fresh.")
     ] = None
     max_turns_behind: Annotated[
-        int | None, Field(ge=0, description="How many turns may have come since and the notes still count as fresh.")
+        int | None, Field(ge=0, description="The most turns since the observer's copy at which notes are fresh.")
     ] = None
 
     @property
@@ -48,18 +49,20 @@ class GetNotes(Arguments):
 
 
 class BatchGetNotes(GetNotes):
-    session_ids: Annotated[list[str], Field(min_length=1, description="The sessions' ids.")]
+    session_ids: Annotated[list[str], Field(min_length=1, description="The ids of the sessions.")]
 
 
 class GetSession(Arguments):
     include_turns: Annotated[
-        bool, Field(description="Whether to get the transcript too, as far as it is kept: its last 2,000 turns.")
+        bool, Field(description="Whether to return the transcript: at most its last 2,000 turns.")
     ] = False
 
 
 class ListRuns(Arguments):
     observer: Observer = ""
-    include_notes: Annotated[bool, Field(description="Whether to get each run's notes, superseded ones too.")] = False
+    include_notes: Annotated[bool, Field(description="Whether to return each run's notes, superseded ones too.")] = (
+        False
+    )
 
 
 class ListSessions(Arguments):
@@ -68,88 +71,91 @@ class ListSessions(Arguments):
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool: how it is offered, what it takes, and what it does."""
+    """A tool: its definition for the host, the model of its arguments, and the read behind it."""
 
     definition: types.Tool
     arguments: type[Arguments]
     read: Callable[[Any], Awaitable[Document]]
 
     async def call(self, arguments: dict[str, Any]) -> types.CallToolResult:
-        """Its result; whatever goes wrong is one that says so, for the model to read."""
+        """Return the result of a call. A failure is a result too, with a text for the model."""
         try:
             document = await self.read(self.arguments.model_validate(arguments))
         except ValidationError as error:
-            return _failed("; ".join(f"{_path(one['loc'])}: {one['msg']}" for one in error.errors()))
+            return _failure("; ".join(f"{_path(detail['loc'])}: {detail['msg']}" for detail in error.errors()))
         except Exception as error:
-            return _failed(explanation(error))
+            return _failure(describe_error(error))
         text = json.dumps(document, ensure_ascii=False)
         return types.CallToolResult(content=[types.TextContent(text=text)], structured_content=document)
 
 
-def tools(reads: Reads, session_id: str | None) -> dict[str, Tool]:
-    """The tools by name; for one session alone where an id is given."""
+def make_tools(reader: Reader, session_id: str | None) -> dict[str, Tool]:
+    """Return the tools by name. With a session id, they read that session only and take none."""
 
-    # The session is the caller's to name, or not the caller's at all.
-    def of(arguments: Any) -> str:
+    def session_of(arguments: Any) -> str:
         return arguments.session_id if session_id is None else session_id
 
-    async def get_notes(asked: GetNotes) -> Document:
-        return await reads.notes(of(asked), asked.observer, asked.max_age, asked.max_turns_behind)
+    async def get_notes(arguments: GetNotes) -> Document:
+        return await reader.notes(
+            session_of(arguments), arguments.observer, arguments.max_age, arguments.max_turns_behind
+        )
 
-    async def get_session(asked: GetSession) -> Document:
-        return await reads.session(of(asked), turns=asked.include_turns)
+    async def get_session(arguments: GetSession) -> Document:
+        return await reader.session(session_of(arguments), include_turns=arguments.include_turns)
 
-    async def list_runs(asked: ListRuns) -> Document:
-        return await reads.runs(of(asked), asked.observer, notes=asked.include_notes)
+    async def list_runs(arguments: ListRuns) -> Document:
+        return await reader.runs(session_of(arguments), arguments.observer, include_notes=arguments.include_notes)
 
-    async def batch_get_notes(asked: BatchGetNotes) -> Document:
-        return await reads.notes_of_many(asked.session_ids, asked.observer, asked.max_age, asked.max_turns_behind)
+    async def batch_get_notes(arguments: BatchGetNotes) -> Document:
+        return await reader.batch_notes(
+            arguments.session_ids, arguments.observer, arguments.max_age, arguments.max_turns_behind
+        )
 
     async def list_sessions(_: ListSessions) -> Document:
-        return await reads.sessions()
+        return await reader.sessions()
 
-    # One session's server is for who talks to its user; one of all is for people who look into them.
+    # A server of one session is for a model that talks to its user; one of all sessions is for people who inspect them.
     session = "a conversation (a session)" if session_id is None else "this conversation"
-    how = HOW_TO_READ if session_id is None else f"{HOW_TO_READ}\n{HOW_TO_GO_ON}"
-    made = [
+    guide = READING_GUIDE if session_id is None else f"{READING_GUIDE}\n{CONVERSATION_GUIDE}"
+    tools = [
         _tool(
             get_notes,
-            f"Reads the notes that a background observer keeps on {session}: {CONTENTS}. Answers at once.\n{how}",
-            _of_session(GetNotes, session_id),
+            f"Reads a background observer's notes on {session}: {NOTES_CONTENTS}. Returns at once.\n{guide}",
+            _with_session_id(GetNotes, session_id),
             ReadingDocument,
         ),
         _tool(
             get_session,
-            f"Reads all that is kept about {session}: the application's fields, how many turns there were, every "
-            "observer's notes as get_notes gives them, and the transcript where asked for.",
-            _of_session(GetSession, session_id),
+            f"Reads all stored data on {session}: the application's fields, the turn count, every observer's notes as "
+            "get_notes returns them, and, if requested, the transcript.",
+            _with_session_id(GetSession, session_id),
             SessionDocument,
         ),
         _tool(
             list_runs,
-            f"Lists an observer's last 20 runs on {session}, newest first, and what became of each: for finding out "
-            "why there are no notes, or old ones.",
-            _of_session(ListRuns, session_id),
+            f"Lists an observer's last 20 runs on {session} with their outcomes, newest first. Explains why notes are "
+            "missing or old.",
+            _with_session_id(ListRuns, session_id),
             RunsDocument,
         ),
     ]
     if session_id is None:
-        made += [
+        tools += [
             _tool(
                 batch_get_notes,
-                "Reads the notes on several sessions at once, in the order of their ids: as get_notes for each.",
+                "Reads the notes on several sessions at once, in the order of their ids, as get_notes does for each.",
                 BatchGetNotes,
                 ReadingsDocument,
             ),
             _tool(
                 list_sessions,
-                f"Lists sessions that are kept just now, in no order: at most {LISTED}. `more` says whether there are "
-                "others.",
+                f"Lists at most {MAX_LISTED} stored sessions, in no particular order. `more` tells whether others "
+                "exist.",
                 ListSessions,
                 SummariesDocument,
             ),
         ]
-    return {tool.definition.name: tool for tool in made}
+    return {tool.definition.name: tool for tool in tools}
 
 
 def _tool(
@@ -160,21 +166,22 @@ def _tool(
         description=description,
         input_schema=arguments.model_json_schema(),
         output_schema=TypeAdapter(document).json_schema(),
-        annotations=_READS_ONLY,
+        annotations=_READ_ONLY,
     )
     return Tool(definition, arguments, read)
 
 
-def _of_session(arguments: type[Arguments], session_id: str | None) -> type[Arguments]:
+def _with_session_id(arguments: type[Arguments], session_id: str | None) -> type[Arguments]:
+    """Return the arguments, with a required `session_id` unless the server has only one session."""
     if session_id is not None:
         return arguments
-    named = Annotated[str, Field(description="The session's id.")]
-    return create_model(arguments.__name__, __base__=arguments, session_id=(named, ...))
+    required = Annotated[str, Field(description="The session's id.")]
+    return create_model(arguments.__name__, __base__=arguments, session_id=(required, ...))
 
 
 def _path(location: tuple[int | str, ...]) -> str:
     return ".".join(map(str, location))
 
 
-def _failed(text: str) -> types.CallToolResult:
+def _failure(text: str) -> types.CallToolResult:
     return types.CallToolResult(content=[types.TextContent(text=text)], is_error=True)

@@ -1,0 +1,122 @@
+"""Recording hooks: pass the turns of a framework's run to a recorder, each message once."""
+
+import inspect
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Protocol
+from weakref import WeakValueDictionary
+
+from session_notes import Turn
+from session_notes._recorder import WrongKind
+from session_notes.integrations._arguments import class_name
+from session_notes.integrations._messages import after_last
+from session_notes.integrations._sessions import NoSession, check_session_id, session_of
+
+log = logging.getLogger("session_notes")
+
+MAX_REMEMBERED_MESSAGES = 10_000
+"""The number of message ids that the hooks of one recorder remember, over all sessions."""
+
+
+class Recorder(Protocol):
+    """A `TurnRecorder`, an `AsyncTurnRecorder`, or any object with the same `record` method."""
+
+    def record(self, session_id: str, *turns: Turn, observe: bool = True) -> None:
+        """Append the turns to the transcript and then submit a run. Return at once."""
+
+
+class RecordingHook:
+    """The common part of all hooks: records the turns of a run on the session that its context belongs to.
+
+    Args:
+        recorder: Stores the turns and submits runs.
+        session_id: The session id, or a function that returns it for the framework's context.
+
+    Raises:
+        InvalidArgument: If the recorder has no usable `record` method, or the session is neither a string nor a plain
+            function.
+    """
+
+    def __init__(self, recorder: Recorder, session_id: str | Callable[[Any], str]) -> None:
+        record = getattr(recorder, "record", None)
+        if isinstance(recorder, type) or not callable(record) or inspect.iscoroutinefunction(record):
+            raise WrongKind(
+                f"recorder must be a session_notes TurnRecorder or AsyncTurnRecorder, not {class_name(recorder)}"
+            )
+        check_session_id(session_id)
+        self._recorder = recorder
+        self._session_id = session_id
+        # All hooks of a recorder share one set. Each holds the recorder, so its `id` is not reused meanwhile.
+        self._recorded = _RECORDED.setdefault(id(recorder), _RecordedMessages())
+
+    def record(self, context: Any, turns: Iterable[Turn]) -> None:
+        """Record turns on the session of a context; do nothing if there are none."""
+        if collected := tuple(turns):
+            self._recorder.record(session_of(self._session_id, context), *collected)
+
+    def after_recorded(self, context: Any, message_ids: Sequence[Any]) -> int:
+        """Return the position after the last message that is remembered as recorded; 0 if none is."""
+        session_id = session_of(self._session_id, context)
+        return after_last(message_ids, lambda message_id: self._recorded.contains(session_id, message_id))
+
+    def record_once(self, context: Any, messages: Iterable[tuple[Any, Turn]]) -> None:
+        """Record those turns with a text whose message ids are not remembered as recorded."""
+        session_id = session_of(self._session_id, context)
+        spoken = [(message_id, turn) for message_id, turn in messages if turn.text.strip()]
+        if new := [turn for message_id, turn in spoken if self._recorded.add(session_id, message_id)]:
+            self._recorder.record(session_id, *new)
+
+
+class ErrorBoundary:
+    """A context that keeps a hook's errors out of the framework's run and logs their class.
+
+    The text and traceback of an error are not logged, since they may contain what the user said.
+    """
+
+    def __enter__(self) -> None:
+        """Enter the context."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if kind is None or not issubclass(kind, Exception):
+            return False
+        hint = f": {error}" if isinstance(error, NoSession) else ""
+        log.warning("a hook did not record its turns: %s%s", kind.__name__, hint)
+        return True
+
+
+class _RecordedMessages:
+    """The ids of recorded messages, for frameworks that pass the same messages to a hook repeatedly.
+
+    Bounded: the oldest ids are dropped first. Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._ids: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def contains(self, session_id: str, message_id: object) -> bool:
+        """Return whether a message was added and is still remembered."""
+        with self._lock:
+            return (session_id, message_id) in self._ids
+
+    def add(self, session_id: str, message_id: object) -> bool:
+        """Remember a message. Return whether it is new; a message without an id always is."""
+        if not isinstance(message_id, str) or not message_id:
+            return True
+        key = (session_id, message_id)
+        with self._lock:
+            if key in self._ids:
+                return False
+            self._ids[key] = None
+            if len(self._ids) > MAX_REMEMBERED_MESSAGES:
+                self._ids.popitem(last=False)
+        return True
+
+
+_RECORDED: WeakValueDictionary[int, _RecordedMessages] = WeakValueDictionary()
+"""The recorded messages of each recorder, by the recorder's `id`."""

@@ -1,0 +1,27 @@
+"""Errors of reads, and the fixed texts that a model or its host gets for them."""
+
+import logging
+
+from session_notes import InvalidArgument, PermissionDenied, SessionNotesError, TooLarge, Unauthenticated, Unavailable
+
+log = logging.getLogger(__name__)
+
+
+class NoSuchSession(Exception):
+    """The session was never written to, has expired or was deleted, or the address is not that of a session."""
+
+
+def describe_error(error: Exception) -> str:
+    """Return the text for a failed read: fixed words or those of the sidecar, never an arbitrary exception's."""
+    match error:
+        case NoSuchSession():
+            return "no such session; check the id"
+        case InvalidArgument() | TooLarge():
+            return str(error)
+        case Unavailable():
+            return "the session-notes sidecar cannot be reached; continue without it"
+        case Unauthenticated() | PermissionDenied():
+            return "this MCP server is not allowed to read that: its own token or certificate does not permit it"
+    reason = error.reason if isinstance(error, SessionNotesError) else ""
+    log.error("a read failed: %s %s", type(error).__name__, reason)
+    return "session-notes failed with an internal error; continue without it"
