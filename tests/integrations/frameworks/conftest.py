@@ -10,7 +10,7 @@ import pytest
 from session_notes import ActiveRun, BackgroundObserver, Notes, ObserverClient, PrimaryClient, Turn, TurnRecorder
 
 from tests.clients.conftest import Proxy, async_primary, nobody, observer, primary, proxy, silent
-from tests.examples.conftest import EXAMPLES  # With it, the examples can be imported.
+from tests.examples.programs import EXAMPLES  # With it, the examples can be imported.
 from tests.support import eventually
 
 __all__ = ["EXAMPLES", "async_primary", "nobody", "observer", "primary", "proxy", "silent"]
