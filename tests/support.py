@@ -1,4 +1,4 @@
-"""What the tests need to read like the contract: a real sidecar, the calls on one session, and refusals taken apart."""
+"""Support for tests that read like the contract: a real sidecar, calls on one session, and decoded errors."""
 
 import os
 import shutil
@@ -52,15 +52,15 @@ DEFAULT_PREFIX = "session-notes"
 SERVICES = ("session_notes.v1.SessionNotes", "session_notes.v1.SessionState")
 
 CANARY = "canary-5e0d"
-"""In what the tests say, in sessions' ids and in secrets: no log and no error ever has the word in it."""
+"""Part of all test data, session ids and secrets: it must never appear in a log or an error."""
 
 
 def leaks(text: str) -> list[str]:
-    """The lines of a log or an error that hold a canary, of this file's or any other test's: none, or it is a bug."""
+    """Return the lines of a log or an error that hold any test's canary. More than none is a bug."""
     return [line for line in text.splitlines() if "canary" in line]
 
 
-# No test waits for a reconnect longer than it must, none goes through a proxy, none shares a connection by accident.
+# Reconnect quickly, use no proxy, and never share a connection between channels.
 _CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
@@ -73,37 +73,37 @@ _CHANNEL_OPTIONS = [
 
 
 def new_channel(target: str) -> grpc.Channel:
-    """A connection of its own to a sidecar."""
+    """Return a channel to a sidecar with a connection of its own."""
     return grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
 
 
 def program() -> list[str]:
-    """The command line of the sidecar's own program, without arguments."""
+    """Return the command line of `session-notes`, without arguments."""
     script = Path(sys.executable).with_name("session-notes")
     return [str(script)] if script.exists() else [sys.executable, "-m", "session_notes_tools"]
 
 
 def _parent_of(pid: int) -> int | None:
-    """Return the process that started another one; None where that is gone."""
+    """Return the parent of a process; None if the process has ended."""
     with suppress(OSError):
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     return None
 
 
 class Sidecar:
-    """A real sidecar process on a free loopback port, SERVING within the `with` block, gone after it, its store too.
+    """A real sidecar process on a free loopback port, SERVING inside the `with` block and stopped after it.
 
     Args:
-        redis_url: Its store; None: the embedded one, in `data_dir`.
-        data_dir: Its data directory; None: a new one, removed at the end.
-        flags: Further arguments of `serve`. Its time limits at the store are longer than by default, unless these say
-            otherwise: tests share a few cores with each other.
+        redis_url: The store. None: the embedded store in `data_dir`.
+        data_dir: The data directory. None: a new one, removed at the end.
+        flags: Further arguments of `serve`. Store timeouts are longer than by default unless set here: tests share a
+            few cores.
         env: Further environment variables.
-        prefix: As `--prefix`; not passed on when it is the default.
-        listen: Where it listens; None: a free loopback port.
-        wait: Whether to wait for SERVING; False: only until it listens.
-        only_env: Whether to pass the address and the data directory in the environment instead of by flags.
-        inside: A network namespace to run in; None: the tests' own.
+        prefix: `--prefix`; not passed on if it is the default.
+        listen: The address to listen on. None: a free loopback port.
+        wait: Whether to wait for SERVING. False: only until the sidecar listens.
+        only_env: Whether to pass the address and the data directory in the environment instead of flags.
+        inside: The network namespace to run in. None: the tests' own.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Sidecar:
         inside: str | None = None,
     ) -> None:
         self.target = listen or f"127.0.0.1:{free_port()}"
-        # A unix socket's path has room for 107 bytes, so not below pytest's long paths.
+        # The path of a unix socket has at most 107 bytes, too few for pytest's long paths.
         self._home = Path(tempfile.mkdtemp(prefix="session-notes-"))
         self.data_dir = data_dir or self._home / "data"
         self.store = Store(redis_url or f"unix://{self.data_dir / 'valkey.sock'}", prefix)
@@ -129,8 +129,8 @@ class Sidecar:
         self._log_before = 0
         self._embedded = redis_url is None
         self._wait = wait
-        others = ("SESSION_NOTES_", "OTEL_")
-        inherited = {name: text for name, text in os.environ.items() if not name.startswith(others)}
+        excluded = ("SESSION_NOTES_", "OTEL_")
+        inherited = {name: text for name, text in os.environ.items() if not name.startswith(excluded)}
         self._env = inherited | dict(env or {})
         self._command = [*program(), "serve", "--listen", self.target]
         self._command += ["--redis-url", redis_url] if redis_url else ["--data-dir", str(self.data_dir)]
@@ -152,12 +152,12 @@ class Sidecar:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None and self.running and self.store.process_id() is not None:
-                assert self.store.without_ttl() == [], "these keys would stay for ever"
+                assert self.store.without_ttl() == [], "these keys never expire"
         finally:
             self.close()
 
     def start(self) -> None:
-        """Starts it, or starts it again with the same port and data."""
+        """Start the process, or restart it with the same port and data."""
         self._log_before = len(self.log)
         with self._log.open("ab") as log:
             command = self._command
@@ -172,11 +172,11 @@ class Sidecar:
         return f"listening on {self.target}" in self.log[self._log_before :] or self.health() is not None
 
     def wait_until_serving(self, timeout: float = 30) -> None:
-        """Returns as soon as health says SERVING."""
+        """Return as soon as health reports SERVING."""
         eventually(lambda: self.health() == health_pb2.HealthCheckResponse.SERVING, timeout)
 
     def health(self, service: str = "") -> int | None:
-        """What grpc.health.v1 answers for a service; None where nobody answers."""
+        """Return the status of a service from grpc.health.v1; None without a response."""
         with new_channel(self.target) as channel, suppress(grpc.RpcError):
             request = health_pb2.HealthCheckRequest(service=service)
             return int(health_pb2_grpc.HealthStub(channel).Check(request, timeout=2).status)
@@ -184,23 +184,23 @@ class Sidecar:
 
     @property
     def running(self) -> bool:
-        """Whether the process is there."""
+        """Whether the process is running."""
         return self.process is not None and self.process.poll() is None
 
     @property
     def log(self) -> str:
-        """All it has written so far, to stdout and stderr."""
+        """All output so far, to stdout and stderr."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def kill(self) -> None:
-        """SIGKILL, to the sidecar alone: a store it had embedded is left behind, as in real life."""
+        """Send SIGKILL to the sidecar only, which leaves its embedded store behind, as in production."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
         self.store.close()
 
     def terminate(self, timeout: float = 30) -> int:
-        """SIGTERM; the exit status."""
+        """Send SIGTERM and return the exit status."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         try:
@@ -211,13 +211,13 @@ class Sidecar:
             self.store.close()
 
     def restart(self) -> None:
-        """SIGTERM where it still runs, then a start with the same port and data."""
+        """Stop the process if it runs, then start it with the same port and data."""
         if self.running:
             self.terminate()
         self.start()
 
     def store_pids(self) -> list[int]:
-        """The store processes that work on the data directory, without those that a store forks to rewrite its file."""
+        """Return the store processes in the data directory, without forks that rewrite the append-only file."""
         found = {pid} if self._embedded and (pid := self.store.process_id()) else set()
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
@@ -228,10 +228,10 @@ class Sidecar:
         return sorted(pid for pid in found if is_alive(pid) and _parent_of(pid) not in found)
 
     def close(self) -> None:
-        """Ends the process and its embedded store, whatever state they are in, and removes what `self` made.
+        """End the process and its embedded store in any state, and remove the test's files.
 
         Raises:
-            AssertionError: A log of theirs holds a canary. So each test is one of that, too.
+            AssertionError: A log holds a canary. This makes every test a test of that, too.
         """
         if self.running:
             with suppress(AssertionError):
@@ -244,30 +244,30 @@ class Sidecar:
         stores_log = self.data_dir / "valkey.log"
         leaked = leaks(self.log + (stores_log.read_text(errors="replace") if stores_log.exists() else ""))
         shutil.rmtree(self._home, ignore_errors=True)
-        assert not leaked, f"a log holds what somebody said, an id or a secret: {leaked[:3]}"
+        assert not leaked, f"a log holds user data, an id or a secret: {leaked[:3]}"
 
 
 @dataclass
 class Refusal:
-    """An error as a caller sees it."""
+    """An error as the caller receives it."""
 
     code: grpc.StatusCode = grpc.StatusCode.OK
     message: str = ""
     reason: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
     fields: list[str] = field(default_factory=list)
-    """The fields that BadRequest names."""
+    """The fields in BadRequest."""
     retry_delay_seconds: float | None = None
     text: str = ""
-    """Everything that reached the caller, as one text to look for what must not be in it."""
+    """Everything that reached the caller, to search for leaks."""
 
     def read(self, error: Any) -> None:
-        """Takes an error apart. Whatever it was: it says nothing of what anybody said."""
+        """Decode an error, and assert that it holds no canary."""
         self.code, self.message = error.code(), error.details() or ""
         self.text = f"{self.message} {error.trailing_metadata()} {error.initial_metadata()}"
         status = rpc_status.from_call(error)
         self.text += str(status or "")
-        assert not leaks(self.text), f"an error holds what somebody said, an id or a secret: {self.text}"
+        assert not leaks(self.text), f"an error holds user data, an id or a secret: {self.text}"
         if status is None:
             return
         for detail in status.details:
@@ -286,7 +286,7 @@ class Refusal:
 
 @contextmanager
 def refused(code: grpc.StatusCode | None = None, reason: str | None = None) -> Iterator[Refusal]:
-    """Asserts that the block's call ends in an error: in this status, for this ErrorReason, where they are given."""
+    """Assert that the call in the block fails, with this status and ErrorReason if given."""
     refusal = Refusal()
     try:
         yield refusal
@@ -299,7 +299,7 @@ def refused(code: grpc.StatusCode | None = None, reason: str | None = None) -> I
 
 
 def status_of(call: Callable[[], object]) -> grpc.StatusCode:
-    """How a call ended, OK or not."""
+    """Return the status code of a call."""
     try:
         call()
     except grpc.RpcError as error:
@@ -310,7 +310,7 @@ def status_of(call: Callable[[], object]) -> grpc.StatusCode:
 
 
 def value(content: Any) -> Value:
-    """A protobuf Value of a Python one."""
+    """Return a Python value as a protobuf Value."""
     made = Value()
     if content is None:
         made.null_value = 0  # type: ignore[assignment]
@@ -330,23 +330,23 @@ def value(content: Any) -> Value:
 
 
 def struct(content: Mapping[str, Any]) -> Struct:
-    """A protobuf Struct of a Python dict."""
+    """Return a Python dict as a protobuf Struct."""
     return value(content).struct_value
 
 
 def notes(summary: str = "a summary", **more: Any) -> Notes:
-    """Some notes, with a canary."""
+    """Return notes with a canary."""
     return Notes(summary=summary, **{"extra": struct({"by": CANARY}), **more})
 
 
 def turns(count: int, start: int = 1) -> list[Turn]:
-    """Turns that say their own number, with a canary."""
+    """Return numbered turns with a canary."""
     by = struct({"by": CANARY})
     return [Turn(speaker="user", text=f"turn {number}", extra=by) for number in range(start, start + count)]
 
 
 class SessionCalls:
-    """Both services' calls, on one session. Keywords are the request's fields; `timeout` is the deadline in seconds."""
+    """Calls of both services on one session. Keywords are request fields; `timeout` is the deadline in seconds."""
 
     def __init__(self, channel: grpc.Channel, session_id: str) -> None:
         self.id = session_id
@@ -394,7 +394,7 @@ class SessionCalls:
         return self.state.DeleteSession(state_api.DeleteSessionRequest(session_id=self.id), timeout=timeout)
 
     def call(self, rpc: str, request: Message | bytes, timeout: float = 10) -> Any:
-        """Any unary RPC by its full name, e.g. `SessionNotes/GetNotes`; `bytes` go over the wire as they are."""
+        """Call any RPC by name, such as `SessionNotes/GetNotes`; `bytes` are sent unchanged."""
         stub = self.notes if rpc.startswith("SessionNotes/") else self.state
         if isinstance(request, Message):
             return getattr(stub, rpc.partition("/")[2])(request, timeout=timeout)
@@ -403,12 +403,12 @@ class SessionCalls:
 
 
 def answers(channel: grpc.Channel) -> bool:
-    """Whether calls of every kind are answered; health may not have noticed an outage yet, or its end."""
+    """Return whether calls of every kind succeed. Health may lag behind an outage or its end."""
     session = SessionCalls(channel, new_session_id())
     calls = (session.get_notes, session.get_session, session.delete)
     return {status_of(call) for call in calls} == {grpc.StatusCode.OK}
 
 
 def new_session_id() -> str:
-    """An id nobody has used, with a canary: logs have none as it is."""
+    """Return a new session id with a canary."""
     return f"session-{CANARY}-{uuid.uuid4().hex}"

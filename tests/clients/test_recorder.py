@@ -34,7 +34,6 @@ from session_notes import (
     _backlog,
 )
 from session_notes._storable import Storable
-from session_notes.integrations import recorder as old_place
 
 from tests.clients.conftest import Proxy, Refusing
 from tests.support import CANARY, Sidecar, eventually, new_session_id
@@ -870,11 +869,6 @@ class TestKinds:
                 make()
         with pytest.raises(TypeError):
             wrong[0][0]()
-
-    def test_the_old_place_still_has_them(self) -> None:
-        """Programs import the recorder from `integrations`."""
-        assert old_place.TurnRecorder is TurnRecorder
-        assert old_place.AsyncTurnRecorder is AsyncTurnRecorder
 
 
 def test_a_refused_batch_is_tried_turn_by_turn(refusing: Refusing, session_id: str) -> None:

@@ -1,4 +1,4 @@
-"""The cases that all clients have in common, run by the Python one. README.md here says how to read the tables."""
+"""Conformance of the Python client with the tables that all clients share (format: README.md in this folder)."""
 
 import json
 import re
@@ -46,19 +46,19 @@ _SPANS = {"max_age", "ttl", "lease", "timeout"}
 _OBSERVERS = {"begin_run", "write_notes", "fail_run", "list_runs", "run"}
 
 PATIENCE = timedelta(seconds=5)
-"""For notes of a sidecar that is there: tests share a few cores with each other."""
+"""Deadline of GetNotes for a running sidecar: tests share a few cores."""
 
 
 class Oops(Exception):
-    """What work raises, where a case wants it to."""
+    """Raised inside a run by cases that need a failing run."""
 
 
 class Mismatch(AssertionError):
-    """Something is not as a case says."""
+    """A result differs from the case."""
 
 
 class Runner:
-    """Runs the steps of one case, against one target; a patient one waits longer for notes than by default."""
+    """Runner of one case against one target. With `patient`, GetNotes has a longer deadline than by default."""
 
     def __init__(self, target: str, stack: ExitStack, *, patient: bool, closed: bool) -> None:
         self._names: dict[str, Any] = {}
@@ -74,7 +74,7 @@ class Runner:
         self._run: Any = None
 
     def steps(self, steps: list[dict[str, Any]]) -> None:
-        """Takes the steps, one after the other."""
+        """Run the steps in order."""
         for number, step in enumerate(steps, 1):
             try:
                 self._step(step)
@@ -127,7 +127,7 @@ class Runner:
                 self._results(step, self._run)
                 self.steps(step["during"])
                 if "raises" in step:
-                    raise Oops("nobody is to read this")
+                    raise Oops("never recorded")
 
         if "raises" not in step:
             self._check({name: step[name] for name in ("fails",) if name in step}, conduct)
@@ -200,7 +200,7 @@ class Runner:
 
 
 def nested(levels: int) -> dict[str, Any]:
-    """So many objects, one in the other."""
+    """Return objects nested `levels` deep."""
     made: dict[str, Any] = {}
     for _ in range(levels - 1):
         made = {"a": made}
@@ -208,12 +208,12 @@ def nested(levels: int) -> dict[str, Any]:
 
 
 def is_matcher(expected: Any) -> bool:
-    """Whether something stands for several values."""
+    """Return whether an expectation is a matcher instead of a value."""
     return isinstance(expected, dict) and set(expected) in ({"$between"}, {"$present"}, {"$repeat"}, {"$nested"})
 
 
 def equal(expected: Any, actual: Any, path: str) -> None:
-    """As JSON: a truth value is no number, and nothing may be missing or too much."""
+    """Raise Mismatch unless both are equal as JSON: a boolean is not a number, and keys must match exactly."""
     problem = f"{path} is {actual!r}, not {expected!r}"
     match expected:
         case {"$present": True}:
@@ -238,7 +238,7 @@ def equal(expected: Any, actual: Any, path: str) -> None:
 
 
 def compare_error(expected: dict[str, Any], error: Exception, check: Callable[[Any, Any, str], None] = equal) -> None:
-    """An error as a case says: its class, and any of its attributes."""
+    """Raise Mismatch unless an error has the class and the attributes in the case."""
     for path, part in expected.items():
         if path == "error":
             check(part, type(error).__name__, "the error's class")
@@ -253,7 +253,7 @@ def compare_error(expected: dict[str, Any], error: Exception, check: Callable[[A
 
 
 def at(result: Any, path: str) -> Any:
-    """The part of a result that a path leads to, in neutral form."""
+    """Return the part of a result at a path, in neutral form."""
     for step in path.split("."):
         if step == "length":
             result = len(result)
@@ -265,7 +265,7 @@ def at(result: Any, path: str) -> Any:
 
 
 def neutral(result: Any) -> Any:
-    """A result as JSON has it, the same in every language."""
+    """Return a result as JSON, the same for every language."""
     match result:
         case StrEnum():
             return result.value
@@ -292,31 +292,31 @@ def _names(record: Any) -> list[str]:
 
 
 def notes_of(content: Any) -> Notes:
-    """Notes as the table has them; what is no notes goes on as it is, since a case may want to see it refused."""
+    """Return notes from a table. Invalid content is passed on, since a case may expect the client to reject it."""
     issues = [Issue(**issue) for issue in content.get("issues", ())]
     return Notes(**(content | {"issues": issues}))
 
 
 def turn_of(content: Any) -> Turn:
-    """A turn as the table has it."""
+    """Return a turn from a table."""
     time = content.get("time")
     return Turn(**(content | {"time": datetime.fromisoformat(time)} if time else content))
 
 
 @pytest.fixture
 def targets(sidecar: Sidecar) -> Iterator[dict[str, str]]:
-    """Where a case can lead: to the shared sidecar, to nobody, to somebody who never answers."""
+    """Targets of cases: the shared sidecar, a closed port, and a server that never responds."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         yield {
             "sidecar": sidecar.target,
             "closed": sidecar.target,
-            "nobody": f"127.0.0.1:{free_port()}",
+            "unreachable": f"127.0.0.1:{free_port()}",
             "silent": f"127.0.0.1:{silent.getsockname()[1]}",
         }
 
 
 def run_case(case: dict[str, Any], targets: dict[str, str]) -> None:
-    """Runs a case from start to end."""
+    """Run all steps of a case."""
     target = case.get("target", "sidecar")
     with ExitStack() as stack:
         runner = Runner(targets[target], stack, patient=target == "sidecar", closed=target == "closed")
@@ -324,14 +324,14 @@ def run_case(case: dict[str, Any], targets: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_python_client_does_as_the_table_says(name: str, targets: dict[str, str]) -> None:
-    """Each case, on a real sidecar."""
+def test_the_python_client_conforms(name: str, targets: dict[str, str]) -> None:
+    """Each case holds against a real sidecar."""
     run_case(CASES[name], targets)
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_wrong_expectation_is_found(name: str, targets: dict[str, str]) -> None:
-    """A runner that is content with anything proves nothing."""
+def test_a_wrong_expectation_is_rejected(name: str, targets: dict[str, str]) -> None:
+    """The runner rejects wrong expectations; otherwise it would prove nothing."""
     with pytest.raises(Mismatch):
         run_case(BROKEN[name], targets)
 
@@ -341,8 +341,8 @@ READY: dict[str, Any] = READINGS["a newer run in a state this client is too old 
 
 
 @pytest.mark.parametrize("name", READINGS)
-def test_a_response_is_read_as_the_table_says(name: str) -> None:
-    """A response of the sidecar, what the client makes of it, and what a model gets to see."""
+def test_a_response_becomes_the_reading_in_the_table(name: str) -> None:
+    """A response becomes the reading and the tool result in the table."""
     case = READINGS[name]
     reading = reading_from("s", "", json_format.ParseDict(case["response"], GetNotesResponse()))
     for path, part in case["gives"].items():
@@ -350,15 +350,15 @@ def test_a_response_is_read_as_the_table_says(name: str) -> None:
     equal(case["tool_result"], reading.as_tool_result(), "tool_result")
 
 
-def test_ages_are_rounded_as_the_table_says() -> None:
-    """To the digit, so that no two languages tell a model different ages."""
+def test_ages_are_rounded_as_in_the_table() -> None:
+    """Ages are rounded to the digit, so that a model sees the same age from every language."""
     for age, seconds in TABLES["pure_readings"]["ages"]["cases"]:
         response = json_format.ParseDict(READY | {"age": age}, GetNotesResponse())
         equal(seconds, reading_from("s", "", response).as_tool_result()["age_seconds"], age)
 
 
 class Status(grpc.RpcError):
-    """An error as gRPC hands it over."""
+    """Stand-in for an error raised by gRPC."""
 
     def __init__(self, code: str, message: str, details: bytes | None) -> None:
         self._code, self._message, self._details = grpc.StatusCode[code], message, details
@@ -377,15 +377,15 @@ STATUSES = {status["name"]: status for status in TABLES["pure_errors"]["statuses
 
 
 @pytest.mark.parametrize("name", STATUSES)
-def test_a_status_is_the_error_the_table_says(name: str) -> None:
-    """A status with its details, and the error that says the same."""
+def test_a_status_becomes_the_error_in_the_table(name: str) -> None:
+    """A status with details becomes the error in the table."""
     case = STATUSES[name]
     details = bytes.fromhex(case["raw_details"]) if "raw_details" in case else details_of(case.get("details", []))
     compare_error(case["error"], translate(Status(case["code"], case["message"], details)))
 
 
 def details_of(details: list[dict[str, Any]]) -> bytes:
-    """`grpc-status-details-bin`, as a sidecar sends it."""
+    """Return `grpc-status-details-bin` as a sidecar sends it."""
     status = status_pb2.Status()
     for detail in details:
         ((kind, content),) = detail.items()
@@ -394,8 +394,8 @@ def details_of(details: list[dict[str, Any]]) -> bytes:
     return status.SerializeToString()
 
 
-def test_the_tables_leave_nothing_out() -> None:
-    """Every call of both roles, every readiness and every error stands in a table."""
+def test_the_tables_are_complete() -> None:
+    """The tables cover every call of both roles, every readiness and every error."""
     steps = list(every_step([step for case in CASES.values() for step in case["steps"]]))
     calls = {step["call"] for step in steps}
     public = {name for client in (PrimaryClient, ObserverClient) for name in dir(client) if not name.startswith("_")}
@@ -415,7 +415,7 @@ def test_the_tables_leave_nothing_out() -> None:
 
 
 def every_step(steps: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The steps, and those within them."""
+    """Yield all steps, nested ones included."""
     for step in steps:
         yield step
         yield from every_step(step.get("during", []))

@@ -1,4 +1,4 @@
-"""What the dashboard, the alerts and the docs say of metrics is what a running sidecar tells."""
+"""The dashboard, the alerts and the docs use exactly the metrics that a running sidecar exposes."""
 
 import json
 import re
@@ -17,25 +17,25 @@ PAGE = (ROOT / "docs" / "observability.md").read_text()
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "session-notes.json").read_text())
 ALERTS = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())
 
-# What PromQL has beside names of metrics and labels.
+# Words of PromQL other than names of metrics and labels.
 AGGREGATIONS = {"sum", "min", "max", "avg", "count"}
 FUNCTIONS = {"rate", "increase", "histogram_quantile", "absent"}
 GROUPING = {"by", "without", "on", "ignoring", "group_left", "group_right"}
 OPERATORS = {"and", "or", "unless", "bool", "offset"}
-# Prometheus's own, and what it adds to every series.
+# Metrics of Prometheus itself, and the labels it adds to every series.
 OF_PROMETHEUS, TARGET = {"up": {"job", "instance"}}, {"job", "instance"}
 
 
 @pytest.fixture(scope="module")
 def seen() -> Scrape:
-    """What a running sidecar tells."""
+    """A scrape of a running sidecar."""
     with Sidecar(flags=ON) as sidecar:
         return scrape(sidecar)
 
 
 @pytest.fixture(scope="module")
 def told(seen: Scrape) -> dict[str, set[str]]:
-    """The names of all samples in it, with their labels."""
+    """Return the names of all samples with their labels."""
     names: dict[str, set[str]] = {}
     for sample in seen.samples:
         names.setdefault(sample.name, set()).update(sample.labels)
@@ -43,7 +43,7 @@ def told(seen: Scrape) -> dict[str, set[str]]:
 
 
 def check(expression: str, known: dict[str, set[str]]) -> None:
-    """Asserts that every metric and label in a PromQL expression is known. Strict: what it cannot read is wrong."""
+    """Assert that every metric and label in a PromQL expression exists. Fails on anything it cannot parse."""
     known = known | OF_PROMETHEUS
     rest = re.sub(r'"(?:[^"\\]|\\.)*"', '""', expression)
     rest = re.sub(r"\[\$?\w+\]", "", rest)
@@ -82,15 +82,15 @@ def check(expression: str, known: dict[str, set[str]]) -> None:
         "1 > 0",
     ],
 )
-def test_what_is_wrong_is_noticed(wrong: str, told: dict[str, set[str]]) -> None:
-    """The check notices a metric, a label or a function that is none."""
+def test_unknown_names_are_rejected(wrong: str, told: dict[str, set[str]]) -> None:
+    """The check rejects unknown metrics, labels and functions."""
     with pytest.raises(AssertionError):
         check(wrong, told)
 
 
 @pytest.mark.parametrize("rule", ALERTS["groups"][0]["rules"], ids=lambda rule: rule["alert"])
-def test_an_alert_is_about_what_is_told(rule: dict[str, Any], told: dict[str, set[str]]) -> None:
-    """Each alert's expression names metrics and labels that a sidecar has; it says what is wrong and what to do."""
+def test_alerts_use_existing_metrics(rule: dict[str, Any], told: dict[str, set[str]]) -> None:
+    """Each alert uses existing metrics and labels, and describes the problem and the next step."""
     check(rule["expr"], told)
     assert rule["labels"]["severity"] in {"critical", "warning"}
     assert rule["annotations"]["summary"]
@@ -99,14 +99,14 @@ def test_an_alert_is_about_what_is_told(rule: dict[str, Any], told: dict[str, se
 
 
 def queries() -> Iterator[tuple[str, str]]:
-    """Every query of the dashboard, by the title of its panel."""
+    """Yield every query of the dashboard with the title of its panel."""
     for panel in DASHBOARD["panels"]:
         for target in panel.get("targets", ()):
             yield panel["title"], target["expr"]
 
 
-def test_the_dashboard_is_about_what_is_told(told: dict[str, set[str]]) -> None:
-    """Each panel asks for metrics and labels that a sidecar has, of the data source that its user chose."""
+def test_the_dashboard_uses_existing_metrics(told: dict[str, set[str]]) -> None:
+    """Each panel uses existing metrics and labels, and the data source chosen by the user."""
     asked = list(queries())
     assert len(asked) > 20
     for title, expression in asked:
@@ -120,21 +120,21 @@ def test_the_dashboard_is_about_what_is_told(told: dict[str, set[str]]) -> None:
     assert DASHBOARD["templating"]["list"][0]["type"] == "datasource"
 
 
-def test_the_dashboard_shows_all_of_ours(told: dict[str, set[str]]) -> None:
-    """What the sidecar counts of itself is on the dashboard: no metric is there for nobody."""
+def test_the_dashboard_shows_every_metric(told: dict[str, set[str]]) -> None:
+    """Every metric of the sidecar is on the dashboard."""
     text = " ".join(expression for _, expression in queries())
     families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in told if name.startswith("session_notes_")}
     assert {name for name in families if name not in text} == set()
 
 
 def documented() -> dict[str, tuple[str, set[str]]]:
-    """The metrics in the tables of docs/observability.md: type and labels."""
+    """Return the metrics in the tables of docs/observability.md, with type and labels."""
     rows = re.findall(r"^\| `(\w+)` \| (counter|gauge|histogram) \|([^|]*)\| [^|]+ \|$", PAGE, re.MULTILINE)
     return {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
 
 
 def in_words(seen: Scrape) -> dict[str, tuple[str, set[str]]]:
-    """The same of what is told."""
+    """Return the metrics of a scrape in the same form."""
     found = {}
     for family in seen.families.values():
         name = family.name + ("_total" if family.type == "counter" else "")
@@ -143,5 +143,5 @@ def in_words(seen: Scrape) -> dict[str, tuple[str, set[str]]]:
 
 
 def test_the_docs_have_every_metric(seen: Scrape) -> None:
-    """The tables of docs/observability.md have all metrics that are told, with type and labels, and no other."""
+    """The tables of docs/observability.md list exactly the exposed metrics, with type and labels."""
     assert documented() == in_words(seen)

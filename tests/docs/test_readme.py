@@ -1,4 +1,4 @@
-"""The README does what it says: its grpcurl commands, its Python, its settings and its own first screen."""
+"""Documentation tests: commands and Python on the pages run, settings are complete, links resolve."""
 
 import contextlib
 import io
@@ -20,24 +20,24 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 COMMAND_LINE = (ROOT / "docs" / "command-line.md").read_text()
 PYTHON = (ROOT / "docs" / "python.md").read_text()
-# What differs between two runs.
+# Values that differ from run to run.
 VARYING = {"age", "expires_in"}
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
-    """Return language and text of each code block of a page."""
+    """Return language and text of each code block on a page."""
     return re.findall(r"^```(\w+)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
 def fresh() -> Iterator[Sidecar]:
-    """A sidecar as `make run` starts it, for the README alone."""
+    """A sidecar as `make run` starts it, for these tests only."""
     with Sidecar() as sidecar:
         yield sidecar
 
 
 def grpcurl(command: str, target: str) -> str:
-    """Run a grpcurl command of the README against a target of ours."""
+    """Run a grpcurl command from a page against the test's sidecar."""
     beside_python = shutil.which("grpcurl", path=str(Path(sys.executable).parent))
     found = beside_python or shutil.which("grpcurl")
     if found is None:
@@ -48,7 +48,7 @@ def grpcurl(command: str, target: str) -> str:
 
 
 def commands_and_answers(page: str) -> Iterator[tuple[list[str], dict[str, Any] | None]]:
-    """Yield the grpcurl commands of each block of a page, and the JSON printed below the block, if any."""
+    """Yield the grpcurl commands of each block on a page, with the JSON printed below the block, if any."""
     code = blocks(page)
     for (language, text), after in zip(code, [*code[1:], ("", "")], strict=True):
         lines = text.replace("\\\n", "").splitlines()
@@ -58,7 +58,7 @@ def commands_and_answers(page: str) -> Iterator[tuple[list[str], dict[str, Any] 
 
 
 def snake_case(answer: Any) -> Any:
-    """Field names as in the protos: newer grpcurls print them in camelCase."""
+    """Return a document with field names as in the protos; newer versions of grpcurl print camelCase."""
     if isinstance(answer, dict):
         return {re.sub(r"([A-Z])", r"_\1", name).lower(): snake_case(value) for name, value in answer.items()}
     return [snake_case(value) for value in answer] if isinstance(answer, list) else answer
@@ -66,7 +66,7 @@ def snake_case(answer: Any) -> Any:
 
 @pytest.mark.parametrize(("page", "answers"), [(README, 2), (COMMAND_LINE, 0)], ids=["README", "command-line"])
 def test_the_grpcurl_commands_print_what_the_page_shows(fresh: Sidecar, page: str, answers: int) -> None:
-    """Each command succeeds; where an answer is shown below it, that is what comes back, ages aside."""
+    """Each command succeeds and prints the JSON shown below it, ages aside."""
     run = checked = 0
     for commands, shown in commands_and_answers(page):
         for command in commands:
@@ -86,8 +86,8 @@ def test_the_grpcurl_commands_print_what_the_page_shows(fresh: Sidecar, page: st
 
 
 @pytest.mark.parametrize("page", [README, PYTHON], ids=["README", "python"])
-def test_the_python_prints_what_the_page_says(fresh: Sidecar, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page's Python runs as it stands, in order, and prints what the comments behind `print` say."""
+def test_the_python_prints_what_the_page_shows(fresh: Sidecar, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python on the page runs in order and prints what the comments after `print` show."""
     monkeypatch.setenv("SESSION_NOTES_TARGET", fresh.target)
     code = [text for language, text in blocks(page) if language == "python"]
     assert code
@@ -101,17 +101,17 @@ def test_the_python_prints_what_the_page_says(fresh: Sidecar, page: str, monkeyp
 
 
 def test_the_readme_is_short() -> None:
-    """The README is read in one go: at most 150 lines."""
+    """The README has at most 150 lines."""
     assert len(README.splitlines()) <= 150
 
 
 def test_the_readme_names_both_commands() -> None:
-    """A newcomer finds how to run it and how to test it."""
+    """The README names the commands that run and test the project."""
     assert {"make run", "make test"} <= set(re.findall(r"^make \w+", README, re.MULTILINE))
 
 
 def test_the_settings_are_those_of_serve() -> None:
-    """The table of settings has every flag and variable of `session-notes serve`, and no other."""
+    """The table of settings lists exactly the flags and variables of `session-notes serve`."""
     answer = subprocess.run(
         [*program(), "serve", "--help"],
         check=True,
@@ -127,7 +127,7 @@ def test_the_settings_are_those_of_serve() -> None:
 
 
 def test_the_make_targets_named_exist() -> None:
-    """Every `make` target that the docs name is there."""
+    """Every `make` target named in the docs exists."""
     targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page in ("README.md", "CONTRIBUTING.md"):
         named = set(re.findall(r"(?:^|`)make ([a-z-]+)", (ROOT / page).read_text(), re.MULTILINE))
@@ -136,8 +136,8 @@ def test_the_make_targets_named_exist() -> None:
 
 
 @pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
-    """A link to a file or a heading leads to one that is there."""
+def test_links_resolve(page: Path) -> None:
+    """Every link to a file or a heading resolves."""
     for link, anchor in re.findall(r"\]\(([^)#:]*)(#[^)]*)?\)", page.read_text()):
         there = page.parent / link if link else page
         assert there.exists(), link
@@ -146,6 +146,6 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """What can stand behind the # of a link to a page: its headings, as GitHub writes them."""
+    """Return the anchors of a page: its headings as GitHub spells them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {"#" + re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}

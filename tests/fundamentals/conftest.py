@@ -1,4 +1,4 @@
-"""The fundamentals hold over every kind of store."""
+"""The rules of the contract, one file each, on every kind of store."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tests.stores import KINDS
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Runs each test once per kind of store."""
+    """Run each test once per kind of store."""
     if "sidecar" in metafunc.fixturenames:
         given = metafunc.config.getoption("--redis-url")
         kinds = ("given",) if given else KINDS

@@ -1,4 +1,4 @@
-"""Requests for tables of inputs: valid ones of every RPC, to be spoiled in one place."""
+"""Valid requests of every RPC, for tests that break one field."""
 
 from typing import Any
 
@@ -26,18 +26,18 @@ ALL_RPCS = sorted(_METHODS)
 
 
 def fields_of(rpc: str) -> set[str]:
-    """The names of the fields of an RPC's request."""
+    """Return the field names of an RPC's request."""
     return {field.name for field in _METHODS[rpc].input_type.fields}
 
 
 def request_of(rpc: str, session_id: str, /, **fields: Any) -> Message:
-    """A valid request, `fields` aside."""
+    """Return a valid request with `fields` replaced."""
     own = {"session_id": session_id} if "session_id" in fields_of(rpc) else {}
     return GetMessageClass(_METHODS[rpc].input_type)(**(own | _REQUIRED.get(rpc, {}) | fields))
 
 
 def nested_struct(levels: int) -> Struct:
-    """A Struct that is `levels` deep: each struct counts, this one being the first."""
+    """Return a Struct nested `levels` deep, itself included."""
     struct = Struct(fields={"leaf": Value(number_value=1)})
     for _ in range(levels - 1):
         struct = Struct(fields={"deeper": Value(struct_value=struct)})
@@ -45,7 +45,7 @@ def nested_struct(levels: int) -> Struct:
 
 
 def nested_list(levels: int) -> Value:
-    """A Value that is `levels` deep: each list counts, this one being the first."""
+    """Return a list Value nested `levels` deep, itself included."""
     value = Value(list_value=ListValue(values=[Value(number_value=1)]))
     for _ in range(levels - 1):
         value = Value(list_value=ListValue(values=[value]))

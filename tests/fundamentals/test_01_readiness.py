@@ -26,10 +26,10 @@ SHORT = timedelta(milliseconds=30)
 
 
 def test_an_unknown_session_is_ok_and_never_run(session: SessionCalls) -> None:
-    """An unknown session answers OK, `ready: false`, NEVER_RUN, `fresh: false`, and nothing else."""
+    """An unknown session is OK: `ready: false`, NEVER_RUN, `fresh: false`, and no other field."""
     expected = GetNotesResponse(ready=False, readiness=READINESS_NEVER_RUN, fresh=False)
     assert session.get_notes() == expected
-    assert session.get_notes(observer="somebody", current_turn=3) == expected
+    assert session.get_notes(observer="unknown", current_turn=3) == expected
 
 
 def test_false_is_present(session: SessionCalls) -> None:
@@ -40,7 +40,7 @@ def test_false_is_present(session: SessionCalls) -> None:
 
 
 def test_a_session_without_runs_is_never_run(session: SessionCalls) -> None:
-    """Fields and turns alone make no notes: NEVER_RUN."""
+    """A session with fields and turns but no run is NEVER_RUN."""
     session.update_session(set={"name": "Ada"})
     session.append_turns(2)
     answer = session.get_notes()
@@ -49,7 +49,7 @@ def test_a_session_without_runs_is_never_run(session: SessionCalls) -> None:
 
 
 def test_another_observer_does_not_count(session: SessionCalls) -> None:
-    """Readiness is one observer's: the notes of another leave it NEVER_RUN."""
+    """Readiness is per observer: another observer's notes leave it NEVER_RUN."""
     session.write_notes("run-1", observer="tone")
     assert session.get_notes(observer="facts").readiness == READINESS_NEVER_RUN
     assert session.get_notes().readiness == READINESS_NEVER_RUN
@@ -63,8 +63,8 @@ def test_the_empty_observer_is_default(session: SessionCalls) -> None:
     assert session.get_notes().run.observer == "default"
 
 
-def test_running_while_the_first_run_is_at_work(session: SessionCalls) -> None:
-    """With no current notes: RUNNING if the latest run is running."""
+def test_running_while_the_first_run_is_in_flight(session: SessionCalls) -> None:
+    """Without current notes: RUNNING if the latest run is in flight."""
     session.begin_run("run-1")
     answer = session.get_notes()
     assert (answer.ready, answer.readiness, answer.fresh) == (False, READINESS_RUNNING, False)
@@ -73,7 +73,7 @@ def test_running_while_the_first_run_is_at_work(session: SessionCalls) -> None:
 
 
 def test_failed_after_a_failed_run(session: SessionCalls) -> None:
-    """With no current notes: FAILED if the latest run failed."""
+    """Without current notes: FAILED if the latest run failed."""
     session.begin_run("run-1")
     session.fail_run("run-1", reason="model timed out")
     answer = session.get_notes()
@@ -82,7 +82,7 @@ def test_failed_after_a_failed_run(session: SessionCalls) -> None:
 
 
 def test_failed_after_an_abandoned_run(session: SessionCalls) -> None:
-    """With no current notes: FAILED if the latest run was abandoned."""
+    """Without current notes: FAILED if the latest run was abandoned."""
     session.begin_run("run-1", lease=SHORT)
     eventually(lambda: session.get_notes().readiness == READINESS_FAILED)
     answer = session.get_notes()
@@ -91,15 +91,15 @@ def test_failed_after_an_abandoned_run(session: SessionCalls) -> None:
 
 
 def test_running_again_after_a_failure(session: SessionCalls) -> None:
-    """It is the latest run that counts: RUNNING while a second one is at work after a first that failed."""
+    """The latest run decides: RUNNING while a second run is in flight, even if the first one failed."""
     session.begin_run("run-1")
     session.fail_run("run-1")
     session.begin_run("run-2")
     assert session.get_notes().readiness == READINESS_RUNNING
 
 
-def test_failed_though_an_older_run_is_at_work(session: SessionCalls) -> None:
-    """It is the latest run that counts: FAILED though an older one is still at work."""
+def test_failed_even_if_an_older_run_is_in_flight(session: SessionCalls) -> None:
+    """The latest run decides: FAILED, even if an older run is still in flight."""
     session.begin_run("run-1")
     session.begin_run("run-2")
     session.fail_run("run-2")
@@ -118,7 +118,7 @@ def test_ready_once_written(session: SessionCalls) -> None:
 
 
 def test_empty_notes_are_notes(session: SessionCalls) -> None:
-    """Notes that say nothing are READY all the same, and present."""
+    """Empty notes are READY and present."""
     session.write_notes("run-1", "")
     answer = session.get_notes()
     assert answer.ready is True
@@ -126,7 +126,7 @@ def test_empty_notes_are_notes(session: SessionCalls) -> None:
 
 
 def test_ready_while_a_newer_run_is_running(session: SessionCalls) -> None:
-    """With current notes: READY, even while a newer run is running; `latest_run` says so."""
+    """With current notes: READY, even while a newer run is in flight, which is `latest_run`."""
     session.write_notes("run-1", "old")
     session.begin_run("run-2")
     answer = session.get_notes()
@@ -135,7 +135,7 @@ def test_ready_while_a_newer_run_is_running(session: SessionCalls) -> None:
 
 
 def test_ready_after_a_newer_run_failed(session: SessionCalls) -> None:
-    """With current notes: READY, even when a newer run has failed; `latest_run` says so."""
+    """With current notes: READY, even if a newer run has failed, which is `latest_run`."""
     session.write_notes("run-1", "old")
     session.begin_run("run-2")
     session.fail_run("run-2", reason="no model")
@@ -145,7 +145,7 @@ def test_ready_after_a_newer_run_failed(session: SessionCalls) -> None:
 
 
 def test_ready_after_a_newer_run_was_abandoned(session: SessionCalls) -> None:
-    """With current notes: READY, even when a newer run was abandoned; `latest_run` says so."""
+    """With current notes: READY, even if a newer run was abandoned, which is `latest_run`."""
     session.write_notes("run-1", "old")
     session.begin_run("run-2", lease=SHORT)
     eventually(lambda: session.get_notes().latest_run.state == RUN_STATE_ABANDONED)
@@ -153,7 +153,7 @@ def test_ready_after_a_newer_run_was_abandoned(session: SessionCalls) -> None:
 
 
 def test_expired_once_the_ttl_passed(session: SessionCalls) -> None:
-    """EXPIRED if notes were there and their `ttl` passed; the notes themselves are gone."""
+    """EXPIRED once the `ttl` of the current notes has passed; the notes are no longer returned."""
     session.write_notes("run-1", ttl=SHORT)
     eventually(lambda: session.get_notes().readiness == READINESS_EXPIRED)
     answer = session.get_notes()
@@ -164,7 +164,7 @@ def test_expired_once_the_ttl_passed(session: SessionCalls) -> None:
 
 
 def test_expired_notes_are_gone_from_the_history_too(session: SessionCalls) -> None:
-    """What has expired is nowhere: ListRuns hands out notes only while their own ttl keeps them."""
+    """ListRuns does not return notes whose `ttl` has passed either."""
     session.write_notes("run-1", "short-lived", ttl=SHORT)
     eventually(lambda: session.get_notes().readiness == READINESS_EXPIRED)
     (run,) = session.list_runs(include_notes=True).runs
@@ -173,7 +173,7 @@ def test_expired_notes_are_gone_from_the_history_too(session: SessionCalls) -> N
 
 
 def test_running_wins_over_expired(session: SessionCalls) -> None:
-    """With notes that expired and a newer run at work: RUNNING."""
+    """With expired notes and a newer run in flight: RUNNING."""
     session.write_notes("run-1", ttl=SHORT)
     session.begin_run("run-2")
     eventually(lambda: not session.get_notes().ready)
@@ -181,7 +181,7 @@ def test_running_wins_over_expired(session: SessionCalls) -> None:
 
 
 def test_failed_wins_over_expired(session: SessionCalls) -> None:
-    """With notes that expired and a newer run that failed: FAILED."""
+    """With expired notes and a newer failed run: FAILED."""
     session.write_notes("run-1", ttl=SHORT)
     session.begin_run("run-2")
     session.fail_run("run-2")
@@ -190,15 +190,15 @@ def test_failed_wins_over_expired(session: SessionCalls) -> None:
 
 
 def test_abandoned_wins_over_expired(session: SessionCalls) -> None:
-    """With notes that expired and a newer run that was abandoned: FAILED."""
+    """With expired notes and a newer abandoned run: FAILED."""
     session.write_notes("run-1", ttl=SHORT)
     session.begin_run("run-2", lease=SHORT)
     eventually(lambda: session.get_notes().readiness == READINESS_FAILED)
     assert session.get_notes().latest_run.state == RUN_STATE_ABANDONED
 
 
-def test_expired_though_a_superseded_run_lives(session: SessionCalls) -> None:
-    """Superseded notes are never current, not even when those that beat them expire: EXPIRED."""
+def test_expired_even_with_a_superseded_run(session: SessionCalls) -> None:
+    """Superseded notes never become current, even after the newer notes expire: EXPIRED."""
     session.begin_run("old")
     session.write_notes("new", ttl=SHORT)
     assert session.write_notes("old").outcome == WRITE_OUTCOME_SUPERSEDED
@@ -214,8 +214,8 @@ def test_ready_again_after_expiry(session: SessionCalls) -> None:
     assert session.get_notes().notes.summary == "again"
 
 
-def test_a_batch_answers_as_each_call_would(session: SessionCalls) -> None:
-    """BatchGetNotes answers each entry as GetNotes would, in the order of the requests, repeats too."""
+def test_a_batch_returns_what_single_calls_would(session: SessionCalls) -> None:
+    """BatchGetNotes returns what GetNotes would for each entry, in the order of the requests, repeats included."""
     other, unknown = SessionCalls(session.channel, new_session_id()), new_session_id()
     session.write_notes("run-1", "one", observed_turn=1)
     other.write_notes("run-2", "two", observer="tone")
@@ -234,12 +234,12 @@ def test_a_batch_answers_as_each_call_would(session: SessionCalls) -> None:
 
 
 def test_an_empty_batch_is_empty(session: SessionCalls) -> None:
-    """An empty batch is OK and answers empty."""
+    """An empty batch is OK, and so is its empty response."""
     assert len(session.notes.BatchGetNotes(BatchGetNotesRequest(), timeout=10).responses) == 0
 
 
 def test_a_session_holds_every_observers_readiness(session: SessionCalls) -> None:
-    """GetSession says for every observer that ever began or wrote a run what GetNotes would, with no bound given."""
+    """GetSession holds, for every observer that ever began or wrote a run, what GetNotes without bounds returns."""
     session.append_turns(3)
     session.write_notes("run-1", "tone notes", observer="tone", observed_turn=1)
     session.begin_run("run-1", observer="facts")
@@ -257,7 +257,7 @@ def test_a_session_holds_every_observers_readiness(session: SessionCalls) -> Non
 
 @pytest.mark.parametrize("how", ["killed", "paused"])
 def test_an_unreachable_store_is_unavailable(how: str, session_id: str) -> None:
-    """Redis being unreachable is UNAVAILABLE with RetryInfo, never `ready: false`: refused or hanging alike."""
+    """An unreachable Redis, dead or hanging, is UNAVAILABLE with RetryInfo, never `ready: false`."""
     with StoreServer(valkey_program()) as store, Sidecar(store.url) as sidecar, new_channel(sidecar.target) as channel:
         session = SessionCalls(channel, session_id)
         session.write_notes("run-1")

@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tests.stores import Store
 from tests.support import SessionCalls, eventually, turns
 
-# What the store holds an hour after its clock was set back by an hour.
+# Returned by a store whose clock was set back by an hour.
 WRITTEN_IN_AN_HOUR = """
 local run = cmsgpack.unpack(redis.call('HGET', KEYS[1], ARGV[1]))
 run.began, run.ended = run.began + 3600e6, run.ended + 3600e6
@@ -18,7 +18,7 @@ redis.call('HSET', KEYS[1], ARGV[1], cmsgpack.pack(run))
 
 
 def during(store: Store, call: Callable[[], Timestamp]) -> int:
-    """The milliseconds of the time that `call` returns, once proven to lie within the call by the store's clock."""
+    """Return the time from `call`, in milliseconds, after checking that the store's clock puts it within the call."""
     before = store.time_ms()
     moment = call().ToMilliseconds()
     assert before <= moment <= store.time_ms()
@@ -26,7 +26,7 @@ def during(store: Store, call: Callable[[], Timestamp]) -> int:
 
 
 def test_the_write_time_is_the_stores(session: SessionCalls, store: Store) -> None:
-    """`write_time` is the store's TIME at the write; GetNotes and the run's end say the same."""
+    """`write_time` is the store's TIME at the write, as are GetNotes' `write_time` and the run's `end_time`."""
     during(store, lambda: session.write_notes("run-1").write_time)
     answer = session.get_notes()
     assert answer.write_time == session.write_notes("run-1").write_time
@@ -34,7 +34,7 @@ def test_the_write_time_is_the_stores(session: SessionCalls, store: Store) -> No
 
 
 def test_the_begin_time_is_the_stores(session: SessionCalls, store: Store) -> None:
-    """A run's `begin_time` is the store's TIME at BeginRun; it has no end yet."""
+    """A run's `begin_time` is the store's TIME at BeginRun, and it has no `end_time` yet."""
     during(store, lambda: session.begin_run("run-1").run.begin_time)
     assert not session.begin_run("run-1").run.HasField("end_time")
 
@@ -46,14 +46,14 @@ def test_a_failures_time_is_the_stores(session: SessionCalls, store: Store) -> N
 
 
 def test_an_abandoned_run_ended_with_its_lease(session: SessionCalls) -> None:
-    """An abandoned run's `end_time` is when its lease ran out, whenever somebody looks."""
+    """An abandoned run's `end_time` is when its lease ran out, however late it is read."""
     run = session.begin_run("run-1", lease=timedelta(milliseconds=30)).run
     ended = eventually(lambda: (found := session.get_notes().latest_run).HasField("end_time") and found).end_time  # type: ignore[union-attr]
     assert ended.ToMilliseconds() - run.begin_time.ToMilliseconds() == 30
 
 
 def test_a_sessions_times_are_the_stores(session: SessionCalls, store: Store) -> None:
-    """A session's `create_time` and `update_time` are the store's, of its first and of its last change by any RPC."""
+    """A session's `create_time` and `update_time` are the store's times of its first and last change, by any RPC."""
     created = during(store, lambda: session.update_session(set={"a": 1}).update_time)
     found = session.get_session()
     assert (found.create_time.ToMilliseconds(), found.update_time.ToMilliseconds()) == (created, created)
@@ -74,18 +74,18 @@ def test_a_sessions_times_are_the_stores(session: SessionCalls, store: Store) ->
 
 
 def test_age_counts_from_the_write(session: SessionCalls, store: Store) -> None:
-    """`age` is the store's TIME at the read, less `write_time`."""
+    """`age` is the store's TIME at the read minus `write_time`."""
     written = session.write_notes("run-1").write_time.ToMilliseconds()
     eventually(lambda: store.time_ms() > written + 20)
     before = store.time_ms()
     age = session.get_notes().age.ToMilliseconds()
-    # A millisecond that has begun is cut off of each of them.
+    # Each is rounded down to a millisecond.
     assert before - written - 1 <= age <= store.time_ms() - written
     assert age >= 20
 
 
 def test_snapshot_age_counts_from_begin_run(session: SessionCalls, store: Store) -> None:
-    """`snapshot_age` counts from BeginRun: an analysis of a while writes notes that are fresh and some time behind."""
+    """`snapshot_age` counts from BeginRun: a slow analysis writes notes that are new, from a snapshot that is not."""
     begun = session.begin_run("run-1").run.begin_time.ToMilliseconds()
     eventually(lambda: store.time_ms() > begun + 50)
     written = session.write_notes("run-1").write_time.ToMilliseconds()
@@ -94,15 +94,15 @@ def test_snapshot_age_counts_from_begin_run(session: SessionCalls, store: Store)
     assert answer.snapshot_age.ToTimedelta() > timedelta(milliseconds=50)
 
 
-def test_the_snapshot_is_begin_runs_not_the_retrys(session: SessionCalls, store: Store) -> None:
-    """A retry of BeginRun does not make the snapshot any younger."""
+def test_a_retry_of_begin_run_keeps_the_snapshot(session: SessionCalls, store: Store) -> None:
+    """A retry of BeginRun does not make the snapshot younger."""
     first = session.begin_run("run-1").run
     eventually(lambda: store.time_ms() > first.begin_time.ToMilliseconds() + 20)
     assert session.begin_run("run-1").run.begin_time == first.begin_time
 
 
 def test_snapshot_age_is_absent_without_begin_run(session: SessionCalls) -> None:
-    """`snapshot_age` is absent without BeginRun, and so is the run's `begin_time`."""
+    """Without BeginRun, `snapshot_age` and the run's `begin_time` are absent."""
     session.write_notes("run-1")
     answer = session.get_notes()
     assert answer.HasField("age")
@@ -119,7 +119,7 @@ def test_both_ages_are_absent_when_not_ready(session: SessionCalls) -> None:
 
 
 def test_an_age_is_never_negative(session: SessionCalls) -> None:
-    """No age is ever negative, however soon after the write it is asked for."""
+    """An age is never negative, however soon after the write it is read."""
     for number in range(50):
         session.begin_run(f"run-{number}")
         session.write_notes(f"run-{number}")
@@ -128,8 +128,8 @@ def test_an_age_is_never_negative(session: SessionCalls) -> None:
         assert answer.snapshot_age.ToNanoseconds() >= answer.age.ToNanoseconds()
 
 
-def test_a_clock_set_back_makes_no_age_negative(session: SessionCalls, store: Store) -> None:
-    """Where the store's clock is set back, as a failover to another host can do, ages are 0 and not negative."""
+def test_a_clock_set_back_makes_ages_zero(session: SessionCalls, store: Store) -> None:
+    """If the store's clock is set back, as by a failover to another host, ages are 0 instead of negative."""
     session.begin_run("run-1")
     session.write_notes("run-1")
     store.client.eval(WRITTEN_IN_AN_HOUR, 1, store.key(session.id, "runs"), "r:default 1")
@@ -140,8 +140,8 @@ def test_a_clock_set_back_makes_no_age_negative(session: SessionCalls, store: St
     assert answer.fresh
 
 
-def test_a_callers_clock_takes_no_part(session: SessionCalls, store: Store) -> None:
-    """The times that turns carry are kept as given, and no age or session time is computed from them."""
+def test_the_callers_clock_plays_no_part(session: SessionCalls, store: Store) -> None:
+    """Times in turns are stored as given; no age and no session time is computed from them."""
     year_one, far_future = Timestamp(seconds=-62135596800), Timestamp(seconds=253402300799, nanos=999_999_999)
     said = turns(2)
     said[0].time.CopyFrom(far_future)
@@ -173,7 +173,7 @@ def test_max_age_is_measured_against_the_age(
 
 
 def test_max_age_does_not_bound_the_snapshots_age(session: SessionCalls, store: Store) -> None:
-    """Notes just written are fresh by `max_age` though their snapshot is older than that."""
+    """New notes are fresh by `max_age` even if their snapshot is older than that."""
     begun = session.begin_run("run-1").run.begin_time.ToMilliseconds()
     eventually(lambda: store.time_ms() > begun + 1500)
     session.write_notes("run-1")

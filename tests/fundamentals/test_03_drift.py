@@ -1,4 +1,4 @@
-"""Rule 3: drift is a number, and the caller judges it."""
+"""Rule 3: drift is a number for the caller to judge."""
 
 from datetime import timedelta
 
@@ -10,28 +10,28 @@ HOUR = timedelta(hours=1)
 
 
 def test_behind_the_requests_turn(session: SessionCalls) -> None:
-    """`turns_behind` = current turn less `observed_turn`, the current turn being the request's `current_turn`."""
+    """`turns_behind` is the request's `current_turn` minus `observed_turn`."""
     session.write_notes("run-1", observed_turn=4)
     answer = session.get_notes(current_turn=10)
     assert (answer.observed_turn, answer.turns_behind) == (4, 6)
 
 
 def test_behind_the_stored_transcript(session: SessionCalls) -> None:
-    """Where the request names no turn, the current turn is the stored transcript's length."""
+    """Without `current_turn` in the request, the current turn is the length of the stored transcript."""
     session.write_notes("run-1", observed_turn=2)
     session.append_turns(5)
     assert session.get_notes().turns_behind == 3
 
 
 def test_the_requests_turn_wins_over_the_transcript(session: SessionCalls) -> None:
-    """The request's `current_turn` wins over the stored transcript's length."""
+    """The request's `current_turn` takes precedence over the length of the stored transcript."""
     session.write_notes("run-1", observed_turn=2)
     session.append_turns(5)
     assert session.get_notes(current_turn=3).turns_behind == 1
 
 
 def test_a_requests_turn_of_zero_is_a_turn(session: SessionCalls) -> None:
-    """A `current_turn` of 0 is known, not absent."""
+    """A `current_turn` of 0 is a value, not an absent field."""
     session.write_notes("run-1", observed_turn=0)
     session.append_turns(5)
     answer = session.get_notes(current_turn=0)
@@ -40,7 +40,7 @@ def test_a_requests_turn_of_zero_is_a_turn(session: SessionCalls) -> None:
 
 
 def test_not_below_zero(session: SessionCalls) -> None:
-    """`turns_behind` is not below 0, even where the observer had seen more turns than the caller knows of."""
+    """`turns_behind` is at least 0, even if the observer saw more turns than the caller counts."""
     session.write_notes("run-1", observed_turn=9)
     assert session.get_notes(current_turn=4).turns_behind == 0
     session.append_turns(1)
@@ -48,7 +48,7 @@ def test_not_below_zero(session: SessionCalls) -> None:
 
 
 def test_zero_is_present(session: SessionCalls) -> None:
-    """Notes that saw everything are 0 turns behind: present, not absent."""
+    """For notes that saw every turn, `turns_behind` is a present 0."""
     session.append_turns(3)
     session.begin_run("run-1")
     session.write_notes("run-1")
@@ -58,7 +58,7 @@ def test_zero_is_present(session: SessionCalls) -> None:
 
 
 def test_absent_where_no_current_turn_is_known(session: SessionCalls) -> None:
-    """`turns_behind` is absent where there is neither a `current_turn` nor a transcript."""
+    """`turns_behind` is absent without both a `current_turn` and a transcript."""
     session.write_notes("run-1", observed_turn=4)
     answer = session.get_notes()
     assert answer.observed_turn == 4
@@ -66,7 +66,7 @@ def test_absent_where_no_current_turn_is_known(session: SessionCalls) -> None:
 
 
 def test_absent_where_the_observed_turn_is_not_known(session: SessionCalls) -> None:
-    """`turns_behind` is absent where nobody said what the run had seen."""
+    """`turns_behind` is absent if the run has no `observed_turn`."""
     session.begin_run("run-1")
     session.write_notes("run-1")
     answer = session.get_notes(current_turn=4)
@@ -101,15 +101,15 @@ def test_absent_when_not_ready(session: SessionCalls) -> None:
     ],
 )
 def test_bounds_only_decide_fresh(session: SessionCalls, bounds: dict[str, object], *, fresh: bool) -> None:
-    """`max_age` and `max_turns_behind` only decide `fresh`; the notes come back all the same."""
+    """`max_age` and `max_turns_behind` only decide `fresh`; the notes are returned either way."""
     session.write_notes("run-1", "the notes", observed_turn=4)
     answer = session.get_notes(**bounds)  # type: ignore[arg-type]
     assert answer.fresh is fresh
     assert (answer.ready, answer.notes.summary) == (True, "the notes")
 
 
-def test_too_old_is_unfresh_though_no_turn_came(session: SessionCalls) -> None:
-    """Either bound alone makes notes unfresh: too old, though nothing was said since."""
+def test_too_old_is_not_fresh_even_without_new_turns(session: SessionCalls) -> None:
+    """One unmet bound is enough: notes that are too old are not fresh, even without new turns."""
     session.append_turns(2)
     session.begin_run("run-1")
     session.write_notes("run-1", "the notes")
@@ -119,14 +119,14 @@ def test_too_old_is_unfresh_though_no_turn_came(session: SessionCalls) -> None:
 
 
 def test_an_unknown_observed_turn_cannot_be_checked(session: SessionCalls) -> None:
-    """A bound on drift makes notes unfresh where nobody said what their run had seen."""
+    """A drift bound is not met if the run has no `observed_turn`."""
     session.write_notes("run-1")
     assert session.get_notes(current_turn=1, max_turns_behind=100).fresh is False
     assert session.get_notes(current_turn=1).fresh is True
 
 
 def test_a_transcript_makes_a_bound_checkable(session: SessionCalls) -> None:
-    """The stored transcript's length is enough to check a bound on drift."""
+    """The length of the stored transcript is enough to check a drift bound."""
     session.append_turns(2)
     session.begin_run("run-1")
     session.write_notes("run-1")

@@ -27,22 +27,22 @@ FULL = Notes(
 
 @pytest.fixture(params=["after BeginRun", "without BeginRun"])
 def run_id(request: pytest.FixtureRequest, session: SessionCalls) -> str:
-    """A run that is about to write, begun or not: the rule holds either way."""
+    """The id of a run that is about to write, with and without BeginRun."""
     if request.param == "after BeginRun":
         session.begin_run("run-1")
     return "run-1"
 
 
 def test_notes_come_back_as_they_were_written(session: SessionCalls, run_id: str) -> None:
-    """What was written is what is read, every field of it, by every RPC that hands out notes."""
+    """Every RPC that returns notes returns every field as it was written."""
     assert session.write_notes(run_id, FULL).outcome == WRITE_OUTCOME_ACCEPTED
     assert session.get_notes().notes == FULL
     assert session.get_session().notes["default"].notes == FULL
     assert session.list_runs(include_notes=True).runs[0].notes == FULL
 
 
-def test_the_answer_shows_the_run(session: SessionCalls, run_id: str) -> None:
-    """WriteNotes returns the run as written; its notes stand beside it in what reads return, never inside."""
+def test_the_response_holds_the_run(session: SessionCalls, run_id: str) -> None:
+    """WriteNotes returns the run as written; reads return its notes next to the run, never inside it."""
     answer = session.write_notes(run_id)
     assert (answer.run.run_id, answer.run.number, answer.run.state) == (run_id, 1, RUN_STATE_WRITTEN)
     assert answer.run.end_time == answer.write_time
@@ -52,7 +52,7 @@ def test_the_answer_shows_the_run(session: SessionCalls, run_id: str) -> None:
 
 
 def test_the_same_notes_again_are_a_duplicate(session: SessionCalls, store: Store, run_id: str) -> None:
-    """The same `run_id` with the same notes again: DUPLICATE, and nothing changes: same run, same time."""
+    """Repeating the same `run_id` with the same notes is a DUPLICATE and changes nothing: same run, same time."""
     first = session.write_notes(run_id, FULL)
     before = store.dump(session.id)
     second = session.write_notes(run_id, FULL)
@@ -61,7 +61,7 @@ def test_the_same_notes_again_are_a_duplicate(session: SessionCalls, store: Stor
 
 
 def test_a_duplicate_does_not_refresh_the_age(session: SessionCalls, store: Store, run_id: str) -> None:
-    """After a DUPLICATE the age still counts from the first write."""
+    """After a DUPLICATE, the age still counts from the first write."""
     first = session.write_notes(run_id).write_time
     eventually(lambda: store.time_ms() > first.ToMilliseconds() + 20)
     assert session.write_notes(run_id).outcome == WRITE_OUTCOME_DUPLICATE
@@ -71,7 +71,7 @@ def test_a_duplicate_does_not_refresh_the_age(session: SessionCalls, store: Stor
 
 
 def test_a_duplicates_other_fields_change_nothing(session: SessionCalls, store: Store, run_id: str) -> None:
-    """It is the notes that make a duplicate: another `observed_turn` or `ttl` at the retry changes nothing."""
+    """Only the notes make a duplicate: another `observed_turn` or `ttl` in the retry changes nothing."""
     session.write_notes(run_id, observed_turn=3)
     before = store.dump(session.id)
     again = session.write_notes(run_id, observed_turn=5, ttl=timedelta(seconds=1))
@@ -81,12 +81,12 @@ def test_a_duplicates_other_fields_change_nothing(session: SessionCalls, store: 
 
 
 def entry(name: str, share: float) -> bytes:
-    """One coverage entry of Notes, on the wire."""
+    """Return one coverage entry of Notes as it is on the wire."""
     return Notes(coverage={name: share}).SerializeToString()
 
 
 def test_the_order_of_a_map_does_not_count(session: SessionCalls, run_id: str) -> None:
-    """Equal means equal as messages: the same coverage in another order on the wire is a DUPLICATE."""
+    """Notes are compared as messages: the same coverage in another order on the wire is a DUPLICATE."""
     topics = [(f"topic-{number}", number / 20) for number in range(20)]
     forward, backward = (b"".join(entry(*topic) for topic in order) for order in (topics, topics[::-1]))
     assert forward != backward
@@ -102,7 +102,7 @@ def test_the_order_of_a_map_does_not_count(session: SessionCalls, run_id: str) -
 
 
 def test_the_order_of_a_struct_does_not_count(session: SessionCalls, run_id: str) -> None:
-    """Equal means equal as messages, inside `extra` too."""
+    """Notes are compared as messages, inside `extra` too."""
     session.write_notes(run_id, notes(extra=struct({"a": 1, "b": {"c": 2, "d": 3}, "e": 4})))
     again = session.write_notes(run_id, notes(extra=struct({"e": 4, "b": {"d": 3, "c": 2}, "a": 1})))
     assert again.outcome == WRITE_OUTCOME_DUPLICATE
@@ -126,7 +126,7 @@ def test_the_order_of_a_struct_does_not_count(session: SessionCalls, run_id: str
 def test_other_notes_already_exist(
     session: SessionCalls, store: Store, run_id: str, first: Notes, second: Notes
 ) -> None:
-    """The same `run_id` with other notes: ALREADY_EXISTS, and the first stay."""
+    """The same `run_id` with other notes is ALREADY_EXISTS, and the first notes stay."""
     session.write_notes(run_id, first)
     before = store.dump(session.id)
     with refused(grpc.StatusCode.ALREADY_EXISTS, "RUN_ALREADY_WRITTEN"):
@@ -155,7 +155,7 @@ def test_no_failure_after_a_write(session: SessionCalls, store: Store, run_id: s
 
 
 def test_no_failure_after_a_superseded_write(session: SessionCalls) -> None:
-    """A superseded run has written: FailRun is FAILED_PRECONDITION."""
+    """A superseded run has written, so FailRun is FAILED_PRECONDITION."""
     session.begin_run("old")
     session.write_notes("new")
     session.write_notes("old")
@@ -163,8 +163,8 @@ def test_no_failure_after_a_superseded_write(session: SessionCalls) -> None:
         session.fail_run("old")
 
 
-def test_failing_twice_is_as_once(session: SessionCalls, store: Store) -> None:
-    """FailRun twice: as once; the first reason and time stay."""
+def test_failing_twice_is_idempotent(session: SessionCalls, store: Store) -> None:
+    """FailRun is idempotent: the first reason and time stay."""
     session.begin_run("run-1")
     first = session.fail_run("run-1", reason="the first reason")
     before = store.dump(session.id)
@@ -175,19 +175,19 @@ def test_failing_twice_is_as_once(session: SessionCalls, store: Store) -> None:
 
 
 def test_failing_an_unknown_run_is_not_found(session: SessionCalls, store: Store) -> None:
-    """FailRun of an unknown run is NOT_FOUND, on a known session and on an unknown one, and starts nothing."""
+    """FailRun of an unknown run is NOT_FOUND, whether the session exists or not, and creates nothing."""
     with refused(grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND"):
-        session.fail_run("nobody")
+        session.fail_run("unknown")
     assert store.keys(session.id) == []
     session.begin_run("run-1")
     with refused(grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND"):
-        session.fail_run("nobody")
+        session.fail_run("unknown")
     with refused(grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND"):
         session.fail_run("run-1", observer="another")
 
 
 def test_a_run_id_is_unique_within_session_and_observer(session: SessionCalls) -> None:
-    """Two observers may use the same `run_id`; each counts its own runs."""
+    """Two observers may use the same `run_id`; each has its own run numbers."""
     session.write_notes("run-0", observer="facts")
     assert session.write_notes("run-1", "of facts", observer="facts").run.number == 2
     assert session.write_notes("run-1", "of tone", observer="tone").run.number == 1
@@ -196,7 +196,7 @@ def test_a_run_id_is_unique_within_session_and_observer(session: SessionCalls) -
 
 
 def test_a_write_without_run_id_gets_one(session: SessionCalls) -> None:
-    """No `run_id` given at WriteNotes: the sidecar makes one and returns it, and it works as any other."""
+    """Without a `run_id`, WriteNotes generates one and returns it, and it works like any other."""
     first = session.write_notes("")
     assert first.outcome == WRITE_OUTCOME_ACCEPTED
     assert 1 <= len(first.run.run_id) <= 256
@@ -205,15 +205,15 @@ def test_a_write_without_run_id_gets_one(session: SessionCalls) -> None:
 
 
 def test_a_begin_without_run_id_gets_one(session: SessionCalls) -> None:
-    """No `run_id` given at BeginRun: the sidecar makes one and returns it; a retry begins another run."""
+    """Without a `run_id`, BeginRun generates one and returns it; a retry begins another run."""
     first, second = session.begin_run(), session.begin_run()
     assert first.run.run_id != second.run.run_id
     assert (first.run.number, second.run.number) == (1, 2)
     assert session.write_notes(second.run.run_id).run.number == 2
 
 
-def test_a_late_retry_is_known_after_the_history_forgot_it(session: SessionCalls) -> None:
-    """After 25 newer runs, a late retry is still a DUPLICATE, other notes ALREADY_EXISTS, a failed run failed."""
+def test_a_late_retry_is_recognized_beyond_the_history(session: SessionCalls) -> None:
+    """After 25 newer runs, a retry is still a DUPLICATE, other notes are ALREADY_EXISTS, a failed run has failed."""
     first = session.write_notes("run-0", "the notes")
     session.begin_run("failed")
     session.fail_run("failed", reason="why")
@@ -233,7 +233,7 @@ def test_a_late_retry_is_known_after_the_history_forgot_it(session: SessionCalls
 
 
 def test_a_thousand_runs_are_remembered(session: SessionCalls) -> None:
-    """Run ids, and a digest of their notes, are remembered for the last 1,000 runs."""
+    """Run ids and digests of notes are remembered for the last 1,000 runs."""
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda number: session.write_notes(f"run-{number}", f"notes {number}"), range(1000)))
 
@@ -245,7 +245,7 @@ def test_a_thousand_runs_are_remembered(session: SessionCalls) -> None:
 
 
 def test_a_superseded_write_is_a_duplicate_too(session: SessionCalls) -> None:
-    """A retry of a write that was SUPERSEDED is a DUPLICATE; of other notes, ALREADY_EXISTS."""
+    """A retry of a SUPERSEDED write is a DUPLICATE; with other notes it is ALREADY_EXISTS."""
     session.begin_run("old")
     session.write_notes("new")
     first = session.write_notes("old", "late")
@@ -256,8 +256,8 @@ def test_a_superseded_write_is_a_duplicate_too(session: SessionCalls) -> None:
         session.write_notes("old", "other")
 
 
-def test_retries_at_once_write_once(session: SessionCalls) -> None:
-    """Of many equal writes at once, one is ACCEPTED and all others are DUPLICATEs of it."""
+def test_concurrent_retries_write_once(session: SessionCalls) -> None:
+    """Of many equal concurrent writes, one is ACCEPTED and all others are its DUPLICATEs."""
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda _: session.write_notes("run-1", FULL), range(64)))
     assert sorted(answer.outcome for answer in answers) == [WRITE_OUTCOME_ACCEPTED] + [WRITE_OUTCOME_DUPLICATE] * 63

@@ -18,7 +18,7 @@ from tests.support import SessionCalls, eventually, refused
 
 
 def test_an_older_number_is_superseded(session: SessionCalls) -> None:
-    """A write is SUPERSEDED if a run with a higher number already wrote; answered OK with that outcome."""
+    """A write is OK and SUPERSEDED if a run with a higher number has already written."""
     session.begin_run("old")
     session.begin_run("new")
     session.write_notes("new", "new notes")
@@ -29,7 +29,7 @@ def test_an_older_number_is_superseded(session: SessionCalls) -> None:
 
 
 def test_a_superseded_run_begun_again_is_that_run(session: SessionCalls) -> None:
-    """BeginRun with the id of a run that was superseded returns it as it stands, and begins no other."""
+    """BeginRun with the id of a superseded run returns that run and begins no other."""
     session.begin_run("old")
     session.begin_run("new")
     session.write_notes("new")
@@ -41,7 +41,7 @@ def test_a_superseded_run_begun_again_is_that_run(session: SessionCalls) -> None
 
 
 def test_more_observed_turns_do_not_save_an_older_number(session: SessionCalls) -> None:
-    """A lower number is SUPERSEDED though it saw more turns."""
+    """A lower number is SUPERSEDED even if it saw more turns."""
     session.begin_run("old", observed_turn=9)
     session.begin_run("new", observed_turn=2)
     session.write_notes("new", "new notes")
@@ -50,7 +50,7 @@ def test_more_observed_turns_do_not_save_an_older_number(session: SessionCalls) 
 
 
 def test_a_higher_number_that_only_began_supersedes_nothing(session: SessionCalls) -> None:
-    """It is writing that counts: a newer run that only began, or failed, does not supersede an older write."""
+    """Only a write supersedes: a newer run that has begun or failed does not."""
     session.begin_run("old")
     session.begin_run("newer")
     session.begin_run("failed")
@@ -61,7 +61,7 @@ def test_a_higher_number_that_only_began_supersedes_nothing(session: SessionCall
 
 
 def test_fewer_observed_turns_are_superseded(session: SessionCalls) -> None:
-    """A write is SUPERSEDED if both carry `observed_turn` and it saw fewer turns, even with a higher number."""
+    """A write is SUPERSEDED if both runs have `observed_turn` and it saw fewer turns, even with a higher number."""
     session.write_notes("first", "saw much", observed_turn=7)
     answer = session.write_notes("second", "saw little", observed_turn=6)
     assert (answer.outcome, answer.run.number) == (WRITE_OUTCOME_SUPERSEDED, 2)
@@ -82,7 +82,7 @@ def test_fewer_observed_turns_are_superseded(session: SessionCalls) -> None:
 def test_a_newer_run_that_saw_no_less_is_accepted(
     session: SessionCalls, first: int | None, second: int | None, reason: str
 ) -> None:
-    """A newer run is ACCEPTED unless both carry `observed_turn` and it saw fewer turns."""
+    """A newer run is ACCEPTED unless both runs have `observed_turn` and it saw fewer turns."""
     session.write_notes("first", observed_turn=first)
     answer = session.write_notes("second", "newer", observed_turn=second)
     assert answer.outcome == WRITE_OUTCOME_ACCEPTED, reason
@@ -90,13 +90,13 @@ def test_a_newer_run_that_saw_no_less_is_accepted(
 
 
 def test_zero_turns_are_fewer_than_one(session: SessionCalls) -> None:
-    """An `observed_turn` of 0 is carried, not absent: it is fewer than 1."""
+    """An `observed_turn` of 0 is a value, not an absent field, and is fewer than 1."""
     session.write_notes("first", observed_turn=1)
     assert session.write_notes("second", observed_turn=0).outcome == WRITE_OUTCOME_SUPERSEDED
 
 
 def test_superseded_notes_are_kept_in_the_history(session: SessionCalls) -> None:
-    """A superseded write is kept in the history, with its notes where ListRuns is asked for them."""
+    """A superseded write stays in the history, and ListRuns returns its notes on request."""
     session.begin_run("old")
     session.write_notes("new", "new notes")
     session.write_notes("old", "old notes")
@@ -109,8 +109,8 @@ def test_superseded_notes_are_kept_in_the_history(session: SessionCalls) -> None
 
 
 @pytest.mark.parametrize("by", ["number", "observed turns"])
-def test_the_mark_outlives_the_notes(session: SessionCalls, by: str) -> None:
-    """The mark to beat outlives the notes' own `ttl`: what was too old before they expired still is afterwards."""
+def test_expired_notes_still_supersede(session: SessionCalls, by: str) -> None:
+    """Notes still supersede older runs after their `ttl` has passed."""
     session.begin_run("old", observed_turn=5)
     session.write_notes("new", observed_turn=5, ttl=timedelta(milliseconds=30))
     eventually(lambda: session.get_notes().readiness == READINESS_EXPIRED)
@@ -119,8 +119,8 @@ def test_the_mark_outlives_the_notes(session: SessionCalls, by: str) -> None:
     assert session.get_notes().readiness == READINESS_EXPIRED
 
 
-def test_a_superseded_run_is_no_mark_to_beat(session: SessionCalls) -> None:
-    """Only the current notes are to be beaten: a newer run that was itself superseded keeps no better one out."""
+def test_a_superseded_run_supersedes_nothing(session: SessionCalls) -> None:
+    """Only current notes supersede: a newer run that was superseded itself does not."""
     session.write_notes("first", "first notes", observed_turn=5)
     session.begin_run("older", observed_turn=6)
     assert session.write_notes("newer", observed_turn=4).outcome == WRITE_OUTCOME_SUPERSEDED
@@ -129,7 +129,7 @@ def test_a_superseded_run_is_no_mark_to_beat(session: SessionCalls) -> None:
 
 
 def test_a_write_without_begin_gets_the_next_number(session: SessionCalls) -> None:
-    """A write without BeginRun gets the next number at the moment it is written."""
+    """A write without BeginRun gets the next number when it is written."""
     assert session.begin_run("begun").run.number == 1
     written = session.write_notes("unannounced", "newer")
     assert (written.run.number, written.outcome) == (2, WRITE_OUTCOME_ACCEPTED)
@@ -138,7 +138,7 @@ def test_a_write_without_begin_gets_the_next_number(session: SessionCalls) -> No
 
 
 def test_numbers_have_no_gap_and_no_repeat(session: SessionCalls) -> None:
-    """Numbers are issued 1, 2, 3, … by BeginRun and WriteNotes alike, whoever else is at work."""
+    """BeginRun and WriteNotes issue the numbers 1, 2, 3, … whatever runs concurrently."""
 
     def run(number: int) -> int:
         begun = session.begin_run(f"begun-{number}").run.number if number % 2 else 0
@@ -148,8 +148,8 @@ def test_numbers_have_no_gap_and_no_repeat(session: SessionCalls) -> None:
         assert sorted(pool.map(run, range(100))) == list(range(1, 101))
 
 
-def test_observed_turn_at_write_wins(session: SessionCalls) -> None:
-    """`observed_turn` given at WriteNotes wins over BeginRun's, for reads and for what it supersedes."""
+def test_observed_turn_of_write_notes_wins(session: SessionCalls) -> None:
+    """WriteNotes' `observed_turn` takes precedence over BeginRun's, for reads and for superseding."""
     session.begin_run("first", observed_turn=3)
     assert session.write_notes("first", observed_turn=8).run.observed_turn == 8
     assert session.get_notes().observed_turn == 8
@@ -157,8 +157,8 @@ def test_observed_turn_at_write_wins(session: SessionCalls) -> None:
     assert session.write_notes("second", observed_turn=7).outcome == WRITE_OUTCOME_SUPERSEDED
 
 
-def test_observed_turn_at_write_of_zero_wins(session: SessionCalls) -> None:
-    """An `observed_turn` of 0 at WriteNotes is one that was given."""
+def test_observed_turn_zero_of_write_notes_wins(session: SessionCalls) -> None:
+    """An `observed_turn` of 0 in WriteNotes is a value, not an absent field."""
     session.begin_run("first", observed_turn=3)
     session.write_notes("first", observed_turn=0)
     assert session.get_notes().HasField("observed_turn")
@@ -166,26 +166,26 @@ def test_observed_turn_at_write_of_zero_wins(session: SessionCalls) -> None:
 
 
 def test_observed_turn_of_begin_run_is_kept(session: SessionCalls) -> None:
-    """Where WriteNotes gives no `observed_turn`, BeginRun's counts."""
+    """Without `observed_turn` in WriteNotes, BeginRun's applies."""
     session.begin_run("first", observed_turn=3)
     session.write_notes("first")
     assert session.get_notes().observed_turn == 3
 
 
-def test_a_write_without_begin_does_not_guess_what_it_saw(session: SessionCalls) -> None:
-    """A run written without BeginRun took no snapshot: its `observed_turn` is absent unless given."""
+def test_a_write_without_begin_has_no_observed_turn(session: SessionCalls) -> None:
+    """A run without BeginRun has no snapshot: its `observed_turn` is absent unless given."""
     session.append_turns(5)
     assert not session.write_notes("run-1").run.HasField("observed_turn")
 
 
 def overtake(session: SessionCalls, times: int) -> None:
-    """So many newer runs write."""
+    """Write notes of `count` newer runs."""
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda _: session.write_notes(), range(times)))
 
 
-def test_a_run_at_work_is_known_however_many_overtake_it(session: SessionCalls) -> None:
-    """It is more than a thousand runs old when it writes: SUPERSEDED all the same, and its retry a DUPLICATE."""
+def test_a_run_in_flight_is_remembered_however_many_overtake_it(session: SessionCalls) -> None:
+    """A run overtaken by more than a thousand others is SUPERSEDED when it writes, and its retry is a DUPLICATE."""
     for run_id in ("slow", "given-up", "unending"):
         session.begin_run(run_id, lease=timedelta(hours=1), observed_turn=3)
     overtake(session, 1003)
@@ -204,7 +204,7 @@ def test_a_run_at_work_is_known_however_many_overtake_it(session: SessionCalls) 
 
 
 def test_a_slow_old_run_never_wins(session: SessionCalls) -> None:
-    """200 rounds of a slow old run against a fast new one: never once are the old notes on top."""
+    """In 200 rounds of a slow old run against a fast new one, the old notes are never current."""
     with ThreadPoolExecutor(2) as pool:
         for number in range(200):
             old, new, go = f"old-{number}", f"new-{number}", Event()

@@ -1,4 +1,4 @@
-"""Rule 6: BeginRun announces a run and takes its snapshot."""
+"""Rule 6: BeginRun issues a number and takes the snapshot."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -12,18 +12,18 @@ from tests.support import SessionCalls, eventually, turns
 
 SHORT = timedelta(milliseconds=30)
 
-# When the lease of a run ends, as the store has it.
+# Returns when the lease of a run ends, as stored.
 LEASE = "return string.format('%d', cmsgpack.unpack(redis.call('HGET', KEYS[1], ARGV[1])).lease)"
 
 
 def abandoned(session: SessionCalls, run_id: str) -> None:
-    """Begins a run and lets its lease run out."""
+    """Begin a run and let its lease run out."""
     session.begin_run(run_id, lease=SHORT)
     eventually(lambda: session.get_notes().latest_run.state == RUN_STATE_ABANDONED)
 
 
 def test_a_run_begins(session: SessionCalls) -> None:
-    """BeginRun issues number 1, then 2, … and returns the run, RUNNING and started."""
+    """BeginRun issues the numbers 1, 2, … and returns the run, RUNNING and started."""
     for number in (1, 2, 3):
         answer = session.begin_run(f"run-{number}", observer="tone")
         assert answer.started is True
@@ -32,8 +32,8 @@ def test_a_run_begins(session: SessionCalls) -> None:
         assert (run.failure, run.HasField("notes")) == ("", False)
 
 
-def test_begun_again_it_is_the_same_run(session: SessionCalls, store: Store) -> None:
-    """BeginRun with a `run_id` already begun returns that run, and changes nothing (retry-safe)."""
+def test_a_repeated_begin_run_returns_the_same_run(session: SessionCalls, store: Store) -> None:
+    """A repeated BeginRun returns the same run and changes nothing, so a retry is safe."""
     first = session.begin_run("run-1", observed_turn=4)
     before = store.dump(session.id)
     again = session.begin_run("run-1", observed_turn=9, lease=timedelta(hours=1))
@@ -41,8 +41,8 @@ def test_begun_again_it_is_the_same_run(session: SessionCalls, store: Store) -> 
     assert store.dump(session.id) == before
 
 
-def test_begun_again_it_returns_the_run_as_it_stands(session: SessionCalls) -> None:
-    """BeginRun of a run that has ended returns it as it stands, written or failed."""
+def test_a_repeated_begin_run_returns_the_current_state(session: SessionCalls) -> None:
+    """BeginRun of a run that has ended returns it, written or failed."""
     session.begin_run("run-1")
     session.write_notes("run-1")
     session.begin_run("run-2")
@@ -55,23 +55,23 @@ def test_begun_again_it_returns_the_run_as_it_stands(session: SessionCalls) -> N
     assert session.get_notes().latest_run.number == 3
 
 
-def test_begun_at_once_it_is_one_run(session: SessionCalls) -> None:
-    """Many BeginRuns with one `run_id` at once begin one run."""
+def test_concurrent_begin_runs_begin_one_run(session: SessionCalls) -> None:
+    """Concurrent BeginRuns with one `run_id` begin one run."""
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda _: session.begin_run("run-1"), range(64)))
     assert {(answer.started, answer.run.number) for answer in answers} == {(True, 1)}
     assert len(session.list_runs().runs) == 1
 
 
-def test_the_transcript_is_handed_out_when_asked(session: SessionCalls) -> None:
-    """BeginRun returns the transcript copy, oldest turn first, when asked, and only then."""
+def test_the_transcript_is_returned_on_request(session: SessionCalls) -> None:
+    """BeginRun returns the transcript, oldest turn first, only on request."""
     session.append_turns(turns(3))
     assert list(session.begin_run("run-1", include_transcript=True).transcript) == turns(3)
     assert list(session.begin_run("run-2").transcript) == []
 
 
 def test_a_retry_gets_the_same_transcript(session: SessionCalls) -> None:
-    """A retry of BeginRun returns the transcript of the first call's snapshot, though turns came in since."""
+    """A retry of BeginRun returns the transcript of the first call's snapshot, without later turns."""
     session.append_turns(turns(3))
     first = session.begin_run("run-1", include_transcript=True)
     session.append_turns(turns(2, start=4))
@@ -81,14 +81,14 @@ def test_a_retry_gets_the_same_transcript(session: SessionCalls) -> None:
 
 
 def test_a_retry_of_a_snapshot_with_no_turns_gets_none(session: SessionCalls) -> None:
-    """A retry returns the first snapshot even where that was taken before the first turn."""
+    """A retry returns the first snapshot even if it was taken before the first turn."""
     session.begin_run("run-1", include_transcript=True)
     session.append_turns(2)
     assert list(session.begin_run("run-1", include_transcript=True).transcript) == []
 
 
-def test_the_snapshot_is_the_transcripts_not_the_callers(session: SessionCalls) -> None:
-    """The transcript is the stored one, whatever `observed_turn` the caller gives."""
+def test_the_transcript_ignores_the_callers_count(session: SessionCalls) -> None:
+    """The transcript is the stored one, whatever `observed_turn` the request has."""
     session.append_turns(turns(3))
     answer = session.begin_run("run-1", observed_turn=1, include_transcript=True)
     assert (list(answer.transcript), answer.run.observed_turn) == (turns(3), 1)
@@ -97,7 +97,7 @@ def test_the_snapshot_is_the_transcripts_not_the_callers(session: SessionCalls) 
 
 
 def test_observed_turn_defaults_to_the_transcript(session: SessionCalls) -> None:
-    """`observed_turn` absent: the stored transcript's length."""
+    """An absent `observed_turn` defaults to the length of the stored transcript."""
     session.append_turns(4)
     assert session.begin_run("run-1").run.observed_turn == 4
     session.append_turns(1)
@@ -107,13 +107,13 @@ def test_observed_turn_defaults_to_the_transcript(session: SessionCalls) -> None
 
 
 def test_observed_turn_is_absent_without_a_transcript(session: SessionCalls) -> None:
-    """`observed_turn` absent and no transcript: absent, not 0."""
+    """Without a transcript, an absent `observed_turn` stays absent instead of 0."""
     session.update_session(set={"a": 1})
     assert not session.begin_run("run-1").run.HasField("observed_turn")
 
 
 def test_observed_turn_as_given(session: SessionCalls) -> None:
-    """`observed_turn` as the caller gave it wins over the transcript's length, 0 too."""
+    """The request's `observed_turn`, 0 included, takes precedence over the transcript's length."""
     session.append_turns(4)
     assert session.begin_run("run-1", observed_turn=9).run.observed_turn == 9
     run = session.begin_run("run-2", observed_turn=0).run
@@ -122,7 +122,7 @@ def test_observed_turn_as_given(session: SessionCalls) -> None:
 
 
 def test_only_if_idle_with_another_run_in_flight(session: SessionCalls, store: Store) -> None:
-    """`only_if_idle` and another run in flight: `started: false` and that run, no transcript, and nothing changes."""
+    """`only_if_idle` with another run in flight returns `started: false` and that run, and changes nothing."""
     session.append_turns(2)
     running = session.begin_run("run-1").run
     before = store.dump(session.id)
@@ -134,7 +134,7 @@ def test_only_if_idle_with_another_run_in_flight(session: SessionCalls, store: S
 
 
 def test_only_if_idle_finds_an_older_run_in_flight(session: SessionCalls) -> None:
-    """Any other run in flight counts, not just the latest one."""
+    """`only_if_idle` considers every run in flight, not just the latest."""
     session.begin_run("run-1")
     session.write_notes("run-2")
     answer = session.begin_run("run-3", only_if_idle=True)
@@ -142,7 +142,7 @@ def test_only_if_idle_finds_an_older_run_in_flight(session: SessionCalls) -> Non
 
 
 def test_only_if_idle_when_idle(session: SessionCalls) -> None:
-    """`only_if_idle` begins the run where nobody was at work, or all are done: written, failed or superseded."""
+    """`only_if_idle` begins the run if every earlier run has ended: written, failed or superseded."""
     assert session.begin_run("run-1", only_if_idle=True).started is True
     session.write_notes("run-1")
     assert session.begin_run("run-2", only_if_idle=True).started is True
@@ -159,21 +159,21 @@ def test_only_if_idle_ignores_an_abandoned_run(session: SessionCalls) -> None:
     assert session.begin_run("run-2", only_if_idle=True).started is True
 
 
-def test_only_if_idle_finds_ones_own_run(session: SessionCalls) -> None:
-    """A retry with `only_if_idle` finds the run of the first try, which is no other run: started."""
+def test_only_if_idle_finds_its_own_run(session: SessionCalls) -> None:
+    """A retry with `only_if_idle` finds the run of the first attempt, and that is started."""
     session.begin_run("run-1", only_if_idle=True)
     answer = session.begin_run("run-1", only_if_idle=True)
     assert (answer.started, answer.run.number) == (True, 1)
 
 
 def test_only_if_idle_is_per_observer(session: SessionCalls) -> None:
-    """Another observer's run in flight does not count."""
+    """`only_if_idle` ignores runs of other observers."""
     session.begin_run("run-1", observer="tone")
     assert session.begin_run("run-1", observer="facts", only_if_idle=True).started is True
 
 
 def test_only_if_idle_lets_one_through(session: SessionCalls) -> None:
-    """Of many that would begin at once, exactly one does, and the others are shown its run."""
+    """Of many concurrent calls with `only_if_idle`, exactly one begins, and the others get its run."""
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda n: session.begin_run(f"run-{n}", only_if_idle=True), range(32)))
     assert [answer.started for answer in answers].count(True) == 1
@@ -181,7 +181,7 @@ def test_only_if_idle_lets_one_through(session: SessionCalls) -> None:
 
 
 def test_a_lease_that_runs_out_abandons_the_run(session: SessionCalls) -> None:
-    """A lease that runs out makes the run ABANDONED, for every read."""
+    """Once its lease has run out, a run is ABANDONED in every read."""
     abandoned(session, "run-1")
     assert session.list_runs().runs[0].state == RUN_STATE_ABANDONED
     assert session.get_session().notes["default"].latest_run.state == RUN_STATE_ABANDONED
@@ -189,21 +189,21 @@ def test_a_lease_that_runs_out_abandons_the_run(session: SessionCalls) -> None:
 
 
 def test_the_default_lease_is_five_minutes(session: SessionCalls, store: Store) -> None:
-    """A run that was begun without a lease is ABANDONED 5 minutes later: not before, and no later."""
+    """A run begun without a lease is ABANDONED exactly 5 minutes later."""
     began = session.begin_run("run-1").run.begin_time
     lease_us = store.client.eval(LEASE, 1, store.key(session.id, "runs"), "r:default 1")
     assert int(lease_us) - began.ToMicroseconds() == 300_000_000
 
 
 def test_the_default_lease_does_not_run_out_at_once(session: SessionCalls) -> None:
-    """A lease is 5 minutes by default: a run of another test's length is still RUNNING."""
+    """With the default lease, a run is still RUNNING after a moment."""
     session.begin_run("run-1")
     abandoned(session, "run-2")
     assert {run.run_id: run.state for run in session.list_runs().runs}["run-1"] == RUN_STATE_RUNNING
 
 
 def test_an_abandoned_runs_late_write_counts(session: SessionCalls) -> None:
-    """An abandoned run's write still counts if nothing newer wrote."""
+    """A write of an abandoned run is ACCEPTED if no newer run has written."""
     abandoned(session, "run-1")
     answer = session.write_notes("run-1", "late")
     assert (answer.outcome, answer.run.state, answer.run.number) == (WRITE_OUTCOME_ACCEPTED, RUN_STATE_WRITTEN, 1)
@@ -211,7 +211,7 @@ def test_an_abandoned_runs_late_write_counts(session: SessionCalls) -> None:
 
 
 def test_an_abandoned_runs_late_write_can_be_superseded(session: SessionCalls) -> None:
-    """An abandoned run's write is SUPERSEDED if something newer wrote."""
+    """A write of an abandoned run is SUPERSEDED if a newer run has written."""
     abandoned(session, "run-1")
     session.write_notes("run-2", "newer")
     assert session.write_notes("run-1", "late").outcome == WRITE_OUTCOME_SUPERSEDED
@@ -219,7 +219,7 @@ def test_an_abandoned_runs_late_write_can_be_superseded(session: SessionCalls) -
 
 
 def test_an_abandoned_run_may_still_fail(session: SessionCalls) -> None:
-    """FailRun of an abandoned run records why, late as it is."""
+    """FailRun of an abandoned run records the reason."""
     abandoned(session, "run-1")
     assert session.fail_run("run-1", reason="late").run.state == RUN_STATE_FAILED
     answer = session.get_notes()
@@ -228,12 +228,12 @@ def test_an_abandoned_run_may_still_fail(session: SessionCalls) -> None:
 
 @pytest.mark.parametrize("lease", [timedelta(microseconds=1), timedelta(days=365 * 99)])
 def test_any_lease_above_zero(session: SessionCalls, lease: timedelta) -> None:
-    """A lease may be anything above 0, up to 100 years."""
+    """Any lease above 0 and up to 100 years is valid."""
     assert session.begin_run("run-1", lease=lease).started is True
 
 
-def test_a_hundred_runs_can_be_at_work(session: SessionCalls) -> None:
-    """Of more, the oldest count as abandoned: an observer that never ends its runs makes no reading slower."""
+def test_a_hundred_runs_can_be_in_flight(session: SessionCalls) -> None:
+    """Beyond 100 runs in flight the oldest count as abandoned, so that runs that never end do not slow reads."""
     for number in range(1, 103):
         session.begin_run(f"run-{number}", lease=timedelta(hours=1))
     second, third = (session.begin_run(f"run-{number}").run for number in (2, 3))
@@ -241,8 +241,8 @@ def test_a_hundred_runs_can_be_at_work(session: SessionCalls) -> None:
     assert session.write_notes("run-2").outcome == WRITE_OUTCOME_ACCEPTED
 
 
-def test_begin_run_starts_a_session(session: SessionCalls) -> None:
-    """BeginRun starts the session where there is none, and leaves its version at 0."""
+def test_begin_run_creates_the_session(session: SessionCalls) -> None:
+    """BeginRun creates the session, at version 0."""
     session.begin_run("run-1")
     found = session.get_session()
     assert found.HasField("create_time")

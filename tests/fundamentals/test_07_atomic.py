@@ -14,7 +14,7 @@ from tests.support import SessionCalls, eventually, notes, refused, status_of, t
 
 
 def test_a_field_comes_back_as_it_was_set(session: SessionCalls) -> None:
-    """UpdateSession sets named fields of any kind of value, and GetSession returns them as they were."""
+    """UpdateSession sets fields with any kind of value, and GetSession returns them unchanged."""
     content: dict[str, Any] = {
         "text": "größer\0🙂",
         "empty": "",
@@ -34,14 +34,14 @@ def test_a_field_comes_back_as_it_was_set(session: SessionCalls) -> None:
 
 
 def test_others_fields_are_left_alone(session: SessionCalls) -> None:
-    """UpdateSession sets and removes the fields it names, and no others."""
+    """UpdateSession sets and removes only the fields in the request."""
     session.update_session(set={"a": 1, "b": 2, "c": 3})
     session.update_session(set={"b": "new"}, remove=["c", "not there"])
     assert dict(session.get_session().fields) == {"a": value(1), "b": value("new")}
 
 
 def test_two_writers_never_lose_each_others_fields(session: SessionCalls) -> None:
-    """Field updates of many writers at once never lose each other's fields; each raises the version by 1."""
+    """Concurrent writers never lose each other's fields, and each raises the version by 1."""
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda number: session.update_session(set={f"field-{number}": number}), range(200)))
     found = session.get_session()
@@ -53,7 +53,7 @@ def test_two_writers_never_lose_each_others_fields(session: SessionCalls) -> Non
 
 
 def test_the_version_counts_update_session_alone(session: SessionCalls) -> None:
-    """`version` counts UpdateSession alone, from 0: an observer at work or a turn appended leaves it as it was."""
+    """`version` counts only UpdateSession, from 0: runs and turns do not change it."""
     assert session.get_session().version == 0
     session.append_turns(2)
     session.begin_run("run-1")
@@ -69,12 +69,12 @@ def test_the_version_counts_update_session_alone(session: SessionCalls) -> None:
 
 
 def test_an_update_of_nothing_counts(session: SessionCalls) -> None:
-    """Each UpdateSession answered OK raises the version by 1, even one that names no field."""
+    """Each successful UpdateSession raises the version by 1, even without any field."""
     assert [session.update_session().version for _ in range(3)] == [1, 2, 3]
 
 
 def test_another_version_aborts(session: SessionCalls, store: Store) -> None:
-    """UpdateSession at another version than expected is ABORTED, says which it is, and changes nothing."""
+    """UpdateSession with another version than expected is ABORTED, reports the actual one and changes nothing."""
     session.update_session(set={"a": 1})
     session.update_session(set={"b": 1})
     before = store.dump(session.id)
@@ -86,7 +86,7 @@ def test_another_version_aborts(session: SessionCalls, store: Store) -> None:
 
 
 def test_another_version_of_no_session_aborts(session: SessionCalls, store: Store) -> None:
-    """A session that no UpdateSession has changed is at version 0."""
+    """A session that UpdateSession has never changed is at version 0."""
     with refused(grpc.StatusCode.ABORTED, "VERSION_MISMATCH") as error:
         session.update_session(set={"a": 2}, expected_version=1)
     assert error.metadata == {"expected": "1", "actual": "0"}
@@ -94,7 +94,7 @@ def test_another_version_of_no_session_aborts(session: SessionCalls, store: Stor
 
 
 def test_of_two_that_expect_a_version_one_wins(session: SessionCalls) -> None:
-    """Of many updates that expect the same version at once, one gets through."""
+    """Of many concurrent updates that expect the same version, one succeeds."""
 
     def update(number: int) -> grpc.StatusCode:
         return status_of(lambda: session.update_session(set={"winner": number}, expected_version=0))
@@ -107,7 +107,7 @@ def test_of_two_that_expect_a_version_one_wins(session: SessionCalls) -> None:
 
 
 def test_another_turn_count_aborts(session: SessionCalls, store: Store) -> None:
-    """AppendTurns to another length than expected is ABORTED, says which it is, and changes nothing."""
+    """AppendTurns with another length than expected is ABORTED, reports the actual one and changes nothing."""
     with refused(grpc.StatusCode.ABORTED, "TURN_COUNT_MISMATCH") as error:
         session.append_turns(1, expected_turn_count=1)
     assert error.metadata == {"expected": "1", "actual": "0"}
@@ -122,7 +122,7 @@ def test_another_turn_count_aborts(session: SessionCalls, store: Store) -> None:
 
 
 def test_turns_of_one_append_stay_together(session: SessionCalls) -> None:
-    """Turns appended at once by many stand in the transcript each call's own together, none lost."""
+    """The turns of each of many concurrent appends stay together in the transcript, and none is lost."""
 
     def append(number: int) -> int:
         return session.append_turns(turns(5, start=number * 5))
@@ -136,7 +136,7 @@ def test_turns_of_one_append_stay_together(session: SessionCalls) -> None:
 
 
 def test_a_read_sees_one_moment(session: SessionCalls) -> None:
-    """GetSession is one atomic read: while fields move together with the version, no read sees them apart."""
+    """GetSession is one atomic read: fields changed together are never seen apart."""
     session.update_session(set={"a": 1, "b": 1})
 
     def read(_: int) -> bool:
@@ -151,11 +151,11 @@ def test_a_read_sees_one_moment(session: SessionCalls) -> None:
 
 
 def test_a_client_that_disconnects_leaves_all_or_none(session: SessionCalls, store: Store) -> None:
-    """A client that disconnects mid-call leaves all of it or none: notes, time, run, history and expiry together."""
+    """After a client disconnects mid-call, the write has taken effect completely or not at all."""
     dice = random.Random(1)
     kept: list[int] = []
     for number in range(150):
-        # Begun in order: a write whose client has gone may still be on its way when the next run writes.
+        # Begin in order: a write whose client has disconnected may still be in flight when the next run writes.
         session.begin_run(f"run-{number}")
         request = WriteNotesRequest(session_id=session.id, run_id=f"run-{number}", notes=notes(f"notes {number}"))
         call = session.notes.WriteNotes.future(request)
@@ -167,7 +167,7 @@ def test_a_client_that_disconnects_leaves_all_or_none(session: SessionCalls, sto
         except grpc.FutureCancelledError:
             pass
         if dice.random() < 0.5:
-            # Whatever became of it: repeating it with the same id makes it so, once.
+            # Whatever the outcome was, a retry with the same id makes it happen once.
             session.write_notes(f"run-{number}", f"notes {number}")
             kept.append(number)
             answer = session.get_notes()
@@ -186,14 +186,14 @@ def test_a_client_that_disconnects_leaves_all_or_none(session: SessionCalls, sto
 
 
 def test_a_storm_of_cancellations_mixes_up_nothing(session: SessionCalls) -> None:
-    """Calls cancelled at random leave every counter in step with its data, and no answer goes to another caller."""
+    """Calls cancelled at random leave all counters consistent, and no response reaches another caller."""
     dice = random.Random(2)
     for number in range(150):
         update = UpdateSessionRequest(session_id=session.id, set={f"field-{number}": value(number)})
         append = AppendTurnsRequest(session_id=session.id, turns=turns(1, start=number))
         calls: list[Any] = [session.state.UpdateSession.future(update), session.state.AppendTurns.future(append)]
-        # On a busy machine none that is cancelled may get as far as the store. Some are not, so that there is
-        # something to be in step.
+        # On a busy machine no cancelled call may reach the store. Some calls are not cancelled, so that counters
+        # have something to count.
         if number % 10 == 0:
             assert [status_of(call.result) for call in calls] == [grpc.StatusCode.OK] * 2
         eventually(lambda calls=calls: dice.random() < 0.7 or all(call.done() for call in calls), every=0.0005)  # type: ignore[misc]

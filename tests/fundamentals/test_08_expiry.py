@@ -19,7 +19,7 @@ SHORT = timedelta(milliseconds=30)
 
 
 def full(session: SessionCalls) -> None:
-    """Gives a session a key of every kind there is."""
+    """Give a session a key of every kind."""
     session.update_session(set={"a": 1})
     session.append_turns(2)
     session.write_notes("written")
@@ -27,7 +27,7 @@ def full(session: SessionCalls) -> None:
 
 
 def expires_after(session: SessionCalls, store: Store, ttl_ms: int) -> None:
-    """Asserts that every key of the session expires `ttl_ms` after the session's last change."""
+    """Assert that every key of the session expires `ttl_ms` after the session's last change."""
     expiries = store.expiries_ms(session.id)
     changed = session.get_session().update_time.ToMilliseconds()
     assert expiries
@@ -56,7 +56,7 @@ NO_WRITES = [
 
 @pytest.mark.parametrize("change", WRITES)
 def test_the_default_is_a_day(session: SessionCalls, store: Store, change: Callable[[SessionCalls], object]) -> None:
-    """A session's default is 24 h from its last write, whichever RPC that was, for every key of it."""
+    """By default every key of a session expires 24 h after its last write, by whichever RPC."""
     full(session)
     change(session)
     expires_after(session, store, DAY_MS)
@@ -66,20 +66,22 @@ def test_the_default_is_a_day(session: SessionCalls, store: Store, change: Calla
 def test_every_write_that_starts_a_session_sets_its_ttl(
     session: SessionCalls, store: Store, change: Callable[[SessionCalls], object]
 ) -> None:
-    """The TTL is set in the same step as the data: the first write of a session leaves no key without."""
+    """The first write of a session sets the TTL of every key in the same step as the data."""
     change(session)
     expires_after(session, store, DAY_MS)
 
 
 def test_a_first_write_notes_sets_the_ttl(session: SessionCalls, store: Store) -> None:
-    """WriteNotes without BeginRun starts the session, with its TTL."""
+    """WriteNotes without BeginRun creates the session with its TTL."""
     session.write_notes("run-1")
     expires_after(session, store, DAY_MS)
 
 
 @pytest.mark.parametrize("change", WRITES)
-def test_every_write_prolongs(session: SessionCalls, store: Store, change: Callable[[SessionCalls], object]) -> None:
-    """Any RPC that changes the session prolongs every key of it."""
+def test_every_write_extends_the_expiry(
+    session: SessionCalls, store: Store, change: Callable[[SessionCalls], object]
+) -> None:
+    """Every RPC that changes the session extends the life of all its keys."""
     full(session)
     before = store.expiries_ms(session.id)
     now = store.time_ms()
@@ -91,10 +93,10 @@ def test_every_write_prolongs(session: SessionCalls, store: Store, change: Calla
 
 
 @pytest.mark.parametrize("look", NO_WRITES)
-def test_what_changes_nothing_prolongs_nothing(
+def test_reads_and_retries_do_not_extend_the_expiry(
     session: SessionCalls, store: Store, look: Callable[[SessionCalls], object]
 ) -> None:
-    """Reads do not count, nor does a retry that changes nothing."""
+    """Reads, and retries that change nothing, do not extend the session's life."""
     full(session)
     before, dump = store.expiries_ms(session.id), store.dump(session.id)
     now = store.time_ms()
@@ -106,8 +108,8 @@ def test_what_changes_nothing_prolongs_nothing(
     assert store.dump(session.id) == dump
 
 
-def test_a_refused_write_prolongs_nothing(session: SessionCalls, store: Store) -> None:
-    """A write that was refused changed nothing, and prolongs nothing."""
+def test_a_refused_write_does_not_extend_the_expiry(session: SessionCalls, store: Store) -> None:
+    """A refused write changes nothing and does not extend the session's life."""
     full(session)
     before = store.expiries_ms(session.id)
     now = store.time_ms()
@@ -121,8 +123,8 @@ def test_a_refused_write_prolongs_nothing(session: SessionCalls, store: Store) -
 
 
 @pytest.mark.parametrize("ttl", [HOUR, timedelta(days=365 * 99)], ids=["shorter", "longer"])
-def test_a_sessions_own_ttl_holds_from_then_on(session: SessionCalls, store: Store, ttl: timedelta) -> None:
-    """`UpdateSession.ttl` sets the session's own, shorter or longer, which holds for all later writes of any kind."""
+def test_a_sessions_own_ttl_stays_in_effect(session: SessionCalls, store: Store, ttl: timedelta) -> None:
+    """`UpdateSession.ttl`, shorter or longer than the default, applies to all later writes of any kind."""
     full(session)
     session.update_session(ttl=ttl)
     expected = int(ttl.total_seconds() * 1000)
@@ -137,7 +139,7 @@ def test_a_sessions_own_ttl_holds_from_then_on(session: SessionCalls, store: Sto
 
 
 def test_a_session_that_expired_is_unknown(session: SessionCalls, store: Store) -> None:
-    """When a session's TTL has passed, all of it is gone: it is a session nobody wrote to, and starts anew."""
+    """Once a session's TTL has passed, all of it is gone, and the next write creates it again."""
     full(session)
     session.update_session(ttl=SHORT)
     eventually(lambda: not store.keys(session.id))
@@ -160,7 +162,7 @@ def test_a_session_that_expired_is_unknown(session: SessionCalls, store: Store) 
 def test_a_late_write_keeps_a_session_no_longer_than_before(
     session: SessionCalls, store: Store, late: Callable[[SessionCalls], object]
 ) -> None:
-    """What comes after a session has expired starts it with the ttl that it had, not for a day."""
+    """A late write to an expired session creates it with the ttl that it had, not with the default."""
     full(session)
     session.update_session(ttl=SHORT)
     eventually(lambda: not store.keys(session.id))
@@ -173,7 +175,7 @@ def test_a_late_write_keeps_a_session_no_longer_than_before(
 
 
 def test_a_session_with_a_default_ttl_has_it_again(session: SessionCalls, store: Store) -> None:
-    """A session that starts anew by a new run, or after its deletion, has the default ttl, whatever it had before."""
+    """A session created again by a new run, or after its deletion, has the default ttl."""
     session.update_session(ttl=SHORT)
     eventually(lambda: not store.keys(session.id))
     session.begin_run("next")
@@ -192,7 +194,7 @@ def test_a_session_with_a_default_ttl_has_it_again(session: SessionCalls, store:
     ids=["flag", "variable"],
 )
 def test_the_default_is_set_per_sidecar(session_id: str, flags: list[str], env: dict[str, str]) -> None:
-    """A sidecar's `--session-ttl` is the default of its sessions; a session's own still wins."""
+    """`--session-ttl` sets the default of a sidecar; a session's own ttl takes precedence."""
     with Sidecar(flags=flags, env=env) as sidecar, new_channel(sidecar.target) as channel:
         session = SessionCalls(channel, session_id)
         full(session)
@@ -201,8 +203,8 @@ def test_the_default_is_set_per_sidecar(session_id: str, flags: list[str], env: 
         expires_after(session, sidecar.store, HOUR_MS)
 
 
-def test_expires_in_is_what_is_left_of_the_session(session: SessionCalls, store: Store) -> None:
-    """`expires_in` of a session is what its TTL in the store says."""
+def test_expires_in_of_a_session_is_its_ttl(session: SessionCalls, store: Store) -> None:
+    """`expires_in` of a session equals the TTL of its keys."""
     full(session)
     upper = store.ttls_ms(session.id)[store.key(session.id).encode()]
     said = session.get_session().expires_in.ToMilliseconds()
@@ -211,7 +213,7 @@ def test_expires_in_is_what_is_left_of_the_session(session: SessionCalls, store:
 
 
 def test_expires_in_of_notes_without_a_ttl_is_the_sessions(session: SessionCalls) -> None:
-    """Notes without a `ttl` of their own expire with the session, and are prolonged with it."""
+    """Notes without a `ttl` expire with the session, whose life later writes extend."""
     session.write_notes("run-1")
     session.update_session(ttl=HOUR)
     assert HOUR - timedelta(minutes=1) < session.get_notes().expires_in.ToTimedelta() <= HOUR
@@ -219,8 +221,8 @@ def test_expires_in_of_notes_without_a_ttl_is_the_sessions(session: SessionCalls
     assert HOUR < session.get_notes().expires_in.ToTimedelta() <= 2 * HOUR
 
 
-def test_expires_in_of_notes_is_the_lesser(session: SessionCalls) -> None:
-    """`expires_in` of notes is what is left of their own `ttl` or of the session, whichever is less."""
+def test_expires_in_of_notes_is_the_lower(session: SessionCalls) -> None:
+    """`expires_in` of notes is the time until their `ttl` passes or the session expires, whichever comes first."""
     session.update_session(ttl=2 * HOUR)
     session.write_notes("run-1", ttl=HOUR)
     assert timedelta(minutes=59) < session.get_notes().expires_in.ToTimedelta() <= HOUR
@@ -228,8 +230,8 @@ def test_expires_in_of_notes_is_the_lesser(session: SessionCalls) -> None:
     assert timedelta(minutes=119) < session.get_notes().expires_in.ToTimedelta() <= 2 * HOUR
 
 
-def test_a_sessions_write_does_not_prolong_notes_beyond_their_ttl(session: SessionCalls, store: Store) -> None:
-    """The notes' own `ttl` counts from their write; later writes to the session do not prolong it."""
+def test_a_sessions_write_does_not_extend_the_ttl_of_notes(session: SessionCalls, store: Store) -> None:
+    """The `ttl` of notes counts from their write; later writes to the session do not extend it."""
     written = session.write_notes("run-1", ttl=HOUR).write_time.ToMilliseconds()
     eventually(lambda: store.time_ms() > written + 20)
     session.append_turns(1)
@@ -238,7 +240,7 @@ def test_a_sessions_write_does_not_prolong_notes_beyond_their_ttl(session: Sessi
 
 
 def test_expired_notes_are_gone_once_replaced(session: SessionCalls, store: Store) -> None:
-    """Current notes whose `ttl` has passed are in no key of the store any more when others take their place."""
+    """Expired notes are removed from the store when newer notes replace them."""
     session.write_notes("run-1", "canary-expired", ttl=SHORT)
     eventually(lambda: session.get_notes().readiness == READINESS_EXPIRED)
     session.write_notes("run-2")
@@ -246,7 +248,7 @@ def test_expired_notes_are_gone_once_replaced(session: SessionCalls, store: Stor
 
 
 def test_the_history_keeps_20_runs(session: SessionCalls) -> None:
-    """History keeps the last 20 runs, newest first, of each observer."""
+    """The history keeps the last 20 runs of each observer, newest first."""
     session.write_notes("other", observer="tone")
     for number in range(1, 26):
         session.write_notes(f"run-{number}", f"notes {number}")
@@ -259,7 +261,7 @@ def test_the_history_keeps_20_runs(session: SessionCalls) -> None:
 
 
 def test_the_history_is_paged(session: SessionCalls) -> None:
-    """ListRuns hands out pages, newest first, each run once, and says which is the last."""
+    """ListRuns returns pages, newest first, with each run once, and marks the last page."""
     for number in range(1, 26):
         session.begin_run(f"run-{number}")
     numbers, sizes, token = [], [], ""
@@ -275,7 +277,7 @@ def test_the_history_is_paged(session: SessionCalls) -> None:
 
 
 def test_current_notes_outlive_the_history(session: SessionCalls) -> None:
-    """Current notes stay current, whole, though their run has left the history."""
+    """Current notes stay current and complete after their run has left the history."""
     session.begin_run("run-0", observed_turn=3)
     session.write_notes("run-0", "still current")
     for number in range(1, 26):
@@ -288,8 +290,8 @@ def test_current_notes_outlive_the_history(session: SessionCalls) -> None:
     assert (answer.latest_run.run_id, answer.latest_run.state) == ("run-25", RUN_STATE_FAILED)
 
 
-def test_a_run_at_work_outlives_the_history(session: SessionCalls) -> None:
-    """A run that left the history while at work is still in flight, and writes as what it is, snapshot and all."""
+def test_a_run_in_flight_outlives_the_history(session: SessionCalls) -> None:
+    """A run that leaves the history while in flight keeps its state and snapshot, and can write."""
     session.begin_run("run-0", observed_turn=3)
     for number in range(1, 26):
         session.begin_run(f"run-{number}")
@@ -302,7 +304,7 @@ def test_a_run_at_work_outlives_the_history(session: SessionCalls) -> None:
 
 
 def test_the_transcript_keeps_2000_turns(session: SessionCalls) -> None:
-    """The transcript keeps its last 2,000 turns; the turn count goes on counting."""
+    """The transcript keeps the last 2,000 turns; the turn count includes all."""
     for start in range(1, 2001, 500):
         session.append_turns(turns(500, start=start))
     assert session.append_turns(turns(5, start=2001)) == 2005
@@ -311,18 +313,18 @@ def test_the_transcript_keeps_2000_turns(session: SessionCalls) -> None:
     begun = session.begin_run("run-1", include_transcript=True)
     assert (begun.run.observed_turn, list(begun.transcript)) == (2005, turns(2000, start=6))
     assert session.append_turns(turns(1, start=2006), expected_turn_count=2005) == 2006
-    # What the snapshot's retry can still have of it, and no turn that came since.
+    # A retry gets the rest of the snapshot, and no later turn.
     assert list(session.begin_run("run-1", include_transcript=True).transcript) == turns(1999, start=7)
 
 
 def test_one_append_may_be_longer_than_the_transcript(session: SessionCalls) -> None:
-    """Of more than 2,000 turns appended at once, the last 2,000 are kept, and all are counted."""
+    """Of more than 2,000 turns in one call, the last 2,000 are kept, and all are counted."""
     assert session.append_turns(turns(2500)) == 2500
     assert list(session.get_session(include_turns=True).turns) == turns(2000, start=501)
 
 
-def test_turns_are_handed_out_when_asked(session: SessionCalls) -> None:
-    """GetSession returns the transcript only when asked; the turn count always."""
+def test_turns_are_returned_on_request(session: SessionCalls) -> None:
+    """GetSession returns the transcript only on request, but always the turn count."""
     session.append_turns(3)
     found = session.get_session()
     assert (found.turn_count, list(found.turns)) == (3, [])

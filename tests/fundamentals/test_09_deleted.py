@@ -15,7 +15,7 @@ CANARY = "canary-3c1e7a"
 
 
 def fill(session: SessionCalls) -> None:
-    """Puts the canary wherever a user's data can be."""
+    """Put the canary wherever user data can be."""
     session.update_session(set={f"{CANARY} name": f"{CANARY} text"})
     session.append_turns([Turn(speaker=CANARY, text=f"{CANARY} said")])
     session.write_notes("written", notes(CANARY, extra=struct({CANARY: CANARY})))
@@ -26,7 +26,7 @@ def fill(session: SessionCalls) -> None:
 
 
 def refused_as_deleted(session: SessionCalls, run_id: str, observer: str = "") -> None:
-    """Asserts that this run of a deleted session may not come back in any way."""
+    """Assert that every RPC refuses this run of a deleted session."""
     with refused(grpc.StatusCode.FAILED_PRECONDITION, "SESSION_DELETED"):
         session.begin_run(run_id, observer=observer)
     with refused(grpc.StatusCode.FAILED_PRECONDITION, "SESSION_DELETED"):
@@ -36,7 +36,7 @@ def refused_as_deleted(session: SessionCalls, run_id: str, observer: str = "") -
 
 
 def test_a_deleted_session_is_unknown(session: SessionCalls) -> None:
-    """DeleteSession removes every trace: all reads answer as for a session nobody wrote to."""
+    """After DeleteSession, every read returns what it returns for an unknown session."""
     fill(session)
     assert session.delete().existed is True
     assert session.get_session(include_turns=True) == Session(session_id=session.id, turn_count=0)
@@ -46,21 +46,21 @@ def test_a_deleted_session_is_unknown(session: SessionCalls) -> None:
 
 
 def test_a_second_delete_is_ok(session: SessionCalls) -> None:
-    """DeleteSession is idempotent: a second call answers OK and a present `existed: false`."""
+    """DeleteSession is idempotent: a second call returns OK and a present `existed: false`."""
     fill(session)
     session.delete()
     answer = session.delete()
     assert (answer.HasField("existed"), answer.existed) == (True, False)
 
 
-def test_deleting_what_never_was_leaves_nothing(session: SessionCalls, store: Store) -> None:
+def test_deleting_an_unknown_session_leaves_nothing(session: SessionCalls, store: Store) -> None:
     """DeleteSession of an unknown session is OK, `existed: false`, and leaves no key behind."""
     assert session.delete().existed is False
     assert store.keys(session.id) == []
 
 
-def test_each_way_to_start_a_session_makes_it_exist(session: SessionCalls) -> None:
-    """`existed` is true however the session was started."""
+def test_each_way_to_create_a_session_makes_it_exist(session: SessionCalls) -> None:
+    """`existed` is true whichever RPC created the session."""
     session.append_turns(1)
     assert session.delete().existed is True
     session.begin_run("run-1")
@@ -72,9 +72,9 @@ def test_each_way_to_start_a_session_makes_it_exist(session: SessionCalls) -> No
 
 
 def test_a_run_known_at_the_deletion_is_refused(session: SessionCalls, store: Store) -> None:
-    """A BeginRun, WriteNotes or FailRun with the id of a run known at the deletion is refused, SESSION_DELETED.
+    """BeginRun, WriteNotes and FailRun refuse the id of a run known at the deletion, with SESSION_DELETED.
 
-    Whether it was at work, written, failed, or another observer's; and the refusals leave nothing behind.
+    The run may have been in flight, written, failed or another observer's. The refusals leave nothing behind.
     """
     fill(session)
     session.delete()
@@ -87,7 +87,7 @@ def test_a_run_known_at_the_deletion_is_refused(session: SessionCalls, store: St
 
 
 def test_a_run_beyond_the_history_is_refused(session: SessionCalls) -> None:
-    """A run that had left the history was known all the same."""
+    """A run that had left the history is refused too."""
     session.begin_run("run-0")
     for number in range(1, 31):
         session.write_notes(f"run-{number}")
@@ -97,7 +97,7 @@ def test_a_run_beyond_the_history_is_refused(session: SessionCalls) -> None:
 
 
 def test_only_the_run_ids_stay(session: SessionCalls, store: Store) -> None:
-    """Only the run ids stay behind: no text of the user's is left in the store, in one key that says so."""
+    """Only the run ids remain, in one key; no user data is left in the store."""
     fill(session)
     assert store.holding(CANARY, session.id)
     session.delete()
@@ -107,15 +107,15 @@ def test_only_the_run_ids_stay(session: SessionCalls, store: Store) -> None:
 
 
 def test_the_run_ids_stay_for_an_hour(session: SessionCalls, store: Store) -> None:
-    """The run ids stay behind for an hour, whatever the session's own expiry was."""
+    """The run ids stay for an hour, whatever the session's own expiry was."""
     fill(session)
     session.delete()
     (left,) = store.ttls_ms(session.id).values()
     assert 59 * 60_000 < left <= 60 * 60_000
 
 
-def test_a_refusal_does_not_prolong_the_hour(session: SessionCalls, store: Store) -> None:
-    """An observer that keeps trying does not make the run ids stay any longer."""
+def test_a_refusal_does_not_extend_the_hour(session: SessionCalls, store: Store) -> None:
+    """An observer that keeps retrying does not make the run ids stay longer."""
     fill(session)
     session.delete()
     (before,) = store.ttls_ms(session.id).values()
@@ -124,15 +124,15 @@ def test_a_refusal_does_not_prolong_the_hour(session: SessionCalls, store: Store
     assert after <= before
 
 
-def test_the_user_data_is_not_in_what_expires_later(session: SessionCalls, store: Store) -> None:
-    """Nothing of a deleted session is left under any other key of the store either."""
+def test_no_other_key_holds_user_data(session: SessionCalls, store: Store) -> None:
+    """No other key of the store holds data of a deleted session."""
     fill(session)
     session.delete()
     assert store.holding(CANARY) == []
 
 
-def test_a_new_run_starts_anew(session: SessionCalls) -> None:
-    """A new run may start the session anew: from number 1, with no field, turn or note of before."""
+def test_a_new_run_creates_a_new_session(session: SessionCalls) -> None:
+    """A new run may create the session again: from number 1, without any old field, turn or notes."""
     fill(session)
     session.delete()
     assert session.begin_run("new").run.number == 1
@@ -144,7 +144,7 @@ def test_a_new_run_starts_anew(session: SessionCalls) -> None:
 
 
 def test_the_old_runs_stay_refused_in_a_new_session(session: SessionCalls) -> None:
-    """Starting the session anew does not let the old runs back in."""
+    """Old runs stay refused after the session is created again."""
     fill(session)
     session.delete()
     session.begin_run("new")
@@ -153,7 +153,7 @@ def test_the_old_runs_stay_refused_in_a_new_session(session: SessionCalls) -> No
 
 
 def test_deleted_twice_the_runs_of_both_lives_are_refused(session: SessionCalls) -> None:
-    """A second deletion does not forget the runs of the first."""
+    """After a second deletion, the runs of the first are still refused."""
     session.begin_run("first-life")
     session.delete()
     session.begin_run("second-life")
@@ -162,8 +162,8 @@ def test_deleted_twice_the_runs_of_both_lives_are_refused(session: SessionCalls)
     refused_as_deleted(session, "second-life")
 
 
-def test_the_primary_may_start_anew(session: SessionCalls) -> None:
-    """UpdateSession and AppendTurns start a deleted session anew, at version 0 and turn 0."""
+def test_the_primary_may_create_it_again(session: SessionCalls) -> None:
+    """UpdateSession and AppendTurns create a deleted session again, at version 0 and turn 0."""
     fill(session)
     session.delete()
     assert session.update_session(set={"a": 1}, expected_version=0).version == 1
@@ -176,11 +176,11 @@ def test_an_unknown_run_of_a_deleted_session_is_not_found(session: SessionCalls)
     fill(session)
     session.delete()
     with refused(grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND"):
-        session.fail_run("nobody")
+        session.fail_run("unknown")
 
 
-def test_observers_at_work_do_not_bring_it_back(session: SessionCalls, store: Store) -> None:
-    """Observers that write all through the deletion do not bring the user's data back."""
+def test_runs_in_flight_do_not_bring_it_back(session: SessionCalls, store: Store) -> None:
+    """Observers that write during the deletion do not bring user data back."""
     ids = count()
     for number in range(400):
         session.begin_run(f"run-{number}")

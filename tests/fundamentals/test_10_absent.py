@@ -23,7 +23,7 @@ def test_the_rpcs_are_these_and_no_others() -> None:
 
 
 def test_no_rpc_streams() -> None:
-    """Every RPC is one request and one answer, in either direction."""
+    """Every RPC has one request and one response."""
     for file in (session_notes_pb2, session_state_pb2):
         for service in file.DESCRIPTOR.services_by_name.values():
             for method in service.methods:
@@ -32,7 +32,7 @@ def test_no_rpc_streams() -> None:
 
 
 def test_a_read_does_not_wait_for_notes(session: SessionCalls) -> None:
-    """GetNotes answers at once though a run is at work: there is no long poll."""
+    """GetNotes returns immediately while a run is in flight: it is no long poll."""
     session.begin_run("run-1")
     before = time.monotonic()
     assert session.get_notes(timeout=2).ready is False

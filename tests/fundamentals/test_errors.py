@@ -1,4 +1,4 @@
-"""The section "Errors": what the sidecar does not take; the field at fault is named, the store left as it was."""
+"""Errors: invalid input is rejected with the name of the field, and the store is unchanged."""
 
 import math
 from typing import Any, NamedTuple
@@ -38,7 +38,7 @@ BAD_IDS = [
 
 
 class Row(NamedTuple):
-    """One bad input."""
+    """One invalid input."""
 
     rpc: str
     fields: dict[str, Any]
@@ -143,14 +143,14 @@ ROWS = [
 
 
 def names(at_fault: str, field: str) -> bool:
-    """Whether a row's field is the one that BadRequest names."""
+    """Return whether BadRequest names the row's field."""
     return any(
         field.startswith(one.removesuffix("…")) if one.endswith("…") else field == one for one in at_fault.split("|")
     )
 
 
 def filled(session: SessionCalls) -> SessionCalls:
-    """The session with something in it that must not change."""
+    """The session, filled with data that must not change."""
     session.update_session(set={"kept": 1})
     session.append_turns(1)
     session.write_notes("written", "kept notes")
@@ -159,8 +159,8 @@ def filled(session: SessionCalls) -> SessionCalls:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.rpc.partition('/')[2]}: {row.field}: {row.reason}")
-def test_a_bad_input_is_an_invalid_argument(session: SessionCalls, store: Store, row: Row) -> None:
-    """INVALID_ARGUMENT, with BadRequest naming the field, and nothing in the store has changed."""
+def test_invalid_input_is_an_invalid_argument(session: SessionCalls, store: Store, row: Row) -> None:
+    """Invalid input is INVALID_ARGUMENT, BadRequest names the field, and the store is unchanged."""
     filled(session)
     before = store.dump(session.id)
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as error:
@@ -171,7 +171,7 @@ def test_a_bad_input_is_an_invalid_argument(session: SessionCalls, store: Store,
 
 @pytest.mark.parametrize(("bad_id", "reason"), BAD_IDS, ids=[reason for _, reason in BAD_IDS])
 def test_an_id_is_printable_ascii(session: SessionCalls, store: Store, bad_id: str, reason: str) -> None:
-    """Ids are at most 256 bytes of printable ASCII without space, `{` or `}`, for every RPC."""
+    """In every RPC, ids are at most 256 bytes of printable ASCII without space, `{` or `}`."""
     filled(session)
     before = store.dump(session.id)
     for rpc in ALL_RPCS:
@@ -184,15 +184,15 @@ def test_an_id_is_printable_ascii(session: SessionCalls, store: Store, bad_id: s
 
 @pytest.mark.parametrize("rpc", [rpc for rpc in ALL_RPCS if "session_id" in fields_of(rpc)])
 def test_a_session_must_be_named(session: SessionCalls, rpc: str) -> None:
-    """An empty `session_id` is an INVALID_ARGUMENT, for every RPC that has one."""
+    """An empty `session_id` is INVALID_ARGUMENT in every RPC that has one."""
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as error:
         session.call(rpc, request_of(rpc, ""))
     assert error.fields == ["session_id"]
 
 
 @pytest.mark.parametrize("good_id", ["a", "a" * 256, "!\"#$%&'()*+,-./:;<=>?@[\\]^_`|~", "*", "turns", "a:turns"])
-def test_any_other_id_is_taken(session: SessionCalls, good_id: str) -> None:
-    """Every other printable ASCII character is taken, up to 256 bytes, and names only itself."""
+def test_any_other_id_is_valid(session: SessionCalls, good_id: str) -> None:
+    """Every other printable ASCII id of up to 256 bytes is valid and names only its own session."""
     calls = SessionCalls(session.channel, (good_id + session.id)[:256] if len(good_id) < 256 else session.id)
     calls.append_turns(1)
     calls.write_notes(good_id, "said", observer=good_id)
@@ -203,8 +203,8 @@ def test_any_other_id_is_taken(session: SessionCalls, good_id: str) -> None:
 
 
 @pytest.mark.parametrize("rpc", ALL_RPCS)
-def test_bytes_that_are_no_message(session: SessionCalls, rpc: str) -> None:
-    """Bytes that are no message of the request's type, or no UTF-8 where text belongs: MALFORMED_MESSAGE."""
+def test_malformed_bytes(session: SessionCalls, rpc: str) -> None:
+    """Bytes that do not parse as the request, or text that is not UTF-8, are MALFORMED_MESSAGE."""
     for wire in (b"\xff\xff\xff\xff", b"\x0a\x7fshort"):
         with refused(grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE") as error:
             session.call(rpc, wire)
@@ -214,22 +214,22 @@ def test_bytes_that_are_no_message(session: SessionCalls, rpc: str) -> None:
             session.call(rpc, b"\x0a\x02\xc3\x28")
 
 
-def test_all_fields_at_fault_are_named(session: SessionCalls) -> None:
-    """BadRequest names every field at fault, not just the first one met."""
+def test_all_invalid_fields_are_named(session: SessionCalls) -> None:
+    """BadRequest names every invalid field, not just the first."""
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as error:
         session.write_notes("a b", Notes(coverage={"goals": 2}), observer="c d", observed_turn=-1, ttl=ZERO)
     assert set(error.fields) == {"run_id", "observer", "notes.coverage", "observed_turn", "ttl"}
 
 
 def test_at_most_20_fields_are_named(session: SessionCalls) -> None:
-    """BadRequest names the first 20 fields at fault: an error has to stay small."""
+    """BadRequest names the first 20 invalid fields, so that an error stays small."""
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as error:
         session.write_notes("run-1", Notes(issues=[Issue(turn=-1)] * 500))
     assert error.fields == [f"notes.issues[{index}].turn" for index in range(20)]
 
 
-def test_all_entries_at_fault_are_named(session: SessionCalls) -> None:
-    """BadRequest names the fields at fault of every entry of a batch, the first 20 of them."""
+def test_all_invalid_entries_are_named(session: SessionCalls) -> None:
+    """BadRequest names the first 20 invalid fields over all entries of a batch."""
     good, bad = GetNotesRequest(session_id="a"), GetNotesRequest(session_id="a b", current_turn=-1)
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as error:
         session.call(BATCH, BatchGetNotesRequest(requests=[good, bad, GetNotesRequest(session_id="a", observer="{b}")]))
@@ -241,8 +241,8 @@ def test_all_entries_at_fault_are_named(session: SessionCalls) -> None:
     assert error.message.endswith("(and 1999 more)")
 
 
-def test_what_is_just_within_bounds_is_taken(session: SessionCalls) -> None:
-    """Every bound is inclusive: what reaches it is taken, and reads back the same."""
+def test_bounds_are_inclusive(session: SessionCalls) -> None:
+    """Every bound is inclusive: a value at the bound is accepted and reads back the same."""
     edge = Notes(coverage={"none": 0, "all": 1}, issues=[Issue(turn=0)], extra=nested_struct(16))
     edge.extra.fields["largest"].number_value = 2**53 - 1
     edge.extra.fields["smallest"].number_value = -(2**53 - 1)

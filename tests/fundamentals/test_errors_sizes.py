@@ -1,4 +1,4 @@
-"""The section "Errors": what is too large is RESOURCE_EXHAUSTED, with the limit; what just fits is taken."""
+"""Errors: input above a size limit is RESOURCE_EXHAUSTED with the limit; input at the limit is accepted."""
 
 import grpc
 import pytest
@@ -16,28 +16,28 @@ UPDATE = "SessionState/UpdateSession"
 
 
 def notes_of(size: int) -> Notes:
-    """Notes of exactly `size` bytes."""
+    """Return notes of exactly `size` bytes."""
     made = Notes(summary="x" * (size - 4))
     assert made.ByteSize() == size
     return made
 
 
 def value_of(size: int) -> Value:
-    """A value of exactly `size` bytes."""
+    """Return a value of exactly `size` bytes."""
     made = Value(string_value="x" * (size - 4))
     assert made.ByteSize() == size
     return made
 
 
 def turn_of(size: int) -> Turn:
-    """A turn of exactly `size` bytes."""
+    """Return a turn of exactly `size` bytes."""
     made = Turn(text="x" * (size - 4))
     assert made.ByteSize() == size
     return made
 
 
 def test_notes_of_256_kib(session: SessionCalls, store: Store) -> None:
-    """A notes document of 256 KiB is taken; one byte more is too large, and changes nothing."""
+    """Notes of 256 KiB are accepted; one byte more is TOO_LARGE and changes nothing."""
     largest = notes_of(256 * KIB)
     session.write_notes("run-1", largest)
     assert session.get_notes().notes == largest
@@ -49,14 +49,14 @@ def test_notes_of_256_kib(session: SessionCalls, store: Store) -> None:
 
 
 def test_notes_of_many_small_parts(session: SessionCalls) -> None:
-    """It is the notes as a whole that count, however small their parts."""
+    """The limit applies to the notes as a whole, however small their parts."""
     with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE") as error:
         session.write_notes("run-1", Notes(issues=[Issue(text="x" * 98)] * 2622))
     assert (error.metadata["field"], error.metadata["limit"]) == ("notes", "262144")
 
 
 def test_a_turn_of_64_kib(session: SessionCalls, store: Store) -> None:
-    """A turn of 64 KiB is taken; one byte more is too large, is named, and none of its call is appended."""
+    """A turn of 64 KiB is accepted; one byte more is TOO_LARGE, is named, and none of the call's turns is appended."""
     session.append_turns([turn_of(64 * KIB)] * 3)
     before = store.dump(session.id)
     with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE") as error:
@@ -66,7 +66,7 @@ def test_a_turn_of_64_kib(session: SessionCalls, store: Store) -> None:
 
 
 def test_a_field_of_256_kib(session: SessionCalls, store: Store) -> None:
-    """A session field's value of 256 KiB is taken; one byte more is too large, and none of its call is set."""
+    """A field of 256 KiB is accepted; one byte more is TOO_LARGE, and none of the call's fields is set."""
     session.call(UPDATE, request_of(UPDATE, session.id, set={"a": value_of(256 * KIB)}))
     before = store.dump(session.id)
     spoiled = {"b": value_of(20_000), "c": value_of(256 * KIB + 1)}
@@ -77,7 +77,7 @@ def test_a_field_of_256_kib(session: SessionCalls, store: Store) -> None:
 
 
 def test_a_batch_of_1000(session: SessionCalls) -> None:
-    """A batch of 1,000 requests is answered; of 1,001, too large, in entries."""
+    """A batch of 1,000 requests is accepted; 1,001 entries are TOO_LARGE."""
     session.write_notes("run-1", "said")
     asked = [GetNotesRequest(session_id=session.id if index == 999 else f"unknown-{index}") for index in range(1000)]
     answers = session.notes.BatchGetNotes(BatchGetNotesRequest(requests=asked), timeout=30).responses
@@ -88,8 +88,8 @@ def test_a_batch_of_1000(session: SessionCalls) -> None:
     assert error.metadata == {"field": "requests", "limit": "1000", "actual": "1001"}
 
 
-def test_5000_turns_at_once(session: SessionCalls, store: Store) -> None:
-    """5,000 turns are appended in one call, and the last 2,000 kept; one more is too large, in entries."""
+def test_5000_turns_in_one_call(session: SessionCalls, store: Store) -> None:
+    """5,000 turns are appended in one call, and the last 2,000 kept; 5,001 entries are TOO_LARGE."""
     some = [Turn(text=str(number)) for number in range(5000)]
     with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE") as error:
         session.append_turns([*some, Turn()])
@@ -99,8 +99,8 @@ def test_5000_turns_at_once(session: SessionCalls, store: Store) -> None:
     assert [turn.text for turn in session.get_session(include_turns=True).turns] == [str(n) for n in range(3000, 5000)]
 
 
-def test_5000_fields_at_once(session: SessionCalls, store: Store) -> None:
-    """5,000 fields are set or removed in one call; one more is too large, in entries."""
+def test_5000_fields_in_one_call(session: SessionCalls, store: Store) -> None:
+    """5,000 fields are set or removed in one call; 5,001 entries are TOO_LARGE."""
     names = [f"field-{number}" for number in range(5001)]
     with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE") as error:
         session.update_session(set=dict.fromkeys(names, 1))
@@ -115,7 +115,7 @@ def test_5000_fields_at_once(session: SessionCalls, store: Store) -> None:
 
 
 def test_a_failures_reason_of_4_kib(session: SessionCalls) -> None:
-    """FailRun takes a reason of 4 KiB; one byte more is too large."""
+    """FailRun accepts a reason of 4 KiB; one byte more is TOO_LARGE."""
     session.begin_run("run-1")
     with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE") as error:
         session.fail_run("run-1", reason="x" * 4097)
@@ -124,7 +124,7 @@ def test_a_failures_reason_of_4_kib(session: SessionCalls) -> None:
 
 
 def test_a_message_above_4_mib(session: SessionCalls, store: Store) -> None:
-    """A message of more than 4 MiB is too large; beyond 8 MiB gRPC refuses it itself, and says no more."""
+    """A message above 4 MiB is TOO_LARGE; above 8 MiB gRPC itself rejects it, without details."""
     request = request_of("SessionState/AppendTurns", session.id, turns=[turn_of(60 * KIB)] * 70)
     with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE") as error:
         session.call("SessionState/AppendTurns", request, timeout=30)
@@ -137,14 +137,14 @@ def test_a_message_above_4_mib(session: SessionCalls, store: Store) -> None:
 
 
 def test_a_message_just_below_4_mib(session: SessionCalls) -> None:
-    """A message of just less than 4 MiB is taken whole."""
+    """A message just below 4 MiB is accepted."""
     assert session.append_turns([turn_of(60 * KIB)] * 68, timeout=30) == 68
     assert len(session.get_session(include_turns=True, timeout=30).turns) == 68
 
 
 @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
-def test_a_bomb_is_measured_unpacked(session: SessionCalls, compression: grpc.Compression) -> None:
-    """A message that is small on the wire and large unpacked is too large."""
+def test_a_compressed_message_is_measured_decompressed(session: SessionCalls, compression: grpc.Compression) -> None:
+    """A message that is small on the wire but too large when decompressed is TOO_LARGE."""
     request = request_of("SessionState/AppendTurns", session.id, turns=[turn_of(60 * KIB)] * 200)
     with refused(grpc.StatusCode.RESOURCE_EXHAUSTED):
         session.state.AppendTurns(request, timeout=10, compression=compression)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The section "Errors": fixed, readable messages; and a store that refuses has a status of its own."""
+"""Errors: fixed and readable messages, no user data, and a status for a store that refuses."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -17,7 +17,7 @@ NOT_FOR_CALLERS = ("Traceback", "Exception", "Error(", "redis", "Redis", "127.0.
 
 
 def refusals() -> list[Callable[[SessionCalls], object]]:
-    """Calls that are refused, each with the canary somewhere in what it says."""
+    """Return calls that fail, each with the canary in its request."""
     full = notes(CANARY, follow_up_suggestions=[CANARY], extra=struct({"a": CANARY}))
     bad = Notes(summary=CANARY, coverage={"goals": 2}, extra=struct({"a": CANARY}))
     return [
@@ -45,7 +45,7 @@ def refusals() -> list[Callable[[SessionCalls], object]]:
 
 
 def prepared(session: SessionCalls) -> None:
-    """Gives the session what these calls run into, the canary in all of it."""
+    """Prepare the session, with the canary in all its data, so that these calls fail."""
     session.update_session(set={"a": CANARY})
     session.append_turns([Turn(text=CANARY)])
     session.write_notes("written", f"{CANARY} before")
@@ -55,7 +55,7 @@ def prepared(session: SessionCalls) -> None:
 
 @pytest.mark.parametrize("index", range(len(refusals())))
 def test_no_user_data_in_an_error(session: SessionCalls, index: int) -> None:
-    """No text of an exception, no address, no user data ever reaches a caller, details and all."""
+    """No exception text, address or user data reaches a caller, in the message or the details."""
     prepared(session)
     with refused() as error:
         refusals()[index](session)
@@ -66,7 +66,7 @@ def test_no_user_data_in_an_error(session: SessionCalls, index: int) -> None:
 
 
 def test_messages_are_fixed(session: SessionCalls) -> None:
-    """The same mistake gives the same message, whoever makes it."""
+    """The same mistake gives the same message, whatever the data."""
     messages = []
     for run_id in ("one", "two"):
         session.write_notes(run_id)
@@ -77,7 +77,7 @@ def test_messages_are_fixed(session: SessionCalls) -> None:
 
 
 def test_a_bug_is_internal_with_an_id(session: SessionCalls, store: Store, sidecar: Sidecar) -> None:
-    """INTERNAL: an id that is in the message, the details and the sidecar's log, and nothing else."""
+    """A bug is INTERNAL with an id that is also in the details and the sidecar's log, and with nothing else."""
     store.client.set(store.key(session.id), f"{CANARY}: not what the sidecar keeps here", px=60_000)
     with refused(grpc.StatusCode.INTERNAL, "INTERNAL") as error:
         session.get_session()
@@ -88,7 +88,7 @@ def test_a_bug_is_internal_with_an_id(session: SessionCalls, store: Store, sidec
 
 
 def test_no_user_data_in_the_log(session: SessionCalls, sidecar: Sidecar) -> None:
-    """What a user said is not in the sidecar's log, whether it was taken or refused."""
+    """The sidecar's log holds no user data, from accepted or rejected calls."""
     prepared(session)
     for call in refusals():
         with pytest.raises(grpc.RpcError):
@@ -105,7 +105,7 @@ def test_no_user_data_in_the_log(session: SessionCalls, sidecar: Sidecar) -> Non
     ],
 )
 def test_a_store_that_refuses_is_unavailable(session_id: str, setting: str, refusing: str, normal: str) -> None:
-    """A store that refuses to write is UNAVAILABLE, with RetryInfo; what it holds can still be read, and it heals."""
+    """While the store refuses writes they are UNAVAILABLE with RetryInfo, reads work, and writes recover."""
     with (
         StoreServer(valkey_program()) as server,
         Sidecar(server.url) as sidecar,
@@ -127,7 +127,7 @@ def test_a_store_that_refuses_is_unavailable(session_id: str, setting: str, refu
 
 
 def test_a_bad_input_is_refused_before_the_store_is_asked(session_id: str) -> None:
-    """An INVALID_ARGUMENT stays one while the store is down: it would be no better for trying again."""
+    """Invalid input is INVALID_ARGUMENT even while the store is down, since a retry would not help."""
     with (
         StoreServer(valkey_program()) as server,
         Sidecar(server.url) as sidecar,
@@ -139,7 +139,7 @@ def test_a_bad_input_is_refused_before_the_store_is_asked(session_id: str) -> No
 
 
 def test_one_bad_field_changes_none(session: SessionCalls, store: Store) -> None:
-    """A request with one field at fault changes nothing, whatever is good in it."""
+    """A request with one invalid field changes nothing."""
     request = request_of(
         "SessionState/UpdateSession", session.id, set={"good": value(1), "bad": value(float("nan"))}, remove=["other"]
     )

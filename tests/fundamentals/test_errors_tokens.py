@@ -1,4 +1,4 @@
-"""The section "Errors": a page token holds for the listing it came from, and for no other."""
+"""Errors: a page token is valid only for the listing that it came from."""
 
 import base64
 
@@ -13,7 +13,7 @@ from tests.support import SessionCalls, new_session_id, refused
 
 @pytest.fixture
 def token(session: SessionCalls) -> str:
-    """A good token of the session's default observer."""
+    """A valid token for the session's default observer."""
     for number in range(3):
         session.begin_run(f"run-{number}")
         session.begin_run(f"run-{number}", observer="tone")
@@ -23,33 +23,33 @@ def token(session: SessionCalls) -> str:
 
 
 def refused_token(session: SessionCalls, token: str, observer: str = "") -> None:
-    """Asserts that ListRuns does not take this token."""
+    """Assert that ListRuns rejects this token."""
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as error:
         session.list_runs(page_size=1, page_token=token, observer=observer)
     assert error.fields == ["page_token"]
 
 
-def test_ones_own_token_is_taken(session: SessionCalls, token: str) -> None:
-    """A token holds for its session and observer, with another page size too, and as often as one likes."""
+def test_a_token_is_reusable(session: SessionCalls, token: str) -> None:
+    """A token is valid for its session and observer, with any page size and any number of times."""
     assert [run.run_id for run in session.list_runs(page_size=1, page_token=token).runs] == ["run-1"]
     assert [run.run_id for run in session.list_runs(page_size=5, page_token=token).runs] == ["run-1", "run-0"]
     assert [run.run_id for run in session.list_runs(page_token=token, observer="default").runs] == ["run-1", "run-0"]
 
 
 def test_a_token_of_another_session(session: SessionCalls, token: str) -> None:
-    """A token of another session is foreign."""
+    """A token of another session is rejected."""
     other = SessionCalls(session.channel, new_session_id())
     other.begin_run("run-1")
     refused_token(other, token)
 
 
 def test_a_token_of_another_observer(session: SessionCalls, token: str) -> None:
-    """A token of another observer of the same session is foreign."""
+    """A token of another observer of the same session is rejected."""
     refused_token(session, token, observer="tone")
 
 
 def test_a_token_of_another_rpc(session: SessionCalls, token: str) -> None:
-    """A token of ListRuns is foreign to ListSessions, and the other way round."""
+    """ListSessions rejects a token of ListRuns, and vice versa."""
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as error:
         session.state.ListSessions(ListSessionsRequest(page_token=token), timeout=10)
     assert error.fields == ["page_token"]
@@ -62,7 +62,7 @@ def test_a_token_of_another_rpc(session: SessionCalls, token: str) -> None:
 
 @pytest.mark.parametrize("change", [lambda token: token + "A", lambda token: token[:-2], lambda token: token[::-1]])
 def test_a_token_that_was_changed(session: SessionCalls, token: str, change) -> None:  # type: ignore[no-untyped-def]
-    """A token that somebody changed is no token."""
+    """A modified token is rejected."""
     refused_token(session, change(token))
 
 
@@ -70,14 +70,14 @@ NO_NUMBERS = ("null", "[1]", "{}", '"1"', "true", "1.5", "-1", "1e400", "Infinit
 
 
 def forged(scope: tuple[str, ...], position: str) -> str:
-    """A token of a listing with any position, which is JSON: its mark is no secret."""
+    """Return a forged token with any position: the checksum is no secret."""
     marked = base64.urlsafe_b64decode(paging.token(scope, None) + "===").decode().removesuffix("null]")
     return base64.urlsafe_b64encode(f"{marked}{position}]".encode()).decode().rstrip("=")
 
 
 @pytest.mark.parametrize("position", NO_NUMBERS, ids=lambda position: position[:10])
-def test_a_token_with_an_odd_run_in_it(session: SessionCalls, position: str) -> None:
-    """A token that was made up, with our mark and a position that is none of a run, is no token."""
+def test_a_forged_token_of_runs(session: SessionCalls, position: str) -> None:
+    """A forged token with a valid checksum and an invalid position in a list of runs is rejected."""
     refused_token(session, forged(("ListRuns", session.id, "default"), position))
 
 
@@ -102,16 +102,16 @@ ODD_PLACES = (
 
 
 @pytest.mark.parametrize("position", ODD_PLACES)
-def test_a_token_with_an_odd_place_in_it(session: SessionCalls, position: str) -> None:
-    """A token that was made up, with our mark and a position that is none of a list of sessions, is no token."""
+def test_a_forged_token_of_sessions(session: SessionCalls, position: str) -> None:
+    """A forged token with a valid checksum and an invalid position in a list of sessions is rejected."""
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as error:
         session.state.ListSessions(ListSessionsRequest(page_token=forged(("ListSessions",), position)), timeout=10)
     assert error.fields == ["page_token"]
 
 
-def test_keys_that_are_no_sessions(session: SessionCalls, store: Store) -> None:
-    """Hashes of somebody else's whose names look like a session's are in no page and no token, and end no listing."""
-    others = [f"{store.prefix}:{{{number} of somebody else}}".encode() for number in range(100)]
+def test_foreign_keys_are_not_listed(session: SessionCalls, store: Store) -> None:
+    """Foreign hashes with names like a session's appear in no page and no token, and do not break a listing."""
+    others = [f"{store.prefix}:{{{number} of another program}}".encode() for number in range(100)]
     others.append(f"{store.prefix}:{{".encode() + b"\xff\xfe}")
     for other in others:
         store.client.hset(other, "a", "b")
@@ -127,4 +127,4 @@ def test_keys_that_are_no_sessions(session: SessionCalls, store: Store) -> None:
     for other in others:
         store.client.delete(other)
     assert session.id in listed
-    assert not any("somebody else" in one for one in listed)
+    assert not any("another program" in entry for entry in listed)

@@ -11,7 +11,7 @@ from tests.support import SessionCalls, new_session_id
 
 
 def listed(session: SessionCalls, page_size: int = 0) -> Iterator[SessionSummary]:
-    """All sessions, page by page."""
+    """Return all sessions, page by page."""
     token = ""
     while True:
         page = session.state.ListSessions(ListSessionsRequest(page_size=page_size, page_token=token), timeout=10)
@@ -22,8 +22,8 @@ def listed(session: SessionCalls, page_size: int = 0) -> Iterator[SessionSummary
             return
 
 
-def test_a_summary_says_what_the_session_says(session: SessionCalls) -> None:
-    """A summary holds the session's version, turn count, last change and expiry, and its observers, sorted."""
+def test_a_summary_matches_the_session(session: SessionCalls) -> None:
+    """A summary has the session's version, turn count, last change, expiry and sorted observers."""
     session.update_session(set={"a": 1}, ttl=timedelta(hours=1))
     session.append_turns(3)
     session.write_notes("run-1", observer="tone")
@@ -38,7 +38,7 @@ def test_a_summary_says_what_the_session_says(session: SessionCalls) -> None:
 
 @pytest.mark.parametrize("page_size", [0, 7, 1000])
 def test_every_session_is_listed(session: SessionCalls, page_size: int) -> None:
-    """A session that is there from the first page to the last is listed, whatever the page size."""
+    """A session that exists from the first page to the last is listed, whatever the page size."""
     ids = {new_session_id() for _ in range(40)}
     for session_id in ids:
         SessionCalls(session.channel, session_id).append_turns(1)
@@ -54,14 +54,14 @@ def test_listing_changes_nothing(session: SessionCalls, store: Store) -> None:
 
 
 def test_deleted_sessions_are_not_listed(session: SessionCalls) -> None:
-    """A deleted session is not listed, though its run ids are kept for an hour."""
+    """A deleted session is not listed, even while its run ids are kept."""
     session.write_notes("run-1")
     session.delete()
     assert session.id not in {summary.session_id for summary in listed(session)}
 
 
 def test_ids_that_look_like_keys_are_listed_as_themselves(session: SessionCalls) -> None:
-    """An id that looks like the name of a key is listed as what it is."""
+    """An id that looks like a key name is listed unchanged."""
     odd = SessionCalls(session.channel, f"{session.id}:turns")
     odd.append_turns(1)
     odd.begin_run("run-1")

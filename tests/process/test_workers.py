@@ -21,9 +21,10 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from session_notes.v1.session_notes_pb2 import WRITE_OUTCOME_ACCEPTED, WriteNotesRequest
-from session_notes_server.rpc.listening import AddressError, hold
+from session_notes_server.addresses import AddressError
+from session_notes_server.rpc.listening import hold
 from session_notes_server.settings import Settings
-from session_notes_server.sidecar.supervisor import SERVING as SERVES
+from session_notes_server.sidecar.worker_process import SERVING as SERVES
 
 from tests.access.callers import (
     TOKENS,
@@ -34,15 +35,15 @@ from tests.access.callers import (
     token_files,
     write_secret,
 )
-from tests.faults.test_erased import (
-    at_rest,
+from tests.faults.deleted_data import (
+    assert_erased_in_time,
     calls,
     core_files_allowed,
-    erased_in_time,
-    found,
     may_write_core_files,
     rewrites,
     slow_rewrites,
+    traces,
+    wait_for_rewrites,
     write_everywhere,
 )
 from tests.process.test_refused_start import SECRET, refused_with, serve, unharmed
@@ -293,7 +294,7 @@ def test_a_killed_worker_is_replaced(session_id: str) -> None:
         session = SessionCalls(channel, session_id)
         eventually(lambda: session.append_turns(1) and "serves again" in sidecar.log)
         (new,) = set(workers(sidecar)) - {killed, other}
-        assert "ended by itself (exit code -9); starting another in its place in 0.2 s" in sidecar.log
+        assert "ended by itself (exit code -9); restarting it in 0.2 s" in sidecar.log
         with a_channel_each(sidecar) as again:
             assert set(again) == {new, other}
             assert SessionCalls(again[new], session_id).get_session().turn_count >= 1
@@ -306,7 +307,7 @@ def test_a_worker_that_cannot_live_is_started_ever_more_rarely() -> None:
         def kill_the_second() -> bool:
             with suppress(IndexError, ProcessLookupError):
                 os.kill(workers(sidecar)[1], signal.SIGKILL)
-            return all(f"in its place in {seconds} s" in sidecar.log for seconds in ("0.2", "0.4", "0.8", "1.6"))
+            return all(f"restarting it in {seconds} s" in sidecar.log for seconds in ("0.2", "0.4", "0.8", "1.6"))
 
         eventually(kill_the_second, 30)
 
@@ -431,34 +432,34 @@ def test_who_can_be_at_a_port_that_is_held() -> None:
 def test_a_deletion_through_any_worker_is_erased() -> None:
     """What was deleted is in no file in time, whichever worker was asked."""
     with several() as sidecar, a_channel_each(sidecar) as each:
-        at_rest(sidecar)
+        wait_for_rewrites(sidecar)
         for channel in each.values():
             session = SessionCalls(channel, new_session_id())
             said = write_everywhere(session)
             # Not all of it: the store may rewrite its file meanwhile, which drops what was replaced, and compresses.
-            eventually(lambda said=said: found(sidecar.data_dir, said))  # type: ignore[misc]
+            eventually(lambda said=said: traces(sidecar.data_dir, said))  # type: ignore[misc]
             assert session.delete().existed
-            erased_in_time(sidecar.data_dir, said)
+            assert_erased_in_time(sidecar.data_dir, said)
 
 
 def test_stopped_right_after_a_deletion() -> None:
     """A sidecar that is told to stop erases first."""
     with several() as sidecar:
         with calls(sidecar) as session, calls(sidecar) as other, slow_rewrites(sidecar, 0.2):
-            at_rest(sidecar)
+            wait_for_rewrites(sidecar)
             other.append_turns(1)
             sidecar.store.client.bgrewriteaof()
             said = write_everywhere(session)
             session.delete()
-        assert found(sidecar.data_dir, said) == said
+        assert traces(sidecar.data_dir, said) == said
         assert sidecar.terminate() == 0
-        assert not found(sidecar.data_dir, said)
+        assert not traces(sidecar.data_dir, said)
 
 
 def test_a_worker_killed_in_a_deletion() -> None:
     """A worker may be killed between a deletion and its word of it: so its death is followed by a rewrite."""
     with several() as sidecar:
-        at_rest(sidecar)
+        wait_for_rewrites(sidecar)
         before = rewrites(sidecar)
         os.kill(workers(sidecar)[1], signal.SIGKILL)
         eventually(lambda: rewrites(sidecar) > before)
@@ -538,7 +539,7 @@ def test_a_new_worker_that_cannot_use_a_file_says_so(tmp_path: Path) -> None:
     with several(flags=["--tokens-dir", str(directory)]) as sidecar:
         (directory / "primary").chmod(0o644)
         os.kill(workers(sidecar)[1], signal.SIGKILL)
-        eventually(lambda: "starting another in its place in 0.4 s" in sidecar.log)
+        eventually(lambda: "restarting it in 0.4 s" in sidecar.log)
         assert re.search(r"worker 2: \S+/primary has mode 0644, .*: chmod 600", sidecar.log)
         assert "ended by itself (exit code 1)" in sidecar.log
         assert "Traceback" not in sidecar.log

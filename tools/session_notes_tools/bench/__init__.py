@@ -1,1 +1,1 @@
-"""`session-notes bench`: what a call through the sidecar costs, beside what else one could do, in one run."""
+"""`session-notes bench`: the cost of a call through the sidecar, compared with the alternatives in one run."""

@@ -1,9 +1,12 @@
-"""A process that makes calls and says how long each took: one of several, since one is a bottleneck by itself.
+"""The caller program of the bench: makes calls and reports the latency of each.
 
-A program. Its first line on stdin is a JSON list of what there is to call: [target, method, [body in base64, …],
-whether we have to say who we are]. Each further line is an order, [which of them, how many in flight, seconds], and has
-an answer, a line on stdout: how long each call took, or in words why one failed. The end of stdin is its own. It calls
-as an application in Python does: by grpc.aio and generated messages, or by redis-py and JSON.
+It calls as a Python application does: with grpc.aio and generated messages, or with redis-py and JSON. Several of
+these processes run at a time, because a single one would be the bottleneck.
+
+Parent and program exchange JSON lines. The first line on stdin lists the targets, each as [address, method, [base64
+body, …], authenticated]. Every further line orders a slice, [index of the target, calls in flight, seconds], and the
+program responds with one line on stdout: [latencies in µs, elapsed seconds, CPU seconds], or the text of an error,
+after which it exits. The end of stdin ends it too.
 """
 
 from __future__ import annotations
@@ -28,62 +31,62 @@ Call = Callable[[bytes], Awaitable[object]]
 async def _main() -> None:
     loop = asyncio.get_running_loop()
 
-    async def line() -> Any:
+    async def read_line() -> Any:
         text = await loop.run_in_executor(None, sys.stdin.readline)
         return json.loads(text) if text else None
 
     async with contextlib.AsyncExitStack() as stack:
         calls = []
-        for target, method, bodies, identified in await line():
+        for address, method, bodies, authenticated in await read_line():
             if method in {REDIS_READ, REDIS_UPDATE}:
-                call = await _redis(target, method, stack)
+                call = await _redis_call(address, method, stack)
             else:
-                call = await _grpc(target, method, identified, stack)
+                call = await _grpc_call(address, method, authenticated, stack)
             calls.append((call, [base64.b64decode(body) for body in bodies]))
-        while order := await line():
-            which, in_flight, seconds = order
-            call, bodies = calls[which]
+        while order := await read_line():
+            index, in_flight, seconds = order
+            call, bodies = calls[index]
             cpu, began = time.process_time(), time.perf_counter()
             try:
-                taken_us = await _made(call, bodies, in_flight, began + seconds)
+                latencies_us = await _call_until(began + seconds, call, bodies, in_flight)
             except Exception as error:
                 print(json.dumps(f"{type(error).__name__}: {error}"), flush=True)  # noqa: T201
                 return
-            answer = taken_us, time.perf_counter() - began, time.process_time() - cpu
-            print(json.dumps(answer), flush=True)  # noqa: T201
+            result = latencies_us, time.perf_counter() - began, time.process_time() - cpu
+            print(json.dumps(result), flush=True)  # noqa: T201
 
 
-async def _made(call: Call, bodies: Sequence[bytes], in_flight: int, until: float) -> list[float]:
-    """Make calls, so many at a time, until it is time → how long each took, in µs."""
-    taken_us: list[float] = []
-    turn = itertools.cycle(bodies)
+async def _call_until(deadline: float, call: Call, bodies: Sequence[bytes], in_flight: int) -> list[float]:
+    """Make calls, a constant number at a time, and return their latencies in µs."""
+    latencies_us: list[float] = []
+    body = itertools.cycle(bodies)
 
-    async def one_after_another() -> None:
-        while (began := time.perf_counter()) < until:
-            await call(next(turn))
-            taken_us.append(round((time.perf_counter() - began) * 1e6, 1))
+    async def call_in_sequence() -> None:
+        while (began := time.perf_counter()) < deadline:
+            await call(next(body))
+            latencies_us.append(round((time.perf_counter() - began) * 1e6, 1))
 
-    await asyncio.gather(*(one_after_another() for _ in range(in_flight)))
-    return taken_us
+    await asyncio.gather(*(call_in_sequence() for _ in range(in_flight)))
+    return latencies_us
 
 
-async def _grpc(target: str, method: str, identified: bool, stack: contextlib.AsyncExitStack) -> Call:
+async def _grpc_call(address: str, method: str, authenticated: bool, stack: contextlib.AsyncExitStack) -> Call:
     import grpc.aio
     from google.protobuf.message_factory import GetMessageClass
     from session_notes import Endpoint
     from session_notes.v1 import session_notes_pb2, session_state_pb2
 
-    # A token and certificates are in the environment, as for any client.
-    endpoint = Endpoint(target, anonymous=not identified)
+    # The token and the certificates come from the environment, as for any client.
+    endpoint = Endpoint(address, anonymous=not authenticated)
     channel = await stack.enter_async_context(endpoint.open_async_channel())
-    answers = {
-        f"/{service.full_name}/{one.name}": GetMessageClass(one.output_type).FromString
+    parsers = {
+        f"/{service.full_name}/{rpc.name}": GetMessageClass(rpc.output_type).FromString
         for module in (session_notes_pb2, session_state_pb2)
         for service in module.DESCRIPTOR.services_by_name.values()
-        for one in service.methods
+        for rpc in service.methods
     }
     stub: grpc.aio.UnaryUnaryMultiCallable[bytes, object] = channel.unary_unary(
-        method, response_deserializer=answers.get(method)
+        method, response_deserializer=parsers.get(method)
     )
 
     async def call(body: bytes) -> object:
@@ -92,17 +95,17 @@ async def _grpc(target: str, method: str, identified: bool, stack: contextlib.As
     return call
 
 
-async def _redis(target: str, method: str, stack: contextlib.AsyncExitStack) -> Call:
+async def _redis_call(url: str, method: str, stack: contextlib.AsyncExitStack) -> Call:
     import redis.asyncio as redis
 
-    client: Any = redis.Redis.from_url(target)
+    client: Any = redis.Redis.from_url(url)
     stack.push_async_callback(client.aclose)
 
     async def read(key: bytes) -> object:
         return json.loads(await client.get(key))
 
     async def update(key: bytes) -> None:
-        # The way in which two writers lose each other's fields; a correct one costs more.
+        # Two such writers lose each other's fields. A correct update costs more.
         session = json.loads(await client.get(key))
         session["version"] += 1
         await client.set(key, json.dumps(session), ex=SESSION_TTL_SECONDS)

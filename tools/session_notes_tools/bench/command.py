@@ -1,4 +1,4 @@
-"""`session-notes bench`."""
+"""The command `session-notes bench`."""
 
 from __future__ import annotations
 
@@ -9,38 +9,37 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
 from session_notes_tools.cli.help import Command
 from session_notes_tools.cli.parameters import option, path_option, span_option
 
-ENOUGH = timedelta(seconds=1)
-"""How long each has to be called, all rounds together, for its figures to mean something."""
+MEANINGFUL_TIME = timedelta(seconds=1)
+"""The least time per target, over all rounds, for figures that mean anything."""
 
 
 @click.command(cls=Command, epilog="Example: session-notes bench --target 127.0.0.1:50051")
 @option(
     "--target",
     metavar="ADDRESS",
-    help="Measure this sidecar: host:port or unix:/path. A token and certificates are taken from the "
-    "environment: the token has to be an admin's. Its sessions are left alone; those made for this are deleted "
-    "in the end.",
-    show_default="a temporary one",
+    help="Measure this sidecar: host:port or unix:/path. The token, an admin's, and the certificates come from the "
+    "environment. Existing sessions are not touched. The bench deletes its own sessions at the end.",
+    show_default="a temporary sidecar",
 )
 @option(
     "--pid",
     multiple=True,
     type=int,
     metavar="N",
-    help="A process of the sidecar at --target, to count its CPU. Repeatable.",
+    help="A process of the sidecar at --target, to measure its CPU. Repeatable.",
 )
-@option("--full", is_flag=True, help="Also how cost grows, starts, workers and a cluster: some minutes more.")
 @option(
-    "--rounds", type=click.IntRange(min=1), metavar="N", help="How many rounds count; medians are over them.", default=5
+    "--full", is_flag=True, help="Also measure growth, start time, workers and a cluster. Takes some minutes longer."
 )
-@span_option("--slice", "slice_", help="How long each is called in a round.", default="500ms")
+@option("--rounds", type=click.IntRange(min=1), metavar="N", help="Number of rounds.", default=5)
+@span_option("--slice", "slice_", help="Time per target and round.", default="500ms")
 @option("--seed", type=int, metavar="N", help="Seed of the order within the rounds.", default=1)
 @path_option("--results", metavar="DIR", help="Also write bench.json and bench.svg to this directory.")
 @option("--json", "as_json", is_flag=True, help="Print one JSON document, for scripts.")
@@ -54,107 +53,120 @@ def bench(
     results: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure what a call costs: here, beside a bare gRPC server, and beside Redis without a sidecar.
+    """Measure the cost of a call, compared with a bare gRPC server and with Redis without a sidecar.
 
-    Everything is called in turn, round by round, so that a noisy machine hits all alike. The ratios to the floor (a
-    bare grpc.aio server that answers with as many bytes) are the figures to trust. `python` calls as an application
-    does; `h2load`, if it is on PATH, calls as fast as the server answers.
+    All targets are called in turn, round by round, so that noise on the machine affects all of them alike. Trust the
+    ratios to the floor, a bare grpc.aio server with responses of the same size, more than the absolute figures. The
+    caller `python` calls as an application does. The caller `h2load`, if it is on PATH, calls as fast as the server
+    responds.
     """
-    from session_notes_tools.cli import documents, show
-    from session_notes_tools.cli.options import wrong
+    from session_notes_tools.cli import documents, output
+    from session_notes_tools.cli.options import usage_error
 
     if pid and target is None:
-        raise wrong("--pid", "needs --target")
+        raise usage_error("--pid", "needs --target")
     if full and target is not None:
-        raise wrong("--full", "needs sidecars of its own: leave --target out")
-    told = _measured(target, pid, full=full, rounds=rounds, seconds=slice_.total_seconds(), seed=seed)
-    if rounds * slice_ < ENOUGH:
+        raise usage_error("--full", "measures temporary sidecars only: leave --target out")
+    document = _measure(target, pid, full=full, rounds=rounds, seconds=slice_.total_seconds(), seed=seed)
+    if rounds * slice_ < MEANINGFUL_TIME:
         click.echo(
-            f"warning: each was called for {rounds * slice_.total_seconds():.3g} s in all, which is little: "
-            "the figures are no more than a sign of life. Leave --rounds and --slice as they are for more.",
+            f"warning: each target was called for only {rounds * slice_.total_seconds():.3g} s in total, too short for "
+            "reliable figures. Use the defaults of --rounds and --slice, or higher values.",
             err=True,
         )
     if results is not None:
-        from session_notes_tools.bench.report import plot
+        from session_notes_tools.bench import plot
 
         results.mkdir(parents=True, exist_ok=True)
-        (results / "bench.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        plot(told["calls"], results / "bench.svg")
+        text = json.dumps(document, indent=1, ensure_ascii=False)
+        (results / "bench.json").write_text(text + "\n", encoding="utf-8")
+        plot.draw(document["calls"], results / "bench.svg")
     if as_json:
-        documents.write(told)
+        documents.write(document)
     else:
-        from session_notes_tools.bench.report import tables
+        from session_notes_tools.bench.report import render_report
 
-        show.out(*tables(told))
+        output.echo(*render_report(document))
 
 
-def _measured(target: str | None, pids: Sequence[int], *, full: bool, **how: Any) -> dict[str, Any]:
-    """All figures as one document; its errors end the command as they should."""
+def _measure(target: str | None, pids: Sequence[int], *, full: bool, **settings: Any) -> dict[str, Any]:
+    """Return all figures as one document, and turn every expected error into the command's failure."""
     from importlib.util import find_spec
 
     from session_notes_tools.cli.exits import ExitCode, Failure
-    from session_notes_tools.cli.options import wrong
+    from session_notes_tools.cli.options import usage_error
 
     if not (find_spec("matplotlib") and find_spec("psutil")):
-        raise Failure("this needs matplotlib and psutil: from a checkout, pip install '.[bench]'", ExitCode.UNEXPECTED)
+        raise Failure(
+            "bench needs matplotlib and psutil. In a checkout: pip install '.[server,bench]'", ExitCode.UNEXPECTED
+        )
 
     import asyncio
 
     import grpc
     import psutil
     from session_notes import SessionNotesError
-    from session_notes_server.child_process import ProgramError
-    from session_notes_server.embedded.valkey import EmbeddedError
+    from session_notes_server.settings import StartupError
 
-    from session_notes_tools.bench.load import LoadError, h2load
-    from session_notes_tools.bench.peers import missing
-    from session_notes_tools.bench.report import machine
-    from session_notes_tools.bench.table import own_table, table_of
+    from session_notes_tools.bench.calls import measure_sidecar_at, measure_temporary_sidecar
+    from session_notes_tools.bench.dapr import find_daprd
+    from session_notes_tools.bench.errors import BenchError
+    from session_notes_tools.bench.h2load import find_h2load
+    from session_notes_tools.bench.machine import machine_facts
     from session_notes_tools.cli.exits import failure_of
+    from session_notes_tools.python_process import ProcessFailed
 
-    if gone := [pid for pid in pids if not psutil.pid_exists(pid)]:
-        raise wrong("--pid", f"there is no process {gone[0]}")
+    if missing := [pid for pid in pids if not psutil.pid_exists(pid)]:
+        raise usage_error("--pid", f"no process has the id {missing[0]}")
     if target is None:
-        # Credentials in the environment are for another sidecar; ours asks for none, and has no TLS.
+        # Credentials in the environment belong to another sidecar. The temporary one uses neither tokens nor TLS.
         for name in [name for name in os.environ if name.startswith(("SESSION_NOTES_TOKEN", "SESSION_NOTES_TLS"))]:
             del os.environ[name]
-    left_out = [*([] if h2load() else ["h2load"]), *(missing() if target is None else [])]
-    told: dict[str, Any] = {"machine": machine(), "settings": how, "not_on_path": left_out}
+    optional = {"h2load": find_h2load(), **({"daprd": find_daprd()} if target is None else {})}
+    document: dict[str, Any] = {
+        "machine": machine_facts(),
+        "settings": settings,
+        "not_on_path": [name for name, path in optional.items() if path is None],
+    }
     try:
-        with _progress() as step:
-            calls = own_table(step=step, **how) if target is None else table_of(target, pids, step=step, **how)
-            told |= asyncio.run(_until_told(calls))
+        with _progress() as progress:
+            calls = (
+                measure_temporary_sidecar(progress=progress, **settings)
+                if target is None
+                else measure_sidecar_at(target, pids, progress=progress, **settings)
+            )
+            document |= asyncio.run(_until_signalled(calls))
             if full:
-                from session_notes_tools.bench.full import bars, sections
+                from session_notes_tools.bench.goals import compare_with_goals
+                from session_notes_tools.bench.sections import measure_sections
 
-                told |= asyncio.run(_until_told(sections(step, **how)))
-                told["bars"] = bars(told)
+                document |= asyncio.run(_until_signalled(measure_sections(progress, **settings)))
+                document["bars"] = compare_with_goals(document)
     except grpc.RpcError as error:
         raise failure_of(SessionNotesError.from_rpc_error(error), target or "") from None
     except SessionNotesError as error:
         raise failure_of(error, target or "") from None
-    except (LoadError, ProgramError, EmbeddedError) as error:
+    except (BenchError, ProcessFailed, StartupError) as error:
         raise Failure(str(error), ExitCode.UNEXPECTED) from error
     except (KeyboardInterrupt, asyncio.CancelledError):
-        raise Failure("stopped before the end", ExitCode.UNEXPECTED) from None
-    return told
+        raise Failure("stopped before the end; no figures were written", ExitCode.UNEXPECTED) from None
+    return document
 
 
-async def _until_told(measuring: Awaitable[dict[str, Any]]) -> dict[str, Any]:
-    """Measure until it is done, or until SIGTERM or SIGHUP, which end it as Ctrl-C does: nothing is left behind."""
+async def _until_signalled(measurement: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+    """Measure, unless SIGTERM or SIGHUP arrives. These cancel the bench as Ctrl-C does, so that it cleans up."""
     import asyncio
 
-    me = asyncio.current_task()
-    assert me is not None  # noqa: S101 - for the type checker
+    task = cast("asyncio.Task[Any]", asyncio.current_task())
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
-            asyncio.get_running_loop().add_signal_handler(number, me.cancel)
-    return await measuring
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await measurement
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
-    """What is measured just now, on stderr, where that is a terminal."""
+    """Show the current step on stderr if that is a terminal."""
     from rich.console import Console
 
     console = Console(stderr=True)

@@ -1,6 +1,6 @@
-"""The floor: a bare grpc.aio server that answers with as many bytes as a sidecar would. Nothing of ours is in it.
+"""The floor: a bare grpc.aio server that returns a response of the sidecar's size and does nothing else.
 
-A program: it says its first line on stdout when it serves, and ends with its stdin.
+A program. It prints its ports once it serves, and ends when its stdin is closed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import grpc
 METHOD = "/floor.Floor/Echo"
 
 
-async def _serve(addresses: list[str], answer_bytes: int) -> None:
-    answer = bytes(answer_bytes)
+async def _serve(addresses: list[str], response_bytes: int) -> None:
+    response = bytes(response_bytes)
 
     async def echo(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-        return answer
+        return response
 
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {"Echo": grpc.unary_unary_rpc_method_handler(echo)}
@@ -31,6 +31,6 @@ async def _serve(addresses: list[str], answer_bytes: int) -> None:
 
 
 if __name__ == "__main__":
-    import uvloop  # As the sidecar has it.
+    import uvloop  # The sidecar's event loop.
 
     uvloop.run(_serve(sys.argv[2:], int(sys.argv[1])))

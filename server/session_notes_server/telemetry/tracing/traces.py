@@ -8,27 +8,23 @@ handlers that write to their context, as the official health Watch does.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine
 from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeVar
 
 import grpc
-from google.protobuf.descriptor import MethodDescriptor
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.sdk.trace.sampling import ParentBased
-from opentelemetry.trace import SpanKind, StatusCode, Tracer, get_current_span, set_span_in_context
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from session_notes_server.store import Executor, RedisTarget, ScanPosition
-from session_notes_server.store.scripts import Script
 from session_notes_server.telemetry.tracing.export import Export
 
 T = TypeVar("T")
-Handler = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[bytes]]
 
 # All other codes say that the caller is wrong; these, that something is wrong here.
-_OURS = frozenset(
+_SERVER_ERRORS = frozenset(
     {
         grpc.StatusCode.UNKNOWN,
         grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -43,20 +39,20 @@ _W3C = TraceContextTextMapPropagator()
 _HEADERS = frozenset(_W3C.fields)
 # The SDK takes 20 times as long to see that. Most calls are of this kind, where few traces are kept.
 _UNSAMPLED = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f][02468ace]")
-_NOBODYS = Context()
+_ROOT = Context()
 
 
 class Traces:
     """Makes spans, and has them exported.
 
     Attributes:
-        executor: Makes what `Executor` does, with a span for each operation of a call that has one.
+        store: Makes a span for each script of a call that has one.
     """
 
     def __init__(self) -> None:
         self._export = Export()
         self._tracer = self._export.provider.get_tracer("session_notes_server", version("session-notes"))
-        self.executor = partial(TracedExecutor, self._tracer)
+        self.store = StoreSpans(self._tracer)
         # Unless OTEL_TRACES_SAMPLER says otherwise, what the caller does not sample is not sampled here.
         self._follows_callers = isinstance(self._export.provider.sampler, ParentBased)
 
@@ -64,74 +60,84 @@ class Traces:
         """Export what is there, and nothing from then on. Takes so long at most."""
         await self._export.flush(seconds)
 
-    def of_calls(self, method: MethodDescriptor, handle: Handler) -> Handler:
-        """A handler with a span around each call."""
-        service = method.containing_service.full_name
-        name = f"{service}/{method.name}"
-        attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method.name}
-        follows = self._follows_callers
-        start = partial(self._tracer.start_span, name, kind=SpanKind.SERVER, attributes=attributes)
-
-        async def traced(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-            sent = {key: str(value) for key, value in context.invocation_metadata() or () if key in _HEADERS}
-            if follows and _UNSAMPLED.fullmatch(sent.get("traceparent", "")):
-                return await handle(request, context)
-            span = start(_W3C.extract(sent, _NOBODYS))
-            if not span.is_recording():
-                return await handle(request, context)
-            token, code = attach(set_span_in_context(span, _NOBODYS)), grpc.StatusCode.OK
-            try:
-                return await handle(request, context)
-            except grpc.aio.AbortError:
-                code = context.code()
-                raise
-            except BaseException:
-                # Not even a status could be sent: the caller is gone.
-                code = grpc.StatusCode.DEADLINE_EXCEEDED if context.time_remaining() == 0 else grpc.StatusCode.CANCELLED
-                raise
-            finally:
-                detach(token)
-                span.set_attribute("rpc.grpc.status_code", code.value[0])
-                if code in _OURS:
-                    span.set_attribute("error.type", code.name)
-                    span.set_status(StatusCode.ERROR)
-                span.end()
-
-        return traced
+    def of_method(self, name: str) -> MethodSpans:
+        """Return what makes the spans of a method's calls, given its full name."""
+        return MethodSpans(self._tracer, name, follows_callers=self._follows_callers)
 
 
-class TracedExecutor(Executor):
-    """Runs scripts as `Executor` does, with a span around each operation.
+class MethodSpans:
+    """Makes a span for each call of one method.
 
-    Only within the span of a call that is recorded: what the sidecar does for itself is nobody's trace.
+    Args:
+        tracer: Makes spans.
+        name: The method's full name.
+        follows_callers: Whether a call that its caller does not sample gets no span.
     """
 
-    def __init__(self, tracer: Tracer, target: RedisTarget, **options: Any) -> None:
-        super().__init__(target, **options)
+    def __init__(self, tracer: Tracer, name: str, *, follows_callers: bool) -> None:
+        service, _, method = name.rpartition(".")
+        attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+        self._start = partial(tracer.start_span, f"{service}/{method}", kind=SpanKind.SERVER, attributes=attributes)
+        self._follows_callers = follows_callers
+
+    def begin(self, context: grpc.aio.ServicerContext[Any, Any]) -> CallSpan | None:
+        """Start the span of a call and make it current, or return None if the call is not sampled."""
+        headers = {key: str(value) for key, value in context.invocation_metadata() or () if key in _HEADERS}
+        if self._follows_callers and _UNSAMPLED.fullmatch(headers.get("traceparent", "")):
+            return None
+        span = self._start(_W3C.extract(headers, _ROOT))
+        return CallSpan(span, context) if span.is_recording() else None
+
+
+class CallSpan:
+    """The span of a call, current until it ends.
+
+    Args:
+        span: The span.
+        context: The call.
+    """
+
+    __slots__ = ("_context", "_span", "_token")
+
+    def __init__(self, span: Span, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        self._span = span
+        self._context = context
+        self._token = attach(set_span_in_context(span, _ROOT))
+
+    def end(self, code: grpc.StatusCode) -> None:
+        """End the span with the call's status. Must run in the task that began it."""
+        detach(self._token)
+        if code is grpc.StatusCode.CANCELLED and self._context.time_remaining() == 0:
+            code = grpc.StatusCode.DEADLINE_EXCEEDED
+        self._span.set_attribute("rpc.grpc.status_code", code.value[0])
+        if code in _SERVER_ERRORS:
+            self._span.set_attribute("error.type", code.name)
+            self._span.set_status(StatusCode.ERROR)
+        self._span.end()
+
+
+class StoreSpans:
+    """Spans around the store's scripts. Implements `store.Instrumentation`.
+
+    There are spans only within the recorded span of a call. Work that the sidecar does for itself belongs to no trace.
+    """
+
+    def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
 
-    async def run(self, script: Script, session_id: str, *arguments: Any) -> list[Any]:  # noqa: D102
-        return await self._traced(script.name, super().run(script, session_id, *arguments))
-
-    async def run_many(  # noqa: D102
-        self, script: Script, calls: Sequence[tuple[str, Sequence[Any]]]
-    ) -> list[list[Any]]:
-        batch = {"db.operation.batch.size": len(calls)} if len(calls) > 1 else {}
-        return await self._traced(script.name, super().run_many(script, calls), batch)
-
-    async def scan(self, place: ScanPosition | None, count: int) -> tuple[list[str], ScanPosition | None]:  # noqa: D102
-        return await self._traced("scan_sessions", super().scan(place, count))
-
-    async def _traced(self, name: str, operation: Coroutine[Any, Any, T], more: Mapping[str, int] | None = None) -> T:
+    async def instrument(self, name: str, work: Coroutine[Any, Any, T], *, batch_size: int = 1) -> T:
+        """Await a script, within a span if the current one is recorded."""
         if not get_current_span().is_recording():
-            return await operation
-        # `redis`, for Valkey too: it speaks the same language, and the conventions have no name for it.
-        attributes: dict[str, str | int] = {"db.system.name": "redis", "db.operation.name": name, **(more or {})}
+            return await work
+        # `redis` for Valkey as well: it speaks the same protocol, and the conventions have no name for it.
+        attributes: dict[str, str | int] = {"db.system.name": "redis", "db.operation.name": name}
+        if batch_size > 1:
+            attributes["db.operation.batch.size"] = batch_size
         span = self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
         try:
-            return await operation
+            return await work
         except Exception as error:
-            # Its name alone: its text may hold what Redis repeats of a command.
+            # Its name alone. Its text may quote what Redis repeats of a command.
             span.set_attribute("error.type", type(error).__name__)
             span.set_status(StatusCode.ERROR)
             raise
