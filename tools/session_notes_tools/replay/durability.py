@@ -93,6 +93,8 @@ def writes_keep_real_time_order(case: Case) -> Checks:
         for write in case.writes[kind]:
             if write.outcome == "acknowledged":
                 name = write.names[-1] if write.names else ""
+                if name and kind != "field" and name not in stored:
+                    continue  # Trimmed or lost, and its number may have been issued again.
                 number = stored.get(name, write.number)
                 yield unless(number == write.number, f"answered {write.number}, is {number}: {kind} {name}")
                 numbered.append((number, name or str(number), write))
