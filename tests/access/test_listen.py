@@ -6,7 +6,8 @@ from pathlib import Path
 
 import grpc
 import pytest
-from session_notes_server.rpc.listening import AddressError, check_addresses
+from session_notes_server.addresses import AddressError
+from session_notes_server.rpc.listening import check_addresses
 from session_notes_server.settings import InvalidSetting, Settings
 
 from tests.access.callers import TOKENS, Authority, encrypted_channel, get_notes_code

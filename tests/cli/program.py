@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from click.testing import CliRunner
-from session_notes_tools.cli import app
+from session_notes_tools.command_line import app
 
 from tests.support import leaks, program
 

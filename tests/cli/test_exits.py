@@ -103,7 +103,7 @@ def test_no_store_is_4() -> None:
     assert health.out.startswith("NOT_SERVING ")
     assert (live.code, live.out) == (0, f"SERVING  live at {sidecar.target}\n")
     assert in_json.json["status"] == "not_serving"
-    assert notes.error == write.error == "the store is unavailable; try again (STORE_UNAVAILABLE)"
+    assert notes.error == write.error == "the store is unavailable; retry later (STORE_UNAVAILABLE)"
 
 
 def test_no_sidecar_is_4(nobody: Cli) -> None:

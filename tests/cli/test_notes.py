@@ -131,7 +131,7 @@ def test_outcomes(cli: Cli, session: SessionCalls) -> None:
     assert again.out.startswith("duplicate: ")
     assert (late.code, late.json["outcome"], late.json["run"]["state"]) == (5, "superseded", "superseded")
     assert other.code == 5
-    assert other.error == "this run has written other notes (RUN_ALREADY_WRITTEN)"
+    assert other.error == "this run has already written other notes (RUN_ALREADY_WRITTEN)"
 
 
 def test_a_file_takes_what_json_gives(cli: Cli, session: SessionCalls, tmp_path: Path) -> None:

@@ -39,8 +39,8 @@ def test_fail(cli: Cli, session: SessionCalls) -> None:
     )
     assert (failed.code, failed.out) == (0, "run 1 (r1) of default: failed\n")
     assert (in_json.json["run"]["run_id"], in_json.json["run"]["state"]) == ("r2", "failed")
-    assert (unknown.code, unknown.error) == (6, "there is no such run (RUN_NOT_FOUND)")
-    assert (written.code, written.error) == (5, "this run has written notes (RUN_ALREADY_WRITTEN)")
+    assert (unknown.code, unknown.error) == (6, "the observer has no run with this id (RUN_NOT_FOUND)")
+    assert (written.code, written.error) == (5, "this run has already written notes (RUN_ALREADY_WRITTEN)")
     assert session.list_runs().runs[-1].failure == "out of [red]quota[/red]"
 
 

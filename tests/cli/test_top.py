@@ -71,7 +71,7 @@ def test_once_where_nobody_answers(cli: Cli) -> None:
 def test_other_commands_do_not_pay_for_it() -> None:
     """Neither the screen's library nor the clients are imported for help."""
     script = (
-        "import sys; from session_notes_tools.cli import app; "
+        "import sys; from session_notes_tools.command_line import app; "
         "print(sorted({'textual', 'session_notes', 'rich'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from session_notes import (
     ObserverClient,
     PrimaryClient,
     ServerError,
+    unknown_variables,
 )
 from session_notes._environment import _NAMES, _nearest
 from session_notes_server.settings import Settings
@@ -192,3 +194,21 @@ def test_other_variables_are_left_alone() -> None:
     assert run(variables) == ""
     assert len(_NAMES) == len(set(_NAMES))
     assert logging.getLogger("session_notes").isEnabledFor(logging.WARNING)
+
+
+def test_programs_with_variables_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that names all its variables learns of every other one, with a hint where one is close."""
+    known = {"SESSION_NOTES_TARGET", "SESSION_NOTES_REDIS_URL"}
+    for name in list(os.environ):
+        if name.upper().startswith("SESSION"):
+            monkeypatch.delenv(name)
+    for name in ("TARGET", "REDIS_URI", "COLOUR", "SERVICE_HOST", "PORT_50051_TCP_ADDR"):
+        monkeypatch.setenv(f"SESSION_NOTES_{name}", "canary")
+    monkeypatch.setenv("SESSION_MANAGER", "canary")
+    colour = "the environment variable SESSION_NOTES_COLOUR is unknown and has no effect"
+    assert unknown_variables(known, complete=True) == {
+        "SESSION_NOTES_COLOUR": colour,
+        "SESSION_NOTES_REDIS_URI": f"{colour.replace('COLOUR', 'REDIS_URI')}; is it SESSION_NOTES_REDIS_URL?",
+    }
+    assert unknown_variables(known).keys() == {"SESSION_NOTES_REDIS_URI"}
+    assert unknown_variables() == {}

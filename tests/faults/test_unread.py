@@ -14,10 +14,12 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from session_notes.v1.session_notes_pb2 import BatchGetNotesRequest, GetNotesRequest, ListRunsRequest
 from session_notes.v1.session_state_pb2 import GetSessionRequest
-from session_notes_server.rpc import admission as gates
-from session_notes_server.rpc.admission import Gate
-from session_notes_server.rpc.authorization import Access, GuardedReflection
+from session_notes_server.rpc import transfers
+from session_notes_server.rpc.admission import Admission
+from session_notes_server.rpc.authorization import Authorization
 from session_notes_server.rpc.errors import StatusError
+from session_notes_server.rpc.services.reflection import ReflectionServicer
+from session_notes_server.telemetry.calls import Telemetry
 
 from tests.faults.test_overload import memory
 from tests.faults.unread import UnreadAnswers
@@ -108,12 +110,12 @@ async def serving(*handlers: grpc.GenericRpcHandler) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def guarding() -> AsyncIterator[Gate]:
-    """A gate that is swept."""
-    gate = Gate(calls=100, held_bytes=64 * MEBIBYTE, message_bytes=4 * MEBIBYTE)
-    sweep = asyncio.create_task(gate.sweep())
+async def guarding() -> AsyncIterator[Admission]:
+    """Admission control whose transfers are swept."""
+    admission = Admission(calls=100, held_bytes=64 * MEBIBYTE, message_bytes=4 * MEBIBYTE)
+    sweep = asyncio.create_task(admission.transfers.sweep())
     try:
-        yield gate
+        yield admission
     finally:
         sweep.cancel()
         with suppress(asyncio.CancelledError):
@@ -121,22 +123,22 @@ async def guarding() -> AsyncIterator[Gate]:
 
 
 @asynccontextmanager
-async def answering(size: int) -> AsyncIterator[tuple[str, Gate, list[int]]]:
-    """A server that answers every call with so many bytes, through a gate → where, its gate, the sizes of answers."""
+async def answering(size: int) -> AsyncIterator[tuple[str, Admission, list[int]]]:
+    """A server whose responses have this size: its address, its admission control, and the sizes of its responses."""
     made = list[int]()
-    async with guarding() as gate:
+    async with guarding() as admission:
 
         async def handle(_: object, context: Any) -> bytes:
-            call = gate.enter(context)
-            await call.request()
-            await call.turn()
-            call.answer(size, refusable=True)
+            call = admission.admit(context)
+            await call.read_request()
+            await call.wait_to_respond()
+            call.hold_response(size, droppable=True)
             made.append(size)
             return bytes(size)
 
         methods: dict[str, Any] = {"Read": grpc.stream_unary_rpc_method_handler(handle)}
         async with serving(grpc.method_handlers_generic_handler("a.Service", methods)) as target:
-            yield target, gate, made
+            yield target, admission, made
 
 
 def resident() -> int:
@@ -147,7 +149,7 @@ def resident() -> int:
 async def until(condition: Any, seconds: float = 10) -> None:
     """Wait until a condition holds, in the loop that is to make it so."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - of a gate that nobody would wake
+        while not condition():  # noqa: ASYNC110 - no event marks the condition
             await asyncio.sleep(0.01)
 
 
@@ -155,30 +157,30 @@ async def test_calls_whose_answers_nobody_reads_are_ended(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Their callers see it, their bytes and turns are free, the log says so in one line."""
-    monkeypatch.setattr(gates, "ANSWER_SECONDS", 0.3)
-    async with answering(MEBIBYTE) as (target, gate, _):
+    monkeypatch.setattr(transfers, "RESPONSE_SECONDS", 0.3)
+    async with answering(MEBIBYTE) as (target, admission, _):
         with UnreadAnswers(target) as peer:
             peer.call("a.Service/Read", GetNotesRequest(), 6)
-            await until(lambda: gate._bytes.total >= 4 * MEBIBYTE)
+            await until(lambda: admission._bytes.total >= 4 * MEBIBYTE)
             await asyncio.wait_for(asyncio.to_thread(peer.until_reset, 4), 20)
-            await until(lambda: not gate.inside)
-            assert (gate._bytes.total, gate._calls.total, gate._peers) == (0, 0, {})
+            await until(lambda: not admission.tasks)
+            assert (admission._bytes.total, admission._calls.total, admission._peers) == (0, 0, {})
         async with grpc.aio.insecure_channel(target) as channel:
             call: Any = channel.unary_unary("/a.Service/Read")
             assert len(await call(b"", timeout=10)) == MEBIBYTE
-    assert "calls whose answers their callers had not read" in caplog.text
+    assert "calls whose responses were unread" in caplog.text
 
 
 async def test_requests_that_arrive_together_are_counted() -> None:
     """All are let in before a byte of any has come: what is beyond the connection's part is refused all the same."""
     ended = list[str]()
     done = asyncio.Event()
-    async with guarding() as gate:
+    async with guarding() as admission:
 
         async def handle(_: object, context: Any) -> bytes:
-            call = gate.enter(context)
+            call = admission.admit(context)
             try:
-                await call.request()
+                await call.read_request()
             except StatusError as error:
                 ended.append(error.reason)
             await done.wait()
@@ -191,36 +193,36 @@ async def test_requests_that_arrive_together_are_counted() -> None:
         ):
             open_call: Any = channel.stream_unary("/a.Service/Send")
             calls = [open_call() for _ in range(12)]
-            await until(lambda: len(gate._arriving) == 12)
+            await until(lambda: len(admission.transfers.arriving) == 12)
             await asyncio.gather(*[call.write(bytes(4 * MEBIBYTE)) for call in calls])
-            await until(lambda: not gate._arriving)
+            await until(lambda: not admission.transfers.arriving)
             assert ended == ["OVERLOADED"] * 4
-            assert gate._bytes.total == 32 * MEBIBYTE
+            assert admission._bytes.total == 32 * MEBIBYTE
             done.set()
             await asyncio.gather(*calls)
 
 
 async def test_what_unread_answers_held_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """Round after round of 16 MiB that nobody reads leaves memory flat."""
-    monkeypatch.setattr(gates, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(transfers, "RESPONSE_SECONDS", 0.1)
     sizes = []
-    async with answering(4 * MEBIBYTE) as (target, gate, made):
+    async with answering(4 * MEBIBYTE) as (target, admission, made):
         with ExitStack() as stack:
             for number in range(1, 9):
                 peer = stack.enter_context(UnreadAnswers(target))
                 peer.call("a.Service/Read", GetNotesRequest(), 4)
                 await until(lambda: len(made) == 4 * number)  # noqa: B023 - awaited at once
-                await until(lambda: not gate.inside)
+                await until(lambda: not admission.tasks)
                 sizes.append(resident())
     assert sizes[-1] < sizes[2] + 24 * MEBIBYTE, [size // MEBIBYTE for size in sizes]
 
 
 async def test_a_stream_of_reflection_that_nobody_reads_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is read and waits for the next question goes on."""
-    monkeypatch.setattr(gates, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(transfers, "RESPONSE_SECONDS", 0.3)
     question = reflection_pb2.ServerReflectionRequest(list_services="")
-    async with guarding() as gate:
-        servicer = GuardedReflection(Access(), gate, ["a.Service"])
+    async with guarding() as admission:
+        servicer = ReflectionServicer(Authorization(), admission, ["a.Service"], Telemetry())
         handler: Any = grpc.stream_stream_rpc_method_handler(
             servicer.ServerReflectionInfo,
             reflection_pb2.ServerReflectionRequest.FromString,
@@ -236,8 +238,8 @@ async def test_a_stream_of_reflection_that_nobody_reads_is_ended(monkeypatch: py
             await reader.read()
             with UnreadAnswers(target) as peer:
                 peer.call(f"{name}/ServerReflectionInfo", question)
-                await until(lambda: len(gate.inside) == 2)
-                await until(lambda: len(gate.inside) == 1)
+                await until(lambda: len(admission.tasks) == 2)
+                await until(lambda: len(admission.tasks) == 1)
                 await reader.write(question)
                 assert (await reader.read()).list_services_response.service[0].name == "a.Service"
             reader.cancel()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.replay.test_replay import replay
+from tests.replay.command import replay
 
 REAL_TRANSCRIPTS = Path(__file__).parents[3] / "shared" / "data" / "sgd-dev.jsonl"
 
@@ -14,10 +14,10 @@ def test_three_hundred_real_sessions() -> None:
     """Every promise is kept, and every one was put to the test."""
     done = replay(REAL_TRANSCRIPTS, "--sessions", "300", "--json")
     assert done.code == 0, done.err + done.out
-    told = done.told
-    assert told["sessions"] == 300
-    assert all(one["checks"] > 0 for one in told["promises"])
+    report = done.report
+    assert report["sessions"] == 300
+    assert all(one["checks"] > 0 for one in report["promises"])
     for what in ("accepted", "superseded", "duplicate", "failed", "abandoned"):
-        assert told["runs"][what] > 0
+        assert report["runs"][what] > 0
     for readiness in ("never_run", "running", "ready"):
-        assert told["reads"][readiness] > 0
+        assert report["reads"][readiness] > 0

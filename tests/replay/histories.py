@@ -1,23 +1,24 @@
-"""An honest history of one session, made by hand, for the tests to doctor.
-
-Four turns, five runs: 1 writes, 2 is overtaken by 3, which writes twice; 4 fails, 5 goes silent.
-"""
+"""Correct session histories, made by hand, for tests to tamper with."""
 
 from dataclasses import replace
 
 from session_notes_tools.replay.analysis import analyse
 from session_notes_tools.replay.history import (
-    Begun,
     History,
     ListedRun,
-    Read,
     ReadBack,
     SessionHistory,
-    Unwritten,
-    Written,
+)
+from session_notes_tools.replay.plan import PlannedSession, plan_sessions
+from session_notes_tools.replay.records import (
+    NotesRead,
+    NotesWrite,
+    RunBegin,
+    RunWithoutNotes,
+    Write,
+    WriteKind,
     notes_json,
 )
-from session_notes_tools.replay.plan import PlannedSession, planned
 from session_notes_tools.replay.transcripts import Dialogue, SpokenTurn
 
 SECOND = 1_000_000
@@ -34,32 +35,42 @@ DIALOGUE = Dialogue(
 )
 
 
-def honest() -> SessionHistory:
-    """A history in which every promise was kept, and put to the test."""
-    plan, _ = planned([DIALOGUE], 2, "test")
-    first, overtaken, third = (_written(plan, number, second) for number, second in ((1, 2.0), (2, 5.0), (3, 4.0)))
+def played_session() -> SessionHistory:
+    """Return a history that tests and keeps every promise.
+
+    It has four turns and five runs: 1 writes, 2 is overtaken by 3, which writes twice, 4 fails, and 5 is abandoned.
+    """
+    plan, _ = plan_sessions([DIALOGUE], 2, "test")
+    first, overtaken, third = (_notes_write(plan, number, second) for number, second in ((1, 2.0), (2, 5.0), (3, 4.0)))
     overtaken = replace(overtaken, outcome="superseded")
-    again = replace(third, outcome="duplicate", repeated=True, sent=5.2, answered=5.3)
+    repeated = replace(third, outcome="duplicate", repeated=True, sent=5.2, answered=5.3)
     reads = [
         _read(plan, 1, 1.0, None),
         _read(plan, 2, 2.5, first),
         _read(plan, 3, 3.5, first),
         _read(plan, 4, 4.5, third),
     ]
-    unwritten = [Unwritten(plan.session_id, "run-4", 4, True), Unwritten(plan.session_id, "run-5", 5, False)]
-    end = replace(_read(plan, 4, 9.0, third), max_turns_behind=None, turn_count=None, version=None, latest_number=5)
+    last_read = replace(_read(plan, 4, 9.0, third), max_turns_behind=None, latest_number=5)
     return SessionHistory(
+        session_id=plan.session_id,
         plan=plan,
+        writes=[write for turn in range(1, 5) for write in _turn_writes(plan, turn)],
         reads=reads,
-        begun=[Begun(plan.session_id, f"run-{number}", number, min(number, 4)) for number in range(1, 6)],
-        written=[first, third, overtaken, again],
-        unwritten=unwritten,
+        run_begins=[
+            RunBegin(plan.session_id, f"run-{number}", number, min(number, 4), number, number + 0.1)
+            for number in range(1, 6)
+        ],
+        notes_writes=[first, third, overtaken, repeated],
+        runs_without_notes=[
+            RunWithoutNotes(plan.session_id, "run-4", 4, True),
+            RunWithoutNotes(plan.session_id, "run-5", 5, False),
+        ],
         read_back=ReadBack(
             fields=dict(DIALOGUE.turns[-1].slots),
             version=4,
             turn_count=4,
             turns=[[turn.speaker, turn.text, dict(turn.extra)] for turn in plan.transcript],
-            current=end,
+            current=last_read,
             runs=[
                 ListedRun("run-5", 5, "abandoned", 4, None),
                 ListedRun("run-4", 4, "failed", 4, None),
@@ -68,27 +79,35 @@ def honest() -> SessionHistory:
                 ListedRun("run-1", 1, "written", 1, first.notes),
             ],
         ),
-        left="",
+        remains="",
     )
 
 
 def history_of(session: SessionHistory) -> History:
-    """A replay of this one session."""
-    history = History([session.plan])
-    history.sessions[session.plan.session_id] = session
+    """Return the history of a replay of one session."""
+    history = History([])
+    history.sessions[session.session_id] = session
     return history
 
 
 def foreign_notes(session: SessionHistory, run: int, turns: int) -> dict[str, object]:
-    """What another session's observer would have written."""
-    other = planned([DIALOGUE], 2, "test")[1]
-    assert other.session_id != session.plan.session_id
+    """Return the notes that another session's observer would have written."""
+    other = plan_sessions([DIALOGUE], 2, "test")[1]
+    assert other.session_id != session.session_id
     return notes_json(analyse(other.session_id, f"run-{run}", other.transcript[:turns]))
 
 
-def _written(plan: PlannedSession, number: int, second: float) -> Written:
+def _turn_writes(plan: PlannedSession, turn: int) -> list[Write]:
+    """Return the writes of the primary at a turn."""
+    content: list[tuple[WriteKind, list[str]]] = [("turn", [str(turn)]), ("field", [])]
+    return [
+        Write(plan.session_id, kind, names, turn - 0.3, turn - 0.1, "acknowledged", turn) for kind, names in content
+    ]
+
+
+def _notes_write(plan: PlannedSession, number: int, second: float) -> NotesWrite:
     run_id = f"run-{number}"
-    return Written(
+    return NotesWrite(
         session_id=plan.session_id,
         run_id=run_id,
         number=number,
@@ -102,26 +121,50 @@ def _written(plan: PlannedSession, number: int, second: float) -> Written:
     )
 
 
-def _read(plan: PlannedSession, turn: int, second: float, by: Written | None) -> Read:
-    age_us = NOW + int(second * SECOND) - by.write_time_us if by else None
-    behind = turn - (by.observed_turn or 0) if by else None
-    return Read(
+def _read(plan: PlannedSession, turn: int, second: float, write: NotesWrite | None) -> NotesRead:
+    age_us = NOW + int(second * SECOND) - write.write_time_us if write else None
+    behind = turn - (write.observed_turn or 0) if write else None
+    return NotesRead(
         session_id=plan.session_id,
         current_turn=turn,
         max_turns_behind=1,
-        turn_count=turn,
-        version=turn,
         sent=second,
-        readiness="ready" if by else "never_run",
+        readiness="ready" if write else "never_run",
         fresh=behind is not None and behind <= 1,
         age_us=age_us,
         snapshot_age_us=None if age_us is None else age_us + SECOND,
-        write_time_us=by.write_time_us if by else None,
-        observed_turn=by.observed_turn if by else None,
+        write_time_us=write.write_time_us if write else None,
+        observed_turn=write.observed_turn if write else None,
         turns_behind=behind,
-        run_id=by.run_id if by else None,
-        number=by.number if by else None,
-        state="written" if by else None,
-        latest_number=by.number if by else None,
-        notes=by.notes if by else None,
+        run_id=write.run_id if write else None,
+        number=write.number if write else None,
+        state="written" if write else None,
+        latest_number=write.number if write else None,
+        notes=write.notes if write else None,
     )
+
+
+def concurrent_session() -> SessionHistory:
+    """Return a correct history of concurrent writers: three turns, two runs and a field."""
+    turns = [_write("turn", f"t{number}", number) for number in (1, 2, 3)]
+    runs = [_write("run", f"r{number}", number) for number in (1, 2)]
+    return SessionHistory(
+        "session",
+        writes=[*turns, *runs, _write("field", "f1", 1)],
+        read_back=ReadBack(
+            fields={"f1": ""},
+            version=1,
+            turn_count=3,
+            turns=turn_rows("t1", "t2", "t3"),
+            runs=[ListedRun("r2", 2), ListedRun("r1", 1)],
+        ),
+    )
+
+
+def turn_rows(*texts: str) -> list[list[object]]:
+    """Return stored turns with these texts."""
+    return [["user", text, {}] for text in texts]
+
+
+def _write(kind: WriteKind, name: str, number: int) -> Write:
+    return Write("session", kind, [name], 2.0 * number, 2.0 * number + 1, "acknowledged", number)

@@ -1,63 +1,69 @@
-"""A promise that cannot be broken is not checked: each one is, by a doctored history."""
+"""The checks of every promise: each is shown a history in which its promise is broken."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from session_notes_tools.replay.history import History, Read, ReadBack, Refused, SessionHistory
+from session_notes_tools.replay.history import History, ReadBack, SessionHistory
 from session_notes_tools.replay.promises import PROMISES
-from session_notes_tools.replay.verdicts import MOST_EXAMPLES, judge
+from session_notes_tools.replay.records import NotesRead, Rejection
+from session_notes_tools.replay.verdicts import MAX_EXAMPLES, judge
 
-from tests.replay.histories import foreign_notes, history_of, honest
+from tests.replay.histories import foreign_notes, history_of, played_session
 
-Doctor = Callable[[SessionHistory], object]
-
-
-def _read(index: int, **changes: Any) -> Doctor:
-    def doctor(session: SessionHistory) -> None:
-        session.reads[index] = replace(session.reads[index], **changes)
-
-    return doctor
+Tamper = Callable[[SessionHistory], object]
 
 
-def _written(index: int, **changes: Any) -> Doctor:
-    def doctor(session: SessionHistory) -> None:
-        session.written[index] = replace(session.written[index], **changes)
+def _entry(name: str, index: int, **changes: Any) -> Tamper:
+    """Change an entry of one of the history's lists."""
 
-    return doctor
+    def tamper(session: SessionHistory) -> None:
+        entries = getattr(session, name)
+        entries[index] = replace(entries[index], **changes)
 
-
-def _begun(index: int, **changes: Any) -> Doctor:
-    def doctor(session: SessionHistory) -> None:
-        session.begun[index] = replace(session.begun[index], **changes)
-
-    return doctor
+    return tamper
 
 
-def _back(**changes: Callable[[ReadBack], Any]) -> Doctor:
-    def doctor(session: SessionHistory) -> None:
+def _write(index: int, **changes: Any) -> Tamper:
+    return _entry("writes", index, **changes)
+
+
+def _read(index: int, **changes: Any) -> Tamper:
+    return _entry("reads", index, **changes)
+
+
+def _notes_write(index: int, **changes: Any) -> Tamper:
+    return _entry("notes_writes", index, **changes)
+
+
+def _run_begin(index: int, **changes: Any) -> Tamper:
+    return _entry("run_begins", index, **changes)
+
+
+def _back(**changes: Callable[[ReadBack], Any]) -> Tamper:
+    def tamper(session: SessionHistory) -> None:
         assert session.read_back is not None
-        changed = {name: change(session.read_back) for name, change in changes.items()}
-        session.read_back = replace(session.read_back, **changed)
+        values = {name: change(session.read_back) for name, change in changes.items()}
+        session.read_back = replace(session.read_back, **values)
 
-    return doctor
+    return tamper
 
 
-def _listed(index: int, **changes: Any) -> Doctor:
+def _listed(index: int, **changes: Any) -> Tamper:
     return _back(runs=lambda back: [replace(run, **changes) if i == index else run for i, run in enumerate(back.runs)])
 
 
-def _current(**changes: Any) -> Doctor:
-    def change(back: ReadBack) -> Read:
+def _current(**changes: Any) -> Tamper:
+    def change(back: ReadBack) -> NotesRead:
         assert back.current is not None
         return replace(back.current, **changes)
 
     return _back(current=change)
 
 
-def _refused(session: SessionHistory) -> None:
-    session.refused.append(Refused(session.plan.session_id, "UpdateSession", "VersionMismatch: at another version"))
+def _rejected(session: SessionHistory) -> None:
+    session.rejections.append(Rejection(session.session_id, "UpdateSession", "VersionMismatch: at another version"))
 
 
 def _foreign_read(session: SessionHistory) -> None:
@@ -65,14 +71,14 @@ def _foreign_read(session: SessionHistory) -> None:
 
 
 def _torn_read(session: SessionHistory) -> None:
-    # The current run's summary with the issues and the rest of an earlier one.
+    # The current run's summary, with the other parts of an earlier run's notes.
     earlier, later = session.reads[1].notes, session.reads[3].notes
     assert earlier is not None
     assert later is not None
     _read(3, notes={**earlier, "summary": later["summary"]})(session)
 
 
-def _foreign_in_the_list(session: SessionHistory) -> None:
+def _foreign_listed(session: SessionHistory) -> None:
     _listed(2, notes=foreign_notes(session, 3, 3))(session)
 
 
@@ -81,7 +87,7 @@ def _reads_swapped(session: SessionHistory) -> None:
 
 
 def _superseded_read(session: SessionHistory) -> None:
-    overtaken = session.written[2]
+    overtaken = session.notes_writes[2]
     _read(
         3,
         run_id="run-2",
@@ -94,57 +100,71 @@ def _superseded_read(session: SessionHistory) -> None:
     )(session)
 
 
-DOCTORED = [
-    ("no call is refused", _refused, "a refused call"),
-    ("nothing lost: the transcript", _back(turns=lambda back: back.turns[:-1]), "the last turn"),
-    ("nothing lost: the transcript", _back(turns=lambda back: back.turns[::-1]), "the order"),
+TAMPERED = [
+    ("no call is rejected", _rejected, "a rejected call"),
+    ("nothing lost: the transcript", _back(turns=lambda back: back.turns[:-1]), "the last turn missing"),
+    ("nothing lost: the transcript", _back(turns=lambda back: back.turns[::-1]), "turns in another order"),
     ("nothing lost: the transcript", _back(turn_count=lambda back: 5), "a turn too many"),
-    ("nothing lost: the fields", _back(fields=lambda back: {"Trains.to": "Oslo"}), "two fields"),
-    ("nothing lost: the fields", _back(fields=lambda back: {**back.fields, "more": 1}), "a field of somebody else"),
-    ("nothing lost: the fields", _back(version=lambda back: 3), "an update"),
-    ("nothing lost: the notes", _back(runs=lambda back: back.runs[:-1]), "a run that wrote"),
-    ("nothing lost: the notes", _listed(4, notes=None), "its notes"),
-    ("nothing lost: the next read sees accepted notes", _read(1, readiness="never_run", number=None), "not there yet"),
-    ("nothing foreign, nothing torn", _foreign_read, "another session's notes, read"),
-    ("nothing foreign, nothing torn", _foreign_in_the_list, "another session's notes, listed"),
-    ("nothing foreign, nothing torn", _torn_read, "half of each"),
-    ("nothing foreign, nothing torn", _read(1, observed_turn=2), "another snapshot than it says"),
-    ("nothing foreign, nothing torn", _read(1, run_id="run-9"), "another run than it says"),
-    ("nothing foreign, nothing torn", _read(1, notes=None), "ready, without notes"),
-    ("what a run was told stands", _listed(3, state="written"), "superseded, then written"),
-    ("what a run was told stands", _listed(1, state="running"), "failed, then running"),
-    ("what a run was told stands", _listed(4, number=7), "another number"),
+    ("nothing lost: the fields", _back(fields=lambda back: {"Trains.to": "Oslo"}), "two fields missing"),
+    ("nothing lost: the fields", _back(fields=lambda back: {**back.fields, "more": 1}), "a foreign field"),
+    ("nothing lost: the fields", _back(version=lambda back: 3), "an update missing"),
+    ("nothing lost: the notes", _back(runs=lambda back: back.runs[:-1]), "a run missing"),
+    ("nothing lost: the notes", _listed(4, notes=None), "a run's notes missing"),
+    (
+        "nothing lost: reads show acknowledged writes",
+        _read(1, readiness="never_run", number=None),
+        "notes not ready yet",
+    ),
+    ("writes are stored whole and once", _back(runs=lambda back: back.runs[1:]), "a run lost"),
+    ("writes are stored whole and once", _write(0, outcome="rejected"), "a rejected turn stored"),
+    ("writes are stored whole and once", _back(runs=lambda back: back.runs[:1] * 2), "a run stored twice"),
+    ("writes keep real-time order", _run_begin(0, number=2), "another number than answered"),
+    ("writes keep real-time order", _run_begin(0, sent=8.0, answered=9.0), "numbered before runs that had begun"),
+    ("nothing foreign, nothing torn", _foreign_read, "another session's notes read"),
+    ("nothing foreign, nothing torn", _foreign_listed, "another session's notes listed"),
+    ("nothing foreign, nothing torn", _torn_read, "parts of two runs' notes"),
+    ("nothing foreign, nothing torn", _read(1, observed_turn=2), "notes of another snapshot"),
+    ("nothing foreign, nothing torn", _read(1, run_id="run-9"), "notes of another run"),
+    ("nothing foreign, nothing torn", _read(1, notes=None), "ready without notes"),
+    ("nothing foreign, nothing torn", _listed(0, run_id="run-9"), "a run that no client began"),
+    ("a run's outcome stands", _listed(3, state="written"), "superseded, then written"),
+    ("a run's outcome stands", _listed(1, state="running"), "failed, then running"),
+    ("a run's outcome stands", _listed(4, number=7), "another number"),
     ("ages never negative, never above the snapshot's", _read(1, age_us=-1), "a negative age"),
     ("ages never negative, never above the snapshot's", _read(1, snapshot_age_us=3), "older than the snapshot"),
     ("ages never negative, never above the snapshot's", _read(1, age_us=None), "no age"),
     ("run numbers never fall", _reads_swapped, "the notes of an older run"),
     ("run numbers never fall", _current(latest_number=2), "an older latest run"),
     ("write times never fall", _reads_swapped, "notes written earlier"),
-    ("write times are those the runs were told", _read(1, write_time_us=7), "another time"),
-    ("runs are numbered 1, 2, 3, … and end once", _begun(4, number=4), "a number twice"),
-    ("runs are numbered 1, 2, 3, … and end once", _begun(4, number=6), "a number left out"),
-    ("runs are numbered 1, 2, 3, … and end once", lambda session: session.unwritten.clear(), "runs without an end"),
+    ("write times are those of the responses", _read(1, write_time_us=7), "another time"),
+    ("runs are numbered 1, 2, 3, … and end once", _run_begin(4, number=4), "a number twice"),
+    ("runs are numbered 1, 2, 3, … and end once", _run_begin(4, number=6), "a number left out"),
+    (
+        "runs are numbered 1, 2, 3, … and end once",
+        lambda session: session.runs_without_notes.clear(),
+        "runs without an end",
+    ),
     ("runs are numbered 1, 2, 3, … and end once", _back(runs=lambda back: back.runs[::-1]), "listed oldest first"),
-    ("turn counts and versions grow by one", _read(2, turn_count=4), "a turn counted twice"),
-    ("turn counts and versions grow by one", _read(2, version=2), "an update not counted"),
-    ("superseded exactly when a newer run wrote", _written(2, outcome="accepted"), "a late run accepted"),
-    ("superseded exactly when a newer run wrote", _written(0, outcome="superseded"), "superseded by nobody"),
-    ("superseded notes are never current", _superseded_read, "notes of the run that was overtaken"),
-    ("superseded notes are never current", _read(3, state="superseded"), "the sidecar says so itself"),
-    ("the newest run that wrote is current", _current(number=1), "an older one is"),
-    ("the newest run that wrote is current", _back(current=lambda back: None), "none is"),
-    ("duplicates change nothing", _written(3, write_time_us=5), "a new write time"),
-    ("duplicates change nothing", _written(3, outcome="accepted"), "accepted twice"),
-    ("drift is right, never negative", _read(1, turns_behind=0), "less than it is"),
-    ("drift is right, never negative", _read(1, current_turn=0, turns_behind=-1), "a negative one"),
-    ("fresh is what the bound says", _read(2, fresh=True), "two turns behind with one allowed"),
-    ("fresh is what the bound says", _read(1, fresh=False), "one turn behind with one allowed"),
-    ("fresh is what the bound says", _read(0, fresh=True), "fresh and not ready"),
+    ("turn counts and versions grow by one", _write(4, number=4), "a turn counted twice"),
+    ("turn counts and versions grow by one", _write(5, number=2), "an update not counted"),
+    ("superseded exactly when a newer run wrote", _notes_write(2, outcome="accepted"), "a late run accepted"),
+    ("superseded exactly when a newer run wrote", _notes_write(0, outcome="superseded"), "superseded by no run"),
+    ("superseded notes are never current", _superseded_read, "notes of the overtaken run"),
+    ("superseded notes are never current", _read(3, state="superseded"), "notes in state superseded"),
+    ("the newest run that wrote is current", _current(number=1), "an older run is current"),
+    ("the newest run that wrote is current", _back(current=lambda back: None), "no run is current"),
+    ("duplicates change nothing", _notes_write(3, write_time_us=5), "a new write time"),
+    ("duplicates change nothing", _notes_write(3, outcome="accepted"), "accepted twice"),
+    ("drift is right, never negative", _read(1, turns_behind=0), "too low a drift"),
+    ("drift is right, never negative", _read(1, current_turn=0, turns_behind=-1), "a negative drift"),
+    ("fresh follows from the bound", _read(2, fresh=True), "two turns behind with one allowed"),
+    ("fresh follows from the bound", _read(1, fresh=False), "one turn behind with one allowed"),
+    ("fresh follows from the bound", _read(0, fresh=True), "fresh and not ready"),
     ("no run has seen turns to come", _read(1, observed_turn=3), "three turns of two"),
-    ("no run has seen turns to come", _begun(4, observed_turn=5), "five turns of four"),
+    ("no run has seen turns to come", _run_begin(4, observed_turn=5), "five turns of four"),
     ("ready stays ready", _read(2, readiness="running"), "running after ready"),
     ("ready stays ready", _read(3, readiness="never_run"), "never run after ready"),
-    ("deleted is gone", lambda session: setattr(session, "left", "turns, notes"), "something is left"),
+    ("deleted is gone", lambda session: setattr(session, "remains", "turns, notes"), "parts left behind"),
 ]
 
 
@@ -152,70 +172,77 @@ def _broken(session: SessionHistory) -> set[str]:
     return {verdict.promise for verdict in judge(history_of(session)) if verdict.broken}
 
 
-def test_an_honest_history_keeps_every_promise() -> None:
-    """... and puts each of them to the test."""
-    for verdict in judge(history_of(honest())):
+def test_a_correct_history_tests_and_keeps_every_promise() -> None:
+    """A correct history has at least one check of every promise and breaks none."""
+    for verdict in judge(history_of(played_session())):
         assert verdict.broken == 0, verdict
         assert verdict.checks > 0, verdict
 
 
 @pytest.mark.parametrize(
-    ("promise", "doctor"), [row[:2] for row in DOCTORED], ids=[": ".join(r[::2]) for r in DOCTORED]
+    ("promise", "tamper"), [row[:2] for row in TAMPERED], ids=[": ".join(r[::2]) for r in TAMPERED]
 )
-def test_a_broken_promise_is_found(promise: str, doctor: Doctor) -> None:
-    session = honest()
-    doctor(session)
+def test_a_broken_promise_is_reported(promise: str, tamper: Tamper) -> None:
+    """The verdict on a promise reports each way to break it."""
+    session = played_session()
+    tamper(session)
     assert promise in _broken(session)
 
 
-def test_every_promise_has_been_broken_here() -> None:
-    assert {promise for promise, _, _ in DOCTORED} == set(PROMISES)
+def test_every_promise_is_broken_by_a_tampered_history() -> None:
+    """The table of tampered histories covers every promise."""
+    assert {promise for promise, _, _ in TAMPERED} == set(PROMISES)
 
 
-def test_what_was_broken_is_told_with_examples() -> None:
-    """The session, and what; a few of them, however many there were."""
-    session = honest()
-    for _ in range(MOST_EXAMPLES + 3):
-        _refused(session)
-    (verdict,) = (one for one in judge(history_of(session)) if one.broken)
-    assert verdict.broken == MOST_EXAMPLES + 3
-    assert len(verdict.examples) == MOST_EXAMPLES
-    session_id, what = verdict.examples[0]
-    assert session_id == session.plan.session_id
-    assert "VersionMismatch" in what
+def test_a_verdict_gives_a_few_examples() -> None:
+    """A verdict counts every problem and names the session and the problem of the first few."""
+    session = played_session()
+    for _ in range(MAX_EXAMPLES + 3):
+        _rejected(session)
+    (verdict,) = (verdict for verdict in judge(history_of(session)) if verdict.broken)
+    assert verdict.broken == MAX_EXAMPLES + 3
+    assert len(verdict.examples) == MAX_EXAMPLES
+    session_id, problem = verdict.examples[0]
+    assert session_id == session.session_id
+    assert "VersionMismatch" in problem
 
 
-def test_runs_that_have_left_the_history_are_not_missed() -> None:
-    """ListRuns goes back 20 runs: of earlier ones nothing is asked."""
-    session = honest()
-    many = [replace(session.begun[-1], run_id=f"run-{number}", number=number) for number in range(6, 26)]
-    session.begun += many
-    session.unwritten += [replace(session.unwritten[-1], run_id=run.run_id, number=run.number) for run in many]
+def test_runs_beyond_the_history_may_be_missing() -> None:
+    """Runs older than the newest 20, which ListRuns no longer returns, break no promise."""
+    session = played_session()
+    many = [
+        replace(session.run_begins[-1], run_id=f"run-{number}", number=number, sent=number, answered=number + 0.1)
+        for number in range(6, 26)
+    ]
+    session.run_begins += many
+    template = session.runs_without_notes[-1]
+    session.runs_without_notes += [replace(template, run_id=run.run_id, number=run.number) for run in many]
     assert session.read_back is not None
-    template = session.read_back.runs[0]
-    listed = [replace(template, run_id=run.run_id, number=run.number) for run in reversed(many)]
+    newest = session.read_back.runs[0]
+    listed = [replace(newest, run_id=run.run_id, number=run.number) for run in reversed(many)]
     _back(runs=lambda back: listed)(session)
     assert _broken(session) == set()
 
 
-def test_a_read_that_nobody_answered_breaks_nothing() -> None:
-    """The primary goes on without; what it knew before and learns afterwards still has to fit together."""
-    session = honest()
-    nothing = dict.fromkeys(
+def test_an_unanswered_read_breaks_nothing() -> None:
+    """A read without an answer breaks no promise, and the reads around it must still agree."""
+    session = played_session()
+    absent = dict.fromkeys(
         ("age_us", "snapshot_age_us", "write_time_us", "observed_turn", "turns_behind", "run_id", "number", "state")
     )
-    _read(2, readiness="unavailable", fresh=False, latest_number=None, notes=None, **nothing)(session)
+    _read(2, readiness="unavailable", fresh=False, latest_number=None, notes=None, **absent)(session)
     assert _broken(session) == set()
 
 
 @pytest.mark.parametrize("index", [0, 2])
-def test_a_write_whose_first_answer_was_lost_breaks_nothing(index: int) -> None:
-    """The client has tried again: DUPLICATE, whether it was accepted or came too late."""
-    session = honest()
-    _written(index, outcome="duplicate")(session)
+def test_a_write_whose_first_response_was_lost_breaks_nothing(index: int) -> None:
+    """The outcome of a retried write may be a duplicate, whether the run was accepted or superseded."""
+    session = played_session()
+    _notes_write(index, outcome="duplicate")(session)
     assert _broken(session) == set()
 
 
-def test_a_session_nothing_happened_to_breaks_nothing() -> None:
-    assert _broken(SessionHistory(honest().plan)) == set()
+def test_a_session_without_records_breaks_nothing() -> None:
+    """A session without records breaks no promise, and a replay without sessions checks none."""
+    assert _broken(SessionHistory("session", played_session().plan)) == set()
     assert all(verdict.checks == 0 for verdict in judge(History([])))

@@ -1,10 +1,10 @@
-"""The transcripts that a replay takes, and what it says of others."""
+"""Transcript files: parsing, error messages, and the plan made from them."""
 
 import json
 from pathlib import Path
 
 import pytest
-from session_notes_tools.replay.plan import planned
+from session_notes_tools.replay.plan import plan_sessions
 from session_notes_tools.replay.transcripts import BadTranscripts, read_dialogues
 
 from tests.replay.histories import DIALOGUE
@@ -18,64 +18,66 @@ def _file(folder: Path, *lines: str) -> Path:
     return path
 
 
-def test_a_dialogue_a_line(tmp_path: Path) -> None:
-    """Empty lines, slots left out and keys not known do not matter."""
-    more = '{"dialogue_id": "2", "services": [], "turns": [{"speaker": "", "text": "", "mood": "good"}]}'
-    one, two = read_dialogues(_file(tmp_path, GOOD, "", more))
-    assert (one.dialogue_id, one.turns[0].speaker, one.turns[0].text) == ("1", "user", "Hi")
-    assert one.turns[0].slots == {"a.b": "c"}
-    assert two.turns[0].slots == {}
+def test_each_line_is_a_dialogue(tmp_path: Path) -> None:
+    """Empty lines and unknown keys are ignored, and slots are optional."""
+    other = '{"dialogue_id": "2", "services": [], "turns": [{"speaker": "", "text": "", "mood": "good"}]}'
+    first, second = read_dialogues(_file(tmp_path, GOOD, "", other))
+    assert (first.dialogue_id, first.turns[0].speaker, first.turns[0].text) == ("1", "user", "Hi")
+    assert first.turns[0].slots == {"a.b": "c"}
+    assert second.turns[0].slots == {}
 
 
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("{", "no JSON"),
+        ("{", "not JSON"),
         ("[]", "must be an object"),
-        ('{"turns": [{"speaker": "user", "text": "Hi"}]}', '"dialogue_id" must be a text'),
+        ('{"turns": [{"speaker": "user", "text": "Hi"}]}', '"dialogue_id" must be a string'),
         ('{"dialogue_id": "1"}', '"turns" must be a list'),
         ('{"dialogue_id": "1", "turns": []}', "at least one turn"),
         ('{"dialogue_id": "1", "turns": ["Hi"]}', "turn 1 must be an object"),
-        ('{"dialogue_id": "1", "turns": [{"speaker": "user", "text": 1}]}', 'turn 1: "text" must be a text'),
-        ('{"dialogue_id": "1", "turns": [{"text": "Hi"}]}', 'turn 1: "speaker" must be a text'),
+        ('{"dialogue_id": "1", "turns": [{"speaker": "user", "text": 1}]}', 'turn 1: "text" must be a string'),
+        ('{"dialogue_id": "1", "turns": [{"text": "Hi"}]}', 'turn 1: "speaker" must be a string'),
         (GOOD.replace('"c"', "null"), 'turn 1: "slots" must be'),
-        (GOOD.replace('"c"', "NaN"), "NaN is no JSON"),
-        (GOOD.replace('"a.b"', '""'), "the name of a slot"),
+        (GOOD.replace('"c"', "NaN"), "NaN is not JSON"),
+        (GOOD.replace('"a.b"', '""'), "a slot name must have"),
         (GOOD.replace("Hi", "\\ud800"), "not UTF-8"),
-        ("[" * 100_000, "nested too deep"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path: Path, line: str, reason: str) -> None:
-    """With its number, and without what was said in it."""
+def test_an_error_names_the_bad_line(tmp_path: Path, line: str, reason: str) -> None:
+    """The error gives the line's number and the reason, and never quotes the transcript."""
     with pytest.raises(BadTranscripts, match=rf"transcripts\.jsonl, line 3: .*{reason}") as error:
         read_dialogues(_file(tmp_path, GOOD, "", line, GOOD))
     assert "Hi" not in str(error.value)
 
 
-def test_a_line_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+def test_an_error_names_a_line_that_is_not_utf_8(tmp_path: Path) -> None:
+    """A line in another encoding is rejected with its number."""
     path = tmp_path / "transcripts.jsonl"
     path.write_bytes(GOOD.encode() + b"\n\xff\n")
     with pytest.raises(BadTranscripts, match="line 2: not UTF-8"):
         read_dialogues(path)
 
 
-def test_a_file_that_is_empty_or_missing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadTranscripts, match="no dialogue in it"):
+def test_an_empty_or_missing_file_is_rejected(tmp_path: Path) -> None:
+    """A file without a dialogue and a missing file are rejected with the reason."""
+    with pytest.raises(BadTranscripts, match="has no dialogue"):
         read_dialogues(_file(tmp_path, ""))
     with pytest.raises(BadTranscripts, match="No such file"):
         read_dialogues(tmp_path / "missing.jsonl")
 
 
-def test_more_sessions_than_dialogues_play_them_again() -> None:
-    """Under ids and markers of their own."""
-    plans = planned([DIALOGUE], 3, "test")
+def test_dialogues_repeat_for_more_sessions() -> None:
+    """More sessions than dialogues repeat the dialogues under unique ids and markers."""
+    plans = plan_sessions([DIALOGUE], 3, "test")
     assert [plan.session_id for plan in plans] == ["replay-test-0001", "replay-test-0002", "replay-test-0003"]
     assert len({plan.marker for plan in plans}) == 3
     assert all(plan.dialogue is DIALOGUE for plan in plans)
     assert json.loads(json.dumps(plans[0].as_json()))["dialogue"]["dialogue_id"] == "trains"
 
 
-def test_the_sample_is_in_order() -> None:
-    """The one among the examples, which the README plays."""
+def test_the_example_file_is_valid() -> None:
+    """The transcripts in examples/, which the documentation plays, can be read."""
     sample = Path(__file__).parents[2] / "examples" / "transcripts.jsonl"
     assert [dialogue.dialogue_id for dialogue in read_dialogues(sample)] == ["bike-shop", "refund", "table", "router"]

@@ -27,7 +27,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 def main() -> None:
     """Run the command line, or say how to get it."""
     try:
-        from session_notes_tools.cli import app
+        from session_notes_tools.command_line import app
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.split(".")[0] in {"session_notes", "session_notes_server"}:
             raise

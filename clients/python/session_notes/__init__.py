@@ -27,6 +27,7 @@ from session_notes._async_primary import AsyncPrimaryClient
 from session_notes._background import BackgroundObserver
 from session_notes._channel import Endpoint
 from session_notes._credentials import TLS, TokenFile
+from session_notes._environment import unknown_variables
 from session_notes._errors import (
     Conflict,
     DeadlineExceeded,
@@ -124,4 +125,5 @@ __all__ = [
     "VersionMismatch",
     "WriteOutcome",
     "WriteResult",
+    "unknown_variables",
 ]

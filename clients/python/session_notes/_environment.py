@@ -1,11 +1,15 @@
-"""The environment variables that clients read, and a warning about names that come close to one of them."""
+"""The environment variables that clients read, and warnings about names that come close to a variable."""
 
 import logging
 import os
+import re
+from collections.abc import Collection
 
 _PREFIX = "SESSION_NOTES_"
-_NAMES = ("TARGET", "TOKEN", "TOKEN_FILE", "TLS_CA", "TLS_CERT", "TLS_KEY")
+_NAMES = tuple(_PREFIX + name for name in ("TARGET", "TOKEN", "TOKEN_FILE", "TLS_CA", "TLS_CERT", "TLS_KEY"))
 _MOST_SLIPS = 2
+# Kubernetes sets these in every container, for a service named session-notes.
+_OF_KUBERNETES = re.compile(r"SESSION_NOTES_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)")
 
 _LOGGER = logging.getLogger("session_notes")
 _warned: set[str] = set()
@@ -16,23 +20,36 @@ def variable(name: str) -> str | None:
     return os.environ.get(_PREFIX + name) or None
 
 
-def warn_of_misspelt_names() -> None:
-    """Log one warning per variable that is probably meant for a client and has no effect.
+def unknown_variables(known: Collection[str] = _NAMES, *, complete: bool = False) -> dict[str, str]:
+    """Return a warning for each environment variable that is probably meant for session-notes and has no effect.
 
-    Names that are far from all of ours are left alone: the sidecar has variables of its own, and Kubernetes sets
-    `SESSION_NOTES_PORT` and its like for a service that is called session-notes.
+    Args:
+        known: The variables that have an effect; by default those that clients read.
+        complete: Whether `known` names all variables of session-notes that this process reads. Every other name with
+            the prefix `SESSION_NOTES_` is then unknown; else only names that come close to a known one are.
     """
+    warnings = dict[str, str]()
     for name in os.environ:
-        if name[:7].upper() != _PREFIX[:7] or name in _warned or not (name.isascii() and name.isidentifier()):
+        if name[:7].upper() != _PREFIX[:7] or name in known or not (name.isascii() and name.isidentifier()):
             continue
-        nearest = _nearest(name.upper())
-        if nearest is not None and nearest != name:
+        if _OF_KUBERNETES.fullmatch(name):
+            continue
+        nearest = _nearest(name.upper(), known)
+        if nearest or (complete and name.startswith(_PREFIX)):
+            hint = f"; is it {nearest}?" if nearest else ""
+            warnings[name] = f"the environment variable {name} is unknown and has no effect{hint}"
+    return warnings
+
+
+def warn_of_misspelt_names() -> None:
+    """Log each variable that is probably meant for a client and has no effect, once per process."""
+    for name, warning in unknown_variables().items():
+        if name not in _warned:
             _warned.add(name)
-            _LOGGER.warning("the environment variable %s is unknown and has no effect; is it %s?", name, nearest)
+            _LOGGER.warning("%s", warning)
 
 
-def _nearest(name: str) -> str | None:
-    known = [_PREFIX + one for one in _NAMES]
+def _nearest(name: str, known: Collection[str] = _NAMES) -> str | None:
     longer = [one for one in known if name.startswith(one) and _is_suffix(name.removeprefix(one))]
     slips, nearest = min((_slips(name, one), one) for one in known)
     if slips <= _MOST_SLIPS:

@@ -1,144 +1,99 @@
-"""Who may call what: the one table of methods and roles, and the one place that asks it.
+"""Authorization: the table of methods and roles, and the check of every call against it.
 
-Denied by default: a method without a row is nobody's, and an RPC of ours without a row keeps the sidecar from starting.
-`grpc.health.v1` alone is not asked about: probes have no credentials, and all they learn is whether the sidecar serves.
+Access is denied by default: no role may call a method without a row, and an RPC of the contract without a row keeps the
+sidecar from starting. `grpc.health.v1` alone is not checked, because probes have no credentials and learn nothing but
+whether the sidecar serves.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
-from grpc_reflection.v1alpha import reflection
-from session_notes.v1 import session_notes_pb2, session_state_pb2
 
+from session_notes_server.contract import SERVICES
 from session_notes_server.identity.callers import CertificateRoles, Role, Tokens
 from session_notes_server.rpc import errors
-from session_notes_server.rpc.admission import Gate
-from session_notes_server.telemetry.call_log import Account
-from session_notes_server.telemetry.metrics.counting import Metrics
 
-_BOTH = frozenset({Role.PRIMARY, Role.OBSERVER, Role.ADMIN})
+_EVERY_ROLE = frozenset(Role)
 _PRIMARY = frozenset({Role.PRIMARY, Role.ADMIN})
 _OBSERVER = frozenset({Role.OBSERVER, Role.ADMIN})
 _ADMIN = frozenset({Role.ADMIN})
 
-_REFLECTION = f"{reflection.SERVICE_NAME}.ServerReflectionInfo"
-_CHANNELZ = tuple(
-    f"grpc.channelz.v1.Channelz.{name}"
-    for name in (
-        *("GetTopChannels", "GetServers", "GetServer", "GetServerSockets"),
-        *("GetChannel", "GetSubchannel", "GetSocket"),
-    )
-)
-
 ALLOWED: dict[str, frozenset[Role]] = {
-    "session_notes.v1.SessionNotes.GetNotes": _BOTH,
-    "session_notes.v1.SessionNotes.BatchGetNotes": _BOTH,
+    "session_notes.v1.SessionNotes.GetNotes": _EVERY_ROLE,
+    "session_notes.v1.SessionNotes.BatchGetNotes": _EVERY_ROLE,
     "session_notes.v1.SessionNotes.BeginRun": _OBSERVER,
     "session_notes.v1.SessionNotes.WriteNotes": _OBSERVER,
     "session_notes.v1.SessionNotes.FailRun": _OBSERVER,
-    "session_notes.v1.SessionNotes.ListRuns": _BOTH,
-    # With the transcript, which observers are there to read.
-    "session_notes.v1.SessionState.GetSession": _BOTH,
+    "session_notes.v1.SessionNotes.ListRuns": _EVERY_ROLE,
+    # Includes the transcript, which observers must read.
+    "session_notes.v1.SessionState.GetSession": _EVERY_ROLE,
     "session_notes.v1.SessionState.UpdateSession": _PRIMARY,
     "session_notes.v1.SessionState.AppendTurns": _PRIMARY,
     "session_notes.v1.SessionState.DeleteSession": _PRIMARY,
-    # Names every session, also those that the caller has nothing to do with.
+    # Names every session, including those that are not the caller's.
     "session_notes.v1.SessionState.ListSessions": _ADMIN,
-    _REFLECTION: _BOTH,
-    # Names everybody who is connected.
-    **dict.fromkeys(_CHANNELZ, _ADMIN),
+    # All methods of a service.
+    "grpc.reflection.v1alpha.ServerReflection": _EVERY_ROLE,
+    # Names every caller that is connected.
+    "grpc.channelz.v1.Channelz": _ADMIN,
 }
+"""The roles that may call a method of the contract, or any method of another service."""
 
 
 def _check_table() -> None:
-    services = (
-        session_notes_pb2.DESCRIPTOR.services_by_name["SessionNotes"],
-        session_state_pb2.DESCRIPTOR.services_by_name["SessionState"],
-    )
-    methods = {method.full_name for service in services for method in service.methods} | {_REFLECTION, *_CHANNELZ}
-    if unsaid := methods ^ ALLOWED.keys():
-        raise RuntimeError(f"who may call is not said, or said of nothing: {sorted(unsaid)}")
+    methods = {method.full_name for service in SERVICES for method in service.methods}
+    rows = {name for name in ALLOWED if name.startswith("session_notes.")}
+    if wrong := methods ^ rows:
+        raise RuntimeError(f"methods without a row in ALLOWED, or rows without a method: {sorted(wrong)}")
 
 
 _check_table()
 
 
-class Access:
-    """Lets calls through, or not. With neither tokens nor identities, everybody who can connect may call everything.
+class Authorization:
+    """Admits or rejects callers by their role. With neither tokens nor certificate roles, any caller may call anything.
 
     Args:
-        tokens: Known tokens.
-        identities: Known names of client certificates.
+        tokens: The tokens and their roles.
+        certificate_roles: The roles of client certificates.
     """
 
-    def __init__(self, tokens: Tokens | None = None, identities: CertificateRoles | None = None) -> None:
+    def __init__(self, tokens: Tokens | None = None, certificate_roles: CertificateRoles | None = None) -> None:
         self._tokens = tokens
-        self._identities = identities
+        self._certificate_roles = certificate_roles
 
-    def admit(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        """Return if the caller may call the method, by its full name.
+    def check(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        """Return if the caller may call the method, given by its full name.
 
         Raises:
             StatusError: UNAUTHENTICATED or PERMISSION_DENIED.
         """
-        if self._tokens is None and self._identities is None:
+        if self._tokens is None and self._certificate_roles is None:
             return
         role = self._role(context)
         if role is None:
             raise errors.unauthenticated()
-        if role not in ALLOWED.get(method, ()):
+        if role not in (ALLOWED.get(method) or ALLOWED.get(method.rpartition(".")[0]) or ()):
             raise errors.permission_denied(method)
 
     def _role(self, context: grpc.aio.ServicerContext[Any, Any]) -> Role | None:
         if self._tokens is not None:
-            sent = [text for key, text in context.invocation_metadata() or () if key == "authorization"]
-            if sent:
-                # A token that is not known is a mistake or an attack, whatever the certificate says.
-                scheme, _, token = str(sent[0]).partition(" ")
+            headers = [text for key, text in context.invocation_metadata() or () if key == "authorization"]
+            if headers:
+                # An unknown token is a mistake or an attack, whatever role the certificate has.
+                scheme, _, token = str(headers[0]).partition(" ")
                 token = token.strip()
-                return self._tokens.role_of(token) if token and len(sent) == 1 and scheme.lower() == "bearer" else None
-        return self._identities.role_of(_names(context)) if self._identities is not None else None
+                usable = token and len(headers) == 1 and scheme.lower() == "bearer"
+                return self._tokens.role_of(token) if usable else None
+        return self._certificate_roles.role_of(_names(context)) if self._certificate_roles is not None else None
 
 
 def _names(context: grpc.aio.ServicerContext[Any, Any]) -> Iterator[str]:
-    """The names in the certificate that the caller has shown: DNS and URI of its SAN, and its CN."""
+    """Yield the names in the caller's certificate: DNS names and URIs of its SAN, and its CN."""
     properties = context.auth_context()
     for key in ("peer_dns", "peer_uri", "x509_common_name"):
         for name in properties.get(key, ()):
             yield name.decode(errors="replace")
-
-
-class GuardedReflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # grpc_reflection has no types
-    """Reflection for those who have a role; what the sidecar can do is nobody else's business.
-
-    Args:
-        access: Who has one.
-        gate: How many may ask at once.
-        service_names: The services to tell about.
-        metrics: Where calls are counted, if that is wanted.
-    """
-
-    def __init__(self, access: Access, gate: Gate, service_names: list[str], metrics: Metrics | None = None) -> None:
-        super().__init__(service_names)
-        self._access = access
-        self._gate = gate
-        self._account = Account(_REFLECTION, metrics)
-
-    async def ServerReflectionInfo(
-        self, request_iterator: AsyncIterable[Any], context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[Any]:
-        """Answer questions about the services, as grpcurl asks them."""
-        with self._account.call(context):
-            try:
-                call = self._gate.enter(context)
-                self._access.admit(_REFLECTION, context)
-            except errors.StatusError as error:
-                await context.abort(error.code, error.message, error.trailing_metadata())
-            async for answer in super().ServerReflectionInfo(request_iterator, context):
-                call.answering()
-                yield answer
-                call.answered()
-            call.answering()

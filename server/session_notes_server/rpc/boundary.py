@@ -1,4 +1,4 @@
-"""The edge of the sidecar: bytes come in, bytes or a status go out, and nothing else ever gets past."""
+"""The boundary of the sidecar: turns servicers into handlers that take bytes and return bytes or a status."""
 
 from __future__ import annotations
 
@@ -7,129 +7,129 @@ import logging
 import secrets
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
+from session_notes_server.contract import SERVICES
 from session_notes_server.rpc import errors
-from session_notes_server.rpc.admission import Gate
-from session_notes_server.rpc.authorization import Access
+from session_notes_server.rpc.admission import Admission
+from session_notes_server.rpc.authorization import Authorization
 from session_notes_server.rpc.errors import StatusError
 from session_notes_server.store import RefusalLog, StoreUnavailable
-from session_notes_server.telemetry.call_log import Account
-from session_notes_server.telemetry.metrics.counting import Metrics
-
-if TYPE_CHECKING:
-    from session_notes_server.telemetry.tracing.traces import Traces
+from session_notes_server.telemetry.calls import Telemetry
 
 log = logging.getLogger(__name__)
 
 LAST_CALLS_SECONDS = 0.1
 
-# Whose requests carry what users and observers have to say. All others are some hundred bytes, and never wait.
 LARGE_REQUESTS = {"BatchGetNotes", "WriteNotes", "UpdateSession", "AppendTurns"}
-# Whose answers may carry much of a session, or of many. GetNotes, which has one document at most, never waits.
-LARGE_ANSWERS = {"BatchGetNotes", "BeginRun", "GetSession", "ListRuns", "ListSessions"}
-# How the names of methods begin that change nothing.
+"""Methods whose requests carry texts of users and observers. All others have some hundred bytes and never wait."""
+
+LARGE_RESPONSES = {"BatchGetNotes", "BeginRun", "GetSession", "ListRuns", "ListSessions"}
+"""Methods whose responses may carry much of a session, or of many. GetNotes returns one document and never waits."""
+
 READS = ("Get", "BatchGet", "List")
+"""Prefixes of the methods that change nothing."""
+
+if unknown := (LARGE_REQUESTS | LARGE_RESPONSES) - {method.name for service in SERVICES for method in service.methods}:
+    raise AssertionError(f"methods that the contract does not have: {sorted(unknown)}")
 
 
 class Boundary:
-    """Turns servicers into handlers that gRPC can serve, and knows which calls are in flight.
+    """Makes the handlers that gRPC serves, and keeps track of the calls in flight.
 
-    gRPC's own way, a deserializer and a handler, hands a caller the text of whatever either of them raises. So the
-    handlers made here take and give bytes, and translate every error themselves.
+    With a deserializer and a handler of the usual kind, gRPC sends the caller the text of whatever either raises. The
+    handlers made here therefore take and return bytes, and translate every error themselves.
 
     Args:
-        access: Who may call what; asked before a request is even taken off the wire.
-        gate: How many calls there may be at once.
-        metrics: Where calls are counted, if that is wanted.
-        traces: What makes a span of each call; None: nobody wants any.
+        authorization: Checks callers, before a request is read.
+        admission: Bounds the calls in flight.
+        telemetry: Observes every call.
     """
 
-    def __init__(
-        self, access: Access, gate: Gate, metrics: Metrics | None = None, traces: Traces | None = None
-    ) -> None:
-        self._access = access
-        self._traces = traces
+    def __init__(self, authorization: Authorization, admission: Admission, telemetry: Telemetry) -> None:
+        self._authorization = authorization
+        self._admission = admission
+        self._telemetry = telemetry
         self._refusals = RefusalLog()
-        self._gate = gate
-        self._metrics = metrics
         self._stopping = False
 
     def handlers(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
-        """Handlers for all methods of a service, by the names its descriptor gives."""
+        """Return handlers for all methods of a service, by the names in its descriptor."""
         return grpc.method_handlers_generic_handler(
             service.full_name,
             {
-                # The same on the wire as a unary request, but for the handler to say when its message is taken.
-                method.name: grpc.stream_unary_rpc_method_handler(self._traced(method, getattr(servicer, method.name)))
+                # On the wire the same as unary_unary, but the handler decides when its request is read.
+                method.name: grpc.stream_unary_rpc_method_handler(self._handler(method, getattr(servicer, method.name)))
                 for method in service.methods
             },
         )
 
-    async def drain(self, grace_seconds: float) -> None:
-        """Take no new calls, and wait for those in flight; what has not finished by then is ended with a status.
+    def unknown_methods(self) -> grpc.GenericRpcHandler:
+        """Return a handler to be registered last, which reports calls of unknown methods and handles none."""
+        return _UnknownMethods(self._telemetry)
 
-        `grpc.aio.Server.stop` alone ends calls that have just arrived as CANCELLED, which tells a caller nothing, and
-        returns before the handlers it cancelled are done.
+    async def drain(self, grace_seconds: float) -> None:
+        """Reject new calls and wait for those in flight; end what has not finished by then with a status.
+
+        `grpc.aio.Server.stop` alone would end calls that have just arrived as CANCELLED, without a reason, and return
+        before the handlers it cancelled are done.
         """
         self._stopping = True
-        # New calls are refused meanwhile, one by one: whoever is on its way is told why.
+        # Calls on their way here are rejected one by one for this long, so that their callers learn why.
         await asyncio.sleep(LAST_CALLS_SECONDS)
-        self._gate.close()
-        if calls := self._gate.inside:
+        self._admission.transfers.give_up_requests()
+        if calls := self._admission.tasks:
             _, late = await asyncio.wait(calls, timeout=grace_seconds)
             for task in late:
                 task.cancel()
             if late:
                 await asyncio.wait(late, timeout=1.0)
 
-    def _traced(self, method: MethodDescriptor, behaviour: Callable[[Any, Any], Awaitable[Message]]) -> Any:
-        handle = self._handler(method, behaviour)
-        return handle if self._traces is None else self._traces.of_calls(method, handle)
-
     def _handler(self, method: MethodDescriptor, behaviour: Callable[[Any, Any], Awaitable[Message]]) -> Any:
-        # Looked up once: a descriptor makes its name anew each time.
-        request_type, name, refusable = (
+        # Looked up once: a descriptor builds its name anew on each access.
+        request_type, name, droppable = (
             GetMessageClass(method.input_type),
             method.full_name,
             method.name.startswith(READS),
         )
-        large_request, large_answer = method.name in LARGE_REQUESTS, method.name in LARGE_ANSWERS
-        account = Account(name, self._metrics)
+        large_request, large_response = method.name in LARGE_REQUESTS, method.name in LARGE_RESPONSES
+        telemetry = self._telemetry.method(name)
 
         async def handle(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-            began, left, call = account.begin(), False, None
+            observed, cancelled, call, request = telemetry.begin(context), False, None, None
             try:
                 if self._stopping:
                     raise errors.shutting_down()
-                call = self._gate.enter(context)
-                self._access.admit(name, context)
-                data = await call.request(large=large_request)
-                if large_answer:
-                    await call.turn()
-                response = await behaviour(_parsed(request_type, data), context)
+                call = self._admission.admit(context)
+                self._authorization.check(name, context)
+                data = await call.read_request(large=large_request)
+                if large_response:
+                    await call.wait_to_respond()
+                request = _parsed(request_type, data)
+                response = await behaviour(request, context)
                 answer = response.SerializeToString()
-                call.answer(len(answer), refusable=refusable)
-                account.end(began, grpc.StatusCode.OK)
+                call.hold_response(len(answer), droppable=droppable)
+                telemetry.end(observed, grpc.StatusCode.OK, request=request, response=response)
                 return answer
             except StatusError as error:
-                # Its frames hold the request, and ours holds it: a circle that would stay until the next collection.
+                # The traceback's frames hold the request, and this frame holds the status. The cycle would keep both
+                # until the next collection.
                 status = error.with_traceback(None)
             except StoreUnavailable as error:
                 self._refusals.record(error.__cause__)
                 status = errors.store_unavailable()
             except asyncio.CancelledError:
-                # The caller is gone or the sidecar stops. Ending in CancelledError would leave a caller that is still
-                # there hanging to its deadline.
-                status, left = errors.shutting_down(), not self._stopping
+                # The caller has left, or the sidecar is stopping. Raising CancelledError would leave a caller that is
+                # still connected waiting for its deadline.
+                status, cancelled = errors.shutting_down(), not self._stopping
             except Exception as error:
                 error_id = secrets.token_hex(4)
-                # Neither the exception's text nor the values in its frames: they may be what a user said.
+                # Log neither the exception's text nor the values in its frames: they may hold what a user said.
                 frames = "".join(traceback.format_tb(error.__traceback__))
                 log.error(
                     "error %s in %s: %s\n%s",
@@ -137,12 +137,14 @@ class Boundary:
                     extra={"method": name, "error_id": error_id},
                 )
                 status = errors.internal(error_id)
-            if left:
-                account.end(began, grpc.StatusCode.CANCELLED)
+            if cancelled:
+                telemetry.end(observed, grpc.StatusCode.CANCELLED)
             else:
-                account.end(began, status.code, status.reason)
+                telemetry.end(observed, status.code, status.reason, request=request)
+            # A caller that does not read its status must not keep the parsed request in memory.
+            request = None
             if call is not None:
-                call.answering()
+                call.sending()
             await context.abort(status.code, status.message, status.trailing_metadata())
             raise AssertionError("abort always raises")
 
@@ -154,3 +156,11 @@ def _parsed(request_type: type[Message], data: bytes) -> Message:
         return request_type.FromString(data)
     except DecodeError:
         raise errors.malformed_message() from None
+
+
+class _UnknownMethods(grpc.GenericRpcHandler):
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+
+    def service(self, _: grpc.HandlerCallDetails) -> None:
+        self._telemetry.unknown_method()

@@ -1,7 +1,7 @@
-"""Every error a caller can get, with its code, its reason and its fixed text; the refusals of the store are one table.
+"""Statuses of rejected calls: every status code, reason and message a caller can get, as one table of functions.
 
-The reasons are those of ErrorReason in the protos. No text here ever holds anything a user sent, an address, or the
-text of an exception.
+The reasons are those of ErrorReason in the protos. The messages are fixed. They never hold anything a caller sent, an
+address or the text of an exception.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from session_notes_server.store import Refused, scripts
 log = logging.getLogger(__name__)
 
 DOMAIN = "session-notes"
-# Details beyond 16 KB turn any status into RESOURCE_EXHAUSTED on the way.
+# gRPC replaces any status whose details exceed 16 KB by RESOURCE_EXHAUSTED.
 MAX_VIOLATIONS = 20
 RETRY_DELAY = timedelta(milliseconds=500)
 
 
 class StatusError(Exception):
-    """Ends a call with a status.
+    """An error that ends a call with a status.
 
     Attributes:
         code: The status code.
-        reason: Why, a name of ErrorReason without its prefix.
+        reason: A name of ErrorReason without its prefix.
         message: The status message, fixed for each kind of error.
-        details: Messages of google.rpc, ErrorInfo first.
+        details: Messages of google.rpc, with ErrorInfo first.
     """
 
     def __init__(
         self, code: StatusCode, reason: str, message: str, metadata: Mapping[str, str] | None = None, *details: Message
     ) -> None:
         super().__init__(message)
-        ErrorReason.Value(f"ERROR_REASON_{reason}")  # A reason the contract does not list is a bug.
+        ErrorReason.Value(f"ERROR_REASON_{reason}")  # Raises for a reason that the contract does not list.
         self.code = code
         self.reason = reason
         self.message = message
         self.details = (error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata), *details)
 
     def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
-        """The details, as gRPC's richer error model sends them."""
+        """Return the details as trailing metadata, in the form of gRPC's richer error model."""
         packed = []
         for detail in self.details:
             packed.append(any_pb2.Any())
@@ -58,7 +58,11 @@ class StatusError(Exception):
 
 
 def invalid_fields(violations: Sequence[tuple[str, str]]) -> StatusError:
-    """Fields (path, what is wrong) that break the contract; the first of them are named."""
+    """Return the status of a request whose fields break the contract.
+
+    Args:
+        violations: Paths of fields, and what is wrong with each. The first 20 are named.
+    """
     bad_request = error_details_pb2.BadRequest(
         field_violations=[
             error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
@@ -71,14 +75,19 @@ def invalid_fields(violations: Sequence[tuple[str, str]]) -> StatusError:
 
 
 def malformed_message() -> StatusError:
-    """The request's bytes do not parse, or do not come."""
+    """Return the status of a request whose bytes do not parse."""
     return StatusError(
         StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE", "the request is not a message of this method's request type"
     )
 
 
+def request_timeout() -> StatusError:
+    """Return the status of a request that did not arrive in time. The call has had no effect."""
+    return StatusError(StatusCode.DEADLINE_EXCEEDED, "REQUEST_TIMEOUT", "the request did not arrive in time; retry")
+
+
 def too_large(field: str, *, limit: int, actual: int, unit: str = "bytes") -> StatusError:
-    """A field is larger than the sidecar takes; with no field, the request as a whole."""
+    """Return the status of a request, or of one of its fields, that exceeds a limit."""
     return StatusError(
         StatusCode.RESOURCE_EXHAUSTED,
         "TOO_LARGE",
@@ -88,94 +97,111 @@ def too_large(field: str, *, limit: int, actual: int, unit: str = "bytes") -> St
 
 
 def overloaded() -> StatusError:
-    """More is under way than the sidecar takes; nothing was done about this call."""
-    retry = error_details_pb2.RetryInfo()
-    retry.retry_delay.FromTimedelta(RETRY_DELAY)
+    """Return the status of a call for which there is no room. The call has had no effect."""
     return StatusError(
-        StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "the sidecar has too much to do; try again", None, retry
+        StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "the sidecar is overloaded; retry later", None, _retry_info()
     )
 
 
 def refused(refusal: Refused) -> StatusError:
-    """Return the status of a refusal by the store's rules: INTERNAL and a line in the log, where the table has none."""
+    """Return the status of a refusal by the store's rules; INTERNAL, with a log line, for one the table lacks."""
     status = _REFUSALS.get(refusal.name)
     if status is None:
         error_id = secrets.token_hex(4)
-        log.error("error %s: no status is known for the store's refusal %s", error_id, refusal.name)
+        log.error("error %s: the refusal %s of the store has no status", error_id, refusal.name)
         return internal(error_id)
     code, reason, message = status
     return StatusError(code, reason, message, refusal.details)
 
 
-# Refusal, as the scripts say it → status code, reason, message.
+# Names of refusals in the scripts, with status code, reason and message.
 _REFUSALS = {
     "VERSION_MISMATCH": (
         StatusCode.ABORTED,
         "VERSION_MISMATCH",
-        "the session is at another version than expected",
+        "the session does not have the expected version; read it again",
     ),
     "TURN_COUNT_MISMATCH": (
         StatusCode.ABORTED,
         "TURN_COUNT_MISMATCH",
-        "the transcript has another length than expected",
+        "the transcript does not have the expected length; read it again",
     ),
-    "RUN_WROTE_OTHER_NOTES": (StatusCode.ALREADY_EXISTS, "RUN_ALREADY_WRITTEN", "this run has written other notes"),
-    "RUN_ALREADY_WRITTEN": (StatusCode.FAILED_PRECONDITION, "RUN_ALREADY_WRITTEN", "this run has written notes"),
-    "RUN_ALREADY_FAILED": (StatusCode.FAILED_PRECONDITION, "RUN_ALREADY_FAILED", "this run has been ended by FailRun"),
-    "RUN_NOT_FOUND": (StatusCode.NOT_FOUND, "RUN_NOT_FOUND", "there is no such run"),
+    "RUN_WROTE_OTHER_NOTES": (
+        StatusCode.ALREADY_EXISTS,
+        "RUN_ALREADY_WRITTEN",
+        "this run has already written other notes",
+    ),
+    "RUN_ALREADY_WRITTEN": (
+        StatusCode.FAILED_PRECONDITION,
+        "RUN_ALREADY_WRITTEN",
+        "this run has already written notes",
+    ),
+    "RUN_ALREADY_FAILED": (
+        StatusCode.FAILED_PRECONDITION,
+        "RUN_ALREADY_FAILED",
+        "this run has already ended with FailRun",
+    ),
+    "RUN_NOT_FOUND": (StatusCode.NOT_FOUND, "RUN_NOT_FOUND", "the observer has no run with this id"),
     "SESSION_DELETED": (
         StatusCode.FAILED_PRECONDITION,
         "SESSION_DELETED",
-        "the session was deleted while this run was at work",
+        "the session was deleted while this run was in flight",
     ),
     "FIELDS_TOO_LARGE": (
         StatusCode.RESOURCE_EXHAUSTED,
         "TOO_LARGE",
-        "the session's fields take more together than a session may hold; remove some",
+        "the session's fields would exceed their total size limit; remove some",
     ),
     "RUNS_TOO_LARGE": (
         StatusCode.RESOURCE_EXHAUSTED,
         "TOO_LARGE",
-        "the session's runs and notes take more together than a session may hold",
+        "the session's runs and notes would exceed their total size limit",
     ),
 }
-if unlisted := scripts.refusals() ^ _REFUSALS.keys():
-    raise AssertionError(f"refusals of the scripts and their statuses differ: {sorted(unlisted)}")
+if difference := scripts.refusals() ^ _REFUSALS.keys():
+    raise AssertionError(f"refusals without a status, or statuses without a refusal: {sorted(difference)}")
 
 
 def store_unavailable() -> StatusError:
-    """The store cannot be reached, refuses, or is too slow."""
-    retry = error_details_pb2.RetryInfo()
-    retry.retry_delay.FromTimedelta(RETRY_DELAY)
-    return StatusError(StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", "the store is unavailable; try again", None, retry)
-
-
-def shutting_down() -> StatusError:
-    """The sidecar stops before the call could finish."""
-    retry = error_details_pb2.RetryInfo()
-    retry.retry_delay.FromTimedelta(RETRY_DELAY)
-    return StatusError(StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "the sidecar is stopping; try again", None, retry)
-
-
-def unauthenticated() -> StatusError:
-    """Nobody we know."""
+    """Return the status of a call whose store is unreachable, too slow, or refuses for a reason that may pass."""
     return StatusError(
-        StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", "the call has no credentials, or none that are known here"
+        StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", "the store is unavailable; retry later", None, _retry_info()
     )
 
 
+def shutting_down() -> StatusError:
+    """Return the status of a call that cannot finish before the sidecar stops."""
+    return StatusError(
+        StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "the sidecar is shutting down; retry later", None, _retry_info()
+    )
+
+
+def _retry_info() -> error_details_pb2.RetryInfo:
+    retry = error_details_pb2.RetryInfo()
+    retry.retry_delay.FromTimedelta(RETRY_DELAY)
+    return retry
+
+
+def unauthenticated() -> StatusError:
+    """Return the status of a caller without credentials, or with unknown ones."""
+    return StatusError(StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", "the call has no credentials, or unknown ones")
+
+
 def permission_denied(method: str) -> StatusError:
-    """Somebody we know, whose role is another."""
+    """Return the status of a caller whose role does not permit the method."""
     return StatusError(
         StatusCode.PERMISSION_DENIED,
         "PERMISSION_DENIED",
-        "this method is not for the caller's role",
+        "the caller's role does not permit this method",
         {"method": method},
     )
 
 
 def internal(error_id: str) -> StatusError:
-    """A bug; the log has more under the same id."""
+    """Return the status of a bug, which the log describes under the same id."""
     return StatusError(
-        StatusCode.INTERNAL, "INTERNAL", f"internal error {error_id}; the log says more", {"error_id": error_id}
+        StatusCode.INTERNAL,
+        "INTERNAL",
+        f"internal error {error_id}; see the sidecar's log under this id",
+        {"error_id": error_id},
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 from datetime import timedelta
 
-from session_notes_server.rpc.listening import AddressError
+from session_notes_server.addresses import AddressError
 from session_notes_server.settings import Settings
 
 # Nothing of TLS and HTTP/2 takes longer between neighbours. gRPC's own limit is two minutes.

@@ -16,15 +16,12 @@ from urllib.parse import quote
 
 import grpc
 
-from session_notes_server.embedded.valkey import MAX_SOCKET_PATH_BYTES, lock_file
+from session_notes_server.addresses import AddressError, host_and_port, is_loopback
+from session_notes_server.embedded.locks import lock_file
 from session_notes_server.identity.callers import Certificates
-from session_notes_server.settings import InvalidSetting, Settings
+from session_notes_server.settings import MAX_SOCKET_PATH_BYTES, InvalidSetting, Settings
 
 log = logging.getLogger(__name__)
-
-
-class AddressError(Exception):
-    """An address cannot be listened on. Its text says to a user what to do."""
 
 
 def check_addresses(settings: Settings) -> None:
@@ -60,36 +57,6 @@ def check_addresses(settings: Settings) -> None:
             "--tls-cert and --tls-key, and --tokens-dir or --tls-client-ca, or listen on 127.0.0.1. If something else "
             "protects the address, say --insecure-listen."
         )
-
-
-def host_and_port(address: str) -> tuple[str, int]:
-    """The host of `host:port`, without the brackets of IPv6, and the port.
-
-    Raises:
-        InvalidSetting: it is written otherwise.
-    """
-    host, colon, port_text = address.rpartition(":")
-    # gRPC would take the lack of a port for 443, and a port beyond the last one for another.
-    if not colon or not (port_text.isascii() and port_text.isdecimal()) or int(port_text) > 65535:
-        raise InvalidSetting(
-            f"cannot listen on {address}: write host:port, with a port from 0 to 65535, or unix:/path."
-        )
-    return host.removeprefix("[").removesuffix("]"), int(port_text)
-
-
-def is_loopback(address: str, host: str) -> bool:
-    """Whether all that a host stands for is loopback. Without a host it is every address, as gRPC has it.
-
-    Raises:
-        AddressError: it stands for no address.
-    """
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM) if host else []
-    except (OSError, UnicodeError):
-        raise AddressError(
-            f"cannot listen on {address}: it is no address of this machine. Choose another with --listen."
-        ) from None
-    return bool(found) and all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found)
 
 
 @contextlib.contextmanager

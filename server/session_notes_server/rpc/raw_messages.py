@@ -14,7 +14,9 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorP
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from session_notes.v1 import session_notes_pb2, session_state_pb2
+from session_notes.v1 import session_notes_pb2
+
+from session_notes_server.contract import FILES
 
 __all__ = [
     "BeginRunResponse",
@@ -53,8 +55,8 @@ def _add(file: FileDescriptor, pool: DescriptorPool, known: set[str]) -> None:
 
 
 _pool, _known = DescriptorPool(), set[str]()
-_add(session_notes_pb2.DESCRIPTOR, _pool, _known)
-_add(session_state_pb2.DESCRIPTOR, _pool, _known)
+for _file in FILES:
+    _add(_file, _pool, _known)
 
 
 def _class(name: str) -> Any:

@@ -17,9 +17,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from session_notes.v1.notes_pb2 import Notes
 from session_notes.v1.turn_pb2 import Turn
 
+from session_notes_server.contract import DEFAULT_OBSERVER
 from session_notes_server.rpc import errors
 
-DEFAULT_OBSERVER = "default"
 MAX_DEPTH = 16
 MAX_NAME_BYTES = 256
 MAX_ENTRIES = 5000

@@ -1,1 +1,1 @@
-"""Metrics, traces and the call log."""
+"""Telemetry: metrics, traces and the call log."""

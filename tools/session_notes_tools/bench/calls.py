@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import psutil
-from session_notes_server.rpc.grpc_poller import POLLER
+from session_notes_server.sidecar.grpc_poller import POLLER
 
 from session_notes_tools.bench.callers import Callers
 from session_notes_tools.bench.contenders import bare_server, json_session, redis_documents

@@ -12,7 +12,7 @@ from typing import Any
 import click
 from click.exceptions import NoArgsIsHelpError
 
-from session_notes_tools.cli.environment import unknown_variables, warn_once
+from session_notes_tools.cli.environment import variable_warnings
 from session_notes_tools.cli.help import Group
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def failure_of(error: Exception, target: str = "") -> Failure:
     """
     import session_notes as client
 
-    from session_notes_tools.cli.show import count
+    from session_notes_tools.cli.phrases import count
 
     message = one_line(str(error))
     match error:
@@ -127,7 +127,8 @@ class Program(Group):
         """Find the command, and warn about variables that it would not read; `serve` logs that itself."""
         name, command, rest = super().resolve_command(ctx, args)
         if name != "serve" and not ctx.resilient_parsing:
-            warn_once(unknown_variables(self))
+            for warning in variable_warnings(self):
+                click.echo(f"warning: {warning}", err=True)
         return name, command, rest
 
     def main(
@@ -176,7 +177,7 @@ def _explain(error: click.UsageError) -> int:
 
 
 def _say(message: str, code: ExitCode) -> int:
-    from session_notes_tools.cli.show import plain
+    from session_notes_tools.cli.output import plain
 
     click.echo(f"error: {plain(message, lines=True)}", err=True)
     return code

@@ -5,7 +5,7 @@ from datetime import timedelta
 import click
 from click.exceptions import Exit
 
-from session_notes_tools.cli.connecting import tls
+from session_notes_tools.cli.credentials import tls
 from session_notes_tools.cli.exits import ExitCode, Failure, failure_of, no_answer, one_line
 from session_notes_tools.cli.help import Command
 from session_notes_tools.cli.options import common_options
@@ -43,7 +43,7 @@ def health(
     from grpc_health.v1 import health_pb2, health_pb2_grpc
     from session_notes import Endpoint, SessionNotesError
 
-    from session_notes_tools.cli import documents, show
+    from session_notes_tools.cli import documents, output
 
     # As the clients do it.
     try:
@@ -69,6 +69,6 @@ def health(
     if as_json:
         documents.write({"target": target, "service": service, "status": status.lower()})
     else:
-        show.out(show.line((status, "green" if serving else "red"), f"  {service or 'the sidecar'} at {target}"))
+        output.echo(output.line((status, "green" if serving else "red"), f"  {service or 'the sidecar'} at {target}"))
     if not serving:
         raise Exit(ExitCode.UNAVAILABLE)

@@ -16,7 +16,7 @@ from session_notes.v1 import session_notes_pb2, session_notes_pb2_grpc, session_
 from session_notes_server.rpc.services.health import LIVE, READY
 
 from session_notes_tools.doctor.findings import Finding, clock, ms, ok, problem, warning
-from session_notes_tools.doctor.reach import ELSE
+from session_notes_tools.doctor.reachability import ELSE
 
 READS = 5
 # What a primary waits for its notes unless told.

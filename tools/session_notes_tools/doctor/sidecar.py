@@ -11,7 +11,7 @@ from session_notes import TLS, Endpoint, InvalidArgument, SessionNotesError, Tok
 from session_notes_tools.doctor import calls
 from session_notes_tools.doctor.contract import contract
 from session_notes_tools.doctor.findings import Finding, problem, skipped
-from session_notes_tools.doctor.reach import reached
+from session_notes_tools.doctor.reachability import reached
 
 
 @dataclass(frozen=True, slots=True)

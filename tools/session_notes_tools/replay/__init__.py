@@ -1,6 +1,6 @@
-"""`session-notes replay`: transcripts played through real primary and observer processes, and every promise checked.
+"""`session-notes replay`: plays transcripts through real primary and observer processes and checks every promise.
 
-`command` is what a person types, `play` puts it on: `primary` and `observer` are programs of their own that share
-nothing but the sidecar and report what they did as a `history`; `readback` asks the sidecar once more at the end, and
-`promises` judges all of it.
+`command` is the command line. `playback` starts `primary` and `observer` as separate processes that share nothing but
+the sidecar, and collects their records into a `history`. `audit` reads every session back at the end, and `verdicts`
+applies the `promises` to the history.
 """

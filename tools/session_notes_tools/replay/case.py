@@ -1,4 +1,4 @@
-"""One session before the judge: its history, and what follows from it."""
+"""The case of one session: its history, and what the promises derive from it."""
 
 from __future__ import annotations
 
@@ -7,44 +7,96 @@ from functools import cached_property
 from typing import Any
 
 from session_notes_tools.replay.analysis import analyse
-from session_notes_tools.replay.history import Read, SessionHistory, Written, notes_json
-from session_notes_tools.replay.plan import KEPT_TURNS
+from session_notes_tools.replay.history import SessionHistory
+from session_notes_tools.replay.plan import MAX_TURNS
+from session_notes_tools.replay.records import NotesRead, NotesWrite, Sighting, Write, WriteKind, notes_json
 
 
 class Case:
-    """The history of one session, and what follows from it."""
+    """The history of one session, indexed for the promises."""
 
     def __init__(self, history: SessionHistory) -> None:
         self.history = history
-        self.transcript = history.plan.transcript
-        self._expected: dict[int, dict[str, Any]] = {}
+        self.transcript = history.plan.transcript if history.plan else ()
+        self._expected_notes: dict[int, dict[str, Any]] = {}
 
     @cached_property
-    def first_writes(self) -> Mapping[str, Written]:
-        """Run id → what was answered to its first write."""
-        return {write.run_id: write for write in self.history.written if not write.repeated}
+    def first_writes(self) -> Mapping[str, NotesWrite]:
+        """The first write of each run's notes, by run id."""
+        return {write.run_id: write for write in self.history.notes_writes if not write.repeated}
 
     @cached_property
-    def all_reads(self) -> list[Read]:
-        """Every read that was answered, the one at the very end included."""
+    def all_reads(self) -> list[NotesRead]:
+        """Every read that was answered, including the one at the end."""
         back = self.history.read_back
         reads = [*self.history.reads, *([back.current] if back and back.current else [])]
         return [read for read in reads if read.answered]
 
-    def foreign(self, run_id: str | None, observed_turn: int | None, notes: Mapping[str, Any] | None) -> str | None:
-        """What is wrong with notes of a run on the first `observed_turn` turns of this session."""
+    @cached_property
+    def writes(self) -> Mapping[WriteKind, list[Write]]:
+        """Every write, by kind."""
+        history = self.history
+        writes: dict[WriteKind, list[Write]] = {"turn": [], "field": [], "run": [], "notes": []}
+        for write in history.writes:
+            writes[write.kind].append(write)
+        for begin in history.run_begins:
+            sent, answered = begin.sent, begin.answered
+            writes["run"].append(
+                Write(begin.session_id, "run", [begin.run_id], sent, answered, "acknowledged", begin.number)
+            )
+        for run in self.first_writes.values():
+            if run.outcome == "accepted":
+                sent, answered = run.sent, run.answered
+                writes["notes"].append(
+                    Write(run.session_id, "notes", [run.run_id], sent, answered, "acknowledged", run.number)
+                )
+        return writes
+
+    @cached_property
+    def sightings(self) -> list[Sighting]:
+        """Every sighting, including the run numbers of the notes that were read."""
+        return [*self.history.sightings, *(Sighting("notes", read.sent, read.number or 0) for read in self.all_reads)]
+
+    @cached_property
+    def stored(self) -> Mapping[WriteKind, list[tuple[str, int]]]:
+        """The names in the store, with their turn or run numbers.
+
+        Fields have no numbers. A planned session has no field names either: its fields are set again at every turn.
+        """
+        back = self.history.read_back
+        if back is None:
+            return {}
+        first_turn = back.turn_count - len(back.turns) + 1
+        names = [str(extra.get("name", text)) for _, text, extra in back.turns]
+        return {
+            "turn": list(zip(names, range(first_turn, first_turn + len(names)), strict=True)),
+            "field": [] if self.history.plan else [(name, 0) for name in back.fields],
+            "run": [(run.run_id, run.number) for run in back.runs],
+        }
+
+    @cached_property
+    def oldest_stored(self) -> Mapping[WriteKind, int]:
+        """The oldest number of each kind that the store still keeps."""
+        back = self.history.read_back
+        if back is None:
+            return {}
+        newest_run = max((run.number for run in back.runs), default=0)
+        return {"turn": back.turn_count - MAX_TURNS + 1, "field": 0, "run": newest_run - back.runs_limit + 1}
+
+    def foreign_part(
+        self, run_id: str | None, observed_turn: int | None, notes: Mapping[str, Any] | None
+    ) -> str | None:
+        """Describe the part of a run's notes that its snapshot does not explain; None if there is no such part."""
         if notes is None or run_id is None:
-            return "ready, and no notes or no run"
+            return "ready without notes or without a run"
         if observed_turn is None or not 0 < observed_turn <= len(self.transcript):
-            return f"{run_id} says to have seen {observed_turn} turns of {len(self.transcript)}"
-        if observed_turn not in self._expected:
-            seen = self.transcript[max(0, observed_turn - KEPT_TURNS) : observed_turn]
-            self._expected[observed_turn] = notes_json(analyse(self.history.plan.session_id, "", seen))
-        expected = self._expected[observed_turn]
+            return f"{run_id} claims to have seen {observed_turn} turns of {len(self.transcript)}"
+        if observed_turn not in self._expected_notes:
+            snapshot = self.transcript[max(0, observed_turn - MAX_TURNS) : observed_turn]
+            self._expected_notes[observed_turn] = notes_json(analyse(self.history.session_id, "", snapshot))
+        expected = self._expected_notes[observed_turn]
         expected["extra"]["run_id"] = run_id
         if notes == expected:
             return None
-        differing = [name for name, part in expected.items() if notes.get(name) != part]
-        return (
-            f"{run_id} on {observed_turn} turns: {', '.join(differing) or 'something'} of another session, run or turn"
-        )
+        parts = ", ".join(name for name, part in expected.items() if notes.get(name) != part) or "an unexpected part"
+        return f"{run_id} on {observed_turn} turns: {parts} of another session, run or snapshot"

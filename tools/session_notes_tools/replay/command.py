@@ -1,4 +1,4 @@
-"""`session-notes replay`."""
+"""The command `session-notes replay`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    from session_notes_tools.replay.play import Settings
+    from session_notes_tools.replay.playback import Settings
     from session_notes_tools.replay.transcripts import Dialogue
 
 
@@ -29,31 +29,31 @@ if TYPE_CHECKING:
     "file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help='The transcripts, a JSON object a line: {"dialogue_id", "turns": [{"speaker", "text", "slots"}]}.',
+    help='Transcripts, one JSON object per line: {"dialogue_id", "turns": [{"speaker", "text", "slots"}]}.',
 )
 @option(
     "--sessions",
     type=click.IntRange(min=1),
     metavar="N",
-    help="How many sessions to play. More than the file has: its dialogues again, under other ids.",
+    help="Number of sessions to play. Beyond those in the file, its dialogues repeat under new ids.",
     show_default="as many as the file has",
 )
 @option(
     "--target",
     metavar="ADDRESS",
-    help="The sidecar to use: host:port or unix:/path. Sessions of others on it are left alone.",
-    show_default="a temporary one, over an embedded store",
-)
-@option("--concurrency", type=click.IntRange(min=1), metavar="N", help="How many sessions at a time.", default=100)
-@option("--observers", type=click.IntRange(min=1, max=256), metavar="N", help="How many threads observe.", default=16)
-@span_option(
-    "--turn-interval", type=span_or_zero, help="How far apart the turns of a session are, on average.", default="300ms"
+    help="Sidecar to use: host:port or unix:/path. Its other sessions are left alone.",
+    show_default="a temporary one over an embedded store",
 )
 @option(
-    "--seed", type=int, metavar="N", help="Seed of the simulated delays and failures; timing still differs.", default=1
+    "--concurrency", type=click.IntRange(min=1), metavar="N", help="Number of sessions to play at a time.", default=100
 )
-@option("--keep", is_flag=True, help="Leave the sessions on the sidecar named by --target.")
-@option("--json", "as_json", is_flag=True, help="Print one JSON document, for scripts.")
+@option("--observers", type=click.IntRange(min=1, max=256), metavar="N", help="Number of observer threads.", default=16)
+@span_option("--turn-interval", type=span_or_zero, help="Average time between two turns of a session.", default="300ms")
+@option(
+    "--seed", type=int, metavar="N", help="Seed of the simulated delays and failures. Timing still varies.", default=1
+)
+@option("--keep", is_flag=True, help="Keep the sessions at the end. Needs --target.")
+@option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def replay(
     file: Path,
     sessions: int | None,
@@ -67,89 +67,89 @@ def replay(
 ) -> None:
     """Play transcripts through real primary and observer processes, and check every promise.
 
-    The two processes share nothing but the sidecar. A table at the end says what was read, how old it was, how long
-    calls took, and what became of every promise: nothing lost, nothing foreign, ages never negative, numbers growing.
-    The exit code is 1 if one was broken.
+    The two processes share nothing but the sidecar. The report counts reads and runs, shows ages and latencies, and
+    gives a verdict on every promise: nothing lost, nothing foreign, ages never negative, numbers growing. The exit code
+    is 1 if a promise was broken.
     """
-    from session_notes_tools.cli import documents, show
+    from session_notes_tools.cli import documents, output
     from session_notes_tools.cli.exits import ExitCode, Failure
-    from session_notes_tools.cli.options import wrong
-    from session_notes_tools.replay.play import Settings
+    from session_notes_tools.cli.options import usage_error
+    from session_notes_tools.replay.playback import Settings
     from session_notes_tools.replay.report import tables
     from session_notes_tools.replay.transcripts import BadTranscripts, read_dialogues
 
     if keep and target is None:
-        raise wrong("--keep", "needs --target: a temporary sidecar keeps nothing")
+        raise usage_error("--keep", "needs --target; a temporary sidecar is deleted with its sessions")
     try:
         dialogues = read_dialogues(file)
     except BadTranscripts as error:
         raise Failure(str(error), ExitCode.USAGE) from None
     settings = Settings(target or None, concurrency, observers, turn_interval.total_seconds(), seed, keep)
-    told = _replayed(dialogues, sessions or len(dialogues), settings)
+    report = _run(dialogues, sessions or len(dialogues), settings)
     if as_json:
-        documents.write(told)
+        documents.write(report)
     else:
-        show.out(*tables(told))
-    if not told["ok"]:
+        output.echo(*tables(report))
+    if not report["ok"]:
         raise Exit(ExitCode.UNEXPECTED)
 
 
-def _replayed(dialogues: list[Dialogue], sessions: int, settings: Settings) -> dict[str, Any]:
-    """The summary of a replay; its errors end the command as they should."""
+def _run(dialogues: list[Dialogue], sessions: int, settings: Settings) -> dict[str, Any]:
+    """Run a replay and return its report. An error ends the command with the matching exit code."""
     import asyncio
     import secrets
 
     from session_notes import SessionNotesError
-    from session_notes_server.child_process import ProgramError
 
     from session_notes_tools.cli.exits import ExitCode, Failure, failure_of
-    from session_notes_tools.replay.plan import planned
-    from session_notes_tools.replay.play import play
+    from session_notes_tools.python_process import ProcessFailed
+    from session_notes_tools.replay.plan import plan_sessions
+    from session_notes_tools.replay.playback import play
     from session_notes_tools.replay.report import summary
     from session_notes_tools.replay.verdicts import judge
 
     if settings.target is None:
-        # Credentials in the environment are for another sidecar; ours asks for none, and has no TLS.
+        # Credentials in the environment are for another sidecar. A temporary one has neither tokens nor TLS.
         for name in [name for name in os.environ if name.startswith(("SESSION_NOTES_TOKEN", "SESSION_NOTES_TLS"))]:
             del os.environ[name]
-    plans = planned(dialogues, sessions, secrets.token_hex(4))
+    plans = plan_sessions(dialogues, sessions, secrets.token_hex(4))
     try:
-        with _spectator() as spectator:
-            history, elapsed_seconds = asyncio.run(play(plans, settings, spectator))
+        with _progress() as progress:
+            history, elapsed_seconds = asyncio.run(play(plans, settings, progress))
     except SessionNotesError as error:
         raise failure_of(error, settings.target or "the temporary sidecar's address") from error
-    except ProgramError as error:
+    except ProcessFailed as error:
         raise Failure(str(error), ExitCode.UNEXPECTED) from error
     except (KeyboardInterrupt, asyncio.CancelledError):
-        raise Failure("stopped before the end", ExitCode.UNEXPECTED) from None
+        raise Failure("interrupted before the end", ExitCode.UNEXPECTED) from None
     return summary(history, judge(history), elapsed_seconds, settings.target)
 
 
-class _Spectator:
-    """A progress bar on stderr, where that is a terminal, and lines in any case."""
+class _Progress:
+    """A progress bar on stderr if that is a terminal, and messages in any case."""
 
-    def __init__(self, console: Console, progress: Progress) -> None:
+    def __init__(self, console: Console, bar: Progress) -> None:
         self._console = console
-        self._progress = progress
+        self._bar = bar
         self._task: TaskID | None = None
 
-    def begin(self, what: str, total: int) -> None:
-        self._task = self._progress.add_task(what, total=total)
+    def begin(self, phase: str, total: int) -> None:
+        self._task = self._bar.add_task(phase, total=total)
 
-    def beat(self) -> None:
+    def advance(self) -> None:
         if self._task is not None:
-            self._progress.advance(self._task)
+            self._bar.advance(self._task)
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         self._console.print(visible(text, keep="\n"), markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
-def _spectator() -> Iterator[_Spectator]:
+def _progress() -> Iterator[_Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield _Spectator(console, progress)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        yield _Progress(console, bar)

@@ -1,4 +1,4 @@
-"""Which session plays which dialogue."""
+"""The plan of a replay: the dialogue each session plays."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from session_notes import Turn
 from session_notes_tools.replay.transcripts import Dialogue, dialogue_from
 
 OBSERVER = "replay"
-"""Whose notes a replay writes and reads."""
+"""The name of the observer whose notes are written and read."""
 
-KEPT_TURNS = 2000
-"""How many turns of a transcript a sidecar keeps, by the contract."""
+HISTORY_RUNS = 20
+MAX_TURNS = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedSession:
-    """One session to play.
+    """A session to play.
 
     Attributes:
-        session_id: Its id, which no other session has, in this replay or another.
+        session_id: Its id, unique across replays.
         marker: A word that each of its turns carries, and no turn of another session.
-        dialogue: What is said in it.
+        dialogue: The dialogue to play.
     """
 
     session_id: str
@@ -34,31 +34,31 @@ class PlannedSession:
 
     @property
     def turn_count(self) -> int:
-        """How many turns it has."""
+        """The number of turns to play."""
         return len(self.dialogue.turns)
 
     @property
     def transcript(self) -> tuple[Turn, ...]:
-        """Its turns as they are appended."""
+        """The turns as the primary appends them."""
         return tuple(
-            Turn(turn.speaker, turn.text, extra={"marker": self.marker, "slots": sorted(turn.slots)})
-            for turn in self.dialogue.turns
+            Turn(turn.speaker, turn.text, extra={"marker": self.marker, "name": str(name), "slots": sorted(turn.slots)})
+            for name, turn in enumerate(self.dialogue.turns, start=1)
         )
 
     def as_json(self) -> dict[str, Any]:
-        """For the program that plays it."""
+        """Return the plan as JSON for the primary's process."""
         turns = [{"speaker": turn.speaker, "text": turn.text, "slots": turn.slots} for turn in self.dialogue.turns]
         dialogue = {"dialogue_id": self.dialogue.dialogue_id, "turns": turns}
         return {"session_id": self.session_id, "marker": self.marker, "dialogue": dialogue}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> PlannedSession:
-        """What `as_json` made."""
+        """Return the plan that `as_json` encoded."""
         return cls(content["session_id"], content["marker"], dialogue_from(content["dialogue"]))
 
 
-def planned(dialogues: Sequence[Dialogue], sessions: int, replay_id: str) -> list[PlannedSession]:
-    """As many sessions as asked for; dialogues are played again, under other ids, where there are not enough."""
+def plan_sessions(dialogues: Sequence[Dialogue], sessions: int, replay_id: str) -> list[PlannedSession]:
+    """Plan a number of sessions, cycling through the dialogues if there are fewer."""
     return [
         PlannedSession(session_id, hashlib.sha256(session_id.encode()).hexdigest()[:12], dialogues[i % len(dialogues)])
         for i in range(sessions)

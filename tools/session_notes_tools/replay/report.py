@@ -1,13 +1,13 @@
-"""The table at the end: what happened, in numbers, and what became of every promise."""
+"""The report of a replay: statistics of its reads, runs and calls, and the verdict on every promise."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from session_notes_tools.cli import show
-from session_notes_tools.replay.history import History
+from session_notes_tools.cli import output, phrases
+from session_notes_tools.replay.history import History, SessionHistory
 from session_notes_tools.replay.verdicts import Verdict
 
 if TYPE_CHECKING:
@@ -21,11 +21,9 @@ _READINESS = ("never_run", "running", "ready", "failed", "expired", "unavailable
 def summary(
     history: History, verdicts: Sequence[Verdict], elapsed_seconds: float, target: str | None
 ) -> dict[str, Any]:
-    """The whole replay as one JSON document; `target`: None where the sidecar was a temporary one."""
+    """Return the report as one JSON document; `target` is None for a temporary sidecar."""
     sessions = history.sessions.values()
     reads = [read for session in sessions for read in session.reads]
-    outcomes = Counter(write.outcome for session in sessions for write in session.written)
-    silent = Counter(run.failed for session in sessions for run in session.unwritten)
     readiness = Counter(read.readiness for read in reads)
     return {
         "ok": not any(verdict.broken for verdict in verdicts),
@@ -38,71 +36,77 @@ def summary(
         "age_ms": _spread(read.age_us / 1000 for read in reads if read.age_us is not None),
         "snapshot_age_ms": _spread(read.snapshot_age_us / 1000 for read in reads if read.snapshot_age_us is not None),
         "turns_behind": _spread(read.turns_behind for read in reads if read.turns_behind is not None),
-        "runs": {
-            "begun": sum(len(session.begun) for session in sessions),
-            "accepted": outcomes["accepted"],
-            "superseded": outcomes["superseded"],
-            "failed": silent[True],
-            "abandoned": silent[False],
-            "duplicate": outcomes["duplicate"],
-        },
+        "runs": _run_counts(sessions),
         "latency_ms": {
-            rpc: {"calls": len(taken), "p50": percentile(taken, 50), "p99": percentile(taken, 99)}
-            for rpc, taken in sorted(history.latencies.items())
+            rpc: {"calls": len(durations), "p50": percentile(durations, 50), "p99": percentile(durations, 99)}
+            for rpc, durations in sorted(history.latencies.items())
         },
         "promises": [
             {
                 "promise": verdict.promise,
                 "checks": verdict.checks,
                 "broken": verdict.broken,
-                "examples": [{"session_id": session_id, "what": what} for session_id, what in verdict.examples],
+                "examples": [{"session_id": session_id, "what": problem} for session_id, problem in verdict.examples],
             }
             for verdict in verdicts
         ],
     }
 
 
+def _run_counts(sessions: Collection[SessionHistory]) -> dict[str, int]:
+    outcomes = Counter(write.outcome for session in sessions for write in session.notes_writes)
+    failed = Counter(run.failed for session in sessions for run in session.runs_without_notes)
+    return {
+        "begun": sum(len(session.run_begins) for session in sessions),
+        "accepted": outcomes["accepted"],
+        "superseded": outcomes["superseded"],
+        "failed": failed[True],
+        "abandoned": failed[False],
+        "duplicate": outcomes["duplicate"],
+    }
+
+
 def percentile(numbers: Iterable[float], percent: int) -> float | None:
-    """The smallest number that so many percent are not above; None of nothing."""
+    """Return the nearest-rank percentile; None if there are no numbers."""
     ordered = sorted(numbers)
     return round(ordered[max(0, -(-len(ordered) * percent // 100) - 1)], 3) if ordered else None
 
 
-def tables(told: Mapping[str, Any]) -> list[RenderableType]:
-    """A summary for people, at most `WIDTH` columns wide."""
+def tables(report: Mapping[str, Any]) -> list[RenderableType]:
+    """Return the report as tables, at most `WIDTH` columns wide."""
     from rich.table import Table
     from rich.text import Text
 
-    where = told["target"] or "a temporary sidecar"
-    amounts = f"{show.count(told['sessions'], 'session')}, {show.count(told['turns'], 'turn')}"
-    head = f"{amounts}, {told['elapsed_seconds']} s on {where}"
-    numbers = Table.grid(padding=(0, 6))
-    numbers.add_row(_facts(told), _latencies(told["latency_ms"]))
-    note = "Latencies are the busy clients': their own time and their wait for a CPU are in them."
+    sidecar = report["target"] or "a temporary sidecar"
+    counts = f"{phrases.count(report['sessions'], 'session')}, {phrases.count(report['turns'], 'turn')}"
+    title = f"{counts}, {report['elapsed_seconds']} s on {sidecar}"
+    statistics = Table.grid(padding=(0, 6))
+    statistics.add_row(_statistics(report), _latencies(report["latency_ms"]))
+    note = "Latencies are measured at busy clients. They include client time and waits for a CPU."
     return [
-        Text(head, style="bold"),
+        Text(title, style="bold"),
         Text(),
-        numbers,
+        statistics,
         Text(note, style="dim"),
         Text(),
-        _promises(told["promises"]),
-        *(show.line((f"  {line}", "red")) for line in _examples(told["promises"])),
-        _verdict(told["promises"]),
+        _promises(report["promises"]),
+        *(output.line((f"  {line}", "red")) for line in _examples(report["promises"])),
+        _verdict(report["promises"]),
     ]
 
 
-def _facts(told: Mapping[str, Any]) -> Table:
+def _statistics(report: Mapping[str, Any]) -> Table:
     table = _table("", "count", "share")
     for name in _READINESS:
-        if count := told["reads"][name]:
-            table.add_row(f"reads: {name}", str(count), _share(count, told["turns"]))
-    table.add_row("reads: fresh", str(told["reads"]["fresh"]), _share(told["reads"]["fresh"], told["turns"]))
+        if count := report["reads"][name]:
+            table.add_row(f"reads: {name}", str(count), _share(count, report["turns"]))
+    table.add_row("reads: fresh", str(report["reads"]["fresh"]), _share(report["reads"]["fresh"], report["turns"]))
     table.add_row("", "p50", "max", style="bold")
     for name, unit in (("age", "_ms"), ("snapshot_age", "_ms"), ("turns_behind", "")):
-        spread = told[name + unit]
+        spread = report[name + unit]
         table.add_row(name.replace("_", " ") + (", ms" if unit else ""), _number(spread["p50"]), _number(spread["max"]))
     table.add_row("", "", "")
-    for name, count in told["runs"].items():
+    for name, count in report["runs"].items():
         table.add_row(f"{'writes' if name == 'duplicate' else 'runs'}: {name}", str(count), "")
     return table
 
@@ -116,35 +120,36 @@ def _latencies(latencies: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def _promises(promises: Iterable[Mapping[str, Any]]) -> Table:
     table = _table("promise", "checks", "broken", "")
-    for one in promises:
-        if one["broken"]:
+    for promise in promises:
+        if promise["broken"]:
             word, style = "BROKEN", "bold red"
-        elif one["checks"]:
+        elif promise["checks"]:
             word, style = "kept", "green"
         else:
-            # Nothing that would have put it to the test came up: that is not the same as kept.
+            # No check came up, which is not the same as kept.
             word, style = "not tested", "yellow"
-        table.add_row(one["promise"], str(one["checks"]), str(one["broken"]), word, style=style)
+        table.add_row(promise["promise"], str(promise["checks"]), str(promise["broken"]), word, style=style)
     return table
 
 
 def _verdict(promises: Sequence[Mapping[str, Any]]) -> RenderableType:
     from rich.text import Text
 
-    if broken := [one["promise"] for one in promises if one["broken"]]:
-        all_of_them = show.count(len(promises), "promise")
-        return Text(f"{len(broken)} of {all_of_them} broken: {'; '.join(broken)}", style="bold red")
-    tested = sum(bool(one["checks"]) for one in promises)
-    checks = sum(one["checks"] for one in promises)
+    if broken := [promise["promise"] for promise in promises if promise["broken"]]:
+        total = phrases.count(len(promises), "promise")
+        return Text(f"{len(broken)} of {total} broken: {'; '.join(broken)}", style="bold red")
+    tested = sum(bool(promise["checks"]) for promise in promises)
+    checks = sum(promise["checks"] for promise in promises)
     untested = f", {len(promises) - tested} not tested" if tested < len(promises) else ""
-    return Text(f"{show.count(tested, 'promise')} kept in {show.count(checks, 'check')}{untested}", style="bold green")
+    kept = f"{phrases.count(tested, 'promise')} kept in {phrases.count(checks, 'check')}"
+    return Text(f"{kept}{untested}", style="bold green")
 
 
 def _examples(promises: Iterable[Mapping[str, Any]]) -> list[str]:
     return [
-        f"{one['promise']}: {example['session_id']}: {example['what']}"
-        for one in promises
-        for example in one["examples"]
+        f"{promise['promise']}: {example['session_id']}: {example['what']}"
+        for promise in promises
+        for example in promise["examples"]
     ]
 
 
@@ -160,8 +165,8 @@ def _table(first: str, *others: str) -> Table:
 
 
 def _spread(numbers: Iterable[float]) -> dict[str, float | None]:
-    listed = list(numbers)
-    return {"p50": percentile(listed, 50), "max": percentile(listed, 100)}
+    values = list(numbers)
+    return {"p50": percentile(values, 50), "max": percentile(values, 100)}
 
 
 def _share(count: int, total: int) -> str:

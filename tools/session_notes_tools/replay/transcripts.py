@@ -1,9 +1,9 @@
-"""The transcripts to play: JSON lines, a dialogue each.
+"""Transcripts to play: JSON lines, one dialogue per line.
 
     {"dialogue_id": "1", "services": ["Trains_1"], "turns": [
         {"speaker": "user", "text": "To Oslo, please.", "slots": {"Trains_1.to": "Oslo"}}]}
 
-`slots` is what is known after the turn: slot → value so far. Keys not named here do not matter.
+`slots` maps each slot filled so far to its value. Other keys are ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Slots = Mapping[str, str | float | bool]
 
 @dataclass(frozen=True, slots=True)
 class SpokenTurn:
-    """One turn: who said what, and the slots known after it."""
+    """A turn: speaker, text, and the slots filled after it."""
 
     speaker: str
     text: str
@@ -28,21 +28,21 @@ class SpokenTurn:
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """One conversation from its first turn to its last."""
+    """A conversation from its first turn to its last."""
 
     dialogue_id: str
     turns: tuple[SpokenTurn, ...]
 
 
 class BadTranscripts(Exception):
-    """A file that cannot be played. Its text says where and why."""
+    """An unusable transcript file. The message gives the line and the reason."""
 
 
 def read_dialogues(path: Path) -> list[Dialogue]:
-    """All dialogues of a file; empty lines do not matter.
+    """Read the dialogues of a file, skipping empty lines.
 
     Raises:
-        BadTranscripts: The file cannot be read, holds no dialogue, or a line of it is none.
+        BadTranscripts: If the file is unreadable or has no dialogue, or a line is not a dialogue.
     """
     try:
         lines = path.read_bytes().splitlines()
@@ -54,24 +54,24 @@ def read_dialogues(path: Path) -> list[Dialogue]:
             try:
                 dialogues.append(dialogue_from(json.loads(line.decode(), parse_constant=_no_constant)))
             except (ValueError, RecursionError) as error:
-                # Not what the line says: a transcript is what people said.
+                # Never quote the line: transcripts are user data.
                 raise BadTranscripts(f"{path}, line {number}: {_reason(error)}") from None
     if not dialogues:
-        raise BadTranscripts(f"{path}: no dialogue in it")
+        raise BadTranscripts(f"{path}: the file has no dialogue")
     return dialogues
 
 
 def dialogue_from(content: Any) -> Dialogue:
-    """A dialogue from its JSON.
+    """Parse a dialogue from its JSON.
 
     Raises:
-        ValueError: It is none.
+        ValueError: If it is not a dialogue.
     """
     if not isinstance(content, dict):
         raise ValueError("must be an object")
     dialogue_id, turns = content.get("dialogue_id"), content.get("turns")
     if not isinstance(dialogue_id, str):
-        raise ValueError('"dialogue_id" must be a text')
+        raise ValueError('"dialogue_id" must be a string')
     if not isinstance(turns, list) or not turns:
         raise ValueError('"turns" must be a list with at least one turn')
     return Dialogue(dialogue_id, tuple(_turn(turn, f"turn {number}") for number, turn in enumerate(turns, start=1)))
@@ -82,27 +82,27 @@ def _turn(content: Any, where: str) -> SpokenTurn:
         raise ValueError(f"{where} must be an object")
     for name in ("speaker", "text"):
         if not isinstance(content.get(name), str):
-            raise ValueError(f'{where}: "{name}" must be a text')
+            raise ValueError(f'{where}: "{name}" must be a string')
     slots = content.get("slots", {})
     if not isinstance(slots, dict) or not all(isinstance(value, str | int | float) for value in slots.values()):
-        raise ValueError(f'{where}: "slots" must be an object of texts, numbers and booleans')
+        raise ValueError(f'{where}: "slots" must be an object of strings, numbers and booleans')
     if not all(0 < len(name.encode()) <= 256 for name in slots):
-        raise ValueError(f"{where}: the name of a slot has 1 to 256 bytes")
-    # What JSON can escape and UTF-8 cannot say: half of a surrogate pair.
+        raise ValueError(f"{where}: a slot name must have 1 to 256 bytes")
+    # JSON can escape half of a surrogate pair, which UTF-8 cannot encode.
     json.dumps([content["speaker"], content["text"], slots], ensure_ascii=False).encode()
     return SpokenTurn(content["speaker"], content["text"], slots)
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _reason(error: ValueError | RecursionError) -> str:
     match error:
         case json.JSONDecodeError():
-            return f"no JSON ({error.msg} at column {error.colno})"
+            return f"not JSON ({error.msg} at column {error.colno})"
         case UnicodeError():
             return "not UTF-8"
         case RecursionError():
-            return "nested too deep"
+            return "nested too deeply"
     return str(error)

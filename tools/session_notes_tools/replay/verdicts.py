@@ -1,25 +1,24 @@
-"""What became of every promise, over all sessions of a replay."""
+"""Verdicts on the promises, over all sessions of a replay."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from session_notes_tools.replay.case import Case
-from session_notes_tools.replay.history import History
+from session_notes_tools.replay.history import History, SessionHistory
 from session_notes_tools.replay.promises import PROMISES
 
-MOST_EXAMPLES = 5
+MAX_EXAMPLES = 5
 
 
 @dataclass
 class Verdict:
-    """What became of one promise.
+    """The verdict on one promise.
 
     Attributes:
-        checks: How often it was put to the test.
+        checks: How often it was tested.
         broken: How often it was broken.
-        examples: A few of these: session id, what.
+        examples: Session id and problem of the first few.
     """
 
     promise: str
@@ -29,19 +28,23 @@ class Verdict:
 
 
 def judge(history: History) -> list[Verdict]:
-    """The verdict on every promise."""
+    """Return the verdict on every promise."""
     verdicts = [Verdict(promise) for promise in PROMISES]
     for session in history.sessions.values():
         case = Case(session)
-        for verdict, check in zip(verdicts, PROMISES.values(), strict=True):
-            _count(verdict, session.plan.session_id, check(case))
+        for verdict in verdicts:
+            for problem in PROMISES[verdict.promise](case):
+                verdict.checks += 1
+                if problem is not None:
+                    verdict.broken += 1
+                    if len(verdict.examples) < MAX_EXAMPLES:
+                        verdict.examples.append((session.session_id, problem))
     return verdicts
 
 
-def _count(verdict: Verdict, session_id: str, checks: Iterable[str | None]) -> None:
-    for problem in checks:
-        verdict.checks += 1
-        if problem is not None:
-            verdict.broken += 1
-            if len(verdict.examples) < MOST_EXAMPLES:
-                verdict.examples.append((session_id, problem))
+def broken_promises(session: SessionHistory) -> list[str]:
+    """Return every broken promise of one session, with its problem."""
+    case = Case(session)
+    return [
+        f"{promise}: {problem}" for promise, check in PROMISES.items() for problem in check(case) if problem is not None
+    ]

@@ -17,7 +17,7 @@ from textual.binding import Binding, BindingType
 from textual.filter import LineFilter, Monochrome, NoColor
 from textual.screen import Screen
 
-from session_notes_tools.cli import show
+from session_notes_tools.cli import output
 from session_notes_tools.cli.exits import failure_of
 from session_notes_tools.top.cache import SessionCache
 from session_notes_tools.top.client import TopClient
@@ -133,7 +133,7 @@ class Top(App[None]):
             if self.connection.last_success is None and not isinstance(error, Unavailable):
                 # An error such as a missing token does not pass by itself.
                 raise
-            self.connection.fail(show.plain(str(failure_of(error, self.client.target))))
+            self.connection.fail(output.plain(str(failure_of(error, self.client.target))))
         else:
             self.connection.succeed()
         self.draw()

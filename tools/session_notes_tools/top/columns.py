@@ -17,19 +17,13 @@ from typing import Any
 
 from session_notes import RunState
 
-from session_notes_tools.cli import documents, show
+from session_notes_tools.cli import documents, phrases
+from session_notes_tools.cli.views import READINESS_STYLES
 from session_notes_tools.top.model import Moment, Row
 
 Cell = tuple[str, str]
 """A text and its style."""
 
-READINESS_STYLES = {
-    "ready": "green",
-    "running": "cyan",
-    "failed": "bold red",
-    "expired": "yellow",
-    "never_run": "dim",
-}
 _READINESS_ORDER = ("failed", "expired", "never_run", "running", "ready")
 """Trouble first."""
 
@@ -78,7 +72,7 @@ def row_document(row: Row, moment: Moment) -> dict[str, Any]:
 
 
 def _span_cell(span: timedelta | None) -> Cell:
-    return _NONE if span is None else (show.amount(span).replace(" min", "m").replace(" ", ""), "")
+    return _NONE if span is None else (phrases.amount(span).replace(" min", "m").replace(" ", ""), "")
 
 
 def _size_text(count: int) -> str:

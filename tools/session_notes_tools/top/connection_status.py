@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from datetime import datetime, timedelta
 
-from session_notes_tools.cli import show
+from session_notes_tools.cli import phrases
 
 _SLOW_SECONDS = 1.0
 
@@ -64,4 +64,4 @@ class ConnectionStatus:
 
 
 def _elapsed(then: float) -> str:
-    return show.amount(timedelta(seconds=time.monotonic() - then))
+    return phrases.amount(timedelta(seconds=time.monotonic() - then))

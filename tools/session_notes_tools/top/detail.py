@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from session_notes import Reading, Run, Session
 
-from session_notes_tools.cli import show
+from session_notes_tools.cli import output, phrases, views
 from session_notes_tools.top.client import TopClient
-from session_notes_tools.top.columns import READINESS_STYLES
 from session_notes_tools.top.model import Moment
 
 if TYPE_CHECKING:
@@ -51,34 +50,34 @@ class SessionDetail:
 
     def render(self, moment: Moment) -> Iterator[RenderableType]:
         """Return the session as rich renderables."""
-        yield show.line((self.session_id, "bold"))
+        yield output.line((self.session_id, "bold"))
         session = self._session
         if session is None:
-            yield show.line(("reading …", "dim"))
+            yield output.line(("reading …", "dim"))
             return
         if session.create_time is None:
-            yield show.line(("this session no longer exists: it was deleted, or it has expired", "yellow"))
+            yield output.line(("this session no longer exists: it was deleted, or it has expired", "yellow"))
             return
         elapsed = moment.since(self._read_at)
-        remaining = show.left(_subtract(session.expires_in, elapsed))
+        remaining = phrases.remaining(_subtract(session.expires_in, elapsed))
         changed = moment.age_of(session.update_time)
-        yield show.line(
-            f"{show.count(session.turn_count, 'turn')}, version {session.version}, changed ",
-            show.ago(changed) if changed is not None else show.moment(session.update_time),
+        yield output.line(
+            f"{phrases.count(session.turn_count, 'turn')}, version {session.version}, changed ",
+            phrases.ago(changed) if changed is not None else phrases.moment(session.update_time),
             f", expires in {remaining}",
         )
-        fields = show.count(len(session.fields), "field")
-        yield show.line((f"{self._size_bytes:,} bytes as served: {fields} and all notes, no transcript", "dim"))
+        fields = phrases.count(len(session.fields), "field")
+        yield output.line((f"{self._size_bytes:,} bytes as served: {fields} and all notes, no transcript", "dim"))
         if not session.notes:
-            yield show.line("")
-            yield show.line("no observer has run on this session")
+            yield output.line("")
+            yield output.line("no observer has run on this session")
         for observer, runs in self._runs.items():
-            yield show.line("")
+            yield output.line("")
             yield from _render_observer(session.notes[observer], runs, elapsed, moment)
         if hidden := len(session.notes) - len(self._runs):
-            text = f"{show.count(hidden, 'more observer')}: session-notes session get {self.session_id}"
-            yield show.line("")
-            yield show.line((text, "yellow"))
+            text = f"{phrases.count(hidden, 'more observer')}: session-notes session get {self.session_id}"
+            yield output.line("")
+            yield output.line((text, "yellow"))
 
 
 def _render_observer(
@@ -86,35 +85,27 @@ def _render_observer(
 ) -> Iterator[RenderableType]:
     """Render an observer, `elapsed` after the reading arrived."""
     reading = replace(reading, age=_add(reading.age, elapsed), snapshot_age=_add(reading.snapshot_age, elapsed))
-    yield show.line(("observer ", "bold"), (reading.observer, "bold"))
-    yield show.line((show.readings_words(reading), READINESS_STYLES.get(reading.readiness.value, "")))
+    yield output.line(("observer ", "bold"), (reading.observer, "bold"))
+    yield output.line((phrases.reading_summary(reading), views.READINESS_STYLES.get(reading.readiness.value, "")))
     if reading.notes is not None:
-        remaining = show.left(_subtract(reading.expires_in, elapsed))
+        remaining = phrases.remaining(_subtract(reading.expires_in, elapsed))
         source = f"notes of run {reading.run.number}, " if reading.run else "notes, "
-        yield show.line((f"{source}expire in {remaining}", "dim"))
-        yield show.line("")
-        yield from show.notes_parts(reading.notes)
-    yield show.line("")
-    table = show.headed_table(
-        "NUMBER", "STATE", "SAW", "BEGAN", "TOOK", "FAILURE", "RUN", ids=["RUN"], folded=["FAILURE"]
-    )
-    for run in runs:
-        state = run.state.value
-        table.add_row(
-            show.line(str(run.number)),
-            show.line((state, show.STATE_STYLES.get(state, ""))),
-            show.line("-" if run.observed_turn is None else show.count(run.observed_turn, "turn")),
-            show.line(_began(run, moment)),
-            show.line(_duration(run, moment)),
-            show.line(run.failure or "-"),
-            show.Id(run.run_id, "dim"),
-        )
-    yield table
+        yield output.line((f"{source}expire in {remaining}", "dim"))
+        yield output.line("")
+        yield from views.notes_parts(reading.notes)
+    yield output.line("")
+    columns = {
+        **views.RUN_COLUMNS,
+        "BEGAN": lambda run: output.line(_began(run, moment)),
+        "TOOK": lambda run: output.line(_duration(run, moment)),
+        "RUN": lambda run: output.Id(run.run_id, "dim"),
+    }
+    yield views.runs_table(runs, ("NUMBER", "STATE", "SAW", "BEGAN", "TOOK", "FAILURE", "RUN"), columns)
 
 
 def _began(run: Run, moment: Moment) -> str:
     age = moment.age_of(run.begin_time)
-    return show.ago(age) if age is not None else show.moment(run.begin_time)
+    return phrases.ago(age) if age is not None else phrases.moment(run.begin_time)
 
 
 def _duration(run: Run, moment: Moment) -> str:
@@ -122,9 +113,9 @@ def _duration(run: Run, moment: Moment) -> str:
         return "-"
     if run.end_time is not None:
         seconds = (run.end_time - run.begin_time).total_seconds()
-        return f"{seconds:.1f} s" if seconds < 10 else show.amount(timedelta(seconds=seconds))
+        return f"{seconds:.1f} s" if seconds < 10 else phrases.amount(timedelta(seconds=seconds))
     age = moment.age_of(run.begin_time)
-    return "-" if age is None else f"{show.amount(age)} so far"
+    return "-" if age is None else f"{phrases.amount(age)} so far"
 
 
 def _add(age: timedelta | None, elapsed: timedelta) -> timedelta | None:

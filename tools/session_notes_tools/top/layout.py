@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from session_notes_tools.cli import show
+from session_notes_tools.cli import output
 from session_notes_tools.top.columns import OBSERVER, SESSION, Column
 from session_notes_tools.top.model import Row
 
@@ -34,5 +34,5 @@ def lay_out(columns: Sequence[Column], rows: Sequence[Row], width: int) -> tuple
 
 def fit(text: str, width: int, *, align_right: bool = False) -> str:
     """Return a text in exactly `width` cells, without its middle where it is too long."""
-    text = show.without_middle(text, width)
+    text = output.without_middle(text, width)
     return text.rjust(width) if align_right else text.ljust(width)

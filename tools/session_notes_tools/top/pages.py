@@ -15,7 +15,7 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Footer, Input, Static
 
-from session_notes_tools.cli import show
+from session_notes_tools.cli import phrases
 from session_notes_tools.top.cache import MAX_SESSIONS
 from session_notes_tools.top.columns import COLUMNS, IDLE, Column
 from session_notes_tools.top.detail import SessionDetail
@@ -63,7 +63,7 @@ class Page(Screen[None]):
         app = self.app
         if app.paused and app.connection.last_success is not None:
             elapsed = timedelta(seconds=time.monotonic() - app.connection.last_success)
-            return f"PAUSED, data is {show.amount(elapsed)} old"
+            return f"PAUSED, data is {phrases.amount(elapsed)} old"
         return app.connection.waiting() or f"every {app.interval.total_seconds():g} s"
 
 
@@ -111,8 +111,8 @@ class TablePage(Page):
         layout, hidden = lay_out(self._columns, rows, self.size.width - 1)
         self.query_one(SessionTable).draw(rows, layout, moment, outdated=app.connection.outage)
         self.query_one("#heading", Static).update(heading(layout, self._sorted_by, reverse=self._reverse))
-        count = f"{len(rows)} of {len(cache.rows)} rows" if words else show.count(len(rows), "row")
-        status = [app.client.target, f"{show.count(cache.session_count, 'session')}, {count}", self.refresh_text()]
+        count = f"{len(rows)} of {len(cache.rows)} rows" if words else phrases.count(len(rows), "row")
+        status = [app.client.target, f"{phrases.count(cache.session_count, 'session')}, {count}", self.refresh_text()]
         status += [f"filter: {' '.join(words)}"] if words else []
         self.set_line("status", "  ·  ".join(status))
         self.set_line("banner", app.connection.banner())
@@ -130,7 +130,7 @@ class TablePage(Page):
         elif not rows and cache.rows:
             notices.append("no row matches the filter; Esc clears it")
         if cache.complete and (unread := cache.unread_count):
-            notices.append(f"{show.count(unread, 'row')} not read yet")
+            notices.append(f"{phrases.count(unread, 'row')} not read yet")
         if hidden:
             notices.append(f"no room for {', '.join(column.title for column in hidden)}")
         return "; ".join(notices)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from session_notes_tools.cli import documents, show
+from session_notes_tools.cli import documents, output
 from session_notes_tools.top.cache import MAX_SESSIONS, SessionCache
 from session_notes_tools.top.client import TopClient
 from session_notes_tools.top.columns import IDLE, OBSERVER, SESSION, Column, row_document
@@ -34,13 +34,13 @@ def print_rows(cache: SessionCache, columns: Sequence[Column], *, as_json: bool)
         documents.write([row_document(row, moment) for row in rows])
         return
     if not rows:
-        show.out(show.line("no sessions"))
+        output.echo(output.line("no sessions"))
         return
     # Without a terminal, lines are as long as needed and ids stay whole.
-    layout, _ = lay_out(columns, rows, show.width() - len(columns))
-    table = show.headed_table(*(column.title for column, _ in layout), ids={SESSION.title, OBSERVER.title})
+    layout, _ = lay_out(columns, rows, output.width() - len(columns))
+    table = output.headed_table(*(column.title for column, _ in layout), ids={SESSION.title, OBSERVER.title})
     for (column, _), rendered in zip(layout, table.columns, strict=True):
         rendered.justify = "right" if column.align_right else "left"
     for row in rows:
-        table.add_row(*(show.Id(*column.cell(row, moment)) for column, _ in layout))
-    show.out(table)
+        table.add_row(*(output.Id(*column.cell(row, moment)) for column, _ in layout))
+    output.echo(table)

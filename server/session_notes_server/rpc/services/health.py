@@ -1,12 +1,12 @@
-"""Health follows Redis: asked again and again, told to `grpc.health.v1`, and one line in the log for every change.
+"""Health checks: `grpc.health.v1` follows the store, which is probed all the time.
 
-It is asked what calls ask of it, so that a store which answers and refuses every write is not ready. Why it cannot be
-used is a change too: after a password that is mended, a certificate may be next. While nothing changes, the log repeats
-the reason ever more rarely.
+The probe makes the same demands on the store as calls do, so that a store which answers but refuses every write is not
+ready. Each change is one log line. A new reason counts as a change: once a password is corrected, a certificate may be
+the next fault. While nothing changes, the log repeats the reason ever more rarely.
 
-Two names of our own tell apart what a supervisor does about it. `ready`, which is the same as no name at all: whether
-calls can be served, the store included; if not, send them elsewhere. `live`: whether this process is at work; if not,
-start another. A store that is down is no reason to restart the sidecar, which heals by itself.
+Two service names separate what a supervisor should do. `ready`, like the empty name: calls can be served, store
+included; if not, send them elsewhere. `live`: this process is running; if not, restart it. A store that is down is no
+reason to restart the sidecar, which recovers by itself.
 """
 
 from __future__ import annotations
@@ -19,22 +19,21 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
+from grpc_health.v1.health import aio
 
 from session_notes_server.rpc import errors
-from session_notes_server.rpc.admission import Gate
-from session_notes_server.rpc.services.health_watch import HealthServicer
+from session_notes_server.rpc.admission import Admission
 from session_notes_server.store import Executor, LogThrottle, StoreUnavailable, describe_error
-from session_notes_server.telemetry.call_log import Account
-from session_notes_server.telemetry.metrics.counting import Metrics
+from session_notes_server.telemetry.calls import MethodTelemetry, Telemetry
 
 log = logging.getLogger(__name__)
 
 LIVE, READY = "live", "ready"
 
-# A store that is away is tried by the store's links alone; to ask whether they are there costs nothing.
+# While the store is down its connections alone try to reach it, so the probe costs nothing.
 INTERVAL_SECONDS, DOWN_INTERVAL_SECONDS = 0.5, 0.1
-# GetNotes gives a link up after a silence of 80 ms, and has another some milliseconds later. That is no outage yet.
-DOUBT_SECONDS = 0.5
+# GetNotes drops a connection that is silent for 80 ms and has another some milliseconds later. That is no outage.
+OUTAGE_SECONDS = 0.5
 
 SERVICE_NAME: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
@@ -43,90 +42,120 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Health:
-    """The health of the store, as the sidecar's own.
+    """Follows the store, and serves its health as the sidecar's.
 
     Args:
-        executors: What is asked: the store is up when all of them reach it.
-        services: The names that it is told for, beside `ready` and none.
-        metrics: Where it is told, too, and its calls are counted, if that is wanted.
+        executors: The store's executors. The store is up when all of them reach it.
+        services: The service names whose health follows the store, besides `ready` and the empty name.
+        telemetry: Observes every call, and the store.
     """
 
-    def __init__(self, executors: Sequence[Executor], services: Sequence[str], metrics: Metrics | None = None) -> None:
+    def __init__(self, executors: Sequence[Executor], services: Sequence[str], telemetry: Telemetry) -> None:
         self.servicer = HealthServicer()
-        self._metrics = metrics
+        self._telemetry = telemetry
         self._executors = executors
         self._services = ("", READY, *services)
         self._up: bool | None = None
         self._has_answered = False
-        self._repeats = LogThrottle()
+        self._log_throttle = LogThrottle()
         self._failing_since: float | None = None
 
-    def handlers(self, checks: Gate, watches: Gate) -> grpc.GenericRpcHandler:
-        """`grpc.health.v1` for gRPC to serve. It asks nobody who they are, so it has bounds of its own.
+    def handlers(self, checks: Admission, watches: Admission) -> grpc.GenericRpcHandler:
+        """Return the handlers of `grpc.health.v1`. It needs no credentials, so it has bounds of its own.
 
         Args:
-            checks: How many Checks there may be at once.
-            watches: How many Watches.
+            checks: Bounds the Checks in flight.
+            watches: Bounds the Watches in flight.
         """
-        encoded = health_pb2.HealthCheckResponse.SerializeToString
-        check = _bounded(self.servicer.Check, checks, Account(f"{SERVICE_NAME}.Check", self._metrics))
-        watch = _bounded(self.servicer.Watch, watches, Account(f"{SERVICE_NAME}.Watch", self._metrics))
+        encode = health_pb2.HealthCheckResponse.SerializeToString
+        check = self._handler("Check", self.servicer.Check, checks)
+        watch = self._handler("Watch", self.servicer.Watch, watches)
         return grpc.method_handlers_generic_handler(
             SERVICE_NAME,
             {
-                "Check": grpc.stream_unary_rpc_method_handler(check, response_serializer=encoded),
-                "Watch": grpc.stream_stream_rpc_method_handler(watch, response_serializer=encoded),
+                "Check": grpc.stream_unary_rpc_method_handler(check, response_serializer=encode),
+                "Watch": grpc.stream_stream_rpc_method_handler(watch, response_serializer=encode),
             },
         )
 
+    def _handler(self, method: str, behaviour: Callable[[Any, Any], Awaitable[Any]], admission: Admission) -> Any:
+        return _bounded(behaviour, admission, self._telemetry.method(f"{SERVICE_NAME}.{method}", traced=False))
+
     async def check(self) -> bool:
-        """Ask once, and tell; an outage only when it has lasted."""
+        """Probe the store once and publish the result, an outage only once it has lasted."""
         try:
             for executor in self._executors:
                 await executor.ping()
         except StoreUnavailable as error:
             now = asyncio.get_running_loop().time()
             self._failing_since = self._failing_since or now
-            if not self._up or now - self._failing_since >= DOUBT_SECONDS:
-                await self._tell(up=False, why=describe_error(error.__cause__, has_answered=self._has_answered))
+            if not self._up or now - self._failing_since >= OUTAGE_SECONDS:
+                await self._publish(up=False, reason=describe_error(error.__cause__, has_answered=self._has_answered))
         else:
             self._failing_since, self._has_answered = None, True
-            await self._tell(up=True)
+            await self._publish(up=True)
         return bool(self._up)
 
     async def follow(self) -> None:
-        """Ask for ever, from the first wait after `check` on."""
+        """Probe the store until cancelled. The first probe comes after a pause, because `check` has made one."""
         while True:
             await asyncio.sleep(INTERVAL_SECONDS if self._failing_since is None else DOWN_INTERVAL_SECONDS)
             await self.check()
 
-    async def _tell(self, *, up: bool, why: str = "") -> None:
+    async def _publish(self, *, up: bool, reason: str = "") -> None:
         first, changed, self._up = self._up is None, up != self._up, up
         if up and changed:
-            self._repeats = LogThrottle()
+            self._log_throttle = LogThrottle()
             log.info("the store at %s answers: SERVING", self._executors[0].store_name)
-        elif not up and (before := self._repeats.due(why)) is not None:
-            if before:
-                text = "the store at %s still cannot be used: %s (asked %d times since the last such line)"
-                log.warning(text, self._executors[0].store_name, why, before)
+        elif not up and (repeats := self._log_throttle.due(reason)) is not None:
+            if repeats:
+                text = "the store at %s still cannot be used: %s (probed %d times since the last such line)"
+                log.warning(text, self._executors[0].store_name, reason, repeats)
             else:
-                log.warning("the store at %s cannot be used, NOT_SERVING: %s", self._executors[0].store_name, why)
+                log.warning("the store at %s cannot be used, NOT_SERVING: %s", self._executors[0].store_name, reason)
         if not changed:
             return
-        if self._metrics is not None:
-            self._metrics.store_up.set(float(up))
+        self._telemetry.store_up(up=up)
         if first:
             await self.servicer.set(LIVE, _SERVING)
         for service in self._services:
             await self.servicer.set(service, _SERVING if up else _NOT_SERVING)
 
 
-def _bounded(behaviour: Callable[[Any, Any], Awaitable[Any]], gate: Gate, account: Account) -> Any:
+class HealthServicer(aio.HealthServicer):  # type: ignore[misc]  # grpc_health has no types
+    """gRPC's servicer, with a Watch that holds up no other caller.
+
+    gRPC's Watch holds a lock while it writes. Until its caller reads, the service's health could not change, and no
+    other caller would learn of a change.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changed = asyncio.Event()
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
+        """Send the health of a service now and after every change."""
+        last = None
+        while True:
+            changed = self._changed
+            status = self._server_status.get(request.service, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+            if status != last:
+                await context.write(health_pb2.HealthCheckResponse(status=status))
+            last = status
+            await changed.wait()
+
+    async def _set(self, service: str, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        self._server_status[service] = status
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def _bounded(behaviour: Callable[[Any, Any], Awaitable[Any]], admission: Admission, telemetry: MethodTelemetry) -> Any:
     async def handle(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        with account.call(context):
+        with telemetry.around(context):
             try:
-                # As if it were large: it may be, and nobody has said who they are.
-                data = await gate.enter(context).request(large=True)
+                # Treated as large, because it may be, and its caller is unknown.
+                data = await admission.admit(context).read_request(large=True)
                 request = health_pb2.HealthCheckRequest.FromString(data)
             except DecodeError:
                 status = errors.malformed_message()

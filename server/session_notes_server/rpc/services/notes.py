@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from datetime import timedelta
 from typing import Any
 
 from session_notes.v1.session_notes_pb2 import (
@@ -21,6 +20,7 @@ from session_notes.v1.session_notes_pb2 import (
 )
 from session_notes.v1.session_notes_pb2_grpc import SessionNotesServicer
 
+from session_notes_server.contract import DEFAULT_LEASE
 from session_notes_server.rpc import conversion, errors, paging
 from session_notes_server.rpc.admission import HELD_MESSAGES
 from session_notes_server.rpc.raw_messages import BatchAnswer, BeginRunResponse, GetNotesResponse, ListRunsResponse
@@ -28,7 +28,6 @@ from session_notes_server.rpc.validation import MAX_REASON_BYTES, Check
 from session_notes_server.settings import Limits
 from session_notes_server.store import ObserverRecord, Refused, ReplyTooLarge, Store
 
-DEFAULT_LEASE = timedelta(minutes=5)
 HISTORY = 20
 # So many answers of a batch are made, a millisecond's work, until others have their turn in the loop.
 _AT_A_TIME = 100

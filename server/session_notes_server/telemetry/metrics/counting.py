@@ -1,14 +1,15 @@
-"""How a process counts: what the parts of the sidecar tell, each in its own words."""
+"""Metrics of one process: calls, store operations and the event loop's lag."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import partial, wraps
+from functools import wraps
 from time import perf_counter
 from typing import ParamSpec, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from session_notes_server.store import Store, StoreUnavailable
 from session_notes_server.telemetry.metrics.cells import Cells, Histogram, Number
@@ -20,68 +21,48 @@ from session_notes_server.telemetry.metrics.families import (
     LOOP_LAG,
     METHODS,
     OPERATIONS,
-    OUTCOMES,
-    READ_AGE,
-    READ_DRIFT,
-    READINESS,
-    READS,
     REASONS,
     REFUSED,
-    RUNS_AT_WORK,
-    RUNS_BEGUN,
-    RUNS_ENDED,
     STARTED,
     STORE_FAILURES,
     STORE_SECONDS,
     STORE_UP,
     UNKNOWN,
-    WRITES,
 )
+from session_notes_server.telemetry.metrics.notes import NotesMetrics
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-LAG_EVERY_SECONDS = 0.1
+LAG_INTERVAL_SECONDS = 0.1
 
 
 class Metrics:
-    """What one process counts of itself. To be used by the event loop's thread alone.
+    """What one process counts. Only the event loop's thread may use it.
 
     Args:
-        cells: Where the numbers go; they may hold those of a process that was here before.
+        cells: Memory for the numbers. It may hold those of an earlier process, whose place this one takes.
     """
 
     def __init__(self, cells: Cells) -> None:
         self._cells = cells
-        number, histogram = partial(Number, cells), partial(Histogram, cells)
-        self.methods = {
-            f"{service}.{name}": MethodMetrics(cells, kind, service, name) for kind, service, name in METHODS
-        }
-        """By full name."""
-        self.store_up = number(STORE_UP)
-        self.reads = {
-            (known, fresh): number(READS, READINESS[known], str(fresh).lower())
-            for known in READINESS
-            for fresh in (False, True)
-            if (READINESS[known], str(fresh).lower()) in READS.series
-        }
-        """By the contract's Readiness, and whether the notes were fresh."""
-        self.read_age, self.read_drift = histogram(READ_AGE), histogram(READ_DRIFT)
-        self.writes = {outcome: number(WRITES, text) for outcome, text in OUTCOMES.items()}
-        """By the contract's WriteOutcome."""
-        self.runs_begun, self.runs_at_work = number(RUNS_BEGUN), number(RUNS_AT_WORK)
-        self.runs_written, self.runs_superseded, self.runs_failed = (
-            number(RUNS_ENDED, how) for how in ("written", "superseded", "failed")
-        )
-        self._lag = histogram(LOOP_LAG)
-        # Nothing is under way of what somebody counted here before.
-        self.runs_at_work.set(0.0)
+        # The calls that an earlier process had in flight have ended with it.
         for (kind,) in IN_FLIGHT.series:
-            number(IN_FLIGHT, kind).set(0.0)
+            Number(cells, IN_FLIGHT, kind).set(0.0)
+        notes = NotesMetrics(cells)
+        self.methods = {
+            f"{service}.{name}": MethodMetrics(cells, kind, service, name, notes) for kind, service, name in METHODS
+        }
+        """Metrics of methods, by full name."""
+        self.store_up = Number(cells, STORE_UP)
+        self._lag = Histogram(cells, LOOP_LAG)
+        self._unknown_started = Number(cells, STARTED, *UNKNOWN)
+        self._unknown_handled = Number(cells, HANDLED, *UNKNOWN, CODES[grpc.StatusCode.UNIMPLEMENTED])
 
-    def unknown_methods(self) -> grpc.GenericRpcHandler:
-        """What gRPC asks last about a method: it counts those that are nobody's, and has an answer for none."""
-        return _Unknown(self._cells)
+    def unknown_method(self) -> None:
+        """Count a call of a method that does not exist."""
+        self._unknown_started.add()
+        self._unknown_handled.add()
 
     def measure(self, store: Store) -> None:
         """Count from now on how long each operation of the store takes."""
@@ -108,46 +89,54 @@ class Metrics:
         return measured
 
     async def watch_loop(self) -> None:
-        """See how late the event loop is, for ever."""
+        """Measure how late the event loop runs its timers, until cancelled."""
         while True:
             before = perf_counter()
-            await asyncio.sleep(LAG_EVERY_SECONDS)
-            self._lag.add(max(0.0, perf_counter() - before - LAG_EVERY_SECONDS))
+            await asyncio.sleep(LAG_INTERVAL_SECONDS)
+            self._lag.add(max(0.0, perf_counter() - before - LAG_INTERVAL_SECONDS))
 
 
 class MethodMetrics:
-    """What is counted of the calls of one method."""
+    """Metrics of the calls of one method.
 
-    __slots__ = ("_handled", "_in_flight", "_ok", "_refused", "_seconds", "_started")
+    Args:
+        cells: The cells of the process.
+        kind: The method's `grpc_type`.
+        service: Its service.
+        name: Its name.
+        notes: Metrics of what calls read and write.
+    """
 
-    def __init__(self, cells: Cells, kind: str, service: str, name: str) -> None:
+    __slots__ = ("_content", "_handled", "_in_flight", "_ok", "_refused", "_seconds", "_started")
+
+    def __init__(self, cells: Cells, kind: str, service: str, name: str, notes: NotesMetrics) -> None:
         self._started = Number(cells, STARTED, kind, service, name)
         self._handled = {code: Number(cells, HANDLED, kind, service, name, text) for code, text in CODES.items()}
         self._ok = self._handled[grpc.StatusCode.OK]
         self._seconds = Histogram(cells, HANDLING, kind, service, name)
         self._in_flight = Number(cells, IN_FLIGHT, kind)
         self._refused = {reason: Number(cells, REFUSED, reason) for reason in REASONS}
+        self._content = notes.by_method.get(f"{service}.{name}")
 
     def began(self) -> None:
-        """A call is there."""
+        """Count a call in flight."""
         self._started.add()
         self._in_flight.add()
 
-    def ended(self, seconds: float, code: grpc.StatusCode, reason: str | None) -> None:
-        """It has ended after so long, in an error of the contract for a reason of the contract."""
+    def ended(
+        self,
+        seconds: float,
+        code: grpc.StatusCode,
+        reason: str | None,
+        request: Message | None,
+        response: Message | None,
+    ) -> None:
+        """Count the end of a call, and what it read or wrote."""
         self._in_flight.add(-1.0)
-        # Most are, and to find a number by an Enum takes longer than to count.
+        # Looking up an enum member takes longer than counting, and most calls end in OK.
         (self._ok if code is grpc.StatusCode.OK else self._handled[code]).add()
         self._seconds.add(seconds)
         if reason is not None:
             self._refused[reason].add()
-
-
-class _Unknown(grpc.GenericRpcHandler):
-    def __init__(self, cells: Cells) -> None:
-        self._started = Number(cells, STARTED, *UNKNOWN)
-        self._handled = Number(cells, HANDLED, *UNKNOWN, CODES[grpc.StatusCode.UNIMPLEMENTED])
-
-    def service(self, _: grpc.HandlerCallDetails) -> None:
-        self._started.add()
-        self._handled.add()
+        if self._content is not None and request is not None:
+            self._content(request, response, code)

@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry, GCCollector, MetricsHandler, Pr
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from session_notes_server.rpc.listening import AddressError, host_and_port
+from session_notes_server.addresses import AddressError, host_and_port
 from session_notes_server.settings import InvalidSetting
 from session_notes_server.telemetry.metrics.cells import Cells, series
 from session_notes_server.telemetry.metrics.families import ALL, Family

@@ -10,10 +10,10 @@ from typing import Literal
 import grpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from session_notes.v1 import session_notes_pb2, session_state_pb2
 from session_notes.v1.error_reason_pb2 import ErrorReason
 from session_notes.v1.session_notes_pb2 import Readiness, WriteOutcome
 
+from session_notes_server.contract import SERVICES
 from session_notes_server.store import Store
 
 
@@ -55,12 +55,7 @@ UNKNOWN = (UNARY, "unknown", "unknown")
 """Whatever method a caller thinks of that is none of ours."""
 
 METHODS = (
-    *(
-        (UNARY, service.full_name, method.name)
-        for file in (session_notes_pb2.DESCRIPTOR, session_state_pb2.DESCRIPTOR)
-        for service in file.services_by_name.values()
-        for method in service.methods
-    ),
+    *((UNARY, service.full_name, method.name) for service in SERVICES for method in service.methods),
     *(
         (SERVER_STREAM if method.server_streaming else UNARY, service.full_name, method.name)
         for service in health_pb2.DESCRIPTOR.services_by_name.values()

@@ -8,16 +8,15 @@ handlers that write to their context, as the official health Watch does.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeVar
 
 import grpc
-from google.protobuf.descriptor import MethodDescriptor
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.sdk.trace.sampling import ParentBased
-from opentelemetry.trace import SpanKind, StatusCode, Tracer, get_current_span, set_span_in_context
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from session_notes_server.store import Executor, RedisTarget, ScanPosition
@@ -25,10 +24,9 @@ from session_notes_server.store.scripts import Script
 from session_notes_server.telemetry.tracing.export import Export
 
 T = TypeVar("T")
-Handler = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[bytes]]
 
 # All other codes say that the caller is wrong; these, that something is wrong here.
-_OURS = frozenset(
+_SERVER_ERRORS = frozenset(
     {
         grpc.StatusCode.UNKNOWN,
         grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -43,7 +41,7 @@ _W3C = TraceContextTextMapPropagator()
 _HEADERS = frozenset(_W3C.fields)
 # The SDK takes 20 times as long to see that. Most calls are of this kind, where few traces are kept.
 _UNSAMPLED = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f][02468ace]")
-_NOBODYS = Context()
+_ROOT = Context()
 
 
 class Traces:
@@ -64,40 +62,60 @@ class Traces:
         """Export what is there, and nothing from then on. Takes so long at most."""
         await self._export.flush(seconds)
 
-    def of_calls(self, method: MethodDescriptor, handle: Handler) -> Handler:
-        """A handler with a span around each call."""
-        service = method.containing_service.full_name
-        name = f"{service}/{method.name}"
-        attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method.name}
-        follows = self._follows_callers
-        start = partial(self._tracer.start_span, name, kind=SpanKind.SERVER, attributes=attributes)
+    def of_method(self, name: str) -> MethodSpans:
+        """Return what makes the spans of a method's calls, given its full name."""
+        return MethodSpans(self._tracer, name, follows_callers=self._follows_callers)
 
-        async def traced(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-            sent = {key: str(value) for key, value in context.invocation_metadata() or () if key in _HEADERS}
-            if follows and _UNSAMPLED.fullmatch(sent.get("traceparent", "")):
-                return await handle(request, context)
-            span = start(_W3C.extract(sent, _NOBODYS))
-            if not span.is_recording():
-                return await handle(request, context)
-            token, code = attach(set_span_in_context(span, _NOBODYS)), grpc.StatusCode.OK
-            try:
-                return await handle(request, context)
-            except grpc.aio.AbortError:
-                code = context.code()
-                raise
-            except BaseException:
-                # Not even a status could be sent: the caller is gone.
-                code = grpc.StatusCode.DEADLINE_EXCEEDED if context.time_remaining() == 0 else grpc.StatusCode.CANCELLED
-                raise
-            finally:
-                detach(token)
-                span.set_attribute("rpc.grpc.status_code", code.value[0])
-                if code in _OURS:
-                    span.set_attribute("error.type", code.name)
-                    span.set_status(StatusCode.ERROR)
-                span.end()
 
-        return traced
+class MethodSpans:
+    """Makes a span for each call of one method.
+
+    Args:
+        tracer: Makes spans.
+        name: The method's full name.
+        follows_callers: Whether a call that its caller does not sample gets no span.
+    """
+
+    def __init__(self, tracer: Tracer, name: str, *, follows_callers: bool) -> None:
+        service, _, method = name.rpartition(".")
+        attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+        self._start = partial(tracer.start_span, f"{service}/{method}", kind=SpanKind.SERVER, attributes=attributes)
+        self._follows_callers = follows_callers
+
+    def begin(self, context: grpc.aio.ServicerContext[Any, Any]) -> CallSpan | None:
+        """Start the span of a call and make it current, or return None if the call is not sampled."""
+        headers = {key: str(value) for key, value in context.invocation_metadata() or () if key in _HEADERS}
+        if self._follows_callers and _UNSAMPLED.fullmatch(headers.get("traceparent", "")):
+            return None
+        span = self._start(_W3C.extract(headers, _ROOT))
+        return CallSpan(span, context) if span.is_recording() else None
+
+
+class CallSpan:
+    """The span of a call, current until it ends.
+
+    Args:
+        span: The span.
+        context: The call.
+    """
+
+    __slots__ = ("_context", "_span", "_token")
+
+    def __init__(self, span: Span, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        self._span = span
+        self._context = context
+        self._token = attach(set_span_in_context(span, _ROOT))
+
+    def end(self, code: grpc.StatusCode) -> None:
+        """End the span with the call's status. Must run in the task that began it."""
+        detach(self._token)
+        if code is grpc.StatusCode.CANCELLED and self._context.time_remaining() == 0:
+            code = grpc.StatusCode.DEADLINE_EXCEEDED
+        self._span.set_attribute("rpc.grpc.status_code", code.value[0])
+        if code in _SERVER_ERRORS:
+            self._span.set_attribute("error.type", code.name)
+            self._span.set_status(StatusCode.ERROR)
+        self._span.end()
 
 
 class TracedExecutor(Executor):

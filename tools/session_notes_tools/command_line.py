@@ -1,4 +1,4 @@
-"""All commands, put together."""
+"""The command `session-notes` with all its subcommands."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""What a writer does where nobody answers: the same again, for as long as it has patience."""
+"""Retries of idempotent calls over an outage of the sidecar."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from session_notes import Unavailable
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 6.0
+TIMEOUT_SECONDS = 6.0
 """Long enough for a sidecar to restart."""
 
 PAUSE_SECONDS = 0.1
 
 
-async def patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """What a call that may be repeated answers in the end.
+async def retry_over_outage(call: Callable[[], Awaitable[T]]) -> T:
+    """Repeat an idempotent call until the sidecar answers.
 
     Raises:
-        Unavailable: Nobody answered for too long.
+        Unavailable: If the sidecar stays unavailable.
     """
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while True:
         try:
             return await call()

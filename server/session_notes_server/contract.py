@@ -1,0 +1,19 @@
+"""The contract's services and defaults, from which every table of services, methods or messages derives."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
+from session_notes.v1 import session_notes_pb2, session_state_pb2
+
+FILES: tuple[FileDescriptor, ...] = (session_notes_pb2.DESCRIPTOR, session_state_pb2.DESCRIPTOR)
+"""The files that define a service."""
+
+SERVICES: tuple[ServiceDescriptor, ...] = tuple(service for file in FILES for service in file.services_by_name.values())
+
+DEFAULT_OBSERVER = "default"
+"""The observer of a request that names none."""
+
+DEFAULT_LEASE = timedelta(minutes=5)
+"""The lease of a run whose BeginRun names none."""

@@ -1,0 +1,116 @@
+"""Telemetry of calls: the one object to which every call is reported, for metrics, traces and the call log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import grpc
+from google.protobuf.message import Message
+
+from session_notes_server.telemetry.call_log import log_call
+from session_notes_server.telemetry.metrics.counting import Metrics
+
+if TYPE_CHECKING:
+    from session_notes_server.telemetry.tracing.traces import CallSpan, Traces
+
+    ObservedCall: TypeAlias = tuple[float, CallSpan | None]
+
+
+class Telemetry:
+    """Observes the calls of a sidecar's process.
+
+    Args:
+        metrics: Counts calls and what they return. None: no metrics.
+        traces: Makes a span per call. None: no traces.
+    """
+
+    def __init__(self, metrics: Metrics | None = None, traces: Traces | None = None) -> None:
+        self._metrics = metrics
+        self._traces = traces
+
+    def method(self, name: str, *, traced: bool = True) -> MethodTelemetry:
+        """Return the telemetry of a method, given by its full name.
+
+        Args:
+            name: The full name.
+            traced: Whether its calls are worth a span.
+        """
+        return MethodTelemetry(name, self._metrics, self._traces if traced else None)
+
+    def unknown_method(self) -> None:
+        """Report a call of a method that does not exist."""
+        if self._metrics is not None:
+            self._metrics.unknown_method()
+
+    def store_up(self, *, up: bool) -> None:
+        """Report whether the store can be used."""
+        if self._metrics is not None:
+            self._metrics.store_up.set(float(up))
+
+
+class MethodTelemetry:
+    """Observes the calls of one method.
+
+    Args:
+        name: The method's full name.
+        metrics: The process's metrics, if wanted.
+        traces: The process's traces, if wanted.
+    """
+
+    __slots__ = ("_metrics", "_name", "_spans")
+
+    def __init__(self, name: str, metrics: Metrics | None, traces: Traces | None) -> None:
+        self._name = name
+        self._metrics = metrics.methods.get(name) if metrics is not None else None
+        self._spans = traces.of_method(name) if traces is not None else None
+
+    def begin(self, context: grpc.aio.ServicerContext[Any, Any]) -> ObservedCall:
+        """Report a new call, and return what `end` needs. Both must run in the call's task."""
+        if self._metrics is not None:
+            self._metrics.began()
+        return perf_counter(), self._spans.begin(context) if self._spans is not None else None
+
+    def end(
+        self,
+        call: ObservedCall,
+        code: grpc.StatusCode,
+        reason: str | None = None,
+        *,
+        request: Message | None = None,
+        response: Message | None = None,
+    ) -> None:
+        """Report the end of a call.
+
+        Args:
+            call: What `begin` returned.
+            code: The call's status.
+            reason: For an error of the contract, the name of its ErrorReason.
+            request: The request, if it was parsed.
+            response: The response, if the call succeeded.
+        """
+        began, span = call
+        seconds = perf_counter() - began
+        if self._metrics is not None:
+            self._metrics.ended(seconds, code, reason, request, response)
+        if span is not None:
+            span.end(code)
+        log_call(self._name, code, seconds)
+
+    @contextmanager
+    def around(self, context: grpc.aio.ServicerContext[Any, Any]) -> Iterator[None]:
+        """Report a call for as long as the block runs, with the status in its context."""
+        call, code = self.begin(context), grpc.StatusCode.OK
+        try:
+            yield
+        except asyncio.CancelledError:
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except BaseException:
+            code = context.code() or grpc.StatusCode.UNKNOWN  # type: ignore[unreachable]  # It is None until it is set.
+            raise
+        finally:
+            self.end(call, code)

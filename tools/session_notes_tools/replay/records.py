@@ -1,0 +1,213 @@
+"""Records of a replay: what its processes did and saw, one JSON line each.
+
+Ages and times of the store are whole microseconds, the store's own precision. `sent` and `answered` are seconds of the
+monotonic clock, which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from session_notes import Notes, Reading
+
+WriteKind = Literal["turn", "field", "run", "notes"]
+Outcome = Literal["acknowledged", "rejected", "unknown"]
+
+_MICROSECOND = timedelta(microseconds=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A write to a session, and its outcome.
+
+    Attributes:
+        kind: Appended turns, set fields, a run (begun, or created by WriteNotes), or notes that became current.
+        names: The unique names of what it wrote, in order.
+        outcome: `rejected` if it certainly had no effect; `unknown` if it took effect once or not at all.
+        number: The response's turn count, version or run number, which is that of the last name; 0 unless acknowledged.
+    """
+
+    session_id: str
+    kind: WriteKind
+    names: Sequence[str]
+    sent: float
+    answered: float
+    outcome: Outcome
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A read that showed a turn count, a version or the run number of current notes, 0 for none."""
+
+    kind: WriteKind
+    sent: float
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotesRead:
+    """A read of the notes, and its answer.
+
+    Attributes:
+        current_turn: The turn count, as the reader counts.
+        max_turns_behind: The bound in the request, if any.
+    """
+
+    session_id: str
+    current_turn: int
+    max_turns_behind: int | None
+    sent: float
+    readiness: str
+    fresh: bool
+    age_us: int | None
+    snapshot_age_us: int | None
+    write_time_us: int | None
+    observed_turn: int | None
+    turns_behind: int | None
+    run_id: str | None
+    number: int | None
+    state: str | None
+    latest_number: int | None
+    notes: Mapping[str, Any] | None
+
+    @classmethod
+    def of(cls, reading: Reading, *, current_turn: int, sent: float, max_turns_behind: int | None = None) -> NotesRead:
+        """Return the record of a reading."""
+        run = reading.run
+        return cls(
+            session_id=reading.session_id,
+            current_turn=current_turn,
+            max_turns_behind=max_turns_behind,
+            sent=sent,
+            readiness=reading.readiness.value,
+            fresh=reading.fresh,
+            age_us=_span_us(reading.age),
+            snapshot_age_us=_span_us(reading.snapshot_age),
+            write_time_us=time_us(reading.write_time) if reading.write_time else None,
+            observed_turn=reading.observed_turn,
+            turns_behind=reading.turns_behind,
+            run_id=run.run_id if run else None,
+            number=run.number if run else None,
+            state=run.state.value if run else None,
+            latest_number=reading.latest_run.number if reading.latest_run else None,
+            notes=notes_json(reading.notes) if reading.notes is not None else None,
+        )
+
+    @property
+    def answered(self) -> bool:
+        """Whether the sidecar answered."""
+        return self.readiness != "unavailable"
+
+    @property
+    def ready(self) -> bool:
+        """Whether notes came back."""
+        return self.readiness == "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class RunBegin:
+    """A run that the sidecar started."""
+
+    session_id: str
+    run_id: str
+    number: int
+    observed_turn: int | None
+    sent: float
+    answered: float
+
+
+@dataclass(frozen=True, slots=True)
+class NotesWrite:
+    """An acknowledged write of a run's notes; `repeated` if the run had written them before."""
+
+    session_id: str
+    run_id: str
+    number: int
+    observed_turn: int | None
+    outcome: str
+    write_time_us: int
+    sent: float
+    answered: float
+    repeated: bool
+    notes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RunWithoutNotes:
+    """A run that never writes: reported as failed, or abandoned."""
+
+    session_id: str
+    run_id: str
+    number: int
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A valid call that the sidecar rejected."""
+
+    session_id: str
+    rpc: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """The sidecar stayed unavailable until a process gave up; `reason` is the sidecar's, where it gave one."""
+
+    error: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """The durations of a process's calls of one RPC."""
+
+    rpc: str
+    milliseconds: list[float]
+
+
+Record = Write | NotesRead | RunBegin | NotesWrite | RunWithoutNotes | Rejection | Outage | Latencies
+_TYPES: Mapping[str, type[Record]] = {
+    kind.__name__: kind
+    for kind in (Write, NotesRead, RunBegin, NotesWrite, RunWithoutNotes, Rejection, Outage, Latencies)
+}
+
+
+def to_line(record: Record) -> str:
+    """Return a record as a JSON line."""
+    # Not `asdict`, which would copy the notes first.
+    content = {part.name: getattr(record, part.name) for part in fields(record)}
+    return json.dumps([type(record).__name__, content]) + "\n"
+
+
+def from_line(line: str | bytes) -> Record:
+    """Return the record of a JSON line made by `to_line`."""
+    name, content = json.loads(line)
+    return _TYPES[name](**content)
+
+
+def notes_json(notes: Notes) -> dict[str, Any]:
+    """Return notes as JSON; equal notes give equal JSON."""
+    return {
+        "coverage": dict(notes.coverage),
+        "issues": [[issue.text, issue.severity.value, issue.turn] for issue in notes.issues],
+        "follow_up_suggestions": list(notes.follow_up_suggestions),
+        "summary": notes.summary,
+        "extra": dict(notes.extra),
+    }
+
+
+def time_us(time: datetime) -> int:
+    """Return a time in microseconds since 1970."""
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def _span_us(span: timedelta | None) -> int | None:
+    return None if span is None else span // _MICROSECOND

@@ -1,0 +1,68 @@
+"""Promises about runs: numbers, outcomes, and which run's notes are current."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from session_notes_tools.replay.case import Case
+from session_notes_tools.replay.durability import Checks, unless
+
+
+def no_call_is_rejected(case: Case) -> Checks:
+    """No call is rejected: all are valid, and no other client uses these sessions."""
+    history = case.history
+    yield from (f"{rejection.rpc}: {rejection.error}" for rejection in history.rejections)
+    yield from [None] * (len(history.reads) + len(history.notes_writes) + len(history.run_begins))
+
+
+def runs_are_numbered_through(case: Case) -> Checks:
+    """Runs are numbered 1, 2, 3, … without a gap or a repeat, are listed newest first, and end once."""
+    numbers = sorted(run.number for run in case.history.run_begins)
+    if case.history.plan:
+        yield unless(numbers == list(range(1, len(numbers) + 1)), f"the runs begun have the numbers {numbers}")
+    if back := case.history.read_back:
+        listed = [run.number for run in back.runs]
+        newest = max([*numbers, *listed], default=0)
+        expected = list(range(newest, max(0, newest - back.runs_limit), -1))
+        yield unless(listed == expected, f"run numbers with a gap, a repeat or out of order: {listed} of {newest}")
+    ended = Counter([*case.first_writes, *(run.run_id for run in case.history.runs_without_notes)])
+    for run in case.history.run_begins:
+        yield unless(ended[run.run_id] == 1, f"{run.run_id} has ended {ended[run.run_id]} times")
+
+
+def superseded_is_never_current(case: Case) -> Checks:
+    """Notes of a superseded run are never read."""
+    superseded = {write.run_id for write in case.first_writes.values() if write.outcome == "superseded"}
+    for read in case.all_reads:
+        if read.ready:
+            current = read.run_id not in superseded and read.state == "written"
+            yield unless(current, f"{read.run_id} was read and is {read.state}")
+
+
+def slow_runs_do_not_overwrite(case: Case) -> Checks:
+    """A write is superseded if a newer run had written, and only then."""
+    writes = list(case.first_writes.values())
+    for write in writes:
+        newer = [other for other in writes if other.number > write.number]
+        if any(other.answered < write.sent for other in newer):
+            yield unless(write.outcome != "accepted", f"{write.run_id} came late and was {write.outcome}")
+        elif not any(other.sent < write.answered for other in newer):
+            yield unless(write.outcome != "superseded", f"{write.run_id} was the newest and was {write.outcome}")
+
+
+def the_newest_is_current(case: Case) -> Checks:
+    """At the end, the current notes are those of the newest run that wrote."""
+    if back := case.history.read_back:
+        newest = max((write.number for write in case.first_writes.values()), default=None)
+        number = back.current.number if back.current else None
+        yield unless(number == newest, f"run {number} is current, run {newest} was the newest to write")
+
+
+def duplicates_change_nothing(case: Case) -> Checks:
+    """Notes written again are a duplicate, and keep their write time and number."""
+    for write in case.history.notes_writes:
+        if write.repeated:
+            first = case.first_writes.get(write.run_id)
+            same = first and (first.write_time_us, first.number) == (write.write_time_us, write.number)
+            yield unless(write.outcome == "duplicate", f"{write.run_id} wrote again and was {write.outcome}")
+            yield unless(bool(same), f"{write.run_id} wrote again and got another write time or number")
