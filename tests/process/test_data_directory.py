@@ -13,7 +13,7 @@ from urllib.parse import quote
 import grpc
 import pytest
 
-from tests.process.test_refused_start import refused_with
+from tests.refused_starts import refused_with
 from tests.stores import eventually, free_port
 from tests.support import SessionCalls, Sidecar, new_channel, new_session_id, program
 

@@ -11,9 +11,9 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.process.test_workers import several, workers
 from tests.stores import StoreServer, valkey_program
 from tests.support import CANARY, SessionCalls, Sidecar, eventually, new_channel, new_session_id, refused
+from tests.worker_processes import several, workers
 
 JSON = ("--log-format", "json")
 GET_NOTES = "session_notes.v1.SessionNotes.GetNotes"

@@ -10,7 +10,7 @@ from session_notes_server.settings import InvalidSetting
 from session_notes_server.store import InvalidRedisURL, RedisSecrets, RedisTarget
 
 from tests.access.callers import Authority, write_secret
-from tests.process.test_refused_start import SECRET, refused_with
+from tests.refused_starts import SECRET, refused_with
 
 
 @pytest.fixture

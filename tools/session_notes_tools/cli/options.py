@@ -8,6 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from session_notes_server.settings import DEFAULT_ADDRESS
+
 from session_notes_tools.cli.credentials import PANEL, connecting, tls, token
 from session_notes_tools.cli.exits import ExitCode, Failure, failure_of
 from session_notes_tools.cli.parameters import argument, option, span_option
@@ -26,7 +28,7 @@ target_option = option(
     envvar="SESSION_NOTES_TARGET",
     panel=PANEL,
     help="Where the sidecar is: host:port or unix:/path.",
-    default="127.0.0.1:50051",
+    default=DEFAULT_ADDRESS,
 )
 _timeout_option = span_option(
     "--timeout", panel=PANEL, help="How long to wait for an answer: 500ms, 5s, 1m.", default="5s"

@@ -236,7 +236,7 @@ def serve(
 ) -> None:
     """Start the sidecar.
 
-    With no options at all: on 127.0.0.1:50051, with an embedded Valkey whose data is still there after a restart.
+    Without options, it listens on this machine only, with an embedded Valkey whose data survives a restart.
     Stops on SIGTERM, SIGHUP and Ctrl-C, after the calls in flight; told so again, without them.
 
     Traces go to the OpenTelemetry collector that OTEL_EXPORTER_OTLP_ENDPOINT names.
