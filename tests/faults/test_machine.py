@@ -163,7 +163,7 @@ def test_killed_before_a_hole_is_mended(disk: Path) -> None:
         sidecar.start()
         assert history.faults(Final.of(sidecar.store, session.id)) == []
         assert sidecar.log.count("its append-only file is broken") == 1
-        assert "mended, nothing is lost" in sidecar.log
+        assert "repaired, nothing is lost" in sidecar.log
 
 
 def test_killed_while_the_disk_is_full(disk: Path) -> None:

@@ -120,7 +120,7 @@ def test_calls_in_flight_are_finished_by_every_worker() -> None:
             writes = []
             for channel in each.values():
                 session = SessionCalls(channel, new_session_id())
-                request = WriteNotesRequest(session_id=session.id, run_id="run-1", notes=notes("said at last"))
+                request = WriteNotesRequest(session_id=session.id, run_id="run-1", notes=notes("late"))
                 writes.append(session.notes.WriteNotes.future(request, timeout=10))
             eventually(lambda: sum("b" in client["flags"] for client in admin.client_list()) == len(writes))
             assert sidecar.process is not None
@@ -131,13 +131,13 @@ def test_calls_in_flight_are_finished_by_every_worker() -> None:
             assert {write.result().outcome for write in writes} == {WRITE_OUTCOME_ACCEPTED}
             assert sidecar.process.wait(10) == 0
         assert not any(map(is_alive, pids))
-        assert len(sidecar.store.holding("said at last")) == len(writes)
+        assert len(sidecar.store.holding("late")) == len(writes)
 
 
 def test_calls_under_load_end_ok_or_unavailable(session_id: str) -> None:
     """SIGTERM under load: each call ends OK or UNAVAILABLE, and acknowledged data is found after a restart."""
     with several() as sidecar:
-        numbers, kept, ends = count(), set[str](), set[grpc.StatusCode]()
+        numbers, acknowledged, codes = count(), set[str](), set[grpc.StatusCode]()
         stopped = threading.Event()
 
         def write() -> None:
@@ -145,15 +145,15 @@ def test_calls_under_load_end_ok_or_unavailable(session_id: str) -> None:
                 session = SessionCalls(channel, session_id)
                 while not stopped.is_set():
                     name = f"field-{next(numbers)}"
-                    end = status_of(lambda name=name: session.update_session(set={name: 1}))  # type: ignore[misc]
-                    ends.add(end)
-                    if end != grpc.StatusCode.OK:
+                    code = status_of(lambda name=name: session.update_session(set={name: 1}))  # type: ignore[misc]
+                    codes.add(code)
+                    if code != grpc.StatusCode.OK:
                         return
-                    kept.add(name)
+                    acknowledged.add(name)
 
         with ThreadPoolExecutor(20) as pool:
             writers = [pool.submit(write) for _ in range(20)]
-            eventually(lambda: len(kept) > 100)
+            eventually(lambda: len(acknowledged) > 100)
             processes = [*workers(sidecar), *sidecar.store_pids()]
             assert len(processes) == 3
             try:
@@ -163,11 +163,11 @@ def test_calls_under_load_end_ok_or_unavailable(session_id: str) -> None:
             for writer in writers:
                 writer.result()
         assert not any(map(is_alive, processes))
-        assert ends <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+        assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
         assert "Traceback" not in sidecar.log
         sidecar.start()
         with new_channel(sidecar.target) as afterwards:
-            assert kept <= set(SessionCalls(afterwards, session_id).get_session(timeout=30).fields)
+            assert acknowledged <= set(SessionCalls(afterwards, session_id).get_session(timeout=30).fields)
 
 
 def test_workers_leave_the_process_group() -> None:
