@@ -18,8 +18,7 @@ from tests.support import SERVICES, SessionCalls, Sidecar, eventually, free_port
 
 ROOT = Path(__file__).parents[2]
 SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_ROOT = Path(__file__).parents[2]
-SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 def test_it_starts_without_redis_and_reconnects(session_id: str) -> None:
