@@ -33,15 +33,15 @@ from tests.access.callers import (
     token_files,
     write_secret,
 )
-from tests.faults.test_erased import (
-    at_rest,
+from tests.faults.deleted_data import (
+    assert_erased_in_time,
     calls,
     core_files_allowed,
-    erased_in_time,
-    found,
     may_write_core_files,
     rewrites,
     slow_rewrites,
+    traces,
+    wait_for_rewrites,
     write_everywhere,
 )
 from tests.refused_starts import SECRET, refused_with, serve, unharmed
@@ -366,34 +366,34 @@ def test_a_held_port_can_only_be_shared() -> None:
 def test_a_deletion_through_any_worker_is_erased() -> None:
     """Deleted data is erased from the files in time, whichever worker served the call."""
     with several() as sidecar, a_channel_each(sidecar) as each:
-        at_rest(sidecar)
+        wait_for_rewrites(sidecar)
         for channel in each.values():
             session = SessionCalls(channel, new_session_id())
             texts = write_everywhere(session)
             # Not all of them: a rewrite meanwhile drops replaced data, and compresses.
-            eventually(lambda texts=texts: found(sidecar.data_dir, texts))  # type: ignore[misc]
+            eventually(lambda texts=texts: traces(sidecar.data_dir, texts))  # type: ignore[misc]
             assert session.delete().existed
-            erased_in_time(sidecar.data_dir, texts)
+            assert_erased_in_time(sidecar.data_dir, texts)
 
 
 def test_shutdown_right_after_a_deletion() -> None:
     """A sidecar erases deleted data before it stops."""
     with several() as sidecar:
         with calls(sidecar) as session, calls(sidecar) as other, slow_rewrites(sidecar, 0.2):
-            at_rest(sidecar)
+            wait_for_rewrites(sidecar)
             other.append_turns(1)
             sidecar.store.client.bgrewriteaof()
             texts = write_everywhere(session)
             session.delete()
-        assert found(sidecar.data_dir, texts) == texts
+        assert traces(sidecar.data_dir, texts) == texts
         assert sidecar.terminate() == 0
-        assert not found(sidecar.data_dir, texts)
+        assert not traces(sidecar.data_dir, texts)
 
 
 def test_a_worker_killed_during_a_deletion() -> None:
     """A rewrite follows a worker's death, because it may have died before it reported a deletion."""
     with several() as sidecar:
-        at_rest(sidecar)
+        wait_for_rewrites(sidecar)
         before = rewrites(sidecar)
         os.kill(workers(sidecar)[1], signal.SIGKILL)
         eventually(lambda: rewrites(sidecar) > before)
