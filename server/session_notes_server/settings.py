@@ -153,7 +153,7 @@ class Settings:
     response within 100 ms, even if that is UNAVAILABLE."""
 
     store_timeout: timedelta = timedelta(seconds=1)
-    """Timeout of any call for a reply from Redis. Below the deadline of 2 s that our clients set on such calls, so that
+    """Timeout of any call for a reply from Redis. Below the deadline of 2 s that both clients set on such calls, so that
     they receive the sidecar's response."""
 
     max_connection_age: timedelta = timedelta(minutes=10)
