@@ -137,7 +137,7 @@ def test_a_key_of_another_type_is_named_in_the_log(
     call = session.append_turns if part in ("", "turns") else lambda: session.begin_run("run-1")
     with refused(grpc.StatusCode.INTERNAL, "INTERNAL"):
         call()
-    assert "holds a value of another type than ours" in sidecar.log
+    assert "holds a value of another type" in sidecar.log
     assert "another --prefix" in sidecar.log
     store.client.delete(key)
 

@@ -10,7 +10,8 @@ import grpc
 import pytest
 import redis
 from session_notes_server.store import RedisTarget
-from session_notes_server.store.redis.connection import ConnectionLost, pack
+from session_notes_server.store.errors import ConnectionLost
+from session_notes_server.store.redis.connection import pack
 
 from tests.faults.proxy import Proxy
 from tests.stores import StoreServer, valkey_program

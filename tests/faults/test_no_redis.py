@@ -95,14 +95,18 @@ def _tls(connection: socket.socket) -> None:
 
 
 PEERS = {
-    "http": (http_server, "an HTTP server answers there", "does not speak TLS there"),
-    "grpc": (grpc_server, "a gRPC or HTTP/2 server answers there", "does not speak TLS there"),
-    "ssh": (lambda: talking(_says(b"SSH-2.0-OpenSSH_9\r\n")), "what answers there is no Redis", "does not speak TLS"),
+    "http": (http_server, "an HTTP server answers", "does not speak TLS"),
+    "grpc": (grpc_server, "a gRPC or HTTP/2 server answers", "does not speak TLS"),
+    "ssh": (
+        lambda: talking(_says(b"SSH-2.0-OpenSSH_9\r\n")),
+        "something other than Redis answers",
+        "does not speak TLS",
+    ),
     "silent": (lambda: talking(_listen), "it takes connections", "to a TLS handshake"),
-    "closing": (lambda: talking(lambda _: None), "is that Redis", "is that Redis"),
+    "closing": (lambda: talking(lambda _: None), "is it Redis", "is it Redis"),
     "full": (
         lambda: talking(_says(b"-ERR max number of clients reached\r\n")),
-        "as many clients as it takes",
+        "as many clients as it accepts",
         "does not speak TLS",
     ),
     "protected": (lambda: talking(_says(b"-DENIED Redis is in protected mode\r\n")), "DENIED", "does not speak TLS"),
@@ -135,14 +139,14 @@ def test_it_is_not_said_for_ever() -> None:
         connection.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
 
     with talking(answer) as port, sidecar_on(f"redis://127.0.0.1:{port}") as sidecar:
-        eventually(lambda: "NOT_SERVING: an HTTP server answers there" in sidecar.log)
+        eventually(lambda: "NOT_SERVING: an HTTP server answers" in sidecar.log)
         assert sidecar.health() == NOT_SERVING
         before = attempts
         eventually(lambda: attempts >= before + 4)
         lines = [line for line in sidecar.log.splitlines() if " WARNING " in line or " ERROR " in line]
         assert len(lines) == 1, lines
         ended = Cli(sidecar.target)("doctor", "--json", "--redis-url", f"redis://127.0.0.1:{port}")
-        assert "an HTTP server answers there" in ended.out
+        assert "an HTTP server answers" in ended.out
 
 
 def test_an_unencoded_password_is_refused_at_the_start(tmp_path: Path) -> None:

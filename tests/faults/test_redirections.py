@@ -10,7 +10,7 @@ import grpc
 import pytest
 import redis
 from session_notes_server.store import Executor, RedisTarget, StoreUnavailable, describe_error, scripts
-from session_notes_server.store.redis.cluster_slots import referred, slot_of
+from session_notes_server.store.redis.cluster_slots import parse_redirection, slot_of
 from session_notes_server.store.redis.url import Address
 
 from tests.faults.deployments import move_slot
@@ -36,7 +36,7 @@ async def asked(url: str, action: Callable[[Executor], Coroutine[Any, Any, objec
 
 async def read(executor: Executor) -> object:
     """A call."""
-    return await executor.run(scripts.GET_NOTES, "a-session", "")
+    return await executor.run("a-session", scripts.GetNotes(""))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_a_moved_slot_is_followed_in_every_form(form: str, cluster: tuple[str, l
 )
 def test_a_redirection_is_read_in_every_form(text: str, at: Address | None) -> None:
     """No host: the one that was asked; `?` and what is malformed: unknown."""
-    assert referred(text, Address("asked", 6379)) == at
+    assert parse_redirection(text, Address("asked", 6379)) == at
 
 
 def node(here: Answer, owner: bytes = NULL) -> Answer:
@@ -146,7 +146,7 @@ def test_slots_that_no_node_serves_are_a_reason_for_health() -> None:
 @pytest.mark.parametrize(
     ("reply", "said"),
     [
-        (b"-MOVED 1 :PORT\r\n", "refer us to each other"),
+        (b"-MOVED 1 :PORT\r\n", "redirect a slot to each other"),
         (b"-MOVED 1 ?:PORT\r\n", "names no host"),
         (b"-ASK 1 ?:PORT\r\n", "names no host"),
         (b"-MOVED 1 127.0.0.1:1\r\n", "connection refused"),
@@ -229,5 +229,5 @@ def test_a_server_that_answers_anything_is_not_believed(caplog: pytest.LogCaptur
         async with fake_redis(lambda _, __: b"+OK\r\n") as port:
             return [await asked(f"redis://127.0.0.1:{port}", action) for action in (read, Executor.ping) * 3]
 
-    assert all("its replies are not those to our commands" in end for end in asyncio.run(run()))
+    assert all("its replies do not match the commands" in end for end in asyncio.run(run()))
     assert len([record for record in caplog.records if record.levelname == "ERROR"]) <= 1

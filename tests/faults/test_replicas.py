@@ -152,7 +152,7 @@ def test_lost_links_leave_nothing(store: Replicated) -> None:
         for _ in range(times):
             for node in await executor._nodes.all():
                 (await node.get()).abort()
-            await executor.run(scripts.DELETE_SESSION, "a-session")
+            await executor.run("a-session", scripts.DeleteSession())
 
     async def count() -> tuple[tuple[int, int], tuple[int, int], int]:
         executors = [

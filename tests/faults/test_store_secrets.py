@@ -134,7 +134,7 @@ WRONG: dict[str, str] = {
     "self-signed": "its certificate is not trusted: self-signed certificate",
     "another host": "its certificate is not trusted: IP address mismatch",
     "expired": "its certificate is not trusted: certificate has expired",
-    "no certificate of ours": "it asks for a certificate of ours (--redis-cert)",
+    "no certificate of ours": "it requires a client certificate (--redis-cert)",
     "a store without TLS": "no answer in time",
 }
 
@@ -400,8 +400,8 @@ def test_the_user_of_the_readme_is_enough_and_no_more(kind: str, password_file: 
                     eventually(lambda: sidecar.health() == NOT_SERVING)  # Without it, the rule is not needed.
             assert lines_of(sidecar, "NOPERM")
             for command in ("scan", "evalsha"):
-                assert lines_of(sidecar, f"our user may not run the command {command} (NOPERM)"), command
-            assert lines_of(sidecar, "inside our scripts" if kind == "redis" else "the command rpushx (NOPERM)")
+                assert lines_of(sidecar, f"the user may not run the command {command} (NOPERM)"), command
+            assert lines_of(sidecar, "inside the scripts" if kind == "redis" else "the command rpushx (NOPERM)")
             allow(admin, *rules())
             cut_off(admin)
             sidecar.wait_until_serving(5)

@@ -42,7 +42,7 @@ def test_the_user_of_the_readme(kind: str, sidecar: Sidecar, tmp_path: Path) -> 
         enough = as_user(*rules())
         assert enough.code == 0
         assert (enough.verdict("eviction"), enough.verdict("log")) == ("ok", "skipped")
-        assert "our user may not run CONFIG" in enough.says("log")
+        assert "the user may not run CONFIG" in enough.says("log")
         if enough.verdict("permissions") == "skipped":
             pytest.skip("Redis 6 does not tell what a user may do")
         for rule in rules():
