@@ -94,9 +94,7 @@ def check_credentials(
     try:
         anonymous = admitted(notes.GetNotes, session_notes_pb2.GetNotesRequest(), None)
         reader = (
-            anonymous
-            if metadata is None
-            else admitted(notes.GetNotes, session_notes_pb2.GetNotesRequest(), metadata)
+            anonymous if metadata is None else admitted(notes.GetNotes, session_notes_pb2.GetNotesRequest(), metadata)
         )
         if not reader:
             yield _denied(metadata, certificate=certificate)

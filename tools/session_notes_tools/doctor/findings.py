@@ -1,4 +1,4 @@
-"""The result of a check. Its texts are fixed words with names, numbers and settings, never anything that a user wrote."""
+"""The result of a check. Its texts are fixed words with names, numbers and settings, never what a user wrote."""
 
 from __future__ import annotations
 

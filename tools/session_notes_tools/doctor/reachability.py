@@ -79,9 +79,7 @@ def _plain_text_fault(connection: socket.socket, address: probe.SocketAddress, s
         return problem("protocol", "it closes the connection at once", OTHER_SERVER)
 
 
-def _tls_fault(
-    address: probe.SocketAddress, tls: TLS, seconds: float
-) -> Generator[Finding, None, Finding | None]:
+def _tls_fault(address: probe.SocketAddress, tls: TLS, seconds: float) -> Generator[Finding, None, Finding | None]:
     """Check the certificate, and return what is wrong with the protocol spoken over TLS, if anything is."""
     try:
         context = ssl.create_default_context(cafile=tls.ca)
@@ -111,7 +109,7 @@ def _tls_fault(
         except TimeoutError:
             return problem("protocol", "it accepts connections and does not respond", OTHER_SERVER)
         except OSError:
-            # In TLS 1.3 the server checks a client certificate after the handshake. gRPC then just closes the connection.
+            # In TLS 1.3 the server checks a client certificate after the handshake. gRPC then closes the connection.
             return _client_certificate_rejected(tls)
 
 
