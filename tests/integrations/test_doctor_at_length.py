@@ -11,7 +11,7 @@ import redis
 from tests.access.callers import Authority, write_secret
 from tests.cli.program import Cli
 from tests.cli.test_doctor import Diagnosis
-from tests.faults.test_store_secrets import tls_store
+from tests.faults.tls_stores import tls_store
 from tests.stores import StoreServer, eventually, free_port, redis_program, valkey_cluster, valkey_program
 from tests.support import Sidecar
 
