@@ -11,8 +11,8 @@ from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from tests.access.callers import TOKENS, bearer, token_files
-from tests.process.test_workers import a_channel_each, several
 from tests.support import SessionCalls, Sidecar, new_channel, new_session_id, refused
+from tests.worker_processes import a_channel_each, several
 
 SERVICE = "grpc.channelz.v1.Channelz"
 ON = "--channelz"

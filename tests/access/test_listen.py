@@ -11,7 +11,7 @@ from session_notes_server.rpc.listening import check_addresses
 from session_notes_server.settings import InvalidSetting, Settings
 
 from tests.access.callers import TOKENS, Authority, encrypted_channel, get_notes_code
-from tests.process.test_refused_start import serve
+from tests.refused_starts import serve
 from tests.support import Sidecar, eventually, free_port, new_channel
 
 PORT = 50051

@@ -11,7 +11,7 @@ from session_notes_server.identity.callers import Tokens
 from session_notes_server.identity.trusted_files import CredentialsError
 
 from tests.access.callers import TOKENS, get_notes_code, write_secret
-from tests.process.test_refused_start import serve
+from tests.refused_starts import serve
 from tests.support import Sidecar, eventually, new_channel
 
 OK, UNAUTHENTICATED = grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from tests.process.test_refused_start import refused_with
-from tests.process.test_workers import SERVING, WORKERS, a_channel_each, health, several
+from tests.refused_starts import refused_with
 from tests.support import free_port
+from tests.worker_processes import SERVING, WORKERS, a_channel_each, health, several
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux shares out a port's connections")
 

@@ -20,11 +20,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from session_notes.v1 import session_notes_pb2 as api
 from session_notes.v1.session_state_pb2 import DeleteSessionRequest
 
-from tests.process.test_refused_start import refused_with
-from tests.process.test_workers import a_channel_each, several, workers
+from tests.refused_starts import refused_with
 from tests.scraping import ON, address, scrape
 from tests.stores import StoreServer, valkey_program
 from tests.support import CANARY, SessionCalls, Sidecar, eventually, new_channel, new_session_id, refused
+from tests.worker_processes import a_channel_each, several, workers
 
 NOTES = "session_notes.v1.SessionNotes"
 HANDLED = "grpc_server_handled_total"
