@@ -13,6 +13,9 @@ DEFAULT_ADDRESS = "127.0.0.1:50051"
 """The address on which the sidecar listens, and which clients call, by default. Equals `session_notes.DEFAULT_TARGET`,
 which takes 150 ms to import; a test compares the two."""
 
+HEALTH_LIVE, HEALTH_READY = "live", "ready"
+"""Names of health services besides those of the contract: the process itself, and the process with its store."""
+
 ERASED_WITHIN = timedelta(seconds=10)
 """The time within which what DeleteSession removed is gone from every file of the embedded store. It counts from the
 response while the sidecar runs, else from its next start. It takes longer if rewriting the files takes more than 3 s,
