@@ -19,7 +19,9 @@ import grpc
 from session_notes import ActiveRun, BackgroundObserver, Notes, ObserverClient, PrimaryClient
 from session_notes.v1 import session_notes_pb2 as notes_api
 from session_notes.v1 import session_notes_pb2_grpc
+from session_notes_tools.replay.history import SessionHistory
 from session_notes_tools.replay.records import Write, WriteKind
+from session_notes_tools.replay.verdicts import broken_promises
 
 from tests.faults.callers import Caller, ClientCaller, StubCaller, current_notes
 from tests.faults.recorder import CallError, Recorder, read_back, status_and_text
@@ -160,7 +162,8 @@ class Load:
                 problems.append(f"{session.id}: background run numbers with a gap or a repeat: {background}")
         for session_id in self.deleted:
             keys = set(store.keys(session_id)) - {store.key(session_id, "deleted").encode()}
-            problems += [f"deleted, yet stored: {key!r}" for key in keys]
+            remains = ", ".join(map(repr, keys))
+            problems += broken_promises(SessionHistory(session_id, remains=remains))
         return [*self.errors, *problems]
 
     def _call(self, rpc: str, call: Callable[[], T], *expected: grpc.StatusCode) -> T:
