@@ -260,7 +260,7 @@ class Load:
         session.run_numbers[name] = number
         if outcome == "ACCEPTED":
             answered = time.monotonic()
-            session.recorder.history.writes.append(
+            session.recorder.history.records.append(
                 Write(session.id, "notes", [], sent, answered, "acknowledged", number)
             )
         return number

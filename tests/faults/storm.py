@@ -38,7 +38,7 @@ def storm(
         writers: The number of threads.
         kinds: The kinds of writes.
     """
-    stopped, numbers, order = threading.Event(), itertools.count(len(recorder.history.writes)), list(kinds)
+    stopped, numbers, order = threading.Event(), itertools.count(len(recorder.history.records)), list(kinds)
 
     def work(index: int) -> None:
         session = sessions[index % len(sessions)]

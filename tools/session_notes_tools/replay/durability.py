@@ -15,7 +15,7 @@ from operator import attrgetter
 from session_notes_server.store.limits import HISTORY_RUNS, TRANSCRIPT_TURNS
 
 from session_notes_tools.replay.case import Case
-from session_notes_tools.replay.records import WriteKind
+from session_notes_tools.replay.records import RunWithoutNotes, WriteKind
 
 Checks = Iterator[str | None]
 
@@ -56,7 +56,7 @@ def no_note_is_lost(case: Case) -> Checks:
     """Acknowledged notes are listed unchanged, as far back as the history reaches."""
     if back := case.history.read_back:
         listed = {run.run_id: run for run in back.runs}
-        newest = max((run.number for run in case.history.run_begins), default=0)
+        newest = max((run.number for run in case.history.runs()), default=0)
         for write in case.first_writes.values():
             if write.number > newest - HISTORY_RUNS:
                 run = listed.get(write.run_id)
@@ -140,7 +140,7 @@ def outcomes_stand(case: Case) -> Checks:
             (write.run_id, write.number, _STATES.get(write.outcome, set())) for write in case.first_writes.values()
         ] + [
             (run.run_id, run.number, {"failed"} if run.failed else {"running", "abandoned"})
-            for run in case.history.runs_without_notes
+            for run in case.history.of(RunWithoutNotes)
         ]
         for run_id, number, states in outcomes:
             if run := listed.get(run_id):
