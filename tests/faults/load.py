@@ -209,16 +209,11 @@ class Load:
             return self.sessions[index]
 
     def _record(self, session: LoadedSession, kind: WriteKind, names: Sequence[str], call: Callable[[], int]) -> int:
-        """Record a call that writes, and return the number it was answered; 0 without an answer."""
-        numbers: list[int] = []
-
-        def number() -> int:
-            numbers.append(call())
-            return numbers[0]
-
-        if session.recorder.record(kind, names, number) != "acknowledged":
+        """Record a call that writes, and return its number; 0 unless acknowledged."""
+        number = session.recorder.record(kind, names, call)
+        if not number:
             self._stopped.wait(0.02)  # Like a real client.
-        return numbers[0] if numbers else 0
+        return number
 
     def _write(self, caller: Caller, rng: Random) -> None:
         """Append one turn or several, set a field, write notes, or begin a run and end it."""

@@ -70,8 +70,8 @@ class Recorder:
         """Return the number of names written with an outcome."""
         return sum(len(write.names) for write in self.history.of(Write) if write.outcome == outcome)
 
-    def record(self, kind: WriteKind, names: Sequence[str], call: Callable[[], int]) -> Outcome:
-        """Make a call that writes unique names in one step, and record its outcome.
+    def record(self, kind: WriteKind, names: Sequence[str], call: Callable[[], int]) -> int:
+        """Make a call that writes unique names in one step, record it, and return its number; 0 unless acknowledged.
 
         Args:
             kind: The kind of what it writes.
@@ -92,7 +92,7 @@ class Recorder:
         session_id, answered = self.history.session_id, time.monotonic()
         self.history.records.append(Write(session_id, kind, names, sent, answered, outcome, number))
         self._names[kind] += len(names)
-        return outcome
+        return number
 
     def sight(self, kind: WriteKind, sent: float, number: int) -> None:
         """Record the number that a read sent at a time showed."""

@@ -67,8 +67,8 @@ def no_note_is_lost(case: Case) -> Checks:
 
 def writes_are_stored_once(case: Case) -> Checks:
     """Acknowledged writes are stored once, unknown ones at most once, rejected ones never, and each whole or not."""
-    for kind in STORED_KINDS if case.history.read_back else ():
-        times = Counter(name for name, _ in case.stored[kind])
+    for kind, stored in case.stored.items():
+        times = Counter(name for name, _ in stored)
         for write in case.writes[kind]:
             for name, number in zip(reversed(write.names), count(write.number, -1), strict=False):
                 if write.outcome == "acknowledged" and number >= case.oldest_stored[kind]:
@@ -77,25 +77,24 @@ def writes_are_stored_once(case: Case) -> Checks:
                     yield unless(times[name] == 0, f"rejected, yet stored: {kind} {name}")
         for name, copies in times.items():
             yield unless(copies == 1, f"stored {copies} times: {kind} {name}")
-        numbers = dict(case.stored[kind])
+        places = dict(stored)
         for write in case.writes[kind]:
-            if len(write.names) > 1 and any(name in numbers for name in write.names):
-                stored = [numbers.get(name, 0) for name in write.names]
-                row = list(range(stored[0], stored[0] + len(stored)))
-                yield unless(stored == row, f"torn: {kind}s {list(write.names)} at {stored}")
+            if len(write.names) > 1 and any(name in places for name in write.names):
+                row = [places.get(name, 0) for name in write.names]
+                whole = row == list(range(row[0], row[0] + len(row)))
+                yield unless(whole, f"torn: {kind}s {list(write.names)} at {row}")
 
 
 def writes_keep_real_time_order(case: Case) -> Checks:
     """A write has the number in its response, and a higher one than every write that ended before it was sent."""
-    for kind in STORED_KINDS if case.history.read_back else ():
-        stored = dict(case.stored[kind]) if kind != "field" else {}
-        numbered = []
+    for kind, stored in case.stored.items():
+        numbers, numbered = dict(stored), []
         for write in case.writes[kind]:
             if write.outcome == "acknowledged":
                 name = write.names[-1] if write.names else ""
-                if name and kind != "field" and name not in stored:
+                if name and name not in numbers:
                     continue  # Trimmed or lost, and its number may have been issued again.
-                number = stored.get(name, write.number)
+                number = numbers.get(name) or write.number
                 yield unless(number == write.number, f"answered {write.number}, is {number}: {kind} {name}")
                 numbered.append((number, name or str(number), write))
         latest_sent = 0.0
@@ -120,9 +119,9 @@ def writes_are_seen(case: Case) -> Checks:
 
 def nothing_is_foreign(case: Case) -> Checks:
     """Everything stored comes from a client, and notes match their session, their run and a whole snapshot."""
-    for kind in STORED_KINDS if case.history.read_back else ():
+    for kind, stored in case.stored.items():
         written = {name for write in case.writes[kind] for name in write.names}
-        for name, _ in case.stored[kind]:
+        for name, _ in stored:
             yield unless(name in written, f"foreign: {kind} {name}")
     for read in case.all_reads:
         if read.ready:
