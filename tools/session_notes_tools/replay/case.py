@@ -9,7 +9,7 @@ from typing import Any
 from session_notes_server.store.limits import TRANSCRIPT_TURNS
 
 from session_notes_tools.replay.analysis import analyse
-from session_notes_tools.replay.history import SessionHistory
+from session_notes_tools.replay.history import ListedRun, SessionHistory
 from session_notes_tools.replay.records import NotesRead, NotesWrite, Sighting, Write, WriteKind, notes_json
 
 
@@ -25,6 +25,11 @@ class Case:
     def first_writes(self) -> Mapping[str, NotesWrite]:
         """The first write of each run's notes, by run id."""
         return {write.run_id: write for write in self.history.of(NotesWrite) if not write.repeated}
+
+    @cached_property
+    def listed(self) -> Mapping[str, ListedRun]:
+        """The stored runs, by id."""
+        return {run.run_id: run for run in self.history.read_back.runs} if self.history.read_back else {}
 
     @cached_property
     def all_reads(self) -> list[NotesRead]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from itertools import accumulate, count
 from operator import attrgetter
 
-from session_notes_server.store.limits import HISTORY_RUNS, TRANSCRIPT_TURNS
+from session_notes_server.store.limits import TRANSCRIPT_TURNS
 
 from session_notes_tools.replay.case import Case
 from session_notes_tools.replay.records import RunWithoutNotes, WriteKind
@@ -53,16 +53,10 @@ def no_field_is_lost(case: Case) -> Checks:
 
 
 def no_note_is_lost(case: Case) -> Checks:
-    """Acknowledged notes are listed unchanged, as far back as the history reaches."""
-    if back := case.history.read_back:
-        listed = {run.run_id: run for run in back.runs}
-        newest = max((run.number for run in case.history.runs()), default=0)
-        for write in case.first_writes.values():
-            if write.number > newest - HISTORY_RUNS:
-                run = listed.get(write.run_id)
-                yield unless(run is not None, f"{write.run_id} wrote notes and is not listed")
-                if run is not None:
-                    yield unless(run.notes == write.notes, f"{write.run_id} is listed with other notes than it wrote")
+    """Listed runs have the notes that they wrote."""
+    for write in case.first_writes.values():
+        if run := case.listed.get(write.run_id):
+            yield unless(run.notes == write.notes, f"{write.run_id} is listed with other notes than it wrote")
 
 
 def writes_are_stored_once(case: Case) -> Checks:
@@ -126,25 +120,23 @@ def nothing_is_foreign(case: Case) -> Checks:
     for read in case.all_reads:
         if read.ready:
             yield case.foreign_part(read.run_id, read.observed_turn, read.notes)
-    for run in case.history.read_back.runs if case.history.read_back else ():
+    for run in case.listed.values():
         if run.notes is not None:
             yield case.foreign_part(run.run_id, run.observed_turn, run.notes)
 
 
 def outcomes_stand(case: Case) -> Checks:
     """A run is listed with the number and the outcome that its observer was given."""
-    if back := case.history.read_back:
-        listed = {run.run_id: run for run in back.runs}
-        outcomes = [
-            (write.run_id, write.number, _STATES.get(write.outcome, set())) for write in case.first_writes.values()
-        ] + [
-            (run.run_id, run.number, {"failed"} if run.failed else {"running", "abandoned"})
-            for run in case.history.of(RunWithoutNotes)
-        ]
-        for run_id, number, states in outcomes:
-            if run := listed.get(run_id):
-                yield unless(run.state in states, f"{run_id} is {run.state}, not {' or '.join(sorted(states))}")
-                yield unless(run.number == number, f"{run_id} has number {run.number}, and had {number}")
+    outcomes = [
+        (write.run_id, write.number, _STATES.get(write.outcome, set())) for write in case.first_writes.values()
+    ] + [
+        (run.run_id, run.number, {"failed"} if run.failed else {"running", "abandoned"})
+        for run in case.history.of(RunWithoutNotes)
+    ]
+    for run_id, number, states in outcomes:
+        if run := case.listed.get(run_id):
+            yield unless(run.state in states, f"{run_id} is {run.state}, not {' or '.join(sorted(states))}")
+            yield unless(run.number == number, f"{run_id} has number {run.number}, and had {number}")
 
 
 def counts_grow_by_one(case: Case) -> Checks:
