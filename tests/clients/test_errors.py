@@ -258,6 +258,17 @@ def test_details_are_read(refusing: Refusing) -> None:
         assert (caught.value.reason, caught.value.retry_after) == ("", None)
 
 
+def test_a_request_that_arrives_too_late_is_a_deadline_exceeded(refusing: Refusing) -> None:
+    """REQUEST_TIMEOUT, with which the sidecar gives up a request that does not arrive, is a DeadlineExceeded."""
+    status = status_pb2.Status(code=code_pb2.DEADLINE_EXCEEDED)
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason="REQUEST_TIMEOUT"))
+    refusing.code, refusing.details = grpc.StatusCode.DEADLINE_EXCEEDED, status.SerializeToString()
+    refusing.message = "the request did not arrive in time; retry"
+    with PrimaryClient(refusing.target) as primary, pytest.raises(DeadlineExceeded) as caught:
+        primary.append_turns("s", [Turn("user", "x")])
+    assert (caught.value.reason, str(caught.value)) == ("REQUEST_TIMEOUT", refusing.message)
+
+
 def test_a_closed_client_says_so(primary: PrimaryClient, observer: ObserverClient) -> None:
     """A call after close() is a UsageError, which is a RuntimeError too; closing twice is as once."""
     for client, call in ((primary, lambda: primary.get_notes("s")), (observer, lambda: observer.begin_run("s"))):
