@@ -5,10 +5,10 @@ from __future__ import annotations
 import ipaddress
 import socket
 
-from session_notes_server.settings import InvalidSetting
+from session_notes_server.settings import InvalidSetting, StartupError
 
 
-class AddressError(Exception):
+class AddressError(StartupError):
     """An address on which the sidecar cannot listen. The text tells an operator what to do."""
 
 

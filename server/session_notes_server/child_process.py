@@ -1,127 +1,145 @@
-"""Programs of ours that run beside this one: started, listened to, given a job, and surely stopped."""
+"""Child processes: start, watch, restart with backoff, stop with escalation, and end with the parent."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import ctypes
+import logging
+import os
+import signal
 import sys
-from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
-from session_notes_server.embedded.valkey import die_with_parent
+from session_notes_server.settings import StartupError
 
-STOP_SECONDS = 15.0
-_LONGEST_LINE_BYTES = 64 * 1024 * 1024
+log = logging.getLogger(__name__)
+
+# A process that keeps ending early is restarted after a pause that doubles each time.
+FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 0.2, 30.0
+# A process that ran for longer than this did not end early.
+STABLE_SECONDS = 10.0
+STOP_SECONDS = 10.0
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-class ProgramError(Exception):
-    """A program of ours ended as it must not. Its text says which, and the end of what it wrote to stderr."""
+def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """Have the kernel send this process a signal when its parent dies. Only Linux can; elsewhere it does nothing."""
+    if sys.platform == "linux":
+        _LIBC.prctl(1, number)  # PR_SET_PDEATHSIG, see prctl(2)
 
 
-class Program:
-    """A program as its parent sees it: running while the `with` block does, and not longer.
+class ChildProcess:
+    """A child process with a name, a command and one process at a time.
+
+    It runs in a session of its own: Ctrl-C in a terminal signals the whole process group, but the parent decides when
+    its children stop. The embedded store, for example, must outlive the calls in flight.
 
     Args:
-        name: What people call it.
-        arguments: For the Python interpreter: what to run.
+        name: Its name in log lines.
+        command: The program and its arguments.
+        stop_seconds: How long `stop` waits before it kills the process.
+        prepare: Called in the new process before it executes the program.
+
+    Attributes:
+        process: The current or last process, if any was started.
+        backoff_seconds: The pause before the next restart.
     """
 
-    def __init__(self, name: str, arguments: Iterable[str], env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | os.PathLike[str]],
+        *,
+        stop_seconds: float = STOP_SECONDS,
+        prepare: Callable[[], None] = die_with_parent,
+    ) -> None:
         self.name = name
-        self._arguments = tuple(arguments)
-        self._env = env
-        self._complaints: deque[str] = deque(maxlen=20)
-        self._listener: asyncio.Task[None] | None = None
-        self.process: asyncio.subprocess.Process
+        self._command = command
+        self._stop_seconds = stop_seconds
+        self._prepare = prepare
+        self.process: asyncio.subprocess.Process | None = None
+        self.backoff_seconds = FIRST_BACKOFF_SECONDS
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None if no process is running."""
+        return self.process.pid if self.process is not None and self.process.returncode is None else None
+
+    async def start(self) -> None:
+        """Start a process. A subclass calls `spawn` in it.
+
+        Raises:
+            OSError: If the program cannot be executed.
+            StartupError: If a subclass finds another obstacle.
+        """
+        await self.spawn()
+
+    async def spawn(self, **options: Any) -> None:
+        """Execute the command, with further options of `asyncio.create_subprocess_exec`."""
+        self.process = await asyncio.create_subprocess_exec(
+            *self._command, start_new_session=True, preexec_fn=self._prepare, **options
+        )
+
+    async def wait(self) -> int:
+        """Wait until the process ends, and return its exit code: -N if signal N ended it."""
+        return 0 if self.process is None else await self.process.wait()
+
+    def describe_exit(self, code: int) -> str:
+        """Return what the log says about a process that ended by itself."""
+        return f"exit code {code}"
+
+    async def keep_running(self) -> None:
+        """Start the process unless it is running, and restart it whenever it ends by itself. Runs until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            try:
+                if self.pid is None:
+                    await self.start()
+                code = await self.wait()
+            except (OSError, StartupError) as error:
+                text = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+                outcome = f"cannot be started ({text})"
+            else:
+                if loop.time() - began > STABLE_SECONDS:
+                    self.backoff_seconds = FIRST_BACKOFF_SECONDS
+                outcome = f"ended by itself ({self.describe_exit(code)})"
+            log.error("%s %s; restarting it in %.1f s", self.name, outcome, self.backoff_seconds)
+            await asyncio.sleep(self.backoff_seconds)
+            self.backoff_seconds = min(self.backoff_seconds * 2, LAST_BACKOFF_SECONDS)
+
+    async def stop(self) -> None:
+        """Stop the process if it is running: terminate it, wait, and kill it if it takes too long."""
+        if self.pid is None:
+            return
+        self.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(self._stop_seconds):
+                await self.wait()
+        except TimeoutError:
+            log.warning("%s did not stop within %.0f s; killing it", self.name, self._stop_seconds)
+            await self.kill()
+
+    async def kill(self) -> None:
+        """Kill the process if it is running, and wait until it has ended."""
+        self.send_signal(signal.SIGKILL)
+        await self.wait()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process if it is running."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
 
     async def __aenter__(self) -> Self:
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # A module in the current directory is none of ours.
-            *self._arguments,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            limit=_LONGEST_LINE_BYTES,
-            env=self._env,
-            # Ctrl-C in a terminal goes to the whole process group; we say when it is over.
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-        )
+        await self.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self.process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.terminate()
-            try:
-                await asyncio.wait_for(self.process.wait(), STOP_SECONDS)
-            except TimeoutError:
-                self.process.kill()
-                await self.process.wait()
-        if self._listener is not None:
-            self._listener.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._listener
-
-    async def complaint(self) -> str | None:
-        """The next line it writes to stderr; None: it has ended."""
-        stderr = cast(asyncio.StreamReader, self.process.stderr)
-        line = (await stderr.readline()).decode(errors="replace")
-        if line.strip():
-            self._complaints.append(line.rstrip())
-        return line or None
-
-    def listen_on(self) -> None:
-        """Goes on reading stderr in the background: a full pipe would hold the program up."""
-
-        async def listen() -> None:
-            while await self.complaint() is not None:
-                pass
-
-        self._listener = asyncio.create_task(listen())
-
-    async def give(self, job: dict[str, Any], sessions: Iterable[dict[str, Any]]) -> None:
-        """Hands it its job."""
-        stdin = cast(asyncio.StreamWriter, self.process.stdin)
-        # One that is gone already is told apart by how it ended.
-        with contextlib.suppress(ConnectionError):
-            for part in (job, *sessions):
-                stdin.write(json.dumps(part).encode() + b"\n")
-                await stdin.drain()
-            stdin.write(b"\n")
-            await stdin.drain()
-
-    def stop(self) -> None:
-        """Tells it to finish what it is at."""
-        cast(asyncio.StreamWriter, self.process.stdin).close()
-
-    async def lines(self) -> AsyncIterator[bytes]:
-        """What it writes to stdout, line by line, until it ends.
-
-        Raises:
-            ProgramError: It did not end well.
-        """
-        async for line in cast(asyncio.StreamReader, self.process.stdout):
-            yield line
-        await self.ended_well()
-
-    async def ended_well(self) -> None:
-        """Waits for its end.
-
-        Raises:
-            ProgramError: It did not end well.
-        """
-        if code := await self.process.wait():
-            raise self.error(f"ended with exit code {code}")
-
-    def error(self, what: str) -> ProgramError:
-        """The error that says what became of it."""
-        # The frames that Python draws around a traceback are no news.
-        said = [line for line in self._complaints if any(map(str.isalnum, line))]
-        return ProgramError(": ".join([f"the {self.name} {what}", *said[-1:]]))
+        await self.stop()

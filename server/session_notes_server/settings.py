@@ -1,42 +1,59 @@
-"""What the sidecar can be told, with the defaults and the reason for each."""
+"""The sidecar's settings: names, units, defaults and the reason for each; and the errors that keep it from starting."""
 
 from __future__ import annotations
 
 import enum
 import os
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+"""The address on which the sidecar listens, and which clients call, by default. Equals `session_notes.DEFAULT_TARGET`,
+which takes 150 ms to import; a test compares the two."""
+
 ERASED_WITHIN = timedelta(seconds=10)
-"""When at the latest what DeleteSession removed is in no file of the embedded store, counted from its answer while the
-sidecar runs, else from its next start. More where rewriting the files takes more than 3 s, and while it fails."""
+"""The time within which what DeleteSession removed is gone from every file of the embedded store. It counts from the
+response while the sidecar runs, else from its next start. It takes longer if rewriting the files takes more than 3 s,
+and while rewriting fails."""
+
+MAX_SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
+"""The longest path of a unix socket: the size of `sun_path` (unix(7)) without the closing NUL."""
 
 
-class InvalidSetting(Exception):
-    """A setting that cannot be, whatever the machine is like, or two that do not go together.
+class StartupError(Exception):
+    """The sidecar cannot start. The text tells an operator what to do and holds no secret.
 
-    Its text says to a user what to write instead, and holds no secret.
+    Subclasses:
+        InvalidSetting: A setting is invalid on any machine. The exit code is 2.
+        AddressError: An address cannot be listened on.
+        CredentialsError: A file with tokens, certificates or a password cannot be used.
+        EmbeddedError: The embedded store cannot be started.
     """
 
 
+class InvalidSetting(StartupError):
+    """An invalid setting, or two settings that conflict."""
+
+
 def default_data_dir() -> Path:
-    """Return `$XDG_DATA_HOME/session-notes`, as the freedesktop.org base directories say.
+    """Return `$XDG_DATA_HOME/session-notes`, following the freedesktop.org base directory specification.
 
     Raises:
-        InvalidSetting: This user has no home directory.
+        InvalidSetting: If this user has no home directory.
     """
     try:
         return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "session-notes"
     except RuntimeError:
         raise InvalidSetting(
-            f"user {os.geteuid()} has no home directory to keep data in: choose another one with --data-dir, or use a "
+            f"user {os.geteuid()} has no home directory to keep data in: choose a directory with --data-dir, or use a "
             "Redis with --redis-url"
         ) from None
 
 
 class LogFormat(enum.StrEnum):
-    """What a line in the log is."""
+    """The format of a log line."""
 
     TEXT = "text"
     JSON = "json"
@@ -44,111 +61,111 @@ class LogFormat(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How large things may be, and how many at once. Beyond a limit the answer is RESOURCE_EXHAUSTED."""
+    """Upper limits on sizes and counts. A call beyond a limit is answered RESOURCE_EXHAUSTED."""
 
     notes_bytes: int = 256 * 1024
-    """One notes document, serialized; also one session field."""
+    """Serialized size of one notes document, or of one session field."""
 
     turn_bytes: int = 64 * 1024
-    """One turn, serialized."""
+    """Serialized size of one turn."""
 
     batch_requests: int = 1000
     """Requests in one BatchGetNotes."""
 
     message_bytes: int = 4 * 1024 * 1024
-    """One request message. gRPC's own default, so that clients meet no surprise."""
+    """Size of one request message. Equals gRPC's own default, which clients expect."""
 
     concurrent_calls: int = 10_000
-    """Calls under way at once. Hundreds of sessions bring bursts of some thousands, which are to be answered."""
+    """Calls in flight. Hundreds of sessions cause bursts of a few thousand calls, all of which should be answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of one sidecar."""
 
-    listen: tuple[str, ...] = ("127.0.0.1:50051",)
-    """Addresses: `host:port` (port 0: a free one) or `unix:/path`."""
+    listen: tuple[str, ...] = (DEFAULT_ADDRESS,)
+    """Addresses to listen on: `host:port` (port 0: any free port) or `unix:/path`."""
 
     insecure_listen: bool = False
-    """Whether others than this machine may reach an address without TLS, or without saying who they are."""
+    """Whether to accept calls from other machines without TLS or without authentication."""
 
     tokens_dir: Path | None = None
-    """Where the tokens of each role are. None: callers need no token."""
+    """Directory with the tokens of each role. None: callers need no token."""
 
     tls_cert: Path | None = None
-    """The sidecar's certificate, with those that lead to its authority. None: no TLS."""
+    """The sidecar's certificate chain. None: no TLS."""
 
     tls_key: Path | None = None
-    """Its private key."""
+    """Private key of `tls_cert`."""
 
     tls_client_ca: Path | None = None
-    """Whose certificates callers must have. None: they need none."""
+    """Authority that must have signed callers' certificates. None: callers need no certificate."""
 
     tls_roles: Path | None = None
-    """Which role each name in a caller's certificate has."""
+    """File that assigns a role to each name in callers' certificates."""
 
     redis_url: str | None = None
-    """Where Redis is. None: an embedded Valkey of our own in `data_dir`."""
+    """URL of Redis. None: use an embedded Valkey in `data_dir`."""
 
     redis_password_file: Path | None = None
-    """Where its password is, for those who would rather not have it in the URL, or who change it. None: in the URL, or
-    there is none."""
+    """File with the password of Redis, for rotation and to keep it out of the URL. None: the password in the URL, if
+    any."""
 
     redis_ca: Path | None = None
-    """Who signs the certificates of Redis. None: the authorities this system trusts."""
+    """Authority that signed the certificates of Redis. None: the authorities that this system trusts."""
 
     redis_cert: Path | None = None
-    """Our own certificate, for a Redis that asks for one. None: it does not."""
+    """The sidecar's certificate for a Redis that requires one. None: Redis requires none."""
 
     redis_key: Path | None = None
-    """Its private key."""
+    """Private key of `redis_cert`."""
 
     sentinel_user: str = ""
-    """Our user at the Sentinels, which have users of their own. Empty: their default user."""
+    """ACL user at the Sentinels, which have users separate from those of Redis. Empty: their default user."""
 
     sentinel_password_file: Path | None = None
-    """Where the password of the Sentinels is. None: they ask for none."""
+    """File with the password of the Sentinels. None: they require none."""
 
     min_replicas_acked: int = 0
-    """How many replicas must have a write before it is answered. None by default: the embedded store has no replicas,
-    and each write would cost a round trip to them."""
+    """Number of replicas that must have a write before it is answered. 0 by default: the embedded store has no
+    replicas, and each write would cost a round trip to them."""
 
     data_dir: Path | None = None
-    """Where the embedded store keeps its data. None: in `default_data_dir()`."""
+    """Data directory of the embedded store. None: `default_data_dir()`."""
 
     log_format: LogFormat = LogFormat.TEXT
-    """Whether people or programs read the log."""
+    """Whether log lines are written for people or for programs."""
 
     metrics_listen: str | None = None
-    """Where Prometheus finds our metrics: `host:port`. None: nowhere, and nothing is counted."""
+    """Address at which Prometheus scrapes the metrics: `host:port`. None: no metrics are collected."""
 
     channelz: bool = False
-    """Whether gRPC's own view of its connections can be asked for."""
+    """Whether to serve gRPC's own view of its connections."""
 
     prefix: str = "session-notes"
-    """What every key in the store starts with."""
+    """Prefix of every key in the store."""
 
     session_ttl: timedelta = timedelta(hours=24)
-    """How long a session is kept after its last change, unless UpdateSession gave it a ttl of its own."""
+    """Time to keep a session after its last change, unless UpdateSession set a ttl for it."""
 
     notes_timeout: timedelta = timedelta(milliseconds=80)
-    """How long GetNotes waits for a Redis that answers nobody. A primary asks in the middle of a conversation: it is to
-    have its answer within 100 ms, be it that there is none."""
+    """Timeout of GetNotes for a reply from Redis. A primary calls it in the middle of a conversation, and needs a
+    response within 100 ms, even if that is UNAVAILABLE."""
 
     store_timeout: timedelta = timedelta(seconds=1)
-    """How long any call may wait for Redis. Below the 2 s our clients give such calls, so that they hear from
-    us."""
+    """Timeout of any call for a reply from Redis. Below the deadline of 2 s that our clients set on such calls, so that
+    they receive the sidecar's response."""
 
     max_connection_age: timedelta = timedelta(minutes=10)
-    """How long a connection is used. Then its client opens another, and whatever is held on the old one ends with it.
-    A certificate that is no longer trusted is out by then, too. A new connection costs some milliseconds."""
+    """Age at which a connection is closed. Its client opens another one, and streams on the old one end. This also
+    drops clients whose certificate is no longer trusted. A new connection costs a few milliseconds."""
 
     grace: timedelta = timedelta(seconds=5)
-    """How long calls in flight may take to finish after SIGTERM."""
+    """Time for calls in flight to finish after SIGTERM."""
 
     workers: int = 1
-    """Processes that answer calls. One uses one core. More of them share the TCP ports, and each has the limits on
-    calls and connections for itself."""
+    """Number of processes that serve calls; one process uses one core. They share the TCP ports. Limits on calls and
+    connections apply to each separately."""
 
     limits: Limits = Limits()
     """Sizes and counts."""

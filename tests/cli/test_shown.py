@@ -10,7 +10,7 @@ import pytest
 from session_notes.v1 import notes_pb2
 from session_notes.v1.turn_pb2 import Turn
 from session_notes_tools.cli.environment import known_variables
-from session_notes_tools.cli.show import plain
+from session_notes_tools.cli.output import plain
 from session_notes_tools.command_line import app
 
 from tests.cli.program import Cli
@@ -139,7 +139,7 @@ def test_stale_notes_say_why(cli: Cli, session: SessionCalls) -> None:
     assert "stale: older than 0 s" in old.out
     assert "stale: more than 1 turn behind" in behind.out
     assert "stale: older than 0 s, and more than 1 turn behind" in both.out
-    assert "stale: how far behind is not known, as their run did not say" in unsaid.out
+    assert "stale: drift unknown, as the run did not record" in unsaid.out
     assert ", fresh\n" in fresh.out
 
 
@@ -161,9 +161,9 @@ def test_an_unknown_session_is_told_from_one_without_runs(cli: Cli, session: Ses
     assert (known.code, unknown.code) == (3, 3)
     assert "no observer of this name has run on this session yet" in known.out
     assert "has run" not in unknown.out
-    assert "nothing is known of this session" in unknown.out
+    assert "no data for this session" in unknown.out
     assert no_runs.out == f"no run on {session.id}\n"
-    assert "nothing is known of this session" in unknown_runs.out
+    assert "no data for this session" in unknown_runs.out
 
 
 @pytest.mark.parametrize(("issue", "meant"), [("warn:x", "warning"), ("Crit: x", "critical"), ("warnign:x", "warning")])

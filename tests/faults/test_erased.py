@@ -261,23 +261,23 @@ async def test_what_was_replaced_goes_within_the_hour(monkeypatch: pytest.Monkey
 
     The hour is a second here.
     """
-    monkeypatch.setattr(erasure, "AT_LEAST_EVERY", timedelta(seconds=1))
+    monkeypatch.setattr(erasure, "REWRITE_EVERY", timedelta(seconds=1))
     monkeypatch.setattr(erasure, "PAUSE_SECONDS", 0.1)
     with tempfile.TemporaryDirectory(prefix="session-notes-") as folder:
         home = Path(folder)
         store = EmbeddedValkey(home)
-        await store.start()
-        going = asyncio.create_task(store.upkeep.keep_going())
+        await store.open()
+        going = asyncio.create_task(store.erasure.run())
         try:
             # The one that follows the start, which nothing here is to be erased by.
-            await asyncio.to_thread(eventually, lambda: store.upkeep._done > 0)
-            await store.upkeep._answer("SET name said-and-replaced")
-            await store.upkeep._answer("SET name something-else")
+            await asyncio.to_thread(eventually, lambda: store.erasure._done > 0)
+            await store.erasure._send("SET name said-and-replaced")
+            await store.erasure._send("SET name something-else")
             assert found(home, ["said-and-replaced"])
             await asyncio.to_thread(eventually, lambda: not found(home, ["said-and-replaced"]))
         finally:
             going.cancel()
-            await store.stop()
+            await store.close()
 
 
 @contextmanager

@@ -108,13 +108,13 @@ def test_a_store_that_is_down_is_told_of(fault: str, effort: Callable[[int, int]
 
 @pytest.mark.parametrize("fault", ["killed", "stopped"])
 def test_an_embedded_store_that_is_down_is_told_of(fault: str, effort: Callable[[int, int], int]) -> None:
-    """As above. One that was killed is started again at once, so fast that `ready` need not even have noticed."""
+    """As above. One that was killed is running again at once, so fast that `ready` need not even have noticed."""
     with Sidecar(flags=DEFAULTS) as sidecar, listening(sidecar) as told:
         (pid,) = sidecar.store_pids()
         if fault == "killed":
             os.kill(pid, signal.SIGKILL)
             eventually(lambda: sidecar.store_pids() not in ([], [pid]), TELLS_SECONDS)
-            eventually(lambda: "is started again" in sidecar.log)
+            eventually(lambda: "is running again" in sidecar.log)
         else:
             since = time.monotonic()
             os.kill(pid, signal.SIGSTOP)

@@ -208,7 +208,7 @@ def test_a_store_that_cannot_start_says_why_and_is_not_started_for_ever_at_once(
         base.write_bytes(base.read_bytes()[:-20])
         with Sidecar(data_dir=sidecar.data_dir, wait=False) as broken:
             eventually(lambda: broken.log.count("ended by itself") >= 4)
-            why = "exit code 1: the base of its append-only file is broken); starting it again on the same data in"
+            why = "exit code 1: the base of its append-only file is broken); restarting it in"
             assert re.findall(re.escape(why) + r" (\d\.\d) s", broken.log)[:4] == ["0.2", "0.4", "0.8", "1.6"]
 
 
@@ -249,8 +249,8 @@ def test_why_a_store_cannot_start(why: str, stopped: Sidecar) -> None:
     shutil.copytree(stopped.data_dir, data)
     BREAKS[why](data / "appendonlydir")
     with Sidecar(data_dir=data, wait=False) as broken:
-        eventually(lambda: broken.log.count(f"(exit code 1: {why}); starting it again") >= 2)
-        told = f"cannot run until this is put right: {why}; its own words are in {data}/valkey.log"
+        eventually(lambda: broken.log.count(f"(exit code 1: {why}); restarting it") >= 2)
+        told = f"cannot run until this is fixed: {why}; its own log is {data}/valkey.log"
         assert broken.log.count(told) == 1
         assert broken.health() != SERVING
 

@@ -8,7 +8,7 @@ BESIDE_CALLS = """
 import asyncio
 import session_notes_tools.__main__
 import grpc.aio
-from session_notes_server.embedded.valkey import die_with_parent
+from session_notes_server.child_process import die_with_parent
 
 async def main():
     server = grpc.aio.server()

@@ -74,7 +74,7 @@ import logging, warnings
 from session_notes_server.sidecar import log_setup
 from session_notes_server.settings import LogFormat
 
-log_setup.configure(verbose=True, form=LogFormat.JSON, who="worker 7")
+log_setup.configure(verbose=True, log_format=LogFormat.JSON, process="worker 7")
 logging.getLogger("asyncio").warning("of %s\\nlines", "two")
 logging.getLogger("grpc._cython.cygrpc").debug("chatter")
 warnings.warn("old")

@@ -96,5 +96,5 @@ def test_no_watchdog_no_pings(manager: Manager, env: Mapping[str, str]) -> None:
 def test_a_manager_that_is_gone_ends_nothing(tmp_path: Path) -> None:
     """A socket that nobody listens on is a line in the log."""
     with Sidecar(env={"NOTIFY_SOCKET": str(tmp_path / "gone")}) as sidecar:
-        assert "the service manager cannot be told READY=1" in sidecar.log
+        assert "cannot send READY=1 to the service manager" in sidecar.log
         assert sidecar.terminate() == 0

@@ -78,7 +78,7 @@ import logging, sys
 from session_notes_server.sidecar import log_setup
 from session_notes_server.settings import LogFormat
 
-log_setup.configure(verbose=True, form=LogFormat.JSON)
+log_setup.configure(verbose=True, log_format=LogFormat.JSON)
 for number in range(20_000):
     logging.info("line %d", number)
 print("logged", flush=True)
@@ -102,7 +102,7 @@ def test_dropped_lines_are_counted() -> None:
             said.append(json.loads(process.stderr.readline())["message"])
         *kept, dropped = said
         assert kept == [f"line {number}" for number in range(len(kept))]
-        assert dropped == f"lines of the log were dropped, since stderr did not take them: {20_000 - len(kept)}"
+        assert dropped == f"dropped {20_000 - len(kept)} log lines, because stderr did not accept them"
         process.stdin.write("\n")
         process.stdin.close()
         assert [json.loads(line)["message"] for line in process.stderr] == ["at last"]
@@ -124,7 +124,7 @@ def test_a_line_that_is_too_long_is_dropped_alone() -> None:
     """A line larger than all that may wait is counted as dropped, and the next one is written."""
     done = subprocess.run([sys.executable, "-c", HUGE], capture_output=True, text=True, timeout=20)
     dropped, following = done.stderr.splitlines()
-    assert dropped.endswith("did not take them: 1")
+    assert dropped.endswith("dropped 1 log lines, because stderr did not accept them")
     assert following.endswith("next")
 
 

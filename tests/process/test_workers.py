@@ -24,7 +24,7 @@ from session_notes.v1.session_notes_pb2 import WRITE_OUTCOME_ACCEPTED, WriteNote
 from session_notes_server.addresses import AddressError
 from session_notes_server.rpc.listening import hold
 from session_notes_server.settings import Settings
-from session_notes_server.sidecar.supervisor import SERVING as SERVES
+from session_notes_server.sidecar.worker_process import SERVING as SERVES
 
 from tests.access.callers import (
     TOKENS,
@@ -294,7 +294,7 @@ def test_a_killed_worker_is_replaced(session_id: str) -> None:
         session = SessionCalls(channel, session_id)
         eventually(lambda: session.append_turns(1) and "serves again" in sidecar.log)
         (new,) = set(workers(sidecar)) - {killed, other}
-        assert "ended by itself (exit code -9); starting another in its place in 0.2 s" in sidecar.log
+        assert "ended by itself (exit code -9); restarting it in 0.2 s" in sidecar.log
         with a_channel_each(sidecar) as again:
             assert set(again) == {new, other}
             assert SessionCalls(again[new], session_id).get_session().turn_count >= 1
@@ -307,7 +307,7 @@ def test_a_worker_that_cannot_live_is_started_ever_more_rarely() -> None:
         def kill_the_second() -> bool:
             with suppress(IndexError, ProcessLookupError):
                 os.kill(workers(sidecar)[1], signal.SIGKILL)
-            return all(f"in its place in {seconds} s" in sidecar.log for seconds in ("0.2", "0.4", "0.8", "1.6"))
+            return all(f"restarting it in {seconds} s" in sidecar.log for seconds in ("0.2", "0.4", "0.8", "1.6"))
 
         eventually(kill_the_second, 30)
 
@@ -539,7 +539,7 @@ def test_a_new_worker_that_cannot_use_a_file_says_so(tmp_path: Path) -> None:
     with several(flags=["--tokens-dir", str(directory)]) as sidecar:
         (directory / "primary").chmod(0o644)
         os.kill(workers(sidecar)[1], signal.SIGKILL)
-        eventually(lambda: "starting another in its place in 0.4 s" in sidecar.log)
+        eventually(lambda: "restarting it in 0.4 s" in sidecar.log)
         assert re.search(r"worker 2: \S+/primary has mode 0644, .*: chmod 600", sidecar.log)
         assert "ended by itself (exit code 1)" in sidecar.log
         assert "Traceback" not in sidecar.log

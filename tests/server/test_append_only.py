@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from session_notes_server.embedded import append_only_file
-from session_notes_server.embedded.append_only_file import Mended
+from session_notes_server.embedded.append_only_file import Repair
 
 
 def command(*words: bytes) -> bytes:
@@ -50,15 +50,15 @@ def test_what_is_kept(before: bytes, after: bytes, empty: int, tmp_path: Path) -
         path.write_bytes(content)
     assert append_only_file.size(append_only_file.in_use(tmp_path)) == len(b"VALKEY" + before + TWO)
     lost = len(before) - len(after) - empty
-    assert append_only_file.mend(tmp_path) == Mended(empty, lost + (len(TWO) if lost else 0))
+    assert append_only_file.repair(tmp_path) == Repair(empty, lost + (len(TWO) if lost else 0))
     assert first.read_bytes() == after
     assert second.read_bytes() == (b"" if lost else TWO)
     assert (base.read_bytes(), old.read_bytes()) == (b"VALKEY", HOLE)
-    assert append_only_file.mend(tmp_path) == Mended(0, 0)
+    assert append_only_file.repair(tmp_path) == Repair(0, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["appendonlydir"]
 
 
 def test_nothing_is_there_yet(tmp_path: Path) -> None:
     """A data directory without a file is no fault."""
     assert append_only_file.size(append_only_file.in_use(tmp_path)) == 0
-    assert append_only_file.mend(tmp_path) == Mended(0, 0)
+    assert append_only_file.repair(tmp_path) == Repair(0, 0)

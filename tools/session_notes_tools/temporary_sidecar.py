@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from session_notes import AsyncPrimaryClient
-from session_notes_server.child_process import Program
+
+from session_notes_tools.python_process import PythonProcess
 
 START_SECONDS = 30.0
 REACH_TIMEOUT = timedelta(seconds=3)
@@ -43,28 +44,30 @@ async def temporary_sidecar(*flags: str) -> AsyncIterator[TemporarySidecar]:
     """Run a sidecar with further flags of `serve`.
 
     Raises:
-        ProgramError: If it does not start.
+        ProcessFailed: If it does not start.
     """
     env = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN_SETTINGS)}
     with tempfile.TemporaryDirectory(prefix="session-notes-temporary-", ignore_cleanup_errors=True) as folder:
         unix = f"unix:{folder}/sidecar.sock"
         arguments = ("-m", "session_notes_tools", "serve", "--listen", "127.0.0.1:0", "--listen", unix)
-        async with Program("sidecar", (*arguments, "--data-dir", folder, *flags), env) as sidecar:
+        async with PythonProcess("sidecar", (*arguments, "--data-dir", folder, *flags), env) as sidecar:
             try:
                 async with asyncio.timeout(START_SECONDS):
                     target = await _listening_address(sidecar)
             except TimeoutError:
-                raise sidecar.error("did not start") from None
-            sidecar.listen_on()
-            yield TemporarySidecar(target, unix, sidecar.process.pid)
+                raise sidecar.failure("did not start") from None
+            sidecar.drain_stderr()
+            if sidecar.pid is None:
+                raise sidecar.failure("ended at once")
+            yield TemporarySidecar(target, unix, sidecar.pid)
 
 
-async def _listening_address(sidecar: Program) -> str:
-    while (line := await sidecar.complaint()) is not None:
+async def _listening_address(sidecar: PythonProcess) -> str:
+    while (line := await sidecar.read_stderr_line()) is not None:
         if match := _LISTENING.search(line):
             return match[1]
-    await sidecar.ended_well()
-    raise sidecar.error("ended at once")
+    await sidecar.check_exit()
+    raise sidecar.failure("ended at once")
 
 
 async def wait_until_reachable(target: str, timeout: timedelta) -> None:  # noqa: ASYNC109 - the client retries until then

@@ -1,1 +1,1 @@
-"""The embedded store: a Valkey server in the data directory."""
+"""The embedded store: a Valkey server in a data directory, and the upkeep of its files."""

@@ -1,12 +1,12 @@
-"""The embedded store's append-only file, read from outside: how large it is, and what of it can be read back.
+"""The embedded store's append-only file, read and repaired from outside the store.
 
-It is several files: a base, which is what the store held when it last rewrote, then the commands since, in one or more
-incremental files; a manifest names them in this order.
+It consists of several files: a base, with the data at the time of the last rewrite, and one or more incremental files
+with the commands since then. A manifest lists them in this order.
 
-Valkey 9.1 opens the incremental file of a rewrite without O_APPEND. Where it can write a command only in part, since
-the disk is full, it cuts that part off, and when it can write again goes on where the part ended: in between the file
-holds NULs. Valkey refuses to read those. (Its own `valkey-check-aof --fix` cuts off all that follows them, and does not
-know its own base files.)
+Valkey 9.1 opens the incremental file of a rewrite without O_APPEND. If a full disk takes only part of a command, Valkey
+cuts that part off, and later continues at the offset where the part ended. The gap between holds NULs, which Valkey
+refuses to read at its next start. (Its own `valkey-check-aof --fix` removes everything after them, and cannot read
+Valkey's base files.)
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _CHUNK_BYTES = 1 << 20
 
 
 class _Broken(Exception):
-    """There is no command where one should be."""
+    """The file does not continue with a whole command."""
 
 
 @dataclass(frozen=True)
-class Mended:
-    """What was taken out of the files, so that they can be read.
+class Repair:
+    """What a repair removed from the files.
 
     Attributes:
         empty: Bytes that held nothing.
-        lost: Bytes of commands that could not be read, and of all that came after them.
+        lost: Bytes of commands that could not be read, and of everything after them.
     """
 
     empty: int
@@ -40,7 +40,7 @@ class Mended:
 
 
 def in_use(data_dir: Path, kinds: str = "bi") -> list[Path]:
-    """The base (b) and the incremental files (i), oldest first. A rewrite takes names that were never used before."""
+    """Return the base (b) and the incremental files (i), oldest first. A rewrite never reuses a name."""
     folder = data_dir / _FOLDER
     try:
         # Each line: file NAME seq NUMBER type KIND
@@ -51,47 +51,48 @@ def in_use(data_dir: Path, kinds: str = "bi") -> list[Path]:
 
 
 def size(files: Iterable[Path]) -> int:
-    """The bytes of files. Of all in use, `aof_current_size` is what the store believes to have written to them."""
+    """Return the total size of files in bytes. For all files in use, the store expects `aof_current_size`."""
     return sum(path.stat().st_size for path in files)
 
 
-def mend(data_dir: Path) -> Mended:
-    """Take out of the incremental files what the store could not read. Nobody else may be at them.
+def repair(data_dir: Path) -> Repair:
+    """Remove from the incremental files what the store could not read. No store may be running on them.
 
-    NULs between two commands go alone. What is broken otherwise goes with all that follows it, in later files too: a
-    command is worth nothing without those before it. A file is replaced in one step, and is never half mended.
+    NULs between two commands are removed alone. Anything else that cannot be read is removed with everything after it,
+    also in later files: a command is worthless without those before it. Each file is replaced in one step, so that a
+    killed repair leaves it as it was.
 
     Raises:
-        OSError: they cannot be read or written; a full disk, say.
+        OSError: If a file cannot be read or written, for example because the disk is full.
     """
     empty = lost = 0
     for path in in_use(data_dir, "i"):
         length = path.stat().st_size
-        sound, nuls = ([], 0) if lost else _sound(path)
-        kept = sum(end - start for start, end in sound)
+        spans, nuls = ([], 0) if lost else _readable(path)
+        remaining = sum(end - start for start, end in spans)
         empty += nuls
-        lost += length - kept - nuls
-        if kept < length:
-            _keep(path, sound, data_dir / "temp-mended.aof")
-    return Mended(empty, lost)
+        lost += length - remaining - nuls
+        if remaining < length:
+            _rewrite(path, spans, data_dir / "temp-mended.aof")
+    return Repair(empty, lost)
 
 
-def _sound(path: Path) -> tuple[list[tuple[int, int]], int]:
-    """The spans of whole commands and whole transactions → with the number of NULs between and behind them."""
-    # Read, not mapped: a mapped page that the disk cannot give ends the process, where a read is an OSError.
+def _readable(path: Path) -> tuple[list[tuple[int, int]], int]:
+    """Return the spans of whole commands and transactions, and the number of NULs between and after them."""
+    # Read, not mapped: if the disk fails to deliver a mapped page, the process dies; a failed read is an OSError.
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         spans, nuls, start, at = list[tuple[int, int]](), 0, 0, 0
-        # What to go back to where a transaction does not end: the state before it.
+        # The state before a transaction, in case it does not end.
         before: tuple[list[tuple[int, int]], int] | None = None
         with contextlib.suppress(_Broken):
             while at < size:
-                if hole := _hole(file, at):
+                if hole := _skip_nuls(file, at):
                     spans.append((start, at))
                     nuls += hole
                     start = at = at + hole
                     continue
-                name = _command(file, size)
+                name = _skip_command(file, size)
                 if name == b"MULTI":
                     before = ([*spans, (start, at)], nuls)
                 elif name == b"EXEC":
@@ -100,26 +101,26 @@ def _sound(path: Path) -> tuple[list[tuple[int, int]], int]:
         return before or ([*spans, (start, at)], nuls)
 
 
-def _hole(file: BinaryIO, at: int) -> int:
-    """How many NULs there are from here on; the file is then behind them."""
+def _skip_nuls(file: BinaryIO, at: int) -> int:
+    """Move past the NULs at an offset, and return their number."""
     nuls = 0
     while chunk := file.read(1 if not nuls else _CHUNK_BYTES):
-        found = len(chunk) - len(chunk.lstrip(b"\0"))
-        nuls += found
-        if found < len(chunk):
+        count = len(chunk) - len(chunk.lstrip(b"\0"))
+        nuls += count
+        if count < len(chunk):
             break
     file.seek(at + nuls)
     return nuls
 
 
-def _command(file: BinaryIO, size: int) -> bytes:
-    """The name of the command that begins here; the file is then behind it."""
-    line = _line(file)
+def _skip_command(file: BinaryIO, size: int) -> bytes:
+    """Move past a command, and return its name."""
+    line = _read_line(file)
     if line[:1] == b"#":  # An annotation: one line.
         return b""
     name = b""
-    for index in range(_number(line, b"*")):
-        length = _number(_line(file), b"$")
+    for index in range(_parse_number(line, b"*")):
+        length = _parse_number(_read_line(file), b"$")
         if length > size - file.tell():
             raise _Broken
         if index == 0:
@@ -131,22 +132,23 @@ def _command(file: BinaryIO, size: int) -> bytes:
     return name
 
 
-def _number(line: bytes, mark: bytes) -> int:
+def _parse_number(line: bytes, mark: bytes) -> int:
     digits = line[1:-2]
     if line[:1] != mark or not digits.isdigit():
         raise _Broken
     return int(digits)
 
 
-def _line(file: BinaryIO) -> bytes:
-    # No line of a length, nor of a time, is longer.
+def _read_line(file: BinaryIO) -> bytes:
+    # No line with a length or a time is longer.
     line = file.readline(64)
     if not line.endswith(b"\r\n"):
         raise _Broken
     return line
 
 
-def _keep(path: Path, spans: list[tuple[int, int]], temporary: Path) -> None:
+def _rewrite(path: Path, spans: list[tuple[int, int]], temporary: Path) -> None:
+    """Replace a file by spans of it, in one step and on disk when this returns."""
     with path.open("rb") as file, temporary.open("wb") as other:
         other_fd = other.fileno()
         os.fchmod(other_fd, 0o600)

@@ -1,8 +1,8 @@
-"""Upkeep of the embedded store's files: it rewrites its append-only file from what it holds.
+"""Erasure from the embedded store's files: has the store rewrite its append-only file from what it holds.
 
-That erases: to the append-only file a deletion is one more line, and what was deleted stays in it until then. And it
-mends: a disk that was full may have left a hole in the file (see `append_only`), which the store does not notice before
-its next start.
+In the append-only file a deletion is one more command, and the deleted data stays before it until the file is
+rewritten. A rewrite also removes the hole that a full disk may have left in the file (see `append_only_file`), which
+the store would not notice before its next start.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from session_notes_server.settings import ERASED_WITHIN
 
 log = logging.getLogger(__name__)
 
-# Text that was replaced, or whose time has passed, is gone from the files by then.
-AT_LEAST_EVERY = timedelta(hours=1)
-# A storm of deletions costs one rewrite in so many seconds. A deletion just after one began waits for this and for
-# both, and is to be erased in time still.
+# Replaced text and expired data are gone from the files after this time.
+REWRITE_EVERY = timedelta(hours=1)
+# The least time between two rewrites, which bounds the cost of many deletions. A deletion just after the start of a
+# rewrite waits for this pause and for both rewrites, and must still be erased within ERASED_WITHIN.
 PAUSE_SECONDS = 3.0
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 POLL_SECONDS = 0.05
-ANSWER_SECONDS = 2.0
+REPLY_SECONDS = 2.0
 FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 0.1, 60.0
 
 
 class RewriteFailed(Exception):
-    """The store did not rewrite its file: it is away, or loads, or its disk is full."""
+    """The store did not rewrite its file. It does not run, is loading, or its disk is full."""
 
 
-class Upkeep:
-    """Has the embedded store rewrite its append-only file: after deletions, after a full disk, and every now and then.
+class Erasure:
+    """Rewrites of the append-only file: after deletions, after the disk was full, and every hour.
 
     Args:
-        data_dir: Where the store keeps its files.
-        socket: Where the store listens.
+        data_dir: The store's data directory.
+        socket: The store's unix socket.
     """
 
     def __init__(self, data_dir: Path, socket: Path) -> None:
@@ -47,112 +47,118 @@ class Upkeep:
         self._wanted = asyncio.Event()
         self._can_write = asyncio.Event()
         self._can_write.set()
-        self._asked = self._done = 0
+        self._requested = self._done = 0
 
-    def ask(self) -> None:
-        """Something was deleted: have it out of the files within ERASED_WITHIN."""
-        self._asked += 1
+    def request(self) -> None:
+        """Have what was deleted erased from the files within ERASED_WITHIN."""
+        self._requested += 1
         self._wanted.set()
 
-    async def keep_going(self) -> None:
-        """Rewrite whenever asked or the file is broken, and at least every hour. Runs until cancelled."""
-        async with asyncio.TaskGroup() as both:
-            both.create_task(self._watch())
-            both.create_task(self._rewrite_when_wanted())
+    async def run(self) -> None:
+        """Rewrite the file on request, when it is broken, and every hour. Runs until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._check_regularly())
+            tasks.create_task(self._rewrite_when_wanted())
 
     async def finish(self) -> None:
-        """Rewrite if it still is to be, before the store ends. Where that fails, the store's next start does it."""
+        """Rewrite the file if a request is pending, before the store stops.
+
+        If this fails, the rewrite after the store's next start erases the data.
+        """
         with contextlib.suppress(RewriteFailed, TimeoutError):
-            await self._look()
-            if self._done < self._asked:
+            await self._check()
+            if self._done < self._requested:
                 await asyncio.wait_for(self._rewrite(), ERASED_WITHIN.total_seconds())
 
-    async def _watch(self) -> None:
+    async def _check_regularly(self) -> None:
         while True:
-            with contextlib.suppress(RewriteFailed):  # It is away: its next start is followed by a rewrite.
-                await self._look()
-            await asyncio.sleep(LOOK_SECONDS)
+            with contextlib.suppress(RewriteFailed):  # The store does not run. A rewrite follows its next start.
+                await self._check()
+            await asyncio.sleep(CHECK_SECONDS)
 
-    async def _look(self) -> None:
-        """See whether the store can write to its file, and whether the file is what it believes to have written."""
+    async def _check(self) -> None:
+        """Check that the store can write to its file, and that the file has the size that the store expects."""
         try:
             files = append_only_file.in_use(self._dir)
-            # Before the store is asked: what it writes in between it knows of, so a busy file does not look broken.
-            on_disk = append_only_file.size(files)
+            # Measured before the store is asked: it knows of anything it writes in between, so that a busy file does
+            # not look broken.
+            size_on_disk = append_only_file.size(files)
         except OSError:
-            return  # A rewrite has just replaced them.
-        said = await self._answer("INFO persistence")
-        if not _can_write(said):
+            return  # A rewrite has just replaced the files.
+        info = await self._send("INFO persistence")
+        if not _can_write(info):
             if self._can_write.is_set():
                 log.error(
-                    "the embedded store cannot write to its disk, and refuses writes: %d bytes of what it has answered "
-                    "are in its memory alone, and are lost if it ends before there is room; nor can it erase",
-                    _number(said, "aof_buffer_length"),
+                    "the embedded store cannot write to its disk, and refuses writes: %d bytes of answered writes are "
+                    "in memory only, and are lost if the store ends before there is room; nothing can be erased",
+                    _number(info, "aof_buffer_length"),
                 )
                 self._can_write.clear()
-                self.ask()
+                self.request()
             return
         if not self._can_write.is_set():
             log.info("the embedded store can write to its disk again")
             self._can_write.set()
-        # A write that failed for a moment only leaves nothing but a file that is too large. Where a rewrite has ended
-        # in between, the store has spoken of other files than we have measured.
-        too_large = _is_at_rest(said) and on_disk > _number(said, "aof_current_size")
-        if too_large and self._done == self._asked and append_only_file.in_use(self._dir) == files:
-            log.warning("the embedded store's file has a hole, as a full disk leaves one; having it rewritten")
-            self.ask()
+        # The only trace of a write that failed for a moment is a file that is too large. If a rewrite ended in between,
+        # the store reported the size of other files than those measured.
+        too_large = _is_idle(info) and size_on_disk > _number(info, "aof_current_size")
+        if too_large and self._done == self._requested and append_only_file.in_use(self._dir) == files:
+            log.warning("the embedded store's file has a hole, as a full disk leaves one; rewriting the file")
+            self.request()
 
     async def _rewrite_when_wanted(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), AT_LEAST_EVERY.total_seconds())
+                await asyncio.wait_for(self._wanted.wait(), REWRITE_EVERY.total_seconds())
             self._wanted.clear()
-            await self._rewrite_at_last()
+            await self._rewrite_with_retries()
             await asyncio.sleep(PAUSE_SECONDS)
 
-    async def _rewrite_at_last(self) -> None:
-        loop, backoff, told = asyncio.get_running_loop(), FIRST_BACKOFF_SECONDS, False
-        late = loop.time() + ERASED_WITHIN.total_seconds()
+    async def _rewrite_with_retries(self) -> None:
+        loop, backoff, reported = asyncio.get_running_loop(), FIRST_BACKOFF_SECONDS, False
+        overdue = loop.time() + ERASED_WITHIN.total_seconds()
         while True:
             await self._can_write.wait()
             try:
                 await self._rewrite()
             except RewriteFailed:
-                if loop.time() > late and not told:
-                    log.error("the embedded store cannot rewrite its files: what was deleted is still in them")
-                    told = True
+                if loop.time() > overdue and not reported:
+                    log.error("the embedded store cannot rewrite its files: deleted data is still in them")
+                    reported = True
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, LAST_BACKOFF_SECONDS)
             else:
-                if told:
-                    log.info("the embedded store has rewritten its files: what was deleted is erased")
+                if reported:
+                    log.info("the embedded store has rewritten its files: deleted data is erased")
                 return
 
     async def _rewrite(self) -> None:
-        # One that is under way may have begun before the deletion, and holds what the store held then.
-        said = await self._at_rest()
-        # What is not written yet would be in the new base, and be written after it again: a turn there twice.
-        if not _can_write(said):
+        # A rewrite in flight may have begun before the deletion, with the data that the store held then.
+        info = await self._wait_until_idle()
+        # Commands not yet written to the file would be part of the new base and then be appended after it: a turn would
+        # be stored twice.
+        if not _can_write(info):
             raise RewriteFailed
-        asked = self._asked
-        if not (await self._answer("BGREWRITEAOF")).startswith("+"):
+        requested = self._requested
+        if not (await self._send("BGREWRITEAOF")).startswith("+"):
             raise RewriteFailed
-        said = await self._at_rest()
-        if "aof_last_bgrewrite_status:ok" not in said or not _can_write(said):
+        info = await self._wait_until_idle()
+        if "aof_last_bgrewrite_status:ok" not in info or not _can_write(info):
             raise RewriteFailed
-        self._done = asked
+        self._done = requested
 
-    async def _at_rest(self) -> str:
-        """Wait until no rewrite is under way → what the store then says of its files."""
+    async def _wait_until_idle(self) -> str:
+        """Wait until no rewrite is in flight, and return the store's INFO."""
         while True:
-            said = await self._answer("INFO persistence")
-            if _is_at_rest(said):
-                return said
+            info = await self._send("INFO persistence")
+            if _is_idle(info):
+                return info
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _answer(self, command: str) -> str:
+    async def _send(self, command: str) -> str:
+        """Send a command over a connection that is used once, and return the reply."""
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(REPLY_SECONDS):
                 reader, writer = await asyncio.open_unix_connection(self._socket)
                 with contextlib.closing(writer):
                     writer.write(f"{command}\r\n".encode())
@@ -163,13 +169,13 @@ class Upkeep:
         return (head + body).decode()
 
 
-def _can_write(said: str) -> bool:
-    return "aof_last_write_status:err" not in said
+def _can_write(info: str) -> bool:
+    return "aof_last_write_status:err" not in info
 
 
-def _is_at_rest(said: str) -> bool:
-    return "aof_rewrite_in_progress:0" in said and "aof_rewrite_scheduled:0" in said
+def _is_idle(info: str) -> bool:
+    return "aof_rewrite_in_progress:0" in info and "aof_rewrite_scheduled:0" in info
 
 
-def _number(said: str, name: str) -> int:
-    return int(said.partition(f"\n{name}:")[2].partition("\r")[0] or 0)
+def _number(info: str, name: str) -> int:
+    return int(info.partition(f"\n{name}:")[2].partition("\r")[0] or 0)

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from session_notes_server.settings import StartupError
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -23,7 +25,7 @@ RELOAD_SECONDS = 1.0
 MAX_FILE_BYTES = 1024 * 1024
 
 
-class CredentialsError(Exception):
+class CredentialsError(StartupError):
     """A file that cannot be used. The text tells an operator which file and why, and never quotes its content."""
 
 

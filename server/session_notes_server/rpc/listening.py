@@ -17,9 +17,9 @@ from urllib.parse import quote
 import grpc
 
 from session_notes_server.addresses import AddressError, host_and_port, is_loopback
-from session_notes_server.embedded.valkey import MAX_SOCKET_PATH_BYTES, lock_file
+from session_notes_server.embedded.locks import lock_file
 from session_notes_server.identity.callers import Certificates
-from session_notes_server.settings import InvalidSetting, Settings
+from session_notes_server.settings import MAX_SOCKET_PATH_BYTES, InvalidSetting, Settings
 
 log = logging.getLogger(__name__)
 

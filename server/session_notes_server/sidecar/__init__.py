@@ -1,1 +1,1 @@
-"""The sidecar process, from start to stop."""
+"""The sidecar process, from start to shutdown."""

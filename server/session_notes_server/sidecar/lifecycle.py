@@ -1,4 +1,4 @@
-"""What each of the sidecar's processes does as a process: its loop, its end, what goes on beside its work."""
+"""Process lifecycle, the same for a sidecar, a supervisor and a worker: event loop, stop signals, background tasks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from session_notes_server.sidecar.systemd import STOPPING, notify
 
 log = logging.getLogger(__name__)
 
-AGAIN_SECONDS = 0.5
+SAME_REQUEST_SECONDS = 0.5
+"""Two signals within this time are one request to stop: `timeout`, service managers and terminals send a signal to a
+process and to its process group."""
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def run(sidecar: Coroutine[None, None, None]) -> None:
-    """Run one of the sidecar's processes to its end, on uvloop where it is there."""
-    with contextlib.closing(sidecar):  # Ctrl-C may come before it runs.
+def run(main: Coroutine[None, None, None]) -> None:
+    """Run a process of the sidecar to its end, on uvloop if it is installed."""
+    with contextlib.closing(main):  # Ctrl-C may come before it runs.
         try:
             import uvloop
         except ModuleNotFoundError:
@@ -28,72 +31,78 @@ def run(sidecar: Coroutine[None, None, None]) -> None:
         else:
             factory = uvloop.new_event_loop
         with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(sidecar)
-    # The loop no longer handles them, and what is left to do is done at once.
+            runner.run(main)
+    # The loop no longer handles the signals, and the rest of the process takes no time.
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
-class Stop:
-    """The request to stop: SIGTERM, SIGINT or SIGHUP, from the construction on.
+class Shutdown:
+    """The request to stop, made by SIGTERM, SIGINT or SIGHUP.
 
-    A second signal makes haste: calls in flight are not waited for. One within AGAIN_SECONDS of the first is the same
-    request: `timeout`, service managers and terminals send a signal to a process and to its group.
+    A second signal makes it urgent: calls in flight are no longer awaited. Signals are handled from the construction
+    on.
+
+    Attributes:
+        urgent: Set by the second signal.
     """
 
     def __init__(self) -> None:
-        self._asked, self.haste = asyncio.Event(), asyncio.Event()
+        self._requested, self.urgent = asyncio.Event(), asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._at = 0.0
+        self._requested_at = 0.0
         for number in _SIGNALS:
-            # nohup has it ignored, so that the process outlives its terminal.
+            # Under nohup, SIGHUP is ignored, so that the process outlives its terminal.
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                self._loop.add_signal_handler(number, self._signalled)
+                self._loop.add_signal_handler(number, self._handle_signal)
 
-    def _signalled(self) -> None:
-        if not self._asked.is_set():
-            self._at = self._loop.time()
-            self._asked.set()
-        elif self._loop.time() - self._at > AGAIN_SECONDS and not self.haste.is_set():
-            log.warning("told to stop again: calls in flight are not waited for")
-            self.haste.set()
+    def _handle_signal(self) -> None:
+        if not self._requested.is_set():
+            self._requested_at = self._loop.time()
+            self._requested.set()
+        elif self._loop.time() - self._requested_at > SAME_REQUEST_SECONDS and not self.urgent.is_set():
+            log.warning("second stop signal: not waiting for calls in flight")
+            self.urgent.set()
 
     async def wait(self) -> None:
-        """Wait for the request."""
-        await self._asked.wait()
+        """Wait for the request to stop."""
+        await self._requested.wait()
 
-    async def unless_hasty(self, work: Coroutine[None, None, None]) -> None:
-        """Run work that a stop can skip, until it ends or a second signal comes."""
-        task, haste = asyncio.create_task(work), asyncio.create_task(self.haste.wait())
+    async def unless_urgent(self, work: Coroutine[None, None, None]) -> None:
+        """Run work until it ends, or until the shutdown is urgent."""
+        task, urgent = asyncio.create_task(work), asyncio.create_task(self.urgent.wait())
         try:
-            await asyncio.wait((task, haste), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((task, urgent), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            haste.cancel()
+            urgent.cancel()
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
 
-def tell_stopping(settings: Settings) -> None:
-    """Say that the end has begun."""
+def announce_shutdown(settings: Settings) -> None:
+    """Tell the service manager and the log that the shutdown begins."""
     notify(STOPPING)
     log.info("stopping: no new calls, at most %.0f s for those in flight", settings.grace.total_seconds())
 
 
-def forbid_core_files() -> None:
-    """None of ours, nor of the embedded store, whose would be in its data directory: they hold what users said."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-
-
 def log_addresses(addresses: Sequence[str]) -> None:
-    """Say where calls are answered."""
+    """Log the addresses on which calls are served."""
     for address in addresses:
         log.info("listening on %s", address)
 
 
+def disable_core_files() -> None:
+    """Keep this process and its children from writing core files, which would hold what users said.
+
+    A core file of the embedded store would be in its data directory.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
 @contextlib.asynccontextmanager
 async def background(*works: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """What goes on beside the calls, and ends with them."""
+    """Run coroutines as tasks during the block, and cancel them at its end."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
         yield

@@ -1,11 +1,11 @@
-"""Logging: one line to stderr for every change of state, and one for every call when asked.
+"""Logging to stderr: a line for each change of state and, on request, a line for each call.
 
-As text for people, or as one JSON object a line for programs. Whichever it is, no line holds what users said, an id of
-a session or a run, or a secret.
+A line is text for people, or one JSON object for programs. No line holds what users said, the id of a session or a run,
+or a secret.
 
-Lines are written by a thread of their own, so that a stderr that blocks (a full pipe without a reader) does not block
-calls. Up to BUFFER_BYTES wait for it; further lines are dropped, and counted in one line as soon as stderr takes lines
-again.
+A thread writes the lines, so that a stderr that blocks (a full pipe without a reader) does not block calls. Up to
+BUFFER_BYTES of lines wait for it. Further lines are dropped, and one line reports their number once stderr accepts
+lines again.
 """
 
 from __future__ import annotations
@@ -24,53 +24,59 @@ from datetime import UTC, datetime
 
 from session_notes_server.settings import LogFormat
 
-# What a line of JSON has where it applies: whoever logs gives it as `extra`.
+# Optional fields of a JSON line, given to the logger as `extra`.
 _FIELDS = ("method", "code", "duration_ms", "error_id")
 
 BUFFER_BYTES = 1 << 20
 WRITE_SECONDS, RETRY_SECONDS = 0.05, 10.0
-"""How long a caller waits for its line to be written, so that what it does next comes after it; and after what time it
-waits again, once that was too long."""
+"""How long a log call waits for its line to be written, so that lines and actions keep their order; and how long log
+calls do not wait at all after one has waited in vain."""
 
 EXIT_SECONDS = 1.0
-"""How long the end of the process waits for a stderr that takes no lines."""
+"""How long the process, when it ends, waits for a stderr that accepts no lines."""
 
 STDOUT, STDERR = 1, 2
 
 
-def configure(*, verbose: bool, form: LogFormat = LogFormat.TEXT, who: str = "") -> None:
-    """Set logging up for this process; `who` it is, where there are several."""
+def configure(*, verbose: bool, log_format: LogFormat = LogFormat.TEXT, process: str = "") -> None:
+    """Set up logging for this process.
+
+    Args:
+        verbose: Whether to log at debug level.
+        log_format: The format of the lines.
+        process: The name of this process in each line, if the sidecar has several.
+    """
     handler = _Handler()
-    if form is LogFormat.JSON:
-        handler.setFormatter(_JSON(who))
-        # Python's own warnings are lines too.
+    if log_format is LogFormat.JSON:
+        handler.setFormatter(_JSONFormatter(process))
+        # Python's own warnings must be JSON lines too.
         logging.captureWarnings(True)
     else:
-        handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)-7s {who and who + ': '}%(message)s"))
-    handler.addFilter(_worth_telling)
+        handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)-7s {process and process + ': '}%(message)s"))
+    handler.addFilter(_is_relevant)
     logging.basicConfig(handlers=[handler], level=logging.DEBUG if verbose else logging.INFO)
-    # At debug, gRPC and asyncio tell of themselves alone.
+    # At debug level, gRPC and asyncio log only their own internals.
     for name in ("grpc", "asyncio"):
         logging.getLogger(name).setLevel(logging.INFO)
     _output.start()
 
 
 def print_lines(lines: Sequence[str]) -> None:
-    """Write lines to stdout, after what is logged so far, without waiting for a reader."""
+    """Write lines to stdout after the lines logged so far, without waiting for a reader."""
     for line in lines:
-        _output.put(STDOUT, _encoded(line))
+        _output.put(STDOUT, _encode(line))
 
 
 def flush() -> None:
-    """Wait until all lines are written, for EXIT_SECONDS at most."""
+    """Wait until all lines are written, for at most EXIT_SECONDS."""
     _output.flush()
 
 
 class _Output:
-    """Lines on their way to stdout and stderr, in the order they came in.
+    """A queue of lines for stdout and stderr, written in order by a thread.
 
     Attributes:
-        lost: Lines that were dropped, and are in no count yet.
+        lost: The number of dropped lines that have not been reported yet.
     """
 
     def __init__(self) -> None:
@@ -83,15 +89,16 @@ class _Output:
         self.lost = 0
 
     def start(self) -> None:
-        """Start to write, unless it has started already."""
+        """Start the thread unless it runs already."""
         if not self._thread.is_alive():
             self._thread.start()
             atexit.register(self.flush)
 
     def put(self, stream: int, line: bytes) -> None:
-        """Have a line written, or drop it where too many wait already."""
+        """Queue a line, or drop it if the queue is full."""
         with self._changed:
-            # Once full, it takes nothing until it is empty: so the count of what is lost stands in its place.
+            # Once full, the queue accepts nothing until it is empty, so that the report of the dropped lines is written
+            # in their place.
             if self._full or self._size + len(line) > BUFFER_BYTES:
                 self._full = True
                 self.lost += 1
@@ -104,7 +111,7 @@ class _Output:
                 self._wait_from = time.monotonic() + RETRY_SECONDS
 
     def flush(self) -> None:
-        """Wait until nothing is left to write, for EXIT_SECONDS at most."""
+        """Wait until the queue is empty, for at most EXIT_SECONDS."""
         with self._changed:
             self._changed.wait_for(self._is_empty, EXIT_SECONDS)
 
@@ -117,7 +124,7 @@ class _Output:
                 self._changed.wait_for(lambda: self._lines or self._full)
                 lines = [*self._lines]
                 self._lines.clear()
-            for stream, group in _together(lines):
+            for stream, group in _grouped(lines):
                 written = _write_all(stream, b"".join(group))
                 with self._changed:
                     self._size -= sum(map(len, group))
@@ -126,26 +133,26 @@ class _Output:
                 if self._lines:
                     continue
                 lost = self.lost
-            reported = lost and _write_all(STDERR, _account_of(lost))
+            reported = lost and _write_all(STDERR, _loss_report(lost))
             with self._changed:
                 self.lost -= lost if reported else 0
                 self._full = bool(self._full and reported and self.lost)
                 self._changed.notify_all()
 
 
-class _JSON(logging.Formatter):
-    """One object a line: time, level, logger and message in each, and what else applies.
+class _JSONFormatter(logging.Formatter):
+    """Formats a record as one JSON object: time, level, logger, message and the fields that apply.
 
     Args:
-        who: This process, where there are several.
+        process: The name of this process, if the sidecar has several.
     """
 
-    def __init__(self, who: str) -> None:
+    def __init__(self, process: str) -> None:
         super().__init__()
-        self._who = {"process": who} if who else {}
+        self._process = {"process": process} if process else {}
 
     def format(self, record: logging.LogRecord) -> str:
-        """Part of logging.Formatter."""
+        """Implement logging.Formatter."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC)
             .isoformat(timespec="milliseconds")
@@ -153,7 +160,7 @@ class _JSON(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **self._who,
+            **self._process,
             **{name: record.__dict__[name] for name in _FIELDS if name in record.__dict__},
         }
         if record.exc_info:
@@ -161,19 +168,19 @@ class _JSON(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def _worth_telling(record: logging.LogRecord) -> bool:
-    # gRPC logs a traceback whenever a caller left before its answer: in a voice agent, at every interruption.
+def _is_relevant(record: logging.LogRecord) -> bool:
+    # gRPC logs a traceback whenever a caller leaves before its response: in a voice agent, at every interruption.
     raised = record.exc_info[0] if record.exc_info else None
     return raised is None or raised.__name__ != "ExecuteBatchError"
 
 
 class _Handler(logging.Handler):
-    """Hands records over to be written."""
+    """Queues records for stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Part of logging.Handler."""
+        """Implement logging.Handler."""
         try:
-            _output.put(STDERR, _encoded(self.format(record)))
+            _output.put(STDERR, _encode(self.format(record)))
         except Exception:
             self.handleError(record)
 
@@ -181,33 +188,37 @@ class _Handler(logging.Handler):
 _output = _Output()
 
 
-def _account_of(lost: int) -> bytes:
-    text = "lines of the log were dropped, since stderr did not take them: %d"
+def _loss_report(lost: int) -> bytes:
+    text = "dropped %d log lines, because stderr did not accept them"
     record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (lost,), None)
     handlers = (handler for handler in logging.getLogger().handlers if isinstance(handler, _Handler))
-    return b"".join(_encoded(handler.format(record)) for handler in handlers)
+    return b"".join(_encode(handler.format(record)) for handler in handlers)
 
 
-def _encoded(line: str) -> bytes:
+def _encode(line: str) -> bytes:
     encoding = sys.stderr.encoding if sys.stderr else "utf-8"
     return f"{line}\n".encode(encoding, "backslashreplace")
 
 
-def _together(lines: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, list[bytes]]]:
-    """Group lines into what a pipe takes in one piece, so that other processes' lines do not get in between."""
-    group, size, to = list[bytes](), 0, STDERR
+def _grouped(lines: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, list[bytes]]]:
+    """Group lines into atomic writes to a pipe, so that other processes' lines do not get in between."""
+    group, size, group_stream = list[bytes](), 0, STDERR
     for stream, line in lines:
-        if group and (stream != to or size + len(line) > select.PIPE_BUF):
-            yield to, group
+        if group and (stream != group_stream or size + len(line) > select.PIPE_BUF):
+            yield group_stream, group
             group, size = [], 0
         group.append(line)
-        size, to = size + len(line), stream
+        size, group_stream = size + len(line), stream
     if group:
-        yield to, group
+        yield group_stream, group
 
 
 def _write_all(stream: int, data: bytes) -> bool:
-    """Write to a stream and return whether it took all. Wait for stderr without a limit, for stdout EXIT_SECONDS."""
+    """Write to a stream, waiting for stderr without a limit and for stdout at most EXIT_SECONDS.
+
+    Returns:
+        Whether the stream accepted all of it.
+    """
     poll = select.poll()
     poll.register(stream, select.POLLOUT)
     while data:
@@ -217,6 +228,6 @@ def _write_all(stream: int, data: bytes) -> bool:
             data = data[os.write(stream, data[: select.PIPE_BUF]) :]
         except BlockingIOError:
             continue
-        except OSError:  # Its reader is gone, or its disk is full.
+        except OSError:  # The pipe's reader is gone, or the disk is full.
             return False
     return True

@@ -1,4 +1,4 @@
-"""From settings to what they name: who may call, certificates, the store. Looked at before anything is started."""
+"""Resources that the settings name: authorization, certificates and store, opened before anything is started."""
 
 from __future__ import annotations
 
@@ -11,75 +11,71 @@ from session_notes_server.embedded.valkey import EmbeddedValkey
 from session_notes_server.identity.callers import CertificateRoles, Certificates, Tokens
 from session_notes_server.rpc.authorization import Authorization
 from session_notes_server.settings import InvalidSetting, Settings, default_data_dir
-from session_notes_server.sidecar.lifecycle import Stop, background
+from session_notes_server.sidecar.lifecycle import Shutdown, background
 from session_notes_server.store import RedisSecrets, RedisTarget
 from session_notes_server.store.redis.url import Address
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What the settings name, looked at and found in order."""
+class Resources:
+    """Resources that the settings name."""
 
     authorization: Authorization
-    """Who may call."""
+    """The roles of callers."""
 
     certificates: Certificates | None
-    """What TCP is encrypted with, if it is."""
+    """The certificate for TLS on TCP addresses. None: no TLS."""
 
     embedded: EmbeddedValkey | None
-    """The store to start and to end with us. None: a Redis that is there without us."""
+    """The embedded store. None: the settings name a Redis."""
 
     redis: RedisTarget
-    """Where the store is, whichever it is."""
+    """The address of the store, embedded or not."""
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """Look at all that can be wrong before anything is started.
+    def open(cls, settings: Settings) -> Self:
+        """Check the settings against each other and against this machine. Nothing is started.
 
         Raises:
-            InvalidSetting: Two settings do not go together, or a URL or a path is wrong.
-            CredentialsError: A file cannot be used.
-            EmbeddedError: The data directory cannot be used.
+            StartupError: If a setting is invalid, or a file or the data directory cannot be used.
         """
         authorization, certificates, redis = _authorization(settings), _certificates(settings), _redis(settings)
         if redis is not None:
             return cls(authorization, certificates, None, redis)
         embedded = EmbeddedValkey(settings.data_dir or default_data_dir())
-        # Not by a URL, where a path's characters would mean something else.
+        # Not parsed from a URL, in which characters of the path could have another meaning.
         socket = Address(str(embedded.socket), 0)
         return cls(authorization, certificates, embedded, RedisTarget(f"unix://{socket}", (socket,)))
 
 
 @contextlib.asynccontextmanager
-async def running(embedded: EmbeddedValkey | None, stop: Stop) -> AsyncIterator[Callable[[], None]]:
-    """The embedded store, if there is one, running within the block → whom to tell of deletions.
+async def run_embedded_store(embedded: EmbeddedValkey | None, shutdown: Shutdown) -> AsyncIterator[Callable[[], None]]:
+    """Run the embedded store during the block, if there is one.
+
+    Yields:
+        A function to call after each deletion, which has the deleted data erased from the store's files. It has no
+        effect on a Redis, whose files are its operator's responsibility.
 
     Raises:
-        EmbeddedError: it cannot be had.
+        EmbeddedError: If the store cannot be started.
     """
     if embedded is None:
-        yield _leave_files_alone
+        yield lambda: None
         return
     async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(embedded.stop)
-        await embedded.start()
-        # What is not erased for haste is erased at the next start.
-        stack.push_async_callback(lambda: stop.unless_hasty(embedded.upkeep.finish()))
-        await stack.enter_async_context(background(embedded.keep_running()))
-        await stack.enter_async_context(background(embedded.upkeep.keep_going()))
-        yield embedded.upkeep.ask
-
-
-def _leave_files_alone() -> None:
-    """Those of a Redis that is not ours are its operator's."""
+        stack.push_async_callback(embedded.close)
+        await embedded.open()
+        # Data that an urgent shutdown does not erase is erased at the next start.
+        stack.push_async_callback(lambda: shutdown.unless_urgent(embedded.erasure.finish()))
+        await stack.enter_async_context(background(embedded.keep_running(), embedded.erasure.run()))
+        yield embedded.erasure.request
 
 
 def _authorization(settings: Settings) -> Authorization:
-    """Who may call: everybody, where the settings name neither tokens nor an authority."""
     if settings.tls_roles and not settings.tls_client_ca:
-        raise InvalidSetting("--tls-roles is about clients' certificates: give --tls-client-ca too")
+        raise InvalidSetting("--tls-roles applies to clients' certificates: give --tls-client-ca too")
     if settings.tls_client_ca and not (settings.tls_roles or settings.tokens_dir):
-        raise InvalidSetting("with --tls-client-ca alone nobody has a role: give --tls-roles or --tokens-dir too")
+        raise InvalidSetting("with --tls-client-ca alone no caller has a role: give --tls-roles or --tokens-dir too")
     return Authorization(
         Tokens(settings.tokens_dir) if settings.tokens_dir else None,
         CertificateRoles(settings.tls_roles) if settings.tls_roles else None,
@@ -87,16 +83,14 @@ def _authorization(settings: Settings) -> Authorization:
 
 
 def _certificates(settings: Settings) -> Certificates | None:
-    """What TCP is encrypted with, if it is."""
     if settings.tls_cert and settings.tls_key:
         return Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
     if settings.tls_cert or settings.tls_key or settings.tls_client_ca:
-        raise InvalidSetting("for TLS both --tls-cert and --tls-key are needed")
+        raise InvalidSetting("TLS needs both --tls-cert and --tls-key")
     return None
 
 
 def _redis(settings: Settings) -> RedisTarget | None:
-    """The Redis the settings name, if they name one."""
     secrets = RedisSecrets(
         password_file=settings.redis_password_file,
         ca=settings.redis_ca,
@@ -108,7 +102,7 @@ def _redis(settings: Settings) -> RedisTarget | None:
     if settings.redis_url is not None:
         return RedisTarget.parse(settings.redis_url, secrets)
     if secrets.has_password or secrets.uses_tls or secrets.uses_sentinels:
-        raise InvalidSetting("a password and certificates are for a Redis of yours: give --redis-url too")
+        raise InvalidSetting("passwords and certificates for Redis need a --redis-url")
     if settings.min_replicas_acked:
         raise InvalidSetting("the embedded store has no replicas: --min-replicas-acked needs a --redis-url")
     return None

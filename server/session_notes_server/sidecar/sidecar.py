@@ -1,4 +1,4 @@
-"""The sidecar as a whole: what it is made of, how it starts, and how it ends."""
+"""The sidecar as one process: its composition, start and shutdown."""
 
 from __future__ import annotations
 
@@ -20,9 +20,15 @@ from session_notes_server.rpc.services import SERVICERS, reflection
 from session_notes_server.rpc.services.health import SERVICE_NAME as HEALTH
 from session_notes_server.rpc.services.health import Health
 from session_notes_server.settings import Settings
-from session_notes_server.sidecar.lifecycle import Stop, background, forbid_core_files, log_addresses, tell_stopping
-from session_notes_server.sidecar.resources import Parts, running
-from session_notes_server.sidecar.systemd import READY, keep_alive, notify
+from session_notes_server.sidecar.lifecycle import (
+    Shutdown,
+    announce_shutdown,
+    background,
+    disable_core_files,
+    log_addresses,
+)
+from session_notes_server.sidecar.resources import Resources, run_embedded_store
+from session_notes_server.sidecar.systemd import READY, notify, ping_watchdog
 from session_notes_server.store import Executor, RedisTarget, Store
 from session_notes_server.telemetry.calls import Telemetry
 from session_notes_server.telemetry.metrics import cells
@@ -32,139 +38,157 @@ from session_notes_server.telemetry.tracing import start_traces
 log = logging.getLogger(__name__)
 
 STREAMS_GRACE_SECONDS = 0.25
-# What there is for them where calls have taken the whole grace.
+"""Time for streams and last responses to end, once no call is in flight."""
+
 LAST_SPANS_SECONDS = 0.25
+"""Time to export the last spans, if calls have used up the grace period."""
 
 
-async def serve(settings: Settings, tell: Callable[[Sequence[str]], None] = log_addresses) -> None:
-    """Run the sidecar, one process, until SIGTERM, SIGINT or SIGHUP.
+async def serve(settings: Settings, on_ready: Callable[[Sequence[str]], None] = log_addresses) -> None:
+    """Run the sidecar in one process until SIGTERM, SIGINT or SIGHUP.
 
     Args:
-        settings: All there is to know.
-        tell: Is told where, as soon as calls are answered there.
+        settings: The sidecar's settings.
+        on_ready: Called with the bound addresses once calls are served.
 
     Raises:
-        InvalidSetting: a setting is wrong, or two do not go together.
-        AddressError: an address is taken, or none of this machine.
-        CredentialsError: a file with tokens, certificates or the password of Redis cannot be used.
-        EmbeddedError: the embedded store cannot be had.
+        StartupError: If the sidecar cannot start.
     """
-    stop = Stop()
+    shutdown = Shutdown()
     check_addresses(settings)
     connections_per_address(settings)
-    parts = Parts.of(settings)
-    with contextlib.ExitStack() as held:
-        # Let go again at once, for gRPC to take. What is taken is to be said before a store is started for nothing.
-        for address in settings.listen:
-            held.enter_context(hold(address, shared=False))
-    forbid_core_files()
+    resources = Resources.open(settings)
+    _check_free(settings.listen)
+    disable_core_files()
     async with (
-        background(keep_alive(lambda: True)),
-        counting_alone(settings) as metrics,
-        running(parts.embedded, stop) as on_deletion,
-        answering(settings, parts, stop, on_deletion, metrics) as addresses,
+        background(ping_watchdog(lambda: True)),
+        _collect_metrics(settings) as metrics,
+        run_embedded_store(resources.embedded, shutdown) as on_deletion,
+        serve_calls(settings, resources, shutdown, on_deletion, metrics) as addresses,
     ):
-        tell(addresses)
+        on_ready(addresses)
         notify(READY)
-        await stop.wait()
-        tell_stopping(settings)
+        await shutdown.wait()
+        announce_shutdown(settings)
     log.info("stopped")
 
 
-@contextlib.asynccontextmanager
-async def counting_alone(settings: Settings) -> AsyncIterator[Metrics | None]:
-    """What this process counts and tells of itself, if that is wanted.
+def _check_free(addresses: Sequence[str]) -> None:
+    """Check that the addresses can be bound, before a store is started in vain. gRPC binds them later."""
+    with contextlib.ExitStack() as held:
+        for address in addresses:
+            held.enter_context(hold(address, shared=False))
 
-    Raises:
-        AddressError: metrics cannot be had at the address for them.
-        InvalidSetting: it is none.
-    """
+
+@contextlib.asynccontextmanager
+async def _collect_metrics(settings: Settings) -> AsyncIterator[Metrics | None]:
+    """Collect and expose metrics during the block, if the settings ask for them."""
     if settings.metrics_listen is None:
         yield None
         return
-    # Takes some time to import, and most sidecars of a test or a laptop do without.
+    # Slow to import, and rarely needed in tests and on laptops.
     from session_notes_server.telemetry.metrics.exposition import exposed
 
-    ours = cells.private()
-    async with exposed(settings.metrics_listen, [ours]):
-        yield Metrics(ours)
+    counts = cells.private()
+    async with exposed(settings.metrics_listen, [counts]):
+        yield Metrics(counts)
 
 
 @contextlib.asynccontextmanager
-async def answering(
-    settings: Settings, parts: Parts, stop: Stop, on_deletion: Callable[[], None], metrics: Metrics | None = None
+async def serve_calls(
+    settings: Settings,
+    resources: Resources,
+    shutdown: Shutdown,
+    on_deletion: Callable[[], None],
+    metrics: Metrics | None,
 ) -> AsyncIterator[list[str]]:
-    """Calls answered within the block → where. At its end, those in flight are finished and no new ones taken.
+    """Serve calls during the block. At its end, refuse new calls and wait for those in flight.
 
     Args:
-        settings: Those of this process.
-        parts: What they name, its store running.
-        stop: Whose haste ends the wait for calls in flight.
-        on_deletion: Told of every deletion.
-        metrics: Where to count, if that is wanted.
+        settings: The settings of this process.
+        resources: The resources that they name, with the store running.
+        shutdown: An urgent shutdown ends the wait for calls in flight.
+        on_deletion: Called after each deletion.
+        metrics: Counts calls, if given.
+
+    Yields:
+        The bound addresses.
     """
     traces, loop = start_traces(), asyncio.get_running_loop()
     telemetry = Telemetry(metrics, traces)
-    make = Executor if traces is None else traces.executor
+    make_executor = Executor if traces is None else traces.executor
     async with (
-        _store(settings, parts.redis, on_deletion, make) as (store, executors),
-        _following(executors, telemetry) as health,
+        _open_store(settings, resources.redis, on_deletion, make_executor) as (store, executors),
+        _follow_health(executors, telemetry) as health,
+        contextlib.AsyncExitStack() as stack,
     ):
         admissions = Admissions.of(settings.limits)
-        boundary = Boundary(parts.authorization, admissions.calls, telemetry)
+        boundary = Boundary(resources.authorization, admissions.calls, telemetry)
         server = grpc.aio.server(options=options(settings))
+        _add_services(server, settings, resources, store, health, admissions, boundary, telemetry)
+        await stack.enter_async_context(background(*(admission.transfers.sweep() for admission in admissions)))
         if metrics is not None:
             metrics.measure(store)
-        server.add_generic_rpc_handlers(
-            [boundary.handlers(service, SERVICERS[service.full_name](store, settings.limits)) for service in SERVICES]
-        )
-        server.add_generic_rpc_handlers([health.handlers(admissions.health_checks, admissions.health_watches)])
-        names = [*(service.full_name for service in SERVICES), HEALTH, reflection.SERVICE_NAME]
-        if settings.channelz:
-            from session_notes_server.rpc.services import channelz
-
-            service = channelz.service()
-            server.add_generic_rpc_handlers([boundary.handlers(service, channelz.ChannelzServicer())])
-            names.append(service.full_name)
-        reflected = reflection.ReflectionServicer(parts.authorization, admissions.reflection_streams, names, telemetry)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, server)
-        server.add_generic_rpc_handlers([boundary.unknown_methods()])
-
-        async with contextlib.AsyncExitStack() as sockets:
-            for admission in admissions:
-                await sockets.enter_async_context(background(admission.transfers.sweep()))
-            if metrics is not None:
-                await sockets.enter_async_context(background(metrics.watch_loop()))
-            addresses = [
-                sockets.enter_context(bound(server, address, parts.certificates, held=settings.workers > 1))
-                for address in settings.listen
-            ]
-            await server.start()
-            yield addresses
-            give_up = loop.time() + settings.grace.total_seconds()
-            await health.servicer.enter_graceful_shutdown()
-            await stop.unless_hasty(boundary.drain(settings.grace.total_seconds()))
-            if stop.haste.is_set():
-                await boundary.drain(0)
-            # What is left are streams, of health and reflection, that would never end by themselves, and last answers
-            # on their way out.
-            await server.stop(STREAMS_GRACE_SECONDS)
+            await stack.enter_async_context(background(metrics.watch_loop()))
+        addresses = [
+            stack.enter_context(bound(server, address, resources.certificates, held=settings.workers > 1))
+            for address in settings.listen
+        ]
+        await server.start()
+        yield addresses
+        grace_seconds = settings.grace.total_seconds()
+        deadline = loop.time() + grace_seconds
+        await health.servicer.enter_graceful_shutdown()
+        await shutdown.unless_urgent(boundary.drain(grace_seconds))
+        if shutdown.urgent.is_set():
+            await boundary.drain(0)
+        # Streams of health and reflection remain, which never end by themselves, and responses being sent.
+        await server.stop(STREAMS_GRACE_SECONDS)
     if traces is not None:
-        await traces.flush(max(give_up - loop.time(), LAST_SPANS_SECONDS))
+        await traces.flush(max(deadline - loop.time(), LAST_SPANS_SECONDS))
+
+
+def _add_services(
+    server: grpc.aio.Server,
+    settings: Settings,
+    resources: Resources,
+    store: Store,
+    health: Health,
+    admissions: Admissions,
+    boundary: Boundary,
+    telemetry: Telemetry,
+) -> None:
+    """Register the handlers of all services with the server."""
+    server.add_generic_rpc_handlers(
+        [boundary.handlers(service, SERVICERS[service.full_name](store, settings.limits)) for service in SERVICES]
+    )
+    server.add_generic_rpc_handlers([health.handlers(admissions.health_checks, admissions.health_watches)])
+    names = [*(service.full_name for service in SERVICES), HEALTH, reflection.SERVICE_NAME]
+    if settings.channelz:
+        from session_notes_server.rpc.services import channelz
+
+        service = channelz.service()
+        server.add_generic_rpc_handlers([boundary.handlers(service, channelz.ChannelzServicer())])
+        names.append(service.full_name)
+    reflection_servicer = reflection.ReflectionServicer(
+        resources.authorization, admissions.reflection_streams, names, telemetry
+    )
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection_servicer, server)
+    server.add_generic_rpc_handlers([boundary.unknown_methods()])
 
 
 @contextlib.asynccontextmanager
-async def _store(
-    settings: Settings, target: RedisTarget, on_deletion: Callable[[], None], make: Callable[..., Executor]
+async def _open_store(
+    settings: Settings, target: RedisTarget, on_deletion: Callable[[], None], make_executor: Callable[..., Executor]
 ) -> AsyncIterator[tuple[Store, Sequence[Executor]]]:
-    """The store as calls see it, and all it runs on: executors, and what makes them."""
+    """Open the store, and the executors that it runs its scripts on, during the block."""
+    make_executor = partial(make_executor, target, prefix=settings.prefix, timeout=settings.store_timeout)
+    notes = make_executor(silence_timeout=settings.notes_timeout)
+    reads = make_executor()
+    writes = make_executor(min_replicas=settings.min_replicas_acked)
     async with contextlib.AsyncExitStack() as stack:
-        executor = partial(make, target, prefix=settings.prefix, timeout=settings.store_timeout)
-        notes = executor(silence_timeout=settings.notes_timeout)
-        reads = executor()
-        writes = executor(min_replicas=settings.min_replicas_acked)
-        for one in (notes, reads, writes):
-            stack.push_async_callback(one.aclose)
+        for executor in (notes, reads, writes):
+            stack.push_async_callback(executor.aclose)
         store = Store(
             notes=notes, reads=reads, writes=writes, session_ttl=settings.session_ttl, on_deletion=on_deletion
         )
@@ -172,8 +196,8 @@ async def _store(
 
 
 @contextlib.asynccontextmanager
-async def _following(executors: Sequence[Executor], telemetry: Telemetry) -> AsyncIterator[Health]:
-    """Health that follows the store, asked once before anybody can call."""
+async def _follow_health(executors: Sequence[Executor], telemetry: Telemetry) -> AsyncIterator[Health]:
+    """Follow the store's health during the block. It is checked once before any call is served."""
     health = Health(executors, [service.full_name for service in SERVICES], telemetry)
     await health.check()
     async with background(health.follow()):

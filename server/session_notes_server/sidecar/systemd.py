@@ -1,6 +1,6 @@
-"""What a service manager such as systemd is told (sd_notify(3)): that we are ready, that we are well, that we stop.
+"""Notifications to a service manager such as systemd (sd_notify(3)): ready, alive, stopping.
 
-It says where in the environment. Without one there is nobody to tell, and nothing is done.
+The service manager names its socket in the environment. Without one, nothing is sent.
 """
 
 from __future__ import annotations
@@ -13,44 +13,44 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-READY, WELL, STOPPING = "READY=1", "WATCHDOG=1", "STOPPING=1"
+READY, ALIVE, STOPPING = "READY=1", "WATCHDOG=1", "STOPPING=1"
 
 SEND_SECONDS = 1.0
-# systemd wants two pings in the time it gives us. With four, a single late one is no reason to kill us.
-PINGS = 4
+# systemd recommends two pings per watchdog interval. With four, a single late ping does not get the process killed.
+PINGS_PER_INTERVAL = 4
 
 
 def notify(state: str) -> None:
-    """Tell the service manager, if there is one. That it cannot be told is no reason to end."""
+    """Send a state to the service manager, if there is one. A failure is logged and has no other effect."""
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
         return
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.settimeout(SEND_SECONDS)
-            # An abstract socket is written with @ in place of the NUL.
+            # The name of an abstract socket begins with @ in the environment, and with NUL in the system call.
             sender.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)
     except OSError as error:
-        log.warning("the service manager cannot be told %s: %s", state, error.strerror or "no answer")
+        log.warning("cannot send %s to the service manager: %s", state, error.strerror or "no answer")
 
 
-async def keep_alive(well: Callable[[], bool]) -> None:
-    """Ping the watchdog, if there is one, for as long as we are well. In the event loop, so that a stuck one does not.
+async def ping_watchdog(is_alive: Callable[[], bool]) -> None:
+    """Ping the watchdog, if there is one, while the sidecar is alive. A hanging event loop sends no ping.
 
     Args:
-        well: Whether all is well, asked before each ping.
+        is_alive: Checked before each ping.
     """
-    seconds = _watchdog_seconds()
-    if seconds is None:
+    interval = _watchdog_seconds()
+    if interval is None:
         return
     while True:
-        if well():
-            notify(WELL)
-        await asyncio.sleep(seconds / PINGS)
+        if is_alive():
+            notify(ALIVE)
+        await asyncio.sleep(interval / PINGS_PER_INTERVAL)
 
 
 def _watchdog_seconds() -> float | None:
-    """Within what time it wants to hear of us; None where nobody does, or where another process is meant."""
+    """Return the watchdog's interval, or None if there is no watchdog, or one for another process."""
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     if not microseconds.isdecimal() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None

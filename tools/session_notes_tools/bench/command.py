@@ -60,13 +60,13 @@ def bench(
     caller `python` calls as an application does. The caller `h2load`, if it is on PATH, calls as fast as the server
     responds.
     """
-    from session_notes_tools.cli import documents, show
-    from session_notes_tools.cli.options import wrong
+    from session_notes_tools.cli import documents, output
+    from session_notes_tools.cli.options import usage_error
 
     if pid and target is None:
-        raise wrong("--pid", "needs --target")
+        raise usage_error("--pid", "needs --target")
     if full and target is not None:
-        raise wrong("--full", "measures temporary sidecars only: leave --target out")
+        raise usage_error("--full", "measures temporary sidecars only: leave --target out")
     document = _measure(target, pid, full=full, rounds=rounds, seconds=slice_.total_seconds(), seed=seed)
     if rounds * slice_ < MEANINGFUL_TIME:
         click.echo(
@@ -86,7 +86,7 @@ def bench(
     else:
         from session_notes_tools.bench.report import render_report
 
-        show.out(*render_report(document))
+        output.echo(*render_report(document))
 
 
 def _measure(target: str | None, pids: Sequence[int], *, full: bool, **settings: Any) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _measure(target: str | None, pids: Sequence[int], *, full: bool, **settings:
     from importlib.util import find_spec
 
     from session_notes_tools.cli.exits import ExitCode, Failure
-    from session_notes_tools.cli.options import wrong
+    from session_notes_tools.cli.options import usage_error
 
     if not (find_spec("matplotlib") and find_spec("psutil")):
         raise Failure(
@@ -106,8 +106,7 @@ def _measure(target: str | None, pids: Sequence[int], *, full: bool, **settings:
     import grpc
     import psutil
     from session_notes import SessionNotesError
-    from session_notes_server.child_process import ProgramError
-    from session_notes_server.embedded.valkey import EmbeddedError
+    from session_notes_server.settings import StartupError
 
     from session_notes_tools.bench.calls import measure_sidecar_at, measure_temporary_sidecar
     from session_notes_tools.bench.dapr import find_daprd
@@ -115,9 +114,10 @@ def _measure(target: str | None, pids: Sequence[int], *, full: bool, **settings:
     from session_notes_tools.bench.h2load import find_h2load
     from session_notes_tools.bench.machine import machine_facts
     from session_notes_tools.cli.exits import failure_of
+    from session_notes_tools.python_process import ProcessFailed
 
     if missing := [pid for pid in pids if not psutil.pid_exists(pid)]:
-        raise wrong("--pid", f"no process has the id {missing[0]}")
+        raise usage_error("--pid", f"no process has the id {missing[0]}")
     if target is None:
         # Credentials in the environment belong to another sidecar. The temporary one uses neither tokens nor TLS.
         for name in [name for name in os.environ if name.startswith(("SESSION_NOTES_TOKEN", "SESSION_NOTES_TLS"))]:
@@ -146,7 +146,7 @@ def _measure(target: str | None, pids: Sequence[int], *, full: bool, **settings:
         raise failure_of(SessionNotesError.from_rpc_error(error), target or "") from None
     except SessionNotesError as error:
         raise failure_of(error, target or "") from None
-    except (BenchError, ProgramError, EmbeddedError) as error:
+    except (BenchError, ProcessFailed, StartupError) as error:
         raise Failure(str(error), ExitCode.UNEXPECTED) from error
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise Failure("stopped before the end; no figures were written", ExitCode.UNEXPECTED) from None

@@ -7,7 +7,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 
-from session_notes_server.embedded.valkey import die_with_parent
+from session_notes_server.child_process import ChildProcess
 
 from session_notes_tools.bench.errors import BenchError
 
@@ -26,19 +26,12 @@ async def server_process(*command: str, port: int, output: int | None = None) ->
     Raises:
         BenchError: If it does not listen in time.
     """
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdout=output,
-        stderr=output,
-        # Ctrl-C in a terminal reaches the whole process group. The bench decides when its servers end.
-        start_new_session=True,
-        preexec_fn=die_with_parent,
-    )
+    process = ChildProcess(command[0], command)
+    await process.spawn(stdout=output, stderr=output)
     try:
-        await _wait_for_listener(port, process, command[0])
-        yield process.pid
+        yield await _wait_for_listener(port, process)
     finally:
-        await kill(process)
+        await process.kill()
 
 
 async def kill(process: asyncio.subprocess.Process) -> None:
@@ -57,13 +50,13 @@ def free_ports(count: int) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
-async def _wait_for_listener(port: int, process: asyncio.subprocess.Process, name: str) -> None:
+async def _wait_for_listener(port: int, process: ChildProcess) -> int:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + START_SECONDS
-    while loop.time() < deadline and process.returncode is None:
+    while loop.time() < deadline and (pid := process.pid) is not None:
         with contextlib.suppress(OSError):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.close()
-            return
+            return pid
         await asyncio.sleep(0.01)
-    raise BenchError(f"{name} does not listen on 127.0.0.1:{port}")
+    raise BenchError(f"{process.name} does not listen on 127.0.0.1:{port}")

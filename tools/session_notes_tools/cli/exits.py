@@ -65,7 +65,7 @@ def failure_of(error: Exception, target: str = "") -> Failure:
     """
     import session_notes as client
 
-    from session_notes_tools.cli.show import count
+    from session_notes_tools.cli.phrases import count
 
     message = one_line(str(error))
     match error:
@@ -177,7 +177,7 @@ def _explain(error: click.UsageError) -> int:
 
 
 def _say(message: str, code: ExitCode) -> int:
-    from session_notes_tools.cli.show import plain
+    from session_notes_tools.cli.output import plain
 
     click.echo(f"error: {plain(message, lines=True)}", err=True)
     return code

@@ -43,7 +43,7 @@ def health(
     from grpc_health.v1 import health_pb2, health_pb2_grpc
     from session_notes import Endpoint, SessionNotesError
 
-    from session_notes_tools.cli import documents, show
+    from session_notes_tools.cli import documents, output
 
     # As the clients do it.
     try:
@@ -69,6 +69,6 @@ def health(
     if as_json:
         documents.write({"target": target, "service": service, "status": status.lower()})
     else:
-        show.out(show.line((status, "green" if serving else "red"), f"  {service or 'the sidecar'} at {target}"))
+        output.echo(output.line((status, "green" if serving else "red"), f"  {service or 'the sidecar'} at {target}"))
     if not serving:
         raise Exit(ExitCode.UNAVAILABLE)

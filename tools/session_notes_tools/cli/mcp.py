@@ -13,7 +13,7 @@ import click
 from session_notes_tools.cli.credentials import PANEL, connecting, tls, token
 from session_notes_tools.cli.exits import ExitCode, Failure, failure_of
 from session_notes_tools.cli.help import Command
-from session_notes_tools.cli.options import target_option, wrong
+from session_notes_tools.cli.options import target_option, usage_error
 from session_notes_tools.cli.parameters import option, path_option, span_option
 
 _HTTP = "With --listen"
@@ -98,7 +98,7 @@ def mcp(
         raise Failure(str(error), ExitCode.UNEXPECTED) from error
 
     if listen is None and (tokens_dir or listen_tls_cert or listen_tls_key or insecure_listen or host):
-        raise wrong("--listen", "what is given besides is about HTTP, and needs it")
+        raise usage_error("--listen", "what is given besides is about HTTP, and needs it")
     http = listen and _Http(listen, tokens_dir, listen_tls_cert, listen_tls_key, host, insecure=insecure_listen)
     _log_to_stderr()
     try:
@@ -151,13 +151,12 @@ class _Http:
         *,
         insecure: bool,
     ) -> None:
-        from session_notes_server.addresses import AddressError, host_and_port, is_loopback
+        from session_notes_server.addresses import host_and_port, is_loopback
         from session_notes_server.identity.callers import Certificates, Role, Tokens
-        from session_notes_server.identity.trusted_files import CredentialsError
-        from session_notes_server.settings import InvalidSetting
+        from session_notes_server.settings import InvalidSetting, StartupError
 
         if (cert is None) != (key is None):
-            raise wrong("--listen-tls-cert", "a certificate and its key go together")
+            raise usage_error("--listen-tls-cert", "a certificate and its key go together")
         try:
             self._host, self._port = host_and_port(listen)
             loopback = is_loopback(listen, self._host)
@@ -166,17 +165,17 @@ class _Http:
                 # As for the sidecar itself: it refuses what cannot be trusted or used.
                 Certificates(cert, key, None)
         except InvalidSetting:
-            raise wrong("--listen", "write host:port, with a port from 0 to 65535") from None
-        except (AddressError, CredentialsError) as error:
+            raise usage_error("--listen", "write host:port, with a port from 0 to 65535") from None
+        except StartupError as error:
             raise Failure(str(error), ExitCode.UNEXPECTED) from error
         if not loopback and tokens is None:
-            raise wrong(
+            raise usage_error(
                 "--listen",
                 f"others than this machine could read every session at {listen}. Give --tokens-dir, or listen on "
                 "127.0.0.1",
             )
         if not loopback and not cert and not insecure:
-            raise wrong(
+            raise usage_error(
                 "--listen",
                 f"tokens and notes could be read by others on their way to {listen}. Give --listen-tls-cert and "
                 "--listen-tls-key; if a proxy in front encrypts, say --insecure-listen",

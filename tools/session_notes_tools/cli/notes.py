@@ -19,7 +19,7 @@ from session_notes_tools.cli.options import (
     primary,
     session_argument,
     text_of,
-    wrong,
+    usage_error,
 )
 from session_notes_tools.cli.parameters import option, path_option, span_option, span_or_zero
 
@@ -67,7 +67,7 @@ def get(
     """
     from session_notes import Readiness
 
-    from session_notes_tools.cli import documents, show
+    from session_notes_tools.cli import documents, views
 
     with primary(target, timeout) as client:
         reading = client.get_notes(
@@ -81,7 +81,7 @@ def get(
     if as_json:
         documents.write(documents.reading(reading))
     else:
-        show.show_reading(reading, known=known, max_age=max_age, max_turns_behind=max_turns_behind)
+        views.show_reading(reading, known=known, max_age=max_age, max_turns_behind=max_turns_behind)
     if not (reading.fresh if fresh else reading.ready):
         raise Exit(ExitCode.NOT_READY)
 
@@ -141,7 +141,7 @@ def write(
     """
     from session_notes import WriteOutcome
 
-    from session_notes_tools.cli import documents, show
+    from session_notes_tools.cli import documents, output
 
     given: dict[str, Any] = {
         "summary": summary,
@@ -151,9 +151,9 @@ def write(
         "extra": {} if extra is None else json_object("--extra", extra),
     }
     if file is not None and any(given.values()):
-        raise wrong("--file", "give the notes in a file or in options, not both")
+        raise usage_error("--file", "give the notes in a file or in options, not both")
     if file is None and not any(given.values()):
-        raise wrong("nothing to write", "give --summary or another part, or a --file; {} in it makes empty notes")
+        raise usage_error("nothing to write", "give --summary or another part, or a --file; {} in it makes empty notes")
     notes = _notes(given if file is None else json_object("--file", text_of(file)))
     with observing(target, timeout, observer) as client:
         result = client.write_notes(session_id, notes, run_id=run_id, observed_turn=observed_turn, ttl=ttl)
@@ -172,9 +172,9 @@ def write(
             WriteOutcome.DUPLICATE: "this run had written the same notes before; nothing changed",
             WriteOutcome.SUPERSEDED: "a newer run has written; these notes went to the history alone",
         }.get(result.outcome, "this program is too old to know what that means")
-        show.out(
-            show.line((result.outcome.value, "bold"), f": {meaning}"),
-            show.with_ids((f"run {result.run.number} ({result.run.run_id}) of {result.run.observer}", "dim")),
+        output.echo(
+            output.line((result.outcome.value, "bold"), f": {meaning}"),
+            output.id_line((f"run {result.run.number} ({result.run.run_id}) of {result.run.observer}", "dim")),
         )
     if result.outcome is WriteOutcome.SUPERSEDED:
         raise Exit(ExitCode.REFUSED)
@@ -186,7 +186,7 @@ def _coverage(text: str) -> tuple[str, float]:
     try:
         return topic, float(share)
     except ValueError:
-        raise wrong("--coverage", f"write TOPIC=SHARE, such as goals=0.5, not {text!r}") from None
+        raise usage_error("--coverage", f"write TOPIC=SHARE, such as goals=0.5, not {text!r}") from None
 
 
 def _issue(text: str) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def _issue(text: str) -> dict[str, Any]:
     if colon and severity in severities:
         return {"severity": severity, "text": rest.lstrip()}
     if colon and (meant := _meant(severity, severities)):
-        raise wrong("--issue", f"there is no severity {word.strip()!r}: write {meant}:TEXT, or a text without it")
+        raise usage_error("--issue", f"there is no severity {word.strip()!r}: write {meant}:TEXT, or a text without it")
     return {"text": text}
 
 
@@ -211,14 +211,14 @@ def _notes(content: dict[str, Any]) -> "Notes":
     from session_notes import Notes
 
     if unknown := sorted(content.keys() - set(_KEYS)):
-        raise wrong("--file", f"unknown key {unknown[0]!r}; there are {', '.join(_KEYS)}")
+        raise usage_error("--file", f"unknown key {unknown[0]!r}; there are {', '.join(_KEYS)}")
     shares = _part(content, "coverage", dict)
     for topic, share in shares.items():
         if isinstance(share, bool) or not isinstance(share, int | float):
-            raise wrong("--file", f"coverage[{topic!r}] must be a number from 0 to 1")
+            raise usage_error("--file", f"coverage[{topic!r}] must be a number from 0 to 1")
     suggestions = _part(content, "follow_up_suggestions", list)
     if not all(isinstance(one, str) for one in suggestions):
-        raise wrong("--file", "follow_up_suggestions must be a list of strings")
+        raise usage_error("--file", "follow_up_suggestions must be a list of strings")
     return Notes(
         coverage=shares,
         issues=[_parsed_issue(index, one) for index, one in enumerate(_part(content, "issues", list))],
@@ -234,7 +234,7 @@ def _part(content: dict[str, Any], key: str, kind: type) -> Any:
         return kind()
     if not isinstance(part, kind):
         name = {"dict": "an object", "list": "a list", "str": "a string"}[kind.__name__]
-        raise wrong("--file", f"{key} must be {name}")
+        raise usage_error("--file", f"{key} must be {name}")
     return part
 
 
@@ -243,12 +243,12 @@ def _parsed_issue(index: int, content: Any) -> "Issue":
 
     where = f"issues[{index}]"
     if not isinstance(content, dict) or not isinstance(content.get("text"), str):
-        raise wrong("--file", f"{where} must be an object with a text")
+        raise usage_error("--file", f"{where} must be an object with a text")
     if unknown := sorted(content.keys() - {"text", "severity", "turn"}):
-        raise wrong("--file", f"unknown key {unknown[0]!r} in {where}; there are text, severity, turn")
+        raise usage_error("--file", f"unknown key {unknown[0]!r} in {where}; there are text, severity, turn")
     severity, turn = content.get("severity") or "unspecified", content.get("turn")
     if severity not in list(Severity):
-        raise wrong("--file", f"{where}.severity must be info, warning or critical")
+        raise usage_error("--file", f"{where}.severity must be info, warning or critical")
     if turn is not None and (isinstance(turn, bool) or not isinstance(turn, int)):
-        raise wrong("--file", f"{where}.turn must be a whole number")
+        raise usage_error("--file", f"{where}.turn must be a whole number")
     return Issue(content["text"], Severity(severity), turn)

@@ -74,7 +74,7 @@ def is_known(client: "PrimaryClient", session_id: str) -> bool:
         return True
 
 
-def wrong(what: str, message: str) -> Failure:
+def usage_error(what: str, message: str) -> Failure:
     """The usage error that names the option or argument at fault."""
     return Failure(f"{what}: {message}", ExitCode.USAGE)
 
@@ -83,7 +83,7 @@ def named(option: str, text: str) -> tuple[str, str]:
     """Parts `name=value` at the first `=`."""
     name, equals, content = text.partition("=")
     if not equals or not name:
-        raise wrong(option, f"write NAME=VALUE, not {text!r}")
+        raise usage_error(option, f"write NAME=VALUE, not {text!r}")
     return name, content
 
 
@@ -109,9 +109,9 @@ def json_object(option: str, text: str, *, where: str = "") -> dict[str, Any]:
     try:
         content = json_value(text)
     except ValueError as error:
-        raise wrong(option, f"{place}not valid JSON: {error}") from None
+        raise usage_error(option, f"{place}not valid JSON: {error}") from None
     if not isinstance(content, dict):
-        raise wrong(option, f"{place}must be a JSON object: {{…}}")
+        raise usage_error(option, f"{place}must be a JSON object: {{…}}")
     return content
 
 
@@ -120,6 +120,6 @@ def text_of(path: Path) -> str:
     try:
         return (sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()).decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise wrong("--file", f"{path} is not UTF-8") from None
+        raise usage_error("--file", f"{path} is not UTF-8") from None
     except OSError as error:
-        raise wrong("--file", f"{path}: {error.strerror}") from None
+        raise usage_error("--file", f"{path}: {error.strerror}") from None

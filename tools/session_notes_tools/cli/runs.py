@@ -52,7 +52,7 @@ def begin(
 
     End it with `notes write --run-id` or `runs fail`. The same run id again finds the run that was begun.
     """
-    from session_notes_tools.cli import documents, show
+    from session_notes_tools.cli import documents, views
 
     with observing(target, timeout, observer) as client:
         run, turns = client.begin_run(
@@ -67,10 +67,9 @@ def begin(
         transcript_ = [documents.turn(turn) for turn in turns]
         documents.write({"session_id": session_id, "run": documents.run(run), "transcript": transcript_})
         return
-    saw = "" if run.observed_turn is None else f", sees {show.count(run.observed_turn, 'turn')}"
-    show.out(show.with_ids((f"run {run.number}", "bold"), f" ({run.run_id}) of {run.observer}: {run.state.value}{saw}"))
+    views.show_run(run)
     if turns:
-        show.show_turns(turns, last=max(run.observed_turn or 0, len(turns)))
+        views.show_turns(turns, last=max(run.observed_turn or 0, len(turns)))
 
 
 @app.command(epilog="Example: session-notes runs fail s1 r1 --reason 'the model did not answer'")
@@ -92,14 +91,14 @@ def fail(
 
     Exits with 6 where there is no such run, with 5 where it has written notes. Failing twice is as once.
     """
-    from session_notes_tools.cli import documents, show
+    from session_notes_tools.cli import documents, views
 
     with observing(target, timeout, observer) as client:
         run = client.fail_run(session_id, run_id, reason)
     if as_json:
         documents.write({"session_id": session_id, "run": documents.run(run)})
     else:
-        show.out(show.with_ids((f"run {run.number}", "bold"), f" ({run.run_id}) of {run.observer}: {run.state.value}"))
+        views.show_run(run)
 
 
 @app.command("list", epilog="Example: session-notes runs list s1 --notes")
@@ -116,15 +115,15 @@ def list_(
     as_json: bool,
 ) -> None:
     """Show the last 20 runs, newest first."""
-    from session_notes_tools.cli import documents, show
+    from session_notes_tools.cli import documents, output, phrases, views
 
     with observing(target, timeout, observer) as client:
         runs = list(client.list_runs(session_id, include_notes=notes))
     if as_json:
         documents.write([documents.run(run) for run in runs])
     elif runs:
-        show.show_runs(runs, notes=notes)
+        views.show_runs(runs, notes=notes)
     else:
         with primary(target, timeout) as reader:
             known = is_known(reader, session_id)
-        show.out(show.with_ids(f"no run on {session_id}{'' if known else f': {show.UNKNOWN_SESSION}'}"))
+        output.echo(output.id_line(f"no run on {session_id}{'' if known else f': {phrases.UNKNOWN_SESSION}'}"))

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import click
-from session_notes_server.settings import ERASED_WITHIN, InvalidSetting, Limits, LogFormat, Settings
+from session_notes_server.settings import ERASED_WITHIN, InvalidSetting, Limits, LogFormat, Settings, StartupError
 from session_notes_server.sidecar.grpc_poller import choose_poller
 
 from session_notes_tools.cli.environment import variable_warnings
@@ -248,16 +248,13 @@ def serve(
     # Imported here, so that the other commands need not wait for it.
     from tempfile import TemporaryDirectory
 
-    from session_notes_server.addresses import AddressError
-    from session_notes_server.embedded.valkey import EmbeddedError
-    from session_notes_server.identity.trusted_files import CredentialsError
     from session_notes_server.sidecar import log_setup
     from session_notes_server.sidecar.lifecycle import log_addresses, run
     from session_notes_server.sidecar.sample_calls import sample_lines
     from session_notes_server.sidecar.sidecar import serve as serve_alone
     from session_notes_server.sidecar.supervisor import supervise
 
-    log_setup.configure(verbose=verbose or dev, form=LogFormat(log_format))
+    log_setup.configure(verbose=verbose or dev, log_format=LogFormat(log_format))
     for warning in variable_warnings(click.get_current_context().find_root().command):
         log.warning(warning)
     settings = Settings(
@@ -305,7 +302,7 @@ def serve(
             run((serve_alone if workers == 1 else supervise)(settings, tell))
     except KeyboardInterrupt:
         sys.exit(130)
-    except (InvalidSetting, AddressError, CredentialsError, EmbeddedError) as error:
+    except StartupError as error:
         log_setup.flush()
         code = ExitCode.USAGE if isinstance(error, InvalidSetting) else ExitCode.UNEXPECTED
         raise Failure(str(error) + _how_make_takes_flags(str(error)), code) from error

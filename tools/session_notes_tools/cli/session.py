@@ -17,7 +17,7 @@ from session_notes_tools.cli.options import (
     primary,
     session_argument,
     text_of,
-    wrong,
+    usage_error,
 )
 from session_notes_tools.cli.parameters import argument, option, path_option, span_option
 
@@ -42,7 +42,7 @@ def get(
 
     Exits with 6 where there is no such session.
     """
-    from session_notes_tools.cli import documents, show
+    from session_notes_tools.cli import documents, views
 
     with primary(target, timeout) as client:
         session = client.get_session(session_id, include_turns=turns)
@@ -51,7 +51,7 @@ def get(
     if as_json:
         documents.write(documents.session(session))
     else:
-        show.show_session(session)
+        views.show_session(session)
 
 
 @app.command(
@@ -91,21 +91,21 @@ def set_(
     as_json: bool,
 ) -> None:
     """Set and remove fields, all at once, without touching the others."""
-    from session_notes_tools.cli import documents, show
+    from session_notes_tools.cli import documents, output
 
     given = [named("NAME=VALUE", text) for text in fields]
     if not given and not remove and ttl is None:
-        raise wrong("nothing to change", "give NAME=VALUE, --remove or --ttl")
+        raise usage_error("nothing to change", "give NAME=VALUE, --remove or --ttl")
     changes = {name: _field_value(text) for name, text in given}
     if len(changes) < len(given):
-        raise wrong("NAME=VALUE", "one field is set twice")
+        raise usage_error("NAME=VALUE", "one field is set twice")
     with primary(target, timeout) as client:
         result = client.update_session(session_id, changes, remove=remove, expected_version=expected_version, ttl=ttl)
     if as_json:
         time = documents.time(result.update_time)
         documents.write({"session_id": session_id, "version": result.version, "update_time": time})
     else:
-        show.out(show.with_ids((session_id, "bold"), f" is at version {result.version}"))
+        output.echo(output.id_line((session_id, "bold"), f" is at version {result.version}"))
 
 
 @app.command(
@@ -137,14 +137,14 @@ def append(
     """Append turns to the transcript, all at once."""
     from session_notes import Turn
 
-    from session_notes_tools.cli import documents, show
+    from session_notes_tools.cli import documents, output, phrases
 
     if (file is None) == (not turns):
-        raise wrong(
+        raise usage_error(
             "turns", "give SPEAKER TEXT …, or a --file" if file is None else "give SPEAKER TEXT … or a --file, not both"
         )
     if len(turns) % 2:
-        raise wrong("SPEAKER TEXT", f"after the speaker {turns[-1]!r} there is no text")
+        raise usage_error("SPEAKER TEXT", f"after the speaker {turns[-1]!r} there is no text")
     said = [Turn(*pair) for pair in zip(turns[::2], turns[1::2], strict=True)]
     if file is not None:
         said = [_turn(number, text) for number, text in enumerate(text_of(file).split("\n"), 1) if text.strip()]
@@ -153,7 +153,7 @@ def append(
     if as_json:
         documents.write({"session_id": session_id, "turn_count": count})
     else:
-        show.out(show.with_ids((session_id, "bold"), f" has {show.count(count, 'turn')}"))
+        output.echo(output.id_line((session_id, "bold"), f" has {phrases.count(count, 'turn')}"))
 
 
 @app.command(epilog="Example: session-notes session delete s1 --yes")
@@ -171,21 +171,21 @@ def delete(
 
     Observers still at work on it cannot bring it back. A session that is not there is no error.
     """
-    from session_notes_tools.cli import documents, show
+    from session_notes_tools.cli import documents, output
 
     if not yes and not sys.stdin.isatty():
-        raise wrong("--yes", "needed, as there is no terminal to ask on")
+        raise usage_error("--yes", "needed, as there is no terminal to ask on")
     if not yes:
-        click.confirm(f"Delete session {show.plain(session_id)} for good?", abort=True, err=True)
+        click.confirm(f"Delete session {output.plain(session_id)} for good?", abort=True, err=True)
     with primary(target, timeout) as client:
         existed = client.delete_session(session_id)
     if as_json:
         documents.write({"session_id": session_id, "existed": existed})
     else:
-        show.out(
-            show.with_ids((session_id, "bold"), " deleted")
+        output.echo(
+            output.id_line((session_id, "bold"), " deleted")
             if existed
-            else show.with_ids("there was no session ", session_id)
+            else output.id_line("there was no session ", session_id)
         )
 
 
@@ -197,7 +197,7 @@ def list_(
     as_json: bool,
 ) -> None:
     """Show all sessions, the last changed first. It walks the whole store."""
-    from session_notes_tools.cli import documents, show
+    from session_notes_tools.cli import documents, views
 
     with primary(target, timeout) as client:
         # By id, as one that changes meanwhile can come twice.
@@ -206,7 +206,7 @@ def list_(
     if as_json:
         documents.write([documents.summary(one) for one in sessions])
     else:
-        show.show_sessions(sessions)
+        views.show_sessions(sessions)
 
 
 def _changed(summary: "SessionSummary") -> tuple[datetime, str]:
@@ -227,13 +227,13 @@ def _turn(number: int, text: str) -> "Turn":
     where = f"line {number}"
     content = json_object("--file", text, where=where)
     if unknown := sorted(content.keys() - {"speaker", "text", "time", "extra"}):
-        raise wrong("--file", f"{where}: unknown key {unknown[0]!r}; there are speaker, text, time, extra")
+        raise usage_error("--file", f"{where}: unknown key {unknown[0]!r}; there are speaker, text, time, extra")
     for key in ("speaker", "text"):
         if not isinstance(content.get(key), str):
-            raise wrong("--file", f"{where}: {key} must be a string")
+            raise usage_error("--file", f"{where}: {key} must be a string")
     extra = content.get("extra")
     if extra is not None and not isinstance(extra, dict):
-        raise wrong("--file", f"{where}: extra must be an object")
+        raise usage_error("--file", f"{where}: extra must be an object")
     return Turn(content["speaker"], content["text"], _time(where, content.get("time")), extra or {})
 
 
@@ -245,5 +245,5 @@ def _time(where: str, content: Any) -> datetime | None:
     except (TypeError, ValueError):
         time = None
     if time is None or time.tzinfo is None:
-        raise wrong("--file", f"{where}: time must be a time with its zone: 2026-01-31T12:00:00Z")
+        raise usage_error("--file", f"{where}: time must be a time with its zone: 2026-01-31T12:00:00Z")
     return time

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from click.exceptions import Exit
-from session_notes_server.settings import InvalidSetting
+from session_notes_server.settings import InvalidSetting, StartupError
 
 from session_notes_tools.cli.credentials import tls, token
 from session_notes_tools.cli.help import Command
@@ -65,10 +65,9 @@ def doctor(
     evicts, keeps and expires what it should, and what its user may do. Nothing is changed, unless with --write. The
     exit code is 1 if there is a problem; warnings leave it at 0.
     """
-    from session_notes_server.identity.trusted_files import CredentialsError
     from session_notes_server.store import RedisSecrets, RedisTarget
 
-    from session_notes_tools.cli import documents, show
+    from session_notes_tools.cli import documents, output, phrases
     from session_notes_tools.cli.exits import ExitCode, Failure
     from session_notes_tools.doctor import sidecar, store
     from session_notes_tools.doctor.findings import Finding, Verdict, problem
@@ -89,12 +88,12 @@ def doctor(
             parts["redis"] = store.checked(redis, prefix, timeout=timeout, min_replicas=min_replicas_acked)
         except InvalidSetting as error:
             raise Failure(str(error), ExitCode.USAGE) from error
-        except CredentialsError as error:
+        except StartupError as error:
             parts["redis"] = [problem("files", str(error), "a sidecar would not start on it either")]
     found: list[dict[str, Any]] = []
     for about, findings in parts.items():
         if not as_json:
-            show.out(show.line((about, "bold")))
+            output.echo(output.line((about, "bold")))
         for finding in findings:
             found.append({"about": about, **_document(finding)})
             if not as_json:
@@ -104,7 +103,7 @@ def doctor(
     if as_json:
         documents.write({"target": target, "ok": not problems, "checks": found})
     else:
-        show.out(show.line(f"{show.count(problems, 'problem')}, {show.count(warnings, 'warning')}"))
+        output.echo(output.line(f"{phrases.count(problems, 'problem')}, {phrases.count(warnings, 'warning')}"))
     if problems:
         raise Exit(ExitCode.UNEXPECTED)
 
@@ -122,17 +121,17 @@ def _show(finding: "Finding") -> None:
     """At once, as the next check may take its time."""
     from rich.table import Table
 
-    from session_notes_tools.cli import show
+    from session_notes_tools.cli import output
 
     row = Table.grid(padding=(0, 2))
     for width in _WIDTHS:
         row.add_column(width=width)
     row.add_column(overflow="fold")
     row.add_row(
-        show.line((finding.verdict.value, _STYLES[finding.verdict.value])),
-        show.line(finding.check),
-        show.line(finding.says),
+        output.line((finding.verdict.value, _STYLES[finding.verdict.value])),
+        output.line(finding.check),
+        output.line(finding.says),
     )
     if finding.advice:
-        row.add_row("", "", show.line(f"-> {finding.advice}"))
-    show.out(row)
+        row.add_row("", "", output.line(f"-> {finding.advice}"))
+    output.echo(row)

@@ -20,7 +20,7 @@ from session_notes_server.store import (
     inspect_store,
 )
 
-from session_notes_tools.cli.show import ago, count
+from session_notes_tools.cli.phrases import ago, count
 from session_notes_tools.doctor import probe
 from session_notes_tools.doctor.findings import Finding, Verdict, clock, ms, ok, problem, skipped, warning
 

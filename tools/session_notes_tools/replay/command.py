@@ -71,15 +71,15 @@ def replay(
     gives a verdict on every promise: nothing lost, nothing foreign, ages never negative, numbers growing. The exit code
     is 1 if a promise was broken.
     """
-    from session_notes_tools.cli import documents, show
+    from session_notes_tools.cli import documents, output
     from session_notes_tools.cli.exits import ExitCode, Failure
-    from session_notes_tools.cli.options import wrong
+    from session_notes_tools.cli.options import usage_error
     from session_notes_tools.replay.playback import Settings
     from session_notes_tools.replay.report import tables
     from session_notes_tools.replay.transcripts import BadTranscripts, read_dialogues
 
     if keep and target is None:
-        raise wrong("--keep", "needs --target; a temporary sidecar is deleted with its sessions")
+        raise usage_error("--keep", "needs --target; a temporary sidecar is deleted with its sessions")
     try:
         dialogues = read_dialogues(file)
     except BadTranscripts as error:
@@ -89,7 +89,7 @@ def replay(
     if as_json:
         documents.write(report)
     else:
-        show.out(*tables(report))
+        output.echo(*tables(report))
     if not report["ok"]:
         raise Exit(ExitCode.UNEXPECTED)
 
@@ -100,9 +100,9 @@ def _run(dialogues: list[Dialogue], sessions: int, settings: Settings) -> dict[s
     import secrets
 
     from session_notes import SessionNotesError
-    from session_notes_server.child_process import ProgramError
 
     from session_notes_tools.cli.exits import ExitCode, Failure, failure_of
+    from session_notes_tools.python_process import ProcessFailed
     from session_notes_tools.replay.plan import plan_sessions
     from session_notes_tools.replay.playback import play
     from session_notes_tools.replay.report import summary
@@ -118,7 +118,7 @@ def _run(dialogues: list[Dialogue], sessions: int, settings: Settings) -> dict[s
             history, elapsed_seconds = asyncio.run(play(plans, settings, progress))
     except SessionNotesError as error:
         raise failure_of(error, settings.target or "the temporary sidecar's address") from error
-    except ProgramError as error:
+    except ProcessFailed as error:
         raise Failure(str(error), ExitCode.UNEXPECTED) from error
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise Failure("interrupted before the end", ExitCode.UNEXPECTED) from None

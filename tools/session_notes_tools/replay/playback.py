@@ -12,8 +12,8 @@ from datetime import timedelta
 from typing import Protocol, cast
 
 from session_notes import AsyncObserverClient, AsyncPrimaryClient, SessionNotesError, Unavailable
-from session_notes_server.child_process import Program
 
+from session_notes_tools.python_process import PythonProcess
 from session_notes_tools.replay.audit import Audit, for_each
 from session_notes_tools.replay.history import History
 from session_notes_tools.replay.pipes import Stopwatch
@@ -70,7 +70,7 @@ async def play(plans: Sequence[PlannedSession], settings: Settings, progress: Pr
 
     Raises:
         Unavailable: If the sidecar stays unavailable.
-        ProgramError: If a child process, the temporary sidecar included, fails.
+        ProcessFailed: If a child process, the temporary sidecar included, fails.
     """
     playing = cast(asyncio.Task[None], asyncio.current_task())
     # asyncio handles Ctrl-C itself. A signal that `nohup` made this process ignore stays ignored.
@@ -119,15 +119,15 @@ async def _run_processes(
                 "concurrency": settings.concurrency,
                 "turn_interval": settings.turn_interval,
             }
-            await primary.give(job, (plan.as_json() for plan in plans))
+            await primary.send_job(job, (plan.as_json() for plan in plans))
             await _follow(primary, history, progress)
             # No more turns will come, which the observer cannot know.
-            observer.stop()
+            observer.close_stdin()
 
         async def follow_observer() -> None:
             # The observer is given ids only: it must learn everything else from the sidecar.
             job = {"target": target, "seed": settings.seed, "threads": settings.observers}
-            await observer.give(job, ({"session_id": plan.session_id} for plan in plans))
+            await observer.send_job(job, ({"session_id": plan.session_id} for plan in plans))
             await _follow(observer, history, progress)
 
         try:
@@ -138,12 +138,12 @@ async def _run_processes(
             raise failures.exceptions[0] from None
 
 
-def _process(name: str) -> Program:
-    return Program(name, ("-m", f"session_notes_tools.replay.{name}"))
+def _process(name: str) -> PythonProcess:
+    return PythonProcess(name, ("-m", f"session_notes_tools.replay.{name}"))
 
 
-async def _follow(process: Program, history: History, progress: Progress) -> None:
-    process.listen_on()
+async def _follow(process: PythonProcess, history: History, progress: Progress) -> None:
+    process.drain_stderr()
     async for line in process.lines():
         record = from_line(line)
         history.add(record)

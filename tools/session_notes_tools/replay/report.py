@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from session_notes_tools.cli import show
+from session_notes_tools.cli import output, phrases
 from session_notes_tools.replay.history import History, SessionHistory
 from session_notes_tools.replay.verdicts import Verdict
 
@@ -78,7 +78,7 @@ def tables(report: Mapping[str, Any]) -> list[RenderableType]:
     from rich.text import Text
 
     sidecar = report["target"] or "a temporary sidecar"
-    counts = f"{show.count(report['sessions'], 'session')}, {show.count(report['turns'], 'turn')}"
+    counts = f"{phrases.count(report['sessions'], 'session')}, {phrases.count(report['turns'], 'turn')}"
     title = f"{counts}, {report['elapsed_seconds']} s on {sidecar}"
     statistics = Table.grid(padding=(0, 6))
     statistics.add_row(_statistics(report), _latencies(report["latency_ms"]))
@@ -90,7 +90,7 @@ def tables(report: Mapping[str, Any]) -> list[RenderableType]:
         Text(note, style="dim"),
         Text(),
         _promises(report["promises"]),
-        *(show.line((f"  {line}", "red")) for line in _examples(report["promises"])),
+        *(output.line((f"  {line}", "red")) for line in _examples(report["promises"])),
         _verdict(report["promises"]),
     ]
 
@@ -136,12 +136,13 @@ def _verdict(promises: Sequence[Mapping[str, Any]]) -> RenderableType:
     from rich.text import Text
 
     if broken := [promise["promise"] for promise in promises if promise["broken"]]:
-        total = show.count(len(promises), "promise")
+        total = phrases.count(len(promises), "promise")
         return Text(f"{len(broken)} of {total} broken: {'; '.join(broken)}", style="bold red")
     tested = sum(bool(promise["checks"]) for promise in promises)
     checks = sum(promise["checks"] for promise in promises)
     untested = f", {len(promises) - tested} not tested" if tested < len(promises) else ""
-    return Text(f"{show.count(tested, 'promise')} kept in {show.count(checks, 'check')}{untested}", style="bold green")
+    kept = f"{phrases.count(tested, 'promise')} kept in {phrases.count(checks, 'check')}"
+    return Text(f"{kept}{untested}", style="bold green")
 
 
 def _examples(promises: Iterable[Mapping[str, Any]]) -> list[str]:

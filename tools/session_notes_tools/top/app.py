@@ -17,7 +17,7 @@ from textual.binding import Binding, BindingType
 from textual.filter import LineFilter, Monochrome, NoColor
 from textual.screen import Screen
 
-from session_notes_tools.cli import show
+from session_notes_tools.cli import output
 from session_notes_tools.cli.exits import failure_of
 from session_notes_tools.top.columns import Column
 from session_notes_tools.top.contact import Contact
@@ -132,7 +132,7 @@ class Top(App[None]):
             if self.contact.answered_at is None and not isinstance(error, Unavailable):
                 # Waiting does not help against a token that is missing.
                 raise
-            self.contact.fails(show.plain(str(failure_of(error, self.reads.target))))
+            self.contact.fails(output.plain(str(failure_of(error, self.reads.target))))
         else:
             self.contact.answers()
         self.draw()

@@ -9,19 +9,13 @@ from typing import Any
 
 from session_notes import RunState
 
-from session_notes_tools.cli import show
+from session_notes_tools.cli import output, phrases
+from session_notes_tools.cli.views import READINESS_STYLES
 from session_notes_tools.top.watch import Moment, Row
 
 Cell = tuple[str, str]
 """A text and its style."""
 
-READINESS_STYLES = {
-    "ready": "green",
-    "running": "cyan",
-    "failed": "bold red",
-    "expired": "yellow",
-    "never_run": "dim",
-}
 _TROUBLE_FIRST = ("failed", "expired", "never_run", "running", "ready")
 _ENDED_WITHOUT_NOTES = {RunState.FAILED, RunState.ABANDONED}
 _NONE: Cell = ("-", "dim")
@@ -83,7 +77,7 @@ def at_work(row: Row) -> int | None:
 
 
 def _short(span: timedelta | None) -> Cell:
-    return _NONE if span is None else (show.amount(span).replace(" min", "m").replace(" ", ""), "")
+    return _NONE if span is None else (phrases.amount(span).replace(" min", "m").replace(" ", ""), "")
 
 
 def _bytes(count: int) -> str:
@@ -287,5 +281,5 @@ def layout(columns: Sequence[Column], rows: Sequence[Row], width: int) -> tuple[
 
 def fitted(text: str, width: int, *, to_the_right: bool = False) -> str:
     """Return a text in exactly so many cells; what is too long loses its middle."""
-    text = show.without_middle(text, width)
+    text = output.without_middle(text, width)
     return text.rjust(width) if to_the_right else text.ljust(width)

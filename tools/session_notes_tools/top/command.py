@@ -9,7 +9,7 @@ import click
 from session_notes_tools.cli.credentials import tls, token
 from session_notes_tools.cli.exits import ExitCode, Failure, failure_of
 from session_notes_tools.cli.help import Command
-from session_notes_tools.cli.options import common_options, wrong
+from session_notes_tools.cli.options import common_options, usage_error
 from session_notes_tools.cli.parameters import option, span_option, span_or_zero
 
 _SHORTEST_INTERVAL = timedelta(milliseconds=100)
@@ -50,7 +50,7 @@ def top(
     from session_notes_tools.top.watch import Watch
 
     if interval < _SHORTEST_INTERVAL:
-        raise wrong("--interval", "must be at least 100ms")
+        raise usage_error("--interval", "must be at least 100ms")
     live = not once and not as_json and _is_terminal()
     if live and not find_spec("textual"):
         raise Failure(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from datetime import datetime, timedelta
 
-from session_notes_tools.cli import show
+from session_notes_tools.cli import phrases
 
 
 class Contact:
@@ -61,4 +61,4 @@ class Contact:
 
 
 def _since(then: float) -> str:
-    return show.amount(timedelta(seconds=time.monotonic() - then))
+    return phrases.amount(timedelta(seconds=time.monotonic() - then))

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from session_notes import Reading, Run, Session
 
-from session_notes_tools.cli import show
-from session_notes_tools.top.columns import READINESS_STYLES
+from session_notes_tools.cli import output, phrases, views
 from session_notes_tools.top.reads import Reads
 from session_notes_tools.top.watch import Moment
 
@@ -51,68 +50,60 @@ class Detail:
 
     def parts(self, moment: Moment) -> Iterator[RenderableType]:
         """All of it, for people."""
-        yield show.line((self.session_id, "bold"))
+        yield output.line((self.session_id, "bold"))
         session = self._session
         if session is None:
-            yield show.line(("reading …", "dim"))
+            yield output.line(("reading …", "dim"))
             return
         if session.create_time is None:
-            yield show.line(("the session is not there any more: it was deleted, or it has expired", "yellow"))
+            yield output.line(("the session is not there any more: it was deleted, or it has expired", "yellow"))
             return
         since = moment.since(self._read_at)
-        left = show.left(_less(session.expires_in, since))
+        left = phrases.remaining(_less(session.expires_in, since))
         changed = moment.age_of(session.update_time)
-        yield show.line(
-            f"{show.count(session.turn_count, 'turn')}, version {session.version}, changed ",
-            show.ago(changed) if changed is not None else show.moment(session.update_time),
+        yield output.line(
+            f"{phrases.count(session.turn_count, 'turn')}, version {session.version}, changed ",
+            phrases.ago(changed) if changed is not None else phrases.moment(session.update_time),
             f", expires in {left}",
         )
-        fields = show.count(len(session.fields), "field")
-        yield show.line((f"{self._bytes:,} bytes as served: {fields}, all notes; without the transcript", "dim"))
+        fields = phrases.count(len(session.fields), "field")
+        yield output.line((f"{self._bytes:,} bytes as served: {fields}, all notes; without the transcript", "dim"))
         if not session.notes:
-            yield show.line("")
-            yield show.line("no observer ever ran on it")
+            yield output.line("")
+            yield output.line("no observer ever ran on it")
         for observer, runs in self._runs.items():
-            yield show.line("")
+            yield output.line("")
             yield from _observer_parts(session.notes[observer], runs, since, moment)
         if more := len(session.notes) - len(self._runs):
-            yield show.line("")
-            yield show.line(
-                (f"{show.count(more, 'more observer')}: session-notes session get {self.session_id}", "yellow")
+            yield output.line("")
+            yield output.line(
+                (f"{phrases.count(more, 'more observer')}: session-notes session get {self.session_id}", "yellow")
             )
 
 
 def _observer_parts(told: Reading, runs: Sequence[Run], since: timedelta, moment: Moment) -> Iterator[RenderableType]:
     reading = replace(told, age=_more(told.age, since), snapshot_age=_more(told.snapshot_age, since))
-    yield show.line(("observer ", "bold"), (reading.observer, "bold"))
-    yield show.line((show.readings_words(reading), READINESS_STYLES.get(reading.readiness.value, "")))
+    yield output.line(("observer ", "bold"), (reading.observer, "bold"))
+    yield output.line((phrases.reading_summary(reading), views.READINESS_STYLES.get(reading.readiness.value, "")))
     if reading.notes is not None:
-        left = show.left(_less(reading.expires_in, since))
+        left = phrases.remaining(_less(reading.expires_in, since))
         run = f"notes of run {reading.run.number}, " if reading.run else "notes, "
-        yield show.line((f"{run}expire in {left}", "dim"))
-        yield show.line("")
-        yield from show.notes_parts(reading.notes)
-    yield show.line("")
-    table = show.headed_table(
-        "NUMBER", "STATE", "SAW", "BEGAN", "TOOK", "FAILURE", "RUN", ids=["RUN"], folded=["FAILURE"]
-    )
-    for one in runs:
-        state = one.state.value
-        table.add_row(
-            show.line(str(one.number)),
-            show.line((state, show.STATE_STYLES.get(state, ""))),
-            show.line("-" if one.observed_turn is None else show.count(one.observed_turn, "turn")),
-            show.line(_began(one, moment)),
-            show.line(_took(one, moment)),
-            show.line(one.failure or "-"),
-            show.Id(one.run_id, "dim"),
-        )
-    yield table
+        yield output.line((f"{run}expire in {left}", "dim"))
+        yield output.line("")
+        yield from views.notes_parts(reading.notes)
+    yield output.line("")
+    columns = {
+        **views.RUN_COLUMNS,
+        "BEGAN": lambda run: output.line(_began(run, moment)),
+        "TOOK": lambda run: output.line(_took(run, moment)),
+        "RUN": lambda run: output.Id(run.run_id, "dim"),
+    }
+    yield views.runs_table(runs, ("NUMBER", "STATE", "SAW", "BEGAN", "TOOK", "FAILURE", "RUN"), columns)
 
 
 def _began(run: Run, moment: Moment) -> str:
     began = moment.age_of(run.begin_time)
-    return show.ago(began) if began is not None else show.moment(run.begin_time)
+    return phrases.ago(began) if began is not None else phrases.moment(run.begin_time)
 
 
 def _took(run: Run, moment: Moment) -> str:
@@ -120,9 +111,9 @@ def _took(run: Run, moment: Moment) -> str:
         return "-"
     if run.end_time is not None:
         seconds = (run.end_time - run.begin_time).total_seconds()
-        return f"{seconds:.1f} s" if seconds < 10 else show.amount(timedelta(seconds=seconds))
+        return f"{seconds:.1f} s" if seconds < 10 else phrases.amount(timedelta(seconds=seconds))
     so_far = moment.age_of(run.begin_time)
-    return "-" if so_far is None else f"{show.amount(so_far)} so far"
+    return "-" if so_far is None else f"{phrases.amount(so_far)} so far"
 
 
 def _more(age: timedelta | None, since: timedelta) -> timedelta | None:

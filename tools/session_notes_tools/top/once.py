@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from session_notes_tools.cli import documents, show
+from session_notes_tools.cli import documents, output
 from session_notes_tools.top.columns import (
     IDLE,
     OBSERVER,
@@ -44,17 +44,17 @@ def show_once(watch: Watch, columns: Sequence[Column], *, as_json: bool) -> None
         documents.write([document(row, moment) for row in rows])
         return
     if not rows:
-        show.out(show.line("no sessions"))
+        output.echo(output.line("no sessions"))
         return
     # Where nobody's terminal is, a line is as wide as need be, and every id is in full.
-    shown, _ = layout(columns, rows, show.width() - len(columns))
+    shown, _ = layout(columns, rows, output.width() - len(columns))
     ids = {SESSION.title, OBSERVER.title}
-    table = show.headed_table(*(column.title for column, _ in shown), ids=ids)
+    table = output.headed_table(*(column.title for column, _ in shown), ids=ids)
     for (column, _), made in zip(shown, table.columns, strict=True):
         made.justify = "right" if column.to_the_right else "left"
     for row in rows:
-        table.add_row(*(show.Id(*column.cell(row, moment)) for column, _ in shown))
-    show.out(table)
+        table.add_row(*(output.Id(*column.cell(row, moment)) for column, _ in shown))
+    output.echo(table)
 
 
 def document(row: Row, moment: Moment) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Footer, Input, Static
 
-from session_notes_tools.cli import show
+from session_notes_tools.cli import phrases
 from session_notes_tools.top.columns import COLUMNS, IDLE, Column, arranged, layout, matches
 from session_notes_tools.top.detail import Detail
 from session_notes_tools.top.table import SessionTable, heading
@@ -51,7 +51,7 @@ class Page(Screen[None]):
         app = self.app
         if app.paused and app.contact.answered_at is not None:
             since = timedelta(seconds=time.monotonic() - app.contact.answered_at)
-            return f"PAUSED, as it was {show.ago(since)}"
+            return f"PAUSED, as it was {phrases.ago(since)}"
         return app.contact.waiting() or f"every {app.interval.total_seconds():g} s"
 
 
@@ -100,8 +100,8 @@ class TablePage(Page):
         fitting, left_out = layout(self._columns, rows, self.size.width - 1)
         table.draw(rows, fitting, moment, faded=app.contact.lost)
         self.query_one("#heading", Static).update(heading(fitting, self._by, backwards=self._backwards))
-        shown = f"{len(rows)} of {len(watch.rows)} rows" if words else show.count(len(rows), "row")
-        status = [app.reads.target, f"{show.count(watch.sessions, 'session')}, {shown}", self.state()]
+        shown = f"{len(rows)} of {len(watch.rows)} rows" if words else phrases.count(len(rows), "row")
+        status = [app.reads.target, f"{phrases.count(watch.sessions, 'session')}, {shown}", self.state()]
         status += [f"filter: {' '.join(words)}"] if words else []
         self.say("status", "  ·  ".join(status))
         self.say("banner", app.contact.banner())
@@ -119,7 +119,7 @@ class TablePage(Page):
         elif not rows and watch.rows:
             told.append("no row matches the filter; Esc clears it")
         if watch.complete and (unread := watch.unread):
-            told.append(f"{show.count(unread, 'row')} not read yet")
+            told.append(f"{phrases.count(unread, 'row')} not read yet")
         if left_out:
             told.append(f"no room for {', '.join(column.title for column in left_out)}")
         return "; ".join(told)

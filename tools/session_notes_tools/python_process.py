@@ -1,0 +1,119 @@
+"""Python programs of this package, run as child processes and connected by pipes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Mapping
+from types import TracebackType
+from typing import Any, cast
+
+from session_notes_server.child_process import ChildProcess
+
+STOP_SECONDS = 15.0
+_LONGEST_LINE_BYTES = 64 * 1024 * 1024
+
+
+class ProcessFailed(Exception):
+    """A program failed. The text has its name and the last line of its stderr."""
+
+
+class PythonProcess(ChildProcess):
+    """A Python program that runs during a `with` block.
+
+    Args:
+        name: Its name in error texts.
+        arguments: The interpreter's arguments, such as `-m` and a module.
+        env: Its environment. None: the environment of this process.
+    """
+
+    def __init__(self, name: str, arguments: Iterable[str], env: Mapping[str, str] | None = None) -> None:
+        # -P: a module in the current directory must not replace one of this package's.
+        super().__init__(name, (sys.executable, "-P", *arguments), stop_seconds=STOP_SECONDS)
+        self._env = env
+        self._stderr_tail: deque[str] = deque(maxlen=20)
+        self._drain: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start the program on pipes."""
+        pipe = asyncio.subprocess.PIPE
+        await self.spawn(stdin=pipe, stdout=pipe, stderr=pipe, limit=_LONGEST_LINE_BYTES, env=self._env)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
+        if self._drain is not None:
+            self._drain.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._drain
+
+    async def read_stderr_line(self) -> str | None:
+        """Return the next line of stderr, or None at its end."""
+        line = (await self._pipes.stderr.readline()).decode(errors="replace")
+        if line.strip():
+            self._stderr_tail.append(line.rstrip())
+        return line or None
+
+    def drain_stderr(self) -> None:
+        """Read stderr in the background from now on: a full pipe would block the program."""
+
+        async def drain() -> None:
+            while await self.read_stderr_line() is not None:
+                pass
+
+        self._drain = asyncio.create_task(drain())
+
+    async def send_job(self, job: dict[str, Any], sessions: Iterable[dict[str, Any]]) -> None:
+        """Send a job and its sessions to stdin, one JSON document per line, with an empty line at the end."""
+        stdin = self._pipes.stdin
+        with contextlib.suppress(ConnectionError):  # It has ended. Its exit code tells why.
+            for part in (job, *sessions):
+                stdin.write(json.dumps(part).encode() + b"\n")
+                await stdin.drain()
+            stdin.write(b"\n")
+            await stdin.drain()
+
+    def close_stdin(self) -> None:
+        """Close stdin, which tells the program to finish."""
+        self._pipes.stdin.close()
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        """Yield the lines of stdout until the program ends.
+
+        Raises:
+            ProcessFailed: If it fails.
+        """
+        async for line in self._pipes.stdout:
+            yield line
+        await self.check_exit()
+
+    async def check_exit(self) -> None:
+        """Wait until the program ends.
+
+        Raises:
+            ProcessFailed: If its exit code is not 0.
+        """
+        if code := await self.wait():
+            raise self.failure(f"ended with exit code {code}")
+
+    def failure(self, text: str) -> ProcessFailed:
+        """Return an error with a text and the last line of stderr."""
+        # The frames that Python draws around a traceback have no letters.
+        lines = [line for line in self._stderr_tail if any(map(str.isalnum, line))]
+        return ProcessFailed(": ".join([f"the {self.name} {text}", *lines[-1:]]))
+
+    @property
+    def _pipes(self) -> _Pipes:
+        return cast(_Pipes, self.process)
+
+
+class _Pipes:
+    """The type of a process that was started on pipes."""
+
+    stdin: asyncio.StreamWriter
+    stdout: asyncio.StreamReader
+    stderr: asyncio.StreamReader
