@@ -125,7 +125,7 @@ def test_another_programs_socket_is_left_alone(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(tmp_path / "s"))
         other.listen()
-        refused_with("something else is there", ["--listen", f"unix:{tmp_path}/s", "--data-dir", f"{tmp_path}/data"])
+        refused_with("another file has this path", ["--listen", f"unix:{tmp_path}/s", "--data-dir", f"{tmp_path}/data"])
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(tmp_path / "s"))
 

@@ -175,7 +175,7 @@ def test_a_hint_is_in_the_words_of_make() -> None:
             text=True,
             timeout=20,
         )
-    assert f"cannot listen on {address}: it is taken" in done.stderr
+    assert f"cannot listen on {address}: it is in use" in done.stderr
     assert 'make run ARGS="--listen ..."' in done.stderr
 
 
@@ -219,11 +219,11 @@ def test_a_taken_port_is_noticed_before_a_store_is_started(workers: str, tmp_pat
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         others = ["--listen", address, "--data-dir", str(data), "--workers", workers]
-        text = refused_with(f"cannot listen on {address}: it is taken.", others)
+        text = refused_with(f"cannot listen on {address}: it is in use.", others)
         assert "no address" not in text
     # 192.0.2.0/24 is for documentation.
     elsewhere = ["--listen", "192.0.2.1:50051", "--insecure-listen", "--data-dir", str(data)]
-    text = refused_with("cannot listen on 192.0.2.1:50051: it is no address of this machine.", elsewhere)
+    text = refused_with("cannot listen on 192.0.2.1:50051: it is not an address of this machine.", elsewhere)
     assert "taken" not in text
     assert not data.exists()
 
@@ -231,7 +231,7 @@ def test_a_taken_port_is_noticed_before_a_store_is_started(workers: str, tmp_pat
 def test_two_addresses_that_are_one(tmp_path: Path) -> None:
     """The same port twice is noticed, too."""
     port = free_port()
-    refused_with("it is taken", ["--listen", f"127.0.0.1:{port}", "--listen", f"127.0.0.1:{port}"])
+    refused_with("it is in use", ["--listen", f"127.0.0.1:{port}", "--listen", f"127.0.0.1:{port}"])
 
 
 def test_another_sidecars_port_is_an_error(session_id: str) -> None:

@@ -360,7 +360,7 @@ def test_another_sidecars_port_is_an_error(first: str, second: str, session_id: 
     """A port is one sidecar's, however many workers each has: another is refused as ever, and the first is unharmed."""
     with Sidecar(flags=["--workers", first]) as sidecar:
         text = refused_with(sidecar.target, ["--listen", sidecar.target, "--workers", second])
-        assert "it is taken. Choose another with --listen." in text
+        assert "it is in use. Choose another with --listen." in text
         assert "worker" not in text
         unharmed(sidecar, session_id)
 

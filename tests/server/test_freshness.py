@@ -16,5 +16,5 @@ def test_notes_of_exactly_max_age_are_fresh(age_us: int, *, fresh: bool) -> None
     now_us = WRITTEN_US + age_us
     record = ObserverRecord(now_us, 4, now_us + 1, current=RUN, notes=b"", latest=RUN)
     response = raw_messages.GetNotesResponse()
-    conversion.reading(response, "default", record, max_age=timedelta(milliseconds=1))
+    conversion.fill_reading(response, "default", record, max_age=timedelta(milliseconds=1))
     assert response.fresh is fresh

@@ -5,7 +5,7 @@ import pkgutil
 
 import session_notes.v1
 from session_notes_server.contract import FILES, SERVICES
-from session_notes_server.rpc.raw_messages import AS_BYTES
+from session_notes_server.rpc.raw_messages import BYTES_FIELDS
 from session_notes_server.telemetry.metrics import cells, families
 from session_notes_server.telemetry.metrics.notes import NotesMetrics
 
@@ -31,6 +31,6 @@ def test_metrics_name_methods_of_the_contract() -> None:
 def test_raw_fields_exist() -> None:
     """Each field that is copied as bytes exists, and is a message in the contract."""
     pool = FILES[0].pool
-    for message, field in AS_BYTES.items():
+    for message, field in BYTES_FIELDS.items():
         descriptor = pool.FindMessageTypeByName(f"session_notes.v1.{message}").fields_by_name[field]
         assert descriptor.message_type is not None
