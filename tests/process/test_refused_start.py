@@ -76,7 +76,7 @@ def test_what_we_refuse_is_one_line_with_v_too() -> None:
         pytest.param(["--listen", "unix:s"], "absolute", id="a unix socket's path that is relative"),
         pytest.param(["--data-dir", "/" + "a" * 120], "--data-dir", id="a data directory whose path is too long"),
         pytest.param(
-            ["--metrics-listen", "127.0.0.1"], "cannot tell metrics", id="an address for metrics without a port"
+            ["--metrics-listen", "127.0.0.1"], "cannot serve metrics on", id="an address for metrics without a port"
         ),
         pytest.param(["--log-format", "xml"], "'text', 'json'", id="a form of log that is none"),
         pytest.param(
@@ -125,7 +125,7 @@ def test_an_empty_variable_says_nothing() -> None:
     assert len(empty) > 20
     status, text = serve("--metrics-listen", "127.0.0.1", env=empty)
     assert status == 2
-    assert text.startswith("error: cannot tell metrics")
+    assert text.startswith("error: cannot serve metrics on")
 
 
 @pytest.mark.parametrize(
