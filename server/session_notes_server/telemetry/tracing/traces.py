@@ -1,7 +1,7 @@
 """Spans: one per call, and one per store operation within it.
 
 opentelemetry-instrumentation-grpc is not used. Its server interceptor for grpc.aio (0.66b2) records every exception as
-an event with its text and stack, even for calls that are merely rejected. It copies messages into the span's status, and
+an event with its text and stack, even for calls that are merely rejected. It copies messages into the span's status. And
 it breaks handlers that write to their context, as health's Watch does.
 """
 
