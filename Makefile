@@ -1,22 +1,22 @@
-# `make` alone lists the targets. Everything lives in .venv; nothing outside this folder is touched, but for the data of
-# `make run` (see `session-notes serve --help`).
+# `make` lists the targets. Everything is installed into .venv. Outside this folder only `make run` writes files: its data
+# (see `session-notes serve --help`).
 
-# The newest Python here that is at least 3.11; name another with `make PYTHON=... run`.
+# The newest Python found, at least 3.11. Choose another with `make PYTHON=... run`.
 PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
 BIN := .venv/bin
 PROTOS := $(shell find protos -name '*.proto' | sort)
 GENERATED := v1 status
 
-# Whatever the environment says: tests start hundreds of our programs, and each would be compiled anew.
+# Override the environment: tests start hundreds of Python processes, which would all compile every module again.
 export PYTHONDONTWRITEBYTECODE :=
 
-# Make an environment, unless it is there: whole (Ctrl-C may have ended its making), and its Python too.
+# Create an environment unless it is complete (Ctrl-C may have interrupted its creation) and its Python still exists.
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 define venv
 @$(1)/bin/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null || { \
 	"$(PYTHON)" -c '$(NEW_ENOUGH)' 2>/dev/null \
-		|| { echo "session-notes needs Python 3.11 or newer$(PYTHON:%=, which % is not); name one: make PYTHON=/path/to/python3 ..." >&2; exit 1; }; \
+		|| { echo "session-notes needs Python 3.11 or newer$(PYTHON:%=, which % is not). Set one with make PYTHON=/path/to/python3 ..." >&2; exit 1; }; \
 	echo "creating $(1) with $(PYTHON)"; "$(PYTHON)" -m venv --clear $(1); }
 endef
 
@@ -26,7 +26,7 @@ endef
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# An environment whose Python is gone is made anew.
+# An environment whose Python no longer exists is created again.
 .venv/run: pyproject.toml $(if $(shell $(BIN)/python -c '' 2>/dev/null || test ! -e .venv/run || echo gone),gone)
 	$(call venv,.venv)
 	@echo "installing the sidecar into .venv"
@@ -38,8 +38,8 @@ help: ## list the targets
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[server,dev]'
 	@touch $@
 
-# Generated code refuses a runtime older than its generator, so this is the oldest grpcio-tools we support, in an environment
-# of its own: it cannot live beside the newest protobuf.
+# Generated code rejects a runtime older than its generator, so use the oldest supported grpcio-tools, in a separate
+# environment because it conflicts with the newest protobuf.
 .venv-protos/ready: Makefile
 	$(call venv,.venv-protos)
 	@.venv-protos/bin/python -m pip install --quiet --disable-pip-version-check grpcio-tools==1.80.0 mypy-protobuf==5.1.0
@@ -51,11 +51,11 @@ install: .venv/run ## create .venv and install the sidecar and the command line
 run: .venv/run ## start the sidecar on 127.0.0.1:50051 (ARGS="--listen ..." for more)
 	@exec env STARTED_BY="make run" $(BIN)/session-notes serve $(ARGS)
 
-demo: .venv/run ## play a conversation with a primary and an observer, in under a minute
+demo: .venv/run ## play a conversation with a primary and an observer (under a minute)
 	@$(BIN)/python examples/demo.py $(ARGS)
 
-# First what may run beside each other, then the faults: these measure how long calls take while something is broken, and
-# wait more than they work. With ARGS: just those, however they are.
+# Tests that can run in parallel come first. The faults measure how long calls take while something is broken, so they run
+# separately. With ARGS, one pytest run selects from all tests.
 test: .venv/dev ## run the tests (ARGS="-k name" for some)
 ifdef ARGS
 	@$(BIN)/python -m pytest -n 4 --dist loadgroup $(ARGS)
@@ -64,16 +64,16 @@ else
 	@$(BIN)/python -m pytest -n 4 tests/faults
 endif
 
-faults: .venv/dev ## only the faults: kill, stop, cut off and corrupt for real, and see every promise kept
+faults: .venv/dev ## run only the fault tests: real kills, silent stores, cut connections, random bytes
 	@$(BIN)/python -m pytest -n 4 tests/faults $(ARGS)
 
-soak: .venv/dev ## faults at full length, e.g. 50 crashes and 100,000 malformed requests (an hour at most; FOR=10m for less)
+soak: .venv/dev ## run the fault tests at full length (at most an hour; FOR=10m for less)
 	@timeout --signal=INT --kill-after=60 $(or $(FOR),1h) $(BIN)/python -m pytest tests/faults --soak --timeout 1800 $(ARGS)
 
-guards: .venv/dev ## take each guard out of a copy, and see its test fail (half an hour)
+guards: .venv/dev ## remove each guard from a copy of the code, and check that its test fails
 	@$(BIN)/python tests/guards.py $(ARGS)
 
-# The lower bounds of pyproject.toml, as pins: the last word on a package counts, since the sidecar asks for more than the client.
+# The lower bounds in pyproject.toml as pins. The last bound of a package applies, since the sidecar needs newer versions.
 OLDEST = import re, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	bounds = project["dependencies"] + project["optional-dependencies"]["server"]; \
 	pins = dict(re.match(r"([\w-]+)>=([\d.]+)", bound).groups() for bound in bounds); \
@@ -82,24 +82,24 @@ OLDEST = import re, tomllib; project = tomllib.load(open("pyproject.toml", "rb")
 .venv-oldest/ready: pyproject.toml Makefile
 	$(call venv,.venv-oldest)
 	@.venv-oldest/bin/python -c '$(OLDEST)' > .venv-oldest/pins.txt
-	@echo "installing the oldest versions supported into .venv-oldest"
+	@echo "installing the oldest supported versions into .venv-oldest"
 	@.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-oldest/pins.txt --editable '.[server,dev]'
 	@touch $@
 
-oldest: .venv-oldest/ready ## run the tests on the oldest versions supported of all we depend on (ARGS="-k name" for some)
+oldest: .venv-oldest/ready ## run the tests on the oldest supported versions of all dependencies (ARGS="-k name" for some)
 	@cat .venv-oldest/pins.txt
 	@$(MAKE) --no-print-directory test BIN=.venv-oldest/bin
 
-# What belongs to other people's packages, with these packages: they are many and large, so in an environment of their own.
+# The packages that the integrations support are many and large, so they have a separate environment.
 .venv-integrations/ready: pyproject.toml
 	$(call venv,.venv-integrations)
-	@echo "installing what the integrations need into .venv-integrations (1.2 GB)"
-	@# The pip that comes with an older Python takes many minutes to find versions that go together, a new one seconds.
+	@echo "installing the packages of the integrations into .venv-integrations (1.2 GB)"
+	@# The pip of an older Python takes minutes to resolve these versions, a new one seconds.
 	@.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	@.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[server,dev,integrations]'
 	@touch $@
 
-# These packages' types are known in this environment alone, so `make check` leaves what imports them to this one.
+# Modules that import these packages can be type-checked only in this environment, so `make check` skips them.
 TYPED_HERE = find clients/python/session_notes/integrations tests/integrations examples/*_agent.py -name '*.py'
 
 test-integrations: .venv-integrations/ready ## run the tests of the integrations, with the real packages (ARGS="-k name" for some)
@@ -107,50 +107,50 @@ test-integrations: .venv-integrations/ready ## run the tests of the integrations
 	@.venv-integrations/bin/python -m pytest -n 2 tests/integrations $(ARGS)
 	@if $(NODE); then $(MAKE) --no-print-directory test-typescript; fi
 
-# Whether the TypeScript client can be built here; says so where not.
+# Whether the TypeScript client can be built on this machine; prints a message if not.
 NODE = { npm --version && node -e 'process.exit(process.versions.node.split(".")[0] >= 20 ? 0 : 1)'; } >/dev/null 2>&1 \
 	|| { echo "skipped: the TypeScript client needs Node.js 20 or newer, and npm"; false; }
 NPM := cd clients/typescript && npm --silent
 BUF_TYPESCRIPT = cd clients/typescript && ../../$(BIN)/buf generate
 
 clients/typescript/node_modules/.package-lock.json: clients/typescript/package.json clients/typescript/package-lock.json
-	@echo "installing what the TypeScript client needs into clients/typescript/node_modules"
+	@echo "installing the dependencies of the TypeScript client into clients/typescript/node_modules"
 	@$(NPM) ci --no-audit --no-fund --ignore-scripts
 	@touch $@
 
-# The tests import what was built, as users do, so both of these build first.
+# The tests import the built package, as users do, so both targets build it first.
 test-typescript: .venv/dev clients/typescript/node_modules/.package-lock.json ## lint, build and test the TypeScript client (Node.js 20 or newer)
 	@$(NPM) run lint
 	@export SIDECAR_PYTHON="$(CURDIR)/.venv/bin/python"; $(NPM) test
 
-# What depends on the version is quick to see: the contract, the clients, a start, all on the embedded store.
+# A quick selection is enough to find problems with a Python version: the contract, the clients and a start, on the embedded store.
 PYTHONS := 3.11 3.12 3.13 3.14
 QUICK := tests/fundamentals tests/clients/test_async.py tests/clients/test_background.py tests/clients/test_import.py \
 	tests/process/test_start.py
 
-test-pythons: $(PYTHONS:%=test-python-%) ## run a quick part of the tests on each Python that is on PATH or among pyenv's
+test-pythons: $(PYTHONS:%=test-python-%) ## run a quick selection of the tests on each Python on PATH or in pyenv
 
 test-python-%:
 	@found=$$(for p in python$* $(HOME)/.pyenv/versions/$*.*/bin/python; do "$$p" -c '' 2>/dev/null && { echo "$$p"; break; }; done); \
-	test -n "$$found" || { echo "Python $* is not here: not tested"; exit 0; }; \
+	test -n "$$found" || { echo "skipped: Python $* is not installed"; exit 0; }; \
 	set -e; python=.venv-pythons/$*/bin/python; \
 	test -x $$python || "$$found" -m venv .venv-pythons/$*; \
 	$$python -m pip install --quiet --disable-pip-version-check --editable '.[server]' pytest pytest-asyncio pytest-timeout pytest-xdist; \
 	$$python -m pytest -n 2 -k "not redis and not cluster" $(QUICK) $(ARGS)
 
-# Into an empty folder, so that nothing old is uploaded with it.
+# Build into an empty folder, so that no old file is uploaded.
 dist: .venv-integrations/ready ## build the wheel and the sdist into dist/, and check them
 	@rm -rf dist
 	@.venv-integrations/bin/python -m build
 	@.venv-integrations/bin/python -m twine check --strict dist/*
 
-# Three runs, since what holds in one may be the machine's mood.
-bench: .venv/dev ## measure what a call costs, here and elsewhere, three times (a quarter of an hour; RUNS=1 for less)
+# Three runs, because these machines are noisy.
+bench: .venv/dev ## measure the cost per call, next to alternatives, three times (15 minutes; RUNS=1 for less)
 	@for run in $$(seq $(or $(RUNS),3)); do \
 		$(BIN)/session-notes bench --full --seed $$run --results benchmarks/results/$$run $(ARGS) || exit 1; done
 	@$(BIN)/python benchmarks/tables.py
 
-check: .venv/dev .venv-protos/ready ## lint, types, contract, and generated code as committed
+check: .venv/dev .venv-protos/ready ## lint, check types and the contract, and compare generated code with protos/
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -168,11 +168,11 @@ check-typescript: .venv/dev clients/typescript/node_modules/.package-lock.json
 	@diff -r .venv-protos/typescript/src/gen clients/typescript/src/gen \
 		|| { echo "generated code differs from protos/: run make protos" >&2; exit 1; }
 
-format: .venv/dev ## format the code and fix what can be fixed
+format: .venv/dev ## format the code and apply automatic fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-protos: .venv-protos/ready ## generate the code of the contract, for Python and, with Node.js, for TypeScript
+protos: .venv-protos/ready ## generate code from protos/, for Python and (with Node.js) for TypeScript
 	@$(MAKE) --no-print-directory generate INTO=clients/python
 	@if $(NODE); then $(MAKE) --no-print-directory generate-typescript; fi
 

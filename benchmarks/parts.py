@@ -21,9 +21,9 @@ from session_notes.v1.session_notes_pb2 import BatchGetNotesRequest, GetNotesReq
 from session_notes_server.rpc import conversion
 from session_notes_server.rpc.raw_messages import GetNotesResponse
 from session_notes_server.rpc.validation import Check
-from session_notes_server.store import ObserverRecord, scripts
+from session_notes_server.store import ObserverRecord
 from session_notes_server.store.keys import Keys
-from session_notes_server.store.scripts import Script
+from session_notes_server.store.scripts import SCRIPTS, Arguments, GetNotes, WriteNotes
 from session_notes_tools.bench.sessions import BATCH_SIZE, Sessions, make_notes
 from session_notes_tools.bench.stores import Store, run_store, sidecar_on
 
@@ -42,14 +42,14 @@ async def measure() -> Rows:
             sessions = Sessions(sidecar.target, BATCH_SIZE, make_notes())
             await sessions.fill()
         first = sessions.ids[0]
-        command = scripts.GET_NOTES.in_full(KEYS.of(first), 0, (OBSERVER,))
+        command = SCRIPTS[GetNotes].eval(KEYS.of(first), 0, GetNotes(OBSERVER))
         replies = await raw_reply(store, command) * BATCH_SIZE
         return [
             *get_notes_parts(sessions.ids, replies),
             {
                 "call": "GetNotes",
                 "part": "run the script, in the store",
-                "us": await us_in_store(store, scripts.GET_NOTES, first, OBSERVER),
+                "us": await us_in_store(store, first, GetNotes(OBSERVER)),
             },
             *write_notes_parts(first),
         ]
@@ -76,7 +76,7 @@ def get_notes_parts(session_ids: list[str], replies: bytes) -> Rows:
 
     def pack() -> list[bytes]:
         return [
-            scripts.GET_NOTES.by_digest(KEYS.of(session_id), tag, (OBSERVER,))
+            SCRIPTS[GetNotes].evalsha(KEYS.of(session_id), tag, GetNotes(OBSERVER))
             for tag, session_id in enumerate(session_ids)
         ]
 
@@ -120,7 +120,7 @@ def write_notes_parts(session_id: str) -> Rows:
     message = WriteNotesRequest(session_id=session_id, notes=notes).SerializeToString()
     stored = notes.SerializeToString(deterministic=True)
     digest = hashlib.sha256(stored).digest()
-    arguments = (session_id, "3600000", OBSERVER, "run", "3", stored, digest, "", "")
+    arguments = WriteNotes(session_id, 3_600_000, OBSERVER, "run", 3, stored, digest, ttl_us=None, former_ttl_ms=None)
     return rows(
         "WriteNotes",
         {
@@ -129,7 +129,7 @@ def write_notes_parts(session_id: str) -> Rows:
             "serialize and hash the notes": lambda: hashlib.sha256(
                 notes.SerializeToString(deterministic=True)
             ).digest(),
-            "pack the command": lambda: scripts.WRITE_NOTES.by_digest(KEYS.of(session_id), 0, arguments),
+            "pack the command": lambda: SCRIPTS[WriteNotes].evalsha(KEYS.of(session_id), 0, arguments),
         },
     )
 
@@ -157,13 +157,13 @@ def us(part: Callable[[], object], divisor: int) -> float:
     return round(statistics.median(times) * 1e6, 2)
 
 
-async def us_in_store(store: Store, script: Script, session_id: str, *arguments: str) -> float:
+async def us_in_store(store: Store, session_id: str, arguments: Arguments) -> float:
     """Return the time in µs that the store reports for a script, run many times in sequence."""
-    keys = KEYS.of(session_id)
-    await raw_reply(store, script.in_full(keys, 0, arguments))
+    keys, script = KEYS.of(session_id), SCRIPTS[type(arguments)]
+    await raw_reply(store, script.eval(keys, 0, arguments))
     await store.command("CONFIG RESETSTAT")
     for _ in range(REPEATS * LOOPS):
-        await raw_reply(store, script.by_digest(keys, 0, arguments))
+        await raw_reply(store, script.evalsha(keys, 0, arguments))
     statistics_text = await store.command("INFO commandstats")
     match = re.search(r"cmdstat_evalsha:.*usec_per_call=([\d.]+)", statistics_text)
     return float(match[1]) if match else 0.0

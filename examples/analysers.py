@@ -1,6 +1,6 @@
-"""What an observer makes of a conversation: by plain rules, or with a language model at an OpenAI-compatible endpoint.
+"""Analysers: notes from a transcript by plain rules, or with a language model at an OpenAI-compatible endpoint.
 
-An analyser is anything that takes a run and returns notes; `BackgroundObserver` does the rest.
+An analyser is any function from a run to notes. `BackgroundObserver` does the rest.
 """
 
 import json
@@ -18,12 +18,12 @@ Analyser = Callable[[ActiveRun], Notes]
 
 @dataclass(frozen=True)
 class Topic:
-    """Something the conversation should cover.
+    """A topic that the conversation should cover.
 
     Attributes:
-        name: What coverage calls it.
-        keywords: Beginnings of the words that show that the user has spoken of it; each counts the same.
-        question: How the primary could bring it up.
+        name: Its name in the notes' coverage.
+        keywords: Prefixes of words with which the user covers it; each has the same weight.
+        question: A question with which the primary can raise it.
     """
 
     name: str
@@ -37,39 +37,39 @@ TOPICS = (
     Topic("timing", ("start", "deadline"), "When should it start, and is there a deadline?"),
     Topic("decision", ("decide", "approve"), "Who decides, and who has to approve?"),
 )
-"""The topics of the examples: a first talk with somebody who has a project in mind."""
+"""The topics of the examples: a first conversation with a user who is planning a project."""
 
 
 def analyser_from_environment() -> Analyser:
-    """A language model where `SESSION_NOTES_MODEL` names one, else rules.
+    """Return an analyser with the language model in `SESSION_NOTES_MODEL`, or else with rules.
 
-    Not already where there is an `OPENAI_API_KEY`: many shells have one, and what users say should leave the machine
-    only when somebody decided so.
+    `OPENAI_API_KEY` alone does not select a model: many shells have one, and sending users' words to a provider must be
+    a decision.
     """
     model = os.environ.get("SESSION_NOTES_MODEL")
     return OpenAICompatible(TOPICS, model) if model else RuleBased(TOPICS)
 
 
 class RuleBased:
-    """Looks for keywords and question marks. It understands nothing, and its summary says so.
+    """An analyser that looks for keywords and question marks. Its summary says that it understands nothing.
 
-    Coverage is the share of a topic's keywords that the user has said. A question of the user counts as answered once
-    the other side has stated something that takes up one of the question's longer words.
+    Coverage is the share of a topic's keywords in the user's turns. A question of the user counts as answered when the
+    primary makes a statement that repeats one of its longer words.
     """
 
     def __init__(self, topics: Sequence[Topic]) -> None:
         self._topics = topics
 
     def __call__(self, run: ActiveRun) -> Notes:
-        """Analyses the run's copy of the transcript."""
-        # Of a long conversation the copy has the last turns only; issues name turns as counted from its start.
+        """Analyse the run's copy of the transcript."""
+        # The copy of a long conversation has only its last turns; issues number turns from the start.
         first = (run.observed_turn or 0) - len(run.transcript) + 1
         return self.analyse(run.transcript, first)
 
     def analyse(self, turns: Sequence[Turn], first: int = 1) -> Notes:
-        """Analyses turns of which the first is turn number `first` of the conversation."""
-        said = [word for turn in turns if turn.speaker == "user" for word in _words(turn.text)]
-        coverage = {topic.name: _share_said(topic.keywords, said) for topic in self._topics}
+        """Analyse turns, the first of which has the number `first`."""
+        words = [word for turn in turns if turn.speaker == "user" for word in _words(turn.text)]
+        coverage = {topic.name: _share_used(topic.keywords, words) for topic in self._topics}
         unanswered = _unanswered(turns, first)
         open_topics = sorted(
             (topic for topic in self._topics if coverage[topic.name] < 1), key=lambda topic: coverage[topic.name]
@@ -86,20 +86,21 @@ class RuleBased:
 
 
 class OpenAICompatible:
-    """Asks a language model. Needs the extra: `pip install '.[openai]' in its checkout`.
+    """An analyser that asks a language model. Needs the extra `openai`: `pip install '.[openai]'` in a checkout.
 
-    `OPENAI_API_KEY` and `OPENAI_BASE_URL` say where, as for any program that uses the `openai` package. Whatever goes
-    wrong is raised, so that the run is recorded as failed: the primary sees the last good notes grow old, not a guess.
+    `OPENAI_API_KEY` and `OPENAI_BASE_URL` select the endpoint, as in any program with the `openai` package. Errors are
+    raised, so that the run is recorded as failed and the primary keeps the last good notes, with their age, instead of
+    a guess.
     """
 
     def __init__(self, topics: Sequence[Topic], model: str) -> None:
-        # No retries: they would outlast the run's time, and the next run is never far.
+        # No retries: they would exceed the run's time limit, and another run follows soon.
         self._client = connect(max_retries=0)
         self._model = model
         self._instructions = _INSTRUCTIONS + "".join(f"\n- {topic.name}: {topic.question}" for topic in topics)
 
     def __call__(self, run: ActiveRun) -> Notes:
-        """Asks for notes on the run's copy of the transcript, for no longer than the run may take."""
+        """Ask for notes on the run's copy of the transcript, within the run's time limit."""
         first = (run.observed_turn or 0) - len(run.transcript) + 1
         transcript = [f"{number}. {turn.speaker}: {turn.text}" for number, turn in enumerate(run.transcript, first)]
         remaining = run.remaining
@@ -118,23 +119,23 @@ class OpenAICompatible:
 _INSTRUCTIONS = """You observe a conversation between a user and an assistant; its turns are numbered. You never speak
 to the user; your notes help the assistant. Answer with one JSON object and nothing else:
 {"coverage": {"<topic>": <share covered, 0 to 1>},
- "issues": [{"text": "<what is the matter>", "severity": "info" | "warning" | "critical", "turn": <its turn or null>}],
- "follow_up_suggestions": ["<what the assistant could say next, best first>"],
+ "issues": [{"text": "<the problem>", "severity": "info" | "warning" | "critical", "turn": <its turn or null>}],
+ "follow_up_suggestions": ["<a next sentence for the assistant, best first>"],
  "summary": "<where the conversation stands, at most three sentences>"}
 Unanswered questions and contradictions are issues. The topics to cover:"""
 
 
 class UnusableAnswer(ValueError):
-    """The model's answer is not what it was asked for. Says where, without a word of what the user said."""
+    """A model's answer that does not have the requested form. The text names the part, without the user's words."""
 
 
 def notes_from_answer(text: str) -> Notes:
-    """The notes in a model's answer, every part of it checked.
+    """Return the notes in a model's answer, with every part checked.
 
     Raises:
-        UnusableAnswer: A part is missing or of the wrong kind.
+        UnusableAnswer: If a part is missing or has the wrong type.
     """
-    # Some models wrap their JSON in a code block or a sentence, whatever they are asked.
+    # Some models wrap their JSON in a code block or a sentence despite the instructions.
     try:
         answer = json.loads(text[text.find("{") : text.rfind("}") + 1])
     except ValueError:
@@ -172,14 +173,14 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-def _share_said(keywords: Sequence[str], said: Sequence[str]) -> float:
-    return sum(any(word.startswith(keyword) for word in said) for keyword in keywords) / len(keywords)
+def _share_used(keywords: Sequence[str], words: Sequence[str]) -> float:
+    return sum(any(word.startswith(keyword) for word in words) for keyword in keywords) / len(keywords)
 
 
 def _unanswered(turns: Sequence[Turn], first: int) -> list[tuple[int, str]]:
-    """The user's questions that nobody has taken up, with the number of their turn."""
-    found = []
-    stated: set[str] = set()  # From the end, so that it always holds what was stated after the turn looked at.
+    """Return the user's unanswered questions, each with the number of its turn."""
+    questions = []
+    stated: set[str] = set()  # The words of later statements: turns are visited from the last to the first.
     for number, turn in reversed(list(enumerate(turns, first))):
         sentences = re.findall(r"[^.!?\s][^.!?]*[.!?]?", turn.text)
         if turn.speaker != "user":
@@ -187,7 +188,7 @@ def _unanswered(turns: Sequence[Turn], first: int) -> list[tuple[int, str]]:
             continue
         for sentence in reversed(sentences):
             longer_words = {word for word in _words(sentence) if len(word) > 3}
-            # "And why?" has none: any statement will do.
+            # "And why?" has no longer words, so any statement answers it.
             if sentence.endswith("?") and not (longer_words & stated if longer_words else stated):
-                found.append((number, sentence))
-    return found[::-1]
+                questions.append((number, sentence))
+    return questions[::-1]

@@ -1,4 +1,4 @@
-"""The connection to a language model, for both programs: any endpoint that speaks OpenAI's chat completions."""
+"""The connection to a language model: any endpoint with OpenAI's chat completions."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -8,11 +8,11 @@ if TYPE_CHECKING:
 
 
 def connect(*, timeout: float | None = None, max_retries: int = 2) -> "OpenAI":
-    """A client that finds its endpoint in `OPENAI_API_KEY` and `OPENAI_BASE_URL`. Ends the program where it cannot.
+    """Return a client for the endpoint in `OPENAI_API_KEY` and `OPENAI_BASE_URL`; exit the program if that fails.
 
     Args:
-        timeout: How many seconds an answer may take; None: as each call says.
-        max_retries: How often a call is tried again.
+        timeout: The limit of a call in seconds; None: each call sets its own.
+        max_retries: The most retries of a call.
     """
     try:
         from openai import OpenAI, OpenAIError
@@ -24,4 +24,4 @@ def connect(*, timeout: float | None = None, max_retries: int = 2) -> "OpenAI":
     try:
         return OpenAI(timeout=timeout, max_retries=max_retries)
     except OpenAIError as error:
-        sys.exit(f"SESSION_NOTES_MODEL is set, but the model cannot be asked: {error}")
+        sys.exit(f"SESSION_NOTES_MODEL is set, but the model cannot be used: {error}")

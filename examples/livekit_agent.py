@@ -1,9 +1,9 @@
-"""A voice agent with LiveKit Agents, whose model can read what an observer noted about the call.
+"""A voice agent with LiveKit Agents. Its model can read an observer's notes on the call.
 
     pip install session-notes livekit-agents
     LIVEKIT_URL=... LIVEKIT_API_KEY=... LIVEKIT_API_SECRET=... python examples/livekit_agent.py dev
 
-The sidecar is that of SESSION_NOTES_TARGET. Without it the conversation goes on all the same, just without notes.
+It uses the sidecar at SESSION_NOTES_TARGET. Without a sidecar, the call works as usual, but without notes.
 """
 
 from contextlib import AsyncExitStack
@@ -22,13 +22,13 @@ from livekit.agents import (
 )
 from session_notes import TurnRecorder
 from session_notes.integrations.tools import AsyncNotesTool
-from voice import INSTRUCTIONS, listening_in, turn
+from voice import INSTRUCTIONS, observed_call, spoken_turn
 
 server = AgentServer()
 
 
 def agent_with_notes(notes: AsyncNotesTool) -> Agent:
-    """The agent: its model has a tool that reads the notes."""
+    """Return an agent whose model has the notes tool."""
 
     async def read() -> dict[str, Any]:
         return await notes.call()
@@ -37,31 +37,31 @@ def agent_with_notes(notes: AsyncNotesTool) -> Agent:
     return Agent(instructions=INSTRUCTIONS, tools=[tool])
 
 
-def take_down(session: AgentSession[Any], recorder: TurnRecorder, session_id: str) -> None:
-    """Have every turn recorded as it was said, and an observer look after each one of the user's."""
+def record_turns(session: AgentSession[Any], recorder: TurnRecorder, session_id: str) -> None:
+    """Record every turn of a session, and submit a run after each turn of the user."""
 
     @session.on("conversation_item_added")
-    def added(event: ConversationItemAddedEvent) -> None:
+    def record(event: ConversationItemAddedEvent) -> None:
         item = event.item
         if isinstance(item, ChatMessage) and item.role in ("user", "assistant") and item.text_content:
             by_user = item.role == "user"
-            # A text is not spoken, and has no more than the time it came.
+            # A text message was not spoken and has only the time of its arrival.
             began = datetime.fromtimestamp(item.metrics.get("started_speaking_at") or item.created_at, UTC)
-            # Of an answer that the user broke into, LiveKit keeps what was played.
-            said = turn("user" if by_user else "primary", item.text_content, began, interrupted=item.interrupted)
-            recorder.record(session_id, said, observe=by_user)
+            # Of an interrupted answer, LiveKit keeps the part that was played.
+            turn = spoken_turn("user" if by_user else "primary", item.text_content, began, interrupted=item.interrupted)
+            recorder.record(session_id, turn, observe=by_user)
 
 
 @server.rtc_session()
-async def answer(job: JobContext) -> None:
-    """Called by LiveKit for each call, in a process of its own."""
-    # Ids of jobs are new ones for each call. Names of rooms will do too, where they name nobody and hold no space.
+async def handle_call(job: JobContext) -> None:
+    """Handle one call. LiveKit runs this in a new process per call."""
+    # Job ids are unique per call. A room's name would do as well if it identifies no person and has no space.
     session_id = job.job.id
     call = AsyncExitStack()
     job.add_shutdown_callback(call.aclose)
-    notes, recorder = await call.enter_async_context(listening_in(session_id))
+    notes, recorder = await call.enter_async_context(observed_call(session_id))
     session: AgentSession[Any] = AgentSession(stt="deepgram/nova-3", llm="openai/gpt-4.1-mini", tts="cartesia/sonic-3")
-    take_down(session, recorder, session_id)
+    record_turns(session, recorder, session_id)
     await session.start(agent_with_notes(notes), room=job.room)
 
 

@@ -1,4 +1,4 @@
-"""The process that watches: goes over sessions on a schedule of its own, and leaves notes for whoever reads them."""
+"""The observer process: analyses sessions on its own schedule and writes notes."""
 
 import argparse
 import logging
@@ -12,31 +12,31 @@ from analysers import analyser_from_environment
 from session_notes import ActiveRun, BackgroundObserver, Notes
 
 TIME_LIMIT = timedelta(minutes=1)
-"""How long one analysis may take."""
+"""The limit of one analysis."""
 
 
 def main() -> None:
-    """Observes until Ctrl-C or SIGTERM; what is at work then is finished first."""
-    parser = argparse.ArgumentParser(description="Observe sessions; the sidecar is that of SESSION_NOTES_TARGET.")
-    parser.add_argument("--session", metavar="ID", action="append", required=True, help="can be given several times")
+    """Observe until Ctrl-C or SIGTERM, then finish the runs in flight."""
+    parser = argparse.ArgumentParser(description="Observe sessions of the sidecar at SESSION_NOTES_TARGET.")
+    parser.add_argument("--session", metavar="ID", action="append", required=True, help="can be repeated")
     parser.add_argument("--every", metavar="SPAN", type=span, default="5s", help="500ms, 5s, 2m; default: 5s")
-    parser.add_argument("--once", action="store_true", help="go over the sessions once, then exit")
+    parser.add_argument("--once", action="store_true", help="analyse each session once, then exit")
     arguments = parser.parse_args()
 
-    # A run that fails is logged by the client, and recorded in the sidecar, where the primary sees it.
+    # The client logs a failed run and records it in the sidecar, where the primary sees it.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     analyse = analyser_from_environment()
 
-    noted = set()
+    analysed = set()
 
-    def analyse_aloud(run: ActiveRun) -> Notes:
+    def analyse_and_print(run: ActiveRun) -> Notes:
         notes = analyse(run)
-        noted.add(run.session_id)
+        analysed.add(run.session_id)
         print(f"run {run.number} over {run.observed_turn or 0} turns of {run.session_id}: {notes.summary}", flush=True)
         return notes
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with suppress(KeyboardInterrupt), BackgroundObserver(analyse_aloud, time_limit=TIME_LIMIT) as observer:
+    with suppress(KeyboardInterrupt), BackgroundObserver(analyse_and_print, time_limit=TIME_LIMIT) as observer:
         while True:
             for session_id in arguments.session:
                 observer.submit(session_id)
@@ -44,13 +44,13 @@ def main() -> None:
                 observer.close(TIME_LIMIT)
                 break
             time.sleep(arguments.every.total_seconds())
-    if arguments.once and (missing := [session_id for session_id in arguments.session if session_id not in noted]):
-        # The client's log, above, has the reason.
+    if arguments.once and (missing := [session_id for session_id in arguments.session if session_id not in analysed]):
+        # The client has logged the reason.
         sys.exit(f"no notes on {', '.join(missing)}. If no sidecar is running, start one with: make run")
 
 
 def span(text: str) -> timedelta:
-    """A span of time as people write it."""
+    """Return the span that a text such as `500ms`, `5s` or `2m` stands for."""
     for unit, name in (("ms", "milliseconds"), ("s", "seconds"), ("m", "minutes")):
         if text.endswith(unit) and (number := float(text.removesuffix(unit))) > 0:
             return timedelta(**{name: number})

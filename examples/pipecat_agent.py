@@ -1,9 +1,9 @@
-"""A voice agent with Pipecat, whose model can read what an observer noted about the call.
+"""A voice agent with Pipecat. Its model can read an observer's notes on the call.
 
     pip install session-notes 'pipecat-ai[runner,webrtc]'
     OPENAI_API_KEY=... python examples/pipecat_agent.py      # then open http://localhost:7860/client
 
-The sidecar is that of SESSION_NOTES_TARGET. Without it the conversation goes on all the same, just without notes.
+It uses the sidecar at SESSION_NOTES_TARGET. Without a sidecar, the call works as usual, but without notes.
 """
 
 import os
@@ -35,13 +35,13 @@ from pipecat.transports.base_transport import BaseTransport, TransportParams
 from pipecat.workers.runner import WorkerRunner
 from session_notes import TurnRecorder
 from session_notes.integrations.tools import AsyncNotesTool
-from voice import INSTRUCTIONS, listening_in, turn
+from voice import INSTRUCTIONS, observed_call, spoken_turn
 
 TRANSPORTS = {"webrtc": lambda: TransportParams(audio_in_enabled=True, audio_out_enabled=True)}
 
 
 def context_with_notes(llm: LLMService[Any], notes: AsyncNotesTool) -> LLMContext:
-    """The conversation's context: its model has a tool that reads the notes."""
+    """Return a context whose model has the notes tool."""
 
     async def read(call: FunctionCallParams) -> None:
         await call.result_callback(await notes.call())
@@ -51,61 +51,61 @@ def context_with_notes(llm: LLMService[Any], notes: AsyncNotesTool) -> LLMContex
     return LLMContext(tools=ToolsSchema(standard_tools=[tool]))
 
 
-def take_down(turns: LLMContextAggregatorPair, recorder: TurnRecorder, session_id: str) -> None:
-    """Have every turn recorded as it was said, and an observer look after each one of the user's."""
+def record_turns(aggregators: LLMContextAggregatorPair, recorder: TurnRecorder, session_id: str) -> None:
+    """Record every turn of a pipeline, and submit a run after each turn of the user."""
 
-    async def heard(aggregator: LLMUserAggregator, message: UserTurnMessageAddedMessage) -> None:
-        recorder.record(session_id, turn("user", message.content, _time(message.timestamp)))
+    async def record_user(aggregator: LLMUserAggregator, message: UserTurnMessageAddedMessage) -> None:
+        recorder.record(session_id, spoken_turn("user", message.content, _time(message.timestamp)))
 
-    async def said(aggregator: LLMAssistantAggregator, message: AssistantTurnStoppedMessage) -> None:
-        # The aggregator is behind the output, so this is what was spoken: nothing, where the user broke in at once.
+    async def record_answer(aggregator: LLMAssistantAggregator, message: AssistantTurnStoppedMessage) -> None:
+        # The aggregator comes after the output, so this is the spoken part: empty if the user interrupted at once.
         if message.content:
-            answer = turn("primary", message.content, _time(message.timestamp), interrupted=message.interrupted)
-            recorder.record(session_id, answer, observe=False)
+            turn = spoken_turn("primary", message.content, _time(message.timestamp), interrupted=message.interrupted)
+            recorder.record(session_id, turn, observe=False)
 
-    turns.user().add_event_handler("on_user_turn_message_added", heard)
-    turns.assistant().add_event_handler("on_assistant_turn_stopped", said)
+    aggregators.user().add_event_handler("on_user_turn_message_added", record_user)
+    aggregators.assistant().add_event_handler("on_assistant_turn_stopped", record_answer)
 
 
 def _time(timestamp: str) -> datetime:
-    """Return when a turn began. Pipecat has no time for a message that is written outside of a turn."""
+    """Return the time a turn began. Pipecat gives none for a message that was added outside a turn."""
     return datetime.fromisoformat(timestamp) if timestamp else datetime.now(UTC)
 
 
-async def talk(transport: BaseTransport, session_id: str) -> None:
-    """One call, from its first word to its last."""
+async def run_call(transport: BaseTransport, session_id: str) -> None:
+    """Run the pipeline of one call until the caller disconnects."""
     key = os.environ["OPENAI_API_KEY"]
     llm = OpenAILLMService(api_key=key, settings=OpenAILLMService.Settings(system_instruction=INSTRUCTIONS))
-    async with listening_in(session_id) as (notes, recorder):
-        turns = LLMContextAggregatorPair(
+    async with observed_call(session_id) as (notes, recorder):
+        aggregators = LLMContextAggregatorPair(
             context_with_notes(llm, notes), user_params=LLMUserAggregatorParams(vad_analyzer=SileroVADAnalyzer())
         )
-        take_down(turns, recorder, session_id)
+        record_turns(aggregators, recorder, session_id)
         pipeline = Pipeline(
             [
                 transport.input(),
                 OpenAISTTService(api_key=key),
-                turns.user(),
+                aggregators.user(),
                 llm,
                 OpenAITTSService(api_key=key),
                 transport.output(),
-                turns.assistant(),
+                aggregators.assistant(),
             ]
         )
         worker = PipelineWorker(pipeline)
 
-        async def hung_up(transport: BaseTransport, client: object) -> None:
+        async def end_call(transport: BaseTransport, client: object) -> None:
             await worker.cancel()
 
-        transport.add_event_handler("on_client_disconnected", hung_up)
+        transport.add_event_handler("on_client_disconnected", end_call)
         runner = WorkerRunner(handle_sigint=False)
         await runner.add_workers(worker)
         await runner.run()
 
 
 async def bot(arguments: RunnerArguments) -> None:
-    """Called by Pipecat's runner for each caller."""
-    await talk(await create_transport(arguments, TRANSPORTS), arguments.session_id or uuid.uuid4().hex)
+    """Handle one call. Pipecat's runner calls this function by its name."""
+    await run_call(await create_transport(arguments, TRANSPORTS), arguments.session_id or uuid.uuid4().hex)
 
 
 if __name__ == "__main__":

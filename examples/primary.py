@@ -1,6 +1,6 @@
-"""The process that talks to the user: a chat in the terminal.
+"""The primary process: a chat in the terminal.
 
-Before each answer it reads the observer's notes, once, and takes what is there. It waits for no observer, calls none.
+Before each answer it reads the observer's current notes once. It never waits for the observer or calls it.
 """
 
 import argparse
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageParam
 
 MAX_TURNS_BEHIND = 4
-"""How far the conversation may have moved on since the notes before this primary stops going by them."""
+"""The greatest drift in turns at which this primary follows the notes."""
 
 Responder = Callable[[Sequence[Turn], Reading], str]
 
@@ -31,9 +31,9 @@ class Conversation:
 
     Args:
         client: The connection to the sidecar.
-        recorder: Stores what is said. It holds up nothing, even while the sidecar does not answer.
-        session_id: The conversation's name; an existing one goes on.
-        respond: Makes an answer of the transcript and the notes.
+        recorder: Stores the turns without delaying the conversation, even while the sidecar does not respond.
+        session_id: The session; an existing one is continued.
+        respond: Makes an answer from the transcript and the notes.
     """
 
     def __init__(self, client: PrimaryClient, recorder: TurnRecorder, session_id: str, respond: Responder) -> None:
@@ -46,21 +46,21 @@ class Conversation:
         self._turn_count = session.turn_count
 
     def hear(self, text: str) -> None:
-        """Record what the user said."""
+        """Record a turn of the user."""
         self._append(Turn("user", text))
 
     def read_notes(self) -> Reading:
-        """Return the notes: the tool call. If the sidecar does not answer, the user still gets an answer."""
+        """Read the current notes: the primary's tool call. An outage is a reading too, so the user gets an answer."""
         return self._client.get_notes(
             self._session_id,
             max_turns_behind=MAX_TURNS_BEHIND,
-            # As the conversation is, not as far as it is stored.
+            # The conversation's own count, which may be ahead of the stored transcript.
             current_turn=self._turn_count,
             unavailable_ok=True,
         )
 
     def answer(self, reading: Reading) -> str:
-        """Say something, and record it."""
+        """Make an answer and record it."""
         text = self._respond(self._turns, reading)
         self._append(Turn("primary", text))
         return text
@@ -72,34 +72,34 @@ class Conversation:
 
 
 def answer_by_rule(turns: Sequence[Turn], reading: Reading) -> str:
-    """Passes on what the notes suggest. It understands nothing of what the user says, and does not pretend to."""
+    """Return the next suggestion of the notes. Rules do not understand the user and do not pretend to."""
     if reading.notes is None or not reading.fresh:
-        # No notes, or notes on a conversation that has moved on: better no advice than wrong advice.
+        # The notes are missing, or about an earlier point of the conversation: no advice is better than wrong advice.
         return "Noted. Please go on."
-    said = "\n".join(turn.text for turn in turns if turn.speaker == "primary")
-    # Notes are always a little behind: what they suggest may have been said since.
+    spoken = "\n".join(turn.text for turn in turns if turn.speaker == "primary")
+    # Notes are always slightly behind, so their suggestions may have been used already.
     for issue in reading.notes.issues:
-        if issue.text not in said:
+        if issue.text not in spoken:
             return f"Noted. One thing is still open: {issue.text}."
     for suggestion in reading.notes.follow_up_suggestions:
-        if suggestion not in said:
+        if suggestion not in spoken:
             return f"Noted. {suggestion}"
     return "Thank you, that is all I wanted to know."
 
 
 class OpenAIResponder:
-    """Has a language model answer, with the notes in its instructions. Needs the extra `openai`."""
+    """Answers with a language model that has the notes in its instructions. Needs the extra `openai`."""
 
     def __init__(self, model: str) -> None:
         self._client = connect(timeout=30)
         self._model = model
 
     def __call__(self, turns: Sequence[Turn], reading: Reading) -> str:
-        """Asks the model what to say next."""
+        """Return the model's answer."""
         instructions = (
-            "You are an assistant in a first talk with somebody who has a project in mind. Answer in a sentence or two."
-            " A colleague who listens has left you these notes: issues come first, then follow-ups, and the further the"
-            f" notes are behind, the less you rely on them. {json.dumps(reading.as_tool_result())}"
+            "You are an assistant in a first conversation with a user who is planning a project. Answer in one or two"
+            " sentences. A colleague who is listening has left you these notes. Raise issues first, then follow-ups."
+            f" The further the notes are behind, the less you rely on them. {json.dumps(reading.as_tool_result())}"
         )
         messages: list[ChatCompletionMessageParam] = [{"role": "system", "content": instructions}]
         for turn in turns:
@@ -112,20 +112,20 @@ class OpenAIResponder:
 
 
 def main() -> None:
-    """Chats until the script, or stdin, ends."""
-    parser = argparse.ArgumentParser(description="Chat in the terminal; the sidecar is that of SESSION_NOTES_TARGET.")
+    """Chat until the script or stdin ends."""
+    parser = argparse.ArgumentParser(description="Chat in the terminal, with the sidecar at SESSION_NOTES_TARGET.")
     parser.add_argument("--session", metavar="ID", default=f"chat-{uuid.uuid4().hex[:8]}", help="default: a new one")
-    parser.add_argument("--script", metavar="FILE", type=Path, help="what the user says, line by line; default: stdin")
+    parser.add_argument("--script", metavar="FILE", type=Path, help="the user's lines; default: stdin")
     parser.add_argument(
         "--pause",
         metavar="SECONDS",
         type=seconds,
         default=5.0,
-        help="between two lines of a script, for an observer to take notes; default: 5, as often as it looks",
+        help="time between two lines of a script, in which an observer can take notes; default: 5, the observer's own",
     )
     arguments = parser.parse_args()
 
-    # Not already where there is an OPENAI_API_KEY: see analyser_from_environment.
+    # OPENAI_API_KEY alone does not select a model: see analyser_from_environment.
     model = os.environ.get("SESSION_NOTES_MODEL")
     print(f"session {arguments.session}; answers come from {model or 'rules, not from a language model'}", flush=True)
     try:
@@ -138,20 +138,20 @@ def main() -> None:
                 print(f"  notes > {json.dumps(reading.as_tool_result())}")
                 print(f"primary > {conversation.answer(reading)}", flush=True)
     except Unavailable as error:
-        sys.exit(f"no answer from the sidecar ({error}); start one with: make run")
+        sys.exit(f"the sidecar does not respond ({error}); start one with: make run")
     except KeyboardInterrupt:
         sys.exit("stopped")
 
 
 def seconds(text: str) -> float:
-    """A number of seconds, at most a day."""
+    """Return a text as a number of seconds, at most a day."""
     if 0 <= (number := float(text)) <= 86400:
         return number
     raise ValueError(text)
 
 
 def _lines(script: Path | None, pause: float) -> Iterator[str]:
-    """What the user says, without empty lines; with pauses where it is from a script."""
+    """Yield the user's lines without empty ones, with pauses between those of a script."""
     if script is None and sys.stdin.isatty():
         with suppress(EOFError, KeyboardInterrupt):
             while True:
@@ -159,12 +159,12 @@ def _lines(script: Path | None, pause: float) -> Iterator[str]:
                     yield line
         print()
     else:
-        said = False
+        first = True
         for line in script.read_text().splitlines() if script else sys.stdin:
             if line.strip():
-                if script and said:
+                if script and not first:
                     time.sleep(pause)
-                said = True
+                first = False
                 print(f"   user > {line.strip()}", flush=True)
                 yield line.strip()
 

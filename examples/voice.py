@@ -1,4 +1,7 @@
-"""The part of session-notes in a voice agent, in whichever framework: nothing here holds up the audio."""
+"""The common part of the voice agents: the notes tool, the recorder, and turns with their times.
+
+Nothing in this module delays the audio.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -10,53 +13,54 @@ from session_notes import ActiveRun, AsyncPrimaryClient, BackgroundObserver, Not
 from session_notes.integrations.tools import AsyncNotesTool
 
 NOTES_TIMEOUT = timedelta(milliseconds=150)
-"""How long the tool may keep a caller waiting; then the model hears that there are no notes, and goes on."""
+"""The limit of the tool's call. When it passes, the model gets `unavailable` and goes on without notes."""
 
 MAX_TURNS_BEHIND = 4
-"""How far the conversation may have moved on since the notes before they are no longer called fresh."""
+"""The greatest drift in turns at which notes are fresh."""
 
-AFTER_THE_CALL = timedelta(seconds=2)
-"""How long the last turns, and the last analysis, may each take when the caller has hung up."""
+CLOSE_TIMEOUT = timedelta(seconds=2)
+"""How long the last turns, and then the last analysis, may take after the call has ended."""
 
 INSTRUCTIONS = (
-    "You are on the phone with somebody who has a project in mind. Answer in a sentence or two, as one speaks. Before"
-    " you bring up something new, read the notes of the colleague who listens in."
+    "You are on the phone with a caller who is planning a project. Answer in one or two spoken sentences. Before you"
+    " bring up something new, read the notes of the colleague who is listening in."
 )
 
 
-def turn(speaker: str, text: str, began: datetime, *, interrupted: bool = False) -> Turn:
-    """Return a turn of a call, as an observer needs it.
+def spoken_turn(speaker: str, text: str, began: datetime, *, interrupted: bool = False) -> Turn:
+    """Return a turn of a call.
 
-    Transcripts are appended as they come, and a user's often comes late. By their `time`, turns can be put in order.
+    Turns are appended in the order in which their transcripts arrive, and a user's transcript is often late. Observers
+    can sort turns by `time`.
 
     Args:
         speaker: `user` or `primary`.
-        text: The words that were spoken: of an answer that was broken into, those up to there.
+        text: The spoken words; of an interrupted answer, those before the interruption.
         began: When the speaker began, with a time zone.
-        interrupted: Whether the user broke in.
+        interrupted: Whether the user interrupted this answer.
     """
     return Turn(speaker, text, time=began, extra={"interrupted": True} if interrupted else {})
 
 
 @asynccontextmanager
-async def listening_in(
+async def observed_call(
     session_id: str, analyse: Callable[[ActiveRun], Notes] | None = None
 ) -> AsyncIterator[tuple[AsyncNotesTool, TurnRecorder]]:
-    """For the time of a call: the tool for the model, and what takes down the turns and has an observer look at them.
+    """Observe a call. Yield the model's notes tool, and the recorder for the call's turns.
 
     Args:
-        session_id: The call's session. It is the application's to choose: the model never sees it.
-        analyse: Makes notes; None: as the environment says.
+        session_id: The call's session. The application chooses it; the model never sees it.
+        analyse: Makes notes; None: the analyser that the environment selects.
     """
     with ExitStack() as threads:
         writer = threads.enter_context(PrimaryClient())
         observer = BackgroundObserver(analyse or analyser_from_environment(), max_workers=1)
-        threads.callback(observer.close, AFTER_THE_CALL)
+        threads.callback(observer.close, CLOSE_TIMEOUT)
         recorder = TurnRecorder(writer, observer)
-        threads.callback(recorder.close, AFTER_THE_CALL)
+        threads.callback(recorder.close, CLOSE_TIMEOUT)
         async with AsyncPrimaryClient(timeout=NOTES_TIMEOUT) as primary:
             try:
                 yield AsyncNotesTool(primary, session_id, max_turns_behind=MAX_TURNS_BEHIND), recorder
             finally:
-                # In a thread, since the loop may be serving other calls: what is at work is finished first.
+                # In a thread, because closing waits for work in flight and the loop may be serving other calls.
                 await asyncio.to_thread(threads.close)

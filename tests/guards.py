@@ -1,7 +1,7 @@
-"""Takes each guard of `guards.toml` out of a copy of the sidecar, and sees the test that should notice go red.
+"""Mutation check of the guards in `guards.toml`: without its guard, each guard's test must fail.
 
-A test that cannot fail proves nothing. Run it with `make guards`; it takes some minutes. A guard that is not found any
-more in the code, or a test that stays green, fails the run.
+Run it with `make guards`. It removes one guard at a time from a copy of the code. If a guard is no longer in the
+code, or its test still passes, the check fails.
 """
 
 import os
@@ -10,70 +10,90 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = ("server", "tools", "clients/python")
 
 
 @dataclass(frozen=True)
 class Guard:
-    """One guard: what it keeps, where it is, what is left without it, and a test that must then fail."""
+    """A guard: the promise it keeps, its code, the code without it, and a test (`pytest -k`) that must then fail.
+
+    `file` is the name of the file, needed only if the code is in several files.
+    """
 
     promise: str
-    file: str
     code: str
     without: str
     test: str
+    file: str = ""
 
 
 GUARDS = [Guard(**row) for row in tomllib.loads((ROOT / "tests" / "guards.toml").read_text())["guard"]]
 
 
-def fault_without(guard: Guard | None, tried: Sequence[Guard]) -> str:
-    """Run a guard's test without the guard (or those of all tried, with all guards) → what is wrong, or nothing."""
+def files_with(guard: Guard, root: Path = ROOT) -> list[Path]:
+    """Return the files that contain the guard, once per occurrence."""
+    sources: Iterable[Path] = (
+        path for package in PACKAGES for kind in ("*.py", "*.lua") for path in (root / package).rglob(kind)
+    )
+    named = (path for path in sources if guard.file in ("", path.name))
+    return [path for path in named for _ in range(path.read_text().count(guard.code))]
+
+
+def fault_without(guard: Guard | None, selected: Sequence[Guard]) -> str:
+    """Run a guard's test without the guard; with None, run all selected tests on unchanged code.
+
+    Returns:
+        The problem, or nothing if the test failed as it should (with None: if all tests passed).
+    """
     with tempfile.TemporaryDirectory(prefix="session-notes-guard-") as folder:
         copy = Path(folder)
-        for part in ("server", "tools", "clients"):
-            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
+        for package in PACKAGES:
+            shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
         if guard is not None:
-            file = copy / "server" / "session_notes_server" / guard.file
-            text = file.read_text()
-            if guard.code not in text:
-                return "the guard is no longer in the code"
-            file.write_text(text.replace(guard.code, guard.without, 1))
-        selection = " or ".join(f"({one.test})" for one in ([guard] if guard else tried))
-        # The embedded store is enough, but for tests that are about a cluster or Sentinel.
+            files = files_with(guard, copy)
+            if len(files) != 1:
+                return f"its code is in the tree {len(files)} times, not once"
+            files[0].write_text(files[0].read_text().replace(guard.code, guard.without))
+        selection = " or ".join(f"({each.test})" for each in ([guard] if guard else selected))
+        # The embedded store is enough, except for tests of clusters.
         selection = f"({selection}) and (test_clusters or not (redis or cluster))"
-        paths = os.pathsep.join(str(copy / part) for part in ("server", "tools", "clients/python"))
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-x", "tests", "-k", selection],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(str(copy / package) for package in PACKAGES),
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
             capture_output=True,
             text=True,
             timeout=300,
         )
-        if done.returncode == (1 if guard else 0):
+        if result.returncode == (1 if guard else 0):
             return ""
-        return f"pytest answered {done.returncode}: {' '.join(done.stdout.strip().splitlines()[-3:])}"
+        return f"pytest returned {result.returncode}: {' '.join(result.stdout.strip().splitlines()[-3:])}"
 
 
 def main() -> int:
-    """Try all guards, or those whose promise or file holds a word given."""
-    wanted = [guard for guard in GUARDS if any(word in guard.promise + guard.file for word in sys.argv[1:] or [""])]
-    if fault := fault_without(None, wanted):
+    """Check all guards, or those whose promise contains one of the arguments."""
+    selected = [guard for guard in GUARDS if any(word in guard.promise for word in sys.argv[1:] or [""])]
+    if fault := fault_without(None, selected):
         print(f"with all guards in place: {fault}")
         return 1
-    wrong = 0
+    failures = 0
     with ThreadPoolExecutor(2) as pool:
-        for guard, fault in zip(wanted, pool.map(lambda guard: fault_without(guard, wanted), wanted), strict=True):
-            print(f"{fault or 'red'}: {guard.promise} ({guard.file}) ← {guard.test}", flush=True)
-            wrong += bool(fault)
-    print(f"{len(wanted) - wrong} of {len(wanted)} guards are guarded")
-    return 1 if wrong else 0
+        faults = pool.map(lambda guard: fault_without(guard, selected), selected)
+        for guard, fault in zip(selected, faults, strict=True):
+            print(f"{fault or 'red'}: {guard.promise} ← {guard.test}", flush=True)
+            failures += bool(fault)
+    print(f"{len(selected) - failures} of {len(selected)} guards are tested")
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -94,8 +94,8 @@ def test_nobody_there() -> None:
     """No sidecar at the address: said at once, with how to start one; a socket that is not there, too."""
     port, unix = doctor(f"127.0.0.1:{free_port()}"), doctor("unix:/no/such/socket")
     assert port.checks == unix.checks == ["address"]
-    assert "nobody listens there" in port.problem
-    assert "there is no such socket" in unix.problem
+    assert "nothing listens at this address" in port.problem
+    assert "the socket does not exist" in unix.problem
     assert "session-notes serve" in port.advice("address")
     name = doctor("nowhere.invalid:50051")
     assert "not found" in name.problem

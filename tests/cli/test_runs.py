@@ -70,4 +70,4 @@ def test_list(cli: Cli, session: SessionCalls) -> None:
         (1, "written", None),
     ]
     assert [run["notes"] and run["notes"]["summary"] for run in json_notes.json] == [None, "so far"]
-    assert (empty.code, empty.out) == (0, f"no run on {session.id}\n")
+    assert (empty.code, empty.out) == (0, f"no runs on {session.id}\n")

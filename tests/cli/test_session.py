@@ -1,6 +1,7 @@
 """`session get`, `set`, `append`, `delete` and `list`."""
 
 import json
+import re
 from pathlib import Path
 
 from google.protobuf.json_format import MessageToDict
@@ -66,7 +67,7 @@ def test_append(cli: Cli, session: SessionCalls, tmp_path: Path) -> None:
     odd = cli.here("session", "append", session.id, "user")
     none = cli.here("session", "append", session.id)
     assert (odd.code, none.code, refused.code) == (2, 2, 5)
-    assert "after the speaker 'user' there is no text" in odd.error
+    assert "no text follows the speaker 'user'" in odd.error
     assert "--file" in none.error
     assert refused.error == "the transcript has 4 turns, not 2 (TURN_COUNT_MISMATCH)"
     for stdin, why in (
@@ -105,7 +106,7 @@ def test_get(cli: Cli, session: SessionCalls) -> None:
     assert 80_000 < document["expires_in_seconds"] <= 86_400
     assert json_turns.json["turns"][2] == {"speaker": "user", "text": "turn 3", "time": None, "extra": {"by": CANARY}}
     assert missing.code == 6
-    assert missing.error.startswith("there is no session ")
+    assert re.fullmatch("session .* does not exist", missing.error)
 
 
 def test_a_turn_of_an_unnamed_speaker(cli: Cli, session: SessionCalls) -> None:
@@ -122,7 +123,7 @@ def test_delete_asks_first(cli: Cli, session: SessionCalls) -> None:
     assert "--yes" in unasked.error
     code, screen = cli.on_terminal("session", "delete", session.id, types="n\n")
     assert code == 1
-    assert f"Delete session {session.id} for good? [y/N]: " in screen
+    assert f"Delete session {session.id} permanently? [y/N]: " in screen
     assert session.get_session().turn_count == 1
     code, screen = cli.on_terminal("session", "delete", session.id, types="y\n")
     assert code == 0
@@ -131,7 +132,7 @@ def test_delete_asks_first(cli: Cli, session: SessionCalls) -> None:
     again, in_json = cli.together(
         ["session", "delete", session.id, "--yes"], ["session", "delete", session.id, "-y", "--json"]
     )
-    assert (again.code, again.out) == (0, f"there was no session {session.id}\n")
+    assert (again.code, again.out) == (0, f"{session.id} did not exist\n")
     assert in_json.json == {"session_id": session.id, "existed": False}
 
 

@@ -162,7 +162,7 @@ def test_an_unknown_session_is_told_from_one_without_runs(cli: Cli, session: Ses
     assert "no observer of this name has run on this session yet" in known.out
     assert "has run" not in unknown.out
     assert "no data for this session" in unknown.out
-    assert no_runs.out == f"no run on {session.id}\n"
+    assert no_runs.out == f"no runs on {session.id}\n"
     assert "no data for this session" in unknown_runs.out
 
 

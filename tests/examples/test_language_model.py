@@ -1,16 +1,16 @@
-"""The analyser that asks a language model, against an endpoint that speaks chat completions on loopback."""
+"""The examples with a language model, against an endpoint with chat completions on loopback."""
 
 import json
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from analysers import Analyser, UnusableAnswer, analyser_from_environment, notes_from_answer
 from session_notes import BackgroundObserver, Issue, Notes, ObserverClient, PrimaryClient, RunState, Severity, Turn
 
+from tests.integrations.model_provider import Provider, running
 from tests.support import Sidecar
 
 pytest.importorskip("openai", reason="the extra `openai` is not installed", exc_type=ImportError)
@@ -29,72 +29,51 @@ NOTES = Notes(
 )
 
 
-class Endpoint(ThreadingHTTPServer):
+class Endpoint(Provider):
     """Answers every chat completion with `answer`, once `open` is set."""
 
-    daemon_threads = True
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Completion)
+        super().__init__()
         self.answer = json.dumps(GOOD)
-        self.requests: list[dict[str, Any]] = []
         self.open = threading.Event()
         self.open.set()
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes the examples use it."""
+        """The environment variables that make the examples use it."""
         return {
             "OPENAI_API_KEY": "none",
-            "OPENAI_BASE_URL": f"http://127.0.0.1:{self.server_port}/v1",
+            "OPENAI_BASE_URL": f"{self.url}/v1",
             "SESSION_NOTES_MODEL": "some-model",
             "NO_PROXY": "127.0.0.1",
         }
 
-
-class Completion(BaseHTTPRequestHandler):
-    """One call of the endpoint."""
-
-    server: Endpoint
-
-    def do_POST(self) -> None:
-        request = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.requests.append(json.loads(request) | {"path": self.path})
-        self.server.open.wait(30)
-        message = {"role": "assistant", "content": self.server.answer}
+    def next_answer(self) -> dict[str, Any]:
+        self.open.wait(30)
+        message = {"role": "assistant", "content": self.answer}
         choice = {"index": 0, "finish_reason": "stop", "message": message}
-        body = {"id": "1", "object": "chat.completion", "created": 1, "model": "some-model", "choices": [choice]}
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(json.dumps(body).encode())
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
+        return {"id": "1", "object": "chat.completion", "created": 1, "model": "some-model", "choices": [choice]}
 
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    with Endpoint() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield server
-        server.open.set()
-        server.shutdown()
-        thread.join()
+    with running(Endpoint()) as endpoint:
+        yield endpoint
+        endpoint.open.set()
 
 
 @pytest.fixture
 def primary(sidecar: Sidecar, session_id: str) -> Iterator[PrimaryClient]:
-    """A primary whose user has said something."""
+    """A primary client, with two turns in the session."""
     with PrimaryClient(sidecar.target) as client:
         client.append_turns(session_id, [Turn("user", "All of it, by May."), Turn("primary", "Noted.")])
         yield client
 
 
-def test_the_observer_writes_what_the_model_found(
+def test_observer_writes_the_models_notes(
     run: Callable[..., str], endpoint: Endpoint, primary: PrimaryClient, session_id: str
 ) -> None:
+    """The model gets the numbered transcript, and its answer becomes the notes."""
     run("observer.py", "--session", session_id, "--once", **endpoint.environment)
 
     reading = primary.get_notes(session_id)
@@ -107,13 +86,13 @@ def test_the_observer_writes_what_the_model_found(
 
 @pytest.fixture
 def analyser(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Analyser:
-    """As the observer has it where the environment names a model."""
+    """The analyser that the environment selects if it names a model."""
     for name, text in endpoint.environment.items():
         monkeypatch.setenv(name, text)
     return analyser_from_environment()
 
 
-def test_an_answer_that_is_no_json_fails_the_run(
+def test_non_json_answer_fails_the_run(
     sidecar: Sidecar,
     endpoint: Endpoint,
     analyser: Analyser,
@@ -121,6 +100,7 @@ def test_an_answer_that_is_no_json_fails_the_run(
     session_id: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """The run is recorded as failed, and the log has the class of the error without the answer."""
     endpoint.answer = "The user wants all of it by May."
 
     with BackgroundObserver(analyser, target=sidecar.target) as observer:
@@ -134,30 +114,31 @@ def test_an_answer_that_is_no_json_fails_the_run(
     assert "by May" not in caplog.text
 
 
-def test_a_model_that_is_too_slow_is_given_up_with_the_run(
+def test_slow_model_is_cancelled_at_the_time_limit(
     sidecar: Sidecar, endpoint: Endpoint, analyser: Analyser, primary: PrimaryClient, session_id: str
 ) -> None:
+    """The call of the model ends with the run, so that no thread keeps waiting for it."""
     endpoint.open.clear()
     limit = timedelta(seconds=0.5)
 
     with BackgroundObserver(analyser, target=sidecar.target, time_limit=limit) as observer:
         observer.submit(session_id)
-        # The call has the run's time as its own limit: else its thread would be waiting still.
         assert observer.close(timedelta(seconds=5))
 
     with ObserverClient(sidecar.target) as client:
-        assert [one.state for one in client.list_runs(session_id)] == [RunState.FAILED]
+        assert [run.state for run in client.list_runs(session_id)] == [RunState.FAILED]
     assert len(endpoint.requests) == 1
 
 
-def test_the_primary_answers_with_the_model_and_shows_it_the_notes(
+def test_primary_answers_with_the_model(
     run: Callable[..., str], endpoint: Endpoint, primary: PrimaryClient, session_id: str
 ) -> None:
+    """The primary prints the model's answer, and the model gets the notes and the conversation."""
     endpoint.answer = "Which of them can move?"
 
-    shown = run("primary.py", "--session", session_id, said="Hello\n", **endpoint.environment)
+    output = run("primary.py", "--session", session_id, stdin="Hello\n", **endpoint.environment)
 
-    assert "primary > Which of them can move?" in shown
+    assert "primary > Which of them can move?" in output
     (request,) = endpoint.requests
     instructions, *turns = request["messages"]
     assert '{"ready": false, "reason": "never_run"}' in instructions["content"]
@@ -170,10 +151,11 @@ def test_the_primary_answers_with_the_model_and_shows_it_the_notes(
         ("plain", json.dumps(GOOD)),
         ("in a code block", f"```json\n{json.dumps(GOOD)}\n```"),
         ("after a sentence", f"Here you are: {json.dumps(GOOD)}"),
-        ("with a key nobody asked for", json.dumps(GOOD | {"confidence": 1})),
+        ("with an unknown key", json.dumps(GOOD | {"confidence": 1})),
     ],
 )
-def test_answers_that_can_be_used(reason: str, text: str) -> None:
+def test_usable_answers(reason: str, text: str) -> None:
+    """Notes are found in answers that wrap or extend the requested JSON."""
     assert notes_from_answer(text) == NOTES, reason
 
 
@@ -198,7 +180,8 @@ def test_answers_that_can_be_used(reason: str, text: str) -> None:
         ("summary is missing", {"summary": 1}),
     ],
 )
-def test_answers_that_cannot_be_used(message: str, answer: str | dict[str, Any]) -> None:
+def test_unusable_answers(message: str, answer: str | dict[str, Any]) -> None:
+    """The error names the wrong part, without the answer's words."""
     with pytest.raises(UnusableAnswer, match=message) as raised:
         notes_from_answer(answer if isinstance(answer, str) else json.dumps(GOOD | answer))
     assert "SECRET" not in str(raised.value)

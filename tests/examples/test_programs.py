@@ -1,4 +1,4 @@
-"""The primary and the observer, each on its own, around one sidecar."""
+"""The primary and the observer as separate programs on one sidecar."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from primary import seconds
 from session_notes import ObserverClient, PrimaryClient, RunState, Turn
 
 from tests.clients.conftest import Proxy, proxy
-from tests.examples.conftest import EXAMPLES
+from tests.examples.programs import EXAMPLES
 from tests.support import Sidecar, eventually, free_port
 
 __all__ = ["proxy"]
@@ -24,22 +24,29 @@ Run = Callable[..., str]
 Start = Callable[..., subprocess.Popen[str]]
 
 
-def tool_results(shown: str) -> list[dict[str, Any]]:
-    """What the primary's tool calls gave."""
-    return [json.loads(line.removeprefix("  notes > ")) for line in shown.splitlines() if line.startswith("  notes > ")]
+def tool_results(output: str) -> list[dict[str, Any]]:
+    """Return the results of the primary's tool calls."""
+    return [
+        json.loads(line.removeprefix("  notes > ")) for line in output.splitlines() if line.startswith("  notes > ")
+    ]
 
 
-def test_they_share_a_session_and_nothing_else(run: Run, sidecar: Sidecar, session_id: str, tmp_path: Path) -> None:
+def test_programs_share_only_a_session(run: Run, sidecar: Sidecar, session_id: str, tmp_path: Path) -> None:
+    """The observer sees the primary's turns, and the primary follows the notes while they are fresh."""
     script = tmp_path / "talk.txt"
     script.write_text("Can we start in May?\n\nThe budget is small.\n")
 
     before = run("primary.py", "--session", session_id, "--script", str(script), "--pause", "0")
     observed = run("observer.py", "--session", session_id, "--once")
-    after = run("primary.py", "--session", session_id, said="And now?\nThe price is 10.\nFixed.\n")
+    after = run("primary.py", "--session", session_id, stdin="And now?\nThe price is 10.\nFixed.\n")
 
     assert tool_results(before) == [{"ready": False, "reason": "never_run"}] * 2
     assert f"run 1 over 4 turns of {session_id}" in observed
-    assert [(one["turns_behind"], one["fresh"]) for one in tool_results(after)] == [(1, True), (3, True), (5, False)]
+    assert [(result["turns_behind"], result["fresh"]) for result in tool_results(after)] == [
+        (1, True),
+        (3, True),
+        (5, False),
+    ]
     assert [line.removeprefix("primary > ") for line in after.splitlines() if line.startswith("primary > ")] == [
         'Noted. One thing is still open: "Can we start in May?" has not been answered.',
         "Noted. What is the goal, and what would be a success?",
@@ -52,9 +59,10 @@ def test_they_share_a_session_and_nothing_else(run: Run, sidecar: Sidecar, sessi
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_observer_goes_round_until_it_is_told_to_stop(
+def test_observer_repeats_until_a_signal(
     start: Start, sidecar: Sidecar, session_id: str, number: signal.Signals
 ) -> None:
+    """The observer analyses each session repeatedly; on SIGINT or SIGTERM it finishes its runs and exits with 0."""
     other = f"{session_id}-2"
     observer = start("observer.py", "--session", session_id, "--session", other, "--every", "100ms")
 
@@ -71,7 +79,8 @@ def test_the_observer_goes_round_until_it_is_told_to_stop(
     assert states == {RunState.WRITTEN}
 
 
-def test_a_primary_without_a_sidecar_says_what_to_do(start: Start) -> None:
+def test_primary_without_a_sidecar(start: Start) -> None:
+    """The primary exits with 1 and names the command that starts a sidecar."""
     primary = start("primary.py", SESSION_NOTES_TARGET=f"127.0.0.1:{free_port()}")
 
     _, err = primary.communicate("Hello\n", timeout=20)
@@ -81,30 +90,30 @@ def test_a_primary_without_a_sidecar_says_what_to_do(start: Start) -> None:
     assert "Traceback" not in err
 
 
-def test_a_sidecar_that_hangs_holds_up_no_conversation(start: Start, proxy: Proxy, session_id: str) -> None:
-    """Each answer comes as soon as the notes are given up; the turns are stored meanwhile, or later."""
+def test_hanging_sidecar_does_not_delay_answers(start: Start, proxy: Proxy, session_id: str) -> None:
+    """Each answer follows when the call for notes times out, while turns wait in the recorder."""
     primary = start("primary.py", "--session", session_id, SESSION_NOTES_TARGET=proxy.target)
-    talk, shown = primary.stdin, primary.stdout
-    assert talk is not None
-    assert shown is not None
+    stdin, stdout = primary.stdin, primary.stdout
+    assert stdin is not None
+    assert stdout is not None
 
-    def answered_after(text: str) -> float:
-        begun = time.monotonic()
-        talk.write(f"{text}\n")
-        talk.flush()
-        assert any(line.startswith("primary >") for line in shown)
-        return time.monotonic() - begun
+    def answer_time(text: str) -> float:
+        start_time = time.monotonic()
+        stdin.write(f"{text}\n")
+        stdin.flush()
+        assert any(line.startswith("primary >") for line in stdout)
+        return time.monotonic() - start_time
 
-    answered_after("Hello")
+    answer_time("Hello")
     proxy.swallow_replies()
-    assert max(answered_after("Are you there?"), answered_after("Still?")) < 1.5
+    assert max(answer_time("Are you there?"), answer_time("Still?")) < 1.5
     proxy.reset()
     primary.communicate(timeout=20)
     assert primary.returncode == 0
 
 
-def test_an_observer_without_a_sidecar_says_what_to_do(start: Start) -> None:
-    """As from cron: a round that left no notes is no success."""
+def test_observer_without_a_sidecar(start: Start) -> None:
+    """With --once, the observer exits with 1 if a session got no notes, and names the next step."""
     observer = start("observer.py", "--session", "s", "--once", SESSION_NOTES_TARGET=f"127.0.0.1:{free_port()}")
 
     _, err = observer.communicate(timeout=40)
@@ -115,8 +124,8 @@ def test_an_observer_without_a_sidecar_says_what_to_do(start: Start) -> None:
 
 
 @pytest.mark.parametrize("program", [["primary.py"], ["observer.py", "--session", "s", "--once"]])
-def test_a_model_without_the_package_names_the_extra(start: Start, program: list[str], tmp_path: Path) -> None:
-    """A model is named and the package is not installed: one line that says what to install."""
+def test_model_without_its_package(start: Start, program: list[str], tmp_path: Path) -> None:
+    """If a model is set but its package is not installed, one line names the extra to install."""
     (tmp_path / "openai.py").write_text("raise ModuleNotFoundError('No module named openai', name='openai')")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     process = start(*program, SESSION_NOTES_MODEL="some-model", PYTHONPATH=path)
@@ -128,29 +137,32 @@ def test_a_model_without_the_package_names_the_extra(start: Start, program: list
     assert "'.[server,openai]'" in err
 
 
-def test_the_script_of_the_examples_leaves_the_observer_time(run: Run, sidecar: Sidecar, session_id: str) -> None:
-    """The talk that comes with the examples has a pause between any two of its lines."""
+def test_script_is_played_with_pauses(run: Run, sidecar: Sidecar, session_id: str) -> None:
+    """The primary pauses between the lines of a script, so that an observer can take notes."""
     script = EXAMPLES / "talk.txt"
     lines = len(script.read_text().splitlines())
-    begun = time.monotonic()
+    start_time = time.monotonic()
 
-    shown = run("primary.py", "--session", session_id, "--script", str(script), "--pause", "0.3")
+    output = run("primary.py", "--session", session_id, "--script", str(script), "--pause", "0.3")
 
-    assert len(tool_results(shown)) == lines
-    assert time.monotonic() - begun > 0.3 * (lines - 1)
+    assert len(tool_results(output)) == lines
+    assert time.monotonic() - start_time > 0.3 * (lines - 1)
 
 
 @pytest.mark.parametrize("text", ["-1", "nan", "1e9", "5s", ""])
-def test_a_pause_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - argparse shows the user its own words
+def test_invalid_pause(text: str) -> None:
+    """A pause is a number of seconds from 0 to a day."""
+    with pytest.raises(ValueError):  # noqa: PT011 - argparse prints its own message
         seconds(text)
 
 
-def test_a_schedule_as_people_write_it() -> None:
+def test_schedule() -> None:
+    """A schedule is a number with a unit: ms, s or m."""
     assert [span(text).total_seconds() for text in ("500ms", "5s", "1.5s", "2m")] == [0.5, 5, 1.5, 120]
 
 
 @pytest.mark.parametrize("text", ["5", "0s", "-1s", "s", "soon", "nans"])
-def test_a_schedule_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - argparse shows the user its own words
+def test_invalid_schedule(text: str) -> None:
+    """A schedule needs a unit and must be positive."""
+    with pytest.raises(ValueError):  # noqa: PT011 - argparse prints its own message
         span(text)

@@ -1,4 +1,4 @@
-"""Faults for real: how much of them, and what every test here needs."""
+"""Fixtures of the fault tests: effort, seed and progress output."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -8,27 +8,27 @@ import pytest
 
 @pytest.fixture
 def effort(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
-    """Of two numbers of rounds, the one for `make test`, or with --soak the one for `make soak`."""
+    """Choose between two numbers of rounds: the first by default, the second with --soak."""
     soak = bool(request.config.getoption("--soak"))
     return lambda quick, long: long if soak else quick
 
 
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
-    """What chance starts from. The same seed draws the same; how threads take turns, it cannot say."""
+    """The seed of random choices. It does not fix the order of threads."""
     return int(request.config.option.seed)
 
 
 @pytest.fixture
 def again(request: pytest.FixtureRequest, seed: int) -> str:
-    """The command that repeats this test, chance included."""
+    """The command that repeats this test with the same seed."""
     soak = " --soak --timeout 1800" if request.config.getoption("--soak") else ""
     return f"pytest '{request.node.nodeid}'{soak} --seed {seed}"
 
 
 @pytest.fixture
 def say(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
-    """Prints; in long runs past pytest's capture, so that one sees how far it has come."""
+    """Print progress, with --soak even while pytest captures output."""
 
     def say(text: str) -> None:
         with capsys.disabled() if request.config.getoption("--soak") else nullcontext():

@@ -1,4 +1,4 @@
-"""Stores as they are deployed: a cluster whose slots move, Sentinels, and one that a test cannot look into."""
+"""Deployments of stores: clusters with moving slots, Sentinels, and stores that tests cannot read."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,12 +14,12 @@ from tests.support import Sidecar
 
 
 def client_of(port: int) -> Any:
-    """A client of a store."""
+    """Return a client of a store."""
     return redis.Redis(port=port)
 
 
 def move_slot(ports: list[int], slot: int) -> None:
-    """Moves a slot, with what is in it, from the node that has it to the next one."""
+    """Move a slot with its keys from the node that owns it to the next one."""
     with ExitStack() as stack:
         nodes = [stack.enter_context(client_of(port)) for port in ports]
         names = [node.execute_command("CLUSTER", "MYID").decode() for node in nodes]
@@ -29,15 +29,15 @@ def move_slot(ports: list[int], slot: int) -> None:
         nodes[target].execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
         nodes[source].execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
         while keys := nodes[source].execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
-            for key in keys:  # One by one, so that sessions are seen in two parts meanwhile.
+            for key in keys:  # One by one, so that sessions are split meanwhile.
                 nodes[source].execute_command("MIGRATE", "127.0.0.1", ports[target], key, 0, 5000)
         for index in (target, source, *range(len(nodes))):
             nodes[index].execute_command("CLUSTER", "SETSLOT", slot, "NODE", names[target])
 
 
 @contextmanager
-def sentinel(master: int, *more: str) -> Iterator[int]:
-    """A Sentinel of our own that watches a master and gives it up quickly; its port."""
+def sentinel(master: int, *config_lines: str) -> Iterator[int]:
+    """Run a Sentinel that watches a master and gives it up quickly, and yield its port."""
     program = redis_program()
     assert program is not None
     with tempfile.TemporaryDirectory(prefix="session-notes-sentinel-") as home:
@@ -46,7 +46,7 @@ def sentinel(master: int, *more: str) -> Iterator[int]:
             f"port {port}\nbind 127.0.0.1\ndir {home}\nlogfile {home}/log\n"
             f"sentinel monitor mymaster 127.0.0.1 {master} 1\n"
             "sentinel down-after-milliseconds mymaster 300\nsentinel failover-timeout mymaster 3000\n"
-            + "".join(f"{line}\n" for line in more)
+            + "".join(f"{line}\n" for line in config_lines)
         )
         with Popen([program, str(config), "--sentinel"], start_new_session=True) as process:
             try:
@@ -55,15 +55,15 @@ def sentinel(master: int, *more: str) -> Iterator[int]:
                 process.kill()
 
 
-class Unseen(Store):
-    """A store that the end of a test does not look into: it has neither the authority nor the password."""
+class OpaqueStore(Store):
+    """A store that the end of a test does not read, for lack of its authority or password."""
 
     def process_id(self) -> None:
         return None
 
 
 def sidecar_on(url: str, flags: Sequence[str] = ()) -> Sidecar:
-    """A sidecar that does not wait until it serves."""
-    made = Sidecar(url, flags=flags, wait=False)
-    made.store = Unseen(url, made.store.prefix)
-    return made
+    """Return a sidecar on a store that tests cannot read. It does not wait until it is SERVING."""
+    sidecar = Sidecar(url, flags=flags, wait=False)
+    sidecar.store = OpaqueStore(url, sidecar.store.prefix)
+    return sidecar

@@ -1,4 +1,4 @@
-"""A peer that speaks the protocol of Redis and answers as it is told: what a real server does not say on demand."""
+"""A fake Redis server with scripted replies, for those that a real server does not give on demand."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -7,15 +7,15 @@ from contextlib import asynccontextmanager
 import hiredis
 
 Answer = Callable[[list[bytes], int], bytes | None]
-"""Given a command and the peer's own port, returns the reply as it goes over the wire; None: silence."""
+"""Returns the encoded reply to a command, given the server's own port; None for no reply."""
 
 
 @asynccontextmanager
 async def fake_redis(answer: Answer) -> AsyncIterator[int]:
-    """A server on a free port, for as long as the block runs.
+    """Run a server on a free port, and yield the port.
 
     Args:
-        answer: Answers all commands but HELLO and CLIENT, which this server does not know.
+        answer: Replies to all commands but HELLO and CLIENT, which the server does not know.
     """
     writers: set[asyncio.StreamWriter] = set()
 
@@ -41,17 +41,17 @@ async def fake_redis(answer: Answer) -> AsyncIterator[int]:
 
 
 def bulk(*words: object) -> bytes:
-    """An array of strings."""
+    """Encode an array of strings."""
     return array(*(text(str(word)) for word in words))
 
 
 def array(*items: bytes) -> bytes:
-    """An array of replies."""
+    """Encode an array of replies."""
     return b"*%d\r\n" % len(items) + b"".join(items)
 
 
 def slots(*ranges: tuple[int, int, bytes, int]) -> bytes:
-    """The answer to CLUSTER SLOTS: first slot, last slot, host as it goes over the wire, port."""
+    """Encode a reply to CLUSTER SLOTS from first slots, last slots, encoded hosts and ports."""
     return array(
         *(
             array(b":%d\r\n" % first, b":%d\r\n" % last, array(host, b":%d\r\n" % port, text("id")))
@@ -61,11 +61,11 @@ def slots(*ranges: tuple[int, int, bytes, int]) -> bytes:
 
 
 def text(content: str) -> bytes:
-    """A string."""
+    """Encode a string."""
     return b"$%d\r\n%s\r\n" % (len(content), content.encode())
 
 
 def tagged(command: list[bytes], _: int = 0) -> bytes:
-    """The reply of a script that returns nothing but its tag."""
+    """Encode the reply of a script that returns only its tag."""
     tag = command[3 + int(command[2])]
     return array(text(tag.decode()))

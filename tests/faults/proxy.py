@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a real store that breaks what passes through it, on purpose and on command."""
+"""A TCP proxy in front of a real store that injects faults on command."""
 
 import asyncio
 import socket
@@ -16,28 +16,28 @@ from tests.stores import free_port
 T = TypeVar("T")
 
 _CHUNK = 1 << 16
-_REMEMBERED = 10_000
+_MAX_EXCHANGES = 10_000
 
 
 @dataclass(eq=False)
-class _Link:
-    """One connection of the sidecar, and its counterpart at the store."""
+class _Connection:
+    """A connection of the sidecar, and its counterpart at the store."""
 
     client: asyncio.StreamWriter
     store: asyncio.StreamWriter
     request: bytes = b""
     lose_reply: str = ""
-    """How the next reply is lost: `swallow` or `reset`."""
+    """The way to lose the next reply: `swallow` or `reset`."""
     before_reply: bytes = b""
     held: bool = False
-    """Whether nothing reaches the store any more."""
+    """Whether requests no longer reach the store."""
     deaf: bool = False
-    """Whether nothing comes back any more."""
+    """Whether replies no longer come back."""
 
 
 @dataclass
 class Exchange:
-    """A request that passed, when, and what was answered."""
+    """A request that passed, its time, and its reply."""
 
     request: bytes
     at: float
@@ -45,7 +45,7 @@ class Exchange:
 
 
 class Proxy:
-    """Passes everything on, until told otherwise. Runs in a thread of its own; safe to use from any.
+    """A proxy that forwards everything until a fault is injected. Runs in its own thread; thread-safe.
 
     Args:
         store_port: The store's port on the loopback interface.
@@ -55,18 +55,18 @@ class Proxy:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
         self.delay_seconds = 0.0
-        """How long each reply is held back."""
+        """The delay of each reply."""
         self.black_hole = False
-        """Whether connections are accepted and nothing is passed on. What a connection loses in it takes the rest with
-        it, as in TCP: nothing passes there later either."""
+        """Whether connections are accepted and nothing is forwarded. A connection that lost data stays dead, as in
+        TCP."""
         self.lost = 0
-        """How many replies were lost or came after an injected one."""
-        self.exchanges: deque[Exchange] = deque(maxlen=_REMEMBERED)
+        """The number of replies that were lost or came after an injected one."""
+        self.exchanges: deque[Exchange] = deque(maxlen=_MAX_EXCHANGES)
         self._store_port = store_port
         self._hold = b""
         self._lose: tuple[bytes, str] | None = None
         self._before: tuple[bytes, bytes] | None = None
-        self._links: set[_Link] = set()
+        self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
@@ -84,45 +84,45 @@ class Proxy:
         self._loop.close()
 
     def accept(self) -> None:
-        """Takes connections, again after `refuse`."""
+        """Accept connections, also after `refuse`."""
         self._do(self._listen())
 
     def refuse(self) -> None:
-        """Resets all connections and refuses new ones, until `accept`."""
+        """Reset all connections and refuse new ones, until `accept`."""
         self._do(self._close())
 
     def switch(self, store_port: int) -> None:
-        """Passes new connections on to another store; those that are open stay where they are."""
+        """Forward new connections to another store. Open ones stay where they are."""
         self._store_port = store_port
 
     def hold(self, part: bytes) -> None:
-        """From now on requests that hold `part` never reach the store, nor does anything after them; empty: none."""
+        """Hold back requests that contain `part`, and everything after them; with an empty part, none."""
         self._hold = part
 
     def lose_reply(self, part: bytes, how: str = "swallow") -> None:
-        """The next request that holds `part` reaches the store; its reply is swallowed, or the connection is reset."""
+        """Swallow the reply to the next request that contains `part`, or reset the connection instead."""
         assert how in ("swallow", "reset")
         self._lose = (part, how)
 
     def inject_before_reply(self, part: bytes, stray: bytes) -> None:
-        """Before the reply to the next request that holds `part`, `stray` comes over the wire."""
+        """Send `stray` before the reply to the next request that contains `part`."""
         self._before = (part, stray)
 
     def inject_at_rest(self, stray: bytes) -> None:
-        """Sends `stray` on every open connection, now, whether a reply is awaited there or not."""
+        """Send `stray` on every open connection now, whether a reply is awaited or not."""
 
         async def send() -> None:
-            for link in self._links:
-                link.client.write(stray)
+            for connection in self._connections:
+                connection.client.write(stray)
 
         self._do(send())
 
     def replies_to(self, part: bytes) -> list[bytes]:
-        """The answered replies to all requests that hold `part`, oldest first."""
+        """Return the replies to all requests that contain `part`, oldest first."""
         return [exchange.reply for exchange in list(self.exchanges) if part in exchange.request and exchange.reply]
 
     def times_of(self, part: bytes) -> list[float]:
-        """When each request that holds `part` passed, by the monotonic clock."""
+        """Return the monotonic times of all requests that contain `part`."""
         return [exchange.at for exchange in list(self.exchanges) if part in exchange.request]
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
@@ -136,22 +136,22 @@ class Proxy:
         if self._server is not None:
             for listener in self._server.sockets:
                 self._loop.remove_reader(listener)
-            # Of those that are just being accepted, CPython 3.11 leaves the sockets open if their server is closed.
+            # CPython 3.11 leaves sockets open that are just being accepted when their server is closed.
             while any("_accept_connection2" in repr(task) for task in asyncio.all_tasks()):  # noqa: ASYNC110
                 await asyncio.sleep(0)
             self._server.close()
             self._server = None
-        for link in list(self._links):
-            _reset(link.client)
+        for connection in list(self._connections):
+            _reset(connection.client)
 
     async def _end(self) -> None:
         await self._close()
-        # Those that were just accepted have no task of ours yet, and get one.
+        # Connections that were just accepted have no task yet, and get one.
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(others, timeout=0.05)
-        await asyncio.sleep(0.01)  # For transports to close.
+        await asyncio.sleep(0.01)  # Let the transports close.
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -163,66 +163,66 @@ class Proxy:
             _reset(writer)
             self._tasks.discard(task)
             return
-        link = _Link(writer, store_writer)
-        self._links.add(link)
-        back = asyncio.create_task(self._replies(link, store_reader))
+        connection = _Connection(writer, store_writer)
+        self._connections.add(connection)
+        back = asyncio.create_task(self._replies(connection, store_reader))
         try:
             with suppress(OSError):
-                await self._requests(link, reader)
+                await self._requests(connection, reader)
         except asyncio.CancelledError:
-            pass  # The proxy ends; the streams' own callback would report a cancelled handler as an error.
+            pass  # The streams' own callback would report a cancelled handler as an error.
         finally:
             back.cancel()
-            self._links.discard(link)
+            self._connections.discard(connection)
             self._tasks.discard(task)
-            for end in (link.client, link.store):
+            for end in (connection.client, connection.store):
                 end.close()
 
-    async def _requests(self, link: _Link, reader: asyncio.StreamReader) -> None:
+    async def _requests(self, connection: _Connection, reader: asyncio.StreamReader) -> None:
         while data := await reader.read(_CHUNK):
-            link.request = data
+            connection.request = data
             self.exchanges.append(Exchange(data, time.monotonic()))
             if self.black_hole or (self._hold and self._hold in data):
-                link.held = True
+                connection.held = True
             if self._lose and self._lose[0] in data:
-                link.lose_reply, self._lose = self._lose[1], None
+                connection.lose_reply, self._lose = self._lose[1], None
             if self._before and self._before[0] in data:
-                link.before_reply, self._before = self._before[1], None
-            if not link.held:
-                link.store.write(data)
-                await link.store.drain()
+                connection.before_reply, self._before = self._before[1], None
+            if not connection.held:
+                connection.store.write(data)
+                await connection.store.drain()
 
-    async def _replies(self, link: _Link, reader: asyncio.StreamReader) -> None:
+    async def _replies(self, connection: _Connection, reader: asyncio.StreamReader) -> None:
         with suppress(OSError):
             while data := await reader.read(_CHUNK):
                 if self.delay_seconds:
                     await asyncio.sleep(self.delay_seconds)
                 for exchange in reversed(self.exchanges):
-                    if exchange.request is link.request:
+                    if exchange.request is connection.request:
                         exchange.reply += data
                         break
-                if self.black_hole or link.deaf:
-                    link.held = link.deaf = True
+                if self.black_hole or connection.deaf:
+                    connection.held = connection.deaf = True
                     continue
-                if link.lose_reply:
+                if connection.lose_reply:
                     self.lost += 1
-                    if link.lose_reply == "reset":
-                        _reset(link.client)
+                    if connection.lose_reply == "reset":
+                        _reset(connection.client)
                         return
-                    link.lose_reply = ""
+                    connection.lose_reply = ""
                     continue
-                if link.before_reply:
+                if connection.before_reply:
                     self.lost += 1
-                    data, link.before_reply = link.before_reply + data, b""
-                link.client.write(data)
-                await link.client.drain()
-        # The store is gone: as it would be without us.
+                    data, connection.before_reply = connection.before_reply + data, b""
+                connection.client.write(data)
+                await connection.client.drain()
+        # The store has closed the connection.
         if not self.black_hole:
-            _reset(link.client)
+            _reset(connection.client)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """Ends a connection with RST."""
+    """Close a connection with RST."""
     raw = writer.get_extra_info("socket")
     if raw is not None:
         with suppress(OSError):

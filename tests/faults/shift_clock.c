@@ -1,4 +1,4 @@
-/* Preloaded into a process, it sets its wall clock off by CLOCK_SHIFT seconds. Clocks that only measure spans stay true. */
+/* LD_PRELOAD library that shifts the wall clock by CLOCK_SHIFT seconds. Monotonic clocks stay as they are. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdlib.h>

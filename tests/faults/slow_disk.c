@@ -1,4 +1,4 @@
-/* Preloaded, it makes a disk slow: each fsync takes FSYNC_SECONDS. */
+/* LD_PRELOAD library that makes each fsync take FSYNC_SECONDS, like a slow disk. */
 #include <stdlib.h>
 #include <time.h>
 

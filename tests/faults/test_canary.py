@@ -1,4 +1,4 @@
-"""Nothing leaks: what users said is in no log and no error, not when the store fails, not when there is a bug."""
+"""No leaks: user data and secrets are in no log and no error, even when the store fails or the sidecar has a bug."""
 
 import re
 from collections.abc import Callable
@@ -29,11 +29,10 @@ from tests.support import (
 LOGGED = r"error {} in session_notes"
 
 
-def test_a_canary_is_heard_nowhere() -> None:
-    """A canary in every field, a talkative log, faults of each kind and a bug: neither log nor error has it.
+def test_user_data_is_in_no_log_and_no_error() -> None:
+    """A canary in every field is in neither logs nor errors, with a verbose log, over faults of each kind and a bug.
 
-    The bug is injected in the store: a value of a kind that no script of ours expects. It is INTERNAL, with an id that
-    the log has too.
+    The bug is a stored value of a type that the scripts do not expect. It is INTERNAL, with an error id that is logged.
     """
     with (
         StoreServer(valkey_program()) as server,
@@ -42,25 +41,25 @@ def test_a_canary_is_heard_nowhere() -> None:
         new_channel(sidecar.target) as channel,
     ):
         sidecar.wait_until_serving()
-        session, told = SessionCalls(channel, f"session-{CANARY}"), list[Refusal]()
+        session, results = SessionCalls(channel, f"session-{CANARY}"), list[Refusal]()
         content = notes(CANARY, follow_up_suggestions=[CANARY], coverage={CANARY: 1.0})
         content.extra[CANARY] = CANARY
-        both = BatchGetNotesRequest(requests=[GetNotesRequest(session_id=session.id, observer=CANARY)] * 2)
+        batch = BatchGetNotesRequest(requests=[GetNotesRequest(session_id=session.id, observer=CANARY)] * 2)
 
         def call_all() -> None:
-            said = turns(1)
-            said[0].text = CANARY
-            run = f"run-{CANARY}-{len(told)}"
+            turn = turns(1)
+            turn[0].text = CANARY
+            run = f"run-{CANARY}-{len(results)}"
             for call in (
                 lambda: session.begin_run(run, observer=CANARY),
                 lambda: session.write_notes(run, content, observer=CANARY),
                 lambda: session.fail_run(run, observer=CANARY, reason=CANARY),
-                lambda: session.append_turns(said),
+                lambda: session.append_turns(turn),
                 lambda: session.update_session(set={CANARY: CANARY}),
                 lambda: session.get_notes(observer=CANARY),
                 lambda: session.list_runs(observer=CANARY, include_notes=True),
                 lambda: session.get_session(include_turns=True),
-                lambda: session.notes.BatchGetNotes(both, timeout=10),
+                lambda: session.notes.BatchGetNotes(batch, timeout=10),
                 lambda: session.state.ListSessions(ListSessionsRequest(), timeout=10),
                 lambda: session.call("SessionNotes/WriteNotes", CANARY.encode()),
             ):
@@ -69,7 +68,7 @@ def test_a_canary_is_heard_nowhere() -> None:
                     call()
                 except grpc.RpcError as error:
                     refusal.read(error)
-                told.append(refusal)
+                results.append(refusal)
 
         call_all()
         for how in ("swallow", "reset"):
@@ -92,18 +91,18 @@ def test_a_canary_is_heard_nowhere() -> None:
         assert store.holding(CANARY)
         store.close()
 
-        codes = {refusal.code for refusal in told}
+        codes = {refusal.code for refusal in results}
         assert {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT} <= codes
         assert grpc.StatusCode.UNKNOWN not in codes
-        assert not [refusal.text for refusal in told if CANARY in refusal.text]
+        assert not [refusal.text for refusal in results if CANARY in refusal.text]
         assert CANARY not in sidecar.log
-        for refusal in told:
+        for refusal in results:
             if refusal.code == grpc.StatusCode.INTERNAL:
                 assert re.search(LOGGED.format(refusal.metadata["error_id"]), sidecar.log)
 
 
 def list_all(session: SessionCalls) -> None:
-    """Every page of ListSessions."""
+    """Read every page of ListSessions."""
     token = session.state.ListSessions(ListSessionsRequest(), timeout=10).next_page_token
     while token:
         token = session.state.ListSessions(ListSessionsRequest(page_token=token), timeout=10).next_page_token
@@ -153,8 +152,8 @@ def test_a_bug_of_any_handler_tells_nothing(session: SessionCalls, sidecar: Side
     assert re.search(LOGGED.format(refusal.metadata["error_id"]), sidecar.log)
 
 
-def test_secrets_are_heard_nowhere(tmp_path: Path) -> None:
-    """A Redis password and callers' tokens, right and wrong, the sidecar being talkative: in no log and no error."""
+def test_secrets_are_in_no_log_and_no_error(tmp_path: Path) -> None:
+    """Right and wrong Redis passwords and tokens are in neither logs nor errors, with a verbose log."""
     flags = ("--verbose", "--tokens-dir", str(token_files(tmp_path / "tokens")))
     with (
         StoreServer(valkey_program(), ("--requirepass", f"{CANARY}-right")) as server,

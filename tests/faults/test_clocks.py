@@ -1,4 +1,4 @@
-"""Ages are honest: a sidecar whose clock is hours off tells the same ages as one whose clock is right."""
+"""Ages come from the store's clock: sidecars whose own clocks are hours off return the same ages."""
 
 import shutil
 import subprocess
@@ -18,7 +18,7 @@ SHIFTS = (0, 7200, -7200)
 
 @pytest.fixture(scope="module")
 def sidecars(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Sidecar]]:
-    """Three on one store: one with the right clock, one 2 h ahead, one 2 h behind."""
+    """Sidecars on one store with the right clock, 2 h ahead and 2 h behind, by shift."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler (cc) on PATH: the sidecar's clock cannot be shifted")
@@ -34,8 +34,8 @@ def sidecars(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Sid
         }
 
 
-def test_the_clocks_are_really_off(sidecars: dict[int, Sidecar]) -> None:
-    """The control: each sidecar's own log has the time of its shifted clock."""
+def test_the_clocks_are_shifted(sidecars: dict[int, Sidecar]) -> None:
+    """The log of each sidecar has the times of its shifted clock, which is the control."""
     logged = {
         shift: datetime.strptime(sidecar.log[:19], "%Y-%m-%d %H:%M:%S") - timedelta(seconds=shift)
         for shift, sidecar in sidecars.items()
@@ -44,8 +44,8 @@ def test_the_clocks_are_really_off(sidecars: dict[int, Sidecar]) -> None:
 
 
 @pytest.mark.parametrize("writer", SHIFTS)
-def test_all_tell_the_same_ages(sidecars: dict[int, Sidecar], writer: int) -> None:
-    """Notes begun and written through any of them: through each, ages from the store's clock alone, never negative."""
+def test_ages_ignore_the_sidecars_clock(sidecars: dict[int, Sidecar], writer: int) -> None:
+    """Notes written through any sidecar have the same ages through each, by the store's clock and never negative."""
     session_id = new_session_id()
     store = sidecars[0].store
     with ExitStack() as stack:
@@ -59,17 +59,19 @@ def test_all_tell_the_same_ages(sidecars: dict[int, Sidecar], writer: int) -> No
         assert before - 1 <= written.ToMilliseconds() <= store.time_ms() + 1
         ages = []
         for session in sessions.values():
-            answer = session.get_notes(max_age=Duration(seconds=60))
-            most = store.time_ms() - written.ToMilliseconds() + 1
-            ages.append(answer.age.ToMilliseconds())
-            assert 0 <= answer.age.ToMilliseconds() <= most
-            assert answer.age.ToMicroseconds() <= answer.snapshot_age.ToMicroseconds() <= most * 1000 + 60_000_000
-            assert (answer.ready, answer.fresh, answer.write_time) == (True, True, written)
-            assert 0 < answer.expires_in.ToMilliseconds() <= 600_000
-        assert ages == sorted(ages), "asked one after the other, ages only grow"
+            reading = session.get_notes(max_age=Duration(seconds=60))
+            max_age_ms = store.time_ms() - written.ToMilliseconds() + 1
+            ages.append(reading.age.ToMilliseconds())
+            assert 0 <= reading.age.ToMilliseconds() <= max_age_ms
+            assert (
+                reading.age.ToMicroseconds() <= reading.snapshot_age.ToMicroseconds() <= max_age_ms * 1000 + 60_000_000
+            )
+            assert (reading.ready, reading.fresh, reading.write_time) == (True, True, written)
+            assert 0 < reading.expires_in.ToMilliseconds() <= 600_000
+        assert ages == sorted(ages), "ages grow from one call to the next"
         for session in sessions.values():
-            found = session.get_session()
-            assert before - 1 <= found.update_time.ToMilliseconds() <= store.time_ms() + 1
-            assert found.expires_in.ToTimedelta() <= timedelta(hours=24)
+            stored = session.get_session()
+            assert before - 1 <= stored.update_time.ToMilliseconds() <= store.time_ms() + 1
+            assert stored.expires_in.ToTimedelta() <= timedelta(hours=24)
         expiries = store.expiries_ms(session_id)
         assert all(abs(at - before - 86_400_000) < 60_000 for at in expiries.values())

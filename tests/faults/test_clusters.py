@@ -1,4 +1,4 @@
-"""A real cluster works while its slots move or are lost, and a Sentinel failover is over within seconds."""
+"""Real clusters with moving and lost slots, and failovers by Sentinel."""
 
 import socket
 import time
@@ -10,35 +10,37 @@ import pytest
 
 from tests.access.callers import write_secret
 from tests.faults.deployments import client_of, move_slot, sentinel, sidecar_on
-from tests.faults.history import Final, History, storm
+from tests.faults.recorder import Recorder
+from tests.faults.storm import storm
 from tests.stores import StoreServer, free_port, redis_program, valkey_cluster, valkey_program
 from tests.support import SessionCalls, Sidecar, eventually, new_channel, new_session_id, status_of
 
-ENDS = {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+STATUSES = {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 BACK_SECONDS = 5.0
 NOT_SERVING = 2
 
 
-def test_slots_move_in_a_storm(effort: Callable[[int, int], int]) -> None:
-    """Three nodes, the slot of a session moved on and on while it is written: nothing lost, twice or out of order."""
+def test_a_moving_slot_loses_nothing(effort: Callable[[int, int], int]) -> None:
+    """Writes are stored once and in order while their session's slot moves between three nodes."""
     with valkey_cluster() as url, Sidecar(url) as sidecar, new_channel(sidecar.target) as channel:
         ports = [int(part.rpartition(":")[2]) for part in url.removeprefix("redis+cluster://").split(",")]
         for _ in range(effort(1, 20)):
-            session, history = SessionCalls(channel, new_session_id()), History()
+            session = SessionCalls(channel, new_session_id())
+            recorder = Recorder(session.id)
             slot = sidecar.store.client.keyslot(sidecar.store.key(session.id))
-            with storm([session], history):
+            with storm([session], recorder):
                 for _ in range(4):
-                    before = history.count("ok")
+                    before = recorder.count("acknowledged")
                     move_slot(ports, slot)
-                    eventually(lambda: history.full or history.count("ok") > before + 20, BACK_SECONDS)  # noqa: B023
-            assert history.faults(Final.of(sidecar.store, session.id)) == []
-            assert set(history.statuses) <= ENDS, f"{history.statuses}\n{sidecar.log}"
-            assert not [text for text in history.texts if "SLOT" in text or "ASK" in text or "MOVED" in text]
+                    eventually(lambda: recorder.full or recorder.count("acknowledged") > before + 20, BACK_SECONDS)  # noqa: B023
+            assert recorder.problems(sidecar.store) == []
+            assert set(recorder.statuses) <= STATUSES, f"{recorder.statuses}\n{sidecar.log}"
+            assert not [text for text in recorder.error_texts if "SLOT" in text or "ASK" in text or "MOVED" in text]
             assert status_of(session.get_notes) == grpc.StatusCode.OK
 
 
 def test_a_lost_slot_is_unavailable() -> None:
-    """CLUSTERDOWN: with a slot that no node serves, calls are UNAVAILABLE; with the slot back, all is well again."""
+    """Calls are UNAVAILABLE while no node serves a slot (CLUSTERDOWN), and OK once a node does."""
     bus = free_port()
     flags = ("--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout", "1000")
     with StoreServer(valkey_program(), flags) as server, client_of(server.port) as admin:
@@ -59,7 +61,7 @@ def test_a_lost_slot_is_unavailable() -> None:
         ):
             session = SessionCalls(channel, new_session_id())
             session.write_notes("run-1", "said")
-            slot = sidecar.store.client.keyslot("somewhere else")
+            slot = sidecar.store.client.keyslot("another session")
             admin.execute_command("CLUSTER", "DELSLOTS", slot)
             eventually(lambda: state() == "fail")
             for call in (session.get_notes, session.begin_run, session.get_session, session.append_turns):
@@ -71,8 +73,8 @@ def test_a_lost_slot_is_unavailable() -> None:
             sidecar.wait_until_serving(BACK_SECONDS)
 
 
-def test_a_cluster_that_is_called_a_single_node() -> None:
-    """redis:// for a node of a cluster: UNAVAILABLE for what is elsewhere, and the log says what to write instead."""
+def test_a_cluster_node_given_as_a_single_node() -> None:
+    """With redis:// for a cluster node, sessions on other nodes are UNAVAILABLE and the log suggests redis+cluster://."""
     with valkey_cluster() as url:
         node = url.removeprefix("redis+cluster://").split(",")[0]
         with Sidecar(f"redis://{node}") as sidecar, new_channel(sidecar.target) as channel:
@@ -83,7 +85,7 @@ def test_a_cluster_that_is_called_a_single_node() -> None:
 
 @pytest.mark.skipif(redis_program() is None, reason="no redis-server on PATH, so no Sentinel")
 def test_a_failover_is_over_within_seconds() -> None:
-    """The master killed in a storm: Sentinel makes the replica master, and writes are back within 5 s."""
+    """After SIGKILL of the master in a storm, Sentinel promotes the replica and writes succeed again within 5 s."""
     program = redis_program()
     assert program is not None
     with (
@@ -101,17 +103,18 @@ def test_a_failover_is_over_within_seconds() -> None:
                 Sidecar(f"redis+sentinel://127.0.0.1:{port}/mymaster", flags=("--store-timeout", "1s")) as sidecar,
                 new_channel(sidecar.target) as channel,
             ):
-                session, history = SessionCalls(channel, new_session_id()), History()
-                with storm([session], history):
-                    eventually(lambda: history.count("ok") > 50)
+                session = SessionCalls(channel, new_session_id())
+                recorder = Recorder(session.id)
+                with storm([session], recorder):
+                    eventually(lambda: recorder.count("acknowledged") > 50)
                     killed = time.monotonic()
                     master.kill()
-                    eventually(lambda: history.count("unknown") > 0)
-                    before = history.count("ok")
-                    eventually(lambda: history.count("ok") > before + 6 or history.full, 30)
-                    took = time.monotonic() - killed
-                assert took < BACK_SECONDS
-                assert set(history.statuses) <= ENDS, history.statuses
+                    eventually(lambda: recorder.count("unknown") > 0)
+                    before = recorder.count("acknowledged")
+                    eventually(lambda: recorder.count("acknowledged") > before + 6 or recorder.full, 30)
+                    outage = time.monotonic() - killed
+                assert outage < BACK_SECONDS
+                assert set(recorder.statuses) <= STATUSES, recorder.statuses
                 assert admin.info("replication")["role"] == "master"
                 sidecar.wait_until_serving(BACK_SECONDS)
                 assert status_of(session.get_notes) == grpc.StatusCode.OK
@@ -119,9 +122,8 @@ def test_a_failover_is_over_within_seconds() -> None:
 
 @pytest.mark.skipif(redis_program() is None, reason="no redis-server on PATH, so no Sentinel")
 @pytest.mark.parametrize("user", ["", "app"])
-def test_sentinels_with_a_login_of_their_own(user: str, tmp_path: Path) -> None:
-    """Sentinels that ask for a password: without it the log says which setting is missing; with it, all is well. The
-    login in the URL is for Redis, which here has none."""
+def test_sentinels_with_a_separate_login(user: str, tmp_path: Path) -> None:
+    """Sentinels that require a password work with --sentinel-password-file, which the log asks for if it is missing."""
     password = "canary-sentinel-7d21"
     lines = [f"user {user} on >{password} +@all", "user default off"] if user else [f"requirepass {password}"]
     given = write_secret(tmp_path / "password", password)
@@ -143,16 +145,16 @@ def test_sentinels_with_a_login_of_their_own(user: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(redis_program() is None, reason="no redis-server on PATH, so no Sentinel")
-def test_one_sentinel_of_three_is_silent() -> None:
-    """One Sentinel says nothing, one is not there: the third is heard at once, at the start and at each reconnect."""
+def test_one_sentinel_of_three_is_enough() -> None:
+    """With one Sentinel silent and one absent, the third is used at once, at the start and at each reconnect."""
     with (
         StoreServer(valkey_program()) as master,
         sentinel(master.port) as port,
         socket.create_server(("127.0.0.1", 0)) as silent,
         client_of(master.port) as admin,
     ):
-        others = f"127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{free_port()}"
-        url = f"redis+sentinel://{others},127.0.0.1:{port}/mymaster"
+        absent = f"127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{free_port()}"
+        url = f"redis+sentinel://{absent},127.0.0.1:{port}/mymaster"
         with sidecar_on(url) as sidecar, new_channel(sidecar.target) as channel:
             sidecar.wait_until_serving()
             session = SessionCalls(channel, new_session_id())
@@ -161,13 +163,12 @@ def test_one_sentinel_of_three_is_silent() -> None:
                 admin.client_kill_filter(_type="normal")
                 began = time.monotonic()
                 eventually(lambda: status_of(session.append_turns) == grpc.StatusCode.OK)
-                assert time.monotonic() - began < 1  # Of the 5 s that a connection may take here.
+                assert time.monotonic() - began < 1  # A connection may take 5 s in these tests.
 
 
 @pytest.mark.skipif(redis_program() is None, reason="no redis-server on PATH, so no Sentinel")
 def test_a_sentinel_that_names_a_replica_is_not_believed() -> None:
-    """The master that Sentinel names is a replica, for a failover it has not heard of: NOT_SERVING with the reason,
-    until it is a master again."""
+    """A master named by Sentinel that is a replica is NOT_SERVING with the reason, until it is a master again."""
     with (
         StoreServer(valkey_program()) as master,
         sentinel(master.port, "sentinel down-after-milliseconds mymaster 60000") as port,

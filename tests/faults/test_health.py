@@ -1,4 +1,4 @@
-"""Health tells the truth: `live` of the process, `ready` of the store too, each within 2 s."""
+"""Health: `live` reflects the process, `ready` also the store, each within 2 s."""
 
 import os
 import re
@@ -20,66 +20,66 @@ from tests.support import SessionCalls, Sidecar, eventually, new_channel, new_se
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 DEFAULTS = ("--notes-timeout", "80ms", "--store-timeout", "1s")
-TELLS_SECONDS = 2.0
+HEALTH_SECONDS = 2.0
 
 
 @dataclass
-class Told:
-    """What health said, asked over and over: the time of each change, by service."""
+class HealthLog:
+    """The changes of `live` and `ready`, with their times."""
 
     sidecar: Sidecar
     changes: dict[str, list[tuple[float, int]]] = field(default_factory=lambda: {"live": [], "ready": []})
 
-    def now(self, service: str) -> int:
+    def latest(self, service: str) -> int:
         return self.changes[service][-1][1]
 
-    def all(self, service: str) -> list[int]:
+    def statuses(self, service: str) -> list[int]:
         return [status for _, status in self.changes[service]]
 
     def seconds_until(self, status: int, since: float) -> float:
-        """How long after `since` `ready` turned to a status; waits for it."""
-        eventually(lambda: self.now("ready") == status, 3 * TELLS_SECONDS)
+        """Wait until `ready` has a status, and return the seconds from `since` to that change."""
+        eventually(lambda: self.latest("ready") == status, 3 * HEALTH_SECONDS)
         return max(0.0, self.changes["ready"][-1][0] - since)
 
 
 @contextmanager
-def listening(sidecar: Sidecar) -> Iterator[Told]:
-    """Asks for both, twenty times a second, as long as the block runs."""
-    told, stopped = Told(sidecar), threading.Event()
+def health_log(sidecar: Sidecar) -> Iterator[HealthLog]:
+    """Check `live` and `ready` twenty times a second within the block."""
+    log, stopped = HealthLog(sidecar), threading.Event()
 
-    def ask() -> None:
+    def check() -> None:
         with new_channel(sidecar.target) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             while not stopped.wait(0.05):
-                for service, changes in told.changes.items():
+                for service, changes in log.changes.items():
                     status = int(stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=2).status)
                     if not changes or changes[-1][1] != status:
                         changes.append((time.monotonic(), status))
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=check)
     thread.start()
     try:
-        eventually(lambda: all(told.changes.values()))
-        yield told
+        eventually(lambda: all(log.changes.values()))
+        yield log
     finally:
         stopped.set()
         thread.join()
 
 
 def reasons(sidecar: Sidecar) -> list[str]:
-    """Why the store could not be used, as the log has it: a line for each change."""
+    """Return the logged reasons for NOT_SERVING."""
     return re.findall(r"NOT_SERVING: (.*)", sidecar.log)
 
 
 @pytest.mark.parametrize("fault", ["killed", "stopped", "black_hole", "black_hole_at_new_connections"])
-def test_a_store_that_is_down_is_told_of(fault: str, effort: Callable[[int, int], int]) -> None:
-    """The store is killed, stopped or cut off (60 s with --soak): `ready` says so within 2 s, until within 2 s of its
-    return; `live` is SERVING throughout, so that nobody restarts a sidecar for it."""
+def test_ready_follows_the_store(fault: str, effort: Callable[[int, int], int]) -> None:
+    """While the store is killed, stopped or cut off, `ready` is NOT_SERVING, within 2 s of the fault's start and end;
+    `live` is SERVING throughout, so that no supervisor restarts the sidecar."""
     with (
         StoreServer(valkey_program()) as server,
         Proxy(server.port) as proxy,
         Sidecar(proxy.url, flags=DEFAULTS) as sidecar,
-        listening(sidecar) as told,
+        health_log(sidecar) as log,
     ):
         begin: dict[str, Callable[[], None]] = {"killed": server.kill, "stopped": server.pause}
         end: dict[str, Callable[[], None]] = {"killed": server.start, "stopped": server.resume}
@@ -91,48 +91,48 @@ def test_a_store_that_is_down_is_told_of(fault: str, effort: Callable[[int, int]
                 proxy.accept()
         else:
             begin[fault]()
-        assert told.seconds_until(NOT_SERVING, since) <= TELLS_SECONDS
-        # Down for long, with nothing to wait for.
+        assert log.seconds_until(NOT_SERVING, since) <= HEALTH_SECONDS
+        # A long outage.
         time.sleep(effort(3, 60))
-        assert told.now("ready") == NOT_SERVING
+        assert log.latest("ready") == NOT_SERVING
         if fault in end:
             end[fault]()
         proxy.black_hole = False
         since = time.monotonic()
-        assert told.seconds_until(SERVING, since) <= TELLS_SECONDS
-        assert told.all("ready") == [SERVING, NOT_SERVING, SERVING]
-        assert told.all("live") == [SERVING]
+        assert log.seconds_until(SERVING, since) <= HEALTH_SECONDS
+        assert log.statuses("ready") == [SERVING, NOT_SERVING, SERVING]
+        assert log.statuses("live") == [SERVING]
         if fault == "stopped":
             assert reasons(sidecar) == ["no answer in time"]
 
 
 @pytest.mark.parametrize("fault", ["killed", "stopped"])
-def test_an_embedded_store_that_is_down_is_told_of(fault: str, effort: Callable[[int, int], int]) -> None:
-    """As above. One that was killed is running again at once, so fast that `ready` need not even have noticed."""
-    with Sidecar(flags=DEFAULTS) as sidecar, listening(sidecar) as told:
+def test_ready_follows_the_embedded_store(fault: str, effort: Callable[[int, int], int]) -> None:
+    """`ready` follows a stopped embedded store; a killed one is restarted, perhaps before `ready` changes."""
+    with Sidecar(flags=DEFAULTS) as sidecar, health_log(sidecar) as log:
         (pid,) = sidecar.store_pids()
         if fault == "killed":
             os.kill(pid, signal.SIGKILL)
-            eventually(lambda: sidecar.store_pids() not in ([], [pid]), TELLS_SECONDS)
+            eventually(lambda: sidecar.store_pids() not in ([], [pid]), HEALTH_SECONDS)
             eventually(lambda: "is running again" in sidecar.log)
         else:
             since = time.monotonic()
             os.kill(pid, signal.SIGSTOP)
             try:
-                assert told.seconds_until(NOT_SERVING, since) <= TELLS_SECONDS
+                assert log.seconds_until(NOT_SERVING, since) <= HEALTH_SECONDS
                 time.sleep(effort(1, 60))
                 assert reasons(sidecar) == ["no answer in time"]
             finally:
                 os.kill(pid, signal.SIGCONT)
         since = time.monotonic()
-        assert told.seconds_until(SERVING, since) <= TELLS_SECONDS
+        assert log.seconds_until(SERVING, since) <= HEALTH_SECONDS
         time.sleep(0.5)
-        assert told.now("ready") == SERVING
-        assert told.all("live") == [SERVING]
+        assert log.latest("ready") == SERVING
+        assert log.statuses("live") == [SERVING]
 
 
-def test_a_sidecar_that_stops_is_neither() -> None:
-    """SIGTERM: whoever watches `live` or `ready` hears NOT_SERVING before the connection goes."""
+def test_a_shutdown_is_neither_live_nor_ready() -> None:
+    """On SIGTERM, Watches of `live` and `ready` get NOT_SERVING before their connection ends."""
     with Sidecar(flags=DEFAULTS) as sidecar, new_channel(sidecar.target) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         watches = [stub.Watch(health_pb2.HealthCheckRequest(service=service)) for service in ("live", "ready")]
@@ -142,12 +142,12 @@ def test_a_sidecar_that_stops_is_neither() -> None:
 
 
 def test_a_moment_of_silence_is_no_outage() -> None:
-    """The store is silent for a fifth of a second, again and again: GetNotes gives its link up, and `ready` stays."""
+    """When the store is silent for a moment, GetNotes replaces its connection and `ready` stays SERVING."""
     with (
         StoreServer(valkey_program()) as server,
         Sidecar(server.url, flags=DEFAULTS) as sidecar,
         new_channel(sidecar.target) as channel,
-        listening(sidecar) as told,
+        health_log(sidecar) as log,
     ):
         session = SessionCalls(channel, new_session_id())
         for _ in range(5):
@@ -155,6 +155,6 @@ def test_a_moment_of_silence_is_no_outage() -> None:
             assert status_of(session.get_notes) == grpc.StatusCode.UNAVAILABLE
             server.resume()
             eventually(lambda: status_of(session.get_notes) == grpc.StatusCode.OK)
-            # As long as health asks once.
+            # The period of the readiness probe.
             time.sleep(0.5)
-        assert told.all("ready") == [SERVING]
+        assert log.statuses("ready") == [SERVING]

@@ -1,4 +1,4 @@
-"""A listing of sessions goes on over a restart or a failover of the store, and leaves none out."""
+"""A listing of sessions continues over a restart or a failover of the store and misses none."""
 
 from collections.abc import Callable
 
@@ -11,37 +11,38 @@ from tests.stores import StoreServer, valkey_program
 from tests.support import Sidecar, eventually, new_channel, new_session_id
 
 
-def started(channel: grpc.Channel, count: int) -> set[str]:
-    """Start so many sessions; their ids."""
+def create_sessions(channel: grpc.Channel, count: int) -> set[str]:
+    """Create sessions, and return their ids."""
     stub, ids = SessionStateStub(channel), {new_session_id() for _ in range(count)}
     calls = [
-        stub.AppendTurns.future(AppendTurnsRequest(session_id=one, turns=[Turn(text="a")]), timeout=30) for one in ids
+        stub.AppendTurns.future(AppendTurnsRequest(session_id=session_id, turns=[Turn(text="a")]), timeout=30)
+        for session_id in ids
     ]
     assert all(call.result().turn_count == 1 for call in calls)
     return ids
 
 
-def listed(channel: grpc.Channel, page_size: int, halfway: Callable[[], None]) -> list[str]:
-    """All that a listing shows, page by page; after the third page, something happens to the store."""
-    stub, found, token, pages = SessionStateStub(channel), list[str](), "", 0
+def list_sessions(channel: grpc.Channel, page_size: int, halfway: Callable[[], None]) -> list[str]:
+    """Return the ids of a complete listing, and call `halfway` after the third page."""
+    stub, ids, token, pages = SessionStateStub(channel), list[str](), "", 0
     while True:
         page = stub.ListSessions(ListSessionsRequest(page_size=page_size, page_token=token), timeout=10)
-        found += [summary.session_id for summary in page.sessions]
+        ids += [summary.session_id for summary in page.sessions]
         token, pages = page.next_page_token, pages + 1
         if not token:
-            return found
+            return ids
         if pages == 3:
             halfway()
 
 
 def test_no_session_is_missed_when_the_store_restarts() -> None:
-    """Of 2,000 sessions each is listed, though the store that a token speaks of is another process by then."""
+    """A listing over a restart, with page tokens from the store's previous process, returns each of 2,000 sessions."""
     with (
         StoreServer(valkey_program(), ["--appendonly", "yes"]) as server,
         Sidecar(server.url) as sidecar,
         new_channel(sidecar.target) as channel,
     ):
-        ids = started(channel, 2000)
+        ids = create_sessions(channel, 2000)
 
         def restart() -> None:
             server.kill()
@@ -49,12 +50,12 @@ def test_no_session_is_missed_when_the_store_restarts() -> None:
             eventually(sidecar.store.answers, 20)
             sidecar.wait_until_serving()
 
-        assert set(listed(channel, 200, restart)) == ids
+        assert set(list_sessions(channel, 200, restart)) == ids
 
 
-def test_a_listing_of_one_store_shows_each_session_once() -> None:
-    """Where nothing happens to the store, no page starts anew."""
+def test_a_listing_returns_each_session_once() -> None:
+    """Without a restart, a listing returns each session exactly once."""
     with Sidecar() as sidecar, new_channel(sidecar.target) as channel:
-        ids = started(channel, 300)
-        found = listed(channel, 20, lambda: None)
-        assert (set(found), len(found)) == (ids, 300)
+        ids = create_sessions(channel, 300)
+        listed = list_sessions(channel, 20, lambda: None)
+        assert (set(listed), len(listed)) == (ids, 300)

@@ -1,4 +1,4 @@
-"""`redis://` behind an address that moves: the demoted master keeps its connections, and the sidecar leaves it."""
+"""A `redis://` address that moves to another store: the sidecar leaves the demoted master."""
 
 import asyncio
 import time
@@ -10,7 +10,8 @@ import grpc
 import pytest
 import redis
 from session_notes_server.store import RedisTarget
-from session_notes_server.store.redis.connection import ConnectionLost, pack
+from session_notes_server.store.errors import ConnectionLost
+from session_notes_server.store.redis.connection import pack
 
 from tests.faults.proxy import Proxy
 from tests.stores import StoreServer, valkey_program
@@ -22,23 +23,28 @@ BACK_SECONDS = 3.0
 
 @contextmanager
 def two_stores() -> Iterator[tuple[StoreServer, Any, StoreServer, Any]]:
-    """A master and its replica, each with a client."""
+    """Yield a master and its replica, each with a client."""
     with (
         StoreServer(valkey_program(), ("--repl-diskless-sync-delay", "0")) as first,
-        redis.Redis(port=first.port) as one,
+        redis.Redis(port=first.port) as first_client,
     ):
         follow = ("--replicaof", f"127.0.0.1 {first.port}")
-        with StoreServer(valkey_program(), follow) as second, redis.Redis(port=second.port) as two:
-            eventually(lambda: two.info("replication")["master_link_status"] == "up", 20)
-            yield first, one, second, two
+        with StoreServer(valkey_program(), follow) as second, redis.Redis(port=second.port) as second_client:
+            eventually(lambda: second_client.info("replication")["master_link_status"] == "up", 20)
+            yield first, first_client, second, second_client
+
+
+def connections(client: Any) -> list[Any]:
+    """Return the sidecar's connections to a store."""
+    return [entry for entry in client.client_list() if entry["name"] == "session-notes"]
 
 
 @pytest.mark.parametrize("refusal", ["READONLY", "NOREPLICAS"])
 def test_writes_follow_an_address_that_moves(refusal: str) -> None:
-    """The other store is promoted, new connections go there, the old ones stay at a replica, or at a master that has
-    none now: writes are back within 3 s, health too, and no link of ours stays at the old one."""
+    """After the address moves to a promoted store, writes are OK and health is SERVING within 3 s, and no connection
+    stays at the old store, which refuses writes as a replica or for lack of replicas."""
     with (
-        two_stores() as (first, one, second, two),
+        two_stores() as (first, first_client, second, second_client),
         Proxy(first.port) as proxy,
         Sidecar(proxy.url) as sidecar,
         new_channel(sidecar.target) as channel,
@@ -46,44 +52,51 @@ def test_writes_follow_an_address_that_moves(refusal: str) -> None:
         session = SessionCalls(channel, new_session_id())
         session.write_notes("run-1", "before")
         session.append_turns(1)
-        eventually(lambda: two.dbsize() == one.dbsize())
-        two.replicaof("NO", "ONE")
+        eventually(lambda: second_client.dbsize() == first_client.dbsize())
+        second_client.replicaof("NO", "ONE")
         if refusal == "READONLY":
-            one.replicaof("127.0.0.1", second.port)
+            first_client.replicaof("127.0.0.1", second.port)
         else:
-            one.config_set("min-replicas-to-write", 1)
+            first_client.config_set("min-replicas-to-write", 1)
         proxy.switch(second.port)
         moved = time.monotonic()
         eventually(lambda: status_of(session.append_turns) == grpc.StatusCode.OK, 20)
         assert time.monotonic() - moved < BACK_SECONDS
         sidecar.wait_until_serving(BACK_SECONDS)
-        # GetNotes and the other reads have links of their own.
-        eventually(lambda: not [client for client in one.client_list() if client["name"] == "session-notes"], 5)
+        # Reads have separate connections.
+        eventually(
+            lambda: not [client for client in first_client.client_list() if client["name"] == "session-notes"], 5
+        )
         assert session.get_notes().notes.summary == "before"
         assert session.get_session().turn_count >= 2
         assert sidecar.running
 
 
-def test_an_idle_sidecar_follows_as_well() -> None:
-    """Without a single call, health finds that writes would be refused, and the links move."""
+def test_an_idle_sidecar_follows_the_address() -> None:
+    """Without a call, the readiness probe finds that writes would be refused, and the connections move."""
     with (
-        two_stores() as (first, one, second, two),
+        two_stores() as (first, first_client, second, second_client),
         Proxy(first.port) as proxy,
         Sidecar(proxy.url) as sidecar,
     ):
-        two.replicaof("NO", "ONE")
-        one.replicaof("127.0.0.1", second.port)
+        second_client.replicaof("NO", "ONE")
+        first_client.replicaof("127.0.0.1", second.port)
         proxy.switch(second.port)
-        eventually(lambda: not [client for client in one.client_list() if client["name"] == "session-notes"], 10)
-        eventually(lambda: len([client for client in two.client_list() if client["name"] == "session-notes"]) == 3, 10)
+        eventually(
+            lambda: not [client for client in first_client.client_list() if client["name"] == "session-notes"], 10
+        )
+        eventually(
+            lambda: len([client for client in second_client.client_list() if client["name"] == "session-notes"]) == 3,
+            10,
+        )
         sidecar.wait_until_serving(BACK_SECONDS)
 
 
-def test_a_replica_is_no_store_and_is_not_hammered() -> None:
-    """A real read-only replica: reads are answered, writes UNAVAILABLE, health NOT_SERVING with the reason, connections
-    are few; promoted, it is used at once."""
+def test_a_replica_is_not_serving() -> None:
+    """On a read-only replica reads are OK, writes UNAVAILABLE and health NOT_SERVING with the reason, connections are
+    few, and after its promotion it is used at once."""
     with (
-        two_stores() as (_, _, second, two),
+        two_stores() as (_, _, second, second_client),
         Proxy(second.port) as proxy,
         Sidecar(proxy.url, wait=False) as sidecar,
         new_channel(sidecar.target) as channel,
@@ -96,18 +109,17 @@ def test_a_replica_is_no_store_and_is_not_hammered() -> None:
             with refused(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"):
                 session.append_turns(1)
             assert not session.get_notes().ready
-        # Three links, each at most once per half a second in the end.
+        # Three connections, each in the end at most twice a second.
         assert len(proxy.times_of(b"HELLO")) - before < 25
         assert sidecar.health() == NOT_SERVING
-        two.replicaof("NO", "ONE")
+        second_client.replicaof("NO", "ONE")
         eventually(lambda: status_of(session.append_turns) == grpc.StatusCode.OK, BACK_SECONDS)
         sidecar.wait_until_serving(BACK_SECONDS)
 
 
 @pytest.mark.parametrize("setting", ["maxmemory", "min-replicas-to-write"])
-def test_health_follows_what_writes_meet(setting: str) -> None:
-    """Out of memory, or without the replicas it wants, a store answers PING and refuses every write: NOT_SERVING, with
-    the reason, though nobody writes."""
+def test_health_reflects_refused_writes(setting: str) -> None:
+    """A store that answers PING and refuses every write is NOT_SERVING with the reason, even without any write."""
     code = {"maxmemory": "OOM", "min-replicas-to-write": "NOREPLICAS"}[setting]
     with (
         StoreServer(valkey_program()) as server,
@@ -119,11 +131,11 @@ def test_health_follows_what_writes_meet(setting: str) -> None:
         assert f"({code})" in sidecar.log
         admin.config_set(setting, 0)
         sidecar.wait_until_serving(5)
-        assert not sidecar.store.keys(), "health leaves nothing in the store"
+        assert not sidecar.store.keys(), "the readiness probe leaves nothing in the store"
 
 
-def test_a_link_that_is_replaced_finishes_what_is_in_flight() -> None:
-    """A call that waits on the old link still has its answer, and the link closes behind it."""
+def test_a_retired_connection_finishes_its_calls() -> None:
+    """A command in flight on a retired connection gets its reply, and then the connection closes."""
 
     async def run() -> object:
         with StoreServer(valkey_program()) as server:

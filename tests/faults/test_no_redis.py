@@ -1,4 +1,4 @@
-"""`--redis-url` at a port where something else listens: one line that says what, and it is not said for ever."""
+"""A `--redis-url` at which another kind of server listens: one log line names it, once."""
 
 import asyncio
 import http.server
@@ -48,8 +48,8 @@ def grpc_server() -> Iterator[int]:
 
 
 @contextmanager
-def talking(answer: Callable[[socket.socket], object]) -> Iterator[int]:
-    """A server that does one thing with each connection, and closes it."""
+def tcp_server(answer: Callable[[socket.socket], object]) -> Iterator[int]:
+    """Run a server that passes each connection to a function and closes it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -72,15 +72,15 @@ def talking(answer: Callable[[socket.socket], object]) -> Iterator[int]:
             thread.join()
 
 
-def _says(words: bytes) -> Callable[[socket.socket], None]:
+def _greet(greeting: bytes) -> Callable[[socket.socket], None]:
     def answer(connection: socket.socket) -> None:
-        connection.sendall(words)
+        connection.sendall(greeting)
         connection.recv(4096)
 
     return answer
 
 
-def _listen(connection: socket.socket) -> None:
+def _stay_silent(connection: socket.socket) -> None:
     while connection.recv(4096):
         pass
 
@@ -95,37 +95,45 @@ def _tls(connection: socket.socket) -> None:
 
 
 PEERS = {
-    "http": (http_server, "an HTTP server answers there", "does not speak TLS there"),
-    "grpc": (grpc_server, "a gRPC or HTTP/2 server answers there", "does not speak TLS there"),
-    "ssh": (lambda: talking(_says(b"SSH-2.0-OpenSSH_9\r\n")), "what answers there is no Redis", "does not speak TLS"),
-    "silent": (lambda: talking(_listen), "it takes connections", "to a TLS handshake"),
-    "closing": (lambda: talking(lambda _: None), "is that Redis", "is that Redis"),
-    "full": (
-        lambda: talking(_says(b"-ERR max number of clients reached\r\n")),
-        "as many clients as it takes",
+    "http": (http_server, "an HTTP server answers", "does not speak TLS"),
+    "grpc": (grpc_server, "a gRPC or HTTP/2 server answers", "does not speak TLS"),
+    "ssh": (
+        lambda: tcp_server(_greet(b"SSH-2.0-OpenSSH_9\r\n")),
+        "something other than Redis answers",
         "does not speak TLS",
     ),
-    "protected": (lambda: talking(_says(b"-DENIED Redis is in protected mode\r\n")), "DENIED", "does not speak TLS"),
-    "tls": (lambda: talking(_tls), "rediss://", "its certificate is not trusted"),
+    "silent": (lambda: tcp_server(_stay_silent), "it takes connections", "to a TLS handshake"),
+    "closing": (lambda: tcp_server(lambda _: None), "is it Redis", "is it Redis"),
+    "full": (
+        lambda: tcp_server(_greet(b"-ERR max number of clients reached\r\n")),
+        "as many clients as it accepts",
+        "does not speak TLS",
+    ),
+    "protected": (
+        lambda: tcp_server(_greet(b"-DENIED Redis is in protected mode\r\n")),
+        "DENIED",
+        "does not speak TLS",
+    ),
+    "tls": (lambda: tcp_server(_tls), "rediss://", "its certificate is not trusted"),
 }
-"""A server, and what is said of it without TLS, and with."""
+"""By kind of server: how to run it, and its description without TLS and with TLS."""
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss"])
 @pytest.mark.parametrize("peer", PEERS)
-def test_what_listens_there_is_said(peer: str, scheme: str) -> None:
-    """Each kind of server that is no Redis of ours has its words."""
+def test_another_kind_of_server_is_named(peer: str, scheme: str) -> None:
+    """The error of a connection to another kind of server names it."""
     serve, plain, tls = PEERS[peer]
     with serve() as port:
         target = RedisTarget.parse(f"{scheme}://127.0.0.1:{port}")
         seconds = 0.5 if peer == "silent" else 5
-        with pytest.raises(Exception) as refused:  # noqa: PT011
+        with pytest.raises(Exception) as error:  # noqa: PT011
             asyncio.run(target.open(target.addresses[0], timeout_seconds=seconds, silence_seconds=seconds))
-    assert (plain if scheme == "redis" else tls) in describe_error(refused.value)
+    assert (plain if scheme == "redis" else tls) in describe_error(error.value)
 
 
-def test_it_is_not_said_for_ever() -> None:
-    """An HTTP server: NOT_SERVING, one line at once, none for the next attempts, and doctor has the same words."""
+def test_another_kind_of_server_is_logged_once() -> None:
+    """An HTTP server as the store is NOT_SERVING, with one log line over many attempts; `doctor` reports the same."""
     attempts = 0
 
     def answer(connection: socket.socket) -> None:
@@ -134,22 +142,22 @@ def test_it_is_not_said_for_ever() -> None:
         connection.recv(4096)
         connection.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
 
-    with talking(answer) as port, sidecar_on(f"redis://127.0.0.1:{port}") as sidecar:
-        eventually(lambda: "NOT_SERVING: an HTTP server answers there" in sidecar.log)
+    with tcp_server(answer) as port, sidecar_on(f"redis://127.0.0.1:{port}") as sidecar:
+        eventually(lambda: "NOT_SERVING: an HTTP server answers" in sidecar.log)
         assert sidecar.health() == NOT_SERVING
         before = attempts
         eventually(lambda: attempts >= before + 4)
         lines = [line for line in sidecar.log.splitlines() if " WARNING " in line or " ERROR " in line]
         assert len(lines) == 1, lines
-        ended = Cli(sidecar.target)("doctor", "--json", "--redis-url", f"redis://127.0.0.1:{port}")
-        assert "an HTTP server answers there" in ended.out
+        result = Cli(sidecar.target)("doctor", "--json", "--redis-url", f"redis://127.0.0.1:{port}")
+        assert "an HTTP server answers" in result.out
 
 
-def test_an_unencoded_password_is_refused_at_the_start(tmp_path: Path) -> None:
-    """The command itself ends at once, with the advice and without the password."""
+def test_an_unencoded_password_is_rejected_at_the_start(tmp_path: Path) -> None:
+    """A URL with an unencoded password ends the command at once, with advice and without the password."""
     url = "redis://:p@ss/canary-91#1@127.0.0.1:6379"
     for command in (("serve", "--data-dir", str(tmp_path)), ("doctor",)):
-        ended = Cli("127.0.0.1:1")(*command, "--redis-url", url)
-        assert ended.code == 2
-        assert "percent-encode" in ended.err
-        assert "canary" not in ended.err
+        result = Cli("127.0.0.1:1")(*command, "--redis-url", url)
+        assert result.code == 2
+        assert "percent-encode" in result.err
+        assert "canary" not in result.err

@@ -1,4 +1,4 @@
-"""What nodes of a cluster may answer, in every form that Redis documents: followed, or refused with its reason."""
+"""Redirections in every form that Redis documents: followed, or refused with the reason."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
@@ -10,7 +10,7 @@ import grpc
 import pytest
 import redis
 from session_notes_server.store import Executor, RedisTarget, StoreUnavailable, describe_error, scripts
-from session_notes_server.store.redis.cluster_slots import referred, slot_of
+from session_notes_server.store.redis.cluster_slots import parse_redirection, slot_of
 from session_notes_server.store.redis.url import Address
 
 from tests.faults.deployments import move_slot
@@ -22,8 +22,8 @@ NULL = b"$-1\r\n"
 LAST = 16383
 
 
-async def asked(url: str, action: Callable[[Executor], Coroutine[Any, Any, object]]) -> str:
-    """How an executor's action on a store ends: empty, or with the reason it is refused for."""
+async def reason_of(url: str, action: Callable[[Executor], Coroutine[Any, Any, object]]) -> str:
+    """Run an executor's action on a store, and return the reason if it is refused, else an empty string."""
     executor = Executor(RedisTarget.parse(url), prefix="fake", timeout=timedelta(seconds=0.5))
     try:
         await action(executor)
@@ -35,20 +35,20 @@ async def asked(url: str, action: Callable[[Executor], Coroutine[Any, Any, objec
 
 
 async def read(executor: Executor) -> object:
-    """A call."""
-    return await executor.run(scripts.GET_NOTES, "a-session", "")
+    """Run a script."""
+    return await executor.run("a-session", scripts.GetNotes(""))
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[tuple[str, list[int]]]:
-    """A real cluster, and the ports of its nodes."""
+    """A real cluster's URL, and the ports of its nodes."""
     with valkey_cluster() as url:
         yield url, [int(part.rpartition(":")[2]) for part in url.removeprefix("redis+cluster://").split(",")]
 
 
 @contextmanager
 def nodes_named_by(form: str, ports: list[int]) -> Iterator[None]:
-    """Has nodes name each other so, and by their addresses afterwards: other looks understand nothing else."""
+    """Make nodes name each other in a form, and by address afterwards, which other tests need."""
     for setting in (form, "ip"):
         for port in ports:
             with redis.Redis(port=port) as admin:
@@ -59,7 +59,7 @@ def nodes_named_by(form: str, ports: list[int]) -> Iterator[None]:
 
 @pytest.mark.parametrize("form", ["unknown-endpoint", "hostname"])
 def test_a_moved_slot_is_followed_in_every_form(form: str, cluster: tuple[str, list[int]]) -> None:
-    """A real cluster that names nodes by no host, or by `?`: the first call after a slot has moved is OK."""
+    """In a real cluster that names nodes without a host or as `?`, the first call after a slot has moved is OK."""
     url, ports = cluster
     with Sidecar(url) as sidecar, new_channel(sidecar.target) as channel, nodes_named_by(form, ports):
         session = SessionCalls(channel, new_session_id())
@@ -69,13 +69,13 @@ def test_a_moved_slot_is_followed_in_every_form(form: str, cluster: tuple[str, l
             assert status_of(session.get_notes) == grpc.StatusCode.OK
             assert status_of(session.append_turns) == grpc.StatusCode.OK
         assert session.get_notes().notes.summary == "said"
-        # From nothing, too: who has what is asked for as these nodes name each other.
+        # Also from a cold start, with slots in the same form.
         sidecar.restart()
         assert session.get_notes().notes.summary == "said"
 
 
 @pytest.mark.parametrize(
-    ("text", "at"),
+    ("text", "address"),
     [
         (":6381", Address("asked", 6381)),
         ("?:6381", None),
@@ -89,34 +89,34 @@ def test_a_moved_slot_is_followed_in_every_form(form: str, cluster: tuple[str, l
         ("nothing", None),
     ],
 )
-def test_a_redirection_is_read_in_every_form(text: str, at: Address | None) -> None:
-    """No host: the one that was asked; `?` and what is malformed: unknown."""
-    assert referred(text, Address("asked", 6379)) == at
+def test_a_redirection_is_read_in_every_form(text: str, address: Address | None) -> None:
+    """A redirection without a host means the node that sent it; `?` and malformed ones are unknown."""
+    assert parse_redirection(text, Address("asked", 6379)) == address
 
 
-def node(here: Answer, owner: bytes = NULL) -> Answer:
-    """A node that has all slots, and names itself so."""
-    return lambda command, port: slots((0, LAST, owner, port)) if command[0] == b"CLUSTER" else here(command, port)
+def node(answer: Answer, owner: bytes = NULL) -> Answer:
+    """Return the answers of a node that owns all slots and names itself as `owner`."""
+    return lambda command, port: slots((0, LAST, owner, port)) if command[0] == b"CLUSTER" else answer(command, port)
 
 
-def end_of(answer: Answer, action: Callable[[Executor], Coroutine[Any, Any, object]] = read) -> str:
-    """How an action ends at a cluster of one fake node."""
+def reason_at(answer: Answer, action: Callable[[Executor], Coroutine[Any, Any, object]] = read) -> str:
+    """Run an action on a cluster of one fake node, and return the reason if it is refused."""
 
     async def run() -> str:
         async with fake_redis(answer) as port:
-            return await asked(f"redis+cluster://127.0.0.1:{port}", action)
+            return await reason_of(f"redis+cluster://127.0.0.1:{port}", action)
 
     return asyncio.run(run())
 
 
 @pytest.mark.parametrize("owner", [NULL, text(""), text("127.0.0.1"), text("localhost")])
 def test_the_owner_of_slots_is_found_in_every_form(owner: bytes) -> None:
-    """NULL and the empty string are the host that was asked; a name is resolved."""
-    assert end_of(node(tagged, owner)) == ""
+    """An owner of NULL or an empty string is the node that answered, and a host name is resolved."""
+    assert reason_at(node(tagged, owner)) == ""
 
 
 @pytest.mark.parametrize(
-    ("ranges", "said"),
+    ("ranges", "reason"),
     [
         (b"*0\r\n", "no node has slots"),
         (array(array(b":0\r\n", b":16383\r\n")), "no node has slots"),
@@ -128,25 +128,25 @@ def test_the_owner_of_slots_is_found_in_every_form(owner: bytes) -> None:
         (b"-ERR This instance has cluster support disabled\r\n", "it is no cluster"),
     ],
 )
-def test_slots_that_nobody_names_are_a_reason(ranges: bytes, said: str) -> None:
-    """What CLUSTER SLOTS may answer instead of owners: calls and health are refused, and the reason says why."""
+def test_unusable_slots_are_refused_with_the_reason(ranges: bytes, reason: str) -> None:
+    """With an unusable reply to CLUSTER SLOTS, calls and health are refused with the reason."""
     for action in (read, Executor.ping):
-        assert said in end_of(lambda _, __: ranges, action)
+        assert reason in reason_at(lambda _, __: ranges, action)
 
 
-def test_slots_that_no_node_serves_are_a_reason_for_health() -> None:
-    """Half of the slots have a node: calls on the others are refused, and health says so."""
+def test_missing_slots_fail_health() -> None:
+    """With a node for half of the slots only, health is refused with the reason."""
 
     def answer(command: list[bytes], port: int) -> bytes:
         return slots((0, LAST // 2, NULL, port)) if command[0] == b"CLUSTER" else tagged(command)
 
-    assert "slots that no node serves" in end_of(answer, Executor.ping)
+    assert "slots that no node serves" in reason_at(answer, Executor.ping)
 
 
 @pytest.mark.parametrize(
-    ("reply", "said"),
+    ("reply", "reason"),
     [
-        (b"-MOVED 1 :PORT\r\n", "refer us to each other"),
+        (b"-MOVED 1 :PORT\r\n", "redirect a slot to each other"),
         (b"-MOVED 1 ?:PORT\r\n", "names no host"),
         (b"-ASK 1 ?:PORT\r\n", "names no host"),
         (b"-MOVED 1 127.0.0.1:1\r\n", "connection refused"),
@@ -157,21 +157,21 @@ def test_slots_that_no_node_serves_are_a_reason_for_health() -> None:
         (b"-MASTERDOWN Link with MASTER is down\r\n", "MASTERDOWN"),
     ],
 )
-def test_what_a_node_refuses_has_its_reason(reply: bytes, said: str) -> None:
-    """A redirection in circles, to a host without a name or to a node that is gone, a cluster that is down …"""
+def test_refusals_of_a_node_have_a_reason(reply: bytes, reason: str) -> None:
+    """Circular and unusable redirections and refusals of a node are refused with the reason."""
 
-    def here(command: list[bytes], port: int) -> bytes:
-        if command[0] == b"EVAL":  # The fence behind an error.
+    def answer(command: list[bytes], port: int) -> bytes:
+        if command[0] == b"EVAL":  # The fence after an error.
             return tagged(command)
         return reply.replace(b"PORT", b"%d" % port)
 
-    assert said in end_of(node(here))
+    assert reason in reason_at(node(answer))
     if b"TRYAGAIN" not in reply:
-        assert said in end_of(node(here), Executor.ping)
+        assert reason in reason_at(node(answer), Executor.ping)
 
 
-def test_a_slot_on_its_way_is_asked_for_where_it_goes() -> None:
-    """ASK: the same script goes to the other node behind an ASKING, on the same connection."""
+def test_a_migrating_slot_is_followed() -> None:
+    """After an ASK redirection, the script goes to the other node after an ASKING, on the same connection."""
 
     async def run() -> tuple[str, list[bytes]]:
         seen: list[bytes] = []
@@ -181,21 +181,21 @@ def test_a_slot_on_its_way_is_asked_for_where_it_goes() -> None:
             return b"+OK\r\n" if command[0] == b"ASKING" else tagged(command)
 
         async with AsyncExitStack() as stack:
-            there = await stack.enter_async_context(fake_redis(target))
+            target_port = await stack.enter_async_context(fake_redis(target))
 
             def source(command: list[bytes], _: int) -> bytes:
-                return b"-ASK 1 :%d\r\n" % there if command[0] == b"EVALSHA" else tagged(command)
+                return b"-ASK 1 :%d\r\n" % target_port if command[0] == b"EVALSHA" else tagged(command)
 
-            here = await stack.enter_async_context(fake_redis(node(source)))
-            return await asked(f"redis+cluster://127.0.0.1:{here}", read), seen
+            source_port = await stack.enter_async_context(fake_redis(node(source)))
+            return await reason_of(f"redis+cluster://127.0.0.1:{source_port}", read), seen
 
-    end, seen = asyncio.run(run())
-    assert end == ""
+    reason, seen = asyncio.run(run())
+    assert reason == ""
     assert seen == [b"ASKING", b"EVALSHA"]
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "reason"),
     [
         (b"*-1\r\n", "no Sentinel that answers knows a master of that name"),
         (b"-IDONTKNOW I have not enough information about that name\r\n", "IDONTKNOW"),
@@ -211,23 +211,23 @@ def test_a_slot_on_its_way_is_asked_for_where_it_goes() -> None:
         (b"+OK\r\n", "is no address"),
     ],
 )
-def test_what_a_sentinel_says_is_a_reason(answer: bytes, said: str) -> None:
-    """Each answer that names no master that can be used is refused with its reason, to calls and to health."""
+def test_unusable_answers_of_a_sentinel_have_a_reason(answer: bytes, reason: str) -> None:
+    """A Sentinel's answer without a usable master makes calls and health fail with the reason."""
 
     async def run(action: Callable[[Executor], Coroutine[Any, Any, object]]) -> str:
         async with fake_redis(lambda _, __: answer) as port:
-            return await asked(f"redis+sentinel://127.0.0.1:{port}/main", action)
+            return await reason_of(f"redis+sentinel://127.0.0.1:{port}/main", action)
 
     for action in (read, Executor.ping):
-        assert said in asyncio.run(run(action))
+        assert reason in asyncio.run(run(action))
 
 
-def test_a_server_that_answers_anything_is_not_believed(caplog: pytest.LogCaptureFixture) -> None:
-    """+OK to every command: each call is refused with the reason, and the log has one line for all of them."""
+def test_a_server_that_accepts_everything_is_not_redis(caplog: pytest.LogCaptureFixture) -> None:
+    """A server that replies +OK to every command is refused with the reason, in at most one log line."""
 
     async def run() -> list[str]:
         async with fake_redis(lambda _, __: b"+OK\r\n") as port:
-            return [await asked(f"redis://127.0.0.1:{port}", action) for action in (read, Executor.ping) * 3]
+            return [await reason_of(f"redis://127.0.0.1:{port}", action) for action in (read, Executor.ping) * 3]
 
-    assert all("its replies are not those to our commands" in end for end in asyncio.run(run()))
+    assert all("its replies do not match the commands" in reason for reason in asyncio.run(run()))
     assert len([record for record in caplog.records if record.levelname == "ERROR"]) <= 1

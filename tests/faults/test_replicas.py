@@ -1,4 +1,4 @@
-"""`--min-replicas-acked`: what was answered OK is in the replicas, and where it may not be, nobody is told OK."""
+"""`--min-replicas-acked`: a write is OK only once enough replicas have it."""
 
 import asyncio
 import gc
@@ -25,34 +25,36 @@ FLAGS = ("--store-timeout", "1s", "--min-replicas-acked", "1")
 
 
 class Replicated:
-    """A store with one replica, a proxy on the way between them, and a sidecar that waits for the replica."""
+    """A store with one replica behind a proxy, and a sidecar that waits for the replica."""
 
-    def __init__(self, master: StoreServer, replica: Any, way: Proxy, sidecar: Sidecar, channel: grpc.Channel) -> None:
-        self.master, self.replica, self.way, self.sidecar = master, replica, way, sidecar
+    def __init__(
+        self, master: StoreServer, replica: Any, proxy: Proxy, sidecar: Sidecar, channel: grpc.Channel
+    ) -> None:
+        self.master, self.replica, self.proxy, self.sidecar = master, replica, proxy, sidecar
         self.session = SessionCalls(channel, new_session_id())
 
     def cut(self) -> None:
-        """The master's words no longer come through to the replica, and neither of them knows."""
-        self.way.black_hole = True
+        """Cut the replica off from the master, without either noticing."""
+        self.proxy.black_hole = True
 
     def mend(self) -> None:
-        """The replica catches up."""
-        self.way.black_hole = False
-        self.way.refuse()
-        self.way.accept()
+        """Reconnect the replica, and wait until it has caught up."""
+        self.proxy.black_hole = False
+        self.proxy.refuse()
+        self.proxy.accept()
         eventually(lambda: self.replica.info("replication")["master_link_status"] == "up", 30)
         eventually(lambda: status_of(self.session.append_turns) == grpc.StatusCode.OK, 30)
 
     def replica_holds(self, text: str) -> bool:
-        """Whether the replica has a text in any of the session's keys."""
+        """Return whether the replica has a text in the session's runs."""
         key = self.sidecar.store.key(self.session.id, "runs")
         return text.encode() in b"\0".join(self.replica.hgetall(key).values())
 
 
 @contextmanager
 def replicated() -> Iterator[Replicated]:
-    with StoreServer(valkey_program(), ("--repl-diskless-sync-delay", "0")) as master, Proxy(master.port) as way:
-        follow = ("--replicaof", f"127.0.0.1 {way.port}", "--repl-timeout", "60")
+    with StoreServer(valkey_program(), ("--repl-diskless-sync-delay", "0")) as master, Proxy(master.port) as proxy:
+        follow = ("--replicaof", f"127.0.0.1 {proxy.port}", "--repl-timeout", "60")
         with (
             StoreServer(valkey_program(), follow) as server,
             redis.Redis(port=server.port) as replica,
@@ -60,13 +62,13 @@ def replicated() -> Iterator[Replicated]:
             new_channel(sidecar.target) as channel,
         ):
             eventually(lambda: replica.info("replication")["master_link_status"] == "up", 30)
-            yield Replicated(master, replica, way, sidecar, channel)
+            yield Replicated(master, replica, proxy, sidecar, channel)
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Replicated]:
-    with replicated() as made:
-        yield made
+    with replicated() as replicated_store:
+        yield replicated_store
 
 
 @pytest.fixture
@@ -76,8 +78,8 @@ def store(shared: Replicated) -> Iterator[Replicated]:
     shared.mend()
 
 
-def test_what_is_answered_is_at_the_replica(store: Replicated) -> None:
-    """Each of 20 writes that are answered is at the replica at that moment, however many are written at once."""
+def test_an_acknowledged_write_is_at_the_replica(store: Replicated) -> None:
+    """Each of 20 concurrent writes is at the replica when it is acknowledged."""
 
     def write(number: int) -> bool:
         store.session.write_notes(f"run-{number}", f"notes-{number}.")
@@ -87,8 +89,8 @@ def test_what_is_answered_is_at_the_replica(store: Replicated) -> None:
         assert all(pool.map(write, range(20)))
 
 
-def test_a_replica_that_does_not_follow(store: Replicated) -> None:
-    """The replica out of reach: writes are UNAVAILABLE within the time limit, reads go on, the notes are there."""
+def test_writes_without_the_replica_are_unavailable(store: Replicated) -> None:
+    """With the replica cut off, writes are UNAVAILABLE within the timeout, and reads are OK."""
     store.session.write_notes("run-1", "first")
     store.cut()
     with refused(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"):
@@ -98,10 +100,10 @@ def test_a_replica_that_does_not_follow(store: Replicated) -> None:
     assert not store.replica_holds("second")
 
 
-def test_a_retry_of_what_no_replica_has(store: Replicated) -> None:
-    """A write whose outcome was unknown is UNAVAILABLE when retried, too, until the replica has it; then DUPLICATE.
+def test_a_retry_without_the_replica_is_unavailable(store: Replicated) -> None:
+    """A retry of a write with an unknown outcome is UNAVAILABLE until the replica has it, then DUPLICATE.
 
-    The retry itself writes nothing: that it was seen before is no proof that a replica has it.
+    The retry itself writes nothing. That the master has the write does not prove that a replica has it.
     """
     store.cut()
     with refused(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"):
@@ -117,8 +119,8 @@ def test_a_retry_of_what_no_replica_has(store: Replicated) -> None:
     assert store.replica_holds("unknown")
 
 
-def test_a_failover_loses_nothing_that_was_answered(store: Replicated) -> None:
-    """The master cut off from its replica and then lost: of 60 writes, none that was OK is missing there."""
+def test_a_failover_loses_no_acknowledged_write(store: Replicated) -> None:
+    """Of 60 writes during which the replica is cut off, every acknowledged one is at the replica."""
 
     def write(number: int) -> tuple[int, grpc.StatusCode]:
         if number == 30:
@@ -126,38 +128,38 @@ def test_a_failover_loses_nothing_that_was_answered(store: Replicated) -> None:
         return number, status_of(lambda: store.session.update_session(set={f"field-{number}": "x"}))
 
     with ThreadPoolExecutor(8) as pool:
-        ends = list(pool.map(write, range(60)))
-    kept = {name.decode() for name in store.replica.hkeys(store.sidecar.store.key(store.session.id))}
-    answered = {number for number, end in ends if end == grpc.StatusCode.OK}
-    assert answered
-    assert {end for _, end in ends} == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
-    assert not {f"f:field-{number}" for number in answered} - kept
+        results = list(pool.map(write, range(60)))
+    stored = {name.decode() for name in store.replica.hkeys(store.sidecar.store.key(store.session.id))}
+    acknowledged = {number for number, status in results if status == grpc.StatusCode.OK}
+    assert acknowledged
+    assert {status for _, status in results} == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+    assert not {f"f:field-{number}" for number in acknowledged} - stored
 
 
-def test_it_needs_a_redis() -> None:
-    """The embedded store has no replicas: told at the start, not at the first write."""
+def test_the_embedded_store_rejects_the_setting() -> None:
+    """With the embedded store, which has no replicas, the setting is rejected at the start."""
     with pytest.raises(AssertionError, match="--min-replicas-acked needs a --redis-url"), Sidecar(flags=FLAGS):
         pass
 
 
-def test_lost_links_leave_nothing(store: Replicated) -> None:
-    """200 links lost after a write that waited for the replica: no more links, tasks or descriptors than before."""
+def test_lost_connections_leak_nothing(store: Replicated) -> None:
+    """After 200 connections lost by writes that wait for the replica, no connection, task or descriptor is left."""
 
     def held() -> tuple[int, int]:
         gc.collect()
-        links = sum(isinstance(thing, Connection) for thing in gc.get_objects())
-        return links, sum(1 for _ in Path("/proc/self/fd").iterdir())
+        connections = sum(isinstance(thing, Connection) for thing in gc.get_objects())
+        return connections, sum(1 for _ in Path("/proc/self/fd").iterdir())
 
     async def lose(executor: Executor, times: int) -> None:
         for _ in range(times):
             for node in await executor._nodes.all():
                 (await node.get()).abort()
-            await executor.run(scripts.DELETE_SESSION, "a-session")
+            await executor.run("a-session", scripts.DeleteSession())
 
     async def count() -> tuple[tuple[int, int], tuple[int, int], int]:
         executors = [
             Executor(RedisTarget.parse(store.master.url), prefix="lost", timeout=timedelta(seconds=5), min_replicas=1)
-            for _ in range(10)  # Side by side, since each connects again at its leisure.
+            for _ in range(10)  # In parallel, since each reconnects after a backoff.
         ]
         await asyncio.gather(*(lose(executor, 1) for executor in executors))
         before = held()
@@ -172,7 +174,7 @@ def test_lost_links_leave_nothing(store: Replicated) -> None:
 
 
 def test_health_follows_the_replicas(store: Replicated) -> None:
-    """A write that too few replicas have makes health NOT_SERVING, with the reason; once they are back, SERVING."""
+    """A write that too few replicas have makes health NOT_SERVING with the reason, until they are back."""
     store.cut()
     with refused(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"):
         store.session.append_turns(1)

@@ -1,4 +1,4 @@
-"""Answers that nobody reads: the rest of the world goes on at once, and after a while what they hold is free."""
+"""Unread answers: other calls are served at once, and after a while the memory of unread answers is free."""
 
 import asyncio
 import resource
@@ -21,11 +21,10 @@ from session_notes_server.rpc.errors import StatusError
 from session_notes_server.rpc.services.reflection import ReflectionServicer
 from session_notes_server.telemetry.calls import Telemetry
 
-from tests.faults.test_overload import memory
-from tests.faults.unread import UnreadAnswers
+from tests.faults.measures import MEBIBYTE, resident_bytes
+from tests.faults.unread_answers import UnreadAnswers
 from tests.support import SessionCalls, Sidecar, eventually, new_channel, new_session_id
 
-MEBIBYTE = 1 << 20
 SESSION_METHOD = "session_notes.v1.SessionState/GetSession"
 NOTES_METHOD = "session_notes.v1.SessionNotes/GetNotes"
 BATCH_METHOD = "session_notes.v1.SessionNotes/BatchGetNotes"
@@ -34,13 +33,13 @@ RUNS_METHOD = "session_notes.v1.SessionNotes/ListRuns"
 
 @pytest.fixture
 def target(tmp_path: Path) -> Iterator[Sidecar]:
-    """A sidecar with its default limits, on a unix socket, too."""
+    """A sidecar with default limits, on TCP and a unix socket."""
     with Sidecar(flags=["--listen", f"unix:{tmp_path}/s.sock"]) as sidecar:
         yield sidecar
 
 
 def large_session(sidecar: Sidecar) -> str:
-    """A session of 4 MB, in fields and in notes of several runs."""
+    """Create a session of 4 MB in fields and in notes of several runs, and return its id."""
     with new_channel(sidecar.target) as channel:
         session = SessionCalls(channel, new_session_id())
         for number in range(12):
@@ -50,9 +49,9 @@ def large_session(sidecar: Sidecar) -> str:
 
 
 @pytest.mark.parametrize("place", ["tcp", "unix"])
-def test_answers_unread_are_their_callers_trouble(target: Sidecar, tmp_path: Path, place: str) -> None:
-    """Three connections that ask for 500 MB and read nothing: others are served at once, and memory is bounded."""
-    session_id, before = large_session(target), memory(target)
+def test_unread_answers_do_not_affect_others(target: Sidecar, tmp_path: Path, place: str) -> None:
+    """With three connections that request 500 MB and read nothing, others are served at once and memory is bounded."""
+    session_id, before = large_session(target), resident_bytes(target)
     runs = ListRunsRequest(session_id=session_id, observer="observer-1", include_notes=True)
     large = GetNotesRequest(session_id=session_id, observer="observer-1")
     with ExitStack() as stack:
@@ -62,17 +61,18 @@ def test_answers_unread_are_their_callers_trouble(target: Sidecar, tmp_path: Pat
             peer.call(RUNS_METHOD, runs, 5)
             peer.call(BATCH_METHOD, BatchGetNotesRequest(requests=[large] * 20), 5)
             peer.call(NOTES_METHOD, large, 20)
-        eventually(lambda: memory(target) > before + 10 * MEBIBYTE)
+        eventually(lambda: resident_bytes(target) > before + 10 * MEBIBYTE)
         with new_channel(target.target) as tcp, new_channel(f"unix:{tmp_path}/s.sock") as unix:
             for channel in (tcp, unix) * 10:
                 session = SessionCalls(channel, new_session_id())
                 session.write_notes("run-1", "said")
                 assert session.get_notes().notes.summary == "said"
-        assert memory(target) < before + 512 * MEBIBYTE
+        assert resident_bytes(target) < before + 512 * MEBIBYTE
 
 
-def test_a_connection_that_holds_too_much_is_refused(target: Sidecar) -> None:
-    """The log says so, and names nobody; who asks on a connection of their own gets large answers, too."""
+def test_a_connection_with_too_many_unread_answers_is_rejected(target: Sidecar) -> None:
+    """Calls on a connection with too many unread bytes are OVERLOADED, which the log reports without an id, and other
+    connections still get large answers."""
     session_id = large_session(target)
     with UnreadAnswers(target.target) as peer, new_channel(target.target) as channel:
         peer.call(NOTES_METHOD, GetNotesRequest(session_id=session_id, observer="observer-1"), 300)
@@ -81,8 +81,8 @@ def test_a_connection_that_holds_too_much_is_refused(target: Sidecar) -> None:
         assert len(SessionCalls(channel, session_id).get_session().fields) == 12
 
 
-def test_a_watch_that_is_not_read_holds_up_no_other(target: Sidecar) -> None:
-    """Health changes for all others, and the sidecar stops in time."""
+def test_an_unread_watch_does_not_delay_others(target: Sidecar) -> None:
+    """With an unread health Watch, other Watches get changes and the sidecar shuts down in time."""
     with UnreadAnswers(target.target) as peer:
         peer.call("grpc.health.v1.Health/Watch", HealthCheckRequest(), 3)
         eventually(lambda: target.health() == HealthCheckResponse.SERVING)
@@ -98,7 +98,7 @@ def test_a_watch_that_is_not_read_holds_up_no_other(target: Sidecar) -> None:
 
 @asynccontextmanager
 async def serving(*handlers: grpc.GenericRpcHandler) -> AsyncIterator[str]:
-    """A server of some handlers → where."""
+    """Run a server with these handlers, and yield its address."""
     server = grpc.aio.server()
     server.add_generic_rpc_handlers(handlers)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -124,8 +124,8 @@ async def guarding() -> AsyncIterator[Admission]:
 
 @asynccontextmanager
 async def answering(size: int) -> AsyncIterator[tuple[str, Admission, list[int]]]:
-    """A server whose responses have this size: its address, its admission control, and the sizes of its responses."""
-    made = list[int]()
+    """Run a server whose responses have a size, and yield its address, its admission and the sizes of its responses."""
+    sizes = list[int]()
     async with guarding() as admission:
 
         async def handle(_: object, context: Any) -> bytes:
@@ -133,36 +133,36 @@ async def answering(size: int) -> AsyncIterator[tuple[str, Admission, list[int]]
             await call.read_request()
             await call.wait_to_respond()
             call.hold_response(size, droppable=True)
-            made.append(size)
+            sizes.append(size)
             return bytes(size)
 
         methods: dict[str, Any] = {"Read": grpc.stream_unary_rpc_method_handler(handle)}
         async with serving(grpc.method_handlers_generic_handler("a.Service", methods)) as target:
-            yield target, admission, made
+            yield target, admission, sizes
 
 
-def resident() -> int:
-    """How many bytes of memory this process has."""
+def own_bytes() -> int:
+    """Return the memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 async def until(condition: Any, seconds: float = 10) -> None:
-    """Wait until a condition holds, in the loop that is to make it so."""
+    """Wait in the event loop until a condition holds."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - no event marks the condition
             await asyncio.sleep(0.01)
 
 
-async def test_calls_whose_answers_nobody_reads_are_ended(
+async def test_calls_with_unread_answers_are_ended(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Their callers see it, their bytes and turns are free, the log says so in one line."""
+    """Calls with unread answers are reset after a while, their bytes and turns are free, and the log has one line."""
     monkeypatch.setattr(transfers, "RESPONSE_SECONDS", 0.3)
     async with answering(MEBIBYTE) as (target, admission, _):
         with UnreadAnswers(target) as peer:
             peer.call("a.Service/Read", GetNotesRequest(), 6)
             await until(lambda: admission._bytes.total >= 4 * MEBIBYTE)
-            await asyncio.wait_for(asyncio.to_thread(peer.until_reset, 4), 20)
+            await asyncio.wait_for(asyncio.to_thread(peer.wait_for_resets, 4), 20)
             await until(lambda: not admission.tasks)
             assert (admission._bytes.total, admission._calls.total, admission._peers) == (0, 0, {})
         async with grpc.aio.insecure_channel(target) as channel:
@@ -172,8 +172,8 @@ async def test_calls_whose_answers_nobody_reads_are_ended(
 
 
 async def test_requests_that_arrive_together_are_counted() -> None:
-    """All are let in before a byte of any has come: what is beyond the connection's part is refused all the same."""
-    ended = list[str]()
+    """Requests that are admitted together, before their bytes arrive, are rejected above the connection's share."""
+    reasons = list[str]()
     done = asyncio.Event()
     async with guarding() as admission:
 
@@ -182,7 +182,7 @@ async def test_requests_that_arrive_together_are_counted() -> None:
             try:
                 await call.read_request()
             except StatusError as error:
-                ended.append(error.reason)
+                reasons.append(error.reason)
             await done.wait()
             return b""
 
@@ -196,31 +196,31 @@ async def test_requests_that_arrive_together_are_counted() -> None:
             await until(lambda: len(admission.transfers.arriving) == 12)
             await asyncio.gather(*[call.write(bytes(4 * MEBIBYTE)) for call in calls])
             await until(lambda: not admission.transfers.arriving)
-            assert ended == ["OVERLOADED"] * 4
+            assert reasons == ["OVERLOADED"] * 4
             assert admission._bytes.total == 32 * MEBIBYTE
             done.set()
             await asyncio.gather(*calls)
 
 
-async def test_what_unread_answers_held_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Round after round of 16 MiB that nobody reads leaves memory flat."""
+async def test_the_memory_of_unread_answers_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds of 16 MiB of unread answers leave memory flat."""
     monkeypatch.setattr(transfers, "RESPONSE_SECONDS", 0.1)
     sizes = []
-    async with answering(4 * MEBIBYTE) as (target, admission, made):
+    async with answering(4 * MEBIBYTE) as (target, admission, responses):
         with ExitStack() as stack:
             for number in range(1, 9):
                 peer = stack.enter_context(UnreadAnswers(target))
                 peer.call("a.Service/Read", GetNotesRequest(), 4)
-                await until(lambda: len(made) == 4 * number)  # noqa: B023 - awaited at once
+                await until(lambda: len(responses) == 4 * number)  # noqa: B023 - awaited at once
                 await until(lambda: not admission.tasks)
-                sizes.append(resident())
+                sizes.append(own_bytes())
     assert sizes[-1] < sizes[2] + 24 * MEBIBYTE, [size // MEBIBYTE for size in sizes]
 
 
-async def test_a_stream_of_reflection_that_nobody_reads_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is read and waits for the next question goes on."""
+async def test_an_unread_reflection_stream_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unread reflection stream ends after a while, and a stream that waits for its next request goes on."""
     monkeypatch.setattr(transfers, "RESPONSE_SECONDS", 0.3)
-    question = reflection_pb2.ServerReflectionRequest(list_services="")
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
     async with guarding() as admission:
         servicer = ReflectionServicer(Authorization(), admission, ["a.Service"], Telemetry())
         handler: Any = grpc.stream_stream_rpc_method_handler(
@@ -234,12 +234,12 @@ async def test_a_stream_of_reflection_that_nobody_reads_is_ended(monkeypatch: py
             grpc.aio.insecure_channel(target) as channel,
         ):
             reader: Any = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(timeout=30)
-            await reader.write(question)
+            await reader.write(request)
             await reader.read()
             with UnreadAnswers(target) as peer:
-                peer.call(f"{name}/ServerReflectionInfo", question)
+                peer.call(f"{name}/ServerReflectionInfo", request)
                 await until(lambda: len(admission.tasks) == 2)
                 await until(lambda: len(admission.tasks) == 1)
-                await reader.write(question)
+                await reader.write(request)
                 assert (await reader.read()).list_services_response.service[0].name == "a.Service"
             reader.cancel()

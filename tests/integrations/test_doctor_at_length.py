@@ -11,7 +11,7 @@ import redis
 from tests.access.callers import Authority, write_secret
 from tests.cli.program import Cli
 from tests.cli.test_doctor import Diagnosis
-from tests.faults.test_store_secrets import tls_store
+from tests.faults.tls_stores import tls_store
 from tests.stores import StoreServer, eventually, free_port, redis_program, valkey_cluster, valkey_program
 from tests.support import Sidecar
 
@@ -42,7 +42,7 @@ def test_the_user_of_the_readme(kind: str, sidecar: Sidecar, tmp_path: Path) -> 
         enough = as_user(*rules())
         assert enough.code == 0
         assert (enough.verdict("eviction"), enough.verdict("log")) == ("ok", "skipped")
-        assert "our user may not run CONFIG" in enough.says("log")
+        assert "the user may not run CONFIG" in enough.says("log")
         if enough.verdict("permissions") == "skipped":
             pytest.skip("Redis 6 does not tell what a user may do")
         for rule in rules():

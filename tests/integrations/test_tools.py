@@ -1,4 +1,4 @@
-"""The primary's tool, in the hands of the real clients of OpenAI and Anthropic, with a model that follows a script."""
+"""The notes tool with the real clients of OpenAI and Anthropic and a scripted model."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ from session_notes import (
 from session_notes.integrations.tools import AsyncNotesTool, NotesTool
 
 from tests.access.callers import token_files
-from tests.integrations.scripted import provider
+from tests.integrations.model_provider import Provider, running
 from tests.support import CANARY, Sidecar, free_port, leaks, new_session_id
 
 NOTES = Notes(
@@ -49,7 +49,7 @@ AS_JSON = {
 UNAVAILABLE = {"ready": False, "reason": "unavailable"}
 MODEL = "some-model"
 ANSWER = "Which of them can move?"
-# Longer than by default, as tests share a few cores.
+# Longer than the default, since tests share a few cores.
 PATIENCE = timedelta(seconds=10)
 
 
@@ -60,8 +60,8 @@ def primary(sidecar: Sidecar) -> Iterator[PrimaryClient]:
 
 
 @pytest.fixture
-def noted(sidecar: Sidecar, primary: PrimaryClient, session_id: str) -> str:
-    """A session with two turns, notes on both of them, and a turn since."""
+def noted_session(sidecar: Sidecar, primary: PrimaryClient, session_id: str) -> str:
+    """A session with two turns, notes on both, and one later turn."""
     primary.append_turns(session_id, [Turn("user", "All of it, by May."), Turn("primary", "Noted.")])
     with ObserverClient(sidecar.target) as observer, observer.run(session_id) as run:
         run.write(NOTES)
@@ -70,37 +70,37 @@ def noted(sidecar: Sidecar, primary: PrimaryClient, session_id: str) -> str:
 
 
 @pytest.fixture
-def tool(primary: PrimaryClient, noted: str) -> NotesTool:
-    return NotesTool(primary, noted, max_age=timedelta(minutes=5), max_turns_behind=0)
+def tool(primary: PrimaryClient, noted_session: str) -> NotesTool:
+    return NotesTool(primary, noted_session, max_age=timedelta(minutes=5), max_turns_behind=0)
 
 
-def what_it_says(result: dict[str, Any]) -> dict[str, Any]:
-    """A result on `noted` without its ages, which are there and small."""
+def without_ages(result: dict[str, Any]) -> dict[str, Any]:
+    """Return a result without its ages, which must exist and be small."""
     ages = {name: result[name] for name in ("age_seconds", "snapshot_age_seconds")}
     assert all(0 <= age < 60 for age in ages.values()), ages
-    return {name: part for name, part in result.items() if name not in ages}
+    return {name: value for name, value in result.items() if name not in ages}
 
 
 BEHIND = {"ready": True, "turns_behind": 1, "fresh": False, "notes": AS_JSON}
 
 
 @pytest.mark.parametrize(
-    ("made", "package"),
+    ("method", "package"),
     [
         ("openai", ChatCompletionFunctionToolParam),
         ("openai_responses", FunctionToolParam),
         ("anthropic", ToolParam),
     ],
 )
-def test_definitions_are_what_the_packages_say_they_are(tool: NotesTool, made: str, package: Any) -> None:
-    """A definition has all that the package's own type asks for, and nothing that it does not know."""
-    definition = getattr(tool, made)()
+def test_definitions_have_the_packages_types(tool: NotesTool, method: str, package: Any) -> None:
+    """A definition has every required key of the package's own type and no unknown one."""
+    definition = getattr(tool, method)()
 
     assert TypeAdapter(package).validate_python(definition) == definition
 
 
-async def test_whole_numbers_reach_a_model_as_such(sidecar: Sidecar, primary: PrimaryClient, session_id: str) -> None:
-    """An order's number is 4711, not 4711.0, however deep it stands; a fraction stays one."""
+async def test_whole_numbers_stay_whole(sidecar: Sidecar, primary: PrimaryClient, session_id: str) -> None:
+    """A model gets 4711, not 4711.0, at any depth of `extra`."""
     extra = {"order": 4711, "price": 0.5, "lines": [{"count": -2}, 1e3]}
     with ObserverClient(sidecar.target) as observer, observer.run(session_id) as run:
         run.write(Notes(extra=extra))
@@ -125,10 +125,10 @@ CHAT = (
 )
 
 
-def test_a_conversation_over_chat_completions(tool: NotesTool) -> None:
-    """OpenAI's client takes the tool, the model calls it, gets the notes and answers."""
+def test_chat_completions(tool: NotesTool) -> None:
+    """With OpenAI's client, the model calls the tool, gets the notes and answers."""
     messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "So?"}]
-    with provider(*CHAT) as model, OpenAI(api_key="none", base_url=f"{model.url}/v1") as openai:
+    with running(Provider(*CHAT)) as model, OpenAI(api_key="none", base_url=f"{model.url}/v1") as openai:
         while (
             answer := openai.chat.completions.create(model=MODEL, messages=messages, tools=[tool.openai()])
             .choices[0]
@@ -140,29 +140,29 @@ def test_a_conversation_over_chat_completions(tool: NotesTool) -> None:
             ]
 
     assert answer.content == ANSWER
-    asked, told = model.requests
-    assert asked["path"] == "/v1/chat/completions"
-    assert asked["tools"] == [tool.openai()]
-    assert what_it_says(json.loads(told["messages"][-1]["content"])) == BEHIND
-    assert "Größe" in told["messages"][-1]["content"], "escaped letters are dear"
+    first_request, second_request = model.requests
+    assert first_request["path"] == "/v1/chat/completions"
+    assert first_request["tools"] == [tool.openai()]
+    assert without_ages(json.loads(second_request["messages"][-1]["content"])) == BEHIND
+    assert "Größe" in second_request["messages"][-1]["content"], "escaped letters cost tokens"
 
 
-async def test_a_conversation_over_chat_completions_for_asyncio(sidecar: Sidecar, noted: str) -> None:
-    """The same with the asyncio clients on both sides."""
+async def test_async_chat_completions(sidecar: Sidecar, noted_session: str) -> None:
+    """The asyncio clients do the same."""
     messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "So?"}]
-    with provider(*CHAT) as model:
+    with running(Provider(*CHAT)) as model:
         async with (
             AsyncPrimaryClient(sidecar.target, timeout=PATIENCE) as client,
             AsyncOpenAI(api_key="none", base_url=f"{model.url}/v1") as openai,
         ):
-            tool = AsyncNotesTool(client, noted, max_turns_behind=0)
+            tool = AsyncNotesTool(client, noted_session, max_turns_behind=0)
             first = await openai.chat.completions.create(model=MODEL, messages=messages, tools=[tool.openai()])
             (call,) = first.choices[0].message.tool_calls or []
             messages.append({"role": "tool", "tool_call_id": call.id, "content": await tool.json()})
             last = await openai.chat.completions.create(model=MODEL, messages=messages, tools=[tool.openai()])
 
     assert last.choices[0].message.content == ANSWER
-    assert what_it_says(json.loads(model.requests[1]["messages"][-1]["content"])) == BEHIND
+    assert without_ages(json.loads(model.requests[1]["messages"][-1]["content"])) == BEHIND
 
 
 def response(output: dict[str, Any]) -> dict[str, Any]:
@@ -179,14 +179,14 @@ def response(output: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_a_conversation_over_responses(tool: NotesTool) -> None:
-    """The same over OpenAI's newer interface."""
+def test_responses(tool: NotesTool) -> None:
+    """The tool works the same with OpenAI's responses."""
     items: ResponseInputParam = [{"role": "user", "content": "So?"}]
     call = {"type": "function_call", "id": "f1", "call_id": "c1", "name": "get_session_notes", "arguments": "{}"}
-    said = {"type": "output_text", "text": ANSWER, "annotations": []}
-    message = {"type": "message", "id": "m1", "role": "assistant", "status": "completed", "content": [said]}
+    text = {"type": "output_text", "text": ANSWER, "annotations": []}
+    message = {"type": "message", "id": "m1", "role": "assistant", "status": "completed", "content": [text]}
     with (
-        provider(response(call), response(message)) as model,
+        running(Provider(response(call), response(message))) as model,
         OpenAI(api_key="none", base_url=f"{model.url}/v1") as openai,
     ):
         first = openai.responses.create(model=MODEL, input=items, tools=[tool.openai_responses()])
@@ -196,9 +196,9 @@ def test_a_conversation_over_responses(tool: NotesTool) -> None:
         last = openai.responses.create(model=MODEL, input=items, tools=[tool.openai_responses()])
 
     assert last.output_text == ANSWER
-    asked, told = model.requests
-    assert asked["tools"] == [tool.openai_responses()]
-    assert what_it_says(json.loads(told["input"][-1]["output"])) == BEHIND
+    first_request, second_request = model.requests
+    assert first_request["tools"] == [tool.openai_responses()]
+    assert without_ages(json.loads(second_request["input"][-1]["output"])) == BEHIND
 
 
 def message(block: dict[str, Any], stop_reason: str) -> dict[str, Any]:
@@ -220,10 +220,10 @@ MESSAGES = (
 )
 
 
-def test_a_conversation_over_messages(tool: NotesTool) -> None:
-    """Anthropic's client takes the tool, the model calls it, gets the notes and answers."""
+def test_messages(tool: NotesTool) -> None:
+    """With Anthropic's client, the model calls the tool, gets the notes and answers."""
     messages: list[MessageParam] = [{"role": "user", "content": "So?"}]
-    with provider(*MESSAGES) as model, Anthropic(api_key="none", base_url=model.url) as anthropic:
+    with running(Provider(*MESSAGES)) as model, Anthropic(api_key="none", base_url=model.url) as anthropic:
         while (
             answer := anthropic.messages.create(
                 model=MODEL, max_tokens=100, messages=messages, tools=[tool.anthropic()]
@@ -241,21 +241,21 @@ def test_a_conversation_over_messages(tool: NotesTool) -> None:
                     )
 
     assert [block.to_dict() for block in answer.content] == [{"type": "text", "text": ANSWER}]
-    asked, told = model.requests
-    assert asked["path"] == "/v1/messages"
-    assert asked["tools"] == [tool.anthropic()]
-    assert what_it_says(json.loads(told["messages"][-1]["content"][0]["content"])) == BEHIND
+    first_request, second_request = model.requests
+    assert first_request["path"] == "/v1/messages"
+    assert first_request["tools"] == [tool.anthropic()]
+    assert without_ages(json.loads(second_request["messages"][-1]["content"][0]["content"])) == BEHIND
 
 
-async def test_a_conversation_over_messages_for_asyncio(sidecar: Sidecar, noted: str) -> None:
-    """The same with the asyncio clients on both sides."""
+async def test_async_messages(sidecar: Sidecar, noted_session: str) -> None:
+    """The asyncio clients do the same."""
     messages: list[MessageParam] = [{"role": "user", "content": "So?"}]
-    with provider(*MESSAGES) as model:
+    with running(Provider(*MESSAGES)) as model:
         async with (
             AsyncPrimaryClient(sidecar.target, timeout=PATIENCE) as client,
             AsyncAnthropic(api_key="none", base_url=model.url) as anthropic,
         ):
-            tool = AsyncNotesTool(client, noted, max_turns_behind=0)
+            tool = AsyncNotesTool(client, noted_session, max_turns_behind=0)
             answer = await anthropic.messages.create(
                 model=MODEL, max_tokens=100, messages=messages, tools=[tool.anthropic()]
             )
@@ -264,70 +264,68 @@ async def test_a_conversation_over_messages_for_asyncio(sidecar: Sidecar, noted:
     assert model.requests[0]["tools"] == [tool.anthropic()]
 
 
-def test_a_model_cannot_name_another_session(tool: NotesTool, primary: PrimaryClient) -> None:
-    """Whatever a model sends along, it reads the session that the application chose."""
+def test_model_cannot_choose_the_session(tool: NotesTool, primary: PrimaryClient) -> None:
+    """Arguments of the model are ignored: the tool reads the session that the application chose."""
     empty = NotesTool(primary, new_session_id())
 
     assert empty.call({"session_id": "s1", "observer": "other"}) == {"ready": False, "reason": "never_run"}
     assert "session" not in json.dumps(tool.anthropic()["input_schema"])
 
 
-def test_the_application_says_what_is_fresh(primary: PrimaryClient, noted: str) -> None:
-    """Bounds and the current turn are the application's; a function is asked for the turn at every call."""
+def test_application_sets_the_bounds(primary: PrimaryClient, noted_session: str) -> None:
+    """The application sets the bounds and the current turn; a function for the turn is called each time."""
     turns = iter([2, 7])
-    tool = NotesTool(primary, noted, max_turns_behind=3, current_turn=lambda: next(turns))
+    tool = NotesTool(primary, noted_session, max_turns_behind=3, current_turn=lambda: next(turns))
 
     assert [(result["turns_behind"], result["fresh"]) for result in (tool.call(), tool.call())] == [
         (0, True),
         (5, False),
     ]
-    assert NotesTool(primary, noted, current_turn=4).call()["turns_behind"] == 2
-    assert NotesTool(primary, noted, max_age=timedelta(0)).call()["fresh"] is False
-    assert NotesTool(primary, noted, observer="other").call() == {"ready": False, "reason": "never_run"}
+    assert NotesTool(primary, noted_session, current_turn=4).call()["turns_behind"] == 2
+    assert NotesTool(primary, noted_session, max_age=timedelta(0)).call()["fresh"] is False
+    assert NotesTool(primary, noted_session, observer="other").call() == {"ready": False, "reason": "never_run"}
 
 
-async def test_an_outage_is_no_error_and_not_no_notes_yet(caplog: pytest.LogCaptureFixture) -> None:
-    """Where no sidecar is, the model hears `unavailable` and goes on, and no log fills up."""
-    nobody = f"127.0.0.1:{free_port()}"
-    with PrimaryClient(nobody) as client:
+async def test_outage_is_unavailable(caplog: pytest.LogCaptureFixture) -> None:
+    """Without a sidecar, the result is `unavailable`, which is not an error and is not logged."""
+    unused_address = f"127.0.0.1:{free_port()}"
+    with PrimaryClient(unused_address) as client:
         assert NotesTool(client, "s1").call() == UNAVAILABLE
         assert NotesTool(client, "s1").json() == '{"ready":false,"reason":"unavailable"}'
-    async with AsyncPrimaryClient(nobody) as client_:
-        assert await AsyncNotesTool(client_, "s1").call() == UNAVAILABLE
+    async with AsyncPrimaryClient(unused_address) as async_client:
+        assert await AsyncNotesTool(async_client, "s1").call() == UNAVAILABLE
     assert not [record for record in caplog.records if record.name.startswith("session_notes")]
 
 
-async def test_a_call_takes_no_longer_than_the_client_waits() -> None:
-    """A sidecar that takes the connection and never says a word holds up no conversation."""
-    at_once = timedelta(milliseconds=100)
+async def test_call_ends_with_the_clients_timeout() -> None:
+    """A sidecar that accepts connections but never responds delays a call only by the client's timeout."""
+    short = timedelta(milliseconds=100)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         target = f"127.0.0.1:{silent.getsockname()[1]}"
-        with PrimaryClient(target, timeout=at_once) as client:
+        with PrimaryClient(target, timeout=short) as client:
             start = time.monotonic()
             assert NotesTool(client, "s1").call() == UNAVAILABLE
-        async with AsyncPrimaryClient(target, timeout=at_once) as client_:
-            assert await AsyncNotesTool(client_, "s1").call() == UNAVAILABLE
+        async with AsyncPrimaryClient(target, timeout=short) as async_client:
+            assert await AsyncNotesTool(async_client, "s1").call() == UNAVAILABLE
             assert time.monotonic() - start < 5
 
 
-async def test_a_token_that_is_not_taken_stops_no_conversation(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The model goes on without notes; the log says why, and neither token nor session."""
+async def test_rejected_token_is_unavailable(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The result is `unavailable`; the log has the cause, without the token and the session."""
     caplog.set_level(logging.DEBUG)
     session_id = new_session_id()
     with Sidecar(flags=["--tokens-dir", str(token_files(tmp_path / "tokens"))]) as sidecar:
         with PrimaryClient(sidecar.target, token=f"{CANARY}-wrong", timeout=PATIENCE) as client:
             assert NotesTool(client, session_id).call() == UNAVAILABLE
-        async with AsyncPrimaryClient(sidecar.target, token=f"{CANARY}-wrong", timeout=PATIENCE) as client_:
-            assert await AsyncNotesTool(client_, session_id).call() == UNAVAILABLE
+        async with AsyncPrimaryClient(sidecar.target, token=f"{CANARY}-wrong", timeout=PATIENCE) as async_client:
+            assert await AsyncNotesTool(async_client, session_id).call() == UNAVAILABLE
 
     assert caplog.text.count("notes are unavailable to the model: Unauthenticated") == 2
     assert not leaks(caplog.text)
 
 
-def test_a_mistake_of_the_application_is_an_error(primary: PrimaryClient, sidecar: Sidecar) -> None:
-    """What can never work is told to the programmer, not to the model."""
+def test_application_errors_are_raised(primary: PrimaryClient, sidecar: Sidecar) -> None:
+    """An invalid id and a closed client are errors for the programmer, not results for the model."""
     with pytest.raises(InvalidArgument, match="session_id"):
         NotesTool(primary, "no good").call()
     with PrimaryClient(sidecar.target) as closed:

@@ -79,7 +79,7 @@ def test_ctrl_c_in_the_first_moments(module: str, command: list[str], tmp_path: 
     }
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=20, env=home)
     assert done.returncode in (-signal.SIGINT, 1, 130)
-    assert done.stderr in ("", "\nerror: nothing done\n")
+    assert done.stderr in ("", "\nerror: aborted\n")
     assert [*tmp_path.iterdir()] == []
 
 

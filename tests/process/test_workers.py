@@ -35,15 +35,15 @@ from tests.access.callers import (
     token_files,
     write_secret,
 )
-from tests.faults.test_erased import (
-    at_rest,
+from tests.faults.deleted_data import (
+    assert_erased_in_time,
     calls,
     core_files_allowed,
-    erased_in_time,
-    found,
     may_write_core_files,
     rewrites,
     slow_rewrites,
+    traces,
+    wait_for_rewrites,
     write_everywhere,
 )
 from tests.process.test_refused_start import SECRET, refused_with, serve, unharmed
@@ -432,34 +432,34 @@ def test_who_can_be_at_a_port_that_is_held() -> None:
 def test_a_deletion_through_any_worker_is_erased() -> None:
     """What was deleted is in no file in time, whichever worker was asked."""
     with several() as sidecar, a_channel_each(sidecar) as each:
-        at_rest(sidecar)
+        wait_for_rewrites(sidecar)
         for channel in each.values():
             session = SessionCalls(channel, new_session_id())
             said = write_everywhere(session)
             # Not all of it: the store may rewrite its file meanwhile, which drops what was replaced, and compresses.
-            eventually(lambda said=said: found(sidecar.data_dir, said))  # type: ignore[misc]
+            eventually(lambda said=said: traces(sidecar.data_dir, said))  # type: ignore[misc]
             assert session.delete().existed
-            erased_in_time(sidecar.data_dir, said)
+            assert_erased_in_time(sidecar.data_dir, said)
 
 
 def test_stopped_right_after_a_deletion() -> None:
     """A sidecar that is told to stop erases first."""
     with several() as sidecar:
         with calls(sidecar) as session, calls(sidecar) as other, slow_rewrites(sidecar, 0.2):
-            at_rest(sidecar)
+            wait_for_rewrites(sidecar)
             other.append_turns(1)
             sidecar.store.client.bgrewriteaof()
             said = write_everywhere(session)
             session.delete()
-        assert found(sidecar.data_dir, said) == said
+        assert traces(sidecar.data_dir, said) == said
         assert sidecar.terminate() == 0
-        assert not found(sidecar.data_dir, said)
+        assert not traces(sidecar.data_dir, said)
 
 
 def test_a_worker_killed_in_a_deletion() -> None:
     """A worker may be killed between a deletion and its word of it: so its death is followed by a rewrite."""
     with several() as sidecar:
-        at_rest(sidecar)
+        wait_for_rewrites(sidecar)
         before = rewrites(sidecar)
         os.kill(workers(sidecar)[1], signal.SIGKILL)
         eventually(lambda: rewrites(sidecar) > before)

@@ -1,4 +1,4 @@
-"""RefusalLog of the store: each has its status, in one table."""
+"""Refusals of the store: one table gives each its status."""
 
 import logging
 
@@ -8,15 +8,15 @@ from session_notes_server.rpc import errors
 from session_notes_server.store import Refused, scripts
 
 
-def test_each_word_of_the_scripts_has_a_status() -> None:
-    """The scripts' words are found, and none is answered as a bug."""
-    words = scripts.refusals()
-    assert {"SESSION_DELETED", "VERSION_MISMATCH", "RUN_NOT_FOUND", "FIELDS_TOO_LARGE", "RUNS_TOO_LARGE"} <= words
-    assert {word for word in words if errors.refused(Refused(word, {})).code is grpc.StatusCode.INTERNAL} == set()
+def test_every_refusal_of_the_scripts_has_a_status() -> None:
+    """The names in the scripts are found, and none is answered INTERNAL."""
+    names = scripts.refusals()
+    assert {"SESSION_DELETED", "VERSION_MISMATCH", "RUN_NOT_FOUND", "FIELDS_TOO_LARGE", "RUNS_TOO_LARGE"} <= names
+    assert {name for name in names if errors.refused(Refused(name, {})).code is grpc.StatusCode.INTERNAL} == set()
 
 
-def test_an_unknown_refusal_is_a_bug_of_ours(caplog: pytest.LogCaptureFixture) -> None:
-    """INTERNAL, with an id that is in the log next to the word: never a reason to give up an analysis."""
+def test_an_unknown_refusal_is_internal(caplog: pytest.LogCaptureFixture) -> None:
+    """An unknown refusal is INTERNAL, no reason to give up an analysis. The log has its name and the error's id."""
     with caplog.at_level(logging.ERROR):
         status = errors.refused(Refused("A_NEW_RULE", {}))
     assert (status.code, status.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
@@ -26,8 +26,8 @@ def test_an_unknown_refusal_is_a_bug_of_ours(caplog: pytest.LogCaptureFixture) -
     assert "A_NEW_RULE" in caplog.text
 
 
-def test_a_mismatch_says_what_it_met() -> None:
-    """What the script tells besides goes into the details."""
+def test_a_mismatch_has_both_values() -> None:
+    """The details of a refusal become the metadata of the status."""
     status = errors.refused(Refused("VERSION_MISMATCH", {"expected": "4", "actual": "6"}))
     assert (status.code, status.reason) == (grpc.StatusCode.ABORTED, "VERSION_MISMATCH")
     assert dict(status.details[0].metadata) == {"expected": "4", "actual": "6"}

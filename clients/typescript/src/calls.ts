@@ -1,4 +1,4 @@
-/** Each RPC as a value: what to send, how to read the answer, whether it may be sent again. No I/O here. */
+/** RPCs as values: the request, how to read the response, and whether the call may be repeated. No I/O. */
 
 import { randomBytes } from "node:crypto";
 
@@ -12,7 +12,9 @@ import {
   toBinary,
 } from "@bufbuild/protobuf";
 
+import { flag, several, text, texts } from "./arguments.js";
 import { InvalidArgument, RunInFlight, ServerError } from "./errors.js";
+import { failureReason } from "./failures.js";
 import { SessionNotes, WriteOutcome as WireWriteOutcome } from "./gen/session_notes/v1/session_notes_pb.js";
 import { SessionState } from "./gen/session_notes/v1/session_state_pb.js";
 import type {
@@ -34,30 +36,26 @@ import type {
 } from "./types.js";
 import * as wire from "./wire.js";
 
-// The most that the sidecar takes as a failure's reason, and the mark of one that was longer.
-const LONGEST_REASON_BYTES = 4096;
-const CUT = "…";
-
 /** One call, ready to be sent. */
 export interface Call<T> {
   /** The RPC's full path. */
   readonly path: string;
   readonly request: Uint8Array;
-  /** Makes of the answer what the caller gets. */
-  readonly read: (answer: Uint8Array) => T;
-  /** Whether sending it twice is as good as once, so that it can be tried again. */
-  readonly repeatable: boolean;
+  /** Converts the response to the caller's result. */
+  readonly read: (response: Uint8Array) => T;
+  /** Whether the call is idempotent and can be retried. */
+  readonly idempotent: boolean;
 }
 
-/** A page of a list, and the token of the next one; empty: it was the last. */
+/** A page of a listing, and the token of the next page; empty: this is the last page. */
 export type Page<T> = readonly [items: readonly T[], nextToken: string];
 
 export function getNotes(sessionId: string, options: NotesOptions): Call<Reading> {
-  // Never tried again: to a primary, "nobody answers" is an answer, and better now than a deadline later.
+  // Never retried: a primary needs to know about an outage now, not a deadline later.
   return call(
     SessionNotes.method.getNotes,
     () => notesRequest("sessionId", sessionId, options),
-    (answer) => wire.readingFrom(sessionId, options.observer ?? "", answer),
+    (response) => wire.readingFrom(sessionId, options.observer ?? "", response),
   );
 }
 
@@ -65,16 +63,16 @@ export function batchGetNotes(sessionIds: readonly string[], options: BatchOptio
   return call(
     SessionNotes.method.batchGetNotes,
     () => ({
-      requests: wire
-        .several("sessionIds", sessionIds)
-        .map((sessionId, index) => notesRequest(`sessionIds[${index}]`, sessionId, options)),
+      requests: several("sessionIds", sessionIds).map((sessionId, index) =>
+        notesRequest(`sessionIds[${index}]`, sessionId, options),
+      ),
     }),
     ({ responses }) => {
       if (responses.length !== sessionIds.length) {
         throw new ServerError(`${responses.length} answers to ${sessionIds.length} requests`);
       }
-      return responses.map((answer, index) =>
-        wire.readingFrom(sessionIds[index] ?? "", options.observer ?? "", answer),
+      return responses.map((response, index) =>
+        wire.readingFrom(sessionIds[index] ?? "", options.observer ?? "", response),
       );
     },
   );
@@ -86,8 +84,8 @@ function notesRequest(
   { observer = "", maxAgeMs, currentTurn, maxTurnsBehind }: NotesOptions,
 ) {
   return {
-    sessionId: wire.text(name, sessionId),
-    observer: wire.text("observer", observer),
+    sessionId: text(name, sessionId),
+    observer: text("observer", observer),
     maxAge: wire.duration("maxAgeMs", maxAgeMs),
     currentTurn: wire.count("currentTurn", currentTurn),
     maxTurnsBehind: wire.count("maxTurnsBehind", maxTurnsBehind),
@@ -99,22 +97,22 @@ export function beginRun(sessionId: string, observer: string, options: BeginOpti
   return call(
     SessionNotes.method.beginRun,
     () => ({
-      sessionId: wire.text("sessionId", sessionId),
-      observer: wire.text("observer", observer),
+      sessionId: text("sessionId", sessionId),
+      observer: text("observer", observer),
       runId: runIdOrNew(runId),
       observedTurn: wire.count("observedTurn", observedTurn),
       lease: wire.duration("leaseMs", leaseMs),
-      onlyIfIdle: wire.flag("onlyIfIdle", onlyIfIdle),
-      includeTranscript: wire.flag("includeTranscript", includeTranscript),
+      onlyIfIdle: flag("onlyIfIdle", onlyIfIdle),
+      includeTranscript: flag("includeTranscript", includeTranscript),
     }),
-    (answer) => {
-      const run = wire.runFrom(wire.sent("run", answer.run));
-      if (!answer.started) {
+    (response) => {
+      const run = wire.runFrom(wire.present("run", response.run));
+      if (!response.started) {
         throw new RunInFlight(run);
       }
-      return { run, transcript: answer.transcript.map(wire.turnFrom) };
+      return { run, transcript: response.transcript.map(wire.turnFrom) };
     },
-    { repeatable: true },
+    { idempotent: true },
   );
 }
 
@@ -127,19 +125,19 @@ export function writeNotes(
   return call(
     SessionNotes.method.writeNotes,
     () => ({
-      sessionId: wire.text("sessionId", sessionId),
-      observer: wire.text("observer", observer),
+      sessionId: text("sessionId", sessionId),
+      observer: text("observer", observer),
       runId: runIdOrNew(runId),
       notes: wire.notesMessage(notes),
       observedTurn: wire.count("observedTurn", observedTurn),
       ttl: wire.duration("ttlMs", ttlMs),
     }),
-    (answer) => ({
-      outcome: wire.enumName(WireWriteOutcome, answer.outcome),
-      run: wire.runFrom(wire.sent("run", answer.run)),
-      writeTime: wire.date(wire.sent("write_time", answer.writeTime)),
+    (response) => ({
+      outcome: wire.enumName(WireWriteOutcome, response.outcome),
+      run: wire.runFrom(wire.present("run", response.run)),
+      writeTime: wire.date(wire.present("write_time", response.writeTime)),
     }),
-    { repeatable: true },
+    { idempotent: true },
   );
 }
 
@@ -147,13 +145,13 @@ export function failRun(sessionId: string, observer: string, runId: string, reas
   return call(
     SessionNotes.method.failRun,
     () => ({
-      sessionId: wire.text("sessionId", sessionId),
-      observer: wire.text("observer", observer),
-      runId: wire.text("runId", runId),
-      reason: storable(reason),
+      sessionId: text("sessionId", sessionId),
+      observer: text("observer", observer),
+      runId: text("runId", runId),
+      reason: failureReason(reason),
     }),
-    (answer) => wire.runFrom(wire.sent("run", answer.run)),
-    { repeatable: true },
+    (response) => wire.runFrom(wire.present("run", response.run)),
+    { idempotent: true },
   );
 }
 
@@ -167,23 +165,23 @@ export function listRuns(
   return call(
     SessionNotes.method.listRuns,
     () => ({
-      sessionId: wire.text("sessionId", sessionId),
-      observer: wire.text("observer", observer),
+      sessionId: text("sessionId", sessionId),
+      observer: text("observer", observer),
       pageSize: wire.pageSize(pageSize),
       pageToken,
-      includeNotes: wire.flag("includeNotes", includeNotes),
+      includeNotes: flag("includeNotes", includeNotes),
     }),
     ({ runs, nextPageToken }) => [runs.map(wire.runFrom), nextPageToken],
-    { repeatable: true },
+    { idempotent: true },
   );
 }
 
 export function getSession(sessionId: string, includeTurns: boolean): Call<Session> {
   return call(
     SessionState.method.getSession,
-    () => ({ sessionId: wire.text("sessionId", sessionId), includeTurns: wire.flag("includeTurns", includeTurns) }),
-    ({ session }) => wire.sessionFrom(wire.sent("session", session)),
-    { repeatable: true },
+    () => ({ sessionId: text("sessionId", sessionId), includeTurns: flag("includeTurns", includeTurns) }),
+    ({ session }) => wire.sessionFrom(wire.present("session", session)),
+    { idempotent: true },
   );
 }
 
@@ -195,15 +193,15 @@ export function updateSession(
   return call(
     SessionState.method.updateSession,
     () => ({
-      sessionId: wire.text("sessionId", sessionId),
+      sessionId: text("sessionId", sessionId),
       set: wire.fields("set", set),
-      remove: wire.texts("remove", remove),
+      remove: texts("remove", remove),
       expectedVersion: wire.count("expectedVersion", expectedVersion),
       ttl: wire.duration("ttlMs", ttlMs),
     }),
     ({ version, updateTime }) => ({
       version: Number(version),
-      updateTime: wire.date(wire.sent("update_time", updateTime)),
+      updateTime: wire.date(wire.present("update_time", updateTime)),
     }),
   );
 }
@@ -216,7 +214,7 @@ export function appendTurns(
   return call(
     SessionState.method.appendTurns,
     () => ({
-      sessionId: wire.text("sessionId", sessionId),
+      sessionId: text("sessionId", sessionId),
       turns: wire.turnMessages(turns),
       expectedTurnCount: wire.count("expectedTurnCount", expectedTurnCount),
     }),
@@ -225,10 +223,10 @@ export function appendTurns(
 }
 
 export function deleteSession(sessionId: string): Call<boolean> {
-  // Harmless to repeat, but the second try would answer that there was nothing to delete.
+  // Harmless to repeat, but the second attempt would report that the session did not exist.
   return call(
     SessionState.method.deleteSession,
-    () => ({ sessionId: wire.text("sessionId", sessionId) }),
+    () => ({ sessionId: text("sessionId", sessionId) }),
     ({ existed }) => existed ?? false,
   );
 }
@@ -238,11 +236,11 @@ export function listSessions(pageSize: number, pageToken: string): Call<Page<Ses
     SessionState.method.listSessions,
     () => ({ pageSize: wire.pageSize(pageSize), pageToken }),
     ({ sessions, nextPageToken }) => [sessions.map(wire.summaryFrom), nextPageToken],
-    { repeatable: true },
+    { idempotent: true },
   );
 }
 
-/** A list, fetched page by page. */
+/** Yields the items of a listing, fetched page by page. */
 export async function* pages<T>(fetch: (pageToken: string) => Promise<Page<T>>): AsyncGenerator<T, void, undefined> {
   let token = "";
   do {
@@ -252,70 +250,38 @@ export async function* pages<T>(fetch: (pageToken: string) => Promise<Page<T>>):
   } while (token !== "");
 }
 
-/** The run's id, or a new one. Made here, not by the sidecar, so that every try carries the same. */
+/** Returns the run's id, or a new one. Generated here and not by the sidecar, so that every attempt has the same id. */
 export function runIdOrNew(runId: string | undefined): string {
-  return wire.text("runId", runId ?? "") || randomBytes(16).toString("hex");
+  return text("runId", runId ?? "") || randomBytes(16).toString("hex");
 }
 
-/**
- * A failure's reason as the sidecar takes it: a run that cannot say why it failed must still be able to fail. An error is
- * `Name: message`.
- */
-export function storable(reason: unknown): string {
-  const bytes = Buffer.from(textOf(reason).toWellFormed());
-  if (bytes.length <= LONGEST_REASON_BYTES) {
-    return bytes.toString();
-  }
-  // A character that the cut leaves incomplete is left out.
-  let end = LONGEST_REASON_BYTES - Buffer.byteLength(CUT);
-  while (((bytes[end] ?? 0) & 0xc0) === 0x80) {
-    end -= 1;
-  }
-  return bytes.toString("utf8", 0, end) + CUT;
-}
-
-function textOf(reason: unknown): string {
-  if (typeof reason === "string") {
-    return reason;
-  }
-  if (reason === undefined || reason === null) {
-    return "";
-  }
-  return reason instanceof Error && reason.message !== "" ? `${nameOf(reason)}: ${reason.message}` : nameOf(reason);
-}
-
-/** What an error is called: the name of its class, since its text may hold what the user said. */
-export function nameOf(error: unknown): string {
-  return wire.kindOf(error);
-}
-
-function call<Request extends DescMessage, Answer extends DescMessage, T>(
-  method: DescMethodUnary<Request, Answer>,
+function call<Request extends DescMessage, Response extends DescMessage, T>(
+  method: DescMethodUnary<Request, Response>,
   build: () => MessageInitShape<Request>,
-  read: (answer: MessageShape<Answer>) => T,
-  { repeatable = false } = {},
+  read: (response: MessageShape<Response>) => T,
+  { idempotent = false } = {},
 ): Call<T> {
   return {
     path: `/${method.parent.typeName}/${method.name}`,
     request: encoded(method.input, build),
-    read: (answer) => read(decoded(method.output, answer)),
-    repeatable,
+    read: (response) => read(decoded(method.output, response)),
+    idempotent,
   };
 }
 
-/** A request that cannot be built is refused as the sidecar would refuse it. */
+/** Serializes a request. One that cannot be built is rejected as the sidecar would reject it. */
 function encoded<Schema extends DescMessage>(schema: Schema, build: () => MessageInitShape<Schema>): Uint8Array {
   try {
     return toBinary(schema, create(schema, build()));
   } catch (error) {
-    // What others say of it may quote a value.
+    // Leave out the library's message, which may quote a value.
     throw error instanceof InvalidArgument ? error : new InvalidArgument("the request cannot be built");
   }
 }
 
-function decoded<Schema extends DescMessage>(schema: Schema, answer: Uint8Array): MessageShape<Schema> {
+function decoded<Schema extends DescMessage>(schema: Schema, response: Uint8Array): MessageShape<Schema> {
   try {
-    return fromBinary(schema, answer);
+    return fromBinary(schema, response);
   } catch {
     throw new ServerError(`the answer is no ${schema.typeName}`);
   }

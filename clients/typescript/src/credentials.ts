@@ -1,78 +1,78 @@
-/** Who we are to a sidecar, and whether others can listen: the token of each call, and TLS. */
+/** Credentials of a client: the token of each call, and TLS. */
 
 import { readFileSync, statSync } from "node:fs";
 import { BlockList, isIP } from "node:net";
 
 import { ChannelCredentials, credentials, Metadata } from "@grpc/grpc-js";
 
+import { kindOf, object, text } from "./arguments.js";
 import { variable } from "./environment.js";
 import { InvalidArgument, Unauthenticated } from "./errors.js";
-import { kindOf, object, text } from "./wire.js";
 
-const LOOK_MS = 1000;
+const RECHECK_MS = 1000;
 
-/** A token, or what gives the one of the moment; asked at every call, so it must be quick. */
+/** A token, or a function that returns the current one. The function runs in every call, so it must be fast. */
 export type Token = string | (() => string);
 
 /**
- * Encryption of the connection, and whose certificates to trust. Without any file: `{}` trusts the authorities that Node
+ * TLS settings. Without any file, `{}` trusts the certificate authorities that Node
  * trusts.
  *
- * The files are read when a client is made, and again within a second of their replacement. The client then connects anew;
- * calls in flight end on the old connection. Files that are replaced one after the other count once they fit each other again.
+ * Files are read when a client is created, and again within a second after they are replaced. The client then reconnects;
+ * calls in flight finish on the old connection. New files take effect once they match each other.
  *
  * @example
  * new PrimaryClient("notes.example.org:50051", { tls: { caFile: "ca.pem" }, token: tokenFile("token") });
  */
 export interface TLS {
-  /** Whose certificates a sidecar may have, as PEM. Absent: those of the authorities that Node trusts. */
+  /** Certificate authorities of the sidecar, as PEM. Absent: the authorities that Node trusts. */
   readonly caFile?: string | undefined;
-  /** Our own certificate, as PEM, where the sidecar wants one. */
+  /** Certificate of the client, as PEM, if the sidecar requires one. */
   readonly certFile?: string | undefined;
-  /** The private key of it. */
+  /** Private key of the client's certificate, as PEM. */
   readonly keyFile?: string | undefined;
 }
 
 /**
- * A token in a file, read again when the file changes; where that fails, the last one stays.
+ * Returns a token function that reads a file, and reads it again when it changes. If that fails, the last token stays.
  *
- * It is the first line that is neither blank nor a comment (#), as in the files of the sidecar.
+ * The token is the first line that is neither blank nor a comment (#), as in the sidecar's files.
  *
- * @throws InvalidArgument There is no token in it.
+ * @throws InvalidArgument The file holds no token.
  */
 export function tokenFile(path: string): () => string {
   text("the path of a token file", path);
-  let [seen, token] = orRefuse(path, () => [look(path), readToken(path) ?? ""]);
+  let [seen, token] = orReject(path, () => [fingerprint(path), readToken(path) ?? ""]);
   if (token === "") {
-    throw new InvalidArgument(`there is no token in ${path}`);
+    throw new InvalidArgument(`no token in ${path}: its first line must be a token`);
   }
   return () => {
     try {
-      const now = look(path);
+      const now = fingerprint(path);
       if (now !== seen) {
         token = readToken(path) ?? token;
         seen = now;
       }
     } catch {
-      // It is being replaced; what we have may still do, and if not, the sidecar says so.
+      // The file is being replaced. The old token may still be valid; if not, the sidecar rejects it.
     }
     return token;
   };
 }
 
-/** What a client connects and calls with. */
+/** Token and TLS of a client. */
 export class Credentials {
   readonly #token: Token | undefined;
   readonly #tls: TLS | undefined;
   #channel: ChannelCredentials;
-  #seen: string;
-  #nextLook = performance.now() + LOOK_MS;
+  #fingerprint: string;
+  #nextCheck = performance.now() + RECHECK_MS;
 
   /**
    * @param target The sidecar's address.
-   * @param token As the client was told; undefined: as the environment says.
-   * @param tls As the client was told; undefined: as the environment says.
-   * @throws InvalidArgument They do not fit, or the token would travel for everybody to read.
+   * @param token The client's argument; undefined: from the environment.
+   * @param tls The client's argument; undefined: from the environment.
+   * @throws InvalidArgument The credentials do not match, or the token would leave this machine unencrypted.
    */
   constructor(target: string, token: Token | undefined, tls: TLS | undefined) {
     if (token !== undefined && typeof token !== "string" && typeof token !== "function") {
@@ -80,58 +80,58 @@ export class Credentials {
     }
     const unix = target.startsWith("unix:");
     if (unix && tls !== undefined) {
-      throw new InvalidArgument("a unix socket takes no TLS: it never leaves this machine");
+      throw new InvalidArgument("tls does not apply to a unix socket: remove it, or use a host:port target");
     }
     const encryption = unix ? undefined : (tls ?? tlsOfEnvironment());
     this.#token = token ?? tokenOfEnvironment();
     if (typeof this.#token === "string") {
-      checked(this.#token);
+      validToken(this.#token);
     }
     if (this.#token !== undefined && encryption === undefined && !unix && !isLoopback(target)) {
-      throw new InvalidArgument("a token goes to another machine with TLS alone: give tls, or SESSION_NOTES_TLS_CA");
+      throw new InvalidArgument("a token is sent to another machine only over TLS: pass tls, or set SESSION_NOTES_TLS_CA");
     }
     this.#tls = encryption;
-    this.#seen = this.#look();
+    this.#fingerprint = this.#fingerprints();
     this.#channel = encryption === undefined ? credentials.createInsecure() : encrypted(encryption);
   }
 
-  /** For a channel, with what the files of TLS held when they were last read. */
+  /** Returns the channel credentials, with the TLS files as last read. */
   forChannel(): ChannelCredentials {
     return this.#channel;
   }
 
-  /** Looks at the files of TLS at the next call: a connection that was refused may be so for what they held. */
-  lookSoon(): void {
-    this.#nextLook = 0;
+  /** Checks the TLS files at the next call, since an outdated file may be the reason for a failed connection. */
+  recheckSoon(): void {
+    this.#nextCheck = 0;
   }
 
-  /** Whether the files of TLS have changed and fit each other; once per change, with one look a second. */
+  /** Returns whether the TLS files have changed and match each other. True once per change; checked once per second. */
   replaced(): boolean {
-    if (this.#tls === undefined || performance.now() < this.#nextLook) {
+    if (this.#tls === undefined || performance.now() < this.#nextCheck) {
       return false;
     }
-    this.#nextLook = performance.now() + LOOK_MS;
-    const seen = this.#look();
-    if (seen === this.#seen) {
+    this.#nextCheck = performance.now() + RECHECK_MS;
+    const seen = this.#fingerprints();
+    if (seen === this.#fingerprint) {
       return false;
     }
     try {
       this.#channel = encrypted(this.#tls);
     } catch {
-      // They are being replaced; the connection that we have may still do.
+      // The files are being replaced. The current connection may still work.
       return false;
     }
-    this.#seen = seen;
+    this.#fingerprint = seen;
     return true;
   }
 
-  #look(): string {
+  #fingerprints(): string {
     const { caFile, certFile, keyFile } = this.#tls ?? {};
-    return [caFile, certFile, keyFile].map((path) => path && lookIfThere(path)).join();
+    return [caFile, certFile, keyFile].map((path) => path && fingerprintOrEmpty(path)).join();
   }
 
   /**
-   * What goes with a call.
+   * Returns the metadata of a call.
    *
    * @throws InvalidArgument The token function returned no token.
    * @throws Unauthenticated The token function threw.
@@ -139,7 +139,7 @@ export class Credentials {
   metadata(): Metadata {
     const metadata = new Metadata();
     if (this.#token !== undefined) {
-      const token = typeof this.#token === "string" ? this.#token : checked(asked(this.#token));
+      const token = typeof this.#token === "string" ? this.#token : validToken(callTokenFunction(this.#token));
       metadata.set("authorization", `Bearer ${token}`);
     }
     return metadata;
@@ -158,24 +158,24 @@ function tlsOfEnvironment(): TLS | undefined {
     : { caFile, certFile, keyFile };
 }
 
-function asked(token: () => string): string {
-  let given: unknown;
+function callTokenFunction(getToken: () => string): string {
+  let token: unknown;
   try {
-    given = token();
+    token = getToken();
   } catch (error) {
-    // Without its text, which may hold a secret; the error itself is the cause.
-    const raised = new Unauthenticated(`the token function threw ${kindOf(error)}`);
-    raised.cause = error;
-    throw raised;
+    // Leave out the error's text, which may hold a secret; the error is the cause.
+    const unauthenticated = new Unauthenticated(`the token function threw ${kindOf(error)}`);
+    unauthenticated.cause = error;
+    throw unauthenticated;
   }
-  if (typeof given !== "string") {
-    if (given instanceof Promise) {
-      // An async function is refused; where it also rejects, Node would end the process.
-      given.catch(() => undefined);
+  if (typeof token !== "string") {
+    if (token instanceof Promise) {
+      // Async functions are invalid. Node would end the process if the promise rejected unhandled.
+      token.catch(() => undefined);
     }
-    throw new InvalidArgument(`the token function must return a string, not ${kindOf(given)}`);
+    throw new InvalidArgument(`the token function must return a string, not ${kindOf(token)}`);
   }
-  return given;
+  return token;
 }
 
 function encrypted(tls: TLS): ChannelCredentials {
@@ -186,22 +186,22 @@ function encrypted(tls: TLS): ChannelCredentials {
     }
   }
   if ((certFile === undefined) !== (keyFile === undefined)) {
-    throw new InvalidArgument("a certificate and its key go together");
+    throw new InvalidArgument("tls.certFile and tls.keyFile must be given together");
   }
   const [ca, key, cert] = [caFile, keyFile, certFile].map(content);
   try {
     return credentials.createSsl(ca, key, cert);
   } catch {
-    // Without what Node says of it, which may quote the file.
+    // Leave out Node's message, which may quote the file.
     throw new InvalidArgument("the certificates or the key cannot be used");
   }
 }
 
 function content(path: string | undefined): Buffer | null {
-  return path === undefined ? null : orRefuse(path, () => readFileSync(path));
+  return path === undefined ? null : orReject(path, () => readFileSync(path));
 }
 
-function orRefuse<T>(path: string, read: () => T): T {
+function orReject<T>(path: string, read: () => T): T {
   try {
     return read();
   } catch (error) {
@@ -209,32 +209,32 @@ function orRefuse<T>(path: string, read: () => T): T {
   }
 }
 
-function lookIfThere(path: string): string {
+function fingerprintOrEmpty(path: string): string {
   try {
-    return look(path);
+    return fingerprint(path);
   } catch {
     return "";
   }
 }
 
-function look(path: string): string {
+function fingerprint(path: string): string {
   const { mtimeNs, ino, size } = statSync(path, { bigint: true });
   return `${mtimeNs} ${ino} ${size}`;
 }
 
 function readToken(path: string): string | undefined {
   const lines = readFileSync(path, "utf8").split("\n");
-  const said = lines.map((line) => line.trim()).find((line) => line !== "" && !line.startsWith("#"));
-  return said !== undefined && isToken(said) ? said : undefined;
+  const line = lines.map((line) => line.trim()).find((line) => line !== "" && !line.startsWith("#"));
+  return line !== undefined && isToken(line) ? line : undefined;
 }
 
 function isToken(text: unknown): text is string {
   return typeof text === "string" && /^[!-~]+$/.test(text);
 }
 
-function checked(token: string): string {
+function validToken(token: string): string {
   if (!isToken(token)) {
-    // Without a word of it: errors end up in logs.
+    // Never quote the token: errors end up in logs.
     throw new InvalidArgument("a token must be printable ASCII without spaces");
   }
   return token;
@@ -244,7 +244,7 @@ const LOOPBACK = new BlockList();
 LOOPBACK.addSubnet("127.0.0.0", 8, "ipv4");
 LOOPBACK.addAddress("::1", "ipv6");
 
-/** Whether all addresses of a target are this machine's own. A name is, if it is `localhost`: none is looked up. */
+/** Returns whether all addresses of a target are loopback. Names are not resolved; only `localhost` counts. */
 function isLoopback(target: string): boolean {
   const addresses = target.replace(/^(dns:\/\/\/|dns:|ipv4:|ipv6:)/, "").split(",");
   return addresses.every((address) => {

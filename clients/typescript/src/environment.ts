@@ -1,22 +1,22 @@
-/** The environment variables that clients read, and a warning about names that come close to one of them. */
+/** Environment variables of clients, and warnings about misspelled ones. */
 
 const PREFIX = "SESSION_NOTES_";
 const NAMES = ["TARGET", "TOKEN", "TOKEN_FILE", "TLS_CA", "TLS_CERT", "TLS_KEY"] as const;
-const MOST_SLIPS = 2;
+const MAX_DISTANCE = 2;
 
 const warned = new Set<string>();
 
-/** A variable's value, by its name without the prefix; undefined where it is absent or empty. */
+/** Returns the value of a variable, given its name without the prefix; undefined if it is absent or empty. */
 export function variable(name: (typeof NAMES)[number]): string | undefined {
   return process.env[PREFIX + name] || undefined;
 }
 
 /**
- * Warns once of each variable that is probably meant for a client and has no effect. Names that are far from all of ours are
- * left alone: the sidecar has variables of its own, and Kubernetes sets `SESSION_NOTES_PORT` and its like for a service that is
- * called session-notes.
+ * Warns once of each variable that is probably a misspelled client variable. Names that resemble none of them are ignored: the
+ * sidecar has variables of its own, and Kubernetes sets `SESSION_NOTES_PORT` and others for a service called
+ * session-notes.
  */
-export function warnOfMisspeltNames(): void {
+export function warnOfMisspelledNames(): void {
   for (const name of Object.keys(process.env)) {
     if (!/^SESSION\w*$/i.test(name) || warned.has(name)) {
       continue;
@@ -33,33 +33,33 @@ export function warnOfMisspeltNames(): void {
 }
 
 function nearestTo(name: string): string | undefined {
-  const known = NAMES.map((one) => PREFIX + one);
-  if (known.includes(name)) {
+  const names = NAMES.map((suffix) => PREFIX + suffix);
+  if (names.includes(name)) {
     return name;
   }
-  const [nearest] = known
-    .map((one) => [one, slips(name, one)] as const)
-    .filter(([, count]) => count <= MOST_SLIPS)
-    .sort(([, one], [, other]) => one - other);
-  return nearest?.[0] ?? known.findLast((one) => name.startsWith(`${one}_`));
+  const [nearest] = names
+    .map((candidate) => [candidate, editDistance(name, candidate)] as const)
+    .filter(([, distance]) => distance <= MAX_DISTANCE)
+    .sort(([, left], [, right]) => left - right);
+  return nearest?.[0] ?? names.findLast((candidate) => name.startsWith(`${candidate}_`));
 }
 
-/** How many letters to add, drop, change or swap with the next one to make one word of the other. */
-function slips(one: string, other: string): number {
-  let before: number[] = [];
-  let row = Array.from({ length: other.length + 1 }, (_, index) => index);
-  for (let i = 1; i <= one.length; i++) {
-    const above = before;
-    before = row;
+/** Returns the edit distance between two words: insertions, deletions, changes and swaps of neighbours. */
+function editDistance(left: string, right: string): number {
+  let previous: number[] = [];
+  let row = Array.from({ length: right.length + 1 }, (_, index) => index);
+  for (let i = 1; i <= left.length; i++) {
+    const beforePrevious = previous;
+    previous = row;
     row = [i];
-    for (let j = 1; j <= other.length; j++) {
-      const same = one[i - 1] === other[j - 1];
-      const at = (cells: readonly number[], index: number) => cells[index] ?? Infinity;
-      let count = Math.min(at(before, j) + 1, at(row, j - 1) + 1, at(before, j - 1) + (same ? 0 : 1));
-      if (i > 1 && j > 1 && one[i - 1] === other[j - 2] && one[i - 2] === other[j - 1]) {
-        count = Math.min(count, at(above, j - 2) + 1);
+    for (let j = 1; j <= right.length; j++) {
+      const same = left[i - 1] === right[j - 1];
+      const cell = (cells: readonly number[], index: number) => cells[index] ?? Infinity;
+      let distance = Math.min(cell(previous, j) + 1, cell(row, j - 1) + 1, cell(previous, j - 1) + (same ? 0 : 1));
+      if (i > 1 && j > 1 && left[i - 1] === right[j - 2] && left[i - 2] === right[j - 1]) {
+        distance = Math.min(distance, cell(beforePrevious, j - 2) + 1);
       }
-      row.push(count);
+      row.push(distance);
     }
   }
   return row.at(-1) ?? 0;

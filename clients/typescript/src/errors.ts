@@ -1,44 +1,44 @@
 /**
- * What can go wrong, so that callers never import gRPC.
+ * Errors of the clients, so that callers never import gRPC.
  *
  * SessionNotesError
- * ├── InvalidArgument          the request says something it must not; `violations` names the fields
- * ├── TooLarge                 something sent is larger than the sidecar takes; `limit` and `actual`
- * ├── Unavailable              no answer to be had: sidecar or store down, stopping, or this client closed meanwhile
- * │   ├── DeadlineExceeded     no answer in time
- * │   └── Overloaded           the sidecar has too much to do; it has done nothing about this call
+ * ├── InvalidArgument          the request breaks the contract; `violations` names the fields
+ * ├── TooLarge                 a limit on sizes is exceeded; `limit` and `actual`
+ * ├── Unavailable              an outage: the sidecar or the store is down or stopping, or this client was closed
+ * │   ├── DeadlineExceeded     no response in time
+ * │   └── Overloaded           too many calls in flight; this one had no effect
  * ├── Unauthenticated          the sidecar does not know this caller
- * ├── PermissionDenied         it does, and the call is not for it
- * ├── Conflict                 somebody else was faster
+ * ├── PermissionDenied         the caller's role does not permit the call
+ * ├── Conflict                 another writer was faster
  * │   ├── VersionMismatch      the session is at another version; `actual`
  * │   └── TurnCountMismatch    the transcript has another length; `actual`
- * ├── RunNotFound              no such run
- * ├── RunAlreadyWritten        the run has written notes, or other ones
+ * ├── RunNotFound              the run does not exist
+ * ├── RunAlreadyWritten        the run has written notes, or other notes
  * ├── RunAlreadyFailed         the run has ended without notes
- * ├── RunInFlight              asked for `onlyIfIdle`, and another run is at work; `run`
- * ├── SessionDeleted           the session was deleted while the run was at work: give up
- * ├── ServerError              anything else; of a bug in the sidecar the message has an id that its log has too
+ * ├── RunInFlight              `onlyIfIdle` found another run in flight; `run`
+ * ├── SessionDeleted           the session was deleted while the run was in flight: give up
+ * ├── ServerError              any other error; for a bug in the sidecar, the message has an id that is also in its log
  * └── UsageError               a closed client, a run ended twice
  *
- * A call whose `signal` is aborted is none of these: it rejects with the signal's own reason, as everywhere in Node.
+ * A call whose `signal` is aborted rejects with the signal's reason instead, as everywhere in Node.
  */
 
 import type { Run } from "./types.js";
 
-/** One field at fault: its path from the request's root, and what is wrong with it. */
+/** An invalid field: its path from the request's root, and the rule that it breaks. */
 export interface FieldViolation {
   readonly field: string;
   readonly description: string;
 }
 
-/** What an error says beside its message. */
+/** Details of an error. */
 export interface ErrorDetails {
   readonly reason?: string;
   readonly metadata?: Readonly<Record<string, string>>;
   readonly retryAfterMs?: number | undefined;
 }
 
-/** Whatever a client of session-notes rejects with. */
+/** Base class of all errors of the clients. */
 export class SessionNotesError extends Error {
   static {
     this.prototype.name = "SessionNotesError";
@@ -46,9 +46,9 @@ export class SessionNotesError extends Error {
 
   /** A name of the contract's `ErrorReason` without its prefix (`STORE_UNAVAILABLE`), or empty. */
   readonly reason: string;
-  /** What comes with the reason (`{ expected: "4", actual: "6" }`). */
+  /** Values that belong to the reason (`{ expected: "4", actual: "6" }`). */
   readonly metadata: Readonly<Record<string, string>>;
-  /** How many milliseconds the sidecar asks to be left alone, where it says so. */
+  /** Delay before a retry in milliseconds, if the sidecar sent one. */
   readonly retryAfterMs: number | undefined;
 
   constructor(message = "", details: ErrorDetails = {}) {
@@ -59,13 +59,13 @@ export class SessionNotesError extends Error {
   }
 }
 
-/** The request says something it must not. */
+/** The request breaks the contract. */
 export class InvalidArgument extends SessionNotesError {
   static {
     this.prototype.name = "InvalidArgument";
   }
 
-  /** The first 20 fields at fault. Empty where the request could not even be built. */
+  /** The first 20 invalid fields. Empty if the client itself rejected the argument. */
   readonly violations: readonly FieldViolation[];
 
   constructor(message = "", details: ErrorDetails = {}, violations: readonly FieldViolation[] = []) {
@@ -74,38 +74,38 @@ export class InvalidArgument extends SessionNotesError {
   }
 }
 
-/** Something sent is larger than the sidecar takes, in bytes, or in entries for a batch. */
+/** The request exceeds a limit, in bytes or, for batches, in entries. */
 export class TooLarge extends SessionNotesError {
   static {
     this.prototype.name = "TooLarge";
   }
 
-  /** The most the sidecar takes, where it says so. */
+  /** The limit, if known. */
   get limit(): number | undefined {
     return numberIn(this.metadata, "limit");
   }
 
-  /** What was sent, where the sidecar says so. */
+  /** The actual size, if known. */
   get actual(): number | undefined {
     return numberIn(this.metadata, "actual");
   }
 }
 
-/** No answer to be had. For a read: go on without. For a write: the outcome is unknown. */
+/** An outage. After a read, go on without. After a write, the outcome is unknown. */
 export class Unavailable extends SessionNotesError {
   static {
     this.prototype.name = "Unavailable";
   }
 }
 
-/** No answer within the call's deadline. */
+/** No response before the deadline. */
 export class DeadlineExceeded extends Unavailable {
   static {
     this.prototype.name = "DeadlineExceeded";
   }
 }
 
-/** The sidecar has too much to do. It has done nothing about this call: even a write can be tried again. */
+/** The sidecar has too many calls in flight. The call had no effect, so it is always safe to retry. */
 export class Overloaded extends Unavailable {
   static {
     this.prototype.name = "Overloaded";
@@ -119,14 +119,14 @@ export class Unauthenticated extends SessionNotesError {
   }
 }
 
-/** The call is not for this caller. */
+/** The caller's role does not permit the call. */
 export class PermissionDenied extends SessionNotesError {
   static {
     this.prototype.name = "PermissionDenied";
   }
 }
 
-/** Somebody else was faster. Read again, decide again. */
+/** Another writer was faster. Read again, then decide again. */
 export class Conflict extends SessionNotesError {
   static {
     this.prototype.name = "Conflict";
@@ -139,75 +139,75 @@ export class VersionMismatch extends Conflict {
     this.prototype.name = "VersionMismatch";
   }
 
-  /** The version it is at. */
+  /** The actual version. */
   get actual(): number | undefined {
     return numberIn(this.metadata, "actual");
   }
 }
 
-/** The transcript has another length than `expectedTurnCount`. On a retry: the first try may have got through. */
+/** The transcript has another length than `expectedTurnCount`. On a retry, the first attempt may have succeeded. */
 export class TurnCountMismatch extends Conflict {
   static {
     this.prototype.name = "TurnCountMismatch";
   }
 
-  /** The length it has. */
+  /** The actual length. */
   get actual(): number | undefined {
     return numberIn(this.metadata, "actual");
   }
 }
 
-/** There is no such run. */
+/** The run does not exist. */
 export class RunNotFound extends SessionNotesError {
   static {
     this.prototype.name = "RunNotFound";
   }
 }
 
-/** The run has written its notes: others cannot follow, and it cannot fail any more. */
+/** The run has written its notes, so it can neither write others nor fail. */
 export class RunAlreadyWritten extends SessionNotesError {
   static {
     this.prototype.name = "RunAlreadyWritten";
   }
 }
 
-/** The run has ended without notes, and cannot write any. */
+/** The run has failed, so it cannot write notes. */
 export class RunAlreadyFailed extends SessionNotesError {
   static {
     this.prototype.name = "RunAlreadyFailed";
   }
 }
 
-/** `onlyIfIdle` was asked for, and another run of this observer is at work on the session. */
+/** `onlyIfIdle` was set, and another run of this observer is in flight on the session. */
 export class RunInFlight extends SessionNotesError {
   static {
     this.prototype.name = "RunInFlight";
   }
 
-  /** The run at work. */
+  /** The run in flight. */
   readonly run: Run;
 
   constructor(run: Run) {
-    super(`run ${run.number} is still at work`);
+    super(`run ${run.number} is still in flight`);
     this.run = run;
   }
 }
 
-/** The session was deleted while the run was at work. Give up: the user's data is to stay deleted. */
+/** The session was deleted while the run was in flight. Give up: the user's data must stay deleted. */
 export class SessionDeleted extends SessionNotesError {
   static {
     this.prototype.name = "SessionDeleted";
   }
 }
 
-/** A bug in the sidecar (the message has an id that its log has too), or something that is no sidecar of ours. */
+/** A bug in the sidecar (the message has an id that is also in its log), or a server that is not a sidecar. */
 export class ServerError extends SessionNotesError {
   static {
     this.prototype.name = "ServerError";
   }
 }
 
-/** The client was used in a way that cannot work: it is closed, or a run was ended twice. */
+/** A mistake in using the client: it is closed, or a run was ended twice. */
 export class UsageError extends SessionNotesError {
   static {
     this.prototype.name = "UsageError";

@@ -1,7 +1,7 @@
 /**
  * Clients of the session-notes sidecar.
  *
- * The process that talks to the user:
+ * The primary, which talks to the user:
  *
  * ```ts
  * using primary = new PrimaryClient();
@@ -10,7 +10,7 @@
  * reading.asToolResult(); // { ready: false, reason: "never_run" }
  * ```
  *
- * The one that watches:
+ * The observer, which analyses the transcript:
  *
  * ```ts
  * using observer = new ObserverClient();
@@ -19,7 +19,7 @@
  * });
  * ```
  *
- * Whatever goes wrong is a `SessionNotesError`; the tree stands at the top of `errors.ts`.
+ * Every error is a `SessionNotesError`; `errors.ts` begins with the hierarchy.
  *
  * @packageDocumentation
  */

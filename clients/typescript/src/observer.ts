@@ -1,6 +1,8 @@
-/** The observer's side. */
+/** The client of an observer. */
 
+import { kindOf, milliseconds, object, refusal, text } from "./arguments.js";
 import * as calls from "./calls.js";
+import { errorName } from "./failures.js";
 import type { ConnectionOptions } from "./primary.js";
 import { ActiveRun, FAIL_TIMEOUT_MS } from "./runs.js";
 import { Transport } from "./transport.js";
@@ -15,25 +17,24 @@ import type {
   WriteOptions,
   WriteResult,
 } from "./types.js";
-import { kindOf, milliseconds, object, refusal, text } from "./wire.js";
 
-/** How long a call of an observer goes on trying unless told: nobody waits for it, and a sidecar restarts in less. */
+/** Default timeout of an observer's calls, retries included: no user waits for them, and a sidecar restarts in less. */
 export const DEFAULT_RUN_TIMEOUT_MS = 10_000;
 
 const ENDED_WITHOUT_NOTES = "ended without notes";
 
-/** Who observes, how it connects, and how long it goes on trying. */
+/** Options of an ObserverClient. */
 export interface ObserverOptions extends ConnectionOptions {
-  /** Who observes. Absent: `default`. */
+  /** Name of the observer. Absent: `default`. */
   readonly observer?: string | undefined;
-  /** How long a call goes on trying, in milliseconds; those of the client itself can say otherwise. */
+  /** Timeout of a call in milliseconds, retries included; each call can override it. */
   readonly timeoutMs?: number | undefined;
 }
 
 /**
- * What a process that analyses sessions needs. One client serves any number of runs at once.
+ * Client of a process that analyses sessions. One client serves any number of concurrent runs.
  *
- * Every call is tried again while the sidecar is unavailable, until its timeout, and always with the same run id: nothing is
+ * Every call is retried while the sidecar is unavailable, until its timeout and with the same run id, so nothing is
  * begun or written twice.
  *
  * @example
@@ -43,7 +44,7 @@ export interface ObserverOptions extends ConnectionOptions {
  * });
  */
 export class ObserverClient implements Disposable {
-  /** Who observes; empty: `default`. */
+  /** Name of the observer; empty: `default`. */
   readonly observer: string;
   readonly #transport: Transport;
   readonly #timeoutMs: number;
@@ -51,7 +52,7 @@ export class ObserverClient implements Disposable {
   /**
    * @param target The sidecar's address: `127.0.0.1:50051`, `unix:/run/session-notes.sock`. Absent: the environment
    *   variable `SESSION_NOTES_TARGET`, else `127.0.0.1:50051`.
-   * @throws InvalidArgument The target is no address, or the credentials do not fit.
+   * @throws InvalidArgument The target or the credentials are invalid.
    */
   constructor(target?: string, options: ObserverOptions = {}) {
     object("options", options);
@@ -60,7 +61,7 @@ export class ObserverClient implements Disposable {
     this.#transport = new Transport(target, options.token, options.tls);
   }
 
-  /** Ends the connection. Calls under way end as Unavailable, later ones as UsageError. */
+  /** Closes the connection. Calls in flight reject with Unavailable, later ones with UsageError. */
   close(): void {
     this.#transport.close();
   }
@@ -70,15 +71,15 @@ export class ObserverClient implements Disposable {
   }
 
   /**
-   * One run: begins it, hands over the transcript, and makes sure that it ends. Resolves to what `work` returns.
+   * Performs one run: begins it, passes it to `work` with the transcript, and ensures that it ends. Resolves to the result of `work`.
    *
-   * Work that throws, or ends without notes, is recorded as a run that failed; its own error goes on. Where the run cannot
-   * begin, `work` is not called, and this rejects with:
-   * - RunAlreadyWritten: the run of this `runId` has written its notes, current ones or not: the work is done;
-   * - RunAlreadyFailed: the run of this `runId` has failed; to try again is another run, with another id;
-   * - RunInFlight: another run is at work, and `onlyIfIdle` was asked for;
-   * - SessionDeleted: the run was known when the session was deleted;
-   * - another SessionNotesError: anything else.
+   * If `work` throws or writes no notes, the run fails; errors of `work` are rethrown. If the run cannot
+   * begin, `work` is not called, and the promise rejects with:
+   * - RunAlreadyWritten: the run with this `runId` has written its notes, so the work is done;
+   * - RunAlreadyFailed: the run with this `runId` has failed; retry with another id;
+   * - RunInFlight: `onlyIfIdle` was set, and another run is in flight;
+   * - SessionDeleted: the run existed when the session was deleted;
+   * - another SessionNotesError: any other failure.
    *
    * @example
    * await observer.run("session-1", async (run) => {
@@ -94,41 +95,41 @@ export class ObserverClient implements Disposable {
     try {
       result = await work(run);
     } catch (error) {
-      await run.failQuietly(calls.nameOf(error));
+      await run.failQuietly(errorName(error));
       throw error;
     }
     await run.failQuietly(ENDED_WITHOUT_NOTES);
     return result;
   }
 
-  /** Begins a run; where the signal gives it up meanwhile, a run that began all the same is recorded as failed. */
+  /** Begins a run. If the signal aborts the call, a run that has begun nevertheless is recorded as failed. */
   async #begin(sessionId: string, options: RunOptions): Promise<BeginResult> {
-    const { signal, runId: given } = object("options", options);
-    const runId = calls.runIdOrNew(given);
+    const { signal, runId: requestedId } = object("options", options);
+    const runId = calls.runIdOrNew(requestedId);
     try {
       return await this.beginRun(sessionId, { ...options, runId });
     } catch (error) {
-      // A run of the caller's own id may be at work elsewhere. Whoever gave up does not wait for this.
-      if (signal?.aborted === true && error === signal.reason && given === undefined) {
-        this.failRun(sessionId, runId, calls.nameOf(error), { timeoutMs: FAIL_TIMEOUT_MS }).catch(() => undefined);
+      // A run with the caller's own id may be in flight elsewhere. The aborting caller does not wait for this.
+      if (signal?.aborted === true && error === signal.reason && requestedId === undefined) {
+        this.failRun(sessionId, runId, errorName(error), { timeoutMs: FAIL_TIMEOUT_MS }).catch(() => undefined);
       }
       throw error;
     }
   }
 
-  /** Begins a run and nothing more: as `run`, but ending it is yours. Its state says if it has ended before. */
+  /** Only begins a run. Unlike with `run`, the caller must end it. The run's state shows whether it has already ended. */
   async beginRun(sessionId: string, options: BeginOptions = {}): Promise<BeginResult> {
     object("options", options);
     return this.#send(calls.beginRun(sessionId, this.observer, options), options);
   }
 
   /**
-   * Writes the notes of a run, begun or not. Rejects with:
+   * Writes the notes of a run, with or without BeginRun. Rejects with:
    * - RunAlreadyWritten: the run has written other notes;
    * - RunAlreadyFailed: the run has ended without notes;
-   * - SessionDeleted: the run was known when the session was deleted;
-   * - Unavailable: nobody answered; whether they were written is not known. The same again is safe, with `runId`;
-   * - another SessionNotesError: anything else.
+   * - SessionDeleted: the run existed when the session was deleted;
+   * - Unavailable: an outage; the outcome is unknown. With `runId`, a retry is safe;
+   * - another SessionNotesError: any other failure.
    *
    * @example
    * const { outcome } = await observer.writeNotes("session-1", { summary: "Goals are clear." }, { observedTurn: 12 });
@@ -139,10 +140,10 @@ export class ObserverClient implements Disposable {
   }
 
   /**
-   * Records that a run ended without notes, and why, as `ActiveRun.fail`. Twice is as once. Rejects with:
-   * - RunNotFound: there is no such run;
+   * Ends a run without notes and records the reason, like `ActiveRun.fail`. Idempotent. Rejects with:
+   * - RunNotFound: the run does not exist;
    * - RunAlreadyWritten: the run has written notes;
-   * - another SessionNotesError: anything else.
+   * - another SessionNotesError: any other failure.
    */
   async failRun(
     sessionId: string,
@@ -155,7 +156,7 @@ export class ObserverClient implements Disposable {
   }
 
   /**
-   * The last 20 runs, newest first, fetched page by page.
+   * Lists the last 20 runs, newest first, fetched page by page.
    *
    * @example
    * for await (const { number, state } of observer.listRuns("session-1")) {
@@ -165,7 +166,7 @@ export class ObserverClient implements Disposable {
   listRuns(
     sessionId: string,
     options: ListOptions & {
-      /** Whether to get each run's notes, superseded ones too. */
+      /** Whether to return the notes of each run, superseded ones included. */
       readonly includeNotes?: boolean | undefined;
     } = {},
   ): AsyncGenerator<Run, void, undefined> {

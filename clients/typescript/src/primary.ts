@@ -1,5 +1,6 @@
-/** The primary's side. */
+/** The client of the primary. */
 
+import { milliseconds, object } from "./arguments.js";
 import * as calls from "./calls.js";
 import type { TLS, Token } from "./credentials.js";
 import { Unavailable } from "./errors.js";
@@ -19,39 +20,39 @@ import type {
   UpdateOptions,
   UpdateResult,
 } from "./types.js";
-import { DEFAULT_OBSERVER, milliseconds, object } from "./wire.js";
+import { DEFAULT_OBSERVER } from "./wire.js";
 
-/** How long `getNotes` waits unless told: short, because a user is waiting for the primary meanwhile. */
+/** Default timeout of `getNotes`: short, because a user is waiting for the primary. */
 export const DEFAULT_NOTES_TIMEOUT_MS = 250;
 
-/** How long every other call of a primary waits unless told. */
+/** Default timeout of a primary's other calls. */
 export const DEFAULT_STATE_TIMEOUT_MS = 2000;
 
-/** How a client connects. */
+/** Connection options of a client. */
 export interface ConnectionOptions {
   /**
-   * What the sidecar knows this caller by, or a function that gives it at every call, such as `tokenFile(path)`. Absent: the
-   * environment variable `SESSION_NOTES_TOKEN`, else the file that `SESSION_NOTES_TOKEN_FILE` names.
+   * The token, or a function that returns it for every call, such as `tokenFile(path)`. Absent: the
+   * environment variable `SESSION_NOTES_TOKEN`, else the file in `SESSION_NOTES_TOKEN_FILE`.
    */
   readonly token?: Token | undefined;
   /**
-   * How to encrypt the connection. Absent: with what `SESSION_NOTES_TLS_CA`, `SESSION_NOTES_TLS_CERT` and
-   * `SESSION_NOTES_TLS_KEY` name, else not at all. Without it a token is sent to this machine only.
+   * TLS settings. Absent: the files in `SESSION_NOTES_TLS_CA`, `SESSION_NOTES_TLS_CERT` and
+   * `SESSION_NOTES_TLS_KEY`, else no TLS. Without TLS, a token is only sent to this machine.
    */
   readonly tls?: TLS | undefined;
 }
 
-/** How a primary connects, and how long it waits. */
+/** Options of a PrimaryClient. */
 export interface PrimaryOptions extends ConnectionOptions {
-  /** How long `getNotes` waits for an answer, in milliseconds; each call can say otherwise. */
+  /** Timeout of `getNotes` in milliseconds; each call can override it. */
   readonly timeoutMs?: number | undefined;
-  /** How long every other call waits; each call can say otherwise. */
+  /** Timeout of every other call in milliseconds; each call can override it. */
   readonly stateTimeoutMs?: number | undefined;
 }
 
 /**
- * What the process that talks to the user needs: notes, and the session's state. One client serves any number of calls at
- * once.
+ * Client of the process that talks to the user: notes, session fields and transcripts. One client serves any number of
+ * concurrent calls.
  *
  * @example
  * using primary = new PrimaryClient(); // or close() it yourself
@@ -67,7 +68,7 @@ export class PrimaryClient implements Disposable {
   /**
    * @param target The sidecar's address: `127.0.0.1:50051`, `unix:/run/session-notes.sock`. Absent: the environment
    *   variable `SESSION_NOTES_TARGET`, else `127.0.0.1:50051`.
-   * @throws InvalidArgument The target is no address, or the credentials do not fit.
+   * @throws InvalidArgument The target or the credentials are invalid.
    */
   constructor(target?: string, options: PrimaryOptions = {}) {
     object("options", options);
@@ -76,7 +77,7 @@ export class PrimaryClient implements Disposable {
     this.#transport = new Transport(target, options.token, options.tls);
   }
 
-  /** Ends the connection. Calls under way end as Unavailable, later ones as UsageError. */
+  /** Closes the connection. Calls in flight reject with Unavailable, later ones with UsageError. */
   close(): void {
     this.#transport.close();
   }
@@ -86,11 +87,11 @@ export class PrimaryClient implements Disposable {
   }
 
   /**
-   * The current notes of one observer, with their age. One short read that waits for no observer, tried once.
+   * Reads the current notes of one observer, with their age. One short read that waits for no observer and is never retried.
    *
-   * A session that nobody wrote to is not ready, never an error. Rejects with:
-   * - Unavailable: nobody answered in time, unless `unavailableOk`;
-   * - another SessionNotesError: anything else.
+   * An unknown session is not ready, never an error. Rejects with:
+   * - Unavailable: an outage, unless `unavailableOk`;
+   * - another SessionNotesError: any other failure.
    *
    * @example
    * const reading = await primary.getNotes("session-1", { maxTurnsBehind: 3, unavailableOk: true });
@@ -108,7 +109,7 @@ export class PrimaryClient implements Disposable {
   }
 
   /**
-   * `getNotes` for up to 1,000 sessions at once, in their order; waits as long as calls for session state do.
+   * Reads the notes of up to 1,000 sessions, in the order of their ids. The timeout is that of session state.
    *
    * @example
    * const readings = await primary.batchGetNotes(ids, { maxTurnsBehind: 5 });
@@ -126,7 +127,7 @@ export class PrimaryClient implements Disposable {
   }
 
   /**
-   * The whole session in one atomic read; one that nobody wrote to is empty, at version 0.
+   * Reads the whole session atomically. An unknown session is empty, at version 0.
    *
    * @example
    * const session = await primary.getSession("session-1", { includeTurns: true });
@@ -135,7 +136,7 @@ export class PrimaryClient implements Disposable {
   async getSession(
     sessionId: string,
     options: CallOptions & {
-      /** Whether to get the transcript too. */
+      /** Whether to return the transcript. */
       readonly includeTurns?: boolean | undefined;
     } = {},
   ): Promise<Session> {
@@ -144,10 +145,10 @@ export class PrimaryClient implements Disposable {
   }
 
   /**
-   * Sets and removes fields, atomically, without touching the others. Never tried again by itself. Rejects with:
+   * Sets and removes fields atomically, without changing the others. Never retried. Rejects with:
    * - VersionMismatch: the session is not at `expectedVersion`;
-   * - Unavailable: nobody answered in time; whether the change was made is not known;
-   * - another SessionNotesError: anything else.
+   * - Unavailable: an outage; the outcome is unknown;
+   * - another SessionNotesError: any other failure.
    *
    * @example
    * await primary.updateSession("session-1", { language: "en", goals: ["start in May"] }, { remove: ["draft"] });
@@ -158,10 +159,10 @@ export class PrimaryClient implements Disposable {
   }
 
   /**
-   * Appends to the transcript; how many turns it has now. Never tried again by itself. Rejects with:
-   * - TurnCountMismatch: the transcript has not `expectedTurnCount` turns;
-   * - Unavailable: nobody answered in time; whether they were appended is not known;
-   * - another SessionNotesError: anything else.
+   * Appends turns to the transcript and resolves to the new turn count. Never retried. Rejects with:
+   * - TurnCountMismatch: the transcript does not have `expectedTurnCount` turns;
+   * - Unavailable: an outage; the outcome is unknown;
+   * - another SessionNotesError: any other failure.
    *
    * @example
    * let count = await primary.appendTurns("session-1", [{ speaker: "user", text: "Hello" }]);
@@ -172,14 +173,14 @@ export class PrimaryClient implements Disposable {
     return this.#state(calls.appendTurns(sessionId, turns, options.expectedTurnCount), options);
   }
 
-  /** Removes every trace of the session; whether there was one. Observers still at work cannot bring it back. */
+  /** Deletes the session and resolves to whether it existed. Runs in flight cannot bring it back. */
   async deleteSession(sessionId: string, options: CallOptions = {}): Promise<boolean> {
     object("options", options);
     return this.#state(calls.deleteSession(sessionId), options);
   }
 
   /**
-   * Summaries of all sessions, in no order, fetched page by page. For people.
+   * Lists summaries of all sessions, in no order, fetched page by page. Made for people.
    *
    * @example
    * for await (const { sessionId, turnCount } of primary.listSessions()) {
@@ -196,7 +197,7 @@ export class PrimaryClient implements Disposable {
   }
 }
 
-/** Why nobody answered, where the caller wants a reading instead; anything else goes on as an error. */
+/** Returns the message of an outage if the caller wants a reading instead; rethrows any other error. */
 function outage(error: unknown, { unavailableOk }: BatchOptions): string {
   if (unavailableOk === true && error instanceof Unavailable) {
     return error.message;

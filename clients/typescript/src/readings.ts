@@ -1,4 +1,4 @@
-/** The two kinds of readings, and what a model gets to see of them. */
+/** The two kinds of readings, and their tool results. */
 
 import type { Notes, NotReadyReading, ReadyReading, Run, ToolResult } from "./types.js";
 
@@ -26,7 +26,7 @@ export class Ready implements ReadyReading {
   }
 
   asToolResult(): ToolResult {
-    // Of a newer run only its state: what it left as its failure is for people, and a model might read it out to the user.
+    // Only the state of a newer run: its failure is for people, and a model might read it to the user.
     const newer = this.latestRun && this.latestRun.number > this.run.number ? this.latestRun.state : undefined;
     return {
       ready: true,
@@ -60,7 +60,7 @@ export class NotReady implements NotReadyReading {
   }
 }
 
-/** The reading a caller gets where nobody answered and it chose not to hear of it as an error. */
+/** Returns the reading of an outage, for callers with `unavailableOk`. */
 export function unavailableReading(sessionId: string, observer: string, reason: string): NotReadyReading {
   return new NotReady({
     sessionId,
@@ -90,10 +90,10 @@ function notesForTool(notes: Notes): Extract<ToolResult, { ready: true }>["notes
   };
 }
 
-/** Seconds to three places, rounded as Python's `round` does: from halfway between two, to the even one. */
+/** Rounds to three places as Python's `round` does: half to even. */
 function seconds(ms: number): number {
   const exact = Math.round(ms * 1000) / 1e6;
-  // A double lies exactly halfway between two thousandths where it is an odd number of sixteenths, and nowhere else.
+  // A double is exactly halfway between two thousandths only if it is an odd number of sixteenths.
   if ((exact * 16) % 2 !== 1) {
     return Number(exact.toFixed(3));
   }

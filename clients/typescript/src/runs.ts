@@ -1,19 +1,19 @@
-/** A run at work: what `observer.run(...)` hands out. */
+/** A run in flight, as passed to the work of `observer.run(...)`. */
 
 import { createHash } from "node:crypto";
 import { inspect } from "node:util";
 
-import { nameOf, storable } from "./calls.js";
+import { object } from "./arguments.js";
 import { RunAlreadyFailed, RunAlreadyWritten, SessionDeleted, UsageError } from "./errors.js";
+import { errorName, failureReason } from "./failures.js";
 import type { ObserverClient } from "./observer.js";
 import type { BeginResult, NewNotes, Run, RunWriteOptions, Turn, WriteResult } from "./types.js";
-import { object } from "./wire.js";
 
-/** How long a run that is lost anyway may hold up its process to say so; its lease says it otherwise. */
+/** Timeout for recording a failure at the end of a run. If it passes, the run ends with its lease. */
 export const FAIL_TIMEOUT_MS = 2000;
 
 /**
- * A run at work.
+ * A run in flight.
  *
  * @example
  * await observer.run("session-1", async (run) => {
@@ -22,19 +22,19 @@ export const FAIL_TIMEOUT_MS = 2000;
  * });
  */
 export class ActiveRun {
-  /** The session it is about. */
+  /** The session. */
   readonly sessionId: string;
-  /** Whose run. */
+  /** The observer that the run belongs to. */
   readonly observer: string;
-  /** Its id. */
+  /** The run's id. */
   readonly runId: string;
-  /** Its number. */
+  /** The run's number. */
   readonly number: number;
-  /** How many turns it sees; undefined: not known. */
+  /** How many turns the run sees; undefined: unknown. */
   readonly observedTurn: number | undefined;
-  /** When it took its snapshot, by the store's clock. */
+  /** When the snapshot was taken, by the store's clock. */
   readonly beginTime: Date | undefined;
-  /** The conversation as of then, oldest turn first; empty where not asked for. */
+  /** The transcript of the snapshot, oldest turn first; empty if not requested. */
   readonly transcript: readonly Turn[];
 
   readonly #client: ObserverClient;
@@ -61,17 +61,17 @@ export class ActiveRun {
     this.#signal = signal;
   }
 
-  /** Whether its notes are written, or it has failed. */
+  /** Whether the run has written its notes or failed. */
   get ended(): boolean {
     return this.#state === "written" || this.#state === "failed";
   }
 
   /**
-   * Writes the notes, once. A newer run's notes stay: the outcome says whether these are current. Rejects with:
+   * Writes the notes, once. Notes of a newer run stay; the outcome tells whether these became current. Rejects with:
    * - UsageError: the run has ended;
-   * - SessionDeleted: the session was deleted meanwhile: give up;
-   * - Unavailable: nobody answered; whether they were written is not known. Writing the same again is safe;
-   * - another SessionNotesError: anything else; nothing was written.
+   * - SessionDeleted: the session was deleted meanwhile; give up;
+   * - Unavailable: an outage; the outcome is unknown. Writing the same notes again is safe;
+   * - another SessionNotesError: any other failure; nothing was written.
    */
   async write(notes: NewNotes, options: RunWriteOptions = {}): Promise<WriteResult> {
     if (this.#state === "failed") {
@@ -80,7 +80,7 @@ export class ActiveRun {
     if (this.#state !== "open") {
       throw new UsageError("a run writes its notes once");
     }
-    // After a write that was refused or not answered, another one may follow: the run id makes it safe.
+    // After a failed write another one may follow, which is safe with the same run id.
     this.#state = "writing";
     try {
       const { observedTurn, ttlMs } = object("options", options);
@@ -97,13 +97,13 @@ export class ActiveRun {
   }
 
   /**
-   * Records that the run ends without notes, and why, also once the run's `signal` is aborted. People will read the reason:
-   * nothing of what the user said. An error is recorded as `Name: message`; what is longer than 4 KiB is cut. Rejects with a
-   * UsageError where the run has written its notes.
+   * Ends the run without notes and records the reason, even after the run's `signal` is aborted. People read the reason, so leave
+   * out user data. An error is recorded as `Name: message`; text beyond 4 KiB is cut. Rejects with a
+   * UsageError if the run has written its notes.
    */
   async fail(reason: string | Error): Promise<Run> {
-    const recorded = storable(reason);
-    // Once failed, failing again is harmless: the first reason stays, as it does in the sidecar.
+    const recorded = failureReason(reason);
+    // Failing again is harmless: the first reason stays, as in the sidecar.
     if (!this.#startFailing(recorded) && this.#state !== "failed") {
       throw new UsageError("a run that writes its notes cannot fail");
     }
@@ -111,7 +111,7 @@ export class ActiveRun {
   }
 
   /**
-   * Ends the run without throwing, unless it has ended.
+   * Fails the run unless it has ended. Never throws.
    *
    * @internal
    */
@@ -123,13 +123,13 @@ export class ActiveRun {
       await this.#client.failRun(this.sessionId, this.runId, reason, { timeoutMs: FAIL_TIMEOUT_MS });
     } catch (error) {
       if (error instanceof SessionDeleted || error instanceof RunAlreadyWritten) {
-        // There is no failure to be recorded: the run is gone with its session, or has written.
+        // No failure to record: the run was deleted with its session, or has written.
         return;
       }
-      // Its lease runs out instead. Names of errors alone: their texts may hold what the user said.
+      // The lease ends the run instead. Log only the error's class: its text may hold user data.
       const session = logName(this.sessionId);
       process.emitWarning(
-        `session ${session}, run ${this.number}: its failure could not be recorded: ${nameOf(error)}`,
+        `session ${session}, run ${this.number}: its failure could not be recorded: ${errorName(error)}`,
         "SessionNotesWarning",
       );
     }
@@ -144,7 +144,7 @@ export class ActiveRun {
     return true;
   }
 
-  /** For logs, so without the session's id: see `logName`. */
+  /** Text for logs, without the session's id; see `logName`. */
   toString(): string {
     return `<ActiveRun: run ${this.number} of observer '${this.observer}' on session ${logName(this.sessionId)}>`;
   }
@@ -156,8 +156,8 @@ export class ActiveRun {
 }
 
 /**
- * What a session is called in logs: ids are chosen by callers, and may say who the user is. The start of its SHA-256, as
- * `printf %s ID | sha256sum | cut -c1-8` prints it too.
+ * Returns the name of a session in logs. Ids are chosen by callers and may identify the user, so this is the start of the SHA-256, as
+ * printed by `printf %s ID | sha256sum | cut -c1-8`.
  */
 function logName(sessionId: string): string {
   return createHash("sha256").update(sessionId).digest("hex").slice(0, 8);

@@ -1,4 +1,4 @@
-/** Turns gRPC's errors into ours. */
+/** Conversion of gRPC errors. */
 
 import { status as Code, type ServiceError } from "@grpc/grpc-js";
 import { fromBinary, type DescMessage, type MessageShape } from "@bufbuild/protobuf";
@@ -44,42 +44,42 @@ const BY_REASON = new Map<string, Kind>([
   ["TURN_COUNT_MISMATCH", TurnCountMismatch],
 ]);
 
-// For a reason this client is too old to know, and for what comes from gRPC itself.
+// For reasons that this client is too old to know, and for errors from gRPC itself.
 const BY_CODE = new Map<Code, Kind>([
   [Code.INVALID_ARGUMENT, InvalidArgument],
   [Code.RESOURCE_EXHAUSTED, TooLarge],
   [Code.UNAVAILABLE, Unavailable],
   [Code.DEADLINE_EXCEEDED, DeadlineExceeded],
-  // Somebody on the way gave the call up; the caller's own signal never comes here.
+  // A proxy cancelled the call; the caller's own signal is handled elsewhere.
   [Code.CANCELLED, Unavailable],
   [Code.UNAUTHENTICATED, Unauthenticated],
   [Code.PERMISSION_DENIED, PermissionDenied],
   [Code.ABORTED, Conflict],
 ]);
 
-/** The error of ours that says what gRPC's says. */
+/** Converts a gRPC error to one of this package. */
 export function translate(error: Pick<ServiceError, "code" | "details" | "metadata">): SessionNotesError {
   const details = detailsOf(error);
   const info = find(details, ErrorInfoSchema);
   const retryDelay = find(details, RetryInfoSchema)?.retryDelay;
-  const known: ErrorDetails = {
+  const errorDetails: ErrorDetails = {
     reason: info?.reason ?? "",
     metadata: { ...info?.metadata },
     retryAfterMs: retryDelay && millisecondsOf(retryDelay),
   };
-  const kind = BY_REASON.get(known.reason ?? "") ?? BY_CODE.get(error.code) ?? ServerError;
+  const kind = BY_REASON.get(errorDetails.reason ?? "") ?? BY_CODE.get(error.code) ?? ServerError;
   const code = Code[error.code];
-  // gRPC ends some messages with a note, which is often empty.
+  // gRPC ends some messages with an empty note.
   const message = error.details.replace(/\.? Resolution note: $/, "") || code;
   if (kind === InvalidArgument) {
     const violations = find(details, BadRequestSchema)?.fieldViolations ?? [];
     return new InvalidArgument(
       message,
-      known,
+      errorDetails,
       violations.map(({ field, description }) => ({ field, description })),
     );
   }
-  return new kind(kind === ServerError ? `${code}: ${message}` : message, known);
+  return new kind(kind === ServerError ? `${code}: ${message}` : message, errorDetails);
 }
 
 function detailsOf(error: Pick<ServiceError, "metadata">): readonly Any[] {
@@ -95,13 +95,13 @@ function detailsOf(error: Pick<ServiceError, "metadata">): readonly Any[] {
 }
 
 function find<Schema extends DescMessage>(details: readonly Any[], schema: Schema): MessageShape<Schema> | undefined {
-  // Not anyUnpack, which compares full names: ours differ from the originals on purpose, see status.proto.
-  const found = details.find((detail) => detail.typeUrl.endsWith(`/google.rpc.${schema.name}`));
-  if (found === undefined) {
+  // anyUnpack compares full names, which differ from the originals on purpose; see status.proto.
+  const detail = details.find((candidate) => candidate.typeUrl.endsWith(`/google.rpc.${schema.name}`));
+  if (detail === undefined) {
     return undefined;
   }
   try {
-    return fromBinary(schema, found.value);
+    return fromBinary(schema, detail.value);
   } catch {
     return undefined;
   }

@@ -1,34 +1,34 @@
-/** The addresses of sidecars: which targets gRPC can connect to. */
+/** Targets: the addresses of sidecars, and which of them gRPC can connect to. */
 
 import { isIPv4, isIPv6 } from "node:net";
 
-import { variable, warnOfMisspeltNames } from "./environment.js";
+import { kindOf } from "./arguments.js";
+import { variable, warnOfMisspelledNames } from "./environment.js";
 import { InvalidArgument } from "./errors.js";
-import { kindOf } from "./wire.js";
 
-/** Where clients look for a sidecar unless told: by argument, or by the environment variable `SESSION_NOTES_TARGET`. */
+/** The default address of a sidecar. An argument or the environment variable `SESSION_NOTES_TARGET` overrides it. */
 export const DEFAULT_TARGET = "127.0.0.1:50051";
 
-// The longest path that the address of a unix socket holds on Linux.
-const LONGEST_PATH_BYTES = 107;
+// The longest path of a unix socket on Linux.
+const MAX_PATH_BYTES = 107;
 
 /**
- * The address to call: the one given, else the environment's, else the default.
+ * Returns the address to call: the argument, else the environment's, else the default.
  *
- * @throws InvalidArgument It is no address of a sidecar, whatever listens where.
+ * @throws InvalidArgument The address is invalid.
  */
 export function targetOrDefault(target: string | undefined): string {
   const given: unknown = target;
   if (given !== undefined && typeof given !== "string") {
     throw new InvalidArgument(`target must be a string, not ${kindOf(given)}`);
   }
-  warnOfMisspeltNames();
+  warnOfMisspelledNames();
   const fromEnvironment = target ? undefined : variable("TARGET");
   const address = target || fromEnvironment || DEFAULT_TARGET;
   if (!isAddress(address)) {
     const source = fromEnvironment === undefined ? "" : "SESSION_NOTES_TARGET: ";
     const shown = isPrintable(address) ? address : JSON.stringify(address);
-    throw new InvalidArgument(`${source}${shown} is no address: write host:port or unix:/path`);
+    throw new InvalidArgument(`${source}${shown} is not an address: use host:port or unix:/path`);
   }
   return address;
 }
@@ -44,12 +44,12 @@ function isAddress(target: string): boolean {
   const [, scheme, rest = ""] = /^([^:]*):(.*)$/s.exec(target) ?? [];
   switch (scheme) {
     case "xds":
-      // Its resolver has a configuration of its own, and names that say nothing of an address.
+      // xDS resolves names through its own configuration, so any name can be valid.
       return true;
     case "unix": {
       const path = rest.replace(/^\/\//, "");
       const absolute = path.startsWith("/") || path === rest;
-      const short = Buffer.byteLength(path) <= LONGEST_PATH_BYTES;
+      const short = Buffer.byteLength(path) <= MAX_PATH_BYTES;
       return absolute && short && path === path.trim() && /[^/]/.test(path);
     }
     case "ipv4":
@@ -62,10 +62,10 @@ function isAddress(target: string): boolean {
   return bare === undefined ? /^[A-Za-z0-9_.-]+$/.test(host) : isIPv6(bare);
 }
 
-/** The host of `host:port`; empty where either is missing or wrong. */
+/** Returns the host of `host:port`; empty if either is missing or invalid. */
 function hostOf(address: string): string {
   const [, host = "", port = ""] = /^(.*):([0-9]{1,6})$/s.exec(address) ?? [];
-  // gRPC takes a port that is missing for 443.
+  // gRPC would use 443 for a missing port.
   return Number(port) > 0 && Number(port) <= 65535 ? host : "";
 }
 

@@ -1,12 +1,13 @@
 /**
- * Sends calls: deadline, retries, and gRPC's errors turned into ours.
+ * Transport of calls: deadlines, retries and errors.
  *
- * Retries are our own, not gRPC's: its retry policy stops after five tries, and a sidecar may take longer to restart. Here the
- * deadline alone is the limit, and what the sidecar says about when to come back counts.
+ * gRPC's own retry policy stops after five attempts, and a sidecar may take longer to restart. Here only the deadline limits
+ * retries, and the sidecar's retry delay applies.
  */
 
 import { type Client, type ServiceError, status as Code } from "@grpc/grpc-js";
 
+import { kindOf, milliseconds, refusal } from "./arguments.js";
 import type { Call } from "./calls.js";
 import { openChannel } from "./channel.js";
 import { Credentials, type TLS, type Token } from "./credentials.js";
@@ -14,30 +15,29 @@ import { DeadlineExceeded, Overloaded, type SessionNotesError, Unavailable, Usag
 import { translate } from "./status.js";
 import { targetOrDefault } from "./targets.js";
 import type { CallOptions } from "./types.js";
-import { kindOf, milliseconds, refusal } from "./wire.js";
 
-const FIRST_PAUSE_MS = 50;
-const LONGEST_PAUSE_MS = 1000;
+const MIN_PAUSE_MS = 50;
+const MAX_PAUSE_MS = 1000;
 
-// The wire holds at most 99,999,999 hours, and gRPC throws beyond, where nobody can catch it.
-const LONGEST_TIMEOUT_MS = 100 * 365 * 24 * 3600 * 1000;
+// The wire format allows at most 99,999,999 hours. Beyond that, gRPC throws where no caller can catch it.
+const MAX_TIMEOUT_MS = 100 * 365 * 24 * 3600 * 1000;
 
-// A timer that is longer goes off at once.
-const LONGEST_TIMER_MS = 2 ** 31 - 1;
+// A longer timer fires immediately.
+const MAX_TIMER_MS = 2 ** 31 - 1;
 
-/** How long the next try of one call may take, and whether there is to be one. */
-class Tries {
+/** Attempts of one call: the remaining time, and whether to retry. */
+class Attempts {
   readonly #call: Call<unknown>;
   readonly #target: string;
   readonly #timeoutMs: number;
   readonly #deadline: number;
-  #pauseMs = FIRST_PAUSE_MS;
-  #earlier: SessionNotesError | undefined;
+  #pauseMs = MIN_PAUSE_MS;
+  #previous: SessionNotesError | undefined;
 
   constructor(call: Call<unknown>, target: string, timeoutMs: number) {
     this.#call = call;
     this.#target = target;
-    this.#timeoutMs = Math.max(0, Math.min(milliseconds("timeoutMs", timeoutMs), LONGEST_TIMEOUT_MS));
+    this.#timeoutMs = Math.max(0, Math.min(milliseconds("timeoutMs", timeoutMs), MAX_TIMEOUT_MS));
     this.#deadline = performance.now() + this.#timeoutMs;
   }
 
@@ -45,54 +45,54 @@ class Tries {
     return this.#deadline - performance.now();
   }
 
-  /** Milliseconds to wait before the next try; throws the error where there is to be none. */
+  /** Returns the milliseconds to wait before the next attempt. Throws the error if the call must not be retried. */
   pauseAfter(code: Code, error: SessionNotesError): number {
-    const passing = code === Code.UNAVAILABLE || error instanceof Overloaded;
-    if (!this.#call.repeatable || !passing) {
-      throw this.#last(error);
+    const transient = code === Code.UNAVAILABLE || error instanceof Overloaded;
+    if (!this.#call.idempotent || !transient) {
+      throw this.#final(error);
     }
-    // Jitter, so that many clients of one sidecar do not come back all at once.
+    // Jitter, so that the clients of one sidecar do not all retry at the same time.
     const pause = Math.max(this.#pauseMs * (0.5 + Math.random() / 2), error.retryAfterMs ?? 0);
     if (pause >= this.remainingMs()) {
-      throw this.#last(error);
+      throw this.#final(error);
     }
-    this.#earlier = error;
-    this.#pauseMs = Math.min(this.#pauseMs * 2, LONGEST_PAUSE_MS);
+    this.#previous = error;
+    this.#pauseMs = Math.min(this.#pauseMs * 2, MAX_PAUSE_MS);
     return pause;
   }
 
   /**
-   * The error of the last try, with that of the one before; where no sidecar answered, with the call, its target and its
-   * timeout.
+   * Returns the error of the last attempt, with that of the previous one as its cause. Without a response, the message names the
+   * call, the target and the timeout.
    */
-  #last(error: SessionNotesError): SessionNotesError {
-    if (this.#earlier !== undefined) {
-      error.cause = this.#earlier;
+  #final(error: SessionNotesError): SessionNotesError {
+    if (this.#previous !== undefined) {
+      error.cause = this.#previous;
     }
     if (error instanceof Unavailable && error.reason === "") {
-      let said = error.message;
+      let problem = error.message;
       if (error instanceof DeadlineExceeded) {
-        said = `no answer within ${this.#timeoutMs / 1000} s`;
-        if (this.#earlier !== undefined) {
-          // The time ran out in the middle of a try. The one before says what takes so long.
-          said += `; before that: ${this.#earlier.message}`;
+        problem = `no answer within ${this.#timeoutMs / 1000} s`;
+        if (this.#previous !== undefined) {
+          // The deadline passed during an attempt. The previous error tells why it took so long.
+          problem += `; before that: ${this.#previous.message}`;
         }
       }
-      error.message = `${this.#call.path.slice(this.#call.path.lastIndexOf("/") + 1)} on ${this.#target}: ${said}`;
+      error.message = `${this.#call.path.slice(this.#call.path.lastIndexOf("/") + 1)} on ${this.#target}: ${problem}`;
     }
     return error;
   }
 }
 
-/** A connection to a sidecar, for any number of calls at once. It keeps no process alive by itself. */
+/** A connection to a sidecar, for any number of concurrent calls. It does not keep the process alive. */
 export class Transport {
   readonly #target: string;
   readonly #credentials: Credentials;
-  /** Ends each try and each pause that is under way. */
-  readonly #underWay = new Set<() => void>();
+  /** Functions that end an attempt or a pause in progress. */
+  readonly #inProgress = new Set<() => void>();
   #client: Client | undefined;
-  /** The one before, where the files of TLS were replaced: calls in flight end on it. */
-  #earlier: Client | undefined;
+  /** The previous channel after the TLS files were replaced: calls in flight finish on it. */
+  #previous: Client | undefined;
 
   constructor(target: string | undefined, token: Token | undefined, tls: TLS | undefined) {
     this.#target = targetOrDefault(target);
@@ -100,20 +100,20 @@ export class Transport {
     this.#client = openChannel(this.#target, this.#credentials);
   }
 
-  /** Ends the connection; calls under way end as Unavailable. */
+  /** Closes the connection; calls in flight end as Unavailable. */
   close(): void {
     const client = this.#client;
     this.#client = undefined;
-    for (const end of this.#underWay) {
+    for (const end of this.#inProgress) {
       end();
     }
     client?.close();
-    this.#earlier?.close();
+    this.#previous?.close();
   }
 
-  /** Sends a call and reads its answer, within `timeoutMs` or the default. */
+  /** Sends a call and returns its result, within `timeoutMs` or the default. */
   async send<T>(call: Call<T>, { timeoutMs, signal }: CallOptions, defaultMs: number): Promise<T> {
-    const tries = new Tries(call, this.#target, timeoutMs ?? defaultMs);
+    const attempts = new Attempts(call, this.#target, timeoutMs ?? defaultMs);
     if (signal !== undefined && typeof (signal as Partial<AbortSignal> | null)?.throwIfAborted !== "function") {
       throw refusal("signal", `must be an AbortSignal, not ${kindOf(signal)}`);
     }
@@ -122,45 +122,45 @@ export class Transport {
     }
     for (;;) {
       signal?.throwIfAborted();
-      const outcome = await this.#try(call, tries.remainingMs(), signal);
+      const outcome = await this.#attempt(call, attempts.remainingMs(), signal);
       if (outcome instanceof Uint8Array) {
         return call.read(outcome);
       }
       signal?.throwIfAborted();
       this.#mustBeOpen();
       if (outcome.code === Code.UNAVAILABLE) {
-        this.#credentials.lookSoon();
+        this.#credentials.recheckSoon();
       }
-      await this.#pause(tries.pauseAfter(outcome.code, translate(outcome)), signal);
+      await this.#pause(attempts.pauseAfter(outcome.code, translate(outcome)), signal);
       this.#mustBeOpen();
     }
   }
 
-  async #try(call: Call<unknown>, remainingMs: number, signal?: AbortSignal): Promise<Uint8Array | ServiceError> {
+  async #attempt(call: Call<unknown>, remainingMs: number, signal?: AbortSignal): Promise<Uint8Array | ServiceError> {
     const metadata = this.#credentials.metadata();
-    this.#followFiles();
+    this.#reconnectIfReplaced();
     const client = this.#mustBeOpen();
     return this.#interruptible<Uint8Array | ServiceError>(signal, (done) => {
-      const sent = client.makeUnaryRequest<Uint8Array, Uint8Array>(
+      const pending = client.makeUnaryRequest<Uint8Array, Uint8Array>(
         call.path,
         (request) => Buffer.from(request.buffer, request.byteOffset, request.byteLength),
-        (answer) => answer,
+        (response) => response,
         call.request,
         metadata,
         { deadline: Date.now() + remainingMs },
-        (error, answer) => {
-          done(error ?? answer ?? new Uint8Array());
+        (error, response) => {
+          done(error ?? response ?? new Uint8Array());
         },
       );
       return () => {
-        sent.cancel();
+        pending.cancel();
       };
     });
   }
 
   async #pause(ms: number, signal?: AbortSignal): Promise<void> {
     await this.#interruptible<"over">(signal, (done) => {
-      const timer = setTimeout(done, Math.min(ms, LONGEST_TIMER_MS), "over");
+      const timer = setTimeout(done, Math.min(ms, MAX_TIMER_MS), "over");
       return () => {
         clearTimeout(timer);
         done("over");
@@ -168,25 +168,25 @@ export class Transport {
     });
   }
 
-  /** Something that takes time, and that close() and the caller's signal end; `begin` says how. */
+  /** Runs an operation that close() and the caller's signal can end. `begin` starts it and returns how to end it. */
   #interruptible<T>(signal: AbortSignal | undefined, begin: (done: (outcome: T) => void) => () => void): Promise<T> {
     return new Promise((resolve) => {
       const end = begin((outcome) => {
-        this.#underWay.delete(end);
+        this.#inProgress.delete(end);
         signal?.removeEventListener("abort", end);
         resolve(outcome);
       });
-      this.#underWay.add(end);
+      this.#inProgress.add(end);
       signal?.addEventListener("abort", end);
     });
   }
 
-  /** Connects anew once the files of TLS are replaced. */
-  #followFiles(): void {
+  /** Reconnects after the TLS files were replaced. */
+  #reconnectIfReplaced(): void {
     if (this.#client !== undefined && this.#credentials.replaced()) {
-      // Calls in flight end on the channel they began on, unless the files are replaced twice meanwhile.
-      this.#earlier?.close();
-      this.#earlier = this.#client;
+      // Calls in flight finish on their channel, unless the files are replaced twice meanwhile.
+      this.#previous?.close();
+      this.#previous = this.#client;
       this.#client = openChannel(this.#target, this.#credentials);
     }
   }

@@ -1,11 +1,11 @@
 /**
- * What goes in and comes out: plain, readonly, and without protobuf or gRPC.
+ * Public types: plain, readonly values without protobuf or gRPC.
  *
- * Times are `Date`s by the store's clock, cut to the millisecond. Spans are numbers of milliseconds, named so (`ageMs`), and
- * may have a fraction. Counts are plain numbers: the contract keeps them below 2^53.
+ * Times are `Date`s by the store's clock, truncated to milliseconds. Durations are numbers of milliseconds with names like
+ * `ageMs`, and may have a fraction. Counts are plain numbers: the contract keeps them below 2^53.
  */
 
-/** What JSON can say. A property that is undefined is left out, as by `JSON.stringify`. */
+/** A JSON value. Undefined properties are left out, as by `JSON.stringify`. */
 export type JsonValue = null | boolean | number | string | readonly JsonValue[] | JsonObject;
 
 /** A JSON object. */
@@ -14,112 +14,112 @@ export interface JsonObject {
 }
 
 /**
- * Whether there are notes, and if not, why.
+ * Whether current notes exist, and the reason if they do not.
  *
- * - `never_run`: no notes, and no run that would explain it.
- * - `running`: no notes yet; the latest run is at work.
- * - `ready`: there are notes, even while a newer run is at work or has failed.
+ * - `never_run`: no notes, and no run on record.
+ * - `running`: no notes yet; the latest run is in flight.
+ * - `ready`: current notes exist, even while a newer run is in flight or has failed.
  * - `failed`: no notes; the latest run failed or was abandoned.
- * - `expired`: there were notes, and their time to live has passed.
- * - `unavailable`: nobody answered. Made by the client, where `unavailableOk` asks for it; a sidecar never says so.
- * - `unspecified`: something this client is too old to know.
+ * - `expired`: notes existed, and their time to live has passed.
+ * - `unavailable`: an outage. Set by the client with `unavailableOk`, never by a sidecar.
+ * - `unspecified`: a value that this client is too old to know.
  */
 export type Readiness = "never_run" | "running" | "ready" | "failed" | "expired" | "unavailable" | "unspecified";
 
 /**
- * What became of a run.
+ * State of a run.
  *
- * - `superseded`: it wrote after a newer run had, or saw fewer turns than the current notes: they went to the history alone.
- * - `abandoned`: its lease ran out before it wrote or failed.
- * - `unspecified`: something this client is too old to know.
+ * - `superseded`: wrote after a newer run, or saw fewer turns than the current notes. Its notes are in the history only.
+ * - `abandoned`: the lease ran out before the run wrote or failed.
+ * - `unspecified`: a value that this client is too old to know.
  */
 export type RunState = "running" | "written" | "superseded" | "failed" | "abandoned" | "unspecified";
 
-/** How much an issue matters: good to know, to be dealt with in this conversation, or in the next turn. */
+/** Severity of an issue: good to know, should be dealt with in this conversation, or in the next turn. */
 export type Severity = "info" | "warning" | "critical";
 
 /**
- * What became of notes that were written.
+ * Outcome of a write.
  *
- * - `accepted`: they are the current notes now.
- * - `duplicate`: the run had written the same notes before; nothing changed.
- * - `superseded`: a newer run wrote before them, or one that saw more turns: they went to the history alone.
- * - `unspecified`: something this client is too old to know.
+ * - `accepted`: the notes became current.
+ * - `duplicate`: the run had already written the same notes; nothing changed.
+ * - `superseded`: a newer run had already written, or the current notes saw more turns. The notes are in the history only.
+ * - `unspecified`: a value that this client is too old to know.
  */
 export type WriteOutcome = "accepted" | "duplicate" | "superseded" | "unspecified";
 
 /** One finding of an observer. */
 export interface Issue {
-  /** What is the matter, for the primary to read. */
+  /** Description of the finding, for the primary to read. */
   readonly text: string;
-  /** How much it matters. Absent: the observer does not say, or says something this client is too old to know. */
+  /** Severity of the finding. Absent: not rated, or a value that this client is too old to know. */
   readonly severity?: Severity | undefined;
-  /** The turn it is about, counted from 1. Absent: no turn in particular. */
+  /** The turn in question, counted from 1. Absent: no particular turn. */
   readonly turn?: number | undefined;
 }
 
-/** What one run of an observer concluded. */
+/** The conclusions of one run of an observer. */
 export interface Notes {
-  /** Topic → share of it that the conversation has covered, 0 to 1. */
+  /** Topic → share of the topic that the conversation has covered, 0 to 1. */
   readonly coverage: Readonly<Record<string, number>>;
-  /** What is worth raising, in the order to be read. */
+  /** Findings, in the order in which the primary should read them. */
   readonly issues: readonly Issue[];
-  /** What to say or ask next, best first. */
+  /** Suggestions for what to say or ask next, best first. */
   readonly followUpSuggestions: readonly string[];
-  /** A few sentences on where the conversation stands. */
+  /** A few sentences on the state of the conversation. */
   readonly summary: string;
-  /** Anything else, as JSON: at most 16 levels deep, numbers up to ±(2^53 − 1). */
+  /** Any further data, as JSON: at most 16 levels deep, numbers up to ±(2^53 − 1). */
   readonly extra: JsonObject;
 }
 
-/** Notes to be written: what is absent is empty. */
+/** Notes to write; absent parts are empty. */
 export type NewNotes = { readonly [Part in keyof Notes]?: Notes[Part] | undefined };
 
-/** One utterance of the conversation. */
+/** One utterance in the conversation. */
 export interface Turn {
-  /** Who spoke: `user`, `primary`, a name. */
+  /** The speaker: `user`, `primary`, a name. */
   readonly speaker: string;
-  /** What was said. */
+  /** The words spoken. */
   readonly text: string;
-  /** When, by the caller's own clock; kept as given. */
+  /** When they were spoken, by the caller's clock; stored as given. */
   readonly time?: Date | undefined;
-  /** Anything else worth keeping, as JSON. Absent: nothing. */
+  /** Any further data, as JSON. Absent: none. */
   readonly extra?: JsonObject | undefined;
 }
 
 /** One execution of an observer. */
 export interface Run {
-  /** Its id, unique within session and observer. */
+  /** Id, unique within session and observer. */
   readonly runId: string;
-  /** 1, 2, 3, …; a higher number is a newer run. */
+  /** Number, counting from 1; a higher number is a newer run. */
   readonly number: number;
-  /** Whose run. */
+  /** The observer that the run belongs to. */
   readonly observer: string;
-  /** What became of it. */
+  /** State of the run. */
   readonly state: RunState;
-  /** How many turns it had seen; undefined: not known. */
+  /** How many turns the run had seen; undefined: unknown. */
   readonly observedTurn: number | undefined;
-  /** When it took its snapshot; undefined: it was written without being begun. */
+  /** When BeginRun took the snapshot; undefined: the run had no BeginRun. */
   readonly beginTime: Date | undefined;
-  /** When it was written, failed or abandoned; undefined: still at work. */
+  /** When the run was written, failed or abandoned; undefined: in flight. */
   readonly endTime: Date | undefined;
-  /** Why it ended without notes, as its observer said. */
+  /** Why the run ended without notes, as given by the observer. */
   readonly failure: string;
-  /** Its notes, where `listRuns` was asked for them. */
+  /** Notes of the run, if requested from `listRuns`. */
   readonly notes: Notes | undefined;
 }
 
-/** What every reading says. */
+/** Properties of every reading. */
 export interface ReadingBase {
-  /** The session read. */
+  /** The session. */
   readonly sessionId: string;
-  /** Whose notes. */
+  /** The observer whose notes were read. */
   readonly observer: string;
-  /** The newest run, whatever became of it; undefined: there was never one. */
+  /** The newest run, in any state; undefined: the observer has never begun one. */
   readonly latestRun: Run | undefined;
   /**
-   * What a primary hands to its model as the result of a tool call: plain JSON, short, nothing empty in it, and the same
-   * as the Python client's.
+   * Returns the result of a tool call for the primary's model: short plain JSON without empty values, identical
+   * to the Python client's.
    *
    * @example
    * JSON.stringify(reading.asToolResult()); // {"ready":false,"reason":"never_run"}
@@ -127,43 +127,43 @@ export interface ReadingBase {
   asToolResult(): ToolResult;
 }
 
-/** The current notes, and all one needs to decide whether to trust them. */
+/** The current notes, and everything needed to decide whether to trust them. */
 export interface ReadyReading extends ReadingBase {
   readonly ready: true;
   readonly readiness: "ready";
   readonly notes: Notes;
-  /** Time since they were written. */
+  /** Time since the notes were written. */
   readonly ageMs: number;
-  /** Time since the conversation was as their run saw it; undefined: the run did not say when it began. */
+  /** Time since the snapshot that the notes are based on; undefined: the run had no BeginRun. */
   readonly snapshotAgeMs: number | undefined;
-  /** When they were written. */
+  /** When the notes were written. */
   readonly writeTime: Date;
-  /** How many turns their run had seen; undefined: not known. */
+  /** How many turns the notes' run had seen; undefined: unknown. */
   readonly observedTurn: number | undefined;
-  /** How many turns have come since; undefined: not known. */
+  /** Drift: how many turns the conversation has had since; undefined: unknown. */
   readonly turnsBehind: number | undefined;
-  /** Whether they are within the bounds that were asked for. */
+  /** Whether the notes meet the bounds in the call. */
   readonly fresh: boolean;
-  /** The run that wrote them. */
+  /** The run that wrote the notes. */
   readonly run: Run;
-  /** How long they will still be there. */
+  /** Time until the notes expire. */
   readonly expiresInMs: number;
 }
 
-/** No notes, and why. */
+/** No notes, with the reason. */
 export interface NotReadyReading extends ReadingBase {
   readonly ready: false;
-  /** Why there are none. */
+  /** The reason. */
   readonly readiness: Exclude<Readiness, "ready">;
-  /** Not ready is never fresh. */
+  /** Always false: only notes can be fresh. */
   readonly fresh: false;
   readonly notes: undefined;
-  /** Why nobody answered, for people, where `readiness` is `unavailable`; empty elsewhere. */
+  /** The error message of the outage if `readiness` is `unavailable`; otherwise empty. */
   readonly unavailableReason: string;
 }
 
 /**
- * What a primary reads. `ready` tells the two apart:
+ * Result of `getNotes`. `ready` distinguishes the two kinds:
  *
  * @example
  * const reading = await primary.getNotes("session-1", { maxTurnsBehind: 3 });
@@ -171,7 +171,7 @@ export interface NotReadyReading extends ReadingBase {
  */
 export type Reading = ReadyReading | NotReadyReading;
 
-/** A reading for a model, as `asToolResult` gives it. The names are those of the wire, in every language. */
+/** Result of `asToolResult`. The names are those of the wire format, in every language. */
 export type ToolResult =
   | { readonly ready: false; readonly reason: Exclude<Readiness, "ready"> }
   | {
@@ -180,7 +180,7 @@ export type ToolResult =
       readonly snapshot_age_seconds?: number;
       readonly turns_behind?: number;
       readonly fresh: boolean;
-      /** There when a run began after the one these notes are from; says what became of it. */
+      /** State of a newer run, if one has begun since the notes' run. */
       readonly newer_run?: RunState;
       readonly notes: {
         readonly coverage?: Readonly<Record<string, number>>;
@@ -191,136 +191,136 @@ export type ToolResult =
       };
     };
 
-/** A session as it stood at one moment. */
+/** A session at one moment. */
 export interface Session {
   readonly sessionId: string;
   /** The primary's fields. */
   readonly fields: JsonObject;
-  /** How often `updateSession` changed it; 0: never. */
+  /** How many times `updateSession` has changed the session; 0: never. */
   readonly version: number;
   /** How many turns were ever appended. */
   readonly turnCount: number;
-  /** The last of them, oldest first, where asked for. */
+  /** The transcript, oldest turn first, if requested. */
   readonly turns: readonly Turn[];
-  /** Observer → what `getNotes` would answer for it. */
+  /** Observer → result of `getNotes` without bounds. */
   readonly notes: Readonly<Record<string, Reading>>;
-  /** When it was started; undefined: there is no such session. */
+  /** When the session was created; undefined: it does not exist. */
   readonly createTime: Date | undefined;
-  /** When it was last changed, by anybody; undefined: there is no such session. */
+  /** When the session was last changed; undefined: it does not exist. */
   readonly updateTime: Date | undefined;
-  /** What is left of it if nothing changes it; undefined: there is no such session. */
+  /** Time until the session expires if nothing changes it; undefined: it does not exist. */
   readonly expiresInMs: number | undefined;
 }
 
-/** A session in a few words. */
+/** Summary of a session. */
 export interface SessionSummary {
   readonly sessionId: string;
   readonly version: number;
   readonly turnCount: number;
   readonly updateTime: Date | undefined;
   readonly expiresInMs: number | undefined;
-  /** The observers that ever began or wrote a run, sorted. */
+  /** Every observer that has ever begun or written a run, sorted. */
   readonly observers: readonly string[];
 }
 
-/** A session after `updateSession`: its version now, and when it was changed. */
+/** Result of `updateSession`: the new version, and the time of the change. */
 export interface UpdateResult {
   readonly version: number;
   readonly updateTime: Date;
 }
 
-/** A run that has begun, and the transcript it is to look at, oldest turn first. */
+/** Result of `beginRun`: the run, and its transcript, oldest turn first. */
 export interface BeginResult {
   readonly run: Run;
   readonly transcript: readonly Turn[];
 }
 
-/** What became of notes: the outcome, the run that wrote them, and when it did so first. */
+/** Result of `writeNotes`: the outcome, the run, and when its notes were first written. */
 export interface WriteResult {
   readonly outcome: WriteOutcome;
   readonly run: Run;
   readonly writeTime: Date;
 }
 
-/** What every call takes. */
+/** Options of every call. */
 export interface CallOptions {
-  /** How long to wait for an answer, in milliseconds. Absent: as the client was told. */
+  /** Timeout in milliseconds. Absent: the client's. */
   readonly timeoutMs?: number | undefined;
-  /** Gives the call up; it then rejects with the signal's reason. What a write did by then is not known. */
+  /** Aborts the call, which then rejects with the signal's reason. The outcome of an aborted write is unknown. */
   readonly signal?: AbortSignal | undefined;
 }
 
-/** What may be said of notes to read. */
+/** Options of `getNotes`. */
 export interface NotesOptions extends CallOptions {
-  /** Whose notes. Absent: `default`. */
+  /** The observer whose notes to read. Absent: `default`. */
   readonly observer?: string | undefined;
-  /** The oldest age that still counts as fresh. Absent: age does not matter. */
+  /** The highest age that counts as fresh. Absent: no bound. */
   readonly maxAgeMs?: number | undefined;
-  /** How many turns the conversation has. Absent: as many as are stored. */
+  /** The caller's own count of turns in the conversation. Absent: the length of the stored transcript. */
   readonly currentTurn?: number | undefined;
-  /** How many turns may have come since and the notes still count as fresh. Absent: drift does not matter. */
+  /** The highest drift that counts as fresh. Absent: no bound. */
   readonly maxTurnsBehind?: number | undefined;
-  /** Whether to get a reading that is not ready and says why where nobody answers. */
+  /** Whether an outage resolves to a reading with `readiness: "unavailable"` instead of rejecting. */
   readonly unavailableOk?: boolean | undefined;
 }
 
-/** What may be said of the notes of several sessions. */
+/** Options of `batchGetNotes`. */
 export type BatchOptions = Omit<NotesOptions, "currentTurn">;
 
-/** What may be said of changes to a session. */
+/** Options of `updateSession`. */
 export interface UpdateOptions extends CallOptions {
-  /** Fields to remove; those that are not there do not matter. */
+  /** Fields to remove. Fields that do not exist are ignored. */
   readonly remove?: readonly string[] | undefined;
   /** Change nothing unless the session is at this version. */
   readonly expectedVersion?: number | undefined;
-  /** From now on, how long the session is kept after its last change. Absent: as it was. */
+  /** How long the session is kept after its last change, from now on. Absent: unchanged. */
   readonly ttlMs?: number | undefined;
 }
 
-/** What may be said of turns to append. */
+/** Options of `appendTurns`. */
 export interface AppendOptions extends CallOptions {
-  /** Append nothing unless the transcript has this many turns. With it, doing it again is safe. */
+  /** Append nothing unless the transcript has this many turns. This makes a retry safe. */
   readonly expectedTurnCount?: number | undefined;
 }
 
-/** What may be said of a list that is fetched page by page; `timeoutMs` is for each page. */
+/** Options of listings, which are fetched page by page; `timeoutMs` applies to each page. */
 export interface ListOptions extends CallOptions {
-  /** How many at most in one page. Absent: as the sidecar sees fit. */
+  /** The highest number of items in a page. Absent: the sidecar's default. */
   readonly pageSize?: number | undefined;
 }
 
-/** What may be said of a run. */
+/** Options of `run`. */
 export interface RunOptions {
   /**
-   * The run's id. Absent: a new one. Give your own where a supervisor may start the same work again: a run that was begun and
-   * has not ended goes on, and what is done is not done again.
+   * The run's id. Absent: a new one. Set it if a supervisor may restart the same work: a run that has begun and not ended
+   * continues, and finished work is not repeated.
    */
   readonly runId?: string | undefined;
-  /** How many turns the run is going to see. Absent: as many as are stored. */
+  /** How many turns the run will see. Absent: the length of the stored transcript. */
   readonly observedTurn?: number | undefined;
-  /** How long it may take before it counts as abandoned. Absent: 5 minutes. */
+  /** How long the run may take before it counts as abandoned. Absent: 5 minutes. */
   readonly leaseMs?: number | undefined;
-  /** Whether to begin only if no other run of this observer is at work on the session. */
+  /** Whether to begin only if no other run of this observer is in flight on the session. */
   readonly onlyIfIdle?: boolean | undefined;
-  /** Whether to hand over the transcript. Absent: yes. */
+  /** Whether to return the transcript. Absent: yes. */
   readonly includeTranscript?: boolean | undefined;
-  /** Gives up the run's calls, but for `fail`; they then reject with the signal's reason, and the run has failed. */
+  /** Aborts the run's calls except `fail`. They reject with the signal's reason, and the run fails. */
   readonly signal?: AbortSignal | undefined;
 }
 
-/** What may be said of a run that is only to begin. */
+/** Options of `beginRun`. */
 export type BeginOptions = RunOptions & CallOptions;
 
-/** What may be said of notes that a run writes. */
+/** Options of `ActiveRun.write`. */
 export interface RunWriteOptions {
-  /** How many turns the run has seen. Absent: as it said when it began. */
+  /** How many turns the run has seen. Absent: as recorded at its begin. */
   readonly observedTurn?: number | undefined;
-  /** How long the notes count. Absent: as long as the session. */
+  /** How long the notes are valid. Absent: as long as the session. */
   readonly ttlMs?: number | undefined;
 }
 
-/** What may be said of notes to write. */
+/** Options of `writeNotes`. */
 export interface WriteOptions extends RunWriteOptions, CallOptions {
-  /** The run that concluded them. Absent: a new one. */
+  /** The run that the notes come from. Absent: a new one. */
   readonly runId?: string | undefined;
 }

@@ -1,4 +1,4 @@
-/** The clients say who they are, over TLS where asked to, and never where others can hear. */
+/** Tests of credentials: tokens, TLS, and no token over an unencrypted network. */
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -29,14 +29,14 @@ after(() => {
   rmSync(home, { recursive: true, force: true });
 });
 
-/** A file that is its owner's alone, in the place of the one before. */
+/** Replaces a file with one that only its owner can read. */
 function secret(path: string, ...lines: string[]): string {
   writeFileSync(`${path}.new`, lines.map((line) => `${line}\n`).join(""), { mode: 0o600 });
   renameSync(`${path}.new`, path);
   return path;
 }
 
-/** A directory of tokens, as the sidecar takes it. */
+/** Creates a directory of tokens for the sidecar. */
 function tokensDir(): string {
   const tokens = join(home, "tokens");
   mkdirSync(tokens, { mode: 0o700, recursive: true });
@@ -46,7 +46,7 @@ function tokensDir(): string {
   return tokens;
 }
 
-/** Sets environment variables for as long as a test runs. */
+/** Sets environment variables for the duration of a test. */
 function withEnvironment(context: { after(undo: () => void): void }, variables: Record<string, string>): void {
   Object.assign(process.env, variables);
   context.after(() => {
@@ -56,7 +56,7 @@ function withEnvironment(context: { after(undo: () => void): void }, variables: 
   });
 }
 
-/** That nothing of a secret is in an error, whatever is looked at. */
+/** Asserts that no property of an error holds a secret. */
 function quiet(error: unknown): boolean {
   return !inspect(error, { depth: 10, showHidden: true }).includes("canary");
 }
@@ -72,7 +72,7 @@ suite("with tokens", { concurrency: false }, () => {
     await sidecar[Symbol.asyncDispose]();
   });
 
-  test("each calls with its own, and for what is its own", async () => {
+  test("each client calls with its own token, and within its own role", async () => {
     const sessionId = newSessionId();
     using primary = new PrimaryClient(sidecar.target, { token: TOKENS.primary });
     using observer = new ObserverClient(sidecar.target, { token: () => TOKENS.observer });
@@ -86,7 +86,7 @@ suite("with tokens", { concurrency: false }, () => {
     });
   });
 
-  test("nobody without one, or with one that is not known; the error does not show it", async () => {
+  test("a missing or unknown token is rejected; the error does not show it", async () => {
     for (const token of [undefined, "canary-unknown"]) {
       using client = new PrimaryClient(sidecar.target, { token });
       await assert.rejects(client.getNotes("s", { unavailableOk: true, timeoutMs: 5000 }), (error) => {
@@ -98,7 +98,7 @@ suite("with tokens", { concurrency: false }, () => {
     }
   });
 
-  test("the environment has one, or names its file; an option wins", async (context) => {
+  test("the environment has a token or names its file; an option takes precedence", async (context) => {
     const file = secret(join(home, "mine"), "", "# mine", TOKENS.observer);
     withEnvironment(context, { SESSION_NOTES_TOKEN_FILE: file });
     using observer = new ObserverClient(sidecar.target);
@@ -110,8 +110,8 @@ suite("with tokens", { concurrency: false }, () => {
     await assert.rejects(primary.listSessions().next(), PermissionDenied);
   });
 
-  test("a token file is read again; emptied or gone, the last token stays", async () => {
-    const file = secret(join(home, "rotated"), "nobody-knows-this-one");
+  test("a token file is read again; if it is emptied or removed, the last token stays", async () => {
+    const file = secret(join(home, "rotated"), "an-unknown-token");
     using primary = new PrimaryClient(sidecar.target, { token: tokenFile(file) });
     await assert.rejects(primary.getSession("s"), Unauthenticated);
     secret(file, TOKENS.primary);
@@ -122,7 +122,7 @@ suite("with tokens", { concurrency: false }, () => {
     await primary.getSession("s");
   });
 
-  test("a token function that throws is an error of ours, without its text; the next call asks again", async () => {
+  test("a token function that throws causes Unauthenticated without its text; the next call runs it again", async () => {
     let broken = true;
     const token = () => {
       if (broken) {
@@ -143,7 +143,7 @@ suite("with tokens", { concurrency: false }, () => {
     await primary.getSession("s");
   });
 
-  test("an async token function is refused by what it returns, and its rejection ends no process", async () => {
+  test("an async token function is rejected by its return value, and its rejection does not end the process", async () => {
     const token = (() => Promise.reject(new Error("canary"))) as never;
     using primary = new PrimaryClient(sidecar.target, { token });
     const message = "the token function must return a string, not Promise";
@@ -171,7 +171,7 @@ suite("with certificates", { concurrency: false }, () => {
 
   const mine = { certFile: pem("primary.pem"), keyFile: pem("primary.key") };
 
-  test("a certificate of one's own, by option or by the environment", async (context) => {
+  test("a client certificate, by option or environment", async (context) => {
     using primary = new PrimaryClient(sidecar.target, { tls: { caFile: pem("ca.pem"), ...mine } });
     await primary.getSession("s", { timeoutMs: 10_000 });
     await assert.rejects(primary.listSessions().next(), PermissionDenied);
@@ -186,7 +186,7 @@ suite("with certificates", { concurrency: false }, () => {
     await byName.getSession("s", { timeoutMs: 10_000 });
   });
 
-  test("replaced files count, once they fit each other, and calls in flight end as they began", async () => {
+  test("replaced files take effect once they match each other, and calls in flight finish on the old connection", async () => {
     const paths = { caFile: pem("my-ca.pem"), certFile: pem("my.pem"), keyFile: pem("my.key") };
     copyFileSync(pem("other-ca.pem"), paths.caFile);
     copyFileSync(mine.certFile, paths.certFile);
@@ -197,7 +197,7 @@ suite("with certificates", { concurrency: false }, () => {
     await assert.rejects(primary.getNotes("s", { timeoutMs: 500 }), Unavailable);
     copyFileSync(pem("ca.pem"), paths.caFile);
     await eventually(async () => (await primary.getNotes("s", { unavailableOk: true })).readiness === "never_run");
-    // The sidecar's key is of another pair; with the sidecar's certificate too, the role is lost.
+    // The sidecar's key belongs to another pair; with the sidecar's certificate, the client loses its role.
     copyFileSync(pem("sidecar.key"), paths.keyFile);
     const until = performance.now() + 1200;
     while (performance.now() < until) {
@@ -222,7 +222,7 @@ suite("with certificates", { concurrency: false }, () => {
     "no encryption": undefined,
   };
   for (const [name, tls] of Object.entries(refused)) {
-    test(`no way in: ${name}`, async () => {
+    test(`no access: ${name}`, async () => {
       using primary = new PrimaryClient(sidecar.target, { tls });
       await assert.rejects(primary.getSession("s", { timeoutMs: 500 }), Unavailable);
     });
@@ -239,7 +239,7 @@ suite("credentials", () => {
     "localhost.example.org:50051",
     "[2001:db8::1]:50051",
   ]) {
-    test(`a token is not sent where others can hear: ${target}`, () => {
+    test(`a token is not sent unencrypted to another machine: ${target}`, () => {
       for (const Client of [PrimaryClient, ObserverClient]) {
         assert.throws(
           () => new Client(target, { token: TOKENS.admin }),
@@ -256,12 +256,12 @@ suite("credentials", () => {
   }
 
   for (const target of ["127.0.0.1:1", "127.8.9.1:1", "localhost:1", "[::1]:1", "unix:/run/s", "dns:localhost:1"]) {
-    test(`this machine is no elsewhere: ${target}`, () => {
+    test(`a token may be sent unencrypted to this machine: ${target}`, () => {
       new PrimaryClient(target, { token: TOKENS.primary }).close();
     });
   }
 
-  test("that cannot be are refused when a client is made, where they are known by then, and not shown", async () => {
+  test("invalid credentials are rejected when a client is created, if known by then, and never shown", async () => {
     const refused: (() => unknown)[] = ["", "canary two", "canary\n", "canary-\u00fc"].map(
       (token) => () => new PrimaryClient("127.0.0.1:1", { token }),
     );

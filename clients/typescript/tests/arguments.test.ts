@@ -1,4 +1,4 @@
-/** Arguments of a wrong kind are refused by name, and never with their value; far deadlines; targets that cannot be one. */
+/** Tests of arguments: wrong types are rejected by name and without the value; long timeouts; invalid targets. */
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
@@ -18,7 +18,7 @@ import {
   Unavailable,
 } from "session-notes";
 
-import { eventually, newSessionId, nobody, Sidecar, Silent } from "./sidecar.js";
+import { eventually, newSessionId, unreachable, Sidecar, Silent } from "./sidecar.js";
 
 const execute = promisify(execFile);
 
@@ -26,7 +26,7 @@ const TEXT = [
   [42, "must be a string, not number"],
   [null, "must be a string, not null"],
   [new Date(), "must be a string, not Date"],
-  ["a\ud800", "has half a character in it"],
+  ["a\ud800", "must not contain a lone surrogate (half a character)"],
 ] as const;
 const COUNT = [
   ["3", "must be a number, not string"],
@@ -64,7 +64,7 @@ const SIGNAL = [
 type Wrong = Readonly<Record<string, readonly (readonly [unknown, string])[]>>;
 type Method = readonly [readonly string[], unknown[], Wrong];
 
-// The names of its positional arguments, these as they should be, and wrong ones; what is no position is an option.
+// The names of positional arguments, valid values, and invalid ones. Names without a position are options.
 const CALL = { options: OBJECT, timeoutMs: SPAN, signal: SIGNAL };
 const BEGIN = { runId: TEXT, observedTurn: COUNT, leaseMs: SPAN, onlyIfIdle: FLAG, includeTranscript: FLAG };
 const PRIMARY: Readonly<Record<string, Method>> = {
@@ -178,7 +178,7 @@ suite("arguments of a wrong kind", { concurrency: true }, () => {
     ['notes.extra["a"][1]["b"] must not hold NaN or infinity', { extra: { a: [1, { b: NaN }] } }],
     ['notes.extra["a"][1] must be JSON, not function', { extra: { a: [1, () => 1] } }],
     ['notes.extra["a"] must be JSON, not Map', { extra: { a: new Map() } }],
-    ['notes.extra["a"] has half a character in it', { extra: { a: "\udc00" } }],
+    ['notes.extra["a"] must not contain a lone surrogate (half a character)', { extra: { a: "\udc00" } }],
   ];
   for (const [message, notes] of parts) {
     test(message, async () => {
@@ -187,7 +187,7 @@ suite("arguments of a wrong kind", { concurrency: true }, () => {
     });
   }
 
-  test("turns and ids are named by their place", async () => {
+  test("turns and ids are named by their position", async () => {
     using primary = new PrimaryClient("127.0.0.1:1");
     const turn = { speaker: "user", text: "x" };
     const cases: readonly (readonly [string, unknown])[] = [
@@ -219,7 +219,7 @@ suite("deadlines and runs", { concurrency: false }, () => {
   });
 
   for (const timeoutMs of [Number.MAX_SAFE_INTEGER, Number.MAX_VALUE, Infinity, 1e12, 2 ** 31]) {
-    test(`a far one is far: ${timeoutMs}`, async () => {
+    test(`a long timeout does not fire early: ${timeoutMs}`, async () => {
       using primary = new PrimaryClient(sidecar.target, { timeoutMs, stateTimeoutMs: timeoutMs });
       using observer = new ObserverClient(sidecar.target, { timeoutMs });
       await primary.getNotes("s");
@@ -228,7 +228,7 @@ suite("deadlines and runs", { concurrency: false }, () => {
     });
   }
 
-  test("spans that are far are the sidecar's to judge", async () => {
+  test("long durations are left to the sidecar to judge", async () => {
     const sessionId = newSessionId();
     using primary = new PrimaryClient(sidecar.target);
     using observer = new ObserverClient(sidecar.target);
@@ -249,7 +249,7 @@ suite("deadlines and runs", { concurrency: false }, () => {
     }
   });
 
-  /** The only run of a session, as the sidecar has it. */
+  /** Returns the only run of a session. */
   async function recorded(observer: ObserverClient, sessionId: string): Promise<readonly [string, string]> {
     const runs = [];
     for await (const { state, failure } of observer.listRuns(sessionId)) {
@@ -277,7 +277,7 @@ suite("deadlines and runs", { concurrency: false }, () => {
     });
   }
 
-  test("a run whose signal is aborted has failed, whoever says so", async () => {
+  test("a run whose signal is aborted has failed, by its own call or the client's", async () => {
     using observer = new ObserverClient(sidecar.target);
     const give: Readonly<Record<string, (run: ActiveRun) => Promise<unknown>>> = {
       stopped: (run) => run.fail("stopped"),
@@ -300,13 +300,13 @@ suite("deadlines and runs", { concurrency: false }, () => {
     }
   });
 
-  test("a run that began while it was given up has failed", async () => {
+  test("a run that began while its begin was aborted has failed", async () => {
     using observer = new ObserverClient(sidecar.target);
     await observer.beginRun(newSessionId());
     const sessionId = newSessionId();
     const controller = new AbortController();
     const running = observer.run(sessionId, () => assert.fail("work was called"), { signal: controller.signal });
-    // The request is on its way by then, and the answer is not here yet.
+    // By now the request is in flight, without a response.
     setImmediate(() => {
       controller.abort();
     });
@@ -322,7 +322,7 @@ suite("deadlines and runs", { concurrency: false }, () => {
 });
 
 suite("no answer", { concurrency: true }, () => {
-  test("says which call, where, and after how long", async () => {
+  test("names the call, the target and the timeout", async () => {
     using silent = await Silent.start();
     using primary = new PrimaryClient(silent.target, { timeoutMs: 100 });
     const message = `GetNotes on ${silent.target}: no answer within 0.1 s`;
@@ -330,7 +330,7 @@ suite("no answer", { concurrency: true }, () => {
     const reading = await primary.getNotes("s", { unavailableOk: true });
     assert(!reading.ready);
     assert.equal(reading.unavailableReason, message);
-    const target = await nobody();
+    const target = await unreachable();
     using observer = new ObserverClient(target, { timeoutMs: 100 });
     await assert.rejects(observer.beginRun("s"), (error) => {
       assert(error instanceof Unavailable);
@@ -361,21 +361,21 @@ suite("targets", { concurrency: true }, () => {
   ];
 
   for (const target of impossible) {
-    test(`cannot be: ${JSON.stringify(target)}`, () => {
+    test(`invalid: ${JSON.stringify(target)}`, () => {
       for (const Client of [PrimaryClient, ObserverClient]) {
-        assert.throws(() => new Client(target), /^InvalidArgument: .* is no address: write host:port or unix:\/path$/);
+        assert.throws(() => new Client(target), /^InvalidArgument: .* is not an address: use host:port or unix:\/path$/);
       }
     });
   }
 
-  test("can be", () => {
+  test("valid targets", () => {
     for (const target of possible) {
       new PrimaryClient(target).close();
     }
     assert.throws(() => new PrimaryClient(50051 as never), /target must be a string, not number/);
   });
 
-  test("the path of a socket is taken letter by letter", async () => {
+  test("the path of a socket is taken literally", async () => {
     const home = mkdtempSync(join(tmpdir(), "s-"));
     const server = createServer().listen(join(home, "plain"));
     try {
@@ -400,7 +400,7 @@ suite("targets", { concurrency: true }, () => {
     }
   });
 
-  test("a misspelt variable is told once, a wrong target by its variable", async () => {
+  test("a misspelled variable causes one warning, an invalid target names its variable", async () => {
     const script = `import { ObserverClient, PrimaryClient } from "session-notes";
       for (const Client of [PrimaryClient, ObserverClient]) {
         try { new Client(); } catch (error) { console.log(error.message); }
@@ -416,7 +416,7 @@ suite("targets", { concurrency: true }, () => {
     const env = Object.fromEntries(names.map((name) => [name, "canary"]));
     const options = { timeout: 20_000, env: { ...env, SESSION_NOTES_TARGET: "localhost" } };
     const { stdout, stderr } = await execute(process.execPath, ["--input-type=module", "--eval", script], options);
-    const refused = "SESSION_NOTES_TARGET: localhost is no address: write host:port or unix:/path\n";
+    const refused = "SESSION_NOTES_TARGET: localhost is not an address: use host:port or unix:/path\n";
     assert.equal(stdout, refused.repeat(2));
     const lines = stderr.split("\n").filter((line) => line.includes("SessionNotesWarning"));
     assert.deepEqual(

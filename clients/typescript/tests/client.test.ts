@@ -1,4 +1,4 @@
-/** What a table cannot say: sidecars that die, calls that are given up, unix sockets, processes that end. */
+/** Tests beyond the conformance tables: sidecars that die, aborted calls, unix sockets, processes that end. */
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
@@ -20,14 +20,14 @@ import {
   UsageError,
 } from "session-notes";
 
-import { eventually, newSessionId, nobody, Sidecar, Silent } from "./sidecar.js";
+import { eventually, newSessionId, unreachable, Sidecar, Silent } from "./sidecar.js";
 
 const execute = promisify(execFile);
 
-/** For notes of a sidecar that is there: tests share a few cores with each other. */
+/** Timeout of getNotes for a running sidecar: tests share a few cores. */
 const PATIENT = { timeoutMs: 5000 };
 
-/** How long something took, in milliseconds. */
+/** Returns the duration of a promise in milliseconds. */
 async function took(work: () => Promise<unknown>): Promise<number> {
   const started = performance.now();
   await work();
@@ -48,15 +48,15 @@ suite("a client", { concurrency: false }, () => {
   test("calls over a unix socket as over TCP", async () => {
     const sessionId = newSessionId();
     using observer = new ObserverClient(sidecar.unix);
-    using primary = new PrimaryClient(sidecar.unix, { token: "nobody-asks-for-it", ...PATIENT });
+    using primary = new PrimaryClient(sidecar.unix, { token: "an-unneeded-token", ...PATIENT });
     await observer.writeNotes(sessionId, { summary: "x" });
     const reading = await primary.getNotes(sessionId);
     assert(reading.ready);
     assert.equal(reading.notes.summary, "x");
   });
 
-  test("finds its sidecar in the environment, and no proxy", async (context) => {
-    const variables = { SESSION_NOTES_TARGET: sidecar.target, http_proxy: `http://${await nobody()}` };
+  test("takes its target from the environment, and uses no proxy", async (context) => {
+    const variables = { SESSION_NOTES_TARGET: sidecar.target, http_proxy: `http://${await unreachable()}` };
     for (const [name, value] of Object.entries(variables)) {
       process.env[name] = process.env[name.replace("http", "grpc")] = value;
     }
@@ -69,7 +69,7 @@ suite("a client", { concurrency: false }, () => {
     assert.equal((await primary.getSession("s")).version, 0);
   });
 
-  test("gives back notes and turns that are equal to what was written", async () => {
+  test("returns notes and turns equal to those written", async () => {
     const sessionId = newSessionId();
     using primary = new PrimaryClient(sidecar.target, PATIENT);
     using observer = new ObserverClient(sidecar.target);
@@ -93,7 +93,7 @@ suite("a client", { concurrency: false }, () => {
     assert(Math.abs(reading.writeTime.getTime() - Date.now()) < 60_000);
   });
 
-  test("does not put a run's session into logs", async () => {
+  test("keeps a run's session id out of logs", async () => {
     using observer = new ObserverClient(sidecar.target);
     await observer.run("jane.doe@example.org", async (run) => {
       const shown = `<ActiveRun: run ${run.number} of observer 'default' on session 7f73355b>`;
@@ -103,7 +103,7 @@ suite("a client", { concurrency: false }, () => {
     });
   });
 
-  test("warns of a failure that could not be recorded, and passes on the work's own error", async () => {
+  test("warns of a failure that could not be recorded, and rethrows the error of the work", async () => {
     const sessionId = newSessionId();
     const observer = new ObserverClient(sidecar.target);
     const warned = once(process, "warning") as Promise<[Error]>;
@@ -123,7 +123,7 @@ suite("a client", { concurrency: false }, () => {
     assert(atWork?.ended);
   });
 
-  test("warns of nothing where no failure is to be recorded", async (context) => {
+  test("does not warn if there is no failure to record", async (context) => {
     const sessionId = newSessionId();
     using primary = new PrimaryClient(sidecar.target, PATIENT);
     using observer = new ObserverClient(sidecar.target);
@@ -145,7 +145,7 @@ suite("a client", { concurrency: false }, () => {
     assert.deepEqual(warnings, []);
   });
 
-  test("needs no close to let its process end", async () => {
+  test("does not keep the process alive", async () => {
     const script = `import { PrimaryClient } from "session-notes";
       const primary = new PrimaryClient(${JSON.stringify(sidecar.target)});
       console.log((await primary.getSession("s", { timeoutMs: 10_000 })).version);`;
@@ -153,7 +153,7 @@ suite("a client", { concurrency: false }, () => {
     assert.equal(stdout, "0\n");
   });
 
-  test("says that it is closed, however often it was closed", async () => {
+  test("rejects calls after close, and allows repeated close", async () => {
     const primary = new PrimaryClient(sidecar.target, PATIENT);
     await primary.getSession("s");
     primary.close();
@@ -162,7 +162,7 @@ suite("a client", { concurrency: false }, () => {
     await assert.rejects(primary.batchGetNotes([], { unavailableOk: true }), UsageError);
   });
 
-  test("tells an outage from no notes yet, and is back soon after its sidecar", async () => {
+  test("distinguishes an outage from no notes, and recovers soon after its sidecar", async () => {
     const sessionId = newSessionId();
     using primary = new PrimaryClient(sidecar.target, PATIENT);
     using observer = new ObserverClient(sidecar.target);
@@ -183,7 +183,7 @@ suite("a client", { concurrency: false }, () => {
     assert.equal((await primary.getSession(sessionId)).version, 0);
   });
 
-  test("makes good an observer's calls that meet a restart: one run, one write", async () => {
+  test("retries an observer's calls during a restart: one run, one write", async () => {
     const sessionId = newSessionId();
     using observer = new ObserverClient(sidecar.target, { timeoutMs: 30_000 });
     const outcome = await observer.run(sessionId, async (run) => {
@@ -212,7 +212,7 @@ suite("a call", { concurrency: true }, () => {
     silent[Symbol.dispose]();
   });
 
-  test("waits 250 ms for notes, and no longer unless told", async () => {
+  test("waits 250 ms for notes by default", async () => {
     using primary = new PrimaryClient(silent.target);
     for (const [timeoutMs, least, most] of [
       [undefined, 245, 1000],
@@ -225,14 +225,14 @@ suite("a call", { concurrency: true }, () => {
     await assert.rejects(primary.getNotes("s", { timeoutMs: NaN }), { name: "InvalidArgument" });
   });
 
-  test("as told to the client", async () => {
+  test("as set for the client", async () => {
     using primary = new PrimaryClient(silent.target, { timeoutMs: 50, stateTimeoutMs: 60 });
     for (const call of [() => primary.getNotes("s"), () => primary.deleteSession("s")]) {
       assert((await took(() => assert.rejects(call, DeadlineExceeded))) < 1000);
     }
   });
 
-  test("that is given up rejects with the signal's reason, also where an outage would do", async () => {
+  test("that is aborted rejects with the signal's reason, even with unavailableOk", async () => {
     using primary = new PrimaryClient(silent.target);
     const reason = new Error("the user hung up");
     const options = { timeoutMs: 60_000, unavailableOk: true };
@@ -245,16 +245,16 @@ suite("a call", { concurrency: true }, () => {
     assert((await took(() => assert.rejects(waiting, reason))) < 5000);
   });
 
-  test("that is given up between two tries does not wait for the next", async () => {
-    using observer = new ObserverClient(await nobody(), { timeoutMs: 60_000 });
+  test("that is aborted between two attempts does not wait for the next", async () => {
+    using observer = new ObserverClient(await unreachable(), { timeoutMs: 60_000 });
     const signal = AbortSignal.timeout(300);
     const ms = await took(() => assert.rejects(observer.beginRun("s", { signal }), { name: "TimeoutError" }));
     assert(ms < 5000, `${ms} ms`);
   });
 
-  test("that is under way when the client is closed ends as Unavailable", async () => {
+  test("in flight when the client is closed rejects with Unavailable", async () => {
     const primary = new PrimaryClient(silent.target);
-    const observer = new ObserverClient(await nobody(), { timeoutMs: 60_000 });
+    const observer = new ObserverClient(await unreachable(), { timeoutMs: 60_000 });
     const waiting = [primary.getSession("s", { timeoutMs: 60_000 }), observer.beginRun("s")].map((call) =>
       assert.rejects(call, new Unavailable("the client was closed during the call")),
     );
@@ -265,8 +265,8 @@ suite("a call", { concurrency: true }, () => {
     assert((await took(() => Promise.all(waiting))) < 5000);
   });
 
-  test("says whom it tried to reach", async () => {
-    const target = await nobody();
+  test("names the target", async () => {
+    const target = await unreachable();
     using primary = new PrimaryClient(target);
     await assert.rejects(primary.getNotes("s"), (error: Unavailable) => {
       assert(error.message.includes(target));
@@ -275,8 +275,8 @@ suite("a call", { concurrency: true }, () => {
     });
   });
 
-  test("has a stack that leads to its caller", async () => {
-    using primary = new PrimaryClient(await nobody());
+  test("has a stack with its caller", async () => {
+    using primary = new PrimaryClient(await unreachable());
     async function whoCalled(): Promise<Reading> {
       return await primary.getNotes("s");
     }

@@ -1,4 +1,4 @@
-/** The cases that all clients have in common, run by this one. tests/conformance/README.md says how they are to be read. */
+/** Conformance with the tables that all clients share (format: tests/conformance/README.md). */
 
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
@@ -13,7 +13,7 @@ import * as details from "../dist/gen/session_notes/status/v1/status_pb.js";
 import { GetNotesResponseSchema } from "../dist/gen/session_notes/v1/session_notes_pb.js";
 import { translate } from "../dist/status.js";
 import { readingFrom } from "../dist/wire.js";
-import { CONFORMANCE, eventually, newSessionId, nobody, Sidecar, Silent } from "./sidecar.js";
+import { CONFORMANCE, eventually, newSessionId, unreachable, Sidecar, Silent } from "./sidecar.js";
 
 type Json = null | boolean | number | string | Json[] | { [name: string]: Json };
 type JsonObject = Record<string, Json>;
@@ -57,21 +57,21 @@ const TABLES = new Map(
     .map((file) => [basename(file, ".json"), JSON.parse(readFileSync(join(CONFORMANCE, file), "utf8")) as Table]),
 );
 
-/** What work throws, where a case wants it to. */
+/** Thrown inside a run by cases that need a failing run. */
 class Oops extends Error {}
 
-/** Something is not as a case says. */
+/** A result differs from the case. */
 class Mismatch extends Error {}
 
 const OBSERVERS = new Set(["begin_run", "write_notes", "fail_run", "list_runs", "run"]);
 
-/** Names whose values are seconds in a table and milliseconds here. */
+/** Names with values in seconds in a table and milliseconds in this client. */
 const SPANS = new Set(["max_age", "ttl", "lease", "timeout", "age", "snapshot_age", "expires_in", "retry_after"]);
 
-/** Parts whose own names are the user's. */
+/** Parts with keys that are user data. */
 const USERS = new Set(["coverage", "extra", "fields", "set", "metadata"]);
 
-/** The positional arguments of each call; what else is given goes into its options. */
+/** The positional arguments of each call; all others are options. */
 const POSITIONAL: Readonly<Record<string, readonly string[]>> = {
   getNotes: ["sessionId"],
   batchGetNotes: ["sessionIds"],
@@ -90,10 +90,10 @@ const POSITIONAL: Readonly<Record<string, readonly string[]>> = {
 
 type Method = (...args: unknown[]) => unknown;
 
-/** For notes of a sidecar that is there: tests share a few cores with each other. */
+/** Timeout of getNotes for a running sidecar: tests share a few cores. */
 const PATIENT = { timeoutMs: 5000 };
 
-/** Runs the steps of one case, against one target; a patient one waits longer for notes than clients do by default. */
+/** Runner of one case against one target. If patient, getNotes has a longer timeout than by default. */
 class Runner {
   readonly #names = new Map<string, Json>();
   readonly #target: string;
@@ -262,7 +262,7 @@ class Runner {
   }
 }
 
-/** Makes a call, with the arguments where this client takes them. */
+/** Performs a call, with positional arguments and options. */
 async function send(on: unknown, call: string, args: JsonObject): Promise<unknown> {
   const name = camel(call);
   const options = given(args) as Record<string, unknown>;
@@ -277,7 +277,7 @@ async function send(on: unknown, call: string, args: JsonObject): Promise<unknow
   return isAsyncIterable(result) ? collected(result) : await result;
 }
 
-/** Arguments as this client names and measures them. */
+/** Converts arguments to this client's names and units. */
 function given(content: Json, key = ""): unknown {
   if (SPANS.has(key) && typeof content === "number") {
     return content * 1000;
@@ -299,7 +299,7 @@ function given(content: Json, key = ""): unknown {
   return content;
 }
 
-/** A result as JSON has it, the same in every language. */
+/** Returns a result as JSON, the same for every language. */
 function neutral(result: unknown, key = ""): Json {
   if (result === undefined || result === null) {
     return null;
@@ -322,7 +322,7 @@ function neutral(result: unknown, key = ""): Json {
   );
 }
 
-/** The part of a result that a path leads to, in neutral form. */
+/** Returns the part of a result at a path, in neutral form. */
 function at(result: unknown, path: string): Json {
   let part = result;
   let key = "";
@@ -337,7 +337,7 @@ function at(result: unknown, path: string): Json {
   return key.endsWith("Ms") && typeof part === "number" ? part / 1000 : neutral(part, key);
 }
 
-/** As JSON: a truth value is no number, and nothing may be missing or too much. */
+/** Throws Mismatch unless both are equal as JSON: a boolean is not a number, and keys must match exactly. */
 function equal(expected: Json, actual: Json, path: string): void {
   const problem = new Mismatch(`${path} is ${JSON.stringify(actual)}, not ${JSON.stringify(expected)}`);
   if (isObject(expected)) {
@@ -376,7 +376,7 @@ function equal(expected: Json, actual: Json, path: string): void {
   }
 }
 
-/** An error as a case says: its class, and any of its attributes. */
+/** Throws Mismatch unless an error has the class and the attributes in the case. */
 function compareError(expected: JsonObject, error: client.SessionNotesError): void {
   for (const [path, part] of Object.entries(expected)) {
     if (path === "error") {
@@ -443,7 +443,7 @@ suite("the cases of tests/conformance", { concurrency: 4 }, () => {
   before(async () => {
     [sidecar, silent] = await Promise.all([Sidecar.start(), Silent.start()]);
     targets.set("sidecar", sidecar.target).set("closed", sidecar.target);
-    targets.set("silent", silent.target).set("unreachable", await nobody());
+    targets.set("silent", silent.target).set("unreachable", await unreachable());
   });
 
   after(async () => {
@@ -466,7 +466,7 @@ suite("the cases of tests/conformance", { concurrency: 4 }, () => {
   for (const [table, { cases = [] }] of TABLES) {
     for (const one of cases) {
       if (table === "broken") {
-        test(`a wrong expectation is found: ${one.name}`, () => assert.rejects(run(one), Mismatch));
+        test(`a wrong expectation is rejected: ${one.name}`, () => assert.rejects(run(one), Mismatch));
       } else {
         test(`${table}: ${one.name}`, () => run(one));
       }
@@ -503,7 +503,7 @@ suite("the pure tables of tests/conformance", () => {
   }
 });
 
-/** `grpc-status-details-bin`, as a sidecar sends it. */
+/** Returns `grpc-status-details-bin` as a sidecar sends it. */
 function packed(sent: readonly Record<string, WireJsonObject>[]): Buffer {
   const schemas = {
     ErrorInfo: details.ErrorInfoSchema,

@@ -1,4 +1,4 @@
-/** What users of the package get: the right files, types that hold, examples that compile. */
+/** Tests of the package: its files, its types, and the examples in its README. */
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -22,7 +22,7 @@ function examples(): string[] {
 }
 
 suite("the package", { concurrency: false }, () => {
-  // Below the package, so that a consumer in it finds the dependencies.
+  // Inside the package, so that a consumer in it finds the dependencies.
   const home = mkdtempSync(join(PACKAGE, "build", "consumer-"));
   const modules = join(home, "node_modules");
   let files: string[] = [];
@@ -31,7 +31,7 @@ suite("the package", { concurrency: false }, () => {
     mkdirSync(modules);
     const pack = ["pack", "--ignore-scripts", "--json", "--pack-destination", home];
     const packed: unknown = JSON.parse(execFileSync("npm", pack, { cwd: PACKAGE, encoding: "utf8" }));
-    // npm 10 and 11 answer with a list, npm 12 with an object.
+    // npm 10 and 11 print a list, npm 12 an object.
     const [one] = Object.values(packed as Record<string, { filename: string; files: { path: string }[] }>);
     assert(one !== undefined);
     files = one.files.map(({ path }) => path);
@@ -43,7 +43,7 @@ suite("the package", { concurrency: false }, () => {
     rmSync(home, { recursive: true, force: true });
   });
 
-  test("holds what was built, and what has to be said of it", () => {
+  test("holds the built files, README and LICENSE", () => {
     const rest = files.filter((file) => !/^dist\/.*\.(js|d\.ts)$/.test(file));
     assert.deepEqual(rest.sort(), ["LICENSE", "README.md", "package.json"]);
     for (const file of ["dist/index.js", "dist/index.d.ts", "dist/gen/session_notes/v1/session_notes_pb.js"]) {
@@ -51,19 +51,19 @@ suite("the package", { concurrency: false }, () => {
     }
   });
 
-  test("has the license and the version of the whole", () => {
+  test("has the license and the version of the project", () => {
     assert.equal(read("LICENSE"), read("..", "..", "LICENSE"));
     const { version } = JSON.parse(read("package.json")) as { version: string };
     assert(read("..", "..", "pyproject.toml").includes(`\nversion = "${version}"\n`));
   });
 
-  test("is used as its README says, under the strictest of compilers", () => {
+  test("compiles the README's examples with the strictest settings", () => {
     assert(examples().length >= 4);
     const narrowed = `import type { Reading } from "session-notes";
       export function told(reading: Reading): number | string {
         return reading.ready ? reading.ageMs + reading.notes.issues.length : reading.readiness;
       }
-      // @ts-expect-error: what is not ready has no age
+      // @ts-expect-error: a reading that is not ready has no age
       export const age = (reading: Reading): number => reading.ageMs;`;
     const paths = [...examples(), narrowed].map((code, index) => {
       const path = join(home, `example-${index}.mts`);
@@ -89,12 +89,12 @@ suite("the package", { concurrency: false }, () => {
     assert.deepEqual(problems, []);
   });
 
-  test("does what its README says, as installed", async () => {
+  test("runs the README's examples as installed", async () => {
     await using sidecar = await Sidecar.start();
     const env = { ...process.env, SESSION_NOTES_TARGET: sidecar.target };
     const [primary = "", observer = ""] = examples();
-    const said = [primary, observer, primary].map((code, index) => {
-      // Patience: what is shown is not how long it takes on a busy machine.
+    const outputs = [primary, observer, primary].map((code, index) => {
+      // Longer timeouts than in the README, for a busy machine.
       const patient = code.replace("unavailableOk: true", "timeoutMs: 10_000");
       const { outputText } = ts.transpileModule(patient, { compilerOptions: { target: ts.ScriptTarget.ES2022 } });
       const path = join(home, `run-${index}.mjs`);
@@ -102,14 +102,14 @@ suite("the package", { concurrency: false }, () => {
       return execFileSync(process.execPath, [path], { env, encoding: "utf8", timeout: 30_000 });
     });
     const [promised] = /\{"ready":false.*\}$/m.exec(primary) ?? [];
-    assert.equal(said[0], `${promised}\n`);
+    assert.equal(outputs[0], `${promised}\n`);
     assert.match(
-      said[2] ?? "",
+      outputs[2] ?? "",
       /^\{"ready":true,"age_seconds":[\d.]+,.*"turns_behind":2,"fresh":true,.*\n2 turns, a refund\. /,
     );
   });
 
-  test("is developed on the oldest Node.js it supports, without a warning by npm ci", () => {
+  test("has dependencies that support the oldest Node.js it supports", () => {
     const { packages } = JSON.parse(read("package-lock.json")) as {
       packages: Record<string, { engines?: { node?: string } }>;
     };
@@ -120,7 +120,7 @@ suite("the package", { concurrency: false }, () => {
     assert.deepEqual(other, []);
   });
 
-  test("lets no any out of its types", () => {
+  test("has no any in its types", () => {
     const typed = files.filter((file) => /^dist\/[^/]*\.d\.ts$/.test(file));
     assert(typed.length > 5);
     for (const file of typed) {

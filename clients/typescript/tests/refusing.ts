@@ -1,4 +1,4 @@
-/** A gRPC server that answers every call with one status: for what a sidecar of ours does not say today. */
+/** A gRPC server that rejects every call with one status, for errors that a sidecar does not produce today. */
 
 import { Metadata, Server, ServerCredentials, status as Code } from "@grpc/grpc-js";
 
@@ -10,9 +10,9 @@ export class Refusing {
   message = "the store is away";
   /** `grpc-status-details-bin`. */
   details: Uint8Array | undefined;
-  /** How many calls it answers, and then no more. */
+  /** How many calls get a response; later ones get none. */
   answers = Infinity;
-  /** What was sent, call by call. */
+  /** The request of each call. */
   readonly requests: Buffer[] = [];
   readonly #server = new Server();
   target = "";

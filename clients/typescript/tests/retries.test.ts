@@ -1,4 +1,4 @@
-/** What is tried again, and what never is. */
+/** Tests of retries. */
 
 import assert from "node:assert/strict";
 import { after, before, beforeEach, suite, test } from "node:test";
@@ -57,7 +57,7 @@ suite("retries", { concurrency: false }, () => {
   };
 
   for (const [name, call] of Object.entries(once)) {
-    test(`a primary's ${name} is tried once: it could be done twice, or is wanted now or not`, async () => {
+    test(`a primary's ${name} is never retried`, async () => {
       using primary = new PrimaryClient(refusing.target, { timeoutMs: 2000 });
       await assert.rejects(call(primary), Unavailable);
       assert.equal(refusing.requests.length, 1);
@@ -65,7 +65,7 @@ suite("retries", { concurrency: false }, () => {
   }
 
   for (const code of [Code.INTERNAL, Code.RESOURCE_EXHAUSTED, Code.ABORTED, Code.DEADLINE_EXCEEDED, Code.CANCELLED]) {
-    test(`what would fail again is tried once: ${Code[code]}`, async () => {
+    test(`a permanent error is not retried: ${Code[code]}`, async () => {
       refusing.code = code;
       using observer = new ObserverClient(refusing.target);
       await assert.rejects(observer.beginRun("s"), SessionNotesError);
@@ -73,17 +73,17 @@ suite("retries", { concurrency: false }, () => {
     });
   }
 
-  test("an observer's calls are tried until the timeout, ever slower, and are the same each time", async () => {
+  test("an observer's calls are retried until the timeout, with growing pauses and the same request", async () => {
     using observer = new ObserverClient(refusing.target, { timeoutMs: 1000 });
     const started = performance.now();
-    // The last try may have no time left to be answered in: that is an Unavailable, too.
+    // The last attempt may run out of time, which is Unavailable, too.
     await assert.rejects(observer.beginRun("s"), Unavailable);
     assert(performance.now() - started < 1500);
     assert(refusing.requests.length >= 3 && refusing.requests.length <= 8, `${refusing.requests.length} tries`);
     assert.equal(new Set(refusing.requests.map((request) => request.toString("hex"))).size, 1);
   });
 
-  test("a last try that takes too long hides nothing: not that, and not why it was not the first", async () => {
+  test("an error after a slow last attempt names the timeout and the previous error", async () => {
     refusing.answers = 1;
     using observer = new ObserverClient(refusing.target, { timeoutMs: 500 });
     await assert.rejects(observer.beginRun("s"), (error: unknown) => {
@@ -95,13 +95,13 @@ suite("retries", { concurrency: false }, () => {
     assert.equal(refusing.requests.length, 2);
   });
 
-  test("a primary's reads of state are worth a second try", async () => {
+  test("a primary's reads of state are retried", async () => {
     using primary = new PrimaryClient(refusing.target, { stateTimeoutMs: 500 });
     await assert.rejects(primary.getSession("s"), Unavailable);
     assert(refusing.requests.length > 1);
   });
 
-  test("the sidecar says when to come back, and nobody waits for nothing", async () => {
+  test("the sidecar's retry delay applies, unless it exceeds the deadline", async () => {
     refusing.details = detailed("0.400s");
     using observer = new ObserverClient(refusing.target);
     await assert.rejects(
@@ -114,7 +114,7 @@ suite("retries", { concurrency: false }, () => {
     assert(performance.now() - started < 300);
   });
 
-  test("a call that a sidecar has and does not answer ends with its client, or when it is given up", async () => {
+  test("a call without a response ends when its client is closed or its signal aborted", async () => {
     refusing.answers = 0;
     const observer = new ObserverClient(refusing.target, { timeoutMs: 60_000 });
     const controller = new AbortController();
@@ -129,7 +129,7 @@ suite("retries", { concurrency: false }, () => {
     assert(performance.now() - started < 5000);
   });
 
-  test("overload is worth another try where an outage is, and nowhere else", async () => {
+  test("overload is retried exactly where an outage is", async () => {
     refusing.code = Code.RESOURCE_EXHAUSTED;
     refusing.details = detailed("0.100s", "OVERLOADED");
     using observer = new ObserverClient(refusing.target);

@@ -1,4 +1,4 @@
-/** A real sidecar over a real store, for as long as a test file needs it, and peers that are none. */
+/** Support for tests: a real sidecar on a real store, and servers that are not sidecars. */
 
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
@@ -14,16 +14,16 @@ import { fileURLToPath } from "node:url";
 
 const ROOT = fileURLToPath(new URL("../../..", import.meta.url));
 
-/** A Python that has the sidecar installed. */
+/** A Python interpreter with the sidecar installed. */
 export const PYTHON = process.env["SIDECAR_PYTHON"] || join(ROOT, ".venv/bin/python");
 
 export const CONFORMANCE = join(ROOT, "tests/conformance");
 
 const START_MS = 30_000;
 
-/** A sidecar of the test's own, on a free port and a unix socket. */
+/** A sidecar process on a free port and a unix socket. */
 export class Sidecar implements AsyncDisposable {
-  /** Its address on TCP; "" until it listens. */
+  /** TCP address; "" until the sidecar listens. */
   target = "";
   readonly home = mkdtempSync(join(tmpdir(), "session-notes-"));
   readonly unix = `unix:${join(this.home, "sidecar.sock")}`;
@@ -34,7 +34,7 @@ export class Sidecar implements AsyncDisposable {
     this.#flags = flags;
   }
 
-  /** Starts one, with further arguments of `serve`; resolves when it listens, its store answers a moment later. */
+  /** Starts a sidecar with further arguments of `serve`. Resolves when it listens; the store is ready a moment later. */
   static async start(...flags: string[]): Promise<Sidecar> {
     const sidecar = new Sidecar(flags);
     try {
@@ -46,10 +46,10 @@ export class Sidecar implements AsyncDisposable {
     return sidecar;
   }
 
-  /** Starts it, or starts it again with the same port and data. */
+  /** Starts the process, or restarts it with the same port and data. */
   async start(): Promise<void> {
     const listen = ["--listen", this.target || "127.0.0.1:0", "--listen", this.unix];
-    // Limits at the store longer than by default: tests share a few cores with each other.
+    // Longer store timeouts than by default: tests share a few cores.
     const limits = ["--notes-timeout", "5s", "--store-timeout", "5s"];
     const serve = ["-m", "session_notes_tools", "serve", ...listen, "--data-dir", join(this.home, "data"), ...limits];
     const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("SESSION_NOTES_")));
@@ -70,7 +70,7 @@ export class Sidecar implements AsyncDisposable {
     child.stderr.resume();
   }
 
-  /** Ends it: the hard way, as in real life, or with SIGTERM. */
+  /** Ends the process with a signal. */
   async end(signal: "SIGKILL" | "SIGTERM"): Promise<void> {
     const child = this.#process;
     if (child?.exitCode === null && child.signalCode === null) {
@@ -85,8 +85,8 @@ export class Sidecar implements AsyncDisposable {
   }
 }
 
-/** An address where nobody listens. */
-export async function nobody(): Promise<string> {
+/** Returns an address without a listener. */
+export async function unreachable(): Promise<string> {
   const server = await listening();
   const target = targetOf(server);
   server.close();
@@ -94,7 +94,7 @@ export async function nobody(): Promise<string> {
   return target;
 }
 
-/** A peer that takes connections and never says a word. */
+/** A server that accepts connections and never sends anything. */
 export class Silent implements Disposable {
   readonly #sockets = new Set<Socket>();
   readonly #server: Server;
@@ -133,7 +133,7 @@ function targetOf(server: Server): string {
   return `127.0.0.1:${address.port}`;
 }
 
-/** A session id nobody has used. */
+/** Returns a new session id. */
 export function newSessionId(): string {
   return `session-${randomUUID()}`;
 }

@@ -116,9 +116,8 @@ async def serve_calls(
     """
     traces, loop = start_traces(), asyncio.get_running_loop()
     telemetry = Telemetry(metrics, traces)
-    make_executor = Executor if traces is None else traces.executor
     async with (
-        _open_store(settings, resources.redis, on_deletion, make_executor) as (store, executors),
+        _open_store(settings, resources.redis, on_deletion, telemetry) as (store, executors),
         _follow_health(executors, telemetry) as health,
         contextlib.AsyncExitStack() as stack,
     ):
@@ -128,7 +127,6 @@ async def serve_calls(
         _add_services(server, settings, resources, store, health, admissions, boundary, telemetry)
         await stack.enter_async_context(background(*(admission.transfers.sweep() for admission in admissions)))
         if metrics is not None:
-            metrics.measure(store)
             await stack.enter_async_context(background(metrics.watch_loop()))
         addresses = [
             stack.enter_context(bound(server, address, resources.certificates, held=settings.workers > 1))
@@ -179,10 +177,19 @@ def _add_services(
 
 @contextlib.asynccontextmanager
 async def _open_store(
-    settings: Settings, target: RedisTarget, on_deletion: Callable[[], None], make_executor: Callable[..., Executor]
+    settings: Settings,
+    target: RedisTarget,
+    on_deletion: Callable[[], None],
+    telemetry: Telemetry,
 ) -> AsyncIterator[tuple[Store, Sequence[Executor]]]:
     """Open the store, and the executors that it runs its scripts on, during the block."""
-    make_executor = partial(make_executor, target, prefix=settings.prefix, timeout=settings.store_timeout)
+    make_executor = partial(
+        Executor,
+        target,
+        prefix=settings.prefix,
+        timeout=settings.store_timeout,
+        instrumentation=telemetry.store_scripts,
+    )
     notes = make_executor(silence_timeout=settings.notes_timeout)
     reads = make_executor()
     writes = make_executor(min_replicas=settings.min_replicas_acked)
@@ -190,7 +197,12 @@ async def _open_store(
         for executor in (notes, reads, writes):
             stack.push_async_callback(executor.aclose)
         store = Store(
-            notes=notes, reads=reads, writes=writes, session_ttl=settings.session_ttl, on_deletion=on_deletion
+            notes=notes,
+            reads=reads,
+            writes=writes,
+            session_ttl=settings.session_ttl,
+            on_deletion=on_deletion,
+            instrumentation=telemetry.store_operations,
         )
         yield store, (notes, reads, writes)
 

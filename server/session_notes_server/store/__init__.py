@@ -1,13 +1,14 @@
 """The store: sessions, notes, runs and transcripts in Redis or Valkey.
 
-The only package that imports redis or builds a key.
+Only this package speaks to Redis or builds a key.
 """
 
-from session_notes_server.store.error_reasons import RefusalLog, describe_error
-from session_notes_server.store.errors import StoreUnavailable
+from session_notes_server.store.base import OPERATIONS, Refused, ReplyTooLarge
+from session_notes_server.store.errors import StoreUnavailable, describe_error
 from session_notes_server.store.inspection import COMMAND_LOGS, StoreInspection, inspect_store
-from session_notes_server.store.log_throttle import LogThrottle
-from session_notes_server.store.operations import Refused, ReplyTooLarge, Store
+from session_notes_server.store.instrumentation import Instrumentation
+from session_notes_server.store.log_throttle import LogThrottle, RefusalLog
+from session_notes_server.store.operations import Store
 from session_notes_server.store.records import (
     ListedRun,
     ObserverRecord,
@@ -24,7 +25,9 @@ from session_notes_server.store.redis.url import InvalidRedisURL
 
 __all__ = [
     "COMMAND_LOGS",
+    "OPERATIONS",
     "Executor",
+    "Instrumentation",
     "InvalidRedisURL",
     "ListedRun",
     "LogThrottle",

@@ -1,84 +1,166 @@
-"""Store errors, classified: what each error code means, whether it may pass, and whether the node is the right one."""
+"""Store errors: what each means, whether it is transient, and how the log describes it.
+
+Descriptions are fixed texts. The only words taken over from an error come from small vocabularies, such as a Redis
+command or OpenSSL's name of a fault. An error's own text never is: it may hold a secret, or what a user said.
+"""
 
 from __future__ import annotations
 
+import errno
 import re
+import socket
+import ssl
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hiredis import ReplyError
 
 
 class StoreUnavailable(Exception):
-    """The store cannot be reached, is too slow, or refuses for a reason that may pass. A write's outcome is unknown."""
+    """The store is unreachable, too slow, or refuses for a transient reason. The outcome of a write is unknown."""
+
+
+class ConnectionLost(ConnectionError):
+    """The connection was lost. Commands that were sent over it and not answered may have been executed, or not.
+
+    Attributes:
+        replies: Replies that came before, if several commands were sent together.
+    """
+
+    def __init__(self, replies: Sequence[Any] = ()) -> None:
+        super().__init__()
+        self.replies = replies
 
 
 class Unusable(ConnectionError):
-    """A store, a node or a Sentinel that cannot be used. The text is fixed, holds no secret and goes into the log."""
+    """A store, a node or a Sentinel that cannot be used. The text is fixed, holds no secret, and goes into the log."""
 
 
-class Silent(Unusable, TimeoutError):
-    """The same, because it does not answer in time."""
+class Unresponsive(Unusable, TimeoutError):
+    """A store, a node or a Sentinel that does not answer in time."""
 
 
-class NotDone(Unusable):
-    """A call that a store did not do, or not surely, while it may answer others."""
+class Unconfirmed(Unusable):
+    """A call that the store did not execute or did not confirm, although it may serve other calls."""
+
+
+class NoMaster(ConnectionError):
+    """No Sentinel names a usable master. The cause says why. Without a cause, no Sentinel knows the name."""
 
 
 @dataclass(frozen=True, slots=True)
-class Code:
-    """What an error code of Redis or Valkey means to us."""
+class ErrorCode:
+    """The meaning of an error code of Redis or Valkey."""
 
-    words: str
+    description: str
     """Why the store cannot be used, for the log."""
 
-    passing: bool = True
-    """Whether it may pass, so that the caller is told UNAVAILABLE. If not, it is a bug, ours or another program's."""
+    transient: bool = True
+    """The call is answered UNAVAILABLE. Otherwise, the error is a bug of the sidecar or of another program."""
 
     outdated: bool = False
-    """Whether the node may not, or no longer, be the one to use: find out anew which one is."""
+    """The node may no longer be the right one: find out again which one is."""
 
     refuses_calls: bool = False
-    """Whether some calls can meet it while others are answered, so that a refused call is a line in the log."""
+    """Some calls can meet it while others are served, so the log has a line for refused calls."""
+
+    redirects: bool = False
+    """The key is at another node. This says nothing about the node that answered."""
+
+    rejects_connections: bool = False
+    """The server refuses the connection as a whole, even commands that any user may run."""
+
+    sentinel_advice: str = ""
+    """What to do if a Sentinel replies with it."""
 
 
 CODES = {
-    "ASK": Code("the slot is being moved to another node (ASK)"),
-    "BUSY": Code("it is busy with somebody's script (BUSY)"),
-    "CLUSTERDOWN": Code("the cluster is down, or has a slot that no node serves (CLUSTERDOWN)", outdated=True),
-    "CROSSSLOT": Code("keys of one command are in several slots (CROSSSLOT)", passing=False),
-    "DENIED": Code("it is in protected mode and has no password, so it lets in only its own machine (DENIED)"),
-    "EXECABORT": Code("it aborted a transaction (EXECABORT)", passing=False),
-    "IDONTKNOW": Code("it does not know enough about the master yet (IDONTKNOW)"),
-    "LOADING": Code("it is still loading its data (LOADING)"),
-    "MASTERDOWN": Code("it is a replica that has lost its master (MASTERDOWN)", outdated=True),
-    "MISCONF": Code("it cannot write to its disk (MISCONF)", outdated=True, refuses_calls=True),
-    "MOVED": Code("it is a node of a cluster: write redis+cluster:// or rediss+cluster:// (MOVED)", refuses_calls=True),
-    "NOAUTH": Code("it asks for a user or a password, and we have none (NOAUTH)"),
-    "NOPERM": Code(
-        "our user may not run a command inside our scripts (NOPERM); docs/operating.md has all that it needs",
+    "ASK": ErrorCode("the slot is being moved to another node (ASK)", redirects=True),
+    "BUSY": ErrorCode("it is busy running a script (BUSY)"),
+    "CLUSTERDOWN": ErrorCode("the cluster is down, or has a slot that no node serves (CLUSTERDOWN)", outdated=True),
+    "CROSSSLOT": ErrorCode("the keys of one command are in several slots (CROSSSLOT)", transient=False),
+    "DENIED": ErrorCode(
+        "it is in protected mode without a password, so it accepts only connections from its own host (DENIED)",
+        rejects_connections=True,
+    ),
+    "EXECABORT": ErrorCode("it aborted a transaction (EXECABORT)", transient=False),
+    "IDONTKNOW": ErrorCode("it does not know enough about the master yet (IDONTKNOW)"),
+    "LOADING": ErrorCode("it is still loading its data (LOADING)"),
+    "MASTERDOWN": ErrorCode("it is a replica that has lost its master (MASTERDOWN)", outdated=True),
+    "MISCONF": ErrorCode("it cannot write to its disk (MISCONF)", outdated=True, refuses_calls=True),
+    "MOVED": ErrorCode(
+        "it is a node of a cluster: write redis+cluster:// or rediss+cluster:// (MOVED)",
+        refuses_calls=True,
+        redirects=True,
+    ),
+    "NOAUTH": ErrorCode(
+        "it requires a user or a password, and none is configured (NOAUTH)",
+        rejects_connections=True,
+        sentinel_advice="; give --sentinel-password-file",
+    ),
+    "NOPERM": ErrorCode(
+        "the user may not run a command inside the scripts (NOPERM); docs/operating.md lists all that it needs",
         refuses_calls=True,
     ),
-    "NOREPLICAS": Code("it has too few replicas (NOREPLICAS)", outdated=True, refuses_calls=True),
-    "NOSCRIPT": Code("it does not know a script that it was just sent (NOSCRIPT)", passing=False),
-    "OOM": Code("it is out of memory (OOM)", refuses_calls=True),
-    "READONLY": Code("it is a read-only replica (READONLY)", outdated=True, refuses_calls=True),
-    "TRYAGAIN": Code("the slot is being moved, and parts of a session are at two nodes (TRYAGAIN)", refuses_calls=True),
-    "UNBLOCKED": Code("it ended a command before its time, in a failover (UNBLOCKED)", outdated=True),
-    "UNKILLABLE": Code("it is busy with a script that cannot be ended (UNKILLABLE)"),
-    "WRONGPASS": Code("wrong user or password (WRONGPASS)"),
-    "WRONGTYPE": Code(
-        "a key has a value of another type: another program writes keys with our prefix (WRONGTYPE)", passing=False
+    "NOREPLICAS": ErrorCode("it has too few replicas (NOREPLICAS)", outdated=True, refuses_calls=True),
+    "NOSCRIPT": ErrorCode("it does not know a script that it was just sent (NOSCRIPT)", transient=False),
+    "OOM": ErrorCode("it is out of memory (OOM)", refuses_calls=True),
+    "READONLY": ErrorCode("it is a read-only replica (READONLY)", outdated=True, refuses_calls=True),
+    "TRYAGAIN": ErrorCode(
+        "the slot is being moved, and the keys of a session are at two nodes (TRYAGAIN)",
+        refuses_calls=True,
+        redirects=True,
+    ),
+    "UNBLOCKED": ErrorCode("it interrupted a command in a failover (UNBLOCKED)", outdated=True),
+    "UNKILLABLE": ErrorCode("it is busy running a script that cannot be killed (UNKILLABLE)"),
+    "WRONGPASS": ErrorCode(
+        "wrong user or password (WRONGPASS)", sentinel_advice="; see --sentinel-user and --sentinel-password-file"
+    ),
+    "WRONGTYPE": ErrorCode(
+        "a key has a value of another type: another program writes keys with this prefix (WRONGTYPE)", transient=False
     ),
 }
-"""Every code that a store may answer us with. Any other is a bug of ours."""
+"""Every code that a store may reply with. Any other is a bug of the sidecar."""
 
-_ELSEWHERE = frozenset({"ASK", "MOVED", "TRYAGAIN"})
+# Errors without a code, by a part of their text.
+_BY_TEXT = {
+    "AUTH": "a password is configured, and it has none for this user",
+    "cluster support disabled": "it is no cluster: write redis:// or rediss://",
+    "DB index is out of range": "it has no database of that number",
+    "max number of clients": "it has as many clients as it accepts (maxclients)",
+    "SENTINEL": "it is no Sentinel",
+    "unknown command": "it lacks a command of Redis 6.2: use Redis 6.2, Valkey 7.2 or newer",
+}
+
+_BY_TLS_FAULT = {
+    "WRONG_VERSION_NUMBER": "it does not speak TLS: write redis://, if it is Redis",
+    "UNEXPECTED_EOF_WHILE_READING": "it closes the connection in the TLS handshake: is it Redis, with TLS?",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it requires a client certificate (--redis-cert)",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "it refuses the TLS handshake; does it require a certificate (--redis-cert)?",
+    "TLSV1_ALERT_UNKNOWN_CA": "it does not trust the authority of the certificate in --redis-cert",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "it does not trust the certificate in --redis-cert",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "the certificate in --redis-cert has expired",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "it does not speak TLS 1.2 or newer",
+    "UNSUPPORTED_PROTOCOL": "it does not speak TLS 1.2 or newer",
+}
+
+_BY_ERRNO = {
+    errno.ECONNREFUSED: "connection refused: nothing listens at this address",
+    errno.ECONNRESET: "it resets the connection: is it Redis, and is TLS (rediss://) spoken on both sides, or on "
+    "neither?",
+    errno.EPIPE: "it closes the connection",
+    errno.ENOENT: "the socket does not exist",
+    errno.EACCES: "no permission to connect to the socket",
+    errno.EHOSTUNREACH: "no route to its host",
+    errno.ENETUNREACH: "no route to its host",
+}
 
 
-def codes(refusal: ReplyError) -> set[str]:
-    """The words by which Redis tells its refusals apart. Redis 6 puts that of an error in a script behind a dash.
+def error_codes(refusal: ReplyError) -> set[str]:
+    """Return the codes in an error reply. Redis 6 puts the code of an error in a script behind a dash.
 
-    Redis 7 and Valkey call what a user may not do inside a script ERR; here it is NOPERM, as anywhere else.
+    For a forbidden command in a script, Redis 7 and Valkey reply ERR. Here it is NOPERM, as outside of scripts.
     """
     text = str(refusal)
     if re.match(r"(ERR )?(The user executing the script can't |ACL failure in script: )", text):
@@ -86,25 +168,93 @@ def codes(refusal: ReplyError) -> set[str]:
     return set(re.findall(r"(?:^|-)([A-Z]+)\b", text))
 
 
-def meanings(refusal: ReplyError) -> list[Code]:
-    """What the codes of a refusal mean, those that are known."""
-    return [CODES[code] for code in sorted(codes(refusal) & CODES.keys())]
+def known_codes(refusal: ReplyError) -> list[ErrorCode]:
+    """Return the meanings of an error reply's codes, as far as they are in the table."""
+    return [CODES[code] for code in sorted(error_codes(refusal) & CODES.keys())]
 
 
-def is_outdated(refusal: ReplyError) -> bool:
-    """Whether the node that answered this is not, or no longer, the one to use."""
-    return any(code.outdated for code in meanings(refusal))
+def topology_is_outdated(refusal: ReplyError) -> bool:
+    """Return whether the node that replied may no longer be the right one."""
+    return any(code.outdated for code in known_codes(refusal))
 
 
-def is_elsewhere(error: BaseException | None) -> bool:
-    """Whether a key is at another node, which says nothing of the node that answered."""
-    return isinstance(error, ReplyError) and not _ELSEWHERE.isdisjoint(codes(error))
+def is_redirection(error: BaseException | None) -> bool:
+    """Return whether an error says that a key is at another node."""
+    return isinstance(error, ReplyError) and any(code.redirects for code in known_codes(error))
 
 
-def raised(refusal: ReplyError) -> Exception:
-    """What to raise for a refusal: StoreUnavailable where it may pass, else the refusal itself, a bug of ours."""
-    if not any(code.passing for code in meanings(refusal)):
+def exception_for(refusal: ReplyError) -> Exception:
+    """Return the exception to raise for an error reply: StoreUnavailable if it is transient, else the reply itself."""
+    if not any(code.transient for code in known_codes(refusal)):
         return refusal
     unavailable = StoreUnavailable()
     unavailable.__cause__ = refusal
     return unavailable
+
+
+def describe_error(error: BaseException | None, *, has_answered: bool = False) -> str:
+    """Describe why an operation failed, for an operator.
+
+    Args:
+        error: The cause of the failure. The first error in its chain with a description decides.
+        has_answered: Whether the store has answered before. If so, a timeout casts no doubt on address and TLS.
+    """
+    for cause in _chain(error):
+        if has_answered and isinstance(cause, TimeoutError):
+            return "no answer in time"
+        if description := _description(cause):
+            return description
+    if error is None:
+        return "unexpected answer"
+    if isinstance(error, ConnectionLost):
+        return "it closes the connection; is TLS (rediss://) spoken on both sides, or on neither?"
+    return f"unexpected answer ({type(error).__name__})"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _description(error: BaseException) -> str:
+    if isinstance(error, Unusable):
+        return str(error)
+    if isinstance(error, ReplyError):
+        return _refusal_description(error)
+    if isinstance(error, NoMaster):
+        return _no_master_description(error.__cause__)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        # OpenSSL's words, and the host name of the URL.
+        return f"its certificate is not trusted: {error.verify_message.rstrip('.')}"
+    if isinstance(error, ssl.SSLError):
+        return _BY_TLS_FAULT.get(error.reason, f"TLS failed ({error.reason})")
+    if isinstance(error, socket.gaierror):
+        return "the name of its host is not found"
+    if isinstance(error, TimeoutError):
+        return "no answer in time; is the address right, and TLS (rediss://) spoken on both sides, or on neither?"
+    if isinstance(error, OSError):
+        # For a name with several addresses, asyncio has the error numbers in its text alone.
+        numbers = {error.errno} if error.errno else {int(n) for n in re.findall(r"\[Errno (\d+)\]", str(error))}
+        return _BY_ERRNO.get(numbers.pop(), "") if len(numbers) == 1 else ""
+    return ""
+
+
+def _refusal_description(refusal: ReplyError) -> str:
+    text = str(refusal)
+    if "NOPERM" in error_codes(refusal):
+        if command := re.search(r"run the '([a-z]+(?:\|[a-z-]+)?)' command", text):
+            return f"the user may not run the command {command[1]} (NOPERM); docs/operating.md lists all that it needs"
+        if "key" in text:
+            return "the user may not use keys with this prefix (NOPERM)"
+    for code in known_codes(refusal):
+        return code.description
+    return next((description for part, description in _BY_TEXT.items() if part in text), "")
+
+
+def _no_master_description(cause: BaseException | None) -> str:
+    if cause is None:
+        return "no Sentinel that answers knows a master of that name that is up"
+    codes = known_codes(cause) if isinstance(cause, ReplyError) else []
+    advice = next((code.sentinel_advice for code in codes if code.sentinel_advice), "")
+    return f"no Sentinel names a master: {describe_error(cause)}{advice}"

@@ -1,6 +1,6 @@
-"""What the store answers.
+"""Records: the store's typed results.
 
-Times are microseconds of the store's clock since 1970; notes and turns are serialized messages.
+Times are microseconds of the store's clock since 1970. Notes and turns are serialized messages.
 """
 
 from __future__ import annotations
@@ -9,20 +9,22 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
+from session_notes.v1 import notes_pb2
+
 
 class State(enum.IntEnum):
-    """What became of a run; the numbers are those of the contract's RunState and of `lua/common.lua`."""
+    """The state of a run, with the numbers of the contract's RunState. Lua scripts know the states by these names."""
 
-    RUNNING = 1
-    WRITTEN = 2
-    SUPERSEDED = 3
-    FAILED = 4
-    ABANDONED = 5
+    RUNNING = notes_pb2.RUN_STATE_RUNNING
+    WRITTEN = notes_pb2.RUN_STATE_WRITTEN
+    SUPERSEDED = notes_pb2.RUN_STATE_SUPERSEDED
+    FAILED = notes_pb2.RUN_STATE_FAILED
+    ABANDONED = notes_pb2.RUN_STATE_ABANDONED
 
 
-# Those of GetNotes are tuples: a frozen dataclass takes three times as long to make.
+# GetNotes makes one of these per call. A named tuple takes a third of the time of a frozen dataclass.
 class RunRecord(NamedTuple):
-    """A run, as the store saw it at the moment of reading."""
+    """A run, as it was at the moment of reading."""
 
     run_id: str
     number: int
@@ -34,24 +36,28 @@ class RunRecord(NamedTuple):
 
     @classmethod
     def of(cls, reply: list[Any], failure: bytes = b"") -> Self:
-        """Read `run_reply` of `lua/common.lua`."""
+        """Convert a `run_reply` of `lua/common.lua`."""
         run_id, number, state, observed_turn, begin_us, end_us = reply
         return cls(run_id.decode(), number, State(state), observed_turn, begin_us, end_us, failure.decode())
 
 
 @dataclass(frozen=True, slots=True)
 class ListedRun:
-    """A run of the history, with its notes where they were asked for and are still kept."""
+    """A run of the history, with its notes if they were asked for and are still kept."""
 
     run: RunRecord
     notes: bytes | None
 
 
 class ObserverRecord(NamedTuple):
-    """What the store knows of one observer on one session, read at `now_us`.
+    """The notes and runs of one observer of a session, read at `now_us`.
 
-    `current` is the run whose notes count, also when their ttl has passed: then `notes` is None. Where the store has
-    lost the runs of an observer that had some (by eviction), `runs_lost` is set; `current` and `latest` are None.
+    Attributes:
+        current: The run whose notes are current, also when their ttl has passed.
+        notes: The current notes. None if there are none, or their ttl has passed.
+        latest: The run that began last.
+        runs_lost: The observer has had runs, and the store has lost them by eviction. Then `current` and `latest` are
+            None.
     """
 
     now_us: int
@@ -65,7 +71,14 @@ class ObserverRecord(NamedTuple):
 
     @classmethod
     def of(cls, reply: list[Any] | None, *, now_us: int, turn_count: int | None, expires_ms: int) -> Self:
-        """Read `observer_reply` of `lua/common.lua`; `expires_ms` is what PTTL said of the session."""
+        """Convert an `observer_reply` of `lua/common.lua`.
+
+        Args:
+            reply: The reply. None: the observer has had no run.
+            now_us: When it was read.
+            turn_count: Length of the transcript. None: there is no transcript.
+            expires_ms: The session's remaining time to live.
+        """
         if reply is None:
             return cls(now_us, turn_count)
         current_reply, notes, notes_expire_us, latest_reply, failure = reply
@@ -73,18 +86,18 @@ class ObserverRecord(NamedTuple):
         latest = current
         if latest_reply != current_reply:
             latest = RunRecord.of(latest_reply, failure) if latest_reply is not None else None
-        # Once an observer has begun a run, it has a latest one.
+        # An observer with a state has begun a run, and so has a latest one, unless the store lost it.
         lost = latest is None
         return cls(now_us, turn_count, now_us + expires_ms * 1000, current, notes, notes_expire_us, latest, lost)
 
     def without_notes(self) -> Self:
-        """Return the same, with empty notes where it has any."""
+        """Return a copy with empty notes, if this record has notes."""
         return self if self.notes is None else self._replace(notes=b"")
 
 
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
-    """A whole session, read at `now_us`. Without `created_us` there is no such session."""
+    """A whole session, read at `now_us`. Without `created_us`, the session does not exist."""
 
     now_us: int
     version: int
@@ -99,7 +112,7 @@ class SessionRecord:
 
 @dataclass(frozen=True, slots=True)
 class SummaryRecord:
-    """A session in a few words."""
+    """A session's entry in a listing."""
 
     session_id: str
     version: int
@@ -110,13 +123,13 @@ class SummaryRecord:
 
 
 class ScanPosition(NamedTuple):
-    """Where to go on in a walk through all sessions."""
+    """The point at which a walk through all sessions continues."""
 
     nodes: str
-    """Which processes were asked, and which slots they have: the cursors of others mean nothing."""
+    """A digest of the walked processes and their slots. Cursors of other processes mean nothing."""
 
     node: int
-    """Which of them is being walked."""
+    """Index of the node that is being walked."""
 
     cursor: int
     """Its SCAN cursor."""

@@ -1,4 +1,9 @@
-"""The Lua scripts: one per operation, each with its contract (ARGV, answer) at its top and KEYS in `lua/common.lua`."""
+"""The Lua scripts and their arguments: one script per operation, so that each operation is one atomic step.
+
+A class here is the signature of a script: `GetNotes` holds the arguments of `lua/get_notes.lua`, which finds each under
+the same name in a Lua local. The loader generates these locals, so no script reads ARGV by position. What a script does
+and replies is described at its top; KEYS are described in `lua/common.lua`.
+"""
 
 from __future__ import annotations
 
@@ -7,62 +12,224 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, Self
+from typing import Any, NamedTuple, Self, TypeAlias, get_args, get_origin, get_type_hints
 
+from session_notes_server.store import limits
+from session_notes_server.store.records import State
 from session_notes_server.store.redis.connection import pack
 
+
+class GetNotes(NamedTuple):
+    """Read an observer's current notes. Notes of more than `max_notes_bytes` are not read."""
+
+    observer: str
+    max_notes_bytes: int | None = None
+
+
+class BeginRun(NamedTuple):
+    """Begin a run, unless the transcript it asks for is larger than `max_reply_bytes`."""
+
+    session_id: str
+    default_ttl_ms: int
+    observer: str
+    run_id: str
+    observed_turn: int | None
+    lease_us: int
+    only_if_idle: bool
+    include_transcript: bool
+    max_reply_bytes: int | None
+
+
+class WriteNotes(NamedTuple):
+    """Write a run's notes. A session that starts with them gets `former_ttl_ms`, where it had such a ttl before."""
+
+    session_id: str
+    default_ttl_ms: int
+    observer: str
+    run_id: str
+    observed_turn: int | None
+    notes: bytes
+    digest: bytes
+    ttl_us: int | None
+    former_ttl_ms: int | None
+
+
+class FailRun(NamedTuple):
+    """End a run without notes."""
+
+    session_id: str
+    default_ttl_ms: int
+    observer: str
+    run_id: str
+    reason: str
+
+
+class ListRuns(NamedTuple):
+    """Read up to `limit` runs whose numbers are below `below`, newest first."""
+
+    observer: str
+    below: int | None
+    limit: int
+    include_notes: bool
+    max_reply_bytes: int | None
+
+
+class GetSession(NamedTuple):
+    """Read a whole session."""
+
+    include_turns: bool
+    max_reply_bytes: int | None
+
+
+class UpdateSession(NamedTuple):
+    """Set fields, whose names and values come in the same order, and remove others."""
+
+    session_id: str
+    default_ttl_ms: int
+    expected_version: int | None
+    ttl_ms: int | None
+    set_names: Sequence[str]
+    set_values: Sequence[bytes]
+    remove_names: Sequence[str]
+
+
+class AppendTurns(NamedTuple):
+    """Append turns to the transcript."""
+
+    session_id: str
+    default_ttl_ms: int
+    expected_turn_count: int | None
+    former_ttl_ms: int | None
+    turns: Sequence[bytes]
+
+
+class DeleteSession(NamedTuple):
+    """Remove a session."""
+
+
+class SessionSummary(NamedTuple):
+    """Read a session's entry in a listing."""
+
+
+Arguments: TypeAlias = (
+    GetNotes
+    | BeginRun
+    | WriteNotes
+    | FailRun
+    | ListRuns
+    | GetSession
+    | UpdateSession
+    | AppendTurns
+    | DeleteSession
+    | SessionSummary
+)
+
 OUTCOMES = frozenset({"OK", "ACCEPTED", "DUPLICATE", "SUPERSEDED"})
-"""How a script that can refuse says that it has done its work."""
+"""The first words of replies that report success, from scripts that can refuse. Any other is a refusal."""
+
+_FOLDER = files(__package__) / "lua"
+# ARGV[1] is the tag, see `lua/common.lua`.
+_FIRST_ARGUMENT = 2
+# How a scalar argument becomes a Lua value. An absent one is sent as '', of which `tonumber` makes nil.
+_FROM_ARGV = {
+    str: "ARGV[{0}]",
+    bytes: "ARGV[{0}]",
+    bool: "ARGV[{0}] == '1'",
+    int: "tonumber(ARGV[{0}])",
+    int | None: "tonumber(ARGV[{0}])",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script's name and text, and the digest EVALSHA knows it by."""
+    """A Lua script.
+
+    Attributes:
+        name: Its name.
+        text: Its text.
+        sha: The SHA-1 digest by which EVALSHA finds it.
+        is_plain: Whether no argument is a bool or a list.
+    """
 
     name: str
     text: str
     sha: str
-
-    def by_digest(self, keys: Sequence[str], tag: int, arguments: Sequence[Any]) -> bytes:
-        """The command that runs it where the node knows it, and is refused with NOSCRIPT where not."""
-        return pack("EVALSHA", self.sha, len(keys), *keys, tag, *arguments)
-
-    def in_full(self, keys: Sequence[str], tag: int, arguments: Sequence[Any]) -> bytes:
-        """The command that runs it anywhere, and lets the node know it."""
-        return pack("EVAL", self.text, len(keys), *keys, tag, *arguments)
+    is_plain: bool
 
     @classmethod
-    def load(cls, name: str) -> Self:
-        """Read `lua/<name>.lua`, with what all scripts share before it."""
-        folder = files(__package__) / "lua"
-        text = "\n".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("common", name))
-        return cls.of(name, text)
+    def of(cls, name: str, text: str, *, is_plain: bool = True) -> Self:
+        """Return the script of this text."""
+        return cls(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), is_plain)
 
     @classmethod
-    def of(cls, name: str, text: str) -> Self:
-        """A script of this text alone."""
-        return cls(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+    def load(cls, arguments: type[Arguments]) -> Self:
+        """Read the script of a signature, and put before it what all scripts share and the locals for its arguments."""
+        name = re.sub(r"(?<!^)(?=[A-Z])", "_", arguments.__name__).lower()
+        text = "\n".join([_constants(), _lua("common"), _locals(arguments), _lua(name)])
+        kinds = get_type_hints(arguments).values()
+        return cls.of(name, text, is_plain=not any(kind is bool or get_origin(kind) is Sequence for kind in kinds))
+
+    def evalsha(self, keys: Sequence[str], tag: int, arguments: Sequence[Any]) -> bytes:
+        """Return the command that runs the script by its digest. A node that does not know it replies NOSCRIPT."""
+        return pack("EVALSHA", self.sha, len(keys), *keys, tag, *self._words(arguments))
+
+    def eval(self, keys: Sequence[str], tag: int, arguments: Sequence[Any]) -> bytes:
+        """Return the command that runs the script by its text, after which the node knows it."""
+        return pack("EVAL", self.text, len(keys), *keys, tag, *self._words(arguments))
+
+    def _words(self, arguments: Sequence[Any]) -> list[Any]:
+        """Return arguments as the script takes them: '' for None, '1' for True, each list behind its length."""
+        if self.is_plain:  # A third of the time, and GetNotes is plain.
+            return ["" if argument is None else argument for argument in arguments]
+        words = list[Any]()
+        for argument in arguments:
+            if argument is None:
+                words.append("")
+            elif argument is True or argument is False:
+                words.append(int(argument))
+            elif isinstance(argument, list | tuple):
+                words += (len(argument), *argument)
+            else:
+                words.append(argument)
+        return words
 
 
-GET_NOTES = Script.load("get_notes")
-BEGIN_RUN = Script.load("begin_run")
-WRITE_NOTES = Script.load("write_notes")
-FAIL_RUN = Script.load("fail_run")
-LIST_RUNS = Script.load("list_runs")
-GET_SESSION = Script.load("get_session")
-UPDATE_SESSION = Script.load("update_session")
-APPEND_TURNS = Script.load("append_turns")
-DELETE_SESSION = Script.load("delete_session")
-SESSION_SUMMARY = Script.load("session_summary")
+def _lua(name: str) -> str:
+    return (_FOLDER / f"{name}.lua").read_text(encoding="utf-8")
 
-# KEYS[1] never exists, so nothing is written, replicated or logged; ARGV[1] is the tag. RPUSHX is refused wherever
-# a write is: on a replica, out of memory, with a full disk, by an ACL.
+
+def _constants() -> str:
+    """Return Lua that defines the limits and the states of a run."""
+    numbers = {**{name: value for name, value in vars(limits).items() if name.isupper()}, **State.__members__}
+    return "\n".join(f"local {name} = {value:d}" for name, value in numbers.items())
+
+
+def _locals(arguments: type[Arguments]) -> str:
+    """Return Lua that defines a local for each argument. Lists come last, each behind its length."""
+    lines, lists = list[str](), 0
+    for index, (name, kind) in enumerate(get_type_hints(arguments).items(), _FIRST_ARGUMENT):
+        if get_origin(kind) is Sequence:
+            lines.append(f"local {name}, next_argument = read_list({'next_argument' if lists else index})")
+            lists += 1
+        else:
+            if lists:
+                raise AssertionError(f"{arguments.__name__}: {name} comes after a list")
+            lines.append(f"local {name} = {_FROM_ARGV[kind].format(index)}")
+    return "\n".join(lines)
+
+
+SCRIPTS = {arguments: Script.load(arguments) for arguments in get_args(Arguments)}
+"""The script of each signature."""
+
 PROBE = Script.of("probe", "redis.call('RPUSHX', KEYS[1], '') return {ARGV[1]}")
+"""A write that changes nothing, for health. KEYS[1] never exists, so nothing is stored, replicated or logged.
+
+RPUSHX is refused wherever a write is: on a replica, out of memory, with a full disk, by an ACL. ARGV[1] is the tag.
+"""
 
 
 def refusals() -> frozenset[str]:
-    """Return the words by which the scripts refuse: `return { TAG, 'WORD'`, where it is no outcome."""
-    folder = files(__package__) / "lua"
-    texts = [entry.read_text(encoding="utf-8") for entry in folder.iterdir() if entry.name.endswith(".lua")]
-    words = {word for text in texts for word in re.findall(r"return \{ TAG, '([A-Z_]+)'", text)}
-    return frozenset(words - OUTCOMES)
+    """Return the names by which scripts refuse: every `return { TAG, 'NAME'` that is no outcome."""
+    texts = [entry.read_text(encoding="utf-8") for entry in _FOLDER.iterdir() if entry.name.endswith(".lua")]
+    names = {name for text in texts for name in re.findall(r"return \{ TAG, '([A-Z_]+)'", text)}
+    return frozenset(names - OUTCOMES)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc
 from google.protobuf.message import Message
 
+from session_notes_server.store import Instrumentation
 from session_notes_server.telemetry.call_log import log_call
 from session_notes_server.telemetry.metrics.counting import Metrics
 
@@ -31,6 +32,10 @@ class Telemetry:
     def __init__(self, metrics: Metrics | None = None, traces: Traces | None = None) -> None:
         self._metrics = metrics
         self._traces = traces
+        self.store_operations: Instrumentation | None = metrics.store if metrics is not None else None
+        """Instrumentation for the store's operations."""
+        self.store_scripts: Instrumentation | None = traces.store if traces is not None else None
+        """Instrumentation for the scripts that they run."""
 
     def method(self, name: str, *, traced: bool = True) -> MethodTelemetry:
         """Return the telemetry of a method, given by its full name.

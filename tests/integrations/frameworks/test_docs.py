@@ -1,4 +1,4 @@
-"""docs/integrations-frameworks.md does what it says."""
+"""The code in docs/integrations-frameworks.md runs and does what the page promises."""
 
 import ast
 import inspect
@@ -12,10 +12,10 @@ import livekit_agent
 import pytest
 from pydantic_ai.models.test import TestModel
 from session_notes import AsyncPrimaryClient, PrimaryClient, Readiness, Turn, TurnRecorder
-from voice import listening_in
+from voice import observed_call
 
-from tests.integrations.frameworks import test_langchain, test_openai_agents, test_pydantic_ai, test_voice_agents
-from tests.integrations.frameworks.conftest import Analysis, said, summary
+from tests.integrations.frameworks import langchain_models, livekit_models, openai_agents_models
+from tests.integrations.frameworks.support import Analysis, Caller, stored_utterances, summary
 from tests.support import Sidecar, eventually
 
 DOCS = (Path(__file__).parents[3] / "docs" / "integrations-frameworks.md").read_text()
@@ -23,17 +23,17 @@ SECTIONS: dict[str, str] = dict(re.findall(r"^## (.+?)\n.*?^```python\n(.*?)^```
 
 
 async def execute(section: str, **names: Any) -> None:
-    """Runs a section's code, `await` included, with these names there already."""
+    """Run the code of a section, which may contain `await`, with these names defined."""
     lines = SECTIONS[section].replace('"session-1"', "session_id")
     running = eval(compile(lines, section, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
     if inspect.isawaitable(running):
         await running
 
 
-async def test_the_processs_lines(
+async def test_setup_code(
     sidecar: Sidecar, analysis: Analysis, primary: PrimaryClient, session_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the other sections take as given: something to read with, and something to record with."""
+    """The setup of the process provides the client and the recorder that the other sections use."""
     monkeypatch.setenv("SESSION_NOTES_TARGET", sidecar.target)
 
     async def serve(reader: AsyncPrimaryClient, recorder: TurnRecorder) -> None:
@@ -44,20 +44,20 @@ async def test_the_processs_lines(
             Readiness.READY,
         )
 
-    await execute("The process", analyse=analysis, serve=serve)
+    await execute("Setup", analyse=analysis, serve=serve)
     assert summary(primary, session_id) == "1 turns"
 
 
 @pytest.mark.parametrize(
     ("section", "model"),
     [
-        ("OpenAI Agents SDK", test_openai_agents.Scripted("Certainly.")),
-        ("LangGraph", test_langchain.Scripted(answers=["Certainly."])),
-        ("LangChain agents", test_langchain.Scripted(answers=["Certainly."])),
+        ("OpenAI Agents SDK", openai_agents_models.ScriptedModel("Certainly.")),
+        ("LangGraph", langchain_models.ScriptedModel(steps=["Certainly."])),
+        ("LangChain agents", langchain_models.ScriptedModel(steps=["Certainly."])),
         ("Pydantic AI", TestModel(call_tools=[], custom_output_text="Certainly.")),
     ],
 )
-async def test_each_frameworks_lines(
+async def test_framework_code(
     section: str,
     model: Any,
     async_primary: AsyncPrimaryClient,
@@ -65,21 +65,23 @@ async def test_each_frameworks_lines(
     recorder: TurnRecorder,
     session_id: str,
 ) -> None:
-    """They run as they stand, with a model on a script, and leave an exchange in the transcript."""
-    caller = test_pydantic_ai.Caller(session_id)
-    given = {"model": model, "caller": caller, "Caller": type(caller), "session_id": session_id}
-    await execute(section, primary=async_primary, recorder=recorder, **given)
+    """The code of each framework runs unchanged with a scripted model and records the exchange."""
+    names = {"model": model, "caller": Caller(session_id), "Caller": Caller, "session_id": session_id}
+    await execute(section, primary=async_primary, recorder=recorder, **names)
     exchange = [("user", "I want my money back."), ("primary", "Certainly.")]
-    eventually(lambda: said(primary, session_id) == exchange)
+    eventually(lambda: stored_utterances(primary, session_id) == exchange)
 
 
-async def test_the_voice_agents_lines(sidecar: Sidecar, session_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They start a call; test_voice_agents.py has what comes after."""
+async def test_voice_code(sidecar: Sidecar, session_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code of the voice agents starts a call; test_voice_agents.py covers the rest of one."""
     monkeypatch.setenv("SESSION_NOTES_TARGET", sidecar.target)
-    names = {name: vars(livekit_agent)[name] for name in ("AgentSession", "agent_with_notes", "take_down")}
-    model = test_voice_agents.ScriptedLLM()
+    names = {name: vars(livekit_agent)[name] for name in ("AgentSession", "agent_with_notes", "record_turns")}
     await execute(
-        "Voice: Pipecat and LiveKit Agents", **names, listening_in=listening_in, model=model, session_id=session_id
+        "Voice agents",
+        **names,
+        observed_call=observed_call,
+        model=livekit_models.ScriptedLLM(),
+        session_id=session_id,
     )
 
 
@@ -92,8 +94,8 @@ async def test_the_voice_agents_lines(sidecar: Sidecar, session_id: str, monkeyp
         ("pydantic_ai", "pydantic_ai", "pydantic-ai"),
     ],
 )
-def test_what_is_missing_is_said(module: str, package: str, extra: str) -> None:
-    """Without its package a module says which extra to install."""
-    program = f"import sys; sys.modules[{package!r}] = None; import session_notes.integrations.{module}"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+def test_missing_package_names_the_extra(module: str, package: str, extra: str) -> None:
+    """Without its package, an integration names the extra to install."""
+    script = f"import sys; sys.modules[{package!r}] = None; import session_notes.integrations.{module}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert f"pip install '.[{extra}]' in its checkout" in done.stderr.splitlines()[-1]

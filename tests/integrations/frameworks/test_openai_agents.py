@@ -1,8 +1,6 @@
-"""The OpenAI Agents SDK: the real package, with a model that follows a script."""
+"""The integration with the OpenAI Agents SDK, with the real package and a scripted model."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -12,133 +10,72 @@ from agents import (
     GuardrailFunctionOutput,
     InputGuardrail,
     InputGuardrailTripwireTriggered,
-    Model,
-    ModelResponse,
     Runner,
     RunState,
     SQLiteSession,
-    TResponseInputItem,
     Usage,
     function_tool,
     handoff,
     set_tracing_disabled,
 )
-from agents.items import TResponseStreamEvent
-from openai.types.responses import (
-    Response,
-    ResponseCompletedEvent,
-    ResponseFunctionToolCall,
-    ResponseOutputMessage,
-    ResponseOutputText,
-)
 from pydantic import BaseModel
-from session_notes import AsyncPrimaryClient, Notes, ObserverClient, PrimaryClient, Turn, TurnRecorder
+from session_notes import AsyncPrimaryClient, PrimaryClient, Turn, TurnRecorder
 from session_notes.integrations.openai_agents import ObserverHooks, notes_tool
 
-from tests.integrations.frameworks.conftest import Listener, promptly, said, wait_for_summary
+from tests.integrations.frameworks.openai_agents_models import ScriptedModel, message, read_notes, tool_call
+from tests.integrations.frameworks.support import (
+    Caller,
+    MemoryRecorder,
+    no_session,
+    promptly,
+    stored_utterances,
+    wait_for_summary,
+)
 
-# The SDK would send traces to OpenAI.
+# By default, the SDK sends traces to OpenAI.
 set_tracing_disabled(True)
 
 
-@dataclass
-class Caller:
-    """What the application knows of a conversation; the model knows nothing of it."""
-
-    session_id: str
+PREFACE = "Let me look that up."
 
 
-class Scripted(Model):
-    """Calls the tool first if told to, and then says what is in its script."""
-
-    def __init__(self, *answers: str, reads: bool = False) -> None:
-        self.answers = list(answers)
-        self.inputs: list[list[TResponseInputItem]] = []
-        self.tools: list[Any] = []
-        self._reads = reads
-
-    async def get_response(self, system_instructions: Any, input: Any, *args: Any, **kwargs: Any) -> ModelResponse:
-        """One step of the script."""
-        self.inputs.append(input)
-        self.tools = args[1] if len(args) > 1 else kwargs["tools"]
-        output: Any
-        if self._reads:
-            self._reads = False
-            output = ResponseFunctionToolCall(
-                type="function_call", call_id="call-1", name="get_session_notes", arguments='{"session_id": "other"}'
-            )
-        else:
-            text = ResponseOutputText(type="output_text", text=self.answers.pop(0), annotations=[])
-            output = ResponseOutputMessage(
-                id="message", type="message", role="assistant", status="completed", content=[text]
-            )
-        return ModelResponse(output=[output], usage=Usage(), response_id=None)
-
-    async def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[TResponseStreamEvent]:
-        """The same, all in one piece."""
-        output = (await self.get_response(*args, **kwargs)).output
-        response = Response(
-            id="response",
-            created_at=0,
-            model="scripted",
-            object="response",
-            output=output,
-            parallel_tool_calls=False,
-            tool_choice="auto",
-            tools=[],
-        )
-        yield ResponseCompletedEvent(type="response.completed", sequence_number=0, response=response)
-
-    @property
-    def heard(self) -> Any:
-        """What the tool answered to the model."""
-        return next(item for item in self.inputs[-1] if item.get("type") == "function_call_output").get("output")
-
-
-async def test_the_model_reads_the_notes_of_the_applications_session(
-    async_primary: AsyncPrimaryClient, primary: PrimaryClient, observer: ObserverClient, session_id: str
-) -> None:
-    """The session comes from the run's context, whatever the model asks for; its notes reach the model."""
-    primary.append_turns(session_id, [Turn("user", "x")])
-    with observer.run(session_id) as run:
-        run.write(Notes(summary="Wants a refund."))
-    model = Scripted("Certainly.", reads=True)
+async def test_tool_reads_the_applications_session(async_primary: AsyncPrimaryClient, noted_session: str) -> None:
+    """The model gets the notes of the session in the run's context, whatever arguments it sends."""
+    model = ScriptedModel(read_notes(), "Certainly.")
     tool = notes_tool(
         async_primary, lambda run: run.context.session_id, max_age=timedelta(minutes=5), max_turns_behind=1
     )
     agent = Agent[Caller](name="Support", model=model, tools=[tool])
-    result = await Runner.run(agent, "Hello", context=Caller(session_id))
+    result = await Runner.run(agent, "Hello", context=Caller(noted_session))
     assert result.final_output == "Certainly."
-    assert '"summary":"Wants a refund."' in model.heard
-    assert '"fresh":true' in model.heard
+    assert '"summary":"Wants a refund."' in model.tool_result
+    assert '"fresh":true' in model.tool_result
     assert model.tools[0].params_json_schema["properties"] == {}
 
 
-async def test_an_outage_is_an_answer(nobody: str) -> None:
-    """The model hears that there are no notes to be had, and the run goes on."""
-    async with AsyncPrimaryClient(nobody) as gone:
-        model = Scripted("Certainly.", reads=True)
-        agent = Agent(name="Support", model=model, tools=[notes_tool(gone, "session-1")])
+async def test_outage_is_a_tool_result(nobody: str) -> None:
+    """The model gets `unavailable`, and the run continues."""
+    async with AsyncPrimaryClient(nobody) as client:
+        model = ScriptedModel(read_notes(), "Certainly.")
+        agent = Agent(name="Support", model=model, tools=[notes_tool(client, "session-1")])
         assert (await Runner.run(agent, "Hello")).final_output == "Certainly."
-    assert model.heard == '{"ready":false,"reason":"unavailable"}'
+    assert model.tool_result == '{"ready":false,"reason":"unavailable"}'
 
 
-async def test_an_observer_looks_after_each_run(
-    recorder: TurnRecorder, primary: PrimaryClient, session_id: str
-) -> None:
-    """What was said is in the transcript once, though the SDK's own session repeats it; then there are notes on it."""
-    agent = Agent[Caller](name="Support", model=Scripted("What did you order?", "Thank you."))
+async def test_hooks_record_and_submit(recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
+    """Each turn is in the transcript once, although the SDK's session repeats it, and the observer writes notes."""
+    agent = Agent[Caller](name="Support", model=ScriptedModel("What did you order?", "Thank you."))
     hooks = ObserverHooks(recorder, lambda run: run.context.session_id)
     memory = SQLiteSession("of the SDK")
-    asking: Any = {"context": Caller(session_id), "hooks": hooks, "session": memory}
-    await Runner.run(agent, "I want my money back.", **asking)
-    streamed = Runner.run_streamed(agent, "A lamp.", **asking)
+    options: Any = {"context": Caller(session_id), "hooks": hooks, "session": memory}
+    await Runner.run(agent, "I want my money back.", **options)
+    streamed = Runner.run_streamed(agent, "A lamp.", **options)
     async for _ in streamed.stream_events():
         pass
     assert streamed.final_output == "Thank you."
     memory.close()
     wait_for_summary(primary, session_id, "4 turns")
-    assert said(primary, session_id) == [
+    assert stored_utterances(primary, session_id) == [
         ("user", "I want my money back."),
         ("primary", "What did you order?"),
         ("user", "A lamp."),
@@ -146,68 +83,37 @@ async def test_an_observer_looks_after_each_run(
     ]
 
 
-async def test_input_and_output_of_other_kinds(recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
-    """Input in parts is recorded as its text, structured output as JSON."""
+async def test_structured_input_and_output(recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
+    """Input in parts is recorded as text, structured output as JSON."""
 
     class Answer(BaseModel):
         text: str
 
     parts: Any = [{"type": "input_text", "text": "See"}, {"type": "input_image", "image_url": "x"}]
-    agent = Agent(name="Support", model=Scripted('{"text": "I see"}'), output_type=Answer)
+    agent = Agent(name="Support", model=ScriptedModel('{"text": "I see"}'), output_type=Answer)
     hooks = ObserverHooks(recorder, session_id)
     await Runner.run(agent, [{"role": "user", "content": parts}], hooks=hooks)
     wait_for_summary(primary, session_id, "2 turns")
-    assert said(primary, session_id) == [("user", "See"), ("primary", '{"text":"I see"}')]
+    assert stored_utterances(primary, session_id) == [("user", "See"), ("primary", '{"text":"I see"}')]
 
 
-async def test_an_outage_holds_up_no_run(hung: TurnRecorder, session_id: str) -> None:
-    """A sidecar that says nothing costs the run nothing."""
-    agent = Agent(name="Support", model=Scripted("Certainly."))
-    run = Runner.run(agent, "Hello", hooks=ObserverHooks(hung, session_id))
+async def test_outage_does_not_delay_the_run(hanging_recorder: TurnRecorder, session_id: str) -> None:
+    """The run does not wait for a sidecar that hangs."""
+    agent = Agent(name="Support", model=ScriptedModel("Certainly."))
+    run = Runner.run(agent, "Hello", hooks=ObserverHooks(hanging_recorder, session_id))
     with promptly():
         assert (await run).final_output == "Certainly."
 
 
-SPOKEN = "Let me look that up."
-
-
-def message(text: str) -> ResponseOutputMessage:
-    """A message of the model."""
-    content: list[Any] = [ResponseOutputText(type="output_text", text=text, annotations=[])]
-    return ResponseOutputMessage(id="m", type="message", role="assistant", status="completed", content=content)
-
-
-def calling(name: str, arguments: str = "{}", call_id: str = "call-1") -> ResponseFunctionToolCall:
-    """A call of a function."""
-    return ResponseFunctionToolCall(type="function_call", call_id=call_id, name=name, arguments=arguments)
-
-
-class Steps(Scripted):
-    """Answers with these outputs, one after the other; an exception is raised."""
-
-    def __init__(self, *steps: list[Any] | Exception) -> None:
-        super().__init__()
-        self.steps = list(steps)
-
-    async def get_response(self, system_instructions: Any, input: Any, *args: Any, **kwargs: Any) -> ModelResponse:
-        """The next step."""
-        await asyncio.sleep(0)
-        self.inputs.append(input)
-        step = self.steps.pop(0)
-        if isinstance(step, Exception):
-            raise step
-        return ModelResponse(output=step, usage=Usage(), response_id=None)
-
-
 @function_tool
 def look_up() -> str:
-    """Looks something up."""
+    """Look something up."""
     return "in store"
 
 
 @function_tool(needs_approval=True)
 def refund() -> str:
-    """Gives money back."""
+    """Refund the order."""
     return "refunded"
 
 
@@ -216,7 +122,7 @@ EARLIER: list[Any] = [{"role": "user", "content": "Earlier"}, message("Yes?")]
 
 
 @pytest.mark.parametrize(
-    ("input", "words"),
+    ("input", "texts"),
     [
         ([*EARLIER, USER], ["Hello"]),
         ([USER, {"role": "developer", "content": "Be kind"}, {"role": "system", "content": "x"}], ["Hello"]),
@@ -227,7 +133,7 @@ EARLIER: list[Any] = [{"role": "user", "content": "Earlier"}, message("Yes?")]
             ["a", "Hello"],
         ),
         ([{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "a"}]}], ["a"]),
-        ([USER, calling("f"), {"type": "function_call_output", "call_id": "call-1", "output": "o"}, USER], ["Hello"]),
+        ([USER, tool_call("f"), {"type": "function_call_output", "call_id": "call-1", "output": "o"}, USER], ["Hello"]),
         ([message("Hello, can I help?"), USER], ["Hello"]),
         ([{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}], []),
         (
@@ -236,149 +142,143 @@ EARLIER: list[Any] = [{"role": "user", "content": "Earlier"}, message("Yes?")]
         ),
     ],
 )
-async def test_the_words_of_a_run_whatever_its_input_holds(input: Any, words: list[str]) -> None:
-    """All that the user has said since the last answer, and nothing else."""
-    heard = Listener()
-    agent = Agent(name="Support", model=Steps([message("Certainly.")]))
-    await Runner.run(agent, input, hooks=ObserverHooks(heard, "session-1"))
-    assert heard.turns == [*(("user", text) for text in words), ("primary", "Certainly.")]
+async def test_user_turns_of_any_input(input: Any, texts: list[str]) -> None:
+    """The hooks record all messages of the user since the last answer, and nothing else."""
+    recorder = MemoryRecorder()
+    agent = Agent(name="Support", model=ScriptedModel([message("Certainly.")]))
+    await Runner.run(agent, input, hooks=ObserverHooks(recorder, "session-1"))
+    assert recorder.utterances == [*(("user", text) for text in texts), ("primary", "Certainly.")]
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_what_the_model_says_before_a_tool_call(streamed: bool) -> None:
-    """It is recorded, in order; neither the call nor its result is."""
-    heard = Listener()
-    model = Steps([message(SPOKEN), calling("look_up")], [message("One more moment."), message("Here.")])
+async def test_text_before_a_tool_call(streamed: bool) -> None:
+    """It is recorded in order, without the call and its result."""
+    recorder = MemoryRecorder()
+    model = ScriptedModel([message(PREFACE), tool_call("look_up")], [message("One more moment."), message("Here.")])
     agent = Agent(name="Support", model=model, tools=[look_up])
-    hooks = ObserverHooks(heard, "session-1")
+    hooks = ObserverHooks(recorder, "session-1")
     if streamed:
         async for _ in Runner.run_streamed(agent, "Hello", hooks=hooks).stream_events():
             pass
     else:
         await Runner.run(agent, "Hello", hooks=hooks)
-    assert heard.turns == [
+    assert recorder.utterances == [
         ("user", "Hello"),
-        ("primary", SPOKEN),
+        ("primary", PREFACE),
         ("primary", "One more moment."),
         ("primary", "Here."),
     ]
 
 
-async def test_a_tool_whose_result_is_the_answer() -> None:
-    """With `stop_on_first_tool` the user hears the tool's result."""
-    heard = Listener()
-    model = Steps([message(SPOKEN), calling("look_up")])
+async def test_tool_result_as_the_answer() -> None:
+    """With `stop_on_first_tool`, the tool's result is recorded as the answer."""
+    recorder = MemoryRecorder()
+    model = ScriptedModel([message(PREFACE), tool_call("look_up")])
     agent = Agent(name="Support", model=model, tools=[look_up], tool_use_behavior="stop_on_first_tool")
-    await Runner.run(agent, "Hello", hooks=ObserverHooks(heard, "session-1"))
-    assert heard.turns == [("user", "Hello"), ("primary", SPOKEN), ("primary", "in store")]
+    await Runner.run(agent, "Hello", hooks=ObserverHooks(recorder, "session-1"))
+    assert recorder.utterances == [("user", "Hello"), ("primary", PREFACE), ("primary", "in store")]
 
 
 @pytest.mark.parametrize("nested", [False, True])
-async def test_a_handoff_loses_no_words_and_says_none(nested: bool) -> None:
-    """The words are recorded once, both agents' messages in order, and no history that the handoff makes of them."""
-    heard = Listener()
-    sales = Agent(name="Sales", model=Steps([message("Sales here.")]))
-    model = Steps([message("I put you through."), calling("transfer_to_sales")])
+async def test_handoff(nested: bool) -> None:
+    """The user's message is recorded once, and both agents' messages in order, without the nested history."""
+    recorder = MemoryRecorder()
+    sales = Agent(name="Sales", model=ScriptedModel([message("Sales here.")]))
+    model = ScriptedModel([message("I will transfer you."), tool_call("transfer_to_sales")])
     desk = Agent(name="Desk", model=model, handoffs=[handoff(sales, nest_handoff_history=nested)])
-    await Runner.run(desk, "Hello", hooks=ObserverHooks(heard, "session-1"))
-    assert heard.turns == [("user", "Hello"), ("primary", "I put you through."), ("primary", "Sales here.")]
+    await Runner.run(desk, "Hello", hooks=ObserverHooks(recorder, "session-1"))
+    assert recorder.utterances == [("user", "Hello"), ("primary", "I will transfer you."), ("primary", "Sales here.")]
 
 
-async def test_an_agent_as_a_tool_says_nothing_to_the_user() -> None:
-    """What it answers is the tool's result, though it has the same hooks."""
-    heard = Listener()
-    hooks = ObserverHooks(heard, "session-1")
-    clerk = Agent(name="Clerk", model=Steps([message("in store")], [message("in store")]))
-    tool = clerk.as_tool("ask", "Asks.", hooks=hooks)
-    asking = [calling("ask", '{"input": "x"}', f"call-{number}") for number in range(2)]
-    agent = Agent(name="Support", model=Steps([message(SPOKEN), *asking], [message("Here.")]), tools=[tool])
+async def test_agent_as_a_tool() -> None:
+    """Its answer is a tool result and is not recorded, even if it has the same hooks."""
+    recorder = MemoryRecorder()
+    hooks = ObserverHooks(recorder, "session-1")
+    clerk = Agent(name="Clerk", model=ScriptedModel([message("in store")], [message("in store")]))
+    tool = clerk.as_tool("ask", "Ask the clerk.", hooks=hooks)
+    calls = [tool_call("ask", '{"input": "x"}', f"call-{number}") for number in range(2)]
+    agent = Agent(name="Support", model=ScriptedModel([message(PREFACE), *calls], [message("Here.")]), tools=[tool])
     await Runner.run(agent, "Hello", hooks=hooks)
-    assert heard.turns == [("user", "Hello"), ("primary", SPOKEN), ("primary", "Here.")]
+    assert recorder.utterances == [("user", "Hello"), ("primary", PREFACE), ("primary", "Here.")]
 
 
-@pytest.mark.parametrize("elsewhere", [False, True])
-async def test_a_run_that_waited_for_an_approval(elsewhere: bool) -> None:
-    """It is recorded once, when it ends, also by another process, with what was said before the pause."""
-    heard = Listener()
-    model = Steps([message("I can do that."), calling("refund")], [message("Done.")])
+@pytest.mark.parametrize("other_process", [False, True])
+async def test_run_with_an_approval(other_process: bool) -> None:
+    """It is recorded once, at its end, with the text from before the pause, even if another process resumes it."""
+    recorder = MemoryRecorder()
+    model = ScriptedModel([message("I can do that."), tool_call("refund")], [message("Done.")])
     agent = Agent(name="Support", model=model, tools=[refund])
-    hooks = ObserverHooks(heard, "session-1")
+    hooks = ObserverHooks(recorder, "session-1")
     state: Any = (await Runner.run(agent, "Hello", hooks=hooks)).to_state()
-    assert heard.turns == []
-    if elsewhere:
-        state, hooks = await RunState.from_json(agent, state.to_json()), ObserverHooks(heard, "session-1")
+    assert recorder.utterances == []
+    if other_process:
+        state, hooks = await RunState.from_json(agent, state.to_json()), ObserverHooks(recorder, "session-1")
     state.approve(state.get_interruptions()[0])
     await Runner.run(agent, state, hooks=hooks)
-    assert heard.turns == [("user", "Hello"), ("primary", "I can do that."), ("primary", "Done.")]
+    assert recorder.utterances == [("user", "Hello"), ("primary", "I can do that."), ("primary", "Done.")]
 
 
-async def test_a_run_that_failed_and_its_retry() -> None:
-    """The failed one leaves nothing; the words are recorded with the run that answers them, once."""
-    heard = Listener()
-    model = Steps([message(SPOKEN), calling("look_up")], RuntimeError(), [message("Here.")])
+async def test_retry_of_a_failed_run() -> None:
+    """A failed run records nothing; the retry records the user's message once, with the answer."""
+    recorder = MemoryRecorder()
+    model = ScriptedModel([message(PREFACE), tool_call("look_up")], RuntimeError(), [message("Here.")])
     agent = Agent(name="Support", model=model, tools=[look_up])
-    hooks = ObserverHooks(heard, "session-1")
+    hooks = ObserverHooks(recorder, "session-1")
     with pytest.raises(RuntimeError):
         await Runner.run(agent, "Hello", hooks=hooks)
-    assert heard.turns == []
+    assert recorder.utterances == []
     await Runner.run(agent, "Hello", hooks=hooks)
-    assert heard.turns == [("user", "Hello"), ("primary", "Here.")]
+    assert recorder.utterances == [("user", "Hello"), ("primary", "Here.")]
 
 
-async def test_an_input_that_a_guardrail_refuses() -> None:
-    """No answer is recorded that the user has not heard."""
-    heard = Listener()
+async def test_input_guardrail() -> None:
+    """A run that an input guardrail stops is not recorded."""
+    recorder = MemoryRecorder()
 
     async def trip(*_: Any) -> GuardrailFunctionOutput:
         return GuardrailFunctionOutput(output_info=None, tripwire_triggered=True)
 
     guardrail = InputGuardrail[Any](guardrail_function=trip, run_in_parallel=False)
-    agent = Agent(name="Support", model=Steps([message("Here.")]), input_guardrails=[guardrail])
+    agent = Agent(name="Support", model=ScriptedModel([message("Here.")]), input_guardrails=[guardrail])
     with pytest.raises(InputGuardrailTripwireTriggered):
-        await Runner.run(agent, "Hello", hooks=ObserverHooks(heard, "session-1"))
-    assert heard.turns == []
+        await Runner.run(agent, "Hello", hooks=ObserverHooks(recorder, "session-1"))
+    assert recorder.utterances == []
 
 
-async def test_runs_at_the_same_time_on_one_object() -> None:
-    """Each exchange goes to its own session, whole."""
-    heard: dict[str, Listener] = {}
+async def test_concurrent_runs() -> None:
+    """With one hooks object, each run is recorded whole and on its own session."""
+    recorders: dict[str, MemoryRecorder] = {}
 
-    class Sorting:
+    class SessionRecorder:
         def record(self, session_id: str, *turns: Turn, observe: bool = True) -> None:
-            heard.setdefault(session_id, Listener()).record(session_id, *turns)
+            recorders.setdefault(session_id, MemoryRecorder()).record(session_id, *turns)
 
-    hooks = ObserverHooks(Sorting(), lambda run: run.context.session_id)
+    hooks = ObserverHooks(SessionRecorder(), lambda run: run.context.session_id)
 
     async def talk(name: str) -> None:
-        model = Steps([message(f"{name} 1"), calling("look_up")], [message(f"{name} 2")])
+        model = ScriptedModel([message(f"{name} 1"), tool_call("look_up")], [message(f"{name} 2")])
         agent = Agent[Caller](name="Support", model=model, tools=[look_up])
         await Runner.run(agent, f"from {name}", context=Caller(name), hooks=hooks)
 
     await asyncio.gather(*(talk(f"s{number}") for number in range(5)))
-    assert {name: one.turns for name, one in heard.items()} == {
+    assert {name: recorder.utterances for name, recorder in recorders.items()} == {
         name: [("user", f"from {name}"), ("primary", f"{name} 1"), ("primary", f"{name} 2")]
         for name in (f"s{number}" for number in range(5))
     }
 
 
-def no_session(_: Any) -> str:
-    raise KeyError("my order 4711")
-
-
 @pytest.mark.parametrize("session_id", ["session-1", no_session, lambda run: None])
 @pytest.mark.parametrize("output", ["Certainly.", None, object(), {"a": b"\xff"}])
-async def test_a_hook_that_fails_leaves_the_run_alone(
-    session_id: Any, output: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Neither a session that is not found, nor a broken recorder, nor a strange output reaches run or log."""
-    agent = Agent(name="Support", model=Scripted("Certainly."))
-    hooks = ObserverHooks(Listener(RuntimeError("my order 4711")), session_id)
+async def test_hook_errors_do_not_reach_the_run(session_id: Any, output: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The run survives an unknown session, a failing recorder and an odd output; the log has no user data."""
+    agent = Agent(name="Support", model=ScriptedModel("Certainly."))
+    hooks = ObserverHooks(MemoryRecorder(RuntimeError("my order 4711")), session_id)
     assert (await Runner.run(agent, "Hello", hooks=hooks)).final_output == "Certainly."
-    strange: Any = type("Strange", (), {"usage": Usage(), "turn_input": [object(), None, 7]})()
-    await hooks.on_agent_start(strange, agent)
-    await hooks.on_llm_start(strange, agent, None, [object()])
-    await hooks.on_llm_end(strange, agent, object())  # type: ignore[arg-type]
-    await hooks.on_agent_end(strange, agent, output)
+    context: Any = type("Context", (), {"usage": Usage(), "turn_input": [object(), None, 7]})()
+    await hooks.on_agent_start(context, agent)
+    await hooks.on_llm_start(context, agent, None, [object()])
+    await hooks.on_llm_end(context, agent, object())  # type: ignore[arg-type]
+    await hooks.on_agent_end(context, agent, output)
     await hooks.on_agent_end(object(), agent, output)  # type: ignore[arg-type]
     assert "did not record" in caplog.text
     assert "4711" not in caplog.text

@@ -1,7 +1,6 @@
-"""Pydantic AI: the real package, with its own models for tests, which follow a script."""
+"""The integration with Pydantic AI, with the real package and scripted models."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -29,67 +28,75 @@ from pydantic_ai import (
 from pydantic_ai.capabilities import ProcessHistory
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.models.test import TestModel
-from session_notes import AsyncPrimaryClient, Notes, ObserverClient, PrimaryClient, Turn, TurnRecorder
+from session_notes import AsyncPrimaryClient, PrimaryClient, TurnRecorder
 from session_notes.integrations.pydantic_ai import Observed, notes_tool
 
-from tests.integrations.frameworks.conftest import Listener, promptly, said, wait_for_summary
+from tests.integrations.frameworks.support import (
+    Caller,
+    MemoryRecorder,
+    no_session,
+    promptly,
+    stored_utterances,
+    wait_for_summary,
+)
+
+PREFACE = "Let me look that up."
+EARLIER: list[ModelMessage] = [ModelRequest([UserPromptPart("Earlier")]), ModelResponse([TextPart("Yes?")])]
 
 
-@dataclass
-class Caller:
-    """What the application knows of a conversation; the model knows nothing of it."""
+class ScriptedModel(FunctionModel):
+    """A model that returns its steps in order; a step is a list of parts, or an exception, which is raised."""
 
-    session_id: str
-
-
-class Script:
-    """Calls the tool, and then says what is in its script."""
-
-    def __init__(self, answer: str) -> None:
-        self.answer = answer
-        self.told: object = None
+    def __init__(self, *steps: list[Any] | Exception) -> None:
+        self.tool_result: Any = None
         self.offered: dict[str, object] = {}
+        self._steps = list(steps)
+        super().__init__(self._step, stream_function=self._stream)
 
-    def step(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-        """One step of the script."""
-        self.offered = info.function_tools[0].parameters_json_schema
+    def _step(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        for tool in info.function_tools:
+            self.offered = tool.parameters_json_schema
         for part in messages[-1].parts:
             if isinstance(part, ToolReturnPart):
-                self.told = part.content
-                return ModelResponse([TextPart(self.answer)])
-        return ModelResponse([ToolCallPart("get_session_notes", {"session_id": "other"})])
+                self.tool_result = part.content
+        step = self._steps.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        return ModelResponse([TextPart(part) if isinstance(part, str) else part for part in step])
+
+    async def _stream(self, messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[Any]:
+        for number, part in enumerate(self._steps.pop(0)):  # type: ignore[arg-type]
+            yield part if isinstance(part, str) else {number: DeltaToolCall(part.tool_name, "{}")}
 
 
-async def test_the_model_reads_the_notes_of_the_applications_session(
-    async_primary: AsyncPrimaryClient, primary: PrimaryClient, observer: ObserverClient, session_id: str
-) -> None:
-    """The session comes from the run's deps, whatever the model asks for; its notes reach the model."""
-    primary.append_turns(session_id, [Turn("user", "x")])
-    with observer.run(session_id) as run:
-        run.write(Notes(summary="Wants a refund."))
-    script = Script("Certainly.")
+def read_notes() -> list[Any]:
+    """Return a step that calls the notes tool and tries to name another session."""
+    return [ToolCallPart("get_session_notes", {"session_id": "other"})]
+
+
+async def test_tool_reads_the_applications_session(async_primary: AsyncPrimaryClient, noted_session: str) -> None:
+    """The model gets the notes of the session in the run's deps, whatever arguments it sends."""
+    model = ScriptedModel(read_notes(), ["Certainly."])
     tool = notes_tool(async_primary, lambda run: run.deps.session_id, max_age=timedelta(minutes=5), max_turns_behind=1)
-    agent = Agent(FunctionModel(script.step), deps_type=Caller, tools=[tool])
-    assert (await agent.run("Hello", deps=Caller(session_id))).output == "Certainly."
-    assert isinstance(script.told, dict)
-    assert (script.told["ready"], script.told["fresh"]) == (True, True)
-    assert script.told["notes"] == {"summary": "Wants a refund."}
-    assert script.offered["properties"] == {}
+    agent = Agent(model, deps_type=Caller, tools=[tool])
+    assert (await agent.run("Hello", deps=Caller(noted_session))).output == "Certainly."
+    assert isinstance(model.tool_result, dict)
+    assert (model.tool_result["ready"], model.tool_result["fresh"]) == (True, True)
+    assert model.tool_result["notes"] == {"summary": "Wants a refund."}
+    assert model.offered["properties"] == {}
 
 
-async def test_an_outage_is_an_answer(nobody: str) -> None:
-    """The model hears that there are no notes to be had, and the run goes on."""
-    script = Script("Certainly.")
-    async with AsyncPrimaryClient(nobody) as gone:
-        agent = Agent(FunctionModel(script.step), tools=[notes_tool(gone, "session-1")])
+async def test_outage_is_a_tool_result(nobody: str) -> None:
+    """The model gets `unavailable`, and the run continues."""
+    model = ScriptedModel(read_notes(), ["Certainly."])
+    async with AsyncPrimaryClient(nobody) as client:
+        agent = Agent(model, tools=[notes_tool(client, "session-1")])
         assert (await agent.run("Hello")).output == "Certainly."
-    assert script.told == {"ready": False, "reason": "unavailable"}
+    assert model.tool_result == {"ready": False, "reason": "unavailable"}
 
 
-async def test_an_observer_looks_after_each_run(
-    recorder: TurnRecorder, primary: PrimaryClient, session_id: str
-) -> None:
-    """What was said is in the transcript once, though messages are handed on; then there are notes on it."""
+async def test_capability_records_and_submits(recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
+    """Each turn is in the transcript once, although the history repeats it, and the observer writes notes."""
     agent = Agent(
         TestModel(custom_output_text="Tell me more."),
         deps_type=Caller,
@@ -99,7 +106,7 @@ async def test_an_observer_looks_after_each_run(
     async with agent.run_stream("A lamp.", deps=Caller(session_id), message_history=first.all_messages()) as second:
         assert await second.get_output() == "Tell me more."
     wait_for_summary(primary, session_id, "4 turns")
-    assert said(primary, session_id) == [
+    assert stored_utterances(primary, session_id) == [
         ("user", "I want my money back."),
         ("primary", "Tell me more."),
         ("user", "A lamp."),
@@ -107,8 +114,8 @@ async def test_an_observer_looks_after_each_run(
     ]
 
 
-async def test_input_and_output_of_other_kinds(recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
-    """Of input in parts the text is recorded, structured output as JSON."""
+async def test_structured_input_and_output(recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
+    """Input in parts is recorded as text, structured output as JSON."""
 
     class Answer(BaseModel):
         text: str
@@ -117,41 +124,19 @@ async def test_input_and_output_of_other_kinds(recorder: TurnRecorder, primary: 
     agent = Agent(model, output_type=Answer, capabilities=[Observed(recorder, session_id)])
     await agent.run(["See", "this"])
     wait_for_summary(primary, session_id, "3 turns")
-    assert said(primary, session_id)[2] == ("primary", '{"text":"I see"}')
+    assert stored_utterances(primary, session_id)[2] == ("primary", '{"text":"I see"}')
 
 
-async def test_an_outage_holds_up_no_run(hung: TurnRecorder, session_id: str) -> None:
-    """A sidecar that says nothing costs the run nothing."""
-    agent = Agent(TestModel(custom_output_text="Certainly."), capabilities=[Observed(hung, session_id)])
+async def test_outage_does_not_delay_the_run(hanging_recorder: TurnRecorder, session_id: str) -> None:
+    """The run does not wait for a sidecar that hangs."""
+    agent = Agent(TestModel(custom_output_text="Certainly."), capabilities=[Observed(hanging_recorder, session_id)])
     with promptly():
         assert (await agent.run("Hello")).output == "Certainly."
 
 
-SPOKEN = "Let me look that up."
-EARLIER: list[ModelMessage] = [ModelRequest([UserPromptPart("Earlier")]), ModelResponse([TextPart("Yes?")])]
-
-
-class Steps(FunctionModel):
-    """Answers with these parts, one list after the other; an exception is raised."""
-
-    def __init__(self, *steps: list[Any] | Exception) -> None:
-        self.steps = list(steps)
-        super().__init__(self._step, stream_function=self._streamed)
-
-    def _step(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-        step = self.steps.pop(0)
-        if isinstance(step, Exception):
-            raise step
-        return ModelResponse([TextPart(part) if isinstance(part, str) else part for part in step])
-
-    async def _streamed(self, messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[Any]:
-        for number, part in enumerate(self.steps.pop(0)):  # type: ignore[arg-type]
-            yield part if isinstance(part, str) else {number: DeltaToolCall(part.tool_name, "{}")}
-
-
-def listening(heard: Listener, *steps: list[Any] | Exception, **options: Any) -> Agent[None, Any]:
-    """An agent that is recorded."""
-    agent: Agent[None, Any] = Agent(Steps(*steps), capabilities=[Observed(heard, "session-1")], **options)
+def recorded_agent(recorder: MemoryRecorder, *steps: list[Any] | Exception, **options: Any) -> Agent[None, Any]:
+    """Return an agent that records its runs and has a tool."""
+    agent: Agent[None, Any] = Agent(ScriptedModel(*steps), capabilities=[Observed(recorder, "session-1")], **options)
 
     @agent.tool_plain
     def look_up() -> str:
@@ -161,7 +146,7 @@ def listening(heard: Listener, *steps: list[Any] | Exception, **options: Any) ->
 
 
 @pytest.mark.parametrize(
-    ("prompt", "history", "words"),
+    ("prompt", "history", "texts"),
     [
         ("Hello", EARLIER, ["Hello"]),
         (["Hello", ImageUrl("https://example.com/x.png"), TextContent("Again")], None, ["Hello", "Again"]),
@@ -172,41 +157,42 @@ def listening(heard: Listener, *steps: list[Any] | Exception, **options: Any) ->
         ("Hello", [*EARLIER, ModelRequest([UserPromptPart("Hello")])], ["Hello", "Hello"]),
     ],
 )
-async def test_the_words_of_a_run_whatever_it_begins_with(
-    prompt: Any, history: list[ModelMessage] | None, words: list[str]
-) -> None:
-    """All that the user has said since the last answer, and nothing else."""
-    heard = Listener()
-    await listening(heard, ["Certainly."]).run(prompt, message_history=history)
-    assert heard.turns == [*(("user", text) for text in words), ("primary", "Certainly.")]
+async def test_user_turns_of_any_input(prompt: Any, history: list[ModelMessage] | None, texts: list[str]) -> None:
+    """The capability records all messages of the user since the last answer, and nothing else."""
+    recorder = MemoryRecorder()
+    await recorded_agent(recorder, ["Certainly."]).run(prompt, message_history=history)
+    assert recorder.utterances == [*(("user", text) for text in texts), ("primary", "Certainly.")]
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_what_the_model_says_before_a_tool_call(streamed: bool) -> None:
-    """It is recorded, in order; neither the call nor its result is."""
-    heard = Listener()
-    agent = listening(heard, [SPOKEN, ToolCallPart("look_up")], ["Here."])
+async def test_text_before_a_tool_call(streamed: bool) -> None:
+    """It is recorded in order, without the call and its result."""
+    recorder = MemoryRecorder()
+    agent = recorded_agent(recorder, [PREFACE, ToolCallPart("look_up")], ["Here."])
     if streamed:
         async with agent.run_stream_events("Hello") as events:
             async for _ in events:
                 pass
     else:
         await agent.run("Hello")
-    assert heard.turns == [("user", "Hello"), ("primary", SPOKEN), ("primary", "Here.")]
+    assert recorder.utterances == [("user", "Hello"), ("primary", PREFACE), ("primary", "Here.")]
 
 
-async def test_thinking_is_not_speech() -> None:
-    """Parts of a text make one turn, and what the model thinks is in none."""
-    heard = Listener()
-    await listening(heard, [ThinkingPart("Hm."), "Here ", "it is."]).run("Hello")
-    assert heard.turns == [("user", "Hello"), ("primary", "Here it is.")]
+async def test_thinking_is_not_recorded() -> None:
+    """The text parts of a response make one turn, without the thinking."""
+    recorder = MemoryRecorder()
+    await recorded_agent(recorder, [ThinkingPart("Hm."), "Here ", "it is."]).run("Hello")
+    assert recorder.utterances == [("user", "Hello"), ("primary", "Here it is.")]
 
 
-async def test_a_run_that_waits_for_an_approval() -> None:
-    """The user hears no JSON; the words are recorded with the first run, the answer with the second."""
-    heard = Listener()
-    agent = listening(
-        heard, [SPOKEN, ToolCallPart("refund", tool_call_id="1")], ["Done."], output_type=[str, DeferredToolRequests]
+async def test_run_with_an_approval() -> None:
+    """The user's message is recorded with the first run, the answer with the second, and the request not at all."""
+    recorder = MemoryRecorder()
+    agent = recorded_agent(
+        recorder,
+        [PREFACE, ToolCallPart("refund", tool_call_id="1")],
+        ["Done."],
+        output_type=[str, DeferredToolRequests],
     )
 
     @agent.tool_plain(requires_approval=True)
@@ -214,25 +200,25 @@ async def test_a_run_that_waits_for_an_approval() -> None:
         return "refunded"
 
     first = await agent.run("Hello")
-    assert heard.turns == [("user", "Hello"), ("primary", SPOKEN)]
+    assert recorder.utterances == [("user", "Hello"), ("primary", PREFACE)]
     results = DeferredToolResults(approvals={"1": True})
     await agent.run(message_history=first.all_messages(), deferred_tool_results=results)
-    assert heard.turns == [("user", "Hello"), ("primary", SPOKEN), ("primary", "Done.")]
+    assert recorder.utterances == [("user", "Hello"), ("primary", PREFACE), ("primary", "Done.")]
 
 
-async def test_an_output_that_a_tool_or_a_validator_makes() -> None:
-    """The user hears the output, not what it is made of, and no response that was refused."""
+async def test_output_of_a_tool_or_a_validator() -> None:
+    """The output is recorded, without the text it was made from and without rejected responses."""
 
     def shout(text: str) -> str:
         return text.upper()
 
-    heard = Listener()
-    step = [SPOKEN, ToolCallPart("shout", {"text": "here"})]
-    await listening(heard, step, output_type=ToolOutput(shout, name="shout")).run("Hello")
-    assert heard.turns == [("user", "Hello"), ("primary", SPOKEN), ("primary", "HERE")]
+    recorder = MemoryRecorder()
+    step = [PREFACE, ToolCallPart("shout", {"text": "here"})]
+    await recorded_agent(recorder, step, output_type=ToolOutput(shout, name="shout")).run("Hello")
+    assert recorder.utterances == [("user", "Hello"), ("primary", PREFACE), ("primary", "HERE")]
 
-    heard = Listener()
-    agent = listening(heard, ["no"], ["here"])
+    recorder = MemoryRecorder()
+    agent = recorded_agent(recorder, ["no"], ["here"])
 
     @agent.output_validator
     def check(ctx: RunContext[None], output: str) -> str:
@@ -241,21 +227,21 @@ async def test_an_output_that_a_tool_or_a_validator_makes() -> None:
         return output.upper()
 
     await agent.run("Hello")
-    assert heard.turns == [("user", "Hello"), ("primary", "HERE")]
+    assert recorder.utterances == [("user", "Hello"), ("primary", "HERE")]
 
 
-async def test_a_history_that_is_summed_up() -> None:
-    """The summary is not what the user said, and the words are not lost that it replaces."""
+async def test_summary_of_the_history() -> None:
+    """The summary is not recorded, and the turns that it replaces are still recorded."""
 
-    def sum_up(messages: list[ModelMessage]) -> list[ModelMessage]:
+    def summarize(messages: list[ModelMessage]) -> list[ModelMessage]:
         if len(messages) < 3:
             return messages
-        return [ModelRequest([UserPromptPart("Much was said.")]), *messages[-2:]]
+        return [ModelRequest([UserPromptPart("A summary.")]), *messages[-2:]]
 
-    heard = Listener()
-    steps: list[Any] = [[f"{SPOKEN} {number}", ToolCallPart("look_up")] for number in range(2)]
+    recorder = MemoryRecorder()
+    steps: list[Any] = [[f"{PREFACE} {number}", ToolCallPart("look_up")] for number in range(2)]
     agent: Agent[None, str] = Agent(
-        Steps(*steps, ["Here."]), capabilities=[ProcessHistory(sum_up), Observed(heard, "session-1")]
+        ScriptedModel(*steps, ["Here."]), capabilities=[ProcessHistory(summarize), Observed(recorder, "session-1")]
     )
 
     @agent.tool_plain
@@ -263,61 +249,57 @@ async def test_a_history_that_is_summed_up() -> None:
         return "in store"
 
     await agent.run("Hello", message_history=EARLIER)
-    assert ("user", "Much was said.") not in heard.turns
-    assert heard.turns[0] == ("user", "Hello")
-    assert heard.turns[-1] == ("primary", "Here.")
+    assert ("user", "A summary.") not in recorder.utterances
+    assert recorder.utterances[0] == ("user", "Hello")
+    assert recorder.utterances[-1] == ("primary", "Here.")
 
 
 @pytest.mark.parametrize("history", [EARLIER, [*EARLIER, ModelRequest([UserPromptPart("Are you there?")])]])
-async def test_a_summary_in_front_of_the_prompt(history: list[ModelMessage]) -> None:
-    """A summary right before the prompt is not what the user said, and hides nothing that was said before."""
+async def test_summary_before_the_prompt(history: list[ModelMessage]) -> None:
+    """A summary directly before the prompt is not recorded and does not hide unanswered messages."""
 
-    def sum_up(messages: list[ModelMessage]) -> list[ModelMessage]:
-        return [ModelRequest([UserPromptPart("Much was said.")]), messages[-1]]
+    def summarize(messages: list[ModelMessage]) -> list[ModelMessage]:
+        return [ModelRequest([UserPromptPart("A summary.")]), messages[-1]]
 
-    heard = Listener()
+    recorder = MemoryRecorder()
     agent: Agent[None, str] = Agent(
-        Steps(["Here."]), capabilities=[ProcessHistory(sum_up), Observed(heard, "session-1")]
+        ScriptedModel(["Here."]), capabilities=[ProcessHistory(summarize), Observed(recorder, "session-1")]
     )
     await agent.run("Hello", message_history=history)
     unanswered = [("user", "Are you there?")] if len(history) > len(EARLIER) else []
-    assert heard.turns == [*unanswered, ("user", "Hello"), ("primary", "Here.")]
+    assert recorder.utterances == [*unanswered, ("user", "Hello"), ("primary", "Here.")]
 
 
-async def test_a_run_that_failed_and_its_retry() -> None:
-    """The failed one leaves nothing; the words are recorded with the run that answers them, once."""
-    heard = Listener()
-    agent = listening(heard, [SPOKEN, ToolCallPart("look_up")], RuntimeError(), ["Here."])
+async def test_retry_of_a_failed_run() -> None:
+    """A failed run records nothing; the retry records the user's message once, with the answer."""
+    recorder = MemoryRecorder()
+    agent = recorded_agent(recorder, [PREFACE, ToolCallPart("look_up")], RuntimeError(), ["Here."])
     with pytest.raises(RuntimeError):
         await agent.run("Hello")
-    assert heard.turns == []
+    assert recorder.utterances == []
     await agent.run("Hello")
-    assert heard.turns == [("user", "Hello"), ("primary", "Here.")]
-
-
-def no_session(_: Any) -> str:
-    raise KeyError("my order 4711")
+    assert recorder.utterances == [("user", "Hello"), ("primary", "Here.")]
 
 
 @pytest.mark.parametrize("session_id", ["session-1", no_session, lambda run: None])
-async def test_a_hook_that_fails_leaves_the_run_alone(session_id: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither a session that is not found, nor a broken recorder, nor a strange result reaches the run, nor the log."""
-    observed = Observed(Listener(RuntimeError("my order 4711")), session_id)
-    agent: Agent[None, str] = Agent(Steps(["Certainly."]), capabilities=[observed])
+async def test_hook_errors_do_not_reach_the_run(session_id: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The run survives an unknown session, a failing recorder and an odd result; the log has no user data."""
+    observed = Observed(MemoryRecorder(RuntimeError("my order 4711")), session_id)
+    agent: Agent[None, str] = Agent(ScriptedModel(["Certainly."]), capabilities=[observed])
     assert (await agent.run("Hello")).output == "Certainly."
-    strange: Any = object()
-    assert await observed.after_run(strange, result=strange) is strange
+    result: Any = object()
+    assert await observed.after_run(result, result=result) is result
     assert "did not record" in caplog.text
     assert "4711" not in caplog.text
     assert not any(record.exc_info for record in caplog.records)
 
 
-async def test_a_tool_that_takes_too_long_ends_no_run(silent: str) -> None:
-    """Pydantic AI's own limit on tools cuts the reading short; the model hears so, and the run goes on."""
-    async with AsyncPrimaryClient(silent, timeout=timedelta(seconds=30)) as hanging:
+async def test_tool_timeout(silent: str) -> None:
+    """Pydantic AI's own timeout ends a call of the tool; the model learns of it, and the run continues."""
+    async with AsyncPrimaryClient(silent, timeout=timedelta(seconds=30)) as client:
         agent: Agent[None, str] = Agent(
-            Steps([ToolCallPart("get_session_notes")], ["Certainly."]),
-            tools=[notes_tool(hanging, "session-1")],
+            ScriptedModel([ToolCallPart("get_session_notes")], ["Certainly."]),
+            tools=[notes_tool(client, "session-1")],
             tool_timeout=0.2,
         )
         with promptly():

@@ -61,8 +61,8 @@ def calls_table(calls: Sequence[Mapping[str, Any]]) -> TextTable:
                 milliseconds(row["p99_us"]),
                 number(row["calls_per_second"]),
                 number(row["server_cpu_us"]),
-                _ratio(row["median_us_to_floor"]),
-                _ratio(row["server_cpu_us_to_floor"]),
+                ratio(row["median_us_to_floor"]),
+                ratio(row["server_cpu_us_to_floor"]),
             )
             for row in sorted(calls, key=lambda row: (row["in_flight"], row["caller"]))
         ],
@@ -106,7 +106,8 @@ def milliseconds(us: float) -> str:
     return f"{us / 1000:.2f}"
 
 
-def _ratio(value: float | None) -> str:
+def ratio(value: float | None) -> str:
+    """Return a ratio with two decimals; None is a dash."""
     return "-" if value is None else f"{value:.2f}"
 
 

@@ -17,9 +17,9 @@ from session_notes_tools.cli.parameters import argument
 @argument("shell", type=click.Choice(["bash", "zsh", "fish"]), metavar="SHELL", help="bash, zsh or fish.")
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print a script that has a shell complete commands, options and values.
+    """Print a shell script that completes commands, options and values.
 
-    Bash has to be 4.4 or newer.
+    Requires bash 4.4 or newer.
     """
-    # The name stands here, whatever this program was started as: it is the one to be completed.
+    # The command's name is fixed: the script completes `session-notes`, however this program was started.
     shell_complete(ctx.find_root().command, {}, "session-notes", "_SESSION_NOTES_COMPLETE", f"{shell}_source")

@@ -1,4 +1,4 @@
-"""What every command that calls a sidecar takes beside `--target`: a token file, and TLS."""
+"""Options with which a command connects to a sidecar: a token file, and TLS."""
 
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -18,8 +18,8 @@ PANEL = "Common options"
 
 
 @dataclass(frozen=True)
-class _Given:
-    """The options as they were given; None: the clients' own defaults."""
+class _Options:
+    """The options as given; None leaves the clients' own default."""
 
     token_file: Path | None = None
     tls_ca: Path | None = None
@@ -27,55 +27,57 @@ class _Given:
     tls_key: Path | None = None
 
 
-_given: ContextVar[_Given] = ContextVar("given")
+_options: ContextVar[_Options] = ContextVar("credentials")
 
 
-def connecting(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command the options, kept for `token` and `tls`, so that not every command has to hand them on."""
+def credentials_options(command: Callable[..., T]) -> Callable[..., T]:
+    """Add the options to a command. `token` and `tls` read them, so that commands need not pass them on."""
 
-    # There is no option for a token itself: command lines can be read by others, and stay in the shell's history.
+    # A token itself is not an option: other users can read command lines, and shells keep them in their history.
     @path_option(
         "--token-file",
         envvar="SESSION_NOTES_TOKEN_FILE",
         panel=PANEL,
-        help="The file with the token that the sidecar knows you by.",
+        help="A file with the token that identifies you to the sidecar.",
     )
     @path_option(
         "--tls-ca",
         envvar="SESSION_NOTES_TLS_CA",
         panel=PANEL,
-        help="Encrypt, and take only a sidecar with a certificate of this authority, a PEM file.",
+        help="Encrypt, and trust only sidecars with a certificate of this authority, a PEM file.",
     )
     @path_option(
         "--tls-cert",
         envvar="SESSION_NOTES_TLS_CERT",
         panel=PANEL,
-        help="Your own certificate, where the sidecar wants one.",
+        help="Your client certificate, a PEM file, if the sidecar requires one.",
     )
-    @path_option("--tls-key", envvar="SESSION_NOTES_TLS_KEY", panel=PANEL, help="The private key of it.")
+    @path_option(
+        "--tls-key", envvar="SESSION_NOTES_TLS_KEY", panel=PANEL, help="The private key of --tls-cert, a PEM file."
+    )
     @wraps(command)
     def run(
         token_file: Path | None, tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None, **others: Any
     ) -> T:
-        _given.set(_Given(token_file, tls_ca, tls_cert, tls_key))
+        _options.set(_Options(token_file, tls_ca, tls_cert, tls_key))
         return command(**others)
 
     return run
 
 
 def token() -> "TokenFile | None":
-    """The token to call with, as a client takes it."""
+    """Return the token to call with, for a client's `token` argument."""
     from session_notes import TokenFile
 
-    path = _given.get(_Given()).token_file
+    path = _options.get(_Options()).token_file
     return TokenFile(path) if path else None
 
 
 def tls(target: str) -> "TLS | None":
-    """How to encrypt, as a client takes it. A unix socket is not encrypted, whatever the variables say."""
+    """Return the certificates to use, for a client's `tls` argument. A unix socket is never encrypted."""
     from session_notes import TLS
 
-    given = _given.get(_Given())
-    if target.startswith("unix:") or not (given.tls_ca or given.tls_cert or given.tls_key):
+    options = _options.get(_Options())
+    if target.startswith("unix:") or not (options.tls_ca or options.tls_cert or options.tls_key):
         return None
-    return TLS(given.tls_ca, given.tls_cert, given.tls_key)
+    return TLS(options.tls_ca, options.tls_cert, options.tls_key)

@@ -1,4 +1,4 @@
-"""What `--json` prints. Keys are stable and always there, null where there is nothing to say; spans are seconds."""
+"""The documents that `--json` prints. Every key is always present, null where it has no value; spans are in seconds."""
 
 import json
 import sys
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 def write(document: Any) -> None:
-    """Prints a document, on one line unless a person reads it."""
+    """Print a document: indented on a terminal, else on one line."""
     utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
     text = json.dumps(document, ensure_ascii=not utf8, indent=2 if sys.stdout.isatty() else None)
-    # JSON leaves most characters as they are, and a terminal would obey some. Escaped, it is the same document.
+    # JSON leaves characters alone that act on a terminal. As escapes they make the same document.
     click.echo(visible(text, keep="\n", escape=lambda letter: json.dumps(letter)[1:-1]))
 
 
 def value(content: Any) -> Any:
-    """Return a JSON value in a stable order: the wire forgets the order of names."""
+    """Return a JSON value with names in a stable order, which the wire does not keep."""
     match content:
         case Mapping():
             return {name: value(item) for name, item in sorted(content.items())}
@@ -33,17 +33,17 @@ def value(content: Any) -> Any:
 
 
 def seconds(span: timedelta | None) -> float | None:
-    """A span of time."""
+    """Return a span of time in seconds."""
     return None if span is None else span.total_seconds()
 
 
 def time(moment: datetime | None) -> str | None:
-    """A moment, as RFC 3339 has it."""
+    """Return a time in RFC 3339."""
     return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def notes(content: "Notes | None") -> dict[str, Any] | None:
-    """Notes; `notes write --file` takes the same."""
+    """Return notes, in the form that `notes write --file` reads."""
     if content is None:
         return None
     return {
@@ -58,7 +58,7 @@ def notes(content: "Notes | None") -> dict[str, Any] | None:
 
 
 def turn(content: "Turn") -> dict[str, Any]:
-    """A turn; `session append --file` takes the same, one a line."""
+    """Return a turn, in the form of a line that `session append --file` reads."""
     return {
         "speaker": content.speaker,
         "text": content.text,
@@ -68,7 +68,7 @@ def turn(content: "Turn") -> dict[str, Any]:
 
 
 def run(content: "Run | None") -> dict[str, Any] | None:
-    """A run."""
+    """Return a run."""
     if content is None:
         return None
     return {
@@ -85,7 +85,7 @@ def run(content: "Run | None") -> dict[str, Any] | None:
 
 
 def reading(content: "Reading") -> dict[str, Any]:
-    """Current notes, with their readiness, age and drift."""
+    """Return current notes with readiness, age and drift."""
     return {
         "session_id": content.session_id,
         "observer": content.observer,
@@ -105,7 +105,7 @@ def reading(content: "Reading") -> dict[str, Any]:
 
 
 def session(content: "Session") -> dict[str, Any]:
-    """A session."""
+    """Return a session."""
     return {
         "session_id": content.session_id,
         "version": content.version,
@@ -114,13 +114,13 @@ def session(content: "Session") -> dict[str, Any]:
         "update_time": time(content.update_time),
         "expires_in_seconds": seconds(content.expires_in),
         "fields": value(content.fields),
-        "notes": {observer: reading(one) for observer, one in sorted(content.notes.items())},
-        "turns": [turn(one) for one in content.turns],
+        "notes": {observer: reading(observer_notes) for observer, observer_notes in sorted(content.notes.items())},
+        "turns": [turn(utterance) for utterance in content.turns],
     }
 
 
 def summary(content: "SessionSummary") -> dict[str, Any]:
-    """A session in a few words."""
+    """Return the summary of a session."""
     return {
         "session_id": content.session_id,
         "version": content.version,

@@ -1,4 +1,4 @@
-"""How a command ends: the exit codes, and the message on stderr that goes with each but 0."""
+"""How commands end: exit codes, and the error message that comes with every code but 0."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ _TRACEBACK_VARIABLE = "SESSION_NOTES_TRACEBACK"
 
 
 class ExitCode(IntEnum):
-    """What a script can branch on."""
+    """The exit codes, for scripts."""
 
     OK = 0
     UNEXPECTED = 1
@@ -36,20 +36,20 @@ class ExitCode(IntEnum):
 EXIT_CODES_HELP = "\n".join(
     [
         "Exit codes:",
-        f"  {ExitCode.OK:d}  done",
-        f"  {ExitCode.UNEXPECTED:d}  unexpected, stopped by you, `serve` cannot start, `doctor` sees a problem",
-        f"  {ExitCode.USAGE:d}  wrong usage, a wrong setting, or a value that the sidecar does not take",
-        f"  {ExitCode.NOT_READY:d}  no notes are ready, or with --fresh: none that are fresh (notes get)",
-        f"  {ExitCode.UNAVAILABLE:d}  the sidecar or its store is not there, too slow or too busy",
-        f"  {ExitCode.REFUSED:d}  refused: other version, already written or failed, deleted, superseded",
-        f"  {ExitCode.NOT_FOUND:d}  there is no such session, run or service",
-        f"  {ExitCode.DENIED:d}  not allowed",
+        f"  {ExitCode.OK:d}  success",
+        f"  {ExitCode.UNEXPECTED:d}  unexpected error or interrupted; `serve`: cannot start; `doctor`: a problem",
+        f"  {ExitCode.USAGE:d}  wrong usage, an invalid setting, or a value that the sidecar rejects",
+        f"  {ExitCode.NOT_READY:d}  notes get: no notes are ready; with --fresh: no fresh notes",
+        f"  {ExitCode.UNAVAILABLE:d}  the sidecar or its store is unavailable, too slow or overloaded",
+        f"  {ExitCode.REFUSED:d}  refused: version mismatch, already written or failed, deleted, superseded",
+        f"  {ExitCode.NOT_FOUND:d}  no such session, run or service",
+        f"  {ExitCode.DENIED:d}  permission denied",
     ]
 )
 
 
 class Failure(Exception):
-    """Ends a command with a message to a person, whose line breaks are kept, and a code to a script."""
+    """Ends a command with a message for people, which may have several lines, and an exit code for scripts."""
 
     def __init__(self, message: str, code: ExitCode) -> None:
         super().__init__(message)
@@ -57,11 +57,11 @@ class Failure(Exception):
 
 
 def failure_of(error: Exception, target: str = "") -> Failure:
-    """What a client's error comes to on the command line.
+    """Return the failure that a client's error leads to.
 
     Args:
-        error: Any error of `session_notes`; one of somebody else's is unexpected.
-        target: The sidecar that was called, where it is known.
+        error: An error of `session_notes`. Any other error is unexpected.
+        target: The address that was called, if there was one.
     """
     import session_notes as client
 
@@ -78,7 +78,7 @@ def failure_of(error: Exception, target: str = "") -> Failure:
         case client.TooLarge():
             code = ExitCode.USAGE
         case client.Unavailable(reason=""):
-            return no_answer(target, message)
+            return _no_answer(target, message)
         case client.Unavailable():
             code = ExitCode.UNAVAILABLE
         case client.VersionMismatch(actual=int(actual), metadata={"expected": expected}):
@@ -101,30 +101,29 @@ def failure_of(error: Exception, target: str = "") -> Failure:
     return Failure(f"{message} ({error.reason})" if error.reason else message, code)
 
 
-def no_answer(target: str, details: str) -> Failure:
-    """The failure to reach a sidecar; `details` are gRPC's."""
-    # They tell the whole story of an attempt to connect; its end is what matters.
+def _no_answer(target: str, details: str) -> Failure:
+    # gRPC reports each step of an attempt to connect. The last one is the cause.
     where = f" at {target}" if target else ""
-    end = one_line(details).rpartition(": ")[2].rstrip("]")
-    return Failure(f"no sidecar answers{where}: {end}", ExitCode.UNAVAILABLE)
+    cause = details.rpartition(": ")[2].rstrip("]")
+    return Failure(f"no sidecar answers{where}: {cause}", ExitCode.UNAVAILABLE)
 
 
 def one_line(text: str) -> str:
-    """A text of somebody else's: it is not to look like lines of ours."""
+    """Return foreign text as one line, so that it cannot pass for lines of this program."""
     return " ".join(text.split())
 
 
 class Program(Group):
-    """The commands, and the promise that no traceback reaches a person.
+    """The group of all commands, which prints errors instead of tracebacks.
 
-    Every error is a message on stderr, `error: …`; others' words in it are one line. Whoever looks for a bug sets
-    SESSION_NOTES_TRACEBACK=1, or has `serve -v` log it.
+    Every error is a message on stderr, `error: …`. To see the traceback of a bug, set SESSION_NOTES_TRACEBACK=1, or run
+    `serve -v`, which logs it.
     """
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command, and warn about variables that it would not read; `serve` logs that itself."""
+        """Find the command, and warn about unknown environment variables; `serve` logs these itself."""
         name, command, rest = super().resolve_command(ctx, args)
         if name != "serve" and not ctx.resilient_parsing:
             for warning in variable_warnings(self):
@@ -140,43 +139,44 @@ class Program(Group):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run a command and, as a program of its own, exit with its code."""
+        """Run a command and, in standalone mode, exit with its code."""
         run = partial(super().main, args, prog_name, complete_var, False, windows_expand_args, **extra)
-        return sys.exit(_ended(run)) if standalone_mode else run()
+        return sys.exit(_exit_code(run)) if standalone_mode else run()
 
 
-def _ended(run: Callable[[], Any]) -> int:
+def _exit_code(run: Callable[[], Any]) -> int:
+    """Run a command, print its error if there is one, and return its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            # A letter that the terminal's encoding lacks is no reason to show nothing.
+            # A character that the terminal's encoding lacks becomes an escape, not an error.
             stream.reconfigure(errors="backslashreplace")
     try:
         code = run()
     except click.Abort:
-        return _say("nothing done", ExitCode.UNEXPECTED)
+        return _print_error("aborted", ExitCode.UNEXPECTED)
     except click.UsageError as error:
-        return _explain(error)
+        return _print_usage_error(error)
     except Exception as error:
         if os.environ.get(_TRACEBACK_VARIABLE):
             raise
         if isinstance(error, Failure):
-            return _say(str(error), error.code)
-        log.debug("ended by", exc_info=True)
+            return _print_error(str(error), error.code)
+        log.debug("the command failed", exc_info=True)
         failure = failure_of(error)
-        return _say(str(failure), failure.code)
+        return _print_error(str(failure), failure.code)
     return code if isinstance(code, int) else ExitCode.OK
 
 
-def _explain(error: click.UsageError) -> int:
+def _print_usage_error(error: click.UsageError) -> int:
     message = error.format_message()
     if isinstance(error, NoArgsIsHelpError):
         click.echo(message, err=True)
         return ExitCode.USAGE
-    help_ = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
-    return _say(one_line(message[:1].lower() + message[1:].rstrip(".")) + help_, ExitCode.USAGE)
+    hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+    return _print_error(one_line(message[:1].lower() + message[1:].rstrip(".")) + hint, ExitCode.USAGE)
 
 
-def _say(message: str, code: ExitCode) -> int:
+def _print_error(message: str, code: ExitCode) -> int:
     from session_notes_tools.cli.output import plain
 
     click.echo(f"error: {plain(message, lines=True)}", err=True)

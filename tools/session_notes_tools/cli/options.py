@@ -1,4 +1,4 @@
-"""What the commands have in common: arguments and options, how their text is read, and the clients they call with."""
+"""Arguments and options that several commands share, parsers for their text, and clients to call with."""
 
 import json
 import sys
@@ -8,7 +8,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from session_notes_tools.cli.credentials import PANEL, connecting, tls, token
+import click
+from session_notes_server.settings import Settings
+
+from session_notes_tools.cli.credentials import PANEL, credentials_options, tls, token
 from session_notes_tools.cli.exits import ExitCode, Failure, failure_of
 from session_notes_tools.cli.parameters import argument, option, span_option
 
@@ -17,32 +20,46 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-session_argument = argument("session_id", metavar="SESSION", help="The session's id.")
-observer_option = option("--observer", metavar="NAME", help="Which observer.", default="", show_default="default")
+session_argument = argument("session_id", metavar="SESSION", help="The id of the session.")
+observer_option = option(
+    "--observer", metavar="NAME", help="The name of the observer.", default="", show_default="default"
+)
+
+
+def _target_or_default(ctx: click.Context, param: click.Parameter, target: str | None) -> str | None:
+    """Return the given target, else the clients' default. Completion needs neither, nor the time to import a client."""
+    if target or ctx.resilient_parsing:
+        return target
+    from session_notes import DEFAULT_TARGET
+
+    return DEFAULT_TARGET
+
 
 target_option = option(
     "--target",
     metavar="ADDRESS",
     envvar="SESSION_NOTES_TARGET",
     panel=PANEL,
-    help="Where the sidecar is: host:port or unix:/path.",
-    default="127.0.0.1:50051",
+    help="The address of the sidecar: host:port or unix:/path.",
+    callback=_target_or_default,
+    # The address on which a sidecar listens by default. Help does not wait for a client to be imported.
+    show_default=Settings().listen[0],
 )
 _timeout_option = span_option(
-    "--timeout", panel=PANEL, help="How long to wait for an answer: 500ms, 5s, 1m.", default="5s"
+    "--timeout", panel=PANEL, help="The time to wait for a response: 500ms, 5s, 1m.", default="5s"
 )
 _json_option = option("--json", "as_json", is_flag=True, panel=PANEL, help="Print one JSON document, for scripts.")
 
 
 def common_options(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command what most take: `--target`, `--timeout`, `--json`, and how to connect."""
-    return target_option(_timeout_option(_json_option(connecting(command))))
+    """Add `--target`, `--timeout`, `--json` and the credentials options to a command."""
+    return target_option(_timeout_option(_json_option(credentials_options(command))))
 
 
 @contextmanager
-def primary(target: str, timeout: timedelta) -> Iterator["PrimaryClient"]:
-    """A client that waits as long as it was told, and whose errors end the command as they should."""
-    # Half of a command's time goes into this import; --help and wrong usage do without.
+def primary_client(target: str, timeout: timedelta) -> Iterator["PrimaryClient"]:
+    """Open a client with one timeout for all calls, whose errors end the command with the right exit code."""
+    # This import takes half of a command's time. --help and usage errors do without.
     from session_notes import PrimaryClient, SessionNotesError
 
     try:
@@ -53,8 +70,8 @@ def primary(target: str, timeout: timedelta) -> Iterator["PrimaryClient"]:
 
 
 @contextmanager
-def observing(target: str, timeout: timedelta, observer: str) -> Iterator["ObserverClient"]:
-    """The same for an observer."""
+def observer_client(target: str, timeout: timedelta, observer: str) -> Iterator["ObserverClient"]:
+    """Open the same for an observer."""
     from session_notes import ObserverClient, SessionNotesError
 
     try:
@@ -64,8 +81,8 @@ def observing(target: str, timeout: timedelta, observer: str) -> Iterator["Obser
         raise failure_of(error, target) from error
 
 
-def is_known(client: "PrimaryClient", session_id: str) -> bool:
-    """Return whether the store has anything of a session; where nobody can say, it is taken for known."""
+def session_exists(client: "PrimaryClient", session_id: str) -> bool:
+    """Return whether the store has data of a session; true if this caller may not read it."""
     from session_notes import SessionNotesError
 
     try:
@@ -74,49 +91,49 @@ def is_known(client: "PrimaryClient", session_id: str) -> bool:
         return True
 
 
-def usage_error(what: str, message: str) -> Failure:
-    """The usage error that names the option or argument at fault."""
-    return Failure(f"{what}: {message}", ExitCode.USAGE)
+def usage_error(parameter: str, message: str) -> Failure:
+    """Return the usage error that names the option or argument at fault."""
+    return Failure(f"{parameter}: {message}", ExitCode.USAGE)
 
 
-def named(option: str, text: str) -> tuple[str, str]:
-    """Parts `name=value` at the first `=`."""
-    name, equals, content = text.partition("=")
+def name_and_value(parameter: str, text: str) -> tuple[str, str]:
+    """Split `name=value` at the first `=`."""
+    name, equals, value = text.partition("=")
     if not equals or not name:
-        raise usage_error(option, f"write NAME=VALUE, not {text!r}")
-    return name, content
+        raise usage_error(parameter, f"write NAME=VALUE, not {text!r}")
+    return name, value
 
 
 def json_value(text: str) -> Any:
-    """Reads JSON, and only JSON: Python alone would take NaN and Infinity too.
+    """Parse strict JSON. Python's parser alone would accept NaN and Infinity too.
 
     Raises:
-        ValueError: it is none.
+        ValueError: If the text is not JSON.
     """
 
-    def refuse(constant: str) -> NoReturn:
+    def reject(constant: str) -> NoReturn:
         raise ValueError(f"{constant} is not JSON")
 
     try:
-        return json.loads(text, parse_constant=refuse)
+        return json.loads(text, parse_constant=reject)
     except RecursionError:
-        raise ValueError("nested too deep") from None
+        raise ValueError("nested too deeply") from None
 
 
-def json_object(option: str, text: str, *, where: str = "") -> dict[str, Any]:
-    """Reads a JSON object; `where` it stands, if not alone."""
+def json_object(parameter: str, text: str, *, where: str = "") -> dict[str, Any]:
+    """Parse a JSON object; `where` names its place in the input, for errors."""
     place = f"{where}: " if where else ""
     try:
         content = json_value(text)
     except ValueError as error:
-        raise usage_error(option, f"{place}not valid JSON: {error}") from None
+        raise usage_error(parameter, f"{place}not valid JSON: {error}") from None
     if not isinstance(content, dict):
-        raise usage_error(option, f"{place}must be a JSON object: {{…}}")
+        raise usage_error(parameter, f"{place}must be a JSON object: {{…}}")
     return content
 
 
-def text_of(path: Path) -> str:
-    """What is in a file, or for `-` on stdin."""
+def read_text(path: Path) -> str:
+    """Return the content of a `--file`; `-` is stdin."""
     try:
         return (sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()).decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""How commands declare what they take: options and arguments that `--help` can tell about, and types of values."""
+"""Options and arguments as commands declare them, and the types of their values."""
 
 import re
 from collections.abc import Sequence
@@ -10,31 +10,33 @@ from typing import Any
 import click
 
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_LONGEST_SPAN = timedelta(days=36525)
 
 
 class Option(click.Option):
-    """An option of click's, with what the help needs to know.
+    """An option of click with a section in `--help` and a default in words.
 
     Args:
-        panel: Under which title the help shows it.
-        show_default: The default in words, where the value does not say it.
+        names: The flags, and the name of the parameter if it differs.
+        panel: The section of `--help` that lists it.
+        show_default: The default in words, if the value itself does not explain it.
     """
 
     def __init__(self, names: Sequence[str], *, panel: str = "Options", **others: Any) -> None:
         super().__init__(names, **others)
         self.panel = panel
-        # Not `self.default`: where there is none, that is a marker of click's own.
+        # `self.default` cannot be used: without a default it holds a marker of click's.
         self.default_in_words = str(others.get("show_default") or others.get("default", ""))
 
     def get_error_hint(self, ctx: click.Context | None) -> str:
-        """Which option is at fault, and the variable, if the value came from there."""
+        """Return the option at fault, with its environment variable if the value came from there."""
         hint = super().get_error_hint(ctx)
-        by_variable = ctx is not None and ctx.get_parameter_source(self.name) is click.ParameterSource.ENVIRONMENT
-        return f"{hint} (env var: '{self.envvar}')" if by_variable else hint
+        from_variable = ctx is not None and ctx.get_parameter_source(self.name) is click.ParameterSource.ENVIRONMENT
+        return f"{hint} (env var: '{self.envvar}')" if from_variable else hint
 
 
 class Argument(click.Argument):
-    """An argument with a text for the help."""
+    """An argument of click with a text in `--help`."""
 
     def __init__(self, names: Sequence[str], *, help: str, **others: Any) -> None:
         super().__init__(names, **others)
@@ -42,23 +44,23 @@ class Argument(click.Argument):
 
 
 def span_or_zero(text: str | timedelta) -> timedelta:
-    """A span of time as people write it: `90s`, `24h`, `1.5d`; `0s` too."""
+    """Parse a span of time such as `90s`, `24h`, `1.5d` or `0s`."""
     if isinstance(text, timedelta):
         return text
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text.strip(), re.ASCII)
-    if not found:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text.strip(), re.ASCII)
+    if not match:
         raise click.BadParameter("write a number and a unit: 500ms, 90s, 15m, 24h, 7d")
     try:
-        length = timedelta(**{_UNITS[found[2]]: float(found[1])})
+        length = timedelta(**{_UNITS[match[2]]: float(match[1])})
     except OverflowError:
         length = timedelta.max
-    if length > timedelta(days=36525):
+    if length > _LONGEST_SPAN:
         raise click.BadParameter("must be at most 100 years")
     return length
 
 
 def span(text: str | timedelta) -> timedelta:
-    """A span of time as people write it: `90s`, `24h`, `1.5d`."""
+    """Parse a span of time above zero, such as `90s`, `24h` or `1.5d`."""
     length = span_or_zero(text)
     if not length:
         raise click.BadParameter("must be above 0")

@@ -5,11 +5,11 @@ from datetime import timedelta
 from session_notes_tools.cli.help import Group
 from session_notes_tools.cli.options import (
     common_options,
-    is_known,
+    observer_client,
     observer_option,
-    observing,
-    primary,
+    primary_client,
     session_argument,
+    session_exists,
 )
 from session_notes_tools.cli.parameters import argument, option, span_option
 
@@ -21,19 +21,26 @@ app = Group("runs", help="Begin, fail and list the runs of an observer.")
     "  RUN=$(session-notes runs begin s1 --json | jq -r .run.run_id)"
 )
 @session_argument
-@option("--run-id", metavar="RUN", help="The run's id, for a retry to find it.", show_default="a new one")
+@option(
+    "--run-id",
+    metavar="RUN",
+    help="The id of the run, with which a retry finds it again.",
+    show_default="a new id",
+)
 @option(
     "--observed-turn",
     type=int,
     metavar="N",
-    help="How many turns the run is going to see.",
-    show_default="all there are",
+    help="The number of turns that the run sees.",
+    show_default="all stored turns",
 )
-@span_option("--lease", help="How long it may take before it counts as abandoned: 90s, 15m.", show_default="5m")
+@span_option("--lease", help="The time after which the run counts as abandoned: 90s, 15m.", show_default="5m")
 @option(
-    "--only-if-idle", is_flag=True, help="Begin only if no other run of this observer is at work, else exit with 5."
+    "--only-if-idle",
+    is_flag=True,
+    help="Begin only if no other run of this observer is in flight; else exit with 5.",
 )
-@option("--transcript", is_flag=True, help="Show the transcript it is to look at.")
+@option("--transcript", is_flag=True, help="Show the transcript that the run sees.")
 @observer_option
 @common_options
 def begin(
@@ -48,13 +55,13 @@ def begin(
     timeout: timedelta,
     as_json: bool,
 ) -> None:
-    """Announce a run: it gets its number, and what it sees is fixed now.
+    """Begin a run: issue its number and take its snapshot of the transcript.
 
-    End it with `notes write --run-id` or `runs fail`. The same run id again finds the run that was begun.
+    End the run with `notes write --run-id` or `runs fail`. Beginning again with the same run id returns the same run.
     """
     from session_notes_tools.cli import documents, views
 
-    with observing(target, timeout, observer) as client:
+    with observer_client(target, timeout, observer) as client:
         run, turns = client.begin_run(
             session_id,
             run_id=run_id,
@@ -64,8 +71,8 @@ def begin(
             include_transcript=transcript,
         )
     if as_json:
-        transcript_ = [documents.turn(turn) for turn in turns]
-        documents.write({"session_id": session_id, "run": documents.run(run), "transcript": transcript_})
+        document = {"session_id": session_id, "run": documents.run(run), "transcript": [*map(documents.turn, turns)]}
+        documents.write(document)
         return
     views.show_run(run)
     if turns:
@@ -74,8 +81,8 @@ def begin(
 
 @app.command(epilog="Example: session-notes runs fail s1 r1 --reason 'the model did not answer'")
 @session_argument
-@argument("run_id", metavar="RUN", help="The run's id.")
-@option("--reason", metavar="TEXT", help="Why, for people: others can read it.", default="")
+@argument("run_id", metavar="RUN", help="The id of the run.")
+@option("--reason", metavar="TEXT", help="The reason, for people. Other callers can read it.", default="")
 @observer_option
 @common_options
 def fail(
@@ -87,13 +94,13 @@ def fail(
     timeout: timedelta,
     as_json: bool,
 ) -> None:
-    """Record that a run ended without notes, and why.
+    """Record that a run ended without notes, and why. Idempotent.
 
-    Exits with 6 where there is no such run, with 5 where it has written notes. Failing twice is as once.
+    The exit code is 6 if the run is unknown, 5 if it has written notes.
     """
     from session_notes_tools.cli import documents, views
 
-    with observing(target, timeout, observer) as client:
+    with observer_client(target, timeout, observer) as client:
         run = client.fail_run(session_id, run_id, reason)
     if as_json:
         documents.write({"session_id": session_id, "run": documents.run(run)})
@@ -103,7 +110,7 @@ def fail(
 
 @app.command("list", epilog="Example: session-notes runs list s1 --notes")
 @session_argument
-@option("--notes", is_flag=True, help="Show each run's notes, superseded ones too.")
+@option("--notes", is_flag=True, help="Show the notes of each run, including superseded ones.")
 @observer_option
 @common_options
 def list_(
@@ -117,13 +124,13 @@ def list_(
     """Show the last 20 runs, newest first."""
     from session_notes_tools.cli import documents, output, phrases, views
 
-    with observing(target, timeout, observer) as client:
+    with observer_client(target, timeout, observer) as client:
         runs = list(client.list_runs(session_id, include_notes=notes))
     if as_json:
         documents.write([documents.run(run) for run in runs])
     elif runs:
         views.show_runs(runs, notes=notes)
     else:
-        with primary(target, timeout) as reader:
-            known = is_known(reader, session_id)
-        output.echo(output.id_line(f"no run on {session_id}{'' if known else f': {phrases.UNKNOWN_SESSION}'}"))
+        with primary_client(target, timeout) as reader:
+            reason = "" if session_exists(reader, session_id) else f": {phrases.UNKNOWN_SESSION}"
+        output.echo(output.id_line(f"no runs on {session_id}{reason}"))

@@ -13,10 +13,10 @@ from session_notes_tools.cli.options import (
     common_options,
     json_object,
     json_value,
-    named,
-    primary,
+    name_and_value,
+    primary_client,
+    read_text,
     session_argument,
-    text_of,
     usage_error,
 )
 from session_notes_tools.cli.parameters import argument, option, path_option, span_option
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
 app = Group("session", help="Read and change sessions: fields and transcript.")
 
+_TURN_KEYS = ("speaker", "text", "time", "extra")
+
 
 @app.command(epilog="Example: session-notes session get s1 --turns")
 @session_argument
-@option("--turns", is_flag=True, help="Show the transcript: its last 2,000 turns.")
+@option("--turns", is_flag=True, help="Show the transcript too: its last 2,000 turns.")
 @common_options
 def get(
     session_id: str,
@@ -38,16 +40,16 @@ def get(
     timeout: timedelta,
     as_json: bool,
 ) -> None:
-    """Show a session: fields, version, every observer's notes in a few words.
+    """Show a session: fields, version, and a summary of each observer's notes.
 
-    Exits with 6 where there is no such session.
+    The exit code is 6 if the session does not exist.
     """
     from session_notes_tools.cli import documents, views
 
-    with primary(target, timeout) as client:
+    with primary_client(target, timeout) as client:
         session = client.get_session(session_id, include_turns=turns)
     if session.create_time is None:
-        raise Failure(f"there is no session {session_id}", ExitCode.NOT_FOUND)
+        raise Failure(f"session {session_id} does not exist", ExitCode.NOT_FOUND)
     if as_json:
         documents.write(documents.session(session))
     else:
@@ -64,10 +66,10 @@ def get(
     "fields",
     nargs=-1,
     metavar="NAME=VALUE",
-    help="Fields to set. A value that is JSON is taken as JSON, else as text; "
+    help="Fields to set. A value that is JSON is stored as JSON, any other as text; "
     "for the text 2 write '\"2\"', in both quotes.",
 )
-@option("--remove", multiple=True, metavar="NAME", help="A field to remove. Can be given several times.")
+@option("--remove", multiple=True, metavar="NAME", help="A field to remove. Repeatable.")
 @option(
     "--expected-version",
     type=int,
@@ -76,8 +78,8 @@ def get(
 )
 @span_option(
     "--ttl",
-    help="From now on, how long the session is kept after its last change: 90s, 2h, 7d.",
-    show_default="as it was",
+    help="From now on, the time that the session is kept after its last change: 90s, 2h, 7d.",
+    show_default="unchanged",
 )
 @common_options
 def set_(
@@ -90,16 +92,16 @@ def set_(
     timeout: timedelta,
     as_json: bool,
 ) -> None:
-    """Set and remove fields, all at once, without touching the others."""
+    """Set and remove fields in one atomic step. Other fields stay as they are."""
     from session_notes_tools.cli import documents, output
 
-    given = [named("NAME=VALUE", text) for text in fields]
+    given = [name_and_value("NAME=VALUE", text) for text in fields]
     if not given and not remove and ttl is None:
         raise usage_error("nothing to change", "give NAME=VALUE, --remove or --ttl")
     changes = {name: _field_value(text) for name, text in given}
     if len(changes) < len(given):
-        raise usage_error("NAME=VALUE", "one field is set twice")
-    with primary(target, timeout) as client:
+        raise usage_error("NAME=VALUE", "a field is set twice")
+    with primary_client(target, timeout) as client:
         result = client.update_session(session_id, changes, remove=remove, expected_version=expected_version, ttl=ttl)
     if as_json:
         time = documents.time(result.update_time)
@@ -113,10 +115,10 @@ def set_(
     "  session-notes session append s1 --file turns.jsonl --expected-turn-count 0"
 )
 @session_argument
-@argument("turns", nargs=-1, metavar="SPEAKER TEXT", help="What was said, oldest first.")
+@argument("turns", nargs=-1, metavar="SPEAKER TEXT", help="The turns to append, oldest first.")
 @path_option(
     "--file",
-    help="Take the turns from a file instead, - for stdin: one JSON object a line, with speaker, text, time, extra.",
+    help="Read the turns from a file instead, - for stdin: a JSON object per line, with speaker, text, time, extra.",
 )
 @option(
     "--expected-turn-count",
@@ -134,7 +136,7 @@ def append(
     timeout: timedelta,
     as_json: bool,
 ) -> None:
-    """Append turns to the transcript, all at once."""
+    """Append turns to the transcript in one atomic step."""
     from session_notes import Turn
 
     from session_notes_tools.cli import documents, output, phrases
@@ -144,12 +146,13 @@ def append(
             "turns", "give SPEAKER TEXT …, or a --file" if file is None else "give SPEAKER TEXT … or a --file, not both"
         )
     if len(turns) % 2:
-        raise usage_error("SPEAKER TEXT", f"after the speaker {turns[-1]!r} there is no text")
-    said = [Turn(*pair) for pair in zip(turns[::2], turns[1::2], strict=True)]
+        raise usage_error("SPEAKER TEXT", f"no text follows the speaker {turns[-1]!r}")
+    transcript = [Turn(*pair) for pair in zip(turns[::2], turns[1::2], strict=True)]
     if file is not None:
-        said = [_turn(number, text) for number, text in enumerate(text_of(file).split("\n"), 1) if text.strip()]
-    with primary(target, timeout) as client:
-        count = client.append_turns(session_id, said, expected_turn_count=expected_turn_count)
+        lines = read_text(file).split("\n")
+        transcript = [_turn(number, text) for number, text in enumerate(lines, 1) if text.strip()]
+    with primary_client(target, timeout) as client:
+        count = client.append_turns(session_id, transcript, expected_turn_count=expected_turn_count)
     if as_json:
         documents.write({"session_id": session_id, "turn_count": count})
     else:
@@ -158,7 +161,7 @@ def append(
 
 @app.command(epilog="Example: session-notes session delete s1 --yes")
 @session_argument
-@option("--yes", "-y", is_flag=True, help="Do not ask; needed where nobody can be asked.")
+@option("--yes", "-y", is_flag=True, help="Delete without confirmation. Required where stdin is not a terminal.")
 @common_options
 def delete(
     session_id: str,
@@ -169,24 +172,20 @@ def delete(
 ) -> None:
     """Remove every trace of a session: fields, transcript, notes, runs.
 
-    Observers still at work on it cannot bring it back. A session that is not there is no error.
+    An in-flight run cannot resurrect it. Deleting a session that does not exist is not an error.
     """
     from session_notes_tools.cli import documents, output
 
     if not yes and not sys.stdin.isatty():
-        raise usage_error("--yes", "needed, as there is no terminal to ask on")
+        raise usage_error("--yes", "required, as stdin is not a terminal to confirm on")
     if not yes:
-        click.confirm(f"Delete session {output.plain(session_id)} for good?", abort=True, err=True)
-    with primary(target, timeout) as client:
+        click.confirm(f"Delete session {output.plain(session_id)} permanently?", abort=True, err=True)
+    with primary_client(target, timeout) as client:
         existed = client.delete_session(session_id)
     if as_json:
         documents.write({"session_id": session_id, "existed": existed})
     else:
-        output.echo(
-            output.id_line((session_id, "bold"), " deleted")
-            if existed
-            else output.id_line("there was no session ", session_id)
-        )
+        output.echo(output.id_line((session_id, "bold"), " deleted" if existed else " did not exist"))
 
 
 @app.command("list", epilog="Example: session-notes session list --json | jq -r '.[].session_id'")
@@ -196,20 +195,20 @@ def list_(
     timeout: timedelta,
     as_json: bool,
 ) -> None:
-    """Show all sessions, the last changed first. It walks the whole store."""
+    """Show all sessions, most recently changed first. This scans the whole store."""
     from session_notes_tools.cli import documents, views
 
-    with primary(target, timeout) as client:
-        # By id, as one that changes meanwhile can come twice.
-        found = {one.session_id: one for one in client.list_sessions()}
-    sessions = sorted(found.values(), key=_changed, reverse=True)
+    with primary_client(target, timeout) as client:
+        # A session that changes during the listing can appear twice.
+        by_id = {summary.session_id: summary for summary in client.list_sessions()}
+    summaries = sorted(by_id.values(), key=_update_time, reverse=True)
     if as_json:
-        documents.write([documents.summary(one) for one in sessions])
+        documents.write([documents.summary(summary) for summary in summaries])
     else:
-        views.show_sessions(sessions)
+        views.show_sessions(summaries)
 
 
-def _changed(summary: "SessionSummary") -> tuple[datetime, str]:
+def _update_time(summary: "SessionSummary") -> tuple[datetime, str]:
     return summary.update_time or datetime.min.replace(tzinfo=UTC), summary.session_id
 
 
@@ -221,13 +220,13 @@ def _field_value(text: str) -> Any:
 
 
 def _turn(number: int, text: str) -> "Turn":
-    """A turn of what `documents.turn` makes of it; keys but the speaker's and the text's may be missing or null."""
+    """Return the turn of a line in the form of `documents.turn`, in which time and extra may be missing or null."""
     from session_notes import Turn
 
     where = f"line {number}"
     content = json_object("--file", text, where=where)
-    if unknown := sorted(content.keys() - {"speaker", "text", "time", "extra"}):
-        raise usage_error("--file", f"{where}: unknown key {unknown[0]!r}; there are speaker, text, time, extra")
+    if unknown := sorted(content.keys() - set(_TURN_KEYS)):
+        raise usage_error("--file", f"{where}: unknown key {unknown[0]!r}; the keys are {', '.join(_TURN_KEYS)}")
     for key in ("speaker", "text"):
         if not isinstance(content.get(key), str):
             raise usage_error("--file", f"{where}: {key} must be a string")
@@ -245,5 +244,5 @@ def _time(where: str, content: Any) -> datetime | None:
     except (TypeError, ValueError):
         time = None
     if time is None or time.tzinfo is None:
-        raise usage_error("--file", f"{where}: time must be a time with its zone: 2026-01-31T12:00:00Z")
+        raise usage_error("--file", f"{where}: time must be RFC 3339 with a time zone: 2026-01-31T12:00:00Z")
     return time

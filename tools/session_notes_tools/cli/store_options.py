@@ -1,4 +1,4 @@
-"""Options about the store that more than one command takes, beside the URL."""
+"""Options about the store that `serve` and `doctor` share, besides the URL."""
 
 import re
 from collections.abc import Callable
@@ -18,47 +18,50 @@ _password_file_option = path_option(
     "--redis-password-file",
     envvar="SESSION_NOTES_REDIS_PASSWORD_FILE",
     panel=PANEL,
-    help="The password of Redis, in a file that is yours alone (mode 600); read again for every connection.",
-    show_default="the one in the URL, if any",
+    help="A file with the password of Redis, readable by its owner only (mode 600). Read again for every connection.",
+    show_default="the password in the URL, if any",
 )
 _ca_option = path_option(
     "--redis-ca",
     envvar="SESSION_NOTES_REDIS_CA",
     panel=PANEL,
-    help="Over TLS (rediss://, rediss+cluster://, rediss+sentinel://), trust only certificates of this "
-    "authority, a PEM file; read again for every connection.",
-    show_default="the authorities this system trusts",
+    help="With TLS (rediss://, rediss+cluster://, rediss+sentinel://), trust only certificates of this "
+    "authority, a PEM file. Read again for every connection.",
+    show_default="the authorities that this system trusts",
 )
 _cert_option = path_option(
     "--redis-cert",
     envvar="SESSION_NOTES_REDIS_CERT",
     panel=PANEL,
-    help="Our certificate, for a Redis that asks for one, a PEM file; read again for every connection.",
+    help="The sidecar's client certificate, a PEM file, if Redis requires one. Read again for every connection.",
 )
 _key_option = path_option(
-    "--redis-key", envvar="SESSION_NOTES_REDIS_KEY", panel=PANEL, help="The private key of --redis-cert."
+    "--redis-key",
+    envvar="SESSION_NOTES_REDIS_KEY",
+    panel=PANEL,
+    help="The private key of --redis-cert, a PEM file.",
 )
 _sentinel_user_option = option(
     "--sentinel-user",
     metavar="NAME",
     envvar="SESSION_NOTES_SENTINEL_USER",
     panel=PANEL,
-    help="The user to name to the Sentinels (redis+sentinel://), which do not know those of Redis.",
+    help="The user to log in as at the Sentinels (redis+sentinel://), which do not have the users of Redis.",
     default=_DEFAULTS.sentinel_user,
-    show_default="their default user",
+    show_default="the default user",
 )
 _sentinel_password_file_option = path_option(
     "--sentinel-password-file",
     envvar="SESSION_NOTES_SENTINEL_PASSWORD_FILE",
     panel=PANEL,
-    help="The password of the Sentinels, in a file that is yours alone (mode 600); read again for every connection. "
-    "Those in the URL and in --redis-password-file are for Redis.",
-    show_default="the Sentinels ask for none",
+    help="A file with the password of the Sentinels, readable by its owner only (mode 600). Read again for every "
+    "connection. The passwords in the URL and in --redis-password-file are for Redis.",
+    show_default="no password",
 )
 
 
 def redis_secrets_options(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command what a Redis with access control needs: password, authority, certificate, key, Sentinel login."""
+    """Add the options for a Redis with access control: passwords, certificates and the Sentinels' login."""
     for add in (
         _sentinel_password_file_option,
         _sentinel_user_option,
@@ -76,8 +79,8 @@ min_replicas_acked_option = option(
     type=click.IntRange(min=0),
     metavar="N",
     envvar="SESSION_NOTES_MIN_REPLICAS_ACKED",
-    help="Answer a write only once N replicas of Redis have it, so that a failover cannot lose it. Where they "
-    "do not have it in time: UNAVAILABLE, and a retry is safe.",
+    help="Acknowledge a write only once N replicas of Redis have it, so that a failover cannot lose it. If they do "
+    "not have it in time, the call is UNAVAILABLE, and safe to retry.",
     default=_DEFAULTS.min_replicas_acked,
 )
 
@@ -93,6 +96,6 @@ prefix_option = option(
     type=_prefix,
     metavar="TEXT",
     envvar="SESSION_NOTES_PREFIX",
-    help="What every key in the store starts with. Sidecars that share it share sessions.",
+    help="The prefix of every key in the store. Sidecars with the same prefix share sessions.",
     default=_DEFAULTS.prefix,
 )

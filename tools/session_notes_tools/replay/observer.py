@@ -222,7 +222,7 @@ class Observer:
     def _abandon(self, visit: Visit) -> None:
         session_id, sent = visit.session.session_id, time.monotonic()
         with self._report.timed("BeginRun"):
-            run, _ = self._client.begin_run(session_id, run_id=visit.run_id, lease=SHORT_LEASE)
+            run = self._client.begin_run(session_id, run_id=visit.run_id, lease=SHORT_LEASE).run
         self._report.add(RunBegin(session_id, run.run_id, run.number, run.observed_turn, sent, time.monotonic()))
         self._report.add(RunWithoutNotes(session_id, run.run_id, run.number, failed=False))
 

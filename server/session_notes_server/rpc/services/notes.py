@@ -27,8 +27,8 @@ from session_notes_server.rpc.raw_messages import BatchResponse, BeginRunRespons
 from session_notes_server.rpc.validation import MAX_REASON_BYTES, Check
 from session_notes_server.settings import Limits
 from session_notes_server.store import ObserverRecord, Refused, ReplyTooLarge, Store
+from session_notes_server.store.limits import HISTORY_RUNS
 
-HISTORY = 20
 # How many responses of a batch are made, in about a millisecond, before other calls get their turn in the loop.
 _RESPONSES_PER_TURN = 100
 
@@ -146,7 +146,7 @@ class NotesServicer(SessionNotesServicer):
         check = Check()
         session_id = check.session_id(request.session_id)
         observer = check.observer(request.observer)
-        limit = check.page_size(request.page_size, default=HISTORY, maximum=HISTORY)
+        limit = check.page_size(request.page_size, default=HISTORY_RUNS, maximum=HISTORY_RUNS)
         scope = ("ListRuns", session_id, observer)
         below = None
         if request.page_token:

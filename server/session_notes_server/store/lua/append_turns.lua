@@ -1,24 +1,22 @@
--- ARGV  2 session id, 3 default session ttl (ms), 4 expected turn count or '', 5 former ttl (ms) or '', 6… the turns
--- → { tag, 'OK', turn count }, or { tag, 'TURN_COUNT_MISMATCH', 'expected', count, 'actual', count }
-local session_id, default_ttl, expected, former_ttl = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-
-local found = redis.call('HMGET', SESSION, 'turns', 'turn_bytes', 'created')
-local count, bytes = found[1] or '0', tonumber(found[2] or 0)
-if expected ~= '' and expected ~= count then
-  return { TAG, 'TURN_COUNT_MISMATCH', 'expected', expected, 'actual', count }
+-- Reply: { 'OK', turn count }, or { 'TURN_COUNT_MISMATCH', 'expected', count, 'actual', count }.
+local session = redis.call('HMGET', SESSION, 'turns', 'turn_bytes', 'created')
+local count, bytes = tonumber(session[1] or 0), tonumber(session[2] or 0)
+if expected_turn_count and expected_turn_count ~= count then
+  return { TAG, 'TURN_COUNT_MISMATCH', 'expected', integer(expected_turn_count), 'actual', integer(count) }
 end
-drop_leftovers(found[3])
+drop_leftovers(session[3])
 
-local kept
-for i = 6, #ARGV do
-  kept = redis.call('RPUSH', TURNS, ARGV[i])
-  bytes = (kept > 1 and bytes or 0) + #ARGV[i]
+local length
+for _, turn in ipairs(turns) do
+  length = redis.call('RPUSH', TURNS, turn)
+  -- The list can be lost while the hash is not: its first turn starts the sum anew.
+  bytes = (length > 1 and bytes or 0) + #turn
 end
-while kept > TRANSCRIPT or bytes > TRANSCRIPT_BYTES and kept > 1 do
+while length > TRANSCRIPT_TURNS or bytes > TRANSCRIPT_BYTES and length > 1 do
   bytes = bytes - #redis.call('LPOP', TURNS)
-  kept = kept - 1
+  length = length - 1
 end
-redis.call('HSET', SESSION, 'turn_bytes', string.format('%d', bytes))
-count = redis.call('HINCRBY', SESSION, 'turns', #ARGV - 5)
-touch(session_id, default_ttl, former_ttl)
+redis.call('HSET', SESSION, 'turn_bytes', integer(bytes))
+count = redis.call('HINCRBY', SESSION, 'turns', #turns)
+touch(session_id, default_ttl_ms, former_ttl_ms)
 return { TAG, 'OK', count }

@@ -1,54 +1,50 @@
--- ARGV  2 session id, 3 default session ttl (ms), 4 observer, 5 run id, 6 observed turn or '', 7 lease (µs), 8 '1': only if idle,
---       9 '1': with the transcript, 10 how many bytes of it at most, or ''
--- → { tag, 'OK', 1 or 0: started, run, why it failed, { turn, … }, the session's own ttl (ms) or '' }, or { tag, 'SESSION_DELETED' | 'RUNS_TOO_LARGE', … },
---   or { tag, 'LARGE', bytes }: the transcript is larger, and nothing is done
-local session_id, default_ttl, observer, run_id = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local observed, lease, only_if_idle, with_transcript = number_or_nil(ARGV[6]), tonumber(ARGV[7]), ARGV[8] == '1', ARGV[9] == '1'
+-- Reply: { 'OK', 1 (started) or 0, run, why it failed, { turn, … }, the session's own ttl (ms) or '' }, or
+--   { 'SESSION_DELETED' | 'RUNS_TOO_LARGE', … }, or { 'LARGE', bytes } for a transcript larger than max_reply_bytes, with nothing
+--   changed. Not started: the run is another one, in flight, and only_if_idle was set.
+if was_deleted(observer, run_id) then return { TAG, 'SESSION_DELETED' } end
 
-if known_at_deletion(observer, run_id) then return { TAG, 'SESSION_DELETED' } end
+local session = redis.call('HMGET', SESSION, 'turns', 'turn_bytes', 'ttl', 'created')
+local turn_count, own_ttl = tonumber(session[1] or 0), session[3] or ''
+local large = include_transcript and too_large(tonumber(session[2] or 0), max_reply_bytes)
+if large then return large end
 
-local found = redis.call('HMGET', SESSION, 'turns', 'turn_bytes', 'ttl', 'created')
-local turns = tonumber(found[1] or 0)
-local too_large = with_transcript and large(tonumber(found[2] or 0), number_or_nil(ARGV[10]))
-if too_large then return too_large end
-
-drop_leftovers(found[4])
+drop_leftovers(session[4])
 local run = find_run(observer, run_id)
 if not run then
   local state = load_observer(observer)
-  no_longer_running(observer, state, nil)
+  prune_in_flight(observer, state, nil)
   if only_if_idle then
     for i = #state.running, 1, -1 do
       local in_flight = load_run(observer, state.running[i][1])
-      if in_flight then return { TAG, 'OK', 0, run_reply(in_flight), '', {}, found[3] or '' } end
+      if in_flight then return { TAG, 'OK', 0, run_reply(in_flight), '', {}, own_ttl } end
     end
   end
-  local no_room = make_room(observer, state, 0)
-  if no_room then return no_room end
+  local refusal = make_room(observer, state, 0)
+  if refusal then return refusal end
 
   run = new_run(observer, state, run_id)
   run.began = NOW
-  run.lease = NOW + lease
-  run.turns = turns
-  run.observed = observed or (turns > 0 and turns or nil)
+  run.lease = NOW + lease_us
+  run.turns = turn_count
+  run.observed = observed_turn or (turn_count > 0 and turn_count or nil)
   state.running[#state.running + 1] = { run.number, run.lease }
-  if #state.running > IN_FLIGHT then
+  if #state.running > MAX_RUNS_IN_FLIGHT then
     local number = table.remove(state.running, 1)[1]
     local oldest = load_run(observer, number)
     if oldest then
       oldest.lease = NOW
       save_run(observer, oldest)
     end
-    leaves(observer, state, number)
+    keep_as_late(observer, state, number)
   end
   save_run(observer, run)
   save_observer(observer, state)
-  touch(session_id, default_ttl)
+  touch(session_id, default_ttl_ms)
 end
 
 local transcript = {}
-if with_transcript then
-  -- Turns that came after the snapshot are left out: a retry gets what the first call got.
-  transcript = redis.call('LRANGE', TURNS, 0, (run.turns or turns) - turns - 1)
+if include_transcript then
+  -- Leave out turns that came after the snapshot, so that a retry gets what the first call got.
+  transcript = redis.call('LRANGE', TURNS, 0, (run.turns or turn_count) - turn_count - 1)
 end
-return { TAG, 'OK', 1, run_reply(run), failure_of(observer, run), transcript, found[3] or '' }
+return { TAG, 'OK', 1, run_reply(run), failure_of(observer, run), transcript, own_ttl }

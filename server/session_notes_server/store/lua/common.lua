@@ -1,49 +1,45 @@
--- What every script shares. The loader puts this file before each of the others.
+-- Shared by all scripts. The loader puts before this file a local for each name in limits.py and each state of a run, and
+-- after it a local for each argument of the script.
 --
--- KEYS  of one session, all in one slot
---   1 session   hash: id, version, turns (count), created, updated (µs), ttl (ms, where set), f:<field> → google.protobuf.Value,
---               o:<observer> → packed { seq, current, running = {{number, lease}, …}, late = {number, …} },
---               observers: their names, each after a space; field_bytes, turn_bytes: how much fields and turns take
---   2 turns     list of serialized Turns, the newest TRANSCRIPT of them, of at most TRANSCRIPT_BYTES
---   3 runs      hash: r:<observer> <number> → packed run; p:<observer> <number> → its payload (notes, or why it failed);
---               bytes: how much all of them take
---   4 deleted   hash: <observer> <run_id> of runs known at a deletion → a number (of the last deletion: known as long as the
---               key exists), or @<µs>, when an earlier deletion's may be forgotten
---   5 ids       hash: <observer> <run_id> → number. A deletion renames it to `deleted`, in one step however many there are.
--- The hash `session` is the root: without it there is no session, and whatever the other keys hold is left of an earlier life
--- (the store evicted the hash, or an operator deleted it). Reads start at the hash; writes call `drop_leftovers` first. Any
--- other key may be lost while the hash is there: its contents are gone, and nothing else; the ids are read from the runs again.
--- ARGV
---   1 tag       echoed as the first element of every reply, so that the caller can tell its own reply from a stray one
+-- KEYS of one session, all in one slot:
+--   1 session   hash. id, version, turns (count), created and updated (µs), ttl (ms, if the session has its own),
+--               f:<field> → serialized google.protobuf.Value, o:<observer> → packed observer state, observers (their names,
+--               each after a space), field_bytes and turn_bytes (size of the fields and of the turns).
+--               An observer's state is { seq, current, running = {{number, lease}, …}, late = {number, …} }: the newest run's
+--               number, the number of the run whose notes are current, the runs in flight, and the late runs still remembered.
+--   2 turns     list of serialized Turns: the newest TRANSCRIPT_TURNS, up to TRANSCRIPT_BYTES.
+--   3 runs      hash. r:<observer> <number> → packed run, p:<observer> <number> → its payload (notes, or why it failed),
+--               bytes (size of all of them).
+--   4 deleted   hash. <observer> <run id> → a number, for runs known at the last deletion, refused as long as the key exists;
+--               or @<µs>, for runs of an earlier deletion, refused until then.
+--   5 ids       hash. <observer> <run id> → number. A deletion renames it to `deleted`, one step however many ids there are.
 --
--- Times are microseconds of the store's clock since 1970: whole numbers a double holds exactly until the year 2255.
--- Replies hold false where there is nothing.
+-- The hash `session` is the root. Without it there is no session, and anything in the other keys was left by an earlier one
+-- (the store evicted the hash, or an operator deleted it). Reads begin at the hash; writes call `drop_leftovers` first. Any other
+-- key can be lost on its own: its contents are then gone and nothing else, except that `ids` is rebuilt from the runs.
+--
+-- ARGV[1] is the tag. Every reply begins with it, which tells a caller its own reply from a stray one. The caller strips it.
+--
+-- Times are microseconds of the store's clock since 1970. A double holds them exactly until the year 2255.
+-- In a reply, false (nil to the caller) stands for an absent value.
 
 local SESSION, TURNS, RUNS, DELETED, IDS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local TAG = ARGV[1]
 
-local HISTORY = 20        -- runs whose notes are kept
-local REMEMBERED = 1000   -- runs whose id and digest are kept
-local IN_FLIGHT = 100     -- runs of an observer that can be at work; of more, the oldest count as abandoned
-local LATE = 100          -- runs that were overtaken by more than REMEMBERED while at work, and are remembered beside these
-local TRANSCRIPT = 2000   -- turns that are kept
-local TOMBSTONE = 3600e6  -- how long a deletion refuses the runs it met
-
--- How large a session can be. One that is large takes the store, which does one thing at a time, so much longer to read.
-local TRANSCRIPT_BYTES = 8 * 1024 * 1024  -- turns that are kept
-local FIELDS_BYTES = 8 * 1024 * 1024      -- fields: name, value, and FIELD_COST each
-local FIELD_COST = 256
-local RUNS_BYTES = 16 * 1024 * 1024       -- runs that are remembered and their notes, and OBSERVER_COST for each observer
-local OBSERVER_COST, RUN_COST = 8 * 1024, 1024
-
-local RUNNING, WRITTEN, SUPERSEDED, FAILED, ABANDONED = 1, 2, 3, 4, 5  -- as RunState in the contract
-
 local clock = redis.call('TIME')
-local NOW = clock[1] * 1e6 + clock[2]
+local NOW = clock[1] * US_PER_SECOND + clock[2]
+local NOW_MS = math.floor(NOW / US_PER_MS)
 
--- '' stands for "absent" among the arguments.
-local function number_or_nil(argument)
-  return argument ~= '' and tonumber(argument) or nil
+-- Read a list argument: its length at `position`, then its elements. Return the list and the position behind it.
+local function read_list(position)
+  local list, last = {}, position + tonumber(ARGV[position])
+  for i = position + 1, last do list[#list + 1] = ARGV[i] end
+  return list, last + 1
+end
+
+-- Return a whole number as text. Lua's own conversion turns a large one into an approximation like 1.7e+15.
+local function integer(number)
+  return string.format('%d', number)
 end
 
 local function run_field(kind, observer, number)
@@ -54,22 +50,22 @@ local function unpack_or_nil(packed)
   return packed and cmsgpack.unpack(packed) or nil
 end
 
--- Removes what an earlier life of a session left that has none now (`created` is false). Before a script that changes a session
--- reads any other key than the hash.
+-- Remove what an earlier session of this id left behind, if there is no session now (`created` is false). A script that changes a
+-- session calls this before it reads any key but the hash.
 local function drop_leftovers(created)
   if not created then redis.call('UNLINK', TURNS, RUNS, IDS) end
 end
 
--- How many bytes this script has added to RUNS; `touch` notes them down.
+-- Bytes that this script has added to RUNS. `touch` stores the sum.
 local grown = 0
 
-local function put(field, value)
+local function set_run_field(field, value)
   local before = redis.call('HSTRLEN', RUNS, field)
   redis.call('HSET', RUNS, field, value)
   grown = grown + #value - before + (before == 0 and #field or 0)
 end
 
-local function drop(field)
+local function delete_run_field(field)
   local size = redis.call('HSTRLEN', RUNS, field)
   if redis.call('HDEL', RUNS, field) == 1 then grown = grown - size - #field end
 end
@@ -80,7 +76,7 @@ end
 
 local function save_observer(observer, state)
   if redis.call('HSET', SESSION, 'o:' .. observer, cmsgpack.pack(state)) == 1 then
-    grown = grown + OBSERVER_COST
+    grown = grown + OBSERVER_COST_BYTES
     redis.call('HSET', SESSION, 'observers', (redis.call('HGET', SESSION, 'observers') or '') .. ' ' .. observer)
   end
 end
@@ -90,15 +86,22 @@ local function load_run(observer, number)
 end
 
 local function save_run(observer, run)
-  put(run_field('r', observer, run.number), cmsgpack.pack(run))
+  set_run_field(run_field('r', observer, run.number), cmsgpack.pack(run))
 end
 
 local function load_payload(observer, number)
   return redis.call('HGET', RUNS, run_field('p', observer, number))
 end
 
--- Where the store has lost the ids alone, reads them from the records. Without them, a late write would count as that of a new
--- run and win, and a deletion would not know which runs to refuse.
+-- Keep a run's payload, if the run is in the history or its notes are current.
+local function save_payload(observer, state, run, payload)
+  if run.number == state.current or run.number > state.seq - HISTORY_RUNS then
+    set_run_field(run_field('p', observer, run.number), payload)
+  end
+end
+
+-- Rebuild IDS from the runs, if the store has lost that key alone. Otherwise a late write would pass for a new run's and win, and
+-- a deletion would not know which runs to refuse.
 local function restore_ids()
   if redis.call('EXISTS', IDS) == 1 then return end
   local restored = false
@@ -106,18 +109,16 @@ local function restore_ids()
     local state = load_observer(observer)
     local numbers = state.late or {}
     for _, entry in ipairs(state.running) do numbers[#numbers + 1] = entry[1] end
-    for number = math.max(1, state.seq - REMEMBERED + 1), state.seq do numbers[#numbers + 1] = number end
+    for number = math.max(1, state.seq - REMEMBERED_RUNS + 1), state.seq do numbers[#numbers + 1] = number end
     for _, number in ipairs(numbers) do
       local run = load_run(observer, number)
       if run then
-        redis.call('HSET', IDS, observer .. ' ' .. run.id, string.format('%d', number))
+        redis.call('HSET', IDS, observer .. ' ' .. run.id, integer(number))
         restored = true
       end
     end
   end
-  if restored then
-    redis.call('PEXPIREAT', IDS, string.format('%d', math.floor(NOW / 1000) + redis.call('PTTL', SESSION)))
-  end
+  if restored then redis.call('PEXPIREAT', IDS, integer(NOW_MS + redis.call('PTTL', SESSION))) end
 end
 
 local function find_run(observer, run_id)
@@ -131,42 +132,55 @@ local function find_run(observer, run_id)
   return run and run.id == run_id and run or nil
 end
 
-local function forget(observer, number)
+local function forget_run(observer, number)
   local run = load_run(observer, number)
   if run then redis.call('HDEL', IDS, observer .. ' ' .. run.id) end
-  drop(run_field('r', observer, number))
-  drop(run_field('p', observer, number))
+  delete_run_field(run_field('r', observer, number))
+  delete_run_field(run_field('p', observer, number))
 end
 
-local function at_work(state, number)
+local function is_in_flight(state, number)
   for _, entry in ipairs(state.running) do
     if entry[1] == number then return true end
   end
   return false
 end
 
--- A run that left the history keeps its record, so that a late retry is known for what it is, but not its payload; one that is
--- no longer remembered goes altogether. The current notes stay, however old their run, and so does a run that is at work: its
--- write is to be known for an old one's.
+-- Drop what is no longer kept of a run. One that left the history loses its payload; its record stays, so that a late retry is
+-- recognized. One that is no longer remembered is forgotten, unless it is in flight: its write must be recognized as an old run's.
+-- Current notes stay, however old their run is.
 local function retire(observer, state, number)
   if number < 1 or number == state.current then return end
-  if number <= state.seq - REMEMBERED then
-    if not at_work(state, number) then forget(observer, number) end
-  elseif number <= state.seq - HISTORY then
-    drop(run_field('p', observer, number))
+  if number <= state.seq - REMEMBERED_RUNS then
+    if not is_in_flight(state, number) then forget_run(observer, number) end
+  elseif number <= state.seq - HISTORY_RUNS then
+    delete_run_field(run_field('p', observer, number))
   end
 end
 
--- Notes that a run is at work no more. Had it not been, it would have been forgotten at some time.
-local function leaves(observer, state, number)
-  if number > state.seq - REMEMBERED then return end
+-- Remember a run that is no longer in flight and is too old to be remembered otherwise: it is now one of the MAX_LATE_RUNS.
+local function keep_as_late(observer, state, number)
+  if number > state.seq - REMEMBERED_RUNS then return end
   state.late = state.late or {}
   state.late[#state.late + 1] = number
-  if #state.late > LATE then retire(observer, state, table.remove(state.late, 1)) end
+  if #state.late > MAX_LATE_RUNS then retire(observer, state, table.remove(state.late, 1)) end
 end
 
--- Issues the next number, or the same again to a run whose record is lost: a slow old run is still an old one. The caller saves
--- the run and the observer's state.
+-- Remove from the runs in flight one that has ended (nil: none), and all whose lease has run out.
+local function prune_in_flight(observer, state, ended)
+  local before = state.running
+  state.running = {}
+  for _, entry in ipairs(before) do
+    if entry[1] ~= ended and entry[2] > NOW then
+      state.running[#state.running + 1] = entry
+    else
+      keep_as_late(observer, state, entry[1])
+    end
+  end
+end
+
+-- Return a run with the next number. A run whose record is lost gets its old number again, so that an old run stays an old one.
+-- The caller saves the run and the observer's state.
 local function new_run(observer, state, run_id)
   local field = observer .. ' ' .. run_id
   local lost = tonumber(redis.call('HGET', IDS, field) or 0)
@@ -174,51 +188,33 @@ local function new_run(observer, state, run_id)
     return { id = run_id, number = lost, state = RUNNING }
   end
   state.seq = state.seq + 1
-  redis.call('HSET', IDS, field, string.format('%d', state.seq))
-  retire(observer, state, state.seq - HISTORY)
-  retire(observer, state, state.seq - REMEMBERED)
+  redis.call('HSET', IDS, field, integer(state.seq))
+  retire(observer, state, state.seq - HISTORY_RUNS)
+  retire(observer, state, state.seq - REMEMBERED_RUNS)
   return { id = run_id, number = state.seq, state = RUNNING }
 end
 
--- Takes off those at work a run that has ended (nil: none), and all whose lease is over.
-local function no_longer_running(observer, state, number)
-  local before = state.running
-  state.running = {}
-  for _, entry in ipairs(before) do
-    if entry[1] ~= number and entry[2] > NOW then
-      state.running[#state.running + 1] = entry
-    else
-      leaves(observer, state, entry[1])
-    end
-  end
-end
-
-local function save_payload(observer, state, run, payload)
-  if run.number == state.current or run.number > state.seq - HISTORY then
-    put(run_field('p', observer, run.number), payload)
-  end
-end
-
--- Makes room in RUNS for a run with so many bytes of notes, where need be at the cost of notes in the observer's history, the
--- oldest first. → nil, or why not, and then nothing is changed.
+-- Make room in RUNS for a run with `size` bytes of notes. If need be, drop notes from the observer's history, oldest first. Return
+-- nil, or a refusal, which leaves everything as it was.
 local function make_room(observer, state, size)
-  local bytes = tonumber(redis.call('HGET', RUNS, 'bytes') or 0) + size + (state.seq == 0 and OBSERVER_COST or RUN_COST)
-  local give_way, number, excess = {}, math.max(1, state.seq - HISTORY + 1), bytes - RUNS_BYTES
+  local cost = state.seq == 0 and OBSERVER_COST_BYTES or RUN_COST_BYTES
+  local bytes = tonumber(redis.call('HGET', RUNS, 'bytes') or 0) + size + cost
+  local fields, number, excess = {}, math.max(1, state.seq - HISTORY_RUNS + 1), bytes - RUNS_BYTES
   while excess > 0 do
     if number > state.seq then
-      return { TAG, 'RUNS_TOO_LARGE', 'field', '', 'limit', string.format('%d', RUNS_BYTES), 'actual', string.format('%d', bytes) }
+      return { TAG, 'RUNS_TOO_LARGE', 'field', '', 'limit', integer(RUNS_BYTES), 'actual', integer(bytes) }
     end
     if number ~= state.current then
-      give_way[#give_way + 1] = run_field('p', observer, number)
-      excess = excess - redis.call('HSTRLEN', RUNS, give_way[#give_way])
+      fields[#fields + 1] = run_field('p', observer, number)
+      excess = excess - redis.call('HSTRLEN', RUNS, fields[#fields])
     end
     number = number + 1
   end
-  for _, field in ipairs(give_way) do drop(field) end
+  for _, field in ipairs(fields) do delete_run_field(field) end
   return nil
 end
 
--- → { id, number, state, observed_turn, begin, end }; a lease that ran out is seen here, at reading.
+-- Return a run as a reply: { id, number, state, observed turn, begin, end }, or false. Here a lease is seen to have run out.
 local function run_reply(run)
   if not run then return false end
   local state, ended = run.state, run.ended
@@ -230,49 +226,48 @@ local function failure_of(observer, run)
   return run and run.state == FAILED and load_payload(observer, run.number) or ''
 end
 
-local function expired(run)
+local function has_expired(run)
   return run.expires ~= nil and run.expires <= NOW
 end
 
--- What GetNotes says of one observer → false, or
--- { current run, its notes (false once their ttl has passed), when they expire (µs), latest run, why that failed }
+-- Return an observer as a reply: { current run, its notes (false once their ttl has passed), when they expire (µs), latest run,
+-- why that failed }, or false for an observer without runs.
 local function observer_reply(observer, packed)
   local state = unpack_or_nil(packed)
   if not state then return false end
   local current, notes
   if state.current then
     current = load_run(observer, state.current)
-    notes = current and not expired(current) and load_payload(observer, state.current)
+    notes = current and not has_expired(current) and load_payload(observer, state.current)
   end
   local latest = state.seq == state.current and current or load_run(observer, state.seq)
-  return { run_reply(current), notes or false, current and current.expires or false, run_reply(latest), failure_of(observer, latest) }
+  local expires = current and current.expires or false
+  return { run_reply(current), notes or false, expires, run_reply(latest), failure_of(observer, latest) }
 end
 
-local function known_at_deletion(observer, run_id)
-  local kept = redis.call('HGET', DELETED, observer .. ' ' .. run_id)
-  if not kept then return false end
-  local until_time = string.match(kept, '^@(%d+)$')
+-- Return whether a deletion knew this run, and still refuses it.
+local function was_deleted(observer, run_id)
+  local number = redis.call('HGET', DELETED, observer .. ' ' .. run_id)
+  if not number then return false end
+  local until_time = string.match(number, '^@(%d+)$')
   return not until_time or tonumber(until_time) > NOW
 end
 
--- Every change ends here: the session exists, knows when it changed, and everything of it expires together. One that starts has
--- the ttl of its own that it had before it expired (nil or '': none that is known).
-local function touch(session_id, default_ttl, former_ttl)
-  if redis.call('HSETNX', SESSION, 'created', string.format('%d', NOW)) == 1 then
+-- Finish a change: create the session if need be, note the time, and set one expiry on all keys. A session that starts now gets
+-- `former_ttl_ms` as its ttl, if that is not nil.
+local function touch(session_id, default_ttl_ms, former_ttl_ms)
+  if redis.call('HSETNX', SESSION, 'created', integer(NOW)) == 1 then
     redis.call('HSET', SESSION, 'id', session_id)
-    if former_ttl and former_ttl ~= '' then redis.call('HSET', SESSION, 'ttl', former_ttl) end
+    if former_ttl_ms then redis.call('HSET', SESSION, 'ttl', integer(former_ttl_ms)) end
   end
-  redis.call('HSET', SESSION, 'updated', string.format('%d', NOW))
-  if grown ~= 0 then redis.call('HINCRBY', RUNS, 'bytes', string.format('%d', grown)) end
-  local ttl = redis.call('HGET', SESSION, 'ttl') or default_ttl
-  local at = string.format('%d', math.floor(NOW / 1000) + ttl)
-  redis.call('PEXPIREAT', SESSION, at)
-  redis.call('PEXPIREAT', TURNS, at)
-  redis.call('PEXPIREAT', RUNS, at)
-  redis.call('PEXPIREAT', IDS, at)
+  redis.call('HSET', SESSION, 'updated', integer(NOW))
+  if grown ~= 0 then redis.call('HINCRBY', RUNS, 'bytes', integer(grown)) end
+  local expiry = integer(NOW_MS + tonumber(redis.call('HGET', SESSION, 'ttl') or default_ttl_ms))
+  for _, key in ipairs({ SESSION, TURNS, RUNS, IDS }) do redis.call('PEXPIREAT', key, expiry) end
 end
 
--- A reply that would be large is not made unless its caller has its turn for it.
-local function large(size, most)
-  return most and size > most and { TAG, 'LARGE', size } or nil
+-- Return { tag, 'LARGE', size } in place of a reply that would exceed `limit` bytes (nil: no limit), else nil. The caller asks
+-- again without a limit, once no other large reply is being read.
+local function too_large(size, limit)
+  return limit and size > limit and { TAG, 'LARGE', size } or nil
 end

@@ -1,13 +1,11 @@
--- ARGV  2 '1': with the turns, 3 how many bytes of everything at most, or ''
--- → { tag, now, ms until it expires, version, turn count, created or false, updated or false, { field, value, … },
---     { observer, observer_reply, … }, { turn, … } },
---   or { tag, 'LARGE', bytes }
-local with_turns, most = ARGV[2] == '1', number_or_nil(ARGV[3])
-if most then
+-- Reply: { now, ms until the session expires (negative: no session), version, turn count, created or false, updated or false,
+--   { field, value, … }, { observer, observer_reply, … }, { turn, … } }, or { 'LARGE', bytes } if all of it is larger than
+--   max_reply_bytes.
+if max_reply_bytes then
   local sizes = redis.call('HMGET', SESSION, 'field_bytes', 'turn_bytes')
   local bytes = tonumber(sizes[1] or 0) + tonumber(redis.call('HGET', RUNS, 'bytes') or 0)
-  local too_large = large(bytes + (with_turns and tonumber(sizes[2] or 0) or 0), most)
-  if too_large then return too_large end
+  local large = too_large(bytes + (include_turns and tonumber(sizes[2] or 0) or 0), max_reply_bytes)
+  if large then return large end
 end
 
 local flat = redis.call('HGETALL', SESSION)
@@ -24,6 +22,6 @@ for i = 1, #flat, 2 do
     meta[flat[i]] = tonumber(flat[i + 1])
   end
 end
-local turns = with_turns and meta.created and redis.call('LRANGE', TURNS, 0, -1) or {}
+local turns = include_turns and meta.created and redis.call('LRANGE', TURNS, 0, -1) or {}
 return { TAG, NOW, redis.call('PTTL', SESSION), meta.version or 0, meta.turns or 0, meta.created or false, meta.updated or false,
   fields, observers, turns }

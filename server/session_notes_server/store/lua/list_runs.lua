@@ -1,20 +1,16 @@
--- ARGV  2 observer, 3 only runs below this number, or '', 4 how many at most, 5 '1': with their notes,
---       6 how many bytes of notes at most, or ''
--- → { tag, { { run, why it failed, notes or false }, … }, 1 or 0: there are more }, or { tag, 'LARGE', bytes }
-local observer, below, limit, with_notes = ARGV[2], number_or_nil(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == '1'
-local most, bytes = number_or_nil(ARGV[6]), 0
-
+-- Reply: { { { run, why it failed, notes or false }, … }, 1 if there are more runs or 0 }, or { 'LARGE', bytes } if the notes are
+--   larger than max_reply_bytes.
 local seq = load_observer(observer).seq
-local oldest = math.max(1, seq - HISTORY + 1)
+local oldest = math.max(1, seq - HISTORY_RUNS + 1)
 local number = math.min(seq, (below or seq + 1) - 1)
-local runs = {}
+local runs, bytes = {}, 0
 while number >= oldest and #runs < limit do
   local run = load_run(observer, number)
   if run then
-    local notes = with_notes and run.digest and not expired(run) and load_payload(observer, number)
+    local notes = include_notes and run.digest and not has_expired(run) and load_payload(observer, number)
     bytes = bytes + #(notes or '')
-    local too_large = large(bytes, most)
-    if too_large then return too_large end
+    local large = too_large(bytes, max_reply_bytes)
+    if large then return large end
     runs[#runs + 1] = { run_reply(run), failure_of(observer, run), notes or false }
   end
   number = number - 1

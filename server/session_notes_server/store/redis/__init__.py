@@ -1,1 +1,1 @@
-"""How a command gets to Redis: connections, topology, credentials."""
+"""Transport to Redis: URLs, connections, topology, credentials, and the execution of scripts."""

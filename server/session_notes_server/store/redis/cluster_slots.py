@@ -1,4 +1,4 @@
-"""A cluster's hash slots: which node has which, as CLUSTER SLOTS and redirections tell in all their forms."""
+"""Hash slots of a cluster: which node serves which, in every form in which CLUSTER SLOTS and redirections name it."""
 
 from __future__ import annotations
 
@@ -12,90 +12,90 @@ from session_notes_server.store.redis.url import Address
 COUNT = 16384
 
 
-class Slots:
-    """The node that has each slot.
+class SlotMap:
+    """The node that serves each slot.
 
     Args:
-        owners: By slot. None: no node serves it, or nobody says which.
+        owners: Addresses by slot. None: no node serves the slot, or the owner is unnamed.
     """
 
     def __init__(self, owners: list[Address | None]) -> None:
         self.owners = owners
         self.nodes = {owner for owner in owners if owner is not None}
-        self._is_whole = None not in set(owners)
-        self._tags: list[str] = []
+        self._is_complete = None not in set(owners)
+        self._hash_tags: list[str] = []
 
     def move(self, slot: int, owner: Address) -> None:
-        """Note that a node has a slot now."""
+        """Note that a slot has another owner now."""
         self.owners[slot] = owner
         self.nodes.add(owner)
 
-    def tags(self) -> list[str]:
-        """A hash tag for each node, so that keys with it live there.
+    def hash_tags(self) -> list[str]:
+        """Return a hash tag for each node, so that keys with the tag live at the node.
 
         Raises:
-            Unusable: If there is a slot that no node serves.
+            Unusable: If a slot has no owner.
         """
-        if not self._is_whole:
+        if not self._is_complete:
             raise Unusable("the cluster has slots that no node serves, or none that it names")
-        if not self._tags:
+        if not self._hash_tags:
             missing = set(self.owners)
             for tag in map(str, itertools.count()):
-                owner = self.owners[of_tag(tag)]
+                owner = self.owners[slot_of_tag(tag)]
                 if owner in missing:
                     missing.remove(owner)
-                    self._tags.append(tag)
+                    self._hash_tags.append(tag)
                 if not missing:
                     break
-        return self._tags
+        return self._hash_tags
 
 
 def slot_of(key: str) -> int:
-    """The slot of one of our keys, which all have a hash tag: https://redis.io/docs/reference/cluster-spec/."""
-    return of_tag(key[key.index("{") + 1 : key.index("}")])
+    """Return the slot of a key with a hash tag: https://redis.io/docs/reference/cluster-spec/."""
+    return slot_of_tag(key[key.index("{") + 1 : key.index("}")])
 
 
-def of_tag(tag: str) -> int:
-    """The slot of keys with a hash tag."""
+def slot_of_tag(tag: str) -> int:
+    """Return the slot of keys with this hash tag."""
     return binascii.crc_hqx(tag.encode(), 0) % COUNT
 
 
-def read(ranges: Any, asked: Address) -> Slots:
-    """Read the answer to CLUSTER SLOTS.
+def parse_slots(reply: Any, asked: Address) -> SlotMap:
+    """Parse a reply to CLUSTER SLOTS.
 
     Args:
-        ranges: The answer.
-        asked: The node that gave it: where a node's host is unknown, it is the same as this one's.
+        reply: The reply.
+        asked: The node that sent it. A node without a host is at this node's host.
 
     Raises:
-        Unusable: If no node has slots, or it is no such answer.
+        Unusable: If no node has slots, or the reply has another form.
     """
     owners: list[Address | None] = [None] * COUNT
     try:
-        for first, last, *nodes in ranges:
+        for first, last, *nodes in reply:
             if nodes:
                 owners[first : last + 1] = [_owner(nodes[0], asked)] * (last + 1 - first)
     except (TypeError, ValueError, AttributeError):
-        raise Unusable("what it says of its cluster's slots is not understood (CLUSTER SLOTS)") from None
+        raise Unusable("its reply to CLUSTER SLOTS is not understood: is it Redis or Valkey?") from None
     if len(owners) != COUNT:
-        raise Unusable("what it says of its cluster's slots is not understood (CLUSTER SLOTS)")
+        raise Unusable("its reply to CLUSTER SLOTS is not understood: is it Redis or Valkey?")
     if not any(owners):
         raise Unusable("it is in a cluster in which no node has slots that it can name")
-    return Slots(owners)
+    return SlotMap(owners)
 
 
 def _owner(node: list[Any], asked: Address) -> Address | None:
-    """The address of a node, which names itself by host, port, id and, from Redis 7 on, more names."""
+    """Return the address of a node, given as host, port, id and, from Redis 7 on, further names."""
     host, port, *more = node
     if host == b"?":
-        # It prefers its host name and has none; the others are among the last.
+        # The node prefers host names and has none. The further names include its address.
         names = more[1] if len(more) > 1 else []
         host = dict(zip(names[::2], names[1::2], strict=False)).get(b"ip", b"?")
     return _address((host or b"").decode(), port, asked)
 
 
-def referred(text: str, asked: Address) -> Address | None:
-    """Read the `host:port` of a redirection, by the node that was asked; None: it names no host, or is malformed."""
+def parse_redirection(text: str, asked: Address) -> Address | None:
+    """Parse the `host:port` of a redirection by the node `asked`. None: it names no host, or is malformed."""
     host, colon, port = text.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit():
         return None
@@ -105,6 +105,6 @@ def referred(text: str, asked: Address) -> Address | None:
 def _address(host: str, port: int, asked: Address) -> Address | None:
     if host == "?" or not 0 < port < 65536:
         return None
-    # An unknown host is the one that was asked, unless that was a socket.
+    # An empty host is the host that was asked, unless that was a unix socket.
     host = host or (asked.host if asked.port else "")
     return Address(host, port) if host else None

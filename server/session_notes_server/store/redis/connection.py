@@ -1,211 +1,204 @@
-"""One connection to one node of the store, shared by all calls in flight."""
+"""A connection to one node of the store, shared by all calls in flight."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 import hiredis
 
-from session_notes_server.store.errors import Unusable
+from session_notes_server.store.errors import ConnectionLost, Unusable
 from session_notes_server.store.log_throttle import LogThrottle
 
 log = logging.getLogger(__name__)
 
-# A loop that was held up finds a timer due and a reply there at once, and runs the timer first. So a timer that is due
-# first gives replies that are there a moment to be read.
-_SECOND_LOOK_SECONDS = 0.002
-_NOTHING = object()
-_distrusted = LogThrottle()
+# When the loop was held up, a timer and a reply can be due at once, and the timer runs first. So a timer that is due
+# gives replies that have arrived this long to be read.
+_GRACE_SECONDS = 0.002
+_INCOMPLETE = object()
+_untrusted_log = LogThrottle()
 
 WINDOW = 16
-"""How many commands, or batches of them, are with the node at a time; the others wait here for their turn.
+"""How many commands, or batches of commands, are with the node at a time. The others wait in this process.
 
-A node does all that has come over one connection before it looks at the next, and replies that come at once are work
-for the loop at once. So a burst of what is large would hold up everybody else, above all a primary's GetNotes, which
-has a connection of its own for nothing then.
+A node executes everything that has come over one connection before it turns to the next one, and replies that come
+together are handled together. Without this bound, a burst of large commands would hold up all other calls, and above
+all a primary's GetNotes, although these have their own connection.
 """
 
 
 def pack(*words: str | int | bytes) -> bytes:
-    """A command as it goes over the wire."""
+    """Return a command in wire format."""
     return hiredis.pack_command(words)  # type: ignore[arg-type,no-any-return]  # Its types say "a tuple of one word".
 
 
-class ConnectionLost(ConnectionError):
-    """The connection is gone. What was sent over it and not answered may have been done, or not.
-
-    Attributes:
-        replies: Those that came before, of the commands that were sent together.
-    """
-
-    def __init__(self, replies: Sequence[Any] = ()) -> None:
-        super().__init__()
-        self.replies = replies
-
-
 class Connection(asyncio.Protocol):
-    """Sends commands as they come and hands each reply, in the order of the commands, to whom it belongs.
+    """Sends commands as they come, and gives each call its replies, in the order of the commands.
 
-    A short time limit for each call alone would take a queue for an outage: of hundreds of calls one may wait for its
-    turn while the node answers the others all the time. A node that answers nobody is another matter, and then the
-    connection is given up, with all that wait for it.
+    There are two time limits, because a limit per call alone would mistake a queue for an outage. Of hundreds of
+    pending calls, one may wait long while the node answers the others. When a node sends nothing at all, the connection
+    is given up, and all pending calls fail.
 
     Args:
-        timeout_seconds: How long the replies to one `send` may take.
-        silence_seconds: How long the node may answer nobody while somebody waits.
+        timeout_seconds: Limit for the replies to one `send`.
+        silence_seconds: How long the node may send nothing while replies are pending.
     """
 
     def __init__(self, *, timeout_seconds: float, silence_seconds: float) -> None:
-        self._on_lost: Callable[[], None] = _nobody
+        self._on_lost: Callable[[], None] = _ignore
         self._timeout_seconds = timeout_seconds
         self._silence_seconds = silence_seconds
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._reader = hiredis.Reader(notEnoughData=_NOTHING)
-        self._awaited: deque[_Awaited] = deque()
-        # The last of them, which the node has not been sent yet.
+        self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
+        self._pending: deque[_Pending] = deque()
+        # Commands of the last pending calls, which have not been sent yet.
         self._unsent: deque[bytes] = deque()
-        # How many of them, from the first on, have had all the time there is.
-        self._overdue = 0
-        self._heard = self._listening_since = self._loop.time()
+        # How many pending calls, from the first on, have timed out.
+        self._timed_out = 0
+        self._last_data = self._listening_since = self._loop.time()
         self._timer: asyncio.Handle | None = None
-        self._look_due = 0.0
+        self._timer_due = 0.0
         self._has_answered = self._retired = False
 
     def send(self, commands: bytes, count: int = 1) -> asyncio.Future[list[Any]]:
-        """Send packed commands, `count` of them → their replies; where the node refuses one, a `hiredis.ReplyError`.
+        """Send packed commands and return their replies. A reply that is an error is a `hiredis.ReplyError`.
+
+        Args:
+            commands: One or more commands.
+            count: How many.
 
         Raises:
-            ConnectionLost: the connection is gone, or was before.
-            TimeoutError: the node takes too long, though it answers others.
+            ConnectionLost: If the connection is lost, or was before.
+            TimeoutError: If the replies take too long, although the node answers other calls.
         """
         future: asyncio.Future[list[Any]] = self._loop.create_future()
         if self._transport is None:
             future.set_exception(ConnectionLost())
             return future
-        if len(self._awaited) < WINDOW:
+        if len(self._pending) < WINDOW:
             self._transport.write(commands)
         else:
             self._unsent.append(commands)
-        self._awaited.append(_Awaited(future, count, self._loop.time()))
+        self._pending.append(_Pending(future, count, self._loop.time()))
         if self._timer is None:
             self._set_timer()
         return future
 
-    def abort(self, why: Exception | None = None) -> None:
-        """Give the connection up: whoever waits for a reply hears so, and why, if that is known."""
+    def abort(self, cause: Exception | None = None) -> None:
+        """Close the connection at once. Pending calls fail with ConnectionLost, from `cause`. Idempotent."""
         if self._transport is None:
             return
         self._transport.abort()
         self._transport = None
         if self._timer is not None:
             self._timer.cancel()
-        while self._awaited:
-            awaited = self._awaited.popleft()
-            if not awaited.future.done():
-                lost = ConnectionLost(awaited.replies)
-                lost.__cause__ = why
-                awaited.future.set_exception(lost)
+        while self._pending:
+            pending = self._pending.popleft()
+            if not pending.future.done():
+                lost = ConnectionLost(pending.replies)
+                lost.__cause__ = cause
+                pending.future.set_exception(lost)
         self._on_lost()
 
-    def retire(self) -> None:
-        """Close the connection as soon as nobody waits for a reply: another one has taken its place."""
-        self._retired = True
-        if not self._awaited:
-            self.abort()
-
-    def distrust(self, why: str) -> Unusable:
-        """Give the connection up for a reply that cannot be ours, log that ever more rarely, and return the cause."""
-        if (before := _distrusted.due(why)) is not None:
-            more = f" ({before} times since the last such line)" if before else ""
-            log.error("%s; dropping the connection%s", why, more)
-        cause = Unusable("its replies are not those to our commands: is that Redis, and nothing in between?")
+    def abort_untrusted(self, why: str) -> Unusable:
+        """Close the connection because of a reply that belongs to no call. Log it, throttled, and return the cause."""
+        if (count := _untrusted_log.due(why)) is not None:
+            repeated = f" ({count} times since the last such line)" if count else ""
+            log.error("%s; dropping the connection%s", why, repeated)
+        cause = Unusable("its replies do not match the commands: is it Redis, and is there a proxy in between?")
         self.abort(cause)
         return cause
 
-    def when_lost(self, callback: Callable[[], None]) -> None:
-        """Have this called when the connection is gone; at once, where it is."""
+    def retire(self) -> None:
+        """Close the connection once no reply is pending, because another one has replaced it."""
+        self._retired = True
+        if not self._pending:
+            self.abort()
+
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the connection is lost, or soon if it already is."""
         self._on_lost = callback
         if self._transport is None:
             self._loop.call_soon(callback)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Part of asyncio.Protocol."""
+        """Implement asyncio.Protocol."""
         self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Part of asyncio.Protocol."""
+        """Implement asyncio.Protocol."""
         self.abort(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Part of asyncio.Protocol."""
-        self._heard = self._loop.time()
+        """Implement asyncio.Protocol."""
+        self._last_data = self._loop.time()
         self._reader.feed(data)
         try:
-            while (reply := self._reader.gets()) is not _NOTHING:
+            while (reply := self._reader.gets()) is not _INCOMPLETE:
                 self._take(reply)
         except (hiredis.ProtocolError, IndexError):
             if not self._has_answered:
-                self.abort(Unusable(_no_redis(data)))
+                self.abort(Unusable(_describe_stranger(data)))
                 return
-            self.distrust("unexpected reply from Redis")
+            self.abort_untrusted("unexpected reply from Redis")
 
     def _take(self, reply: Any) -> None:
-        first = self._awaited[0]
+        first = self._pending[0]
         first.replies.append(reply)
         if len(first.replies) < first.count:
             return
-        self._awaited.popleft()
+        self._pending.popleft()
         self._has_answered = True
-        self._overdue -= self._overdue > 0
+        self._timed_out -= self._timed_out > 0
         if self._unsent and self._transport is not None:
             self._transport.write(self._unsent.popleft())
-        # A caller that has left is not there to be told.
+        # The future of a caller that has left is done.
         if not first.future.done():
             first.future.set_result(first.replies)
-        if self._retired and not self._awaited:
+        if self._retired and not self._pending:
             self.abort()
 
-    def _due(self) -> float:
-        """When the node has been silent for too long, or the first caller who still waits has waited for too long."""
-        quiet_since = max(self._heard, self._listening_since, self._awaited[0].since)
-        due = quiet_since + self._silence_seconds
-        if self._overdue < len(self._awaited):
-            due = min(due, self._awaited[self._overdue].since + self._timeout_seconds)
+    def _silent_since(self) -> float:
+        return max(self._last_data, self._listening_since, self._pending[0].since)
+
+    def _next_due(self) -> float:
+        """Return when the node will have been silent for too long, or the next pending call will time out."""
+        due = self._silent_since() + self._silence_seconds
+        if self._timed_out < len(self._pending):
+            due = min(due, self._pending[self._timed_out].since + self._timeout_seconds)
         return due
 
     def _set_timer(self) -> None:
-        self._look_due = self._due()
-        self._timer = self._loop.call_at(self._look_due, self._look)
+        self._timer_due = self._next_due()
+        self._timer = self._loop.call_at(self._timer_due, self._wait_for_replies)
 
-    def _look(self) -> None:
-        if self._loop.time() - self._look_due > self._silence_seconds / 2:
-            # The loop was held up, and nobody could have been heard: that is no silence of the node's.
+    def _wait_for_replies(self) -> None:
+        if self._loop.time() - self._timer_due > self._silence_seconds / 2:
+            # The loop was held up and could not have received anything. That is no silence of the node.
             self._listening_since = self._loop.time()
-        self._timer = self._loop.call_later(_SECOND_LOOK_SECONDS, self._look_again)
+        self._timer = self._loop.call_later(_GRACE_SECONDS, self._check_timeouts)
 
-    def _look_again(self) -> None:
+    def _check_timeouts(self) -> None:
         self._timer = None
         now = self._loop.time()
-        while self._awaited and self._due() <= now:
-            quiet_since = max(self._heard, self._listening_since, self._awaited[0].since)
-            if quiet_since + self._silence_seconds <= now:
+        while self._pending and self._next_due() <= now:
+            if self._silent_since() + self._silence_seconds <= now:
                 self.abort(TimeoutError())
                 return
-            late = self._awaited[self._overdue].future
-            self._overdue += 1
+            late = self._pending[self._timed_out].future
+            self._timed_out += 1
             if not late.done():
                 late.set_exception(TimeoutError())
-        if self._awaited:
+        if self._pending:
             self._set_timer()
 
 
-class _Awaited:
-    """Replies that somebody waits for: how many, those that are there, and since when."""
+class _Pending:
+    """A call whose replies are pending: how many, which have come, and since when it waits."""
 
     __slots__ = ("count", "future", "replies", "since")
 
@@ -216,16 +209,16 @@ class _Awaited:
         self.replies: list[Any] = []
 
 
-def _nobody() -> None:
+def _ignore() -> None:
     pass
 
 
-def _no_redis(data: bytes) -> str:
-    """What answers there instead of Redis, by the first bytes it sent."""
+def _describe_stranger(data: bytes) -> str:
+    """Describe the server that answers in place of Redis, by the first bytes it sent."""
     if data[:2] == b"\x15\x03":  # A TLS alert.
-        return "it speaks TLS there: write rediss:// (is TLS (rediss://) spoken on both sides, or on neither?)"
+        return "it speaks TLS: write rediss:// (is TLS (rediss://) spoken on both sides, or on neither?)"
     if data[:1] == b"<" or data[:5] == b"HTTP/":
-        return "an HTTP server answers there, and no Redis: is the port right?"
+        return "an HTTP server answers, and no Redis: is the port right?"
     if data[3:9] == b"\x04\0\0\0\0\0":  # A SETTINGS frame of HTTP/2.
-        return "a gRPC or HTTP/2 server answers there, and no Redis: is the port right?"
-    return "what answers there is no Redis: is the port right?"
+        return "a gRPC or HTTP/2 server answers, and no Redis: is the port right?"
+    return "something other than Redis answers: is the port right?"

@@ -1,7 +1,7 @@
-"""Who we are to Redis, and how we know it: a password and certificates, in files that are read again as they change.
+"""Credentials for Redis: passwords and certificates in files that are read again as they change.
 
-The rules are those of `credentials.py`: a file that cannot be used is refused at the start; later the last good content
-stays, with one line in the log that says which file and what is wrong with it, and never a word of what is in it.
+A file that cannot be used is refused at the start, as in `identity.trusted_files`. Later, the last good content stays
+in use. The log then has one line that names the file and what is wrong with it, and never quotes its content.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from session_notes_server.settings import InvalidSetting
 
 
 class RedisSecrets:
-    """What is needed to open a connection to Redis. To be asked anew for each, so that what is rotated counts at once.
+    """Credentials from files. Each connection asks for them anew, so that rotated ones take effect at once.
 
     Args:
         password_file: Holds the password, on one line. None: it is in the URL, or there is none.
-        ca: Who signs the certificates of Redis, a PEM file. None: the authorities this system trusts.
-        cert: Our own certificate, for a Redis that asks for one, a PEM file.
-        key: Its private key.
-        sentinel_user: The user to the Sentinels. Empty: their default user.
-        sentinel_password_file: Holds the password of the Sentinels, on one line. None: they ask for none.
+        ca: Authorities that sign the certificates of Redis, a PEM file. None: the authorities of this system.
+        cert: Client certificate, for a Redis that requires one, a PEM file.
+        key: Private key of `cert`.
+        sentinel_user: User at the Sentinels. Empty: the default user.
+        sentinel_password_file: Holds the password at the Sentinels, on one line. None: they require none.
 
     Raises:
         CredentialsError: If a file cannot be used.
-        InvalidSetting: If one of `cert` and `key` is missing, or the password of `sentinel_user`.
+        InvalidSetting: If `cert` or `key` is given alone, or `sentinel_user` without a password.
     """
 
     def __init__(
@@ -41,33 +41,33 @@ class RedisSecrets:
         sentinel_password_file: Path | None = None,
     ) -> None:
         if (cert is None) != (key is None):
-            raise InvalidSetting("for a certificate of our own both --redis-cert and --redis-key are needed")
+            raise InvalidSetting("a client certificate for Redis needs both --redis-cert and --redis-key")
         if sentinel_user and not sentinel_password_file:
-            raise InvalidSetting("for --sentinel-user its password is needed: give --sentinel-password-file")
+            raise InvalidSetting("--sentinel-user needs a password: give --sentinel-password-file")
         self.sentinel_user = sentinel_user
         self.uses_sentinels = sentinel_password_file is not None
         self.uses_tls = ca is not None or cert is not None
         self._tls_files = (ca, cert, key)
-        self._password = _reread(password_file)
-        self._sentinel_password = _reread(sentinel_password_file)
-        named = ", ".join(str(file) for file in self._tls_files if file)
-        self._tls = Reloader(f"certificates in {named}", partial(_tls, self._tls_files)) if named else None
+        self._password = _password_reloader(password_file)
+        self._sentinel_password = _password_reloader(sentinel_password_file)
+        names = ", ".join(str(file) for file in self._tls_files if file)
+        self._tls = Reloader(f"certificates in {names}", partial(_load_context, self._tls_files)) if names else None
 
     @property
     def has_password(self) -> bool:
-        """Whether a file of ours has it, and so the URL must not."""
+        """Whether a file holds the password, so that the URL must not."""
         return self._password is not None
 
     def password(self) -> str | None:
-        """The password as it is now; None where no file has it."""
+        """Return the current password, or None if no file holds one."""
         return self._password.current(force=True) if self._password else None
 
     def sentinel_password(self) -> str | None:
-        """The password of the Sentinels as it is now; None where they ask for none."""
+        """Return the current password at the Sentinels, or None if they require none."""
         return self._sentinel_password.current(force=True) if self._sentinel_password else None
 
     def tls_context(self) -> ssl.SSLContext:
-        """What a connection is to be encrypted with: TLS 1.2 or newer, certificate and host name verified."""
+        """Return the TLS settings of a connection: TLS 1.2 or newer, with certificate and host name verified."""
         return self._tls.current(force=True) if self._tls else _context(self._tls_files, _NO_FILES)
 
 
@@ -76,15 +76,15 @@ _Contents = tuple[bytes, bytes, bytes]
 _NO_FILES: _Contents = (b"", b"", b"")
 
 
-def _reread(path: Path | None) -> Reloader[str] | None:
-    return Reloader(f"password in {path}", partial(_password, path)) if path else None
+def _password_reloader(path: Path | None) -> Reloader[str] | None:
+    return Reloader(f"password in {path}", partial(_read_password, path)) if path else None
 
 
-def _password(path: Path) -> str:
+def _read_password(path: Path) -> str:
     try:
         text = read_trusted_file(path, secret=True).decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
-        raise CredentialsError(f"{path} is not UTF-8") from None
+        raise CredentialsError(f"{path} is not UTF-8: write the password as UTF-8") from None
     if not text:
         raise CredentialsError(f"{path} is empty: it must hold the password of Redis")
     if "\n" in text:
@@ -92,11 +92,11 @@ def _password(path: Path) -> str:
     return text
 
 
-def _tls(files: _Files) -> ssl.SSLContext:
-    return _context(files, _read(files))
+def _load_context(files: _Files) -> ssl.SSLContext:
+    return _context(files, _read_files(files))
 
 
-def _read(files: _Files) -> _Contents:
+def _read_files(files: _Files) -> _Contents:
     ca, cert, key = files
     return (
         read_trusted_file(ca) if ca else b"",
@@ -105,23 +105,24 @@ def _read(files: _Files) -> _Contents:
     )
 
 
-# To make one takes milliseconds, most of them for the system's authorities: the same files make it once.
+# Creating a context takes milliseconds, most of them for the system's authorities. Unchanged files reuse it.
 @lru_cache(maxsize=4)
-def _context(files: _Files, content: _Contents) -> ssl.SSLContext:
+def _context(files: _Files, contents: _Contents) -> ssl.SSLContext:
     ca, cert, key = files
     try:
         context = ssl.create_default_context(cafile=ca)
     except (ssl.SSLError, OSError):
-        raise CredentialsError(f"{ca} holds no certificate of an authority") from None
+        raise CredentialsError(f"{ca} holds no certificate of an authority: give a PEM file that does") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if cert:
         try:
-            # A password is not asked for on a terminal that nobody looks at: such a key is wrong here.
+            # An empty password, so that OpenSSL does not ask for one on the terminal: an encrypted key is refused.
             context.load_cert_chain(cert, key, password=lambda: b"")
         except (ssl.SSLError, ValueError, OSError) as error:
-            reason = getattr(error, "describe_error", None) or "no PEM, or encrypted"
+            reason = getattr(error, "reason", None) or "no PEM, or encrypted"
             raise CredentialsError(f"{cert} and {key} are no certificate and its key ({reason})") from None
-    # OpenSSL takes files: it must be what we have read that it saw.
-    if _read(files) != content:
-        raise CredentialsError(f"{next(filter(None, files))} or what belongs to it changes while it is read")
+    # OpenSSL reads the files itself. It must have seen what was checked.
+    if _read_files(files) != contents:
+        changed = next(filter(None, files))
+        raise CredentialsError(f"{changed} or a file that belongs to it changed while it was read")
     return context

@@ -1,4 +1,4 @@
-"""What is made again whenever it is lost."""
+"""Reconnecting with a backoff: resources that are re-created whenever they are lost."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from session_notes_server.store.errors import StoreUnavailable
 
 T = TypeVar("T")
 
-# Quick at first, as what was lost may just be starting again; then as often as costs nobody anything, and is soon
-# enough to be back within two seconds of the store's return.
+# Short at first, because the store may just be restarting. In the end rare enough to cost nothing, and often enough to
+# be back within two seconds of the store's return.
 FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 0.02, 0.5
-# What is there and was found to be of no use, so soon after it was made: the next is of no use either, as it seems.
-_SOON_SECONDS = 2 * LAST_BACKOFF_SECONDS
-# For so long callers wait through failed attempts, so that a restart or a reset goes unnoticed.
+# A resource that is lost or rejected so soon after its creation is probably useless, and so is the next one.
+_SHORT_LIFE_SECONDS = 2 * LAST_BACKOFF_SECONDS
+# How long callers wait while attempts fail, so that a restart or a reset goes unnoticed.
 _BLINK_SECONDS = 0.1
 
 
 class Backoff:
-    """Attempts at something, by whoever: one at a time, and after a failure the next not before a growing pause.
+    """Attempts at something, shared by all who make them: one at a time, with growing pauses after failures.
 
-    The pause counts from the beginning of an attempt: one at a store that is silent takes long enough by itself.
+    A pause counts from the beginning of the failed attempt. An attempt at a silent store takes long enough by itself.
     """
 
     def __init__(self) -> None:
         self.failure: Exception | None = None
         """Why the last attempt failed, if it did."""
-        self._one_at_a_time = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._not_before = 0.0
         self._pause = FIRST_BACKOFF_SECONDS
 
     @asynccontextmanager
     async def attempt(self) -> AsyncIterator[None]:
-        """An attempt, when its turn has come: the block, which fails by raising."""
+        """Wait until an attempt is due, then run the block as one. An exception from the block is a failure."""
         loop = asyncio.get_running_loop()
-        async with self._one_at_a_time:
+        async with self._lock:
             if (wait := self._not_before - loop.time()) > 0:
                 await asyncio.sleep(wait)
             began = loop.time()
@@ -55,43 +55,43 @@ class Backoff:
 
 
 class Renewable(Generic[T]):
-    """Something calls need, like a connection: made when first asked for, and again, with a backoff, whenever lost.
+    """A resource that calls need, such as a connection. It is created when first used, and again whenever it is lost.
 
-    Callers never try by themselves, so that a store that is away, or refuses our password, is tried once a backoff
-    however many calls there are. They wait for it while it may just be a moment, and are refused at once after that.
+    Callers never create it themselves, so a store that is down, or refuses the password, sees one attempt per backoff
+    however many calls there are. Callers wait for a moment after a loss. Later they fail at once.
 
     Args:
-        make: Makes it, within a time limit of its own.
-        backoff: When; several that are kept may share one.
-        patience_seconds: How long after its loss a caller still waits for it.
-        discard: Called with one that another has replaced.
+        create: Creates the resource, within its own time limit.
+        backoff: When to try. Several resources may share one.
+        patience_seconds: How long after the loss a caller waits.
+        discard: Called with a resource that was replaced.
     """
 
     def __init__(
         self,
-        make: Callable[[], Awaitable[T]],
+        create: Callable[[], Awaitable[T]],
         backoff: Backoff,
         *,
         patience_seconds: float,
         discard: Callable[[T], object] = lambda _: None,
     ) -> None:
         self.value: T | None = None
-        """It, while it is there."""
-        self._make = make
+        """The resource, while there is one."""
+        self._create = create
         self._backoff = backoff
         self._patience_seconds = patience_seconds
         self._discard = discard
-        self._making: asyncio.Task[None] | None = None
-        self._made = self._missing_since = 0.0
+        self._renewal: asyncio.Task[None] | None = None
+        self._created = self._missing_since = 0.0
         self._next_pause = FIRST_BACKOFF_SECONDS
         self._closed = False
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     async def get(self) -> T:
-        """It, as soon as it is there.
+        """Return the resource, once it exists.
 
         Raises:
-            StoreUnavailable: it is not, and has not been for a while; the cause says why.
+            StoreUnavailable: If it has been missing for a while. The cause says why.
         """
         if self.value is None:
             self.renew()
@@ -104,69 +104,72 @@ class Renewable(Generic[T]):
                 raise StoreUnavailable from self._backoff.failure or TimeoutError()
             try:
                 async with asyncio.timeout(left):
-                    await self._news.wait()
+                    await self._changed.wait()
             except TimeoutError:
                 pass
         return self.value
 
     def lose(self, value: T) -> None:
-        """Note that this one is lost, and make another."""
+        """Note that a resource was lost. If it is the current one, create another."""
         if value is self.value:
             self.value = None
             self._missing_since = asyncio.get_running_loop().time()
-            self._make_again(FIRST_BACKOFF_SECONDS)
+            self._start_renewal(FIRST_BACKOFF_SECONDS)
 
     def renew(self) -> None:
-        """Make another; the old one, if it is there, serves until then.
+        """Create another resource. The current one, if any, is used until then.
 
-        Where the new one is found to be of no use as soon as the last, the next comes after a growing pause.
+        If the new one is renewed again soon after its creation, the next creation waits for a growing pause.
         """
-        if self._closed or not (self._making is None or self._making.done()):
+        if self._closed or self._is_renewing():
             return
         now = asyncio.get_running_loop().time()
         if self.value is None:
             self._missing_since = now
-        elif now < self._made + _SOON_SECONDS:
+        elif now < self._created + _SHORT_LIFE_SECONDS:
             self._next_pause = min(2 * self._next_pause, LAST_BACKOFF_SECONDS)
         else:
             self._next_pause = FIRST_BACKOFF_SECONDS
-        self._make_again(self._next_pause)
+        self._start_renewal(self._next_pause)
 
     async def renewed(self) -> None:
-        """Wait until what is being made is there, no longer than callers wait for one that is lost."""
-        if self._making is not None:
-            await asyncio.wait([self._making], timeout=self._patience_seconds)
-
-    def _make_again(self, pause_seconds: float) -> None:
-        if not self._closed and (self._making is None or self._making.done()):
-            self._making = asyncio.create_task(self._make_until_there(pause_seconds))
+        """Wait for a renewal in progress to end, for as long as callers wait after a loss."""
+        if self._renewal is not None:
+            await asyncio.wait([self._renewal], timeout=self._patience_seconds)
 
     async def aclose(self) -> None:
-        """Make no more; callers are refused."""
+        """Create no more. Callers that find no resource fail at once."""
         self._closed = True
-        if self._making is not None:
-            self._making.cancel()
-            await asyncio.wait([self._making])
+        if self._renewal is not None:
+            self._renewal.cancel()
+            await asyncio.wait([self._renewal])
 
-    async def _make_until_there(self, pause_seconds: float) -> None:
+    def _is_renewing(self) -> bool:
+        return self._renewal is not None and not self._renewal.done()
+
+    def _start_renewal(self, pause_seconds: float) -> None:
+        if not self._closed and not self._is_renewing():
+            self._renewal = asyncio.create_task(self._renew(pause_seconds))
+
+    async def _renew(self, pause_seconds: float) -> None:
         loop = asyncio.get_running_loop()
-        if loop.time() < self._made + _SOON_SECONDS:
-            # What was made and lost at once is not made again at once: that would be a storm.
+        if loop.time() < self._created + _SHORT_LIFE_SECONDS:
+            # Re-creating at once what was lost at once would be a storm of connections.
             await asyncio.sleep(pause_seconds)
         while True:
             try:
                 async with self._backoff.attempt():
-                    made = await self._make()
-                    old, self.value = self.value, made
+                    created = await self._create()
+                    replaced, self.value = self.value, created
             except (OSError, TimeoutError, ReplyError, StoreUnavailable):
-                self._tell()
+                self._notify()
             else:
-                self._made = loop.time()
-                if old is not None:
-                    self._discard(old)
-                self._tell()
+                self._created = loop.time()
+                if replaced is not None:
+                    self._discard(replaced)
+                self._notify()
                 return
 
-    def _tell(self) -> None:
-        self._news.set()
-        self._news.clear()
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed.clear()

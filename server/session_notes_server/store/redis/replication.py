@@ -1,76 +1,77 @@
-"""Writes that wait for replicas: what a failover must not lose has to be in more than one place."""
+"""Acknowledgements by replicas: a reply is returned only once enough replicas have the data behind it."""
 
 from __future__ import annotations
 
 import asyncio
 from weakref import WeakKeyDictionary
 
-from session_notes_server.store.errors import NotDone, StoreUnavailable
-from session_notes_server.store.redis.connection import Connection, ConnectionLost, pack
+from session_notes_server.store.errors import ConnectionLost, StoreUnavailable, Unconfirmed
+from session_notes_server.store.redis.connection import Connection, pack
 
-# Of the time a call has, what replicas may take: a call may have to sit out the wait of those before it, too.
-_SHARE = 0.4
+# The share of a call's time that WAIT may take. A call may have to sit out an earlier WAIT first.
+_WAIT_SHARE = 0.4
 
 
-class Replicas:
-    """Tells whether enough replicas have what nodes answered over their connections.
+class ReplicaAcks:
+    """Waits until enough replicas have what a node answered over a connection.
 
-    WAIT holds up all that comes after it on its connection. So one is in flight per connection, and speaks for all
-    who asked before it was sent.
+    WAIT holds up everything behind it on its connection. So at most one is in flight per connection, and it counts for
+    all calls that asked before it was sent.
 
     Args:
-        enough: How many replicas.
-        timeout_seconds: How long a call may take.
+        required: How many replicas must have the data. 0: none.
+        timeout_seconds: Limit for a call.
     """
 
-    def __init__(self, enough: int, timeout_seconds: float) -> None:
-        self.enough = enough
-        self._patience_ms = int(timeout_seconds * _SHARE * 1000)
-        # Their values must not refer to the connections, or these would stay for ever.
-        self._waits: WeakKeyDictionary[Connection, _Wait] = WeakKeyDictionary()
+    def __init__(self, required: int, timeout_seconds: float) -> None:
+        self.required = required
+        self._wait_ms = int(timeout_seconds * _WAIT_SHARE * 1000)
+        # The values must not refer to the connections, or these would never be freed.
+        self._states: WeakKeyDictionary[Connection, _State] = WeakKeyDictionary()
 
-    async def have_it(self, connection: Connection, key: str) -> None:
-        """Return once enough replicas have all that was answered over a connection until now.
+    async def wait(self, connection: Connection, key: str) -> None:
+        """Wait until enough replicas have everything that was answered over a connection so far.
 
         Args:
-            connection: The connection to a node.
-            key: Some key of ours that lives at this node.
+            connection: A connection to a node.
+            key: A key of the sidecar that lives at this node.
 
         Raises:
-            StoreUnavailable: If they do not, as far as we know.
+            StoreUnavailable: If they do not, as far as is known.
         """
-        wait = self._waits.get(connection)
-        if wait is None:
-            wait = self._waits[connection] = _Wait()
-        if wait.next is None:
-            wait.next = asyncio.create_task(self._ask(connection, wait, key))
-        if not await asyncio.shield(wait.next):
-            raise StoreUnavailable from NotDone("too few replicas have what was written (--min-replicas-acked)")
+        state = self._states.get(connection)
+        if state is None:
+            state = self._states[connection] = _State()
+        if state.next is None:
+            state.next = asyncio.create_task(self._send_wait(connection, state, key))
+        if not await asyncio.shield(state.next):
+            raise StoreUnavailable from Unconfirmed("too few replicas have what was written (--min-replicas-acked)")
 
-    def were_missed(self, connection: Connection) -> bool:
-        """Whether too few replicas had the last write over a connection."""
-        wait = self._waits.get(connection)
-        return wait is not None and wait.missed
+    def are_missing(self, connection: Connection) -> bool:
+        """Return whether too few replicas had the data when WAIT last ran on this connection."""
+        state = self._states.get(connection)
+        return state is not None and state.missing
 
-    async def _ask(self, connection: Connection, wait: _Wait, key: str) -> bool:
-        async with wait.one_at_a_time:
-            wait.next = None
-            # WAIT speaks of what its own connection wrote, and what we answer for may have been written over another,
-            # when this is the retry of a write whose reply was lost. So here is a write that comes after all of those.
-            commands = pack("SET", key, 1, "PX", 1000) + pack("WAIT", self.enough, self._patience_ms)
+    async def _send_wait(self, connection: Connection, state: _State, key: str) -> bool:
+        async with state.lock:
+            state.next = None
+            # WAIT covers only writes of its own connection. The data behind a reply may have been written over another
+            # one, if the call is a retry of a write whose reply was lost. Hence this write, which comes after all of
+            # them.
+            commands = pack("SET", key, 1, "PX", 1000) + pack("WAIT", self.required, self._wait_ms)
             try:
                 _, replicas = await connection.send(commands, 2)
             except (ConnectionLost, TimeoutError):
                 return False
-            # WAIT never fails: it says how many there are. An error is none.
-            wait.missed = not (isinstance(replicas, int) and replicas >= self.enough)
-            return not wait.missed
+            # WAIT replies with the number of replicas, even if they are too few. An error counts as none.
+            state.missing = not (isinstance(replicas, int) and replicas >= self.required)
+            return not state.missing
 
 
-class _Wait:
+class _State:
     """The state of WAIT on one connection."""
 
     def __init__(self) -> None:
-        self.one_at_a_time = asyncio.Lock()
+        self.lock = asyncio.Lock()
         self.next: asyncio.Task[bool] | None = None
-        self.missed = False
+        self.missing = False

@@ -1,4 +1,4 @@
-"""Sentinels: who is master, by whichever of them answers."""
+"""Sentinels: finding the master, by whichever Sentinel answers first."""
 
 from __future__ import annotations
 
@@ -8,32 +8,28 @@ from contextlib import aclosing
 
 from hiredis import ReplyError
 
-from session_notes_server.store.errors import Unusable
-from session_notes_server.store.redis.connection import ConnectionLost, pack
+from session_notes_server.store.errors import ConnectionLost, NoMaster, Unusable
+from session_notes_server.store.redis.connection import pack
 from session_notes_server.store.redis.target import OpenedConnection, RedisTarget
 from session_notes_server.store.redis.url import Address
 
-# Of the time there is, what asking may take; the rest is for the master.
-_SHARE = 0.6
-
-
-class NoMaster(ConnectionError):
-    """No Sentinel names a master that can be used. The cause says why; without one, none of them knows the name."""
+# The share of the time limit that asking Sentinels may take. The rest is for connecting to the master.
+_ASKING_SHARE = 0.6
 
 
 async def open_master(target: RedisTarget, *, timeout_seconds: float, silence_seconds: float) -> OpenedConnection:
-    """Connect to the master: the first one that a Sentinel names and that says it is one.
+    """Connect to the master: the first node that a Sentinel names and that is no replica.
 
-    All Sentinels are asked at once, so that one that is down or silent costs no time, and one that has not heard of a
-    failover does not have the last word.
+    All Sentinels are asked at once. So one that is down or silent costs no time, and one that has not heard of a
+    failover does not decide alone.
 
     Raises:
-        OSError: If there is none.
-        hiredis.ReplyError: If the master refuses our user, our password or the database.
+        OSError: If there is no master that can be reached.
+        hiredis.ReplyError: If the master refuses the user, the password or the database.
     """
     failure: OSError | ReplyError | None = None
     deadline = asyncio.get_running_loop().time() + timeout_seconds
-    async with aclosing(_masters(target, timeout_seconds * _SHARE)) as masters:
+    async with aclosing(_masters(target, timeout_seconds * _ASKING_SHARE)) as masters:
         async for address in masters:
             left = deadline - asyncio.get_running_loop().time()
             try:
@@ -44,41 +40,41 @@ async def open_master(target: RedisTarget, *, timeout_seconds: float, silence_se
             if opened.role != "replica":
                 return opened
             opened.connection.abort()
-            failure = Unusable("Sentinel names a master that is a read-only replica: a failover may be going on")
+            failure = Unusable("Sentinel names a master that is a read-only replica: is a failover in progress?")
     raise failure or NoMaster
 
 
 async def _masters(target: RedisTarget, timeout_seconds: float) -> AsyncGenerator[Address, None]:
-    """The masters that the Sentinels name, each once, as the answers come in.
+    """Yield the masters that Sentinels name, each once, as the answers come in.
 
     Raises:
-        NoMaster: If none of them names any.
+        NoMaster: If no Sentinel names one.
     """
-    asking = [asyncio.create_task(_ask(target, address, timeout_seconds)) for address in target.addresses]
-    named: set[Address] = set()
+    tasks = [asyncio.create_task(_ask(target, address, timeout_seconds)) for address in target.addresses]
+    masters: set[Address] = set()
     failures: list[OSError | ReplyError] = []
     try:
-        for answer in asyncio.as_completed(asking):
+        for answer in asyncio.as_completed(tasks):
             try:
                 address = await answer
             except (OSError, ReplyError) as error:
                 failures.append(error)
                 continue
-            if address is not None and address not in named:
-                named.add(address)
+            if address is not None and address not in masters:
+                masters.add(address)
                 yield address
     finally:
-        for task in asking:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*asking, return_exceptions=True)
-    if not named:
-        # One that does not know the name tells most, and a refusal more than a Sentinel that cannot be reached.
+        await asyncio.gather(*tasks, return_exceptions=True)
+    if not masters:
+        # A Sentinel that does not know the name explains most, and an error reply more than an unreachable Sentinel.
         failures.sort(key=lambda error: not isinstance(error, ReplyError))
-        raise NoMaster from failures[0] if len(failures) == len(asking) else None
+        raise NoMaster from failures[0] if len(failures) == len(tasks) else None
 
 
 async def _ask(target: RedisTarget, address: Address, timeout_seconds: float) -> Address | None:
-    """Ask one Sentinel; None: it does not know the name."""
+    """Ask one Sentinel for the master. None: it does not know the name."""
     opened = await target.open_sentinel(address, timeout_seconds=timeout_seconds)
     try:
         [reply] = await opened.connection.send(pack("SENTINEL", "GET-MASTER-ADDR-BY-NAME", target.service))
@@ -94,4 +90,4 @@ async def _ask(target: RedisTarget, address: Address, timeout_seconds: float) ->
         case [bytes(host), bytes(port)] if host and port.isdigit() and 0 < int(port) < 65536:
             return Address(host.decode(errors="replace"), int(port))
         case _:
-            raise Unusable("a Sentinel's answer is no address")
+            raise Unusable("a Sentinel's answer is no address: is it a Sentinel?")

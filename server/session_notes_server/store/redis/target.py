@@ -1,4 +1,4 @@
-"""From a URL to connections: which kind of store it is, and how a connection to a node is opened and logged in."""
+"""Connecting to Redis: the store that a URL names, and how a connection to one of its nodes is opened and logged in."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from typing import Any, Self
 from hiredis import ReplyError
 
 from session_notes_server.settings import InvalidSetting
-from session_notes_server.store.errors import Silent, Unusable, codes
-from session_notes_server.store.redis.connection import Connection, ConnectionLost, pack
+from session_notes_server.store.errors import ConnectionLost, Unresponsive, Unusable, known_codes
+from session_notes_server.store.redis.connection import Connection, pack
 from session_notes_server.store.redis.credentials import RedisSecrets
 from session_notes_server.store.redis.reconnecting import Backoff
 from session_notes_server.store.redis.url import Address, RedisURL
 
-# Of the time to connect, what a TLS handshake may take, so that its silence is told apart from that of the network.
+# The share of the connection timeout that a TLS handshake may take, to tell its silence from that of the network.
 _HANDSHAKE_SHARE = 0.8
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedConnection:
-    """A connection that is logged in, and what the server says of itself."""
+    """A connection that is logged in, and what the server reports about itself."""
 
     connection: Connection
 
     mode: str
-    """`standalone`, `cluster` or `sentinel`; empty where the server does not say."""
+    """`standalone`, `cluster` or `sentinel`. Empty if the server does not report it."""
 
     role: str
-    """`master` or `replica`; empty where the server does not say."""
+    """`master` or `replica`. Empty if the server does not report it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RedisTarget:
-    """Where the store is, and who we are to it. Parsed and checked once."""
+    """The address of the store and the credentials for it, parsed and checked once."""
 
     name: str
-    """For logs: where, without the password."""
+    """The address for logs, without credentials."""
 
     addresses: tuple[Address, ...]
     """Of the node, of some nodes of the cluster, or of the Sentinels."""
@@ -48,24 +48,24 @@ class RedisTarget:
     is_cluster: bool = False
 
     service: str = ""
-    """What Sentinel calls the master it watches; empty: there is no Sentinel."""
+    """Sentinel's name for the master. Empty: there is no Sentinel."""
 
     tls: bool = False
     user: str = ""
     password: str = field(default="", repr=False)
     secrets: RedisSecrets = field(default_factory=RedisSecrets)
-    """What of it is in files."""
+    """Credentials from files."""
 
     db: int = 0
     backoffs: dict[Address, Backoff] = field(default_factory=lambda: defaultdict(Backoff), compare=False, repr=False)
-    """When to try to connect, by where: all connections to a node try in turn."""
+    """By address. All connections to a node share one, so that they attempt to connect in turn."""
 
     @classmethod
     def parse(cls, text: str, secrets: RedisSecrets | None = None) -> Self:
-        """Read a Redis URL, and check that secrets out of files fit it.
+        """Parse a Redis URL, and check that the credentials from files fit it.
 
         Raises:
-            InvalidRedisURL: If it is none.
+            InvalidRedisURL: If the URL is invalid.
             InvalidSetting: If a password is in both, or a secret has no use with this URL.
         """
         secrets = secrets or RedisSecrets()
@@ -87,10 +87,10 @@ class RedisTarget:
                 "rediss+cluster:// or rediss+sentinel://"
             )
         if secrets.has_password and target.password:
-            raise InvalidSetting("there is a password in the Redis URL and one in --redis-password-file: give one")
+            raise InvalidSetting("the Redis URL and --redis-password-file both have a password: give one")
         if secrets.uses_sentinels and not target.service:
             raise InvalidSetting(
-                f"--sentinel-user and --sentinel-password-file are about Sentinels, and {target.name} has none: write "
+                f"--sentinel-user and --sentinel-password-file are for Sentinels, and {target.name} has none: write "
                 "redis+sentinel:// or rediss+sentinel://"
             )
         return target
@@ -99,13 +99,13 @@ class RedisTarget:
         """Connect to a node, and log in.
 
         Args:
-            address: Where it listens. A name is resolved anew each time.
-            timeout_seconds: How long this may take, and each call over the connection later.
-            silence_seconds: How long the node may answer nobody over the connection while somebody waits.
+            address: Where it listens. A host name is resolved anew each time.
+            timeout_seconds: Limit for connecting, and later for each call over the connection.
+            silence_seconds: How long the node may send nothing while replies are pending.
 
         Raises:
-            OSError: If it cannot be reached, its certificate is not trusted, or it is no Redis that has what we need.
-            hiredis.ReplyError: If it refuses our user, our password or the database.
+            OSError: If it is unreachable, its certificate is not trusted, or it is no suitable Redis.
+            hiredis.ReplyError: If it refuses the user, the password or the database.
         """
         password = self.secrets.password() or self.password
         opened = await self._open(
@@ -117,11 +117,11 @@ class RedisTarget:
         return opened
 
     async def open_sentinel(self, address: Address, *, timeout_seconds: float) -> OpenedConnection:
-        """Connect to a Sentinel, and log in with its own user and password.
+        """Connect to a Sentinel, and log in with the user and password for Sentinels.
 
         Raises:
-            OSError: If it cannot be reached, or is no Sentinel.
-            hiredis.ReplyError: If it refuses our user or our password.
+            OSError: If it is unreachable, or no Sentinel.
+            hiredis.ReplyError: If it refuses the user or the password.
         """
         password = self.secrets.sentinel_password() or ""
         opened = await self._open(
@@ -141,7 +141,8 @@ class RedisTarget:
         self, address: Address, user: str, password: str, db: int, *, timeout_seconds: float, silence_seconds: float
     ) -> OpenedConnection:
         connection: Connection | None = None
-        context = self.secrets.tls_context() if self.tls and address.port else None  # It takes a while, too.
+        # Before the time limit starts, because loading the system's authorities takes milliseconds.
+        context = self.secrets.tls_context() if self.tls and address.port else None
         try:
             async with asyncio.timeout(timeout_seconds):
                 connection = await _connect(address, context, timeout_seconds, silence_seconds)
@@ -152,7 +153,7 @@ class RedisTarget:
             if isinstance(error, Unusable):
                 raise
             if isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError):
-                raise Silent(_NO_CONNECTION if connection is None else _NO_WORD) from error
+                raise Unresponsive(_NO_CONNECTION if connection is None else _NO_REPLY) from error
             if isinstance(error, ConnectionLost | ConnectionResetError) and error.__cause__ is None:
                 raise Unusable(_CLOSED) from error
             raise
@@ -174,52 +175,52 @@ async def _connect(
             connection, address.host, address.port, ssl=context, ssl_handshake_timeout=handshake_seconds
         )
     except ssl.SSLError:
-        raise  # Some of them are ValueErrors, too.
-    except ValueError as error:  # What a cluster or a Sentinel names may be no name at all.
-        raise Unusable("the name of its host is none that can be looked up") from error
+        raise  # Some of them are also ValueErrors.
+    except ValueError as error:  # A cluster or a Sentinel can name a host that is no valid name.
+        raise Unusable("the name of its host is invalid and cannot be looked up") from error
     except ConnectionAbortedError as error:
-        raise Silent(_NO_HANDSHAKE) from error
+        raise Unresponsive(_NO_HANDSHAKE) from error
     return connected
 
 
-_NO_CONNECTION = "no answer in time when we connect: is the address right, and does a firewall let us through?"
-_NO_HANDSHAKE = "no answer in time to a TLS handshake: does it speak TLS there? If not, write redis://"
-_NO_WORD = (
-    "no answer in time, though it takes connections: is that Redis, and is TLS (rediss://) spoken on both sides, or on "
+_NO_CONNECTION = "no answer in time to an attempt to connect: is the address right, and does a firewall let it through?"
+_NO_HANDSHAKE = "no answer in time to a TLS handshake: does it speak TLS? If not, write redis://"
+_NO_REPLY = (
+    "no answer in time, though it takes connections: is it Redis, and is TLS (rediss://) spoken on both sides, or on "
     "neither?"
 )
-_CLOSED = "it closes the connection at once: is that Redis, and is TLS (rediss://) spoken on both sides, or on neither?"
+_CLOSED = "it closes the connection at once: is it Redis, and is TLS (rediss://) spoken on both sides, or on neither?"
 
 
 async def _log_in(connection: Connection, user: str, password: str, db: int) -> OpenedConnection:
-    needed: list[tuple[str | int, ...]] = []
+    required: list[tuple[str | int, ...]] = []
     if password or user:
-        needed.append(("AUTH", *([user] if user else []), password))
+        required.append(("AUTH", *([user] if user else []), password))
     if db:
-        needed.append(("SELECT", db))
-    # HELLO, which every user may send, asks what the server is; SETNAME is for CLIENT LIST, and may be refused.
-    commands = [*needed, ("HELLO",), ("CLIENT", "SETNAME", "session-notes")]
-    # In one packet: a server that lets nobody in closes the connection, and a second one would lose us the reason.
+        required.append(("SELECT", db))
+    # HELLO, which every user may send, reports what the server is. SETNAME is for CLIENT LIST, and may be refused.
+    commands = [*required, ("HELLO",), ("CLIENT", "SETNAME", "session-notes")]
+    # In one packet: a server that rejects connections closes them, and after a second packet its reason would be lost.
     lost: ConnectionLost | None = None
     try:
         replies: Sequence[Any] = await connection.send(b"".join(pack(*command) for command in commands), len(commands))
     except ConnectionLost as error:
         replies, lost = error.replies, error
     for command, reply in zip(commands[:-1], replies, strict=False):
-        if isinstance(reply, ReplyError) and (command in needed or _lets_nobody_in(reply)):
+        if isinstance(reply, ReplyError) and (command in required or _rejects_connection(reply)):
             raise reply
     if lost is not None:
         raise lost
-    about = _about(replies[len(needed)])
-    return OpenedConnection(connection, about.get(b"mode", ""), about.get(b"role", ""))
+    hello = _parse_hello(replies[len(required)])
+    return OpenedConnection(connection, hello.get(b"mode", ""), hello.get(b"role", ""))
 
 
-def _lets_nobody_in(refusal: ReplyError) -> bool:
-    return not codes(refusal).isdisjoint({"DENIED", "NOAUTH"}) or "max number of clients" in str(refusal)
+def _rejects_connection(refusal: ReplyError) -> bool:
+    return any(code.rejects_connections for code in known_codes(refusal)) or "max number of clients" in str(refusal)
 
 
-def _about(reply: Any) -> dict[bytes, str]:
-    """What HELLO tells, by name."""
+def _parse_hello(reply: Any) -> dict[bytes, str]:
+    """Return the text entries of a reply to HELLO, by name."""
     if not isinstance(reply, Sequence) or isinstance(reply, bytes):
         return {}
     pairs = zip(reply[::2], reply[1::2], strict=False)

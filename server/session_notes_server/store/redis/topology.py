@@ -1,4 +1,4 @@
-"""Which node has a key: the only one, the one that Sentinel calls master, or the one that has the key's slot."""
+"""Topology of the store: which node has a key. A single node, a Sentinel's master, or the owner of the key's slot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol
 
 from hiredis import ReplyError
 
-from session_notes_server.store.errors import NotDone, StoreUnavailable, Unusable
+from session_notes_server.store.errors import StoreUnavailable, Unconfirmed, Unusable
 from session_notes_server.store.redis import cluster_slots
 from session_notes_server.store.redis.connection import Connection, pack
 from session_notes_server.store.redis.reconnecting import Backoff, Renewable
@@ -20,97 +20,97 @@ from session_notes_server.store.redis.target import RedisTarget
 from session_notes_server.store.redis.url import Address
 
 Node = Renewable[Connection]
-"""A node, to us, is the connection to it that is kept open."""
+"""A node, represented by the connection to it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """How long things may take, in seconds."""
+class Timeouts:
+    """Time limits, in seconds."""
 
-    timeout: float
-    """One call, or one attempt to connect."""
+    call: float
+    """For one call, or one attempt to connect."""
 
     silence: float
-    """A node that answers nobody."""
+    """For a node that sends nothing while replies are pending."""
 
 
-class Nodes(Protocol):
-    """What the kinds of store have in common."""
+class Topology(Protocol):
+    """What all kinds of store have in common."""
 
     async def of(self, key: str) -> Node:
         """Return the node that has a key."""
 
     async def all(self) -> Sequence[Node]:
-        """Return all nodes that have keys, in an order that stays."""
+        """Return all nodes that have keys, in a stable order."""
 
-    async def tags(self) -> Sequence[str]:
-        """Return a hash tag for each of these nodes, so that a key with it lives there.
+    async def hash_tags(self) -> Sequence[str]:
+        """Return a hash tag for each of these nodes, so that keys with the tag live at the node.
 
         Raises:
-            StoreUnavailable: If there are keys that no node has.
+            StoreUnavailable: If some keys have no node.
         """
 
     async def moved(self, key: str, to: str, by: Node) -> Node:
-        """Note that a node referred us to another one for a key, from now on, and return that one.
+        """Follow a redirection that holds for all commands from now on, and return the new node.
 
         Args:
             key: The key.
-            to: `host:port`, in any form that a node writes it in.
-            by: The node that said so.
+            to: `host:port`, in any form in which a node writes it.
+            by: The node that redirects.
 
         Raises:
-            StoreUnavailable: If nobody says where that is.
+            StoreUnavailable: If no node gives the address.
         """
 
     def asked(self, to: str, by: Node) -> Node:
-        """Return the node that another one referred us to for one command.
+        """Follow a redirection that holds for one command, and return the other node.
 
         Raises:
-            StoreUnavailable: If it does not say where that is.
+            StoreUnavailable: If the redirection gives no address.
         """
 
-    def outdated(self, node: Node) -> None:
-        """Note that a node is not, or no longer, what it was taken for."""
+    def refresh(self, node: Node) -> None:
+        """Find out again which node is the right one, because this one may no longer be."""
 
     async def aclose(self) -> None:
         """Close all connections."""
 
 
-def nodes(target: RedisTarget, limits: Limits) -> Nodes:
-    """The nodes of any kind of store."""
-    return ClusterNodes(target, limits) if target.is_cluster else OneNode(target, limits)
+def open_topology(target: RedisTarget, timeouts: Timeouts) -> Topology:
+    """Return the topology of any kind of store. Nothing is connected yet."""
+    return Cluster(target, timeouts) if target.is_cluster else SingleNode(target, timeouts)
 
 
-class OneNode:
-    """A single node, or the master of a Sentinel."""
+class SingleNode:
+    """A single node, or the master behind Sentinels."""
 
-    def __init__(self, target: RedisTarget, limits: Limits) -> None:
+    def __init__(self, target: RedisTarget, timeouts: Timeouts) -> None:
         self._target = target
-        self._limits = limits
-        self._node = _node(self._open, target.backoffs[target.addresses[0]], limits)
+        self._timeouts = timeouts
+        self._node = _node(self._open, target.backoffs[target.addresses[0]], timeouts)
 
     async def of(self, key: str) -> Node:
         """Return the node."""
         return self._node
 
     async def all(self) -> Sequence[Node]:
-        """Return it alone."""
+        """Return the node alone."""
         return [self._node]
 
-    async def tags(self) -> Sequence[str]:
+    async def hash_tags(self) -> Sequence[str]:
         """Return any tag."""
         return ["0"]
 
     async def moved(self, key: str, to: str, by: Node) -> Node:
-        """Refuse: it is a node of a cluster, used as if it were alone."""
+        """Refuse: this is a node of a cluster, used as a single node."""
         raise StoreUnavailable from ReplyError("MOVED")
 
     def asked(self, to: str, by: Node) -> Node:
-        """Refuse, as above."""
+        """Refuse, as `moved` does."""
         raise StoreUnavailable from ReplyError("MOVED")
 
-    def outdated(self, node: Node) -> None:
-        """Connect anew: Sentinel, or whatever resolves the name and forwards connections, may know of another."""
+    def refresh(self, node: Node) -> None:
+        """Connect anew: Sentinel, the name's address, or a proxy may lead to another node by now."""
         node.renew()
 
     async def aclose(self) -> None:
@@ -118,86 +118,86 @@ class OneNode:
         await _close(self._node)
 
     async def _open(self) -> Connection:
-        limits = self._limits
-        if self._target.service:
-            opened = await open_master(self._target, timeout_seconds=limits.timeout, silence_seconds=limits.silence)
-            return _kept(self._node, opened.connection)
-        return await _opened(self._node, self._target, self._target.addresses[0], limits)
+        if not self._target.service:
+            return await _connect(self._node, self._target, self._target.addresses[0], self._timeouts)
+        opened = await open_master(
+            self._target, timeout_seconds=self._timeouts.call, silence_seconds=self._timeouts.silence
+        )
+        return _tied(self._node, opened.connection)
 
 
-class ClusterNodes:
+class Cluster:
     """The nodes of a cluster that have slots."""
 
-    def __init__(self, target: RedisTarget, limits: Limits) -> None:
+    def __init__(self, target: RedisTarget, timeouts: Timeouts) -> None:
         self._target = target
-        self._limits = limits
+        self._timeouts = timeouts
         self._nodes: dict[Address, Node] = {}
-        self._slots: Renewable[cluster_slots.Slots] = Renewable(
-            self._ask_for_slots, Backoff(), patience_seconds=limits.silence
+        self._slots: Renewable[cluster_slots.SlotMap] = Renewable(
+            self._fetch_slots, Backoff(), patience_seconds=timeouts.silence
         )
         self._closing: set[asyncio.Task[None]] = set()
 
     async def of(self, key: str) -> Node:
-        """Return the node that has the key's slot, as far as we know."""
+        """Return the node that has the key's slot, as far as is known."""
         address = (await self._slots.get()).owners[cluster_slots.slot_of(key)]
         if address is None:
             self._slots.renew()
             raise StoreUnavailable from ReplyError("CLUSTERDOWN")
         node = self._at(address)
         if node.value is None:
-            # Whoever takes its place has another address.
+            # If another node takes over its slots, that node has another address.
             self._slots.renew()
         return node
 
     async def all(self) -> Sequence[Node]:
-        """Return those that have slots, by their addresses."""
+        """Return the nodes that have slots, by their addresses."""
         return [self._at(address) for address in sorted((await self._slots.get()).nodes, key=str)]
 
-    async def tags(self) -> Sequence[str]:
-        """Return one for each node that has slots."""
+    async def hash_tags(self) -> Sequence[str]:
+        """Return a hash tag for each node that has slots."""
         try:
-            return (await self._slots.get()).tags()
+            return (await self._slots.get()).hash_tags()
         except Unusable as error:
             self._slots.renew()
             raise StoreUnavailable from error
 
     def _at(self, address: Address) -> Node:
-        """The node at an address."""
         if address not in self._nodes:
 
-            async def opened() -> Connection:
-                return await _opened(node, self._target, address, self._limits)
+            async def connect() -> Connection:
+                return await _connect(node, self._target, address, self._timeouts)
 
-            node = self._nodes[address] = _node(opened, self._target.backoffs[address], self._limits)
+            node = self._nodes[address] = _node(connect, self._target.backoffs[address], self._timeouts)
         return self._nodes[address]
 
     async def moved(self, key: str, to: str, by: Node) -> Node:
-        """Note who has the key's slot now. Others may have moved with it."""
-        address = self._referred(to, by)
+        """Note the new owner of the key's slot, and fetch all slots again: others may have moved too."""
+        address = self._redirection(to, by)
         if address is not None and self._slots.value is not None:
             self._slots.value.move(cluster_slots.slot_of(key), address)
         self._slots.renew()
         if address is None:
-            # It has no name for the other one; CLUSTER SLOTS has more of them.
+            # The redirection names no host. CLUSTER SLOTS gives more names.
             await self._slots.renewed()
             node = await self.of(key)
             if node is by:
-                raise StoreUnavailable from NotDone(_UNNAMED)
+                raise StoreUnavailable from Unconfirmed(_UNNAMED)
             return node
         return self._at(address)
 
     def asked(self, to: str, by: Node) -> Node:
-        """Return the other one, for this command alone: the slot is still on its way there."""
-        address = self._referred(to, by)
+        """Return the other node for one command, while the slot is being moved there."""
+        address = self._redirection(to, by)
         if address is None:
-            raise StoreUnavailable from NotDone(_UNNAMED)
+            raise StoreUnavailable from Unconfirmed(_UNNAMED)
         return self._at(address)
 
-    def _referred(self, to: str, by: Node) -> Address | None:
-        return next((cluster_slots.referred(to, at) for at, node in self._nodes.items() if node is by), None)
+    def _redirection(self, to: str, by: Node) -> Address | None:
+        return next((cluster_slots.parse_redirection(to, at) for at, node in self._nodes.items() if node is by), None)
 
-    def outdated(self, node: Node) -> None:
-        """Ask anew who has what."""
+    def refresh(self, node: Node) -> None:
+        """Fetch the slots again."""
         self._slots.renew()
 
     async def aclose(self) -> None:
@@ -205,60 +205,60 @@ class ClusterNodes:
         await self._slots.aclose()
         await asyncio.gather(*map(_close, self._nodes.values()), *self._closing)
 
-    async def _ask_for_slots(self) -> cluster_slots.Slots:
+    async def _fetch_slots(self) -> cluster_slots.SlotMap:
         connected = [address for address, node in self._nodes.items() if node.value is not None]
         others = [*self._target.addresses, *self._nodes]
-        # There may be time for some of them only, and then not always for the same.
+        # There may be time for a few of them only. Then these should not always be the same.
         random.shuffle(others)
         failures: list[Exception] = []
         try:
-            async with asyncio.timeout(self._limits.timeout):
+            async with asyncio.timeout(self._timeouts.call):
                 for address in dict.fromkeys([*connected, *others]):
                     try:
-                        found = await self._slots_by(address)
+                        slots = await self._fetch_slots_from(address)
                     except (OSError, ReplyError) as error:
                         failures.append(error)
                     else:
-                        self._forget_all_but(found.nodes)
-                        return found
+                        self._close_all_but(slots.nodes)
+                        return slots
         except TimeoutError as error:
             failures.append(error)
-        # What one of them says tells more than that another cannot be reached.
+        # A node's answer explains more than another node's being unreachable.
         raise next((error for error in failures if isinstance(error, ReplyError | Unusable)), failures[0])
 
-    async def _slots_by(self, address: Address) -> cluster_slots.Slots:
-        """Who has what, as the node at an address sees it."""
-        seconds = self._limits.timeout / 3
+    async def _fetch_slots_from(self, address: Address) -> cluster_slots.SlotMap:
+        seconds = self._timeouts.call / 3
         connection = (await self._target.open(address, timeout_seconds=seconds, silence_seconds=seconds)).connection
         try:
-            [ranges] = await connection.send(pack("CLUSTER", "SLOTS"))
+            [reply] = await connection.send(pack("CLUSTER", "SLOTS"))
         finally:
             connection.abort()
-        if isinstance(ranges, ReplyError):
-            raise ranges
-        return cluster_slots.read(ranges, address)
+        if isinstance(reply, ReplyError):
+            raise reply
+        return cluster_slots.parse_slots(reply, address)
 
-    def _forget_all_but(self, addresses: set[Address]) -> None:
+    def _close_all_but(self, addresses: set[Address]) -> None:
         for address in self._nodes.keys() - addresses:
             task = asyncio.create_task(_close(self._nodes.pop(address)))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
 
-_UNNAMED = "a node of the cluster refers us to another one and names no host (cluster-preferred-endpoint-type)"
+_UNNAMED = "a node of the cluster redirects to another one and names no host (cluster-preferred-endpoint-type)"
 
 
-def _node(opened: Callable[[], Awaitable[Connection]], backoff: Backoff, limits: Limits) -> Node:
-    return Renewable(opened, backoff, patience_seconds=limits.silence, discard=Connection.retire)
+def _node(connect: Callable[[], Awaitable[Connection]], backoff: Backoff, timeouts: Timeouts) -> Node:
+    return Renewable(connect, backoff, patience_seconds=timeouts.silence, discard=Connection.retire)
 
 
-async def _opened(node: Node, target: RedisTarget, address: Address, limits: Limits) -> Connection:
-    opened = await target.open(address, timeout_seconds=limits.timeout, silence_seconds=limits.silence)
-    return _kept(node, opened.connection)
+async def _connect(node: Node, target: RedisTarget, address: Address, timeouts: Timeouts) -> Connection:
+    opened = await target.open(address, timeout_seconds=timeouts.call, silence_seconds=timeouts.silence)
+    return _tied(node, opened.connection)
 
 
-def _kept(node: Node, connection: Connection) -> Connection:
-    connection.when_lost(partial(node.lose, connection))
+def _tied(node: Node, connection: Connection) -> Connection:
+    """Have the node learn when the connection is lost."""
+    connection.on_lost(partial(node.lose, connection))
     return connection
 
 

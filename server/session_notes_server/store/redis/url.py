@@ -1,4 +1,4 @@
-"""Redis URLs: the forms there are, and refusals that say what to write instead and hold no secret."""
+"""Redis URLs: the accepted forms, and errors that say what to write instead and hold no secret."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from session_notes_server.settings import InvalidSetting
 
 
 class InvalidRedisURL(InvalidSetting):
-    """The URL names no Redis we could connect to. Its text is fit for a user and holds no secret."""
+    """An invalid Redis URL. The text can be shown to a user: it holds no secret."""
 
 
 FORMS = """\
@@ -24,7 +24,7 @@ With TLS: rediss://, rediss+cluster:// or rediss+sentinel://"""
 _SCHEMES = {f"{scheme}{kind}" for scheme in ("redis", "rediss") for kind in ("", "+cluster", "+sentinel")} | {"unix"}
 _REDIS_PORT, _SENTINEL_PORT = 6379, 26379
 
-# By hand, since urlsplit refuses passwords with brackets, and takes one with a slash for a host.
+# Not by urlsplit, which refuses passwords with brackets, and takes a password with a slash for a host.
 _URL = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?",
     re.DOTALL | re.IGNORECASE,
@@ -34,7 +34,7 @@ _HOST_AND_PORT = re.compile(r"(?P<host>\[[^\[\]]+\]|[^\[\]:]*)(?::(?P<port>[0-9]
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a node listens. Port 0: `host` is the path of a unix socket."""
+    """The address of a node. With port 0, `host` is the path of a unix socket."""
 
     host: str
     port: int
@@ -45,7 +45,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class RedisURL:
-    """The parts of a Redis URL. What was percent-encoded there is decoded here, once."""
+    """The parts of a Redis URL, with percent-encoding decoded."""
 
     scheme: str
     addresses: tuple[Address, ...]
@@ -56,10 +56,10 @@ class RedisURL:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a URL of one of the FORMS.
+        """Parse a URL of one of the FORMS.
 
         Raises:
-            InvalidRedisURL: If it is none.
+            InvalidRedisURL: If it has another form.
         """
         try:
             return cls._parse(text.strip())
@@ -70,7 +70,7 @@ class RedisURL:
 
     @property
     def name(self) -> str:
-        """The URL for logs: where the store is, without user, password and database."""
+        """The URL for logs, without user, password and database."""
         return f"{self.scheme}://{','.join(map(str, self.addresses))}"
 
     @classmethod
@@ -99,14 +99,14 @@ class RedisURL:
         if scheme.endswith("+sentinel"):
             service, _, path = path.lstrip("/").partition("/")
             if not service:
-                raise InvalidRedisURL("the name of the service Sentinel watches is missing")
+                raise InvalidRedisURL("the name of the service that Sentinel watches is missing")
         options = parse_qs(query, keep_blank_values=True, strict_parsing=bool(query), errors="strict")
         if not options.keys() <= {"db"} or parts["fragment"]:
             raise InvalidRedisURL("nothing but db may follow the '?'")
-        db = options["db"][0] if options else _decoded(path.strip("/"))
+        db = options["db"][0] if options else _decode(path.strip("/"))
         if not re.fullmatch("[0-9]*", db):
             raise InvalidRedisURL("the database is not a number")
-        return cls(scheme, addresses, _decoded(service), _decoded(user), _decoded(password), int(db or 0))
+        return cls(scheme, addresses, _decode(service), _decode(user), _decode(password), int(db or 0))
 
 
 _ENCODE = (
@@ -115,7 +115,7 @@ _ENCODE = (
 )
 
 
-def _decoded(text: str) -> str:
+def _decode(text: str) -> str:
     return unquote(text, errors="strict")
 
 
@@ -129,9 +129,11 @@ def _socket(path: str) -> Address:
 def _address(text: str, default_port: int) -> Address:
     parts = _HOST_AND_PORT.fullmatch(text)
     if parts is None:
-        bare = re.fullmatch("[0-9A-Fa-f:.]+", text)
-        raise InvalidRedisURL("an IPv6 address belongs in brackets: [::1]:6379" if bare else "a port is not a number")
-    host = _decoded(parts["host"].removeprefix("[").removesuffix("]"))
+        is_bare_ipv6 = re.fullmatch("[0-9A-Fa-f:.]+", text)
+        raise InvalidRedisURL(
+            "an IPv6 address belongs in brackets: [::1]:6379" if is_bare_ipv6 else "a port is not a number"
+        )
+    host = _decode(parts["host"].removeprefix("[").removesuffix("]"))
     if not host:
         raise InvalidRedisURL("a host is missing")
     if not host.isprintable() or " " in host or "@" in host:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from functools import wraps
+from collections.abc import Coroutine
 from time import perf_counter
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
-from session_notes_server.store import Store, StoreUnavailable
+from session_notes_server.store import OPERATIONS, StoreUnavailable
 from session_notes_server.telemetry.metrics.cells import Cells, Histogram, Number
 from session_notes_server.telemetry.metrics.families import (
     CODES,
@@ -20,7 +19,6 @@ from session_notes_server.telemetry.metrics.families import (
     IN_FLIGHT,
     LOOP_LAG,
     METHODS,
-    OPERATIONS,
     REASONS,
     REFUSED,
     STARTED,
@@ -31,7 +29,6 @@ from session_notes_server.telemetry.metrics.families import (
 )
 from session_notes_server.telemetry.metrics.notes import NotesMetrics
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 LAG_INTERVAL_SECONDS = 0.1
@@ -45,7 +42,6 @@ class Metrics:
     """
 
     def __init__(self, cells: Cells) -> None:
-        self._cells = cells
         # The calls that an earlier process had in flight have ended with it.
         for (kind,) in IN_FLIGHT.series:
             Number(cells, IN_FLIGHT, kind).set(0.0)
@@ -54,6 +50,7 @@ class Metrics:
             f"{service}.{name}": MethodMetrics(cells, kind, service, name, notes) for kind, service, name in METHODS
         }
         """Metrics of methods, by full name."""
+        self.store = StoreMetrics(cells)
         self.store_up = Number(cells, STORE_UP)
         self._lag = Histogram(cells, LOOP_LAG)
         self._unknown_started = Number(cells, STARTED, *UNKNOWN)
@@ -64,36 +61,38 @@ class Metrics:
         self._unknown_started.add()
         self._unknown_handled.add()
 
-    def measure(self, store: Store) -> None:
-        """Count from now on how long each operation of the store takes."""
-        for operation in OPERATIONS:
-            setattr(store, operation, self._measured(operation, getattr(store, operation)))
-
-    def _measured(self, name: str, operation: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-        seconds, failures = Histogram(self._cells, STORE_SECONDS, name), Number(self._cells, STORE_FAILURES, name)
-
-        @wraps(operation)
-        async def measured(*args: P.args, **kwargs: P.kwargs) -> T:
-            began = perf_counter()
-            try:
-                answer = await operation(*args, **kwargs)
-            except StoreUnavailable:
-                failures.add()
-                raise
-            except Exception:
-                seconds.add(perf_counter() - began)
-                raise
-            seconds.add(perf_counter() - began)
-            return answer
-
-        return measured
-
     async def watch_loop(self) -> None:
         """Measure how late the event loop runs its timers, until cancelled."""
         while True:
             before = perf_counter()
             await asyncio.sleep(LAG_INTERVAL_SECONDS)
             self._lag.add(max(0.0, perf_counter() - before - LAG_INTERVAL_SECONDS))
+
+
+class StoreMetrics:
+    """Durations and failures of the store's operations. Implements `store.Instrumentation`.
+
+    Args:
+        cells: The cells of the process.
+    """
+
+    def __init__(self, cells: Cells) -> None:
+        self._seconds = {operation: Histogram(cells, STORE_SECONDS, operation) for operation in OPERATIONS}
+        self._failures = {operation: Number(cells, STORE_FAILURES, operation) for operation in OPERATIONS}
+
+    async def instrument(self, name: str, work: Coroutine[Any, Any, T], *, batch_size: int = 1) -> T:
+        """Await an operation, and count how long it takes. A refusal counts as an answer, an outage as a failure."""
+        began = perf_counter()
+        try:
+            result = await work
+        except StoreUnavailable:
+            self._failures[name].add()
+            raise
+        except Exception:
+            self._seconds[name].add(perf_counter() - began)
+            raise
+        self._seconds[name].add(perf_counter() - began)
+        return result
 
 
 class MethodMetrics:

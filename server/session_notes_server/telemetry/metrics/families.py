@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from inspect import iscoroutinefunction
 from typing import Literal
 
 import grpc
@@ -14,7 +13,7 @@ from session_notes.v1.error_reason_pb2 import ErrorReason
 from session_notes.v1.session_notes_pb2 import Readiness, WriteOutcome
 
 from session_notes_server.contract import SERVICES
-from session_notes_server.store import Store
+from session_notes_server.store import OPERATIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +68,6 @@ METHODS = (
     ),
 )
 
-OPERATIONS = tuple(name for name, member in vars(Store).items() if iscoroutinefunction(member))
-"""The store's operations, by the names of its methods."""
 
 READINESS = {number: name.removeprefix("READINESS_").lower() for name, number in Readiness.items() if number}
 OUTCOMES = {number: name.removeprefix("WRITE_OUTCOME_").lower() for name, number in WriteOutcome.items() if number}

@@ -1,14 +1,14 @@
-"""Spans: one per call, and one per store operation within it.
+"""Spans: one per call, and one per script that the store runs for it.
 
 opentelemetry-instrumentation-grpc is not used. Its server interceptor for grpc.aio (0.66b2) records every exception as
-an event with its text and stack, even for calls that are merely rejected. It copies messages into the span's status. And
-it breaks handlers that write to their context, as health's Watch does.
+an event with its text and stack, even for calls that are merely rejected. It copies messages into the span's status,
+and breaks handlers that write to their context, as health's Watch does.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine
 from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeVar
@@ -19,8 +19,6 @@ from opentelemetry.sdk.trace.sampling import ParentBased
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from session_notes_server.store import Executor, RedisTarget, ScanPosition
-from session_notes_server.store.scripts import Script
 from session_notes_server.telemetry.tracing.export import Export
 
 T = TypeVar("T")
@@ -48,13 +46,13 @@ class Traces:
     """Makes the spans of a process, and exports them.
 
     Attributes:
-        executor: Makes what `Executor` does, with a span for each operation of a call that has one.
+        store: Makes a span for each script of a call that has one.
     """
 
     def __init__(self) -> None:
         self._export = Export()
         self._tracer = self._export.provider.get_tracer("session_notes_server", version("session-notes"))
-        self.executor = partial(TracedExecutor, self._tracer)
+        self.store = StoreSpans(self._tracer)
         # By default (OTEL_TRACES_SAMPLER) a call is sampled only if its caller samples it.
         self._follows_callers = isinstance(self._export.provider.sampler, ParentBased)
 
@@ -118,38 +116,28 @@ class CallSpan:
         self._span.end()
 
 
-class TracedExecutor(Executor):
-    """Runs scripts as `Executor` does, with a span around each operation.
+class StoreSpans:
+    """Spans around the store's scripts. Implements `store.Instrumentation`.
 
-    Only within the span of a call that is recorded: what the sidecar does for itself is nobody's trace.
+    There are spans only within the recorded span of a call. Work that the sidecar does for itself belongs to no trace.
     """
 
-    def __init__(self, tracer: Tracer, target: RedisTarget, **options: Any) -> None:
-        super().__init__(target, **options)
+    def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
 
-    async def run(self, script: Script, session_id: str, *arguments: Any) -> list[Any]:  # noqa: D102
-        return await self._traced(script.name, super().run(script, session_id, *arguments))
-
-    async def run_many(  # noqa: D102
-        self, script: Script, calls: Sequence[tuple[str, Sequence[Any]]]
-    ) -> list[list[Any]]:
-        batch = {"db.operation.batch.size": len(calls)} if len(calls) > 1 else {}
-        return await self._traced(script.name, super().run_many(script, calls), batch)
-
-    async def scan(self, place: ScanPosition | None, count: int) -> tuple[list[str], ScanPosition | None]:  # noqa: D102
-        return await self._traced("scan_sessions", super().scan(place, count))
-
-    async def _traced(self, name: str, operation: Coroutine[Any, Any, T], more: Mapping[str, int] | None = None) -> T:
+    async def instrument(self, name: str, work: Coroutine[Any, Any, T], *, batch_size: int = 1) -> T:
+        """Await a script, within a span if the current one is recorded."""
         if not get_current_span().is_recording():
-            return await operation
-        # `redis`, for Valkey too: it speaks the same language, and the conventions have no name for it.
-        attributes: dict[str, str | int] = {"db.system.name": "redis", "db.operation.name": name, **(more or {})}
+            return await work
+        # `redis` for Valkey as well: it speaks the same protocol, and the conventions have no name for it.
+        attributes: dict[str, str | int] = {"db.system.name": "redis", "db.operation.name": name}
+        if batch_size > 1:
+            attributes["db.operation.batch.size"] = batch_size
         span = self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
         try:
-            return await operation
+            return await work
         except Exception as error:
-            # Its name alone: its text may hold what Redis repeats of a command.
+            # Its name alone. Its text may quote what Redis repeats of a command.
             span.set_attribute("error.type", type(error).__name__)
             span.set_status(StatusCode.ERROR)
             raise

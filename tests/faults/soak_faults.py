@@ -1,4 +1,4 @@
-"""The faults of the soak: each begins, lasts for about so many seconds while others go on calling, and ends."""
+"""The faults of the soak: each starts, lasts about the given seconds while the load goes on, and ends."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from tests.support import Sidecar
 
 @dataclass
 class Stage:
-    """What there is to break."""
+    """The processes of the soak, and the means to break them."""
 
     server: StoreServer
     proxy: Proxy
@@ -27,17 +27,17 @@ class Stage:
     load: Load
 
     def admin(self) -> redis.Redis:
-        """A connection to the store past proxy and sidecar."""
+        """Connect to the store, bypassing proxy and sidecar."""
         return redis.Redis(port=self.server.port)
 
     def signal(self, number: int) -> None:
-        """Sends the sidecar a signal."""
+        """Send the sidecar a signal."""
         assert self.sidecar.process is not None
         os.kill(self.sidecar.process.pid, number)
 
-    def a_session(self, rng: Random) -> bytes:
-        """One of those that are called."""
-        return rng.choice(self.load.books).id.encode()
+    def session_id(self, rng: Random) -> bytes:
+        """Return the id of a session under load."""
+        return rng.choice(self.load.sessions).id.encode()
 
 
 Fault = Callable[[Stage, Random, float], None]
@@ -50,7 +50,7 @@ def _store_answers(stage: Stage) -> bool:
 
 
 def store_killed(stage: Stage, rng: Random, seconds: float) -> None:
-    """SIGKILL, and started again on the append-only file."""
+    """Kill the store, and restart it on its append-only file."""
     stage.server.kill()
     time.sleep(seconds)
     stage.server.start()
@@ -58,43 +58,43 @@ def store_killed(stage: Stage, rng: Random, seconds: float) -> None:
 
 
 def store_stopped(stage: Stage, rng: Random, seconds: float) -> None:
-    """SIGSTOP, SIGCONT."""
+    """Stop the store with SIGSTOP, and continue it."""
     stage.server.pause()
     time.sleep(seconds)
     stage.server.resume()
 
 
 def sidecar_stopped(stage: Stage, rng: Random, seconds: float) -> None:
-    """SIGSTOP, SIGCONT: timers are due, replies are there, deadlines have passed."""
+    """Stop the sidecar, and continue it with timers due, replies waiting and deadlines expired."""
     stage.signal(signal.SIGSTOP)
     time.sleep(seconds)
     stage.signal(signal.SIGCONT)
 
 
 def delay(stage: Stage, rng: Random, seconds: float) -> None:
-    """Replies come late, some of them too late."""
+    """Delay replies, some beyond their deadline."""
     stage.proxy.delay_seconds = rng.uniform(0.005, 0.15)
     time.sleep(seconds)
     stage.proxy.delay_seconds = 0.0
 
 
 def black_hole(stage: Stage, rng: Random, seconds: float) -> None:
-    """Nothing gets through, in either direction."""
+    """Let nothing through in either direction."""
     stage.proxy.black_hole = True
     time.sleep(seconds)
     stage.proxy.black_hole = False
 
 
-def refused(stage: Stage, rng: Random, seconds: float) -> None:
-    """All connections are reset, new ones refused."""
+def connections_refused(stage: Stage, rng: Random, seconds: float) -> None:
+    """Reset all connections and refuse new ones."""
     stage.proxy.refuse()
     time.sleep(seconds)
     stage.proxy.accept()
 
 
-def held(stage: Stage, rng: Random, seconds: float) -> None:
-    """Connections go dead one by one, at the calls on one session."""
-    stage.proxy.hold(stage.a_session(rng))
+def connections_held(stage: Stage, rng: Random, seconds: float) -> None:
+    """Let connections go dead one by one, at the calls on one session."""
+    stage.proxy.hold(stage.session_id(rng))
     time.sleep(seconds)
     stage.proxy.hold(b"")
 
@@ -111,29 +111,29 @@ def _lose_replies(stage: Stage, rng: Random, seconds: float, how: str) -> None:
 
 
 def reply_swallowed(stage: Stage, rng: Random, seconds: float) -> None:
-    """A write reaches the store, its reply never comes."""
+    """Let writes reach the store, and swallow their replies."""
     _lose_replies(stage, rng, seconds, "swallow")
 
 
 def reset_after_write(stage: Stage, rng: Random, seconds: float) -> None:
-    """A write reaches the store, then the connection is reset."""
+    """Let writes reach the store, then reset the connection."""
     _lose_replies(stage, rng, seconds, "reset")
 
 
 def stray_reply(stage: Stage, rng: Random, seconds: float) -> None:
-    """Another session's reply comes first; or while none is awaited."""
+    """Inject another session's reply before the right one, and while no reply is awaited."""
     for _ in range(3):
-        strays = stage.proxy.replies_to(stage.a_session(rng))
+        strays = stage.proxy.replies_to(stage.session_id(rng))
         if strays:
             lost = stage.proxy.lost
-            stage.proxy.inject_before_reply(stage.a_session(rng), strays[-1])
+            stage.proxy.inject_before_reply(stage.session_id(rng), strays[-1])
             with suppress(AssertionError):
                 eventually(lambda: stage.proxy.lost > lost, 1)  # noqa: B023
             stage.proxy.inject_at_rest(strays[0])
 
 
 def scripts_flushed(stage: Stage, rng: Random, seconds: float) -> None:
-    """The store forgets our scripts, again and again."""
+    """Flush the store's scripts repeatedly."""
     with stage.admin() as admin:
         for _ in range(10):
             admin.script_flush()
@@ -141,7 +141,7 @@ def scripts_flushed(stage: Stage, rng: Random, seconds: float) -> None:
 
 
 def clients_killed(stage: Stage, rng: Random, seconds: float) -> None:
-    """The store ends all connections, again and again."""
+    """Let the store close all connections repeatedly."""
     with stage.admin() as admin:
         for _ in range(5):
             admin.client_kill_filter(_type="normal", skipme=True)
@@ -149,7 +149,7 @@ def clients_killed(stage: Stage, rng: Random, seconds: float) -> None:
 
 
 def out_of_memory(stage: Stage, rng: Random, seconds: float) -> None:
-    """maxmemory is hit, and lifted."""
+    """Put the store out of memory."""
     with stage.admin() as admin:
         admin.config_set("maxmemory", 1)
         time.sleep(seconds)
@@ -157,12 +157,12 @@ def out_of_memory(stage: Stage, rng: Random, seconds: float) -> None:
 
 
 def flood(stage: Stage, rng: Random, seconds: float) -> None:
-    """Some hundred calls at once."""
+    """Make hundreds of calls at once."""
     stage.load.flood(rng.choice((200, 400)))
 
 
 def garbage(stage: Stage, rng: Random, seconds: float) -> None:
-    """Noise on the sidecar's own port."""
+    """Send noise to the sidecar's own port."""
     host, _, port = stage.sidecar.target.rpartition(":")
     for _ in range(20):
         with suppress(OSError), socket.create_connection((host, int(port)), timeout=5) as peer:
@@ -172,15 +172,15 @@ def garbage(stage: Stage, rng: Random, seconds: float) -> None:
 FAULTS: dict[str, Fault] = {
     fault.__name__: fault
     for fault in (
-        store_killed, store_stopped, sidecar_stopped, delay, black_hole, refused, held, reply_swallowed,
-        reset_after_write, stray_reply, scripts_flushed, clients_killed, out_of_memory, flood, garbage,
+        store_killed, store_stopped, sidecar_stopped, delay, black_hole, connections_refused, connections_held,
+        reply_swallowed, reset_after_write, stray_reply, scripts_flushed, clients_killed, out_of_memory, flood, garbage,
     )
 }  # fmt: skip
-"""Those that the sidecar lives through."""
+"""The faults that the sidecar survives."""
 
 
 def sidecar_killed(stage: Stage, rng: Random, seconds: float) -> None:
-    """SIGKILL, and started again."""
+    """Kill the sidecar, and restart it."""
     stage.sidecar.kill()
     time.sleep(seconds)
     stage.sidecar.start()

@@ -1,4 +1,4 @@
-"""What the demo looks like, and how long it leaves its reader for what."""
+"""The demo's output: its layout, and the pauses for reading it."""
 
 import json
 import sys
@@ -11,43 +11,48 @@ from rich.panel import Panel
 from rich.text import Text
 
 
-class Stage:
-    """Shows things, and waits until they are read.
+class Screen:
+    """Prints scenes and labelled lines, and pauses after each for as long as reading it takes.
 
     Args:
-        fast: Wait for nobody.
+        fast: Print without pauses.
     """
 
     CHARACTERS_PER_SECOND = 115
-    MOST_CHARACTERS = 300
+    MAX_CHARACTERS = 300
     WIDTH = 80
     INDENT = 10
 
     def __init__(self, *, fast: bool) -> None:
         self._console = Console(highlight=False)
-        # Into a pipe or a file, lines stay whole, for whoever looks for something in them.
+        # Lines are not wrapped in a pipe or a file, so that they can be searched.
         self._wrap_at = self._console.width if sys.stdout.isatty() else sys.maxsize
         self._fast = fast
 
     def scene(self, title: str, text: str) -> None:
-        """Opens a scene."""
+        """Print the opening of a scene."""
         self._console.print()
         self._console.print(Panel(text, title=title, title_align="left", border_style="cyan", width=self.WIDTH))
         self.pause(len(text))
 
     def line(self, label: str, text: str, style: str = "") -> None:
-        """Shows what somebody says or does."""
-        self._show(label, Text(text, style))
+        """Print a line with its label, such as the speaker."""
+        self._print(label, Text(text, style))
 
-    def returns(self, result: dict[str, Any], *, whole: bool = False) -> None:
-        """Shows what came back, as JSON; notes in it are left out unless the whole is wanted."""
-        if whole:
+    def result(self, result: dict[str, Any], *, with_notes: bool = False) -> None:
+        """Print the result of a call as JSON; notes in it are abbreviated unless asked for."""
+        if with_notes:
             text = _as_lines(result)
         else:
             text = json.dumps(result | ({"notes": "…"} if "notes" in result else {}), ensure_ascii=False)
-        self._show("returns", JSONHighlighter()(text))
+        self._print("returns", JSONHighlighter()(text))
 
-    def _show(self, label: str, text: Text) -> None:
+    def pause(self, characters: int) -> None:
+        """Wait for as long as reading so many characters takes. The demo has no other fixed delays."""
+        if not self._fast:
+            time.sleep(min(characters, self.MAX_CHARACTERS) / self.CHARACTERS_PER_SECOND)
+
+    def _print(self, label: str, text: Text) -> None:
         margin = Text(f"{label:>{self.INDENT - 2}}  ", "dim")
         for line in text.split("\n"):
             depth = len(line.plain) - len(line.plain.lstrip())
@@ -57,14 +62,9 @@ class Stage:
             margin = Text(" " * self.INDENT)
         self.pause(len(text))
 
-    def pause(self, characters: int) -> None:
-        """Waits while the reader reads that much. Nothing else in the demo waits for the sake of time."""
-        if not self._fast:
-            time.sleep(min(characters, self.MOST_CHARACTERS) / self.CHARACTERS_PER_SECOND)
-
 
 def _as_lines(result: dict[str, Any], indent: str = "") -> str:
-    """JSON with a line for each entry, and for each entry of the notes in it."""
+    """Return JSON with one line per entry, and one per entry of the notes in it."""
     parts = [
         f"{indent}  {json.dumps(name)}: {_as_lines(part, indent + '  ') if name == 'notes' else json.dumps(part)}"
         for name, part in result.items()

@@ -1,4 +1,4 @@
-"""What the log says of a store that cannot be used: words to act on, and never those of the error itself."""
+"""Descriptions of store errors, for logs: words to act on, and never an error's own text."""
 
 import errno
 import logging
@@ -8,32 +8,37 @@ import ssl
 import pytest
 from hiredis import ReplyError
 from session_notes_server.store import RefusalLog, StoreUnavailable, describe_error, log_throttle
-from session_notes_server.store.errors import CODES, codes, is_outdated, raised
-from session_notes_server.store.redis.connection import ConnectionLost
-from session_notes_server.store.redis.sentinels import NoMaster
+from session_notes_server.store.errors import (
+    CODES,
+    ConnectionLost,
+    NoMaster,
+    error_codes,
+    exception_for,
+    topology_is_outdated,
+)
 
 SECRET = "canary-91be"
 
 
-def tls_fault(text: str) -> ssl.SSLError:
-    """An error of OpenSSL's."""
+def tls_fault(name: str) -> ssl.SSLError:
+    """Return an error of OpenSSL's."""
     error = ssl.SSLError(1, SECRET)
-    error.reason = text
+    error.reason = name
     return error
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "expected"),
     [
         (ReplyError(f"WRONGPASS {SECRET}"), "wrong user or password"),
-        (ReplyError(f"NOAUTH {SECRET}"), "we have none"),
-        (ReplyError(f"ERR AUTH <password> called without any password {SECRET}"), "has no password for our user"),
+        (ReplyError(f"NOAUTH {SECRET}"), "none is configured"),
+        (ReplyError(f"ERR AUTH <password> called without any password {SECRET}"), "has none for this user"),
         (ReplyError(f"LOADING {SECRET}"), "loading"),
         (ReplyError(f"MOVED 1 {SECRET}"), "redis+cluster://"),
         (ReplyError(f"OOM {SECRET}"), "out of memory"),
         (ReplyError(f"MISCONF {SECRET}"), "cannot write to its disk"),
         (ReplyError(f"NOPERM {SECRET} run the 'client|setname' command"), "client|setname"),
-        (ReplyError(f"NOPERM {SECRET} run the '{SECRET}' command"), "inside our scripts"),
+        (ReplyError(f"NOPERM {SECRET} run the '{SECRET}' command"), "inside the scripts"),
         (ReplyError(f"ERR Error running script {SECRET}: -READONLY x"), "read-only"),
         (ConnectionRefusedError(111, SECRET), "connection refused"),
         (OSError(f"[Errno {errno.ECONNREFUSED}] {SECRET}"), "refused"),
@@ -50,20 +55,19 @@ def tls_fault(text: str) -> ssl.SSLError:
         (None, "unexpected answer"),
     ],
 )
-def test_a_reason_is_in_words_of_ours(error: Exception | None, said: str) -> None:
-    """Each kind of error has its words, taken from its class and its code; of its own text nothing comes through."""
-    why = describe_error(error)
-    assert said in why
-    assert SECRET not in why
+def test_a_description_is_a_fixed_text(error: Exception | None, expected: str) -> None:
+    """Each kind of error is described by its class and code, and no part of its own text gets into the description."""
+    description = describe_error(error)
+    assert expected in description
+    assert SECRET not in description
 
 
-def test_silence_of_a_store_that_has_answered() -> None:
-    """A store that has answered is where we think, and TLS is as it is to be: of its silence no more is said."""
+def test_silence_of_a_store_that_has_answered_before() -> None:
+    """Once a store has answered, a timeout no longer casts doubt on the address or on TLS."""
     assert describe_error(TimeoutError(), has_answered=True) == "no answer in time"
     assert "TLS" in describe_error(TimeoutError())
-    assert "TLS" in describe_error(ConnectionLost(), has_answered=True), (
-        "a store that was started again may speak another protocol"
-    )
+    lost = describe_error(ConnectionLost(), has_answered=True)
+    assert "TLS" in lost, "after a restart, the store may speak another protocol"
 
 
 @pytest.mark.parametrize(
@@ -76,15 +80,15 @@ def test_silence_of_a_store_that_has_answered() -> None:
         "ERR Error running script (call to f_62): @user_script:1: -NOPERM The user executing the script can't run",
     ],
 )
-def test_no_permission_is_known_inside_a_script(text: str) -> None:
-    """What a user may not do is NOPERM, though Redis 7 and Valkey call it ERR inside a script."""
-    assert "NOPERM" in codes(ReplyError(text))
+def test_a_missing_permission_is_recognized_inside_a_script(text: str) -> None:
+    """A forbidden command is NOPERM, although Redis 7 and Valkey reply ERR inside a script."""
+    assert "NOPERM" in error_codes(ReplyError(text))
 
 
-def test_what_is_refused_is_told_of_once_a_minute(
+def test_refused_calls_are_logged_once_a_minute(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However many calls the store refuses, the log has one line a minute for each reason, and none for an outage."""
+    """The log has one line a minute per reason, however many calls are refused, and none for an outage."""
     refusals = RefusalLog()
     for _ in range(3):
         refusals.record(ReplyError("READONLY x"))
@@ -92,25 +96,25 @@ def test_what_is_refused_is_told_of_once_a_minute(
         refusals.record(TimeoutError())
     assert len(caplog.records) == 2
     monkeypatch.setattr(log_throttle, "LAST_PAUSE_SECONDS", 0)
-    again = RefusalLog()
-    again.record(ReplyError("READONLY x"))
-    again.record(ReplyError("READONLY x"))
+    unthrottled = RefusalLog()
+    unthrottled.record(ReplyError("READONLY x"))
+    unthrottled.record(ReplyError("READONLY x"))
     assert len(caplog.records) == 4
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 
 @pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("form", ["{} x", "ERR Error running script (call to f_6): @user_script:1: -{} x"])
-def test_every_code_of_the_table_means_one_thing(code: str, form: str) -> None:
-    """By itself, or inside a script as Redis 6 has it: its words name it, and what follows from it is the table's."""
+def test_a_code_has_one_meaning(code: str, form: str) -> None:
+    """A code means what the table says, on its own and inside a script, as Redis 6 quotes it."""
     refusal = ReplyError(form.format(code))
     assert f"({code})" in describe_error(refusal)
-    assert isinstance(raised(refusal), StoreUnavailable if CODES[code].passing else ReplyError)
-    assert is_outdated(refusal) == CODES[code].outdated
+    assert isinstance(exception_for(refusal), StoreUnavailable if CODES[code].transient else ReplyError)
+    assert topology_is_outdated(refusal) == CODES[code].outdated
 
 
-def test_a_code_that_is_not_in_the_table_is_a_bug_of_ours() -> None:
-    """What no store should answer is raised as it is, and its text is not in the reason."""
+def test_an_unknown_code_is_a_bug() -> None:
+    """An error reply with no code of the table is raised as it is, and its text is not in the description."""
     refusal = ReplyError(f"WHATEVER {SECRET}")
-    assert raised(refusal) is refusal
+    assert exception_for(refusal) is refusal
     assert SECRET not in describe_error(refusal)

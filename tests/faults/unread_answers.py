@@ -1,4 +1,4 @@
-"""A caller that never takes a byte of its answers: its flow-control windows are zero, and stay so."""
+"""A client that never reads its answers: its HTTP/2 flow-control windows stay at zero."""
 
 import socket
 import struct
@@ -13,10 +13,10 @@ NO_WINDOW = struct.pack(">HI", 4, 0)
 
 
 class UnreadAnswers:
-    """One HTTP/2 connection that makes calls and takes no byte of their answers.
+    """An HTTP/2 connection that makes calls and reads no byte of their answers.
 
     Args:
-        target: Where the sidecar listens: `host:port` or `unix:/path`.
+        target: The sidecar's address: `host:port` or `unix:/path`.
     """
 
     def __init__(self, target: str) -> None:
@@ -54,8 +54,8 @@ class UnreadAnswers:
             opening = _frame(HEADERS, END_HEADERS, self._stream, headers)
             self._socket.sendall(opening + _frame(DATA, END_STREAM, self._stream, message))
 
-    def until_reset(self, count: int = 1) -> None:
-        """Read until the sidecar has reset so many of the calls."""
+    def wait_for_resets(self, count: int = 1) -> None:
+        """Read until the sidecar has reset a number of the calls."""
         with self._socket.makefile("rb") as stream:
             while count:
                 head = stream.read(9)
@@ -68,5 +68,5 @@ def _frame(kind: int, flags: int, stream: int, body: bytes = b"") -> bytes:
 
 
 def _text(text: str) -> bytes:
-    """A literal of HPACK, shorter than 127 bytes."""
+    """Encode an HPACK literal shorter than 127 bytes."""
     return bytes([len(text)]) + text.encode()

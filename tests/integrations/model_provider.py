@@ -1,32 +1,36 @@
-"""A model's provider on loopback: it answers each request with the next of the answers it was given."""
+"""A model provider on loopback that returns prepared answers."""
 
 import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
 
 
 class Provider(ThreadingHTTPServer):
-    """Answers in order, and keeps the requests, each with its `path`."""
+    """Answers requests in order, and keeps each request with its `path`."""
 
     daemon_threads = True
 
     def __init__(self, *answers: dict[str, Any]) -> None:
-        super().__init__(("127.0.0.1", 0), _Answering)
+        super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.answers = list(answers)
         self.requests: list[dict[str, Any]] = []
 
+    def next_answer(self) -> dict[str, Any]:
+        """Return the body of the next response."""
+        return self.answers.pop(0)
 
-class _Answering(BaseHTTPRequestHandler):
+
+class _Handler(BaseHTTPRequestHandler):
     server: Provider
 
     def do_POST(self) -> None:
         request = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.requests.append(json.loads(request) | {"path": self.path})
-        body = json.dumps(self.server.answers.pop(0)).encode()
+        body = json.dumps(self.server.next_answer()).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -34,15 +38,18 @@ class _Answering(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
+        """Log nothing."""
+
+
+P = TypeVar("P", bound=Provider)
 
 
 @contextmanager
-def provider(*answers: dict[str, Any]) -> Iterator[Provider]:
-    """A provider that is there for as long as the block."""
-    with Provider(*answers) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+def running(provider: P) -> Iterator[P]:
+    """Run a provider within the `with` block."""
+    with provider:
+        thread = threading.Thread(target=provider.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        yield server
-        server.shutdown()
+        yield provider
+        provider.shutdown()
         thread.join()

@@ -1,4 +1,4 @@
-"""Clients and recorders of the wrong kind are refused when a tool or a hook is made, with the right one's name."""
+"""Clients, recorders and sessions of the wrong kind are rejected when a tool or a hook is made."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ from session_notes.integrations import langchain, langgraph, openai_agents, pyda
 from session_notes.integrations.mcp import notes_server
 from session_notes.integrations.tools import AsyncNotesTool, NotesTool
 
-from tests.integrations.frameworks.conftest import said
+from tests.integrations.frameworks.support import stored_utterances
 
 TARGET = "127.0.0.1:1"
 HOOKS: list[Callable[..., Any]] = [
@@ -43,41 +43,39 @@ HOOKS: list[Callable[..., Any]] = [
         (notes_server, PrimaryClient, "AsyncPrimaryClient"),
     ],
 )
-def test_a_client_of_the_wrong_kind(make: Callable[[Any], Any], client: Callable[[str], Any], names: str) -> None:
-    """The message names the class that fits, and what the other one is for."""
+def test_wrong_client(make: Callable[[Any], Any], client: Callable[[str], Any], names: str) -> None:
+    """The error names the accepted class, and the tool for the other one."""
     with pytest.raises(InvalidArgument, match=names):
         make(client(TARGET))
     with pytest.raises(InvalidArgument, match=r"not (NoneType|PrimaryClient|AsyncPrimaryClient|ObserverClient)$|; for"):
         make(None)
 
 
-class Awaited:
-    """A recorder whose method has to be awaited, which no hook does."""
+class CoroutineRecorder:
+    """A recorder with a coroutine function, which no hook awaits."""
 
     async def record(self, *_: Any, **__: Any) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-def test_a_recorder_of_the_wrong_kind(hook: Callable[..., Any]) -> None:
-    """Neither a client nor an observer can record, nor can the class of a recorder, or a coroutine function."""
+def test_wrong_recorder(hook: Callable[..., Any]) -> None:
+    """A hook rejects clients, observers, classes and coroutine functions, and sessions of the wrong type."""
     with PrimaryClient(TARGET) as primary, ObserverClient(TARGET) as client:
         with BackgroundObserver(lambda run: Notes(), client=client) as background:
-            for wrong in (primary, AsyncPrimaryClient(TARGET), background, None, Awaited(), TurnRecorder):
+            for wrong in (primary, AsyncPrimaryClient(TARGET), background, None, CoroutineRecorder(), TurnRecorder):
                 with pytest.raises(InvalidArgument, match="TurnRecorder or AsyncTurnRecorder"):
                     hook(wrong, "s1")
         with TurnRecorder(primary) as recorder:
             hook(recorder, "s1")
-            for session_id in (None, 7, Awaited().record):
+            for session_id in (None, 7, CoroutineRecorder().record):
                 with pytest.raises(InvalidArgument, match="session_id"):
                     hook(recorder, session_id)
 
 
-async def test_an_async_recorder_records_runs(
-    async_primary: AsyncPrimaryClient, primary: PrimaryClient, session_id: str
-) -> None:
-    """It is a recorder like the other one, for a hook in the loop that it was opened in."""
+async def test_async_recorder(async_primary: AsyncPrimaryClient, primary: PrimaryClient, session_id: str) -> None:
+    """Hooks accept an `AsyncTurnRecorder` in the loop that it was opened in."""
     agent: Agent[None, str] = Agent(TestModel(custom_output_text="Certainly."))
     async with AsyncTurnRecorder(async_primary) as recorder:
         await agent.run("Hello", capabilities=[pydantic_ai.Observed(recorder, session_id)])
-    assert said(primary, session_id) == [("user", "Hello"), ("primary", "Certainly.")]
+    assert stored_utterances(primary, session_id) == [("user", "Hello"), ("primary", "Certainly.")]

@@ -1,0 +1,151 @@
+/** Checks of arguments, which reject wrong types and values by the argument's name and never quote the value. */
+
+import type { JsonValue as WireJson } from "@bufbuild/protobuf";
+
+import { InvalidArgument } from "./errors.js";
+import type { JsonObject, JsonValue } from "./types.js";
+
+// Levels of JSON: above the sidecar's limit of 16, so that the sidecar decides, but within protobuf's limits. Protobuf reads at
+// most 100 nested messages, and a level takes up to three.
+const MAX_DEPTH = 32;
+
+// The longest part of a key in an error message.
+const MAX_KEY_LENGTH = 60;
+
+/**
+ * Returns the error for an invalid argument. `name` is the argument or the part of it, with its position; `problem` never
+ * quotes the value.
+ */
+export function refusal(name: string, problem: string): InvalidArgument {
+  return new InvalidArgument(`${name} ${problem}`, { reason: "INVALID_FIELD" });
+}
+
+export function wrongType(name: string, expected: string, content: unknown): InvalidArgument {
+  return refusal(name, `must be ${expected}, not ${kindOf(content)}`);
+}
+
+/** Checks a string; `name` identifies it to the caller. */
+export function text(name: string, content: unknown): string {
+  if (typeof content !== "string") {
+    throw wrongType(name, "a string", content);
+  }
+  if (!content.isWellFormed()) {
+    // The encoder would silently replace it with another character.
+    throw refusal(name, "must not contain a lone surrogate (half a character)");
+  }
+  return content;
+}
+
+export function wholeNumber(name: string, content: unknown): number {
+  if (typeof content !== "number") {
+    throw wrongType(name, "a number", content);
+  }
+  if (!Number.isSafeInteger(content)) {
+    throw refusal(name, "must be a whole number up to 2^53 - 1");
+  }
+  return content;
+}
+
+/** Checks a boolean. */
+export function flag(name: string, content: unknown): boolean {
+  if (typeof content !== "boolean") {
+    throw wrongType(name, "a boolean", content);
+  }
+  return content;
+}
+
+/** Checks a duration in milliseconds; it may be infinite. */
+export function milliseconds(name: string, ms: unknown): number {
+  if (typeof ms !== "number") {
+    throw wrongType(name, "a number of milliseconds", ms);
+  }
+  if (Number.isNaN(ms)) {
+    throw refusal(name, "must be a number of milliseconds, not NaN");
+  }
+  return ms;
+}
+
+/** Checks an array. A string would be iterable, too, but is always a mistake. */
+export function several<T>(name: string, items: readonly T[]): readonly T[] {
+  const given: unknown = items;
+  if (!Array.isArray(given)) {
+    const hint = typeof given === "object" && given !== null ? ": pass [...] with it" : "";
+    throw refusal(name, `must be an array, not ${kindOf(given)}${hint}`);
+  }
+  return items;
+}
+
+/** Checks an array of strings. */
+export function texts(name: string, items: readonly string[]): string[] {
+  return several(name, items).map((item, index) => text(`${name}[${index}]`, item));
+}
+
+/** Checks an object, such as options. */
+export function object<T extends object>(name: string, content: T): T {
+  const given: unknown = content;
+  // Arrays and Maps are not valid: they would be taken for empty objects.
+  if (typeof given !== "object" || given === null || Symbol.iterator in given) {
+    throw wrongType(name, "an object", content);
+  }
+  return content;
+}
+
+/** Returns the type of a value for an error message, without its content. */
+export function kindOf(content: unknown): string {
+  if (content === null || typeof content !== "object") {
+    return content === null ? "null" : typeof content;
+  }
+  if (Array.isArray(content)) {
+    return "Array";
+  }
+  const prototype = Object.getPrototypeOf(content) as { readonly constructor?: unknown } | null;
+  const kind = prototype?.constructor;
+  return typeof kind === "function" ? kind.name : "Object";
+}
+
+/** Returns a copy that contains only JSON; `keys` is the path from the argument. */
+function json(name: string, content: JsonValue, keys = "", depth = 0): WireJson {
+  if (depth > MAX_DEPTH) {
+    throw refusal(name, "must not be nested deeper than 16");
+  }
+  if (typeof content === "number" && !Number.isFinite(content)) {
+    throw refusal(name + keys, "must not hold NaN or infinity");
+  }
+  if (content === null || typeof content === "boolean" || typeof content === "number") {
+    return content;
+  }
+  if (typeof content === "string") {
+    return text(name + keys, content);
+  }
+  if (Array.isArray(content)) {
+    return Array.from<JsonValue, WireJson>(content, (item, index) => json(name, item, `${keys}[${index}]`, depth + 1));
+  }
+  if (kindOf(content) !== "Object") {
+    throw wrongType(name + keys, "JSON", content);
+  }
+  const entries: [string, WireJson][] = [];
+  for (const [key, item] of Object.entries(content)) {
+    if (item !== undefined) {
+      entries.push([text(`a key of ${name}${keys}`, key), json(name, item, keys + shown(key), depth + 1)]);
+    }
+  }
+  return Object.fromEntries(entries);
+}
+
+export function shown(key: string): string {
+  return `[${JSON.stringify(key.length > MAX_KEY_LENGTH ? `${key.slice(0, MAX_KEY_LENGTH)}…` : key)}]`;
+}
+
+export function struct(name: string, content: JsonObject): Record<string, WireJson> {
+  return json(name, object(name, content)) as Record<string, WireJson>;
+}
+
+export function shareOf(name: string, content: unknown): number {
+  if (typeof content !== "number") {
+    throw wrongType(name, "a number", content);
+  }
+  if (!(content >= 0 && content <= 1)) {
+    throw refusal(name, "must be from 0 to 1");
+  }
+  return content;
+}

@@ -1,0 +1,66 @@
+"""The HTTP address of `session-notes mcp`, under the sidecar's rules for addresses, tokens and certificates."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from session_notes_server.addresses import AddressError, host_and_port, is_loopback
+from session_notes_server.identity.callers import Certificates, Role, Tokens
+
+_WILDCARD_NAMES = {"", "0.0.0.0", "[::]"}  # noqa: S104 - recognized, not listened on
+
+
+class HttpListener:
+    """An address for readers of notes, checked before anything is started.
+
+    Args:
+        address: `host:port`; port 0 is a free one.
+        tokens_dir: The directory of the tokens, as for the sidecar. None: callers need no token.
+        cert: The certificate for TLS, a PEM file. None: no TLS.
+        key: The certificate's private key.
+
+    Attributes:
+        loopback: Whether only this machine can reach the address.
+        names: The names in the address by which callers may reach this machine; none for a wildcard.
+
+    Raises:
+        InvalidSetting: If the address has another form.
+        StartupError: If the host does not resolve, or a file cannot be used.
+    """
+
+    def __init__(self, address: str, tokens_dir: Path | None, cert: Path | None, key: Path | None) -> None:
+        self._address = address
+        self._host, self._port = host_and_port(address)
+        self._tokens = Tokens(tokens_dir) if tokens_dir else None
+        self._name = f"[{self._host}]" if ":" in self._host else self._host
+        self._scheme = "https" if cert and key else "http"
+        self.loopback = is_loopback(address, self._host)
+        self.names = [] if self._name in _WILDCARD_NAMES else [self._name]
+        if cert and key:
+            # The server loads them itself. This applies the sidecar's checks of owner, mode and content.
+            Certificates(cert, key, None)
+
+    def accepts_token(self, token: str) -> bool:
+        """Return whether a token's role may read notes and sessions."""
+        return self._tokens is not None and self._tokens.role_of(token) in (Role.PRIMARY, Role.ADMIN)
+
+    def open(self) -> tuple[socket.socket, str]:
+        """Listen, and return the socket with its URL.
+
+        Raises:
+            AddressError: If another process has the address, or it is not an address of this machine.
+        """
+        try:
+            entries = socket.getaddrinfo(
+                self._host or None, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+            # A name such as localhost has addresses of both families, and most callers use IPv4.
+            family, _, _, _, place = min(entries, key=lambda entry: entry[0] is not socket.AF_INET)
+            listener = socket.create_server(place[:2], family=family)
+        except OSError:
+            raise AddressError(
+                f"cannot listen on {self._address}: it is taken, or it is not an address of this machine. Choose "
+                "another with --listen."
+            ) from None
+        return listener, f"{self._scheme}://{self._name}:{listener.getsockname()[1]}"

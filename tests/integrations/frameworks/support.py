@@ -1,0 +1,88 @@
+"""The observer's analysis, a recorder in memory, and conditions on a session, for the tests of all frameworks."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from session_notes import ActiveRun, Notes, PrimaryClient, Turn
+
+from tests.support import eventually
+
+
+@dataclass
+class Caller:
+    """An application's context of a conversation. The model does not see it."""
+
+    session_id: str
+
+
+class MemoryRecorder:
+    """A recorder that keeps its turns in memory, or raises an error."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.turns: list[Turn] = []
+        self._error = error
+
+    def record(self, session_id: str, *turns: Turn, observe: bool = True) -> None:
+        """Keep the turns."""
+        if self._error:
+            raise self._error
+        self.turns += turns
+
+    @property
+    def utterances(self) -> list[tuple[str, str]]:
+        """The speaker and text of each turn."""
+        return utterances(self.turns)
+
+    async def wait_for_turns(self, count: int) -> None:
+        """Return once the recorder has so many turns."""
+        await asyncio.to_thread(eventually, lambda: len(self.turns) >= count, 10)
+
+
+class Analysis:
+    """An analysis that counts the turns of the transcript. Tests can make it as slow as a model."""
+
+    def __init__(self) -> None:
+        self.released = threading.Event()
+        self.released.set()
+
+    def __call__(self, run: ActiveRun) -> Notes:
+        assert self.released.wait(60)
+        return Notes(summary=f"{len(run.transcript)} turns")
+
+
+def no_session(_: object) -> str:
+    """Raise an error whose text is user data, as an application's function may."""
+    raise KeyError("my order 4711")
+
+
+def utterances(turns: list[Turn] | tuple[Turn, ...]) -> list[tuple[str, str]]:
+    """Return the speaker and text of each turn."""
+    return [(turn.speaker, turn.text) for turn in turns]
+
+
+def stored_utterances(client: PrimaryClient, session_id: str) -> list[tuple[str, str]]:
+    """Return the speaker and text of each turn in the stored transcript."""
+    return utterances(tuple(client.get_session(session_id, include_turns=True).turns))
+
+
+def summary(client: PrimaryClient, session_id: str) -> str | None:
+    """Return the summary of the current notes; None if there are none."""
+    notes = client.get_notes(session_id).notes
+    return notes.summary if notes else None
+
+
+def wait_for_summary(client: PrimaryClient, session_id: str, expected: str) -> None:
+    """Return once the current notes have this summary."""
+    eventually(lambda: summary(client, session_id) == expected, 20)
+
+
+@contextmanager
+def promptly() -> Iterator[None]:
+    """Fail if the block takes longer than a busy machine explains; waiting for a hanging sidecar takes much longer."""
+    before = time.monotonic()
+    yield
+    assert time.monotonic() - before < 5

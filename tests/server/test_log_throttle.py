@@ -1,0 +1,26 @@
+"""Throttled log messages: a message that repeats is logged at once, then less and less often."""
+
+import time
+
+import pytest
+from session_notes_server.store import LogThrottle
+
+
+def test_a_repeated_message_is_due_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice a second for five minutes: due after 0, 5, 15, 35, 75 s, then once a minute, each time with its count."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    throttle, due = LogThrottle(), []
+    for step in range(600):
+        now = step / 2
+        if (count := throttle.due("a reason")) is not None:
+            due.append((now, count))
+    assert due == [(0, 0), (5, 10), (15, 20), (35, 40), (75, 80), (135, 120), (195, 120), (255, 120)]
+
+
+def test_alternating_messages_are_counted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two messages that alternate are due once each."""
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    throttle = LogThrottle()
+    due = [message for message in ["one", "two"] * 20 if throttle.due(message) is not None]
+    assert due == ["one", "two"]
