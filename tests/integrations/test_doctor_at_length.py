@@ -91,7 +91,7 @@ def test_a_sentinel_and_a_replica(sidecar: Sidecar, tmp_path: Path) -> None:
 
         eventually(lambda: look("mymaster", "--min-replicas-acked", "1").code == 0, 30)
         found = look("mymaster")
-        assert found.says("role") == "a master, as Sentinel says"
+        assert found.says("role") == "a master, according to Sentinel"
         assert found.says("replicas").startswith("1 connected")
         assert look("mymaster", "--min-replicas-acked", "2").verdict("replicas") == "problem"
         assert "no Sentinel that answers knows a master of that name" in look("other", "--timeout", "1s").problem

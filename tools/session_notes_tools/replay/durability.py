@@ -32,8 +32,8 @@ _STATES: Mapping[str, set[str]] = {
 def no_turn_is_lost(case: Case) -> Checks:
     """The stored transcript is complete, and is the one that was played."""
     if back := case.history.read_back:
-        kept = min(back.turn_count, TRANSCRIPT_TURNS)
-        yield unless(len(back.turns) == kept, f"{len(back.turns)} turns, counted as {back.turn_count}")
+        expected = min(back.turn_count, TRANSCRIPT_TURNS)
+        yield unless(len(back.turns) == expected, f"{len(back.turns)} turns, counted as {back.turn_count}")
         if case.history.plan:
             played = [[turn.speaker, turn.text, turn.extra] for turn in case.transcript]
             yield unless(back.turn_count == len(played), f"{back.turn_count} turns counted, {len(played)} played")
@@ -162,6 +162,6 @@ def deleted_is_gone(case: Case) -> Checks:
         yield unless(not case.history.remains, f"left after the deletion: {case.history.remains}")
 
 
-def unless(kept: bool, problem: str) -> str | None:
-    """Return the result of a check: None if the promise was kept, else the problem."""
-    return None if kept else problem
+def unless(holds: bool, problem: str) -> str | None:
+    """Return the result of a check: None if its condition holds, else the problem."""
+    return None if holds else problem

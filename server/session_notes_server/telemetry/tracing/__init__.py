@@ -27,7 +27,7 @@ def start_traces() -> Traces | None:
     try:
         from session_notes_server.telemetry.tracing.traces import Traces
     except ModuleNotFoundError:
-        log.warning("no traces: OpenTelemetry's packages are missing; run pip install '.[otel]' in the checkout")
+        log.warning("no traces: OpenTelemetry's packages are missing: pip install '.[otel]' in its checkout")
         return None
     try:
         traces = Traces()
