@@ -12,7 +12,7 @@ from tests.support import SessionCalls, Sidecar, free_port, new_channel, program
 SECRET = "sekrit-8c1f"
 
 
-def serve(*arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
+def run_serve(*arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Run `serve`, which must end soon, and return its exit code and its output, with line ends as spaces.
 
     If it starts after all, it is stopped. Its store and its data are this call's own.
@@ -37,16 +37,16 @@ def serve(*arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, s
         return process.returncode, " ".join(output.split())
 
 
-def refused_with(text: str, arguments: Sequence[str], *, code: int = 1) -> str:
+def assert_refused(text: str, arguments: Sequence[str], *, code: int = 1) -> str:
     """Assert that `serve` exits with a code and an error that contains a text, and return the whole output."""
-    status, output = serve(*arguments)
+    status, output = run_serve(*arguments)
     assert status == code
     assert text in output
     assert "Traceback" not in output
     return output
 
 
-def unharmed(sidecar: Sidecar, session_id: str) -> None:
+def assert_serving(sidecar: Sidecar, session_id: str) -> None:
     """Assert that a sidecar still serves calls."""
     assert sidecar.running
     with new_channel(sidecar.target) as channel:

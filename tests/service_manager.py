@@ -52,6 +52,6 @@ class Manager:
 
 @pytest.fixture
 def manager() -> Iterator[Manager]:
-    """A service manager with a socket in a folder of its own."""
+    """A service manager with a socket in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder, Manager(f"{folder}/notify") as manager:
         yield manager

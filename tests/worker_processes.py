@@ -20,7 +20,9 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
 @contextmanager
-def several(redis_url: str | None = None, *, flags: Sequence[str] = (), **options: Any) -> Iterator[Sidecar]:
+def sidecar_with_workers(
+    redis_url: str | None = None, *, flags: Sequence[str] = (), **options: Any
+) -> Iterator[Sidecar]:
     """Run a sidecar with two workers that both serve calls."""
     with Sidecar(redis_url, flags=[*flags, *WORKERS], **options) as sidecar:
         eventually(lambda: f"listening on {sidecar.target}" in sidecar.log)
@@ -62,7 +64,7 @@ def connections(pid: int, port: int) -> set[str]:
 
 
 @contextmanager
-def a_channel_each(
+def channel_per_worker(
     sidecar: Sidecar, connect: Callable[[str], grpc.Channel] = new_channel
 ) -> Iterator[dict[int, grpc.Channel]]:
     """Connect to each worker, and yield the channels by process id."""

@@ -156,8 +156,8 @@ class Settings:
     response within 100 ms, even if that is UNAVAILABLE."""
 
     store_timeout: timedelta = timedelta(seconds=1)
-    """Timeout of any call for a reply from Redis. Below the deadline of 2 s that our clients set on such calls, so that
-    they receive the sidecar's response."""
+    """Timeout of any call for a reply from Redis. Below the deadline of 2 s that both clients set on such calls, so
+    that they receive the sidecar's response."""
 
     max_connection_age: timedelta = timedelta(minutes=10)
     """Age at which a connection is closed. Its client opens another one, and streams on the old one end. This also

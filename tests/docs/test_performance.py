@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from session_notes_tools.bench.goals import compare_with_goals
 
 from benchmarks import tables
 
@@ -16,6 +17,12 @@ def test_the_tables_agree_with_the_results() -> None:
     command = [sys.executable, "benchmarks/tables.py", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_goals_of_the_results_are_those_of_the_code() -> None:
+    """The bench, given the figures of a committed run, finds the same goals, with the same names, met or missed."""
+    for run in tables.load_runs():
+        assert compare_with_goals(run) == run["bars"]
 
 
 def test_an_edited_table_is_found_and_restored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

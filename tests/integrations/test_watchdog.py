@@ -9,7 +9,7 @@ import pytest
 
 from tests.service_manager import WATCHDOG_SECONDS, Manager, manager
 from tests.support import eventually
-from tests.worker_processes import several, workers
+from tests.worker_processes import sidecar_with_workers, workers
 
 __all__ = ["manager"]
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are for
 
 def test_no_pings_while_a_worker_hangs(manager: Manager) -> None:
     """READY once all serve; a worker that is there and does not answer keeps the pings away, until it answers again."""
-    with several(env=manager.env) as sidecar:
+    with sidecar_with_workers(env=manager.env) as sidecar:
         manager.receive_until("READY=1")
         assert manager.receive(within=WATCHDOG_SECONDS) == "WATCHDOG=1"
         stuck = workers(sidecar)[1]
@@ -37,7 +37,7 @@ def test_no_pings_while_a_worker_hangs(manager: Manager) -> None:
 
 def test_a_worker_that_ended_is_the_supervisors_concern(manager: Manager) -> None:
     """While another is started in its place, pings go on: no reason to restart those that serve."""
-    with several(env=manager.env) as sidecar:
+    with sidecar_with_workers(env=manager.env) as sidecar:
         manager.receive_until("READY=1")
         os.kill(workers(sidecar)[1], signal.SIGKILL)
         pings = 0
@@ -48,7 +48,7 @@ def test_a_worker_that_ended_is_the_supervisors_concern(manager: Manager) -> Non
 
 def test_a_worker_is_never_the_manager_s(manager: Manager) -> None:
     """What the manager is told comes from the process that it started: one READY, one STOPPING, pings of one."""
-    with several(env=manager.env) as sidecar:
+    with sidecar_with_workers(env=manager.env) as sidecar:
         assert sidecar.terminate() == 0
         said = [*manager.receive_until("STOPPING=1")]
         assert said.count("READY=1") == 1

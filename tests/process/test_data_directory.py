@@ -13,7 +13,7 @@ from urllib.parse import quote
 import grpc
 import pytest
 
-from tests.refused_starts import refused_with
+from tests.refused_starts import assert_refused
 from tests.stores import eventually, free_port
 from tests.support import SessionCalls, Sidecar, new_channel, new_session_id, program
 
@@ -47,7 +47,7 @@ def test_a_directory_with_foreign_files_is_refused(name: str, tmp_path: Path) ->
     """A directory with foreign files is refused, and keeps its mode and its files."""
     tmp_path.chmod(0o755)
     (tmp_path / name).write_text("precious")
-    text = refused_with("holds files of something else", ["--data-dir", str(tmp_path)])
+    text = assert_refused("holds files of something else", ["--data-dir", str(tmp_path)])
     assert f"--data-dir, such as {tmp_path}/session-notes" in text
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "precious"}
@@ -125,7 +125,7 @@ def test_a_foreign_socket_is_kept(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(tmp_path / "s"))
         other.listen()
-        refused_with("something else is there", ["--listen", f"unix:{tmp_path}/s", "--data-dir", f"{tmp_path}/data"])
+        assert_refused("something else is there", ["--listen", f"unix:{tmp_path}/s", "--data-dir", f"{tmp_path}/data"])
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(tmp_path / "s"))
 

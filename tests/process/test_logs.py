@@ -13,7 +13,7 @@ import pytest
 
 from tests.stores import StoreServer, valkey_program
 from tests.support import CANARY, SessionCalls, Sidecar, eventually, new_channel, new_session_id, refused
-from tests.worker_processes import several, workers
+from tests.worker_processes import sidecar_with_workers, workers
 
 JSON = ("--log-format", "json")
 GET_NOTES = "session_notes.v1.SessionNotes.GetNotes"
@@ -101,7 +101,7 @@ def test_lines_of_libraries_are_json() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shares a port's connections")
 def test_workers_log_in_the_same_format() -> None:
     """Workers log in the same format, with their names."""
-    with several(flags=JSON) as sidecar:
+    with sidecar_with_workers(flags=JSON) as sidecar:
         eventually(lambda: {line.get("process") for line in lines(sidecar)} >= {"worker 1", "worker 2", None})
         os.kill(workers(sidecar)[0], signal.SIGKILL)
         eventually(lambda: any("serves again" in line["message"] for line in lines(sidecar)))

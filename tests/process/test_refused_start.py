@@ -12,7 +12,7 @@ import pytest
 from session_notes_server.rpc.grpc_options import connections_per_address
 from session_notes_server.settings import DEFAULT_ADDRESS, Settings
 
-from tests.refused_starts import SECRET, refused_with, serve, unharmed
+from tests.refused_starts import SECRET, assert_refused, assert_serving, run_serve
 from tests.stores import StoreServer, valkey_program
 from tests.support import SessionCalls, Sidecar, eventually, free_port, new_channel, program, status_of
 
@@ -64,7 +64,7 @@ def test_an_error_is_one_line_with_verbose_too() -> None:
 )
 def test_an_invalid_setting(arguments: list[str], text: str) -> None:
     """An invalid setting ends the start with exit code 2 and an error that names the flag, and no variable."""
-    status, output = serve(*arguments)
+    status, output = run_serve(*arguments)
     assert status == 2
     assert text in output
     assert "SESSION_NOTES_" not in output
@@ -85,7 +85,7 @@ def test_an_invalid_setting(arguments: list[str], text: str) -> None:
 )
 def test_an_invalid_variable(name: str, content: str, text: str) -> None:
     """An invalid variable is refused like an invalid flag."""
-    status, output = serve(env={name: content})
+    status, output = run_serve(env={name: content})
     assert status == 2
     assert "Traceback" not in output
     assert text in output
@@ -93,10 +93,10 @@ def test_an_invalid_variable(name: str, content: str, text: str) -> None:
 
 def test_an_empty_variable_is_ignored() -> None:
     """An empty variable, which compose and Kubernetes often leave behind, counts as absent."""
-    _, help_text = serve("--help")
+    _, help_text = run_serve("--help")
     empty = dict.fromkeys(re.findall(r"\[env: (\w+)\]", help_text), "")
     assert len(empty) > 20
-    status, text = serve("--metrics-listen", "127.0.0.1", env=empty)
+    status, text = run_serve("--metrics-listen", "127.0.0.1", env=empty)
     assert status == 2
     assert text.startswith("error: cannot tell metrics")
 
@@ -112,12 +112,12 @@ def test_an_empty_variable_is_ignored() -> None:
 )
 def test_a_missing_file_or_address(arguments: list[str], text: str) -> None:
     """A valid setting that names something missing on this machine ends the start with exit code 1."""
-    refused_with(text, arguments)
+    assert_refused(text, arguments)
 
 
 def test_help_lists_every_setting() -> None:
     """`--help` lists every setting with its variable and its default."""
-    status, text = serve("--help")
+    status, text = run_serve("--help")
     assert status == 0
     for setting in ("listen", "redis-url", "data-dir", "prefix", "session-ttl"):
         assert f"--{setting}" in text
@@ -132,7 +132,7 @@ def test_a_taken_port_is_an_error() -> None:
         taken.bind(("127.0.0.1", free_port()))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        refused_with(address, ["--listen", address])
+        assert_refused(address, ["--listen", address])
 
 
 def test_a_hint_for_make() -> None:
@@ -191,11 +191,11 @@ def test_a_taken_port_is_noticed_before_a_store_is_started(workers: str, tmp_pat
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         others = ["--listen", address, "--data-dir", str(data), "--workers", workers]
-        text = refused_with(f"cannot listen on {address}: it is taken.", others)
+        text = assert_refused(f"cannot listen on {address}: it is taken.", others)
         assert "no address" not in text
     # 192.0.2.0/24 is reserved for documentation.
     elsewhere = ["--listen", "192.0.2.1:50051", "--insecure-listen", "--data-dir", str(data)]
-    text = refused_with("cannot listen on 192.0.2.1:50051: it is no address of this machine.", elsewhere)
+    text = assert_refused("cannot listen on 192.0.2.1:50051: it is no address of this machine.", elsewhere)
     assert "taken" not in text
     assert not data.exists()
 
@@ -203,15 +203,15 @@ def test_a_taken_port_is_noticed_before_a_store_is_started(workers: str, tmp_pat
 def test_the_same_address_twice(tmp_path: Path) -> None:
     """The same address given twice is an error."""
     port = free_port()
-    refused_with("it is taken", ["--listen", f"127.0.0.1:{port}", "--listen", f"127.0.0.1:{port}"])
+    assert_refused("it is taken", ["--listen", f"127.0.0.1:{port}", "--listen", f"127.0.0.1:{port}"])
 
 
 def test_another_sidecars_port_is_an_error(session_id: str) -> None:
     """The port of another sidecar is taken, and that sidecar is unharmed."""
     with Sidecar() as first, Sidecar() as other:
         other.terminate()
-        refused_with(first.target, ["--listen", first.target, "--data-dir", str(other.data_dir)])
-        unharmed(first, session_id)
+        assert_refused(first.target, ["--listen", first.target, "--data-dir", str(other.data_dir)])
+        assert_serving(first, session_id)
 
 
 def test_a_data_directory_has_one_owner(session_id: str) -> None:
@@ -219,9 +219,9 @@ def test_a_data_directory_has_one_owner(session_id: str) -> None:
     with Sidecar() as first:
         before = first.store_pids()
         arguments = ["--listen", f"127.0.0.1:{free_port()}", "--data-dir", str(first.data_dir)]
-        text = refused_with(str(first.data_dir), arguments)
+        text = assert_refused(str(first.data_dir), arguments)
         assert "--data-dir" in text, "the next step"
-        unharmed(first, session_id)
+        assert_serving(first, session_id)
         assert first.store_pids() == before
 
 
@@ -229,15 +229,15 @@ def test_a_unix_socket_has_one_owner(session_id: str, tmp_path: Path) -> None:
     """A second sidecar on a unix socket is refused, and the first keeps its socket."""
     path = first_path = f"{tmp_path}/s"
     with Sidecar(listen=f"unix:{path}") as first:
-        refused_with(first_path, ["--listen", f"unix:{path}", "--data-dir", f"{tmp_path}/data"])
-        unharmed(first, session_id)
+        assert_refused(first_path, ["--listen", f"unix:{path}", "--data-dir", f"{tmp_path}/data"])
+        assert_serving(first, session_id)
 
 
 def test_a_file_in_the_place_of_a_socket_is_kept(tmp_path: Path) -> None:
     """A file that is not a socket is not removed to make room for one."""
     file = tmp_path / "s"
     file.write_text("precious")
-    refused_with(str(file), ["--listen", f"unix:{file}", "--data-dir", f"{tmp_path}/data"])
+    assert_refused(str(file), ["--listen", f"unix:{file}", "--data-dir", f"{tmp_path}/data"])
     assert file.read_text() == "precious"
 
 
@@ -268,6 +268,6 @@ def test_a_wrong_password_is_reported_but_not_logged() -> None:
 @pytest.mark.parametrize("url", ["http://user:{}@127.0.0.1", "redis://:{}@127.0.0.1:port", "redis+sentinel://:{}@a:1"])
 def test_a_password_is_not_in_a_refusal(url: str) -> None:
     """An invalid URL is refused without showing its password."""
-    status, text = serve("--redis-url", url.format(SECRET))
+    status, text = run_serve("--redis-url", url.format(SECRET))
     assert status == 2
     assert SECRET not in text

@@ -44,18 +44,18 @@ from tests.faults.deleted_data import (
     wait_for_rewrites,
     write_everywhere,
 )
-from tests.refused_starts import SECRET, refused_with, serve, unharmed
+from tests.refused_starts import SECRET, assert_refused, assert_serving, run_serve
 from tests.stores import StoreServer, is_alive, valkey_program
 from tests.support import SessionCalls, Sidecar, eventually, free_port, new_channel, new_session_id, notes, status_of
 from tests.worker_processes import (
     SERVING,
     WORKERS,
-    a_channel_each,
+    channel_per_worker,
     children,
     command_line,
     health,
     needs_linux,
-    several,
+    sidecar_with_workers,
     workers,
 )
 
@@ -64,7 +64,7 @@ pytestmark = needs_linux
 
 def test_every_worker_answers_on_the_one_port(session_id: str) -> None:
     """The port's connections reach all workers; data written through one is read through the other."""
-    with several() as sidecar, a_channel_each(sidecar) as each:
+    with sidecar_with_workers() as sidecar, channel_per_worker(sidecar) as each:
         assert len(each) == 2
         one, two = (SessionCalls(channel, session_id) for channel in each.values())
         one.write_notes("run-1", "said")
@@ -84,9 +84,9 @@ def test_by_default_there_are_no_workers() -> None:
 
 def test_workers_share_a_free_port(session_id: str) -> None:
     """With port 0, the workers share the one free port that is chosen."""
-    with several(flags=["--listen", "127.0.0.1:0"]) as sidecar:
+    with sidecar_with_workers(flags=["--listen", "127.0.0.1:0"]) as sidecar:
         (sidecar.target,) = eventually(lambda: re.findall("listening on (.*)", sidecar.log)[1:])
-        with a_channel_each(sidecar) as each:
+        with channel_per_worker(sidecar) as each:
             assert [SessionCalls(channel, session_id).append_turns(1) for channel in each.values()] == [1, 2]
 
 
@@ -94,7 +94,7 @@ def test_the_first_worker_listens_on_the_unix_socket(session_id: str) -> None:
     """A unix socket has one listener, which is replaced if it is killed, and mode 600."""
     with Sidecar() as home:
         path = home.data_dir.with_name("s")
-        with several(flags=["--listen", f"unix:{path}"]) as sidecar:
+        with sidecar_with_workers(flags=["--listen", f"unix:{path}"]) as sidecar:
             with new_channel(f"unix:{path}") as channel:
                 session = SessionCalls(channel, session_id)
                 assert session.append_turns(1) == 1
@@ -107,14 +107,17 @@ def test_the_first_worker_listens_on_the_unix_socket(session_id: str) -> None:
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
             listeners = [row for row in Path("/proc/net/unix").read_text().splitlines() if row.endswith(f" {path}")]
             assert sum(row.split()[3] == "00010000" for row in listeners) == 1
-            refused_with(str(path), ["--listen", f"unix:{path}"])
+            assert_refused(str(path), ["--listen", f"unix:{path}"])
         assert not path.exists()
 
 
 def test_calls_in_flight_are_finished_by_every_worker() -> None:
     """After SIGTERM, health is NOT_SERVING, each worker finishes its calls, and no process is left."""
-    with StoreServer(valkey_program()) as store, several(store.url, flags=["--store-timeout", "10s"]) as sidecar:
-        with a_channel_each(sidecar) as each:
+    with (
+        StoreServer(valkey_program()) as store,
+        sidecar_with_workers(store.url, flags=["--store-timeout", "10s"]) as sidecar,
+    ):
+        with channel_per_worker(sidecar) as each:
             pids, admin = list(each), sidecar.store.client
             admin.client_pause(60_000, all=False)
             writes = []
@@ -136,7 +139,7 @@ def test_calls_in_flight_are_finished_by_every_worker() -> None:
 
 def test_calls_under_load_end_ok_or_unavailable(session_id: str) -> None:
     """SIGTERM under load: each call ends OK or UNAVAILABLE, and acknowledged data is found after a restart."""
-    with several() as sidecar:
+    with sidecar_with_workers() as sidecar:
         numbers, acknowledged, codes = count(), set[str](), set[grpc.StatusCode]()
         stopped = threading.Event()
 
@@ -172,7 +175,7 @@ def test_calls_under_load_end_ok_or_unavailable(session_id: str) -> None:
 
 def test_workers_leave_the_process_group() -> None:
     """Ctrl-C signals a whole process group, and would end a starting worker with a traceback."""
-    with several() as sidecar:
+    with sidecar_with_workers() as sidecar:
         assert sidecar.process is not None
         groups = {os.getpgid(pid) for pid in workers(sidecar)}
         assert os.getpgid(sidecar.process.pid) not in groups
@@ -180,7 +183,7 @@ def test_workers_leave_the_process_group() -> None:
 
 def test_ctrl_c_stops_all_processes() -> None:
     """Ctrl-C, which signals the whole process group, shuts down like SIGTERM."""
-    with several() as sidecar:
+    with sidecar_with_workers() as sidecar:
         assert sidecar.process is not None
         processes = [*workers(sidecar), *sidecar.store_pids()]
         os.killpg(sidecar.process.pid, signal.SIGINT)
@@ -192,7 +195,7 @@ def test_ctrl_c_stops_all_processes() -> None:
 
 def test_sigterm_to_every_process_is_one_shutdown() -> None:
     """SIGTERM to every process at once, as systemd sends it: no worker is restarted, and the exit code is 0."""
-    with StoreServer(valkey_program()) as store, several(store.url) as sidecar:
+    with StoreServer(valkey_program()) as store, sidecar_with_workers(store.url) as sidecar:
         assert sidecar.process is not None
         for pid in (processes := [*workers(sidecar), sidecar.process.pid]):
             os.kill(pid, signal.SIGTERM)
@@ -204,7 +207,7 @@ def test_sigterm_to_every_process_is_one_shutdown() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_shutdown_while_workers_start(number: signal.Signals) -> None:
     """A signal that arrives before the workers handle signals stops them all the same."""
-    with several() as sidecar:
+    with sidecar_with_workers() as sidecar:
         assert sidecar.process is not None
         first = workers(sidecar)
         for pid in first:
@@ -222,21 +225,21 @@ def test_shutdown_while_workers_start(number: signal.Signals) -> None:
 
 def test_a_killed_worker_is_replaced(session_id: str) -> None:
     """A killed worker is restarted and logged, and connections to the other worker are not affected."""
-    with several() as sidecar, a_channel_each(sidecar) as each:
+    with sidecar_with_workers() as sidecar, channel_per_worker(sidecar) as each:
         (killed, _), (other, channel) = each.items()
         os.kill(killed, signal.SIGKILL)
         session = SessionCalls(channel, session_id)
         eventually(lambda: session.append_turns(1) and "serves again" in sidecar.log)
         (new,) = set(workers(sidecar)) - {killed, other}
         assert "ended by itself (exit code -9); restarting it in 0.2 s" in sidecar.log
-        with a_channel_each(sidecar) as again:
+        with channel_per_worker(sidecar) as again:
             assert set(again) == {new, other}
             assert SessionCalls(again[new], session_id).get_session().turn_count >= 1
 
 
 def test_a_crashing_worker_is_restarted_with_backoff() -> None:
     """A worker that keeps ending at its start is restarted after a pause that doubles each time."""
-    with several() as sidecar:
+    with sidecar_with_workers() as sidecar:
 
         def kill_the_second() -> bool:
             with suppress(IndexError, ProcessLookupError):
@@ -248,7 +251,7 @@ def test_a_crashing_worker_is_restarted_with_backoff() -> None:
 
 def test_a_killed_supervisor_leaves_no_process(session_id: str) -> None:
     """If the supervisor is killed, workers and store end, and a new sidecar can start at once."""
-    with several() as sidecar:
+    with sidecar_with_workers() as sidecar:
         processes = [*workers(sidecar), *sidecar.store_pids()]
         assert len(processes) == 3
         with new_channel(sidecar.target) as channel:
@@ -262,7 +265,7 @@ def test_a_killed_supervisor_leaves_no_process(session_id: str) -> None:
 
 def test_a_stopped_worker_does_not_outlive_its_supervisor() -> None:
     """Even a worker stopped by SIGSTOP ends with its supervisor."""
-    with several() as sidecar:
+    with sidecar_with_workers() as sidecar:
         (stuck, _) = processes = workers(sidecar)
         os.kill(stuck, signal.SIGSTOP)
         sidecar.kill()
@@ -293,16 +296,16 @@ def test_a_worker_whose_supervisor_died_early_ends() -> None:
 def test_another_sidecars_port_is_an_error(first: str, second: str, session_id: str) -> None:
     """A port belongs to one sidecar, whatever the number of workers; a second one is refused."""
     with Sidecar(flags=["--workers", first]) as sidecar:
-        text = refused_with(sidecar.target, ["--listen", sidecar.target, "--workers", second])
+        text = assert_refused(sidecar.target, ["--listen", sidecar.target, "--workers", second])
         assert "it is taken. Choose another with --listen." in text
         assert "worker" not in text
-        unharmed(sidecar, session_id)
+        assert_serving(sidecar, session_id)
 
 
 @pytest.mark.parametrize("flags", [[], WORKERS])
 def test_a_port_is_held_while_no_worker_listens(flags: list[str], session_id: str) -> None:
     """While no worker runs, no other sidecar can take the port."""
-    with several() as sidecar:
+    with sidecar_with_workers() as sidecar:
         assert sidecar.process is not None
         # Stopped, it cannot restart them.
         sidecar.process.send_signal(signal.SIGSTOP)
@@ -310,11 +313,11 @@ def test_a_port_is_held_while_no_worker_listens(flags: list[str], session_id: st
             os.kill(pid, signal.SIGKILL)
         eventually(lambda: not workers(sidecar))
         try:
-            refused_with(sidecar.target, ["--listen", sidecar.target, *flags])
+            assert_refused(sidecar.target, ["--listen", sidecar.target, *flags])
         finally:
             sidecar.process.send_signal(signal.SIGCONT)
         eventually(lambda: sidecar.log.count("serves again") == 2)
-        unharmed(sidecar, session_id)
+        assert_serving(sidecar, session_id)
 
 
 def listen_on(port: int, *options: int) -> socket.socket:
@@ -365,7 +368,7 @@ def test_a_held_port_can_only_be_shared() -> None:
 
 def test_a_deletion_through_any_worker_is_erased() -> None:
     """Deleted data is erased from the files in time, whichever worker served the call."""
-    with several() as sidecar, a_channel_each(sidecar) as each:
+    with sidecar_with_workers() as sidecar, channel_per_worker(sidecar) as each:
         wait_for_rewrites(sidecar)
         for channel in each.values():
             session = SessionCalls(channel, new_session_id())
@@ -378,7 +381,7 @@ def test_a_deletion_through_any_worker_is_erased() -> None:
 
 def test_shutdown_right_after_a_deletion() -> None:
     """A sidecar erases deleted data before it stops."""
-    with several() as sidecar:
+    with sidecar_with_workers() as sidecar:
         with calls(sidecar) as session, calls(sidecar) as other, slow_rewrites(sidecar, 0.2):
             wait_for_rewrites(sidecar)
             other.append_turns(1)
@@ -392,7 +395,7 @@ def test_shutdown_right_after_a_deletion() -> None:
 
 def test_a_worker_killed_during_a_deletion() -> None:
     """A rewrite follows a worker's death, because it may have died before it reported a deletion."""
-    with several() as sidecar:
+    with sidecar_with_workers() as sidecar:
         wait_for_rewrites(sidecar)
         before = rewrites(sidecar)
         os.kill(workers(sidecar)[1], signal.SIGKILL)
@@ -403,8 +406,8 @@ def test_health_follows_the_store_in_every_worker() -> None:
     """Every worker's health follows the store down and up, and the log names the worker."""
     with (
         StoreServer(valkey_program()) as store,
-        several(store.url) as sidecar,
-        a_channel_each(sidecar) as each,
+        sidecar_with_workers(store.url) as sidecar,
+        channel_per_worker(sidecar) as each,
     ):
         for _ in range(2):
             store.kill()
@@ -422,7 +425,7 @@ def test_health_follows_the_store_in_every_worker() -> None:
 def test_it_starts_while_redis_is_down_and_heals(session_id: str) -> None:
     """Without a store, every worker starts and is NOT_SERVING, and serves once the store runs."""
     port = free_port()
-    with several(f"redis://127.0.0.1:{port}", wait=False) as sidecar, a_channel_each(sidecar) as each:
+    with sidecar_with_workers(f"redis://127.0.0.1:{port}", wait=False) as sidecar, channel_per_worker(sidecar) as each:
         assert SERVING not in {health(channel) for channel in each.values()}
         with StoreServer(valkey_program(), port=port):
             for channel in each.values():
@@ -433,7 +436,7 @@ def test_it_starts_while_redis_is_down_and_heals(session_id: str) -> None:
 def test_tokens_are_reloaded_in_every_worker(tmp_path: Path) -> None:
     """Every worker accepts an added token and rejects a removed one."""
     directory = token_files(tmp_path / "tokens")
-    with several(flags=["--tokens-dir", str(directory)]) as sidecar, a_channel_each(sidecar) as each:
+    with sidecar_with_workers(flags=["--tokens-dir", str(directory)]) as sidecar, channel_per_worker(sidecar) as each:
         write_secret(directory / "primary", "canary-another")
         for channel in each.values():
             eventually(partial(_has_code, channel, "canary-another", grpc.StatusCode.OK))
@@ -448,7 +451,9 @@ def test_certificates_are_reloaded_in_every_worker(tmp_path: Path) -> None:
     """Every worker serves TLS, and replaces a replaced certificate."""
     before, after = Authority(tmp_path / "before"), Authority(tmp_path / "after")
     served, new = (authority.issue("served", "localhost", "127.0.0.1") for authority in (before, after))
-    with several(flags=["--tls-cert", str(served.cert), "--tls-key", str(served.key)], wait=False) as sidecar:
+    with sidecar_with_workers(
+        flags=["--tls-cert", str(served.cert), "--tls-key", str(served.key)], wait=False
+    ) as sidecar:
 
         def connect(to: Authority, target: str) -> grpc.Channel:
             return encrypted_channel(target, to)
@@ -457,20 +462,20 @@ def test_certificates_are_reloaded_in_every_worker(tmp_path: Path) -> None:
             with connect(by, sidecar.target) as channel:
                 return is_serving(channel)
 
-        with a_channel_each(sidecar, partial(connect, before)) as each:
+        with channel_per_worker(sidecar, partial(connect, before)) as each:
             assert {health(channel) for channel in each.values()} == {SERVING}
         assert not is_trusted(after)
         served.cert.write_bytes(new.cert.read_bytes())
         served.key.write_bytes(new.key.read_bytes())
         eventually(lambda: all(is_trusted(after) for _ in range(10)), 20)
-        with a_channel_each(sidecar, partial(connect, after)) as each:
+        with channel_per_worker(sidecar, partial(connect, after)) as each:
             assert {health(channel) for channel in each.values()} == {SERVING}
 
 
 def test_a_restarted_worker_reports_an_unusable_file(tmp_path: Path) -> None:
     """A restarted worker that cannot use a file logs the reason, and serves once the file is fixed."""
     directory = token_files(tmp_path / "tokens")
-    with several(flags=["--tokens-dir", str(directory)]) as sidecar:
+    with sidecar_with_workers(flags=["--tokens-dir", str(directory)]) as sidecar:
         (directory / "primary").chmod(0o644)
         os.kill(workers(sidecar)[1], signal.SIGKILL)
         eventually(lambda: "restarting it in 0.4 s" in sidecar.log)
@@ -485,7 +490,7 @@ def test_a_password_is_not_exposed(session_id: str) -> None:
     """The password in a Redis URL is neither in the log nor on a worker's command line."""
     with StoreServer(valkey_program(), ["--requirepass", SECRET]) as store:
         env = {"SESSION_NOTES_REDIS_URL": store.url.replace("redis://", f"redis://:{SECRET}@")}
-        with several(flags=["--verbose"], env=env) as sidecar, a_channel_each(sidecar) as each:
+        with sidecar_with_workers(flags=["--verbose"], env=env) as sidecar, channel_per_worker(sidecar) as each:
             for pid, channel in each.items():
                 SessionCalls(channel, session_id).append_turns(1)
                 assert SECRET.encode() not in command_line(pid)
@@ -496,7 +501,7 @@ def test_a_password_is_not_exposed(session_id: str) -> None:
 
 def test_no_core_files() -> None:
     """Workers write no core files, which would hold what users said."""
-    with core_files_allowed(), several() as sidecar:
+    with core_files_allowed(), sidecar_with_workers() as sidecar:
         assert [pid for pid in workers(sidecar) if may_write_core_files(pid)] == []
 
 
@@ -518,7 +523,7 @@ def test_no_core_files() -> None:
 )
 def test_a_refused_start(arguments: list[str], code: int, text: str) -> None:
     """A start is refused once, by the supervisor, before any worker is started."""
-    assert "worker 1" not in refused_with(text, arguments, code=code)
+    assert "worker 1" not in assert_refused(text, arguments, code=code)
 
 
 def test_an_error_is_the_same_with_workers() -> None:
@@ -528,7 +533,10 @@ def test_an_error_is_the_same_with_workers() -> None:
         ["--listen", "192.0.2.1:7", "--insecure-listen"],
         ["--data-dir", "/dev/null"],
     ):
-        (code, output), (code_with_workers, output_with_workers) = serve(*arguments), serve(*arguments, *WORKERS)
+        (code, output), (code_with_workers, output_with_workers) = (
+            run_serve(*arguments),
+            run_serve(*arguments, *WORKERS),
+        )
         assert code == code_with_workers
         assert "error: " in output
         assert output.partition("error: ")[2] == output_with_workers.partition("error: ")[2]
@@ -536,8 +544,8 @@ def test_an_error_is_the_same_with_workers() -> None:
 
 def test_a_data_directory_has_one_owner(session_id: str) -> None:
     """A second sidecar on a data directory is refused, with and without workers."""
-    with several() as sidecar:
+    with sidecar_with_workers() as sidecar:
         for flags in ([], WORKERS):
-            text = refused_with(str(sidecar.data_dir), ["--data-dir", str(sidecar.data_dir), *flags])
+            text = assert_refused(str(sidecar.data_dir), ["--data-dir", str(sidecar.data_dir), *flags])
             assert "another sidecar is running" in text
-        unharmed(sidecar, session_id)
+        assert_serving(sidecar, session_id)

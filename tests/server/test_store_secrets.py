@@ -10,7 +10,7 @@ from session_notes_server.settings import InvalidSetting
 from session_notes_server.store import InvalidRedisURL, RedisSecrets, RedisTarget
 
 from tests.access.callers import Authority, write_secret
-from tests.refused_starts import SECRET, refused_with
+from tests.refused_starts import SECRET, assert_refused
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_half_a_pair_is_an_invalid_setting(files: Mapping[str, Path], given: str
 def test_conflicting_store_settings_are_refused(files: Mapping[str, Path], flags: list[str], message: str) -> None:
     """The sidecar does not start, and above all not without TLS where TLS was meant. It says why, without a secret."""
     arguments = [str(files[flag]) if flag in files else flag for flag in flags]
-    text = refused_with(message, arguments, code=1 if "empty" in flags else 2)
+    text = assert_refused(message, arguments, code=1 if "empty" in flags else 2)
     assert SECRET not in text
 
 

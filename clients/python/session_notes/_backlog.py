@@ -29,7 +29,8 @@ MAX_IDLE_SESSIONS = 10_000
 _MAX_CALL_TURNS = 250
 _MAX_CALL_BYTES = 512 * 1024
 
-_SESSION_ID = re.compile(r"[!-z|~]{1,256}")
+# Not compiled at import, like all patterns of this package: that takes time, and few processes need each of them.
+_SESSION_ID = r"[!-z|~]{1,256}"
 
 
 class Observer(Protocol):
@@ -71,7 +72,7 @@ class Backlog:
 
     def add(self, session_id: object, turns: Sequence[object], observe: bool) -> bool:
         """Add turns, and return whether the backlog has work."""
-        if not isinstance(session_id, str) or not _SESSION_ID.fullmatch(session_id):
+        if not isinstance(session_id, str) or not re.fullmatch(_SESSION_ID, session_id):
             kind = "" if isinstance(session_id, str) else f", but {type(session_id).__name__}"
             warn("%s not recorded: the session id is not 1 to 256 printable ASCII characters%s", counted(turns), kind)
             return False

@@ -185,12 +185,12 @@ class Script:
         for argument in arguments:
             if argument is None:
                 words.append("")
-            elif argument is True or argument is False:
+            elif isinstance(argument, bool):
                 words.append(int(argument))
-            elif isinstance(argument, list | tuple):
-                words += (len(argument), *argument)
-            else:
+            elif isinstance(argument, str | bytes | int):
                 words.append(argument)
+            else:
+                words += (len(argument), *argument)
         return words
 
 

@@ -25,8 +25,8 @@ MEANINGFUL_TIME = timedelta(seconds=1)
 @option(
     "--target",
     metavar="ADDRESS",
-    help="Measure this sidecar: host:port or unix:/path. The token, an admin's, and the certificates come from the "
-    "environment. Existing sessions are not touched. The bench deletes its own sessions at the end.",
+    help="Measure this sidecar: host:port or unix:/path. A token (an admin's) and certificates come from the "
+    "environment. The bench creates its own sessions, and deletes them at the end.",
     show_default="a temporary sidecar",
 )
 @option(

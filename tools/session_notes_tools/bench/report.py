@@ -116,8 +116,8 @@ def _rendered(table: TextTable) -> RenderableType:
     from rich.table import Table
 
     rendered = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for index, heading in enumerate(table.headings):
-        rendered.add_column(heading, justify="left" if index < 2 else "right")
+    for heading, cells in zip(table.headings, zip(*table.rows, strict=True), strict=True):
+        rendered.add_column(heading, justify="left" if any(cell[:1].isalpha() for cell in cells) else "right")
     for row in table.rows:
         rendered.add_row(*row)
     return rendered

@@ -1,8 +1,8 @@
 """The local copy of all sessions, refreshed at a bounded cost.
 
-A refresh costs the sidecar at most `PAGES` ListSessions, `BATCHES` BatchGetNotes and `RUNS` ListRuns, whatever the
-number of sessions. A listing of many sessions therefore takes several refreshes. Rows on the screen are read in every
-refresh. Others are read when the listing shows a change, or when they may have changed without one.
+A refresh costs the sidecar at most `PAGES` ListSessions, `BATCHES` BatchGetNotes and `RUNS` ListRuns for any number of
+sessions. A listing of many sessions therefore takes several refreshes. Rows on the screen are read in every refresh.
+Others are read when the listing shows a change, or when they may have changed without one.
 """
 
 from __future__ import annotations

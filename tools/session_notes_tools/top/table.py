@@ -36,7 +36,7 @@ def heading(layout: Layout, sorted_by: Column, *, reverse: bool) -> Text:
 class SessionTable(ScrollView, can_focus=True):
     """Rows with a selection.
 
-    The selection follows its row. Until the user selects a row, it stays at the top, whichever row is there.
+    The selection follows its row. Until the user selects a row, the top row is selected, also when the order changes.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -126,7 +126,7 @@ class SessionTable(ScrollView, can_focus=True):
         self._select(self._index + pages * max(1, self.size.height - 1))
 
     def action_first(self) -> None:
-        """Select the top row, whichever row is there."""
+        """Select the top row, and keep the selection at the top."""
         self._select(0)
         self._selected = None
 

@@ -2,17 +2,24 @@
 -- after it a local for each argument of the script.
 --
 -- KEYS of one session, all in one slot:
---   1 session   hash. id, version, turns (count), created and updated (µs), ttl (ms, if the session has its own),
---               f:<field> → serialized google.protobuf.Value, o:<observer> → packed observer state, observers (their names,
---               each after a space), field_bytes and turn_bytes (size of the fields and of the turns).
---               An observer's state is { seq, current, running = {{number, lease}, …}, late = {number, …} }: the newest run's
---               number, the number of the run whose notes are current, the runs in flight, and the late runs still remembered.
---   2 turns     list of serialized Turns: the newest TRANSCRIPT_TURNS, up to TRANSCRIPT_BYTES.
---   3 runs      hash. r:<observer> <number> → packed run, p:<observer> <number> → its payload (notes, or why it failed),
---               bytes (size of all of them).
---   4 deleted   hash. <observer> <run id> → a number, for runs known at the last deletion, refused as long as the key exists;
---               or @<µs>, for runs of an earlier deletion, refused until then.
---   5 ids       hash. <observer> <run id> → number. A deletion renames it to `deleted`, one step however many ids there are.
+--   1 session   hash
+--                 id, version, turns (count), created and updated (µs), ttl (ms, if the session has its own)
+--                 f:<field>               a serialized google.protobuf.Value
+--                 o:<observer>            the packed state of an observer, see below
+--                 observers               names of the observers, each after a space
+--                 field_bytes, turn_bytes size of the fields and of the turns
+--   2 turns     list: serialized turns, the newest TRANSCRIPT_TURNS, up to TRANSCRIPT_BYTES
+--   3 runs      hash
+--                 r:<observer> <number>   a packed run
+--                 p:<observer> <number>   its payload: notes, or why it failed
+--                 bytes                   size of both, over all runs
+--   4 deleted   hash
+--                 <observer> <run id>     a number, for a run known at the last deletion, refused as long as the key exists;
+--                                         or @<µs>, for a run of an earlier deletion, refused until then
+--   5 ids       hash
+--                 <observer> <run id>     the run's number. A deletion renames the key to `deleted`, in one step
+-- The state of an observer is { seq, current, running = { { number, lease }, … }, late = { number, … } }: the number of the newest
+-- run, the number of the run whose notes are current, the runs in flight, and late runs that are still remembered.
 --
 -- The hash `session` is the root. Without it there is no session, and anything in the other keys was left by an earlier one
 -- (the store evicted the hash, or an operator deleted it). Reads begin at the hash; writes call `drop_leftovers` first. Any other
@@ -60,9 +67,9 @@ end
 local grown = 0
 
 local function set_run_field(field, value)
-  local before = redis.call('HSTRLEN', RUNS, field)
+  local old_size = redis.call('HSTRLEN', RUNS, field)
   redis.call('HSET', RUNS, field, value)
-  grown = grown + #value - before + (before == 0 and #field or 0)
+  grown = grown + #value - old_size + (old_size == 0 and #field or 0)
 end
 
 local function delete_run_field(field)
@@ -168,9 +175,9 @@ end
 
 -- Remove from the runs in flight one that has ended (nil: none), and all whose lease has run out.
 local function prune_in_flight(observer, state, ended)
-  local before = state.running
+  local in_flight = state.running
   state.running = {}
-  for _, entry in ipairs(before) do
+  for _, entry in ipairs(in_flight) do
     if entry[1] ~= ended and entry[2] > NOW then
       state.running[#state.running + 1] = entry
     else
@@ -214,7 +221,8 @@ local function make_room(observer, state, size)
   return nil
 end
 
--- Return a run as a reply: { id, number, state, observed turn, begin, end }, or false. Here a lease is seen to have run out.
+-- Return a run as a reply: { id, number, state, observed turn, begin, end }, or false. A
+-- run whose lease has run out is ABANDONED.
 local function run_reply(run)
   if not run then return false end
   local state, ended = run.state, run.ended
@@ -247,9 +255,9 @@ end
 
 -- Return whether a deletion knew this run, and still refuses it.
 local function was_deleted(observer, run_id)
-  local number = redis.call('HGET', DELETED, observer .. ' ' .. run_id)
-  if not number then return false end
-  local until_time = string.match(number, '^@(%d+)$')
+  local entry = redis.call('HGET', DELETED, observer .. ' ' .. run_id)
+  if not entry then return false end
+  local until_time = string.match(entry, '^@(%d+)$')
   return not until_time or tonumber(until_time) > NOW
 end
 
