@@ -26,7 +26,7 @@ UNAUTHENTICATED, PERMISSION_DENIED = grpc.StatusCode.UNAUTHENTICATED, grpc.Statu
 
 
 def allowed(channel: grpc.Channel, token: str | None = None) -> list[grpc.StatusCode]:
-    """Return the status of GetNotes, AppendTurns, BeginRun and ListSessions; an invalid but permitted call counts as OK."""
+    """Return the status of GetNotes, AppendTurns, BeginRun and ListSessions; permitted but invalid is OK."""
     methods = (
         "SessionNotes/GetNotes",
         "SessionState/AppendTurns",
