@@ -260,6 +260,17 @@ def test_error_details_are_decoded(rejecting: Rejecting) -> None:
         assert (caught.value.reason, caught.value.retry_after) == ("", None)
 
 
+def test_a_request_that_arrives_too_late_is_a_deadline_exceeded(rejecting: Rejecting) -> None:
+    """REQUEST_TIMEOUT, for a request that does not reach the sidecar in time, is a DeadlineExceeded."""
+    status = status_pb2.Status(code=code_pb2.DEADLINE_EXCEEDED)
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason="REQUEST_TIMEOUT"))
+    rejecting.code, rejecting.details = grpc.StatusCode.DEADLINE_EXCEEDED, status.SerializeToString()
+    rejecting.message = "the request did not arrive in time; retry"
+    with PrimaryClient(rejecting.target) as primary, pytest.raises(DeadlineExceeded) as caught:
+        primary.append_turns("s", [Turn("user", "x")])
+    assert (caught.value.reason, str(caught.value)) == ("REQUEST_TIMEOUT", rejecting.message)
+
+
 def test_a_closed_client_raises_usage_error(primary: PrimaryClient, observer: ObserverClient) -> None:
     """A call after close() raises UsageError, which is a RuntimeError. Closing twice is harmless."""
     for client, call in ((primary, lambda: primary.get_notes("s")), (observer, lambda: observer.begin_run("s"))):
