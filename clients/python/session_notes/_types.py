@@ -95,7 +95,7 @@ class Notes:
         ... )
 
     Attributes:
-        coverage: Topic → share of the topic that the conversation has covered, from 0 to 1.
+        coverage: Share of each topic that the conversation has covered, from 0 to 1.
         issues: Issues worth raising, in reading order.
         follow_up_suggestions: Suggested replies or questions, best first.
         summary: The state of the conversation in a few sentences.
