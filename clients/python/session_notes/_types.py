@@ -121,7 +121,7 @@ class Turn:
     """One utterance of the conversation. At most 64 KiB, serialized.
 
     Attributes:
-        speaker: Who spoke: `user`, `primary`, a name. At most 256 bytes.
+        speaker: Who spoke: `user`, `primary`, a name. May be empty.
         text: The utterance.
         time: When it was spoken, by the caller's clock and with a time zone. Stored unchanged.
         extra: Any other JSON object, such as a message id. Limits as for `Notes.extra`.
