@@ -12,20 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from session_notes_tools.bench.machine import machine_text
-from session_notes_tools.bench.report import TextTable, calls_table, milliseconds, number, section_table
+from session_notes_tools.bench.report import TextTable, milliseconds, number, ratio, section_table
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "docs" / "performance.md",)
 RESULTS = ROOT / "benchmarks" / "results"
 MARKS = re.compile(r"(<!-- bench: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-AT_A_GLANCE = (
-    ("GetNotes", "session-notes (tcp)"),
-    ("WriteNotes", "session-notes (tcp)"),
-    ("Echo", "floor (tcp)"),
-    ("GetState", "daprd (tcp)"),
-    ("redis: read", "redis-py, no sidecar"),
-)
-
 Runs = Sequence[Any]
 """The documents of all runs, oldest first."""
 
@@ -36,28 +28,38 @@ def machine(runs: Runs) -> str:
 
 
 def calls(runs: Runs) -> str:
-    """Return every call at every place."""
-    return markdown(calls_table(runs[-1]["calls"]))
+    """Return a row per call and place: latency with one call in flight from Python, CPU with 64 from h2load."""
+    rows = runs[-1]["calls"]
+    many = {(row["call"], row["place"]): row for row in rows if row["caller"] == "h2load"}
+    headings = ("call", "where", "median, ms", "p99, ms", "median ÷ floor", "calls/s", "CPU per call, µs")
+    cells = []
+    for row in rows:
+        if row["in_flight"] == 1:
+            busy = many.get((row["call"], row["place"]), {})
+            cells.append(
+                (
+                    row["call"],
+                    row["place"],
+                    milliseconds(row["median_us"]),
+                    milliseconds(row["p99_us"]),
+                    ratio(row["median_us_to_floor"]),
+                    number(busy.get("calls_per_second")),
+                    number(busy.get("server_cpu_us")),
+                    ratio(busy.get("server_cpu_us_to_floor")),
+                )
+            )
+    return markdown(TextTable((*headings, "CPU ÷ floor"), cells))
 
 
-def at_a_glance(runs: Runs) -> str:
-    """Return the few rows that most readers look for."""
-    single = {(row["call"], row["place"]): row for row in runs[-1]["calls"] if row["in_flight"] == 1}
-    many = {(row["call"], row["place"]): row for row in runs[-1]["calls"] if row["caller"] == "h2load"}
-    headings = ("call", "where", "median, 1 in flight", "p99, 1 in flight", "server CPU per call, 64 in flight")
+def growth(runs: Runs) -> str:
+    """Return the median of each call by dimension and size."""
+    medians = {(row["of"], row["size"], row["call"]): row["median_us"] for row in runs[-1]["growth"]}
+    names = tuple(dict.fromkeys(name for _, _, name in medians))
+    sizes = sorted({(dimension, size) for dimension, size, _ in medians})
     return markdown(
         TextTable(
-            headings,
-            [
-                (
-                    *key,
-                    f"{milliseconds(single[key]['median_us'])} ms",
-                    f"{milliseconds(single[key]['p99_us'])} ms",
-                    f"{number(many[key]['server_cpu_us'])} µs" if key in many else "-",
-                )
-                for key in AT_A_GLANCE
-                if key in single
-            ],
+            ("dimension", "size", *(f"{name}, µs" for name in names)),
+            [(*map(str, size), *(number(medians.get((*size, name))) for name in names)) for size in sizes],
         )
     )
 
@@ -91,10 +93,10 @@ def parts(_: Runs) -> str:
 TABLES: dict[str, Callable[[Runs], str]] = {
     "machine": machine,
     "calls": calls,
-    "at-a-glance": at_a_glance,
     "goals": goals,
     "parts": parts,
-    **{name: section(name) for name in ("growth", "memory", "footprint", "workers", "cluster")},
+    "growth": growth,
+    **{name: section(name) for name in ("memory", "footprint", "workers", "cluster")},
 }
 
 

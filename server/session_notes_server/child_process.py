@@ -35,8 +35,8 @@ def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
 class ChildProcess:
     """A child process with a name, a command and one process at a time.
 
-    It runs in a session of its own: Ctrl-C in a terminal signals the whole process group, but the parent decides when
-    its children stop. The embedded store, for example, must outlive the calls in flight.
+    It runs in a new session: Ctrl-C in a terminal signals the whole process group, but the parent decides when its
+    children stop. The embedded store, for example, must outlive the calls in flight.
 
     Args:
         name: Its name in log lines.
@@ -70,7 +70,7 @@ class ChildProcess:
         return self.process.pid if self.process is not None and self.process.returncode is None else None
 
     async def start(self) -> None:
-        """Start a process. A subclass calls `spawn` in it.
+        """Start a process. A subclass passes its options to `spawn`.
 
         Raises:
             OSError: If the program cannot be executed.

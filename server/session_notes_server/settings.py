@@ -13,6 +13,9 @@ DEFAULT_ADDRESS = "127.0.0.1:50051"
 """The address on which the sidecar listens, and which clients call, by default. Equals `session_notes.DEFAULT_TARGET`,
 which takes 150 ms to import; a test compares the two."""
 
+HEALTH_LIVE, HEALTH_READY = "live", "ready"
+"""Names of health services besides those of the contract: the process itself, and the process with its store."""
+
 ERASED_WITHIN = timedelta(seconds=10)
 """The time within which what DeleteSession removed is gone from every file of the embedded store. It counts from the
 response while the sidecar runs, else from its next start. It takes longer if rewriting the files takes more than 3 s,
@@ -153,8 +156,8 @@ class Settings:
     response within 100 ms, even if that is UNAVAILABLE."""
 
     store_timeout: timedelta = timedelta(seconds=1)
-    """Timeout of any call for a reply from Redis. Below the deadline of 2 s that our clients set on such calls, so that
-    they receive the sidecar's response."""
+    """Timeout of any call for a reply from Redis. Below the deadline of 2 s that both clients set on such calls, so
+    that they receive the sidecar's response."""
 
     max_connection_age: timedelta = timedelta(minutes=10)
     """Age at which a connection is closed. Its client opens another one, and streams on the old one end. This also

@@ -11,8 +11,8 @@ from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from tests.access.callers import TOKENS, bearer, token_files
-from tests.process.test_workers import a_channel_each, several
 from tests.support import SessionCalls, Sidecar, new_channel, new_session_id, refused
+from tests.worker_processes import channel_per_worker, sidecar_with_workers
 
 SERVICE = "grpc.channelz.v1.Channelz"
 ON = "--channelz"
@@ -84,7 +84,7 @@ def test_it_is_for_admins(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shares out a port's connections")
 def test_each_worker_tells_of_itself() -> None:
     """With several workers, the one that has the connection answers, of its own calls alone."""
-    with several(flags=[ON]) as sidecar, a_channel_each(sidecar) as each:
+    with sidecar_with_workers(flags=[ON]) as sidecar, channel_per_worker(sidecar) as each:
         one, two = each.values()
         before = calls_started(one), calls_started(two)
         for _ in range(4):

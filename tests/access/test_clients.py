@@ -203,7 +203,7 @@ def test_replaced_files_of_tls_count(mtls_sidecar: Sidecar, authority: Authority
             list(client.list_sessions())
         new = authority.issue("rotated-new", "the-admin", common_name="the-admin")
         new.cert.replace(mine.cert)
-        client._transport._files.look_soon()  # type: ignore[union-attr]
+        client._transport._files.check_soon()  # type: ignore[union-attr]
         client.get_session("s", timeout=SHORT)
         with pytest.raises(PermissionDenied):
             list(client.list_sessions())

@@ -11,7 +11,7 @@ from session_notes_server.rpc.listening import check_addresses
 from session_notes_server.settings import InvalidSetting, Settings
 
 from tests.access.callers import TOKENS, Authority, encrypted_channel, get_notes_code
-from tests.process.test_refused_start import serve
+from tests.refused_starts import run_serve
 from tests.support import Sidecar, eventually, free_port, new_channel
 
 PORT = 50051
@@ -19,7 +19,7 @@ PORT = 50051
 
 def test_an_address_for_everybody_is_refused(tmp_path: Path) -> None:
     """Without TLS and authentication, the sidecar does not start where others can reach it, and says what to do."""
-    status, text = serve("--listen", "0.0.0.0:0", "--data-dir", str(tmp_path / "data"))
+    status, text = run_serve("--listen", "0.0.0.0:0", "--data-dir", str(tmp_path / "data"))
     assert status == 2
     for word in ("0.0.0.0:0", "--tls-cert", "--tls-key", "--tokens-dir", "--tls-client-ca", "--insecure-listen"):
         assert word in text
@@ -116,7 +116,7 @@ def test_a_directory_that_others_can_change_is_refused(tmp_path: Path) -> None:
     shared.mkdir()
     for mode in (0o777, 0o775):
         shared.chmod(mode)
-        status, text = serve("--listen", f"unix:{shared}/s")
+        status, text = run_serve("--listen", f"unix:{shared}/s")
         assert status > 0
         assert "others can change the directory" in text
         assert not (shared / "s").exists()
@@ -133,6 +133,6 @@ def test_a_directory_that_is_missing_is_made_private(tmp_path: Path) -> None:
     with Sidecar(listen=f"unix:{shared}/own/s") as sidecar:
         assert sidecar.running
         assert stat.S_IMODE((shared / "own").stat().st_mode) == 0o700
-    status, text = serve("--listen", f"unix:{shared}/no/such/s")
+    status, text = run_serve("--listen", f"unix:{shared}/no/such/s")
     assert status == 1
     assert "No such file or directory" in text

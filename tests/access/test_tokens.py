@@ -11,7 +11,7 @@ from session_notes_server.identity.callers import Tokens
 from session_notes_server.identity.trusted_files import CredentialsError
 
 from tests.access.callers import TOKENS, get_notes_code, write_secret
-from tests.process.test_refused_start import serve
+from tests.refused_starts import run_serve
 from tests.support import Sidecar, eventually, new_channel
 
 OK, UNAUTHENTICATED = grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED
@@ -146,7 +146,7 @@ def test_a_pipe_in_the_place_of_a_file_holds_nothing_up(tmp_path: Path) -> None:
 def test_a_token_has_one_role(tokens_dir: Path) -> None:
     """The same token for two roles is a mistake, be it hashed in one of them; the sidecar does not start on it."""
     write_secret(tokens_dir / "admin", hash_of(OLD))
-    status, text = serve("--tokens-dir", str(tokens_dir))
+    status, text = run_serve("--tokens-dir", str(tokens_dir))
     assert status > 0
     assert "already has the role primary" in text
     assert "canary" not in text

@@ -1,4 +1,4 @@
-"""`session-notes doctor` against what is in order and what is not: each is said, with what to do, and soon."""
+"""`session-notes doctor`: faults of sidecars, and other servers, are each named with advice, and in time."""
 
 import datetime
 import socket
@@ -24,58 +24,59 @@ from tests.cli.program import Cli, Ended
 from tests.stores import StoreServer, valkey_program
 from tests.support import SERVICES, Sidecar, free_port, leaks
 
-OF_A_SIDECAR = ["address", "protocol", "health", "credentials", "contract", "reads"]
-BOTH = ("sidecar", "redis")
+SIDECAR_CHECKS = ["address", "protocol", "health", "credentials", "contract", "reads"]
+PARTS = ("sidecar", "redis")
 QUICK = ("--timeout", "400ms")
 
 
 class Diagnosis:
-    """What a run of it found."""
+    """The findings of one run about the sidecar, or about the store."""
 
     def __init__(self, ended: Ended, about: str = "sidecar") -> None:
         self.code, self.document = ended.code, ended.json
-        self.checks = [one["check"] for one in self.document["checks"] if one["about"] == about]
-        self._found = {one["check"]: one for one in self.document["checks"] if one["about"] == about}
+        findings = [finding for finding in self.document["checks"] if finding["about"] == about]
+        self.checks = [finding["check"] for finding in findings]
+        self._findings = {finding["check"]: finding for finding in findings}
         assert (ended.code == 1) == (not self.document["ok"])
-        assert (ended.code == 1) == any(one["verdict"] == "problem" for one in self.document["checks"])
-        for one in self.document["checks"]:
-            assert one["says"]
-            assert one["advice"] or one["verdict"] in ("ok", "skipped"), one
-        assert not leaks(ended.out), "it holds a secret, or what somebody said"
+        assert (ended.code == 1) == any(finding["verdict"] == "problem" for finding in self.document["checks"])
+        for finding in self.document["checks"]:
+            assert finding["says"]
+            assert finding["advice"] or finding["verdict"] in ("ok", "skipped"), finding
+        assert not leaks(ended.out), "it holds a secret, or what a user said"
 
     def verdict(self, check: str) -> str:
-        return str(self._found[check]["verdict"])
+        return str(self._findings[check]["verdict"])
 
     def says(self, check: str) -> str:
-        return str(self._found[check]["says"])
+        return str(self._findings[check]["says"])
 
     def advice(self, check: str) -> str:
-        return str(self._found[check]["advice"])
+        return str(self._findings[check]["advice"])
 
     @property
     def problem(self) -> str:
-        """What the only problem is called, and what is said of it; it is the last thing looked at."""
+        """The only problem, as `check: text`. No check follows it."""
         problems = [name for name in self.checks if self.verdict(name) == "problem"]
         assert problems == self.checks[-1:], self.document
         return f"{problems[0]}: {self.says(problems[0])}"
 
 
 def doctor(target: str, *arguments: str, about: str = "sidecar") -> Diagnosis:
-    """What it finds at a target."""
+    """Run the doctor against a target."""
     return Diagnosis(Cli(target).here("doctor", "--json", *arguments), about)
 
 
-def test_all_is_well(cli: Cli, sidecar: Sidecar) -> None:
-    """Each check has a line; the exit code is 0; with --write notes are written, read and deleted; nothing is left."""
+def test_a_sidecar_in_order(cli: Cli, sidecar: Sidecar) -> None:
+    """Each check prints a line and the exit code is 0; --write writes, reads and deletes notes, and leaves nothing."""
     human, written = cli.together(["doctor"], ["doctor", "--write", "--json"])
     assert (human.code, human.err) == (0, "")
     lines = human.out.splitlines()
-    assert [line.split()[:2] for line in lines[1:-1]] == [["ok", check] for check in OF_A_SIDECAR]
+    assert [line.split()[:2] for line in lines[1:-1]] == [["ok", check] for check in SIDECAR_CHECKS]
     assert (lines[0], lines[-1]) == ("sidecar", "0 problems, 0 warnings")
     found = Diagnosis(written)
-    assert found.checks == [*OF_A_SIDECAR, "writes", "clock"]
+    assert found.checks == [*SIDECAR_CHECKS, "writes", "clock"]
     assert {found.verdict(check) for check in found.checks} == {"ok"}
-    assert "whoever can connect" in found.says("credentials")
+    assert "every caller may call every method" in found.says("credentials")
     assert "no age depends on" in found.says("clock")
     assert sidecar.target in found.says("address")
     keys = sidecar.store.keys()
@@ -83,15 +84,15 @@ def test_all_is_well(cli: Cli, sidecar: Sidecar) -> None:
 
 
 def test_without_write_nothing_is_written(cli: Cli, sidecar: Sidecar) -> None:
-    """Looking at a sidecar and its store leaves no key behind, and touches none."""
+    """Checking a sidecar and its store leaves the keys of the store as they were."""
     before = sidecar.store.keys()
     found = Diagnosis(cli.here("doctor", "--json", "--redis-url", sidecar.store.url))
     assert found.code == 0
     assert sidecar.store.keys() == before
 
 
-def test_nobody_there() -> None:
-    """No sidecar at the address: said at once, with how to start one; a socket that is not there, too."""
+def test_no_server_at_the_address() -> None:
+    """An address without a server, a missing socket, an unknown host and a malformed address each come with advice."""
     port, unix = doctor(f"127.0.0.1:{free_port()}"), doctor("unix:/no/such/socket")
     assert port.checks == unix.checks == ["address"]
     assert "nothing listens at this address" in port.problem
@@ -103,32 +104,32 @@ def test_nobody_there() -> None:
         assert "host:port" in doctor(nonsense).advice("address")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="others let more of them wait")
-def test_packets_that_are_dropped_do_not_hold_it_up() -> None:
-    """An address that nothing comes back from, as behind a firewall: said after the timeout."""
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems queue more connections")
+def test_dropped_packets_do_not_exceed_the_timeout() -> None:
+    """An address that never replies, as behind a firewall, is reported after the timeout."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as stack:
-        # A queue that is full drops who else comes.
+        # A full queue drops further connections.
         for _ in range(4):
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(full.getsockname())
         target = f"127.0.0.1:{full.getsockname()[1]}"
         began = time.monotonic()
-        found, store = (doctor(target, *QUICK, "--redis-url", f"redis://{target}", about=about) for about in BOTH)
+        found, store = (doctor(target, *QUICK, "--redis-url", f"redis://{target}", about=about) for about in PARTS)
         assert time.monotonic() - began < 6
-    assert found.problem == f"address: nobody answers at {target}"
+    assert found.problem == f"address: no response from {target}"
     assert "no answer in time" in store.problem
 
 
-def test_a_black_hole_does_not_hold_it_up() -> None:
-    """Somebody takes connections and never says a word: it ends soon after its timeout, plain or with TLS."""
+def test_a_silent_server_does_not_exceed_the_timeout() -> None:
+    """A server that accepts connections and never replies is reported soon after the timeout."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         target = f"127.0.0.1:{silent.getsockname()[1]}"
         began = time.monotonic()
         found = doctor(target, *QUICK)
         store = doctor(target, *QUICK, "--redis-url", f"redis://{target}", about="redis")
         assert time.monotonic() - began < 4
-    assert found.problem == "protocol: it takes connections and says nothing"
+    assert found.problem == "protocol: it accepts connections and does not respond"
     assert "no answer in time" in store.problem
 
 
@@ -139,8 +140,8 @@ class Web(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-def test_something_else_listens() -> None:
-    """A web server, a Redis, another gRPC server: named for what they are, and not taken for a sidecar."""
+def test_another_server_listens() -> None:
+    """A web server, a Redis and another gRPC server are named as such, not taken for a sidecar."""
     with HTTPServer(("127.0.0.1", 0), Web) as web, StoreServer(valkey_program()) as redis, a_server() as other:
         thread = threading.Thread(target=web.serve_forever)
         thread.start()
@@ -150,14 +151,14 @@ def test_something_else_listens() -> None:
             web.shutdown()
             thread.join()
         assert "Redis or Valkey" in doctor(f"127.0.0.1:{redis.port}").problem
-        assert "a gRPC server, but none of ours" in doctor(other).problem
+        assert "a gRPC server, but not a sidecar" in doctor(other).problem
 
 
 @contextmanager
 def a_server(
     services: Sequence[grpc.GenericRpcHandler] = (), credentials: grpc.ServerCredentials | None = None
 ) -> Iterator[str]:
-    """Some gRPC server → where."""
+    """Run a gRPC server with these services, and return its address."""
     server = grpc.server(ThreadPoolExecutor(4))
     server.add_generic_rpc_handlers(services)
     port = (
@@ -172,13 +173,13 @@ def a_server(
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Whom the sidecar's clients trust."""
+    """Return the authority that the sidecar's clients trust."""
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture(scope="module")
 def guarded(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
-    """A sidecar with TLS that asks for tokens."""
+    """Run a sidecar with TLS that requires tokens."""
     mine = authority.issue("sidecar", "localhost", "127.0.0.1")
     tokens = token_files(tmp_path_factory.mktemp("access") / "tokens")
     flags = ["--tls-cert", str(mine.cert), "--tls-key", str(mine.key), "--tokens-dir", str(tokens)]
@@ -186,36 +187,36 @@ def guarded(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> I
         yield sidecar
 
 
-def test_who_we_are(guarded: Sidecar, authority: Authority, tmp_path: Path) -> None:
-    """No token, a wrong one, and each role's: what they let us do is said, and never the token."""
+def test_credentials(guarded: Sidecar, authority: Authority, tmp_path: Path) -> None:
+    """A missing token, an unknown one and a token of each role are told apart, and no token is printed."""
     encrypted = ("--tls-ca", str(authority.path))
-    assert "it asks for a token" in doctor(guarded.target, *encrypted).problem
+    assert "it requires a token" in doctor(guarded.target, *encrypted).problem
     wrong = write_secret(tmp_path / "wrong", "canary-wrong")
     found = doctor(guarded.target, *encrypted, "--token-file", str(wrong))
-    assert "the token is not known" in found.problem
+    assert "does not know the token" in found.problem
     for role, token in TOKENS.items():
         path = write_secret(tmp_path / role, token)
         known = doctor(guarded.target, *encrypted, "--token-file", str(path))
         assert known.code == 0
-        assert known.says("credentials") == f"the token lets us in as {role}"
-        assert known.checks == ["address", "certificate", *OF_A_SIDECAR[1:]]
+        assert known.says("credentials") == f"the token has the role {role}"
+        assert known.checks == ["address", "certificate", *SIDECAR_CHECKS[1:]]
         writing = doctor(guarded.target, *encrypted, "--token-file", str(path), "--write")
         assert writing.verdict("writes") == ("ok" if role == "admin" else "problem")
     assert "cannot be read" in doctor(guarded.target, *encrypted, "--token-file", "/no/such").problem
     assert "no certificate" in doctor(guarded.target, "--tls-ca", str(wrong), "--token-file", str(path)).problem
 
 
-def test_tls_on_one_side_alone(guarded: Sidecar, sidecar: Sidecar, authority: Authority) -> None:
-    """Plain text where TLS is spoken, and the other way round: it says which, and what to give or leave out."""
+def test_tls_on_one_side_only(guarded: Sidecar, sidecar: Sidecar, authority: Authority) -> None:
+    """TLS on the server alone, or on the client alone, comes with the option to give or to leave out."""
     plain = doctor(guarded.target)
-    assert plain.problem == "protocol: TLS is spoken there"
+    assert plain.problem == "protocol: it requires TLS"
     assert "--tls-ca" in plain.advice("protocol")
     encrypted = doctor(sidecar.target, "--tls-ca", str(authority.path))
-    assert encrypted.problem == "protocol: no TLS is spoken there"
+    assert encrypted.problem == "protocol: it does not speak TLS"
 
 
 def test_certificates(authority: Authority, tmp_path: Path) -> None:
-    """Expired, not yet valid, for another name, of another authority, soon to expire: told apart, with dates."""
+    """Certificates that expired, are not valid yet, have another name or authority, or expire soon are told apart."""
 
     def look(shown: Certificate, trusted: Authority = authority) -> Diagnosis:
         with a_server(credentials=grpc.ssl_server_credentials([shown.pems])) as target:
@@ -225,24 +226,24 @@ def test_certificates(authority: Authority, tmp_path: Path) -> None:
     expired = look(issued(authority, "expired", now - 9 * day, now - 3 * day))
     assert "expired 3 days ago" in expired.problem
     assert f"{now - 3 * day:%Y-%m-%d}" in expired.problem
-    assert "counts from" in look(issued(authority, "early", now + day, now + 9 * day)).problem
+    assert "valid only from" in look(issued(authority, "early", now + day, now + 9 * day)).problem
     elsewhere = look(authority.issue("elsewhere", "notes.example.org"))
-    assert "it is for notes.example.org, and not for 127.0.0.1" in elsewhere.problem
+    assert "it is for notes.example.org, not for 127.0.0.1" in elsewhere.problem
     assert "not trusted" in look(authority.issue("mine", "127.0.0.1"), Authority(tmp_path / "other")).problem
     soon = look(issued(authority, "soon", now - day, now + 3 * day))
     assert soon.verdict("certificate") == "warning"
-    assert "none of ours" in soon.problem
+    assert "not a sidecar" in soon.problem
 
 
 def issued(authority: Authority, name: str, begins: datetime.datetime, ends: datetime.datetime) -> Certificate:
-    """A certificate for a time."""
+    """Issue a certificate with these dates."""
     made = authority._ca.issue_cert("127.0.0.1", not_before=begins, not_after=ends)
     chain = b"".join(pem.bytes() for pem in made.cert_chain_pems)
     return authority._written(name, made.private_key_pem.bytes(), chain)
 
 
-def test_a_certificate_of_ours(authority: Authority, tmp_path: Path) -> None:
-    """A sidecar that wants certificates: without one, with a stranger's, and with one that has a role."""
+def test_client_certificates(authority: Authority, tmp_path: Path) -> None:
+    """A missing client certificate, one of another authority, one without a role and one with a role are told apart."""
     mine, caller = authority.issue("sidecar", "127.0.0.1"), authority.issue("caller", "coach.example.org")
     nobody, stranger = authority.issue("nobody", "x.example.org"), Authority(tmp_path / "o").issue("stranger", "coach")
     roles = write_secret(tmp_path / "roles", "observer coach.example.org")
@@ -253,14 +254,14 @@ def test_a_certificate_of_ours(authority: Authority, tmp_path: Path) -> None:
             files = ["--tls-cert", str(shown.cert), "--tls-key", str(shown.key)] if shown else []
             return doctor(sidecar.target, "--tls-ca", str(authority.path), *files)
 
-        assert look(None).problem == "protocol: it asks for a certificate of ours"
-        assert "does not take our certificate" in look(stranger).problem
-        assert "no name in our certificate has a role" in look(nobody).problem
-        assert look(caller).says("credentials") == "our certificate lets us in as observer"
+        assert look(None).problem == "protocol: it requires a client certificate"
+        assert "rejects your certificate" in look(stranger).problem
+        assert "no name in your certificate has a role" in look(nobody).problem
+        assert look(caller).says("credentials") == "your certificate has the role observer"
 
 
 def test_a_sidecar_of_another_version() -> None:
-    """One that lacks something of the contract, or has more: a warning says what."""
+    """A sidecar whose contract lacks an RPC, or has one more, causes a warning that names it."""
     with a_server([*another_version(lacks="ListRuns")]) as older, a_server([*another_version(has="Later")]) as newer:
         old, new = doctor(older), doctor(newer)
     assert (old.verdict("contract"), new.verdict("contract")) == ("warning", "warning")
@@ -269,7 +270,7 @@ def test_a_sidecar_of_another_version() -> None:
 
 
 def another_version(lacks: str = "", has: str = "") -> Iterator[grpc.GenericRpcHandler]:
-    """Just enough of a sidecar to be asked what it can do."""
+    """Yield the handlers of a server that describes a contract without the RPC `lacks`, or with the RPC `has`."""
     files = {}
     for module in CONTRACT:
         file = FileDescriptorProto()
@@ -321,7 +322,7 @@ def another_version(lacks: str = "", has: str = "") -> Iterator[grpc.GenericRpcH
 
 
 def test_a_store_that_is_down() -> None:
-    """The sidecar lives, and is not ready: a problem that is the store's, which is then looked at from here."""
+    """A sidecar that is live but not ready is a problem, and --redis-url shows the cause in the store."""
     url = f"redis://:canary@127.0.0.1:{free_port()}/0"
     with Sidecar(url, wait=False) as sidecar:
         ended = Cli(sidecar.target).here("doctor", "--json", "--redis-url", url)

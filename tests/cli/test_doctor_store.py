@@ -1,4 +1,4 @@
-"""`session-notes doctor --redis-url`: what a store's settings would cost is said before they do."""
+"""`session-notes doctor --redis-url`: settings of a store that lose sessions are reported before they do."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ CHECKS = [
 
 @pytest.fixture(scope="module", params=["valkey", "redis"])
 def server(request: pytest.FixtureRequest) -> Iterator[StoreServer]:
-    """A store of each kind that tests may set up as they like."""
+    """Run a store of each kind, which tests may configure."""
     program = valkey_program() if request.param == "valkey" else redis_program()
     if program is None:
         pytest.skip("there is no redis-server on PATH")
@@ -34,7 +34,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[StoreServer]:
 
 @pytest.fixture
 def admin(server: StoreServer) -> Iterator[Any]:
-    """Its admin. What a test sets is set back."""
+    """Return a client for the store's admin, and restore the settings afterwards."""
     with redis.Redis(port=server.port) as admin:
         before = admin.config_get("*")
         yield admin
@@ -45,7 +45,7 @@ def admin(server: StoreServer) -> Iterator[Any]:
 
 @pytest.fixture
 def look(cli: Cli, server: StoreServer) -> Callable[..., Diagnosis]:
-    """What is found there."""
+    """Return a function that runs the doctor against the store."""
 
     def look(*arguments: str, url: str = server.url) -> Diagnosis:
         return Diagnosis(cli.here("doctor", "--json", "--redis-url", url, *arguments), "redis")
@@ -54,7 +54,7 @@ def look(cli: Cli, server: StoreServer) -> Callable[..., Diagnosis]:
 
 
 def test_every_check_has_a_line(look: Callable[..., Diagnosis], admin: Any) -> None:
-    """All of them, in order; a store as it should be has no warning, until it keeps what users said in its log."""
+    """Every check prints a line, in order; a well-configured store has no warning until its log keeps users' words."""
     admin.config_set("appendonly", "yes")
     for name in COMMAND_LOGS:
         if admin.config_get(name):
@@ -69,7 +69,7 @@ def test_every_check_has_a_line(look: Callable[..., Diagnosis], admin: Any) -> N
 
 
 def test_eviction(look: Callable[..., Diagnosis], admin: Any) -> None:
-    """A policy that evicts sessions is a problem once there is a limit; volatile-* evicts nothing but sessions."""
+    """A policy that evicts sessions is a problem once memory is limited; volatile-* is a warning."""
     admin.config_set("maxmemory-policy", "allkeys-lru")
     assert look().verdict("eviction") == "warning"
     admin.config_set("maxmemory", "100mb")
@@ -84,8 +84,8 @@ def test_eviction(look: Callable[..., Diagnosis], admin: Any) -> None:
 
 
 def test_memory(look: Callable[..., Diagnosis], admin: Any) -> None:
-    """Use beside the limit: a warning when it is nearly full, a problem when it is."""
-    # Made there: a connection's buffers would count as well.
+    """Memory in use is a warning near the limit and a problem beyond it."""
+    # Created by a script: sent from here, it would also fill the buffers of a connection, which count.
     admin.eval("redis.call('SET', KEYS[1], string.rep('x', 20000000), 'EX', 100)", 1, "large")
     used = admin.info("memory")["used_memory"]
     for share, verdict in ((0.5, "ok"), (0.88, "warning"), (1.2, "problem")):
@@ -94,64 +94,66 @@ def test_memory(look: Callable[..., Diagnosis], admin: Any) -> None:
 
 
 def test_persistence(look: Callable[..., Diagnosis], admin: Any) -> None:
-    """Nothing, snapshots, an append-only file: what a crash would lose is in the line."""
+    """Without persistence, with snapshots and with an append-only file, the line says what a crash would lose."""
     nothing = look()
     assert nothing.verdict("persistence") == "warning"
     assert "loses every session" in nothing.says("persistence")
     assert "appendonly yes" in nothing.advice("persistence")
     admin.config_set("save", "3600 1")
-    assert "snapshots alone" in look().says("persistence")
+    assert "snapshots only" in look().says("persistence")
     admin.config_set("appendonly", "yes")
-    for policy, said in (("everysec", "the last second or two"), ("always", "loses nothing")):
+    for policy, loss in (("everysec", "the last second or two"), ("always", "loses no acknowledged write")):
         admin.config_set("appendfsync", policy)
         assert look().verdict("persistence") == "ok"
-        assert said in look().says("persistence")
+        assert loss in look().says("persistence")
     admin.config_set("appendfsync", "no")
     assert look().verdict("persistence") == "warning"
 
 
 def test_replicas(look: Callable[..., Diagnosis], admin: Any) -> None:
-    """Fewer replicas than writes wait for would make every write UNAVAILABLE."""
+    """Fewer replicas than writes wait for are a problem, as every write is then UNAVAILABLE."""
     assert look().verdict("replicas") == "ok"
     assert look("--min-replicas-acked", "1").verdict("replicas") == "problem"
     admin.config_set("min-replicas-to-write", 2)
     assert look().verdict("replicas") == "problem"
 
 
-def test_a_replica_is_no_master(look: Callable[..., Diagnosis], server: StoreServer) -> None:
-    """A replica takes no writes: said, with how to name its master."""
+def test_a_replica_is_not_a_master(look: Callable[..., Diagnosis], server: StoreServer) -> None:
+    """A replica, which refuses writes, is a problem; the advice names Sentinel's URL."""
     with StoreServer(valkey_program(), ["--replicaof", "127.0.0.1", str(free_port())]) as replica:
         found = look(url=replica.url)
     assert found.verdict("role") == "problem"
     assert "redis+sentinel" in found.advice("role")
 
 
-def test_keys_for_ever(look: Callable[..., Diagnosis], admin: Any) -> None:
-    """Keys with our prefix that never expire are none of ours: counted, and not named."""
-    assert "no key with our prefix yet" in look().says("expiry")
+def test_keys_without_a_ttl(look: Callable[..., Diagnosis], admin: Any) -> None:
+    """Keys with the prefix that never expire belong to another program; they are counted, not named."""
+    assert "no key with the prefix yet" in look().says("expiry")
     admin.hset(f"{DEFAULT_PREFIX}:{{canary-x}}", "a", "b")
     admin.set(f"{DEFAULT_PREFIX}:{{canary-y}}:turns", "a", ex=100)
     found = look()
     assert found.verdict("expiry") == "warning"
-    assert "2 keys with our prefix looked at, 1 never" in found.says("expiry")
+    assert "2 keys with the prefix checked, 1 never" in found.says("expiry")
 
 
-def test_a_user_who_may_not(look: Callable[..., Diagnosis], server: StoreServer, admin: Any, tmp_path: Path) -> None:
-    """A user with too few permissions: the commands are named. With a wrong password: that it is wrong, and no more."""
+def test_a_user_without_permissions(
+    look: Callable[..., Diagnosis], server: StoreServer, admin: Any, tmp_path: Path
+) -> None:
+    """The commands that a user may not run are named; of a wrong password, only that it is wrong."""
     login = ("--redis-password-file", str(write_secret(tmp_path / "password", PASSWORD)))
     url = server.url.replace("redis://", "redis://app@")
     allowed = ("reset", "on", f"~{DEFAULT_PREFIX}:*", "+@all", "-rename", "-rpush", f">{PASSWORD}")
     admin.execute_command("ACL", "SETUSER", "app", *allowed)
     found = look(*login, url=url)
-    if found.verdict("permissions") != "skipped":  # Redis 6 does not tell.
+    if found.verdict("permissions") != "skipped":  # Redis 6 cannot tell.
         assert (found.code, found.verdict("permissions")) == (1, "problem")
-        assert "our user may not run rename, rpush" in found.says("permissions")
+        assert "the user may not run rename, rpush" in found.says("permissions")
     admin.execute_command("ACL", "SETUSER", "app", "resetpass", ">another")
     assert "wrong user or password" in look(*login, url=url).problem
 
 
-def test_a_store_that_says_nothing(look: Callable[..., Diagnosis], server: StoreServer) -> None:
-    """A store that is stopped is told from one that is slow, within the timeout."""
+def test_a_silent_store(look: Callable[..., Diagnosis], server: StoreServer) -> None:
+    """A store that does not reply is reported within the timeout."""
     server.pause()
     try:
         assert "no answer in time" in look("--timeout", "400ms").problem
@@ -159,8 +161,8 @@ def test_a_store_that_says_nothing(look: Callable[..., Diagnosis], server: Store
         server.resume()
 
 
-def test_where_it_cannot_be(look: Callable[..., Diagnosis], cli: Cli, tmp_path: Path) -> None:
-    """A URL that is none is wrong usage; a password file others can read, and a host nobody knows, are problems."""
+def test_invalid_urls_files_and_hosts(look: Callable[..., Diagnosis], cli: Cli, tmp_path: Path) -> None:
+    """An invalid URL is a usage error; a password file that others can read, and an unknown host, are problems."""
     assert cli.here("doctor", "--redis-url", "localhost").code == 2
     readable = write_secret(tmp_path / "password", PASSWORD)
     readable.chmod(0o644)
@@ -169,6 +171,6 @@ def test_where_it_cannot_be(look: Callable[..., Diagnosis], cli: Cli, tmp_path: 
 
 
 def test_the_embedded_store(cli: Cli, sidecar: Sidecar) -> None:
-    """Our own store has nothing to complain of."""
+    """The embedded store passes every check."""
     found = Diagnosis(cli.here("doctor", "--json", "--redis-url", sidecar.store.url), "redis")
     assert {found.verdict(check) for check in CHECKS} == {"ok"}

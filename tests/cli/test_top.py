@@ -1,4 +1,4 @@
-"""`top --once` and `--json`."""
+"""`top --once` and `top --json`."""
 
 import re
 import subprocess
@@ -11,12 +11,12 @@ from tests.support import SessionCalls, free_port, new_session_id, notes
 
 
 def row_of(text: str, session_id: str) -> str:
-    """A session's line, its gaps as one space."""
+    """Return a session's line with single spaces."""
     return next(" ".join(line.split()) for line in text.splitlines() if line.startswith(session_id))
 
 
 def test_once(cli: Cli, session: SessionCalls, channel: grpc.Channel) -> None:
-    """A table, ids in full, and JSON with what is in it; FRESH only with a bound, by the sidecar's judgement."""
+    """Text and JSON agree, ids are whole, and FRESH is shown only with a bound, as the sidecar decides it."""
     session.append_turns(3)
     content = notes("Clear.")
     session.begin_run("r1", observer="coach", observed_turn=1)
@@ -24,7 +24,7 @@ def test_once(cli: Cli, session: SessionCalls, channel: grpc.Channel) -> None:
     session.begin_run("r2", observer="coach")
     quiet = SessionCalls(channel, new_session_id())
     quiet.append_turns(1)
-    # No terminal is as good as --once.
+    # Without a terminal, --once is implied.
     shown, bounded, as_json = cli.together(["top", "--once"], ["top", "--max-turns-behind", "1"], ["top", "--json"])
 
     assert (shown.code, shown.err, bounded.code, as_json.code) == (0, "", 0, 0)
@@ -59,17 +59,17 @@ def test_once(cli: Cli, session: SessionCalls, channel: grpc.Channel) -> None:
     assert rows[quiet.id]["readiness"] == "never_run"
 
 
-def test_once_where_nobody_answers(cli: Cli) -> None:
-    """An outage is an error, never an empty table; so is an interval too short to mean well."""
-    nobody = cli("top", "--once", "--target", f"127.0.0.1:{free_port()}")
-    hasty = cli.here("top", "--once", "--interval", "1ms")
-    assert (nobody.code, hasty.code) == (4, 2)
-    assert nobody.error.startswith("no sidecar answers at 127.0.0.1:")
-    assert "at least 100ms" in hasty.error
+def test_errors_of_once(cli: Cli) -> None:
+    """An outage is an error, never an empty table, and too short an interval is rejected."""
+    outage = cli("top", "--once", "--target", f"127.0.0.1:{free_port()}")
+    too_short = cli.here("top", "--once", "--interval", "1ms")
+    assert (outage.code, too_short.code) == (4, 2)
+    assert outage.error.startswith("no sidecar answers at 127.0.0.1:")
+    assert "at least 100ms" in too_short.error
 
 
-def test_other_commands_do_not_pay_for_it() -> None:
-    """Neither the screen's library nor the clients are imported for help."""
+def test_imports_of_other_commands() -> None:
+    """The command line imports neither textual nor rich nor the clients until a command needs them."""
     script = (
         "import sys; from session_notes_tools.command_line import app; "
         "print(sorted({'textual', 'session_notes', 'rich'} & set(sys.modules)))"

@@ -22,8 +22,9 @@ from session_notes import (
     TokenFile,
     Turn,
 )
+from session_notes._async_runs import AsyncRunBlock
 from session_notes._errors import for_logs
-from session_notes._runs import AsyncRunBlock, RunBlock
+from session_notes._runs import RunBlock
 
 TEXT = {42: "int", None: "NoneType", b"x": "bytes", UUID(int=1): "UUID"}
 COUNT = {"3": "str", 1.5: "float", True: "bool"}
@@ -163,11 +164,11 @@ async def test_each_argument_of_each_method(kind: type, awaited: bool, nobody: s
 WRONG_PARTS: dict[str, tuple[Callable[[PrimaryClient, ObserverClient], Any], str]] = {
     "one turn": (
         lambda p, _: p.append_turns("s", Turn("user", "x")),  # type: ignore[arg-type]
-        "turns must be several Turns, not one: pass [turn]",
+        "turns must be a list of Turns, not one: pass [turn]",
     ),
     "turns by name": (
         lambda p, _: p.append_turns("s", {"a": 1}),  # type: ignore[dict-item]
-        "turns must be several Turns, not dict",
+        "turns must be a list of Turns, not dict",
     ),
     "a speaker": (
         lambda p, _: p.append_turns("s", [Turn("a", "b"), Turn(None, "x")]),  # type: ignore[arg-type]
@@ -175,7 +176,7 @@ WRONG_PARTS: dict[str, tuple[Callable[[PrimaryClient, ObserverClient], Any], str
     ),
     "half a character": (
         lambda p, _: p.append_turns("s", [Turn("user", "Great \ud83d")]),
-        "turns[0].text has half a character in it (a lone surrogate)",
+        "turns[0].text must not contain a lone surrogate (half a character)",
     ),
     "a day": (
         lambda p, _: p.append_turns("s", [Turn("user", "x", date(2026, 1, 1))]),  # type: ignore[arg-type]
@@ -239,15 +240,15 @@ WRONG_PARTS: dict[str, tuple[Callable[[PrimaryClient, ObserverClient], Any], str
     ),
     "one issue": (
         lambda _, o: o.write_notes("s", Notes(issues=Issue("x"))),  # type: ignore[arg-type]
-        "notes.issues must be several Issues, not one: pass [issue]",
+        "notes.issues must be a list of Issues, not one: pass [issue]",
     ),
     "a dict for issues": (
         lambda _, o: o.write_notes("s", Notes(issues={"text": "x"})),  # type: ignore[arg-type]
-        "notes.issues must be several Issues, not dict",
+        "notes.issues must be a list of Issues, not dict",
     ),
     "no issues": (
         lambda _, o: o.write_notes("s", Notes(issues=None)),  # type: ignore[arg-type]
-        "notes.issues must be several Issues, not NoneType",
+        "notes.issues must be a list of Issues, not NoneType",
     ),
     "an issue that is text": (
         lambda _, o: o.write_notes("s", Notes(issues=["late"])),  # type: ignore[list-item]
@@ -267,7 +268,7 @@ WRONG_PARTS: dict[str, tuple[Callable[[PrimaryClient, ObserverClient], Any], str
     ),
     "one suggestion": (
         lambda _, o: o.write_notes("s", Notes(follow_up_suggestions="Who?")),
-        "notes.follow_up_suggestions must be several strings, not str",
+        "notes.follow_up_suggestions must be a list of strings, not str",
     ),
     "a suggestion": (
         lambda _, o: o.write_notes("s", Notes(follow_up_suggestions=["Who?", 5])),  # type: ignore[list-item]

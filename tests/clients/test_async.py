@@ -274,7 +274,7 @@ def test_a_client_can_move_between_loops(sidecar: Sidecar, session_id: str) -> N
     assert [asyncio.run(read()) for _ in range(2)] == [False, False]
 
 
-_OTHER_LOOP = r"belongs to the event loop it was opened in.*`async with`"
+_OTHER_LOOP = r"belongs to the event loop in which it was opened.*`async with`"
 
 
 def test_a_client_in_another_loop_says_what_to_do(sidecar: Sidecar, session_id: str) -> None:

@@ -37,7 +37,7 @@ def test_nothing_but_the_transport_knows_grpc() -> None:
     """One module makes channels, one sends, one translates errors."""
     package = Path(session_notes.__file__).parent
     users = {path.name for path in package.glob("*.py") if "import grpc" in path.read_text()}
-    assert users == {"_channel.py", "_errors.py", "_transport.py"}
+    assert users == {"_channel.py", "_errors.py", "_retries.py", "_transport.py", "_async_transport.py"}
 
 
 def test_the_environment_names_the_sidecar(

@@ -5,7 +5,18 @@ from dataclasses import FrozenInstanceError
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from session_notes import Issue, Notes, ObserverClient, PrimaryClient, Readiness, RunState, Severity, Turn, WriteOutcome
+from session_notes import (
+    Issue,
+    Notes,
+    ObserverClient,
+    PrimaryClient,
+    Readiness,
+    Reading,
+    RunState,
+    Severity,
+    Turn,
+    WriteOutcome,
+)
 
 from tests.support import new_session_id
 
@@ -223,7 +234,6 @@ def test_the_outcome_of_a_write(observer: ObserverClient, session_id: str) -> No
 
 def test_a_newer_sidecars_words_do_not_break_an_older_client() -> None:
     """An enum value this client does not know is read as unspecified."""
-    from session_notes import _wire
     from session_notes.v1.notes_pb2 import Issue as IssueMessage
     from session_notes.v1.notes_pb2 import Notes as NotesMessage
     from session_notes.v1.notes_pb2 import Run as RunMessage
@@ -234,7 +244,7 @@ def test_a_newer_sidecars_words_do_not_break_an_older_client() -> None:
         notes=NotesMessage(issues=[IssueMessage(severity=99)]),  # type: ignore[arg-type]
         run=RunMessage(state=99),  # type: ignore[arg-type]
     )
-    reading = _wire.reading_from("s", "", GetNotesResponse.FromString(message.SerializeToString()))
+    reading = Reading.from_message(GetNotesResponse.FromString(message.SerializeToString()), session_id="s")
     assert reading.readiness is Readiness.UNSPECIFIED
     assert reading.as_tool_result() == {"ready": False, "reason": "unspecified"}
     assert reading.run is not None

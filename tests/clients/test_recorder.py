@@ -158,7 +158,7 @@ class TestOutage:
                     recorder.record("b", *turns(number - 9))
             assert (recorder.turns("a"), recorder.turns("b")) == (40, 31)
             # Until a try has failed, its outcome unknown.
-            eventually(lambda: recorder._backlog._unanswered > 1, 20)
+            eventually(lambda: recorder._backlog.visits.outage_failures > 1, 20)
             if how == "killed":
                 own_sidecar.start()
             else:
@@ -180,7 +180,7 @@ class TestOutage:
             if other:
                 primary.append_turns(session_id, turns("other"))
             recorder.record(session_id, *turns("same"))
-            eventually(lambda: recorder._backlog._unanswered > 0)
+            eventually(lambda: recorder._backlog.visits.outage_failures > 0)
             proxy.reset()
             assert recorder.close(LONG)
             assert recorder.turns(session_id) == 3 + other
@@ -194,7 +194,7 @@ class TestOutage:
             proxy.swallow_replies()
             for session_id in ids:
                 recorder.record(session_id, *turns("x"))
-            eventually(lambda: recorder._backlog._unanswered > 1)
+            eventually(lambda: recorder._backlog.visits.outage_failures > 1)
             proxy.reset()
             with promptly():
                 assert recorder.close(LONG)
@@ -217,7 +217,7 @@ class TestOutage:
         _, recorder = away
         for number in range(20):
             recorder.record(session_id, *turns(f"{CANARY} {number}"))
-        eventually(lambda: recorder._backlog._unanswered > 2)
+        eventually(lambda: recorder._backlog.visits.outage_failures > 2)
         assert not recorder.close(NOW)
         assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
         assert "20 turns of 1 session not recorded" in caplog.records[-1].getMessage()
@@ -419,7 +419,7 @@ class TestStorable:
         self, primary: PrimaryClient, session_id: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Should the sidecar refuse a turn for what we do not know of, it is left out, and the rest is stored."""
-        monkeypatch.setattr("session_notes._backlog.storable", lambda turn, *_: Storable(turn, len(turn.text), ()))
+        monkeypatch.setattr("session_notes._backlog.prepare", lambda turn, *_: Storable(turn, len(turn.text), ()))
         with TurnRecorder(primary) as recorder:
             recorder.record(session_id, Turn("user", "a"), Turn("user", "b", extra={"a": math.inf}), Turn("user", "c"))
             recorder.record(new_session_id(), *turns("x"))
@@ -803,7 +803,7 @@ class TestAsyncio:
             recorder.record(session_id, *turns("a"))
             await asyncio.to_thread(eventually, lambda: primary.get_session(session_id).turn_count == 1)
             recorder.record(session_id, *turns("b"))
-            await asyncio.to_thread(eventually, lambda: recorder._backlog._unanswered > 0)
+            await asyncio.to_thread(eventually, lambda: recorder._backlog.visits.outage_failures > 0)
             proxy.reset()
             assert await recorder.close(LONG)
         assert said(primary, session_id) == ["a", "b"]

@@ -95,11 +95,11 @@ CLIENTS: list[Callable[[Any], object]] = [PrimaryClient, ObserverClient, AsyncPr
 def test_what_cannot_be_an_address_is_refused(target: str) -> None:
     """It is no outage, which `unavailable_ok` would hide for ever: making the client says so."""
     for client in CLIENTS:
-        with pytest.raises(InvalidArgument, match=r" is no address: write host:port or unix:/path$") as caught:
+        with pytest.raises(InvalidArgument, match=r" is not an address: use host:port or unix:/path$") as caught:
             client(target)
         assert target.strip() in str(caught.value)
         assert "\n" not in str(caught.value)
-    with pytest.raises(InvalidArgument, match="is no address"):
+    with pytest.raises(InvalidArgument, match="is not an address"):
         BackgroundObserver(lambda _: None, target=target)
 
 
@@ -121,7 +121,7 @@ def test_the_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the environment brings the target, the error says so; one that is given does not depend on it."""
     monkeypatch.setenv("SESSION_NOTES_TARGET", "http://127.0.0.1:50051")
     for client in CLIENTS:
-        with pytest.raises(InvalidArgument, match=r"^SESSION_NOTES_TARGET: http://127\.0\.0\.1:50051 is no address"):
+        with pytest.raises(InvalidArgument, match=r"^SESSION_NOTES_TARGET: http://127\.0\.0\.1:50051 is not an addr"):
             client(None)
         client("127.0.0.1:1")
 

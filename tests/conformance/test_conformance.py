@@ -22,11 +22,11 @@ from session_notes import (
     ObserverClient,
     PrimaryClient,
     Readiness,
+    Reading,
     SessionNotesError,
     Turn,
 )
 from session_notes._errors import translate
-from session_notes._wire import reading_from
 from session_notes.status.v1 import status_pb2
 from session_notes.v1.session_notes_pb2 import GetNotesResponse
 
@@ -344,7 +344,7 @@ READY: dict[str, Any] = READINGS["a newer run in a state this client is too old 
 def test_a_response_becomes_the_reading_in_the_table(name: str) -> None:
     """A response becomes the reading and the tool result in the table."""
     case = READINGS[name]
-    reading = reading_from("s", "", json_format.ParseDict(case["response"], GetNotesResponse()))
+    reading = Reading.from_message(json_format.ParseDict(case["response"], GetNotesResponse()), session_id="s")
     for path, part in case["gives"].items():
         equal(part, at(reading, path), path)
     equal(case["tool_result"], reading.as_tool_result(), "tool_result")
@@ -354,7 +354,7 @@ def test_ages_are_rounded_as_in_the_table() -> None:
     """Ages are rounded to the digit, so that a model sees the same age from every language."""
     for age, seconds in TABLES["pure_readings"]["ages"]["cases"]:
         response = json_format.ParseDict(READY | {"age": age}, GetNotesResponse())
-        equal(seconds, reading_from("s", "", response).as_tool_result()["age_seconds"], age)
+        equal(seconds, Reading.from_message(response, session_id="s").as_tool_result()["age_seconds"], age)
 
 
 class Status(grpc.RpcError):

@@ -1,25 +1,32 @@
-"""The figures in the docs are those that were measured."""
+"""docs/performance.md holds the figures that were measured."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from session_notes_tools.bench.goals import compare_with_goals
 
 from benchmarks import tables
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_tables_are_those_of_the_results() -> None:
-    """README and docs/performance.md say what the JSON in benchmarks/results says."""
+def test_the_tables_agree_with_the_results() -> None:
+    """The tables of docs/performance.md are those of the JSON in benchmarks/results."""
     command = [sys.executable, "benchmarks/tables.py", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
-def test_a_figure_that_is_not_measured_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A table that somebody has changed by hand is not what the results say, and is made anew."""
+def test_the_goals_of_the_results_are_those_of_the_code() -> None:
+    """The bench, given the figures of a committed run, finds the same goals, with the same names, met or missed."""
+    for run in tables.load_runs():
+        assert compare_with_goals(run) == run["bars"]
+
+
+def test_an_edited_table_is_found_and_restored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A table changed by hand fails the check, and is filled again without it."""
     page = tmp_path / "page.md"
     changed = (
         (ROOT / "docs" / "performance.md").read_text().replace("GetNotes | session-notes (tcp)", "GetNotes | moon")
@@ -34,14 +41,14 @@ def test_a_figure_that_is_not_measured_is_found(monkeypatch: pytest.MonkeyPatch,
     assert "moon" not in page.read_text()
 
 
-def test_without_results_it_says_what_to_do(
+def test_missing_results_are_an_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nobody has measured yet: no traceback, and no page is touched."""
+    """Without results, the script names the next step and leaves the page alone."""
     page = tmp_path / "page.md"
-    page.write_text("<!-- bench: machine -->\nas it was\n<!-- end -->\n")
+    page.write_text("<!-- bench: machine -->\nunchanged\n<!-- end -->\n")
     monkeypatch.setattr(tables, "PAGES", (page,))
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
     assert tables.main() == 1
     assert "make bench" in capsys.readouterr().out
-    assert "as it was" in page.read_text()
+    assert "unchanged" in page.read_text()

@@ -8,6 +8,7 @@ from dataclasses import replace
 import grpc
 import session_notes
 from session_notes.v1.turn_pb2 import Turn
+from session_notes_server.store.limits import REMEMBERED_RUNS
 from session_notes_tools.replay.history import ListedRun, ReadBack, SessionHistory
 from session_notes_tools.replay.records import Outcome, Sighting, Write, WriteKind
 from session_notes_tools.replay.verdicts import broken_promises
@@ -15,7 +16,6 @@ from session_notes_tools.replay.verdicts import broken_promises
 from tests.stores import Store
 from tests.support import Refusal
 
-REMEMBERED_RUNS = 1000
 UNKNOWN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 
 CallError = (grpc.RpcError, grpc.FutureCancelledError, session_notes.SessionNotesError)

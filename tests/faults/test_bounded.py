@@ -116,9 +116,9 @@ def test_the_first_call_in_an_outage_is_answered_in_time(
 
     def first() -> float:
         with broken(bench, fault):
-            took = bench.time(bench.session, grpc.StatusCode.UNAVAILABLE)
+            seconds = bench.time(bench.session, grpc.StatusCode.UNAVAILABLE)
         bench.heal()
-        return took
+        return seconds
 
     assert_in_time(lambda: [first() for _ in range(effort(3, 50))])
 

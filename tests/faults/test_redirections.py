@@ -206,8 +206,8 @@ def test_a_migrating_slot_is_followed() -> None:
         (bulk("127.0.0.1", "1"), "connection refused"),
         (bulk("", "1"), "is no address"),
         (bulk("nowhere.invalid", "6379"), "the name of its host is not found"),
-        (bulk("no\0where", "6379"), "none that can be looked up"),
-        (bulk("a..b", "6379"), "none that can be looked up"),
+        (bulk("no\0where", "6379"), "invalid and cannot be looked up"),
+        (bulk("a..b", "6379"), "invalid and cannot be looked up"),
         (b"+OK\r\n", "is no address"),
     ],
 )

@@ -36,8 +36,8 @@ def test_fields_have_a_total_limit(session: SessionCalls) -> None:
 def test_small_fields_have_a_limit(session: SessionCalls, store: Store) -> None:
     """Each field counts 256 bytes more than its content, since even a small one takes time to read."""
     session.update_session(set={str(number): 1 for number in range(1000)})
-    taken = int(store.client.hget(store.key(session.id), "field_bytes"))
-    assert 256_000 < taken < 300_000
+    field_bytes = int(store.client.hget(store.key(session.id), "field_bytes"))
+    assert 256_000 < field_bytes < 300_000
     session.update_session(remove=[str(number) for number in range(1000)])
     assert int(store.client.hget(store.key(session.id), "field_bytes")) == 0
 

@@ -181,7 +181,7 @@ class Soak:
 
 
 def cycle(rng: Random) -> Iterator[str]:
-    """Yield all faults in a random order, again and again."""
+    """Yield all faults in random orders, endlessly."""
     while True:
         yield from rng.sample(sorted(FAULTS), len(FAULTS))
 

@@ -1,4 +1,4 @@
-"""A terminal with a program in it, and eyes and hands for tests."""
+"""A program on a pseudo-terminal, for tests that read the screen and press keys."""
 
 import fcntl
 import os
@@ -16,42 +16,47 @@ import pyte
 
 from tests.cli.program import ENV
 
-# A keyboard protocol of newer terminals, which it would show as a letter.
+# A keyboard protocol of newer terminals. pyte does not know it, and would show it as a letter.
 _UNKNOWN_TO_PYTE = re.compile(rb"\x1b\[[<>=][0-9;]*u")
 
 
 class Terminal:
-    """The real program on a terminal of its own, as long as the `with` block lasts.
+    """A program that runs on a terminal of its own during the `with` block.
 
     Args:
-        command: What to run.
-        columns: How wide the terminal is.
-        lines: How high.
-        env: Further environment variables.
+        command: The program and its arguments.
+        columns: The width of the terminal.
+        lines: The height of the terminal.
+        env: Additional environment variables.
+
+    Attributes:
+        process: The program.
+        initial_settings: The terminal's settings before the program started.
+        output: All bytes the program wrote.
     """
 
     def __init__(
         self, command: Sequence[str], *, columns: int = 80, lines: int = 24, env: Mapping[str, str] | None = None
     ) -> None:
         self._command = list(command)
-        ours = {name: text for name, text in ENV.items() if name not in {"COLUMNS", "LINES"}}
-        self._env = ours | {"TERM": "xterm-256color", "COLORTERM": "truecolor"} | dict(env or {})
+        inherited = {name: value for name, value in ENV.items() if name not in {"COLUMNS", "LINES"}}
+        self._env = inherited | {"TERM": "xterm-256color", "COLORTERM": "truecolor"} | dict(env or {})
         self._screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self._screen)
-        self._ours, self._its = pty.openpty()
+        self._master, self._slave = pty.openpty()
         self._set_size(columns, lines)
-        self.before = termios.tcgetattr(self._its)
-        self.written = b""
+        self.initial_settings = termios.tcgetattr(self._slave)
+        self.output = b""
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
             self._command,
-            stdin=self._its,
-            stdout=self._its,
-            stderr=self._its,
+            stdin=self._slave,
+            stdout=self._slave,
+            stderr=self._slave,
             env=self._env,
             start_new_session=True,
-            # So that it is told of a new size, and of Ctrl-C where it does not take the key itself.
+            # The controlling terminal delivers SIGWINCH, and SIGINT where the program does not handle Ctrl-C itself.
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         return self
@@ -62,84 +67,84 @@ class Terminal:
                 self.process.kill()
                 self.process.wait()
         finally:
-            os.close(self._its)
-            if self._ours != -1:
+            os.close(self._slave)
+            if self._master != -1:
                 self.close()
 
     def close(self) -> None:
-        """Close the window."""
-        os.close(self._ours)
-        self._ours = -1
+        """Close the terminal window."""
+        os.close(self._master)
+        self._master = -1
 
     @property
     def lines(self) -> list[str]:
-        """What is on the screen."""
+        """The lines of the screen."""
         return [line.rstrip() for line in self._screen.display]
 
     @property
     def text(self) -> str:
-        """The same as one text."""
+        """The screen as one text."""
         return "\n".join(self.lines)
 
     @property
     def settings(self) -> list[object]:
-        """How the terminal is set: echo, line by line, and so on."""
-        return list(termios.tcgetattr(self._its))
+        """The terminal's current settings, such as echo and line mode."""
+        return list(termios.tcgetattr(self._slave))
 
     def line_of(self, text: str) -> str:
-        """The first line that holds a text; empty: none does."""
+        """Return the first line with a text, or an empty string."""
         return next((line for line in self.lines if text in line), "")
 
     def colour_of(self, text: str) -> str:
-        """The colour of a text's first letter, wherever it is on the screen."""
+        """Return the colour of the first letter of a text on the screen."""
         number = next(number for number, line in enumerate(self.lines) if text in line)
         return str(self._screen.buffer[number][self.lines[number].index(text)].fg)
 
     def is_reversed(self, text: str) -> bool:
-        """Whether a text's first letter is shown in reverse, wherever it is on the screen."""
+        """Return whether the first letter of a text on the screen is shown in reverse."""
         number = next(number for number, line in enumerate(self.lines) if text in line)
         return bool(self._screen.buffer[number][self.lines[number].index(text)].reverse)
 
-    def see(self, what: str | Callable[[], object], seconds: float = 20) -> None:
-        """Wait until a text is on the screen, or until something holds."""
-        holds = (lambda: what in self.text) if isinstance(what, str) else what
+    def see(self, expected: str | Callable[[], object], seconds: float = 20) -> None:
+        """Wait until the screen has a text, or until a condition holds."""
+        holds = (lambda: expected in self.text) if isinstance(expected, str) else expected
         deadline = time.monotonic() + seconds
         while not holds():
-            left = deadline - time.monotonic()
-            assert left > 0, f"not seen within {seconds} s: {what}\n{self.text}"
-            self._read(min(left, 0.2))
+            remaining = deadline - time.monotonic()
+            assert remaining > 0, f"not seen within {seconds} s: {expected}\n{self.text}"
+            self._read(min(remaining, 0.2))
 
     def type(self, keys: str) -> None:
         """Press keys."""
-        os.write(self._ours, keys.encode())
+        os.write(self._master, keys.encode())
 
     def resize(self, columns: int, lines: int) -> None:
-        """Make the terminal larger or smaller."""
+        """Resize the terminal."""
         self._screen.resize(lines, columns)
         self._set_size(columns, lines)
 
-    def ended(self, seconds: float = 20) -> int:
-        """Wait for its end; its exit code."""
+    def wait(self, seconds: float = 20) -> int:
+        """Wait until the program ends, and return its exit code."""
         deadline = time.monotonic() + seconds
         while self.process.poll() is None:
-            assert time.monotonic() < deadline, f"still there:\n{self.text}"
+            assert time.monotonic() < deadline, f"still running:\n{self.text}"
             self._read(0.1)
         self._read(0)
         return self.process.returncode
 
-    def is_given_back(self) -> bool:
-        """Whether the terminal is as it was: main screen, a cursor, no mouse, and settings as before."""
+    def is_restored(self) -> bool:
+        """Return whether the terminal is as before: main screen, cursor, no mouse reports, and the same settings."""
         modes = (b"?1049h", b"?1000h", b"?1003h", b"?2004h", b"?25l")
-        back = {b"h": b"l", b"l": b"h"}
-        ended = all(self.written.rfind(mode) <= self.written.rfind(mode[:-1] + back[mode[-1:]]) for mode in modes)
-        return ended and self.settings == self.before
+        opposite = {b"h": b"l", b"l": b"h"}
+        reset = all(self.output.rfind(mode) <= self.output.rfind(mode[:-1] + opposite[mode[-1:]]) for mode in modes)
+        return reset and self.settings == self.initial_settings
 
     def _read(self, seconds: float) -> None:
-        while select.select([self._ours], [], [], seconds)[0]:
-            read = os.read(self._ours, 65536)
-            self.written += read
-            self._stream.feed(_UNKNOWN_TO_PYTE.sub(b"", read))
+        while select.select([self._master], [], [], seconds)[0]:
+            chunk = os.read(self._master, 65536)
+            self.output += chunk
+            self._stream.feed(_UNKNOWN_TO_PYTE.sub(b"", chunk))
             seconds = 0
 
     def _set_size(self, columns: int, lines: int) -> None:
-        fcntl.ioctl(self._its, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))

@@ -54,7 +54,7 @@ def test_all_places_are_measured_and_compared_with_the_floor(temporary: Path, tm
     }
     assert calls_at["session-notes (tcp)"] == calls_at["session-notes (unix)"] == CALLS
     assert calls_at["floor (tcp)"] == calls_at["floor (unix)"] == {"Echo"}
-    assert calls_at["floor with the sidecar's poller (tcp)"] == {"Echo"}
+    assert calls_at["floor, sidecar's poller (tcp)"] == {"Echo"}
     assert len(calls_at["redis-py, no sidecar"]) == 2
     for row in document["calls"]:
         assert row["calls"] > 0

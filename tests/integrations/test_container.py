@@ -17,7 +17,7 @@ import yaml
 from tests.access.callers import TOKENS, Authority, get_notes_code, write_secret
 from tests.integrations.charts import CHART, SECURE, needs_helm, render
 from tests.integrations.container import ROOT, Container, Image, Volume, images
-from tests.process.test_notify import Manager
+from tests.service_manager import Manager
 from tests.stores import StoreServer, valkey_program
 from tests.support import eventually, new_channel
 
@@ -265,7 +265,7 @@ def test_systemd(installed: Path, host: Path) -> None:
     ):
         (volumes[-1].host / notify.name).chmod(0o666)
         target = f"unix:{host}/run-session-notes/grpc.sock"
-        manager.said_at_last("READY=1")
+        manager.receive_until("READY=1")
         assert "listening on 127.0.0.1:50051" in running.log
         with new_channel(target) as channel:
             assert get_notes_code(channel, TOKENS["observer"]) is grpc.StatusCode.OK

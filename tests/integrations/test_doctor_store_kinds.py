@@ -91,7 +91,7 @@ def test_sentinel_and_replica(sidecar: Sidecar, tmp_path: Path) -> None:
 
         eventually(lambda: diagnose("mymaster", "--min-replicas-acked", "1").code == 0, 30)
         diagnosis = diagnose("mymaster")
-        assert diagnosis.says("role") == "a master, as Sentinel says"
+        assert diagnosis.says("role") == "a master, according to Sentinel"
         assert diagnosis.says("replicas").startswith("1 connected")
         assert diagnose("mymaster", "--min-replicas-acked", "2").verdict("replicas") == "problem"
         assert "no Sentinel that answers knows a master of that name" in diagnose("other", "--timeout", "1s").problem

@@ -94,11 +94,15 @@ async def test_public_address(host: Host, sidecar: Sidecar, tmp_path: Path) -> N
         (2, "--listen-tls-cert", ["--listen", "0.0.0.0:0", "--tokens-dir", "TOKENS"]),
         (2, "host:port", ["--listen", "unix:/tmp/mcp.sock"]),
         (2, "host:port", ["--listen", "localhost"]),
-        (2, "go together", ["--listen", "127.0.0.1:0", "--listen-tls-key", "key"]),
+        (2, "give both a certificate", ["--listen", "127.0.0.1:0", "--listen-tls-key", "key"]),
         (2, "--listen", ["--tokens-dir", "TOKENS"]),
         (2, "--listen", ["--host", "notes.example.org"]),
         (1, "no token", ["--listen", "127.0.0.1:0", "--tokens-dir", "EMPTY"]),
-        (1, "no file", ["--listen", "127.0.0.1:0", "--listen-tls-cert", "EMPTY/cert", "--listen-tls-key", "EMPTY/key"]),
+        (
+            1,
+            "does not exist",
+            ["--listen", "127.0.0.1:0", "--listen-tls-cert", "EMPTY/cert", "--listen-tls-key", "EMPTY/key"],
+        ),
         (1, "is taken", ["--listen", "TAKEN"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""`session-notes top`, driven by hand in a real terminal, on a real sidecar."""
+"""`session-notes top` on a real terminal, with a real sidecar."""
 
 import re
 import signal
@@ -17,33 +17,33 @@ ENTER, ESC, DOWN, CTRL_C = "\r", "\x1b", "\x1b[B", "\x03"
 
 
 @pytest.fixture
-def own() -> Iterator[Sidecar]:
-    """A sidecar with nobody else's sessions."""
+def sidecar() -> Iterator[Sidecar]:
+    """A sidecar without other tests' sessions."""
     with Sidecar() as sidecar:
         yield sidecar
 
 
 @pytest.fixture
-def calls(own: Sidecar) -> Iterator[Callable[[str], SessionCalls]]:
-    """Calls on sessions of it."""
-    with new_channel(own.target) as channel:
+def calls(sidecar: Sidecar) -> Iterator[Callable[[str], SessionCalls]]:
+    """A function that returns the calls on a session of the sidecar."""
+    with new_channel(sidecar.target) as channel:
         yield lambda session_id: SessionCalls(channel, session_id)
 
 
 @pytest.fixture
-def top(own: Sidecar) -> Iterator[Callable[..., Terminal]]:
-    """Starts the program on a terminal."""
+def top(sidecar: Sidecar) -> Iterator[Callable[..., Terminal]]:
+    """A function that starts `top` on a terminal."""
     with ExitStack() as stack:
 
-        def start(*arguments: str, columns: int = 80, lines: int = 24, target: str = own.target) -> Terminal:
+        def start(*arguments: str, columns: int = 80, lines: int = 24, target: str = sidecar.target) -> Terminal:
             command = [*program(), "top", "--target", target, "--interval", "200ms", *arguments]
             return stack.enter_context(Terminal(command, columns=columns, lines=lines))
 
         yield start
 
 
-def a_refund(calls: Callable[[str], SessionCalls]) -> None:
-    """A session with notes two turns behind, one at work, one that failed, one that nobody observed."""
+def create_sessions(calls: Callable[[str], SessionCalls]) -> None:
+    """Create one session with notes two turns behind, one with a run in flight, one that failed, one unobserved."""
     refund = calls("refund-1")
     refund.append_turns(4)
     refund.begin_run("r1", observer="coach", observed_turn=2)
@@ -57,27 +57,28 @@ def a_refund(calls: Callable[[str], SessionCalls]) -> None:
 
 
 def order(terminal: Terminal) -> list[str]:
-    """The sessions on the screen, from the top."""
-    return [found[0] for line in terminal.lines if (found := re.match(r"(refund-1|visa-2|trip-3|quiet-4)\b", line))]
+    """Return the sessions on the screen from top to bottom."""
+    matches = (re.match(r"(refund-1|visa-2|trip-3|quiet-4)\b", line) for line in terminal.lines)
+    return [match[0] for match in matches if match]
 
 
-@pytest.mark.parametrize(("variable", "coloured"), [("1", False), ("", True)])
-def test_without_colours(own: Sidecar, calls: Callable[[str], SessionCalls], variable: str, *, coloured: bool) -> None:
-    """With NO_COLOR not even greys; the chosen row is in reverse. Set to nothing, NO_COLOR is not set."""
-    a_refund(calls)
-    command = [*program(), "top", "--target", own.target]
-    with Terminal(command, env={"NO_COLOR": variable}) as terminal:
+@pytest.mark.parametrize(("value", "coloured"), [("1", False), ("", True)])
+def test_no_color(sidecar: Sidecar, calls: Callable[[str], SessionCalls], value: str, *, coloured: bool) -> None:
+    """NO_COLOR removes colours and greys, and the selection is shown in reverse. An empty value has no effect."""
+    create_sessions(calls)
+    command = [*program(), "top", "--target", sidecar.target]
+    with Terminal(command, env={"NO_COLOR": value}) as terminal:
         terminal.see("4 sessions, 4 rows")
         terminal.see(lambda: re.search(r"quiet-4 .*\n(.*\n)*refund-1 +coach +ready", terminal.text))
-        assert bool(re.search(rb"\x1b\[[0-9;]*\b[34]8;[25];", terminal.written)) is coloured
+        assert bool(re.search(rb"\x1b\[[0-9;]*\b[34]8;[25];", terminal.output)) is coloured
         assert (terminal.colour_of("failed") != terminal.colour_of("ready")) is coloured
         assert terminal.is_reversed("quiet-4") is not coloured
         assert not terminal.is_reversed("trip-3")
 
 
 def test_rows(top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]) -> None:
-    """A row for each session and observer, the last changed first; what changes is seen without a key."""
-    a_refund(calls)
+    """Each session and observer has a row, last changed first, and changes appear without a key press."""
+    create_sessions(calls)
     terminal = top()
     terminal.see("4 sessions, 4 rows")
     terminal.see(lambda: re.search(r"refund-1 +coach +ready +\d+s +2 1 busy +4 ", terminal.text))
@@ -96,8 +97,8 @@ def test_rows(top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]
 
 
 def test_sort_and_filter(top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]) -> None:
-    """A title's underlined letter sorts by it, once more the other way; / keeps the rows that have the words."""
-    a_refund(calls)
+    """The underlined letter of a title sorts by it, and reverses at the second press; / keeps rows with the words."""
+    create_sessions(calls)
     terminal = top()
     terminal.see(lambda: len(order(terminal)) == 4)
     terminal.type("S")
@@ -116,9 +117,9 @@ def test_sort_and_filter(top: Callable[..., Terminal], calls: Callable[[str], Se
     terminal.see(lambda: order(terminal) == ["quiet-4"])
     terminal.type(ESC)
     terminal.see(lambda: len(order(terminal)) == 4)
-    terminal.type("/q/nobody")
+    terminal.type("/q/absent")
     terminal.see("no row matches")
-    assert "filter: q/nobody" in terminal.text
+    assert "filter: q/absent" in terminal.text
     terminal.type(ESC)
     terminal.see(lambda: len(order(terminal)) == 4)
     terminal.type("/COACH" + ENTER)
@@ -127,8 +128,8 @@ def test_sort_and_filter(top: Callable[..., Terminal], calls: Callable[[str], Se
 
 
 def test_detail(top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]) -> None:
-    """Enter shows the chosen session's notes and runs, as they change; Esc leads back to the same row."""
-    a_refund(calls)
+    """Enter shows the selected session's notes and runs and keeps them current; Esc returns to the same row."""
+    create_sessions(calls)
     rich = notes(
         "They left.\n\x1b[31mNot red.",
         issues=[{"text": "no [b]date[/b]", "severity": "SEVERITY_WARNING", "turn": 3}],
@@ -159,11 +160,11 @@ def test_detail(top: Callable[..., Terminal], calls: Callable[[str], SessionCall
     assert "observer default" in terminal.text
     assert "the model did not answer" in terminal.text
     calls("trip-3").delete()
-    terminal.see("the session is not there any more")
+    terminal.see("this session no longer exists")
 
 
-def test_sizes(top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]) -> None:
-    """Whatever the size, rows are whole lines: ids lose their middle, then columns go, and the screen says which."""
+def test_terminal_sizes(top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]) -> None:
+    """Rows are whole lines at any width: ids lose their middle first, then columns go, and a notice names them."""
     calls("0123456789abcdef-the-middle-fedcba9876543210").write_notes(observer="an-observer-with-a-long-name")
     terminal = top(columns=120)
     terminal.see("0123456789abcdef-the-middle-fedcba9876543210 an-obs")
@@ -176,44 +177,44 @@ def test_sizes(top: Callable[..., Terminal], calls: Callable[[str], SessionCalls
     terminal.see(lambda: "no room for" not in terminal.text)
 
 
-def test_an_outage(own: Sidecar, top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]) -> None:
-    """While the sidecar is away the last table stays, and a banner says since when; then all goes on by itself."""
-    a_refund(calls)
+def test_an_outage(sidecar: Sidecar, top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]) -> None:
+    """During an outage the last table stays under a banner with its start; afterwards refreshes resume."""
+    create_sessions(calls)
     terminal = top()
     terminal.see(lambda: re.search(r"refund-1 +coach +ready", terminal.text))
     colour = terminal.colour_of("ready")
-    own.kill()
+    sidecar.kill()
     terminal.see(lambda: re.search(r"OUTAGE since \d\d:\d\d:\d\d \(\d+ s\): no sidecar answers at", terminal.text))
-    terminal.see(lambda: re.search(r"Shown as it was [1-9]\d* s ago", " ".join(terminal.lines)))
+    terminal.see(lambda: re.search(r"Data is [1-9]\d* s old", " ".join(terminal.lines)))
     terminal.see(lambda: len(order(terminal)) == 4 and terminal.colour_of("ready") != colour)
     terminal.type(ENTER)
     terminal.see("reading …")
     assert "OUTAGE" in terminal.text
     terminal.type(ESC)
-    own.start()
+    sidecar.start()
     terminal.see(lambda: "OUTAGE" not in terminal.text)
     calls("later-5").append_turns(1)
     terminal.see("later-5")
 
 
-def test_silence(own: Sidecar, top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]) -> None:
-    """A sidecar that says nothing is waited for, which is told, and then it is an outage like any other."""
-    a_refund(calls)
+def test_a_silent_sidecar(sidecar: Sidecar, top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]) -> None:
+    """The screen shows how long a slow response has been awaited; after the timeout it is an outage."""
+    create_sessions(calls)
     terminal = top("--timeout", "3s")
     terminal.see("4 rows")
-    assert own.process is not None
-    own.process.send_signal(signal.SIGSTOP)
+    assert sidecar.process is not None
+    sidecar.process.send_signal(signal.SIGSTOP)
     try:
-        terminal.see(lambda: re.search(r"waiting for an answer, [12] s", terminal.text))
+        terminal.see(lambda: re.search(r"waiting for a response, [12] s", terminal.text))
         terminal.see("OUTAGE since")
         terminal.see(lambda: len(order(terminal)) == 4)
     finally:
-        own.process.send_signal(signal.SIGCONT)
+        sidecar.process.send_signal(signal.SIGCONT)
     terminal.see(lambda: "OUTAGE" not in terminal.text)
 
 
 def test_no_sidecar_is_not_an_empty_one(top: Callable[..., Terminal]) -> None:
-    """Nothing read yet is not the same as no sessions."""
+    """Without a first response the screen never says that there are no sessions."""
     terminal = top(target=f"127.0.0.1:{free_port()}")
     terminal.see("Nothing has been read yet")
     assert "no sessions" not in terminal.text
@@ -223,66 +224,67 @@ def test_no_sidecar_is_not_an_empty_one(top: Callable[..., Terminal]) -> None:
 
 
 def test_pause_and_help(top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]) -> None:
-    """p holds the table still and says so; ? tells the keys and columns."""
-    a_refund(calls)
+    """The key p freezes the table and shows its age; ? lists keys and columns."""
+    create_sessions(calls)
     terminal = top()
     terminal.see("4 rows")
     terminal.type("p")
-    terminal.see("PAUSED")
+    # A refresh in flight still completes. It takes less than a second.
+    terminal.see(lambda: re.search(r"PAUSED, data is [1-9] s old", terminal.text))
     line = terminal.line_of("refund-1")
     calls("later-5").append_turns(1)
-    terminal.see(lambda: re.search(r"PAUSED, as it was [3-9] s ago", terminal.text))
+    terminal.see(lambda: re.search(r"PAUSED, data is [3-9] s old", terminal.text))
     assert terminal.line_of("refund-1") == line
     assert "later-5" not in terminal.text
     terminal.type("p")
     terminal.see("later-5")
     terminal.type("?")
-    terminal.see("turns since those that the notes' run had seen")
+    terminal.see("turns appended since the snapshot of the notes' run")
     terminal.type(ESC)
     terminal.see("5 rows")
 
 
 @pytest.mark.parametrize("way", ["q", CTRL_C, ENTER + "q", "/" + CTRL_C, signal.SIGTERM])
-def test_the_terminal_is_given_back(
+def test_the_terminal_is_restored(
     top: Callable[..., Terminal], calls: Callable[[str], SessionCalls], way: str | signal.Signals
 ) -> None:
-    """However it ends: main screen, cursor, no mouse, echo and all settings as before, exit code 0."""
-    a_refund(calls)
+    """Every way to quit restores screen, cursor, mouse and settings, with exit code 0."""
+    create_sessions(calls)
     terminal = top()
     terminal.see("4 rows")
-    assert not terminal.is_given_back()
+    assert not terminal.is_restored()
     if isinstance(way, str):
         terminal.type(way)
     else:
         terminal.process.send_signal(way)
-    assert terminal.ended() == 0
-    assert terminal.is_given_back()
+    assert terminal.wait() == 0
+    assert terminal.is_restored()
 
 
 def test_closing_the_window_ends_it(top: Callable[..., Terminal]) -> None:
-    """It does not stay behind without a terminal."""
+    """The program does not outlive its terminal."""
     terminal = top()
     terminal.see("no sessions")
     terminal.close()
     assert terminal.process.wait(20) == -signal.SIGHUP
 
 
-def test_for_an_admin(tmp_path: Path) -> None:
-    """Where callers need a token, one that may not list sessions is told so, on a terminal given back."""
+def test_access(tmp_path: Path) -> None:
+    """A token that may not list sessions is an error with the next step, on a restored terminal."""
     directory = token_files(tmp_path / "tokens")
     with Sidecar(flags=["--tokens-dir", str(directory)]) as sidecar:
         command = [*program(), "top", "--target", sidecar.target, "--token-file"]
         with Terminal([*command, str(directory / "observer")]) as terminal:
-            assert terminal.ended() == 7
-            assert terminal.is_given_back()
-            assert "listing all sessions takes an admin's" in "".join(terminal.lines)
+            assert terminal.wait() == 7
+            assert terminal.is_restored()
+            assert "listing all sessions requires an admin's" in "".join(terminal.lines)
         with Terminal([*command, str(directory / "admin")]) as terminal:
             terminal.see("no sessions")
 
 
 def test_without_textual() -> None:
-    """Where the extra is missing, it says how to get it."""
+    """Without the extra, the error says how to install it."""
     without = "import sys; sys.modules['textual'] = None; from session_notes_tools.__main__ import main; main()"
     with Terminal([sys.executable, "-c", without, "top"]) as terminal:
-        assert terminal.ended() == 1
-        assert "pip install '.[top]' in its checkout" in terminal.text
+        assert terminal.wait() == 1
+        assert "pip install '.[server,top]'" in "".join(terminal.lines)

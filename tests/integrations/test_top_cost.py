@@ -1,79 +1,80 @@
-"""What the live table of `session-notes top` costs a sidecar."""
+"""The cost of the live table of `session-notes top` for a sidecar."""
 
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from google.protobuf.message import Message
 from session_notes import AsyncObserverClient, AsyncPrimaryClient, Notes, Turn
-from session_notes_tools.top.reads import M, Reads
-from session_notes_tools.top.watch import Watch
+from session_notes_tools.top.cache import SessionCache
+from session_notes_tools.top.client import TopClient
 
 from tests.support import SessionCalls, Sidecar, new_channel
 
 
-class Counted(Reads):
-    """Counts what is asked for, and how many answers a batch has."""
+class CountingClient(TopClient):
+    """Counts calls, and the entries of batches."""
 
     def __init__(self, target: str) -> None:
         super().__init__(target, None, None, timedelta(seconds=10))
-        self.asked: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
 
-    async def _ask(self, method: str, request: Message, answer: type[M]) -> M:
-        self.asked[method.rpartition("/")[2]] += 1
-        self.asked["entries"] += len(getattr(request, "requests", ()))
-        return await super()._ask(method, request, answer)
+    async def _call(self, request: Message) -> Any:
+        self.calls[type(request).__name__.removesuffix("Request")] += 1
+        self.calls["entries"] += len(getattr(request, "requests", ()))
+        return await super()._call(request)
 
 
 @pytest.fixture
 async def many() -> AsyncIterator[tuple[Sidecar, list[str]]]:
-    """A sidecar with 720 sessions, of which the last has no notes."""
+    """A sidecar with 720 sessions, the last of them without notes."""
     ids = [f"session-{number:03}" for number in range(720)]
-    patience = timedelta(seconds=20)
+    timeout = timedelta(seconds=20)
     with Sidecar() as sidecar:
-        async with AsyncObserverClient(sidecar.target, timeout=patience) as observer:
-            await asyncio.gather(*(observer.write_notes(one, Notes()) for one in ids[:-1]))
-        async with AsyncPrimaryClient(sidecar.target, state_timeout=patience) as primary:
+        async with AsyncObserverClient(sidecar.target, timeout=timeout) as observer:
+            await asyncio.gather(*(observer.write_notes(session_id, Notes()) for session_id in ids[:-1]))
+        async with AsyncPrimaryClient(sidecar.target, state_timeout=timeout) as primary:
             await primary.append_turns(ids[-1], [Turn("user", "x")])
         yield sidecar, ids
 
 
-async def test_what_a_refresh_costs(many: tuple[Sidecar, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many sessions: a bounded number of calls; what is on the screen first; what stays as it is, once."""
+async def test_the_cost_of_a_refresh(many: tuple[Sidecar, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refresh makes a bounded number of calls, reads visible rows first, and unchanged rows once."""
     sidecar, ids = many
-    in_sight = [(one, "default") for one in ids[:30]]
-    async with Counted(sidecar.target) as reads:
-        watch = Watch(reads, None, None)
-        await watch.refresh([])
-        assert watch.sessions < len(ids)
-        assert (reads.asked["ListSessions"], reads.asked["entries"]) == (5, 300)
-        while not (watch.complete and not watch.unread):
-            before = reads.asked.copy()
-            await watch.refresh(in_sight)
-            spent = reads.asked - before
+    visible = [(session_id, "default") for session_id in ids[:30]]
+    async with CountingClient(sidecar.target) as client:
+        cache = SessionCache(client, None, None)
+        await cache.refresh([])
+        assert cache.session_count < len(ids)
+        assert (client.calls["ListSessions"], client.calls["entries"]) == (5, 300)
+        while not (cache.complete and not cache.unread_count):
+            before = client.calls.copy()
+            await cache.refresh(visible)
+            spent = client.calls - before
             assert (spent["ListSessions"] <= 5, spent["entries"] <= 300, spent["ListRuns"] <= 50) == (True,) * 3
-        assert watch.sessions == 720
-        assert {row.observer for row in watch.rows.values()} == {"", "default"}
+        assert cache.session_count == 720
+        assert {row.observer for row in cache.rows.values()} == {"", "default"}
 
-        before = reads.asked.copy()
+        before = client.calls.copy()
         for _ in range(4):
-            await watch.refresh(in_sight)
-        spent = reads.asked - before
+            await cache.refresh(visible)
+        spent = client.calls - before
         assert (spent["BatchGetNotes"], spent["entries"], spent["ListRuns"]) == (4, 4 * 30, 0)
 
         with new_channel(sidecar.target) as channel:
             SessionCalls(channel, ids[300]).write_notes("r2")
             SessionCalls(channel, ids[301]).delete()
-        changed = watch.rows[ids[300], "default"]
-        while (ids[301], "default") in watch.rows or changed.latest_run is None or changed.latest_run.number == 1:
-            await watch.refresh(in_sight)
-        assert watch.sessions == 719
+        changed = cache.rows[ids[300], "default"]
+        while (ids[301], "default") in cache.rows or changed.latest_run is None or changed.latest_run.number == 1:
+            await cache.refresh(visible)
+        assert cache.session_count == 719
 
-        monkeypatch.setattr("session_notes_tools.top.watch.MOST_SESSIONS", 300)
-        some = Watch(reads, None, None)
+        monkeypatch.setattr("session_notes_tools.top.cache.MAX_SESSIONS", 300)
+        truncated = SessionCache(client, None, None)
         for _ in range(3):
-            await some.refresh([])
-        assert (some.complete, some.more) == (True, True)
-        assert 300 <= some.sessions < 500
+            await truncated.refresh([])
+        assert (truncated.complete, truncated.truncated) == (True, True)
+        assert 300 <= truncated.session_count < 500

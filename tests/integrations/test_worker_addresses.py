@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from tests.process.test_refused_start import refused_with
-from tests.process.test_workers import SERVING, WORKERS, a_channel_each, health, several
+from tests.refused_starts import assert_refused
 from tests.support import free_port
+from tests.worker_processes import SERVING, WORKERS, channel_per_worker, health, sidecar_with_workers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux distributes a port's connections")
 
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux dist
 def test_workers_share_any_address(host: str) -> None:
     """Workers share a name, an IPv6 address or all interfaces, and no other sidecar can listen there."""
     address = f"{host}:{free_port()}"
-    with several(listen=address, flags=["--insecure-listen"]) as sidecar:
-        with a_channel_each(sidecar) as each:
-            assert {health(channel) for channel in each.values()} == {SERVING}
+    with sidecar_with_workers(listen=address, flags=["--insecure-listen"]) as sidecar:
+        with channel_per_worker(sidecar) as channels:
+            assert {health(channel) for channel in channels.values()} == {SERVING}
         assert sidecar.log.count("other machines") <= 1, "one warning per worker"
-        refused_with(address, ["--listen", address, "--insecure-listen", *WORKERS])
+        assert_refused(address, ["--listen", address, "--insecure-listen", *WORKERS])

@@ -1,4 +1,4 @@
-"""Many calls at once: a queue is not an outage."""
+"""Bursts of calls: a queue is not an outage."""
 
 import asyncio
 from collections import Counter
@@ -13,8 +13,8 @@ from tests.support import Sidecar
 BURST = 4000
 
 
-async def test_a_burst_of_calls_is_answered() -> None:
-    """Of 4,000 GetNotes at once each is answered, though most wait longer than a silent store is waited for."""
+async def test_a_burst_is_answered() -> None:
+    """Each of 4,000 simultaneous GetNotes is answered, although most wait for longer than the store timeout."""
     with Sidecar(flags=["--notes-timeout", "250ms"]) as sidecar:
         async with grpc.aio.insecure_channel(sidecar.target) as channel:
             notes = SessionNotesStub(channel)

@@ -1,4 +1,4 @@
-"""The data directory: any name, any owner that lets us write, and nothing in it that is not ours."""
+"""The data directory: any path and any owner that lets the sidecar write, but no foreign files."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from urllib.parse import quote
 import grpc
 import pytest
 
-from tests.process.test_refused_start import refused_with
+from tests.refused_starts import assert_refused
 from tests.stores import eventually, free_port
 from tests.support import SessionCalls, Sidecar, new_channel, new_session_id, program
 
@@ -23,9 +23,9 @@ FOREIGN = 12345
 
 @pytest.mark.parametrize("flags", [[], pytest.param(["--workers", "2"], id="workers")])
 def test_a_path_is_not_a_url(flags: list[str], session_id: str, tmp_path: Path) -> None:
-    """A data directory and a unix socket are where their paths say, whatever these would mean in a URL."""
+    """Paths of the data directory and the unix socket are not parsed as URLs."""
     if sys.platform != "linux" and flags:
-        pytest.skip("only Linux shares out a port's connections")
+        pytest.skip("only Linux shares a port's connections")
     home = Path("/tmp") / f"{ODD}{os.getpid()}"
     home.mkdir(mode=0o700)
     try:
@@ -43,18 +43,18 @@ def test_a_path_is_not_a_url(flags: list[str], session_id: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["temp-1.aof", "temp-rewriteaof-7.aof", "notes.txt"])
-def test_a_directory_that_is_not_ours_is_refused(name: str, tmp_path: Path) -> None:
-    """A directory with files of something else is left as it is, its mode and its files, and the user is told so."""
+def test_a_directory_with_foreign_files_is_refused(name: str, tmp_path: Path) -> None:
+    """A directory with foreign files is refused, and keeps its mode and its files."""
     tmp_path.chmod(0o755)
     (tmp_path / name).write_text("precious")
-    text = refused_with("holds files of something else", ["--data-dir", str(tmp_path)])
+    text = assert_refused("holds files of something else", ["--data-dir", str(tmp_path)])
     assert f"--data-dir, such as {tmp_path}/session-notes" in text
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "precious"}
 
 
 def test_an_empty_directory_keeps_its_mode(tmp_path: Path) -> None:
-    """A directory made for us, a volume's own root for example, is used as it is; what we make in it is ours alone."""
+    """An existing directory, such as a volume's root, keeps its mode; files created in it have mode 600."""
     tmp_path.chmod(0o755)
     (tmp_path / "lost+found").mkdir(0o700)
     with Sidecar(data_dir=tmp_path), Path(tmp_path, "temp-mine").open("w") as file:
@@ -62,14 +62,14 @@ def test_an_empty_directory_keeps_its_mode(tmp_path: Path) -> None:
     with Sidecar(data_dir=tmp_path) as sidecar:
         with new_channel(sidecar.target) as channel:
             SessionCalls(channel, new_session_id()).append_turns(1)
-        ours = [path for path in tmp_path.iterdir() if path.name not in {"lost+found", "temp-mine"}]
-        assert [path for path in ours if path.stat().st_mode & 0o077] == []
+        created = [path for path in tmp_path.iterdir() if path.name not in {"lost+found", "temp-mine"}]
+        assert [path for path in created if path.stat().st_mode & 0o077] == []
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
     assert (tmp_path / "temp-mine").read_text() == "precious"
 
 
-def test_leftovers_of_our_own_are_removed() -> None:
-    """Files that a killed rewrite left behind in a directory of ours go at the next start."""
+def test_leftovers_are_removed() -> None:
+    """Temporary files of a killed rewrite are removed at the next start."""
     with Sidecar() as sidecar:
         sidecar.terminate()
         names = {"temp-rewriteaof-7.aof", "temp-rewriteaof-bg-7.aof", "temp-mended.aof", "temp-other.aof"}
@@ -79,8 +79,8 @@ def test_leftovers_of_our_own_are_removed() -> None:
         assert [name for name in names if (sidecar.data_dir / name).exists()] == ["temp-other.aof"]
 
 
-def test_a_directory_with_the_name_of_a_leftover_is_left_alone() -> None:
-    """A directory in ours that is called like a leftover is not ours: it stays, and the store starts."""
+def test_a_directory_named_like_a_leftover_is_kept() -> None:
+    """A directory with the name of a temporary file is kept, and the store starts."""
     with Sidecar() as sidecar:
         sidecar.terminate()
         (sidecar.data_dir / "temp-rewriteaof-7.aof").mkdir()
@@ -90,8 +90,8 @@ def test_a_directory_with_the_name_of_a_leftover_is_left_alone() -> None:
 
 @pytest.mark.parametrize("name", ["sidecar.lock", "valkey.lock", "valkey.log"])
 def test_a_file_of_another_user_is_refused_with_a_hint(name: str) -> None:
-    """A volume that another user wrote before is refused with the words that an unwritable directory gets."""
-    prefix = as_somebody(group=3000)
+    """A volume with a file of another user is refused with the hint for an unwritable directory."""
+    prefix = as_other_user(group=3000)
     reachable = Path(f"/tmp/volume-{os.getpid()}")
     reachable.mkdir()
     try:
@@ -107,8 +107,8 @@ def test_a_file_of_another_user_is_refused_with_a_hint(name: str) -> None:
         shutil.rmtree(reachable)
 
 
-def test_a_working_directory_that_is_deleted(tmp_path: Path) -> None:
-    """A relative data directory in a working directory that is deleted is refused with a hint."""
+def test_a_deleted_working_directory(tmp_path: Path) -> None:
+    """A relative data directory in a deleted working directory is refused with a hint."""
     gone = tmp_path / "gone"
     gone.mkdir()
     command = 'cd "$1" && rmdir "$1" && shift && exec "$@"'
@@ -120,23 +120,23 @@ def test_a_working_directory_that_is_deleted(tmp_path: Path) -> None:
     assert "write its whole path with --data-dir" in done.stderr
 
 
-def test_another_programs_socket_is_left_alone(tmp_path: Path) -> None:
-    """A socket that no sidecar made is not removed to listen in its place."""
+def test_a_foreign_socket_is_kept(tmp_path: Path) -> None:
+    """The socket of another program is not removed to listen in its place."""
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(tmp_path / "s"))
         other.listen()
-        refused_with("something else is there", ["--listen", f"unix:{tmp_path}/s", "--data-dir", f"{tmp_path}/data"])
+        assert_refused("something else is there", ["--listen", f"unix:{tmp_path}/s", "--data-dir", f"{tmp_path}/data"])
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(tmp_path / "s"))
 
 
-def as_somebody(*, group: int = 0, groups: tuple[int, ...] = ()) -> list[str]:
-    """The start of a command that runs as another user, who may read what root has installed."""
+def as_other_user(*, group: int = 0, groups: tuple[int, ...] = ()) -> list[str]:
+    """Return the start of a command that runs as another user, who can read files that root installed."""
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         pytest.skip("needs root and setpriv")
     others = ["--groups", ",".join(map(str, groups))] if groups else ["--clear-groups"]
-    reads = ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
-    return ["setpriv", "--reuid", str(FOREIGN), "--regid", str(group), *others, *reads]
+    capabilities = ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
+    return ["setpriv", "--reuid", str(FOREIGN), "--regid", str(group), *others, *capabilities]
 
 
 @pytest.mark.parametrize(
@@ -144,12 +144,12 @@ def as_somebody(*, group: int = 0, groups: tuple[int, ...] = ()) -> list[str]:
     [
         pytest.param(0, 2000, 0o2775, {"group": 3000, "groups": (2000,)}, id="fsGroup"),
         pytest.param(0, 0, 0o775, {"group": 0}, id="an arbitrary user of group 0"),
-        pytest.param(0, 0, 0o1777, {"group": 3000}, id="a directory for everybody"),
+        pytest.param(0, 0, 0o1777, {"group": 3000}, id="a directory with the sticky bit"),
     ],
 )
-def test_a_volume_of_anothers(owner: int, group: int, mode: int, user: dict[str, Any], tmp_path: Path) -> None:
-    """A volume's root belongs to root; whoever may write to it can keep data there."""
-    prefix = as_somebody(**user)
+def test_a_volume_of_root(owner: int, group: int, mode: int, user: dict[str, Any], tmp_path: Path) -> None:
+    """A volume's root belongs to root; any user that may write to it can keep data there."""
+    prefix = as_other_user(**user)
     reachable = Path(f"/tmp/volume-{os.getpid()}")
     reachable.mkdir()
     try:
@@ -178,30 +178,29 @@ def _answers(target: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "text"),
     [
         pytest.param(["--data-dir", "/usr/share"], "files of something else", id="a directory of the system"),
-        pytest.param(["--data-dir", "/var/session-notes"], "Permission denied", id="a parent that others own"),
-        pytest.param(["--data-dir", "~/data"], "no home directory", id="a home directory that is none"),
-        pytest.param([], "has no home directory", id="nothing said"),
+        pytest.param(["--data-dir", "/var/session-notes"], "Permission denied", id="a parent of another user"),
+        pytest.param(["--data-dir", "~/data"], "no home directory", id="no home directory"),
+        pytest.param([], "has no home directory", id="the default"),
     ],
 )
-def test_a_user_without_a_home(arguments: list[str], said: str) -> None:
-    """Without HOME, and as a user whom the system does not know, `serve` refuses what it cannot use, with a hint."""
-    done = subprocess.run([*as_somebody(), *program(), "serve", *arguments], **_homeless())
-    assert said in done.stderr
+def test_a_user_without_a_home(arguments: list[str], text: str) -> None:
+    """Without HOME and for an unknown user, `serve` refuses a data directory that it cannot use, with a hint."""
+    done = subprocess.run([*as_other_user(), *program(), "serve", *arguments], **_homeless())
+    assert text in done.stderr
     assert "--data-dir" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["serve", "--help"], ["notes", "get", "--help"]])
 def test_a_command_that_needs_no_home(arguments: list[str]) -> None:
-    """Commands that keep nothing do without a home directory."""
-    done = subprocess.run([*as_somebody(), *program(), *arguments], **_homeless())
+    """Commands that store nothing need no home directory."""
+    done = subprocess.run([*as_other_user(), *program(), *arguments], **_homeless())
     assert done.returncode == 0, done.stderr
 
 
 def _homeless() -> dict[str, Any]:
-    kept = ("HOME", "XDG_DATA_HOME")
-    env = {name: text for name, text in os.environ.items() if name not in kept}
+    env = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_DATA_HOME")}
     return {"env": env, "capture_output": True, "text": True, "timeout": 20}

@@ -1,10 +1,10 @@
-"""Programs that we start while calls are under way."""
+"""Child processes started while calls are in flight."""
 
 import os
 import subprocess
 import sys
 
-BESIDE_CALLS = """
+FORKS_UNDER_LOAD = """
 import asyncio
 import session_notes_tools.__main__
 import grpc.aio
@@ -28,8 +28,8 @@ async def main():
         started = await asyncio.create_subprocess_exec(
             "true", stderr=asyncio.subprocess.PIPE, start_new_session=True, preexec_fn=die_with_parent
         )
-        _, said = await started.communicate()
-        print(started.returncode, said.decode())
+        _, output = await started.communicate()
+        print(started.returncode, output.decode())
     for caller in callers:
         caller.cancel()
 
@@ -37,10 +37,10 @@ asyncio.run(main())
 """
 
 
-def test_programs_start_while_calls_are_under_way() -> None:
-    """The embedded store that is started again under load starts: gRPC's handlers at a fork do not crash it."""
+def test_child_processes_start_while_calls_are_in_flight() -> None:
+    """A child process, such as the embedded store, can be started under load: gRPC's fork handlers do not crash it."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith("GRPC_")}
     done = subprocess.run(
-        [sys.executable, "-c", BESIDE_CALLS], capture_output=True, text=True, timeout=60, env=environment
+        [sys.executable, "-c", FORKS_UNDER_LOAD], capture_output=True, text=True, timeout=60, env=environment
     )
     assert done.stdout.split("\n") == ["0 "] * 60 + [""], done.stderr

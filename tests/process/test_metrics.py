@@ -20,11 +20,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from session_notes.v1 import session_notes_pb2 as api
 from session_notes.v1.session_state_pb2 import DeleteSessionRequest
 
-from tests.process.test_refused_start import refused_with
-from tests.process.test_workers import a_channel_each, several, workers
+from tests.refused_starts import assert_refused
 from tests.scraping import ON, address, scrape
 from tests.stores import StoreServer, valkey_program
 from tests.support import CANARY, SessionCalls, Sidecar, eventually, new_channel, new_session_id, refused
+from tests.worker_processes import channel_per_worker, sidecar_with_workers, workers
 
 NOTES = "session_notes.v1.SessionNotes"
 HANDLED = "grpc_server_handled_total"
@@ -339,8 +339,8 @@ def test_strange_scrapers_hurt_nobody(watched: Sidecar, calls: SessionCalls) -> 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shares out a port's connections")
 def test_workers_add_up(session_id: str) -> None:
     """With several workers one port tells of all of them together, also of what one counted that was killed."""
-    with several(flags=ON) as sidecar:
-        with a_channel_each(sidecar) as each:
+    with sidecar_with_workers(flags=ON) as sidecar:
+        with channel_per_worker(sidecar) as each:
             for pid, count in zip(each, (3, 5), strict=True):
                 for _ in range(count):
                     SessionCalls(each[pid], session_id).get_notes()
@@ -355,7 +355,7 @@ def test_workers_add_up(session_id: str) -> None:
         victim = workers(sidecar)[0]
         os.kill(victim, signal.SIGKILL)
         eventually(lambda: "serves again" in sidecar.log)
-        with a_channel_each(sidecar) as each:
+        with channel_per_worker(sidecar) as each:
             for channel in each.values():
                 SessionCalls(channel, session_id).get_notes()
         now = scrape(sidecar)
@@ -368,7 +368,7 @@ def test_an_address_that_is_taken(flags: list[str]) -> None:
     """An address for metrics that is taken is an error at the start, as any other."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = f"127.0.0.1:{other.getsockname()[1]}"
-        text = refused_with(taken, ["--metrics-listen", taken, *flags])
+        text = assert_refused(taken, ["--metrics-listen", taken, *flags])
         assert "Choose another with --metrics-listen" in text
 
 

@@ -1,4 +1,4 @@
-"""What the sidecar writes: whatever becomes of its stderr and stdout, calls are answered and the process ends."""
+"""Output: whatever happens to stderr and stdout, calls are answered and the process ends."""
 
 import fcntl
 import json
@@ -22,7 +22,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 def serving(
     *flags: str, home: Path, before: Sequence[str] = (), stdout: int | None = None, stderr: int | None = None
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A sidecar on streams of the test's choice, ready → its process and where it listens."""
+    """Run a sidecar on the given streams, and yield its process and its address once it answers."""
     target = f"127.0.0.1:{free_port()}"
     command = [*program(), "serve", "--listen", target, "--data-dir", str(home / "data"), *flags]
     with subprocess.Popen([*before, *command], stdout=stdout, stderr=stderr) as process:
@@ -42,7 +42,7 @@ def _answers(target: str) -> bool:
 
 
 def full_pipe() -> tuple[int, int]:
-    """A pipe with room for one more line, and not for many."""
+    """Return a pipe with room for few lines."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     return reader, writer
@@ -52,13 +52,13 @@ def full_pipe() -> tuple[int, int]:
 @pytest.mark.parametrize(
     "flags",
     [
-        pytest.param(["-v"], id="a line for each call"),
-        pytest.param(["-v", "--log-format", "json", "--workers", "2"], id="of workers, as JSON"),
-        pytest.param(["--dev"], id="and lines to paste on stdout"),
+        pytest.param(["-v"], id="verbose"),
+        pytest.param(["-v", "--log-format", "json", "--workers", "2"], id="JSON of workers"),
+        pytest.param(["--dev"], id="--dev"),
     ],
 )
-def test_a_log_without_a_reader_holds_nothing_up(flags: list[str], tmp_path: Path) -> None:
-    """With stdout and stderr on a full pipe that nobody reads, calls are answered, and SIGTERM ends the sidecar."""
+def test_a_log_without_a_reader_does_not_block(flags: list[str], tmp_path: Path) -> None:
+    """With stdout and stderr on a full pipe without a reader, calls are answered, and SIGTERM ends the sidecar."""
     reader, writer = full_pipe()
     try:
         with serving(*flags, home=tmp_path, stdout=writer, stderr=writer) as (process, target):
@@ -83,13 +83,13 @@ for number in range(20_000):
     logging.info("line %d", number)
 print("logged", flush=True)
 sys.stdin.readline()
-logging.info("at last")
+logging.info("after the gap")
 """
 
 
 @linux
 def test_dropped_lines_are_counted() -> None:
-    """A reader that comes back finds the lines in their order, then how many are missing, then what came later."""
+    """A reader that returns finds the queued lines in order, the number of dropped ones, then later lines."""
     command = [sys.executable, "-c", LINES]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
@@ -97,15 +97,15 @@ def test_dropped_lines_are_counted() -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline() == "logged\n"
-        said = list[str]()
-        while not said or said[-1].startswith("line "):
-            said.append(json.loads(process.stderr.readline())["message"])
-        *kept, dropped = said
-        assert kept == [f"line {number}" for number in range(len(kept))]
-        assert dropped == f"dropped {20_000 - len(kept)} log lines, because stderr did not accept them"
+        messages = list[str]()
+        while not messages or messages[-1].startswith("line "):
+            messages.append(json.loads(process.stderr.readline())["message"])
+        *queued, report = messages
+        assert queued == [f"line {number}" for number in range(len(queued))]
+        assert report == f"dropped {20_000 - len(queued)} log lines, because stderr did not accept them"
         process.stdin.write("\n")
         process.stdin.close()
-        assert [json.loads(line)["message"] for line in process.stderr] == ["at last"]
+        assert [json.loads(line)["message"] for line in process.stderr] == ["after the gap"]
         assert process.wait(10) == 0
 
 
@@ -120,19 +120,19 @@ logging.info("next")
 """
 
 
-def test_a_line_that_is_too_long_is_dropped_alone() -> None:
-    """A line larger than all that may wait is counted as dropped, and the next one is written."""
+def test_only_a_line_that_is_too_long_is_dropped() -> None:
+    """A line larger than the buffer is dropped and counted, and the next one is written."""
     done = subprocess.run([sys.executable, "-c", HUGE], capture_output=True, text=True, timeout=20)
-    dropped, following = done.stderr.splitlines()
-    assert dropped.endswith("dropped 1 log lines, because stderr did not accept them")
+    report, following = done.stderr.splitlines()
+    assert report.endswith("dropped 1 log lines, because stderr did not accept them")
     assert following.endswith("next")
 
 
 @linux
-@pytest.mark.parametrize("stream", ["a disk that is full", "a reader that is gone"])
-def test_a_log_that_cannot_be_written_ends_nothing(stream: str, tmp_path: Path) -> None:
-    """ENOSPC and EPIPE for each line: the sidecar goes on, and ends with 0."""
-    if stream == "a disk that is full":
+@pytest.mark.parametrize("stream", ["full disk", "closed pipe"])
+def test_a_log_that_cannot_be_written(stream: str, tmp_path: Path) -> None:
+    """ENOSPC or EPIPE for every line has no effect on the sidecar or its exit code."""
+    if stream == "full disk":
         full = os.open("/dev/full", os.O_WRONLY)
     else:
         reader, full = os.pipe()
@@ -147,7 +147,7 @@ def test_a_log_that_cannot_be_written_ends_nothing(stream: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
 def test_a_command_without_stdout(closed: str, sidecar: Sidecar) -> None:
-    """A command whose output is closed does what it is for, and says so by its exit code."""
+    """A command whose output is closed does its work and exits with 0."""
     command = [*program(), "session", "list", "--json", "--target", sidecar.target]
     done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *command], stderr=subprocess.PIPE, timeout=20)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -156,7 +156,7 @@ def test_a_command_without_stdout(closed: str, sidecar: Sidecar) -> None:
 @linux
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams(closed: str, tmp_path: Path) -> None:
-    """Without stdin, stdout or stderr the sidecar serves, and its store; no file gets what is written for people."""
+    """Without stdin, stdout or stderr, the sidecar and its store run, and no output ends up in another file."""
     shell = ["sh", "-c", f'exec "$@" {closed}', "sh"]
     with serving("-v", "--workers", "2", home=tmp_path, before=shell) as (process, _):
         process.send_signal(signal.SIGTERM)

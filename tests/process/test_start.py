@@ -1,4 +1,4 @@
-"""How the sidecar starts: without Redis too, quickly, with settings from flags and from the environment."""
+"""Start: without Redis too, quickly, with settings from flags and from the environment."""
 
 import os
 import stat
@@ -10,16 +10,19 @@ import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from session_notes import DEFAULT_TARGET
+from session_notes_server.settings import Settings
 
 from tests.stores import StoreServer, valkey_program
 from tests.support import SERVICES, SessionCalls, Sidecar, eventually, free_port, new_channel, refused
 
+ROOT = Path(__file__).parents[2]
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def test_it_starts_while_redis_is_down_and_heals(session_id: str) -> None:
-    """It starts even while Redis is down: health NOT_SERVING, RPCs UNAVAILABLE at once; and heals by itself."""
+def test_it_starts_without_redis_and_reconnects(session_id: str) -> None:
+    """Without Redis, it starts with health NOT_SERVING and calls UNAVAILABLE at once, and later reconnects."""
     port = free_port()
     with Sidecar(f"redis://127.0.0.1:{port}", wait=False) as sidecar, new_channel(sidecar.target) as channel:
         session = SessionCalls(channel, session_id)
@@ -40,7 +43,7 @@ def test_it_starts_while_redis_is_down_and_heals(session_id: str) -> None:
 
 
 def test_health_follows_the_store(session_id: str) -> None:
-    """`grpc.health.v1` follows Redis for "" and both services, down and up, and calls work once it says so."""
+    """`grpc.health.v1` follows Redis down and up for "" and both services; calls succeed once it is SERVING."""
     with StoreServer(valkey_program()) as store, Sidecar(store.url) as sidecar, new_channel(sidecar.target) as channel:
         session = SessionCalls(channel, session_id)
         for _ in range(2):
@@ -54,14 +57,14 @@ def test_health_follows_the_store(session_id: str) -> None:
 
 
 def test_health_of_an_unknown_service(sidecar: Sidecar) -> None:
-    """Health knows "" and both services, and no others."""
+    """Health reports "" and both services, and NOT_FOUND for any other."""
     assert [sidecar.health(service) for service in ("", *SERVICES)] == [SERVING] * 3
     with new_channel(sidecar.target) as channel, refused(grpc.StatusCode.NOT_FOUND):
         health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="other"), timeout=5)
 
 
-def test_reflection_tells_the_contract(sidecar: Sidecar) -> None:
-    """Reflection is on: a caller with no proto at hand finds both services, their methods and their messages."""
+def test_reflection_describes_the_contract(sidecar: Sidecar) -> None:
+    """Through reflection, a caller without the protos finds both services, their methods and messages."""
     with new_channel(sidecar.target) as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
         assert {*SERVICES, "grpc.health.v1.Health"} <= set(database.get_services())
@@ -73,9 +76,9 @@ def test_reflection_tells_the_contract(sidecar: Sidecar) -> None:
                 assert not method.server_streaming
 
 
-def test_the_first_call_is_answered_soon(session_id: str) -> None:
-    """The first RPC is answered within 2 s of the start, the embedded store's own start included."""
-    busy = os.getloadavg()[0] > (os.cpu_count() or 1)  # As it is while other tests run beside this one.
+def test_the_first_call_is_answered_quickly(session_id: str) -> None:
+    """The first call is answered within 2 s of the start, including the start of the embedded store."""
+    busy = os.getloadavg()[0] > (os.cpu_count() or 1)  # With other tests in parallel.
     before = time.monotonic()
     with Sidecar(wait=False) as sidecar, new_channel(sidecar.target) as channel:
         session = SessionCalls(channel, session_id)
@@ -91,7 +94,7 @@ def _is_answered(session: SessionCalls) -> bool:
 
 
 def test_it_listens_on_a_unix_socket(session_id: str, tmp_path: Path) -> None:
-    """`--listen unix:/path` listens there, `--listen` can be repeated, and the socket is its owner's alone."""
+    """`--listen unix:/path` listens on a socket with mode 600, and `--listen` can be repeated."""
     sidecar = Sidecar(flags=["--listen", f"unix:{tmp_path}/s"])
     if len(f"{tmp_path}/s") > 100:
         pytest.skip("the temporary directory's path is too long for a unix socket")
@@ -103,8 +106,8 @@ def test_it_listens_on_a_unix_socket(session_id: str, tmp_path: Path) -> None:
         assert stat.S_IMODE((tmp_path / "s").stat().st_mode) & 0o077 == 0
 
 
-def test_it_listens_on_a_unix_socket_alone(session_id: str, sidecar: Sidecar) -> None:
-    """`--listen unix:/path` alone is enough; a socket left behind by a kill is no obstacle."""
+def test_it_listens_only_on_a_unix_socket(session_id: str, sidecar: Sidecar) -> None:
+    """A unix socket can be the only address, and one left behind by a kill is replaced."""
     path = sidecar.data_dir.with_name("only")
     with Sidecar(listen=f"unix:{path}") as other:
         assert "127.0.0.1" not in other.log
@@ -116,7 +119,7 @@ def test_it_listens_on_a_unix_socket_alone(session_id: str, sidecar: Sidecar) ->
 
 
 def test_settings_come_from_the_environment(session_id: str) -> None:
-    """Settings: flags, then `SESSION_NOTES_*`, then defaults."""
+    """Flags take precedence over `SESSION_NOTES_*`, which take precedence over defaults."""
     with StoreServer(valkey_program()) as store:
         port = free_port()
         env = {
@@ -125,7 +128,7 @@ def test_settings_come_from_the_environment(session_id: str) -> None:
             "SESSION_NOTES_PREFIX": "from-env",
             "SESSION_NOTES_SESSION_TTL": "90s",
         }
-        # The flags say another address and ttl; they win. The store and the prefix are the environment's.
+        # The flags override the address and the ttl. The store and the prefix come from the environment.
         with (
             Sidecar(flags=["--session-ttl", "1h"], env=env) as sidecar,
             Sidecar(store.url, prefix="from-env") as other,
@@ -135,27 +138,35 @@ def test_settings_come_from_the_environment(session_id: str) -> None:
             assert str(port) not in sidecar.log
             assert not (sidecar.data_dir / "valkey.sock").exists()
             SessionCalls(one, session_id).append_turns(1)
-            found = SessionCalls(two, session_id).get_session()
-            assert found.turn_count == 1
-            assert 3500 < found.expires_in.seconds <= 3600
+            session = SessionCalls(two, session_id).get_session()
+            assert session.turn_count == 1
+            assert 3500 < session.expires_in.seconds <= 3600
             assert other.store.keys(session_id) != []
 
 
+def test_sidecar_and_clients_share_the_default_address() -> None:
+    """The default address of the sidecar is that of both clients, and no other module of server or tools repeats it."""
+    assert Settings().listen == (DEFAULT_TARGET,)
+    assert f'DEFAULT_TARGET = "{DEFAULT_TARGET}"' in (ROOT / "clients/typescript/src/targets.ts").read_text()
+    modules = [path for folder in ("server", "tools") for path in (ROOT / folder).rglob("*.py")]
+    assert [path.name for path in modules if DEFAULT_TARGET in path.read_text()] == ["settings.py"]
+
+
 def test_the_environment_alone_is_enough() -> None:
-    """With no flag at all, `SESSION_NOTES_LISTEN` and `SESSION_NOTES_DATA_DIR` say where."""
+    """Without flags, `SESSION_NOTES_LISTEN` and `SESSION_NOTES_DATA_DIR` apply."""
     with Sidecar(only_env=True) as sidecar:
         assert sidecar.health() == SERVING
         assert (sidecar.data_dir / "valkey.sock").exists()
 
 
-def test_the_data_directory_is_its_owners_alone() -> None:
-    """The data directory is made with mode 0700: nobody else reads the sessions, or talks to the store."""
+def test_the_data_directory_has_mode_700() -> None:
+    """The data directory is made with mode 700, so that no other user can read sessions or reach the store."""
     with Sidecar() as sidecar:
         assert stat.S_IMODE(sidecar.data_dir.stat().st_mode) == 0o700
 
 
-def test_sidecars_share_sessions_by_prefix(session_id: str) -> None:
-    """Sidecars on one Redis share sessions where they share a prefix, and only there."""
+def test_sidecars_share_sessions_through_a_prefix(session_id: str) -> None:
+    """Sidecars on one Redis share sessions if they share a prefix, and only then."""
     with (
         StoreServer(valkey_program()) as store,
         Sidecar(store.url) as first,

@@ -1,4 +1,4 @@
-"""How the sidecar stops: what is in flight is finished, nothing is left behind, the status is 0."""
+"""Shutdown: calls in flight are finished, no process is left, and the exit code is 0."""
 
 import os
 import signal
@@ -17,11 +17,11 @@ from session_notes.v1.session_notes_pb2 import WRITE_OUTCOME_ACCEPTED, WriteNote
 from tests.stores import StoreServer, is_alive, valkey_program
 from tests.support import SessionCalls, Sidecar, eventually, new_channel, notes, status_of
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux shares out a port's connections")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux shares a port's connections")
 
 
 def test_sigterm_exits_with_0_and_leaves_no_process() -> None:
-    """SIGTERM: exit 0, and the embedded store is gone too."""
+    """SIGTERM ends the sidecar and its embedded store with exit code 0."""
     with Sidecar() as sidecar:
         pids = sidecar.store_pids()
         assert len(pids) == 1
@@ -30,8 +30,8 @@ def test_sigterm_exits_with_0_and_leaves_no_process() -> None:
         assert "Traceback" not in sidecar.log
 
 
-def test_ctrl_c_stops_it_as_well() -> None:
-    """Ctrl-C in a terminal stops it in the same orderly way."""
+def test_ctrl_c_shuts_down() -> None:
+    """Ctrl-C shuts the sidecar down like SIGTERM."""
     with Sidecar() as sidecar:
         assert sidecar.process is not None
         pids = sidecar.store_pids()
@@ -68,8 +68,8 @@ main()
         ("uvloop", ["serve", "--dev"]),
     ],
 )
-def test_ctrl_c_in_the_first_moments(module: str, command: list[str], tmp_path: Path) -> None:
-    """Ctrl-C while it still imports what it needs ends any command, without a traceback."""
+def test_ctrl_c_during_imports(module: str, command: list[str], tmp_path: Path) -> None:
+    """Ctrl-C during the imports of any command ends it without a traceback."""
     arguments = [sys.executable, "-c", INTERRUPTED, module, *command]
     home = {
         **os.environ,
@@ -84,7 +84,7 @@ def test_ctrl_c_in_the_first_moments(module: str, command: list[str], tmp_path: 
 
 
 def test_nohup_is_respected() -> None:
-    """With SIGHUP ignored from the start, as nohup has it, the end of a terminal is none of the sidecar's."""
+    """If SIGHUP is ignored at the start, as under nohup, the sidecar ignores it too."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with Sidecar() as sidecar:
@@ -97,8 +97,8 @@ def test_nohup_is_respected() -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=linux)])
-def test_a_second_signal_makes_haste(workers: str, session_id: str) -> None:
-    """Told again while it waits for a call, it ends without that one's result, in order: UNAVAILABLE, and exit 0."""
+def test_a_second_signal_is_urgent(workers: str, session_id: str) -> None:
+    """A second signal ends the wait for a call in flight: UNAVAILABLE, and exit code 0."""
     flags = ["--grace", "60s", "--store-timeout", "60s", "--workers", workers]
     with (
         StoreServer(valkey_program()) as server,
@@ -116,11 +116,11 @@ def test_a_second_signal_makes_haste(workers: str, session_id: str) -> None:
         process = sidecar.process
         assert process is not None
 
-        def told_to_stop() -> bool:
+        def signal_ends_it() -> bool:
             process.send_signal(signal.SIGINT)
             return process.poll() is not None
 
-        eventually(told_to_stop, 30)
+        eventually(signal_ends_it, 30)
         assert process.returncode == 0
         assert call.code() is grpc.StatusCode.UNAVAILABLE
         admin.client_unpause()
@@ -128,8 +128,7 @@ def test_a_second_signal_makes_haste(workers: str, session_id: str) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_call_in_flight_is_finished(number: signal.Signals, session_id: str) -> None:
-    """SIGTERM, or a terminal's end, finishes what is in flight: the call is answered OK, its data is stored, the status
-    is 0."""
+    """After SIGTERM or SIGHUP, a call in flight is answered OK, its data is stored, and the exit code is 0."""
     with (
         StoreServer(valkey_program()) as server,
         Sidecar(server.url) as sidecar,
@@ -139,9 +138,9 @@ def test_a_call_in_flight_is_finished(number: signal.Signals, session_id: str) -
         session.begin_run("run-1")
         admin = sidecar.store.client
         admin.client_pause(60_000, all=False)
-        request = WriteNotesRequest(session_id=session_id, run_id="run-1", notes=notes("said at last"))
+        request = WriteNotesRequest(session_id=session_id, run_id="run-1", notes=notes("late"))
         call = session.notes.WriteNotes.future(request, timeout=10)
-        # In flight for sure: the store has the command, and holds it back.
+        # In flight for certain: the store has received the command, and blocks it.
         eventually(lambda: any("b" in client["flags"] for client in admin.client_list()))
         assert sidecar.process is not None
         sidecar.process.send_signal(number)
@@ -149,55 +148,55 @@ def test_a_call_in_flight_is_finished(number: signal.Signals, session_id: str) -
         admin.client_unpause()
         assert call.result().outcome == WRITE_OUTCOME_ACCEPTED
         assert sidecar.process.wait(10) == 0
-        assert sidecar.store.holding("said at last", session_id)
+        assert sidecar.store.holding("late", session_id)
 
 
-def test_in_a_storm_every_call_ends_well(session_id: str) -> None:
-    """SIGTERM in a storm: each call ends OK or UNAVAILABLE, exit 0; what was answered OK is there afterwards."""
+def test_calls_under_load_end_ok_or_unavailable(session_id: str) -> None:
+    """SIGTERM under load: each call ends OK or UNAVAILABLE, and acknowledged data is found after a restart."""
     with Sidecar() as sidecar, new_channel(sidecar.target) as channel:
         session = SessionCalls(channel, session_id)
-        numbers, kept, ends = count(), set[str](), set[grpc.StatusCode]()
+        numbers, acknowledged, codes = count(), set[str](), set[grpc.StatusCode]()
         stopped = threading.Event()
 
         def write() -> None:
             while not stopped.is_set():
                 name = f"field-{next(numbers)}"
-                end = status_of(lambda name=name: session.update_session(set={name: 1}))  # type: ignore[misc]
-                ends.add(end)
-                if end != grpc.StatusCode.OK:
+                code = status_of(lambda name=name: session.update_session(set={name: 1}))  # type: ignore[misc]
+                codes.add(code)
+                if code != grpc.StatusCode.OK:
                     return
-                kept.add(name)
+                acknowledged.add(name)
 
         with ThreadPoolExecutor(20) as pool:
             writers = [pool.submit(write) for _ in range(20)]
-            eventually(lambda: len(kept) > 100)
+            eventually(lambda: len(acknowledged) > 100)
             try:
                 assert sidecar.terminate() == 0
             finally:
                 stopped.set()
             for writer in writers:
                 writer.result()
-        assert ends <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+        assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
         sidecar.start()
         with new_channel(sidecar.target) as afterwards:
-            assert kept <= set(SessionCalls(afterwards, session_id).get_session(timeout=30).fields)
+            assert acknowledged <= set(SessionCalls(afterwards, session_id).get_session(timeout=30).fields)
 
 
-def test_health_says_it_before_it_goes() -> None:
-    """SIGTERM: health turns NOT_SERVING before the connection goes, so that a balancer can look elsewhere."""
+def test_health_reports_the_shutdown() -> None:
+    """After SIGTERM, health is NOT_SERVING before connections close, so that load balancers can react."""
     with Sidecar() as sidecar, new_channel(sidecar.target) as channel:
-        seen: list[int] = []
+        statuses: list[int] = []
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
 
-        def look() -> None:
+        def collect() -> None:
             try:
-                seen.extend(answer.status for answer in watch)
+                statuses.extend(response.status for response in watch)
             except grpc.RpcError:
                 return
 
-        watcher = threading.Thread(target=look)
+        watcher = threading.Thread(target=collect)
         watcher.start()
-        eventually(lambda: seen)
+        eventually(lambda: statuses)
         assert sidecar.terminate() == 0
         watcher.join(10)
-        assert seen == [health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING]
+        assert statuses == [health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING]

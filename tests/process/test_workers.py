@@ -1,4 +1,4 @@
-"""Several workers are one sidecar: on the same port, over the same store, stopped and refused as one process is."""
+"""A sidecar with several workers behaves like one process: one port, one store, one start and one shutdown."""
 
 import os
 import pickle
@@ -9,22 +9,20 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from session_notes.v1.session_notes_pb2 import WRITE_OUTCOME_ACCEPTED, WriteNotesRequest
 from session_notes_server.addresses import AddressError
 from session_notes_server.rpc.listening import hold
 from session_notes_server.settings import Settings
-from session_notes_server.sidecar.worker_process import SERVING as SERVES
+from session_notes_server.sidecar.worker_process import SERVING as SERVING_MESSAGE
 
 from tests.access.callers import (
     TOKENS,
@@ -46,89 +44,27 @@ from tests.faults.deleted_data import (
     wait_for_rewrites,
     write_everywhere,
 )
-from tests.process.test_refused_start import SECRET, refused_with, serve, unharmed
+from tests.refused_starts import SECRET, assert_refused, assert_serving, run_serve
 from tests.stores import StoreServer, is_alive, valkey_program
 from tests.support import SessionCalls, Sidecar, eventually, free_port, new_channel, new_session_id, notes, status_of
+from tests.worker_processes import (
+    SERVING,
+    WORKERS,
+    channel_per_worker,
+    children,
+    command_line,
+    health,
+    needs_linux,
+    sidecar_with_workers,
+    workers,
+)
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux shares out a port's connections")
-
-WORKERS = ["--workers", "2"]
-SERVING = health_pb2.HealthCheckResponse.SERVING
-
-
-@contextmanager
-def several(redis_url: str | None = None, *, flags: Sequence[str] = (), **more: Any) -> Iterator[Sidecar]:
-    """A sidecar with two workers, both there."""
-    with Sidecar(redis_url, flags=[*flags, *WORKERS], **more) as sidecar:
-        eventually(lambda: f"listening on {sidecar.target}" in sidecar.log)
-        yield sidecar
-
-
-def workers(sidecar: Sidecar) -> list[int]:
-    """The processes that answer its calls."""
-    assert sidecar.process is not None
-    return [pid for pid in children(sidecar.process.pid) if b"session_notes_server.sidecar.worker" in command_line(pid)]
-
-
-def children(pid: int) -> list[int]:
-    """The processes that a process has started and that are there."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [child for child in map(int, found) if is_alive(child)]
-
-
-def command_line(pid: int) -> bytes:
-    """A process's command line; of one that has ended there is none."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b""
-
-
-def connections(pid: int, port: int) -> set[str]:
-    """The connections to a port that a process has accepted, by inode."""
-    established, accepted = "01", set()
-    for table in ("tcp", "tcp6"):
-        for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            local, state, inode = (row.split()[column] for column in (1, 3, 9))
-            if state == established and int(local.rpartition(":")[2], 16) == port:
-                accepted.add(f"socket:[{inode}]")
-    held = set()
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(OSError):
-            held.add(str(descriptor.readlink()))
-    return accepted & held
-
-
-@contextmanager
-def a_channel_each(
-    sidecar: Sidecar, connect: Callable[[str], grpc.Channel] = new_channel
-) -> Iterator[dict[int, grpc.Channel]]:
-    """A connection to each worker, by its process id."""
-    port, found = int(sidecar.target.rpartition(":")[2]), dict[int, grpc.Channel]()
-    with ExitStack() as stack:
-        for _ in range(200):
-            pids = workers(sidecar)
-            before = {pid: connections(pid, port) for pid in pids}
-            channel = stack.enter_context(connect(sidecar.target))
-            assert health(channel) is not None
-            (answering,) = [pid for pid in pids if connections(pid, port) - before[pid]]
-            found.setdefault(answering, channel)
-            if len(found) == len(pids) > 1:
-                break
-        else:
-            raise AssertionError(f"200 connections, and all went to {list(found)}")
-        yield found
-
-
-def health(channel: grpc.Channel) -> int | None:
-    """What health says over a connection; None where nobody answers."""
-    with suppress(grpc.RpcError):
-        return int(health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5).status)
-    return None
+pytestmark = needs_linux
 
 
 def test_every_worker_answers_on_the_one_port(session_id: str) -> None:
-    """Connections to the port go to all workers; what is written through one is read through the other."""
-    with several() as sidecar, a_channel_each(sidecar) as each:
+    """The port's connections reach all workers; data written through one is read through the other."""
+    with sidecar_with_workers() as sidecar, channel_per_worker(sidecar) as each:
         assert len(each) == 2
         one, two = (SessionCalls(channel, session_id) for channel in each.values())
         one.write_notes("run-1", "said")
@@ -139,27 +75,26 @@ def test_every_worker_answers_on_the_one_port(session_id: str) -> None:
         assert sidecar.log.count(f"listening on {sidecar.target}") == 1
 
 
-def test_one_worker_is_one_process() -> None:
-    """By default the process that was started answers the calls: beside it there is the store alone."""
+def test_by_default_there_are_no_workers() -> None:
+    """By default the started process serves the calls itself, and its only child is the store."""
     with Sidecar() as sidecar:
         assert sidecar.process is not None
         assert children(sidecar.process.pid) == sidecar.store_pids()
 
 
-def test_any_free_port_is_the_same_for_all(session_id: str) -> None:
-    """With port 0 the workers share the one port that was found."""
-    with several(flags=["--listen", "127.0.0.1:0"]) as sidecar:
-        found = eventually(lambda: re.findall("listening on (.*)", sidecar.log)[1:])
-        (sidecar.target,) = found
-        with a_channel_each(sidecar) as each:
+def test_workers_share_a_free_port(session_id: str) -> None:
+    """With port 0, the workers share the one free port that is chosen."""
+    with sidecar_with_workers(flags=["--listen", "127.0.0.1:0"]) as sidecar:
+        (sidecar.target,) = eventually(lambda: re.findall("listening on (.*)", sidecar.log)[1:])
+        with channel_per_worker(sidecar) as each:
             assert [SessionCalls(channel, session_id).append_turns(1) for channel in each.values()] == [1, 2]
 
 
-def test_a_unix_socket_is_the_first_workers(session_id: str) -> None:
-    """A unix socket has one listener, and a new one when that is killed; it is its owner's alone."""
+def test_the_first_worker_listens_on_the_unix_socket(session_id: str) -> None:
+    """A unix socket has one listener, which is replaced if it is killed, and mode 600."""
     with Sidecar() as home:
         path = home.data_dir.with_name("s")
-        with several(flags=["--listen", f"unix:{path}"]) as sidecar:
+        with sidecar_with_workers(flags=["--listen", f"unix:{path}"]) as sidecar:
             with new_channel(f"unix:{path}") as channel:
                 session = SessionCalls(channel, session_id)
                 assert session.append_turns(1) == 1
@@ -172,20 +107,23 @@ def test_a_unix_socket_is_the_first_workers(session_id: str) -> None:
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
             listeners = [row for row in Path("/proc/net/unix").read_text().splitlines() if row.endswith(f" {path}")]
             assert sum(row.split()[3] == "00010000" for row in listeners) == 1
-            refused_with(str(path), ["--listen", f"unix:{path}"])
+            assert_refused(str(path), ["--listen", f"unix:{path}"])
         assert not path.exists()
 
 
 def test_calls_in_flight_are_finished_by_every_worker() -> None:
-    """SIGTERM: health says it, each worker finishes what it is at, and no process is left."""
-    with StoreServer(valkey_program()) as store, several(store.url, flags=["--store-timeout", "10s"]) as sidecar:
-        with a_channel_each(sidecar) as each:
+    """After SIGTERM, health is NOT_SERVING, each worker finishes its calls, and no process is left."""
+    with (
+        StoreServer(valkey_program()) as store,
+        sidecar_with_workers(store.url, flags=["--store-timeout", "10s"]) as sidecar,
+    ):
+        with channel_per_worker(sidecar) as each:
             pids, admin = list(each), sidecar.store.client
             admin.client_pause(60_000, all=False)
             writes = []
             for channel in each.values():
                 session = SessionCalls(channel, new_session_id())
-                request = WriteNotesRequest(session_id=session.id, run_id="run-1", notes=notes("said at last"))
+                request = WriteNotesRequest(session_id=session.id, run_id="run-1", notes=notes("late"))
                 writes.append(session.notes.WriteNotes.future(request, timeout=10))
             eventually(lambda: sum("b" in client["flags"] for client in admin.client_list()) == len(writes))
             assert sidecar.process is not None
@@ -196,14 +134,13 @@ def test_calls_in_flight_are_finished_by_every_worker() -> None:
             assert {write.result().outcome for write in writes} == {WRITE_OUTCOME_ACCEPTED}
             assert sidecar.process.wait(10) == 0
         assert not any(map(is_alive, pids))
-        assert len(sidecar.store.holding("said at last")) == len(writes)
+        assert len(sidecar.store.holding("late")) == len(writes)
 
 
-def test_in_a_storm_every_call_ends_well(session_id: str) -> None:
-    """SIGTERM in a storm over many connections: each call ends OK or UNAVAILABLE; what was OK is there
-    afterwards, on the same port."""
-    with several() as sidecar:
-        numbers, kept, ends = count(), set[str](), set[grpc.StatusCode]()
+def test_calls_under_load_end_ok_or_unavailable(session_id: str) -> None:
+    """SIGTERM under load: each call ends OK or UNAVAILABLE, and acknowledged data is found after a restart."""
+    with sidecar_with_workers() as sidecar:
+        numbers, acknowledged, codes = count(), set[str](), set[grpc.StatusCode]()
         stopped = threading.Event()
 
         def write() -> None:
@@ -211,15 +148,15 @@ def test_in_a_storm_every_call_ends_well(session_id: str) -> None:
                 session = SessionCalls(channel, session_id)
                 while not stopped.is_set():
                     name = f"field-{next(numbers)}"
-                    end = status_of(lambda name=name: session.update_session(set={name: 1}))  # type: ignore[misc]
-                    ends.add(end)
-                    if end != grpc.StatusCode.OK:
+                    code = status_of(lambda name=name: session.update_session(set={name: 1}))  # type: ignore[misc]
+                    codes.add(code)
+                    if code != grpc.StatusCode.OK:
                         return
-                    kept.add(name)
+                    acknowledged.add(name)
 
         with ThreadPoolExecutor(20) as pool:
             writers = [pool.submit(write) for _ in range(20)]
-            eventually(lambda: len(kept) > 100)
+            eventually(lambda: len(acknowledged) > 100)
             processes = [*workers(sidecar), *sidecar.store_pids()]
             assert len(processes) == 3
             try:
@@ -229,24 +166,24 @@ def test_in_a_storm_every_call_ends_well(session_id: str) -> None:
             for writer in writers:
                 writer.result()
         assert not any(map(is_alive, processes))
-        assert ends <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+        assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
         assert "Traceback" not in sidecar.log
         sidecar.start()
         with new_channel(sidecar.target) as afterwards:
-            assert kept <= set(SessionCalls(afterwards, session_id).get_session(timeout=30).fields)
+            assert acknowledged <= set(SessionCalls(afterwards, session_id).get_session(timeout=30).fields)
 
 
-def test_a_terminal_reaches_the_supervisor_alone() -> None:
-    """Ctrl-C goes to a whole process group, also to who is just starting and would end in a traceback."""
-    with several() as sidecar:
+def test_workers_leave_the_process_group() -> None:
+    """Ctrl-C signals a whole process group, and would end a starting worker with a traceback."""
+    with sidecar_with_workers() as sidecar:
         assert sidecar.process is not None
         groups = {os.getpgid(pid) for pid in workers(sidecar)}
         assert os.getpgid(sidecar.process.pid) not in groups
 
 
-def test_ctrl_c_stops_all_of_them() -> None:
-    """Ctrl-C, which in a terminal goes to the whole process group, stops it in the same orderly way."""
-    with several() as sidecar:
+def test_ctrl_c_stops_all_processes() -> None:
+    """Ctrl-C, which signals the whole process group, shuts down like SIGTERM."""
+    with sidecar_with_workers() as sidecar:
         assert sidecar.process is not None
         processes = [*workers(sidecar), *sidecar.store_pids()]
         os.killpg(sidecar.process.pid, signal.SIGINT)
@@ -256,9 +193,9 @@ def test_ctrl_c_stops_all_of_them() -> None:
         assert "by itself" not in sidecar.log
 
 
-def test_a_signal_to_each_of_them_is_one_stop() -> None:
-    """SIGTERM to every process at once, as systemd sends it: nobody is replaced, the status is 0."""
-    with StoreServer(valkey_program()) as store, several(store.url) as sidecar:
+def test_sigterm_to_every_process_is_one_shutdown() -> None:
+    """SIGTERM to every process at once, as systemd sends it: no worker is restarted, and the exit code is 0."""
+    with StoreServer(valkey_program()) as store, sidecar_with_workers(store.url) as sidecar:
         assert sidecar.process is not None
         for pid in (processes := [*workers(sidecar), sidecar.process.pid]):
             os.kill(pid, signal.SIGTERM)
@@ -268,9 +205,9 @@ def test_a_signal_to_each_of_them_is_one_stop() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_stops_while_its_workers_start(number: signal.Signals) -> None:
-    """A signal, or a Ctrl-C, that comes before the workers know what to do about one is obeyed all the same."""
-    with several() as sidecar:
+def test_shutdown_while_workers_start(number: signal.Signals) -> None:
+    """A signal that arrives before the workers handle signals stops them all the same."""
+    with sidecar_with_workers() as sidecar:
         assert sidecar.process is not None
         first = workers(sidecar)
         for pid in first:
@@ -287,22 +224,22 @@ def test_it_stops_while_its_workers_start(number: signal.Signals) -> None:
 
 
 def test_a_killed_worker_is_replaced(session_id: str) -> None:
-    """A worker is killed: those with a connection to another notice nothing, a new one comes, and the log says so."""
-    with several() as sidecar, a_channel_each(sidecar) as each:
+    """A killed worker is restarted and logged, and connections to the other worker are not affected."""
+    with sidecar_with_workers() as sidecar, channel_per_worker(sidecar) as each:
         (killed, _), (other, channel) = each.items()
         os.kill(killed, signal.SIGKILL)
         session = SessionCalls(channel, session_id)
         eventually(lambda: session.append_turns(1) and "serves again" in sidecar.log)
         (new,) = set(workers(sidecar)) - {killed, other}
         assert "ended by itself (exit code -9); restarting it in 0.2 s" in sidecar.log
-        with a_channel_each(sidecar) as again:
+        with channel_per_worker(sidecar) as again:
             assert set(again) == {new, other}
             assert SessionCalls(again[new], session_id).get_session().turn_count >= 1
 
 
-def test_a_worker_that_cannot_live_is_started_ever_more_rarely() -> None:
-    """What kills every worker at its start costs no busy loop."""
-    with several() as sidecar:
+def test_a_crashing_worker_is_restarted_with_backoff() -> None:
+    """A worker that keeps ending at its start is restarted after a pause that doubles each time."""
+    with sidecar_with_workers() as sidecar:
 
         def kill_the_second() -> bool:
             with suppress(IndexError, ProcessLookupError):
@@ -312,23 +249,23 @@ def test_a_worker_that_cannot_live_is_started_ever_more_rarely() -> None:
         eventually(kill_the_second, 30)
 
 
-def test_a_killed_supervisor_leaves_nobody_behind(session_id: str) -> None:
-    """The supervisor is killed, as by the kernel when memory is short: workers and store end, a new start goes well."""
-    with several() as sidecar:
+def test_a_killed_supervisor_leaves_no_process(session_id: str) -> None:
+    """If the supervisor is killed, workers and store end, and a new sidecar can start at once."""
+    with sidecar_with_workers() as sidecar:
         processes = [*workers(sidecar), *sidecar.store_pids()]
         assert len(processes) == 3
         with new_channel(sidecar.target) as channel:
             SessionCalls(channel, session_id).append_turns(1)
         sidecar.kill()
-        sidecar.start()  # At once, as its own supervisor may have it.
+        sidecar.start()  # At once, as a service manager may do.
         eventually(lambda: not any(map(is_alive, processes)))
         with new_channel(sidecar.target) as channel:
             assert SessionCalls(channel, session_id).append_turns(1) == 2
 
 
 def test_a_stopped_worker_does_not_outlive_its_supervisor() -> None:
-    """Not even a worker that does nothing any more stays behind."""
-    with several() as sidecar:
+    """Even a worker stopped by SIGSTOP ends with its supervisor."""
+    with sidecar_with_workers() as sidecar:
         (stuck, _) = processes = workers(sidecar)
         os.kill(stuck, signal.SIGSTOP)
         sidecar.kill()
@@ -340,16 +277,16 @@ def test_a_stopped_worker_does_not_outlive_its_supervisor() -> None:
 
 
 def test_a_worker_whose_supervisor_died_early_ends() -> None:
-    """A supervisor may die before its worker has asked to be told: the end of their socket tells it."""
-    ours, theirs = socket.socketpair()
+    """A worker whose supervisor dies first notices it by the end of their socket."""
+    supervisor, child = socket.socketpair()
     settings = Settings(listen=(f"127.0.0.1:{free_port()}",), redis_url=f"redis://127.0.0.1:{free_port()}", workers=2)
     command = [sys.executable, "-P", "-m", "session_notes_server.sidecar.worker"]
-    with ours, theirs, subprocess.Popen(command, stdin=theirs.fileno()) as worker:
-        theirs.close()
+    with supervisor, child, subprocess.Popen(command, stdin=child.fileno()) as worker:
+        child.close()
         try:
-            ours.sendall(pickle.dumps((1, settings, False, None)))
-            assert ours.recv(1) == SERVES
-            ours.close()
+            supervisor.sendall(pickle.dumps((1, settings, False, None)))
+            assert supervisor.recv(1) == SERVING_MESSAGE
+            supervisor.close()
             worker.wait(10)
         finally:
             worker.kill()
@@ -357,34 +294,34 @@ def test_a_worker_whose_supervisor_died_early_ends() -> None:
 
 @pytest.mark.parametrize(("first", "second"), [("2", "1"), ("2", "2"), ("1", "2")])
 def test_another_sidecars_port_is_an_error(first: str, second: str, session_id: str) -> None:
-    """A port is one sidecar's, however many workers each has: another is refused as ever, and the first is unharmed."""
+    """A port belongs to one sidecar, whatever the number of workers; a second one is refused."""
     with Sidecar(flags=["--workers", first]) as sidecar:
-        text = refused_with(sidecar.target, ["--listen", sidecar.target, "--workers", second])
+        text = assert_refused(sidecar.target, ["--listen", sidecar.target, "--workers", second])
         assert "it is taken. Choose another with --listen." in text
         assert "worker" not in text
-        unharmed(sidecar, session_id)
+        assert_serving(sidecar, session_id)
 
 
 @pytest.mark.parametrize("flags", [[], WORKERS])
 def test_a_port_is_held_while_no_worker_listens(flags: list[str], session_id: str) -> None:
-    """Between a worker's death and the next one the port is nobody else's either."""
-    with several() as sidecar:
+    """While no worker runs, no other sidecar can take the port."""
+    with sidecar_with_workers() as sidecar:
         assert sidecar.process is not None
-        # It cannot start others meanwhile.
+        # Stopped, it cannot restart them.
         sidecar.process.send_signal(signal.SIGSTOP)
         for pid in workers(sidecar):
             os.kill(pid, signal.SIGKILL)
         eventually(lambda: not workers(sidecar))
         try:
-            refused_with(sidecar.target, ["--listen", sidecar.target, *flags])
+            assert_refused(sidecar.target, ["--listen", sidecar.target, *flags])
         finally:
             sidecar.process.send_signal(signal.SIGCONT)
         eventually(lambda: sidecar.log.count("serves again") == 2)
-        unharmed(sidecar, session_id)
+        assert_serving(sidecar, session_id)
 
 
-def listening(port: int, *options: int) -> socket.socket:
-    """A listener at a port, with options set before it is bound."""
+def listen_on(port: int, *options: int) -> socket.socket:
+    """Listen on a port, with socket options set before it is bound."""
     listener = socket.socket()
     try:
         for option in options:
@@ -405,60 +342,60 @@ def is_refused(attempt: Callable[[], socket.socket]) -> bool:
     return False
 
 
-def test_who_can_be_at_a_port_that_is_held() -> None:
-    """A port that is held takes no connections, and lets in nobody but those who share it; then it is free again."""
+def test_a_held_port_can_only_be_shared() -> None:
+    """A held port accepts no connections and only listeners that share it; once released, it is free again."""
     port = free_port()
     address = f"127.0.0.1:{port}"
-    shared = socket.SO_REUSEADDR, socket.SO_REUSEPORT  # As gRPC does it.
+    shared = socket.SO_REUSEADDR, socket.SO_REUSEPORT  # As gRPC listens.
     with hold(address, shared=True) as name:
         assert name == address
         assert is_refused(lambda: socket.create_connection(("127.0.0.1", port)))
         for options in ((), (socket.SO_REUSEADDR,)):
-            assert is_refused(lambda options=options: listening(port, *options))  # type: ignore[misc]
+            assert is_refused(lambda options=options: listen_on(port, *options))  # type: ignore[misc]
         for _ in range(2):
             with pytest.raises(AddressError), hold(address, shared=True):
                 pass
-            with listening(port, *shared) as worker, socket.create_connection(("127.0.0.1", port)) as client:
+            with listen_on(port, *shared) as worker, socket.create_connection(("127.0.0.1", port)) as client:
                 accepted, _ = worker.accept()
-                assert is_refused(lambda: listening(port, socket.SO_REUSEADDR))
-                # The server's end is the first to close, and leaves a connection in TIME_WAIT on the port.
+                assert is_refused(lambda: listen_on(port, socket.SO_REUSEADDR))
+                # The server closes first, which leaves a connection in TIME_WAIT on the port.
                 accepted.close()
                 assert client.recv(1) == b""
-    assert is_refused(lambda: listening(port)), "the control: what is left of connections is in the way"
-    with hold(address, shared=True), listening(port, *shared):
+    assert is_refused(lambda: listen_on(port)), "the control: connections in TIME_WAIT block the port"
+    with hold(address, shared=True), listen_on(port, *shared):
         pass
 
 
 def test_a_deletion_through_any_worker_is_erased() -> None:
-    """What was deleted is in no file in time, whichever worker was asked."""
-    with several() as sidecar, a_channel_each(sidecar) as each:
+    """Deleted data is erased from the files in time, whichever worker served the call."""
+    with sidecar_with_workers() as sidecar, channel_per_worker(sidecar) as each:
         wait_for_rewrites(sidecar)
         for channel in each.values():
             session = SessionCalls(channel, new_session_id())
-            said = write_everywhere(session)
-            # Not all of it: the store may rewrite its file meanwhile, which drops what was replaced, and compresses.
-            eventually(lambda said=said: traces(sidecar.data_dir, said))  # type: ignore[misc]
+            texts = write_everywhere(session)
+            # Not all of them: a rewrite meanwhile drops replaced data, and compresses.
+            eventually(lambda texts=texts: traces(sidecar.data_dir, texts))  # type: ignore[misc]
             assert session.delete().existed
-            assert_erased_in_time(sidecar.data_dir, said)
+            assert_erased_in_time(sidecar.data_dir, texts)
 
 
-def test_stopped_right_after_a_deletion() -> None:
-    """A sidecar that is told to stop erases first."""
-    with several() as sidecar:
+def test_shutdown_right_after_a_deletion() -> None:
+    """A sidecar erases deleted data before it stops."""
+    with sidecar_with_workers() as sidecar:
         with calls(sidecar) as session, calls(sidecar) as other, slow_rewrites(sidecar, 0.2):
             wait_for_rewrites(sidecar)
             other.append_turns(1)
             sidecar.store.client.bgrewriteaof()
-            said = write_everywhere(session)
+            texts = write_everywhere(session)
             session.delete()
-        assert traces(sidecar.data_dir, said) == said
+        assert traces(sidecar.data_dir, texts) == texts
         assert sidecar.terminate() == 0
-        assert not traces(sidecar.data_dir, said)
+        assert not traces(sidecar.data_dir, texts)
 
 
-def test_a_worker_killed_in_a_deletion() -> None:
-    """A worker may be killed between a deletion and its word of it: so its death is followed by a rewrite."""
-    with several() as sidecar:
+def test_a_worker_killed_during_a_deletion() -> None:
+    """A rewrite follows a worker's death, because it may have died before it reported a deletion."""
+    with sidecar_with_workers() as sidecar:
         wait_for_rewrites(sidecar)
         before = rewrites(sidecar)
         os.kill(workers(sidecar)[1], signal.SIGKILL)
@@ -466,11 +403,11 @@ def test_a_worker_killed_in_a_deletion() -> None:
 
 
 def test_health_follows_the_store_in_every_worker() -> None:
-    """Health is the same whichever worker answers, down and up; the log says which of them saw what."""
+    """Every worker's health follows the store down and up, and the log names the worker."""
     with (
         StoreServer(valkey_program()) as store,
-        several(store.url) as sidecar,
-        a_channel_each(sidecar) as each,
+        sidecar_with_workers(store.url) as sidecar,
+        channel_per_worker(sidecar) as each,
     ):
         for _ in range(2):
             store.kill()
@@ -479,16 +416,16 @@ def test_health_follows_the_store_in_every_worker() -> None:
             store.start()
             for channel in each.values():
                 eventually(lambda channel=channel: health(channel) == SERVING, 5)  # type: ignore[misc]
-        told = [line for line in sidecar.log.splitlines() if "SERVING" in line]
+        lines = [line for line in sidecar.log.splitlines() if "SERVING" in line]
         for worker in ("worker 1: ", "worker 2: "):
-            assert sum(worker in line for line in told) == 5
-        assert len(told) == 10
+            assert sum(worker in line for line in lines) == 5
+        assert len(lines) == 10
 
 
 def test_it_starts_while_redis_is_down_and_heals(session_id: str) -> None:
-    """It starts without a store, all of it NOT_SERVING, and serves once there is one."""
+    """Without a store, every worker starts and is NOT_SERVING, and serves once the store runs."""
     port = free_port()
-    with several(f"redis://127.0.0.1:{port}", wait=False) as sidecar, a_channel_each(sidecar) as each:
+    with sidecar_with_workers(f"redis://127.0.0.1:{port}", wait=False) as sidecar, channel_per_worker(sidecar) as each:
         assert SERVING not in {health(channel) for channel in each.values()}
         with StoreServer(valkey_program(), port=port):
             for channel in each.values():
@@ -496,10 +433,10 @@ def test_it_starts_while_redis_is_down_and_heals(session_id: str) -> None:
             assert [SessionCalls(channel, session_id).append_turns(1) for channel in each.values()] == [1, 2]
 
 
-def test_tokens_are_read_again_in_every_worker(tmp_path: Path) -> None:
-    """A token that comes counts with every worker, one that goes with none."""
+def test_tokens_are_reloaded_in_every_worker(tmp_path: Path) -> None:
+    """Every worker accepts an added token and rejects a removed one."""
     directory = token_files(tmp_path / "tokens")
-    with several(flags=["--tokens-dir", str(directory)]) as sidecar, a_channel_each(sidecar) as each:
+    with sidecar_with_workers(flags=["--tokens-dir", str(directory)]) as sidecar, channel_per_worker(sidecar) as each:
         write_secret(directory / "primary", "canary-another")
         for channel in each.values():
             eventually(partial(_has_code, channel, "canary-another", grpc.StatusCode.OK))
@@ -510,11 +447,13 @@ def _has_code(channel: grpc.Channel, token: str, code: grpc.StatusCode) -> bool:
     return get_notes_code(channel, token) is code
 
 
-def test_certificates_are_read_again_in_every_worker(tmp_path: Path) -> None:
-    """TLS is every worker's, and a certificate that is replaced is so with each."""
+def test_certificates_are_reloaded_in_every_worker(tmp_path: Path) -> None:
+    """Every worker serves TLS, and replaces a replaced certificate."""
     before, after = Authority(tmp_path / "before"), Authority(tmp_path / "after")
-    served, new = (one.issue("served", "localhost", "127.0.0.1") for one in (before, after))
-    with several(flags=["--tls-cert", str(served.cert), "--tls-key", str(served.key)], wait=False) as sidecar:
+    served, new = (authority.issue("served", "localhost", "127.0.0.1") for authority in (before, after))
+    with sidecar_with_workers(
+        flags=["--tls-cert", str(served.cert), "--tls-key", str(served.key)], wait=False
+    ) as sidecar:
 
         def connect(to: Authority, target: str) -> grpc.Channel:
             return encrypted_channel(target, to)
@@ -523,20 +462,20 @@ def test_certificates_are_read_again_in_every_worker(tmp_path: Path) -> None:
             with connect(by, sidecar.target) as channel:
                 return is_serving(channel)
 
-        with a_channel_each(sidecar, partial(connect, before)) as each:
+        with channel_per_worker(sidecar, partial(connect, before)) as each:
             assert {health(channel) for channel in each.values()} == {SERVING}
         assert not is_trusted(after)
         served.cert.write_bytes(new.cert.read_bytes())
         served.key.write_bytes(new.key.read_bytes())
         eventually(lambda: all(is_trusted(after) for _ in range(10)), 20)
-        with a_channel_each(sidecar, partial(connect, after)) as each:
+        with channel_per_worker(sidecar, partial(connect, after)) as each:
             assert {health(channel) for channel in each.values()} == {SERVING}
 
 
-def test_a_new_worker_that_cannot_use_a_file_says_so(tmp_path: Path) -> None:
-    """A file that went wrong since the start keeps a new worker from coming: it says why, until that is mended."""
+def test_a_restarted_worker_reports_an_unusable_file(tmp_path: Path) -> None:
+    """A restarted worker that cannot use a file logs the reason, and serves once the file is fixed."""
     directory = token_files(tmp_path / "tokens")
-    with several(flags=["--tokens-dir", str(directory)]) as sidecar:
+    with sidecar_with_workers(flags=["--tokens-dir", str(directory)]) as sidecar:
         (directory / "primary").chmod(0o644)
         os.kill(workers(sidecar)[1], signal.SIGKILL)
         eventually(lambda: "restarting it in 0.4 s" in sidecar.log)
@@ -547,11 +486,11 @@ def test_a_new_worker_that_cannot_use_a_file_says_so(tmp_path: Path) -> None:
         eventually(lambda: "worker 2 serves again" in sidecar.log)
 
 
-def test_a_password_is_seen_nowhere(session_id: str) -> None:
-    """The password in a Redis URL is neither in a log nor on a command line that the user did not write."""
+def test_a_password_is_not_exposed(session_id: str) -> None:
+    """The password in a Redis URL is neither in the log nor on a worker's command line."""
     with StoreServer(valkey_program(), ["--requirepass", SECRET]) as store:
         env = {"SESSION_NOTES_REDIS_URL": store.url.replace("redis://", f"redis://:{SECRET}@")}
-        with several(flags=["--verbose"], env=env) as sidecar, a_channel_each(sidecar) as each:
+        with sidecar_with_workers(flags=["--verbose"], env=env) as sidecar, channel_per_worker(sidecar) as each:
             for pid, channel in each.items():
                 SessionCalls(channel, session_id).append_turns(1)
                 assert SECRET.encode() not in command_line(pid)
@@ -561,50 +500,52 @@ def test_a_password_is_seen_nowhere(session_id: str) -> None:
 
 
 def test_no_core_files() -> None:
-    """Nor do workers leave what users said in a core file."""
-    with core_files_allowed(), several() as sidecar:
+    """Workers write no core files, which would hold what users said."""
+    with core_files_allowed(), sidecar_with_workers() as sidecar:
         assert [pid for pid in workers(sidecar) if may_write_core_files(pid)] == []
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "text"),
     [
         pytest.param(["--workers", "0"], 2, "--workers", id="no worker"),
-        pytest.param(["--workers", "many"], 2, "--workers", id="no number"),
-        pytest.param(["--listen", "unix:/tmp/s", *WORKERS], 2, "one listener", id="workers with nothing to share"),
+        pytest.param(["--workers", "many"], 2, "--workers", id="not a number"),
+        pytest.param(["--listen", "unix:/tmp/s", *WORKERS], 2, "one listener", id="only a unix socket"),
         pytest.param(["--listen", "127.0.0.1", *WORKERS], 2, "write host:port", id="no port"),
-        pytest.param(["--listen", "0.0.0.0:0", *WORKERS], 2, "--insecure-listen", id="an address for everybody"),
-        pytest.param(["--redis-url", "http://localhost", *WORKERS], 2, "redis://", id="a scheme that is no Redis"),
+        pytest.param(["--listen", "0.0.0.0:0", *WORKERS], 2, "--insecure-listen", id="an address for other machines"),
+        pytest.param(["--redis-url", "http://localhost", *WORKERS], 2, "redis://", id="a scheme that is not Redis's"),
         pytest.param(["--tls-cert", "pem", *WORKERS], 2, "--tls-key", id="a certificate without its key"),
-        pytest.param(["--min-replicas-acked", "1", *WORKERS], 2, "--redis-url", id="replicas of a store that has none"),
+        pytest.param(["--min-replicas-acked", "1", *WORKERS], 2, "--redis-url", id="replicas of the embedded store"),
         pytest.param(["--tokens-dir", "/no/such", *WORKERS], 1, "/no/such", id="no directory of tokens"),
-        pytest.param(["--data-dir", "/dev/null", *WORKERS], 1, "/dev/null", id="a data directory that is none"),
-        pytest.param(["--listen", "192.0.2.1:7", "--insecure-listen", *WORKERS], 1, "192.0.2.1:7", id="not ours"),
+        pytest.param(["--data-dir", "/dev/null", *WORKERS], 1, "/dev/null", id="a data directory that is a file"),
+        pytest.param(["--listen", "192.0.2.1:7", "--insecure-listen", *WORKERS], 1, "192.0.2.1:7", id="foreign"),
     ],
 )
-def test_what_one_worker_refuses(arguments: list[str], code: int, said: str) -> None:
-    """A start is refused as it is with one worker, once, and before any worker is there."""
-    text = refused_with(said, arguments, code=code)
-    assert "worker 1" not in text
+def test_a_refused_start(arguments: list[str], code: int, text: str) -> None:
+    """A start is refused once, by the supervisor, before any worker is started."""
+    assert "worker 1" not in assert_refused(text, arguments, code=code)
 
 
-def test_a_refusal_is_the_same_text() -> None:
-    """With workers the error reads as it does without."""
+def test_an_error_is_the_same_with_workers() -> None:
+    """An error reads the same with and without workers."""
     for arguments in (
         ["--tls-cert", "pem"],
         ["--listen", "192.0.2.1:7", "--insecure-listen"],
         ["--data-dir", "/dev/null"],
     ):
-        (one, text), (several, same) = serve(*arguments), serve(*arguments, *WORKERS)
-        assert one == several
-        assert "error: " in text
-        assert text.partition("error: ")[2] == same.partition("error: ")[2]
+        (code, output), (code_with_workers, output_with_workers) = (
+            run_serve(*arguments),
+            run_serve(*arguments, *WORKERS),
+        )
+        assert code == code_with_workers
+        assert "error: " in output
+        assert output.partition("error: ")[2] == output_with_workers.partition("error: ")[2]
 
 
 def test_a_data_directory_has_one_owner(session_id: str) -> None:
-    """A second sidecar on a data directory is refused, whoever has the workers."""
-    with several() as sidecar:
+    """A second sidecar on a data directory is refused, with and without workers."""
+    with sidecar_with_workers() as sidecar:
         for flags in ([], WORKERS):
-            text = refused_with(str(sidecar.data_dir), ["--data-dir", str(sidecar.data_dir), *flags])
+            text = assert_refused(str(sidecar.data_dir), ["--data-dir", str(sidecar.data_dir), *flags])
             assert "another sidecar is running" in text
-        unharmed(sidecar, session_id)
+        assert_serving(sidecar, session_id)

@@ -1,4 +1,4 @@
-"""Which Redis URLs are understood, and what is said of them where people can read it."""
+"""Redis URLs: the accepted forms, and error messages that hold no secret."""
 
 import pytest
 from session_notes_server.store import InvalidRedisURL, RedisTarget
@@ -16,13 +16,13 @@ from session_notes_server.store import InvalidRedisURL, RedisTarget
         ("redis://[::1]:7000", "redis://::1:7000"),
     ],
 )
-def test_a_url_is_named_without_its_secret(url: str, name: str) -> None:
-    """A URL of any form is taken, and what the log calls it has no password, no user, no database."""
+def test_the_name_of_a_url_holds_no_secret(url: str, name: str) -> None:
+    """A URL of any form is accepted, and its name for logs has no password, user or database."""
     assert RedisTarget.parse(url).name == name
 
 
 @pytest.mark.parametrize(
-    ("url", "user", "password", "db", "where"),
+    ("url", "user", "password", "db", "host"),
     [
         ("redis://a%40b:p%2Fw%23%25%3F@h/%32", "a@b", "p/w#%?", 2, "h"),
         ("redis://:p%2541@h", "", "p%41", 0, "h"),
@@ -35,15 +35,15 @@ def test_a_url_is_named_without_its_secret(url: str, name: str) -> None:
         (" redis://h\n", "", "", 0, "h"),
     ],
 )
-def test_what_is_encoded_in_a_url_is_decoded_once(url: str, user: str, password: str, db: int, where: str) -> None:
-    """User, password, database, socket and host: percent-encoded or not, each means one thing."""
+def test_percent_encoding_is_decoded_once(url: str, user: str, password: str, db: int, host: str) -> None:
+    """User, password, database, socket path and host are decoded once, whether they are encoded or not."""
     target = RedisTarget.parse(url)
     assert (target.user, target.password, target.db) == (user, password, db)
-    assert target.addresses[0].host == where
+    assert target.addresses[0].host == host
 
 
 def test_the_service_of_a_sentinel_is_decoded_once() -> None:
-    """A name with a slash, encoded, is one name; the database comes after it."""
+    """An encoded slash belongs to the service's name; the database comes after the name."""
     target = RedisTarget.parse("redis+sentinel://h/my%2Fmaster%2541/3")
     assert (target.service, target.db) == ("my/master%41", 3)
 
@@ -52,19 +52,19 @@ def test_the_service_of_a_sentinel_is_decoded_once() -> None:
 @pytest.mark.parametrize(
     "password", ["p@ss/word#1", "s3cret/x", "s3cret#x", "s3cret?x", "1234/s3cret", "/s3cret", "#", "a/b"]
 )
-def test_a_password_that_is_not_encoded_is_said_so(kind: str, password: str) -> None:
-    """A character that ends the host's part of a URL: percent-encode it, or use a file; the password is not shown."""
-    where = "/run/s" if kind == "unix" else "h:6379/main" if kind.endswith("sentinel") else "h:6379"
-    with pytest.raises(InvalidRedisURL) as refused:
-        RedisTarget.parse(f"{kind}://:{password}@{where}")
-    said = str(refused.value)
-    assert "percent-encode" in said
-    assert "--redis-password-file" in said
-    assert not any(part in said for part in ("s3cret", "p@ss", "1234"))
+def test_a_password_that_must_be_encoded_gets_advice(kind: str, password: str) -> None:
+    """A password with a character that ends a URL's host part is rejected with advice, and is not quoted."""
+    location = "/run/s" if kind == "unix" else "h:6379/main" if kind.endswith("sentinel") else "h:6379"
+    with pytest.raises(InvalidRedisURL) as rejected:
+        RedisTarget.parse(f"{kind}://:{password}@{location}")
+    message = str(rejected.value)
+    assert "percent-encode" in message
+    assert "--redis-password-file" in message
+    assert not any(part in message for part in ("s3cret", "p@ss", "1234"))
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("redis://::1:6379", "in brackets"),
         ("unix://run/redis.sock", "absolute path"),
@@ -76,29 +76,29 @@ def test_a_password_that_is_not_encoded_is_said_so(kind: str, password: str) -> 
         ("redis://:p%FF@h", "not a Redis URL"),
     ],
 )
-def test_a_wrong_url_says_what_is_wrong(url: str, said: str) -> None:
-    """The part that is wrong is named."""
-    with pytest.raises(InvalidRedisURL, match=said):
+def test_an_error_names_the_invalid_part(url: str, message: str) -> None:
+    """The message says which part of the URL is invalid."""
+    with pytest.raises(InvalidRedisURL, match=message):
         RedisTarget.parse(url)
 
 
 @pytest.mark.parametrize(
-    ("url", "why"),
+    ("url", "reason"),
     [
         ("", "no scheme"),
         ("localhost:6379", "no scheme"),
         ("http://s3cret@localhost", "another scheme"),
         ("redis://s3cret@", "no host"),
-        ("redis://localhost:s3cret", "a port that is none"),
-        ("redis://localhost:99999", "a port that is none"),
+        ("redis://localhost:s3cret", "an invalid port"),
+        ("redis://localhost:99999", "an invalid port"),
         ("redis+cluster://:s3cret@a:7000,", "an empty host in the list"),
         ("redis+sentinel://:s3cret@localhost:26379", "no service"),
-        ("redis+sentinel://localhost:26379/mymaster/s3cret", "a database that is none"),
+        ("redis+sentinel://localhost:26379/mymaster/s3cret", "an invalid database"),
     ],
 )
-def test_a_wrong_url_is_refused_with_the_forms(url: str, why: str) -> None:
-    """A URL that is none is refused at once, with the forms there are and without what it said."""
-    with pytest.raises(InvalidRedisURL) as refused:
+def test_an_error_shows_the_accepted_forms(url: str, reason: str) -> None:
+    """The message for an invalid URL has the accepted forms, and quotes nothing secret."""
+    with pytest.raises(InvalidRedisURL) as rejected:
         RedisTarget.parse(url)
-    assert "redis+sentinel://" in str(refused.value), why
-    assert "s3cret" not in str(refused.value), why
+    assert "redis+sentinel://" in str(rejected.value), reason
+    assert "s3cret" not in str(rejected.value), reason

@@ -1,4 +1,4 @@
-"""Files with what Redis is told who we are: what is refused at the start, and how they change later."""
+"""Files with credentials for Redis: which are refused at the start, and how they are reloaded."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +10,12 @@ from session_notes_server.settings import InvalidSetting
 from session_notes_server.store import InvalidRedisURL, RedisSecrets, RedisTarget
 
 from tests.access.callers import Authority, write_secret
-from tests.process.test_refused_start import SECRET, refused_with
+from tests.refused_starts import SECRET, assert_refused
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> Mapping[str, Path]:
-    """Files that are in order, and files that are not."""
+    """Return valid and invalid files, by name."""
     authority = Authority(tmp_path / "authority")
     pair, other = authority.issue("pair", "redis"), authority.issue("other", "redis")
     readable = write_secret(tmp_path / "readable", SECRET)
@@ -26,7 +26,7 @@ def files(tmp_path: Path) -> Mapping[str, Path]:
         "empty": write_secret(tmp_path / "empty"),
         "newline": write_secret(tmp_path / "newline", ""),
         "lines": write_secret(tmp_path / "lines", SECRET, SECRET),
-        "gone": tmp_path / "gone",
+        "missing": tmp_path / "missing",
         "folder": tmp_path,
         "ca": authority.path,
         "cert": pair.cert,
@@ -36,37 +36,37 @@ def files(tmp_path: Path) -> Mapping[str, Path]:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"password_file": "readable"}, "has mode 0644"),
         ({"password_file": "empty"}, "is empty"),
         ({"password_file": "newline"}, "is empty"),
         ({"password_file": "lines"}, "more than one line"),
-        ({"password_file": "gone"}, "does not exist"),
+        ({"password_file": "missing"}, "does not exist"),
         ({"password_file": "folder"}, "cannot read"),
         ({"sentinel_password_file": "folder"}, "cannot read"),
-        ({"ca": "gone"}, "does not exist"),
+        ({"ca": "missing"}, "does not exist"),
         ({"ca": "key"}, "no certificate of an authority"),
         ({"cert": "cert", "key": "other_key"}, "are no certificate and its key"),
     ],
 )
-def test_files_in_disorder_are_refused(files: Mapping[str, Path], given: Mapping[str, str], said: str) -> None:
-    """They are refused with the file and what is wrong with it, and nothing of what is in it."""
-    with pytest.raises(CredentialsError, match=said) as refused:
+def test_invalid_files_are_refused(files: Mapping[str, Path], given: Mapping[str, str], message: str) -> None:
+    """The error names the file and what is wrong with it, and quotes nothing of its content."""
+    with pytest.raises(CredentialsError, match=message) as refused:
         RedisSecrets(**cast(Any, {name: files[file] for name, file in given.items()}))
     assert SECRET not in str(refused.value)
     assert "PRIVATE KEY" not in str(refused.value)
 
 
-@pytest.mark.parametrize(("given", "said"), [("cert", "--redis-key"), ("key", "--redis-cert")])
-def test_half_a_pair_is_a_wrong_setting(files: Mapping[str, Path], given: str, said: str) -> None:
-    """A certificate without its key, or the other way round, is refused whatever is in the file."""
-    with pytest.raises(InvalidSetting, match=said):
+@pytest.mark.parametrize(("given", "message"), [("cert", "--redis-key"), ("key", "--redis-cert")])
+def test_half_a_pair_is_an_invalid_setting(files: Mapping[str, Path], given: str, message: str) -> None:
+    """A certificate without its key, or a key without its certificate, is refused whatever the file holds."""
+    with pytest.raises(InvalidSetting, match=message):
         RedisSecrets(**cast(Any, {given: files[given]}))
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--redis-url", "redis://127.0.0.1:1", "--redis-ca", "ca"], "are about TLS"),
         (["--redis-url", "redis+cluster://127.0.0.1:1", "--redis-ca", "ca"], "are about TLS"),
@@ -80,26 +80,24 @@ def test_half_a_pair_is_a_wrong_setting(files: Mapping[str, Path], given: str, s
         (["--redis-url", "redis://127.0.0.1:1", "--redis-password-file", "empty"], "is empty"),
     ],
 )
-def test_settings_for_a_store_that_do_not_fit_are_refused(
-    files: Mapping[str, Path], flags: list[str], said: str
-) -> None:
-    """The sidecar does not start on them, least of all without TLS where TLS was meant; it says why, and no secret."""
+def test_conflicting_store_settings_are_refused(files: Mapping[str, Path], flags: list[str], message: str) -> None:
+    """The sidecar does not start, and above all not without TLS where TLS was meant. It says why, without a secret."""
     arguments = [str(files[flag]) if flag in files else flag for flag in flags]
-    text = refused_with(said, arguments, code=1 if "empty" in flags else 2)
+    text = assert_refused(message, arguments, code=1 if "empty" in flags else 2)
     assert SECRET not in text
 
 
 @pytest.mark.parametrize(
     "query", ["ssl_cert_reqs=none", "ssl_check_hostname=false", "password=x", "db=1&ssl_ciphers=x"]
 )
-def test_a_url_cannot_switch_verification_off(query: str) -> None:
-    """Whatever redis-py would take from a URL, ours say nothing but the database."""
+def test_a_url_cannot_disable_verification(query: str) -> None:
+    """Options that redis-py would read from a URL are refused. Only the database is accepted."""
     with pytest.raises(InvalidRedisURL, match="nothing but db"):
         RedisTarget.parse(f"rediss://127.0.0.1:1?{query}")
 
 
-def test_what_a_file_says_counts_at_once(files: Mapping[str, Path], caplog: pytest.LogCaptureFixture) -> None:
-    """A new password or certificate counts from the next question on; one in disorder leaves the last, with a line."""
+def test_changed_files_take_effect_at_once(files: Mapping[str, Path], caplog: pytest.LogCaptureFixture) -> None:
+    """The next use reads a new password or certificate. An invalid file keeps the last content, with one log line."""
     secrets = RedisSecrets(password_file=files["password"], ca=files["ca"], cert=files["cert"], key=files["key"])
     assert secrets.password() == SECRET
     first = secrets.tls_context()

@@ -8,22 +8,25 @@ The process that talks to the user:
     ...     primary.get_notes("session-1", unavailable_ok=True).as_tool_result()
     {'ready': False, 'reason': 'never_run'}
 
-Its `TurnRecorder`, or `AsyncTurnRecorder`, stores what was said, over an outage too, and holds no conversation up.
+In a conversation, `TurnRecorder` stores turns without holding it up, even during an outage.
 
-The one that watches:
+The process that analyses:
 
     >>> from session_notes import Notes, ObserverClient
     >>> with ObserverClient() as observer, observer.run("session-1") as run:
     ...     run.write(Notes(summary=f"{len(run.transcript)} turns so far"))
 
-`AsyncPrimaryClient` and `AsyncObserverClient` are the same for asyncio. `BackgroundObserver` observes in a thread pool,
-`AsyncBackgroundObserver` in tasks. Whatever goes wrong is a `SessionNotesError`; the tree stands at the top of
-`session_notes/_errors.py`.
+`BackgroundObserver` runs analyses in a thread pool. Every class has a counterpart for asyncio: `AsyncPrimaryClient`,
+`AsyncTurnRecorder`, `AsyncObserverClient`, `AsyncBackgroundObserver`. Every exception is a `SessionNotesError`, whose
+subclasses are listed at the top of `session_notes/_errors.py`.
 """
 
 from session_notes._async_background import AsyncBackgroundObserver
 from session_notes._async_observer import AsyncObserverClient
 from session_notes._async_primary import AsyncPrimaryClient
+from session_notes._async_raw import AsyncRawClient
+from session_notes._async_recorder import AsyncTurnRecorder
+from session_notes._async_runs import AsyncActiveRun
 from session_notes._background import BackgroundObserver
 from session_notes._channel import Endpoint
 from session_notes._credentials import TLS, TokenFile
@@ -49,28 +52,15 @@ from session_notes._errors import (
     UsageError,
     VersionMismatch,
 )
-from session_notes._observer import DEFAULT_RUN_TIMEOUT, ObserverClient
-from session_notes._primary import DEFAULT_NOTES_TIMEOUT, DEFAULT_STATE_TIMEOUT, PrimaryClient
-from session_notes._raw import AsyncRawClient, RawClient
-from session_notes._recorder import AsyncTurnRecorder, TurnRecorder
-from session_notes._runs import ActiveRun, AsyncActiveRun
+from session_notes._limits import DEFAULT_NOTES_TIMEOUT, DEFAULT_RUN_TIMEOUT, DEFAULT_STATE_TIMEOUT
+from session_notes._observer import ObserverClient
+from session_notes._primary import PrimaryClient
+from session_notes._raw import RawClient
+from session_notes._recorder import TurnRecorder
+from session_notes._results import BeginResult, Reading, Run, Session, SessionSummary, UpdateResult, WriteResult
+from session_notes._runs import ActiveRun
 from session_notes._targets import DEFAULT_TARGET
-from session_notes._types import (
-    BeginResult,
-    Issue,
-    Notes,
-    Readiness,
-    Reading,
-    Run,
-    RunState,
-    Session,
-    SessionSummary,
-    Severity,
-    Turn,
-    UpdateResult,
-    WriteOutcome,
-    WriteResult,
-)
+from session_notes._types import Issue, Notes, Readiness, RunState, Severity, Turn, WriteOutcome
 
 __all__ = [
     "DEFAULT_NOTES_TIMEOUT",

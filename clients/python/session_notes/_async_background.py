@@ -1,5 +1,5 @@
-"""Tasks that keep the newest notes on every session they are told about."""
-# ruff: noqa: ASYNC109 - as in the blocking twin, a timeout of `close` ends nothing by itself.
+"""Background observer for asyncio, with tasks instead of threads: the counterpart of `_background`."""
+# ruff: noqa: ASYNC109 - as in the blocking counterpart, a timeout of `close` cancels nothing by itself.
 
 import asyncio
 import time
@@ -9,19 +9,22 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
-from session_notes import _pool, _spans
+from session_notes import _calls, _pool, _spans
 from session_notes._async_observer import AsyncObserverClient
-from session_notes._credentials import TLS, Token
-from session_notes._errors import SessionDeleted, Unavailable, UsageError, for_logs
-from session_notes._runs import ENDED_WITHOUT_NOTES, AsyncActiveRun, finish
+from session_notes._async_runs import AsyncActiveRun, finish
+from session_notes._errors import UsageError
+from session_notes._limits import BEGIN_TIMEOUT_AT_CLOSE, DEFAULT_OBSERVER_CLOSE_TIMEOUT
+from session_notes._observer import ObserverClient
 from session_notes._schedule import Job
 from session_notes._types import Notes
 
 _Outcome: TypeAlias = tuple[Notes | None, BaseException | None]
 
 
-class AsyncBackgroundObserver(_pool.Pool[AsyncObserverClient, AsyncActiveRun, asyncio.Event]):
-    """`BackgroundObserver` for asyncio: an async analysis, in tasks of the loop in which it is opened.
+class AsyncBackgroundObserver(
+    _pool.Pool[AsyncObserverClient, AsyncActiveRun, asyncio.Event, Awaitable[Notes | None]],
+):
+    """Runs an async analysis over submitted sessions, in tasks of the event loop in which it is opened.
 
         >>> async def analyse(run: AsyncActiveRun) -> Notes:
         ...     answer = await model.ask(prompt(run.transcript))
@@ -29,54 +32,34 @@ class AsyncBackgroundObserver(_pool.Pool[AsyncObserverClient, AsyncActiveRun, as
         >>> async with AsyncBackgroundObserver(analyse) as observer:
         ...     observer.submit("session-1")
 
-    The rules are those of `BackgroundObserver`. An analysis that overruns `time_limit` is cancelled; one that goes on
-    all the same keeps its session until it returns.
+    The rules are those of `BackgroundObserver`, except that an analysis that overruns `time_limit` is cancelled. If it
+    continues nevertheless, it occupies its session until it returns.
 
     Args:
-        analyse: Makes notes of a run; None: there are none this time.
-        target: The sidecar's address, as for `AsyncObserverClient`.
-        token: What the sidecar knows this caller by, as for `AsyncObserverClient`.
-        tls: How to encrypt the connection, as for `AsyncObserverClient`.
-        client: A client to use instead, open in the same loop, which stays open; then without all of these and
-            `observer`.
-        observer: Who observes; empty: `default`.
-        max_workers: How many analyses at once.
-        time_limit: How long an analysis may take.
-        ttl: How long the notes count; None: as long as the session.
+        analyse: Returns the notes of a run, or None for no notes. An async function.
+        target: Address of the sidecar, as for `AsyncObserverClient`.
+        token: Token of the client, as for `AsyncObserverClient`.
+        tls: TLS for the connection, as for `AsyncObserverClient`.
+        client: An existing client, open in the same loop, instead of `target`, `token`, `tls` and `observer`. It is not
+            closed.
+        observer: Name of the observer. Empty: `default`.
+        max_workers: Maximum number of concurrent analyses.
+        time_limit: Time limit of an analysis.
+        ttl: How long the notes stay current. None: as long as the session.
 
     Raises:
-        InvalidArgument: An argument cannot work: a function that is not async, for example, which `BackgroundObserver`
-            takes.
+        InvalidArgument: If an argument is invalid, such as a function that is not async, for which `BackgroundObserver`
+            exists.
     """
 
-    def __init__(
-        self,
-        analyse: Callable[[AsyncActiveRun], Awaitable[Notes | None]],
-        *,
-        target: str | None = None,
-        token: Token | None = None,
-        tls: TLS | None = None,
-        client: AsyncObserverClient | None = None,
-        observer: str = "",
-        max_workers: int = 4,
-        time_limit: timedelta = timedelta(minutes=2),
-        ttl: timedelta | None = None,
-    ) -> None:
-        others = bool(target or observer or token or tls)
-        _pool.check_settings(analyse, client, others, max_workers, time_limit, ttl, asynchronous=True)
-        super().__init__(
-            analyse,
-            client or AsyncObserverClient(target, token=token, tls=tls, observer=observer),
-            own_client=client is None,
-            max_workers=max_workers,
-            time_limit=time_limit,
-            ttl=ttl,
-        )
+    _client_type = AsyncObserverClient
+    _other_client_type = ObserverClient
+    _asynchronous = True
 
-    def _start_over(self) -> None:
-        super()._start_over()
+    def _reset(self) -> None:
+        super()._reset()
         self._loop: asyncio.AbstractEventLoop | None = None
-        # The loop itself keeps no task alive.
+        # The event loop holds weak references only.
         self._tasks: set[asyncio.Task[None]] = set()
         self._workers = 0
         self._analyses: dict[AsyncActiveRun, asyncio.Task[_Outcome]] = {}
@@ -92,35 +75,35 @@ class AsyncBackgroundObserver(_pool.Pool[AsyncObserverClient, AsyncActiveRun, as
         await self.close()
 
     def submit(self, session_id: str) -> None:
-        """Have the session looked at, as soon as an analysis may start. Returns at once; from any thread.
+        """Queue a session for an analysis, and return immediately. May be called from any thread.
 
         Raises:
-            InvalidArgument: The id is none that a sidecar could be asked for: an int, None, a UUID object.
-            UsageError: This observer is closed, or there is no event loop to run in.
+            InvalidArgument: If the id is not text that can be sent, such as an int, None or a UUID object.
+            UsageError: If this observer is closed, or there is no event loop to run in.
         """
         self._open()
         self._accept(session_id)
 
-    async def close(self, timeout: timedelta = _pool.CLOSE_TIMEOUT) -> bool:
-        """Take nothing more, finish what was submitted, and stop; return whether all of it was finished in time.
+    async def close(self, timeout: timedelta = DEFAULT_OBSERVER_CLOSE_TIMEOUT) -> bool:
+        """Stop accepting sessions, finish those that were submitted, and return whether all finished in time.
 
-        What waits when the time is up is dropped; what is running is cancelled and recorded as failed, which takes at
-        most 2 s more. While the sidecar cannot be reached, runs that have not begun are given up after 1.5 s. When
-        `close` is cancelled, the time is up.
+        After the timeout, queued sessions are dropped, and runs in flight are cancelled and recorded as failed, which
+        takes up to 2 s more. While the sidecar is unavailable, BeginRun is retried for up to 1.5 s. If `close` is
+        cancelled, the timeout ends at once.
         """
-        _pool.check_timeout(timeout)
+        _calls.check_options(timeout=timeout)
         if self._loop not in (None, asyncio.get_running_loop()):
-            raise UsageError("close this observer in the event loop that it was opened in")
+            raise UsageError("close this observer in the event loop in which it was opened")
         with self._lock:
             self._closing = True
-        given = time.monotonic()
+        start = time.monotonic()
         try:
-            finished = await self._wait_until_done(min(timeout, _pool.LAST_TRIES))
-            if not finished and timeout > _pool.LAST_TRIES:
-                self._stop_last_tries()
-                finished = await self._wait_until_done(timeout - timedelta(seconds=time.monotonic() - given))
+            finished = await self._wait_until_done(min(timeout, BEGIN_TIMEOUT_AT_CLOSE))
+            if not finished and timeout > BEGIN_TIMEOUT_AT_CLOSE:
+                self._stop_all_retries()
+                finished = await self._wait_until_done(timeout - timedelta(seconds=time.monotonic() - start))
         finally:
-            # After a cancellation as well: no analysis outlives the block.
+            # Also after a cancellation, so that no analysis outlives the block.
             await finish(self._stop(asyncio.current_task()))
         return finished
 
@@ -128,7 +111,7 @@ class AsyncBackgroundObserver(_pool.Pool[AsyncObserverClient, AsyncActiveRun, as
         with self._lock:
             self._closed = True
             dropped = self._schedule.drop_queued()
-        self._stop_last_tries()
+        self._stop_all_retries()
         self._log_dropped(dropped)
         await self._end_late(closer)
         if self._own_client:
@@ -144,7 +127,7 @@ class AsyncBackgroundObserver(_pool.Pool[AsyncObserverClient, AsyncActiveRun, as
                 self._client._transport.open()
             self._loop = loop
         elif self._loop.is_closed():
-            raise UsageError("the event loop that this observer was opened in is closed")
+            raise UsageError("the event loop in which this observer was opened is closed")
 
     async def _wait_until_done(self, timeout: timedelta) -> bool:
         try:
@@ -157,32 +140,33 @@ class AsyncBackgroundObserver(_pool.Pool[AsyncObserverClient, AsyncActiveRun, as
         return True
 
     async def _end_late(self, closer: "asyncio.Task[Any] | None") -> None:
+        """Cancel the analyses in flight, and record their runs as failed."""
         start = time.monotonic()
         for run, analysis in self._analyses.items():
-            # The same task cannot cancel itself, and needs not: whoever closes in an analysis is about to end.
+            # An analysis that calls `close` cannot cancel itself, and is about to end.
             if analysis is not closer:
                 analysis.cancel()
-            self._keep(run._fail_quietly(_pool.CLOSED), run._context)
+            self._start_task(run._fail_quietly(_pool.CLOSED), run._context)
         others = self._tasks - {closer}
         if others:
-            await asyncio.wait(others, timeout=_pool.until_given_up(time.monotonic() - start).total_seconds())
+            await asyncio.wait(others, timeout=_pool.rest_of_fail_timeout(time.monotonic() - start).total_seconds())
 
-    def _keep(self, work: Coroutine[Any, Any, Any], context: Context | None = None) -> None:
+    def _start_task(self, work: Coroutine[Any, Any, Any], context: Context | None = None) -> None:
         task = asyncio.get_running_loop().create_task(work, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def _work_ended(self) -> None:
         if self._schedule.empty:
-            self._call(self._changed.set)
+            self._call_in_loop(self._changed.set)
 
-    def _stop_trying(self, job: Job[AsyncActiveRun, asyncio.Event]) -> None:
-        self._call(job.stop.set)
+    def _stop_retrying(self, job: Job[AsyncActiveRun, asyncio.Event]) -> None:
+        self._call_in_loop(job.stop.set)
 
     def _start_workers(self) -> None:
-        self._call(self._start_tasks)
+        self._call_in_loop(self._start_tasks)
 
-    def _call(self, callback: Callable[[], object]) -> None:
+    def _call_in_loop(self, callback: Callable[[], object]) -> None:
         # Sessions are submitted and forgotten from any thread.
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(callback)
@@ -192,22 +176,22 @@ class AsyncBackgroundObserver(_pool.Pool[AsyncObserverClient, AsyncActiveRun, as
             count = min(self._schedule.queued, self._max_workers - self._workers)
             self._workers += count
         for _ in range(count):
-            # In a context of their own, as threads have: a run is not part of the request that was first to submit.
-            self._keep(self._work(), Context())
+            # In an empty context, as in a new thread: a run does not belong to the request that first submitted.
+            self._start_task(self._work(), Context())
 
     async def _work(self) -> None:
         try:
             while (job := self._take()) is not None:
                 try:
-                    with _spans.of_run(job.submitters):
+                    with _spans.run_span(job.submitters):
                         await self._observe(job)
                 except Exception as error:
-                    # A bug of ours must not cost the sessions after this one.
+                    # A bug in this class must not end the worker.
                     self._log_bug(job, error)
                 finally:
                     self._done(job)
         except BaseException:
-            # The loop ends.
+            # The event loop is ending.
             with self._lock:
                 self._workers -= 1
             raise
@@ -218,7 +202,7 @@ class AsyncBackgroundObserver(_pool.Pool[AsyncObserverClient, AsyncActiveRun, as
                 self._workers -= 1
                 return None
             job = self._schedule.take(asyncio.Event())
-            if self._last_tries_over:
+            if self._stopped_retrying:
                 job.stop.set()
             return job
 
@@ -233,7 +217,8 @@ class AsyncBackgroundObserver(_pool.Pool[AsyncObserverClient, AsyncActiveRun, as
         run = await self._begin(job)
         if run is None:
             return
-        # A task of its own: an analysis that holds on when it is cancelled does not hold up the record of its failure.
+        # In a separate task, so that an analysis that ignores its cancellation does not delay the record of its
+        # failure.
         analysis = asyncio.create_task(self._analysed(run))
         self._analyses[run] = analysis
         try:
@@ -254,7 +239,7 @@ class AsyncBackgroundObserver(_pool.Pool[AsyncObserverClient, AsyncActiveRun, as
     async def _analysed(self, run: AsyncActiveRun) -> _Outcome:
         try:
             return await self._analyse(run), None
-        except (Exception, SystemExit) as error:  # A SystemExit would end the loop.
+        except (Exception, SystemExit) as error:  # A SystemExit would end the event loop.
             return None, error
 
     async def _begin(self, job: Job[AsyncActiveRun, asyncio.Event]) -> AsyncActiveRun | None:
@@ -265,7 +250,7 @@ class AsyncBackgroundObserver(_pool.Pool[AsyncObserverClient, AsyncActiveRun, as
                 deadline = time.monotonic() + self._time_limit.total_seconds()
                 run = AsyncActiveRun(self._client, job.session_id, begun, deadline)
                 if job.forgotten:
-                    # It ends with its session.
+                    # The run ends with its session.
                     return None
                 job.run = run
         except Exception as error:
@@ -279,22 +264,13 @@ class AsyncBackgroundObserver(_pool.Pool[AsyncObserverClient, AsyncActiveRun, as
         return run
 
     async def _conclude(self, run: AsyncActiveRun, analysis: asyncio.Task[_Outcome]) -> None:
-        notes, raised = (None, asyncio.CancelledError()) if analysis.cancelled() else analysis.result()
-        if raised is not None:
-            if not run.ended:
-                self._log_analysis(run, raised)
-            await run._fail_quietly(self._overrun_or(run, for_logs(raised)))
-            return
-        if notes is None:
-            if not run.ended:
-                self._log_run(run, self._overrun_or(run, _pool.WITHOUT_NOTES))
-            await run._fail_quietly(self._overrun_or(run, ENDED_WITHOUT_NOTES))
-            return
-        try:
-            await run.write(notes, ttl=self._ttl)
-        except (SessionDeleted, Unavailable) as error:
-            # Nothing to record where the session is gone. Where there is no answer, the lease runs out instead.
-            self._log_run(run, f"the notes could not be written: {for_logs(error)}")
-        except Exception as error:
-            self._log_run(run, f"the notes were not written: {for_logs(error)}")
-            await run._fail_quietly(self._overrun_or(run, for_logs(error)))
+        """Write the notes of an analysis that has ended, or record the run's failure."""
+        notes, error = (None, asyncio.CancelledError()) if analysis.cancelled() else analysis.result()
+        failure = self._failure_without_notes(run, notes, error)
+        if failure is None and notes is not None:
+            try:
+                await run.write(notes, ttl=self._ttl)
+            except Exception as raised:
+                failure = self._failure_of_write(run, raised)
+        if failure is not None:
+            await run._fail_quietly(failure)

@@ -1,5 +1,5 @@
-"""The observer's side, for asyncio."""
-# ruff: noqa: ASYNC109 - the deadline travels with the call; asyncio.timeout would not tell the sidecar.
+"""Asyncio client for observers. Generated from `_observer` by clients/python/async_clients.py: do not edit."""
+# ruff: noqa: ASYNC109 - the deadline is sent with the call; asyncio.timeout would not tell the sidecar.
 
 import functools
 from collections.abc import AsyncIterator
@@ -7,22 +7,41 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-from session_notes import _calls
+from session_notes import _calls, _notes_calls
+from session_notes._async_runs import AsyncRunBlock
+from session_notes._async_transport import AsyncTransport
 from session_notes._credentials import TLS, Token
-from session_notes._observer import DEFAULT_RUN_TIMEOUT
-from session_notes._runs import AsyncRunBlock, storable
-from session_notes._transport import AsyncTransport
-from session_notes._types import BeginResult, Notes, Run, WriteResult
+from session_notes._limits import DEFAULT_RUN_TIMEOUT
+from session_notes._results import BeginResult, Run, WriteResult
+from session_notes._text import failure_text
+from session_notes._types import Notes
 
 
 class AsyncObserverClient:
-    """`ObserverClient` for asyncio. Opened by `async with`, and then only for the loop it was opened in.
+    """Client for a process that analyses sessions: begins runs, reads the transcript, writes notes.
 
         >>> async with AsyncObserverClient(observer="coach") as observer:
         ...     async with observer.run("session-1") as run:
         ...         await run.write(Notes(summary=f"{len(run.transcript)} turns so far"))
 
-    Arguments, answers and errors are those of `ObserverClient`.
+    Opened by `async with`. It belongs to that event loop, and raises UsageError in any other.
+
+    Every call is retried until its timeout while the sidecar is unavailable, always with the same run id, so that
+    nothing begins or is written twice.
+
+    Args:
+        target: Address of the sidecar, such as `127.0.0.1:50051` or `unix:/run/session-notes.sock`. None: the
+            environment variable `SESSION_NOTES_TARGET`, else `127.0.0.1:50051`.
+        token: Token of this client, or a function that returns it for every call, such as `TokenFile`. None: the
+            environment variable `SESSION_NOTES_TOKEN`, else the file named by `SESSION_NOTES_TOKEN_FILE`. Without TLS,
+            a token is sent to this machine only.
+        tls: TLS for the connection. None: the files named by `SESSION_NOTES_TLS_CA`, `SESSION_NOTES_TLS_CERT` and
+            `SESSION_NOTES_TLS_KEY`, else no encryption.
+        observer: Name of the observer. Empty: `default`.
+        timeout: Default timeout of every call, all retries included.
+
+    Raises:
+        InvalidArgument: If an argument is invalid, such as a target that is not an address.
     """
 
     def __init__(
@@ -49,7 +68,7 @@ class AsyncObserverClient:
         await self.close()
 
     async def close(self) -> None:
-        """Ends the connection. Calls under way in other tasks end as Unavailable, later ones as UsageError."""
+        """Close the connection. Calls in flight in other tasks end as Unavailable, later calls raise UsageError."""
         await self._transport.close()
 
     def run(
@@ -62,7 +81,29 @@ class AsyncObserverClient:
         only_if_idle: bool = False,
         include_transcript: bool = True,
     ) -> AsyncRunBlock:
-        """One run, begun and sure to end: as `ObserverClient.run`."""
+        """Begin a run for the duration of an `async with` block, and make sure that it ends.
+
+            >>> async with observer.run("session-1") as run:
+            ...     await run.write(analyse(run.transcript))
+
+        If the block raises, or ends without notes, the run is recorded as failed. The exception propagates.
+
+        Args:
+            session_id: The session. Created if it does not exist.
+            run_id: Id of the run. None: a new one. Pass the same id if a supervisor may restart the same work: a run in
+                flight then continues, and finished work is not repeated.
+            observed_turn: Number of turns that the run sees. None: the number of stored turns.
+            lease: How long the run may take before it counts as abandoned. None: 5 minutes.
+            only_if_idle: Whether to begin only if no other run of this observer is in flight for the session.
+            include_transcript: Whether to return the transcript.
+
+        Raises:
+            RunAlreadyWritten: If the run with this `run_id` has written its notes, current or not. The work is done.
+            RunAlreadyFailed: If the run with this `run_id` has failed. Retry the work with another id.
+            RunInFlight: If another run is in flight and `only_if_idle` is set.
+            SessionDeleted: If the run was known when the session was deleted.
+            SessionNotesError: If the run cannot begin otherwise.
+        """
         begin = functools.partial(
             self.begin_run,
             session_id,
@@ -85,15 +126,13 @@ class AsyncObserverClient:
         include_transcript: bool = True,
         timeout: timedelta | None = None,
     ) -> BeginResult:
-        """Begins a run and nothing more: as `ObserverClient.begin_run`."""
-        call = _calls.begin_run(
-            session_id,
-            self.observer,
-            run_id or _calls.new_run_id(),
-            observed_turn,
-            lease,
-            only_if_idle,
-            include_transcript,
+        """Begin a run without an `async with` block. The caller must end it with `write_notes` or `fail_run`.
+
+        Arguments and errors are those of `run`, with two exceptions. `timeout` is the timeout of this call. For a run
+        that has already ended, no error is raised: check the run's `state`.
+        """
+        call = _notes_calls.begin_run(
+            session_id, self.observer, run_id, observed_turn, lease, only_if_idle, include_transcript
         )
         return await self._transport.send(call, timeout, self._timeout)
 
@@ -107,8 +146,29 @@ class AsyncObserverClient:
         ttl: timedelta | None = None,
         timeout: timedelta | None = None,
     ) -> WriteResult:
-        """Writes the notes of a run, begun or not: as `ObserverClient.write_notes`."""
-        call = _calls.write_notes(session_id, self.observer, run_id or _calls.new_run_id(), notes, observed_turn, ttl)
+        """Write the notes of a run, with or without BeginRun.
+
+            >>> result = await observer.write_notes("session-1", Notes(summary="Goals are clear."), observed_turn=12)
+            >>> result.outcome
+            <WriteOutcome.ACCEPTED: 'accepted'>
+
+        Args:
+            session_id: The session. Created if it does not exist.
+            notes: The notes.
+            run_id: The run that they are from. None: a new one.
+            observed_turn: Number of turns that the run saw. None: as given when it began.
+            ttl: How long the notes stay current. None: as long as the session.
+            timeout: Timeout of this call. None: the client's `timeout`.
+
+        Raises:
+            RunAlreadyWritten: If the run has written other notes.
+            RunAlreadyFailed: If the run has ended without notes.
+            SessionDeleted: If the run was known when the session was deleted.
+            Unavailable: If there is no response in time. Whether the notes were written is unknown. With a `run_id`, a
+                retry is safe.
+            SessionNotesError: If the call fails otherwise.
+        """
+        call = _notes_calls.write_notes(session_id, self.observer, run_id, notes, observed_turn, ttl)
         return await self._transport.send(call, timeout, self._timeout)
 
     async def fail_run(
@@ -119,23 +179,44 @@ class AsyncObserverClient:
         *,
         timeout: timedelta | None = None,
     ) -> Run:
-        """Record that a run ended without notes, and why: as `ObserverClient.fail_run`."""
-        call = _calls.fail_run(session_id, self.observer, run_id, storable(reason))
+        """Record that a run ended without notes, and why. Idempotent.
+
+        Args:
+            session_id: The session.
+            run_id: Id of the run.
+            reason: What went wrong, as for `AsyncActiveRun.fail`.
+            timeout: Timeout of this call. None: the client's `timeout`.
+
+        Raises:
+            RunNotFound: If the run does not exist.
+            RunAlreadyWritten: If the run has written notes.
+            SessionNotesError: If the call fails otherwise.
+        """
+        call = _notes_calls.fail_run(session_id, self.observer, run_id, failure_text(reason))
         return await self._transport.send(call, timeout, self._timeout)
 
     async def list_runs(
         self, session_id: str, *, include_notes: bool = False, page_size: int = 0, timeout: timedelta | None = None
     ) -> AsyncIterator[Run]:
-        """The last 20 runs, newest first: as `ObserverClient.list_runs`.
+        """Iterate over the last 20 runs of this observer for a session, newest first.
 
-        >>> [run.number async for run in observer.list_runs("session-1")]
-        [2, 1]
+            >>> [(run.number, run.state.value) async for run in observer.list_runs("session-1")]
+            [(2, 'running'), (1, 'written')]
+
+        Args:
+            session_id: The session.
+            include_notes: Whether each run has its notes.
+            page_size: Runs per page. 0: the sidecar's default.
+            timeout: Timeout of each page. None: the client's `timeout`.
+
+        Raises:
+            SessionNotesError: If a call fails.
         """
         token = ""
         while True:
-            call = _calls.list_runs(session_id, self.observer, include_notes, page_size, token)
+            call = _notes_calls.list_runs(session_id, self.observer, include_notes, page_size, token)
             page, token = await self._transport.send(call, timeout, self._timeout)
-            for run in page:
-                yield run
+            for item in page:
+                yield item
             if not token:
                 return

@@ -1,26 +1,43 @@
-"""The primary's side, for asyncio."""
-# ruff: noqa: ASYNC109 - the deadline travels with the call; asyncio.timeout would not tell the sidecar.
+"""Asyncio client for the primary. Generated from `_primary` by clients/python/async_clients.py: do not edit."""
+# ruff: noqa: ASYNC109 - the deadline is sent with the call; asyncio.timeout would not tell the sidecar.
 
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from session_notes import _calls, _pending
+from session_notes import _calls, _drift, _notes_calls, _pending, _state_calls
+from session_notes._async_transport import AsyncTransport
 from session_notes._credentials import TLS, Token
-from session_notes._errors import Unavailable
-from session_notes._primary import DEFAULT_NOTES_TIMEOUT, DEFAULT_STATE_TIMEOUT
-from session_notes._transport import AsyncTransport
-from session_notes._types import Reading, Session, SessionSummary, Turn, UpdateResult
+from session_notes._limits import DEFAULT_NOTES_TIMEOUT, DEFAULT_STATE_TIMEOUT
+from session_notes._results import Reading, Session, SessionSummary, UpdateResult
+from session_notes._types import Turn
 
 
 class AsyncPrimaryClient:
-    """`PrimaryClient` for asyncio. Opened by `async with`, and then only for the loop it was opened in.
+    """Client for the process that talks to the user: reads notes, and keeps the session's fields and transcript.
 
         >>> async with AsyncPrimaryClient() as primary:
+        ...     await primary.append_turns("session-1", [Turn("user", "Can we start in May?")])
         ...     reading = await primary.get_notes("session-1", max_age=timedelta(minutes=1))
+        ...     reading.as_tool_result()
+        {'ready': False, 'reason': 'never_run'}
 
-    Arguments, answers and errors are those of `PrimaryClient`.
+    Opened by `async with`. It belongs to that event loop, and raises UsageError in any other.
+
+    Args:
+        target: Address of the sidecar, such as `127.0.0.1:50051` or `unix:/run/session-notes.sock`. None: the
+            environment variable `SESSION_NOTES_TARGET`, else `127.0.0.1:50051`.
+        token: Token of this client, or a function that returns it for every call, such as `TokenFile`. None: the
+            environment variable `SESSION_NOTES_TOKEN`, else the file named by `SESSION_NOTES_TOKEN_FILE`. Without TLS,
+            a token is sent to this machine only.
+        tls: TLS for the connection. None: the files named by `SESSION_NOTES_TLS_CA`, `SESSION_NOTES_TLS_CERT` and
+            `SESSION_NOTES_TLS_KEY`, else no encryption.
+        timeout: Default timeout of `get_notes`.
+        state_timeout: Default timeout of every other call.
+
+    Raises:
+        InvalidArgument: If an argument is invalid, such as a target that is not an address.
     """
 
     def __init__(
@@ -47,7 +64,7 @@ class AsyncPrimaryClient:
         await self.close()
 
     async def close(self) -> None:
-        """Ends the connection. Calls under way in other tasks end as Unavailable, later ones as UsageError."""
+        """Close the connection. Calls in flight in other tasks end as Unavailable, later calls raise UsageError."""
         await self._transport.close()
 
     async def get_notes(
@@ -61,16 +78,28 @@ class AsyncPrimaryClient:
         timeout: timedelta | None = None,
         unavailable_ok: bool = False,
     ) -> Reading:
-        """The current notes of one observer, with their age: as `PrimaryClient.get_notes`."""
-        call = _calls.get_notes(session_id, observer, max_age, current_turn, max_turns_behind)
-        drift = _pending.drift(self._transport.target, call.request)
-        try:
-            reading = await self._transport.send(call, timeout, self._timeout)
-        except Unavailable as error:
-            if not unavailable_ok:
-                raise
-            return _calls.reading_instead(call, error)
-        return drift.corrected(reading) if drift else reading
+        """Read the current notes of one observer, with their age and drift. Never waits for an observer, never retries.
+
+            >>> reading = await primary.get_notes("session-1", max_turns_behind=3, unavailable_ok=True)
+            >>> advice = reading.notes if reading.fresh else None
+
+        Args:
+            session_id: The session. A session without data is not ready, never an error.
+            observer: Name of the observer. Empty: `default`.
+            max_age: Oldest age of fresh notes, inclusive. None: any age.
+            current_turn: Number of turns in the conversation. None: the stored turns, plus those pending in recorders
+                of this process.
+            max_turns_behind: Largest drift of fresh notes, inclusive. None: any drift.
+            timeout: Timeout of this call. None: the client's `timeout`.
+            unavailable_ok: Whether to return a reading with the readiness `unavailable` if there is no response.
+
+        Raises:
+            Unavailable: If there is no response in time, unless `unavailable_ok`.
+            SessionNotesError: If the call fails otherwise.
+        """
+        call = _notes_calls.get_notes(session_id, observer, max_age, current_turn, max_turns_behind, unavailable_ok)
+        call = _drift.counting_pending(call, self._transport.target)
+        return await self._transport.send(call, timeout, self._timeout)
 
     async def batch_get_notes(
         self,
@@ -82,22 +111,38 @@ class AsyncPrimaryClient:
         timeout: timedelta | None = None,
         unavailable_ok: bool = False,
     ) -> list[Reading]:
-        """`get_notes` for many sessions at once: as `PrimaryClient.batch_get_notes`."""
-        call = _calls.batch_get_notes(session_ids, observer, max_age, max_turns_behind)
-        drifts = _pending.drifts(self._transport.target, call.request)
-        try:
-            readings = await self._transport.send(call, timeout, self._state_timeout)
-        except Unavailable as error:
-            if not unavailable_ok:
-                raise
-            return _calls.readings_instead(call, error)
-        return [drift.corrected(one) if drift else one for one, drift in zip(readings, drifts, strict=True)]
+        """Read the current notes of up to 1,000 sessions in one call, in the given order.
+
+            >>> readings = await primary.batch_get_notes(["session-1", "session-2"], max_turns_behind=5)
+            >>> stale = [reading.session_id for reading in readings if not reading.fresh]
+
+        Arguments and errors are those of `get_notes`, except that the default timeout is the client's `state_timeout`.
+        """
+        call = _notes_calls.batch_get_notes(session_ids, observer, max_age, max_turns_behind, unavailable_ok)
+        call = _drift.batch_counting_pending(call, self._transport.target)
+        return await self._transport.send(call, timeout, self._state_timeout)
 
     async def get_session(
-        self, session_id: str, *, include_turns: bool = False, timeout: timedelta | None = None
+        self,
+        session_id: str,
+        *,
+        include_turns: bool = False,
+        timeout: timedelta | None = None,
     ) -> Session:
-        """The whole session in one atomic read: as `PrimaryClient.get_session`."""
-        call = _calls.get_session(session_id, include_turns)
+        """Read a whole session in one atomic step. Retried until the timeout while the sidecar is unavailable.
+
+            >>> session = await primary.get_session("session-1", include_turns=True)
+            >>> session.fields["language"], session.notes["default"].readiness
+
+        Args:
+            session_id: The session. One without data is empty and has version 0.
+            include_turns: Whether to return the transcript.
+            timeout: Timeout of this call. None: the client's `state_timeout`.
+
+        Raises:
+            SessionNotesError: If the call fails.
+        """
+        call = _state_calls.get_session(session_id, include_turns)
         return await self._transport.send(call, timeout, self._state_timeout)
 
     async def update_session(
@@ -110,8 +155,24 @@ class AsyncPrimaryClient:
         ttl: timedelta | None = None,
         timeout: timedelta | None = None,
     ) -> UpdateResult:
-        """Sets and removes fields, atomically: as `PrimaryClient.update_session`."""
-        call = _calls.update_session(session_id, set, remove, expected_version, ttl)
+        """Set and remove fields atomically, and leave all other fields unchanged. Never retried.
+
+            >>> await primary.update_session("session-1", {"language": "en", "goals": ["May"]}, remove=["draft"])
+
+        Args:
+            session_id: The session. Created if it does not exist.
+            set: Field → JSON value. At most 256 KiB per field.
+            remove: Fields to remove. Absent fields are ignored.
+            expected_version: Change nothing unless the session has this version. None: any version.
+            ttl: How long the session is kept after its last change, from now on. None: as before, initially 24 h.
+            timeout: Timeout of this call. None: the client's `state_timeout`.
+
+        Raises:
+            VersionMismatch: If the session has another version.
+            Unavailable: If there is no response in time. Whether the change took effect is unknown.
+            SessionNotesError: If the call fails otherwise.
+        """
+        call = _state_calls.update_session(session_id, set, remove, expected_version, ttl)
         return await self._transport.send(call, timeout, self._state_timeout)
 
     async def append_turns(
@@ -122,31 +183,65 @@ class AsyncPrimaryClient:
         expected_turn_count: int | None = None,
         timeout: timedelta | None = None,
     ) -> int:
-        """Appends to the transcript; how many turns it has now: as `PrimaryClient.append_turns`."""
-        call = _calls.append_turns(session_id, turns, expected_turn_count)
+        """Append turns to the transcript and return the new turn count. Never retried.
+
+            >>> count = await primary.append_turns("session-1", [Turn("user", "Hello"), Turn("primary", "Hello!")])
+            >>> count = await primary.append_turns("session-1", [Turn("user", "Bye")], expected_turn_count=count)
+
+        The call waits for a response, up to its timeout. In a conversation, use a recorder, which does not wait.
+
+        Args:
+            session_id: The session. Created if it does not exist.
+            turns: The turns, in order.
+            expected_turn_count: Append nothing unless the transcript has this length. None: any length.
+            timeout: Timeout of this call. None: the client's `state_timeout`.
+
+        Raises:
+            TurnCountMismatch: If the transcript does not have `expected_turn_count` turns.
+            Unavailable: If there is no response in time. Whether the turns were appended is unknown. With
+                `expected_turn_count`, a retry is safe.
+            SessionNotesError: If the call fails otherwise.
+        """
+        call = _state_calls.append_turns(session_id, turns, expected_turn_count)
         return await self._transport.send(call, timeout, self._state_timeout)
 
     async def delete_session(self, session_id: str, *, timeout: timedelta | None = None) -> bool:
-        """Remove every trace of the session; return whether it existed: as `PrimaryClient.delete_session`."""
-        call = _calls.delete_session(session_id)
+        """Delete every trace of a session, and return whether it existed. Never retried.
+
+        Runs in flight cannot resurrect the session. Turns and runs that are pending for it in recorders and background
+        observers of this process are dropped. A turn recorded later creates the session anew.
+
+        Raises:
+            SessionNotesError: If the call fails.
+        """
+        call = _state_calls.delete_session(session_id)
         span = self._state_timeout if timeout is None else timeout
         left = await _pending.settle_async(_pending.forget(self._transport.target, session_id), span)
         return await self._transport.send(call, left, self._state_timeout)
 
     async def list_sessions(
-        self, *, page_size: int = 0, timeout: timedelta | None = None
+        self,
+        *,
+        page_size: int = 0,
+        timeout: timedelta | None = None,
     ) -> AsyncIterator[SessionSummary]:
-        """Summaries of all sessions, in no order: as `PrimaryClient.list_sessions`.
+        """Iterate over summaries of all sessions, in no particular order. Meant for debugging and dashboards.
 
-        >>> async for summary in primary.list_sessions():
-        ...     print(summary.session_id, summary.turn_count, summary.observers)
+            >>> async for summary in primary.list_sessions():
+            ...     print(summary.session_id, summary.turn_count, summary.observers)
+
+        Args:
+            page_size: Sessions per page. 0: the sidecar's default.
+            timeout: Timeout of each page. None: the client's `state_timeout`.
+
+        Raises:
+            SessionNotesError: If a call fails.
         """
         token = ""
         while True:
-            page, token = await self._transport.send(
-                _calls.list_sessions(page_size, token), timeout, self._state_timeout
-            )
-            for summary in page:
-                yield summary
+            call = _state_calls.list_sessions(page_size, token)
+            page, token = await self._transport.send(call, timeout, self._state_timeout)
+            for item in page:
+                yield item
             if not token:
                 return

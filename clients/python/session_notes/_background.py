@@ -1,27 +1,29 @@
-"""A thread pool that keeps the newest notes on every session it is told about."""
+"""Background observer: a thread pool that runs an analysis over submitted sessions.
 
-import inspect
+`_async_background` is the counterpart for asyncio. The rules are in `_pool`, which both share. Waiting is written
+separately: conditions and a watchdog on one side, tasks and cancellation on the other.
+"""
+
 import logging
 import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from session_notes import _pool, _spans
-from session_notes._credentials import TLS, Token
-from session_notes._errors import SessionDeleted, Unavailable, for_logs
+from session_notes import _calls, _pool, _spans
+from session_notes._async_observer import AsyncObserverClient
+from session_notes._limits import BEGIN_TIMEOUT_AT_CLOSE, DEFAULT_OBSERVER_CLOSE_TIMEOUT
+from session_notes._logs import log, warn
 from session_notes._observer import ObserverClient
-from session_notes._runs import ENDED_WITHOUT_NOTES, ActiveRun, log
+from session_notes._runs import ActiveRun
 from session_notes._schedule import Job
 from session_notes._types import Notes
 
-_COROUTINE = "the analysis returned a coroutine: AsyncBackgroundObserver takes async functions"
 
-
-class BackgroundObserver(_pool.Pool[ObserverClient, ActiveRun, threading.Event]):
-    """Runs an analysis over sessions in threads of its own, so that a primary can say "look at this" and go on.
+class BackgroundObserver(_pool.Pool[ObserverClient, ActiveRun, threading.Event, Notes | None]):
+    """Runs an analysis over submitted sessions, in threads of this process.
 
         >>> def analyse(run: ActiveRun) -> Notes:
         ...     answer = model.ask(prompt(run.transcript), timeout=run.remaining.total_seconds())
@@ -29,64 +31,47 @@ class BackgroundObserver(_pool.Pool[ObserverClient, ActiveRun, threading.Event])
         >>> with BackgroundObserver(analyse) as observer:
         ...     observer.submit("session-1")
 
-    One run at a time per session, over the transcript as it is when the run begins. A session submitted again while it
-    waits is run once; while it is running, once more.
+    There is one run at a time per session, over the transcript as of the run's begin. A session submitted again while
+    it is queued is run once. Submitted again while it is running, it is run once more.
 
-    An analysis that raises, returns None, or overruns `time_limit` leaves a run that failed. What goes wrong, a sidecar
-    that does not answer included, is logged by the logger `session_notes` and never reaches the caller of `submit`. The
-    log has a session by the start of its id's SHA-256 (`printf %s ID | sha256sum | cut -c1-8`), a run by its number.
+    If an analysis raises, returns None, or overruns `time_limit`, its run is recorded as failed. Every failure,
+    including an outage of the sidecar, is logged by the logger `session_notes` and never reaches the caller of
+    `submit`. The log names a session by the start of its id's SHA-256 (`printf %s ID | sha256sum | cut -c1-8`), and a
+    run by its number.
 
-    No thread can be stopped from outside. An analysis that overruns is given up, and whatever it returns is discarded,
-    but it keeps its worker, and its session, until it returns: so give your model call a timeout of its own, as above.
+    Python cannot stop a thread from outside. An analysis that overruns is given up and its result discarded, but it
+    occupies its worker and its session until it returns. Set a timeout on your model call, as in the example.
 
-    In a forked child it is empty and works: what was submitted before the fork is the parent's.
+    In a forked child, the observer starts empty. Sessions submitted before the fork remain with the parent.
 
     Args:
-        analyse: Makes notes of a run, in one of the threads; None: there are none this time.
-        target: The sidecar's address, as for `ObserverClient`.
-        token: What the sidecar knows this caller by, as for `ObserverClient`.
-        tls: How to encrypt the connection, as for `ObserverClient`.
-        client: A client to use instead, which stays open; then without all of these and `observer`.
-        observer: Who observes; empty: `default`.
-        max_workers: How many threads at most, and so how many analyses at once. They start when there is work for them.
-        time_limit: How long an analysis may take.
-        ttl: How long the notes count; None: as long as the session.
+        analyse: Returns the notes of a run, or None for no notes. Called in one of the threads.
+        target: Address of the sidecar, as for `ObserverClient`.
+        token: Token of the client, as for `ObserverClient`.
+        tls: TLS for the connection, as for `ObserverClient`.
+        client: An existing client, instead of `target`, `token`, `tls` and `observer`. It is not closed.
+        observer: Name of the observer. Empty: `default`.
+        max_workers: Maximum number of threads, and thus of concurrent analyses. Threads start on demand.
+        time_limit: Time limit of an analysis.
+        ttl: How long the notes stay current. None: as long as the session.
 
     Raises:
-        InvalidArgument: An argument cannot work: an async function, for example, which `AsyncBackgroundObserver` takes.
+        InvalidArgument: If an argument is invalid, such as an async function, for which `AsyncBackgroundObserver`
+            exists.
     """
 
-    def __init__(
-        self,
-        analyse: Callable[[ActiveRun], Notes | None],
-        *,
-        target: str | None = None,
-        token: Token | None = None,
-        tls: TLS | None = None,
-        client: ObserverClient | None = None,
-        observer: str = "",
-        max_workers: int = 4,
-        time_limit: timedelta = timedelta(minutes=2),
-        ttl: timedelta | None = None,
-    ) -> None:
-        others = bool(target or observer or token or tls)
-        _pool.check_settings(analyse, client, others, max_workers, time_limit, ttl, asynchronous=False)
-        super().__init__(
-            analyse,
-            client or ObserverClient(target, token=token, tls=tls, observer=observer),
-            own_client=client is None,
-            max_workers=max_workers,
-            time_limit=time_limit,
-            ttl=ttl,
-        )
+    _client_type = ObserverClient
+    _other_client_type = AsyncObserverClient
+    _asynchronous = False
 
-    def _start_over(self) -> None:
-        super()._start_over()
-        # The conditions say what changed below the lock.
-        self._work_came = threading.Condition(self._lock)
-        self._run_began = threading.Condition(self._lock)
+    def _reset(self) -> None:
+        super()._reset()
+        # Conditions on the one lock.
+        self._work_queued = threading.Condition(self._lock)
+        self._runs_changed = threading.Condition(self._lock)
         self._all_done = threading.Condition(self._lock)
-        # In the order they began. All have the same limit, so the first is the next to overrun.
+        # Deadlines of the runs, in the order in which they began. All have the same limit: the first is the next to
+        # overrun.
         self._running: dict[ActiveRun, float] = {}
         self._workers = 0
         self._watched = False
@@ -100,44 +85,44 @@ class BackgroundObserver(_pool.Pool[ObserverClient, ActiveRun, threading.Event])
         self.close()
 
     def submit(self, session_id: str) -> None:
-        """Have the session looked at, as soon as a worker is free. Returns at once.
+        """Queue a session for an analysis, and return immediately.
 
-        Where no thread can be started, the session waits until one can: at the next submit, or when a worker is free.
+        If no thread can be started, the session waits until the next `submit` or until a worker is free.
 
         Raises:
-            InvalidArgument: The id is none that a sidecar could be asked for: an int, None, a UUID object.
-            UsageError: This observer is closed, or its process was forked at a moment after which gRPC does not work.
+            InvalidArgument: If the id is not text that can be sent, such as an int, None or a UUID object.
+            UsageError: If this observer is closed, or gRPC does not work in this forked process.
         """
         self._accept(session_id)
 
-    def close(self, timeout: timedelta = _pool.CLOSE_TIMEOUT) -> bool:
-        """Take nothing more, finish what was submitted, and stop; return whether all of it was finished in time.
+    def close(self, timeout: timedelta = DEFAULT_OBSERVER_CLOSE_TIMEOUT) -> bool:
+        """Stop accepting sessions, finish those that were submitted, and return whether all finished in time.
 
-        What waits when the time is up is dropped; what is running is recorded as failed, which takes at most 2 s more.
-        While the sidecar cannot be reached, runs that have not begun are given up after 1.5 s.
+        After the timeout, queued sessions are dropped and runs in flight are recorded as failed, which takes up to 2 s
+        more. While the sidecar is unavailable, BeginRun is retried for up to 1.5 s.
         """
-        _pool.check_timeout(timeout)
+        _calls.check_options(timeout=timeout)
         with self._lock:
             self._closing = True
             self._start_workers()
-            self._work_came.notify_all()
-        given = time.monotonic()
-        finished = self._wait_until_done(min(timeout, _pool.LAST_TRIES))
-        if not finished and timeout > _pool.LAST_TRIES:
-            self._stop_last_tries()
-            finished = self._wait_until_done(timeout - timedelta(seconds=time.monotonic() - given))
+            self._work_queued.notify_all()
+        start = time.monotonic()
+        finished = self._wait_until_done(min(timeout, BEGIN_TIMEOUT_AT_CLOSE))
+        if not finished and timeout > BEGIN_TIMEOUT_AT_CLOSE:
+            self._stop_all_retries()
+            finished = self._wait_until_done(timeout - timedelta(seconds=time.monotonic() - start))
         with self._lock:
             self._closed = True
             dropped = self._schedule.drop_queued()
             late = list(self._running)
             self._running.clear()
-            self._work_came.notify_all()
-            self._run_began.notify_all()
-        self._stop_last_tries()
+            self._work_queued.notify_all()
+            self._runs_changed.notify_all()
+        self._stop_all_retries()
         self._log_dropped(dropped)
         start = time.monotonic()
         for run in late:
-            left = _pool.until_given_up(time.monotonic() - start)
+            left = _pool.rest_of_fail_timeout(time.monotonic() - start)
             run._context.run(run._fail_quietly, _pool.CLOSED, left)
         if self._own_client:
             self._client.close()
@@ -151,53 +136,54 @@ class BackgroundObserver(_pool.Pool[ObserverClient, ActiveRun, threading.Event])
         if self._schedule.empty:
             self._all_done.notify_all()
 
-    def _stop_trying(self, job: Job[ActiveRun, threading.Event]) -> None:
+    def _stop_retrying(self, job: Job[ActiveRun, threading.Event]) -> None:
         job.stop.set()
 
     def _start_workers(self) -> None:
         if self._schedule.queued:
             self._start_watchdog()
-            self._work_came.notify(self._schedule.queued)
-        # All workers that have no job are about to take one.
+            self._work_queued.notify(self._schedule.queued)
+        # Every worker without a job is about to take one.
         missing = self._schedule.queued - (self._workers - len(self._schedule.jobs))
         for _ in range(min(missing, self._max_workers - self._workers)):
-            if not self._started(self._work, f"observer-{self._workers}"):
+            if not self._start_thread(self._work, f"observer-{self._workers}"):
                 return
             self._workers += 1
 
     def _start_watchdog(self) -> None:
         if not self._watched:
-            self._watched = self._started(self._watch, "watchdog")
+            self._watched = self._start_thread(self._watch, "watchdog")
 
-    def _started(self, target: Callable[[], None], name: str) -> bool:
+    def _start_thread(self, target: Callable[[], None], name: str) -> bool:
+        """Start a thread, and return whether it started."""
         try:
-            # Daemons: an analysis that hangs must not keep the process from ending.
+            # A daemon, because an analysis that hangs must not keep the process from ending.
             threading.Thread(target=target, name=f"session-notes-{name}", daemon=True).start()
         except (RuntimeError, MemoryError) as error:
-            log(logging.WARNING, "no thread for the background observer: %s", type(error).__name__)
+            warn("cannot start a thread for the background observer: %s", type(error).__name__)
             return False
         return True
 
     def _work(self) -> None:
         while (job := self._take()) is not None:
             try:
-                with _spans.of_run(job.submitters):
+                with _spans.run_span(job.submitters):
                     self._observe(job)
             except BaseException as error:
-                # A bug of ours must not cost a worker, and with it one analysis at a time for good.
+                # A bug in this class must not end the worker.
                 self._log_bug(job, error)
             finally:
                 self._done(job)
 
     def _take(self) -> Job[ActiveRun, threading.Event] | None:
-        with self._work_came:
+        with self._work_queued:
             while not self._schedule.queued:
                 if self._closing:
                     self._workers -= 1
                     return None
-                self._work_came.wait()
+                self._work_queued.wait()
             job = self._schedule.take(threading.Event())
-            if self._last_tries_over:
+            if self._stopped_retrying:
                 job.stop.set()
             self._start_workers()
             return job
@@ -215,33 +201,27 @@ class BackgroundObserver(_pool.Pool[ObserverClient, ActiveRun, threading.Event])
         if run is None:
             return
         try:
-            try:
-                notes = self._analyse(run)
-            except BaseException as error:
-                self._log_analysis(run, error)
-                run._fail_quietly(self._overrun_or(run, for_logs(error)))
-            else:
-                self._conclude(run, notes)
+            self._conclude(run)
         finally:
-            with self._run_began:
+            with self._lock:
                 self._running.pop(run, None)
 
     def _begin(self, job: Job[ActiveRun, threading.Event]) -> ActiveRun | None:
         try:
             call = self._begin_call(job.session_id)
             begun = self._client._transport.send(call, None, self._client._timeout, job.stop)
-            with self._run_began:
+            with self._lock:
                 deadline = time.monotonic() + self._time_limit.total_seconds()
                 run = ActiveRun(self._client, job.session_id, begun, deadline)
                 if job.forgotten:
-                    # It ends with its session.
+                    # The run ends with its session.
                     return None
                 job.run = run
                 closed = self._closed
                 if not closed:
                     self._running[run] = deadline
                     self._start_watchdog()
-                    self._run_began.notify()
+                    self._runs_changed.notify()
         except Exception as error:
             self._log_not_begun(job, error)
             return None
@@ -252,43 +232,40 @@ class BackgroundObserver(_pool.Pool[ObserverClient, ActiveRun, threading.Event])
             return None
         return run
 
-    def _conclude(self, run: ActiveRun, notes: Any) -> None:
-        if notes is None:
-            if not run.ended:
-                self._log_run(run, self._overrun_or(run, _pool.WITHOUT_NOTES))
-            run._fail_quietly(self._overrun_or(run, ENDED_WITHOUT_NOTES))
-            return
-        if inspect.iscoroutine(notes):
-            notes.close()
-            self._log_run(run, _COROUTINE)
-            run._fail_quietly(_COROUTINE)
-            return
+    def _conclude(self, run: ActiveRun) -> None:
+        """Analyse a run, and write its notes or record its failure."""
+        notes, error = None, None
         try:
-            run.write(notes, ttl=self._ttl)
-        except (SessionDeleted, Unavailable) as error:
-            # Nothing to record where the session is gone. Where there is no answer, the lease runs out instead.
-            self._log_run(run, f"the notes could not be written: {for_logs(error)}")
-        except Exception as error:
-            self._log_run(run, f"the notes were not written: {for_logs(error)}")
-            run._fail_quietly(self._overrun_or(run, for_logs(error)))
+            notes = self._analyse(run)
+        except BaseException as raised:
+            error = raised
+        failure = self._failure_without_notes(run, notes, error)
+        if failure is None and notes is not None:
+            try:
+                run.write(notes, ttl=self._ttl)
+            except Exception as raised:
+                failure = self._failure_of_write(run, raised)
+        if failure is not None:
+            run._fail_quietly(failure)
 
     def _watch(self) -> None:
         while (run := self._next_overrun()) is not None:
             try:
                 run._context.run(self._give_up, run)
             except BaseException as error:
-                # The runs after this one have a limit, too.
+                # The time limits of later runs still apply.
                 log(logging.ERROR, "%s in the background observer's watchdog", type(error).__name__)
 
     def _next_overrun(self) -> ActiveRun | None:
-        with self._run_began:
+        """Wait for the next run that overruns. Return None once the observer is closed."""
+        with self._runs_changed:
             while not self._closed:
                 run = next(iter(self._running), None)
                 left = self._running[run] - time.monotonic() if run else None
                 if run and left is not None and left <= 0:
                     del self._running[run]
                     return run
-                self._run_began.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
+                self._runs_changed.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
             return None
 
     def _give_up(self, run: ActiveRun) -> None:

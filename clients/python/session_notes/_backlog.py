@@ -1,244 +1,159 @@
-"""Pending turns of all sessions of one recorder: what to send next, and what an answer means. No I/O happens here.
+"""Backlog of a recorder: the pending turns of all sessions, within bounds.
 
-A visit to a session is a generator. It yields calls, as functions that take nothing, and is sent their results; a
-thread makes them with a blocking client, a task awaits them with one for asyncio.
+`_visits` decides which session is next, and `_delivery` sends its turns. Nothing is sent here.
 """
 
-import heapq
 import re
 import threading
-import time
-from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
-from datetime import timedelta
-from functools import partial
-from itertools import count, islice
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from itertools import islice
+from typing import Protocol
 
-from session_notes._errors import (
-    InvalidArgument,
-    Overloaded,
-    PermissionDenied,
-    SessionNotesError,
-    TooLarge,
-    TurnCountMismatch,
-    Unauthenticated,
-    Unavailable,
-    UsageError,
-)
-from session_notes._pending import Pending
-from session_notes._runs import LOGGER, log_name
-from session_notes._storable import MAX_TURN_BYTES, Storable, messages, storable
-from session_notes._types import Session, Turn
-
-Visit: TypeAlias = Generator[Callable[[], Any], Any, None]
+from session_notes._limits import MAX_TURN_BYTES
+from session_notes._logs import counted, session_digest, warn
+from session_notes._pending import TurnCounts
+from session_notes._storable import Storable, prepare
+from session_notes._types import Turn
+from session_notes._visits import Entry, PendingSession, Visits
 
 MAX_PENDING_TURNS = 10_000
 MAX_PENDING_BYTES = 16 * 1024 * 1024
-"""How much may be pending in all. Turns beyond either bound are dropped, the newest first."""
+"""Bounds on pending turns of all sessions together. Turns beyond either bound are dropped, the newest first."""
 
 MAX_IDLE_SESSIONS = 10_000
-"""Of so many sessions without pending turns it is known how many turns are stored; others are asked about again."""
+"""Sessions without pending turns whose turn count is remembered. The sidecar is asked again about any other."""
 
-# A call stays well below the sidecar's 5,000 turns and 4 MiB: its deadline is that of a single turn.
+# A call stays far below the sidecar's limits of 5,000 turns and 4 MiB, because its timeout is that of a single turn.
 _MAX_CALL_TURNS = 250
 _MAX_CALL_BYTES = 512 * 1024
-_COMPARE_TIMEOUT = timedelta(seconds=10)
-"""For a whole transcript, which can be large."""
-
-_FIRST_PAUSE_SECONDS = 0.1
-_LONGEST_PAUSE_SECONDS = 1.0
-
-_MAX_RETRY_AFTER = timedelta(seconds=5)
-"""The sidecar may ask for a longer pause."""
 
 _SESSION_ID = re.compile(r"[!-z|~]{1,256}")
-_TURN_AT_FAULT = re.compile(r"turns\[(\d+)\]")
-
-# The sidecar has done nothing about a call that ends like this.
-_NOT_DONE = (Overloaded, InvalidArgument, TooLarge, Unauthenticated, PermissionDenied, UsageError)
-
-
-class Client(Protocol):
-    """The calls of either primary client; those of the one for asyncio return awaitables."""
-
-    def append_turns(
-        self, session_id: str, turns: Iterable[Turn], *, expected_turn_count: int | None, timeout: timedelta | None
-    ) -> Any:
-        """Append to the transcript."""
-
-    def get_session(self, session_id: str, *, include_turns: bool, timeout: timedelta | None) -> Any:
-        """Read the session."""
 
 
 class Observer(Protocol):
     """A background observer, blocking or not."""
 
     def submit(self, session_id: str) -> None:
-        """Have the session looked at; return at once."""
-
-
-class _Entry(NamedTuple):
-    turn: Turn
-    size: int
-    observe: bool
-    """Whether a run is due once this turn is stored."""
-
-
-class PendingSession:
-    """One session: how many turns are stored as last known, and those that are not stored yet."""
-
-    def __init__(self, session_id: str) -> None:
-        self.id = session_id
-        self.stored: int | None = None
-        self.pending: deque[_Entry] = deque()
-        self.run_due = False
-        self.unsure = 0
-        """The first so many pending turns were sent, expecting `stored` turns, and the outcome is not known."""
-        self.one_by_one = 0
-        """The next so many turns go in calls of their own: one of them was refused, and it is not known which."""
-        self.failures = 0
-        self.visited = False
-        self.visit_ended: Future[None] | None = None
-        """For those who wait until the visit has ended."""
-        self.forgotten = False
-
-    @property
-    def idle(self) -> bool:
-        """Whether there is nothing to do."""
-        return not (self.pending or self.run_due)
+        """Queue a session for an analysis, and return immediately."""
 
 
 class Backlog:
-    """Pending turns, in order within a session. Safe to use from many threads.
+    """Pending turns, in order within a session. Safe to use from several threads.
 
     Args:
-        observer: Gets a session submitted once its turns are stored; None: there are no runs.
+        observer: Receives a session once its turns are stored. None: no runs are submitted.
 
     Attributes:
-        changed: Is notified when turns were added, a visit ended, or the backlog is being closed.
+        changed: Notified when turns are added, a visit ends, or the backlog closes. Its lock protects all state.
+        visits: The order of visits.
+        closing: Whether no more turns are accepted.
+        turn_limit: Largest turn that the sidecar is known to accept, in bytes.
     """
 
     def __init__(self, observer: Observer | None) -> None:
         self.changed = threading.Condition()
+        self.visits = Visits()
         self.closing = False
-        self._submits = observer is not None
+        self.turn_limit = MAX_TURN_BYTES
         self._observer = observer
         self._busy: dict[str, PendingSession] = {}
         self._idle: OrderedDict[str, PendingSession] = OrderedDict()
-        self._ready: deque[PendingSession] = deque()
-        self._later: list[tuple[float, int, PendingSession]] = []
-        self._order = count()
         self._turns = 0
         self._bytes = 0
         self._dropped = 0
-        # Consecutive calls, of any sessions, that failed for no reason of the session: an outage, which must not cost a
-        # call per session.
-        self._unanswered = 0
-        self._resume_at = 0.0
-        self._last_error = ""
-        self._turn_limit = MAX_TURN_BYTES
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is pending, nor in flight."""
+        """Whether nothing is pending or in flight."""
         return not self._busy
 
-    def add(self, session_id: object, things: Sequence[object], observe: bool) -> bool:
-        """Take turns down; return whether there is something to do."""
+    def add(self, session_id: object, turns: Sequence[object], observe: bool) -> bool:
+        """Add turns, and return whether the backlog has work."""
         if not isinstance(session_id, str) or not _SESSION_ID.fullmatch(session_id):
             kind = "" if isinstance(session_id, str) else f", but {type(session_id).__name__}"
-            log("%s not recorded: the session id is not 1 to 256 printable ASCII characters%s", number_of(things), kind)
+            warn("%s not recorded: the session id is not 1 to 256 printable ASCII characters%s", counted(turns), kind)
             return False
-        turns, flaws = self._storable(things)
+        prepared, changes = self._prepare(turns)
         with self.changed:
+            dropped_before = self._dropped
             if self.closing:
-                flaws[f"{number_of(turns)} not recorded: the recorder is closed"] += 1
-                taken = 0
+                changes[f"{counted(prepared)} not recorded: the recorder is closed"] += 1
             else:
-                taken = self._take_down(session_id, turns, observe and self._submits)
-            first_drop = not self._dropped
-            if not self.closing:
-                self._dropped += len(turns) - taken
-            first_drop = first_drop and self._dropped > 0
+                self._dropped += len(prepared) - self._enqueue(session_id, prepared, observe)
             dropped, pending = self._dropped, self._turns
             self.changed.notify_all()
             empty = self.empty
-        if flaws:
-            what = ", ".join(f"{flaw} ({times} times)" if times > 1 else flaw for flaw, times in flaws.items())
-            log("session %s: %s", log_name(session_id), what)
-        if first_drop:
-            log(
+        if changes:
+            text = ", ".join(f"{change} ({times} times)" if times > 1 else change for change, times in changes.items())
+            warn("session %s: %s", session_digest(session_id), text)
+        if dropped and not dropped_before:
+            warn(
                 "%s pending, the most that a recorder keeps: turns are dropped (%d so far) until the sidecar stores "
                 "turns again",
-                number_of(pending),
+                counted(pending),
                 dropped,
             )
         return not empty
 
-    def _storable(self, things: Iterable[object]) -> tuple[list[Storable], Counter[str]]:
-        turns, flaws = [], Counter[str]()
-        for thing in things:
-            if not isinstance(thing, Turn):
-                flaws[f"left out, no Turn: {type(thing).__name__}"] += 1
+    def _prepare(self, turns: Iterable[object]) -> tuple[list[Storable], Counter[str]]:
+        prepared, changes = [], Counter[str]()
+        for turn in turns:
+            if not isinstance(turn, Turn):
+                changes[f"left out, not a Turn: {type(turn).__name__}"] += 1
                 continue
             try:
-                turn = storable(thing, self._turn_limit)
+                storable = prepare(turn, self.turn_limit)
             except Exception as error:
-                # A text that is none. The message is our own; of anything else the name alone.
-                flaws[f"a turn left out: {error if type(error) is TypeError else type(error).__name__}"] += 1
+                # A TypeError has a message of this package. Of any other error, the class only.
+                changes[f"a turn left out: {error if type(error) is TypeError else type(error).__name__}"] += 1
                 continue
-            turns.append(turn)
-            flaws.update(turn.flaws)
-        return turns, flaws
+            prepared.append(storable)
+            changes.update(storable.changes)
+        return prepared, changes
 
-    def _take_down(self, session_id: str, turns: list[Storable], observe: bool) -> int:
+    def _enqueue(self, session_id: str, turns: list[Storable], observe: bool) -> int:
+        """Append turns up to the bounds, and return their number."""
         session = self._busy.get(session_id) or self._idle.get(session_id) or PendingSession(session_id)
-        taken = 0
+        accepted = 0
         for turn, size, _ in turns:
             if self._turns == MAX_PENDING_TURNS or self._bytes + size > MAX_PENDING_BYTES:
                 break
-            session.pending.append(_Entry(turn, size, False))
+            session.pending.append(Entry(turn, size, False))
             self._turns += 1
             self._bytes += size
-            taken += 1
-        if observe and (taken or not turns):
-            self._run_due(session)
+            accepted += 1
+        if observe and self._observer is not None and (accepted or not turns):
+            # A run is due once the pending turns are stored.
+            if session.pending:
+                session.pending[-1] = session.pending[-1]._replace(observe=True)
+            else:
+                session.run_due = True
         if not session.idle and session_id not in self._busy:
             self._idle.pop(session_id, None)
             self._busy[session_id] = session
-            self._ready.append(session)
-        return taken
+            self.visits.add(session)
+        return accepted
 
-    @staticmethod
-    def _run_due(session: PendingSession) -> None:
-        """Have a run submitted once what is pending now is stored."""
-        if session.pending:
-            session.pending[-1] = session.pending[-1]._replace(observe=True)
-        else:
-            session.run_due = True
-
-    def known(self, session_id: object) -> Pending | None:
-        """Return what is known of the session's turns; None where nothing is."""
+    def turn_counts(self, session_id: object) -> TurnCounts | None:
+        """Return the turn counts of a session. None: the session is unknown."""
         if not isinstance(session_id, str):
             return None
         with self.changed:
             session = self._busy.get(session_id) or self._idle.get(session_id)
             if session is None or (session.stored is None and not session.pending):
                 return None
-            return Pending(session.stored, len(session.pending), session.visited or session.unsure > 0)
+            return TurnCounts(session.stored, len(session.pending), session.visited or session.uncertain > 0)
 
     def forget(self, session_id: str) -> "Future[None] | None":
-        """Drop what is pending and known of a session; return a future of the call in flight for it."""
+        """Drop a session, and return a future of the call in flight for it."""
         with self.changed:
             session = self._busy.pop(session_id, None) or self._idle.pop(session_id, None)
             if session is None:
                 return None
             self._clear(session)
-            if session in self._ready:
-                self._ready.remove(session)
+            self.visits.remove(session)
             if session.visited and session.visit_ended is None:
                 session.visit_ended = Future()
             self.changed.notify_all()
@@ -252,108 +167,51 @@ class Backlog:
         session.run_due = False
 
     def close(self, *, submit: bool = True) -> None:
-        """Take nothing more, and try at once what waits for its next try."""
+        """Accept no more turns, and make all sessions ready at once.
+
+        Args:
+            submit: Whether runs are still submitted.
+        """
         with self.changed:
             self.closing = True
-            self._submits = submit
-            self._resume_at = 0.0
-            self._unanswered = 0
-            for _, _, session in self._later:
-                session.failures = 0
-                self._ready.append(session)
-            self._later.clear()
+            if not submit:
+                self._observer = None
+            self.visits.end_pauses()
             self.changed.notify_all()
 
     def end(self) -> None:
-        """Give up what is pending, and say so."""
+        """Drop all pending turns, and log their number."""
         with self.changed:
             self.closing = True
-            self._submits = False
+            self._observer = None
             turns, sessions, dropped = self._turns, sum(bool(s.pending) for s in self._busy.values()), self._dropped
             self._dropped = 0
             for session in self._busy.values():
                 self._clear(session)
             self._busy.clear()
-            self._ready.clear()
-            self._later.clear()
+            self.visits.clear()
             self.changed.notify_all()
         if turns or dropped:
-            log(
+            warn(
                 "%s of %s not recorded: the recorder ended before they could be stored%s%s",
-                number_of(turns),
-                number_of(sessions, "session"),
-                f" ({self._last_error})" if self._last_error else "",
+                counted(turns),
+                counted(sessions, "session"),
+                f" ({self.visits.last_error})" if self.visits.last_error else "",
                 f"; {dropped} more were dropped before" if dropped else "",
             )
 
-    def take(self) -> PendingSession | None:
-        """Return the session to visit now; None: there is none. To be called with `changed` held."""
-        now = time.monotonic()
-        while self._later and self._later[0][0] <= now:
-            self._ready.append(heapq.heappop(self._later)[2])
-        if now < self._resume_at:
-            return None
-        while self._ready:
-            session = self._ready.popleft()
-            if not session.forgotten:
-                session.visited = True
-                return session
-        return None
-
-    def seconds_to_next(self) -> float | None:
-        """Return how long there is nothing to do, unless turns are added; None: until then. With `changed` held."""
-        if not self._ready and not self._later:
-            return None
-        due = time.monotonic() if self._ready else self._later[0][0]
-        return max(0.0, max(due, self._resume_at) - time.monotonic())
-
-    def visit(self, session: PendingSession, client: Client, timeout: timedelta) -> Visit:
-        """Store some of a session's turns, and submit a run if one is due; give up for now where that fails."""
-        failure: Exception | None = None
-        try:
-            if session.pending:
-                yield from self._store(session, client, timeout)
-            self._submit(session)
-        except Exception as error:
-            failure = error
-        finally:
-            self._leave(session, failure)
-
-    def _store(self, session: PendingSession, client: Client, timeout: timedelta) -> Visit:
-        before, expected = session.unsure, session.stored or 0
+    def batch(self, session: PendingSession) -> list[Entry]:
+        """Return the turns for the next call, and mark them as uncertain until `confirm` or `reject`."""
         with self.changed:
-            batch = self._batch(session)
-        turns = [entry.turn for entry in batch]
-        session.unsure = len(batch)  # Until an answer says otherwise, however this ends.
-        try:
-            stored = yield partial(
-                client.append_turns, session.id, turns, expected_turn_count=expected, timeout=timeout
-            )
-        except TurnCountMismatch as error:
-            # Another writer's turns came before, or the session was deleted, or an earlier try did get through.
-            if error.actual is None:
-                raise
-            actual, landed = error.actual, 0
-            if before:
-                session_now = yield partial(
-                    client.get_session, session.id, include_turns=True, timeout=_COMPARE_TIMEOUT
-                )
-                actual, landed = session_now.turn_count, len(batch) if _holds(session_now, expected, turns) else 0
-            self._stored(session, landed, actual)
-        except _NOT_DONE as error:
-            session.unsure = before
-            if isinstance(error, InvalidArgument | TooLarge) and _refuses_content(error):
-                self._refused(session, batch, error)
-            else:
-                raise
-        else:
-            self._stored(session, len(batch), stored)
+            # After an unknown outcome, the same turns again. The response to others would not tell whether these are
+            # stored.
+            batch = list(islice(session.pending, session.uncertain)) or self._next_batch(session)
+            session.uncertain = len(batch)
+            return batch
 
     @staticmethod
-    def _batch(session: PendingSession) -> list[_Entry]:
-        if session.unsure:
-            return list(islice(session.pending, session.unsure))  # The same again, or an answer would say nothing.
-        batch: list[_Entry] = []
+    def _next_batch(session: PendingSession) -> list[Entry]:
+        batch: list[Entry] = []
         size = 0
         for entry in islice(session.pending, 1 if session.one_by_one else _MAX_CALL_TURNS):
             size += entry.size
@@ -362,73 +220,55 @@ class Backlog:
             batch.append(entry)
         return batch
 
-    def _stored(self, session: PendingSession, landed: int, stored: int) -> None:
-        """The first `landed` pending turns are stored, and the transcript has `stored` turns."""
+    def confirm(self, session: PendingSession, appended: int, stored: int) -> None:
+        """Remove the leading pending turns that were appended, and set the number of stored turns."""
         with self.changed:
-            session.unsure = 0
+            session.uncertain = 0
             session.stored = stored
-            session.one_by_one = max(0, session.one_by_one - landed)
-            for _ in range(min(landed, len(session.pending))):
+            session.one_by_one = max(0, session.one_by_one - appended)
+            for _ in range(min(appended, len(session.pending))):
                 entry = session.pending.popleft()
                 session.run_due |= entry.observe
                 self._turns -= 1
                 self._bytes -= entry.size
             dropped = self._dropped
-            # Not at once: where turns come faster than they are stored, there would be a line for each.
-            again = dropped and self._turns <= MAX_PENDING_TURNS // 2 and self._bytes <= MAX_PENDING_BYTES // 2
-            if again:
+            # Not before the backlog is half empty. If turns arrive faster than they are stored, each would log a line.
+            recovered = dropped and self._turns <= MAX_PENDING_TURNS // 2 and self._bytes <= MAX_PENDING_BYTES // 2
+            if recovered:
                 self._dropped = 0
-        if again:
-            log("turns are stored again; %d were dropped", dropped)
+        if recovered:
+            warn("turns are stored again; %d were dropped", dropped)
 
-    def _refused(self, session: PendingSession, batch: list[_Entry], error: InvalidArgument | TooLarge) -> None:
-        """The sidecar takes these turns at no time: find the one at fault, and shorten it or leave it out."""
-        places = [error.metadata.get("field", ""), *(violation.field for violation in getattr(error, "violations", ()))]
-        index = next((int(match[1]) for place in places if (match := _TURN_AT_FAULT.match(place))), None)
-        with self.changed:
-            session.unsure = 0
-            if session.forgotten:
-                return
-            if index is None and len(batch) > 1:
-                session.one_by_one = len(batch)
-                return
-            index = min(index or 0, len(batch) - 1)
-            entry = batch[index]
-            limit = error.limit if isinstance(error, TooLarge) else None
-            shorter = storable(entry.turn, limit) if limit else None
-            if shorter and shorter.size < entry.size and shorter.size <= (limit or 0):
-                self._turn_limit = min(self._turn_limit, limit or self._turn_limit)
-                session.pending[index] = _Entry(shorter.turn, shorter.size, entry.observe)
-                self._bytes += shorter.size - entry.size
-                what = "text cut" if len(shorter.turn.text) < len(entry.turn.text) else "extra left out"
-            else:
-                del session.pending[index]
-                session.one_by_one = max(0, session.one_by_one - 1)
-                self._turns -= 1
-                self._bytes -= entry.size
-                if entry.observe and index:
-                    session.pending[index - 1] = session.pending[index - 1]._replace(observe=True)
-                elif entry.observe:
-                    session.run_due = True
-                what = "a turn not recorded"
-        log("session %s: %s: %s %s", log_name(session.id), what, type(error).__name__, error.reason)
+    def replace(self, session: PendingSession, index: int, storable: Storable) -> None:
+        """Replace a pending turn by a smaller one. Call it with `changed` held."""
+        entry = session.pending[index]
+        session.pending[index] = Entry(storable.turn, storable.size, entry.observe)
+        self._bytes += storable.size - entry.size
 
-    def _submit(self, session: PendingSession) -> None:
+    def remove(self, session: PendingSession, index: int) -> None:
+        """Remove a pending turn. Its run becomes due after the turn before it. Call it with `changed` held."""
+        entry = session.pending[index]
+        del session.pending[index]
+        session.one_by_one = max(0, session.one_by_one - 1)
+        self._turns -= 1
+        self._bytes -= entry.size
+        if entry.observe and index:
+            session.pending[index - 1] = session.pending[index - 1]._replace(observe=True)
+        elif entry.observe:
+            session.run_due = True
+
+    def due_observer(self, session: PendingSession) -> Observer | None:
+        """Return the observer if a run is due, which then no longer is."""
         with self.changed:
             due, session.run_due = session.run_due, False
-        if not due or self._observer is None or not self._submits:
-            return
-        try:
-            self._observer.submit(session.id)
-        except Exception as error:
-            log("session %s: no run was submitted: %s", log_name(session.id), type(error).__name__)
+            return self._observer if due else None
 
-    def _leave(self, session: PendingSession, failure: Exception | None) -> None:
-        """A visit is over: to be gone on with, tried again later, or with nothing left to do."""
+    def leave(self, session: PendingSession, failure: Exception | None) -> None:
+        """End a visit, and schedule the next one if the session has work left."""
         with self.changed:
             session.visited = False
             ended, session.visit_ended = session.visit_ended, None
-            said = self._note(session, failure) and not session.forgotten
+            worth_logging = self.visits.count(session, failure) and not session.forgotten
             pending = self._turns
             if not session.forgotten:
                 if session.idle:
@@ -436,65 +276,12 @@ class Backlog:
                     self._idle[session.id] = session
                     if len(self._idle) > MAX_IDLE_SESSIONS:
                         self._idle.popitem(last=False)
-                elif failure is not None:
-                    due = time.monotonic() + _pause(session.failures)
-                    heapq.heappush(self._later, (due, next(self._order), session))
                 else:
-                    self._ready.append(session)
+                    self.visits.add(session)
             self.changed.notify_all()
         if ended is not None:
             ended.set_result(None)
-        if said and failure is not None:
-            why = f"{type(failure).__name__} {getattr(failure, 'reason', '')}".strip()
-            log("session %s: turns cannot be stored now, and wait (%d pending): %s", log_name(session.id), pending, why)
-
-    def _note(self, session: PendingSession, failure: Exception | None) -> bool:
-        """Count failures, of the session and of the sidecar; return whether to say so: not at once, it may pass."""
-        if failure is None:
-            session.failures = self._unanswered = 0
-            self._resume_at = 0.0
-            return False
-        session.failures += 1
-        self._last_error = type(failure).__name__
-        if isinstance(failure, Unavailable | Unauthenticated | UsageError):
-            self._unanswered += 1
-            asked = failure.retry_after or timedelta()
-            pause = max(_pause(self._unanswered), min(asked, _MAX_RETRY_AFTER).total_seconds())
-            self._resume_at = time.monotonic() + pause
-            return self._unanswered == 2 or (self._unanswered == 1 and session.failures == 2)
-        return session.failures == 2
-
-
-def number_of(things: int | Sequence[object], name: str = "turn") -> str:
-    """Return a number of things in words."""
-    number = things if isinstance(things, int) else len(things)
-    return f"{number} {name}{'' if number == 1 else 's'}"
-
-
-def _pause(failures: int) -> float:
-    import random  # a tenth of this package's import time, for those who never need it
-
-    # Jitter, so that many recorders of one sidecar do not come back all at once.
-    pause = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 10), _LONGEST_PAUSE_SECONDS)
-    return pause * random.uniform(0.5, 1)  # noqa: S311 - no secret in it
-
-
-def _refuses_content(error: SessionNotesError) -> bool:
-    """Whether the request is at fault. A token that cannot be read, which has no reason, is no fault of a turn."""
-    return bool(error.reason or getattr(error, "violations", ()))
-
-
-def _holds(session: Session, before: int, turns: list[Turn]) -> bool:
-    """Whether the transcript has these turns, appended when it had `before`; of old turns it may be cut."""
-    if session.turn_count < before + len(turns):
-        return False
-    first = session.turn_count - len(session.turns)
-    stored = session.turns[max(0, before - first) : max(0, before + len(turns) - first)]
-    sent = turns[len(turns) - len(stored) :]
-    return messages(stored) == messages(sent)
-
-
-def log(message: str, *args: object) -> None:
-    """Log a warning. It is said where nothing may be raised, and handlers of an application may raise."""
-    with suppress(Exception):
-        LOGGER.warning(message, *args)
+        if worth_logging and failure is not None:
+            cause = f"{type(failure).__name__} {getattr(failure, 'reason', '')}".strip()
+            session_name = session_digest(session.id)
+            warn("session %s: turns cannot be stored now and stay pending (%d): %s", session_name, pending, cause)

@@ -1,4 +1,4 @@
-"""The one place that makes channels: where to, and with which options."""
+"""Channels to a sidecar: the only place that creates them, with target, TLS and channel options."""
 
 from collections.abc import Sequence
 
@@ -10,22 +10,22 @@ from session_notes._credentials import TLS, Credentials, PathLike, Token, unread
 from session_notes._targets import target_or_default, uri
 
 _OPTIONS: tuple[tuple[str, str | int], ...] = (
-    # gRPC's own would leave a sidecar that is back unnoticed for seconds, up to two minutes after a long outage.
+    # With gRPC's own backoff a restarted sidecar goes unnoticed for seconds, and up to two minutes after a long outage.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # In spite of its name, how long one attempt to connect may take: not so short that a busy machine is given up.
+    # Despite its name, this limits one connection attempt. It must not be so short that it fails on a busy machine.
     ("grpc.min_reconnect_backoff_ms", 2000),
-    # The sidecar bounds what is sent to it; a whole session with its transcript may be larger than gRPC's 4 MiB.
+    # The sidecar limits requests only. A session with its whole transcript may exceed gRPC's 4 MiB.
     ("grpc.max_receive_message_length", -1),
-    # A sidecar is next door; a proxy for the outside world, set for everybody, has no business in between.
+    # The sidecar runs nearby. A proxy configured for the internet must not get its calls.
     ("grpc.enable_http_proxy", 0),
-    # No TXT look-up for a service config that is not there.
+    # Skip the DNS TXT lookup of a service config, which does not exist.
     ("grpc.service_config_disable_resolution", 1),
 )
 
 
 class Endpoint:
-    """A sidecar's address and the credentials to call it with, for gRPC stubs: health checks, reflection, your own.
+    """The address and credentials of a sidecar, for gRPC stubs such as health checks and reflection.
 
         >>> endpoint = Endpoint("notes.example.org:50051", tls=TLS(ca="ca.pem"), token=TokenFile("token"))
         >>> with endpoint.open_channel() as channel:
@@ -34,14 +34,13 @@ class Endpoint:
     A stub raises `grpc.RpcError`; `SessionNotesError.from_rpc_error` translates it.
 
     Args:
-        target: The sidecar's address; None: `SESSION_NOTES_TARGET`, else the default.
-        token: The token of each call; None: the token that the environment names, if any.
-        tls: Certificates; None: those that the environment names, if any. A unix socket has no TLS.
-        anonymous: Whether to send no token, whatever the environment says. Health checks need none.
+        target: The sidecar's address, as for `PrimaryClient`.
+        token: The token of each call, as for `PrimaryClient`.
+        tls: TLS for the connection, as for `PrimaryClient`.
+        anonymous: Whether to send no token, regardless of the environment. Health checks need none.
 
     Raises:
-        InvalidArgument: The target is not an address, the credentials do not fit together, or the token would cross the
-            network unencrypted.
+        InvalidArgument: If the target is not an address, or a token would be sent unencrypted to another machine.
     """
 
     __slots__ = ("_credentials", "target")
@@ -59,55 +58,57 @@ class Endpoint:
 
     @property
     def tls(self) -> TLS | None:
-        """The certificates in use; None: the connection is not encrypted."""
+        """TLS of the connection. None: it is not encrypted."""
         return self._credentials.tls
 
     def metadata(self) -> Sequence[tuple[str, str]]:
-        """Return the metadata for one call: the current token, if there is one.
+        """Return the metadata that authenticates one call. Empty without a token.
 
         Raises:
-            InvalidArgument: The token function returned no token.
-            Unauthenticated: The token function raised.
+            InvalidArgument: If the token function returned something other than a token.
+            Unauthenticated: If the token function raised an exception.
         """
         return self._credentials.metadata()
 
     def open_channel(self) -> grpc.Channel:
-        """Return a channel with the clients' options; it connects at the first call.
+        """Return a channel with the same options as the clients'. It connects at the first call.
 
         Raises:
-            InvalidArgument: A file of the TLS settings cannot be read.
+            InvalidArgument: If a file of the TLS cannot be read.
         """
         return open_channel(self.target, self.tls)
 
     def open_async_channel(self) -> grpc.aio.Channel:
-        """Return an asyncio channel with the clients' options; it belongs to the running event loop.
+        """Return an asyncio channel with the same options as the clients'. It belongs to the running event loop.
 
         Raises:
-            InvalidArgument: A file of the TLS settings cannot be read.
+            InvalidArgument: If a file of the TLS cannot be read.
         """
         return open_async_channel(self.target, self.tls)
 
 
 def open_channel(target: str, tls: TLS | None) -> grpc.Channel:
-    """Return a blocking channel; it connects at the first call."""
+    """Return a blocking channel. It connects at the first call."""
+    options = (*_OPTIONS, *_forks.channel_options())
     if tls is None:
-        return grpc.insecure_channel(uri(target), options=(*_OPTIONS, *_forks.channel_options()))
-    return grpc.secure_channel(uri(target), _encrypted(tls), options=(*_OPTIONS, *_forks.channel_options()))
+        return grpc.insecure_channel(uri(target), options=options)
+    return grpc.secure_channel(uri(target), _channel_credentials(tls), options=options)
 
 
 def open_async_channel(target: str, tls: TLS | None) -> grpc.aio.Channel:
-    """Return an asyncio channel; it belongs to the loop it is opened in."""
+    """Return an asyncio channel. It belongs to the event loop in which it is opened."""
+    options = (*_OPTIONS, *_forks.channel_options())
     if tls is None:
-        return grpc.aio.insecure_channel(uri(target), options=(*_OPTIONS, *_forks.channel_options()))
-    return grpc.aio.secure_channel(uri(target), _encrypted(tls), options=(*_OPTIONS, *_forks.channel_options()))
+        return grpc.aio.insecure_channel(uri(target), options=options)
+    return grpc.aio.secure_channel(uri(target), _channel_credentials(tls), options=options)
 
 
-def _encrypted(tls: TLS) -> grpc.ChannelCredentials:
-    ca, key, cert = (_content(path) for path in (tls.ca, tls.key, tls.cert))
+def _channel_credentials(tls: TLS) -> grpc.ChannelCredentials:
+    ca, key, cert = (_read(path) for path in (tls.ca, tls.key, tls.cert))
     return grpc.ssl_channel_credentials(ca, key, cert)
 
 
-def _content(path: PathLike | None) -> bytes | None:
+def _read(path: PathLike | None) -> bytes | None:
     if path is None:
         return None
     try:

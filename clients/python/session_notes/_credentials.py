@@ -1,4 +1,4 @@
-"""Who we are to a sidecar, and whether others can listen: the token of each call, and TLS."""
+"""Credentials of a client: the token sent with each call, and the TLS files."""
 
 import inspect
 import os
@@ -7,37 +7,41 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from session_notes import _environment
+from session_notes import _environment, _targets
 from session_notes._errors import InvalidArgument, Unauthenticated
 
 Token: TypeAlias = str | Callable[[], str]
-"""A token, or what gives the one of the moment; asked at every call, so it must be quick."""
+"""A token, or a function that returns the current one. The function is called for every call, so it must be fast."""
 
-# No pathlib: a quarter of the time that importing this package takes would be its.
+# Not pathlib: it would add a third to the import time of this package.
 PathLike: TypeAlias = str | os.PathLike[str]
 
-_LOOK_SECONDS = 1.0
+_Fingerprint: TypeAlias = tuple[int, int, int]
+_CHECK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class TLS:
-    """Encryption of the connection, and whose certificates to trust.
+    """TLS for the connection: which authorities to trust, and the client's own certificate.
 
-    The files are read when a client is made or opened, and again within a second of their replacement. The client then
-    connects anew; calls in flight end on the old connection. Files that are replaced one after the other count once
-    they fit each other again.
+    The files are read when a client is created or opened, and again within a second after they are replaced. The client
+    then reconnects, and calls in flight finish on the old connection. Certificate and key may be replaced one after the
+    other: the new files are used once they match.
 
     >>> PrimaryClient("notes.example.org:50051", tls=TLS(ca="ca.pem"), token=TokenFile("token"))
+
+    Raises:
+        InvalidArgument: If a path is not a path, or if only one of `cert` and `key` is given.
     """
 
     ca: PathLike | None = None
-    """Whose certificates a sidecar may have, as PEM. None: those of the authorities that gRPC knows."""
+    """PEM file of the authorities that may sign the sidecar's certificate. None: the authorities that gRPC trusts."""
 
     cert: PathLike | None = None
-    """Our own certificate, as PEM, where the sidecar wants one."""
+    """PEM file of the client's certificate, for a sidecar that requires one (mTLS)."""
 
     key: PathLike | None = None
-    """The private key of it."""
+    """PEM file of the private key of `cert`."""
 
     def __post_init__(self) -> None:
         for name in ("ca", "cert", "key"):
@@ -45,48 +49,48 @@ class TLS:
             if path is not None and not isinstance(path, str | os.PathLike):
                 raise InvalidArgument(f"tls.{name} must be a path, not {type(path).__name__}")
         if (self.cert is None) != (self.key is None):
-            raise InvalidArgument("a certificate and its key go together")
+            raise InvalidArgument("tls.cert and tls.key must be given together")
 
 
 class TLSFiles:
-    """The files of a TLS, and whether they have been replaced.
+    """The files of a TLS, watched for replacement.
 
-    gRPC's credentials hold the content that they were made of, so a client with new files needs a new channel.
+    gRPC copies their content into its credentials, so that new files need a new channel.
     """
 
-    __slots__ = ("_next_look", "_seen", "_tls")
+    __slots__ = ("_fingerprints", "_next_check", "_tls")
 
     def __init__(self, tls: TLS) -> None:
         self._tls = tls
-        self._seen = self._look()
-        self._next_look = time.monotonic() + _LOOK_SECONDS
+        self._fingerprints = self._current_fingerprints()
+        self._next_check = time.monotonic() + _CHECK_SECONDS
 
-    def look_soon(self) -> None:
-        """Look at the next call: a connection that was refused may be so for what the files held."""
-        self._next_look = 0.0
+    def check_soon(self) -> None:
+        """Check the files before the next call: a refused connection may be due to outdated files."""
+        self._next_check = 0.0
 
     def replaced(self) -> bool:
-        """Return whether the files have changed and fit each other; once per change, with one look a second."""
-        if time.monotonic() < self._next_look:
+        """Return whether the files have changed and match each other. True once per change; checks once a second."""
+        if time.monotonic() < self._next_check:
             return False
-        self._next_look = time.monotonic() + _LOOK_SECONDS
-        seen = self._look()
-        if seen == self._seen or not self._fit():
+        self._next_check = time.monotonic() + _CHECK_SECONDS
+        fingerprints = self._current_fingerprints()
+        if fingerprints == self._fingerprints or not self._match():
             return False
-        self._seen = seen
+        self._fingerprints = fingerprints
         return True
 
-    def _look(self) -> list[tuple[int, int, int] | None]:
-        seen: list[tuple[int, int, int] | None] = []
+    def _current_fingerprints(self) -> list[_Fingerprint | None]:
+        fingerprints: list[_Fingerprint | None] = []
         for path in (self._tls.ca, self._tls.cert, self._tls.key):
             try:
-                seen.append(None if path is None else _look(path))
+                fingerprints.append(None if path is None else _fingerprint(path))
             except (OSError, ValueError):
-                seen.append(None)
-        return seen
+                fingerprints.append(None)
+        return fingerprints
 
-    def _fit(self) -> bool:
-        import ssl  # only for those whose files change
+    def _match(self) -> bool:
+        import ssl  # Needed only when files change.
 
         try:
             context = ssl.create_default_context(cafile=self._tls.ca)
@@ -98,62 +102,65 @@ class TLSFiles:
 
 
 class TokenFile:
-    """A token in a file, read again when the file changes; where that fails, the last one stays.
+    """A token read from a file, and again whenever the file changes.
 
-    It is the first line that is neither blank nor a comment (#), as in the files of the sidecar.
+    The token is the first line that is neither blank nor a comment (#), as in the token files of the sidecar. If the
+    file cannot be read later, the last token remains in use.
+
+    >>> PrimaryClient("unix:/run/session-notes.sock", token=TokenFile("/run/secrets/session-notes"))
 
     Raises:
-        InvalidArgument: There is no token in it.
+        InvalidArgument: If the file cannot be read or has no token.
     """
 
-    __slots__ = ("_path", "_seen", "_token")
+    __slots__ = ("_fingerprint", "_path", "_token")
 
     def __init__(self, path: PathLike) -> None:
         if not isinstance(path, str | os.PathLike):
             raise InvalidArgument(f"the path of a token file must be a path, not {type(path).__name__}")
         self._path = os.fspath(path)
         try:
-            self._seen = _look(self._path)
-            found = self._read()
+            self._fingerprint = _fingerprint(self._path)
+            token = self._read()
         except (OSError, ValueError) as error:
             raise unreadable(self._path, error, "the token file ") from None
-        if found is None:
-            raise InvalidArgument(f"there is no token in {self._path}")
-        self._token = found
+        if token is None:
+            raise InvalidArgument(f"no token in {self._path}: its first line must be a token")
+        self._token = token
 
     def __call__(self) -> str:
-        """The token of the moment."""
+        """Return the current token."""
         try:
-            seen = _look(self._path)
-            if seen != self._seen and (found := self._read()) is not None:
-                self._seen, self._token = seen, found
+            fingerprint = _fingerprint(self._path)
+            if fingerprint != self._fingerprint and (token := self._read()) is not None:
+                self._fingerprint, self._token = fingerprint, token
         except OSError:
-            pass  # It is being replaced; what we have may still do, and if not, the sidecar says so.
+            pass  # The file is being replaced. If the old token is no longer valid, the sidecar rejects the call.
         return self._token
 
     def _read(self) -> str | None:
         with open(self._path, encoding="utf-8", errors="replace") as file:
             for line in file:
-                said = line.strip()
-                if said and not said.startswith("#"):
-                    return said if _is_token(said) else None
+                text = line.strip()
+                if text and not text.startswith("#"):
+                    return text if _is_token(text) else None
         return None
 
 
 class Credentials:
-    """What a client connects and calls with.
+    """The token and the TLS of one client, validated for its target.
 
     Args:
-        target: The sidecar's address.
-        token: As the client was told; None: as the environment says.
-        tls: As the client was told; None: as the environment says.
-        anonymous: Whether calls carry no token, whatever the environment says.
+        target: The target of the client.
+        token: The token or token function. None: that of the environment.
+        tls: The TLS. None: that of the environment.
+        anonymous: Whether to send no token, regardless of the environment.
 
     Raises:
-        InvalidArgument: They do not fit, or the token would travel for everybody to read.
+        InvalidArgument: If a value has the wrong type, or a token would be sent unencrypted to another machine.
     """
 
-    __slots__ = ("_token", "tls")
+    __slots__ = ("tls", "token")
 
     def __init__(self, target: str, token: Token | None, tls: TLS | None, *, anonymous: bool = False) -> None:
         if tls is not None and not isinstance(tls, TLS):
@@ -161,99 +168,81 @@ class Credentials:
         if token is not None and not isinstance(token, str) and not callable(token):
             raise InvalidArgument(f"token must be a str, or a function that returns one, not {type(token).__name__}")
         if any(map(inspect.iscoroutinefunction, (token, getattr(type(token), "__call__", None)))):  # noqa: B004
-            raise InvalidArgument("token must not be an async function: it is asked within each call")
-        unix = target.startswith(("unix:", "unix-abstract:"))
+            raise InvalidArgument("token must not be an async function: it is called within each call")
+        unix = _targets.is_unix(target)
         if unix and tls is not None:
-            raise InvalidArgument("a unix socket takes no TLS: it never leaves this machine")
-        self.tls = None if unix else tls or _tls_of_environment()
-        self._token = _token_of_environment() if token is None and not anonymous else token
-        if isinstance(self._token, str):
-            _checked(self._token)
-        if self._token is not None and self.tls is None and not unix and not _is_loopback(target):
-            raise InvalidArgument("a token goes to another machine with TLS alone: give tls, or SESSION_NOTES_TLS_CA")
+            raise InvalidArgument("tls does not apply to a unix socket: remove it, or use a host:port target")
+        self.tls = None if unix else tls or _environment_tls()
+        self.token = _environment_token() if token is None and not anonymous else token
+        if isinstance(self.token, str):
+            _validated(self.token)
+        if self.token is not None and self.tls is None and not unix and not _targets.is_loopback(target):
+            raise InvalidArgument(
+                "a token is sent to another machine only over TLS: pass tls, or set SESSION_NOTES_TLS_CA"
+            )
 
     def metadata(self) -> Sequence[tuple[str, str]]:
-        """Return what goes with a call.
+        """Return the metadata that authenticates a call.
 
         Raises:
-            InvalidArgument: The token function returned no token.
-            Unauthenticated: The token function raised.
+            InvalidArgument: If the token function returned something other than a token.
+            Unauthenticated: If the token function raised an exception.
         """
-        if self._token is None:
+        if self.token is None:
             return ()
-        token = self._token if isinstance(self._token, str) else _checked(_asked(self._token))
+        token = self.token if isinstance(self.token, str) else _validated(_called(self.token))
         return (("authorization", f"Bearer {token}"),)
 
 
-def _token_of_environment() -> Token | None:
+def unreadable(path: PathLike, error: Exception, prefix: str = "") -> InvalidArgument:
+    """Return the error for a file that cannot be read."""
+    why = error.strerror if isinstance(error, OSError) else "not a valid path"
+    name = os.fsdecode(path)
+    return InvalidArgument(f"{prefix}{name if name.isprintable() else repr(name)} cannot be read: {why}")
+
+
+def _environment_token() -> Token | None:
     if token := _environment.variable("TOKEN"):
         return token
     path = _environment.variable("TOKEN_FILE")
     return TokenFile(path) if path else None
 
 
-def _tls_of_environment() -> TLS | None:
+def _environment_tls() -> TLS | None:
     ca, cert, key = (_environment.variable(f"TLS_{name}") for name in ("CA", "CERT", "KEY"))
     return TLS(ca, cert, key) if ca or cert or key else None
 
 
-def _asked(token: Callable[[], str]) -> str:
+def _called(token: Callable[[], str]) -> str:
     try:
-        answer: object = token()
+        result: object = token()
     except Exception as error:
-        # Without its text, which may hold a secret; the exception itself is the cause.
+        # Without the exception's text, which may contain a secret. The exception itself is the cause.
         failure = Unauthenticated(f"the token function raised {type(error).__name__}")
         failure._for_logs = str(failure)
         raise failure from error
-    if isinstance(answer, str):
-        return answer
-    if inspect.iscoroutine(answer):
-        answer.close()
-    refused = InvalidArgument(f"the token function must return a str, not {type(answer).__name__}")
-    refused._for_logs = str(refused)
-    raise refused
+    if isinstance(result, str):
+        return result
+    if inspect.iscoroutine(result):
+        result.close()
+    wrong_type = InvalidArgument(f"the token function must return a str, not {type(result).__name__}")
+    wrong_type._for_logs = str(wrong_type)
+    raise wrong_type
 
 
-def _look(path: PathLike) -> tuple[int, int, int]:
+def _fingerprint(path: PathLike) -> _Fingerprint:
     status = os.stat(path)
     return status.st_mtime_ns, status.st_ino, status.st_size
-
-
-def unreadable(path: PathLike, error: Exception, what: str = "") -> InvalidArgument:
-    """Return the refusal of a file that cannot be read."""
-    why = error.strerror if isinstance(error, OSError) else "no path"
-    name = os.fsdecode(path)
-    return InvalidArgument(f"{what}{name if name.isprintable() else repr(name)} cannot be read: {why}")
 
 
 def _is_token(text: object) -> bool:
     return isinstance(text, str) and bool(text) and all("!" <= letter <= "~" for letter in text)
 
 
-def _checked(token: str) -> str:
+def _validated(token: str) -> str:
     if not _is_token(token):
-        # Without a word of it: errors end up in logs. No field of a request is at fault, so it has no reason.
+        # The text omits the token, because errors end up in logs. It is not a field of the request, hence no reason.
         error = InvalidArgument("a token must be printable ASCII without spaces")
         error._for_logs = str(error)
         raise error
     return token
-
-
-def _is_loopback(target: str) -> bool:
-    """Whether all addresses of a target are this machine's own. A name is, if it is `localhost`: none is looked up."""
-    import ipaddress  # only for those who have a token
-
-    for scheme in ("dns:///", "dns:", "ipv4:", "ipv6:"):
-        if target.startswith(scheme):
-            target = target.removeprefix(scheme)
-            break
-    for address in target.split(","):
-        host, _, port = address.rpartition(":")
-        if not port.isdecimal():
-            return False
-        try:
-            if host != "localhost" and not ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback:
-                return False
-        except ValueError:
-            return False
-    return True

@@ -1,23 +1,23 @@
-"""What can go wrong, so that callers never import grpc.
+"""The exceptions of the clients. Callers never need to import grpc.
 
 SessionNotesError
-├── InvalidArgument          (a ValueError too) the request says something it must not; `violations` names the fields
-├── TooLarge                 something sent is larger than the sidecar takes; `limit` and `actual`
-├── Unavailable              no answer to be had: sidecar or store down, stopping, or this client closed meanwhile
-│   ├── DeadlineExceeded     no answer in time
-│   └── Overloaded           the sidecar has too much to do; it has done nothing about this call
-├── Unauthenticated          the sidecar does not know this caller
-├── PermissionDenied         it does, and the call is not for it
-├── Conflict                 somebody else was faster
-│   ├── VersionMismatch      the session is at another version; `actual`
+├── InvalidArgument          (also a ValueError) an argument is invalid; `violations` names the fields
+├── TooLarge                 the request exceeds a limit of the sidecar; `limit`, `actual`
+├── Unavailable              no response: sidecar or store down or stopping, or this client was closed during the call
+│   ├── DeadlineExceeded     no response within the timeout
+│   └── Overloaded           the sidecar is overloaded; the call had no effect
+├── Unauthenticated          the sidecar does not know the caller
+├── PermissionDenied         the caller's role does not permit the call
+├── Conflict                 another writer was faster
+│   ├── VersionMismatch      the session has another version; `actual`
 │   └── TurnCountMismatch    the transcript has another length; `actual`
-├── RunNotFound              no such run
-├── RunAlreadyWritten        the run has written notes, or other ones
-├── RunAlreadyFailed         the run has ended without notes
-├── RunInFlight              asked for `only_if_idle`, and another run is at work; `run`
-├── SessionDeleted           the session was deleted while the run was at work: give up
-├── ServerError              anything else; of a bug in the sidecar the message has an id that its log has too
-└── UsageError               (a RuntimeError too) a client closed or not opened, a run ended twice
+├── RunNotFound              the run does not exist
+├── RunAlreadyWritten        the run has already written its notes
+├── RunAlreadyFailed         the run has already ended without notes
+├── RunInFlight              `only_if_idle` was set and another run is in flight; `run`
+├── SessionDeleted           the session was deleted during the run
+├── ServerError              a bug in the sidecar, or a server that is not a sidecar
+└── UsageError               (also a RuntimeError) a closed or unopened client, a run ended twice
 """
 
 import re
@@ -30,33 +30,33 @@ import grpc
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from session_notes._types import Run
+    from session_notes._results import Run
 
     M = TypeVar("M", bound=Message)
 
 _DETAILS_KEY = "grpc-status-details-bin"
 
-# A field's path as the sidecar gives it; a key that a caller chose is no part of it.
-_FIELD = re.compile(r"[a-z_]{1,40}(\[\d{1,6}\])?(\.[a-z_]{1,40}(\[\d{1,6}\])?){0,8}")
+# Path of a field as the sidecar reports it. It never contains a key that a caller chose.
+_FIELD_PATH = re.compile(r"[a-z_]{1,40}(\[\d{1,6}\])?(\.[a-z_]{1,40}(\[\d{1,6}\])?){0,8}")
 
 
 class FieldViolation(NamedTuple):
-    """One field at fault: its path from the request's root, and what is wrong with it."""
+    """An invalid field: its path from the request's root, and what is wrong with it."""
 
     field: str
     description: str
 
 
 class SessionNotesError(Exception):
-    """Whatever a client of session-notes raises.
+    """Base class of all exceptions of this package.
 
     Attributes:
-        reason: A name of the contract's `ErrorReason` without its prefix (`STORE_UNAVAILABLE`), or empty.
-        metadata: What comes with the reason (`{"expected": "4", "actual": "6"}`).
-        retry_after: How long the sidecar asks to be left alone, where it says so.
+        reason: The name of the contract's `ErrorReason` without its prefix, such as `STORE_UNAVAILABLE`. May be empty.
+        metadata: Details of the reason, such as `{"expected": "4", "actual": "6"}`.
+        retry_after: How long the sidecar asks callers to wait before the next call. None: it does not ask.
     """
 
-    # What a log may hold of the message: the part that is of this package's own words.
+    # The part of the message that is safe to log: text of this package only, no user data.
     _for_logs = ""
 
     def __init__(
@@ -74,7 +74,7 @@ class SessionNotesError(Exception):
 
     @staticmethod
     def from_rpc_error(error: grpc.RpcError) -> "SessionNotesError":
-        """Return the error of this tree for one that a gRPC stub raised."""
+        """Return the exception of this package for one that a gRPC stub raised."""
         return translate(error)
 
     def _number(self, name: str) -> int | None:
@@ -83,104 +83,104 @@ class SessionNotesError(Exception):
 
 
 class InvalidArgument(SessionNotesError, ValueError):
-    """The request says something it must not.
+    """An argument is invalid. Correct the call.
 
     Attributes:
-        violations: The first 20 fields at fault, as the sidecar names them. Empty where this client refused to send the
-            request: its message then names the argument, and the type it must have.
+        violations: Up to 20 invalid fields, as reported by the sidecar. Empty if the client rejected the argument
+            before sending: the message then names the argument and the type or range it must have.
     """
 
     violations: tuple[FieldViolation, ...] = ()
 
 
 class TooLarge(SessionNotesError):
-    """Something sent is larger than the sidecar takes, in bytes, or in entries for a batch."""
+    """The request exceeds a limit of the sidecar: in bytes, or in entries for a batch. Send less."""
 
     @property
     def limit(self) -> int | None:
-        """The most the sidecar takes, where it says so."""
+        """The limit. None: the sidecar did not report it."""
         return self._number("limit")
 
     @property
     def actual(self) -> int | None:
-        """What was sent, where the sidecar says so."""
+        """The size of the request. None: the sidecar did not report it."""
         return self._number("actual")
 
 
 class Unavailable(SessionNotesError):
-    """No answer to be had. For a read: go on without. For a write: the outcome is unknown."""
+    """No response. Continue without the notes; the outcome of a write is unknown."""
 
 
 class DeadlineExceeded(Unavailable):
-    """No answer within the call's deadline."""
+    """No response within the timeout."""
 
 
 class Overloaded(Unavailable):
-    """The sidecar has too much to do. It has done nothing about this call: even a write can be tried again."""
+    """The sidecar is overloaded. The call had no effect, so it is always safe to retry."""
 
 
 class Unauthenticated(SessionNotesError):
-    """The sidecar does not know this caller."""
+    """The sidecar does not know the caller. Check its token or certificate."""
 
 
 class PermissionDenied(SessionNotesError):
-    """The call is not for this caller."""
+    """The caller's role does not permit the call."""
 
 
 class Conflict(SessionNotesError):
-    """Somebody else was faster. Read again, decide again."""
+    """Another writer was faster. Read again, then decide again."""
 
 
 class VersionMismatch(Conflict):
-    """The session is at another version than `expected_version`."""
+    """The session's version is not `expected_version`. Nothing was changed."""
 
     @property
     def actual(self) -> int | None:
-        """The version it is at."""
+        """The session's version."""
         return self._number("actual")
 
 
 class TurnCountMismatch(Conflict):
-    """The transcript has another length than `expected_turn_count`. On a retry: the first try may have got through."""
+    """The transcript's length is not `expected_turn_count`. On a retry, the first attempt may have succeeded."""
 
     @property
     def actual(self) -> int | None:
-        """The length it has."""
+        """The transcript's length."""
         return self._number("actual")
 
 
 class RunNotFound(SessionNotesError):
-    """There is no such run."""
+    """The run does not exist."""
 
 
 class RunAlreadyWritten(SessionNotesError):
-    """The run has written its notes: others cannot follow, and it cannot fail any more."""
+    """The run has already written its notes. It can neither write other notes nor fail."""
 
 
 class RunAlreadyFailed(SessionNotesError):
-    """The run has ended without notes, and cannot write any."""
+    """The run has already ended without notes. It cannot write any."""
 
 
 class RunInFlight(SessionNotesError):
-    """`only_if_idle` was asked for, and another run of this observer is at work on the session.
+    """`only_if_idle` was set, and another run of this observer is in flight for the session.
 
     Attributes:
-        run: The run at work.
+        run: The other run.
     """
 
     run: "Run | None" = None
 
 
 class SessionDeleted(SessionNotesError):
-    """The session was deleted while the run was at work. Give up: the user's data is to stay deleted."""
+    """The session was deleted during the run. Discard the work, because the user's data must stay deleted."""
 
 
 class ServerError(SessionNotesError):
-    """A bug in the sidecar (the message has an id that its log has too), or something that is no sidecar of ours."""
+    """A bug in the sidecar, or a server that is not a sidecar. The message of a bug has an id of the log."""
 
 
 class UsageError(SessionNotesError, RuntimeError):
-    """The client was used in a way that cannot work: closed or not yet opened, a run ended twice."""
+    """The client is closed, not open, or of another event loop; or the run has ended. Correct the program."""
 
 
 _BY_REASON: Mapping[str, type[SessionNotesError]] = {
@@ -194,13 +194,13 @@ _BY_REASON: Mapping[str, type[SessionNotesError]] = {
     "TURN_COUNT_MISMATCH": TurnCountMismatch,
 }
 
-# For a reason this client is too old to know, and for what comes from gRPC itself.
+# For errors of gRPC itself, and for reasons that are newer than this client.
 _BY_CODE: Mapping[grpc.StatusCode, type[SessionNotesError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
     grpc.StatusCode.RESOURCE_EXHAUSTED: TooLarge,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
-    # The call was given up on this side, by close(); a task's own cancellation never comes here.
+    # close() cancelled the call. The cancellation of a task does not get here.
     grpc.StatusCode.CANCELLED: Unavailable,
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
     grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
@@ -208,13 +208,13 @@ _BY_CODE: Mapping[grpc.StatusCode, type[SessionNotesError]] = {
 }
 
 
-def refusal(argument: str, problem: str, keys: str = "") -> InvalidArgument:
-    """Return this client's own refusal of an argument.
+def invalid(argument: str, problem: str, keys: str = "") -> InvalidArgument:
+    """Return the error for an argument that the client rejects before sending.
 
     Args:
-        argument: The argument, or the part of it, by its name and position alone: `turns[2].text`.
-        problem: What it must be, and its type where that is wrong; never its value.
-        keys: The path of mapping keys to the value at fault. The caller chose these keys, so logs leave them out.
+        argument: Name and position of the argument or its part, such as `turns[2].text`.
+        problem: What it must be, and its type if that is wrong. Never its value.
+        keys: Path of mapping keys to the value. Logs omit these keys, because the caller chose them.
     """
     error = InvalidArgument(f"{argument}{keys} {problem}", reason="INVALID_FIELD")
     error._for_logs = f"{argument} {problem}"
@@ -222,43 +222,43 @@ def refusal(argument: str, problem: str, keys: str = "") -> InvalidArgument:
 
 
 def for_logs(error: BaseException) -> str:
-    """Return what a log may hold of an error: its class, and what is wrong with a request without any of its content.
+    """Return what a log may contain of an error: its class, and the invalid part of a request without any content.
 
-    Other texts may come from anywhere on the way, and quote what the user said.
+    Any other message may contain what the user said.
     """
-    own = error._for_logs if isinstance(error, SessionNotesError) else ""
-    if own:
+    safe = error._for_logs if isinstance(error, SessionNotesError) else ""
+    if safe:
         pass
     elif isinstance(error, InvalidArgument):
-        own = ", ".join(v.field for v in error.violations if _FIELD.fullmatch(v.field))
+        safe = ", ".join(v.field for v in error.violations if _FIELD_PATH.fullmatch(v.field))
     elif isinstance(error, TooLarge) and error.limit is not None and error.actual is not None:
-        own = f"{error.actual} of at most {error.limit}"
-    elif type(error) is UsageError:  # Not one of the application's own.
-        own = str(error)
-    return f"{type(error).__name__}: {own}" if own else type(error).__name__
+        safe = f"{error.actual} of at most {error.limit}"
+    elif type(error) is UsageError:  # Not a subclass that the application defines.
+        safe = str(error)
+    return f"{type(error).__name__}: {safe}" if safe else type(error).__name__
 
 
 def translate(error: grpc.RpcError) -> SessionNotesError:
-    """The error of ours that says what gRPC's says."""
-    from session_notes.status.v1 import status_pb2  # costs a millisecond, and most processes never need it
+    """Return the exception of this package for an error of gRPC."""
+    from session_notes.status.v1 import status_pb2  # Takes a millisecond, and most processes never need it.
 
     details = _details(error)
     info = _find(details, status_pb2.ErrorInfo())
     retry = _find(details, status_pb2.RetryInfo())
     kind = _BY_REASON.get(info.reason) or _BY_CODE.get(error.code(), ServerError)
     message = error.details() or error.code().name
-    made = kind(
+    translated = kind(
         message if kind is not ServerError else f"{error.code().name}: {message}",
         reason=info.reason,
         metadata=info.metadata,
         retry_after=retry.retry_delay.ToTimedelta() if retry.HasField("retry_delay") else None,
     )
-    if isinstance(made, InvalidArgument):
+    if isinstance(translated, InvalidArgument):
         bad_request = _find(details, status_pb2.BadRequest())
-        made.violations = tuple(FieldViolation(v.field, v.description) for v in bad_request.field_violations)
-        if made.violations:
-            made.args = ("; ".join(f"{v.field} {v.description}" for v in made.violations),)
-    return made
+        translated.violations = tuple(FieldViolation(v.field, v.description) for v in bad_request.field_violations)
+        if translated.violations:
+            translated.args = ("; ".join(f"{v.field} {v.description}" for v in translated.violations),)
+    return translated
 
 
 def _details(error: grpc.RpcError) -> Iterable[Any]:
@@ -276,7 +276,7 @@ def _details(error: grpc.RpcError) -> Iterable[Any]:
 
 
 def _find(details: Iterable[Any], into: "M") -> "M":
-    # Any.Unpack would compare full names, and ours differ from the originals on purpose: see status.proto.
+    # Not Any.Unpack: it compares full names, and those of status.proto differ from the originals on purpose.
     name = f"/google.rpc.{into.DESCRIPTOR.name}"
     for detail in details:
         if detail.type_url.endswith(name):

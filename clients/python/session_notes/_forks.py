@@ -1,11 +1,11 @@
-"""What a forked child makes anew: threads, locks and channels do not survive `fork`.
+"""Support for fork: threads, locks and channels do not survive it, and are re-created in the child.
 
-gunicorn with `--preload`, Celery and `multiprocessing` fork after an application's modules have made their clients.
+gunicorn with `--preload`, Celery and `multiprocessing` fork after the application's modules have created their clients.
 
-gRPC's own handlers let a child use gRPC, on new channels, if no thread is inside gRPC at the moment of the fork. A
-blocking call is inside for as long as it lasts, an asyncio channel for as long as it is open. In a child of any other
-fork, calls crash or hang (grpcio 1.85). So a fork waits a moment for blocking calls to end, while new ones wait for the
-fork. Where that is not enough, the child's clients refuse to call.
+gRPC's own fork handlers allow a child to use gRPC, on new channels, if no thread is inside gRPC at the moment of the
+fork. A blocking call is inside gRPC while it lasts, an asyncio channel as long as it is open. After any other fork,
+calls in the child crash or hang (grpcio 1.85). Therefore a fork waits briefly for blocking calls to end, and new calls
+wait for the fork. If that does not suffice, the child's clients raise UsageError.
 """
 
 import os
@@ -16,21 +16,21 @@ from typing import Protocol
 from session_notes._errors import UsageError
 
 _WAIT_SECONDS = 0.5
-"""How long a fork waits for calls in flight. A call to a healthy sidecar takes about a millisecond."""
+"""How long a fork waits for calls in flight. With a healthy sidecar, a call takes about 1 ms."""
 
 
 class Forkable(Protocol):
-    """Whatever has to start again in a forked child."""
+    """An object that must be reset in a forked child."""
 
     def _forked(self) -> None:
-        """Start again, in the child, before any of its code runs. Must not block or raise."""
+        """Reset the object in the child, before any other code runs there. Must not block or raise."""
 
 
 class _Calls:
-    """The blocking calls that are inside gRPC; entered by each for as long as it lasts."""
+    """The blocking calls that are inside gRPC. Each call enters it as a context manager."""
 
     def __init__(self) -> None:
-        # Reentrant: a signal handler that forks may interrupt us.
+        # Reentrant, because a signal handler that forks may interrupt this code.
         self._changed = threading.Condition()
         self._forks = 0
         self.inside = 0
@@ -48,13 +48,13 @@ class _Calls:
                 self._changed.notify_all()
 
     def hold(self) -> None:
-        """Hold new calls back, and wait a moment for the others to end."""
+        """Hold new calls, and wait briefly for the others to end."""
         with self._changed:
             self._forks += 1
             self._changed.wait_for(lambda: not self.inside, _WAIT_SECONDS)
 
     def release(self) -> None:
-        """Let calls go on."""
+        """Let calls continue."""
         with self._changed:
             self._forks -= 1
             self._changed.notify_all()
@@ -62,26 +62,26 @@ class _Calls:
 
 calls = _Calls()
 asyncio_channels: "weakref.WeakSet[object]" = weakref.WeakSet()
-"""Those that are open."""
+"""The open channels of asyncio clients."""
 
-_known: "weakref.WeakSet[Forkable]" = weakref.WeakSet()
+_forkables: "weakref.WeakSet[Forkable]" = weakref.WeakSet()
 _forks = 0
-"""How many forks lie between this process and the one that imported us."""
+"""Number of forks between the process that imported this module and the current one."""
 
 _unusable = ""
-"""Why gRPC must not be called in this process; empty: it may be."""
+"""Why gRPC must not be called in this process. Empty: it may be called."""
 
 
 def register(forkable: Forkable) -> None:
-    """Have `_forked` called in every child that this process forks from now on, for as long as the object lives."""
-    _known.add(forkable)
+    """Have `_forked` called in every child of this process, as long as the object exists."""
+    _forkables.add(forkable)
 
 
 def check() -> None:
-    """Raise where calls would hang or crash.
+    """Raise if gRPC calls would hang or crash in this process.
 
     Raises:
-        UsageError: This process was forked at a moment after which gRPC does not work.
+        UsageError: If the process was forked at a moment after which gRPC does not work.
     """
     if _unusable:
         raise UsageError(
@@ -91,26 +91,26 @@ def check() -> None:
 
 
 def channel_options() -> tuple[tuple[str, int], ...]:
-    """Return what tells a channel of this process from an inherited one: alike, they would share connections."""
+    """Return an option that differs from those of inherited channels. With equal options, gRPC shares connections."""
     return (("session_notes.forks", _forks),) if _forks else ()
 
 
-def _start_again() -> None:
+def _reset_child() -> None:
     global _forks, _unusable
     _forks += 1
     if calls.inside:
         _unusable = "calls were in flight"
     elif asyncio_channels:
         _unusable = "an asyncio client was open"
-    elif _known and os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "").lower() in ("0", "false", "no", "n", "f"):
+    elif _forkables and os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "").lower() in ("0", "false", "no", "n", "f"):
         _unusable = "GRPC_ENABLE_FORK_SUPPORT was off"
     # Another thread of the parent may have held its lock.
     calls.__init__()  # type: ignore[misc]
     asyncio_channels.clear()
-    for forkable in list(_known):
+    for forkable in list(_forkables):
         forkable._forked()
 
 
 # Windows has no fork.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=calls.hold, after_in_parent=calls.release, after_in_child=_start_again)
+    os.register_at_fork(before=calls.hold, after_in_parent=calls.release, after_in_child=_reset_child)

@@ -1,4 +1,4 @@
-"""The observer's side, blocking."""
+"""Blocking client for observers. `_async_observer` is generated from it: see clients/python/async_clients.py."""
 
 import functools
 from collections.abc import Iterator
@@ -6,35 +6,41 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-from session_notes import _calls
+from session_notes import _calls, _notes_calls
 from session_notes._credentials import TLS, Token
-from session_notes._runs import RunBlock, storable
+from session_notes._limits import DEFAULT_RUN_TIMEOUT
+from session_notes._results import BeginResult, Run, WriteResult
+from session_notes._runs import RunBlock
+from session_notes._text import failure_text
 from session_notes._transport import Transport
-from session_notes._types import BeginResult, Notes, Run, WriteResult
-
-DEFAULT_RUN_TIMEOUT = timedelta(seconds=10)
-"""How long a call of an observer goes on trying unless told: nobody waits for it, and a sidecar restarts in less."""
+from session_notes._types import Notes
 
 
 class ObserverClient:
-    """What a process that analyses sessions needs. Safe to use from many threads.
+    """Client for a process that analyses sessions: begins runs, reads the transcript, writes notes.
 
         >>> with ObserverClient(observer="coach") as observer:
         ...     with observer.run("session-1") as run:
         ...         run.write(Notes(summary=f"{len(run.transcript)} turns so far"))
 
-    Every call is tried again while the sidecar is unavailable, until its timeout, and always with the same run id:
-    nothing is begun or written twice.
+    Safe to use from several threads. Create one per process, and close it or use it in `with`.
+
+    Every call is retried until its timeout while the sidecar is unavailable, always with the same run id, so that
+    nothing begins or is written twice.
 
     Args:
-        target: The sidecar's address: `127.0.0.1:50051`, `unix:/run/session-notes.sock`. None: the environment variable
-            `SESSION_NOTES_TARGET`, else `127.0.0.1:50051`.
-        token: What the sidecar knows this caller by, or a function that gives it at every call, such as `TokenFile`.
-            None: the environment variable `SESSION_NOTES_TOKEN`, else the file that `SESSION_NOTES_TOKEN_FILE` names.
-        tls: How to encrypt the connection. None: with what `SESSION_NOTES_TLS_CA`, `SESSION_NOTES_TLS_CERT` and
-            `SESSION_NOTES_TLS_KEY` name, else not at all. Without it a token is sent to this machine only.
-        observer: Who observes; empty: `default`.
-        timeout: How long a call goes on trying; those of the client itself can say otherwise.
+        target: Address of the sidecar, such as `127.0.0.1:50051` or `unix:/run/session-notes.sock`. None: the
+            environment variable `SESSION_NOTES_TARGET`, else `127.0.0.1:50051`.
+        token: Token of this client, or a function that returns it for every call, such as `TokenFile`. None: the
+            environment variable `SESSION_NOTES_TOKEN`, else the file named by `SESSION_NOTES_TOKEN_FILE`. Without TLS,
+            a token is sent to this machine only.
+        tls: TLS for the connection. None: the files named by `SESSION_NOTES_TLS_CA`, `SESSION_NOTES_TLS_CERT` and
+            `SESSION_NOTES_TLS_KEY`, else no encryption.
+        observer: Name of the observer. Empty: `default`.
+        timeout: Default timeout of every call, all retries included.
+
+    Raises:
+        InvalidArgument: If an argument is invalid, such as a target that is not an address.
     """
 
     def __init__(
@@ -60,7 +66,7 @@ class ObserverClient:
         self.close()
 
     def close(self) -> None:
-        """Ends the connection. Calls under way in other threads end as Unavailable, later ones as UsageError."""
+        """Close the connection. Calls in flight in other threads end as Unavailable, later calls raise UsageError."""
         self._transport.close()
 
     def run(
@@ -73,28 +79,28 @@ class ObserverClient:
         only_if_idle: bool = False,
         include_transcript: bool = True,
     ) -> RunBlock:
-        """One run: begins it, hands over the transcript, and makes sure that it ends.
-
-        A block that raises, or ends without notes, is recorded as a run that failed; its own exception goes on.
+        """Begin a run for the duration of a `with` block, and make sure that it ends.
 
             >>> with observer.run("session-1") as run:
             ...     run.write(analyse(run.transcript))
 
+        If the block raises, or ends without notes, the run is recorded as failed. The exception propagates.
+
         Args:
-            session_id: The session to observe; started where there is none.
-            run_id: The run's id; None: a new one. Give your own where a supervisor may start the same work again: a run
-                that was begun and has not ended goes on, and what is done is not done again.
-            observed_turn: How many turns the run is going to see; None: as many as are stored.
-            lease: How long it may take before it counts as abandoned; None: 5 minutes.
-            only_if_idle: Whether to begin only if no other run of this observer is at work on the session.
-            include_transcript: Whether to hand over the transcript.
+            session_id: The session. Created if it does not exist.
+            run_id: Id of the run. None: a new one. Pass the same id if a supervisor may restart the same work: a run in
+                flight then continues, and finished work is not repeated.
+            observed_turn: Number of turns that the run sees. None: the number of stored turns.
+            lease: How long the run may take before it counts as abandoned. None: 5 minutes.
+            only_if_idle: Whether to begin only if no other run of this observer is in flight for the session.
+            include_transcript: Whether to return the transcript.
 
         Raises:
-            RunAlreadyWritten: The run of this `run_id` has written its notes, current ones or not: the work is done.
-            RunAlreadyFailed: The run of this `run_id` has failed. To try again is another run, with another id.
-            RunInFlight: Another run is at work, and `only_if_idle` was asked for.
-            SessionDeleted: The run was known when the session was deleted.
-            SessionNotesError: The run could not begin.
+            RunAlreadyWritten: If the run with this `run_id` has written its notes, current or not. The work is done.
+            RunAlreadyFailed: If the run with this `run_id` has failed. Retry the work with another id.
+            RunInFlight: If another run is in flight and `only_if_idle` is set.
+            SessionDeleted: If the run was known when the session was deleted.
+            SessionNotesError: If the run cannot begin otherwise.
         """
         begin = functools.partial(
             self.begin_run,
@@ -118,15 +124,13 @@ class ObserverClient:
         include_transcript: bool = True,
         timeout: timedelta | None = None,
     ) -> BeginResult:
-        """Begins a run and nothing more: as `run`, but ending it is yours. Its state says if it has ended before."""
-        call = _calls.begin_run(
-            session_id,
-            self.observer,
-            run_id or _calls.new_run_id(),
-            observed_turn,
-            lease,
-            only_if_idle,
-            include_transcript,
+        """Begin a run without a `with` block. The caller must end it with `write_notes` or `fail_run`.
+
+        Arguments and errors are those of `run`, with two exceptions. `timeout` is the timeout of this call. For a run
+        that has already ended, no error is raised: check the run's `state`.
+        """
+        call = _notes_calls.begin_run(
+            session_id, self.observer, run_id, observed_turn, lease, only_if_idle, include_transcript
         )
         return self._transport.send(call, timeout, self._timeout)
 
@@ -140,27 +144,29 @@ class ObserverClient:
         ttl: timedelta | None = None,
         timeout: timedelta | None = None,
     ) -> WriteResult:
-        """Writes the notes of a run, begun or not.
+        """Write the notes of a run, with or without BeginRun.
 
-            >>> observer.write_notes("session-1", Notes(summary="Goals are clear."), observed_turn=12).outcome
+            >>> result = observer.write_notes("session-1", Notes(summary="Goals are clear."), observed_turn=12)
+            >>> result.outcome
             <WriteOutcome.ACCEPTED: 'accepted'>
 
         Args:
-            session_id: The session they are about; started where there is none.
-            notes: What was concluded.
-            run_id: The run that concluded them; None: a new one.
-            observed_turn: How many turns it has seen; None: as it said when it began.
-            ttl: How long the notes count; None: as long as the session.
-            timeout: How long to go on trying; None: as the client was told.
+            session_id: The session. Created if it does not exist.
+            notes: The notes.
+            run_id: The run that they are from. None: a new one.
+            observed_turn: Number of turns that the run saw. None: as given when it began.
+            ttl: How long the notes stay current. None: as long as the session.
+            timeout: Timeout of this call. None: the client's `timeout`.
 
         Raises:
-            RunAlreadyWritten: The run has written other notes.
-            RunAlreadyFailed: The run has ended without notes.
-            SessionDeleted: The run was known when the session was deleted.
-            Unavailable: Nobody answered; whether they were written is not known. The same again is safe, with `run_id`.
-            SessionNotesError: Anything else.
+            RunAlreadyWritten: If the run has written other notes.
+            RunAlreadyFailed: If the run has ended without notes.
+            SessionDeleted: If the run was known when the session was deleted.
+            Unavailable: If there is no response in time. Whether the notes were written is unknown. With a `run_id`, a
+                retry is safe.
+            SessionNotesError: If the call fails otherwise.
         """
-        call = _calls.write_notes(session_id, self.observer, run_id or _calls.new_run_id(), notes, observed_turn, ttl)
+        call = _notes_calls.write_notes(session_id, self.observer, run_id, notes, observed_turn, ttl)
         return self._transport.send(call, timeout, self._timeout)
 
     def fail_run(
@@ -174,30 +180,39 @@ class ObserverClient:
         """Record that a run ended without notes, and why. Idempotent.
 
         Args:
-            session_id: The session it is about.
-            run_id: The run's id.
+            session_id: The session.
+            run_id: Id of the run.
             reason: What went wrong, as for `ActiveRun.fail`.
-            timeout: How long to go on trying; None: as the client was told.
+            timeout: Timeout of this call. None: the client's `timeout`.
 
         Raises:
-            RunNotFound: There is no such run.
-            RunAlreadyWritten: The run has written notes.
-            SessionNotesError: Anything else.
+            RunNotFound: If the run does not exist.
+            RunAlreadyWritten: If the run has written notes.
+            SessionNotesError: If the call fails otherwise.
         """
-        call = _calls.fail_run(session_id, self.observer, run_id, storable(reason))
+        call = _notes_calls.fail_run(session_id, self.observer, run_id, failure_text(reason))
         return self._transport.send(call, timeout, self._timeout)
 
     def list_runs(
         self, session_id: str, *, include_notes: bool = False, page_size: int = 0, timeout: timedelta | None = None
     ) -> Iterator[Run]:
-        """The last 20 runs, newest first, fetched page by page; `timeout` is for each.
+        """Iterate over the last 20 runs of this observer for a session, newest first.
 
-        >>> [(run.number, run.state.value) for run in observer.list_runs("session-1")]
-        [(2, 'running'), (1, 'written')]
+            >>> [(run.number, run.state.value) for run in observer.list_runs("session-1")]
+            [(2, 'running'), (1, 'written')]
+
+        Args:
+            session_id: The session.
+            include_notes: Whether each run has its notes.
+            page_size: Runs per page. 0: the sidecar's default.
+            timeout: Timeout of each page. None: the client's `timeout`.
+
+        Raises:
+            SessionNotesError: If a call fails.
         """
         token = ""
         while True:
-            call = _calls.list_runs(session_id, self.observer, include_notes, page_size, token)
+            call = _notes_calls.list_runs(session_id, self.observer, include_notes, page_size, token)
             page, token = self._transport.send(call, timeout, self._timeout)
             yield from page
             if not token:

@@ -1,7 +1,7 @@
-"""Spans by OpenTelemetry's API: what `_spans` hands out where the application traces.
+"""Spans by OpenTelemetry's API, which `_spans` uses if the application traces.
 
-By the conventions for RPC a call is one span with all its tries. Nothing in a span comes from what anybody said: no
-text of an error, no id of a session.
+Following the semantic conventions for RPC, a call is one span with all its attempts. Spans contain no user data: no
+text of an error, and no id of a session.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from enum import Enum
     from types import TracebackType
 
-__all__ = ["CallSpan", "SpanContext", "fail", "here", "run_span"]
+__all__ = ["CallSpan", "SpanContext", "current_span", "mark_failed", "run_span"]
 
 _TRACER = trace.get_tracer("session_notes")
-# The one that the sidecar understands, whatever else the application speaks with others.
+# The format that the sidecar reads, whatever else the application has configured.
 _W3C = TraceContextTextMapPropagator()
 
 
 class CallSpan:
-    """One call with all its tries.
+    """The span of one call with all its attempts.
 
     Attributes:
-        metadata: What tells the sidecar of it.
+        metadata: Metadata that links the sidecar's span to this one.
     """
 
     __slots__ = ("_code", "_current", "_span", "metadata")
@@ -39,13 +39,13 @@ class CallSpan:
         self._span = _TRACER.start_span(
             name,
             kind=SpanKind.CLIENT,
-            attributes={"rpc.system": "grpc", "rpc.service": service, "rpc.method": rpc, **_where(target)},
+            attributes={"rpc.system": "grpc", "rpc.service": service, "rpc.method": rpc, **_server_attributes(target)},
         )
         carrier: dict[str, str] = {}
         _W3C.inject(carrier, trace.set_span_in_context(self._span))
         self.metadata = tuple(carrier.items())
         self._code: Enum | None = None
-        self._current: AbstractContextManager[object] = _current(self._span)
+        self._current: AbstractContextManager[object] = _as_current(self._span)
 
     def __enter__(self) -> Self:
         self._current.__enter__()
@@ -57,47 +57,47 @@ class CallSpan:
         if self._code is not None:
             self._span.set_attribute("rpc.grpc.status_code", self._code.value[0])
         if self._code is None or self._code.value[0]:
-            what = self._code.name if self._code else kind.__name__ if kind else ""
-            self._span.set_attribute("error.type", what)
+            error_type = self._code.name if self._code else kind.__name__ if kind else ""
+            self._span.set_attribute("error.type", error_type)
             self._span.set_status(StatusCode.ERROR)
         self._current.__exit__(kind, error, traceback)
 
-    def answered(self, code: "Enum") -> None:
-        """Notes how a try has ended, by gRPC's status."""
+    def record_status(self, code: "Enum") -> None:
+        """Record the gRPC status of an attempt."""
         self._code = code
 
-    def retried(self) -> None:
-        """Notes that there is going to be another try."""
+    def record_retry(self) -> None:
+        """Record that another attempt follows."""
         if self._code is not None:
             self._span.add_event("retry", {"rpc.grpc.status_code": self._code.value[0]})
         self._code = None
 
 
-def here() -> SpanContext | None:
-    """The span we are in."""
+def current_span() -> SpanContext | None:
+    """Return the current span."""
     context = trace.get_current_span().get_span_context()
     return context if context.is_valid else None
 
 
 @contextmanager
 def run_span(submitters: Iterable[SpanContext]) -> Iterator[None]:
-    """The span of a background run."""
+    """Enclose a background run in its span."""
     links = [Link(context) for context in submitters]
-    with _current(_TRACER.start_span("session_notes.background_run", Context(), links=links)):
+    with _as_current(_TRACER.start_span("session_notes.background_run", Context(), links=links)):
         yield
 
 
-def fail() -> None:
-    """Marks the span we are in as failed."""
+def mark_failed() -> None:
+    """Set the status of the current span to error."""
     trace.get_current_span().set_status(StatusCode.ERROR)
 
 
-def _current(span: trace.Span) -> AbstractContextManager[object]:
-    """Makes it the span we are in, and ends it. By default the text of an exception would be recorded."""
+def _as_current(span: trace.Span) -> AbstractContextManager[object]:
+    """Make a span the current one, and end it afterwards. Exceptions are not recorded, as their text is user data."""
     return trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False)
 
 
-def _where(target: str) -> dict[str, str | int]:
+def _server_attributes(target: str) -> dict[str, str | int]:
     if target.startswith("unix:"):
         return {"server.address": target.removeprefix("unix:")}
     host, _, port = target.rpartition(":")

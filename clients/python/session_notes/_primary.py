@@ -1,25 +1,20 @@
-"""The primary's side, blocking."""
+"""Blocking client for the primary. `_async_primary` is generated from it: see clients/python/async_clients.py."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from session_notes import _calls, _pending
+from session_notes import _calls, _drift, _notes_calls, _pending, _state_calls
 from session_notes._credentials import TLS, Token
-from session_notes._errors import Unavailable
+from session_notes._limits import DEFAULT_NOTES_TIMEOUT, DEFAULT_STATE_TIMEOUT
+from session_notes._results import Reading, Session, SessionSummary, UpdateResult
 from session_notes._transport import Transport
-from session_notes._types import Reading, Session, SessionSummary, Turn, UpdateResult
-
-DEFAULT_NOTES_TIMEOUT = timedelta(milliseconds=250)
-"""How long `get_notes` waits unless told: short, because a user is waiting for the primary meanwhile."""
-
-DEFAULT_STATE_TIMEOUT = timedelta(seconds=2)
-"""How long every other call of a primary waits unless told."""
+from session_notes._types import Turn
 
 
 class PrimaryClient:
-    """What the process that talks to the user needs: notes, and the session's state. Safe to use from many threads.
+    """Client for the process that talks to the user: reads notes, and keeps the session's fields and transcript.
 
         >>> with PrimaryClient() as primary:
         ...     primary.append_turns("session-1", [Turn("user", "Can we start in May?")])
@@ -27,15 +22,21 @@ class PrimaryClient:
         ...     reading.as_tool_result()
         {'ready': False, 'reason': 'never_run'}
 
+    Safe to use from several threads. Create one per process, and close it or use it in `with`.
+
     Args:
-        target: The sidecar's address: `127.0.0.1:50051`, `unix:/run/session-notes.sock`. None: the environment variable
-            `SESSION_NOTES_TARGET`, else `127.0.0.1:50051`.
-        token: What the sidecar knows this caller by, or a function that gives it at every call, such as `TokenFile`.
-            None: the environment variable `SESSION_NOTES_TOKEN`, else the file that `SESSION_NOTES_TOKEN_FILE` names.
-        tls: How to encrypt the connection. None: with what `SESSION_NOTES_TLS_CA`, `SESSION_NOTES_TLS_CERT` and
-            `SESSION_NOTES_TLS_KEY` name, else not at all. Without it a token is sent to this machine only.
-        timeout: How long `get_notes` waits for an answer; each call can say otherwise.
-        state_timeout: How long every other call waits; each call can say otherwise.
+        target: Address of the sidecar, such as `127.0.0.1:50051` or `unix:/run/session-notes.sock`. None: the
+            environment variable `SESSION_NOTES_TARGET`, else `127.0.0.1:50051`.
+        token: Token of this client, or a function that returns it for every call, such as `TokenFile`. None: the
+            environment variable `SESSION_NOTES_TOKEN`, else the file named by `SESSION_NOTES_TOKEN_FILE`. Without TLS,
+            a token is sent to this machine only.
+        tls: TLS for the connection. None: the files named by `SESSION_NOTES_TLS_CA`, `SESSION_NOTES_TLS_CERT` and
+            `SESSION_NOTES_TLS_KEY`, else no encryption.
+        timeout: Default timeout of `get_notes`.
+        state_timeout: Default timeout of every other call.
+
+    Raises:
+        InvalidArgument: If an argument is invalid, such as a target that is not an address.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class PrimaryClient:
         self.close()
 
     def close(self) -> None:
-        """Ends the connection. Calls under way in other threads end as Unavailable, later ones as UsageError."""
+        """Close the connection. Calls in flight in other threads end as Unavailable, later calls raise UsageError."""
         self._transport.close()
 
     def get_notes(
@@ -75,34 +76,28 @@ class PrimaryClient:
         timeout: timedelta | None = None,
         unavailable_ok: bool = False,
     ) -> Reading:
-        """The current notes of one observer, with their age. One short read that waits for no observer, tried once.
+        """Read the current notes of one observer, with their age and drift. Never waits for an observer, never retries.
 
             >>> reading = primary.get_notes("session-1", max_turns_behind=3, unavailable_ok=True)
             >>> advice = reading.notes if reading.fresh else None
 
         Args:
-            session_id: The session to read. One that nobody wrote to is not ready, never an error.
-            observer: Whose notes; empty: `default`.
-            max_age: The oldest age that still counts as fresh.
-            current_turn: How many turns the conversation has; None: as many as are stored, and those that a recorder of
-                this process has pending.
-            max_turns_behind: How many turns may have come since and the notes still count as fresh.
-            timeout: How long to wait for an answer; None: as the client was told.
-            unavailable_ok: Whether to get a reading that is not ready and says why where nobody answers.
+            session_id: The session. A session without data is not ready, never an error.
+            observer: Name of the observer. Empty: `default`.
+            max_age: Oldest age of fresh notes, inclusive. None: any age.
+            current_turn: Number of turns in the conversation. None: the stored turns, plus those pending in recorders
+                of this process.
+            max_turns_behind: Largest drift of fresh notes, inclusive. None: any drift.
+            timeout: Timeout of this call. None: the client's `timeout`.
+            unavailable_ok: Whether to return a reading with the readiness `unavailable` if there is no response.
 
         Raises:
-            Unavailable: Nobody answered in time, unless `unavailable_ok`.
-            SessionNotesError: Anything else.
+            Unavailable: If there is no response in time, unless `unavailable_ok`.
+            SessionNotesError: If the call fails otherwise.
         """
-        call = _calls.get_notes(session_id, observer, max_age, current_turn, max_turns_behind)
-        drift = _pending.drift(self._transport.target, call.request)
-        try:
-            reading = self._transport.send(call, timeout, self._timeout)
-        except Unavailable as error:
-            if not unavailable_ok:
-                raise
-            return _calls.reading_instead(call, error)
-        return drift.corrected(reading) if drift else reading
+        call = _notes_calls.get_notes(session_id, observer, max_age, current_turn, max_turns_behind, unavailable_ok)
+        call = _drift.counting_pending(call, self._transport.target)
+        return self._transport.send(call, timeout, self._timeout)
 
     def batch_get_notes(
         self,
@@ -114,27 +109,39 @@ class PrimaryClient:
         timeout: timedelta | None = None,
         unavailable_ok: bool = False,
     ) -> list[Reading]:
-        """`get_notes` for up to 1,000 sessions at once, in their order; waits as long as calls for session state do.
+        """Read the current notes of up to 1,000 sessions in one call, in the given order.
 
-        >>> stale = [r.session_id for r in primary.batch_get_notes(ids, max_turns_behind=5) if not r.fresh]
+            >>> readings = primary.batch_get_notes(["session-1", "session-2"], max_turns_behind=5)
+            >>> stale = [reading.session_id for reading in readings if not reading.fresh]
+
+        Arguments and errors are those of `get_notes`, except that the default timeout is the client's `state_timeout`.
         """
-        call = _calls.batch_get_notes(session_ids, observer, max_age, max_turns_behind)
-        drifts = _pending.drifts(self._transport.target, call.request)
-        try:
-            readings = self._transport.send(call, timeout, self._state_timeout)
-        except Unavailable as error:
-            if not unavailable_ok:
-                raise
-            return _calls.readings_instead(call, error)
-        return [drift.corrected(one) if drift else one for one, drift in zip(readings, drifts, strict=True)]
+        call = _notes_calls.batch_get_notes(session_ids, observer, max_age, max_turns_behind, unavailable_ok)
+        call = _drift.batch_counting_pending(call, self._transport.target)
+        return self._transport.send(call, timeout, self._state_timeout)
 
-    def get_session(self, session_id: str, *, include_turns: bool = False, timeout: timedelta | None = None) -> Session:
-        """The whole session in one atomic read; one that nobody wrote to is empty, at version 0.
+    def get_session(
+        self,
+        session_id: str,
+        *,
+        include_turns: bool = False,
+        timeout: timedelta | None = None,
+    ) -> Session:
+        """Read a whole session in one atomic step. Retried until the timeout while the sidecar is unavailable.
 
-        >>> session = primary.get_session("session-1", include_turns=True)
-        >>> session.fields["language"], session.notes["default"].readiness
+            >>> session = primary.get_session("session-1", include_turns=True)
+            >>> session.fields["language"], session.notes["default"].readiness
+
+        Args:
+            session_id: The session. One without data is empty and has version 0.
+            include_turns: Whether to return the transcript.
+            timeout: Timeout of this call. None: the client's `state_timeout`.
+
+        Raises:
+            SessionNotesError: If the call fails.
         """
-        return self._transport.send(_calls.get_session(session_id, include_turns), timeout, self._state_timeout)
+        call = _state_calls.get_session(session_id, include_turns)
+        return self._transport.send(call, timeout, self._state_timeout)
 
     def update_session(
         self,
@@ -146,24 +153,24 @@ class PrimaryClient:
         ttl: timedelta | None = None,
         timeout: timedelta | None = None,
     ) -> UpdateResult:
-        """Sets and removes fields, atomically, without touching the others. Never tried again by itself.
+        """Set and remove fields atomically, and leave all other fields unchanged. Never retried.
 
-            >>> primary.update_session("session-1", {"language": "en", "goals": ["start in May"]}, remove=["draft"])
+            >>> primary.update_session("session-1", {"language": "en", "goals": ["May"]}, remove=["draft"])
 
         Args:
-            session_id: The session to change; started where there is none.
-            set: Field → value, as JSON.
-            remove: Fields to remove; those that are not there do not matter.
-            expected_version: Change nothing unless the session is at this version.
-            ttl: From now on, how long the session is kept after its last change; None: as it was.
-            timeout: How long to wait for an answer; None: as the client was told.
+            session_id: The session. Created if it does not exist.
+            set: Field → JSON value. At most 256 KiB per field.
+            remove: Fields to remove. Absent fields are ignored.
+            expected_version: Change nothing unless the session has this version. None: any version.
+            ttl: How long the session is kept after its last change, from now on. None: as before, initially 24 h.
+            timeout: Timeout of this call. None: the client's `state_timeout`.
 
         Raises:
-            VersionMismatch: The session is at another version.
-            Unavailable: Nobody answered in time; whether the change was made is not known.
-            SessionNotesError: Anything else.
+            VersionMismatch: If the session has another version.
+            Unavailable: If there is no response in time. Whether the change took effect is unknown.
+            SessionNotesError: If the call fails otherwise.
         """
-        call = _calls.update_session(session_id, set, remove, expected_version, ttl)
+        call = _state_calls.update_session(session_id, set, remove, expected_version, ttl)
         return self._transport.send(call, timeout, self._state_timeout)
 
     def append_turns(
@@ -174,42 +181,64 @@ class PrimaryClient:
         expected_turn_count: int | None = None,
         timeout: timedelta | None = None,
     ) -> int:
-        """Append to the transcript and return the new turn count. Never tried again by itself.
-
-        It waits for an answer, or for its whole timeout. In a conversation use a `TurnRecorder`, which does not.
+        """Append turns to the transcript and return the new turn count. Never retried.
 
             >>> count = primary.append_turns("session-1", [Turn("user", "Hello"), Turn("primary", "Hello!")])
             >>> count = primary.append_turns("session-1", [Turn("user", "Bye")], expected_turn_count=count)
 
+        The call waits for a response, up to its timeout. In a conversation, use a recorder, which does not wait.
+
+        Args:
+            session_id: The session. Created if it does not exist.
+            turns: The turns, in order.
+            expected_turn_count: Append nothing unless the transcript has this length. None: any length.
+            timeout: Timeout of this call. None: the client's `state_timeout`.
+
         Raises:
-            TurnCountMismatch: The transcript has not `expected_turn_count` turns.
-            Unavailable: Nobody answered in time; whether they were appended is not known. With `expected_turn_count`,
-                doing it again is safe.
-            SessionNotesError: Anything else.
+            TurnCountMismatch: If the transcript does not have `expected_turn_count` turns.
+            Unavailable: If there is no response in time. Whether the turns were appended is unknown. With
+                `expected_turn_count`, a retry is safe.
+            SessionNotesError: If the call fails otherwise.
         """
-        call = _calls.append_turns(session_id, turns, expected_turn_count)
+        call = _state_calls.append_turns(session_id, turns, expected_turn_count)
         return self._transport.send(call, timeout, self._state_timeout)
 
     def delete_session(self, session_id: str, *, timeout: timedelta | None = None) -> bool:
-        """Remove every trace of the session; return whether it existed.
+        """Delete every trace of a session, and return whether it existed. Never retried.
 
-        Neither an observer's run in flight nor a recorder of this process brings the session back: turns and runs that
-        are pending for it are dropped. A turn that is recorded afterwards starts the session anew.
+        Runs in flight cannot resurrect the session. Turns and runs that are pending for it in recorders and background
+        observers of this process are dropped. A turn recorded later creates the session anew.
+
+        Raises:
+            SessionNotesError: If the call fails.
         """
-        call = _calls.delete_session(session_id)
+        call = _state_calls.delete_session(session_id)
         span = self._state_timeout if timeout is None else timeout
         left = _pending.settle(_pending.forget(self._transport.target, session_id), span)
         return self._transport.send(call, left, self._state_timeout)
 
-    def list_sessions(self, *, page_size: int = 0, timeout: timedelta | None = None) -> Iterator[SessionSummary]:
-        """Summaries of all sessions, in no order, fetched page by page; `timeout` is for each. For people.
+    def list_sessions(
+        self,
+        *,
+        page_size: int = 0,
+        timeout: timedelta | None = None,
+    ) -> Iterator[SessionSummary]:
+        """Iterate over summaries of all sessions, in no particular order. Meant for debugging and dashboards.
 
-        >>> for summary in primary.list_sessions():
-        ...     print(summary.session_id, summary.turn_count, summary.observers)
+            >>> for summary in primary.list_sessions():
+            ...     print(summary.session_id, summary.turn_count, summary.observers)
+
+        Args:
+            page_size: Sessions per page. 0: the sidecar's default.
+            timeout: Timeout of each page. None: the client's `state_timeout`.
+
+        Raises:
+            SessionNotesError: If a call fails.
         """
         token = ""
         while True:
-            page, token = self._transport.send(_calls.list_sessions(page_size, token), timeout, self._state_timeout)
+            call = _state_calls.list_sessions(page_size, token)
+            page, token = self._transport.send(call, timeout, self._state_timeout)
             yield from page
             if not token:
                 return

@@ -1,4 +1,4 @@
-"""The order in which a background observer takes sessions: one run at a time per session, further submits coalesced."""
+"""Schedule of a background observer: one run at a time per session, with repeated submissions coalesced."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -8,26 +8,26 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
 
-    from session_notes._runs import RunAtWork
+    from session_notes._runs import BaseRun
 
-Run = TypeVar("Run", bound="RunAtWork")
+Run = TypeVar("Run", bound="BaseRun")
 Stop = TypeVar("Stop")
 
-_MOST_LINKS = 16
-"""Of a run that was submitted more often, the last submits count."""
+_MAX_LINKS = 16
+"""Span links of a run. If a session was submitted more often, the latest submissions count."""
 
 
 class Job(Generic[Run, Stop]):
-    """One session with its worker, from `Schedule.take` to `Schedule.done`.
+    """A session that has a worker, from `Schedule.take` to `Schedule.done`.
 
     Attributes:
         session_id: The session.
-        submitters: The spans it was submitted in, for applications that trace.
-        stop: An event: once set, a run that could not begin yet is not tried again.
-        begun: Done once BeginRun has ended, whether or not a run began.
+        submitters: Spans in which the session was submitted, if the application traces.
+        stop: An event. Once set, BeginRun is not retried.
+        begun: Done when BeginRun has ended, whether or not a run began.
         run: The run, once it has begun.
-        again: Whether the session was submitted meanwhile.
-        forgotten: Whether the session was deleted meanwhile.
+        again: Whether the session was submitted again in the meantime.
+        forgotten: Whether the session was deleted in the meantime.
     """
 
     def __init__(self, session_id: str, submitters: "Iterable[SpanContext]", stop: Stop) -> None:
@@ -35,7 +35,7 @@ class Job(Generic[Run, Stop]):
         self.submitters = submitters
         self.stop = stop
         self.begun: Future[None] = Future()
-        # Running, so that no waiter can cancel it.
+        # In the state "running", so that no waiter can cancel it.
         self.begun.set_running_or_notify_cancel()
         self.run: Run | None = None
         self.again = False
@@ -43,28 +43,28 @@ class Job(Generic[Run, Stop]):
 
 
 class Schedule(Generic[Run, Stop]):
-    """The sessions that wait, in order, and those that have a worker. Has no lock of its own."""
+    """The queued sessions in order, and the jobs. Not thread-safe: the observer's lock protects it."""
 
     def __init__(self) -> None:
         self.jobs: dict[str, Job[Run, Stop]] = {}
-        # In the order of submission.
+        # In order of submission.
         self._queued: dict[str, None] = {}
         self._submitters: dict[str, deque[SpanContext]] = {}
 
     @property
     def queued(self) -> int:
-        """How many sessions wait for a worker."""
+        """Number of sessions that wait for a worker."""
         return len(self._queued)
 
     @property
     def empty(self) -> bool:
-        """Whether all that was submitted is done."""
+        """Whether no session is queued or has a worker."""
         return not self._queued and not self.jobs
 
     def submit(self, session_id: str, submitter: "SpanContext | None") -> None:
-        """Queue a session. One that waits already is run once, one that has a worker once more."""
+        """Queue a session. No effect if it is queued already. If it has a worker, it is run once more afterwards."""
         if submitter is not None:
-            self._submitters.setdefault(session_id, deque(maxlen=_MOST_LINKS)).append(submitter)
+            self._submitters.setdefault(session_id, deque(maxlen=_MAX_LINKS)).append(submitter)
         job = self.jobs.get(session_id)
         if job is None:
             self._queued[session_id] = None
@@ -72,7 +72,7 @@ class Schedule(Generic[Run, Stop]):
             job.again = True
 
     def take(self, stop: Stop) -> Job[Run, Stop]:
-        """Take the first session that waits."""
+        """Take the first queued session."""
         session_id = next(iter(self._queued))
         del self._queued[session_id]
         job: Job[Run, Stop] = Job(session_id, self._submitters.pop(session_id, ()), stop)
@@ -80,14 +80,14 @@ class Schedule(Generic[Run, Stop]):
         return job
 
     def done(self, job: Job[Run, Stop]) -> None:
-        """End a job; a session that was submitted meanwhile waits again."""
+        """End a job. If its session was submitted again in the meantime, queue it."""
         if self.jobs.get(job.session_id) is job:
             del self.jobs[job.session_id]
             if job.again:
                 self._queued[job.session_id] = None
 
     def forget(self, session_id: str) -> Job[Run, Stop] | None:
-        """Drop a session that is being deleted; return its job, where it has a worker."""
+        """Drop a session that is about to be deleted, and return its job if it has a worker."""
         self._queued.pop(session_id, None)
         self._submitters.pop(session_id, None)
         job = self.jobs.get(session_id)
@@ -96,7 +96,7 @@ class Schedule(Generic[Run, Stop]):
         return job
 
     def drop_queued(self) -> int:
-        """Drop all that wait, and all that would wait again; return how many."""
+        """Drop all queued sessions, cancel all repetitions, and return the number of sessions dropped."""
         dropped = len(self._queued)
         self._queued.clear()
         self._submitters.clear()

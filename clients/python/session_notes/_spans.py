@@ -1,7 +1,7 @@
-"""Spans of calls and runs, where the application traces with OpenTelemetry; elsewhere nothing, for next to nothing.
+"""Spans of calls and runs if the application traces with OpenTelemetry, at almost no cost otherwise.
 
-OpenTelemetry's API has a no-op of its own for that, but to import it takes longer than to import this package. So it is
-imported once the application has done so: one that traces does before its first call.
+OpenTelemetry's API has no-op spans for this purpose, but importing it takes longer than importing this package. It is
+therefore used only if the application has imported it, which one that traces does before its first call.
 """
 
 import sys
@@ -18,10 +18,10 @@ _API = "opentelemetry.trace"
 
 
 class NoSpan:
-    """Stands for a call's span where nobody traces."""
+    """The span of a call if the application does not trace."""
 
     metadata: Sequence[tuple[str, str]] = ()
-    """What goes with the call."""
+    """Metadata to send with the call."""
 
     def __enter__(self) -> "NoSpan":
         return self
@@ -29,22 +29,22 @@ class NoSpan:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def answered(self, code: "Enum") -> None:
-        """Notes how a try has ended, by gRPC's status."""
+    def record_status(self, code: "Enum") -> None:
+        """Record the gRPC status of an attempt."""
 
-    def retried(self) -> None:
-        """Notes that there is going to be another try."""
+    def record_retry(self) -> None:
+        """Record that another attempt follows."""
 
 
 _NO_SPAN = NoSpan()
 
 
-def of_call(method: str, target: str) -> "CallSpan | NoSpan":
-    """The span of one call, with all its tries.
+def call_span(method: str, target: str) -> "CallSpan | NoSpan":
+    """Return the span of one call with all its attempts.
 
     Args:
-        method: The RPC's full path.
-        target: The sidecar's address.
+        method: Full path of the RPC.
+        target: Address of the sidecar.
     """
     if _API not in sys.modules:
         return _NO_SPAN
@@ -53,17 +53,20 @@ def of_call(method: str, target: str) -> "CallSpan | NoSpan":
     return CallSpan(method, target)
 
 
-def here() -> "SpanContext | None":
-    """The span we are in, to link to."""
+def current_span() -> "SpanContext | None":
+    """Return the current span, to link to."""
     if _API not in sys.modules:
         return None
-    from session_notes._opentelemetry import here
+    from session_notes._opentelemetry import current_span
 
-    return here()
+    return current_span()
 
 
-def of_run(submitters: "Iterable[SpanContext]") -> AbstractContextManager[None]:
-    """The span of a background run: a trace of its own, as it outlives what submitted it, and linked to that."""
+def run_span(submitters: "Iterable[SpanContext]") -> AbstractContextManager[None]:
+    """Return the span of a background run: the root of a trace, linked to the spans that submitted the session.
+
+    It is not their child, because it outlives them.
+    """
     if _API not in sys.modules:
         return nullcontext()
     from session_notes._opentelemetry import run_span
@@ -71,9 +74,9 @@ def of_run(submitters: "Iterable[SpanContext]") -> AbstractContextManager[None]:
     return run_span(submitters)
 
 
-def fail() -> None:
-    """Marks the span we are in as failed."""
+def mark_failed() -> None:
+    """Set the status of the current span to error."""
     if _API in sys.modules:
-        from session_notes._opentelemetry import fail
+        from session_notes._opentelemetry import mark_failed
 
-        fail()
+        mark_failed()

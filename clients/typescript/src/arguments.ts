@@ -31,7 +31,7 @@ export function text(name: string, content: unknown): string {
   }
   if (!content.isWellFormed()) {
     // The encoder would silently replace it with another character.
-    throw refusal(name, "has half a character in it");
+    throw refusal(name, "must not contain a lone surrogate (half a character)");
   }
   return content;
 }

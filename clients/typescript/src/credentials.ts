@@ -44,7 +44,7 @@ export function tokenFile(path: string): () => string {
   text("the path of a token file", path);
   let [seen, token] = orReject(path, () => [fingerprint(path), readToken(path) ?? ""]);
   if (token === "") {
-    throw new InvalidArgument(`there is no token in ${path}`);
+    throw new InvalidArgument(`no token in ${path}: its first line must be a token`);
   }
   return () => {
     try {
@@ -80,7 +80,7 @@ export class Credentials {
     }
     const unix = target.startsWith("unix:");
     if (unix && tls !== undefined) {
-      throw new InvalidArgument("a unix socket takes no TLS: it never leaves this machine");
+      throw new InvalidArgument("tls does not apply to a unix socket: remove it, or use a host:port target");
     }
     const encryption = unix ? undefined : (tls ?? tlsOfEnvironment());
     this.#token = token ?? tokenOfEnvironment();
@@ -88,7 +88,7 @@ export class Credentials {
       validToken(this.#token);
     }
     if (this.#token !== undefined && encryption === undefined && !unix && !isLoopback(target)) {
-      throw new InvalidArgument("a token goes to another machine with TLS alone: give tls, or SESSION_NOTES_TLS_CA");
+      throw new InvalidArgument("a token is sent to another machine only over TLS: pass tls, or set SESSION_NOTES_TLS_CA");
     }
     this.#tls = encryption;
     this.#fingerprint = this.#fingerprints();
@@ -186,7 +186,7 @@ function encrypted(tls: TLS): ChannelCredentials {
     }
   }
   if ((certFile === undefined) !== (keyFile === undefined)) {
-    throw new InvalidArgument("a certificate and its key go together");
+    throw new InvalidArgument("tls.certFile and tls.keyFile must be given together");
   }
   const [ca, key, cert] = [caFile, keyFile, certFile].map(content);
   try {

@@ -188,7 +188,7 @@ export class RunInFlight extends SessionNotesError {
   readonly run: Run;
 
   constructor(run: Run) {
-    super(`run ${run.number} is still at work`);
+    super(`run ${run.number} is still in flight`);
     this.run = run;
   }
 }

@@ -28,7 +28,7 @@ export function targetOrDefault(target: string | undefined): string {
   if (!isAddress(address)) {
     const source = fromEnvironment === undefined ? "" : "SESSION_NOTES_TARGET: ";
     const shown = isPrintable(address) ? address : JSON.stringify(address);
-    throw new InvalidArgument(`${source}${shown} is no address: write host:port or unix:/path`);
+    throw new InvalidArgument(`${source}${shown} is not an address: use host:port or unix:/path`);
   }
   return address;
 }

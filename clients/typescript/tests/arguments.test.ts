@@ -26,7 +26,7 @@ const TEXT = [
   [42, "must be a string, not number"],
   [null, "must be a string, not null"],
   [new Date(), "must be a string, not Date"],
-  ["a\ud800", "has half a character in it"],
+  ["a\ud800", "must not contain a lone surrogate (half a character)"],
 ] as const;
 const COUNT = [
   ["3", "must be a number, not string"],
@@ -178,7 +178,7 @@ suite("arguments of a wrong kind", { concurrency: true }, () => {
     ['notes.extra["a"][1]["b"] must not hold NaN or infinity', { extra: { a: [1, { b: NaN }] } }],
     ['notes.extra["a"][1] must be JSON, not function', { extra: { a: [1, () => 1] } }],
     ['notes.extra["a"] must be JSON, not Map', { extra: { a: new Map() } }],
-    ['notes.extra["a"] has half a character in it', { extra: { a: "\udc00" } }],
+    ['notes.extra["a"] must not contain a lone surrogate (half a character)', { extra: { a: "\udc00" } }],
   ];
   for (const [message, notes] of parts) {
     test(message, async () => {
@@ -363,7 +363,7 @@ suite("targets", { concurrency: true }, () => {
   for (const target of impossible) {
     test(`invalid: ${JSON.stringify(target)}`, () => {
       for (const Client of [PrimaryClient, ObserverClient]) {
-        assert.throws(() => new Client(target), /^InvalidArgument: .* is no address: write host:port or unix:\/path$/);
+        assert.throws(() => new Client(target), /^InvalidArgument: .* is not an address: use host:port or unix:\/path$/);
       }
     });
   }
@@ -416,7 +416,7 @@ suite("targets", { concurrency: true }, () => {
     const env = Object.fromEntries(names.map((name) => [name, "canary"]));
     const options = { timeout: 20_000, env: { ...env, SESSION_NOTES_TARGET: "localhost" } };
     const { stdout, stderr } = await execute(process.execPath, ["--input-type=module", "--eval", script], options);
-    const refused = "SESSION_NOTES_TARGET: localhost is no address: write host:port or unix:/path\n";
+    const refused = "SESSION_NOTES_TARGET: localhost is not an address: use host:port or unix:/path\n";
     assert.equal(stdout, refused.repeat(2));
     const lines = stderr.split("\n").filter((line) => line.includes("SessionNotesWarning"));
     assert.deepEqual(

@@ -28,7 +28,7 @@ class _Broken(Exception):
 
 @dataclass(frozen=True)
 class Repair:
-    """What a repair removed from the files.
+    """The result of a repair: the bytes that it removed.
 
     Attributes:
         empty: Bytes that held nothing.

@@ -147,7 +147,7 @@ class DataDirectory:
                 path.unlink()
 
     def accepts_connections(self) -> bool:
-        """Whether a store accepts connections on the socket."""
+        """Return whether a store accepts connections on the socket."""
         with socket.socket(socket.AF_UNIX) as client:
             return client.connect_ex(str(self.socket)) == 0
 

@@ -142,8 +142,8 @@ class EmbeddedValkey(ChildProcess):
             )
         elif repaired.empty:
             log.warning(
-                "the embedded store's append-only file had a hole, as a full disk leaves one: removed %d empty bytes, "
-                "nothing is lost",
+                "the embedded store's append-only file had a hole, as a full disk leaves one: repaired, nothing is "
+                "lost (removed %d empty bytes)",
                 repaired.empty,
             )
 

@@ -29,11 +29,11 @@ _FIELDS = ("method", "code", "duration_ms", "error_id")
 
 BUFFER_BYTES = 1 << 20
 WRITE_SECONDS, RETRY_SECONDS = 0.05, 10.0
-"""How long a log call waits for its line to be written, so that lines and actions keep their order; and how long log
-calls do not wait at all after one has waited in vain."""
+"""The time that a log call waits for its line to be written, so that lines and actions keep their order; and the time
+for which log calls do not wait after one has waited in vain."""
 
 EXIT_SECONDS = 1.0
-"""How long the process, when it ends, waits for a stderr that accepts no lines."""
+"""The time that the process, when it ends, waits for a stderr that accepts no lines."""
 
 STDOUT, STDERR = 1, 2
 

@@ -39,7 +39,7 @@ class Resources:
         Raises:
             StartupError: If a setting is invalid, or a file or the data directory cannot be used.
         """
-        authorization, certificates, redis = _authorization(settings), _certificates(settings), _redis(settings)
+        authorization, certificates, redis = _authorization(settings), _certificates(settings), redis_target(settings)
         if redis is not None:
             return cls(authorization, certificates, None, redis)
         embedded = EmbeddedValkey(settings.data_dir or default_data_dir())
@@ -90,7 +90,13 @@ def _certificates(settings: Settings) -> Certificates | None:
     return None
 
 
-def _redis(settings: Settings) -> RedisTarget | None:
+def redis_target(settings: Settings) -> RedisTarget | None:
+    """Return the Redis that the settings name, or None for the embedded store.
+
+    Raises:
+        InvalidSetting: If the URL is invalid, or two settings conflict.
+        CredentialsError: If a file with a password or a certificate cannot be used.
+    """
     secrets = RedisSecrets(
         password_file=settings.redis_password_file,
         ca=settings.redis_ca,

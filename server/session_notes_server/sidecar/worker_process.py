@@ -66,7 +66,7 @@ class WorkerProcess(ChildProcess):
         self._awaits_message = False
 
     def is_alive(self) -> bool:
-        """Whether the worker has answered the last ping, and send another one.
+        """Return whether the worker has answered the last ping, and send another one.
 
         A worker that has ended counts as alive: it is being restarted.
         """

@@ -3,8 +3,8 @@
 Only this package speaks to Redis or builds a key.
 """
 
-from session_notes_server.store.base import OPERATIONS, Refused, ReplyTooLarge
-from session_notes_server.store.errors import StoreUnavailable, describe_error
+from session_notes_server.store.base import OPERATIONS
+from session_notes_server.store.errors import Refused, ReplyTooLarge, StoreUnavailable, describe_error
 from session_notes_server.store.inspection import COMMAND_LOGS, StoreInspection, inspect_store
 from session_notes_server.store.instrumentation import Instrumentation
 from session_notes_server.store.log_throttle import LogThrottle, RefusalLog

@@ -1,13 +1,14 @@
-"""Foundations of the store's operations: executors, instrumentation, large replies, refusals."""
+"""The base of the store's operations: executors, instrumentation, and how replies are read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import timedelta
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from session_notes_server.store import scripts
+from session_notes_server.store.errors import Refused
 from session_notes_server.store.instrumentation import Instrumentation
 from session_notes_server.store.redis.executor import Executor
 
@@ -26,32 +27,6 @@ REMEMBERED_TTLS = 10_000
 
 OPERATIONS: list[str] = []
 """Names of all operations, in the order of their definition."""
-
-
-class Refused(Exception):
-    """The store's rules refuse an operation. Nothing was changed.
-
-    Attributes:
-        name: The refusal, as the script names it.
-        details: Names and values for the caller.
-    """
-
-    def __init__(self, name: str, details: Mapping[str, str]) -> None:
-        super().__init__(name)
-        self.name = name
-        self.details = details
-
-
-class ReplyTooLarge(Exception):
-    """The result is larger than the caller accepts.
-
-    Attributes:
-        size: Its size in bytes.
-    """
-
-    def __init__(self, size: int) -> None:
-        super().__init__(size)
-        self.size = size
 
 
 def operation(
@@ -101,7 +76,7 @@ class StoreBase:
 
 
 class SessionTTLs:
-    """The own ttls of sessions, as far as this process has met them.
+    """The sessions' own ttls, as far as this process knows them.
 
     The store forgets a session's ttl when the session expires. A late write starts the session anew, and must not keep
     for a day what was meant to be kept for seconds.

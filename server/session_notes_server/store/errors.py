@@ -10,7 +10,7 @@ import errno
 import re
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,32 @@ from hiredis import ReplyError
 
 class StoreUnavailable(Exception):
     """The store is unreachable, too slow, or refuses for a transient reason. The outcome of a write is unknown."""
+
+
+class Refused(Exception):
+    """The store's rules refuse an operation. Nothing was changed.
+
+    Attributes:
+        name: The refusal, as the script names it.
+        details: Names and values for the caller.
+    """
+
+    def __init__(self, name: str, details: Mapping[str, str]) -> None:
+        super().__init__(name)
+        self.name = name
+        self.details = details
+
+
+class ReplyTooLarge(Exception):
+    """The result is larger than the caller accepts.
+
+    Attributes:
+        size: Its size in bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
 
 
 class ConnectionLost(ConnectionError):

@@ -16,6 +16,9 @@ from session_notes_server.store.redis.connection import Connection, pack
 from session_notes_server.store.redis.target import RedisTarget
 from session_notes_server.store.redis.topology import Timeouts, open_topology
 
+# All that the command line needs of the store.
+__all__ = ["COMMAND_LOGS", "RedisTarget", "StoreInspection", "StoreUnavailable", "describe_error", "inspect_store"]
+
 ROUND_TRIPS = 10
 SAMPLED_KEYS = 1000
 _SCAN_STEPS, _KEYS_PER_STEP = 20, 500

@@ -10,13 +10,13 @@ from session_notes_server.store import scripts
 from session_notes_server.store.base import (
     LARGE_REPLY_BYTES,
     SESSIONS_PER_ROUND_TRIP,
-    ReplyTooLarge,
     StoreBase,
     accepted,
     microseconds,
     operation,
     run_bounded,
 )
+from session_notes_server.store.errors import ReplyTooLarge
 from session_notes_server.store.records import ListedRun, ObserverRecord, RunRecord
 
 LARGE_NOTES_BYTES = 16 * 1024

@@ -6,21 +6,50 @@ import asyncio
 import base64
 import contextlib
 import json
-import sys
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from session_notes_tools.bench.cpu import CPUTime
 from session_notes_tools.bench.errors import BenchError
 from session_notes_tools.bench.measurements import Slice
-from session_notes_tools.bench.processes import kill
 from session_notes_tools.bench.targets import Target
+from session_notes_tools.python_process import PythonProcess
 
 PROCESSES = 2
 """The calls in flight are divided among this many processes."""
 
-_LONGEST_LINE_BYTES = 64 * 1024 * 1024
 _ERROR_TEXT_LENGTH = 300
+
+
+class _CallerProcess(PythonProcess):
+    """A process that runs the program `caller`."""
+
+    def __init__(self) -> None:
+        super().__init__("caller process", ("-m", "session_notes_tools.bench.caller"))
+
+    async def start(self) -> None:
+        await super().start()
+        self.drain_stderr()
+
+    async def send(self, message: Any) -> None:
+        """Send a line."""
+        self._pipes.stdin.write(json.dumps(message).encode() + b"\n")
+        await self._pipes.stdin.drain()
+
+    async def call(self, index: int, in_flight: int, seconds: float) -> tuple[list[float], float, float]:
+        """Call a target, and return latencies in µs, elapsed seconds and CPU seconds.
+
+        Raises:
+            BenchError: If a call fails.
+            ProcessFailed: If the process ends.
+        """
+        await self.send((index, in_flight, seconds))
+        if not (line := await self._pipes.stdout.readline()):
+            raise self.failure("ended unexpectedly")
+        if isinstance(result := json.loads(line), str):
+            raise BenchError(f"a call failed: {' '.join(result.split())[:_ERROR_TEXT_LENGTH]}")
+        latencies_us, elapsed, cpu = result
+        return latencies_us, elapsed, cpu
 
 
 class Callers:
@@ -32,7 +61,7 @@ class Callers:
 
     def __init__(self, targets: Sequence[Target]) -> None:
         self._targets = list(targets)
-        self._processes: list[asyncio.subprocess.Process] = []
+        self._processes: list[_CallerProcess] = []
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
@@ -46,32 +75,24 @@ class Callers:
             )
             for target in self._targets
         ]
-        try:
-            for _ in range(PROCESSES):
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-P", "-m", "session_notes_tools.bench.caller"),
-                    stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE,
-                    limit=_LONGEST_LINE_BYTES,
-                )
-                self._processes.append(process)
-                await _send(process, calls)
-            yield self
-        finally:
+        async with contextlib.AsyncExitStack() as stack:
+            self._processes = [await stack.enter_async_context(_CallerProcess()) for _ in range(PROCESSES)]
             for process in self._processes:
-                await kill(process)
+                await process.send(calls)
+            yield self
 
     async def call(self, target: Target, in_flight: int, seconds: float) -> Slice:
         """Call a target for a time.
 
         Raises:
-            BenchError: If a call fails, or a process ends.
+            BenchError: If a call fails.
+            ProcessFailed: If a process ends.
         """
         index = self._targets.index(target)
         processes = self._processes[: min(in_flight, PROCESSES)]
         with CPUTime(target.servers) as server, CPUTime([target.store] if target.store else []) as store:
             results = await asyncio.gather(
-                *(_order(process, (index, in_flight // len(processes), seconds)) for process in processes)
+                *(process.call(index, in_flight // len(processes), seconds) for process in processes)
             )
         latencies_us = [latency for latencies, _, _ in results for latency in latencies]
         return Slice(
@@ -81,18 +102,3 @@ class Callers:
             store.us_per_call(len(latencies_us)),
             sum(cpu for _, _, cpu in results) / len(latencies_us) * 1e6,
         )
-
-
-async def _send(process: asyncio.subprocess.Process, message: Any) -> None:
-    stdin = cast(asyncio.StreamWriter, process.stdin)
-    stdin.write(json.dumps(message).encode() + b"\n")
-    await stdin.drain()
-
-
-async def _order(process: asyncio.subprocess.Process, slice_order: tuple[int, int, float]) -> Any:
-    await _send(process, slice_order)
-    if not (line := await cast(asyncio.StreamReader, process.stdout).readline()):
-        raise BenchError("a caller process ended unexpectedly; its own output is above")
-    if isinstance(result := json.loads(line), str):
-        raise BenchError(f"a call failed: {' '.join(result.split())[:_ERROR_TEXT_LENGTH]}")
-    return result

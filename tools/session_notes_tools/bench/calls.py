@@ -31,7 +31,7 @@ async def measure_temporary_sidecar(*, rounds: int, seconds: float, seed: int, p
         await sessions.fill()
         response_bytes = await sessions.response_bytes()
         targets = await stack.enter_async_context(bare_server(response_bytes))
-        same_poller = bare_server(response_bytes, name="floor with the sidecar's poller", poller=POLLER)
+        same_poller = bare_server(response_bytes, name="floor, sidecar's poller", poller=POLLER)
         targets += (await stack.enter_async_context(same_poller))[:1]
         for place, address in (("session-notes (tcp)", sidecar.target), ("session-notes (unix)", sidecar.unix)):
             targets += sessions.targets(place, address, servers=(sidecar.pid,), store=store.pid)

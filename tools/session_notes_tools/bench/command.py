@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import click
+from session_notes_server.settings import DEFAULT_ADDRESS
 
 from session_notes_tools.cli.help import Command
 from session_notes_tools.cli.parameters import option, path_option, span_option
@@ -20,12 +21,12 @@ MEANINGFUL_TIME = timedelta(seconds=1)
 """The least time per target, over all rounds, for figures that mean anything."""
 
 
-@click.command(cls=Command, epilog="Example: session-notes bench --target 127.0.0.1:50051")
+@click.command(cls=Command, epilog=f"Example: session-notes bench --target {DEFAULT_ADDRESS}")
 @option(
     "--target",
     metavar="ADDRESS",
-    help="Measure this sidecar: host:port or unix:/path. The token, an admin's, and the certificates come from the "
-    "environment. Existing sessions are not touched. The bench deletes its own sessions at the end.",
+    help="Measure this sidecar: host:port or unix:/path. A token (an admin's) and certificates come from the "
+    "environment. The bench creates its own sessions, and deletes them at the end.",
     show_default="a temporary sidecar",
 )
 @option(

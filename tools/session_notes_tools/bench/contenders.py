@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
-import sys
 import tempfile
 from collections.abc import AsyncIterator
-from typing import cast
 
 from google.protobuf.json_format import MessageToDict
 from session_notes.v1.notes_pb2 import Notes
@@ -17,10 +14,9 @@ from session_notes.v1.session_notes_pb2 import GetNotesRequest
 
 from session_notes_tools.bench import floor
 from session_notes_tools.bench.caller import REDIS_READ, REDIS_UPDATE, SESSION_TTL_SECONDS
-from session_notes_tools.bench.errors import BenchError
-from session_notes_tools.bench.processes import kill
 from session_notes_tools.bench.stores import Store
 from session_notes_tools.bench.targets import Target
+from session_notes_tools.python_process import PythonProcess
 
 
 @contextlib.asynccontextmanager
@@ -33,27 +29,22 @@ async def bare_server(response_bytes: int, *, name: str = "floor", poller: str =
         poller: gRPC's poller, as a value of GRPC_EXPERIMENTS; empty: gRPC's default.
 
     Raises:
-        BenchError: If it does not start.
+        ProcessFailed: If it does not start.
     """
     with tempfile.TemporaryDirectory(prefix="session-notes-bench-") as folder:
         unix = f"unix:{folder}/floor.sock"
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "session_notes_tools.bench.floor", str(response_bytes), "127.0.0.1:0", unix),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, "GRPC_EXPERIMENTS": poller},
-        )
-        try:
-            if not (line := await cast(asyncio.StreamReader, process.stdout).readline()):
-                raise BenchError("the bare gRPC server does not start; its own output is above")
-            port = line.split()[0].decode()
+        arguments = ("-m", "session_notes_tools.bench.floor", str(response_bytes), "127.0.0.1:0", unix)
+        env = {**os.environ, "GRPC_EXPERIMENTS": poller}
+        async with PythonProcess("bare gRPC server", arguments, env) as server:
+            server.drain_stderr()
+            ports = (await anext(server.lines(), b"")).decode().split()
+            if server.pid is None or not ports:
+                raise server.failure("ended at once")
             body = GetNotesRequest(session_id="bench-00000000-0").SerializeToString()
             yield [
-                Target(f"{name} ({transport})", "Echo", address, floor.METHOD, (body,), (process.pid,))
-                for transport, address in (("tcp", f"127.0.0.1:{port}"), ("unix", unix))
+                Target(f"{name} ({transport})", "Echo", address, floor.METHOD, (body,), (server.pid,))
+                for transport, address in (("tcp", f"127.0.0.1:{ports[0]}"), ("unix", unix))
             ]
-        finally:
-            await kill(process)
 
 
 @contextlib.asynccontextmanager

@@ -34,13 +34,6 @@ async def server_process(*command: str, port: int, output: int | None = None) ->
         await process.kill()
 
 
-async def kill(process: asyncio.subprocess.Process) -> None:
-    """Kill a process, and wait until it has ended."""
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
-    await process.wait()
-
-
 def free_ports(count: int) -> list[int]:
     """Return loopback ports that are free at this moment."""
     with contextlib.ExitStack() as stack:

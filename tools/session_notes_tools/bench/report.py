@@ -61,8 +61,8 @@ def calls_table(calls: Sequence[Mapping[str, Any]]) -> TextTable:
                 milliseconds(row["p99_us"]),
                 number(row["calls_per_second"]),
                 number(row["server_cpu_us"]),
-                _ratio(row["median_us_to_floor"]),
-                _ratio(row["server_cpu_us_to_floor"]),
+                ratio(row["median_us_to_floor"]),
+                ratio(row["server_cpu_us_to_floor"]),
             )
             for row in sorted(calls, key=lambda row: (row["in_flight"], row["caller"]))
         ],
@@ -106,7 +106,8 @@ def milliseconds(us: float) -> str:
     return f"{us / 1000:.2f}"
 
 
-def _ratio(value: float | None) -> str:
+def ratio(value: float | None) -> str:
+    """Return a ratio with two decimals; None is a dash."""
     return "-" if value is None else f"{value:.2f}"
 
 
@@ -115,8 +116,8 @@ def _rendered(table: TextTable) -> RenderableType:
     from rich.table import Table
 
     rendered = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for index, heading in enumerate(table.headings):
-        rendered.add_column(heading, justify="left" if index < 2 else "right")
+    for heading, cells in zip(table.headings, zip(*table.rows, strict=True), strict=True):
+        rendered.add_column(heading, justify="left" if any(cell[:1].isalpha() for cell in cells) else "right")
     for row in table.rows:
         rendered.add_row(*row)
     return rendered

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
-from session_notes_server.settings import Settings
+from session_notes_server.settings import DEFAULT_ADDRESS
 
 from session_notes_tools.cli.credentials import PANEL, credentials_options, tls, token
 from session_notes_tools.cli.exits import ExitCode, Failure, failure_of
@@ -43,7 +43,7 @@ target_option = option(
     help="The address of the sidecar: host:port or unix:/path.",
     callback=_target_or_default,
     # The address on which a sidecar listens by default. Help does not wait for a client to be imported.
-    show_default=Settings().listen[0],
+    show_default=DEFAULT_ADDRESS,
 )
 _timeout_option = span_option(
     "--timeout", panel=PANEL, help="The time to wait for a response: 500ms, 5s, 1m.", default="5s"

@@ -121,7 +121,7 @@ def list_(
     timeout: timedelta,
     as_json: bool,
 ) -> None:
-    """Show the last 20 runs, newest first."""
+    """Show the runs in the history, newest first."""
     from session_notes_tools.cli import documents, output, phrases, views
 
     with observer_client(target, timeout, observer) as client:

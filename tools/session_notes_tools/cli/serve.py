@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 def serve(dev: bool, verbose: bool, **values: Any) -> None:
     """Start the sidecar.
 
-    Without options it listens on 127.0.0.1:50051, with an embedded Valkey whose data outlives restarts. SIGTERM, SIGHUP
-    or Ctrl-C stops it after the calls in flight have finished; a second signal stops it at once.
+    Without options it listens on this machine only, with an embedded Valkey whose data outlives restarts. SIGTERM,
+    SIGHUP or Ctrl-C stops it after the calls in flight have finished; a second signal stops it at once.
 
     Traces are exported to the OpenTelemetry collector that OTEL_EXPORTER_OTLP_ENDPOINT names.
     """

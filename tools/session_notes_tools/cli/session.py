@@ -31,7 +31,7 @@ _TURN_KEYS = ("speaker", "text", "time", "extra")
 
 @app.command(epilog="Example: session-notes session get s1 --turns")
 @session_argument
-@option("--turns", is_flag=True, help="Show the transcript too: its last 2,000 turns.")
+@option("--turns", is_flag=True, help="Show the stored transcript too.")
 @common_options
 def get(
     session_id: str,

@@ -1,1 +1,1 @@
-"""`session-notes doctor`: what is in order here, what is not, and what to do about it."""
+"""`session-notes doctor`: checks of a sidecar and its store, with advice on each problem."""

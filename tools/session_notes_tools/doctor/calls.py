@@ -1,4 +1,4 @@
-"""What a sidecar says when it is called: its health, what it lets us do, how long a read takes, and a write and all."""
+"""Checks of a sidecar by calls: its health, the caller's permissions, the duration of reads, a round trip of notes."""
 
 from __future__ import annotations
 
@@ -11,63 +11,77 @@ from typing import Any, TypeAlias
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from session_notes import TLS, Notes, ObserverClient, PrimaryClient, SessionNotesError, TokenFile
+from session_notes import (
+    DEFAULT_NOTES_TIMEOUT,
+    TLS,
+    Notes,
+    ObserverClient,
+    PrimaryClient,
+    SessionNotesError,
+    TokenFile,
+)
 from session_notes.v1 import session_notes_pb2, session_notes_pb2_grpc, session_state_pb2, session_state_pb2_grpc
-from session_notes_server.rpc.services.health import LIVE, READY
+from session_notes_server.settings import HEALTH_LIVE, HEALTH_READY
 
 from session_notes_tools.doctor.findings import Finding, clock, ms, ok, problem, warning
-from session_notes_tools.doctor.reachability import ELSE
+from session_notes_tools.doctor.reachability import OTHER_SERVER
 
 READS = 5
-# What a primary waits for its notes unless told.
-_PATIENCE = timedelta(milliseconds=250)
 _SESSION_TTL = timedelta(minutes=5)
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...] | None
-"""Who we say we are."""
+"""The metadata of a call: the token, if there is one."""
 
 _DENIED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
-_AWAY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+_UNAVAILABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
-def health(channel: grpc.Channel, seconds: float) -> Generator[Finding, None, bool | None]:
-    """Ask whether it lives and is ready → whether it is ready; None: it is no sidecar."""
+def check_health(channel: grpc.Channel, seconds: float) -> Generator[Finding, None, bool | None]:
+    """Check whether the sidecar is live and ready.
+
+    Returns:
+        Whether it is ready; None if it is not a sidecar.
+    """
     stub = health_pb2_grpc.HealthStub(channel)
-    said = {}
-    for service in (LIVE, READY):
+    serving = {}
+    for service in (HEALTH_LIVE, HEALTH_READY):
         try:
-            answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=seconds)
+            response = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=seconds)
         except grpc.RpcError as error:
             code = error.code()
-            if code in _AWAY:
-                yield problem("health", f"no answer to a call ({code.name})", "see the sidecar's log, or restart it")
+            if code in _UNAVAILABLE:
+                yield problem("health", f"no response to a call ({code.name})", "see the sidecar's log, or restart it")
             else:
-                yield problem("health", f"a gRPC server, but none of ours ({code.name})", ELSE)
+                yield problem("health", f"a gRPC server, but not a sidecar ({code.name})", OTHER_SERVER)
             return None
-        said[service] = answer.status == health_pb2.HealthCheckResponse.SERVING
-    ready = bool(said[READY])
+        serving[service] = response.status == health_pb2.HealthCheckResponse.SERVING
+    ready = bool(serving[HEALTH_READY])
     if ready:
         yield ok("health", "live and ready")
-    elif said[LIVE]:
+    elif serving[HEALTH_LIVE]:
         yield problem(
             "health",
-            "live, and not ready: its store does not answer",
-            "its log says why in one line; to look at the store from here, give --redis-url as serve has it",
+            "live but not ready: its store is unavailable",
+            "see the reason in its log; to check the store from here, give the --redis-url of serve",
         )
     else:
-        yield problem("health", "it is stopping", "wait for its next start")
+        yield problem("health", "it is shutting down", "wait for its next start")
     return ready
 
 
-def who_we_are(
+def check_credentials(
     channel: grpc.Channel, metadata: Metadata, seconds: float, *, certificate: bool
 ) -> Generator[Finding, None, bool]:
-    """Find out what the token, or the certificate, lets us do → whether it lets us in."""
+    """Check which role the token or the certificate has.
 
-    def admitted(call: Any, request: Any, sent: Metadata) -> bool:
-        # These requests are wrong on purpose: who may call is asked before, so that nothing is done in any case.
+    Returns:
+        Whether the caller may read notes.
+    """
+
+    def admitted(method: Any, request: Any, sent: Metadata) -> bool:
+        # The requests are invalid on purpose. Permissions are checked first, so that no call has an effect.
         try:
-            call(request, timeout=seconds, metadata=sent)
+            method(request, timeout=seconds, metadata=sent)
         except grpc.RpcError as error:
             if error.code() in _DENIED:
                 return False
@@ -78,101 +92,102 @@ def who_we_are(
     notes = session_notes_pb2_grpc.SessionNotesStub(channel)
     state = session_state_pb2_grpc.SessionStateStub(channel)
     try:
-        anybody = admitted(notes.GetNotes, session_notes_pb2.GetNotesRequest(), None)
-        if not (
-            anybody if metadata is None else admitted(notes.GetNotes, session_notes_pb2.GetNotesRequest(), metadata)
-        ):
-            yield _not_let_in(metadata, certificate=certificate)
+        anonymous = admitted(notes.GetNotes, session_notes_pb2.GetNotesRequest(), None)
+        reader = (
+            anonymous if metadata is None else admitted(notes.GetNotes, session_notes_pb2.GetNotesRequest(), metadata)
+        )
+        if not reader:
+            yield _denied(metadata, certificate=certificate)
             return False
         observer = admitted(notes.BeginRun, session_notes_pb2.BeginRunRequest(), metadata)
         primary = admitted(state.UpdateSession, session_state_pb2.UpdateSessionRequest(), metadata)
         admin = admitted(state.ListSessions, session_state_pb2.ListSessionsRequest(page_size=-1), metadata)
     except grpc.RpcError as error:
-        yield problem("credentials", f"no answer to a call ({error.code().name})", "see the sidecar's log")
+        yield problem("credentials", f"no response to a call ({error.code().name})", "see the sidecar's log")
         return False
-    if anybody and not certificate:
-        unused = "; the token given is not looked at" if metadata else ""
-        yield ok("credentials", f"none needed: whoever can connect may call everything{unused}")
+    if anonymous and not certificate:
+        unused = "; the given token is ignored" if metadata else ""
+        yield ok("credentials", f"none needed: every caller may call every method{unused}")
         return True
-    what = "the token" if metadata else "our certificate"
-    role = "admin" if admin else "primary" if primary else "observer" if observer else "a reader"
-    yield ok("credentials", f"{what} lets us in as {role}")
+    credential = "the token" if metadata else "your certificate"
+    role = "admin" if admin else "primary" if primary else "observer" if observer else "reader"
+    yield ok("credentials", f"{credential} has the role {role}")
     return True
 
 
-def _not_let_in(metadata: Metadata, *, certificate: bool) -> Finding:
+def _denied(metadata: Metadata, *, certificate: bool) -> Finding:
     if metadata:
         return problem(
             "credentials",
-            "the token is not known there",
-            "it must be a line of one of the files in the sidecar's --tokens-dir, or hashed in one",
+            "the sidecar does not know the token",
+            "it must be a line of a file in the sidecar's --tokens-dir, as it is or hashed",
         )
     if certificate:
         return problem(
-            "credentials", "no name in our certificate has a role there", "add a line to the sidecar's --tls-roles"
+            "credentials", "no name in your certificate has a role", "add a line to the sidecar's --tls-roles"
         )
     return problem(
         "credentials",
-        "it asks for a token, and there is none",
+        "it requires a token, and none was given",
         "give --token-file FILE, or SESSION_NOTES_TOKEN_FILE",
     )
 
 
-def reads(channel: grpc.Channel, metadata: Metadata, seconds: float) -> Finding:
-    """How long GetNotes takes here, for a session that nobody has."""
-    request = session_notes_pb2.GetNotesRequest(session_id=_name())
+def check_reads(channel: grpc.Channel, metadata: Metadata, seconds: float) -> Finding:
+    """Measure GetNotes for a session that does not exist."""
+    request = session_notes_pb2.GetNotesRequest(session_id=_new_session_id())
     stub = session_notes_pb2_grpc.SessionNotesStub(channel)
-    taken = []
+    durations = []
     for _ in range(READS):
         began = time.monotonic()
         try:
             stub.GetNotes(request, timeout=seconds, metadata=metadata)
         except grpc.RpcError as error:
-            return problem("reads", f"GetNotes is answered {error.code().name}", "see the sidecar's log")
-        taken.append(time.monotonic() - began)
-    median = statistics.median(taken)
-    says = f"GetNotes takes {ms(median)} (median of {READS}, the longest {ms(max(taken))})"
-    if median * 2 > _PATIENCE.total_seconds():
+            return problem("reads", f"GetNotes fails with {error.code().name}", "see the sidecar's log")
+        durations.append(time.monotonic() - began)
+    median, deadline = statistics.median(durations), DEFAULT_NOTES_TIMEOUT.total_seconds()
+    says = f"GetNotes takes {ms(median)} (median of {READS}, longest {ms(max(durations))})"
+    if median * 2 > deadline:
         return warning(
             "reads",
-            f"{says}; by default a primary waits {ms(_PATIENCE.total_seconds())}",
-            "run the sidecar beside its callers, and Redis near it",
+            f"{says}; the default deadline of a primary is {ms(deadline)}",
+            "run the sidecar next to its callers, and Redis close to it",
         )
     return ok("reads", says)
 
 
-def round_trip(target: str, token: TokenFile | None, tls: TLS | None, timeout: timedelta) -> Iterator[Finding]:
-    """Write, read and delete notes in a session of our own."""
-    session_id, written = _name(), Notes(summary="written by session-notes doctor")
+def check_round_trip(target: str, token: TokenFile | None, tls: TLS | None, timeout: timedelta) -> Iterator[Finding]:
+    """Write, read and delete notes, in a session made for this check."""
+    session_id, notes = _new_session_id(), Notes(summary="written by session-notes doctor")
     try:
         with (
             PrimaryClient(target, token=token, tls=tls, timeout=timeout, state_timeout=timeout) as primary,
             ObserverClient(target, token=token, tls=tls, timeout=timeout) as observer,
         ):
-            # Who may not remove it is to hear so before it is there.
+            # A caller that may not delete the session fails before the session exists.
             primary.delete_session(session_id)
             primary.update_session(session_id, ttl=_SESSION_TTL)
             try:
                 began = time.time()
-                result = observer.write_notes(session_id, written)
+                result = observer.write_notes(session_id, notes)
                 ended = time.time()
-                read = primary.get_notes(session_id)
+                reading = primary.get_notes(session_id)
             finally:
                 primary.delete_session(session_id)
-            left = primary.get_notes(session_id)
+            after_deletion = primary.get_notes(session_id)
     except SessionNotesError as error:
         yield problem(
             "writes",
             f"notes cannot be written, read and deleted ({type(error).__name__})",
-            "it takes the token of an admin; else see the sidecar's log",
+            "use the token of an admin; if you do, see the sidecar's log",
         )
         return
-    if read.notes != written or left.ready:
-        yield problem("writes", "what is read is not what was written", "this is a bug: please report it")
+    if reading.notes != notes or after_deletion.ready:
+        yield problem("writes", "the notes read are not the notes written", "this is a bug: please report it")
         return
-    yield ok("writes", "notes were written, read and deleted, in a session of this check's own")
+    yield ok("writes", "notes were written, read and deleted, in a session made for this check")
     yield clock("the store's clock", result.write_time.timestamp() - (began + ended) / 2)
 
 
-def _name() -> str:
+def _new_session_id() -> str:
     return f"doctor-{secrets.token_hex(8)}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from click.exceptions import Exit
-from session_notes_server.settings import InvalidSetting, StartupError
+from session_notes_server.settings import InvalidSetting, Settings, StartupError
 
 from session_notes_tools.cli.credentials import tls, token
 from session_notes_tools.cli.help import Command
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from session_notes_tools.doctor.findings import Finding
 
 _STYLES = {"ok": "green", "skipped": "dim", "warning": "yellow", "problem": "bold red"}
-# As wide as the longest verdict, and the longest name of a check.
-_WIDTHS = (7, 11)
+# The widths of the longest verdict and of the longest name of a check.
+_COLUMN_WIDTHS = (7, 11)
 
 
 @click.command(
@@ -32,8 +32,8 @@ _WIDTHS = (7, 11)
     metavar="URL",
     envvar="SESSION_NOTES_REDIS_URL",
     panel=PANEL,
-    help="Look at this Redis or Valkey, too: as `serve` has it.",
-    show_default="the sidecar alone is looked at",
+    help="Check this Redis or Valkey too: the URL as for `serve`.",
+    show_default="only the sidecar is checked",
 )
 @redis_secrets_options
 @min_replicas_acked_option
@@ -41,7 +41,7 @@ _WIDTHS = (7, 11)
 @option(
     "--write",
     is_flag=True,
-    help="Also write, read and delete notes, in a session made for this. It takes the token of an admin.",
+    help="Also write, read and delete notes, in a session made for this. Needs the token of an admin.",
 )
 @common_options
 def doctor(
@@ -59,49 +59,52 @@ def doctor(
     timeout: timedelta,
     as_json: bool,
 ) -> None:
-    """Check a sidecar and its store, and say what to do about what is wrong.
+    """Check a sidecar and its store, and advise on each problem.
 
-    The sidecar: its address, TLS, health, your token, its version. Redis, with --redis-url: its version, whether it
-    evicts, keeps and expires what it should, and what its user may do. Nothing is changed, unless with --write. The
-    exit code is 1 if there is a problem; warnings leave it at 0.
+    The sidecar: its address, TLS, health, your token, its version. Redis, with --redis-url: its version, eviction,
+    persistence, expiry, and the permissions of its user. Nothing is changed, except with --write. The exit code is 1 if
+    there is a problem, 0 if there are only warnings.
     """
-    from session_notes_server.store import RedisSecrets, RedisTarget
+    from session_notes_server.sidecar.resources import redis_target
 
     from session_notes_tools.cli import documents, output, phrases
     from session_notes_tools.cli.exits import ExitCode, Failure
-    from session_notes_tools.doctor import sidecar, store
     from session_notes_tools.doctor.findings import Finding, Verdict, problem
+    from session_notes_tools.doctor.sidecar import check_sidecar
+    from session_notes_tools.doctor.store import check_store
 
-    asked = sidecar.Asked(target, token, lambda: tls(target), timeout)
-    parts: dict[str, Iterable[Finding]] = {"sidecar": sidecar.checked(asked, write=write)}
-    if redis_url is not None:
-        try:
-            secrets = RedisSecrets(
-                password_file=redis_password_file,
-                ca=redis_ca,
-                cert=redis_cert,
-                key=redis_key,
-                sentinel_user=sentinel_user,
-                sentinel_password_file=sentinel_password_file,
-            )
-            redis = RedisTarget.parse(redis_url, secrets)
-            parts["redis"] = store.checked(redis, prefix, timeout=timeout, min_replicas=min_replicas_acked)
-        except InvalidSetting as error:
-            raise Failure(str(error), ExitCode.USAGE) from error
-        except StartupError as error:
-            parts["redis"] = [problem("files", str(error), "a sidecar would not start on it either")]
-    found: list[dict[str, Any]] = []
-    for about, findings in parts.items():
+    parts: dict[str, Iterable[Finding]] = {
+        "sidecar": check_sidecar(target, token, lambda: tls(target), timeout, write=write)
+    }
+    settings = Settings(
+        redis_url=redis_url,
+        redis_password_file=redis_password_file,
+        redis_ca=redis_ca,
+        redis_cert=redis_cert,
+        redis_key=redis_key,
+        sentinel_user=sentinel_user,
+        sentinel_password_file=sentinel_password_file,
+        min_replicas_acked=min_replicas_acked,
+    )
+    try:
+        if redis_url is not None and (redis := redis_target(settings)):
+            parts["redis"] = check_store(redis, prefix, timeout=timeout, min_replicas=min_replicas_acked)
+    except InvalidSetting as error:
+        raise Failure(str(error), ExitCode.USAGE) from error
+    except StartupError as error:
+        parts["redis"] = [problem("files", str(error), "fix the file: with it, a sidecar would not start either")]
+    checks: list[dict[str, Any]] = []
+    for part, findings in parts.items():
         if not as_json:
-            output.echo(output.line((about, "bold")))
+            output.echo(output.line((part, "bold")))
         for finding in findings:
-            found.append({"about": about, **_document(finding)})
+            checks.append({"about": part, **_document(finding)})
             if not as_json:
                 _show(finding)
-    problems = sum(one["verdict"] == Verdict.PROBLEM for one in found)
-    warnings = sum(one["verdict"] == Verdict.WARNING for one in found)
+    problems = sum(check["verdict"] == Verdict.PROBLEM for check in checks)
+    warnings = sum(check["verdict"] == Verdict.WARNING for check in checks)
     if as_json:
-        documents.write({"target": target, "ok": not problems, "checks": found})
+        documents.write({"target": target, "ok": not problems, "checks": checks})
     else:
         output.echo(output.line(f"{phrases.count(problems, 'problem')}, {phrases.count(warnings, 'warning')}"))
     if problems:
@@ -118,13 +121,11 @@ def _document(finding: "Finding") -> dict[str, Any]:
 
 
 def _show(finding: "Finding") -> None:
-    """At once, as the next check may take its time."""
-    from rich.table import Table
-
+    """Print a finding at once, as the next check may take time."""
     from session_notes_tools.cli import output
 
-    row = Table.grid(padding=(0, 2))
-    for width in _WIDTHS:
+    row = output.grid()
+    for width in _COLUMN_WIDTHS:
         row.add_column(width=width)
     row.add_column(overflow="fold")
     row.add_row(

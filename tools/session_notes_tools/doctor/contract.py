@@ -1,4 +1,4 @@
-"""Whether a sidecar and this version know the same contract."""
+"""Comparison of the sidecar's contract with this version's."""
 
 from __future__ import annotations
 
@@ -18,53 +18,54 @@ from session_notes_tools.doctor.findings import Finding, ok, skipped, warning
 CONTRACT = (error_reason_pb2, notes_pb2, turn_pb2, session_notes_pb2, session_state_pb2)
 
 
-def contract(channel: grpc.Channel, metadata: Metadata, seconds: float) -> Finding:
-    """Compare what the sidecar can do with what this version knows: no RPC tells a version's number."""
-    mine = f"this is {version('session-notes')}"
-    files = [module.DESCRIPTOR.name for module in CONTRACT]
-    requests = [reflection_pb2.ServerReflectionRequest(file_by_filename=name) for name in files]
+def check_contract(channel: grpc.Channel, metadata: Metadata, seconds: float) -> Finding:
+    """Compare the RPCs, fields and enum values of the sidecar with this version's, as no RPC returns a version."""
+    this_version = f"this is {version('session-notes')}"
+    requests = [reflection_pb2.ServerReflectionRequest(file_by_filename=module.DESCRIPTOR.name) for module in CONTRACT]
     try:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-        answers = list(stub.ServerReflectionInfo(iter(requests), timeout=seconds, metadata=metadata))
-        theirs = _parts(
+        responses = list(stub.ServerReflectionInfo(iter(requests), timeout=seconds, metadata=metadata))
+        offered = _elements(
             FileDescriptorProto.FromString(file)
-            for answer in answers
-            for file in answer.file_descriptor_response.file_descriptor_proto
+            for response in responses
+            for file in response.file_descriptor_response.file_descriptor_proto
         )
     except (grpc.RpcError, DecodeError):
-        return skipped("contract", f"{mine}; the sidecar does not tell what it can do")
-    ours = _parts(_described(module) for module in CONTRACT)
-    if missing := sorted(ours - theirs):
+        return skipped("contract", f"{this_version}; the sidecar does not describe its services")
+    expected = _elements(_descriptor(module) for module in CONTRACT)
+    if missing := sorted(expected - offered):
         return warning(
             "contract",
-            f"{mine}; the sidecar is older, and lacks {_some(missing)}",
+            f"{this_version}; the sidecar is older, and lacks {_first_names(missing)}",
             "update the sidecar before its clients",
         )
-    if more := sorted(theirs - ours):
+    if extra := sorted(offered - expected):
         return warning(
-            "contract", f"{mine}; the sidecar is newer, and has {_some(more)} too", "update this, if you use it"
+            "contract",
+            f"{this_version}; the sidecar is newer, and has {_first_names(extra)} too",
+            "update this package if you need them",
         )
-    return ok("contract", f"{mine}; the sidecar can do all that it knows, and no more")
+    return ok("contract", f"{this_version}; the sidecar has the same contract")
 
 
-def _described(module: Any) -> FileDescriptorProto:
-    described = FileDescriptorProto()
-    module.DESCRIPTOR.CopyToProto(described)
-    return described
+def _descriptor(module: Any) -> FileDescriptorProto:
+    descriptor = FileDescriptorProto()
+    module.DESCRIPTOR.CopyToProto(descriptor)
+    return descriptor
 
 
-def _parts(files: Iterable[FileDescriptorProto]) -> set[str]:
-    """The names of all RPCs, fields and values of enums in our own files."""
-    found: set[str] = set()
+def _elements(files: Iterable[FileDescriptorProto]) -> set[str]:
+    """Return the names of all RPCs, fields and enum values in the files of this project."""
+    names: set[str] = set()
     for file in files:
         if not file.package.startswith("session_notes."):
             continue
-        found |= {f"{service.name}.{method.name}" for service in file.service for method in service.method}
-        found |= {f"{message.name}.{field.name}" for message in file.message_type for field in message.field}
-        found |= {value.name for enum in file.enum_type for value in enum.value}
-    return found
+        names |= {f"{service.name}.{method.name}" for service in file.service for method in service.method}
+        names |= {f"{message.name}.{field.name}" for message in file.message_type for field in message.field}
+        names |= {value.name for enum in file.enum_type for value in enum.value}
+    return names
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

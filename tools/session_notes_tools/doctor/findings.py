@@ -1,4 +1,4 @@
-"""What a check finds. Its texts are ours: fixed words, and names and numbers of settings, never what somebody wrote."""
+"""The result of a check. Its texts are fixed words with names, numbers and settings, never what a user wrote."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """How much it matters; the last one is the worst."""
+    """How much a finding matters, from best to worst."""
 
     OK = "ok"
     SKIPPED = "skipped"
-    """Not looked at, or not to be told from here."""
+    """Not checked, or not visible from here."""
 
     WARNING = "warning"
-    """It works, and may one day cost something."""
+    """It works, and may cause trouble later."""
 
     PROBLEM = "problem"
     """It does not work."""
@@ -22,13 +22,13 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
-        check: Its name, one word.
+        check: The name of the check, one word.
         verdict: How much it matters.
         says: What was found.
-        advice: What to do about it; empty where there is nothing to do.
+        advice: What to do about it; empty if there is nothing to do.
     """
 
     check: str
@@ -38,32 +38,32 @@ class Finding:
 
 
 def ok(check: str, says: str) -> Finding:
-    """All is well."""
+    """Return a finding that needs no action."""
     return Finding(check, Verdict.OK, says)
 
 
 def skipped(check: str, says: str, advice: str = "") -> Finding:
-    """Nobody looked, or could."""
+    """Return a finding about something that was not checked."""
     return Finding(check, Verdict.SKIPPED, says, advice)
 
 
 def warning(check: str, says: str, advice: str) -> Finding:
-    """Something to know of, and to decide."""
+    """Return a finding that an operator should know of and decide on."""
     return Finding(check, Verdict.WARNING, says, advice)
 
 
 def problem(check: str, says: str, advice: str) -> Finding:
-    """Something to mend."""
+    """Return a finding that must be fixed."""
     return Finding(check, Verdict.PROBLEM, says, advice)
 
 
-def clock(whose: str, ahead_seconds: float) -> Finding:
-    """A clock beside ours: as information alone, since ages come from the store's clock and no other."""
-    size = f"{abs(ahead_seconds):.1f} s {'ahead of' if ahead_seconds > 0 else 'behind'} ours"
-    same = abs(ahead_seconds) < 0.1
-    return ok("clock", f"{whose} is {'as ours' if same else size}; no age depends on ours")
+def clock(name: str, ahead_seconds: float) -> Finding:
+    """Compare a clock with this machine's. Never a problem: ages come from the store's clock alone."""
+    size = f"{abs(ahead_seconds):.1f} s {'ahead of' if ahead_seconds > 0 else 'behind'}"
+    relation = "agrees with" if abs(ahead_seconds) < 0.1 else f"is {size}"
+    return ok("clock", f"{name} {relation} this machine's; no age depends on this machine's clock")
 
 
 def ms(seconds: float) -> str:
-    """A span, in milliseconds."""
+    """Return a span of time in milliseconds."""
     return f"{seconds * 1000:.2f} ms"

@@ -1,4 +1,4 @@
-"""A first word with whatever listens at an address, before gRPC is asked: that says little of what is wrong there."""
+"""First contact with an address through plain sockets, as gRPC reports little about what is wrong there."""
 
 from __future__ import annotations
 
@@ -10,34 +10,39 @@ import time
 from dataclasses import dataclass
 from typing import Any, Self
 
-# How a client of HTTP/2 begins, with settings that are empty (RFC 9113, 3.4). A server answers with its own settings.
-_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-_FRAME_HEAD_BYTES, _SETTINGS = 9, 4
+# The client preface of HTTP/2 with empty settings (RFC 9113, 3.4). A server replies with its own settings.
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+_FRAME_HEADER_BYTES, _SETTINGS_FRAME = 9, 4
 _TLS_ALERT = b"\x15\x03"
-_OTHERS = {
+_OTHER_SERVERS = {
     b"HTTP/": "a web server",
     b"<": "a web server",
-    b"-": "Redis or Valkey, as it seems",
-    b"+": "Redis or Valkey, as it seems",
+    b"-": "probably Redis or Valkey",
+    b"+": "probably Redis or Valkey",
     b"SSH-": "an SSH server",
 }
-# X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python has no name for.
+# OpenSSL's X509_V_FLAG_NO_CHECK_TIME, for which Python has no name.
 _NO_CHECK_TIME = 0x200000
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a target of gRPC's is. Port 0: `host` is the path of a unix socket."""
+class SocketAddress:
+    """The address of a gRPC target.
+
+    Attributes:
+        host: The host, or the path of a unix socket.
+        port: The port; 0 for a unix socket.
+    """
 
     host: str
     port: int
 
     @classmethod
-    def of(cls, target: str) -> Self:
-        """Read `host:port`, `unix:/path` and their longer forms; of several addresses the first.
+    def parse(cls, target: str) -> Self:
+        """Parse `host:port`, `unix:/path` and their longer forms. Of several addresses, the first counts.
 
         Raises:
-            ValueError: it is none of these.
+            ValueError: If the target has another form.
         """
         if target.startswith("unix:"):
             return cls(target.removeprefix("unix:").removeprefix("//"), 0)
@@ -51,115 +56,115 @@ class Place:
         return cls(host.removeprefix("[").removesuffix("]"), int(port))
 
     def connect(self, seconds: float) -> socket.socket:
-        """Connect to the first of its addresses that lets us.
+        """Connect to the first IP address of the host that accepts.
 
         Raises:
-            OSError: none does, or its name is not found; of several the last one's.
-            TimeoutError: it takes too long.
+            OSError: If none accepts, or the name does not resolve. Of several errors, the last is raised.
+            TimeoutError: If it takes longer than `seconds`.
         """
         if not self.port:
-            return _connected(socket.AF_UNIX, self.host, seconds)
+            return _connect(socket.AF_UNIX, self.host, seconds)
         deadline = time.monotonic() + seconds
         failure: OSError = TimeoutError()
-        for family, *_, address in resolved(self.host, self.port, seconds):
+        for family, *_, address in resolve(self.host, self.port, seconds):
             try:
-                return _connected(family, address, max(deadline - time.monotonic(), 0.001))
+                return _connect(family, address, max(deadline - time.monotonic(), 0.001))
             except OSError as error:
                 failure = error
         raise failure
 
 
-def resolved(host: str, port: int, seconds: float) -> list[Any]:
-    """What a host's name stands for, as `getaddrinfo` has it.
+def resolve(host: str, port: int, seconds: float) -> list[Any]:
+    """Return the addresses of a host, as `getaddrinfo` does, within a time limit.
 
-    Asked for in a thread that nobody waits for in the end: nothing else ends a look-up while name servers are away.
+    The look-up runs in a daemon thread, as nothing else ends it while name servers do not respond.
 
     Raises:
-        OSError: it stands for nothing.
-        TimeoutError: nobody says so in time.
+        OSError: If the name does not resolve.
+        TimeoutError: If the look-up takes longer than `seconds`.
     """
-    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    results: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def look_up() -> None:
         try:
-            answers.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            results.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         except (OSError, UnicodeError):
-            answers.put(socket.gaierror(socket.EAI_NONAME, "not found"))
+            results.put(socket.gaierror(socket.EAI_NONAME, "not found"))
 
     threading.Thread(target=look_up, daemon=True).start()
     try:
-        answer = answers.get(timeout=seconds)
+        result = results.get(timeout=seconds)
     except queue.Empty:
         raise TimeoutError from None
-    if isinstance(answer, OSError):
-        raise answer
-    return list(answer)
+    if isinstance(result, OSError):
+        raise result
+    return list(result)
 
 
-def who_else(connection: socket.socket) -> str:
-    """Say hello in HTTP/2 → who answers, where it is nobody who speaks that; empty: all is well.
+def other_server(connection: socket.socket) -> str:
+    """Send the preface of HTTP/2, and return the kind of a server that does not speak it; empty if it does.
 
     Raises:
-        TimeoutError: nobody answers.
-        ConnectionError: it ends the connection, or answers as TLS would.
-        ssl.SSLError: TLS has a last word, as where a certificate of ours is missing.
+        TimeoutError: If there is no reply.
+        ConnectionError: If it closes the connection, or replies with a TLS alert.
+        ssl.SSLError: If TLS fails late, for example because a client certificate is missing.
     """
-    connection.sendall(_HELLO)
-    heard = b""
-    while len(heard) < _FRAME_HEAD_BYTES:
-        more = connection.recv(_FRAME_HEAD_BYTES - len(heard))
-        if not more:
+    connection.sendall(_PREFACE)
+    reply = b""
+    while len(reply) < _FRAME_HEADER_BYTES:
+        received = connection.recv(_FRAME_HEADER_BYTES - len(reply))
+        if not received:
             break
-        heard += more
-    if not heard or heard.startswith(_TLS_ALERT):
+        reply += received
+    if not reply or reply.startswith(_TLS_ALERT):
         raise ConnectionResetError
-    for beginning, name in _OTHERS.items():
-        if heard.startswith(beginning):
+    for beginning, name in _OTHER_SERVERS.items():
+        if reply.startswith(beginning):
             return name
-    is_settings = len(heard) == _FRAME_HEAD_BYTES and heard[3] == _SETTINGS
-    return "" if is_settings else "something that does not speak HTTP/2"
+    is_settings = len(reply) == _FRAME_HEADER_BYTES and reply[3] == _SETTINGS_FRAME
+    return "" if is_settings else "a server that does not speak HTTP/2"
 
 
-def speaks_tls(place: Place, seconds: float) -> bool:
-    """Whether TLS is spoken there, whatever the certificate."""
+def speaks_tls(address: SocketAddress, seconds: float) -> bool:
+    """Return whether the server speaks TLS, with any certificate."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
-        with place.connect(seconds) as connection, context.wrap_socket(connection):
+        with address.connect(seconds) as connection, context.wrap_socket(connection):
             return True
     except OSError:
         return False
 
 
-def encrypted(place: Place, context: ssl.SSLContext, seconds: float) -> ssl.SSLSocket:
-    """A connection over TLS, as gRPC's: certificate and name verified, HTTP/2 agreed upon.
+def connect_tls(address: SocketAddress, context: ssl.SSLContext, seconds: float) -> ssl.SSLSocket:
+    """Connect over TLS as gRPC does: certificate and name are verified, HTTP/2 is agreed upon.
 
     Raises:
-        OSError: what `connect` and the handshake raise.
+        OSError: If the connection or the handshake fails.
     """
-    connection = place.connect(seconds)
+    connection = address.connect(seconds)
     try:
-        return context.wrap_socket(connection, server_hostname=place.host)
+        return context.wrap_socket(connection, server_hostname=address.host)
     except BaseException:
         connection.close()
         raise
 
 
-def certificate(place: Place, context: ssl.SSLContext, seconds: float) -> dict[str, Any]:
-    """The certificate shown there, by an authority we trust, be it for another name or another time; else nothing.
+def peer_certificate(address: SocketAddress, context: ssl.SSLContext, seconds: float) -> dict[str, Any]:
+    """Return the server's certificate if a trusted authority signed it, whatever its name and dates; else nothing.
 
-    Nothing is said over such a connection. The context is of no use afterwards.
+    No data is sent over this connection. The context is not usable afterwards.
     """
     context.check_hostname = False
     context.verify_flags |= ssl.VerifyFlags(_NO_CHECK_TIME)
     try:
-        with encrypted(place, context, seconds) as connection:
+        with connect_tls(address, context, seconds) as connection:
             return dict(connection.getpeercert() or {})
     except OSError:
         return {}
 
 
-def _connected(family: socket.AddressFamily, address: Any, seconds: float) -> socket.socket:
+def _connect(family: socket.AddressFamily, address: Any, seconds: float) -> socket.socket:
     connection = socket.socket(family)
     try:
         connection.settimeout(seconds)

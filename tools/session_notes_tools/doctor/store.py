@@ -1,4 +1,4 @@
-"""What is checked of Redis or Valkey: can it be used, and does it keep what it is given, as long as it should?"""
+"""All checks of Redis or Valkey: whether it can be used, and whether it keeps sessions as long as it should."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
-from session_notes_server.store import (
+from session_notes_server.settings import Settings
+from session_notes_server.store.inspection import (
     COMMAND_LOGS,
     RedisTarget,
     StoreInspection,
@@ -24,42 +25,40 @@ from session_notes_tools.cli.phrases import ago, count
 from session_notes_tools.doctor import probe
 from session_notes_tools.doctor.findings import Finding, Verdict, clock, ms, ok, problem, skipped, warning
 
-# What a GetNotes waits for a store that answers nobody is 80 ms by default.
+# A quarter of the time that GetNotes waits for the store by default.
 SLOW_SECONDS = 0.02
 NEARLY_FULL, FULL = 0.8, 0.95
 _SEVERITY = list(Verdict)
-_AN_ADMIN = "to have this checked, give --redis-url once with the user of an admin"
+_USE_ADMIN = "to check this, give --redis-url once with the user of an admin"
 
 
-def checked(target: RedisTarget, prefix: str, *, timeout: timedelta, min_replicas: int) -> Iterator[Finding]:
-    """Check a store, as far as one gets; nothing is changed there.
+def check_store(target: RedisTarget, prefix: str, *, timeout: timedelta, min_replicas: int) -> Iterator[Finding]:
+    """Check a store. Nothing is changed in it.
 
     Args:
-        target: Where it is.
-        prefix: What our keys start with.
-        timeout: How long each step may take.
-        min_replicas: How many replicas writes wait for.
+        target: The store.
+        prefix: The prefix of the sidecar's keys.
+        timeout: The limit for each step.
+        min_replicas: The number of replicas that writes wait for.
     """
     unresolved: list[OSError] = []
     for address in target.addresses:
         try:
             if address.port:
-                # Before asyncio looks for it: that would wait in the end for as long as the name servers make it.
-                probe.resolved(address.host, address.port, timeout.total_seconds())
+                # Before asyncio does it: at its end, asyncio would wait for a look-up that name servers hold up.
+                probe.resolve(address.host, address.port, timeout.total_seconds())
         except OSError as error:
             unresolved.append(error)
     if len(unresolved) == len(target.addresses):
-        yield problem(
-            "connection", f"{target.name}: {describe_error(unresolved[0])}", "see whether the host's name is right"
-        )
+        yield problem("connection", f"{target.name}: {describe_error(unresolved[0])}", "check the host name")
         return
     try:
-        looks = asyncio.run(inspect_store(target, prefix, reply_timeout=timeout, replicas=min_replicas > 0))
+        nodes = asyncio.run(inspect_store(target, prefix, reply_timeout=timeout, replicas=min_replicas > 0))
     except StoreUnavailable as error:
         yield problem(
             "connection",
             f"{target.name} cannot be used: {describe_error(error.__cause__)}",
-            "see whether it runs, and whether --redis-url and the like say what they should",
+            "check that it is running, and that --redis-url and the options for Redis are right",
         )
         return
     checks = (
@@ -77,216 +76,215 @@ def checked(target: RedisTarget, prefix: str, *, timeout: timedelta, min_replica
         _clock,
     )
     for check in checks:
-        yield _together([check(one) for one in looks])
+        yield _worst([check(node) for node in nodes])
 
 
-def _together(same: list[Finding]) -> Finding:
-    """One finding for all nodes: the worst."""
-    worst = max(same, key=lambda finding: _SEVERITY.index(finding.verdict))
-    if len(same) == 1:
+def _worst(findings: list[Finding]) -> Finding:
+    """Return the worst of the nodes' findings, with the number of nodes that share its verdict."""
+    worst = max(findings, key=lambda finding: _SEVERITY.index(finding.verdict))
+    if len(findings) == 1:
         return worst
-    alike = sum(finding.verdict is worst.verdict for finding in same)
-    return replace(worst, says=f"{worst.says} ({alike} of {len(same)} nodes)")
+    same = sum(finding.verdict is worst.verdict for finding in findings)
+    return replace(worst, says=f"{worst.says} ({same} of {len(findings)} nodes)")
 
 
-def _needs_info(judge: Callable[[StoreInspection], Finding]) -> Callable[[StoreInspection], Finding]:
-    """A check that needs INFO, and says so where there is none."""
-    name = judge.__name__.removeprefix("_")
+def _needs_info(check: Callable[[StoreInspection], Finding]) -> Callable[[StoreInspection], Finding]:
+    """Skip a check on a node that refuses INFO."""
+    name = check.__name__.removeprefix("_")
 
-    def check(seen: StoreInspection) -> Finding:
-        return judge(seen) if seen.info else skipped(name, f"not known: {seen.refused.get('INFO')}", _AN_ADMIN)
+    def check_or_skip(node: StoreInspection) -> Finding:
+        return check(node) if node.info else _unknown(name, node, "INFO")
 
-    return check
+    return check_or_skip
 
 
-def _connection(seen: StoreInspection) -> Finding:
-    median, longest = statistics.median(seen.round_trip_seconds), max(seen.round_trip_seconds)
-    says = f"a round trip takes {ms(median)} (median of {len(seen.round_trip_seconds)}, the longest {ms(longest)})"
+def _unknown(check: str, node: StoreInspection, command: str) -> Finding:
+    return skipped(check, f"unknown: {node.refused.get(command)}", _USE_ADMIN)
+
+
+def _connection(node: StoreInspection) -> Finding:
+    median, longest = statistics.median(node.round_trip_seconds), max(node.round_trip_seconds)
+    says = f"a round trip takes {ms(median)} (median of {len(node.round_trip_seconds)}, longest {ms(longest)})"
     if median > SLOW_SECONDS:
-        return warning("connection", f"{says}: GetNotes may wait 80 ms in all", "run the sidecar nearer to it")
+        limit = Settings().notes_timeout // timedelta(milliseconds=1)
+        return warning("connection", f"{says}; by default, GetNotes waits {limit} ms", "run the sidecar closer to it")
     return ok("connection", says)
 
 
 @_needs_info
-def _version(seen: StoreInspection) -> Finding:
-    valkey, redis = seen.info.get("valkey_version"), seen.info.get("redis_version", "")
-    name, number, least = ("Valkey", valkey, (7, 2)) if valkey else ("Redis", redis, (6, 2))
+def _version(node: StoreInspection) -> Finding:
+    valkey, redis = node.info.get("valkey_version"), node.info.get("redis_version", "")
+    name, number, oldest = ("Valkey", valkey, (7, 2)) if valkey else ("Redis", redis, (6, 2))
     says = f"{name} {number}"
-    if _numbers(number) < least:
-        wanted = ".".join(map(str, least))
-        return problem("version", f"{says} is too old", f"use {name} {wanted} or newer")
+    if _version_numbers(number) < oldest:
+        return problem("version", f"{says} is too old", f"use {name} {'.'.join(map(str, oldest))} or newer")
     return ok("version", says)
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def _version_numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
 
 
-def _role(target: RedisTarget, seen: StoreInspection) -> Finding:
-    if not seen.info:
-        return skipped("role", f"not known: {seen.refused.get('INFO')}", _AN_ADMIN)
-    if seen.info.get("role") != "master":
+def _role(target: RedisTarget, node: StoreInspection) -> Finding:
+    if not node.info:
+        return _unknown("role", node, "INFO")
+    if node.info.get("role") != "master":
         return problem(
             "role",
             "a read-only replica",
-            "name the master, or let Sentinel say who it is: redis+sentinel://host:port,host:port/service",
+            "give the address of the master, or of the Sentinels: redis+sentinel://host:port,host:port/service",
         )
-    in_a_cluster = seen.info.get("cluster_enabled") == "1"
-    if in_a_cluster and not target.is_cluster:
+    in_cluster = node.info.get("cluster_enabled") == "1"
+    if in_cluster and not target.is_cluster:
         return problem("role", "a node of a cluster", "write redis+cluster:// or rediss+cluster://")
-    if not in_a_cluster:
-        return ok("role", "a master" + (", as Sentinel says" if target.service else ""))
-    state, slots = seen.cluster.get("cluster_state"), seen.cluster.get("cluster_slots_assigned")
+    if not in_cluster:
+        return ok("role", "a master" + (", according to Sentinel" if target.service else ""))
+    state, slots = node.cluster.get("cluster_state"), node.cluster.get("cluster_slots_assigned")
     if state is None:
-        return skipped("role", f"in a cluster; its state is not known: {seen.refused.get('CLUSTER')}", _AN_ADMIN)
+        return skipped("role", f"in a cluster of unknown state: {node.refused.get('CLUSTER')}", _USE_ADMIN)
     if state != "ok" or slots != "16384":
         return problem("role", f"in a cluster that is down: {slots} of 16384 slots are served", "see CLUSTER NODES")
-    return ok("role", "in a cluster that is whole")
+    return ok("role", "in a complete cluster")
 
 
 @_needs_info
-def _eviction(seen: StoreInspection) -> Finding:
-    policy, limit = seen.info.get("maxmemory_policy", ""), _number(seen.info, "maxmemory")
-    evicted = _number(seen.info, "evicted_keys")
-    so_far = f"; {count(evicted, 'key')} gone that way since its start" if evicted else ""
-    says = f"{policy}{so_far}"
-    advice = "CONFIG SET maxmemory-policy noeviction, and in its configuration"
+def _eviction(node: StoreInspection) -> Finding:
+    policy, limit = node.info.get("maxmemory_policy", ""), _number(node.info, "maxmemory")
+    evicted = _number(node.info, "evicted_keys")
+    says = f"{policy}; {count(evicted, 'key')} evicted since its start" if evicted else policy
+    advice = "set maxmemory-policy noeviction, by CONFIG SET and in its configuration file"
+    loss = "evicts sessions before they expire, whole or in part (fields, transcript, runs)"
     if policy == "noeviction":
         return ok("eviction", says)
     if not limit:
-        return warning("eviction", f"{says}: without a maxmemory it evicts nothing, with one it would", advice)
+        return warning("eviction", f"{says}: without maxmemory it evicts nothing, with maxmemory it would", advice)
     if policy.startswith("volatile-"):
-        return warning(
-            "eviction", f"{says}: all sessions expire, so when memory is short it is they that go, {_IN_PART}", advice
-        )
-    return problem("eviction", f"{says}: when memory is short, sessions are lost before their time, {_IN_PART}", advice)
-
-
-_IN_PART = "whole or in part (fields, transcript, runs)"
+        return warning("eviction", f"{says}: as every session expires, a shortage of memory {loss}", advice)
+    return problem("eviction", f"{says}: a shortage of memory {loss}", advice)
 
 
 @_needs_info
-def _memory(seen: StoreInspection) -> Finding:
-    used, limit = _number(seen.info, "used_memory"), _number(seen.info, "maxmemory")
+def _memory(node: StoreInspection) -> Finding:
+    used, limit = _number(node.info, "used_memory"), _number(node.info, "maxmemory")
     if not limit:
-        return ok("memory", f"{_mib(used)} used, no limit (maxmemory 0)")
-    says = f"{_mib(used)} used of {_mib(limit)}"
+        return ok("memory", f"{_size(used)} used, no limit (maxmemory 0)")
+    says = f"{_size(used)} used of {_size(limit)}"
     if used >= limit * FULL:
-        return problem("memory", f"{says}: writes are refused, or soon will be", "raise maxmemory, or make room")
+        return problem("memory", f"{says}: it refuses writes, or soon will", "raise maxmemory, or free memory")
     if used >= limit * NEARLY_FULL:
-        return warning("memory", f"{says}: when it is full, writes are refused", "raise maxmemory, or make room")
+        return warning("memory", f"{says}: once full, it refuses writes", "raise maxmemory, or free memory")
     return ok("memory", says)
 
 
 @_needs_info
-def _persistence(seen: StoreInspection) -> Finding:
-    if "err" in (seen.info.get("aof_last_write_status"), seen.info.get("rdb_last_bgsave_status")):
-        return problem("persistence", "its last write to disk failed", "see its log; is the disk full, or read-only?")
-    if seen.info.get("aof_enabled") == "1":
-        policy = seen.config.get("appendfsync", "")
-        lost = {
-            "always": "a crash loses nothing that was answered",
-            "everysec": "a power cut can lose the last second or two",
-        }.get(policy)
-        if policy == "no":
-            return warning(
-                "persistence",
-                "append-only file, appendfsync no: a power cut can lose half a minute",
-                "CONFIG SET appendfsync everysec",
-            )
-        return ok("persistence", f"append-only file, appendfsync {policy}: {lost}" if lost else "append-only file")
-    advice = "CONFIG SET appendonly yes, and in its configuration, unless notes are nothing to keep"
-    if seen.config.get("save"):
-        since = timedelta(seconds=max(0.0, time.time() - _number(seen.info, "rdb_last_save_time")))
-        lost = count(_number(seen.info, "rdb_changes_since_last_save"), "change")
+def _persistence(node: StoreInspection) -> Finding:
+    if "err" in (node.info.get("aof_last_write_status"), node.info.get("rdb_last_bgsave_status")):
+        return problem("persistence", "its last write to disk failed", "see its log; the disk may be full or read-only")
+    if node.info.get("aof_enabled") == "1":
+        return _append_only_file(node.config.get("appendfsync", ""))
+    advice = "set appendonly yes, by CONFIG SET and in its configuration file, unless notes may be lost"
+    if node.config.get("save"):
+        age = timedelta(seconds=max(0.0, time.time() - _number(node.info, "rdb_last_save_time")))
+        changes = count(_number(node.info, "rdb_changes_since_last_save"), "change")
         return warning(
             "persistence",
-            f"snapshots alone, the last one {ago(since)}: a crash loses what came after ({lost} by now)",
+            f"snapshots only, the last one {ago(age)}: a crash loses all later changes ({changes} so far)",
             advice,
         )
-    if "save" in seen.config:
+    if "save" in node.config:
         return warning("persistence", "none: a crash or a restart loses every session", advice)
-    return warning(
-        "persistence",
-        f"no append-only file; whether it makes snapshots is not known ({seen.refused.get('CONFIG')})",
-        advice,
-    )
+    return warning("persistence", f"no append-only file; snapshots are unknown ({node.refused.get('CONFIG')})", advice)
 
 
-def _disk(target: RedisTarget, seen: StoreInspection) -> Finding:
-    directory = seen.config.get("dir")
+def _append_only_file(fsync_policy: str) -> Finding:
+    loss = {
+        "always": "a crash loses no acknowledged write",
+        "everysec": "a power failure can lose the last second or two",
+        "no": "a power failure can lose the last half minute",
+    }.get(fsync_policy)
+    says = f"append-only file, appendfsync {fsync_policy}: {loss}" if loss else "append-only file"
+    if fsync_policy == "no":
+        return warning("persistence", says, "set appendfsync everysec, by CONFIG SET and in its configuration file")
+    return ok("persistence", says)
+
+
+def _disk(target: RedisTarget, node: StoreInspection) -> Finding:
+    directory = node.config.get("dir")
+    # Only a store behind a unix socket is certain to be on this machine.
     if target.addresses[0].port or not directory:
-        return skipped("disk", "not to be seen from here")
-    # Behind a unix socket it is on this machine.
+        return skipped("disk", "not visible from here")
     try:
         usage = shutil.disk_usage(directory)
     except OSError:
-        return skipped("disk", "not to be seen from here")
-    says = f"{_mib(usage.free)} free where it keeps its files"
+        return skipped("disk", "not visible from here")
+    says = f"{_size(usage.free)} free where it stores its files"
     if usage.free < usage.total * (1 - FULL):
-        return warning("disk", f"{says}: when it is full, writes are refused", "make room")
+        return warning("disk", f"{says}: once the disk is full, it refuses writes", "free disk space")
     return ok("disk", says)
 
 
-def _replicas(wanted: int, seen: StoreInspection) -> Finding:
-    if not seen.info:
-        return skipped("replicas", f"not known: {seen.refused.get('INFO')}", _AN_ADMIN)
-    there = _number(seen.info, "connected_slaves")
-    its_own = int(seen.config.get("min-replicas-to-write") or 0)
-    if there < max(wanted, its_own):
+def _replicas(min_replicas: int, node: StoreInspection) -> Finding:
+    if not node.info:
+        return _unknown("replicas", node, "INFO")
+    connected = _number(node.info, "connected_slaves")
+    needed = max(min_replicas, int(node.config.get("min-replicas-to-write") or 0))
+    if connected < needed:
         return problem(
             "replicas",
-            f"{there} connected, and writes wait for {max(wanted, its_own)}: each is UNAVAILABLE",
+            f"{connected} connected, and writes need {needed}: every write is UNAVAILABLE",
             "connect more, or lower --min-replicas-acked and min-replicas-to-write",
         )
-    if there and not wanted:
-        return ok("replicas", f"{there} connected; a failover can lose the last writes (--min-replicas-acked 0)")
-    return ok("replicas", f"{there} connected, writes wait for {wanted}" if there else "none: nothing to fail over to")
-
-
-def _log(seen: StoreInspection) -> Finding:
-    if "CONFIG" in seen.refused:
-        return skipped("log", f"not known: {seen.refused['CONFIG']}", _AN_ADMIN)
-    keeping = [name for name in COMMAND_LOGS if seen.config.get(name, "-1") != "-1"]
-    if not keeping:
-        return ok("log", "what users said is in no log of slow or large commands")
-    return warning(
-        "log",
-        "its log of slow or large commands keeps the start of what they were given: what users said, beyond its time",
-        f"{', '.join(f'CONFIG SET {name} -1' for name in keeping)}; see docs/operating.md, Privacy and erasure",
+    if connected and not min_replicas:
+        return ok("replicas", f"{connected} connected; a failover can lose the last writes (--min-replicas-acked 0)")
+    return ok(
+        "replicas", f"{connected} connected, writes wait for {min_replicas}" if connected else "none: no failover"
     )
 
 
-def _permissions(seen: StoreInspection) -> Finding:
-    if "EVAL" in seen.refused:
-        return problem("permissions", f"no script can be run: {seen.refused['EVAL']}", _ALLOW)
-    if seen.forbidden_commands is None:
-        return skipped("permissions", "scripts can be run; what they may do only Redis 7 or newer tells", "try --write")
-    if seen.forbidden_commands:
-        return problem("permissions", f"our user may not run {', '.join(seen.forbidden_commands)} on our keys", _ALLOW)
-    return ok("permissions", "scripts can be run, and our user may do all that they do")
+def _log(node: StoreInspection) -> Finding:
+    if "CONFIG" in node.refused:
+        return _unknown("log", node, "CONFIG")
+    enabled = [name for name in COMMAND_LOGS if node.config.get(name, "-1") != "-1"]
+    if not enabled:
+        return ok("log", "no log of slow or large commands keeps what users said")
+    return warning(
+        "log",
+        "its log of slow or large commands keeps the start of what users said, even after a session expired",
+        f"{', '.join(f'CONFIG SET {name} -1' for name in enabled)}; see docs/operating.md, Privacy and erasure",
+    )
 
 
-_ALLOW = "allow it: docs/operating.md has the ACL of the user, under Redis with TLS and ACL"
+def _permissions(node: StoreInspection) -> Finding:
+    advice = "permit it: docs/operating.md lists the user's ACL, under Redis with TLS and ACL"
+    if "EVAL" in node.refused:
+        return problem("permissions", f"scripts cannot run: {node.refused['EVAL']}", advice)
+    if node.forbidden_commands is None:
+        return skipped("permissions", "scripts can run; before Redis 7, their permissions are unknown", "try --write")
+    if node.forbidden_commands:
+        commands = ", ".join(node.forbidden_commands)
+        return problem("permissions", f"the user may not run {commands} on the sidecar's keys", advice)
+    return ok("permissions", "scripts can run, and the user may run all commands in them")
 
 
-def _expiry(seen: StoreInspection) -> Finding:
-    if "SCAN" in seen.refused:
-        return skipped("expiry", f"not known: {seen.refused['SCAN']}")
-    looked_at = f"{count(seen.keys_sampled, 'key')} with our prefix"
-    if seen.keys_without_ttl:
+def _expiry(node: StoreInspection) -> Finding:
+    if "SCAN" in node.refused:
+        return skipped("expiry", f"unknown: {node.refused['SCAN']}")
+    if not node.keys_sampled:
+        return ok("expiry", "no key with the prefix yet")
+    checked = f"{count(node.keys_sampled, 'key')} with the prefix checked"
+    if node.keys_without_ttl:
         return warning(
             "expiry",
-            f"{looked_at} looked at, {seen.keys_without_ttl} never expire",
-            "none of ours is like that: something else writes keys with our prefix; choose another with --prefix",
+            f"{checked}, {node.keys_without_ttl} never expire",
+            "another program writes keys with this prefix, as all keys of a sidecar expire: choose another --prefix",
         )
-    return ok("expiry", f"{looked_at} looked at, all expire" if seen.keys_sampled else "no key with our prefix yet")
+    return ok("expiry", f"{checked}, all expire")
 
 
-def _clock(seen: StoreInspection) -> Finding:
-    if seen.clock_ahead_seconds is None:
-        return skipped("clock", f"not known: {seen.refused.get('TIME')}")
-    return clock("its clock", seen.clock_ahead_seconds)
+def _clock(node: StoreInspection) -> Finding:
+    if node.clock_ahead_seconds is None:
+        return skipped("clock", f"unknown: {node.refused.get('TIME')}")
+    return clock("its clock", node.clock_ahead_seconds)
 
 
 def _number(info: Mapping[str, str], name: str) -> int:
@@ -294,5 +292,5 @@ def _number(info: Mapping[str, str], name: str) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def _mib(size: int) -> str:
+def _size(size: int) -> str:
     return f"{size / 2**20:.0f} MiB" if size < 10 * 2**30 else f"{size / 2**30:.0f} GiB"

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+from session_notes_server.store.limits import TRANSCRIPT_TURNS
+
 from session_notes_tools.replay.analysis import analyse
 from session_notes_tools.replay.history import SessionHistory
-from session_notes_tools.replay.plan import MAX_TURNS
 from session_notes_tools.replay.records import NotesRead, NotesWrite, Sighting, Write, WriteKind, notes_json
 
 
@@ -81,7 +82,7 @@ class Case:
         if back is None:
             return {}
         newest_run = max((run.number for run in back.runs), default=0)
-        return {"turn": back.turn_count - MAX_TURNS + 1, "field": 0, "run": newest_run - back.runs_limit + 1}
+        return {"turn": back.turn_count - TRANSCRIPT_TURNS + 1, "field": 0, "run": newest_run - back.runs_limit + 1}
 
     def foreign_part(
         self, run_id: str | None, observed_turn: int | None, notes: Mapping[str, Any] | None
@@ -92,7 +93,7 @@ class Case:
         if observed_turn is None or not 0 < observed_turn <= len(self.transcript):
             return f"{run_id} claims to have seen {observed_turn} turns of {len(self.transcript)}"
         if observed_turn not in self._expected_notes:
-            snapshot = self.transcript[max(0, observed_turn - MAX_TURNS) : observed_turn]
+            snapshot = self.transcript[max(0, observed_turn - TRANSCRIPT_TURNS) : observed_turn]
             self._expected_notes[observed_turn] = notes_json(analyse(self.history.session_id, "", snapshot))
         expected = self._expected_notes[observed_turn]
         expected["extra"]["run_id"] = run_id

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from itertools import accumulate, count
 from operator import attrgetter
 
+from session_notes_server.store.limits import HISTORY_RUNS, TRANSCRIPT_TURNS
+
 from session_notes_tools.replay.case import Case
-from session_notes_tools.replay.plan import HISTORY_RUNS, MAX_TURNS
 from session_notes_tools.replay.records import WriteKind
 
 Checks = Iterator[str | None]
@@ -31,12 +32,12 @@ _STATES: Mapping[str, set[str]] = {
 def no_turn_is_lost(case: Case) -> Checks:
     """The stored transcript is complete, and is the one that was played."""
     if back := case.history.read_back:
-        kept = min(back.turn_count, MAX_TURNS)
-        yield unless(len(back.turns) == kept, f"{len(back.turns)} turns, counted as {back.turn_count}")
+        expected = min(back.turn_count, TRANSCRIPT_TURNS)
+        yield unless(len(back.turns) == expected, f"{len(back.turns)} turns, counted as {back.turn_count}")
         if case.history.plan:
             played = [[turn.speaker, turn.text, turn.extra] for turn in case.transcript]
             yield unless(back.turn_count == len(played), f"{back.turn_count} turns counted, {len(played)} played")
-            yield unless(back.turns == played[-MAX_TURNS:], "the transcript is not the one that was played")
+            yield unless(back.turns == played[-TRANSCRIPT_TURNS:], "the transcript is not the one that was played")
 
 
 def no_field_is_lost(case: Case) -> Checks:
@@ -161,6 +162,6 @@ def deleted_is_gone(case: Case) -> Checks:
         yield unless(not case.history.remains, f"left after the deletion: {case.history.remains}")
 
 
-def unless(kept: bool, problem: str) -> str | None:
-    """Return the result of a check: None if the promise was kept, else the problem."""
-    return None if kept else problem
+def unless(holds: bool, problem: str) -> str | None:
+    """Return the result of a check: None if its condition holds, else the problem."""
+    return None if holds else problem

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from session_notes import Run
+from session_notes_server.store.limits import HISTORY_RUNS
 
-from session_notes_tools.replay.plan import HISTORY_RUNS, PlannedSession
+from session_notes_tools.replay.plan import PlannedSession
 from session_notes_tools.replay.records import (
     Latencies,
     NotesRead,

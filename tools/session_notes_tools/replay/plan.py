@@ -14,9 +14,6 @@ from session_notes_tools.replay.transcripts import Dialogue, dialogue_from
 OBSERVER = "replay"
 """The name of the observer whose notes are written and read."""
 
-HISTORY_RUNS = 20
-MAX_TURNS = 2000
-
 
 @dataclass(frozen=True, slots=True)
 class PlannedSession:

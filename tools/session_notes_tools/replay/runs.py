@@ -25,9 +25,9 @@ def runs_are_numbered_through(case: Case) -> Checks:
         newest = max([*numbers, *listed], default=0)
         expected = list(range(newest, max(0, newest - back.runs_limit), -1))
         yield unless(listed == expected, f"run numbers with a gap, a repeat or out of order: {listed} of {newest}")
-    ended = Counter([*case.first_writes, *(run.run_id for run in case.history.runs_without_notes)])
+    ends = Counter([*case.first_writes, *(run.run_id for run in case.history.runs_without_notes)])
     for run in case.history.run_begins:
-        yield unless(ended[run.run_id] == 1, f"{run.run_id} has ended {ended[run.run_id]} times")
+        yield unless(ends[run.run_id] == 1, f"{run.run_id} has ended {ends[run.run_id]} times")
 
 
 def superseded_is_never_current(case: Case) -> Checks:

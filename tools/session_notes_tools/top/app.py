@@ -1,4 +1,4 @@
-"""The program on the screen, and the loop that reads what is on it."""
+"""The application on the terminal, and the loop that refreshes it."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from textual.screen import Screen
 
 from session_notes_tools.cli import output
 from session_notes_tools.cli.exits import failure_of
+from session_notes_tools.top.cache import SessionCache
+from session_notes_tools.top.client import TopClient
 from session_notes_tools.top.columns import Column
-from session_notes_tools.top.contact import Contact
-from session_notes_tools.top.pages import Help, Page, TablePage
-from session_notes_tools.top.reads import Reads
-from session_notes_tools.top.watch import Moment, Watch
+from session_notes_tools.top.connection_status import ConnectionStatus
+from session_notes_tools.top.model import Moment
+from session_notes_tools.top.pages import HelpPage, Page, TablePage
 
 
 class Top(App[None]):
-    """`session-notes top`.
+    """`session-notes top` on a terminal.
 
     Args:
-        reads: The sidecar; opened and closed here.
-        watch: What is known of its sessions.
+        client: The sidecar, which the application opens and closes.
+        cache: The sessions.
         columns: The columns to show.
-        interval: How long after an answer to ask again.
+        interval: The pause between two refreshes.
 
     Attributes:
-        failure: What ended it, if not somebody.
+        failure: The error that ended the application; None if the user did.
     """
 
     TITLE = "session-notes top"
@@ -55,55 +56,55 @@ class Top(App[None]):
     #heading { height: 1; background: $panel; }
     #filter { height: 1; border: none; padding: 0; display: none; }
     #detail { height: 1fr; scrollbar-size-vertical: 1; }
-    Help { align: center middle; }
-    Help > VerticalScroll { width: 80; max-height: 100%; height: auto; border: round $primary; padding: 0 1;
+    HelpPage { align: center middle; }
+    HelpPage > VerticalScroll { width: 80; max-height: 100%; height: auto; border: round $primary; padding: 0 1;
         scrollbar-size-vertical: 1; }
     """
 
-    def __init__(self, reads: Reads, watch: Watch, columns: Sequence[Column], interval: timedelta) -> None:
+    def __init__(self, client: TopClient, cache: SessionCache, columns: Sequence[Column], interval: timedelta) -> None:
         super().__init__()
-        # Set to nothing, it is not set: textual thinks otherwise.
+        # An empty NO_COLOR is not set (no-color.org). Textual treats it as set.
         self.no_color = bool(os.environ.get("NO_COLOR"))
-        self.reads = reads
-        self.watched = watch
-        self.contact = Contact()
+        self.client = client
+        self.cache = cache
+        self.connection = ConnectionStatus()
         self.paused = False
         self.failure: Exception | None = None
         self.interval = interval
-        self._first = TablePage(columns)
-        self._wanted = asyncio.Event()
+        self._table_page = TablePage(columns)
+        self._read_requested = asyncio.Event()
 
     @property
     def moment(self) -> Moment:
-        """The time that ages are shown for: it stands still while nothing new is heard."""
-        still = self.paused or self.contact.lost
-        return self.watched.moment(self.contact.answered_at if still else None)
+        """The time that ages are shown for. It stands still while the table is paused, or during an outage."""
+        frozen = self.paused or self.connection.outage
+        return self.cache.moment(self.connection.last_success if frozen else None)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        """Part of textual's App. With NO_COLOR there is no colour at all, where textual alone would leave greys."""
+        """Return textual's filters. With NO_COLOR, its own filter would leave shades of grey."""
         if self.no_color:
             return [NoColor()]
-        return [one for one in super().get_line_filters() if not isinstance(one, Monochrome)]
+        return [line_filter for line_filter in super().get_line_filters() if not isinstance(line_filter, Monochrome)]
 
     def get_default_screen(self) -> Screen[None]:
-        """The table."""
-        return self._first
+        """Return the table."""
+        return self._table_page
 
     def on_mount(self) -> None:
-        """Start to read."""
-        # Darker ones have too little contrast.
+        """Start the refreshes."""
+        # Textual's dark theme has too little contrast.
         self.ansi_theme_dark = SVG_EXPORT_THEME
-        # So that the terminal is given back as it was. At SIGHUP there is none any more.
+        # Restores the terminal. After SIGHUP there is no terminal to restore.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.exit)
-        self.run_worker(self._read_on())
+        self.run_worker(self._refresh_forever())
         self.set_interval(1, self.draw)
 
     def read_soon(self) -> None:
-        """Read what is on the screen now, without waiting for the next time."""
-        self._wanted.set()
+        """Refresh the current page now, before the interval has passed."""
+        self._read_requested.set()
 
     def draw(self) -> None:
-        """Show what is known."""
+        """Show the data of the current page as last read."""
         if self._page.is_mounted:
             self._page.draw()
 
@@ -111,45 +112,45 @@ class Top(App[None]):
     def _page(self) -> Page:
         return next(screen for screen in reversed(self.screen_stack) if isinstance(screen, Page))
 
-    async def _read_on(self) -> None:
+    async def _refresh_forever(self) -> None:
         try:
-            async with self.reads:
+            async with self.client:
                 while True:
-                    if self._wanted.is_set() or not self.paused:
-                        self._wanted.clear()
-                        await self._read()
+                    if self._read_requested.is_set() or not self.paused:
+                        self._read_requested.clear()
+                        await self._refresh_page()
                     with suppress(TimeoutError):
                         async with asyncio.timeout(self.interval.total_seconds()):
-                            await self._wanted.wait()
+                            await self._read_requested.wait()
         except Exception as error:
             self._handle_exception(error)
 
-    async def _read(self) -> None:
-        self.contact.asks()
+    async def _refresh_page(self) -> None:
+        self.connection.start()
         try:
             await self._page.read()
         except SessionNotesError as error:
-            if self.contact.answered_at is None and not isinstance(error, Unavailable):
-                # Waiting does not help against a token that is missing.
+            if self.connection.last_success is None and not isinstance(error, Unavailable):
+                # An error such as a missing token does not pass by itself.
                 raise
-            self.contact.fails(output.plain(str(failure_of(error, self.reads.target))))
+            self.connection.fail(output.plain(str(failure_of(error, self.client.target))))
         else:
-            self.contact.answers()
+            self.connection.succeed()
         self.draw()
 
     def _handle_exception(self, error: Exception) -> None:
-        # Textual's own shows a traceback, with all that was said in it.
+        # Textual would print a traceback with the values of local variables, user data included.
         self.failure = self.failure or error
         self.exit()
 
     def action_pause(self) -> None:
-        """Stop asking, or ask again."""
+        """Pause or resume the refreshes."""
         self.paused = not self.paused
         if not self.paused:
             self.read_soon()
         self.draw()
 
     def action_help(self) -> None:
-        """Say what the keys and columns are."""
-        if not isinstance(self.screen, Help):
-            self.push_screen(Help())
+        """Show the keys and the columns."""
+        if not isinstance(self.screen, HelpPage):
+            self.push_screen(HelpPage())

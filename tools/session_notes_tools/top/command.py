@@ -1,4 +1,4 @@
-"""`session-notes top`."""
+"""The command `session-notes top`."""
 
 import os
 import sys
@@ -16,14 +16,14 @@ _SHORTEST_INTERVAL = timedelta(milliseconds=100)
 
 
 @click.command(cls=Command, epilog="Examples:\n  session-notes top\n  session-notes top --once | grep failed")
-@span_option("--interval", help="How long to wait before asking again: 500ms, 1s, 1m.", default="1s")
-@option("--once", is_flag=True, help="Print the table as plain text and exit; also where there is no terminal.")
-@span_option("--max-age", type=span_or_zero, help="The oldest notes that count as fresh: 30s, 5m. Adds FRESH.")
+@span_option("--interval", help="Pause between two refreshes: 500ms, 1s, 1m.", default="1s")
+@option("--once", is_flag=True, help="Print the table once as plain text. The default where stdout is no terminal.")
+@span_option("--max-age", type=span_or_zero, help="Age up to which notes count as fresh: 30s, 5m. Adds FRESH.")
 @option(
     "--max-turns-behind",
     type=int,
     metavar="N",
-    help="How many turns notes may be behind and count as fresh. Adds FRESH.",
+    help="Number of turns that notes may be behind and still count as fresh. Adds FRESH.",
 )
 @common_options
 def top(
@@ -35,49 +35,51 @@ def top(
     timeout: timedelta,
     as_json: bool,
 ) -> None:
-    """Watch all sessions: readiness, age and drift of their notes, runs at work.
+    """Watch all sessions: readiness, age and drift of their notes, and runs in flight.
 
-    A row for each session and observer. Enter shows a session's notes and runs, / filters, ? tells all keys. Where
-    the sidecar asks for tokens, it takes an admin's. Needs the extra: pip install '.[top]' in its checkout; --once and
-    --json do not.
+    The table has a row for each session and observer. Enter shows a session's notes and runs, / filters, ? lists all
+    keys. A sidecar with tokens requires an admin's token. The live table needs the extra `top`: in a checkout,
+    pip install '.[server,top]'. --once and --json work without it.
     """
     from importlib.util import find_spec
 
     from session_notes import PermissionDenied, SessionNotesError, Unauthenticated
 
-    from session_notes_tools.top.columns import COLUMNS, FRESH
-    from session_notes_tools.top.reads import Reads
-    from session_notes_tools.top.watch import Watch
+    from session_notes_tools.top.cache import SessionCache
+    from session_notes_tools.top.client import TopClient
+    from session_notes_tools.top.columns import columns_for
 
     if interval < _SHORTEST_INTERVAL:
         raise usage_error("--interval", "must be at least 100ms")
     live = not once and not as_json and _is_terminal()
     if live and not find_spec("textual"):
         raise Failure(
-            "the live table needs textual: pip install '.[top]' in its checkout; or use --once", ExitCode.UNEXPECTED
+            "the live table needs textual. In a checkout: pip install '.[server,top]'. Or use --once",
+            ExitCode.UNEXPECTED,
         )
-    bounded = max_age is not None or max_turns_behind is not None
-    columns = [column for column in COLUMNS if column is not FRESH or bounded]
+    columns = columns_for(bounded=max_age is not None or max_turns_behind is not None)
     try:
-        reads = Reads(target, token(), tls(target), timeout)
-        watch = Watch(reads, max_age, max_turns_behind)
+        client = TopClient(target, token(), tls(target), timeout)
+        cache = SessionCache(client, max_age, max_turns_behind)
         if live:
             from session_notes_tools.top.app import Top
 
-            app = Top(reads, watch, columns, interval)
+            app = Top(client, cache, columns, interval)
             app.run()
             if app.failure is not None:
                 raise app.failure
             return
         import asyncio
 
-        from session_notes_tools.top.once import read_once, show_once
+        from session_notes_tools.top.printout import print_rows, read_all
 
-        asyncio.run(read_once(reads, watch))
-        show_once(watch, columns, as_json=as_json)
+        asyncio.run(read_all(client, cache))
+        print_rows(cache, columns, as_json=as_json)
     except (PermissionDenied, Unauthenticated) as error:
-        told = failure_of(error, target)
-        raise Failure(f"{told}; listing all sessions takes an admin's --token-file or --tls-cert", told.code) from error
+        failure = failure_of(error, target)
+        raise Failure(
+            f"{failure}; listing all sessions requires an admin's --token-file or --tls-cert", failure.code
+        ) from error
     except SessionNotesError as error:
         raise failure_of(error, target) from error
 

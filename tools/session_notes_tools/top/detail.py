@@ -1,4 +1,4 @@
-"""One session: its observers' notes and runs."""
+"""The details of one session: the notes and runs of its observers."""
 
 from __future__ import annotations
 
@@ -10,115 +10,117 @@ from typing import TYPE_CHECKING
 from session_notes import Reading, Run, Session
 
 from session_notes_tools.cli import output, phrases, views
-from session_notes_tools.top.reads import Reads
-from session_notes_tools.top.watch import Moment
+from session_notes_tools.top.client import TopClient
+from session_notes_tools.top.model import Moment
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-MOST_OBSERVERS = 10
+MAX_OBSERVERS = 10
 
 
-class Detail:
-    """What is known of one session.
+class SessionDetail:
+    """A session as last read.
 
     Args:
-        reads: Whom to ask.
+        client: The sidecar.
         session_id: The session.
         observer: The observer to show first.
     """
 
-    def __init__(self, reads: Reads, session_id: str, observer: str) -> None:
+    def __init__(self, client: TopClient, session_id: str, observer: str) -> None:
         self.session_id = session_id
-        self._reads = reads
+        self._client = client
         self._observer = observer
         self._session: Session | None = None
-        self._bytes = 0
+        self._size_bytes = 0
         self._runs: dict[str, list[Run]] = {}
         self._read_at = 0.0
 
     async def read(self, now: float) -> None:
-        """Ask for it, at `now` by the monotonic clock: one GetSession, and one ListRuns for each observer shown.
+        """Read the session at a monotonic time: one GetSession, and one ListRuns per observer shown.
 
         Raises:
-            SessionNotesError: Something was not answered; what was answered before is kept.
+            SessionNotesError: If a call fails. The session as read before is kept.
         """
-        session, size = await self._reads.session(self.session_id)
-        shown = sorted(session.notes, key=lambda name: (name != self._observer, name))[:MOST_OBSERVERS]
-        runs = {observer: await self._reads.runs(self.session_id, observer) for observer in shown}
-        self._session, self._bytes, self._runs, self._read_at = session, size, runs, now
+        session, size_bytes = await self._client.get_session(self.session_id)
+        observers = sorted(session.notes, key=lambda name: (name != self._observer, name))[:MAX_OBSERVERS]
+        runs = {observer: await self._client.list_runs(self.session_id, observer) for observer in observers}
+        self._session, self._size_bytes, self._runs, self._read_at = session, size_bytes, runs, now
 
-    def parts(self, moment: Moment) -> Iterator[RenderableType]:
-        """All of it, for people."""
+    def render(self, moment: Moment) -> Iterator[RenderableType]:
+        """Return the session as rich renderables."""
         yield output.line((self.session_id, "bold"))
         session = self._session
         if session is None:
             yield output.line(("reading …", "dim"))
             return
         if session.create_time is None:
-            yield output.line(("the session is not there any more: it was deleted, or it has expired", "yellow"))
+            yield output.line(("this session no longer exists: it was deleted, or it has expired", "yellow"))
             return
-        since = moment.since(self._read_at)
-        left = phrases.remaining(_less(session.expires_in, since))
+        elapsed = moment.since(self._read_at)
+        remaining = phrases.remaining(_subtract(session.expires_in, elapsed))
         changed = moment.age_of(session.update_time)
         yield output.line(
             f"{phrases.count(session.turn_count, 'turn')}, version {session.version}, changed ",
             phrases.ago(changed) if changed is not None else phrases.moment(session.update_time),
-            f", expires in {left}",
+            f", expires in {remaining}",
         )
         fields = phrases.count(len(session.fields), "field")
-        yield output.line((f"{self._bytes:,} bytes as served: {fields}, all notes; without the transcript", "dim"))
+        yield output.line((f"{self._size_bytes:,} bytes as served: {fields} and all notes, no transcript", "dim"))
         if not session.notes:
             yield output.line("")
-            yield output.line("no observer ever ran on it")
+            yield output.line("no observer has run on this session")
         for observer, runs in self._runs.items():
             yield output.line("")
-            yield from _observer_parts(session.notes[observer], runs, since, moment)
-        if more := len(session.notes) - len(self._runs):
+            yield from _render_observer(session.notes[observer], runs, elapsed, moment)
+        if hidden := len(session.notes) - len(self._runs):
+            text = f"{phrases.count(hidden, 'more observer')}: session-notes session get {self.session_id}"
             yield output.line("")
-            yield output.line(
-                (f"{phrases.count(more, 'more observer')}: session-notes session get {self.session_id}", "yellow")
-            )
+            yield output.line((text, "yellow"))
 
 
-def _observer_parts(told: Reading, runs: Sequence[Run], since: timedelta, moment: Moment) -> Iterator[RenderableType]:
-    reading = replace(told, age=_more(told.age, since), snapshot_age=_more(told.snapshot_age, since))
+def _render_observer(
+    reading: Reading, runs: Sequence[Run], elapsed: timedelta, moment: Moment
+) -> Iterator[RenderableType]:
+    """Render an observer, `elapsed` after the reading arrived."""
+    reading = replace(reading, age=_add(reading.age, elapsed), snapshot_age=_add(reading.snapshot_age, elapsed))
     yield output.line(("observer ", "bold"), (reading.observer, "bold"))
     yield output.line((phrases.reading_summary(reading), views.READINESS_STYLES.get(reading.readiness.value, "")))
     if reading.notes is not None:
-        left = phrases.remaining(_less(reading.expires_in, since))
-        run = f"notes of run {reading.run.number}, " if reading.run else "notes, "
-        yield output.line((f"{run}expire in {left}", "dim"))
+        remaining = phrases.remaining(_subtract(reading.expires_in, elapsed))
+        source = f"notes of run {reading.run.number}, " if reading.run else "notes, "
+        yield output.line((f"{source}expire in {remaining}", "dim"))
         yield output.line("")
         yield from views.notes_parts(reading.notes)
     yield output.line("")
     columns = {
         **views.RUN_COLUMNS,
         "BEGAN": lambda run: output.line(_began(run, moment)),
-        "TOOK": lambda run: output.line(_took(run, moment)),
+        "TOOK": lambda run: output.line(_duration(run, moment)),
         "RUN": lambda run: output.Id(run.run_id, "dim"),
     }
     yield views.runs_table(runs, ("NUMBER", "STATE", "SAW", "BEGAN", "TOOK", "FAILURE", "RUN"), columns)
 
 
 def _began(run: Run, moment: Moment) -> str:
-    began = moment.age_of(run.begin_time)
-    return phrases.ago(began) if began is not None else phrases.moment(run.begin_time)
+    age = moment.age_of(run.begin_time)
+    return phrases.ago(age) if age is not None else phrases.moment(run.begin_time)
 
 
-def _took(run: Run, moment: Moment) -> str:
+def _duration(run: Run, moment: Moment) -> str:
     if run.begin_time is None:
         return "-"
     if run.end_time is not None:
         seconds = (run.end_time - run.begin_time).total_seconds()
         return f"{seconds:.1f} s" if seconds < 10 else phrases.amount(timedelta(seconds=seconds))
-    so_far = moment.age_of(run.begin_time)
-    return "-" if so_far is None else f"{phrases.amount(so_far)} so far"
+    age = moment.age_of(run.begin_time)
+    return "-" if age is None else f"{phrases.amount(age)} so far"
 
 
-def _more(age: timedelta | None, since: timedelta) -> timedelta | None:
-    return None if age is None else age + since
+def _add(age: timedelta | None, elapsed: timedelta) -> timedelta | None:
+    return None if age is None else age + elapsed
 
 
-def _less(left: timedelta | None, since: timedelta) -> timedelta | None:
-    return None if left is None else max(timedelta(), left - since)
+def _subtract(remaining: timedelta | None, elapsed: timedelta) -> timedelta | None:
+    return None if remaining is None else max(timedelta(), remaining - elapsed)

@@ -1,4 +1,4 @@
-"""The pages on the screen: the table, one session, the help."""
+"""The pages on the screen: the table, a session, the help."""
 
 from __future__ import annotations
 
@@ -16,50 +16,62 @@ from textual.screen import ModalScreen, Screen
 from textual.widgets import Footer, Input, Static
 
 from session_notes_tools.cli import phrases
-from session_notes_tools.top.columns import COLUMNS, IDLE, Column, arranged, layout, matches
-from session_notes_tools.top.detail import Detail
+from session_notes_tools.top.cache import MAX_SESSIONS
+from session_notes_tools.top.columns import COLUMNS, IDLE, Column
+from session_notes_tools.top.detail import SessionDetail
+from session_notes_tools.top.layout import lay_out
+from session_notes_tools.top.model import Row
+from session_notes_tools.top.query import matches, sort_rows
 from session_notes_tools.top.table import SessionTable, heading
-from session_notes_tools.top.watch import MOST_SESSIONS, Row
 
 if TYPE_CHECKING:
     from session_notes_tools.top.app import Top
 
-_BY_KEY = {column.key: column for column in COLUMNS}
+_KEYS = (
+    ("↑ ↓ PgUp PgDn", "select a row; Home: always the top one; End: the last"),
+    ("Enter", "notes and runs of the session; Esc: back"),
+    ("Shift+letter", "sort by the column with this letter underlined; again: reverse"),
+    ("< >", "sort by the column to the left or right"),
+    ("r", "reverse the order"),
+    ("/", "filter by session, observer or readiness; Esc: show all"),
+    ("p", "pause and resume"),
+    ("q, Ctrl-C", "quit"),
+)
 
 
 class Page(Screen[None]):
-    """A screen that shows something of the sidecar's."""
+    """A screen with data of the sidecar."""
 
     app: Top
 
     async def read(self) -> None:
-        """Ask the sidecar for what is shown."""
+        """Read the data from the sidecar."""
         raise NotImplementedError
 
     def draw(self) -> None:
-        """Show what is known."""
+        """Show the data as last read."""
         raise NotImplementedError
 
-    def say(self, kind: str, text: str) -> None:
-        """Fill a line at the top; without a text it is not there."""
+    def set_line(self, kind: str, text: str) -> None:
+        """Set a line at the top of the page, or hide it if the text is empty."""
         line = self.query_one(f".{kind}", Static)
         line.update(Text(text))
         line.display = bool(text)
 
-    def state(self) -> str:
-        """How it stands with the reading."""
+    def refresh_text(self) -> str:
+        """Return the state of the refreshes: paused, waiting, or the interval."""
         app = self.app
-        if app.paused and app.contact.answered_at is not None:
-            since = timedelta(seconds=time.monotonic() - app.contact.answered_at)
-            return f"PAUSED, as it was {phrases.ago(since)}"
-        return app.contact.waiting() or f"every {app.interval.total_seconds():g} s"
+        if app.paused and app.connection.last_success is not None:
+            elapsed = timedelta(seconds=time.monotonic() - app.connection.last_success)
+            return f"PAUSED, data is {phrases.amount(elapsed)} old"
+        return app.connection.waiting() or f"every {app.interval.total_seconds():g} s"
 
 
 class TablePage(Page):
-    """All sessions."""
+    """The table of all sessions."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        # Before any other key is looked at: what is typed right behind it belongs into the filter.
+        # Handled before other keys, so that the keys typed right after it go into the filter.
         Binding("slash", "filter", "Filter", key_display="/", priority=True),
         Binding("r", "reverse", "Reverse"),
         Binding("less_than_sign", "shift(-1)", show=False),
@@ -72,11 +84,11 @@ class TablePage(Page):
     def __init__(self, columns: Sequence[Column]) -> None:
         super().__init__()
         self._columns = columns
-        self._by = IDLE
-        self._backwards = False
+        self._sorted_by = IDLE
+        self._reverse = False
 
     def compose(self) -> ComposeResult:
-        """Put it together."""
+        """Create the widgets."""
         yield Static(classes="status")
         yield Static(classes="banner")
         yield Static(classes="notice")
@@ -86,85 +98,84 @@ class TablePage(Page):
         yield Footer()
 
     async def read(self) -> None:
-        """Ask for what changed, what is on the screen first."""
-        await self.app.watched.refresh(self.query_one(SessionTable).in_sight)
+        """Read the changed rows, visible ones first."""
+        await self.app.cache.refresh(self.query_one(SessionTable).visible_keys)
 
     def draw(self) -> None:
-        """Show what is known."""
-        app, watch = self.app, self.app.watched
+        """Show the rows that match the filter."""
+        app, cache = self.app, self.app.cache
         moment = app.moment
         words = self.query_one("#filter", Input).value.lower().split()
-        matching = [row for row in watch.rows.values() if matches(row, words)]
-        rows = arranged(matching, moment, self._by, backwards=self._backwards)
-        table = self.query_one(SessionTable)
-        fitting, left_out = layout(self._columns, rows, self.size.width - 1)
-        table.draw(rows, fitting, moment, faded=app.contact.lost)
-        self.query_one("#heading", Static).update(heading(fitting, self._by, backwards=self._backwards))
-        shown = f"{len(rows)} of {len(watch.rows)} rows" if words else phrases.count(len(rows), "row")
-        status = [app.reads.target, f"{phrases.count(watch.sessions, 'session')}, {shown}", self.state()]
+        matching = [row for row in cache.rows.values() if matches(row, words)]
+        rows = sort_rows(matching, moment, self._sorted_by, reverse=self._reverse)
+        layout, hidden = lay_out(self._columns, rows, self.size.width - 1)
+        self.query_one(SessionTable).draw(rows, layout, moment, outdated=app.connection.outage)
+        self.query_one("#heading", Static).update(heading(layout, self._sorted_by, reverse=self._reverse))
+        count = f"{len(rows)} of {len(cache.rows)} rows" if words else phrases.count(len(rows), "row")
+        status = [app.client.target, f"{phrases.count(cache.session_count, 'session')}, {count}", self.refresh_text()]
         status += [f"filter: {' '.join(words)}"] if words else []
-        self.say("status", "  ·  ".join(status))
-        self.say("banner", app.contact.banner())
-        self.say("notice", self._notice(rows, left_out))
+        self.set_line("status", "  ·  ".join(status))
+        self.set_line("banner", app.connection.banner())
+        self.set_line("notice", self._notice(rows, hidden))
 
-    def _notice(self, rows: Sequence[Row], left_out: Sequence[Column]) -> str:
-        watch = self.app.watched
-        told = []
-        if watch.more:
-            told.append(f"there are more sessions: {MOST_SESSIONS:,} are shown")
-        elif not watch.complete and watch.rows:
-            told.append("not all sessions are here yet")
-        elif watch.complete and not watch.rows:
-            told.append("no sessions")
-        elif not rows and watch.rows:
-            told.append("no row matches the filter; Esc clears it")
-        if watch.complete and (unread := watch.unread):
-            told.append(f"{phrases.count(unread, 'row')} not read yet")
-        if left_out:
-            told.append(f"no room for {', '.join(column.title for column in left_out)}")
-        return "; ".join(told)
+    def _notice(self, rows: Sequence[Row], hidden: Sequence[Column]) -> str:
+        cache = self.app.cache
+        notices = []
+        if cache.truncated:
+            notices.append(f"only {MAX_SESSIONS:,} sessions are shown; the sidecar has more")
+        elif not cache.complete and cache.rows:
+            notices.append("more sessions are still being listed")
+        elif cache.complete and not cache.rows:
+            notices.append("no sessions")
+        elif not rows and cache.rows:
+            notices.append("no row matches the filter; Esc clears it")
+        if cache.complete and (unread := cache.unread_count):
+            notices.append(f"{phrases.count(unread, 'row')} not read yet")
+        if hidden:
+            notices.append(f"no room for {', '.join(column.title for column in hidden)}")
+        return "; ".join(notices)
 
     def on_resize(self) -> None:
-        """Lay it out anew."""
+        """Lay the table out again."""
         self.call_after_refresh(self.draw)
 
     def action_sort(self, key: str) -> None:
-        """Sort by a column; once more: the other way round."""
-        column = _BY_KEY[key]
+        """Sort by a column, or reverse the order if it is the sorted one."""
+        column = next(column for column in COLUMNS if column.key == key)
         if column not in self._columns:
             return
-        self._backwards = column is self._by and not self._backwards
-        self._by = column
+        self._reverse = column is self._sorted_by and not self._reverse
+        self._sorted_by = column
         self.draw()
 
-    def action_shift(self, by: int) -> None:
-        """Sort by the column beside."""
-        place = (self._columns.index(self._by) + by) % len(self._columns)
-        self._by, self._backwards = self._columns[place], False
+    def action_shift(self, columns: int) -> None:
+        """Sort by a neighbouring column."""
+        index = (self._columns.index(self._sorted_by) + columns) % len(self._columns)
+        self._sorted_by, self._reverse = self._columns[index], False
         self.draw()
 
     def action_reverse(self) -> None:
-        """Sort the other way round."""
-        self._backwards = not self._backwards
+        """Reverse the order."""
+        self._reverse = not self._reverse
         self.draw()
 
     def action_filter(self) -> None:
-        """Let somebody type a filter."""
+        """Open the filter."""
         field = self.query_one("#filter", Input)
         field.display = True
         self.set_focus(field)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Within the filter, / is a letter like any other."""
+        """Return whether an action is available: within the filter, / is an ordinary character."""
         return action != "filter" or not isinstance(self.focused, Input)
 
     def action_clear(self) -> None:
-        """Show all rows."""
+        """Clear the filter."""
         self.query_one("#filter", Input).value = ""
         self._close_filter()
 
     def on_input_changed(self) -> None:
-        """Filter as it is typed."""
+        """Apply the filter while it is typed."""
         self.draw()
 
     def on_input_submitted(self) -> None:
@@ -178,22 +189,22 @@ class TablePage(Page):
 
     def on_session_table_opened(self, message: SessionTable.Opened) -> None:
         """Show a row's session."""
-        self.app.push_screen(DetailPage(Detail(self.app.reads, *message.row.key)))
+        self.app.push_screen(DetailPage(SessionDetail(self.app.client, *message.row.key)))
         self.app.read_soon()
 
 
 class DetailPage(Page):
-    """One session."""
+    """A session."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,backspace", "back", "Back", key_display="Esc")]
     AUTO_FOCUS = "#detail"
 
-    def __init__(self, detail: Detail) -> None:
+    def __init__(self, detail: SessionDetail) -> None:
         super().__init__()
         self._detail = detail
 
     def compose(self) -> ComposeResult:
-        """Put it together."""
+        """Create the widgets."""
         yield Static(classes="status")
         yield Static(classes="banner")
         with VerticalScroll(id="detail"):
@@ -201,52 +212,42 @@ class DetailPage(Page):
         yield Footer()
 
     def on_mount(self) -> None:
-        """Show that it is being read."""
+        """Show that the session is being read."""
         self.draw()
 
     async def read(self) -> None:
-        """Ask for the session."""
+        """Read the session."""
         await self._detail.read(time.monotonic())
 
     def draw(self) -> None:
-        """Show what is known."""
-        self.say("status", f"{self.app.reads.target}  ·  {self.state()}")
-        self.say("banner", self.app.contact.banner())
+        """Show the session as last read."""
+        self.set_line("status", f"{self.app.client.target}  ·  {self.refresh_text()}")
+        self.set_line("banner", self.app.connection.banner())
         body = self.query_one("#detail > Static", Static)
-        body.update(Group(*self._detail.parts(self.app.moment)))
-        body.styles.text_style = "dim" if self.app.contact.lost else "none"
+        body.update(Group(*self._detail.render(self.app.moment)))
+        body.styles.text_style = "dim" if self.app.connection.outage else "none"
 
     def action_back(self) -> None:
-        """Back to the table, and catch up on what was not read meanwhile."""
+        """Return to the table, and read its rows, which were not read meanwhile."""
         self.dismiss()
         self.app.read_soon()
 
 
-class Help(ModalScreen[None]):
-    """What the keys and columns are."""
+class HelpPage(ModalScreen[None]):
+    """The keys and the columns."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,question_mark,q", "dismiss", "Back", key_display="Esc")]
 
     def compose(self) -> ComposeResult:
-        """Put it together."""
+        """Create the widgets."""
         with VerticalScroll():
-            yield Static(_help())
+            yield Static(_help_text())
 
 
-def _help() -> Text:
-    keys = (
-        ("↑ ↓ PgUp PgDn", "choose a row; Home: always the top one; End"),
-        ("Enter", "the session's notes and runs; Esc: back"),
-        ("Shift+letter", "sort by the column it is underlined in; again: reverse"),
-        ("< >", "sort by the column beside"),
-        ("r", "reverse"),
-        ("/", "filter by session, observer or readiness; Esc: show all"),
-        ("p", "pause"),
-        ("q, Ctrl-C", "quit"),
-    )
+def _help_text() -> Text:
     text = Text()
-    for name, meaning in keys:
-        text.append(f"{name:<14}", "bold").append(f"{meaning}\n")
+    for keys, meaning in _KEYS:
+        text.append(f"{keys:<14}", "bold").append(f"{meaning}\n")
     text.append("\n")
     for column in COLUMNS:
         text.append(f"{column.key}  {column.title:<11}", "bold").append(f"{column.help}\n")

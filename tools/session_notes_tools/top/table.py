@@ -1,4 +1,4 @@
-"""The table on the screen. It draws the rows in sight and no others, so that ten thousand cost what forty do."""
+"""The table widget. It draws only the visible rows, so that ten thousand rows cost as much as forty."""
 
 from __future__ import annotations
 
@@ -16,29 +16,27 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from session_notes_tools.top.columns import Column, fitted
-from session_notes_tools.top.watch import Key, Moment, Row
-
-Layout = Sequence[tuple[Column, int]]
-"""Columns and their widths."""
+from session_notes_tools.top.columns import Column
+from session_notes_tools.top.layout import Layout, fit
+from session_notes_tools.top.model import Key, Moment, Row
 
 
-def heading(layout: Layout, by: Column, *, backwards: bool) -> Text:
-    """The line of titles: the letter that sorts is underlined, the sorted column marked."""
+def heading(layout: Layout, sorted_by: Column, *, reverse: bool) -> Text:
+    """Return the line of titles, with the sorting letters underlined and the sorted column marked."""
     text = Text(no_wrap=True, end="")
     for column, width in layout:
-        title = Text(fitted(column.title, width, to_the_right=column.to_the_right), style="bold")
-        place = title.plain.index(column.key)
-        title.stylize("underline", place, place + 1)
+        title = Text(fit(column.title, width, align_right=column.align_right), style="bold")
+        index = title.plain.index(column.key)
+        title.stylize("underline", index, index + 1)
         text.append_text(title)
-        text.append(("▼" if column.largest_first != backwards else "▲") if column is by else " ", "bold")
+        text.append(("▼" if column.descending != reverse else "▲") if column is sorted_by else " ", "bold")
     return text
 
 
 class SessionTable(ScrollView, can_focus=True):
-    """Rows, one of them chosen.
+    """Rows with a selection.
 
-    The choice stays with its row wherever that goes. Until somebody makes one, it is the top row, whichever that is.
+    The selection follows its row. Until the user selects a row, the top row is selected, also when the order changes.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -50,15 +48,15 @@ class SessionTable(ScrollView, can_focus=True):
         Binding("home,g", "first", show=False),
         Binding("end,G", "last", show=False),
     ]
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"chosen"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"selected"}
     DEFAULT_CSS = """
     SessionTable { height: 1fr; overflow-x: hidden; overflow-y: auto; scrollbar-size-vertical: 1; }
-    SessionTable > .chosen { background: $primary-muted; text-style: bold; }
-    SessionTable:nocolor > .chosen { text-style: bold reverse; }
+    SessionTable > .selected { background: $primary-muted; text-style: bold; }
+    SessionTable:nocolor > .selected { text-style: bold reverse; }
     """
 
     class Opened(Message):
-        """A row's details are wanted."""
+        """The user asks for a row's details."""
 
         def __init__(self, row: Row) -> None:
             super().__init__()
@@ -67,84 +65,83 @@ class SessionTable(ScrollView, can_focus=True):
     def __init__(self) -> None:
         super().__init__()
         self._rows: Sequence[Row] = ()
-        self._layout_: Layout = ()
+        self._columns: Layout = ()
         self._moment = Moment(0, None)
-        self._faded = False
-        self._place = 0
-        self._chosen: Key | None = None
+        self._outdated = False
+        self._index = 0
+        self._selected: Key | None = None
 
-    def draw(self, rows: Sequence[Row], layout: Layout, moment: Moment, *, faded: bool) -> None:
-        """Show these rows; `faded`: they are not what is there now."""
-        self._rows, self._layout_, self._moment, self._faded = rows, layout, moment, faded
+    def draw(self, rows: Sequence[Row], layout: Layout, moment: Moment, *, outdated: bool) -> None:
+        """Show rows; outdated ones without colours."""
+        self._rows, self._columns, self._moment, self._outdated = rows, layout, moment, outdated
         self.virtual_size = Size(self.scrollable_content_region.width, len(rows))
-        if self._chosen is None:
-            self._place = 0
+        if self._selected is None:
+            self._index = 0
         else:
-            places = (place for place, row in enumerate(rows) if row.key == self._chosen)
-            moved = next(places, min(self._place, len(rows) - 1))
-            if moved != self._place:
-                self._choose(moved)
+            indices = (index for index, row in enumerate(rows) if row.key == self._selected)
+            index = next(indices, min(self._index, len(rows) - 1))
+            if index != self._index:
+                self._select(index)
         self.refresh()
 
     @property
-    def in_sight(self) -> list[Key]:
-        """The rows on the screen."""
+    def visible_keys(self) -> list[Key]:
+        """The keys of the rows on the screen."""
         top = self.scroll_offset.y
         return [row.key for row in self._rows[top : top + self.size.height]]
 
     def render_line(self, y: int) -> Strip:
-        """One line of the screen."""
-        place = self.scroll_offset.y + y
+        """Render one line of the screen."""
+        index = self.scroll_offset.y + y
         base = self.rich_style
-        if place >= len(self._rows):
+        if index >= len(self._rows):
             return Strip.blank(self.size.width, base)
-        if place == self._place:
-            base += self.get_component_rich_style("chosen", partial=True)
+        if index == self._index:
+            base += self.get_component_rich_style("selected", partial=True)
         segments = []
-        for column, width in self._layout_:
-            text, style = column.cell(self._rows[place], self._moment)
-            # One that is faded has no colours: nobody is to take it for news.
-            look = _style("dim" if self._faded else style)
-            look = base + (look.without_color if self.app.no_color else look)
-            segments += [Segment(fitted(text, width, to_the_right=column.to_the_right), look), Segment(" ", base)]
+        for column, width in self._columns:
+            text, name = column.cell(self._rows[index], self._moment)
+            style = _style("dim" if self._outdated else name)
+            style = base + (style.without_color if self.app.no_color else style)
+            segments += [Segment(fit(text, width, align_right=column.align_right), style), Segment(" ", base)]
         return Strip(segments).adjust_cell_length(self.size.width, base)
 
-    def _choose(self, place: int) -> None:
+    def _select(self, index: int) -> None:
         if not self._rows:
             return
-        self._place = max(0, min(place, len(self._rows) - 1))
-        self._chosen = self._rows[self._place].key
+        self._index = max(0, min(index, len(self._rows) - 1))
+        self._selected = self._rows[self._index].key
         top, height = self.scroll_offset.y, self.size.height
-        if not top <= self._place < top + height:
-            to = self._place if self._place < top else self._place - height + 1
-            self.scroll_to(y=to, animate=False, immediate=True)
+        if not top <= self._index < top + height:
+            offset = self._index if self._index < top else self._index - height + 1
+            self.scroll_to(y=offset, animate=False, immediate=True)
         self.refresh()
 
-    def action_move(self, by: int) -> None:
-        """Choose the row so many lines below."""
-        self._choose(self._place + by)
+    def action_move(self, lines: int) -> None:
+        """Move the selection by lines."""
+        self._select(self._index + lines)
 
-    def action_page(self, by: int) -> None:
-        """Choose the row so many screens below."""
-        self._choose(self._place + by * max(1, self.size.height - 1))
+    def action_page(self, pages: int) -> None:
+        """Move the selection by pages."""
+        self._select(self._index + pages * max(1, self.size.height - 1))
 
     def action_first(self) -> None:
-        """Choose whatever row is the top one."""
-        self._choose(0)
-        self._chosen = None
+        """Select the top row, and keep the selection at the top."""
+        self._select(0)
+        self._selected = None
 
     def action_last(self) -> None:
-        """Choose the last row."""
-        self._choose(len(self._rows) - 1)
+        """Select the last row."""
+        self._select(len(self._rows) - 1)
 
     def action_open(self) -> None:
-        """Ask for the chosen row's details."""
-        if self._place < len(self._rows):
-            self.post_message(self.Opened(self._rows[self._place]))
+        """Ask for the details of the selected row."""
+        if self._index < len(self._rows):
+            self.post_message(self.Opened(self._rows[self._index]))
 
     def on_click(self, event: Click) -> None:
-        """Choose the row under the mouse; twice: its details."""
-        self._choose(self.scroll_offset.y + event.y)
+        """Select the row under the mouse; open it on a double click."""
+        self._select(self.scroll_offset.y + event.y)
         if event.chain == 2:
             self.action_open()
 

@@ -1,4 +1,4 @@
-{{/* What a container of ours is, beside another's or by itself. */}}
+{{/* The sidecar's container, in your pod or in its own. */}}
 
 {{- define "session-notes.socket" -}}
 unix:/run/session-notes/sidecar/grpc.sock
@@ -66,8 +66,8 @@ resources:
 {{- end }}
 
 {{/*
-Commands, because the kubelet's own gRPC probes speak no TLS, and reach no unix socket. Health is open to everybody who
-can connect. Started, and alive, is the process alone; ready is the store, too.
+Commands, because the kubelet's own gRPC probes speak no TLS and reach no unix socket. Health needs no token. Startup and
+liveness check the process only; readiness also checks the store.
 */}}
 {{- define "session-notes.startup" -}}
 exec:

@@ -1,5 +1,5 @@
 {{/*
-For pods of yours, in a chart that depends on this one. All take this chart's own scope: index .Subcharts "session-notes".
+Templates for pods of a chart that depends on this one. All take this chart's scope: index .Subcharts "session-notes".
 deploy/helm/example uses each of them.
 */}}
 
@@ -23,7 +23,7 @@ deploy/helm/example uses each of them.
   {{- end }}
 {{- end }}
 
-{{/* For the containers that call: where it is, and the volume with its socket. */}}
+{{/* For callers' containers: the target, and the volume with the socket. */}}
 {{- define "session-notes.env" -}}
 - name: SESSION_NOTES_TARGET
   value: {{ include "session-notes.socket" . }}

@@ -23,12 +23,11 @@ from grpc_health.v1.health import aio
 
 from session_notes_server.rpc import errors
 from session_notes_server.rpc.admission import Admission
+from session_notes_server.settings import HEALTH_LIVE, HEALTH_READY
 from session_notes_server.store import Executor, LogThrottle, StoreUnavailable, describe_error
 from session_notes_server.telemetry.calls import MethodTelemetry, Telemetry
 
 log = logging.getLogger(__name__)
-
-LIVE, READY = "live", "ready"
 
 # While the store is down its connections alone try to reach it, so the probe costs nothing.
 INTERVAL_SECONDS, DOWN_INTERVAL_SECONDS = 0.5, 0.1
@@ -54,7 +53,7 @@ class Health:
         self.servicer = HealthServicer()
         self._telemetry = telemetry
         self._executors = executors
-        self._services = ("", READY, *services)
+        self._services = ("", HEALTH_READY, *services)
         self._up: bool | None = None
         self._has_answered = False
         self._log_throttle = LogThrottle()
@@ -117,7 +116,7 @@ class Health:
             return
         self._telemetry.store_up(up=up)
         if first:
-            await self.servicer.set(LIVE, _SERVING)
+            await self.servicer.set(HEALTH_LIVE, _SERVING)
         for service in self._services:
             await self.servicer.set(service, _SERVING if up else _NOT_SERVING)
 

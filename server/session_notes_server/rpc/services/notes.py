@@ -27,8 +27,8 @@ from session_notes_server.rpc.raw_messages import BatchAnswer, BeginRunResponse,
 from session_notes_server.rpc.validation import MAX_REASON_BYTES, Check
 from session_notes_server.settings import Limits
 from session_notes_server.store import ObserverRecord, Refused, ReplyTooLarge, Store
+from session_notes_server.store.limits import HISTORY_RUNS
 
-HISTORY = 20
 # So many answers of a batch are made, a millisecond's work, until others have their turn in the loop.
 _AT_A_TIME = 100
 
@@ -146,7 +146,7 @@ class NotesServicer(SessionNotesServicer):
         check = Check()
         session_id = check.session_id(request.session_id)
         observer = check.observer(request.observer)
-        limit = check.page_size(request.page_size, default=HISTORY, most=HISTORY)
+        limit = check.page_size(request.page_size, default=HISTORY_RUNS, most=HISTORY_RUNS)
         scope = ("ListRuns", session_id, observer)
         below = None
         if request.page_token:

@@ -1,3 +1,4 @@
+-- Arguments, as locals: `AppendTurns` in scripts.py.
 -- Reply: { 'OK', turn count }, or { 'TURN_COUNT_MISMATCH', 'expected', count, 'actual', count }.
 local session = redis.call('HMGET', SESSION, 'turns', 'turn_bytes', 'created')
 local count, bytes = tonumber(session[1] or 0), tonumber(session[2] or 0)

@@ -1,3 +1,4 @@
+-- Arguments, as locals: `BeginRun` in scripts.py.
 -- Reply: { 'OK', 1 (started) or 0, run, why it failed, { turn, … }, the session's own ttl (ms) or '' }, or
 --   { 'SESSION_DELETED' | 'RUNS_TOO_LARGE', … }, or { 'LARGE', bytes } for a transcript larger than max_reply_bytes, with nothing
 --   changed. Not started: the run is another one, in flight, and only_if_idle was set.

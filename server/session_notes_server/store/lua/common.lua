@@ -2,17 +2,24 @@
 -- after it a local for each argument of the script.
 --
 -- KEYS of one session, all in one slot:
---   1 session   hash. id, version, turns (count), created and updated (µs), ttl (ms, if the session has its own),
---               f:<field> → serialized google.protobuf.Value, o:<observer> → packed observer state, observers (their names,
---               each after a space), field_bytes and turn_bytes (size of the fields and of the turns).
---               An observer's state is { seq, current, running = {{number, lease}, …}, late = {number, …} }: the newest run's
---               number, the number of the run whose notes are current, the runs in flight, and the late runs still remembered.
---   2 turns     list of serialized Turns: the newest TRANSCRIPT_TURNS, up to TRANSCRIPT_BYTES.
---   3 runs      hash. r:<observer> <number> → packed run, p:<observer> <number> → its payload (notes, or why it failed),
---               bytes (size of all of them).
---   4 deleted   hash. <observer> <run id> → a number, for runs known at the last deletion, refused as long as the key exists;
---               or @<µs>, for runs of an earlier deletion, refused until then.
---   5 ids       hash. <observer> <run id> → number. A deletion renames it to `deleted`, one step however many ids there are.
+--   1 session   hash
+--                 id, version, turns (count), created and updated (µs), ttl (ms, if the session has its own)
+--                 f:<field>               a serialized google.protobuf.Value
+--                 o:<observer>            the packed state of an observer, see below
+--                 observers               names of the observers, each after a space
+--                 field_bytes, turn_bytes size of the fields and of the turns
+--   2 turns     list: serialized turns, the newest TRANSCRIPT_TURNS, up to TRANSCRIPT_BYTES
+--   3 runs      hash
+--                 r:<observer> <number>   a packed run
+--                 p:<observer> <number>   its payload: notes, or why it failed
+--                 bytes                   size of both, over all runs
+--   4 deleted   hash
+--                 <observer> <run id>     a number, for a run known at the last deletion, refused as long as the key exists;
+--                                         or @<µs>, for a run of an earlier deletion, refused until then
+--   5 ids       hash
+--                 <observer> <run id>     the run's number. A deletion renames the key to `deleted`, in one step
+-- The state of an observer is { seq, current, running = { { number, lease }, … }, late = { number, … } }: the number of the newest
+-- run, the number of the run whose notes are current, the runs in flight, and late runs that are still remembered.
 --
 -- The hash `session` is the root. Without it there is no session, and anything in the other keys was left by an earlier one
 -- (the store evicted the hash, or an operator deleted it). Reads begin at the hash; writes call `drop_leftovers` first. Any other

@@ -1,3 +1,4 @@
+-- Arguments: none.
 -- Remove the session and leave behind only the ids of its runs, which are refused for as long as TOMBSTONE_US.
 -- Reply: { 1 if there was a session, or 0 }.
 local existed = redis.call('EXISTS', SESSION)

@@ -1,3 +1,4 @@
+-- Arguments, as locals: `FailRun` in scripts.py.
 -- Reply: { 'OK', run, why it failed }, or { 'SESSION_DELETED' | 'RUN_NOT_FOUND' | 'RUN_ALREADY_WRITTEN' }.
 if was_deleted(observer, run_id) then return { TAG, 'SESSION_DELETED' } end
 

@@ -1,3 +1,4 @@
+-- Arguments, as locals: `GetNotes` in scripts.py.
 -- Reply: { now, turn count or false, ms until the session expires (negative: no session), observer_reply }, or { 'LARGE', bytes }.
 local session = redis.call('HMGET', SESSION, 'turns', 'o:' .. observer)
 if max_notes_bytes and session[2] then

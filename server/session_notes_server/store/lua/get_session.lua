@@ -1,3 +1,4 @@
+-- Arguments, as locals: `GetSession` in scripts.py.
 -- Reply: { now, ms until the session expires (negative: no session), version, turn count, created or false, updated or false,
 --   { field, value, … }, { observer, observer_reply, … }, { turn, … } }, or { 'LARGE', bytes } if all of it is larger than
 --   max_reply_bytes.

@@ -1,3 +1,4 @@
+-- Arguments: none.
 -- Reply: { version, turn count, updated, ms until the session expires, observers: their names, each after a space }, or { false }
 --   if there is no session.
 local meta = redis.call('HMGET', SESSION, 'version', 'turns', 'updated', 'observers')

@@ -1,3 +1,4 @@
+-- Arguments, as locals: `UpdateSession` in scripts.py.
 -- Reply: { 'OK', version, now }, or { 'VERSION_MISMATCH', 'expected', version, 'actual', version }, or { 'FIELDS_TOO_LARGE', … }.
 local session = redis.call('HMGET', SESSION, 'version', 'field_bytes', 'created')
 local version, bytes_before = tonumber(session[1] or 0), tonumber(session[2] or 0)

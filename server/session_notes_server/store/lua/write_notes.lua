@@ -1,3 +1,4 @@
+-- Arguments, as locals: `WriteNotes` in scripts.py.
 -- Reply: { 'ACCEPTED' | 'DUPLICATE' | 'SUPERSEDED', run }, or
 --   { 'SESSION_DELETED' | 'RUN_WROTE_OTHER_NOTES' | 'RUN_ALREADY_FAILED' | 'RUNS_TOO_LARGE', … }.
 if was_deleted(observer, run_id) then return { TAG, 'SESSION_DELETED' } end

@@ -1,0 +1,257 @@
+"""Results of the clients: frozen, typed, and built from the messages of `session_notes.v1`.
+
+Times are `datetime` in UTC by the store's clock. Spans are `timedelta`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from session_notes import _decoding
+from session_notes._types import Notes, Readiness, RunState, Turn, WriteOutcome, notes_as_dict
+from session_notes.v1 import notes_pb2, session_notes_pb2, session_state_pb2
+
+_DEFAULT_OBSERVER = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of an observer.
+
+    Attributes:
+        run_id: Id, unique within session and observer.
+        number: 1, 2, 3, …. A higher number is a newer run.
+        observer: Name of the observer.
+        state: State of the run.
+        observed_turn: Number of turns that it saw. None: unknown.
+        begin_time: When it took its snapshot. None: it was written without BeginRun.
+        end_time: When it was written, failed or abandoned. None: it is in flight.
+        failure: Why it ended without notes, as reported by its observer.
+        notes: Its notes, if `list_runs` was called with `include_notes`.
+    """
+
+    run_id: str
+    number: int
+    observer: str
+    state: RunState
+    observed_turn: int | None = None
+    begin_time: datetime | None = None
+    end_time: datetime | None = None
+    failure: str = ""
+    notes: Notes | None = None
+
+    @classmethod
+    def from_message(cls, message: notes_pb2.Run) -> "Run":
+        """Return the run of a `session_notes.v1.Run`."""
+        return cls(
+            run_id=message.run_id,
+            number=message.number,
+            observer=message.observer,
+            state=_decoding.enum(RunState, notes_pb2.RunState, "RUN_STATE_", message.state),
+            observed_turn=_decoding.optional(message, "observed_turn"),
+            begin_time=_decoding.optional_time(message, "begin_time"),
+            end_time=_decoding.optional_time(message, "end_time"),
+            failure=message.failure,
+            notes=_decoding.notes(message.notes) if message.HasField("notes") else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The current notes of one observer for one session, and how far to trust them.
+
+        >>> summary = reading.notes.summary if reading.notes else "no notes yet"
+        >>> advice = reading.notes if reading.fresh else None
+
+    Attributes:
+        session_id: The session.
+        observer: Name of the observer.
+        ready: Whether there are notes.
+        readiness: The same in detail: if there are no notes, why.
+        notes: The notes. None unless ready.
+        age: Time since the notes were written. None unless ready.
+        snapshot_age: Time since their run took its snapshot of the conversation. None without BeginRun.
+        write_time: When they were written.
+        observed_turn: Number of turns that their run saw. None: unknown.
+        turns_behind: Drift: number of turns since. None: unknown.
+        fresh: Whether the notes meet the bounds of the call. Never true unless ready.
+        run: The run that wrote them.
+        latest_run: The newest run in any state. None: there has been no run.
+        expires_in: Time until the notes expire.
+        unavailable_reason: Why there was no response, for humans, if `readiness` is UNAVAILABLE.
+    """
+
+    session_id: str
+    observer: str
+    ready: bool
+    readiness: Readiness
+    notes: Notes | None = None
+    age: timedelta | None = None
+    snapshot_age: timedelta | None = None
+    write_time: datetime | None = None
+    observed_turn: int | None = None
+    turns_behind: int | None = None
+    fresh: bool = False
+    run: Run | None = None
+    latest_run: Run | None = None
+    expires_in: timedelta | None = None
+    unavailable_reason: str = ""
+
+    @classmethod
+    def from_message(
+        cls, message: session_notes_pb2.GetNotesResponse, *, session_id: str, observer: str = ""
+    ) -> "Reading":
+        """Return the reading of a `session_notes.v1.GetNotesResponse`.
+
+        Args:
+            message: The response.
+            session_id: The session of the request. The response does not repeat it.
+            observer: The observer of the request. Empty: `default`.
+        """
+        return cls(
+            session_id=session_id,
+            observer=observer or _DEFAULT_OBSERVER,
+            ready=message.ready,
+            readiness=_decoding.enum(Readiness, session_notes_pb2.Readiness, "READINESS_", message.readiness),
+            notes=_decoding.notes(message.notes) if message.HasField("notes") else None,
+            age=_decoding.optional_span(message, "age"),
+            snapshot_age=_decoding.optional_span(message, "snapshot_age"),
+            write_time=_decoding.optional_time(message, "write_time"),
+            observed_turn=_decoding.optional(message, "observed_turn"),
+            turns_behind=_decoding.optional(message, "turns_behind"),
+            fresh=message.fresh,
+            run=Run.from_message(message.run) if message.HasField("run") else None,
+            latest_run=Run.from_message(message.latest_run) if message.HasField("latest_run") else None,
+            expires_in=_decoding.optional_span(message, "expires_in"),
+        )
+
+    @classmethod
+    def unavailable(cls, session_id: str, observer: str, reason: str) -> "Reading":
+        """Return the reading for a call without a response, for callers that set `unavailable_ok`."""
+        return cls(
+            session_id,
+            observer or _DEFAULT_OBSERVER,
+            ready=False,
+            readiness=Readiness.UNAVAILABLE,
+            unavailable_reason=reason,
+        )
+
+    def as_tool_result(self) -> dict[str, Any]:
+        """Return the reading as a tool result for the primary's model: compact JSON without empty parts.
+
+            >>> reading.as_tool_result()
+            {'ready': False, 'reason': 'never_run'}
+            >>> reading.as_tool_result()
+            {'ready': True, 'age_seconds': 12.3, 'snapshot_age_seconds': 80.1, 'turns_behind': 2, 'fresh': True,
+             'newer_run': 'running', 'notes': {'coverage': {'goals': 1.0}, 'summary': 'Goals are clear.'}}
+
+        `newer_run` is the state of the latest run, present if that run is newer than the one that wrote the notes.
+        """
+        # The failure of a run is omitted. It is meant for humans, and a model might read it out to the user.
+        if not self.ready or self.notes is None:
+            return {"ready": False, "reason": self.readiness.value}
+        newer = self.latest_run if self.run and self.latest_run and self.latest_run.number > self.run.number else None
+        optional = {
+            "age_seconds": _seconds(self.age),
+            "snapshot_age_seconds": _seconds(self.snapshot_age),
+            "turns_behind": self.turns_behind,
+            "fresh": self.fresh,
+            "newer_run": newer.state.value if newer else None,
+        }
+        present = {name: content for name, content in optional.items() if content is not None}
+        return {"ready": True} | present | {"notes": notes_as_dict(self.notes)}
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session at one moment.
+
+    Attributes:
+        session_id: Id of the session.
+        fields: The primary's fields.
+        version: Number of changes by `update_session`.
+        turn_count: Number of turns ever appended.
+        turns: The latest turns, up to 2,000, oldest first. Empty unless `include_turns` was set.
+        notes: Observer → its reading, as returned by `get_notes`.
+        create_time: When the session was created. None: it does not exist.
+        update_time: When it was last changed by any caller. None: it does not exist.
+        expires_in: Time until it expires if nothing changes it. None: it does not exist.
+    """
+
+    session_id: str
+    fields: Mapping[str, Any]
+    version: int
+    turn_count: int
+    turns: Sequence[Turn] = ()
+    notes: Mapping[str, Reading] = field(default_factory=dict)
+    create_time: datetime | None = None
+    update_time: datetime | None = None
+    expires_in: timedelta | None = None
+
+    @classmethod
+    def from_message(cls, message: session_state_pb2.Session) -> "Session":
+        """Return the session of a `session_notes.v1.Session`."""
+        return cls(
+            session_id=message.session_id,
+            fields={name: _decoding.json_value(content) for name, content in message.fields.items()},
+            version=message.version,
+            turn_count=message.turn_count,
+            turns=tuple(_decoding.turn(turn) for turn in message.turns),
+            notes={
+                name: Reading.from_message(reading, session_id=message.session_id, observer=name)
+                for name, reading in message.notes.items()
+            },
+            create_time=_decoding.optional_time(message, "create_time"),
+            update_time=_decoding.optional_time(message, "update_time"),
+            expires_in=_decoding.optional_span(message, "expires_in"),
+        )
+
+
+class SessionSummary(NamedTuple):
+    """One session of a listing, with the names of its observers."""
+
+    session_id: str
+    version: int
+    turn_count: int
+    update_time: datetime | None
+    expires_in: timedelta | None
+    observers: tuple[str, ...]
+
+    @classmethod
+    def from_message(cls, message: session_state_pb2.SessionSummary) -> "SessionSummary":
+        """Return the summary of a `session_notes.v1.SessionSummary`."""
+        return cls(
+            session_id=message.session_id,
+            version=message.version,
+            turn_count=message.turn_count,
+            update_time=_decoding.optional_time(message, "update_time"),
+            expires_in=_decoding.optional_span(message, "expires_in"),
+            observers=tuple(message.observers),
+        )
+
+
+class UpdateResult(NamedTuple):
+    """Result of `update_session`: the session's new version, and when it changed."""
+
+    version: int
+    update_time: datetime
+
+
+class BeginResult(NamedTuple):
+    """Result of `begin_run`: the run, and the transcript as of its snapshot, oldest turn first."""
+
+    run: Run
+    transcript: tuple[Turn, ...]
+
+
+class WriteResult(NamedTuple):
+    """Result of `write_notes`: the outcome, the run, and when it first wrote its notes."""
+
+    outcome: WriteOutcome
+    run: Run
+    write_time: datetime
+
+
+def _seconds(span: timedelta | None) -> float | None:
+    return None if span is None else round(span.total_seconds(), 3)

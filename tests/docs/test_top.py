@@ -1,0 +1,28 @@
+"""docs/top.md describes the table that `session-notes top` shows."""
+
+import re
+from pathlib import Path
+
+from session_notes_tools.top.cache import BATCH_SIZE, BATCHES, MAX_SESSIONS, PAGES, RUNS
+from session_notes_tools.top.columns import COLUMNS
+
+PAGE = Path(__file__).parents[2] / "docs" / "top.md"
+
+
+def test_the_page_lists_all_columns() -> None:
+    """The page has one row per column, in the order of the table."""
+    assert re.findall(r"^\| ([A-Z]+) \|", PAGE.read_text(), re.MULTILINE) == [column.title for column in COLUMNS]
+
+
+def test_the_page_states_the_bounds() -> None:
+    """The cost of a refresh and the number of sessions kept are those of the code."""
+    text = " ".join(PAGE.read_text().split())
+    assert f"at most {PAGES} ListSessions, {BATCHES} BatchGetNotes of {BATCH_SIZE} rows and {RUNS} ListRuns" in text
+    assert f"At most {MAX_SESSIONS:,} sessions are kept" in text
+
+
+def test_sort_keys_are_distinct_letters_of_the_titles() -> None:
+    """Each column sorts by a letter of its title that no other column uses."""
+    keys = [column.key for column in COLUMNS]
+    assert len(set(keys)) == len(keys)
+    assert all(column.key in column.title for column in COLUMNS)

@@ -1,0 +1,24 @@
+"""Filter and order of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from session_notes_tools.top.columns import Column
+from session_notes_tools.top.model import Moment, Row
+
+
+def matches(row: Row, words: Sequence[str]) -> bool:
+    """Return whether the session's id, the observer or the readiness contains each lower-case word."""
+    text = f"{row.session.session_id} {row.observer} {row.readiness} {row.readiness.replace('_', ' ')}".lower()
+    return all(word in text for word in words)
+
+
+def sort_rows(rows: Iterable[Row], moment: Moment, column: Column, *, reverse: bool) -> list[Row]:
+    """Return rows in the order of a column: ties by session and observer, unknown values last."""
+    known: list[Row] = []
+    unknown: list[Row] = []
+    for row in sorted(rows, key=lambda row: row.key):
+        (unknown if column.sort_value(row, moment) is None else known).append(row)
+    known.sort(key=lambda row: column.sort_value(row, moment), reverse=column.descending != reverse)
+    return [*known, *unknown]
