@@ -19,7 +19,9 @@ import grpc
 from session_notes import ActiveRun, BackgroundObserver, Notes, ObserverClient, PrimaryClient
 from session_notes.v1 import session_notes_pb2 as notes_api
 from session_notes.v1 import session_notes_pb2_grpc
+from session_notes_tools.replay.history import SessionHistory
 from session_notes_tools.replay.records import Write, WriteKind
+from session_notes_tools.replay.verdicts import broken_promises
 
 from tests.faults.callers import Caller, ClientCaller, StubCaller, current_notes
 from tests.faults.recorder import CallError, Recorder, read_back, status_and_text
@@ -160,7 +162,8 @@ class Load:
                 problems.append(f"{session.id}: background run numbers with a gap or a repeat: {background}")
         for session_id in self.deleted:
             keys = set(store.keys(session_id)) - {store.key(session_id, "deleted").encode()}
-            problems += [f"deleted, yet stored: {key!r}" for key in keys]
+            remains = ", ".join(map(repr, keys))
+            problems += broken_promises(SessionHistory(session_id, remains=remains))
         return [*self.errors, *problems]
 
     def _call(self, rpc: str, call: Callable[[], T], *expected: grpc.StatusCode) -> T:
@@ -206,16 +209,11 @@ class Load:
             return self.sessions[index]
 
     def _record(self, session: LoadedSession, kind: WriteKind, names: Sequence[str], call: Callable[[], int]) -> int:
-        """Record a call that writes, and return the number it was answered; 0 without an answer."""
-        numbers: list[int] = []
-
-        def number() -> int:
-            numbers.append(call())
-            return numbers[0]
-
-        if session.recorder.record(kind, names, number) != "acknowledged":
+        """Record a call that writes, and return its number; 0 unless acknowledged."""
+        number = session.recorder.record(kind, names, call)
+        if not number:
             self._stopped.wait(0.02)  # Like a real client.
-        return numbers[0] if numbers else 0
+        return number
 
     def _write(self, caller: Caller, rng: Random) -> None:
         """Append one turn or several, set a field, write notes, or begin a run and end it."""
@@ -257,7 +255,7 @@ class Load:
         session.run_numbers[name] = number
         if outcome == "ACCEPTED":
             answered = time.monotonic()
-            session.recorder.history.writes.append(
+            session.recorder.history.records.append(
                 Write(session.id, "notes", [], sent, answered, "acknowledged", number)
             )
         return number

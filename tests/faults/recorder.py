@@ -68,10 +68,10 @@ class Recorder:
 
     def count(self, outcome: Outcome) -> int:
         """Return the number of names written with an outcome."""
-        return sum(len(write.names) for write in list(self.history.writes) if write.outcome == outcome)
+        return sum(len(write.names) for write in self.history.of(Write) if write.outcome == outcome)
 
-    def record(self, kind: WriteKind, names: Sequence[str], call: Callable[[], int]) -> Outcome:
-        """Make a call that writes unique names in one step, and record its outcome.
+    def record(self, kind: WriteKind, names: Sequence[str], call: Callable[[], int]) -> int:
+        """Make a call that writes unique names in one step, record it, and return its number; 0 unless acknowledged.
 
         Args:
             kind: The kind of what it writes.
@@ -90,13 +90,13 @@ class Recorder:
             self.error_texts.add(text)
         self.statuses[code] += 1
         session_id, answered = self.history.session_id, time.monotonic()
-        self.history.writes.append(Write(session_id, kind, names, sent, answered, outcome, number))
+        self.history.records.append(Write(session_id, kind, names, sent, answered, outcome, number))
         self._names[kind] += len(names)
-        return outcome
+        return number
 
     def sight(self, kind: WriteKind, sent: float, number: int) -> None:
         """Record the number that a read sent at a time showed."""
-        self.history.sightings.append(Sighting(kind, sent, number))
+        self.history.records.append(Sighting(self.history.session_id, kind, sent, number))
 
     def problems(self, store: Store) -> list[str]:
         """Return the broken promises, given the session's state in the store."""

@@ -38,7 +38,7 @@ def storm(
         writers: The number of threads.
         kinds: The kinds of writes.
     """
-    stopped, numbers, order = threading.Event(), itertools.count(len(recorder.history.writes)), list(kinds)
+    stopped, numbers, order = threading.Event(), itertools.count(len(recorder.history.records)), list(kinds)
 
     def work(index: int) -> None:
         session = sessions[index % len(sessions)]
@@ -46,7 +46,7 @@ def storm(
             number = next(numbers)
             kind = order[(index + number) % len(order)]
             name = f"{session.id}-{number}-{index}"
-            if recorder.record(kind, [name], lambda: write(session, kind, name)) != "acknowledged":  # noqa: B023
+            if not recorder.record(kind, [name], lambda: write(session, kind, name)):  # noqa: B023
                 stopped.wait(0.02)  # Like a real client. Threads that retry at once starve the sidecar.
 
     with ThreadPoolExecutor(writers) as pool:

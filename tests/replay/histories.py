@@ -13,7 +13,6 @@ from session_notes_tools.replay.plan import PlannedSession, plan_sessions
 from session_notes_tools.replay.records import (
     NotesRead,
     NotesWrite,
-    RunBegin,
     RunWithoutNotes,
     Write,
     WriteKind,
@@ -54,14 +53,11 @@ def played_session() -> SessionHistory:
     return SessionHistory(
         session_id=plan.session_id,
         plan=plan,
-        writes=[write for turn in range(1, 5) for write in _turn_writes(plan, turn)],
-        reads=reads,
-        run_begins=[
-            RunBegin(plan.session_id, f"run-{number}", number, min(number, 4), number, number + 0.1)
-            for number in range(1, 6)
-        ],
-        notes_writes=[first, third, overtaken, repeated],
-        runs_without_notes=[
+        records=[
+            *(write for turn in range(1, 5) for write in _turn_writes(plan, turn)),
+            *(run_begin(plan.session_id, number) for number in range(1, 6)),
+            *reads,
+            *(first, third, overtaken, repeated),
             RunWithoutNotes(plan.session_id, "run-4", 4, True),
             RunWithoutNotes(plan.session_id, "run-5", 5, False),
         ],
@@ -95,6 +91,12 @@ def foreign_notes(session: SessionHistory, run: int, turns: int) -> dict[str, ob
     other = plan_sessions([DIALOGUE], 2, "test")[1]
     assert other.session_id != session.session_id
     return notes_json(analyse(other.session_id, f"run-{run}", other.transcript[:turns]))
+
+
+def run_begin(session_id: str, number: int) -> Write:
+    """Return the beginning of a run, on a snapshot of as many turns, or of four."""
+    names, sent = [f"run-{number}"], float(number)
+    return Write(session_id, "run", names, sent, sent + 0.1, "acknowledged", number, min(number, 4))
 
 
 def _turn_writes(plan: PlannedSession, turn: int) -> list[Write]:
@@ -150,7 +152,7 @@ def concurrent_session() -> SessionHistory:
     runs = [_write("run", f"r{number}", number) for number in (1, 2)]
     return SessionHistory(
         "session",
-        writes=[*turns, *runs, _write("field", "f1", 1)],
+        records=[*turns, *runs, _write("field", "f1", 1)],
         read_back=ReadBack(
             fields={"f1": ""},
             version=1,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from session_notes_tools.replay.history import ListedRun, SessionHistory
-from session_notes_tools.replay.records import Outcome, Sighting, Write
+from session_notes_tools.replay.records import Outcome, SessionRecord, Sighting, Write
 from session_notes_tools.replay.verdicts import broken_promises
 
 from tests.replay.histories import concurrent_session, turn_rows
@@ -18,7 +18,7 @@ def _with_read_back(session: SessionHistory, **changes: Any) -> SessionHistory:
 
 def _with_write(outcome: Outcome, *names: str) -> SessionHistory:
     session = concurrent_session()
-    return replace(session, writes=[*session.writes, Write("session", "turn", names, 9, 10, outcome)])
+    return replace(session, records=[*session.records, Write("session", "turn", names, 9, 10, outcome)])
 
 
 def test_a_correct_history_has_no_problem() -> None:
@@ -73,9 +73,9 @@ def test_a_torn_append_is_reported() -> None:
 def test_a_stale_read_is_reported() -> None:
     """A read must show a write that was acknowledged before it, and need not show one that was not."""
     session = concurrent_session()
-    session.sightings.append(Sighting("turn", 7.0, 2))
+    session.records.append(Sighting("session", "turn", 7.0, 2))
     assert broken_promises(session) == []
-    session.sightings.append(Sighting("turn", 7.1, 2))
+    session.records.append(Sighting("session", "turn", 7.1, 2))
     problem = "turn 3 was acknowledged before a read showed turn 2"
     assert broken_promises(session) == [f"nothing lost: reads show acknowledged writes: {problem}"]
 
@@ -83,11 +83,11 @@ def test_a_stale_read_is_reported() -> None:
 def test_turns_beyond_the_transcript_limit_may_be_missing() -> None:
     """Only the newest 2,000 turns are stored, and an older one is not reported as lost."""
     names = [f"t{number}" for number in range(1, 2002)]
-    writes = [
+    writes: list[SessionRecord] = [
         Write("session", "turn", [name], number, number + 0.5, "acknowledged", number)
         for number, name in enumerate(names, 1)
     ]
-    session = replace(concurrent_session(), writes=writes)
+    session = replace(concurrent_session(), records=writes)
     stored = {"turns": turn_rows(*names[1:]), "turn_count": 2001, "fields": {}, "version": 0, "runs": []}
     assert broken_promises(_with_read_back(session, **stored)) == []
     lost = _with_read_back(session, **stored | {"turns": turn_rows(*names[2:])})

@@ -2,43 +2,44 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 from session_notes_tools.replay.history import History, ReadBack, SessionHistory
 from session_notes_tools.replay.promises import PROMISES
-from session_notes_tools.replay.records import NotesRead, Rejection
+from session_notes_tools.replay.records import (
+    NotesRead,
+    NotesWrite,
+    Rejection,
+    RunWithoutNotes,
+    SessionRecord,
+    Write,
+)
 from session_notes_tools.replay.verdicts import MAX_EXAMPLES, judge
 
-from tests.replay.histories import foreign_notes, history_of, played_session
+from tests.replay.histories import foreign_notes, history_of, played_session, run_begin
 
 Tamper = Callable[[SessionHistory], object]
 
 
-def _entry(name: str, index: int, **changes: Any) -> Tamper:
-    """Change an entry of one of the history's lists."""
+def _record(kind: type[SessionRecord], index: int, **changes: Any) -> Tamper:
+    """Change one of the records of a type."""
 
     def tamper(session: SessionHistory) -> None:
-        entries = getattr(session, name)
-        entries[index] = replace(entries[index], **changes)
+        record = session.of(kind)[index]
+        session.records[session.records.index(record)] = replace(record, **changes)
 
     return tamper
 
 
-def _write(index: int, **changes: Any) -> Tamper:
-    return _entry("writes", index, **changes)
+_write = partial(_record, Write)
+_read = partial(_record, NotesRead)
+_notes_write = partial(_record, NotesWrite)
 
 
-def _read(index: int, **changes: Any) -> Tamper:
-    return _entry("reads", index, **changes)
-
-
-def _notes_write(index: int, **changes: Any) -> Tamper:
-    return _entry("notes_writes", index, **changes)
-
-
-def _run_begin(index: int, **changes: Any) -> Tamper:
-    return _entry("run_begins", index, **changes)
+def _run_begin(run: int, **changes: Any) -> Tamper:
+    return _write(7 + run, **changes)  # The primary has eight writes before the first run.
 
 
 def _back(**changes: Callable[[ReadBack], Any]) -> Tamper:
@@ -63,7 +64,7 @@ def _current(**changes: Any) -> Tamper:
 
 
 def _rejected(session: SessionHistory) -> None:
-    session.rejections.append(Rejection(session.session_id, "UpdateSession", "VersionMismatch: at another version"))
+    session.records.append(Rejection(session.session_id, "UpdateSession", "VersionMismatch: at another version"))
 
 
 def _foreign_read(session: SessionHistory) -> None:
@@ -72,7 +73,8 @@ def _foreign_read(session: SessionHistory) -> None:
 
 def _torn_read(session: SessionHistory) -> None:
     # The current run's summary, with the other parts of an earlier run's notes.
-    earlier, later = session.reads[1].notes, session.reads[3].notes
+    reads = session.of(NotesRead)
+    earlier, later = reads[1].notes, reads[3].notes
     assert earlier is not None
     assert later is not None
     _read(3, notes={**earlier, "summary": later["summary"]})(session)
@@ -83,11 +85,12 @@ def _foreign_listed(session: SessionHistory) -> None:
 
 
 def _reads_swapped(session: SessionHistory) -> None:
-    session.reads[1], session.reads[3] = session.reads[3], session.reads[1]
+    first, second = (session.records.index(session.of(NotesRead)[index]) for index in (1, 3))
+    session.records[first], session.records[second] = session.records[second], session.records[first]
 
 
 def _superseded_read(session: SessionHistory) -> None:
-    overtaken = session.notes_writes[2]
+    overtaken = session.of(NotesWrite)[2]
     _read(
         3,
         run_id="run-2",
@@ -108,18 +111,18 @@ TAMPERED = [
     ("nothing lost: the fields", _back(fields=lambda back: {"Trains.to": "Oslo"}), "two fields missing"),
     ("nothing lost: the fields", _back(fields=lambda back: {**back.fields, "more": 1}), "a foreign field"),
     ("nothing lost: the fields", _back(version=lambda back: 3), "an update missing"),
-    ("nothing lost: the notes", _back(runs=lambda back: back.runs[:-1]), "a run missing"),
     ("nothing lost: the notes", _listed(4, notes=None), "a run's notes missing"),
     (
         "nothing lost: reads show acknowledged writes",
         _read(1, readiness="never_run", number=None),
         "notes not ready yet",
     ),
-    ("writes are stored whole and once", _back(runs=lambda back: back.runs[1:]), "a run lost"),
+    ("writes are stored whole and once", _back(runs=lambda back: back.runs[1:]), "the newest run lost"),
+    ("writes are stored whole and once", _back(runs=lambda back: back.runs[:-1]), "the oldest run lost"),
     ("writes are stored whole and once", _write(0, outcome="rejected"), "a rejected turn stored"),
     ("writes are stored whole and once", _back(runs=lambda back: back.runs[:1] * 2), "a run stored twice"),
-    ("writes keep real-time order", _run_begin(0, number=2), "another number than answered"),
-    ("writes keep real-time order", _run_begin(0, sent=8.0, answered=9.0), "numbered before runs that had begun"),
+    ("writes keep real-time order", _run_begin(1, number=2), "another number than answered"),
+    ("writes keep real-time order", _run_begin(1, sent=8.0, answered=9.0), "numbered before runs that had begun"),
     ("nothing foreign, nothing torn", _foreign_read, "another session's notes read"),
     ("nothing foreign, nothing torn", _foreign_listed, "another session's notes listed"),
     ("nothing foreign, nothing torn", _torn_read, "parts of two runs' notes"),
@@ -137,12 +140,12 @@ TAMPERED = [
     ("run numbers never fall", _current(latest_number=2), "an older latest run"),
     ("write times never fall", _reads_swapped, "notes written earlier"),
     ("write times are those of the responses", _read(1, write_time_us=7), "another time"),
-    ("runs are numbered 1, 2, 3, … and end once", _run_begin(4, number=4), "a number twice"),
-    ("runs are numbered 1, 2, 3, … and end once", _run_begin(4, number=6), "a number left out"),
+    ("runs are numbered 1, 2, 3, … and end once", _run_begin(5, number=4), "a number twice"),
+    ("runs are numbered 1, 2, 3, … and end once", _run_begin(5, number=6), "a number left out"),
     (
         "runs are numbered 1, 2, 3, … and end once",
-        lambda session: session.runs_without_notes.clear(),
-        "runs without an end",
+        lambda session: session.records.remove(session.of(RunWithoutNotes)[0]),
+        "a run without an end",
     ),
     ("runs are numbered 1, 2, 3, … and end once", _back(runs=lambda back: back.runs[::-1]), "listed oldest first"),
     ("turn counts and versions grow by one", _write(4, number=4), "a turn counted twice"),
@@ -161,7 +164,7 @@ TAMPERED = [
     ("fresh follows from the bound", _read(1, fresh=False), "one turn behind with one allowed"),
     ("fresh follows from the bound", _read(0, fresh=True), "fresh and not ready"),
     ("no run has seen turns to come", _read(1, observed_turn=3), "three turns of two"),
-    ("no run has seen turns to come", _run_begin(4, observed_turn=5), "five turns of four"),
+    ("no run has seen turns to come", _run_begin(5, observed_turn=5), "five turns of four"),
     ("ready stays ready", _read(2, readiness="running"), "running after ready"),
     ("ready stays ready", _read(3, readiness="never_run"), "never run after ready"),
     ("deleted is gone", lambda session: setattr(session, "remains", "turns, notes"), "parts left behind"),
@@ -210,16 +213,12 @@ def test_a_verdict_gives_a_few_examples() -> None:
 def test_runs_beyond_the_history_may_be_missing() -> None:
     """Runs older than the newest 20, which ListRuns no longer returns, break no promise."""
     session = played_session()
-    many = [
-        replace(session.run_begins[-1], run_id=f"run-{number}", number=number, sent=number, answered=number + 0.1)
-        for number in range(6, 26)
-    ]
-    session.run_begins += many
-    template = session.runs_without_notes[-1]
-    session.runs_without_notes += [replace(template, run_id=run.run_id, number=run.number) for run in many]
     assert session.read_back is not None
-    newest = session.read_back.runs[0]
-    listed = [replace(newest, run_id=run.run_id, number=run.number) for run in reversed(many)]
+    end, stored = session.of(RunWithoutNotes)[-1], session.read_back.runs[0]
+    numbers = range(6, 26)
+    session.records += [run_begin(session.session_id, number) for number in numbers]
+    session.records += [replace(end, run_id=f"run-{number}", number=number) for number in numbers]
+    listed = [replace(stored, run_id=f"run-{number}", number=number) for number in reversed(numbers)]
     _back(runs=lambda back: listed)(session)
     assert _broken(session) == set()
 

@@ -9,7 +9,7 @@ from typing import Any
 from session_notes_server.store.limits import TRANSCRIPT_TURNS
 
 from session_notes_tools.replay.analysis import analyse
-from session_notes_tools.replay.history import SessionHistory
+from session_notes_tools.replay.history import ListedRun, SessionHistory
 from session_notes_tools.replay.records import NotesRead, NotesWrite, Sighting, Write, WriteKind, notes_json
 
 
@@ -24,39 +24,38 @@ class Case:
     @cached_property
     def first_writes(self) -> Mapping[str, NotesWrite]:
         """The first write of each run's notes, by run id."""
-        return {write.run_id: write for write in self.history.notes_writes if not write.repeated}
+        return {write.run_id: write for write in self.history.of(NotesWrite) if not write.repeated}
+
+    @cached_property
+    def listed(self) -> Mapping[str, ListedRun]:
+        """The stored runs, by id."""
+        return {run.run_id: run for run in self.history.read_back.runs} if self.history.read_back else {}
 
     @cached_property
     def all_reads(self) -> list[NotesRead]:
         """Every read that was answered, including the one at the end."""
         back = self.history.read_back
-        reads = [*self.history.reads, *([back.current] if back and back.current else [])]
+        reads = [*self.history.of(NotesRead), *([back.current] if back and back.current else [])]
         return [read for read in reads if read.answered]
 
     @cached_property
     def writes(self) -> Mapping[WriteKind, list[Write]]:
         """Every write, by kind."""
-        history = self.history
         writes: dict[WriteKind, list[Write]] = {"turn": [], "field": [], "run": [], "notes": []}
-        for write in history.writes:
+        for write in self.history.of(Write):
             writes[write.kind].append(write)
-        for begin in history.run_begins:
-            sent, answered = begin.sent, begin.answered
-            writes["run"].append(
-                Write(begin.session_id, "run", [begin.run_id], sent, answered, "acknowledged", begin.number)
-            )
-        for run in self.first_writes.values():
-            if run.outcome == "accepted":
-                sent, answered = run.sent, run.answered
-                writes["notes"].append(
-                    Write(run.session_id, "notes", [run.run_id], sent, answered, "acknowledged", run.number)
-                )
+        writes["notes"] += [
+            Write(run.session_id, "notes", [run.run_id], run.sent, run.answered, "acknowledged", run.number)
+            for run in self.first_writes.values()
+            if run.outcome == "accepted"
+        ]
         return writes
 
     @cached_property
     def sightings(self) -> list[Sighting]:
         """Every sighting, including the run numbers of the notes that were read."""
-        return [*self.history.sightings, *(Sighting("notes", read.sent, read.number or 0) for read in self.all_reads)]
+        reads = (Sighting(read.session_id, "notes", read.sent, read.number or 0) for read in self.all_reads)
+        return [*self.history.of(Sighting), *reads]
 
     @cached_property
     def stored(self) -> Mapping[WriteKind, list[tuple[str, int]]]:

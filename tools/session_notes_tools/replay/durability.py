@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from itertools import accumulate, count
 from operator import attrgetter
 
-from session_notes_server.store.limits import HISTORY_RUNS, TRANSCRIPT_TURNS
+from session_notes_server.store.limits import TRANSCRIPT_TURNS
 
 from session_notes_tools.replay.case import Case
-from session_notes_tools.replay.records import WriteKind
+from session_notes_tools.replay.records import RunWithoutNotes, WriteKind
 
 Checks = Iterator[str | None]
 
@@ -53,22 +53,16 @@ def no_field_is_lost(case: Case) -> Checks:
 
 
 def no_note_is_lost(case: Case) -> Checks:
-    """Acknowledged notes are listed unchanged, as far back as the history reaches."""
-    if back := case.history.read_back:
-        listed = {run.run_id: run for run in back.runs}
-        newest = max((run.number for run in case.history.run_begins), default=0)
-        for write in case.first_writes.values():
-            if write.number > newest - HISTORY_RUNS:
-                run = listed.get(write.run_id)
-                yield unless(run is not None, f"{write.run_id} wrote notes and is not listed")
-                if run is not None:
-                    yield unless(run.notes == write.notes, f"{write.run_id} is listed with other notes than it wrote")
+    """Listed runs have the notes that they wrote."""
+    for write in case.first_writes.values():
+        if run := case.listed.get(write.run_id):
+            yield unless(run.notes == write.notes, f"{write.run_id} is listed with other notes than it wrote")
 
 
 def writes_are_stored_once(case: Case) -> Checks:
     """Acknowledged writes are stored once, unknown ones at most once, rejected ones never, and each whole or not."""
-    for kind in STORED_KINDS if case.history.read_back else ():
-        times = Counter(name for name, _ in case.stored[kind])
+    for kind, stored in case.stored.items():
+        times = Counter(name for name, _ in stored)
         for write in case.writes[kind]:
             for name, number in zip(reversed(write.names), count(write.number, -1), strict=False):
                 if write.outcome == "acknowledged" and number >= case.oldest_stored[kind]:
@@ -77,25 +71,24 @@ def writes_are_stored_once(case: Case) -> Checks:
                     yield unless(times[name] == 0, f"rejected, yet stored: {kind} {name}")
         for name, copies in times.items():
             yield unless(copies == 1, f"stored {copies} times: {kind} {name}")
-        numbers = dict(case.stored[kind])
+        places = dict(stored)
         for write in case.writes[kind]:
-            if len(write.names) > 1 and any(name in numbers for name in write.names):
-                stored = [numbers.get(name, 0) for name in write.names]
-                row = list(range(stored[0], stored[0] + len(stored)))
-                yield unless(stored == row, f"torn: {kind}s {list(write.names)} at {stored}")
+            if len(write.names) > 1 and any(name in places for name in write.names):
+                row = [places.get(name, 0) for name in write.names]
+                whole = row == list(range(row[0], row[0] + len(row)))
+                yield unless(whole, f"torn: {kind}s {list(write.names)} at {row}")
 
 
 def writes_keep_real_time_order(case: Case) -> Checks:
     """A write has the number in its response, and a higher one than every write that ended before it was sent."""
-    for kind in STORED_KINDS if case.history.read_back else ():
-        stored = dict(case.stored[kind]) if kind != "field" else {}
-        numbered = []
+    for kind, stored in case.stored.items():
+        numbers, numbered = dict(stored), []
         for write in case.writes[kind]:
             if write.outcome == "acknowledged":
                 name = write.names[-1] if write.names else ""
-                if name and kind != "field" and name not in stored:
+                if name and name not in numbers:
                     continue  # Trimmed or lost, and its number may have been issued again.
-                number = stored.get(name, write.number)
+                number = numbers.get(name) or write.number
                 yield unless(number == write.number, f"answered {write.number}, is {number}: {kind} {name}")
                 numbered.append((number, name or str(number), write))
         latest_sent = 0.0
@@ -120,32 +113,30 @@ def writes_are_seen(case: Case) -> Checks:
 
 def nothing_is_foreign(case: Case) -> Checks:
     """Everything stored comes from a client, and notes match their session, their run and a whole snapshot."""
-    for kind in STORED_KINDS if case.history.read_back else ():
+    for kind, stored in case.stored.items():
         written = {name for write in case.writes[kind] for name in write.names}
-        for name, _ in case.stored[kind]:
+        for name, _ in stored:
             yield unless(name in written, f"foreign: {kind} {name}")
     for read in case.all_reads:
         if read.ready:
             yield case.foreign_part(read.run_id, read.observed_turn, read.notes)
-    for run in case.history.read_back.runs if case.history.read_back else ():
+    for run in case.listed.values():
         if run.notes is not None:
             yield case.foreign_part(run.run_id, run.observed_turn, run.notes)
 
 
 def outcomes_stand(case: Case) -> Checks:
     """A run is listed with the number and the outcome that its observer was given."""
-    if back := case.history.read_back:
-        listed = {run.run_id: run for run in back.runs}
-        outcomes = [
-            (write.run_id, write.number, _STATES.get(write.outcome, set())) for write in case.first_writes.values()
-        ] + [
-            (run.run_id, run.number, {"failed"} if run.failed else {"running", "abandoned"})
-            for run in case.history.runs_without_notes
-        ]
-        for run_id, number, states in outcomes:
-            if run := listed.get(run_id):
-                yield unless(run.state in states, f"{run_id} is {run.state}, not {' or '.join(sorted(states))}")
-                yield unless(run.number == number, f"{run_id} has number {run.number}, and had {number}")
+    outcomes = [
+        (write.run_id, write.number, _STATES.get(write.outcome, set())) for write in case.first_writes.values()
+    ] + [
+        (run.run_id, run.number, {"failed"} if run.failed else {"running", "abandoned"})
+        for run in case.history.of(RunWithoutNotes)
+    ]
+    for run_id, number, states in outcomes:
+        if run := case.listed.get(run_id):
+            yield unless(run.state in states, f"{run_id} is {run.state}, not {' or '.join(sorted(states))}")
+            yield unless(run.number == number, f"{run_id} has number {run.number}, and had {number}")
 
 
 def counts_grow_by_one(case: Case) -> Checks:

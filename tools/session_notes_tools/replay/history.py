@@ -5,24 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from session_notes import Run
 from session_notes_server.store.limits import HISTORY_RUNS
 
 from session_notes_tools.replay.plan import PlannedSession
-from session_notes_tools.replay.records import (
-    Latencies,
-    NotesRead,
-    NotesWrite,
-    Record,
-    Rejection,
-    RunBegin,
-    RunWithoutNotes,
-    Sighting,
-    Write,
-    notes_json,
-)
+from session_notes_tools.replay.records import Latencies, NotesRead, Outage, Record, SessionRecord, Write, notes_json
+
+R = TypeVar("R", bound=SessionRecord)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +54,27 @@ class ReadBack:
 
 @dataclass
 class SessionHistory:
-    """The history of one session, each list in the order in which its process recorded it.
+    """The history of one session.
 
     Attributes:
         plan: The dialogue that one primary and one observer play; None for arbitrary concurrent writers.
+        records: The records of all processes, those of each in its order.
         remains: Comma-separated parts that its deletion left behind; None if it was not deleted.
     """
 
     session_id: str
     plan: PlannedSession | None = None
-    writes: list[Write] = field(default_factory=list)
-    sightings: list[Sighting] = field(default_factory=list)
-    reads: list[NotesRead] = field(default_factory=list)
-    run_begins: list[RunBegin] = field(default_factory=list)
-    notes_writes: list[NotesWrite] = field(default_factory=list)
-    runs_without_notes: list[RunWithoutNotes] = field(default_factory=list)
-    rejections: list[Rejection] = field(default_factory=list)
+    records: list[SessionRecord] = field(default_factory=list)
     read_back: ReadBack | None = None
     remains: str | None = None
+
+    def of(self, kind: type[R]) -> list[R]:
+        """Return the records of a type."""
+        return [record for record in self.records if isinstance(record, kind)]
+
+    def runs(self) -> list[Write]:
+        """Return the runs that the sidecar acknowledged."""
+        return [write for write in self.of(Write) if write.kind == "run" and write.outcome == "acknowledged"]
 
 
 class History:
@@ -96,19 +90,8 @@ class History:
         return sum(map(len, self.latencies.values()))
 
     def add(self, record: Record) -> None:
-        """Add a record. Records of an outage belong to no session and are ignored."""
-        match record:
-            case Write():
-                self.sessions[record.session_id].writes.append(record)
-            case NotesRead():
-                self.sessions[record.session_id].reads.append(record)
-            case RunBegin():
-                self.sessions[record.session_id].run_begins.append(record)
-            case NotesWrite():
-                self.sessions[record.session_id].notes_writes.append(record)
-            case RunWithoutNotes():
-                self.sessions[record.session_id].runs_without_notes.append(record)
-            case Rejection():
-                self.sessions[record.session_id].rejections.append(record)
-            case Latencies():
-                self.latencies[record.rpc] += record.milliseconds
+        """Add a record. An outage belongs to no session and is ignored."""
+        if isinstance(record, Latencies):
+            self.latencies[record.rpc] += record.milliseconds
+        elif not isinstance(record, Outage):
+            self.sessions[record.session_id].records.append(record)

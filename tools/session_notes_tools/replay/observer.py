@@ -24,6 +24,7 @@ from session_notes import (
     ObserverClient,
     PrimaryClient,
     Readiness,
+    Run,
     SessionNotesError,
     Unavailable,
     WriteResult,
@@ -36,8 +37,8 @@ from session_notes_tools.replay.records import (
     NotesWrite,
     Outage,
     Rejection,
-    RunBegin,
     RunWithoutNotes,
+    Write,
     notes_json,
     time_us,
 )
@@ -221,17 +222,14 @@ class Observer:
 
     def _abandon(self, visit: Visit) -> None:
         session_id, sent = visit.session.session_id, time.monotonic()
-        with self._report.timed("BeginRun"):
-            run = self._client.begin_run(session_id, run_id=visit.run_id, lease=SHORT_LEASE).run
-        self._report.add(RunBegin(session_id, run.run_id, run.number, run.observed_turn, sent, time.monotonic()))
+        run = self._client.begin_run(session_id, run_id=visit.run_id, lease=SHORT_LEASE).run
+        self._report_begin(session_id, run, sent)
         self._report.add(RunWithoutNotes(session_id, run.run_id, run.number, failed=False))
 
     def _observe(self, visit: Visit) -> None:
         session_id, sent = visit.session.session_id, time.monotonic()
         with self._client.run(session_id, run_id=visit.run_id) as run:
-            answered = time.monotonic()
-            self._report.add_duration("BeginRun", answered - sent)
-            self._report.add(RunBegin(session_id, run.run_id, run.number, run.observed_turn, sent, answered))
+            self._report_begin(session_id, run, sent)
             if visit.fate is Fate.FAILS:
                 with self._report.timed("FailRun"):
                     run.fail("no result, as planned")
@@ -246,6 +244,12 @@ class Observer:
             visit.session.release(visit.number)
             self.stop.wait(visit.rng.uniform(*_REPEAT_SECONDS))
             self._write(run, notes, repeated=True)
+
+    def _report_begin(self, session_id: str, run: Run | ActiveRun, sent: float) -> None:
+        answered = time.monotonic()
+        self._report.add_duration("BeginRun", answered - sent)
+        names, number = [run.run_id], run.number
+        self._report.add(Write(session_id, "run", names, sent, answered, "acknowledged", number, run.observed_turn))
 
     def _write(self, run: ActiveRun, notes: Notes, *, repeated: bool = False) -> None:
         sent = time.monotonic()

@@ -10,7 +10,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import cast
@@ -35,6 +35,8 @@ CALL_TIMEOUT = timedelta(seconds=20)
 
 FRESH_TURNS = 2
 """The drift that still counts as fresh."""
+
+_RPCS: Mapping[WriteKind, str] = {"turn": "AppendTurns", "field": "UpdateSession"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +98,8 @@ class Primary:
             )
             return updated.version
 
-        await self._write(session_id, "turn", [str(turn.extra["name"])], "AppendTurns", append, count)
-        await self._write(session_id, "field", [], "UpdateSession", update, count)
+        await self._write(session_id, "turn", [str(turn.extra["name"])], append, count)
+        await self._write(session_id, "field", [], update, count)
         sent = time.monotonic()
         with self._report.timed("GetNotes"):
             # No retry: without an answer, a primary goes on without notes.
@@ -112,13 +114,7 @@ class Primary:
         self._report.add(NotesRead.of(reading, current_turn=count, sent=sent, max_turns_behind=FRESH_TURNS))
 
     async def _write(
-        self,
-        session_id: str,
-        kind: WriteKind,
-        names: list[str],
-        rpc: str,
-        write: Callable[[], Awaitable[int]],
-        expected: int,
+        self, session_id: str, kind: WriteKind, names: list[str], write: Callable[[], Awaitable[int]], expected: int
     ) -> None:
         """Make a write, and retry it over an outage. Its expected count makes that safe."""
         sent, unsure = time.monotonic(), False
@@ -126,7 +122,7 @@ class Primary:
         async def attempt() -> int:
             nonlocal unsure
             try:
-                with self._report.timed(rpc):
+                with self._report.timed(_RPCS[kind]):
                     return await write()
             except Unavailable:
                 unsure = True

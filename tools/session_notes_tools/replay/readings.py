@@ -64,9 +64,9 @@ def notes_do_not_foresee(case: Case) -> Checks:
         if read.observed_turn is not None:
             seen, current = read.observed_turn, read.current_turn
             yield unless(seen <= current, f"notes on {seen} turns at turn {current}")
-    for run in case.history.run_begins:
+    for run in case.history.runs():
         seen, played = run.observed_turn or 0, len(case.transcript)
-        yield unless(seen <= played, f"{run.run_id} has seen {seen} turns of {played}")
+        yield unless(seen <= played, f"{run.names[0]} has seen {seen} turns of {played}")
 
 
 def ready_stays_ready(case: Case) -> Checks:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from session_notes import Notes, Reading
 
@@ -30,6 +30,7 @@ class Write:
         names: The unique names of what it wrote, in order.
         outcome: `rejected` if it certainly had no effect; `unknown` if it took effect once or not at all.
         number: The response's turn count, version or run number, which is that of the last name; 0 unless acknowledged.
+        observed_turn: The snapshot of a run, if recorded.
     """
 
     session_id: str
@@ -39,12 +40,14 @@ class Write:
     answered: float
     outcome: Outcome
     number: int = 0
+    observed_turn: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
     """A read that showed a turn count, a version or the run number of current notes, 0 for none."""
 
+    session_id: str
     kind: WriteKind
     sent: float
     number: int
@@ -111,18 +114,6 @@ class NotesRead:
 
 
 @dataclass(frozen=True, slots=True)
-class RunBegin:
-    """A run that the sidecar started."""
-
-    session_id: str
-    run_id: str
-    number: int
-    observed_turn: int | None
-    sent: float
-    answered: float
-
-
-@dataclass(frozen=True, slots=True)
 class NotesWrite:
     """An acknowledged write of a run's notes; `repeated` if the run had written them before."""
 
@@ -159,7 +150,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """The sidecar stayed unavailable until a process gave up; `reason` is the sidecar's, where it gave one."""
+    """The sidecar stayed unavailable until a process gave up; `reason` is the sidecar's, if it gave one."""
 
     error: str
     reason: str
@@ -173,11 +164,9 @@ class Latencies:
     milliseconds: list[float]
 
 
-Record = Write | NotesRead | RunBegin | NotesWrite | RunWithoutNotes | Rejection | Outage | Latencies
-_TYPES: Mapping[str, type[Record]] = {
-    kind.__name__: kind
-    for kind in (Write, NotesRead, RunBegin, NotesWrite, RunWithoutNotes, Rejection, Outage, Latencies)
-}
+SessionRecord = Write | Sighting | NotesRead | NotesWrite | RunWithoutNotes | Rejection
+Record = SessionRecord | Outage | Latencies
+_TYPES: Mapping[str, type[Record]] = {kind.__name__: kind for kind in get_args(Record)}
 
 
 def to_line(record: Record) -> str:

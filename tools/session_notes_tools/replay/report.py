@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from session_notes_tools.cli import output, phrases
 from session_notes_tools.replay.history import History, SessionHistory
+from session_notes_tools.replay.records import NotesRead, NotesWrite, RunWithoutNotes
 from session_notes_tools.replay.verdicts import Verdict
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def summary(
 ) -> dict[str, Any]:
     """Return the report as one JSON document; `target` is None for a temporary sidecar."""
     sessions = history.sessions.values()
-    reads = [read for session in sessions for read in session.reads]
+    reads = [read for session in sessions for read in session.of(NotesRead)]
     readiness = Counter(read.readiness for read in reads)
     return {
         "ok": not any(verdict.broken for verdict in verdicts),
@@ -54,10 +55,10 @@ def summary(
 
 
 def _run_counts(sessions: Collection[SessionHistory]) -> dict[str, int]:
-    outcomes = Counter(write.outcome for session in sessions for write in session.notes_writes)
-    failed = Counter(run.failed for session in sessions for run in session.runs_without_notes)
+    outcomes = Counter(write.outcome for session in sessions for write in session.of(NotesWrite))
+    failed = Counter(run.failed for session in sessions for run in session.of(RunWithoutNotes))
     return {
-        "begun": sum(len(session.run_begins) for session in sessions),
+        "begun": sum(len(session.runs()) for session in sessions),
         "accepted": outcomes["accepted"],
         "superseded": outcomes["superseded"],
         "failed": failed[True],

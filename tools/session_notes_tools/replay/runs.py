@@ -6,28 +6,30 @@ from collections import Counter
 
 from session_notes_tools.replay.case import Case
 from session_notes_tools.replay.durability import Checks, unless
+from session_notes_tools.replay.records import NotesRead, NotesWrite, Rejection, RunWithoutNotes, Write
 
 
 def no_call_is_rejected(case: Case) -> Checks:
     """No call is rejected: all are valid, and no other client uses these sessions."""
     history = case.history
-    yield from (f"{rejection.rpc}: {rejection.error}" for rejection in history.rejections)
-    yield from [None] * (len(history.reads) + len(history.notes_writes) + len(history.run_begins))
+    yield from (f"{rejection.rpc}: {rejection.error}" for rejection in history.of(Rejection))
+    yield from [None] * (len(history.of(NotesRead)) + len(history.of(NotesWrite)) + len(history.of(Write)))
 
 
 def runs_are_numbered_through(case: Case) -> Checks:
     """Runs are numbered 1, 2, 3, … without a gap or a repeat, are listed newest first, and end once."""
-    numbers = sorted(run.number for run in case.history.run_begins)
+    runs = case.history.runs()
+    numbers = sorted(run.number for run in runs)
     if case.history.plan:
         yield unless(numbers == list(range(1, len(numbers) + 1)), f"the runs begun have the numbers {numbers}")
+        ends = Counter([*case.first_writes, *(run.run_id for run in case.history.of(RunWithoutNotes))])
+        for run_id in (name for run in runs for name in run.names):
+            yield unless(ends[run_id] == 1, f"{run_id} has ended {ends[run_id]} times")
     if back := case.history.read_back:
         listed = [run.number for run in back.runs]
         newest = max([*numbers, *listed], default=0)
         expected = list(range(newest, max(0, newest - back.runs_limit), -1))
         yield unless(listed == expected, f"run numbers with a gap, a repeat or out of order: {listed} of {newest}")
-    ends = Counter([*case.first_writes, *(run.run_id for run in case.history.runs_without_notes)])
-    for run in case.history.run_begins:
-        yield unless(ends[run.run_id] == 1, f"{run.run_id} has ended {ends[run.run_id]} times")
 
 
 def superseded_is_never_current(case: Case) -> Checks:
@@ -60,7 +62,7 @@ def the_newest_is_current(case: Case) -> Checks:
 
 def duplicates_change_nothing(case: Case) -> Checks:
     """Notes written again are a duplicate, and keep their write time and number."""
-    for write in case.history.notes_writes:
+    for write in case.history.of(NotesWrite):
         if write.repeated:
             first = case.first_writes.get(write.run_id)
             same = first and (first.write_time_us, first.number) == (write.write_time_us, write.number)
