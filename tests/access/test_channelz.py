@@ -57,7 +57,7 @@ def test_what_is_not_there_is_said_in_our_words(open_to_all: Sidecar) -> None:
             channelz_pb2_grpc.ChannelzStub(channel).GetSocket(
                 channelz_pb2.GetSocketRequest(socket_id=10**9), timeout=10
             )
-        assert error.message == "socket_id is nothing of this process"
+        assert error.message == "socket_id does not exist in this process"
         assert "error" not in open_to_all.log.lower()
 
 

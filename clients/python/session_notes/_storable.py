@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from session_notes import _encoding
 from session_notes._limits import MAX_EXACT_NUMBER, MAX_JSON_DEPTH, MAX_SPEAKER_BYTES, MAX_TURN_BYTES
@@ -18,7 +18,7 @@ _SMALL_EXTRA_BYTES = 4096
 _TEXT_OVERHEAD = 4
 
 
-class Storable(NamedTuple):
+class Storable:
     """A turn that can be stored.
 
     Attributes:
@@ -27,9 +27,12 @@ class Storable(NamedTuple):
         changes: What had to be changed, for the log.
     """
 
-    turn: Turn
-    size: int
-    changes: tuple[str, ...]
+    __slots__ = ("changes", "size", "turn")
+
+    def __init__(self, turn: Turn, size: int, changes: tuple[str, ...]) -> None:
+        self.turn = turn
+        self.size = size
+        self.changes = changes
 
 
 def prepare(turn: Turn, max_bytes: int = MAX_TURN_BYTES) -> Storable:
