@@ -65,7 +65,7 @@ class Authority:
         """Issue a certificate for DNS names and IP addresses, which replaces the one of the same name."""
         issued = self._ca.issue_cert(*identities, common_name=common_name)
         chain = b"".join(pem.bytes() for pem in issued.cert_chain_pems)
-        return self._write(name, issued.private_key_pem.bytes(), chain)
+        return self.write(name, issued.private_key_pem.bytes(), chain)
 
     def issue_for_uri(self, name: str, uri: str) -> Certificate:
         """Issue a certificate for a URI, such as a SPIFFE id, which trustme does not support."""
@@ -88,9 +88,10 @@ class Authority:
         pem = serialization.Encoding.PEM
         plain = serialization.NoEncryption()
         key_pem = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
-        return self._write(name, key_pem, certificate.public_bytes(pem))
+        return self.write(name, key_pem, certificate.public_bytes(pem))
 
-    def _write(self, name: str, key: bytes, chain: bytes) -> Certificate:
+    def write(self, name: str, key: bytes, chain: bytes) -> Certificate:
+        """Write the files of a certificate."""
         files = Certificate(self._home / f"{name}.pem", self._home / f"{name}.key")
         files.cert.write_bytes(chain)
         files.key.touch(0o600)
