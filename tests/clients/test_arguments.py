@@ -1,4 +1,4 @@
-"""Arguments of a wrong kind are refused by the client, with the argument's name and both types, and never its value."""
+"""Arguments that the client rejects before sending: the error names the argument and both types, never the value."""
 
 import inspect
 import math
@@ -32,7 +32,7 @@ FLAG = {"yes": "str", 1: "int", None: "NoneType"}
 SPAN = {60: "int", 0.5: "float", "1m": "str"}
 SEVERAL = {"text": "str", 7: "int", None: "NoneType"}
 
-# Method → its arguments as they should be; argument → wrong ones, and what the error calls their type.
+# Method → its valid arguments, and for each argument invalid values with the type that the error names.
 METHODS: dict[type, dict[str, tuple[dict[str, Any], dict[str, Mapping[Any, str]]]]] = {
     PrimaryClient: {
         "get_notes": (
@@ -106,7 +106,7 @@ METHODS: dict[type, dict[str, tuple[dict[str, Any], dict[str, Mapping[Any, str]]
         ),
         "fail_run": (
             {"session_id": "s", "run_id": "r"},
-            # No reason is wrong: each is made storable, so that the run ends.
+            # No reason is invalid. Each is converted to text, so that the run ends.
             {"session_id": TEXT, "run_id": TEXT, "reason": {}, "timeout": SPAN},
         ),
         "list_runs": (
@@ -120,7 +120,7 @@ TWINS = {PrimaryClient: AsyncPrimaryClient, ObserverClient: AsyncObserverClient}
 
 
 async def _outcome(method: Callable[..., Any], arguments: dict[str, Any]) -> None:
-    """Take a method's answer, however it comes."""
+    """Await or exhaust a method's result."""
     answer = method(**arguments)
     if inspect.isawaitable(answer):
         await answer
@@ -138,10 +138,12 @@ async def _outcome(method: Callable[..., Any], arguments: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("awaited", [False, True])
 @pytest.mark.parametrize("kind", METHODS)
-async def test_each_argument_of_each_method(kind: type, awaited: bool, nobody: str) -> None:
-    """Nothing is sent: the error names the argument, what it must be, and what it is."""
+async def test_a_wrong_type_is_rejected_for_each_argument_of_each_method(
+    kind: type, awaited: bool, unreachable: str
+) -> None:
+    """Nothing is sent, and the error names the argument, the expected type and the actual type."""
     used = TWINS[kind] if awaited else kind
-    client = used(nobody)
+    client = used(unreachable)
     if awaited:
         await client.__aenter__()
     try:
@@ -162,7 +164,7 @@ async def test_each_argument_of_each_method(kind: type, awaited: bool, nobody: s
 
 
 WRONG_PARTS: dict[str, tuple[Callable[[PrimaryClient, ObserverClient], Any], str]] = {
-    "one turn": (
+    "a single turn": (
         lambda p, _: p.append_turns("s", Turn("user", "x")),  # type: ignore[arg-type]
         "turns must be a list of Turns, not one: pass [turn]",
     ),
@@ -178,7 +180,7 @@ WRONG_PARTS: dict[str, tuple[Callable[[PrimaryClient, ObserverClient], Any], str
         lambda p, _: p.append_turns("s", [Turn("user", "Great \ud83d")]),
         "turns[0].text must not contain a lone surrogate (half a character)",
     ),
-    "a day": (
+    "a date": (
         lambda p, _: p.append_turns("s", [Turn("user", "x", date(2026, 1, 1))]),  # type: ignore[arg-type]
         "turns[0].time must be a datetime.datetime, not date",
     ),
@@ -186,31 +188,31 @@ WRONG_PARTS: dict[str, tuple[Callable[[PrimaryClient, ObserverClient], Any], str
         lambda p, _: p.append_turns("s", [Turn("user", "x", datetime(2026, 1, 1))]),
         "turns[0].time must have a time zone",
     ),
-    "an id of several": (
+    "an id in a list": (
         lambda p, _: p.batch_get_notes(["s", 42]),  # type: ignore[list-item]
         "session_ids[1] must be a str, not int",
     ),
-    "a name of several": (
+    "a name in a list": (
         lambda p, _: p.update_session("s", remove=["a", b"b"]),  # type: ignore[list-item]
         "remove[1] must be a str, not bytes",
     ),
-    "a number far too large": (
+    "a number above 64 bits": (
         lambda p, _: p.get_notes("s", current_turn=2**70),
         "current_turn must be from 0 to 2^53 - 1",
     ),
-    "a value in the depth": (
+    "a nested value": (
         lambda p, _: p.update_session("s", {"a": [1, {"b": object()}]}),
         "set['a'][1]['b'] must be JSON: None, bool, int, float, str, a mapping or a sequence, not object",
     ),
-    "a key in the depth": (
+    "a nested key": (
         lambda p, _: p.update_session("s", {"a": {1: 2}}),
         "set['a'] must have keys that are str, not int",
     ),
-    "NaN in the depth": (
+    "nested NaN": (
         lambda _, o: o.write_notes("s", Notes(extra={"a": {"b": math.nan}})),
         "notes.extra['a']['b'] must not hold NaN or infinity",
     ),
-    "a number beyond doubles": (
+    "a number above any double": (
         lambda _, o: o.write_notes("s", Notes(extra={"a": 10**400})),
         "notes.extra['a'] must not hold numbers beyond 2^53 - 1; send them as strings",
     ),
@@ -230,15 +232,15 @@ WRONG_PARTS: dict[str, tuple[Callable[[PrimaryClient, ObserverClient], Any], str
         lambda _, o: o.write_notes("s", Notes(coverage={"goals": "all"})),  # type: ignore[dict-item]
         "notes.coverage['goals'] must be a number, not str",
     ),
-    "a share of more than all": (
+    "a share above 1": (
         lambda _, o: o.write_notes("s", Notes(coverage={"goals": 1, "budget": 1.2})),
         "notes.coverage['budget'] must be from 0 to 1",
     ),
-    "a share that is no number": (
+    "a share that is NaN": (
         lambda _, o: o.write_notes("s", Notes(coverage={"goals": math.nan})),
         "notes.coverage['goals'] must be from 0 to 1",
     ),
-    "one issue": (
+    "a single issue": (
         lambda _, o: o.write_notes("s", Notes(issues=Issue("x"))),  # type: ignore[arg-type]
         "notes.issues must be a list of Issues, not one: pass [issue]",
     ),
@@ -246,7 +248,7 @@ WRONG_PARTS: dict[str, tuple[Callable[[PrimaryClient, ObserverClient], Any], str
         lambda _, o: o.write_notes("s", Notes(issues={"text": "x"})),  # type: ignore[arg-type]
         "notes.issues must be a list of Issues, not dict",
     ),
-    "no issues": (
+    "None for issues": (
         lambda _, o: o.write_notes("s", Notes(issues=None)),  # type: ignore[arg-type]
         "notes.issues must be a list of Issues, not NoneType",
     ),
@@ -266,7 +268,7 @@ WRONG_PARTS: dict[str, tuple[Callable[[PrimaryClient, ObserverClient], Any], str
         lambda p, _: p.update_session("s", {"order": {"id": 2**60}}),
         "set['order']['id'] must not hold numbers beyond 2^53 - 1; send them as strings",
     ),
-    "one suggestion": (
+    "a single suggestion": (
         lambda _, o: o.write_notes("s", Notes(follow_up_suggestions="Who?")),
         "notes.follow_up_suggestions must be a list of strings, not str",
     ),
@@ -278,12 +280,12 @@ WRONG_PARTS: dict[str, tuple[Callable[[PrimaryClient, ObserverClient], Any], str
 
 
 @pytest.mark.parametrize("case", WRONG_PARTS)
-def test_each_part_of_an_argument(case: str, nobody: str) -> None:
-    """The error leads to the part at fault, through lists and mappings."""
+def test_the_error_names_the_invalid_part_of_an_argument(case: str, unreachable: str) -> None:
+    """The error names the invalid part, through lists and mappings."""
     call, message = WRONG_PARTS[case]
     with (
-        PrimaryClient(nobody) as primary,
-        ObserverClient(nobody) as observer,
+        PrimaryClient(unreachable) as primary,
+        ObserverClient(unreachable) as observer,
         pytest.raises(InvalidArgument) as caught,
     ):
         call(primary, observer)
@@ -291,31 +293,31 @@ def test_each_part_of_an_argument(case: str, nobody: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [PrimaryClient, ObserverClient, AsyncPrimaryClient, AsyncObserverClient])
-def test_each_option_of_a_client(kind: type, nobody: str) -> None:
-    """A client that could make no call is not made: the recorder or the pool behind it would only fail later."""
+def test_a_wrong_type_is_rejected_for_each_option_of_a_client(kind: type, unreachable: str) -> None:
+    """A client that could make no call is rejected on creation, not later in the log of a recorder or pool."""
     names = ["timeout", "state_timeout" if "Primary" in kind.__name__ else "observer"]
     for name in names:
         with pytest.raises(InvalidArgument, match=f"^{name} must be a .*, not int$"):
-            kind(nobody, **{name: 2})
+            kind(unreachable, **{name: 2})
 
 
-def test_a_token_function_that_is_async(nobody: str) -> None:
-    """An async function, or one that returns what is no text, is refused by its type, and leaves no warning behind."""
+def test_an_async_token_function_is_rejected(unreachable: str) -> None:
+    """A token function that is async, or returns anything but text, is rejected by its type and causes no warning."""
 
     async def token() -> str:
         return "canary"
 
     with pytest.raises(InvalidArgument, match="token must not be an async function"):
-        PrimaryClient(nobody, token=token)  # type: ignore[arg-type]
+        PrimaryClient(unreachable, token=token)  # type: ignore[arg-type]
     for wrong, name in ((lambda: token(), "coroutine"), (lambda: None, "NoneType")):
-        with PrimaryClient(nobody, token=wrong) as primary, pytest.raises(InvalidArgument) as caught:  # type: ignore[arg-type]
+        with PrimaryClient(unreachable, token=wrong) as primary, pytest.raises(InvalidArgument) as caught:  # type: ignore[arg-type]
             primary.get_session("s")
         assert str(caught.value) == f"the token function must return a str, not {name}"
 
 
 @pytest.mark.parametrize("path", ["/none\udcff", "/nothing\ud83d", "/none\0", "/none\u202e"])
-def test_a_path_that_cannot_be_shown(path: str) -> None:
-    """The file is refused like any that is not there, in words that every log and terminal takes."""
+def test_a_path_that_cannot_be_printed_is_rejected(path: str) -> None:
+    """A file whose name cannot be printed is rejected like any missing file, in a printable message."""
     makers: list[Callable[[], object]] = [
         lambda: TokenFile(path),
         lambda: PrimaryClient("localhost:1", tls=TLS(ca=path)),
@@ -326,9 +328,9 @@ def test_a_path_that_cannot_be_shown(path: str) -> None:
         assert str(caught.value).isprintable()
 
 
-def test_a_log_gets_no_key_of_the_caller(nobody: str) -> None:
-    """Topics and keys are the caller's words: the exception shows them, what goes into logs does not."""
-    with ObserverClient(nobody) as observer:
+def test_logs_omit_the_keys_of_the_caller(unreachable: str) -> None:
+    """A message for logs omits topics and keys, which the caller chose. The exception shows them."""
+    with ObserverClient(unreachable) as observer:
         for notes in (Notes(coverage={"Jane": 2}), Notes(extra={"Jane": math.inf})):
             with pytest.raises(InvalidArgument, match="Jane") as caught:
                 observer.write_notes("s", notes)
@@ -336,8 +338,10 @@ def test_a_log_gets_no_key_of_the_caller(nobody: str) -> None:
             assert for_logs(caught.value).startswith("InvalidArgument: notes.")
 
 
-def test_numbers_of_other_packages_fit(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:
-    """Whatever counts itself as a whole number or as a number is one."""
+def test_number_types_of_other_packages_are_accepted(
+    primary: PrimaryClient, observer: ObserverClient, session_id: str
+) -> None:
+    """Any type with `__index__` is accepted as an integer, any type with `__float__` as a number."""
 
     class Whole:
         def __index__(self) -> int:
@@ -348,15 +352,15 @@ def test_numbers_of_other_packages_fit(primary: PrimaryClient, observer: Observe
     assert reading.notes == Notes(coverage={"goals": 0.5})
 
 
-def test_whole_numbers_come_back_whole(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:
-    """A customer's number reaches a model as 4711, not as 4711.0; fractions stay what they are."""
+def test_integers_are_returned_as_integers(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:
+    """Integers are returned as integers (4711, not 4711.0), and fractions as they are."""
     extra = {"customer": 4711, "numbers": [0, -1, 2**53 - 1, 0.5], "deep": {"sum": 3.0}}
     observer.write_notes(session_id, Notes(extra=extra))
     primary.update_session(session_id, extra)
     primary.append_turns(session_id, [Turn("user", "x", extra=extra)])
-    said = primary.get_notes(session_id, timeout=timedelta(seconds=5)).as_tool_result()["notes"]["extra"]
+    extra_for_model = primary.get_notes(session_id, timeout=timedelta(seconds=5)).as_tool_result()["notes"]["extra"]
     session = primary.get_session(session_id, include_turns=True)
-    for content in (said, session.fields, session.turns[0].extra):
+    for content in (extra_for_model, session.fields, session.turns[0].extra):
         assert str(content["customer"]) == "4711"
         assert str(content["numbers"]) == "[0, -1, 9007199254740991, 0.5]"
         assert content == extra

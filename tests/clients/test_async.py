@@ -1,7 +1,6 @@
-"""The asyncio clients are the blocking ones, awaited: the same names, arguments, answers and errors."""
+"""The asyncio clients: the same results and errors as the blocking ones, and their own rules for event loops."""
 
 import asyncio
-import inspect
 import logging
 import threading
 import time
@@ -10,8 +9,6 @@ from datetime import timedelta
 
 import pytest
 from session_notes import (
-    ActiveRun,
-    AsyncActiveRun,
     AsyncObserverClient,
     AsyncPrimaryClient,
     DeadlineExceeded,
@@ -19,7 +16,6 @@ from session_notes import (
     Issue,
     Notes,
     ObserverClient,
-    PrimaryClient,
     Readiness,
     RunAlreadyWritten,
     RunInFlight,
@@ -32,34 +28,14 @@ from session_notes import (
     WriteOutcome,
 )
 
-from tests.clients.conftest import Proxy, Refusing
+from tests.peers import Proxy, Rejecting
 from tests.support import Sidecar, eventually
 
 
-@pytest.mark.parametrize(
-    ("blocking", "awaited"),
-    [(PrimaryClient, AsyncPrimaryClient), (ObserverClient, AsyncObserverClient), (ActiveRun, AsyncActiveRun)],
-)
-def test_one_is_as_the_other(blocking: type, awaited: type) -> None:
-    """Every public method is in both, with the same arguments."""
-
-    def methods(kind: type) -> dict[str, list[tuple[str, object]]]:
-        found = inspect.getmembers(kind, inspect.isfunction)
-        return {
-            name: [(p.name, p.default) for p in inspect.signature(method).parameters.values()]
-            for name, method in found
-            if not name.startswith("_")
-        }
-
-    assert methods(blocking) == methods(awaited)
-    if blocking is not ActiveRun:
-        assert inspect.signature(blocking) == inspect.signature(awaited)
-
-
-async def test_a_primary_reads(
+async def test_every_method_of_a_primary(
     async_primary: AsyncPrimaryClient, async_observer: AsyncObserverClient, session_id: str
 ) -> None:
-    """Every call of a primary, once."""
+    """Every method of a primary client works."""
     reading = await async_primary.get_notes(session_id)
     assert reading.as_tool_result() == {"ready": False, "reason": "never_run"}
     assert await async_primary.append_turns(session_id, [Turn("user", "x")]) == 1
@@ -74,8 +50,10 @@ async def test_a_primary_reads(
     assert await async_primary.delete_session(session_id) is True
 
 
-async def test_a_run(async_primary: AsyncPrimaryClient, async_observer: AsyncObserverClient, session_id: str) -> None:
-    """A run gets the transcript, writes once, and ends whatever its block does."""
+async def test_a_run_ends_regardless_of_its_block(
+    async_primary: AsyncPrimaryClient, async_observer: AsyncObserverClient, session_id: str
+) -> None:
+    """A run gets the transcript, writes once, and ends regardless of its block."""
     await async_primary.append_turns(session_id, [Turn("user", "x")])
     async with async_observer.run(session_id) as run:
         assert (run.transcript, run.observed_turn) == ((Turn("user", "x"),), 1)
@@ -94,7 +72,7 @@ async def test_a_run(async_primary: AsyncPrimaryClient, async_observer: AsyncObs
     assert listed[-1].notes == Notes(summary="x")
 
 
-async def test_work_that_is_done_is_not_begun_again(async_observer: AsyncObserverClient, session_id: str) -> None:
+async def test_a_run_that_has_ended_is_not_entered_again(async_observer: AsyncObserverClient, session_id: str) -> None:
     """A run that has ended is not entered again."""
     await async_observer.write_notes(session_id, Notes(summary="x"), run_id="job-7")
     with pytest.raises(RunAlreadyWritten):
@@ -102,13 +80,13 @@ async def test_work_that_is_done_is_not_begun_again(async_observer: AsyncObserve
             pytest.fail("the block was entered")
 
 
-async def test_where_no_failure_is_to_be_recorded_nothing_is_logged(
+async def test_nothing_is_logged_if_there_is_no_failure_to_record(
     async_primary: AsyncPrimaryClient,
     async_observer: AsyncObserverClient,
     session_id: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A session that was deleted has no runs any more, and a run that has written elsewhere has not failed."""
+    """A deleted session has no runs, and a run that was written elsewhere has not failed."""
     caplog.set_level(logging.DEBUG, "session_notes")
     async with async_observer.run(session_id) as run:
         await async_observer.write_notes(session_id, Notes(summary="first"), run_id=run.run_id)
@@ -117,8 +95,8 @@ async def test_where_no_failure_is_to_be_recorded_nothing_is_logged(
     assert caplog.messages == []
 
 
-async def test_a_cancelled_run_has_failed(async_observer: AsyncObserverClient, session_id: str) -> None:
-    """A task that is cancelled in its block records it, and stays cancelled."""
+async def test_a_cancelled_run_is_recorded_as_failed(async_observer: AsyncObserverClient, session_id: str) -> None:
+    """A task that is cancelled in a run's block records the failure and stays cancelled."""
     begun = asyncio.Event()
 
     async def observe() -> None:
@@ -134,10 +112,10 @@ async def test_a_cancelled_run_has_failed(async_observer: AsyncObserverClient, s
     assert [run.failure async for run in async_observer.list_runs(session_id)] == ["CancelledError"]
 
 
-async def test_errors_are_told_as_well(
+async def test_errors_have_the_same_types_and_details(
     async_primary: AsyncPrimaryClient, async_observer: AsyncObserverClient, session_id: str
 ) -> None:
-    """The same errors, with the same details."""
+    """Errors have the same types and details."""
     with pytest.raises(InvalidArgument) as invalid:
         await async_primary.get_notes("two words")
     assert [violation.field for violation in invalid.value.violations] == ["session_id"]
@@ -160,9 +138,9 @@ async def test_errors_are_told_as_well(
         await async_observer.fail_run(session_id, run_id)
 
 
-async def test_an_outage(nobody: str, silent: str) -> None:
-    """It raises, or is a reading that is not ready, within the deadline."""
-    async with AsyncPrimaryClient(nobody) as primary:
+async def test_an_outage_raises_or_is_a_reading(unreachable: str, silent: str) -> None:
+    """An outage raises within the deadline, or is a reading that is not ready."""
+    async with AsyncPrimaryClient(unreachable) as primary:
         with pytest.raises(Unavailable):
             await primary.get_notes("s")
     async with AsyncPrimaryClient(silent) as primary:
@@ -176,22 +154,22 @@ async def test_an_outage(nobody: str, silent: str) -> None:
         assert reading.as_tool_result() == {"ready": False, "reason": "unavailable"}
 
 
-async def test_an_observer_outlives_a_restart(session_id: str) -> None:
-    """A write that meets a restarting sidecar is made good afterwards, and the loop goes on: one run, one write."""
+async def test_an_observer_survives_a_restart(session_id: str) -> None:
+    """A write during a restart of the sidecar is retried without blocking the event loop: one run, one write."""
     with Sidecar() as sidecar:
         async with AsyncObserverClient(sidecar.target) as observer, observer.run(session_id) as run:
             sidecar.terminate()
             write = asyncio.create_task(run.write(Notes(summary="x")))
             await asyncio.to_thread(sidecar.start)
             assert (await write).outcome is WriteOutcome.ACCEPTED
-            assert [(one.number, one.state) async for one in observer.list_runs(session_id)] == [(1, RunState.WRITTEN)]
+            assert [(run.number, run.state) async for run in observer.list_runs(session_id)] == [(1, RunState.WRITTEN)]
 
 
-async def test_a_lost_reply_is_made_good(observer: ObserverClient, proxy: Proxy, session_id: str) -> None:
-    """The sidecar wrote and the reply got lost: the same run id again, and no second run."""
+async def test_a_write_with_a_lost_reply_is_retried(observer: ObserverClient, proxy: Proxy, session_id: str) -> None:
+    """If the reply to a write is lost, the retry carries the same run id and there is no second run."""
     async with AsyncObserverClient(proxy.target) as client:
         assert [run async for run in client.list_runs(session_id)] == []
-        proxy.swallow_replies()
+        proxy.drop_replies()
         write = asyncio.create_task(client.write_notes(session_id, Notes(summary="x")))
         runs = await asyncio.to_thread(eventually, lambda: list(observer.list_runs(session_id)))
         proxy.reset()
@@ -199,8 +177,8 @@ async def test_a_lost_reply_is_made_good(observer: ObserverClient, proxy: Proxy,
     assert list(observer.list_runs(session_id)) == runs
 
 
-async def test_a_client_is_used_in_its_block(sidecar: Sidecar, session_id: str) -> None:
-    """Before and after, it says so; it can be opened again."""
+async def test_a_client_works_only_in_its_block(sidecar: Sidecar, session_id: str) -> None:
+    """A client outside its block raises UsageError. It can be opened again."""
     primary = AsyncPrimaryClient(sidecar.target)
     with pytest.raises(UsageError, match="async with"):
         await primary.get_notes(session_id)
@@ -214,8 +192,8 @@ async def test_a_client_is_used_in_its_block(sidecar: Sidecar, session_id: str) 
             await primary.__aenter__()
 
 
-async def test_closing_ends_what_is_under_way(silent: str) -> None:
-    """A call that waits while another task closes the client ends as Unavailable; nobody's task is cancelled."""
+async def test_closing_ends_calls_in_flight(silent: str) -> None:
+    """A call in flight while another task closes the client ends as Unavailable, and no task is cancelled."""
     observer = AsyncObserverClient(silent)
     async with observer:
         call = asyncio.create_task(observer.begin_run("s"))
@@ -225,20 +203,20 @@ async def test_closing_ends_what_is_under_way(silent: str) -> None:
     assert not call.cancelled()
 
 
-async def test_closing_ends_a_pause_between_tries(coming_back_later: Refusing) -> None:
-    """A call that is to be tried again after a while ends as well, at once, even if the client is opened again."""
-    observer = AsyncObserverClient(coming_back_later.target, timeout=timedelta(minutes=5))
+async def test_closing_ends_a_pause_between_attempts(retry_later: Rejecting) -> None:
+    """A call that waits for its next attempt ends immediately as well, even if the client is opened again."""
+    observer = AsyncObserverClient(retry_later.target, timeout=timedelta(minutes=5))
     async with observer:
         call = asyncio.create_task(observer.begin_run("s"))
-        await asyncio.to_thread(eventually, lambda: coming_back_later.requests)
+        await asyncio.to_thread(eventually, lambda: retry_later.requests)
     async with observer, asyncio.timeout(10):
         with pytest.raises(Unavailable):
             await call
-    assert len(coming_back_later.requests) == 1
+    assert len(retry_later.requests) == 1
 
 
 async def test_closing_at_the_moment_of_a_call(async_primary: AsyncPrimaryClient) -> None:
-    """A call that finds its channel closed by another task was under way, so it is Unavailable."""
+    """A call whose channel was closed by another task was in flight, and ends as Unavailable."""
     assert async_primary._transport._channel is not None
     await async_primary._transport._channel.close()
     with pytest.raises(Unavailable, match="closed"):
@@ -246,7 +224,7 @@ async def test_closing_at_the_moment_of_a_call(async_primary: AsyncPrimaryClient
 
 
 async def test_a_task_cancelled_while_the_client_closes(silent: str) -> None:
-    """Its own cancellation is what it gets."""
+    """A task that is cancelled while the client closes gets its own cancellation."""
     async with AsyncObserverClient(silent) as observer:
         call = asyncio.create_task(observer.begin_run("s"))
         await asyncio.to_thread(eventually, lambda: observer._transport._methods)
@@ -256,7 +234,7 @@ async def test_a_task_cancelled_while_the_client_closes(silent: str) -> None:
 
 
 async def test_a_cancelled_call_stays_cancelled(silent: str) -> None:
-    """A task's own cancellation is never turned into an error of ours."""
+    """The cancellation of a task is never replaced by an error of the client."""
     async with AsyncPrimaryClient(silent, timeout=timedelta(minutes=1)) as primary:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
@@ -264,7 +242,7 @@ async def test_a_cancelled_call_stays_cancelled(silent: str) -> None:
 
 
 def test_a_client_can_move_between_loops(sidecar: Sidecar, session_id: str) -> None:
-    """Made outside of any loop, opened in one after the other."""
+    """A client created outside any event loop can be opened in one loop after another."""
     primary = AsyncPrimaryClient(sidecar.target)
 
     async def read() -> bool:
@@ -277,8 +255,8 @@ def test_a_client_can_move_between_loops(sidecar: Sidecar, session_id: str) -> N
 _OTHER_LOOP = r"belongs to the event loop in which it was opened.*`async with`"
 
 
-def test_a_client_in_another_loop_says_what_to_do(sidecar: Sidecar, session_id: str) -> None:
-    """Opened in one loop, used or closed in another: no RuntimeError of gRPC's, and no reading that hides it."""
+def test_a_client_in_another_loop_raises_usage_error(sidecar: Sidecar, session_id: str) -> None:
+    """A client used or closed in another loop raises UsageError, not a RuntimeError of gRPC, and returns no reading."""
     primary, observer = AsyncPrimaryClient(sidecar.target), AsyncObserverClient(sidecar.target)
     opened = threading.Event()
     done = threading.Event()
@@ -313,8 +291,8 @@ def test_a_client_in_another_loop_says_what_to_do(sidecar: Sidecar, session_id: 
         assert holding.result(30) is False, "the loop it belongs to is not disturbed"
 
 
-def test_a_client_outlives_its_loop(sidecar: Sidecar, session_id: str) -> None:
-    """Left open when its loop ended, it says so in the next one, can be closed there, and opened again."""
+def test_a_client_left_open_by_its_loop(sidecar: Sidecar, session_id: str) -> None:
+    """A client left open when its loop ended raises UsageError in the next loop, and can be closed or opened there."""
     for close in (False, True):
         primary = AsyncPrimaryClient(sidecar.target)
 
@@ -334,8 +312,8 @@ def test_a_client_outlives_its_loop(sidecar: Sidecar, session_id: str) -> None:
         asyncio.run(use())
 
 
-def test_a_client_without_a_loop_says_so(sidecar: Sidecar) -> None:
-    """Under another framework than asyncio, or none."""
+def test_a_client_without_a_loop_raises_usage_error(sidecar: Sidecar) -> None:
+    """A client under another framework than asyncio, or none, raises UsageError."""
     primary = AsyncPrimaryClient(sidecar.target)
     with pytest.raises(UsageError, match="needs a running asyncio event loop"):
         primary.__aenter__().send(None)

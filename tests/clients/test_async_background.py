@@ -1,10 +1,9 @@
-"""Observers in tasks: `AsyncBackgroundObserver` keeps the rules of `BackgroundObserver`, and cancels what overruns."""
+"""Background observers for asyncio: the rules of `BackgroundObserver`, with cancellation of analyses that overrun."""
 
 import asyncio
 import contextvars
 import functools
 import gc
-import inspect
 import logging
 import time
 from collections import Counter
@@ -19,7 +18,6 @@ from session_notes import (
     AsyncBackgroundObserver,
     AsyncObserverClient,
     AsyncPrimaryClient,
-    BackgroundObserver,
     InvalidArgument,
     Notes,
     ObserverClient,
@@ -32,14 +30,14 @@ from session_notes import (
     _pending,
 )
 
-from tests.clients.conftest import Proxy
+from tests.peers import Proxy
 from tests.support import Sidecar, eventually, new_session_id
 
 LIMIT = 20.0
 
 
 class Analysis:
-    """An analysis that counts, can be held up, and notices when it is run twice at once over one session."""
+    """An analysis that counts, can be held, and detects two concurrent runs for one session."""
 
     def __init__(self) -> None:
         self.may_go = asyncio.Event()
@@ -65,7 +63,7 @@ class Analysis:
 
 @pytest.fixture
 async def analysis() -> Analysis:
-    """An analysis that runs through, unless told to wait."""
+    """An analysis that returns immediately unless the test holds it."""
     return Analysis()
 
 
@@ -75,19 +73,19 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def ended(observer: AsyncObserverClient, session_id: str, count: int = 1) -> list[Run]:
-    """All runs, oldest first, once there are so many and none is running."""
+    """Return all runs, oldest first, once there are `count` runs and none is in flight."""
     async with asyncio.timeout(LIMIT):
         while True:
-            found = [run async for run in observer.list_runs(session_id, include_notes=True)][::-1]
-            if len(found) >= count and all(run.state is not RunState.RUNNING for run in found):
-                return found
+            listed = [run async for run in observer.list_runs(session_id, include_notes=True)][::-1]
+            if len(listed) >= count and all(run.state is not RunState.RUNNING for run in listed):
+                return listed
             await asyncio.sleep(0.01)
 
 
 async def test_a_submitted_session_gets_notes(
     sidecar: Sidecar, async_primary: AsyncPrimaryClient, analysis: Analysis, session_id: str
 ) -> None:
-    """The end of the block waits for everything, and then nothing comes in."""
+    """Leaving the block finishes all submitted sessions, and later submissions are rejected."""
     await async_primary.append_turns(session_id, [Turn("user", "a"), Turn("primary", "b")])
     async with AsyncBackgroundObserver(analysis, target=sidecar.target, ttl=timedelta(minutes=5)) as background:
         background.submit(session_id)
@@ -100,36 +98,38 @@ async def test_a_submitted_session_gets_notes(
     assert await background.close(), "closing twice is as once"
 
 
-async def test_it_opens_at_its_first_submit(
+async def test_an_observer_opens_at_its_first_submit(
     sidecar: Sidecar, async_observer: AsyncObserverClient, analysis: Analysis, session_id: str
 ) -> None:
-    """Without `async with`, and from another thread once it is open; garbage collection takes no task away."""
+    """An observer opens at its first submit without `async with`, accepts other threads, and keeps its tasks alive."""
     background = AsyncBackgroundObserver(analysis, target=sidecar.target)
     background.submit(session_id)
     gc.collect()
     other = new_session_id()
     await asyncio.to_thread(background.submit, other)
     assert await background.close()
-    for one in (session_id, other):
-        assert (await ended(async_observer, one))[0].state is RunState.WRITTEN
+    for submitted in (session_id, other):
+        assert (await ended(async_observer, submitted))[0].state is RunState.WRITTEN
 
 
-async def test_a_run_is_no_part_of_its_submitter(async_observer: AsyncObserverClient, session_id: str) -> None:
-    """As in a thread, an analysis sees no context of the request that was first to submit."""
-    user = contextvars.ContextVar("user", default="nobody")
-    seen: list[str] = []
+async def test_an_analysis_has_no_context_of_its_submitter(
+    async_observer: AsyncObserverClient, session_id: str
+) -> None:
+    """As in a thread, an analysis sees no context of the request that first submitted its session."""
+    user = contextvars.ContextVar("user", default="unset")
+    users: list[str] = []
 
     async def analyse(run: AsyncActiveRun) -> None:
-        seen.append(user.get())
+        users.append(user.get())
 
     async with AsyncBackgroundObserver(analyse, client=async_observer) as background:
-        user.set("somebody")
+        user.set("alice")
         background.submit(session_id)
-    assert seen == ["nobody"]
+    assert users == ["unset"]
 
 
-async def test_many_submits(async_observer: AsyncObserverClient, analysis: Analysis) -> None:
-    """At most `max_workers` at once; submits of sessions that wait are one run, during a run one more."""
+async def test_submissions_are_merged(async_observer: AsyncObserverClient, analysis: Analysis) -> None:
+    """At most `max_workers` analyses run at once. A queued session is run once, a running one once more."""
     analysis.may_go.clear()
     sessions = [new_session_id() for _ in range(30)]
     background = AsyncBackgroundObserver(analysis, client=async_observer, max_workers=3)
@@ -146,8 +146,10 @@ async def test_many_submits(async_observer: AsyncObserverClient, analysis: Analy
     assert (await ended(async_observer, sessions[0], 2))[-1].state is RunState.WRITTEN, "the client stays open"
 
 
-async def test_an_analysis_that_fails(async_observer: AsyncObserverClient, caplog: pytest.LogCaptureFixture) -> None:
-    """Each way is a failed run without a word of what was said, and the next one goes on."""
+async def test_a_failed_analysis_is_recorded_and_logged(
+    async_observer: AsyncObserverClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each kind of failure is recorded and logged without user data, and the next analysis runs."""
 
     async def analyse(run: AsyncActiveRun) -> Any:
         if run.number == 1:
@@ -164,9 +166,9 @@ async def test_an_analysis_that_fails(async_observer: AsyncObserverClient, caplo
     background = AsyncBackgroundObserver(analyse, client=async_observer, max_workers=1)
     for count in range(1, 9):
         background.submit(session_id)
-        found = await ended(async_observer, session_id, count)
+        runs = await ended(async_observer, session_id, count)
     assert await background.close()
-    assert [run.failure for run in found] == [
+    assert [run.failure for run in runs] == [
         "LookupError",
         "SystemExit",
         "CancelledError",
@@ -183,7 +185,7 @@ async def test_an_analysis_that_fails(async_observer: AsyncObserverClient, caplo
 
 
 async def test_an_overrun_is_cancelled(async_observer: AsyncObserverClient, analysis: Analysis) -> None:
-    """It has failed at its limit; one that holds on keeps its session, and what it returns is discarded."""
+    """An analysis that overruns has failed at its limit. If it ignores the cancellation, its result is discarded."""
     analysis.may_go.clear()
     limit = timedelta(seconds=0.2)
     session_id = new_session_id()
@@ -207,16 +209,16 @@ async def test_an_overrun_is_cancelled(async_observer: AsyncObserverClient, anal
 
     async with AsyncBackgroundObserver(stubborn, client=async_observer, time_limit=limit) as background:
         background.submit(session_id)
-        found = await ended(async_observer, session_id, 2)
-        assert (found[1].failure, found[1].notes) == ("time limit of 0.2 s passed", None)
+        runs = await ended(async_observer, session_id, 2)
+        assert (runs[1].failure, runs[1].notes) == ("time limit of 0.2 s passed", None)
         background.submit(session_id)
         may_return.set()
-    found = await ended(async_observer, session_id, 3)
-    assert [run.notes for run in found] == [None, None, Notes(summary="late")]
+    runs = await ended(async_observer, session_id, 3)
+    assert [run.notes for run in runs] == [None, None, Notes(summary="late")]
 
 
-async def test_close_keeps_its_limit(async_observer: AsyncObserverClient, analysis: Analysis) -> None:
-    """What is running is cancelled and has failed, what waits is dropped, and close says that not all was done."""
+async def test_close_keeps_its_timeout(async_observer: AsyncObserverClient, analysis: Analysis) -> None:
+    """After the timeout of `close`, running analyses are cancelled and failed, and queued sessions are dropped."""
     analysis.may_go.clear()
     sessions = [new_session_id() for _ in range(5)]
     background = AsyncBackgroundObserver(analysis, client=async_observer, max_workers=2)
@@ -235,10 +237,10 @@ async def test_close_keeps_its_limit(async_observer: AsyncObserverClient, analys
         assert [run async for run in async_observer.list_runs(session_id)] == []
 
 
-async def test_close_in_a_cancelled_scope(
+async def test_close_in_a_cancelled_scope_ends_analyses(
     async_observer: AsyncObserverClient, analysis: Analysis, session_id: str
 ) -> None:
-    """A scope of anyio cancels every await: no analysis outlives the block, and its run has failed."""
+    """A cancel scope of anyio cancels every await, and still no analysis outlives the block and its run has failed."""
     analysis.may_go.clear()
     with anyio.move_on_after(10) as scope:
         async with AsyncBackgroundObserver(analysis, client=async_observer) as background:
@@ -251,17 +253,17 @@ async def test_close_in_a_cancelled_scope(
     assert [run.failure async for run in async_observer.list_runs(session_id)] == ["observer closed"]
 
 
-async def test_close_without_a_sidecar(nobody: str, analysis: Analysis) -> None:
-    """Nothing has begun and nothing can: the end of the block does not take its whole 10 s."""
+async def test_close_without_a_sidecar_is_fast(unreachable: str, analysis: Analysis) -> None:
+    """Without a sidecar, no run has begun or can begin, and leaving the block takes less than its 10 s."""
     started = time.monotonic()
-    async with AsyncBackgroundObserver(analysis, target=nobody) as background:
+    async with AsyncBackgroundObserver(analysis, target=unreachable) as background:
         for _ in range(10):
             background.submit(new_session_id())
     assert time.monotonic() - started < 5
 
 
-def test_a_loop_that_ends_first(sidecar: Sidecar, observer: ObserverClient, session_id: str) -> None:
-    """Without close, the run of a loop that ends has failed, nothing new begins, and a later submit says why."""
+def test_a_loop_that_ends_without_close(sidecar: Sidecar, observer: ObserverClient, session_id: str) -> None:
+    """If the loop ends without `close`, its run has failed, no new one begins, and a later submit raises UsageError."""
 
     async def main() -> AsyncBackgroundObserver:
         analysis = Analysis()
@@ -298,15 +300,17 @@ def _decorated(function: Any) -> Any:
 @pytest.mark.parametrize(
     "analyse", [functools.partial(_observe), _Observing(), _Observing().__call__, _decorated(_observe)]
 )
-async def test_all_kinds_of_async_functions(async_observer: AsyncObserverClient, session_id: str, analyse: Any) -> None:
-    """They are taken."""
+async def test_all_kinds_of_async_functions_are_accepted(
+    async_observer: AsyncObserverClient, session_id: str, analyse: Any
+) -> None:
+    """Every kind of async function is accepted."""
     async with AsyncBackgroundObserver(analyse, client=async_observer) as background:
         background.submit(session_id)
     assert [run.failure for run in await ended(async_observer, session_id)] == ["ended without notes"]
 
 
-async def test_the_wrong_kind_is_refused(async_observer: AsyncObserverClient) -> None:
-    """When the observer is made, with the class that takes it."""
+async def test_the_wrong_kind_is_rejected(async_observer: AsyncObserverClient) -> None:
+    """A function or client of the other kind is rejected on creation, with the class that accepts it."""
     for analyse in (lambda run: None, functools.partial(print), print):
         with pytest.raises(InvalidArgument, match="must be an async function; BackgroundObserver takes others"):
             AsyncBackgroundObserver(analyse)  # type: ignore[arg-type]
@@ -323,16 +327,16 @@ async def test_the_wrong_kind_is_refused(async_observer: AsyncObserverClient) ->
             background.submit(session_id)  # type: ignore[arg-type]
 
 
-def test_it_needs_a_loop() -> None:
-    """One that runs, when it is opened or first submitted to."""
+def test_an_observer_needs_a_loop() -> None:
+    """An observer needs a running loop when it is opened or first submitted to."""
     with pytest.raises(UsageError, match="async with"):
         AsyncBackgroundObserver(_observe).submit("s")
 
 
-async def test_a_deleted_session_is_forgotten(
+async def test_a_deleted_session_is_dropped(
     sidecar: Sidecar, async_primary: AsyncPrimaryClient, analysis: Analysis
 ) -> None:
-    """Whether it waits, runs, or was to run again; also when the one who deletes it is another thread."""
+    """A deleted session is dropped whether queued, running or due again, also if another thread deletes it."""
     analysis.may_go.clear()
     running, waiting = new_session_id(), new_session_id()
     background = AsyncBackgroundObserver(analysis, target=sidecar.target, max_workers=1)
@@ -352,10 +356,10 @@ async def test_a_deleted_session_is_forgotten(
         assert (await async_primary.get_session(session_id)).create_time is None
 
 
-async def test_a_session_is_deleted_while_its_run_begins(
+async def test_a_session_deleted_while_its_run_begins(
     async_primary: AsyncPrimaryClient, primary: PrimaryClient, analysis: Analysis, proxy: Proxy, session_id: str
 ) -> None:
-    """A future tells when BeginRun has ended; nothing is analysed, and the deletion leaves nothing."""
+    """A future is done when BeginRun has ended. Nothing is analysed, and the deletion leaves nothing."""
     background = AsyncBackgroundObserver(analysis, target=proxy.target)
     background.submit(new_session_id())
     await until(lambda: analysis.started)
@@ -372,10 +376,10 @@ async def test_a_session_is_deleted_while_its_run_begins(
     assert (await async_primary.get_session(session_id)).create_time is None
 
 
-async def test_a_token_function_that_raises(
+async def test_a_token_function_that_raises_fails_one_call(
     sidecar: Sidecar, async_observer: AsyncObserverClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It costs that call and nothing else."""
+    """A token function that raises fails that call only."""
     raising = True
 
     def token() -> str:
@@ -399,8 +403,8 @@ async def test_a_token_function_that_raises(
     assert await background.close(timedelta()) is False
 
 
-async def test_a_log_that_fails_ends_nothing(async_observer: AsyncObserverClient, session_id: str) -> None:
-    """A filter of the application's that raises costs neither the sessions after it nor the record of a failure."""
+async def test_a_log_filter_that_raises_stops_nothing(async_observer: AsyncObserverClient, session_id: str) -> None:
+    """A log filter that raises costs neither later sessions nor the record of a failure."""
 
     def refuse(record: logging.LogRecord) -> bool:
         raise OSError(record.msg)
@@ -418,11 +422,3 @@ async def test_a_log_that_fails_ends_nothing(async_observer: AsyncObserverClient
     finally:
         logger.removeFilter(refuse)
     assert await background.close()
-
-
-def test_one_is_as_the_other() -> None:
-    """The same arguments."""
-    blocking, awaited = inspect.signature(BackgroundObserver), inspect.signature(AsyncBackgroundObserver)
-    assert [(p.name, p.default) for p in blocking.parameters.values()] == [
-        (p.name, p.default) for p in awaited.parameters.values()
-    ]

@@ -1,4 +1,4 @@
-"""Observers in the background: a primary says "look at this" and goes on."""
+"""Background observers: a primary submits a session and continues, and analyses run in threads."""
 
 import functools
 import hashlib
@@ -36,12 +36,12 @@ from session_notes import (
 )
 from session_notes.v1.session_notes_pb2 import BeginRunRequest
 
-from tests.clients.conftest import Proxy, Refusing
+from tests.peers import Proxy, Rejecting
 from tests.support import Sidecar, eventually, new_session_id
 
 
 class Analysis:
-    """An analysis that counts, can be held up, and notices when it is run twice at once over one session."""
+    """An analysis that counts, can be held, and detects two concurrent runs for one session."""
 
     def __init__(self) -> None:
         self.may_go = threading.Event()
@@ -63,13 +63,13 @@ class Analysis:
 
 
 def name_in_logs(session_id: str) -> str:
-    """What the log calls a session."""
+    """Return the name of a session in logs."""
     return hashlib.sha256(session_id.encode()).hexdigest()[:8]
 
 
 @pytest.fixture
 def analysis() -> Iterator[Analysis]:
-    """An analysis that runs through, unless told to wait."""
+    """An analysis that returns immediately unless the test holds it."""
     analysis = Analysis()
     yield analysis
     analysis.may_go.set()
@@ -77,7 +77,7 @@ def analysis() -> Iterator[Analysis]:
 
 @pytest.fixture
 def start(observer: ObserverClient) -> Iterator[Callable[..., BackgroundObserver]]:
-    """Starts an observer in the background over the shared sidecar, closed at the end."""
+    """Start background observers on the shared sidecar, and close them at the end."""
     started: list[BackgroundObserver] = []
 
     def start(analyse: Callable[[ActiveRun], Notes | None], **options: object) -> BackgroundObserver:
@@ -86,32 +86,32 @@ def start(observer: ObserverClient) -> Iterator[Callable[..., BackgroundObserver
         return made
 
     yield start
-    for one in started:
-        one.close(timedelta())
+    for background in started:
+        background.close(timedelta())
 
 
 def threads() -> list[threading.Thread]:
-    """The threads of background observers."""
+    """Return the threads of background observers."""
     return [thread for thread in threading.enumerate() if thread.name.startswith("session-notes-")]
 
 
 def runs(observer: ObserverClient, session_id: str) -> list[Run]:
-    """All runs, oldest first."""
+    """Return all runs, oldest first."""
     return list(observer.list_runs(session_id, include_notes=True))[::-1]
 
 
 def ended(observer: ObserverClient, session_id: str, count: int = 1) -> list[Run]:
-    """All runs, oldest first, once there are so many and none is at work."""
+    """Return all runs, oldest first, once there are `count` runs and none is in flight."""
 
-    def all_there() -> list[Run]:
-        found = runs(observer, session_id)
-        return found if len(found) >= count and all(run.state != RunState.RUNNING for run in found) else []
+    def complete() -> list[Run]:
+        listed = runs(observer, session_id)
+        return listed if len(listed) >= count and all(run.state != RunState.RUNNING for run in listed) else []
 
-    return eventually(all_there, 20)
+    return eventually(complete, 20)
 
 
 @pytest.fixture(autouse=True)
-def _no_thread_stays() -> Iterator[None]:
+def _no_thread_remains() -> Iterator[None]:
     yield
     eventually(lambda: not threads())
 
@@ -119,7 +119,7 @@ def _no_thread_stays() -> Iterator[None]:
 def test_a_submitted_session_gets_notes(
     primary: PrimaryClient, observer: ObserverClient, start: Callable[..., BackgroundObserver], session_id: str
 ) -> None:
-    """The analysis gets the transcript as it is, and its notes are there for the primary, for as long as was said."""
+    """The analysis gets the transcript, and its notes are current for the given `ttl`."""
     primary.append_turns(session_id, [Turn("user", "a"), Turn("primary", "b")])
     background = start(Analysis(), ttl=timedelta(minutes=5))
     assert threads() == [], "threads start when there is work"
@@ -132,17 +132,17 @@ def test_a_submitted_session_gets_notes(
     assert reading.expires_in <= timedelta(minutes=5)
 
 
-def test_a_thousand_submits(
+def test_a_thousand_submissions(
     sidecar: Sidecar, primary: PrimaryClient, observer: ObserverClient, analysis: Analysis
 ) -> None:
-    """1,000 submits of 300 sessions neither block nor grow threads; each session ends with its newest turn noted."""
+    """1,000 submissions of 300 sessions neither block nor create more threads, and the newest turn of each is noted."""
     sessions = [new_session_id() for _ in range(300)]
     analysis.may_go.clear()
     background = BackgroundObserver(analysis, target=sidecar.target, max_workers=4)
     for number, session_id in enumerate(sessions):
         primary.append_turns(session_id, [Turn("user", f"turn {number}")], timeout=timedelta(seconds=30))
         background.submit(session_id)
-    # All workers hang now, so that a submit that waited for one would wait until the end.
+    # All workers are held, so that a submit that waited for one would wait until the end.
     eventually(lambda: len(analysis.started) == 4)
     for number in range(300, 1000):
         session_id = sessions[number % 300]
@@ -157,18 +157,18 @@ def test_a_thousand_submits(
         reading = primary.get_notes(session_id, timeout=timedelta(seconds=5))
         assert (reading.notes, reading.turns_behind) == (Notes(summary=f"{turns} turns"), 0)
     assert not analysis.twice_at_once
-    # The four that were at work when they were submitted again had one more run; all others were run once.
+    # Sessions that were running when submitted again had one more run. All others had one.
     assert Counter(Counter(run.session_id for run in analysis.started).values()) == {1: 296, 2: 4}
 
 
-def test_a_submit_during_a_run_is_one_more_run(
+def test_submissions_during_a_run_cause_one_more_run(
     primary: PrimaryClient,
     observer: ObserverClient,
     start: Callable[..., BackgroundObserver],
     analysis: Analysis,
     session_id: str,
 ) -> None:
-    """However often a session is submitted while it is at work, exactly one more run follows, over the newest turns."""
+    """Any number of submissions during a run cause exactly one more run, over the newest turns."""
     analysis.may_go.clear()
     background = start(analysis)
     primary.append_turns(session_id, [Turn("user", "a")])
@@ -187,8 +187,8 @@ def test_a_submit_during_a_run_is_one_more_run(
     assert not analysis.twice_at_once
 
 
-def test_sessions_are_looked_at_side_by_side(start: Callable[..., BackgroundObserver], analysis: Analysis) -> None:
-    """As many at once as there are workers, and no more."""
+def test_sessions_are_analysed_concurrently(start: Callable[..., BackgroundObserver], analysis: Analysis) -> None:
+    """As many sessions run concurrently as there are workers."""
     analysis.may_go.clear()
     background = start(analysis, max_workers=3)
     for _ in range(5):
@@ -200,13 +200,13 @@ def test_sessions_are_looked_at_side_by_side(start: Callable[..., BackgroundObse
     assert len(analysis.started) == 5
 
 
-def test_an_analysis_that_raises(
+def test_an_analysis_that_raises_is_a_failed_run(
     observer: ObserverClient,
     start: Callable[..., BackgroundObserver],
     session_id: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It is a failed run, by its name alone, in the log as well; its worker goes on."""
+    """An analysis that raises is recorded and logged by the exception's class only, and its worker continues."""
 
     def analyse(run: ActiveRun) -> Notes:
         if run.number == 1:
@@ -218,8 +218,8 @@ def test_an_analysis_that_raises(
     background = start(analyse, max_workers=1)
     for count in (1, 2, 3):
         background.submit(session_id)
-        found = ended(observer, session_id, count)
-    assert [(run.state, run.failure) for run in found] == [
+        ended_runs = ended(observer, session_id, count)
+    assert [(run.state, run.failure) for run in ended_runs] == [
         (RunState.FAILED, "LookupError"),
         (RunState.FAILED, "SystemExit"),
         (RunState.WRITTEN, ""),
@@ -227,24 +227,24 @@ def test_an_analysis_that_raises(
     assert "LookupError" in caplog.text
     assert f"session {name_in_logs(session_id)}, run 1: " in caplog.text
     assert session_id not in caplog.text
-    assert found[0].run_id not in caplog.text
+    assert ended_runs[0].run_id not in caplog.text
     assert "4111" not in caplog.text
     assert all(record.name == "session_notes" for record in caplog.records)
 
 
-def test_an_analysis_without_notes(
+def test_an_analysis_without_notes_is_a_failed_run(
     observer: ObserverClient,
     start: Callable[..., BackgroundObserver],
     session_id: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """None is no notes: the run has failed, and the log says so. What is no notes at all is a failed run too."""
+    """None is recorded as a failure and logged. A result that is not Notes is recorded as a failure too."""
     background = start(lambda run: None if run.number == 1 else "notes")
     background.submit(session_id)
     ended(observer, session_id)
     background.submit(session_id)
-    found = ended(observer, session_id, 2)
-    assert [run.failure for run in found] == [
+    ended_runs = ended(observer, session_id, 2)
+    assert [run.failure for run in ended_runs] == [
         "ended without notes",
         "InvalidArgument: notes must be session_notes.Notes, not str",
     ]
@@ -254,7 +254,7 @@ def test_an_analysis_without_notes(
 def test_an_analysis_may_end_its_run_itself(
     observer: ObserverClient, start: Callable[..., BackgroundObserver], session_id: str
 ) -> None:
-    """Notes that the analysis writes itself, and a reason it gives itself, stay."""
+    """Notes and failures that the analysis records itself are kept."""
 
     def analyse(run: ActiveRun) -> None:
         if run.number == 1:
@@ -270,14 +270,14 @@ def test_an_analysis_may_end_its_run_itself(
     assert (first.notes, second.failure) == (Notes(summary="by hand"), "nothing new")
 
 
-def test_an_overrun_is_failed_at_its_limit(
+def test_an_overrun_fails_at_its_limit(
     primary: PrimaryClient,
     observer: ObserverClient,
     start: Callable[..., BackgroundObserver],
     analysis: Analysis,
     session_id: str,
 ) -> None:
-    """The run fails while the analysis hangs; what comes late is discarded; the session waits until it has returned."""
+    """The run fails while the analysis hangs. Its late result is discarded, and its session waits until it returns."""
     analysis.may_go.clear()
     background = start(analysis, time_limit=timedelta(seconds=0.5))
     started = time.monotonic()
@@ -305,7 +305,7 @@ def test_an_overrun_is_failed_at_its_limit(
 def test_each_overrun_has_its_own_limit(
     observer: ObserverClient, start: Callable[..., BackgroundObserver], analysis: Analysis
 ) -> None:
-    """One watchdog serves all runs, however they began and ended."""
+    """One watchdog serves all runs, however they begin and end."""
     background = start(analysis, time_limit=timedelta(seconds=0.5), max_workers=8)
     quick = [new_session_id() for _ in range(20)]
     for session_id in quick:
@@ -321,10 +321,10 @@ def test_each_overrun_has_its_own_limit(
     assert len(threads()) == 9
 
 
-def test_an_analysis_knows_how_long_it_may_take(
+def test_an_analysis_can_read_its_remaining_time(
     observer: ObserverClient, start: Callable[..., BackgroundObserver], session_id: str
 ) -> None:
-    """What remains is for the timeout of the model call; with a limit of its own, nothing is left hanging."""
+    """`remaining` serves as the timeout of the model call, so that no analysis hangs."""
 
     def analyse(run: ActiveRun) -> Notes | None:
         assert run.remaining is not None
@@ -337,24 +337,24 @@ def test_an_analysis_knows_how_long_it_may_take(
     assert run.failure == "time limit of 0.3 s passed"
 
 
-def test_the_lease_goes_with_the_limit(refusing: Refusing, analysis: Analysis) -> None:
-    """Should the process die, the run is abandoned soon after its limit, not minutes later."""
-    refusing.code = grpc.StatusCode.FAILED_PRECONDITION
-    with BackgroundObserver(analysis, target=refusing.target, time_limit=timedelta(seconds=20)) as background:
+def test_the_lease_follows_the_time_limit(rejecting: Rejecting, analysis: Analysis) -> None:
+    """If the process dies, the run is abandoned soon after its time limit."""
+    rejecting.code = grpc.StatusCode.FAILED_PRECONDITION
+    with BackgroundObserver(analysis, target=rejecting.target, time_limit=timedelta(seconds=20)) as background:
         background.submit("s")
-    (request,) = refusing.requests
+    (request,) = rejecting.requests
     assert BeginRunRequest.FromString(request).lease.ToTimedelta() == timedelta(seconds=20 + 10)
 
 
-def test_close_finishes_what_was_submitted(
+def test_close_finishes_submitted_sessions(
     sidecar: Sidecar, primary: PrimaryClient, analysis: Analysis, session_id: str
 ) -> None:
-    """The end of the block waits for everything, what was submitted during a run included; then nothing comes in."""
+    """Leaving the block finishes all sessions, including those submitted during a run. Later ones are rejected."""
     sessions = [new_session_id() for _ in range(50)]
     analysis.may_go.clear()
     with BackgroundObserver(analysis, target=sidecar.target, max_workers=2) as background:
-        for one in sessions:
-            background.submit(one)
+        for submitted in sessions:
+            background.submit(submitted)
         eventually(lambda: len(analysis.started) == 2)
         background.submit(analysis.started[0].session_id)
         analysis.may_go.set()
@@ -365,10 +365,10 @@ def test_close_finishes_what_was_submitted(
     assert background.close(timedelta()), "closing twice is as once"
 
 
-def test_close_keeps_its_limit(
+def test_close_keeps_its_timeout(
     observer: ObserverClient, start: Callable[..., BackgroundObserver], analysis: Analysis
 ) -> None:
-    """When the time is up, what is at work has failed, what waits is dropped, and close says that not all was done."""
+    """After the timeout of `close`, running analyses have failed, queued sessions are dropped, and it returns False."""
     analysis.may_go.clear()
     background = start(analysis, max_workers=2)
     sessions = [new_session_id() for _ in range(5)]
@@ -390,7 +390,7 @@ def test_close_keeps_its_limit(
 
 
 def test_close_does_not_wait_for_a_sidecar_that_hangs(analysis: Analysis) -> None:
-    """However many runs are at work, telling a sidecar that does not answer of their end takes 2 s in all."""
+    """Recording any number of failures at a sidecar that hangs takes 2 s in total."""
     analysis.may_go.clear()
     with Sidecar() as sidecar:
         assert sidecar.process is not None
@@ -407,8 +407,8 @@ def test_close_does_not_wait_for_a_sidecar_that_hangs(analysis: Analysis) -> Non
             sidecar.process.send_signal(signal.SIGCONT)
 
 
-def test_close_does_not_wait_for_a_sidecar_that_is_away(silent: str, analysis: Analysis) -> None:
-    """The limit holds with nobody there to be told."""
+def test_close_does_not_wait_for_an_unavailable_sidecar(silent: str, analysis: Analysis) -> None:
+    """`close` keeps its timeout if the sidecar is unavailable."""
     background = BackgroundObserver(analysis, target=silent)
     for _ in range(10):
         background.submit(new_session_id())
@@ -417,8 +417,8 @@ def test_close_does_not_wait_for_a_sidecar_that_is_away(silent: str, analysis: A
     assert time.monotonic() - started < 2.5
 
 
-def test_a_sidecar_that_goes_away_costs_no_worker(session_id: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A run that cannot begin, notes that cannot be written: both are logged, and the same worker goes on."""
+def test_an_outage_costs_no_worker(session_id: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A run that cannot begin and notes that cannot be written are logged, and the same worker continues."""
     caplog.set_level(logging.WARNING, "session_notes")
     with Sidecar() as sidecar, ObserverClient(sidecar.target, timeout=timedelta(seconds=2)) as client:
 
@@ -442,7 +442,7 @@ def test_a_sidecar_that_goes_away_costs_no_worker(session_id: str, caplog: pytes
 def test_a_deleted_session_stays_deleted(
     primary: PrimaryClient, start: Callable[..., BackgroundObserver], session_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Notes on a session that was deleted meanwhile are dropped, with a word in the log."""
+    """Notes for a session that was deleted in the meantime are discarded and logged."""
 
     def analyse(run: ActiveRun) -> Notes:
         primary.delete_session(run.session_id)
@@ -455,8 +455,8 @@ def test_a_deleted_session_stays_deleted(
     assert primary.get_session(session_id).create_time is None
 
 
-def test_a_process_ends_though_an_analysis_hangs(sidecar: Sidecar, session_id: str) -> None:
-    """No thread keeps the process from ending, and the one that hangs least of all."""
+def test_an_analysis_that_hangs_does_not_keep_the_process_alive(sidecar: Sidecar, session_id: str) -> None:
+    """No thread keeps the process from ending, even with an analysis that hangs."""
     program = f"""
 import threading
 from session_notes import BackgroundObserver
@@ -475,10 +475,10 @@ print("the end")
     assert (done.returncode, done.stdout, done.stderr) == (0, "the end\n", "")
 
 
-def test_close_gives_up_runs_that_cannot_begin(nobody: str, analysis: Analysis) -> None:
-    """With no sidecar, and so nothing begun, leaving the block does not take its whole 10 s."""
+def test_close_gives_up_runs_that_cannot_begin(unreachable: str, analysis: Analysis) -> None:
+    """Without a sidecar, no run has begun, and leaving the block takes less than its 10 s."""
     started = time.monotonic()
-    with BackgroundObserver(analysis, target=nobody, max_workers=2) as background:
+    with BackgroundObserver(analysis, target=unreachable, max_workers=2) as background:
         for _ in range(10):
             background.submit(new_session_id())
     assert time.monotonic() - started < 5
@@ -495,14 +495,14 @@ class _Observing:
 
 
 @pytest.mark.parametrize("analyse", [_observe, functools.partial(_observe), _Observing(), _Observing().__call__])
-def test_an_async_analysis_is_refused(analyse: Any) -> None:
-    """When the observer is made, with the class that takes it."""
+def test_an_async_analysis_is_rejected(analyse: Any) -> None:
+    """An async analysis is rejected on creation, with the class that accepts it."""
     with pytest.raises(InvalidArgument, match="AsyncBackgroundObserver takes those"):
         BackgroundObserver(analyse)
 
 
-def test_the_wrong_kind_is_refused() -> None:
-    """A coroutine, no function at all, or a client for asyncio."""
+def test_the_wrong_kind_is_rejected() -> None:
+    """A coroutine, an object that is not a function, and an asyncio client are rejected."""
     with pytest.raises(InvalidArgument, match=r"async function itself.* AsyncBackgroundObserver"):
         BackgroundObserver(_observe(None))  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument, match="analyse must be a function of a run, not Notes"):
@@ -514,7 +514,7 @@ def test_the_wrong_kind_is_refused() -> None:
 
 
 def test_the_timeout_of_close_is_checked() -> None:
-    """Before anything is closed."""
+    """An invalid timeout of `close` is rejected before anything is closed."""
     with BackgroundObserver(Analysis(), target="127.0.0.1:1") as background:
         with pytest.raises(InvalidArgument, match=r"timeout must be a datetime\.timedelta, not int"):
             background.close(5)  # type: ignore[arg-type]
@@ -522,10 +522,10 @@ def test_the_timeout_of_close_is_checked() -> None:
 
 
 @pytest.mark.parametrize("session_id", [42, None, uuid.uuid4(), "\ud83d", b"s"])
-def test_an_id_that_is_none(
+def test_an_invalid_session_id_is_rejected(
     observer: ObserverClient, start: Callable[..., BackgroundObserver], session_id: Any
 ) -> None:
-    """It is refused at once, and the observer goes on."""
+    """An invalid session id is rejected immediately, and the observer continues."""
     background = start(Analysis(), max_workers=1)
     with pytest.raises(InvalidArgument, match="session_id"):
         background.submit(session_id)
@@ -544,7 +544,7 @@ def test_an_id_that_is_none(
         (Notes(summary="my card" * 50_000), "TooLarge: 350"),
     ],
 )
-def test_the_log_says_what_is_wrong_with_notes(
+def test_the_log_names_the_invalid_part_of_notes(
     observer: ObserverClient,
     start: Callable[..., BackgroundObserver],
     session_id: str,
@@ -552,7 +552,7 @@ def test_the_log_says_what_is_wrong_with_notes(
     notes: Any,
     text: str,
 ) -> None:
-    """So does the run's failure; both without a word of the notes."""
+    """The log and the run's failure name the invalid part, without any content of the notes."""
     start(lambda run: notes).submit(session_id)
     (run,) = ended(observer, session_id)
     assert run.failure.startswith(text)
@@ -560,13 +560,13 @@ def test_the_log_says_what_is_wrong_with_notes(
     assert "my card" not in caplog.text + run.failure
 
 
-def test_the_log_says_where_an_analysis_went_wrong(
+def test_the_log_names_the_line_of_an_error(
     observer: ObserverClient,
     start: Callable[..., BackgroundObserver],
     session_id: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """In the application's own line, not in this package that refused what it was given."""
+    """The log names the application's own line, not one of this package."""
 
     def analyse(run: ActiveRun) -> None:
         run.write({"my card": "4111"})  # type: ignore[arg-type]
@@ -582,25 +582,25 @@ def test_the_log_says_where_an_analysis_went_wrong(
 def test_an_analysis_that_returns_a_coroutine(
     observer: ObserverClient, start: Callable[..., BackgroundObserver], session_id: str
 ) -> None:
-    """It cannot be told from its look when the observer is made; its run says what to use."""
+    """A function that returns a coroutine is detected when it runs, and the failure names the class to use."""
     start(lambda run: _observe(run)).submit(session_id)
     (run,) = ended(observer, session_id)
     assert "AsyncBackgroundObserver" in run.failure
 
 
-def test_the_log_names_the_fields_that_a_sidecar_refuses(
+def test_the_log_names_the_fields_that_the_sidecar_rejects(
     start: Callable[..., BackgroundObserver], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An id that is text and no id is found by the sidecar alone."""
+    """An id that only the sidecar can reject is logged with the invalid field."""
     start(Analysis()).submit("two words")
     eventually(lambda: "no run could begin: InvalidArgument: session_id" in caplog.text)
     assert "two words" not in caplog.text
 
 
-def test_a_log_that_fails_ends_nothing(
+def test_a_log_filter_that_raises_stops_nothing(
     observer: ObserverClient, start: Callable[..., BackgroundObserver], session_id: str
 ) -> None:
-    """A filter of the application's that raises costs neither the worker nor the record of the failure."""
+    """A log filter that raises costs neither the worker nor the record of the failure."""
 
     def refuse(record: logging.LogRecord) -> bool:
         raise OSError(record.msg)
@@ -620,14 +620,14 @@ def test_a_log_that_fails_ends_nothing(
 
 
 @pytest.mark.parametrize("kind", ["observer", "watchdog", ""])
-def test_no_thread_can_be_started(
+def test_sessions_wait_until_a_thread_can_be_started(
     observer: ObserverClient,
     start: Callable[..., BackgroundObserver],
     analysis: Analysis,
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
 ) -> None:
-    """What was submitted waits until one can, workers and watchdog alike; nothing is lost."""
+    """Submitted sessions wait until a thread, worker or watchdog, can be started. None is lost."""
     start_thread, full = threading.Thread.start, True
 
     def start_or_not(thread: threading.Thread) -> None:
@@ -646,14 +646,14 @@ def test_no_thread_can_be_started(
         assert ended(observer, session_id)[0].failure == "time limit of 0.2 s passed"
 
 
-def test_close_starts_the_thread_that_was_missing(
+def test_close_starts_a_missing_thread(
     observer: ObserverClient,
     start: Callable[..., BackgroundObserver],
     analysis: Analysis,
     session_id: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What waits for a thread is finished, too."""
+    """Sessions that wait for a thread are finished, too."""
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("can't start new thread")))
         background = start(analysis)
@@ -662,8 +662,10 @@ def test_close_starts_the_thread_that_was_missing(
     assert runs(observer, session_id)[0].state is RunState.WRITTEN
 
 
-def test_a_token_function_that_raises(sidecar: Sidecar, observer: ObserverClient, analysis: Analysis) -> None:
-    """In the watchdog or in a worker, it costs that call and nothing else; `close` does not raise."""
+def test_a_token_function_that_raises_fails_one_call(
+    sidecar: Sidecar, observer: ObserverClient, analysis: Analysis
+) -> None:
+    """In the watchdog or a worker, a token function that raises fails that call only, and `close` does not raise."""
     raising = threading.Event()
     asked = threading.Event()
 
@@ -694,14 +696,14 @@ def test_a_token_function_that_raises(sidecar: Sidecar, observer: ObserverClient
 
 
 def forget(target: str, session_id: str) -> list[Future[None]]:
-    """As a client does before it deletes a session."""
+    """Forget a session, as a client does before it deletes the session."""
     return _pending.forget(target, session_id)
 
 
-def test_a_deleted_session_is_forgotten(
+def test_a_deleted_session_is_dropped(
     sidecar: Sidecar, primary: PrimaryClient, observer: ObserverClient, analysis: Analysis
 ) -> None:
-    """Whether it waits, runs, or was to run again: nothing is left of it, and nothing starts it anew."""
+    """A deleted session is dropped whether queued, running or due again, and nothing creates it anew."""
     analysis.may_go.clear()
     running, waiting = new_session_id(), new_session_id()
     background = BackgroundObserver(analysis, target=sidecar.target, max_workers=1)
@@ -724,18 +726,18 @@ def test_a_deleted_session_is_forgotten(
         assert list(observer.list_runs(session_id)) == []
 
 
-def test_a_deleted_session_is_not_failed(
+def test_the_run_of_a_deleted_session_is_not_recorded_as_failed(
     sidecar: Sidecar, primary: PrimaryClient, start: Callable[..., BackgroundObserver], analysis: Analysis
 ) -> None:
-    """Its overrun and the observer's close write nothing; submitted again, it is observed as ever."""
+    """The overrun and the close of a deleted session's run write nothing. Submitted again, the session is observed."""
     analysis.may_go.clear()
     session_id, again = new_session_id(), new_session_id()
     background = start(analysis, time_limit=timedelta(seconds=0.2))
-    for one in (session_id, again):
-        background.submit(one)
-        eventually(lambda: analysis.started and analysis.started[-1].session_id == one)  # noqa: B023
-        assert forget(sidecar.target, one) == []
-        primary.delete_session(one)
+    for submitted in (session_id, again):
+        background.submit(submitted)
+        eventually(lambda: analysis.started and analysis.started[-1].session_id == submitted)  # noqa: B023
+        assert forget(sidecar.target, submitted) == []
+        primary.delete_session(submitted)
     eventually(lambda: not analysis.started[1].remaining)
     background.submit(again)
     analysis.may_go.set()
@@ -745,10 +747,10 @@ def test_a_deleted_session_is_not_failed(
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_session_is_deleted_while_its_run_begins(
+def test_a_session_deleted_while_its_run_begins(
     primary: PrimaryClient, observer: ObserverClient, analysis: Analysis, proxy: Proxy, session_id: str, lost: bool
 ) -> None:
-    """A future tells when BeginRun has ended, answered or not; nothing is analysed, and the deletion leaves nothing."""
+    """A future is done when BeginRun has ended. Nothing is analysed, and the deletion leaves nothing."""
     background = BackgroundObserver(analysis, target=proxy.target)
     background.submit(new_session_id())
     eventually(lambda: analysis.started)
@@ -781,8 +783,8 @@ def test_a_session_is_deleted_while_its_run_begins(
         {"client": True, "observer": "x"},
     ],
 )
-def test_settings_that_cannot_work(observer: ObserverClient, options: dict[str, object]) -> None:
-    """They are refused when the observer is made, not found out later."""
+def test_invalid_settings_are_rejected(observer: ObserverClient, options: dict[str, object]) -> None:
+    """Invalid settings are rejected on creation."""
     if "client" in options:
         options = options | {"client": observer}
     with pytest.raises(InvalidArgument):

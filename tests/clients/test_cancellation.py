@@ -1,4 +1,4 @@
-"""A cancelled caller of an asyncio client gets its own cancellation, and the call ends at the sidecar too."""
+"""Cancellation in asyncio: the caller gets its own cancellation, and the call also ends at the sidecar."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -9,17 +9,17 @@ import anyio
 import pytest
 from session_notes import AsyncObserverClient, AsyncPrimaryClient, ObserverClient, RunState, Unavailable
 
-from tests.clients.conftest import Proxy, Refusing
+from tests.peers import Proxy, Rejecting
 from tests.support import eventually, new_session_id
 
 Work = Callable[[], Coroutine[Any, Any, object]]
 
 
 @pytest.fixture
-def hanging(refusing: Refusing) -> Refusing:
-    """A server that answers no call."""
-    refusing.answers = 0
-    return refusing
+def hanging(rejecting: Rejecting) -> Rejecting:
+    """A server that responds to no call."""
+    rejecting.answers = 0
+    return rejecting
 
 
 async def _move_on_after(work: Work) -> None:
@@ -70,32 +70,32 @@ async def _cancel(work: Work) -> None:
 
 
 @pytest.mark.parametrize(
-    "give_up", [_move_on_after, _fail_after, _task_group, _nested_scopes, _timeout, _wait_for, _cancel]
+    "cancel", [_move_on_after, _fail_after, _task_group, _nested_scopes, _timeout, _wait_for, _cancel]
 )
-async def test_a_call_is_given_up(hanging: Refusing, give_up: Callable[[Work], Awaitable[None]]) -> None:
-    """Whatever gives it up catches what it sent, the task goes on uncancelled, and so does the client."""
+async def test_a_call_is_cancelled(hanging: Rejecting, cancel: Callable[[Work], Awaitable[None]]) -> None:
+    """Each way of cancelling a call is caught by its own scope, and the task and the client remain usable."""
     async with AsyncPrimaryClient(hanging.target, timeout=timedelta(minutes=1)) as primary:
-        await give_up(lambda: primary.get_notes("s", unavailable_ok=True))
-        await asyncio.to_thread(eventually, hanging.given_up.is_set)
+        await cancel(lambda: primary.get_notes("s", unavailable_ok=True))
+        await asyncio.to_thread(eventually, hanging.cancelled.is_set)
         await asyncio.sleep(0)
         hanging.answers = 1_000_000
         with pytest.raises(Exception, match="INTERNAL"):
             await primary.get_notes("s")
 
 
-@pytest.mark.parametrize("give_up", [_move_on_after, _fail_after, _task_group, _timeout, _cancel])
-async def test_a_pause_between_tries_is_given_up(
-    coming_back_later: Refusing, give_up: Callable[[Work], Awaitable[None]]
+@pytest.mark.parametrize("cancel", [_move_on_after, _fail_after, _task_group, _timeout, _cancel])
+async def test_a_pause_between_attempts_is_cancelled(
+    retry_later: Rejecting, cancel: Callable[[Work], Awaitable[None]]
 ) -> None:
-    """The same while a call waits for its next try."""
-    async with AsyncObserverClient(coming_back_later.target, timeout=timedelta(minutes=5)) as observer:
-        await give_up(lambda: observer.begin_run("s"))
-        assert len(coming_back_later.requests) == 1
+    """A call that waits for its next attempt can be cancelled as well."""
+    async with AsyncObserverClient(retry_later.target, timeout=timedelta(minutes=5)) as observer:
+        await cancel(lambda: observer.begin_run("s"))
+        assert len(retry_later.requests) == 1
         await asyncio.sleep(0)
 
 
 async def test_closing_within_a_scope(silent: str) -> None:
-    """A client that is closed meanwhile is Unavailable there too, no cancellation."""
+    """A client that is closed within a scope raises Unavailable, not a cancellation."""
     async with AsyncObserverClient(silent) as observer, anyio.create_task_group() as group:
         outcome: list[BaseException] = []
 
@@ -117,7 +117,7 @@ async def test_closing_within_a_scope(silent: str) -> None:
 
 
 async def test_a_client_that_closes_after_an_earlier_cancellation(silent: str) -> None:
-    """A task that went on after a cancellation, as cleanup does, learns what ended its call."""
+    """A task that continues after a cancellation, as cleanup code does, gets Unavailable for its closed client."""
     async with AsyncObserverClient(silent) as observer:
 
         async def clean_up() -> None:
@@ -134,28 +134,28 @@ async def test_a_client_that_closes_after_an_earlier_cancellation(silent: str) -
         await task
 
 
-@pytest.mark.parametrize("give_up", [_move_on_after, _fail_after, _task_group, _timeout, _wait_for, _cancel])
-async def test_a_run_that_is_given_up_has_failed(
-    async_observer: AsyncObserverClient, session_id: str, give_up: Callable[[Work], Awaitable[None]]
+@pytest.mark.parametrize("cancel", [_move_on_after, _fail_after, _task_group, _timeout, _wait_for, _cancel])
+async def test_a_cancelled_run_has_failed(
+    async_observer: AsyncObserverClient, session_id: str, cancel: Callable[[Work], Awaitable[None]]
 ) -> None:
-    """Its failure is recorded even in a scope in which every await is cancelled; the cancellation goes on."""
+    """The failure is recorded even in a scope that cancels every await, and the cancellation propagates."""
 
     async def observe() -> None:
         async with async_observer.run(session_id):
             await asyncio.Event().wait()
 
-    await give_up(observe)
+    await cancel(observe)
     runs = [(run.state, run.failure) async for run in async_observer.list_runs(session_id)]
     assert runs == [(RunState.FAILED, "CancelledError")]
 
 
-async def test_a_run_that_is_given_up_while_it_begins_has_failed(
+async def test_a_run_cancelled_while_it_begins_has_failed(
     proxy: Proxy, observer: ObserverClient, session_id: str
 ) -> None:
-    """The sidecar has begun it, and the reply is on its way: it must not be running for its whole lease."""
+    """A run that the sidecar has begun, with its reply on the way, does not stay in flight for its lease."""
     async with AsyncObserverClient(proxy.target) as client:
         await client.begin_run(new_session_id())
-        proxy.swallow_replies()
+        proxy.drop_replies()
         with anyio.move_on_after(0.2) as scope:
             async with client.run(session_id):
                 raise AssertionError

@@ -1,4 +1,4 @@
-"""How long calls may take, and what their errors say of it."""
+"""Deadlines: how long calls may take, and what their errors report."""
 
 import time
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from session_notes import (
     Unavailable,
 )
 
-from tests.clients.conftest import Refusing
+from tests.peers import Rejecting
 
 FAR = [timedelta.max, timedelta(seconds=10**9), timedelta(days=365_000), timedelta(days=60)]
 PASSED = [timedelta(), timedelta(seconds=-1), timedelta.min]
@@ -27,8 +27,8 @@ SHORT = timedelta(milliseconds=100)
 
 
 @pytest.mark.parametrize("far", FAR)
-async def test_a_far_deadline_is_far(far: timedelta, primary: PrimaryClient, observer: ObserverClient) -> None:
-    """It has not passed at once: the call is answered."""
+async def test_a_far_deadline_has_not_passed(far: timedelta, primary: PrimaryClient, observer: ObserverClient) -> None:
+    """A call with a deadline far in the future gets its response."""
     session_id = "test-a-far-deadline"
     with PrimaryClient(primary._transport.target, timeout=far, state_timeout=far) as patient:
         assert patient.append_turns(session_id, [Turn("user", "x")]) > 0
@@ -44,7 +44,7 @@ async def test_a_far_deadline_is_far(far: timedelta, primary: PrimaryClient, obs
 
 @pytest.mark.parametrize("passed", PASSED)
 async def test_a_deadline_that_has_passed(passed: timedelta, primary: PrimaryClient) -> None:
-    """There is no time for an answer, and no other error."""
+    """A call whose deadline has passed raises DeadlineExceeded and nothing else."""
     with pytest.raises(DeadlineExceeded, match="no answer within 0 s"):
         primary.get_session("s", timeout=passed)
     async with AsyncPrimaryClient(primary._transport.target) as client:
@@ -60,10 +60,10 @@ SPANS: dict[str, Callable[[PrimaryClient, ObserverClient, str, timedelta], Any]]
 
 
 @pytest.mark.parametrize("span", [timedelta.max, timedelta.min, timedelta(days=4_000_000)])
-def test_a_span_beyond_what_can_be_sent(
+def test_a_span_that_is_too_long_to_send(
     span: timedelta, primary: PrimaryClient, observer: ObserverClient, session_id: str
 ) -> None:
-    """The sidecar says what it takes, of these as of all others; a bound on age may be as wide as one likes."""
+    """The sidecar rejects a span that is too long, like any other. A bound on age may be arbitrarily long."""
     for name, call in SPANS.items():
         with pytest.raises(InvalidArgument) as caught:
             call(primary, observer, session_id, span)
@@ -77,8 +77,8 @@ def test_a_span_beyond_what_can_be_sent(
         assert primary.get_notes(session_id, max_age=span, timeout=patient).fresh
 
 
-async def test_no_answer_in_time_says_which_call_and_where(silent: str) -> None:
-    """The call, the target and the timeout, in every client, and in the reading that stands for an answer."""
+async def test_a_timeout_names_the_call_and_the_target(silent: str) -> None:
+    """The error names the call, the target and the timeout, in every client and in an unavailable reading."""
     expected = f"GetNotes on {silent}: no answer within 0.1 s"
     with PrimaryClient(silent, timeout=SHORT) as primary:
         with pytest.raises(DeadlineExceeded) as caught:
@@ -95,24 +95,24 @@ async def test_no_answer_in_time_says_which_call_and_where(silent: str) -> None:
     assert str(caught.value) == f"BeginRun on {silent}: no answer within 0.1 s"
 
 
-async def test_nobody_there_says_which_call_and_where(nobody: str) -> None:
-    """An outage is named like a timeout."""
-    with PrimaryClient(nobody) as primary, pytest.raises(Unavailable, match=f"^DeleteSession on {nobody}: ."):
+async def test_an_outage_names_the_call_and_the_target(unreachable: str) -> None:
+    """The error of an outage names the call and the target as well."""
+    with PrimaryClient(unreachable) as primary, pytest.raises(Unavailable, match=f"^DeleteSession on {unreachable}: ."):
         primary.delete_session("s")
-    async with AsyncObserverClient(nobody, timeout=SHORT) as observer:
-        with pytest.raises(Unavailable, match=f"^WriteNotes on {nobody}: ."):
+    async with AsyncObserverClient(unreachable, timeout=SHORT) as observer:
+        with pytest.raises(Unavailable, match=f"^WriteNotes on {unreachable}: ."):
             await observer.write_notes("s", Notes())
 
 
-def test_a_timeout_between_tries_tells_of_the_one_before(refusing: Refusing) -> None:
-    """An observer that was refused, and then not answered, learns both."""
-    refusing.code, refusing.message, refusing.answers = grpc.StatusCode.UNAVAILABLE, "the store is away", 1
+def test_a_timeout_contains_the_error_of_the_previous_attempt(rejecting: Rejecting) -> None:
+    """The error of a timeout after a rejected attempt contains both."""
+    rejecting.code, rejecting.message, rejecting.answers = grpc.StatusCode.UNAVAILABLE, "the store is away", 1
     started = time.monotonic()
     with (
-        ObserverClient(refusing.target, timeout=timedelta(seconds=0.5)) as observer,
+        ObserverClient(rejecting.target, timeout=timedelta(seconds=0.5)) as observer,
         pytest.raises(DeadlineExceeded) as caught,
     ):
         observer.begin_run("s")
     assert time.monotonic() - started < 5
     before = "before that: the store is away"
-    assert str(caught.value) == f"BeginRun on {refusing.target}: no answer within 0.5 s; {before}"
+    assert str(caught.value) == f"BeginRun on {rejecting.target}: no answer within 0.5 s; {before}"

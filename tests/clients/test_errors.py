@@ -1,4 +1,4 @@
-"""Whatever goes wrong is a SessionNotesError that says what to do next. No caller imports grpc."""
+"""Errors: every failure is a SessionNotesError that a caller can act on without importing grpc."""
 
 import copy
 import pickle
@@ -39,14 +39,14 @@ from session_notes import (
     VersionMismatch,
 )
 
-from tests.clients.conftest import Refusing
+from tests.peers import Rejecting
 from tests.support import eventually
 
 SHORT = timedelta(milliseconds=300)
 
 
 def test_an_invalid_argument_names_its_fields(primary: PrimaryClient) -> None:
-    """InvalidArgument says which fields are at fault and what is wrong with them; it is a ValueError too."""
+    """InvalidArgument names the invalid fields and their problems, and is a ValueError."""
     with pytest.raises(InvalidArgument) as caught:
         primary.get_notes("two words", current_turn=-1)
     error = caught.value
@@ -60,50 +60,50 @@ def test_an_invalid_argument_names_its_fields(primary: PrimaryClient) -> None:
 UNBUILDABLE: dict[str, Callable[[PrimaryClient, ObserverClient], Any]] = {
     "a number of seconds": lambda p, _: p.get_notes("s", max_age=60),  # type: ignore[arg-type]
     "a timeout of seconds": lambda p, _: p.get_notes("s", timeout=1.5),  # type: ignore[arg-type]
-    "a turn that is no number": lambda p, _: p.get_notes("s", current_turn="3"),  # type: ignore[arg-type]
+    "a turn that is not a number": lambda p, _: p.get_notes("s", current_turn="3"),  # type: ignore[arg-type]
     "a turn too large": lambda p, _: p.get_notes("s", current_turn=2**70),
-    "one id for several": lambda p, _: p.batch_get_notes("session"),
-    "one name for several": lambda p, _: p.update_session("s", remove="name"),
-    "a value that is no JSON": lambda p, _: p.update_session("s", {"a": object()}),
-    "a key that is no text": lambda p, _: p.update_session("s", {"a": {1: 2}}),
+    "a single id for a list": lambda p, _: p.batch_get_notes("session"),
+    "a single name for a list": lambda p, _: p.update_session("s", remove="name"),
+    "a value that is not JSON": lambda p, _: p.update_session("s", {"a": object()}),
+    "a key that is not text": lambda p, _: p.update_session("s", {"a": {1: 2}}),
     "bytes": lambda p, _: p.update_session("s", {"a": b"x"}),
-    "nesting without end": lambda p, _: p.update_session("s", {"a": endless()}),
+    "endless nesting": lambda p, _: p.update_session("s", {"a": endless()}),
     "half a character": lambda p, _: p.update_session("s", {"a": "\ud800"}),
     "a turn that is text": lambda p, _: p.append_turns("s", ["hello"]),  # type: ignore[list-item]
     "a time without zone": lambda p, _: p.append_turns("s", [Turn("user", "x", datetime(2026, 1, 1))]),
     "notes that are text": lambda _, o: o.write_notes("s", "notes"),  # type: ignore[arg-type]
     "issues that are text": lambda _, o: o.write_notes("s", Notes(issues=["late"])),  # type: ignore[list-item]
-    "one suggestion for several": lambda _, o: o.write_notes("s", Notes(follow_up_suggestions="Who?")),
+    "a single suggestion for a list": lambda _, o: o.write_notes("s", Notes(follow_up_suggestions="Who?")),
     "an unknown severity": lambda _, o: o.write_notes("s", Notes(issues=[Issue("x", "bad")])),  # type: ignore[arg-type]
 }
 
 
 def endless() -> list[Any]:
-    """A list that holds itself."""
+    """A list that contains itself."""
     made: list[Any] = []
     made.append(made)
     return made
 
 
 @pytest.mark.parametrize("case", UNBUILDABLE)
-def test_what_cannot_be_sent_is_an_invalid_argument(
+def test_an_argument_that_cannot_be_encoded_is_invalid(
     case: str, primary: PrimaryClient, observer: ObserverClient
 ) -> None:
-    """A request that cannot even be built is refused by the client, in the same words as by the sidecar."""
+    """A request that cannot be encoded is rejected by the client, in the same form as by the sidecar."""
     with pytest.raises(InvalidArgument) as caught:
         UNBUILDABLE[case](primary, observer)
     assert str(caught.value)
 
 
-def test_turns_that_are_text_are_told_what_is_expected(primary: PrimaryClient) -> None:
-    """The likeliest slip of a newcomer: strings in the place of turns."""
+def test_strings_in_place_of_turns_are_rejected(primary: PrimaryClient) -> None:
+    """Strings in place of turns, a likely mistake of a newcomer, are rejected with the expected type."""
     with pytest.raises(InvalidArgument, match=r"^turns must be session_notes\.Turn, not str$") as caught:
         primary.append_turns("s", ["hello"])  # type: ignore[list-item]
     assert isinstance(caught.value.__cause__, TypeError)
 
 
-def test_too_large_says_the_limit(observer: ObserverClient, primary: PrimaryClient, session_id: str) -> None:
-    """TooLarge gives the limit and the actual size."""
+def test_too_large_has_the_limit(observer: ObserverClient, primary: PrimaryClient, session_id: str) -> None:
+    """TooLarge has the limit and the actual size."""
     with pytest.raises(TooLarge) as caught:
         observer.write_notes(session_id, Notes(summary="x" * 300_000))
     assert caught.value.limit == 256 * 1024
@@ -113,8 +113,8 @@ def test_too_large_says_the_limit(observer: ObserverClient, primary: PrimaryClie
     assert (caught.value.limit, caught.value.actual) == (1000, 1001)
 
 
-def test_conflicts_say_what_is_there(primary: PrimaryClient, session_id: str) -> None:
-    """VersionMismatch and TurnCountMismatch give the actual value; both are Conflicts."""
+def test_conflicts_have_the_actual_value(primary: PrimaryClient, session_id: str) -> None:
+    """VersionMismatch and TurnCountMismatch have the actual value, and are Conflicts."""
     primary.update_session(session_id, {"a": 1})
     with pytest.raises(VersionMismatch) as version:
         primary.update_session(session_id, {"a": 2}, expected_version=0)
@@ -128,7 +128,7 @@ def test_conflicts_say_what_is_there(primary: PrimaryClient, session_id: str) ->
 
 
 def test_a_run_ends_once(observer: ObserverClient, session_id: str) -> None:
-    """RunAlreadyWritten, RunAlreadyFailed, RunNotFound: each end of a run has its error."""
+    """RunAlreadyWritten, RunAlreadyFailed, RunNotFound: each way in which a run has ended has its error."""
     observer.write_notes(session_id, Notes(summary="x"), run_id="written")
     with pytest.raises(RunAlreadyWritten):
         observer.write_notes(session_id, Notes(summary="y"), run_id="written")
@@ -141,11 +141,11 @@ def test_a_run_ends_once(observer: ObserverClient, session_id: str) -> None:
     with pytest.raises(RunAlreadyFailed):
         observer.write_notes(session_id, Notes(), run_id=failed)
     with pytest.raises(RunNotFound):
-        observer.fail_run(session_id, "nobody", "why")
+        observer.fail_run(session_id, "unreachable", "why")
 
 
-def test_a_run_in_flight_is_named(observer: ObserverClient, session_id: str) -> None:
-    """RunInFlight carries the run that is at work."""
+def test_run_in_flight_has_the_other_run(observer: ObserverClient, session_id: str) -> None:
+    """RunInFlight has the run that is in flight."""
     begun = observer.begin_run(session_id)
     with pytest.raises(RunInFlight) as caught:
         observer.begin_run(session_id, only_if_idle=True)
@@ -153,8 +153,10 @@ def test_a_run_in_flight_is_named(observer: ObserverClient, session_id: str) -> 
     assert caught.value.run.run_id == begun.run.run_id
 
 
-def test_deleted_stays_deleted(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:
-    """SessionDeleted: a run that was at work when the session was deleted is to give up."""
+def test_a_run_of_a_deleted_session_raises_session_deleted(
+    primary: PrimaryClient, observer: ObserverClient, session_id: str
+) -> None:
+    """A run of a session that was deleted during the run raises SessionDeleted."""
     run_id = observer.begin_run(session_id).run.run_id
     primary.delete_session(session_id)
     with pytest.raises(SessionDeleted):
@@ -163,25 +165,25 @@ def test_deleted_stays_deleted(primary: PrimaryClient, observer: ObserverClient,
         observer.begin_run(session_id, run_id=run_id)
 
 
-def test_nobody_there(nobody: str) -> None:
-    """A primary learns at once that nobody is there: Unavailable, which is no DeadlineExceeded, within its deadline."""
-    with PrimaryClient(nobody) as primary:
+def test_an_unreachable_sidecar_is_unavailable(unreachable: str) -> None:
+    """An unreachable sidecar is reported immediately, as Unavailable and not as DeadlineExceeded."""
+    with PrimaryClient(unreachable) as primary:
         started = time.monotonic()
         with pytest.raises(Unavailable) as caught:
             primary.get_notes("s")
         assert time.monotonic() - started < 0.3
     assert not isinstance(caught.value, DeadlineExceeded)
-    assert nobody in str(caught.value), "the message says whom the client tried to reach"
+    assert unreachable in str(caught.value), "the message says whom the client tried to reach"
 
 
-def test_nobody_answers(silent: str) -> None:
-    """A primary waits 250 ms and no longer unless told."""
+def test_a_silent_sidecar_exceeds_the_deadline(silent: str) -> None:
+    """Without a response, a primary waits for 250 ms by default."""
     with PrimaryClient(silent) as primary:
-        for timeout, least, most in ((None, 0.25, 0.75), (SHORT / 3, 0.1, 0.6), (timedelta(), 0, 0.2)):
+        for timeout, shortest, longest in ((None, 0.25, 0.75), (SHORT / 3, 0.1, 0.6), (timedelta(), 0, 0.2)):
             started = time.monotonic()
             with pytest.raises(DeadlineExceeded) as caught:
                 primary.get_notes("s", timeout=timeout)
-            assert least <= time.monotonic() - started < most
+            assert shortest <= time.monotonic() - started < longest
     assert isinstance(caught.value, Unavailable)
     with PrimaryClient(silent, timeout=SHORT / 3, state_timeout=SHORT / 3) as primary:
         for call in (lambda: primary.get_notes("s"), lambda: primary.delete_session("s")):
@@ -191,9 +193,9 @@ def test_nobody_answers(silent: str) -> None:
             assert time.monotonic() - started < 0.6
 
 
-def test_unavailable_can_be_a_reading(nobody: str, silent: str) -> None:
-    """Where the caller chooses so, an outage is a reading that is not ready and says why."""
-    for target in (nobody, silent):
+def test_an_outage_can_be_a_reading(unreachable: str, silent: str) -> None:
+    """With `unavailable_ok`, an outage is a reading that is not ready and has the reason."""
+    for target in (unreachable, silent):
         with PrimaryClient(target, timeout=SHORT / 3, state_timeout=SHORT / 3) as primary:
             reading = primary.get_notes("s", observer="tone", unavailable_ok=True)
             assert (reading.ready, reading.readiness, reading.fresh) == (False, Readiness.UNAVAILABLE, False)
@@ -205,7 +207,7 @@ def test_unavailable_can_be_a_reading(nobody: str, silent: str) -> None:
 
 
 def test_unavailable_ok_hides_nothing_else(primary: PrimaryClient) -> None:
-    """A mistake of the caller is no outage."""
+    """`unavailable_ok` does not hide a mistake of the caller."""
     with pytest.raises(InvalidArgument):
         primary.get_notes("two words", unavailable_ok=True)
     with pytest.raises(InvalidArgument):
@@ -225,25 +227,25 @@ def test_unavailable_ok_hides_nothing_else(primary: PrimaryClient) -> None:
         (grpc.StatusCode.FAILED_PRECONDITION, ServerError),
     ],
 )
-def test_every_status_has_its_error(refusing: Refusing, code: grpc.StatusCode, kind: type[SessionNotesError]) -> None:
-    """A status without a reason this client knows is told by its code; what is none of ours is a ServerError."""
-    refusing.code, refusing.message = code, "internal error 3f9c2a71"
-    with PrimaryClient(refusing.target) as primary, pytest.raises(SessionNotesError) as caught:
+def test_every_status_has_an_error(rejecting: Rejecting, code: grpc.StatusCode, kind: type[SessionNotesError]) -> None:
+    """A status without a known reason is translated by its code. An unexpected one is a ServerError."""
+    rejecting.code, rejecting.message = code, "internal error 3f9c2a71"
+    with PrimaryClient(rejecting.target) as primary, pytest.raises(SessionNotesError) as caught:
         primary.get_session("s")
     assert type(caught.value) is kind
     assert "3f9c2a71" in str(caught.value)
     assert not isinstance(caught.value, grpc.RpcError)
 
 
-def test_details_are_read(refusing: Refusing) -> None:
-    """Reason, metadata and the time to wait come with the error; details that are no details do no harm."""
+def test_error_details_are_decoded(rejecting: Rejecting) -> None:
+    """An error has the reason, the metadata and the time to wait. Malformed details are ignored."""
     status = status_pb2.Status(code=code_pb2.UNAVAILABLE)
     retry = error_details_pb2.RetryInfo()
     retry.retry_delay.FromTimedelta(timedelta(seconds=1.5))
     for detail in (error_details_pb2.ErrorInfo(reason="STORE_UNAVAILABLE", metadata={"a": "b"}), retry):
         status.details.add().Pack(detail)
-    refusing.code, refusing.details = grpc.StatusCode.UNAVAILABLE, status.SerializeToString()
-    with PrimaryClient(refusing.target) as primary:
+    rejecting.code, rejecting.details = grpc.StatusCode.UNAVAILABLE, status.SerializeToString()
+    with PrimaryClient(rejecting.target) as primary:
         with pytest.raises(Unavailable) as caught:
             primary.get_notes("s")
         error = caught.value
@@ -252,14 +254,25 @@ def test_details_are_read(refusing: Refusing) -> None:
             {"a": "b"},
             timedelta(seconds=1.5),
         )
-        refusing.details = b"\xff\xff\xff"
+        rejecting.details = b"\xff\xff\xff"
         with pytest.raises(Unavailable) as caught:
             primary.get_notes("s")
         assert (caught.value.reason, caught.value.retry_after) == ("", None)
 
 
-def test_a_closed_client_says_so(primary: PrimaryClient, observer: ObserverClient) -> None:
-    """A call after close() is a UsageError, which is a RuntimeError too; closing twice is as once."""
+def test_a_request_that_arrives_too_late_is_a_deadline_exceeded(rejecting: Rejecting) -> None:
+    """REQUEST_TIMEOUT, for a request that does not reach the sidecar in time, is a DeadlineExceeded."""
+    status = status_pb2.Status(code=code_pb2.DEADLINE_EXCEEDED)
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason="REQUEST_TIMEOUT"))
+    rejecting.code, rejecting.details = grpc.StatusCode.DEADLINE_EXCEEDED, status.SerializeToString()
+    rejecting.message = "the request did not arrive in time; retry"
+    with PrimaryClient(rejecting.target) as primary, pytest.raises(DeadlineExceeded) as caught:
+        primary.append_turns("s", [Turn("user", "x")])
+    assert (caught.value.reason, str(caught.value)) == ("REQUEST_TIMEOUT", rejecting.message)
+
+
+def test_a_closed_client_raises_usage_error(primary: PrimaryClient, observer: ObserverClient) -> None:
+    """A call after close() raises UsageError, which is a RuntimeError. Closing twice is harmless."""
     for client, call in ((primary, lambda: primary.get_notes("s")), (observer, lambda: observer.begin_run("s"))):
         client.close()
         client.close()
@@ -269,14 +282,14 @@ def test_a_closed_client_says_so(primary: PrimaryClient, observer: ObserverClien
 
 
 def test_closing_at_the_moment_of_a_call(primary: PrimaryClient) -> None:
-    """A call that finds its channel closed by another thread was under way, so it is Unavailable."""
+    """A call whose channel was closed by another thread was in flight, and ends as Unavailable."""
     primary._transport._connected().close()
     with pytest.raises(Unavailable, match="closed"):
         primary.get_notes("s")
 
 
-def test_closing_ends_what_is_under_way(silent: str) -> None:
-    """A call that waits while another thread closes the client ends as Unavailable."""
+def test_closing_ends_calls_in_flight(silent: str) -> None:
+    """A call in flight while another thread closes the client ends as Unavailable."""
     observer = ObserverClient(silent, timeout=timedelta(minutes=1))
     with ThreadPoolExecutor(1) as thread:
         call = thread.submit(observer.begin_run, "s")
@@ -286,36 +299,36 @@ def test_closing_ends_what_is_under_way(silent: str) -> None:
             call.result(10)
 
 
-def test_closing_ends_a_pause_between_tries(coming_back_later: Refusing) -> None:
-    """A call that is to be tried again after a while ends as well, at once; one begun after that is a UsageError."""
-    observer = ObserverClient(coming_back_later.target, timeout=timedelta(minutes=5))
+def test_closing_ends_a_pause_between_attempts(retry_later: Rejecting) -> None:
+    """A call that waits for its next attempt ends immediately. A later call raises UsageError."""
+    observer = ObserverClient(retry_later.target, timeout=timedelta(minutes=5))
     with ThreadPoolExecutor(1) as thread:
         call = thread.submit(observer.begin_run, "s")
-        eventually(lambda: coming_back_later.requests)
+        eventually(lambda: retry_later.requests)
         observer.close()
         with pytest.raises(Unavailable):
             call.result(10)
     with pytest.raises(UsageError, match="closed"):
         observer.begin_run("s")
-    assert len(coming_back_later.requests) == 1
+    assert len(retry_later.requests) == 1
 
 
-def test_errors_can_be_passed_between_processes() -> None:
-    """An error survives pickling and copying with all it says."""
+def test_errors_can_be_pickled() -> None:
+    """An error survives pickling and copying with all its attributes."""
     error = VersionMismatch("is at 6", reason="VERSION_MISMATCH", metadata={"actual": "6"})
     for other in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert (str(other), other.reason, other.actual) == ("is at 6", "VERSION_MISMATCH", 6)
 
 
-def test_everything_public_is_named() -> None:
-    """`__all__` is complete, and every error is in the tree."""
-    public = {name for name, thing in vars(session_notes).items() if not name.startswith("_") and not _module(thing)}
+def test_all_is_complete() -> None:
+    """`__all__` is complete, and every exception is a SessionNotesError."""
+    public = {name for name, value in vars(session_notes).items() if not name.startswith("_") and not _module(value)}
     assert set(session_notes.__all__) == public
-    errors = [thing for name in public if isinstance(thing := getattr(session_notes, name), type)]
-    errors = [thing for thing in errors if issubclass(thing, BaseException)]
+    errors = [value for name in public if isinstance(value := getattr(session_notes, name), type)]
+    errors = [kind for kind in errors if issubclass(kind, BaseException)]
     assert all(issubclass(error, SessionNotesError) for error in errors)
     assert len(errors) == 18
 
 
-def _module(thing: object) -> bool:
-    return type(thing).__name__ == "module"
+def _module(value: object) -> bool:
+    return type(value).__name__ == "module"

@@ -1,4 +1,4 @@
-"""Forked children, as gunicorn with --preload, Celery and multiprocessing make them: clients and observers in them."""
+"""Clients and observers in forked children, as created by gunicorn with --preload, Celery and multiprocessing."""
 
 import os
 import subprocess
@@ -36,10 +36,10 @@ def in_child(work):
 
 
 def lines(program: str, sidecar: Sidecar, session_id: str, **env: str) -> list[str]:
-    """What a program prints, line by line."""
+    """Run a program and return the lines that it prints."""
     assert sidecar.process is not None
     command = [sys.executable, "-c", PRELUDE + program, sidecar.target, session_id, str(sidecar.process.pid)]
-    # Without what this process sets for itself: see conftest.
+    # Without the variables that this process sets: see conftest.
     env = {name: text for name, text in os.environ.items() if not name.startswith("GRPC_")} | env
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
     assert done.returncode == 0, done.stderr
@@ -47,7 +47,7 @@ def lines(program: str, sidecar: Sidecar, session_id: str, **env: str) -> list[s
 
 
 def test_a_client_works_in_every_child(sidecar: Sidecar, session_id: str) -> None:
-    """Of 40 forks while four threads of the parent make calls, all children can call, and the parent goes on."""
+    """Of 40 forks while four threads of the parent make calls, every child can make calls, and the parent continues."""
     program = """
 client = PrimaryClient(TARGET, timeout=timedelta(seconds=5))
 client.get_notes(SESSION)
@@ -74,7 +74,7 @@ print(errors)
 
 
 def test_all_clients_work_in_children_of_multiprocessing(sidecar: Sidecar, session_id: str) -> None:
-    """Inherited ones and new ones, blocking and asyncio, and in children's children."""
+    """Inherited and new clients, blocking and asyncio, work in children and in children of children."""
     program = """
 primary, observer, awaited = PrimaryClient(TARGET), ObserverClient(TARGET), AsyncPrimaryClient(TARGET)
 primary.append_turns(SESSION, [Turn("user", "x")])
@@ -104,8 +104,8 @@ observer.begin_run(SESSION)
     assert lines(program, sidecar, session_id) == ["1 never_run 1 2", "1 running 3 4"]
 
 
-def test_a_fork_during_calls_is_refused_at_once(session_id: str) -> None:
-    """Where gRPC cannot work in a child, each call says so and what to do, and none hangs; the parent goes on."""
+def test_calls_after_a_fork_during_calls_raise_at_once(session_id: str) -> None:
+    """If gRPC cannot work in a child, each call raises UsageError with a remedy. The parent continues."""
     program = """
 async def read():
     async with AsyncPrimaryClient(TARGET) as client:
@@ -145,8 +145,8 @@ print(client.get_notes(SESSION, timeout=timedelta(seconds=5)).readiness)
     assert (closed, readiness) == ("None", "never_run")
 
 
-def test_a_fork_with_an_asyncio_client_open(sidecar: Sidecar, session_id: str) -> None:
-    """It is refused as well; once the client is closed, children can call again."""
+def test_calls_after_a_fork_with_an_open_asyncio_client_raise(sidecar: Sidecar, session_id: str) -> None:
+    """With an open asyncio client, calls raise as well. After it is closed, children can make calls again."""
     program = """
 client = PrimaryClient(TARGET, timeout=timedelta(seconds=5))
 
@@ -164,10 +164,10 @@ asyncio.run(main())
     assert worked == ["never_run"] * 5
 
 
-def test_an_observer_starts_again_in_a_child(
+def test_an_observer_starts_empty_in_a_child(
     sidecar: Sidecar, primary: PrimaryClient, observer: ObserverClient, session_id: str
 ) -> None:
-    """What was submitted is the parent's; the child's observer is empty, closes at once, and works when submitted to.
+    """Queued sessions remain with the parent. The child's observer is empty, closes at once, and accepts new sessions.
 
     Its lock may be held by another thread of the parent at the moment of the fork.
     """
@@ -210,8 +210,8 @@ os._exit(0)
     assert list(observer.list_runs("waiting")) == []
 
 
-def test_an_asyncio_observer_starts_again_in_a_child(sidecar: Sidecar, session_id: str) -> None:
-    """One that was made and not opened before the fork works after it."""
+def test_an_asyncio_observer_works_in_a_child(sidecar: Sidecar, session_id: str) -> None:
+    """An observer created and not opened before the fork works after it."""
     program = """
 async def analyse(run):
     return Notes(summary="x")
@@ -230,7 +230,7 @@ in_child(lambda: asyncio.run(observe()))
 
 
 def test_a_child_does_not_end_its_parents_run(sidecar: Sidecar, session_id: str) -> None:
-    """A child that leaves the block of a run leaves the run to the process that began it."""
+    """A child that leaves the block of a run does not end the run of its parent."""
     program = """
 with ObserverClient(TARGET) as observer:
     try:
@@ -248,8 +248,8 @@ with ObserverClient(TARGET) as observer:
     assert lines(program, sidecar, session_id) == ["running", "written"]
 
 
-def test_grpcs_fork_support_may_be_off(sidecar: Sidecar, session_id: str) -> None:
-    """Then no child can call, and is told so."""
+def test_calls_in_a_child_without_grpcs_fork_support_raise(sidecar: Sidecar, session_id: str) -> None:
+    """With gRPC's fork support off, every call in a child raises UsageError."""
     program = "client = PrimaryClient(TARGET)\nin_child(lambda: client.get_notes(SESSION))"
     (text,) = lines(program, sidecar, session_id, GRPC_ENABLE_FORK_SUPPORT="0")
     assert text.startswith("UsageError: this process was forked from one in which GRPC_ENABLE_FORK_SUPPORT was off")

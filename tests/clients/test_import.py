@@ -1,4 +1,4 @@
-"""What `import session_notes` costs, and where its clients look for a sidecar."""
+"""The cost of `import session_notes`, and the target that its clients use."""
 
 import json
 import os
@@ -15,14 +15,14 @@ from tests.support import Sidecar
 
 
 def python(program: str) -> str:
-    """What a program of its own prints."""
+    """Return the output of a Python program in a new process."""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_the_client_is_light() -> None:
-    """Nothing beyond grpcio, protobuf and Python itself is imported, and of these nothing that is not needed."""
+    """Importing the client imports only grpcio, protobuf and the standard library, and only the necessary parts."""
     program = "import sys; before = set(sys.modules); import session_notes; print(*set(sys.modules) - before)"
     imported = set(python(program).split())
     grpcs_own = set(python(program.replace("session_notes", "grpc.aio")).split())
@@ -33,21 +33,21 @@ def test_the_client_is_light() -> None:
     assert not {name for name in imported if name.endswith("_pb2_grpc")}, "the clients need no stubs"
 
 
-def test_nothing_but_the_transport_knows_grpc() -> None:
-    """One module makes channels, one sends, one translates errors."""
+def test_only_the_transport_imports_grpc() -> None:
+    """Only the modules that open channels, send calls and translate errors import grpc."""
     package = Path(session_notes.__file__).parent
     users = {path.name for path in package.glob("*.py") if "import grpc" in path.read_text()}
     assert users == {"_channel.py", "_errors.py", "_retries.py", "_transport.py", "_async_transport.py"}
 
 
-def test_the_environment_names_the_sidecar(
-    sidecar: Sidecar, nobody: str, session_id: str, monkeypatch: pytest.MonkeyPatch
+def test_the_environment_provides_the_target(
+    sidecar: Sidecar, unreachable: str, session_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a target, SESSION_NOTES_TARGET counts; a target wins over it."""
+    """Without a target, SESSION_NOTES_TARGET is used. A target takes precedence."""
     monkeypatch.setenv("SESSION_NOTES_TARGET", sidecar.target)
     with PrimaryClient() as primary:
         assert primary.append_turns(session_id, [Turn("user", "x")]) == 1
-    monkeypatch.setenv("SESSION_NOTES_TARGET", nobody)
+    monkeypatch.setenv("SESSION_NOTES_TARGET", unreachable)
     with PrimaryClient(sidecar.target) as primary:
         assert primary.get_session(session_id).turn_count == 1
     with PrimaryClient() as primary, pytest.raises(Unavailable):
@@ -55,7 +55,7 @@ def test_the_environment_names_the_sidecar(
 
 
 def test_a_unix_socket_is_a_target(session_id: str) -> None:
-    """`unix:/path` is an address like any other."""
+    """`unix:/path` is a valid target."""
     with (
         tempfile.TemporaryDirectory() as home,
         Sidecar(listen=f"unix:{home}/sidecar.sock") as sidecar,
@@ -64,12 +64,12 @@ def test_a_unix_socket_is_a_target(session_id: str) -> None:
         assert primary.append_turns(session_id, [Turn("user", "x")]) == 1
 
 
-def test_a_proxy_for_the_world_is_not_for_the_sidecar(
-    sidecar: Sidecar, nobody: str, session_id: str, monkeypatch: pytest.MonkeyPatch
+def test_calls_bypass_an_http_proxy(
+    sidecar: Sidecar, unreachable: str, session_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An http_proxy that is set for everything else does not come in between."""
+    """A proxy that http_proxy sets for the internet does not get the sidecar's calls."""
     for name in ("http_proxy", "https_proxy", "grpc_proxy"):
-        monkeypatch.setenv(name, f"http://{nobody}")
+        monkeypatch.setenv(name, f"http://{unreachable}")
     with PrimaryClient(sidecar.target) as primary:
         assert json.dumps(primary.get_notes(session_id).as_tool_result())
     assert os.environ["http_proxy"]

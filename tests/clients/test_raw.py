@@ -1,4 +1,4 @@
-"""The contract's own messages through the clients' transport, and channels with the clients' options."""
+"""Raw calls with the messages of the contract, and channels with the options of the clients."""
 
 import grpc
 import pytest
@@ -30,7 +30,7 @@ from tests.support import Sidecar
 
 
 def test_a_batch_over_several_observers(sidecar: Sidecar, primary: PrimaryClient, session_id: str) -> None:
-    """One call reads the notes of two observers, and their messages become the readings of `get_notes`."""
+    """One call reads the notes of two observers, and its messages convert to the readings of `get_notes`."""
     names = ("coach", "critic")
     for name in names:
         with ObserverClient(sidecar.target, observer=name) as observer:
@@ -48,50 +48,50 @@ def test_a_batch_over_several_observers(sidecar: Sidecar, primary: PrimaryClient
 
 
 def test_pages_one_at_a_time(sidecar: Sidecar, primary: PrimaryClient, session_id: str) -> None:
-    """A caller can hold a page token between two calls; every page comes as summaries."""
+    """A caller can keep a page token between two calls, and every page converts to summaries."""
     for number in range(2):
         primary.update_session(f"{session_id}-{number}", {"x": 1})
-    found, token, pages = dict[str, SessionSummary](), "", 0
+    summaries, token, pages = dict[str, SessionSummary](), "", 0
     with RawClient(sidecar.target) as raw:
         while pages == 0 or token:
             page = raw.call(ListSessionsRequest(page_size=1, page_token=token))
-            found |= {one.session_id: SessionSummary.from_message(one) for one in page.sessions}
+            summaries |= {session.session_id: SessionSummary.from_message(session) for session in page.sessions}
             token, pages = page.next_page_token, pages + 1
     assert pages >= 2
-    assert found.keys() >= {f"{session_id}-0", f"{session_id}-1"}
-    assert found[f"{session_id}-0"].version == 1
+    assert summaries.keys() >= {f"{session_id}-0", f"{session_id}-1"}
+    assert summaries[f"{session_id}-0"].version == 1
 
 
 async def test_raw_calls_in_asyncio(sidecar: Sidecar, primary: PrimaryClient, session_id: str) -> None:
-    """The twin makes the same calls within its loop, and only while it is open."""
+    """The asyncio client makes the same calls in its event loop, and only while it is open."""
     primary.update_session(session_id, {"x": 1})
     with ObserverClient(sidecar.target) as observer:
         run = observer.begin_run(session_id).run
     async with AsyncRawClient(sidecar.target) as raw:
         runs = await raw.call(ListRunsRequest(session_id=session_id))
         session = await raw.call(GetSessionRequest(session_id=session_id))
-    assert [Run.from_message(one) for one in runs.runs] == [run]
+    assert [Run.from_message(listed) for listed in runs.runs] == [run]
     assert Session.from_message(session.session).fields == primary.get_session(session_id).fields == {"x": 1}
     with pytest.raises(UsageError):
         await raw.call(ListRunsRequest(session_id=session_id))
 
 
-def test_raw_calls_are_checked_and_not_retried(sidecar: Sidecar, nobody: str) -> None:
-    """A message that is no request is refused on this side, a bad field by the sidecar, and an outage ends at once."""
+def test_raw_calls_are_checked_and_not_retried(sidecar: Sidecar, unreachable: str) -> None:
+    """The client rejects an object that is not a request, the sidecar an invalid field. Nothing is retried."""
     with RawClient(sidecar.target) as raw:
         with pytest.raises(InvalidArgument, match=r"a request message of session_notes\.v1, not Empty$"):
             raw.call(Empty())
         with pytest.raises(InvalidArgument, match="session_id"):
             raw.call(GetNotesRequest())
     with (
-        RawClient(nobody) as raw,
-        pytest.raises(Unavailable, match=rf"^ListSessions on {nobody}: (?!no answer)"),
+        RawClient(unreachable) as raw,
+        pytest.raises(Unavailable, match=rf"^ListSessions on {unreachable}: (?!no answer)"),
     ):
         raw.call(ListSessionsRequest())
 
 
 def test_a_channel_for_other_stubs(sidecar: Sidecar, session_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An endpoint takes target and token as a client does, and translates the errors of a stub."""
+    """An endpoint uses target and token like a client, and errors of a stub are translated."""
     monkeypatch.setenv("SESSION_NOTES_TARGET", sidecar.target)
     monkeypatch.setenv("SESSION_NOTES_TOKEN", "canary")
     endpoint = Endpoint()
@@ -109,7 +109,7 @@ def test_a_channel_for_other_stubs(sidecar: Sidecar, session_id: str, monkeypatc
 
 
 async def test_an_asyncio_channel_for_other_stubs(sidecar: Sidecar, session_id: str) -> None:
-    """The same for grpc.aio."""
+    """An endpoint opens channels for grpc.aio as well."""
     endpoint = Endpoint(sidecar.target)
     async with endpoint.open_async_channel() as channel:
         response = await SessionNotesStub(channel).GetNotes(
@@ -118,8 +118,8 @@ async def test_an_asyncio_channel_for_other_stubs(sidecar: Sidecar, session_id: 
     assert response.ready is False
 
 
-def test_an_endpoint_keeps_the_clients_rules() -> None:
-    """A wrong target, a token without TLS and certificates on a unix socket are refused before anything is sent."""
+def test_an_endpoint_has_the_rules_of_a_client() -> None:
+    """An invalid target, a token without TLS, and TLS on a unix socket are rejected before anything is sent."""
     for arguments in (
         {"target": "http://127.0.0.1"},
         {"target": "notes.example.org:50051", "token": "canary"},

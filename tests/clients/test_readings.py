@@ -1,4 +1,4 @@
-"""What a primary reads: typed, frozen, and ready to be handed to a model."""
+"""Readings: typed, immutable, and ready for a model."""
 
 import json
 from dataclasses import FrozenInstanceError
@@ -29,8 +29,8 @@ NOTES = Notes(
 )
 
 
-def test_a_session_nobody_wrote_to_is_not_ready(primary: PrimaryClient, session_id: str) -> None:
-    """Not ready is a reading with its reason, never an error."""
+def test_a_session_without_data_is_not_ready(primary: PrimaryClient, session_id: str) -> None:
+    """A session without data is a reading that is not ready and has its reason, never an error."""
     reading = primary.get_notes(session_id, max_age=timedelta(minutes=1), current_turn=3)
     assert (reading.ready, reading.readiness, reading.fresh) == (False, Readiness.NEVER_RUN, False)
     assert (reading.notes, reading.age, reading.run, reading.latest_run) == (None, None, None, None)
@@ -38,8 +38,8 @@ def test_a_session_nobody_wrote_to_is_not_ready(primary: PrimaryClient, session_
     assert reading.as_tool_result() == {"ready": False, "reason": "never_run"}
 
 
-def test_notes_come_back_as_written(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:
-    """All of the notes, with who wrote them, when, and how much the conversation has moved on."""
+def test_notes_are_read_as_written(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:
+    """A reading has all of the notes, their run, their age, and the drift."""
     primary.append_turns(session_id, [Turn("user", "a"), Turn("primary", "b")])
     with observer.run(session_id) as run:
         run.write(NOTES, ttl=timedelta(minutes=5))
@@ -61,8 +61,8 @@ def test_notes_come_back_as_written(primary: PrimaryClient, observer: ObserverCl
     assert (reading.run.run_id, reading.run.number, reading.run.state) == (run.run_id, 1, RunState.WRITTEN)
 
 
-def test_notes_are_equal_however_they_were_made() -> None:
-    """Lists or tuples: what was written is equal to what is read, and does not change with the caller's list."""
+def test_notes_of_lists_equal_notes_of_tuples() -> None:
+    """Notes created with lists equal those that are read, and do not change with the caller's lists."""
     suggestions = ["Who decides?"]
     notes = Notes(issues=[Issue("late")], follow_up_suggestions=suggestions)
     suggestions.append("By when?")
@@ -70,7 +70,7 @@ def test_notes_are_equal_however_they_were_made() -> None:
 
 
 def test_a_reading_cannot_be_changed(primary: PrimaryClient, session_id: str) -> None:
-    """A reading is what was read, and stays so; a typo in a name is an error."""
+    """A reading cannot be changed, and a misspelt attribute is an error."""
     reading = primary.get_notes(session_id)
     with pytest.raises(FrozenInstanceError):
         reading.ready = True  # type: ignore[misc]
@@ -78,7 +78,7 @@ def test_a_reading_cannot_be_changed(primary: PrimaryClient, session_id: str) ->
 
 
 def test_the_callers_bounds_decide_fresh(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:
-    """Notes out of bounds come back all the same, and say that they are not fresh."""
+    """Notes that do not meet the bounds are returned nevertheless, and are not fresh."""
     observer.write_notes(session_id, Notes(summary="x"), observed_turn=4)
     fresh = primary.get_notes(session_id, current_turn=6, max_turns_behind=2, max_age=timedelta(minutes=1))
     stale = primary.get_notes(session_id, current_turn=7, max_turns_behind=2)
@@ -87,8 +87,8 @@ def test_the_callers_bounds_decide_fresh(primary: PrimaryClient, observer: Obser
     assert not primary.get_notes(session_id, max_age=timedelta()).fresh
 
 
-def test_a_tool_result_is_short_json(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:
-    """Ready: the notes and their age, as plain JSON, without anything empty or unknown."""
+def test_a_tool_result_is_compact_json(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:
+    """The tool result of a ready reading has the notes and their age, as plain JSON without empty or unknown parts."""
     with observer.run(session_id, observed_turn=3) as run:
         run.write(Notes(issues=(Issue("No owner"), Issue("Late", Severity.WARNING, 0)), summary="So far."))
     result = primary.get_notes(session_id, current_turn=5).as_tool_result()
@@ -108,15 +108,15 @@ def test_a_tool_result_is_short_json(primary: PrimaryClient, observer: ObserverC
     result = primary.get_notes(session_id).as_tool_result()
     assert json.loads(json.dumps(result)) == result
     assert set(result["notes"]) == {"coverage", "issues", "follow_up_suggestions", "summary", "extra"}
-    assert "turns_behind" not in result, "nobody knows the current turn"
+    assert "turns_behind" not in result, "the current turn is unknown"
     assert "snapshot_age_seconds" not in result, "the run was written without being begun"
 
 
 @pytest.mark.parametrize(("fails", "state"), [(False, "running"), (True, "failed")])
-def test_a_tool_result_tells_of_a_newer_run(
+def test_a_tool_result_has_the_state_of_a_newer_run(
     primary: PrimaryClient, observer: ObserverClient, session_id: str, fails: bool, state: str
 ) -> None:
-    """Notes stay while a newer run is at work or has failed, and say so; why it failed is for people alone."""
+    """While a newer run is in flight or has failed, the result has the notes and that run's state, not its failure."""
     observer.write_notes(session_id, Notes(summary="x"))
     assert "newer_run" not in primary.get_notes(session_id).as_tool_result()
     begun = observer.begin_run(session_id)
@@ -127,18 +127,18 @@ def test_a_tool_result_tells_of_a_newer_run(
     assert "overloaded" not in json.dumps(result)
 
 
-def test_a_tool_result_says_why_there_are_no_notes(
+def test_a_tool_result_without_notes_has_the_reason(
     primary: PrimaryClient, observer: ObserverClient, session_id: str
 ) -> None:
-    """Not ready: the reason, and nothing else."""
+    """The tool result of a reading that is not ready has the reason and nothing else."""
     begun = observer.begin_run(session_id)
     assert primary.get_notes(session_id).as_tool_result() == {"ready": False, "reason": "running"}
     observer.fail_run(session_id, begun.run.run_id, "model overloaded")
     assert primary.get_notes(session_id).as_tool_result() == {"ready": False, "reason": "failed"}
 
 
-def test_a_batch_is_answered_in_order(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:
-    """One reading per session, in the order asked for."""
+def test_a_batch_is_in_order(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:
+    """A batch returns one reading per session, in the given order."""
     other = new_session_id()
     observer.write_notes(session_id, Notes(summary="x"))
     readings = primary.batch_get_notes(iter([other, session_id, other]), max_age=timedelta(minutes=1))
@@ -150,28 +150,28 @@ def test_a_batch_is_answered_in_order(primary: PrimaryClient, observer: Observer
     assert primary.batch_get_notes([]) == []
 
 
-def test_observers_are_apart(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:
+def test_observers_are_separate(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:
     """Notes belong to their observer."""
     observer.write_notes(session_id, Notes(summary="x"))
     reading = primary.get_notes(session_id, observer="tone")
     assert (reading.readiness, reading.observer) == (Readiness.NEVER_RUN, "tone")
 
 
-def test_a_session_is_read_whole(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:
-    """Fields, version, turns and every observer's notes in one read; nothing of a session that is not there."""
+def test_a_session_is_read_completely(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:
+    """One read returns fields, version, turns and every observer's notes. A session without data is empty."""
     empty = primary.get_session(session_id, include_turns=True)
     assert (empty.session_id, empty.version, empty.turn_count, empty.turns) == (session_id, 0, 0, ())
     assert (empty.fields, empty.notes, empty.create_time, empty.expires_in) == ({}, {}, None, None)
 
-    said = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-    turns = (Turn("user", "Hello", said, {"channel": "phone"}), Turn("primary", ""))
+    time_spoken = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    turns = (Turn("user", "Hello", time_spoken, {"channel": "phone"}), Turn("primary", ""))
     assert primary.append_turns(session_id, turns) == 2
     fields = {"language": "en", "goals": ["a", {"b": None}], "score": 3, "done": False, "nothing": None}
     update = primary.update_session(session_id, fields, ttl=timedelta(hours=1))
     observer.write_notes(session_id, Notes(summary="x"))
     session = primary.get_session(session_id, include_turns=True)
     assert session.fields == fields
-    assert type(session.fields["score"]) is int, "a whole number comes back as one"
+    assert type(session.fields["score"]) is int, "an integer is read as an int"
     assert (session.version, session.turn_count, session.turns) == (update.version, 2, turns)
     assert session.notes["default"].notes == Notes(summary="x")
     assert session.notes["default"].session_id == session_id
@@ -182,10 +182,10 @@ def test_a_session_is_read_whole(primary: PrimaryClient, observer: ObserverClien
     assert primary.get_session(session_id).turns == ()
 
 
-def test_a_long_conversation_comes_back_whole(
+def test_a_long_transcript_is_read_completely(
     primary: PrimaryClient, observer: ObserverClient, session_id: str
 ) -> None:
-    """A transcript may be larger than what gRPC takes by default, and than what one request may hold."""
+    """A transcript may exceed gRPC's default limit for a message, and the limit of a request."""
     turns = tuple(Turn("user", f"{number} " + "x" * 60_000) for number in range(100))
     for start in range(0, 100, 50):
         primary.append_turns(session_id, turns[start : start + 50])
@@ -194,7 +194,7 @@ def test_a_long_conversation_comes_back_whole(
 
 
 def test_state_changes(primary: PrimaryClient, session_id: str) -> None:
-    """Fields are set and removed one by one; what is deleted is gone."""
+    """Fields are set and removed separately, and a deleted session is gone."""
     assert primary.update_session(session_id, {"a": 1, "b": 2}).version == 1
     assert primary.update_session(session_id, {"c": 3}, remove=["a", "never"], expected_version=1).version == 2
     assert primary.get_session(session_id).fields == {"b": 2, "c": 3}
@@ -204,8 +204,8 @@ def test_state_changes(primary: PrimaryClient, session_id: str) -> None:
     assert primary.get_session(session_id).version == 0
 
 
-def test_lists_follow_their_pages(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:
-    """However small the pages, all of it comes."""
+def test_listings_follow_their_pages(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:
+    """A listing is complete with pages of any size."""
     for number in range(5):
         observer.write_notes(session_id, Notes(summary=str(number)))
     runs = list(observer.list_runs(session_id, page_size=2, include_notes=True))
@@ -215,13 +215,13 @@ def test_lists_follow_their_pages(primary: PrimaryClient, observer: ObserverClie
     others = {new_session_id() for _ in range(4)}
     for other in others:
         primary.update_session(other, {"a": 1})
-    found = {summary.session_id: summary for summary in primary.list_sessions(page_size=1)}
-    assert others <= set(found)
-    assert found[session_id].observers == ("default",)
+    summaries = {summary.session_id: summary for summary in primary.list_sessions(page_size=1)}
+    assert others <= set(summaries)
+    assert summaries[session_id].observers == ("default",)
 
 
 def test_the_outcome_of_a_write(observer: ObserverClient, session_id: str) -> None:
-    """A write says whether its notes are current; that they are not is no error."""
+    """A write returns whether its notes are current. A superseded one is not an error."""
     old, new = observer.begin_run(session_id).run, observer.begin_run(session_id).run
     first = observer.write_notes(session_id, Notes(summary="new"), run_id=new.run_id)
     again = observer.write_notes(session_id, Notes(summary="new"), run_id=new.run_id)
@@ -232,8 +232,8 @@ def test_the_outcome_of_a_write(observer: ObserverClient, session_id: str) -> No
     assert first.write_time.tzinfo is UTC
 
 
-def test_a_newer_sidecars_words_do_not_break_an_older_client() -> None:
-    """An enum value this client does not know is read as unspecified."""
+def test_enum_values_of_a_newer_sidecar_are_unspecified() -> None:
+    """An enum value that is newer than this client is read as unspecified."""
     from session_notes.v1.notes_pb2 import Issue as IssueMessage
     from session_notes.v1.notes_pb2 import Notes as NotesMessage
     from session_notes.v1.notes_pb2 import Run as RunMessage
@@ -253,10 +253,10 @@ def test_a_newer_sidecars_words_do_not_break_an_older_client() -> None:
     assert reading.notes.issues[0].severity is Severity.UNSPECIFIED
 
 
-def test_notes_are_told_from_none_for_type_checkers_too(
+def test_type_checkers_distinguish_notes_from_none(
     primary: PrimaryClient, observer: ObserverClient, session_id: str
 ) -> None:
-    """The documented way to the notes needs no cast: `make check` has this file under mypy's strict mode."""
+    """The documented access to notes needs no cast: `make check` checks this file by mypy's strict mode."""
     observer.write_notes(session_id, Notes(summary="Goals are clear."))
     reading = primary.get_notes(session_id, timeout=timedelta(seconds=5))
     summary: str = reading.notes.summary if reading.notes else ""

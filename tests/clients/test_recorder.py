@@ -1,4 +1,4 @@
-"""What was said is stored once, in order, whatever happens, and without holding up the conversation."""
+"""Recorders: turns are stored once, in order, in spite of failures, and without holding up the conversation."""
 
 import asyncio
 import logging
@@ -35,26 +35,26 @@ from session_notes import (
 )
 from session_notes._storable import Storable
 
-from tests.clients.conftest import Proxy, Refusing
+from tests.peers import Proxy, Rejecting
 from tests.support import CANARY, Sidecar, eventually, new_session_id
 
 LONG = timedelta(seconds=30)
 NOW = timedelta()
 
 
-def said(client: PrimaryClient, session_id: str) -> list[str]:
-    """What is stored, in order."""
+def stored_texts(client: PrimaryClient, session_id: str) -> list[str]:
+    """Return the texts of the stored turns, in order."""
     return [turn.text for turn in client.get_session(session_id, include_turns=True, timeout=LONG).turns]
 
 
 def turns(*texts: object) -> list[Turn]:
-    """Turns of a user."""
+    """Return turns of a user."""
     return [Turn("user", str(text)) for text in texts]
 
 
 @contextmanager
 def promptly() -> Iterator[None]:
-    """Fails where the block waits for the sidecar."""
+    """Fail if the block waits for the sidecar."""
     before = time.monotonic()
     yield
     assert time.monotonic() - before < 5
@@ -68,9 +68,9 @@ def recorder(primary: PrimaryClient) -> Iterator[TurnRecorder]:
 
 
 @pytest.fixture
-def away(nobody: str) -> Iterator[tuple[PrimaryClient, TurnRecorder]]:
-    """A client and a recorder of a sidecar that is away for good."""
-    with PrimaryClient(nobody) as primary:
+def unavailable(unreachable: str) -> Iterator[tuple[PrimaryClient, TurnRecorder]]:
+    """A client and a recorder of a sidecar that stays unavailable."""
+    with PrimaryClient(unreachable) as primary:
         recorder = TurnRecorder(primary)
         yield primary, recorder
         recorder.close(NOW)
@@ -84,49 +84,49 @@ def own_sidecar() -> Iterator[Sidecar]:
 
 
 class TestOrder:
-    """In order, and a run after that."""
+    """Turns are stored in order, and runs follow them."""
 
     def test_turns_stay_in_order(self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
-        """However fast they come, and however many."""
+        """Turns keep their order at any rate and number."""
         for number in range(1000):
             recorder.record(session_id, *turns(number))
         assert recorder.turns(session_id) == 1000
         assert recorder.close()
-        assert said(primary, session_id) == [str(number) for number in range(1000)]
+        assert stored_texts(primary, session_id) == [str(number) for number in range(1000)]
 
-    def test_more_than_one_call_takes(self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
-        """A conversation that is recorded at once fits in no single call, by number or by size."""
+    def test_more_than_fits_in_one_call(self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
+        """A conversation that exceeds the limits of one call, by number or size, is stored by several."""
         recorder.record(session_id, *turns(*range(6000)))
         other = new_session_id()
         recorder.record(other, *turns(*["x" * 60_000] * 100))
         assert recorder.close(LONG)
         assert primary.get_session(session_id).turn_count == 6000
-        assert said(primary, session_id) == [str(number) for number in range(4000, 6000)]
-        assert len(said(primary, other)) == 100
+        assert stored_texts(primary, session_id) == [str(number) for number in range(4000, 6000)]
+        assert len(stored_texts(primary, other)) == 100
 
-    def test_a_run_sees_what_was_recorded(
+    def test_a_run_sees_the_recorded_turns(
         self, primary: PrimaryClient, observer: ObserverClient, session_id: str
     ) -> None:
-        """Runs begin after the turns are stored; with `observe=False` none does; without turns one does."""
-        seen: list[int] = []
+        """Runs begin after the turns are stored. `observe=False` submits none, a recording without turns one."""
+        transcript_lengths: list[int] = []
 
         def analyse(run: Any) -> Notes:
-            seen.append(len(run.transcript))
+            transcript_lengths.append(len(run.transcript))
             return Notes()
 
         with BackgroundObserver(analyse, client=observer) as background, TurnRecorder(primary, background) as recorder:
             recorder.record(session_id, *turns("a", "b"))
-            eventually(lambda: seen == [2])
+            eventually(lambda: transcript_lengths == [2])
             recorder.record(session_id, *turns("c"), observe=False)
             eventually(lambda: primary.get_session(session_id).turn_count == 3)
-            assert seen == [2]
+            assert transcript_lengths == [2]
             recorder.record(session_id)
-            eventually(lambda: seen == [2, 3])
+            eventually(lambda: transcript_lengths == [2, 3])
 
-    def test_it_goes_on_from_what_is_stored(
+    def test_turns_of_other_writers_do_not_interfere(
         self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str
     ) -> None:
-        """Turns of before, and turns that another writer appends meanwhile, are in no one's way."""
+        """Turns stored before, and turns that another writer appends, do not interfere."""
         primary.append_turns(session_id, turns("before"))
         assert recorder.turns(session_id) is None
         recorder.record(session_id, *turns("a"))
@@ -134,15 +134,15 @@ class TestOrder:
         primary.append_turns(session_id, turns("other"))
         recorder.record(session_id, *turns("b"))
         eventually(lambda: recorder.turns(session_id) == 4)
-        assert said(primary, session_id) == ["before", "a", "other", "b"]
+        assert stored_texts(primary, session_id) == ["before", "a", "other", "b"]
 
 
 class TestOutage:
-    """What is pending stays, in order, until the sidecar is back."""
+    """Pending turns stay, in order, until the sidecar is back."""
 
     @pytest.mark.parametrize("how", ["killed", "stopped"])
-    def test_an_outage_loses_and_doubles_nothing(self, own_sidecar: Sidecar, how: str) -> None:
-        """A sidecar that dies or hangs while turns of two sessions are recorded ends with all of them, once."""
+    def test_an_outage_loses_and_duplicates_nothing(self, own_sidecar: Sidecar, how: str) -> None:
+        """If the sidecar dies or hangs while turns of two sessions are recorded, all are stored once."""
         with PrimaryClient(own_sidecar.target) as primary, TurnRecorder(primary) as recorder:
             recorder.record("a", *turns(*range(10)))
             recorder.record("b", *turns(0))
@@ -157,24 +157,24 @@ class TestOutage:
                     recorder.record("a", *turns(number))
                     recorder.record("b", *turns(number - 9))
             assert (recorder.turns("a"), recorder.turns("b")) == (40, 31)
-            # Until a try has failed, its outcome unknown.
+            # Until an attempt has failed with an unknown outcome.
             eventually(lambda: recorder._backlog.visits.outage_failures > 1, 20)
             if how == "killed":
                 own_sidecar.start()
             else:
                 own_sidecar.process.send_signal(signal.SIGCONT)
             assert recorder.close(LONG)
-            assert said(primary, "a") == [str(number) for number in range(40)]
-            assert said(primary, "b") == [str(number) for number in range(31)]
+            assert stored_texts(primary, "a") == [str(number) for number in range(40)]
+            assert stored_texts(primary, "b") == [str(number) for number in range(31)]
 
     @pytest.mark.parametrize("other", [False, True])
-    def test_a_lost_reply_doubles_nothing(
+    def test_a_lost_reply_duplicates_nothing(
         self, proxy: Proxy, primary: PrimaryClient, session_id: str, *, other: bool
     ) -> None:
-        """The turns were stored and nobody said so: they are recognised, also where another writer went on."""
+        """Turns that were stored before their reply was lost are recognized, even if another writer has appended."""
         with PrimaryClient(proxy.target) as client, TurnRecorder(client) as recorder:
             client.get_session(session_id)
-            proxy.swallow_replies()
+            proxy.drop_replies()
             recorder.record(session_id, *turns("same", "same"))
             eventually(lambda: primary.get_session(session_id).turn_count == 2)
             if other:
@@ -184,14 +184,14 @@ class TestOutage:
             proxy.reset()
             assert recorder.close(LONG)
             assert recorder.turns(session_id) == 3 + other
-        assert said(primary, session_id) == ["same", "same", *["other"] * other, "same"]
+        assert stored_texts(primary, session_id) == ["same", "same", *["other"] * other, "same"]
 
     def test_an_outage_costs_no_timeout_per_recording(self, proxy: Proxy, primary: PrimaryClient) -> None:
-        """Fifty sessions wait while a sidecar hangs; when it is back, they are stored at once."""
+        """Fifty sessions wait while the sidecar hangs, and are stored at once when it is back."""
         ids = [new_session_id() for _ in range(50)]
         with PrimaryClient(proxy.target) as client, TurnRecorder(client) as recorder:
             client.get_session(ids[0])
-            proxy.swallow_replies()
+            proxy.drop_replies()
             for session_id in ids:
                 recorder.record(session_id, *turns("x"))
             eventually(lambda: recorder._backlog.visits.outage_failures > 1)
@@ -200,21 +200,21 @@ class TestOutage:
                 assert recorder.close(LONG)
         assert [reading.turn_count for reading in map(primary.get_session, ids)] == [1] * 50
 
-    def test_an_outage_costs_no_call_per_recording(self, refusing: Refusing, session_id: str) -> None:
-        """A sidecar that cannot store is asked a few times a second at most, however many sessions wait."""
-        refusing.code = grpc.StatusCode.UNAVAILABLE
-        with PrimaryClient(refusing.target) as client:
+    def test_an_outage_costs_no_call_per_recording(self, rejecting: Rejecting, session_id: str) -> None:
+        """A sidecar that cannot store gets at most a few calls per second, with any number of waiting sessions."""
+        rejecting.code = grpc.StatusCode.UNAVAILABLE
+        with PrimaryClient(rejecting.target) as client:
             recorder = TurnRecorder(client)
             for number in range(50):
                 recorder.record(f"{session_id}-{number}", *turns("x"))
             assert not recorder.close(timedelta(seconds=1))
-        assert 0 < len(refusing.requests) < 20
+        assert 0 < len(rejecting.requests) < 20
 
     def test_one_line_for_an_outage(
-        self, away: tuple[PrimaryClient, TurnRecorder], session_id: str, caplog: pytest.LogCaptureFixture
+        self, unavailable: tuple[PrimaryClient, TurnRecorder], session_id: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """One line says that turns wait, one that they were given up; neither says what they are."""
-        _, recorder = away
+        """One log line reports that turns are pending, another that they were dropped. Neither has their content."""
+        _, recorder = unavailable
         for number in range(20):
             recorder.record(session_id, *turns(f"{CANARY} {number}"))
         eventually(lambda: recorder._backlog.visits.outage_failures > 2)
@@ -224,14 +224,14 @@ class TestOutage:
         recorder.record(session_id, *turns("x"))
         assert "1 turn not recorded: the recorder is closed" in caplog.text
 
-    def test_what_is_pending_is_bounded(
+    def test_pending_turns_are_bounded(
         self,
         own_sidecar: Sidecar,
         session_id: str,
         caplog: pytest.LogCaptureFixture,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """Beyond the bound the newest turns are dropped: one line when it begins, one when turns are stored again."""
+        """Beyond the bound, the newest turns are dropped. One line is logged when dropping begins, one when it ends."""
         monkeypatch.setattr(_backlog, "MAX_PENDING_TURNS", 10)
         own_sidecar.terminate()
         with PrimaryClient(own_sidecar.target) as primary, TurnRecorder(primary) as recorder:
@@ -243,12 +243,12 @@ class TestOutage:
             eventually(lambda: "turns are stored again; 16 were dropped" in caplog.text, 20)
             recorder.record(session_id, *turns("again"))
             assert recorder.close(LONG)
-            assert said(primary, session_id) == [*map(str, range(10)), "again"]
+            assert stored_texts(primary, session_id) == [*map(str, range(10)), "again"]
         assert sum("dropped" in record.getMessage() for record in caplog.records) == 2
 
-    def test_bytes_are_bounded(self, away: tuple[PrimaryClient, TurnRecorder], session_id: str) -> None:
-        """Few long turns fill the memory as well as many short ones."""
-        recorder = away[1]
+    def test_pending_bytes_are_bounded(self, unavailable: tuple[PrimaryClient, TurnRecorder], session_id: str) -> None:
+        """A few long turns reach the bound on bytes."""
+        recorder = unavailable[1]
         for _ in range(6):
             recorder.record(session_id, *turns(*["x" * 60_000] * 100))
         assert recorder.turns(session_id) == _backlog.MAX_PENDING_BYTES // 60_010
@@ -260,7 +260,7 @@ class TestDrift:
     def reading_during(
         self, sidecar: Sidecar, primary: PrimaryClient, observer: ObserverClient, session_id: str
     ) -> tuple[PrimaryClient, TurnRecorder]:
-        """Notes on 2 turns, and a recorder that cannot store any: its calls go to no sidecar, its readings do."""
+        """Notes on 2 turns, and a recorder whose turns are never stored, while readings work."""
         primary.append_turns(session_id, turns("a", "b"))
         with observer.run(session_id) as run:
             run.write(Notes(summary="x"))
@@ -275,7 +275,7 @@ class TestDrift:
     def test_readings_count_pending_turns(
         self, sidecar: Sidecar, primary: PrimaryClient, observer: ObserverClient, session_id: str
     ) -> None:
-        """Any client of the same sidecar in this process, and in a batch; other writers' turns count as well."""
+        """Any client of the same sidecar in this process counts pending turns, and those of other writers."""
         client, recorder = self.reading_during(sidecar, primary, observer, session_id)
         with client:
             assert primary.get_notes(session_id, max_turns_behind=0).fresh
@@ -291,7 +291,7 @@ class TestDrift:
             recorder.close(NOW)
             assert primary.get_notes(session_id).turns_behind == 1
 
-    async def test_asyncio_readings_count_them_too(
+    async def test_asyncio_readings_count_pending_turns(
         self,
         sidecar: Sidecar,
         primary: PrimaryClient,
@@ -299,7 +299,7 @@ class TestDrift:
         async_primary: AsyncPrimaryClient,
         session_id: str,
     ) -> None:
-        """An asyncio client reads, and a blocking one records."""
+        """An asyncio client counts the turns that are pending in a blocking recorder."""
         client, recorder = self.reading_during(sidecar, primary, observer, session_id)
         with client:
             recorder.record(session_id, *turns("c"))
@@ -310,24 +310,24 @@ class TestDrift:
 
 
 class TestStorable:
-    """One turn that cannot be stored costs no other, and where it can be mended, not even itself."""
+    """A turn that cannot be stored unchanged is adapted, and affects no other turn."""
 
-    def stored(self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str, *given: Any) -> list[Turn]:
-        recorder.record(session_id, *given)
+    def stored(self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str, *recorded: Any) -> list[Turn]:
+        recorder.record(session_id, *recorded)
         assert recorder.close(LONG)
         return list(primary.get_session(session_id, include_turns=True).turns)
 
-    def test_text_is_made_storable(self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
-        """Half a character becomes U+FFFD, two halves become one, and a long text is cut in whole characters."""
-        given = [
+    def test_invalid_text_is_adapted(self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
+        """Lone surrogates become U+FFFD, pairs become one character, and a long text is cut between characters."""
+        recorded = [
             Turn("user", "Tell me a joke."),
             Turn("prim\udfffary", "Great \ud83d"),
             Turn("user", "\ud83d\ude00"),
             Turn("user", "ä" * 70_000, extra={"interrupted": True}),
             Turn("u" * 70_000, "x"),
         ]
-        joke, great, smile, long, speaker = self.stored(recorder, primary, session_id, *given)
-        assert joke == given[0]
+        joke, great, smile, long, speaker = self.stored(recorder, primary, session_id, *recorded)
+        assert joke == recorded[0]
         assert (great.speaker, great.text) == ("prim\ufffdary", "Great \ufffd")
         assert smile.text == "😀"
         assert long.text.startswith("ää")
@@ -337,20 +337,20 @@ class TestStorable:
         assert speaker.text == "x"
         assert speaker.speaker.endswith("u […]")
 
-    def test_a_text_at_the_limit_is_left_alone(
+    def test_a_text_at_the_limit_is_unchanged(
         self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str
     ) -> None:
-        """The largest turn that the sidecar takes is taken as it is."""
+        """The largest turn that the sidecar accepts is stored unchanged."""
         text = "x" * (65_536 - len(b"\x0a\x04user") - 4)
         fits, cut = self.stored(recorder, primary, session_id, *turns(text, text + "x"))
         assert fits.text == text
         assert cut.text.endswith("x […]")
         assert len(cut.text.encode()) == len(text)
 
-    def test_a_bad_extra_is_left_out(
+    def test_an_invalid_extra_is_left_out(
         self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Whatever is wrong with it, the words stay; nothing of it is in the log."""
+        """An invalid `extra` is left out without a trace in the log, and the text stays."""
         deep: Any = {}
         for _ in range(16):
             deep = {CANARY: deep}
@@ -367,16 +367,18 @@ class TestStorable:
             CANARY,
             deep,
         ]
-        given = [Turn("user", str(number), extra=cast(Any, extra)) for number, extra in enumerate(bad)]
-        stored = self.stored(recorder, primary, session_id, *given, Turn("user", "x" * 60_000, extra={"a": "y" * 9000}))
+        recorded = [Turn("user", str(number), extra=cast(Any, extra)) for number, extra in enumerate(bad)]
+        stored = self.stored(
+            recorder, primary, session_id, *recorded, Turn("user", "x" * 60_000, extra={"a": "y" * 9000})
+        )
         assert [turn.text for turn in stored] == [*map(str, range(len(bad))), "x" * 60_000]
         assert all(turn.extra == {} for turn in stored)
         (line,) = (record.getMessage() for record in caplog.records)
         assert "extra left out" in line
         assert "(9 times)" in line
 
-    def test_a_good_extra_stays(self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
-        """As it was when it was recorded: what its owner does with it later has no effect."""
+    def test_a_valid_extra_is_stored(self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
+        """A valid `extra` is stored as it was when recorded, regardless of later changes."""
         deep: dict[str, Any] = {}
         for _ in range(14):
             deep = {"deep": deep}
@@ -387,20 +389,20 @@ class TestStorable:
         assert turn.extra == {"list": [1.0, "half \ufffd", None, True], "deepest": deep}
         assert turn.time is not None
 
-    def test_what_is_no_turn_is_left_out(
+    def test_an_object_that_is_not_a_turn_is_left_out(
         self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A str, None, a dict, or a turn without a text: the log says which, the rest is kept."""
+        """A str, None, a dict, or a turn without text is left out and logged by its type, and the rest is stored."""
         nothing = Turn("user", cast(str, None))
-        given = ["hello", Turn("user", "a"), None, {"text": CANARY}, nothing, [Turn("user", "x")]]
+        recorded = ["hello", Turn("user", "a"), None, {"text": CANARY}, nothing, [Turn("user", "x")]]
         naive = Turn(cast(str, None), "b", datetime.now())
-        a, b = self.stored(recorder, primary, session_id, *given, naive)
+        a, b = self.stored(recorder, primary, session_id, *recorded, naive)
         assert (a.text, b.text, b.speaker, b.time) == ("a", "b", "", None)
         for word in ("str", "NoneType", "dict", "list", "time left out"):
             assert word in caplog.text
 
     def test_a_sidecar_with_lower_limits(self, session_id: str, caplog: pytest.LogCaptureFixture) -> None:
-        """A turn that it does not take is cut to what it takes."""
+        """A turn that a sidecar with lower limits rejects is cut to its limit."""
         with (
             Sidecar(flags=["--max-turn-bytes", "1024"]) as sidecar,
             PrimaryClient(sidecar.target) as primary,
@@ -415,27 +417,25 @@ class TestStorable:
         assert 900 < len(long.text) < 1024
         assert "text cut" in caplog.text
 
-    def test_a_refused_turn_costs_no_other(
+    def test_a_rejected_turn_affects_no_other(
         self, primary: PrimaryClient, session_id: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Should the sidecar refuse a turn for what we do not know of, it is left out, and the rest is stored."""
+        """If the sidecar rejects a turn for an unknown reason, that turn is left out and the rest is stored."""
         monkeypatch.setattr("session_notes._backlog.prepare", lambda turn, *_: Storable(turn, len(turn.text), ()))
         with TurnRecorder(primary) as recorder:
             recorder.record(session_id, Turn("user", "a"), Turn("user", "b", extra={"a": math.inf}), Turn("user", "c"))
             recorder.record(new_session_id(), *turns("x"))
             assert recorder.close(LONG)
-        assert said(primary, session_id) == ["a", "c"]
+        assert stored_texts(primary, session_id) == ["a", "c"]
 
-    def test_a_token_that_cannot_be_read_costs_no_turn(
-        self, sidecar: Sidecar, primary: PrimaryClient, session_id: str
-    ) -> None:
-        """What is wrong with the client is no fault of the turns: they wait."""
+    def test_an_invalid_token_costs_no_turn(self, sidecar: Sidecar, primary: PrimaryClient, session_id: str) -> None:
+        """An invalid token is not attributed to the turns, which stay pending."""
         tokens = iter(["no token", "no token"])
         client = PrimaryClient(sidecar.target, token=lambda: next(tokens, "token"))
         with client, TurnRecorder(client) as recorder:
             recorder.record(session_id, *turns("a"))
             assert recorder.close(LONG)
-        assert said(primary, session_id) == ["a"]
+        assert stored_texts(primary, session_id) == ["a"]
 
 
 BAD_IDS: dict[str, Any] = {
@@ -451,13 +451,13 @@ BAD_IDS: dict[str, Any] = {
 
 
 class TestNothingRaises:
-    """`record` never raises, and nothing that it is given ends the recorder."""
+    """`record` never raises, and no argument stops the recorder."""
 
     @pytest.mark.parametrize("bad", BAD_IDS)
-    def test_a_bad_session_id_ends_nothing(
+    def test_an_invalid_session_id_stops_nothing(
         self, primary: PrimaryClient, session_id: str, caplog: pytest.LogCaptureFixture, bad: str
     ) -> None:
-        """It is logged in one line, and other sessions go on, and their runs."""
+        """An invalid session id is logged in one line. Other sessions and their runs continue."""
         submitted = []
 
         class Observer:
@@ -471,13 +471,13 @@ class TestNothingRaises:
             assert recorder.turns(BAD_IDS[bad]) is None
             recorder.record(session_id, *turns("y"))
             assert recorder.close(LONG)
-        assert said(primary, session_id) == ["y"]
+        assert stored_texts(primary, session_id) == ["y"]
         assert submitted == [session_id]
 
-    def test_a_log_that_raises_ends_nothing(
+    def test_a_log_handler_that_raises_stops_nothing(
         self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A handler of the application's, with a bug."""
+        """A log handler of the application that raises stops nothing."""
 
         class Raising(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
@@ -492,12 +492,12 @@ class TestNothingRaises:
             assert recorder.close(LONG)
         finally:
             logger.removeHandler(handler)
-        assert said(primary, session_id) == ["y"]
+        assert stored_texts(primary, session_id) == ["y"]
 
-    def test_an_observer_that_raises_ends_nothing(
+    def test_an_observer_that_raises_stops_nothing(
         self, primary: PrimaryClient, session_id: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A closed one, and one that starts no thread."""
+        """An observer that is closed, or cannot start a thread, stops nothing."""
         closed = BackgroundObserver(lambda run: None)
         closed.close()
 
@@ -509,14 +509,14 @@ class TestNothingRaises:
             with TurnRecorder(primary, observer) as recorder:
                 recorder.record(session_id, *turns("x"))
                 recorder.record(session_id, *turns("y"))
-        assert said(primary, session_id) == ["x", "y"] * 2
+        assert stored_texts(primary, session_id) == ["x", "y"] * 2
         assert "no run was submitted: UsageError" in caplog.text
         assert "no run was submitted: RuntimeError" in caplog.text
 
-    def test_no_thread_is_no_end(
+    def test_a_missing_thread_is_started_by_the_next_recording(
         self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Where none can be started, the next recording tries again."""
+        """If no thread can be started, the next recording tries to start one."""
 
         def refuse(_: threading.Thread) -> None:
             raise RuntimeError("can't start new thread")
@@ -527,12 +527,12 @@ class TestNothingRaises:
         assert recorder.turns(session_id) == 1
         recorder.record(session_id, *turns("b"))
         assert recorder.close(LONG)
-        assert said(primary, session_id) == ["a", "b"]
+        assert stored_texts(primary, session_id) == ["a", "b"]
 
     def test_a_server_bug_in_one_session_blocks_no_other(
         self, sidecar: Sidecar, primary: PrimaryClient, session_id: str
     ) -> None:
-        """What the sidecar cannot store in one session waits, and the others do not."""
+        """If the sidecar cannot store turns of one session, they stay pending, and other sessions continue."""
         sick = new_session_id()
         sidecar.store.client.set(sidecar.store.key(sick), "not a hash", px=60_000)
         recorder = TurnRecorder(primary)
@@ -542,18 +542,20 @@ class TestNothingRaises:
         eventually(lambda: primary.get_session(session_id).turn_count == 50, 3)
         sidecar.store.client.delete(sidecar.store.key(sick))
         assert recorder.close(LONG)
-        assert said(primary, sick) == ["x"]
+        assert stored_texts(primary, sick) == ["x"]
 
 
 class TestDeleted:
     """A deleted session stays deleted."""
 
-    def test_what_is_pending_goes_with_the_session(self, proxy: Proxy, primary: PrimaryClient, session_id: str) -> None:
-        """Turns that are pending, those in flight included, are gone; turns that come later start it anew."""
+    def test_pending_turns_are_dropped_with_their_session(
+        self, proxy: Proxy, primary: PrimaryClient, session_id: str
+    ) -> None:
+        """Pending turns, including those in flight, are dropped. Later turns create the session anew."""
         with PrimaryClient(proxy.target) as client, TurnRecorder(client) as recorder:
             recorder.record(session_id, *turns(*range(3)))
             eventually(lambda: recorder._backlog.empty)
-            proxy.swallow_replies()
+            proxy.drop_replies()
             recorder.record(session_id, *turns("in flight"))
             recorder.record(session_id, *turns("pending"))
             with ThreadPoolExecutor() as threads:
@@ -561,17 +563,17 @@ class TestDeleted:
                 eventually(lambda: recorder.turns(session_id) is None)
                 assert recorder._backlog._turns == 0
                 proxy.reset()
-                with suppress(Unavailable):  # It may meet the connection that was reset.
+                with suppress(Unavailable):  # The call may use the connection that was reset.
                     deletion.result(30)
             client.delete_session(session_id)
             assert primary.get_session(session_id).create_time is None
             recorder.record(session_id, *turns("new"))
             assert recorder.close(LONG)
             assert recorder.turns(session_id) == 1
-        assert said(primary, session_id) == ["new"]
+        assert stored_texts(primary, session_id) == ["new"]
 
-    def test_another_spelling_of_the_target(self, session_id: str) -> None:
-        """Clients of the same sidecar share what is pending, however its address is written."""
+    def test_pending_turns_are_shared_by_all_spellings_of_a_target(self, session_id: str) -> None:
+        """Clients of the same sidecar share pending turns, in any spelling of its address."""
         with PrimaryClient("127.0.0.1:1") as client, TurnRecorder(client) as recorder:
             recorder.record(session_id, *turns("pending"))
             for target in (
@@ -589,7 +591,7 @@ class TestDeleted:
     def test_a_deletion_waits_for_the_call_in_flight(
         self, sidecar: Sidecar, primary: PrimaryClient, session_id: str
     ) -> None:
-        """It would bring the session back."""
+        """A deletion waits for the call in flight, which would otherwise resurrect the session."""
         started, may_go = threading.Event(), threading.Event()
 
         class Slow(PrimaryClient):
@@ -611,7 +613,7 @@ class TestDeleted:
     def test_record_then_delete_leaves_nothing(
         self, recorder: TurnRecorder, primary: PrimaryClient, sidecar: Sidecar
     ) -> None:
-        """At once, and many times; the deletion waits for the call in flight, no longer."""
+        """A deletion right after a recording leaves nothing, and waits only for the call in flight."""
         ids = [new_session_id() for _ in range(50)]
         for session_id in ids:
             recorder.record(session_id, *turns("a"))
@@ -620,8 +622,8 @@ class TestDeleted:
         assert recorder.close(LONG)
         assert [sidecar.store.keys(session_id) for session_id in ids] == [[]] * 50
 
-    async def test_asyncio_deletes_what_is_pending(self, async_primary: AsyncPrimaryClient, sidecar: Sidecar) -> None:
-        """As the blocking client does."""
+    async def test_asyncio_drops_pending_turns(self, async_primary: AsyncPrimaryClient, sidecar: Sidecar) -> None:
+        """The asyncio client drops pending turns as well."""
         ids = [new_session_id() for _ in range(20)]
         async with AsyncTurnRecorder(async_primary) as recorder:
             for session_id in ids:
@@ -634,27 +636,27 @@ class TestDeleted:
     async def test_a_blocking_deletion_in_a_loop(
         self, async_primary: AsyncPrimaryClient, primary: PrimaryClient, sidecar: Sidecar, session_id: str
     ) -> None:
-        """It keeps the call in flight from ending, and waits for it no longer than that call needs."""
+        """A blocking deletion in an event loop waits for the call in flight only as long as that call needs."""
         async with AsyncTurnRecorder(async_primary) as recorder:
             recorder.record(session_id, *turns("a"))
             await asyncio.sleep(0)
             assert primary.delete_session(session_id, timeout=timedelta(seconds=5)) in (True, False)
         assert sidecar.store.keys(session_id) == []
 
-    def test_deleted_elsewhere_starts_anew(
+    def test_a_session_deleted_elsewhere_is_created_anew(
         self, recorder: TurnRecorder, primary: PrimaryClient, session: Any, session_id: str
     ) -> None:
-        """Another process deletes it: a conversation that goes on starts it anew."""
+        """If another process deletes a session, a conversation that continues creates it anew."""
         recorder.record(session_id, *turns("a", "b"))
         eventually(lambda: primary.get_session(session_id).turn_count == 2)
         session.delete()
         recorder.record(session_id, *turns("c"))
         assert recorder.close(LONG)
-        assert said(primary, session_id) == ["c"]
+        assert stored_texts(primary, session_id) == ["c"]
 
 
 def run(program: str, target: str, session_id: str, *, signalled: int | None = None) -> tuple[str, float]:
-    """Run a program that records and ends; what it says on stderr, and for how long it is kept from ending."""
+    """Run a program that records and ends, and return its stderr and how long its end was delayed."""
     command = [sys.executable, "-c", program, target, session_id]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     if signalled is not None:
@@ -665,7 +667,7 @@ def run(program: str, target: str, session_id: str, *, signalled: int | None = N
     return errors, float(output or "0")
 
 
-# What is registered first is called last.
+# Handlers run in reverse order of registration.
 BLOCKING = """
 import atexit, sys, time
 atexit.register(lambda: print(time.monotonic() - ended))
@@ -698,50 +700,55 @@ ENDS: dict[str, str] = {
 
 
 class TestExit:
-    """Words recorded just before the process ends are stored, or the log says that they are not."""
+    """Turns recorded just before the process ends are stored, or the log reports them as lost."""
 
     @pytest.mark.parametrize("how", ENDS)
-    def test_last_words_are_stored(self, sidecar: Sidecar, primary: PrimaryClient, session_id: str, how: str) -> None:
-        """However the process ends, as long as Python hears of it."""
+    def test_the_last_turns_are_stored(
+        self, sidecar: Sidecar, primary: PrimaryClient, session_id: str, how: str
+    ) -> None:
+        """The last turns are stored for every end of the process that Python can detect."""
         errors, seconds = run(BLOCKING + ENDS[how], sidecar.target, session_id)
         assert errors == ""
         assert seconds < 2
-        assert said(primary, session_id) == ["last words"]
+        assert stored_texts(primary, session_id) == ["last words"]
 
     def test_an_interrupt_loses_nothing(self, sidecar: Sidecar, primary: PrimaryClient, session_id: str) -> None:
-        """Ctrl-C, and the traceback that Python makes of it."""
+        """Ctrl-C, with Python's traceback, loses no turn."""
         program = BLOCKING + ENDS["end"] + "\nprint('ready', flush=True)\nwhile True: time.sleep(0.05)"
         errors, _ = run(program, sidecar.target, session_id, signalled=signal.SIGINT)
         assert errors.count("Traceback") == 1
         assert "KeyboardInterrupt" in errors
-        assert said(primary, session_id) == ["last words"]
+        assert stored_texts(primary, session_id) == ["last words"]
 
     @pytest.mark.parametrize("how", ["end", "asyncio"])
-    @pytest.mark.parametrize("where", ["nobody", "silent"])
-    def test_what_could_not_be_stored_is_said(
-        self, request: pytest.FixtureRequest, session_id: str, how: str, where: str
-    ) -> None:
-        """In one last line, without a traceback, after 2 s."""
+    @pytest.mark.parametrize("where", ["unreachable", "silent"])
+    def test_lost_turns_are_logged(self, request: pytest.FixtureRequest, session_id: str, how: str, where: str) -> None:
+        """Lost turns are reported in one last line, without a traceback, after 2 s."""
         errors, seconds = run(BLOCKING + ENDS[how], request.getfixturevalue(where), session_id)
         assert "1 turn of 1 session not recorded" in errors.splitlines()[-1]
         assert "Traceback" not in errors
         assert "last words" not in errors
         assert 1.9 < seconds < 4
 
-    def test_nothing_pending_costs_nothing(self, sidecar: Sidecar, nobody: str, session_id: str) -> None:
-        """A process whose turns are stored ends at once, and so does one that recorded nothing."""
+    def test_an_end_without_pending_turns_is_not_delayed(
+        self, sidecar: Sidecar, unreachable: str, session_id: str
+    ) -> None:
+        """A process whose turns are stored, or that recorded nothing, ends without delay."""
         stored = BLOCKING + ENDS["end"] + "\nwhile not recorder._backlog.empty: time.sleep(0.01)"
-        for program, target in ((stored, sidecar.target), (BLOCKING + "TurnRecorder(PrimaryClient(target))", nobody)):
+        for program, target in (
+            (stored, sidecar.target),
+            (BLOCKING + "TurnRecorder(PrimaryClient(target))", unreachable),
+        ):
             errors, seconds = run(program + "\nended = time.monotonic()", target, session_id)
             assert errors == ""
             assert seconds < 1.5
 
 
 class TestForks:
-    """A forked child begins with nothing pending, and works."""
+    """A forked child starts without pending turns, and works."""
 
-    def test_a_child_works(self, sidecar: Sidecar, primary: PrimaryClient, session_id: str) -> None:
-        """What was pending is the parent's; the child records for itself, and closes without waiting."""
+    def test_a_child_records(self, sidecar: Sidecar, primary: PrimaryClient, session_id: str) -> None:
+        """Pending turns remain with the parent. The child records its own turns, and closes without waiting."""
         program = """
 import os, sys, threading
 from session_notes import *
@@ -750,7 +757,7 @@ recorder = TurnRecorder(PrimaryClient(target))
 recorder.record(session, Turn("user", "a"))
 with recorder._backlog.changed:
     recorder._backlog.changed.wait_for(lambda: recorder._backlog.empty)
-    recorder.record(session, Turn("user", "b"))  # Pending: the thread needs the lock that we hold.
+    recorder.record(session, Turn("user", "b"))  # Pending: the thread needs the lock that this program holds.
     child = os.fork()
 if child == 0:
     assert recorder.turns(session) is None
@@ -759,22 +766,22 @@ if child == 0:
 print(0)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-        # As an application has it: these tests have gRPC's own preparation for a fork switched off.
+        # As in an application. These tests have gRPC's own fork support switched off.
         environment = {name: text for name, text in os.environ.items() if not name.startswith("GRPC_")}
         command = [sys.executable, "-c", program, sidecar.target, session_id]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
         assert (done.returncode, done.stderr) == (0, "")
-        assert said(primary, session_id) == ["a", "b"]
-        assert said(primary, f"{session_id}-child") == ["from the child"]
+        assert stored_texts(primary, session_id) == ["a", "b"]
+        assert stored_texts(primary, f"{session_id}-child") == ["from the child"]
 
 
 class TestAsyncio:
-    """The same for asyncio."""
+    """The asyncio recorder keeps the same promises."""
 
     async def test_turns_are_recorded(
         self, async_primary: AsyncPrimaryClient, primary: PrimaryClient, observer: ObserverClient, session_id: str
     ) -> None:
-        """In order, from the loop and from other threads, and a run follows."""
+        """Turns from the loop and from other threads are stored in order, and a run follows."""
         with BackgroundObserver(lambda run: Notes(), client=observer) as background:
             async with AsyncTurnRecorder(async_primary, background) as recorder:
                 for number in range(100):
@@ -782,36 +789,36 @@ class TestAsyncio:
                 assert recorder.turns(session_id) == 100
                 assert await recorder.close()
                 assert recorder.turns(session_id) == 100
-            assert said(primary, session_id) == [str(number) for number in range(100)]
+            assert stored_texts(primary, session_id) == [str(number) for number in range(100)]
             eventually(lambda: primary.get_notes(session_id).ready)
 
     async def test_a_thread_may_record(
         self, async_primary: AsyncPrimaryClient, primary: PrimaryClient, session_id: str
     ) -> None:
-        """A callback of a telephone's library comes in a thread of its own."""
+        """A callback in another thread, as of a telephony library, may record."""
         async with AsyncTurnRecorder(async_primary) as recorder:
             for number in range(3):
                 await asyncio.to_thread(recorder.record, session_id, *turns(number))
                 await asyncio.to_thread(eventually, lambda: recorder._backlog.empty)
-        assert said(primary, session_id) == ["0", "1", "2"]
+        assert stored_texts(primary, session_id) == ["0", "1", "2"]
 
     async def test_an_outage_loses_nothing(self, proxy: Proxy, primary: PrimaryClient, session_id: str) -> None:
-        """Replies that are lost, and turns that come meanwhile."""
+        """Lost replies, and turns recorded during an outage, lose and duplicate nothing."""
         async with AsyncPrimaryClient(proxy.target) as client, AsyncTurnRecorder(client) as recorder:
             await client.get_session(session_id)
-            proxy.swallow_replies()
+            proxy.drop_replies()
             recorder.record(session_id, *turns("a"))
             await asyncio.to_thread(eventually, lambda: primary.get_session(session_id).turn_count == 1)
             recorder.record(session_id, *turns("b"))
             await asyncio.to_thread(eventually, lambda: recorder._backlog.visits.outage_failures > 0)
             proxy.reset()
             assert await recorder.close(LONG)
-        assert said(primary, session_id) == ["a", "b"]
+        assert stored_texts(primary, session_id) == ["a", "b"]
 
-    async def test_a_silent_sidecar_holds_nobody_up(
+    async def test_a_silent_sidecar_delays_closing_by_its_timeout(
         self, silent: str, session_id: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Closing takes as long as it may, and leaves no task behind."""
+        """Closing takes as long as its timeout, and leaves no task."""
         with promptly():
             async with AsyncPrimaryClient(silent) as client:
                 recorder = AsyncTurnRecorder(client)
@@ -823,31 +830,31 @@ class TestAsyncio:
     async def test_nothing_raises(
         self, async_primary: AsyncPrimaryClient, primary: PrimaryClient, session_id: str
     ) -> None:
-        """Neither a bad id, nor what is no turn, nor a recorder that is closed."""
+        """Neither an invalid id, nor an object that is not a turn, nor a closed recorder raises."""
         async with AsyncTurnRecorder(async_primary) as recorder:
             for bad in BAD_IDS.values():
                 recorder.record(bad, *turns("x"))
             recorder.record(session_id, cast(Turn, None), Turn("user", "\ud83d"))
         recorder.record(session_id, *turns("y"))
-        assert said(primary, session_id) == ["\ufffd"]
+        assert stored_texts(primary, session_id) == ["\ufffd"]
 
-    async def test_another_loop_cannot_close_it(
+    async def test_another_loop_cannot_close_the_recorder(
         self, sidecar: Sidecar, primary: PrimaryClient, session_id: str
     ) -> None:
-        """A loop cannot wait for the task of another; the recorder stays open."""
+        """Another event loop cannot wait for the recorder's task: closing it there raises, and it stays open."""
         async with AsyncPrimaryClient(sidecar.target) as client, AsyncTurnRecorder(client) as recorder:
             recorder.record(session_id, *turns("a"))
             with pytest.raises(UsageError, match="close this recorder in the event loop"):
                 await asyncio.to_thread(lambda: asyncio.run(recorder.close()))
             recorder.record(session_id, *turns("b"))
-        assert said(primary, session_id) == ["a", "b"]
+        assert stored_texts(primary, session_id) == ["a", "b"]
 
 
-class TestKinds:
-    """The wrong kind is refused where it is given, and the right one named."""
+class TestWrongKind:
+    """An object of the wrong kind is rejected on creation, with the right one."""
 
-    def test_the_wrong_kind_is_refused(self, primary: PrimaryClient) -> None:
-        """Blocking where asyncio is needed, the other way round, and what is neither."""
+    def test_the_wrong_kind_is_rejected(self, primary: PrimaryClient) -> None:
+        """A blocking object in place of an asyncio one, the reverse, and an object that is neither are rejected."""
 
         class AsyncObserver:
             async def __aenter__(self) -> None: ...
@@ -871,12 +878,12 @@ class TestKinds:
             wrong[0][0]()
 
 
-def test_a_refused_batch_is_tried_turn_by_turn(refusing: Refusing, session_id: str) -> None:
-    """A refusal that names no turn costs a call per turn, and ends."""
+def test_a_rejected_batch_is_sent_turn_by_turn(rejecting: Rejecting, session_id: str) -> None:
+    """A rejection that names no turn costs one call per turn, and then ends."""
     status = status_pb2.Status()
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason="MALFORMED_MESSAGE", domain="session-notes"))
-    refusing.code, refusing.details = grpc.StatusCode.INVALID_ARGUMENT, status.SerializeToString()
-    with PrimaryClient(refusing.target) as client, TurnRecorder(client) as recorder:
+    rejecting.code, rejecting.details = grpc.StatusCode.INVALID_ARGUMENT, status.SerializeToString()
+    with PrimaryClient(rejecting.target) as client, TurnRecorder(client) as recorder:
         recorder.record(session_id, *turns("a", "b", "c"))
         assert recorder.close(LONG)
-    assert len(refusing.requests) == 4
+    assert len(rejecting.requests) == 4

@@ -1,4 +1,4 @@
-"""One run of an observer: begun, handed the transcript, written once, and sure to end."""
+"""Runs of an observer: begun, given the transcript, written once, and certain to end."""
 
 import logging
 import subprocess
@@ -28,7 +28,7 @@ from tests.support import Sidecar, eventually
 
 
 def only_run(observer: ObserverClient, session_id: str) -> Run:
-    """The one run there is."""
+    """Return the only run."""
     (run,) = observer.list_runs(session_id, include_notes=True)
     return run
 
@@ -36,7 +36,7 @@ def only_run(observer: ObserverClient, session_id: str) -> Run:
 def test_a_run_gets_the_transcript_and_writes(
     primary: PrimaryClient, observer: ObserverClient, session_id: str
 ) -> None:
-    """The block gets the transcript as it is when the run begins, and what it writes is current."""
+    """The block gets the transcript as of the run's begin, and its notes are current."""
     turns = (Turn("user", "Can we start in May?"), Turn("primary", "Yes."))
     primary.append_turns(session_id, turns)
     with observer.run(session_id) as run:
@@ -44,7 +44,7 @@ def test_a_run_gets_the_transcript_and_writes(
         assert (run.session_id, run.observer, run.number, run.observed_turn) == (session_id, "default", 1, 2)
         assert run.transcript == turns
         assert run.begin_time is not None
-        assert run.remaining is None, "nobody set a limit"
+        assert run.remaining is None, "unreachable set a limit"
         result = run.write(Notes(summary="x"))
     assert run.ended
     assert (result.outcome, result.run.run_id) == (WriteOutcome.ACCEPTED, run.run_id)
@@ -53,14 +53,14 @@ def test_a_run_gets_the_transcript_and_writes(
 
 
 def test_a_run_can_be_printed(observer: ObserverClient) -> None:
-    """By its number and observer, and by the name that its session has in logs: an id may say who the user is."""
+    """A run prints its number, its observer and its session's digest, because an id may identify the user."""
     with observer.run("jane.doe@example.org") as run:
         assert repr(run) == f"<ActiveRun: run {run.number} of observer 'default' on session 7f73355b>"
         run.write(Notes())
 
 
 def test_a_run_without_the_transcript(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:
-    """The transcript comes only where it is wanted."""
+    """The transcript is returned only if requested."""
     primary.append_turns(session_id, [Turn("user", "x")])
     with observer.run(session_id, include_transcript=False) as run:
         assert run.transcript == ()
@@ -69,7 +69,7 @@ def test_a_run_without_the_transcript(primary: PrimaryClient, observer: Observer
 
 
 def test_a_block_that_raises_is_a_failed_run(observer: ObserverClient, session_id: str) -> None:
-    """The exception goes on; the run has failed by its name alone, because its text may hold what the user said."""
+    """The exception propagates. The failure has its class only, because its text may contain what the user said."""
     with pytest.raises(LookupError, match="my card is 4111"), observer.run(session_id):
         raise LookupError("my card is 4111")
     run = only_run(observer, session_id)
@@ -84,15 +84,15 @@ def test_an_interrupt_is_a_failed_run_too(observer: ObserverClient, session_id: 
 
 
 def test_a_block_that_writes_nothing_is_a_failed_run(observer: ObserverClient, session_id: str) -> None:
-    """A run does not stay at work because its block forgot about it."""
+    """A run does not stay in flight if its block writes nothing."""
     with observer.run(session_id):
         pass
     run = only_run(observer, session_id)
     assert (run.state, run.failure) == (RunState.FAILED, "ended without notes")
 
 
-def test_a_run_can_fail_by_itself(observer: ObserverClient, session_id: str) -> None:
-    """The block may say why there are no notes; the first reason stays, and no notes follow."""
+def test_a_block_can_record_a_failure(observer: ObserverClient, session_id: str) -> None:
+    """A block can record a failure. The first reason stays, and no notes can follow."""
     with observer.run(session_id) as run:
         assert run.fail("model overloaded").failure == "model overloaded"
         assert run.fail("again").failure == "model overloaded"
@@ -103,7 +103,7 @@ def test_a_run_can_fail_by_itself(observer: ObserverClient, session_id: str) -> 
 
 
 def test_a_run_writes_once(observer: ObserverClient, session_id: str) -> None:
-    """A second write is a UsageError, the same notes or not; the first ones stay."""
+    """A second write raises UsageError, with the same notes or others. The first notes stay."""
     with observer.run(session_id) as run:
         run.write(Notes(summary="first"))
         for again in (Notes(summary="first"), Notes(summary="second")):
@@ -115,15 +115,15 @@ def test_a_run_writes_once(observer: ObserverClient, session_id: str) -> None:
 
 
 def test_a_block_that_raises_after_its_write_keeps_its_notes(observer: ObserverClient, session_id: str) -> None:
-    """Written is written."""
+    """Notes stay written if the block raises afterwards."""
     with pytest.raises(LookupError), observer.run(session_id) as run:  # noqa: PT012 - the block is what is tested
         run.write(Notes(summary="x"))
         raise LookupError
     assert only_run(observer, session_id).state is RunState.WRITTEN
 
 
-def test_notes_that_are_refused_can_be_mended(observer: ObserverClient, session_id: str) -> None:
-    """A write that was refused has written nothing; better notes may follow in the same run."""
+def test_rejected_notes_can_be_corrected(observer: ObserverClient, session_id: str) -> None:
+    """A rejected write has no effect. Corrected notes may follow in the same run."""
     with observer.run(session_id) as run:
         with pytest.raises(InvalidArgument):
             run.write(Notes(coverage={"goals": 1.5}))
@@ -134,7 +134,7 @@ def test_notes_that_are_refused_can_be_mended(observer: ObserverClient, session_
 
 
 def test_only_if_idle(observer: ObserverClient, session_id: str) -> None:
-    """Where another run is at work, the block is not entered."""
+    """If another run is in flight, the block is not entered."""
     with observer.run(session_id) as first:
         with pytest.raises(RunInFlight) as caught, observer.run(session_id, only_if_idle=True):
             pytest.fail("the block was entered")
@@ -145,8 +145,8 @@ def test_only_if_idle(observer: ObserverClient, session_id: str) -> None:
         second.write(Notes())
 
 
-def test_work_that_is_done_is_not_begun_again(observer: ObserverClient, session_id: str) -> None:
-    """A supervisor that starts the same work again hears what became of it, and the block is not entered."""
+def test_a_run_that_has_ended_is_not_entered_again(observer: ObserverClient, session_id: str) -> None:
+    """A supervisor that restarts finished work gets its outcome, and the block is not entered."""
     with observer.run(session_id, run_id="job-7") as run:
         run.write(Notes(summary="x"))
     with pytest.raises(LookupError), observer.run(session_id, run_id="job-8"):
@@ -154,38 +154,38 @@ def test_work_that_is_done_is_not_begun_again(observer: ObserverClient, session_
     for run_id, error in (("job-7", RunAlreadyWritten), ("job-8", RunAlreadyFailed)):
         with pytest.raises(error), observer.run(session_id, run_id=run_id):
             pytest.fail("the block was entered")
-    assert [one.state for one in observer.list_runs(session_id)] == [RunState.FAILED, RunState.WRITTEN]
+    assert [run.state for run in observer.list_runs(session_id)] == [RunState.FAILED, RunState.WRITTEN]
 
 
-def test_every_run_has_an_id_of_its_own(observer: ObserverClient, session_id: str) -> None:
-    """Without a run id, calls are runs of their own."""
+def test_every_run_has_a_separate_id(observer: ObserverClient, session_id: str) -> None:
+    """Without a run id, each call is a separate run."""
     ids = {observer.begin_run(session_id).run.run_id for _ in range(3)}
     ids |= {observer.write_notes(session_id, Notes()).run.run_id for _ in range(3)}
     assert len(ids) == 6
 
 
-def test_a_lease_runs_out(observer: ObserverClient, primary: PrimaryClient, session_id: str) -> None:
-    """A run whose process is gone is abandoned when its lease has run out, and can still write if nothing newer did."""
+def test_a_lease_expires(observer: ObserverClient, primary: PrimaryClient, session_id: str) -> None:
+    """A run whose lease has expired is abandoned, and can still write if no newer run has."""
     with observer.run(session_id, lease=timedelta(milliseconds=50)) as run:
         eventually(lambda: primary.get_notes(session_id).readiness == "failed")
         assert only_run(observer, session_id).state is RunState.ABANDONED
         assert run.write(Notes()).outcome is WriteOutcome.ACCEPTED
 
 
-def test_a_session_deleted_meanwhile(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:
-    """SessionDeleted reaches the block and goes on from there; the session stays deleted."""
+def test_a_session_deleted_during_a_run(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:
+    """SessionDeleted is raised in the block and propagates. The session stays deleted."""
     with pytest.raises(SessionDeleted), observer.run(session_id) as run:  # noqa: PT012 - the block is what is tested
         primary.delete_session(session_id)
         run.write(Notes(summary="x"))
     assert primary.get_session(session_id).create_time is None
     with observer.run(session_id):
-        primary.delete_session(session_id)  # and then forget about it: nothing to raise for
+        primary.delete_session(session_id)  # Without the exception, which would otherwise propagate.
 
 
-def test_where_no_failure_is_to_be_recorded_nothing_is_logged(
+def test_nothing_is_logged_if_there_is_no_failure_to_record(
     primary: PrimaryClient, observer: ObserverClient, session_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A session that was deleted has no runs any more, and a run that has written elsewhere has not failed."""
+    """A deleted session has no runs, and a run that was written elsewhere has not failed."""
     caplog.set_level(logging.DEBUG, "session_notes")
     with pytest.raises(RunAlreadyWritten), observer.run(session_id) as run:  # noqa: PT012 - the block is what is tested
         observer.write_notes(session_id, Notes(summary="first"), run_id=run.run_id)
@@ -197,10 +197,10 @@ def test_where_no_failure_is_to_be_recorded_nothing_is_logged(
     assert caplog.messages == []
 
 
-def test_a_failure_that_cannot_be_recorded_masks_nothing(
+def test_a_failure_that_cannot_be_recorded_hides_no_exception(
     observer: ObserverClient, session_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The exception of the block is what the caller gets, even where the sidecar is gone; the log says the rest."""
+    """The caller gets the exception of its block even if the sidecar is gone. The log has the other one."""
     with pytest.raises(LookupError, match="my card"), observer.run(session_id) as run:  # noqa: PT012 - as above
         observer.close()
         raise LookupError("my card is 4111")
@@ -211,23 +211,23 @@ def test_a_failure_that_cannot_be_recorded_masks_nothing(
     assert "4111" not in caplog.text
 
 
-def test_a_run_that_cannot_begin_is_not_entered(nobody: str) -> None:
-    """Unavailable comes before the block does, after trying until the timeout."""
-    observer = ObserverClient(nobody, timeout=timedelta(milliseconds=300))
+def test_a_run_that_cannot_begin_is_not_entered(unreachable: str) -> None:
+    """After retries until the timeout, Unavailable is raised before the block is entered."""
+    observer = ObserverClient(unreachable, timeout=timedelta(milliseconds=300))
     with observer, pytest.raises(Unavailable), observer.run("s"):
         pytest.fail("the block was entered")
 
 
-def test_observers_by_name(sidecar: Sidecar, session_id: str) -> None:
-    """The client's observer is that of all its runs."""
+def test_runs_belong_to_the_clients_observer(sidecar: Sidecar, session_id: str) -> None:
+    """All runs of a client belong to its observer."""
     with ObserverClient(sidecar.target, observer="tone") as tone, tone.run(session_id) as run:
         assert run.observer == "tone"
         run.write(Notes())
-        assert [one.observer for one in tone.list_runs(session_id)] == ["tone"]
+        assert [run.observer for run in tone.list_runs(session_id)] == ["tone"]
 
 
 class Unprintable(Exception):
-    """An exception whose text cannot be had."""
+    """An exception that cannot be converted to text."""
 
     def __str__(self) -> str:
         raise RuntimeError
@@ -249,10 +249,10 @@ REASONS: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("reason", "failure"), REASONS)
-async def test_any_reason_is_stored(
+async def test_any_reason_can_be_stored(
     observer: ObserverClient, async_observer: AsyncObserverClient, session_id: str, reason: Any, failure: str
 ) -> None:
-    """A run that fails has failed, whatever the reason is like: it is made storable, and no run is left running."""
+    """A run fails with any reason. It is converted to text that can be stored, and the run does not stay in flight."""
     with observer.run(session_id) as run:
         assert run.fail(reason).failure == failure
     async with async_observer.run(session_id) as awaited:
@@ -267,8 +267,8 @@ async def test_any_reason_is_stored(
     assert {run.state for run in observer.list_runs(session_id)} == {RunState.FAILED}
 
 
-def test_an_exception_with_a_long_name(observer: ObserverClient, session_id: str) -> None:
-    """The block's own failure is made storable, too."""
+def test_the_failure_of_a_block_is_shortened(observer: ObserverClient, session_id: str) -> None:
+    """The failure of a block is shortened as well."""
     kind = type("Long" * 2000, (Exception,), {})
     with pytest.raises(kind), observer.run(session_id):
         raise kind
@@ -276,10 +276,10 @@ def test_an_exception_with_a_long_name(observer: ObserverClient, session_id: str
     assert run.failure == ("Long" * 2000)[:4093] + "…"
 
 
-def test_a_token_function_that_raises_at_the_end(
+def test_a_token_function_that_raises_hides_no_exception(
     sidecar: Sidecar, session_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The block's own exception is not replaced by one of recording it."""
+    """An exception of the token function does not replace that of the block."""
     raising = False
 
     def token() -> str:
@@ -299,10 +299,10 @@ def test_a_token_function_that_raises_at_the_end(
     assert "the secret" not in caplog.text
 
 
-async def test_a_run_is_entered_as_its_client_is(
+async def test_a_run_must_be_entered_like_its_client(
     observer: ObserverClient, async_observer: AsyncObserverClient, session_id: str
 ) -> None:
-    """`with` or `async with`: the wrong one says which is right, and begins nothing."""
+    """Entering a run by the wrong one of `with` and `async with` raises UsageError, and begins nothing."""
     with pytest.raises(UsageError, match="`with`"):
         async with observer.run(session_id):
             pytest.fail("the block was entered")

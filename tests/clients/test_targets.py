@@ -1,4 +1,4 @@
-"""Where clients look for a sidecar: addresses that can be one, those that cannot, and misspelt variables."""
+"""Targets: valid and invalid addresses, the environment variable, and misspelt variables."""
 
 import asyncio
 import logging
@@ -26,7 +26,7 @@ from session_notes import (
 from session_notes._environment import _NAMES, _nearest
 from session_notes_server.settings import Settings
 
-IMPOSSIBLE = [
+INVALID = [
     "127.0.0.1",
     "localhost",
     "notes.example.org",
@@ -67,7 +67,7 @@ IMPOSSIBLE = [
     "vsock:2:50051",
 ]
 
-POSSIBLE = [
+VALID = [
     "127.0.0.1:50051",
     "localhost:50051",
     "session_notes:50051",
@@ -91,9 +91,9 @@ POSSIBLE = [
 CLIENTS: list[Callable[[Any], object]] = [PrimaryClient, ObserverClient, AsyncPrimaryClient, AsyncObserverClient]
 
 
-@pytest.mark.parametrize("target", IMPOSSIBLE)
-def test_what_cannot_be_an_address_is_refused(target: str) -> None:
-    """It is no outage, which `unavailable_ok` would hide for ever: making the client says so."""
+@pytest.mark.parametrize("target", INVALID)
+def test_an_invalid_address_is_rejected(target: str) -> None:
+    """An invalid address is rejected on creation. As an outage, `unavailable_ok` would hide it forever."""
     for client in CLIENTS:
         with pytest.raises(InvalidArgument, match=r" is not an address: use host:port or unix:/path$") as caught:
             client(target)
@@ -103,22 +103,22 @@ def test_what_cannot_be_an_address_is_refused(target: str) -> None:
         BackgroundObserver(lambda _: None, target=target)
 
 
-@pytest.mark.parametrize("target", POSSIBLE)
-def test_what_grpc_can_reach_is_an_address(target: str) -> None:
-    """All forms that gRPC knows."""
+@pytest.mark.parametrize("target", VALID)
+def test_every_address_that_grpc_knows_is_accepted(target: str) -> None:
+    """All forms of addresses that gRPC knows are accepted."""
     for client in CLIENTS:
         client(target)
 
 
-def test_a_target_of_another_kind() -> None:
-    """A pair of host and port, as elsewhere in Python, is none either."""
+def test_a_target_of_another_type_is_rejected() -> None:
+    """A pair of host and port is rejected by its type."""
     for client in CLIENTS:
         with pytest.raises(InvalidArgument, match=r"^target must be a str, not tuple$"):
             client(("127.0.0.1", 50051))
 
 
-def test_the_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the environment brings the target, the error says so; one that is given does not depend on it."""
+def test_the_error_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the environment variable if it provides the target. A given target does not depend on it."""
     monkeypatch.setenv("SESSION_NOTES_TARGET", "http://127.0.0.1:50051")
     for client in CLIENTS:
         with pytest.raises(InvalidArgument, match=r"^SESSION_NOTES_TARGET: http://127\.0\.0\.1:50051 is not an addr"):
@@ -128,15 +128,15 @@ def test_the_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A directory with a path short enough for sockets."""
+    """A directory with a path short enough for unix sockets."""
     with TemporaryDirectory() as name:
         yield Path(name)
 
 
 @pytest.mark.parametrize("name", ["a#b", "a?b=c", "a%41", "a%", "a b", "ü", "a[1]", 'a"<\\>`{|}^', "a+b&c;d"])
 @pytest.mark.parametrize("form", ["unix:", "unix://"])
-def test_the_path_of_a_socket_is_taken_letter_by_letter(directory: Path, name: str, form: str) -> None:
-    """A path is no URL: nothing in it begins a fragment, and nothing is an escape."""
+def test_the_path_of_a_unix_socket_is_literal(directory: Path, name: str, form: str) -> None:
+    """The path of a unix socket is not a URL: it has no fragments and no escapes."""
     server = grpc.server(ThreadPoolExecutor(1))
     path = directory / name
     server.add_insecure_port(f"unix:{directory}/plain")
@@ -157,7 +157,7 @@ def test_the_path_of_a_socket_is_taken_letter_by_letter(directory: Path, name: s
 
 
 def run(variables: dict[str, str]) -> str:
-    """Make clients in a process with these variables, and return what it logs."""
+    """Create clients in a process with these variables, and return its log."""
     program = "from session_notes import *; [kind('127.0.0.1:1') for kind in (PrimaryClient, ObserverClient) * 2]"
     env = {"PATH": "/usr/bin:/bin", **variables}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=env)
@@ -165,8 +165,8 @@ def run(variables: dict[str, str]) -> str:
     return done.stderr
 
 
-def test_a_misspelt_variable_is_told_once() -> None:
-    """A name close to one of ours is a slip: one line for it, with the name that was probably meant, and no value."""
+def test_a_misspelt_variable_is_logged_once() -> None:
+    """A name similar to a client variable is logged once, with the probable name and without the value."""
     slips = {
         "SESSION_NOTES_TARGT": "SESSION_NOTES_TARGET",
         "SESSION_NOTES_TRAGET": "SESSION_NOTES_TARGET",
@@ -184,8 +184,8 @@ def test_a_misspelt_variable_is_told_once() -> None:
     )
 
 
-def test_other_variables_are_left_alone() -> None:
-    """Ours, the sidecar's, and what Kubernetes sets for a service that is called session-notes."""
+def test_other_variables_are_not_logged() -> None:
+    """Variables of the clients, of the sidecar and of Kubernetes are not logged."""
     settings = [f"SESSION_NOTES_{name.upper()}" for name in Settings.__dataclass_fields__]
     kubernetes = ["SESSION_NOTES_PORT", "SESSION_NOTES_SERVICE_HOST", "SESSION_NOTES_PORT_50051_TCP_ADDR"]
     for name in (*settings, *kubernetes, "SESSION", "SESSION_MANAGER", "SESSION_NOTES"):
@@ -196,9 +196,9 @@ def test_other_variables_are_left_alone() -> None:
     assert logging.getLogger("session_notes").isEnabledFor(logging.WARNING)
 
 
-def test_programs_with_variables_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that names all its variables learns of every other one, with a hint where one is close."""
-    known = {"SESSION_NOTES_TARGET", "SESSION_NOTES_REDIS_URL"}
+def test_warnings_of_a_program_with_other_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that lists all of its variables gets a warning for every other one, with a hint if one is similar."""
+    variables = {"SESSION_NOTES_TARGET", "SESSION_NOTES_REDIS_URL"}
     for name in list(os.environ):
         if name.upper().startswith("SESSION"):
             monkeypatch.delenv(name)
@@ -206,9 +206,9 @@ def test_programs_with_variables_of_their_own(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv(f"SESSION_NOTES_{name}", "canary")
     monkeypatch.setenv("SESSION_MANAGER", "canary")
     colour = "the environment variable SESSION_NOTES_COLOUR is unknown and has no effect"
-    assert unknown_variables(known, complete=True) == {
+    assert unknown_variables(variables, complete=True) == {
         "SESSION_NOTES_COLOUR": colour,
         "SESSION_NOTES_REDIS_URI": f"{colour.replace('COLOUR', 'REDIS_URI')}; is it SESSION_NOTES_REDIS_URL?",
     }
-    assert unknown_variables(known).keys() == {"SESSION_NOTES_REDIS_URI"}
+    assert unknown_variables(variables).keys() == {"SESSION_NOTES_REDIS_URI"}
     assert unknown_variables() == {}

@@ -14,8 +14,9 @@ from observer import span
 from primary import seconds
 from session_notes import ObserverClient, PrimaryClient, RunState, Turn
 
-from tests.clients.conftest import Proxy, proxy
+from tests.clients.conftest import proxy
 from tests.examples.programs import EXAMPLES
+from tests.peers import Proxy
 from tests.support import Sidecar, eventually, free_port
 
 __all__ = ["proxy"]
@@ -105,7 +106,7 @@ def test_hanging_sidecar_does_not_delay_answers(start: Start, proxy: Proxy, sess
         return time.monotonic() - start_time
 
     answer_time("Hello")
-    proxy.swallow_replies()
+    proxy.drop_replies()
     assert max(answer_time("Are you there?"), answer_time("Still?")) < 1.5
     proxy.reset()
     primary.communicate(timeout=20)

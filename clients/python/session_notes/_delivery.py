@@ -5,10 +5,10 @@ drives it with a blocking client, a task with an asyncio client.
 """
 
 import re
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from datetime import timedelta
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from session_notes import _encoding
 from session_notes._backlog import Backlog
@@ -28,27 +28,21 @@ from session_notes._storable import prepare
 from session_notes._types import Turn
 from session_notes._visits import Entry, PendingSession
 
+if TYPE_CHECKING:
+    from session_notes._async_primary import AsyncPrimaryClient
+    from session_notes._primary import PrimaryClient
+
+    Client: TypeAlias = PrimaryClient | AsyncPrimaryClient
+
 Visit: TypeAlias = Generator[Callable[[], Any], Any, None]
 
-_REJECTED_TURN = re.compile(r"turns\[(\d+)\]")
+_REJECTED_TURN = r"turns\[(\d+)\]"
 
 # Errors of calls that had no effect.
 _NO_EFFECT = (Overloaded, InvalidArgument, TooLarge, Unauthenticated, PermissionDenied, UsageError)
 
 
-class Client(Protocol):
-    """The calls of a primary client. Those of an asyncio client return awaitables."""
-
-    def append_turns(
-        self, session_id: str, turns: Iterable[Turn], *, expected_turn_count: int | None, timeout: timedelta | None
-    ) -> Any:
-        """Append turns to the transcript."""
-
-    def get_session(self, session_id: str, *, include_turns: bool, timeout: timedelta | None) -> Any:
-        """Read a session."""
-
-
-def visit(backlog: Backlog, session: PendingSession, client: Client, timeout: timedelta) -> Visit:
+def visit(backlog: Backlog, session: PendingSession, client: "Client", timeout: timedelta) -> Visit:
     """Append some of a session's pending turns, and submit a run if one is due. End at the first failure."""
     failure: Exception | None = None
     try:
@@ -95,7 +89,7 @@ async def drive_async(steps: Visit) -> None:
         steps.close()
 
 
-def _append(backlog: Backlog, session: PendingSession, client: Client, timeout: timedelta) -> Visit:
+def _append(backlog: Backlog, session: PendingSession, client: "Client", timeout: timedelta) -> Visit:
     uncertain_before, expected = session.uncertain, session.stored or 0
     batch = backlog.batch(session)
     turns = [entry.turn for entry in batch]
@@ -133,7 +127,7 @@ def _submit(backlog: Backlog, session: PendingSession) -> None:
 def _reject(backlog: Backlog, session: PendingSession, batch: list[Entry], error: InvalidArgument | TooLarge) -> None:
     """Find the turn that the sidecar will never accept, and shorten it or leave it out."""
     fields = [error.metadata.get("field", ""), *(violation.field for violation in getattr(error, "violations", ()))]
-    index = next((int(match[1]) for field in fields if (match := _REJECTED_TURN.match(field))), None)
+    index = next((int(match[1]) for field in fields if (match := re.match(_REJECTED_TURN, field))), None)
     with backlog.changed:
         session.uncertain = 0
         if session.forgotten:

@@ -10,7 +10,7 @@ _PREFIX = "SESSION_NOTES_"
 _NAMES = tuple(_PREFIX + name for name in ("TARGET", "TOKEN", "TOKEN_FILE", "TLS_CA", "TLS_CERT", "TLS_KEY"))
 _MAX_EDITS = 2
 # Kubernetes sets these in every container, for a service named session-notes.
-_OF_KUBERNETES = re.compile(r"SESSION_NOTES_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)")
+_OF_KUBERNETES = r"SESSION_NOTES_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)"
 
 _warned: set[str] = set()
 
@@ -32,7 +32,7 @@ def unknown_variables(known: Collection[str] = _NAMES, *, complete: bool = False
     for name in os.environ:
         if name[:7].upper() != _PREFIX[:7] or name in known or not (name.isascii() and name.isidentifier()):
             continue
-        if _OF_KUBERNETES.fullmatch(name):
+        if re.fullmatch(_OF_KUBERNETES, name):
             continue
         nearest = _nearest(name.upper(), known)
         if nearest or (complete and name.startswith(_PREFIX)):

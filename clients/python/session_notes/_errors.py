@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _DETAILS_KEY = "grpc-status-details-bin"
 
 # Path of a field as the sidecar reports it. It never contains a key that a caller chose.
-_FIELD_PATH = re.compile(r"[a-z_]{1,40}(\[\d{1,6}\])?(\.[a-z_]{1,40}(\[\d{1,6}\])?){0,8}")
+_FIELD_PATH = r"[a-z_]{1,40}(\[\d{1,6}\])?(\.[a-z_]{1,40}(\[\d{1,6}\])?){0,8}"
 
 
 class FieldViolation(NamedTuple):
@@ -230,7 +230,7 @@ def for_logs(error: BaseException) -> str:
     if safe:
         pass
     elif isinstance(error, InvalidArgument):
-        safe = ", ".join(v.field for v in error.violations if _FIELD_PATH.fullmatch(v.field))
+        safe = ", ".join(v.field for v in error.violations if re.fullmatch(_FIELD_PATH, v.field))
     elif isinstance(error, TooLarge) and error.limit is not None and error.actual is not None:
         safe = f"{error.actual} of at most {error.limit}"
     elif type(error) is UsageError:  # Not a subclass that the application defines.

@@ -10,7 +10,7 @@ from session_notes._errors import InvalidArgument
 DEFAULT_TARGET = "127.0.0.1:50051"
 """Address of the sidecar if neither the argument nor the environment variable `SESSION_NOTES_TARGET` names another."""
 
-_HOST = re.compile(r"[A-Za-z0-9_.-]+")
+_HOST = r"[A-Za-z0-9_.-]+"
 
 # These resolvers have their own configuration. Their names are not addresses.
 _UNCHECKED = ("xds:", "google-c2p:")
@@ -113,7 +113,7 @@ def _is_address(target: str) -> bool:
     host = _host_of(re.sub(r"^//[^/]*/", "", rest) if scheme == "dns" else target)
     if host.startswith("["):
         return host.endswith("]") and _is_ip(socket.AF_INET6, host)
-    return _HOST.fullmatch(host) is not None
+    return re.fullmatch(_HOST, host) is not None
 
 
 def _host_of(address: str) -> str:

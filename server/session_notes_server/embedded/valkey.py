@@ -31,6 +31,7 @@ class EmbeddedValkey(ChildProcess):
         data_dir: The data directory, see `DataDirectory`.
 
     Attributes:
+        socket: Its unix socket.
         erasure: Rewrites its append-only file.
 
     Raises:
@@ -115,7 +116,7 @@ class EmbeddedValkey(ChildProcess):
                 tail = file.read()
         except OSError:
             return Cause("its log cannot be read", lasting=False)
-        return cause_in(tail) or Cause(f"its own log is {self._directory.log}", lasting=False)
+        return cause_in(tail) or Cause(f"unknown cause, see {self._directory.log}", lasting=False)
 
     def _log_size(self) -> int:
         try:

@@ -6,11 +6,12 @@ from datetime import timedelta
 import pytest
 from session_notes import BackgroundObserver, Notes, ObserverClient, PrimaryClient, Turn, TurnRecorder
 
-from tests.clients.conftest import Proxy, async_primary, nobody, observer, primary, proxy, silent
+from tests.clients.conftest import async_primary, observer, primary, proxy, silent, unreachable
 from tests.examples.programs import EXAMPLES  # Its import makes the examples importable.
 from tests.integrations.frameworks.support import Analysis
+from tests.peers import Proxy
 
-__all__ = ["EXAMPLES", "async_primary", "nobody", "observer", "primary", "proxy", "silent"]
+__all__ = ["EXAMPLES", "async_primary", "observer", "primary", "proxy", "silent", "unreachable"]
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def hanging_recorder(proxy: Proxy, session_id: str) -> Iterator[TurnRecorder]:
     """A recorder whose sidecar no longer responds, with a timeout of half a minute."""
     with PrimaryClient(proxy.target) as primary:
         primary.get_session(session_id)
-        proxy.swallow_replies()
+        proxy.drop_replies()
         recorder = TurnRecorder(primary, timeout=timedelta(seconds=30))
         yield recorder
         recorder.close(timedelta())

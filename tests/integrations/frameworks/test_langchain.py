@@ -66,14 +66,14 @@ async def test_tool_in_an_event_loop(
         assert '"summary": "Wants a refund."' in model.tool_result
 
 
-async def test_outage_is_a_tool_result(nobody: str) -> None:
+async def test_outage_is_a_tool_result(unreachable: str) -> None:
     """The model gets `unavailable`, and the graph continues."""
     unavailable = '{"ready": false, "reason": "unavailable"}'
-    with PrimaryClient(nobody) as client:
+    with PrimaryClient(unreachable) as client:
         model = ScriptedModel(steps=[read_notes(), "Certainly."])
         result = create_agent(model, [notes_tool(client, "session-1")]).invoke(hello())
         assert (result["messages"][-1].text, model.tool_result) == ("Certainly.", unavailable)
-    async with AsyncPrimaryClient(nobody) as async_client:
+    async with AsyncPrimaryClient(unreachable) as async_client:
         model = ScriptedModel(steps=[read_notes(), "Certainly."])
         await create_agent(model, [notes_tool(async_client, "session-1")]).ainvoke(hello())
         assert model.tool_result == unavailable

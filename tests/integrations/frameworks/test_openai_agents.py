@@ -53,9 +53,9 @@ async def test_tool_reads_the_applications_session(async_primary: AsyncPrimaryCl
     assert model.tools[0].params_json_schema["properties"] == {}
 
 
-async def test_outage_is_a_tool_result(nobody: str) -> None:
+async def test_outage_is_a_tool_result(unreachable: str) -> None:
     """The model gets `unavailable`, and the run continues."""
-    async with AsyncPrimaryClient(nobody) as client:
+    async with AsyncPrimaryClient(unreachable) as client:
         model = ScriptedModel(read_notes(), "Certainly.")
         agent = Agent(name="Support", model=model, tools=[notes_tool(client, "session-1")])
         assert (await Runner.run(agent, "Hello")).final_output == "Certainly."

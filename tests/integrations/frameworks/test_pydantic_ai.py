@@ -86,10 +86,10 @@ async def test_tool_reads_the_applications_session(async_primary: AsyncPrimaryCl
     assert model.offered["properties"] == {}
 
 
-async def test_outage_is_a_tool_result(nobody: str) -> None:
+async def test_outage_is_a_tool_result(unreachable: str) -> None:
     """The model gets `unavailable`, and the run continues."""
     model = ScriptedModel(read_notes(), ["Certainly."])
-    async with AsyncPrimaryClient(nobody) as client:
+    async with AsyncPrimaryClient(unreachable) as client:
         agent = Agent(model, tools=[notes_tool(client, "session-1")])
         assert (await agent.run("Hello")).output == "Certainly."
     assert model.tool_result == {"ready": False, "reason": "unavailable"}

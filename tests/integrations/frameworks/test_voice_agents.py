@@ -41,9 +41,9 @@ from pipecat.workers.runner import WorkerRunner
 from session_notes import Notes, ObserverClient, PrimaryClient, Turn, TurnRecorder
 from session_notes.integrations.tools import AsyncNotesTool
 
-from tests.clients.conftest import Proxy
 from tests.integrations.frameworks.livekit_models import ANSWER, ScriptedLLM
 from tests.integrations.frameworks.support import Analysis, MemoryRecorder, promptly, stored_utterances, summary
+from tests.peers import Proxy
 from tests.support import Sidecar, eventually
 
 QUESTION = "I want my money back."
@@ -199,7 +199,7 @@ async def test_outage_does_not_delay_a_call(
         recorder.record(session_id, Turn("user", "Hello."))
         eventually(lambda: summary(primary, session_id) == "1 turns", 20)
         assert (await notes.call())["ready"]
-        proxy.swallow_replies()
+        proxy.drop_replies()
         with promptly():
             assert "unavailable" in await call(notes, recorder, session_id)
 

@@ -67,9 +67,9 @@ end
 local grown = 0
 
 local function set_run_field(field, value)
-  local before = redis.call('HSTRLEN', RUNS, field)
+  local old_size = redis.call('HSTRLEN', RUNS, field)
   redis.call('HSET', RUNS, field, value)
-  grown = grown + #value - before + (before == 0 and #field or 0)
+  grown = grown + #value - old_size + (old_size == 0 and #field or 0)
 end
 
 local function delete_run_field(field)
@@ -175,9 +175,9 @@ end
 
 -- Remove from the runs in flight one that has ended (nil: none), and all whose lease has run out.
 local function prune_in_flight(observer, state, ended)
-  local before = state.running
+  local in_flight = state.running
   state.running = {}
-  for _, entry in ipairs(before) do
+  for _, entry in ipairs(in_flight) do
     if entry[1] ~= ended and entry[2] > NOW then
       state.running[#state.running + 1] = entry
     else
@@ -221,7 +221,8 @@ local function make_room(observer, state, size)
   return nil
 end
 
--- Return a run as a reply: { id, number, state, observed turn, begin, end }, or false. Here a lease is seen to have run out.
+-- Return a run as a reply: { id, number, state, observed turn, begin, end }, or false. A
+-- run whose lease has run out is ABANDONED.
 local function run_reply(run)
   if not run then return false end
   local state, ended = run.state, run.ended
@@ -254,9 +255,9 @@ end
 
 -- Return whether a deletion knew this run, and still refuses it.
 local function was_deleted(observer, run_id)
-  local number = redis.call('HGET', DELETED, observer .. ' ' .. run_id)
-  if not number then return false end
-  local until_time = string.match(number, '^@(%d+)$')
+  local entry = redis.call('HGET', DELETED, observer .. ' ' .. run_id)
+  if not entry then return false end
+  local until_time = string.match(entry, '^@(%d+)$')
   return not until_time or tonumber(until_time) > NOW
 end
 

@@ -1,0 +1,116 @@
+"""Peers of a client that misbehave: a server that rejects every call, and a proxy that loses replies."""
+
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import grpc
+
+
+class Rejecting:
+    """A gRPC server that responds to every call with one status, for statuses that a sidecar does not send today."""
+
+    def __init__(self) -> None:
+        self.code = grpc.StatusCode.INTERNAL
+        self.message = ""
+        self.details: bytes | None = None
+        self.answers = 1_000_000
+        """Number of calls that get a response. Later calls get none."""
+        self.requests: list[bytes] = []
+        self.cancelled = threading.Event()
+        """Set when a caller has cancelled a call that gets no response."""
+        self._server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
+        self._server.add_generic_rpc_handlers((self._handler(),))
+        self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self._server.start()
+
+    def _handler(self) -> grpc.GenericRpcHandler:
+        rejecting = self
+
+        class Handler(grpc.GenericRpcHandler):
+            def service(self, _: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes]":
+                return grpc.unary_unary_rpc_method_handler(rejecting._reject)
+
+        return Handler()
+
+    def _reject(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        self.requests.append(request)
+        if len(self.requests) > self.answers:
+            # Until the caller cancels the call.
+            context.add_callback(self.cancelled.set)
+            self.cancelled.wait(10)
+        if self.details is not None:
+            context.set_trailing_metadata((("grpc-status-details-bin", self.details),))
+        context.abort(self.code, self.message)
+
+    def stop(self) -> None:
+        """Stop the server."""
+        self._server.stop(0).wait()
+
+
+class Proxy:
+    """A proxy between client and sidecar that can hold or drop replies."""
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
+        self._to = (host, int(port))
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.target = f"127.0.0.1:{self._server.getsockname()[1]}"
+        self.connections = 0
+        self._dropping = threading.Event()
+        self._flowing = threading.Event()
+        self._flowing.set()
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def drop_replies(self) -> None:
+        """Drop replies from now on. Requests still arrive."""
+        self._dropping.set()
+
+    def hold_replies(self) -> None:
+        """Hold replies from now on. Requests still arrive."""
+        self._flowing.clear()
+
+    def release_replies(self) -> None:
+        """Deliver the held replies and all later ones."""
+        self._flowing.set()
+
+    def reset(self) -> None:
+        """Break all connections. Later ones work."""
+        self._break()
+        self._dropping.clear()
+        self._flowing.set()
+
+    def close(self) -> None:
+        """Stop the proxy."""
+        self._server.close()
+        self._flowing.set()
+        self._break()
+
+    def _break(self) -> None:
+        for connection in self._open:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._server.accept()
+                server = socket.create_connection(self._to)
+                self.connections += 1
+                self._open += [client, server]
+                for pair, replies in (((client, server), False), ((server, client), True)):
+                    threading.Thread(target=self._pass, args=(*pair, replies), daemon=True).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket, replies: bool) -> None:
+        with suppress(OSError):
+            while content := source.recv(65536):
+                if replies:
+                    self._flowing.wait()
+                if not (replies and self._dropping.is_set()):
+                    sink.sendall(content)
+        for connection in (source, sink):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        source.close()
