@@ -169,6 +169,7 @@ check-typescript: .venv/dev clients/typescript/node_modules/.package-lock.json
 		|| { echo "generated code differs from protos/: run make protos" >&2; exit 1; }
 
 format: .venv/dev ## format the code and apply automatic fixes
+	$(BIN)/python clients/python/async_clients.py
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

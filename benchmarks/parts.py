@@ -98,7 +98,7 @@ def get_notes_parts(session_ids: list[str], replies: bytes) -> Rows:
     def fill() -> list[GetNotesResponse]:
         responses = [GetNotesResponse() for _ in records]
         for response, record in zip(responses, records, strict=True):
-            conversion.reading(response, OBSERVER, record)
+            conversion.fill_reading(response, OBSERVER, record)
         return responses
 
     responses = fill()

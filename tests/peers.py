@@ -89,9 +89,9 @@ class Proxy:
         self._break()
 
     def _break(self) -> None:
-        for one in self._open:
+        for connection in self._open:
             with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -110,7 +110,7 @@ class Proxy:
                     self._flowing.wait()
                 if not (replies and self._dropping.is_set()):
                     sink.sendall(content)
-        for one in (source, sink):
+        for connection in (source, sink):
             with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
         source.close()

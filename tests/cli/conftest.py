@@ -1,4 +1,4 @@
-"""Fixtures of the command line's tests."""
+"""Fixtures for tests of the command line."""
 
 import pytest
 
@@ -8,5 +8,5 @@ from tests.support import Sidecar
 
 @pytest.fixture
 def cli(sidecar: Sidecar) -> Cli:
-    """The program, told where the shared sidecar is."""
+    """Return the program, configured for the shared sidecar."""
     return Cli(sidecar.target)

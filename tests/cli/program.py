@@ -1,4 +1,4 @@
-"""The real `session-notes` program, run as a person or a script would."""
+"""The real `session-notes` program, run as people and scripts run it."""
 
 import fcntl
 import json
@@ -27,7 +27,7 @@ ENV = {
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: its exit code, and what it wrote."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -40,7 +40,7 @@ class Ended:
 
     @property
     def error(self) -> str:
-        """What the one line on stderr says."""
+        """The error message, which is the only output."""
         assert self.err.startswith("error: "), self
         assert self.err.count("\n") == 1, self
         assert self.err.endswith("\n"), self
@@ -49,7 +49,7 @@ class Ended:
 
 
 class Cli:
-    """Runs commands against one sidecar, at once where several are given."""
+    """Runs commands against one sidecar."""
 
     def __init__(self, target: str) -> None:
         self.env = ENV | {"SESSION_NOTES_TARGET": target}
@@ -66,35 +66,37 @@ class Cli:
         )
         ended = Ended(done.returncode, done.stdout.decode(encoding), done.stderr.decode(encoding))
         assert "Traceback" not in ended.err, ended.err
-        answered = ended.err
-        for typed in sorted(arguments, key=len, reverse=True):
-            answered = answered.replace(typed, "")
-        assert not leaks(answered), ended.err
+        unquoted = ended.err
+        for argument in sorted(arguments, key=len, reverse=True):
+            unquoted = unquoted.replace(argument, "")
+        assert not leaks(unquoted), ended.err
         return ended
 
     def here(self, *arguments: str, stdin: str = "") -> Ended:
-        """The same within this process: for the many that only differ in what is wrong with them."""
+        """Run a command within this process, which is faster."""
         done = CliRunner().invoke(app, arguments, input=stdin, env=self.env, prog_name="session-notes")
         return Ended(done.exit_code, done.stdout, done.stderr)
 
     def together(self, *commands: Sequence[str]) -> list[Ended]:
-        """Several commands side by side, in no order; how they ended, in theirs."""
+        """Run several commands concurrently, and return their results in order."""
         with ThreadPoolExecutor(4) as pool:
             return list(pool.map(lambda command: self(*command), commands))
 
     def on_terminal(self, *arguments: str, types: str = "", env: Mapping[str, str] | None = None) -> tuple[int, str]:
-        """Runs a command on a terminal where somebody types → its exit code, and what is on the screen."""
-        ours, its = pty.openpty()
+        """Run a command on a terminal with typed input, and return its exit code and the screen."""
+        master, terminal = pty.openpty()
         try:
-            fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+            fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
             environment = self.env | {"TERM": "xterm-256color"} | dict(env or {})
-            running = subprocess.Popen([*program(), *arguments], stdin=its, stdout=its, stderr=its, env=environment)
-            os.close(its)
-            os.write(ours, types.encode())
+            running = subprocess.Popen(
+                [*program(), *arguments], stdin=terminal, stdout=terminal, stderr=terminal, env=environment
+            )
+            os.close(terminal)
+            os.write(master, types.encode())
             screen = b""
-            with suppress(OSError):  # how Linux says that nobody is left on the other side
-                while read := os.read(ours, 4096):
+            with suppress(OSError):  # On Linux, reading fails once the program has closed the terminal.
+                while read := os.read(master, 4096):
                     screen += read
             return running.wait(30), screen.decode().replace("\r\n", "\n")
         finally:
-            os.close(ours)
+            os.close(master)

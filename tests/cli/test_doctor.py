@@ -73,12 +73,12 @@ def test_a_sidecar_in_order(cli: Cli, sidecar: Sidecar) -> None:
     lines = human.out.splitlines()
     assert [line.split()[:2] for line in lines[1:-1]] == [["ok", check] for check in SIDECAR_CHECKS]
     assert (lines[0], lines[-1]) == ("sidecar", "0 problems, 0 warnings")
-    found = Diagnosis(written)
-    assert found.checks == [*SIDECAR_CHECKS, "writes", "clock"]
-    assert {found.verdict(check) for check in found.checks} == {"ok"}
-    assert "every caller may call every method" in found.says("credentials")
-    assert "no age depends on" in found.says("clock")
-    assert sidecar.target in found.says("address")
+    diagnosis = Diagnosis(written)
+    assert diagnosis.checks == [*SIDECAR_CHECKS, "writes", "clock"]
+    assert {diagnosis.verdict(check) for check in diagnosis.checks} == {"ok"}
+    assert "every caller may call every method" in diagnosis.says("credentials")
+    assert "no age depends on" in diagnosis.says("clock")
+    assert sidecar.target in diagnosis.says("address")
     keys = sidecar.store.keys()
     assert not [key for key in keys if b"doctor" in key and not key.endswith(b":deleted")]
 
@@ -86,8 +86,8 @@ def test_a_sidecar_in_order(cli: Cli, sidecar: Sidecar) -> None:
 def test_without_write_nothing_is_written(cli: Cli, sidecar: Sidecar) -> None:
     """Checking a sidecar and its store leaves the keys of the store as they were."""
     before = sidecar.store.keys()
-    found = Diagnosis(cli.here("doctor", "--json", "--redis-url", sidecar.store.url))
-    assert found.code == 0
+    diagnosis = Diagnosis(cli.here("doctor", "--json", "--redis-url", sidecar.store.url))
+    assert diagnosis.code == 0
     assert sidecar.store.keys() == before
 
 
@@ -115,9 +115,9 @@ def test_dropped_packets_do_not_exceed_the_timeout() -> None:
             waiting.connect_ex(full.getsockname())
         target = f"127.0.0.1:{full.getsockname()[1]}"
         began = time.monotonic()
-        found, store = (doctor(target, *QUICK, "--redis-url", f"redis://{target}", about=about) for about in PARTS)
+        diagnosis, store = (doctor(target, *QUICK, "--redis-url", f"redis://{target}", about=about) for about in PARTS)
         assert time.monotonic() - began < 6
-    assert found.problem == f"address: no response from {target}"
+    assert diagnosis.problem == f"address: no response from {target}"
     assert "no answer in time" in store.problem
 
 
@@ -126,10 +126,10 @@ def test_a_silent_server_does_not_exceed_the_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         target = f"127.0.0.1:{silent.getsockname()[1]}"
         began = time.monotonic()
-        found = doctor(target, *QUICK)
+        diagnosis = doctor(target, *QUICK)
         store = doctor(target, *QUICK, "--redis-url", f"redis://{target}", about="redis")
         assert time.monotonic() - began < 4
-    assert found.problem == "protocol: it accepts connections and does not respond"
+    assert diagnosis.problem == "protocol: it accepts connections and does not respond"
     assert "no answer in time" in store.problem
 
 
@@ -180,9 +180,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(scope="module")
 def guarded(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
     """Run a sidecar with TLS that requires tokens."""
-    mine = authority.issue("sidecar", "localhost", "127.0.0.1")
+    certificate = authority.issue("sidecar", "localhost", "127.0.0.1")
     tokens = token_files(tmp_path_factory.mktemp("access") / "tokens")
-    flags = ["--tls-cert", str(mine.cert), "--tls-key", str(mine.key), "--tokens-dir", str(tokens)]
+    flags = ["--tls-cert", str(certificate.cert), "--tls-key", str(certificate.key), "--tokens-dir", str(tokens)]
     with Sidecar(flags=flags, wait=False) as sidecar:
         yield sidecar
 
@@ -192,14 +192,14 @@ def test_credentials(guarded: Sidecar, authority: Authority, tmp_path: Path) -> 
     encrypted = ("--tls-ca", str(authority.path))
     assert "it requires a token" in doctor(guarded.target, *encrypted).problem
     wrong = write_secret(tmp_path / "wrong", "canary-wrong")
-    found = doctor(guarded.target, *encrypted, "--token-file", str(wrong))
-    assert "does not know the token" in found.problem
+    diagnosis = doctor(guarded.target, *encrypted, "--token-file", str(wrong))
+    assert "does not know the token" in diagnosis.problem
     for role, token in TOKENS.items():
         path = write_secret(tmp_path / role, token)
-        known = doctor(guarded.target, *encrypted, "--token-file", str(path))
-        assert known.code == 0
-        assert known.says("credentials") == f"the token has the role {role}"
-        assert known.checks == ["address", "certificate", *SIDECAR_CHECKS[1:]]
+        admitted = doctor(guarded.target, *encrypted, "--token-file", str(path))
+        assert admitted.code == 0
+        assert admitted.says("credentials") == f"the token has the role {role}"
+        assert admitted.checks == ["address", "certificate", *SIDECAR_CHECKS[1:]]
         writing = doctor(guarded.target, *encrypted, "--token-file", str(path), "--write")
         assert writing.verdict("writes") == ("ok" if role == "admin" else "problem")
     assert "cannot be read" in doctor(guarded.target, *encrypted, "--token-file", "/no/such").problem
@@ -218,19 +218,19 @@ def test_tls_on_one_side_only(guarded: Sidecar, sidecar: Sidecar, authority: Aut
 def test_certificates(authority: Authority, tmp_path: Path) -> None:
     """Certificates that expired, are not valid yet, have another name or authority, or expire soon are told apart."""
 
-    def look(shown: Certificate, trusted: Authority = authority) -> Diagnosis:
+    def check(shown: Certificate, trusted: Authority = authority) -> Diagnosis:
         with a_server(credentials=grpc.ssl_server_credentials([shown.pems])) as target:
             return doctor(target, "--tls-ca", str(trusted.path))
 
     day, now = datetime.timedelta(days=1), datetime.datetime.now(datetime.UTC)
-    expired = look(issued(authority, "expired", now - 9 * day, now - 3 * day))
+    expired = check(issued(authority, "expired", now - 9 * day, now - 3 * day))
     assert "expired 3 days ago" in expired.problem
     assert f"{now - 3 * day:%Y-%m-%d}" in expired.problem
-    assert "valid only from" in look(issued(authority, "early", now + day, now + 9 * day)).problem
-    elsewhere = look(authority.issue("elsewhere", "notes.example.org"))
+    assert "valid only from" in check(issued(authority, "early", now + day, now + 9 * day)).problem
+    elsewhere = check(authority.issue("elsewhere", "notes.example.org"))
     assert "it is for notes.example.org, not for 127.0.0.1" in elsewhere.problem
-    assert "not trusted" in look(authority.issue("mine", "127.0.0.1"), Authority(tmp_path / "other")).problem
-    soon = look(issued(authority, "soon", now - day, now + 3 * day))
+    assert "not trusted" in check(authority.issue("certificate", "127.0.0.1"), Authority(tmp_path / "other")).problem
+    soon = check(issued(authority, "soon", now - day, now + 3 * day))
     assert soon.verdict("certificate") == "warning"
     assert "not a sidecar" in soon.problem
 
@@ -239,25 +239,35 @@ def issued(authority: Authority, name: str, begins: datetime.datetime, ends: dat
     """Issue a certificate with these dates."""
     made = authority._ca.issue_cert("127.0.0.1", not_before=begins, not_after=ends)
     chain = b"".join(pem.bytes() for pem in made.cert_chain_pems)
-    return authority._written(name, made.private_key_pem.bytes(), chain)
+    return authority.write(name, made.private_key_pem.bytes(), chain)
 
 
 def test_client_certificates(authority: Authority, tmp_path: Path) -> None:
     """A missing client certificate, one of another authority, one without a role and one with a role are told apart."""
-    mine, caller = authority.issue("sidecar", "127.0.0.1"), authority.issue("caller", "coach.example.org")
-    nobody, stranger = authority.issue("nobody", "x.example.org"), Authority(tmp_path / "o").issue("stranger", "coach")
+    certificate, caller = authority.issue("sidecar", "127.0.0.1"), authority.issue("caller", "coach.example.org")
+    without_role, stranger = (
+        authority.issue("without-role", "x.example.org"),
+        Authority(tmp_path / "o").issue("stranger", "coach"),
+    )
     roles = write_secret(tmp_path / "roles", "observer coach.example.org")
-    flags = ["--tls-cert", str(mine.cert), "--tls-key", str(mine.key), "--tls-client-ca", str(authority.path)]
+    flags = [
+        "--tls-cert",
+        str(certificate.cert),
+        "--tls-key",
+        str(certificate.key),
+        "--tls-client-ca",
+        str(authority.path),
+    ]
     with Sidecar(flags=[*flags, "--tls-roles", str(roles)], wait=False) as sidecar:
 
-        def look(shown: Certificate | None) -> Diagnosis:
+        def check(shown: Certificate | None) -> Diagnosis:
             files = ["--tls-cert", str(shown.cert), "--tls-key", str(shown.key)] if shown else []
             return doctor(sidecar.target, "--tls-ca", str(authority.path), *files)
 
-        assert look(None).problem == "protocol: it requires a client certificate"
-        assert "rejects your certificate" in look(stranger).problem
-        assert "no name in your certificate has a role" in look(nobody).problem
-        assert look(caller).says("credentials") == "your certificate has the role observer"
+        assert check(None).problem == "protocol: it requires a client certificate"
+        assert "rejects your certificate" in check(stranger).problem
+        assert "no name in your certificate has a role" in check(without_role).problem
+        assert check(caller).says("credentials") == "your certificate has the role observer"
 
 
 def test_a_sidecar_of_another_version() -> None:
@@ -285,8 +295,10 @@ def another_version(lacks: str = "", has: str = "") -> Iterator[grpc.GenericRpcH
 
     def reflect(requests: Iterator[Any], _: Any) -> Iterator[Any]:
         for request in requests:
-            found = reflection_pb2.FileDescriptorResponse(file_descriptor_proto=[files[request.file_by_filename]])
-            yield reflection_pb2.ServerReflectionResponse(file_descriptor_response=found)
+            file_response = reflection_pb2.FileDescriptorResponse(
+                file_descriptor_proto=[files[request.file_by_filename]]
+            )
+            yield reflection_pb2.ServerReflectionResponse(file_descriptor_response=file_response)
 
     def refuse(_: bytes, context: Any) -> bytes:
         context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no")
@@ -326,8 +338,8 @@ def test_a_store_that_is_down() -> None:
     url = f"redis://:canary@127.0.0.1:{free_port()}/0"
     with Sidecar(url, wait=False) as sidecar:
         ended = Cli(sidecar.target).here("doctor", "--json", "--redis-url", url)
-    found, store = Diagnosis(ended), Diagnosis(ended, "redis")
-    assert "not ready" in found.says("health")
-    assert "--redis-url" in found.advice("health")
-    assert found.verdict("reads") == "skipped"
+    diagnosis, store = Diagnosis(ended), Diagnosis(ended, "redis")
+    assert "not ready" in diagnosis.says("health")
+    assert "--redis-url" in diagnosis.advice("health")
+    assert diagnosis.verdict("reads") == "skipped"
     assert "connection refused" in store.problem

@@ -44,133 +44,133 @@ def admin(server: StoreServer) -> Iterator[Any]:
 
 
 @pytest.fixture
-def look(cli: Cli, server: StoreServer) -> Callable[..., Diagnosis]:
+def check(cli: Cli, server: StoreServer) -> Callable[..., Diagnosis]:
     """Return a function that runs the doctor against the store."""
 
-    def look(*arguments: str, url: str = server.url) -> Diagnosis:
+    def check(*arguments: str, url: str = server.url) -> Diagnosis:
         return Diagnosis(cli.here("doctor", "--json", "--redis-url", url, *arguments), "redis")
 
-    return look
+    return check
 
 
-def test_every_check_has_a_line(look: Callable[..., Diagnosis], admin: Any) -> None:
+def test_every_check_has_a_line(check: Callable[..., Diagnosis], admin: Any) -> None:
     """Every check prints a line, in order; a well-configured store has no warning until its log keeps users' words."""
     admin.config_set("appendonly", "yes")
     for name in COMMAND_LOGS:
         if admin.config_get(name):
             admin.config_set(name, -1)
-    found = look()
-    assert found.checks == CHECKS
-    assert found.code == 0
-    assert {found.verdict(check) for check in CHECKS} <= {"ok", "skipped"}
-    assert re.match(r"(Valkey|Redis) \d+\.\d+", found.says("version"))
+    diagnosis = check()
+    assert diagnosis.checks == CHECKS
+    assert diagnosis.code == 0
+    assert {diagnosis.verdict(check) for check in CHECKS} <= {"ok", "skipped"}
+    assert re.match(r"(Valkey|Redis) \d+\.\d+", diagnosis.says("version"))
     admin.config_set("slowlog-log-slower-than", 10_000)
-    assert look().verdict("log") == "warning"
+    assert check().verdict("log") == "warning"
 
 
-def test_eviction(look: Callable[..., Diagnosis], admin: Any) -> None:
+def test_eviction(check: Callable[..., Diagnosis], admin: Any) -> None:
     """A policy that evicts sessions is a problem once memory is limited; volatile-* is a warning."""
     admin.config_set("maxmemory-policy", "allkeys-lru")
-    assert look().verdict("eviction") == "warning"
+    assert check().verdict("eviction") == "warning"
     admin.config_set("maxmemory", "100mb")
-    found = look()
-    assert (found.code, found.verdict("eviction")) == (1, "problem")
-    assert "allkeys-lru" in found.says("eviction")
-    assert "noeviction" in found.advice("eviction")
+    diagnosis = check()
+    assert (diagnosis.code, diagnosis.verdict("eviction")) == (1, "problem")
+    assert "allkeys-lru" in diagnosis.says("eviction")
+    assert "noeviction" in diagnosis.advice("eviction")
     admin.config_set("maxmemory-policy", "volatile-ttl")
-    assert look().verdict("eviction") == "warning"
+    assert check().verdict("eviction") == "warning"
     admin.config_set("maxmemory-policy", "noeviction")
-    assert look().verdict("eviction") == "ok"
+    assert check().verdict("eviction") == "ok"
 
 
-def test_memory(look: Callable[..., Diagnosis], admin: Any) -> None:
+def test_memory(check: Callable[..., Diagnosis], admin: Any) -> None:
     """Memory in use is a warning near the limit and a problem beyond it."""
     # Created by a script: sent from here, it would also fill the buffers of a connection, which count.
     admin.eval("redis.call('SET', KEYS[1], string.rep('x', 20000000), 'EX', 100)", 1, "large")
     used = admin.info("memory")["used_memory"]
     for share, verdict in ((0.5, "ok"), (0.88, "warning"), (1.2, "problem")):
         admin.config_set("maxmemory", int(used / share))
-        assert look().verdict("memory") == verdict, share
+        assert check().verdict("memory") == verdict, share
 
 
-def test_persistence(look: Callable[..., Diagnosis], admin: Any) -> None:
+def test_persistence(check: Callable[..., Diagnosis], admin: Any) -> None:
     """Without persistence, with snapshots and with an append-only file, the line says what a crash would lose."""
-    nothing = look()
-    assert nothing.verdict("persistence") == "warning"
-    assert "loses every session" in nothing.says("persistence")
-    assert "appendonly yes" in nothing.advice("persistence")
+    without = check()
+    assert without.verdict("persistence") == "warning"
+    assert "loses every session" in without.says("persistence")
+    assert "appendonly yes" in without.advice("persistence")
     admin.config_set("save", "3600 1")
-    assert "snapshots only" in look().says("persistence")
+    assert "snapshots only" in check().says("persistence")
     admin.config_set("appendonly", "yes")
     for policy, loss in (("everysec", "the last second or two"), ("always", "loses no acknowledged write")):
         admin.config_set("appendfsync", policy)
-        assert look().verdict("persistence") == "ok"
-        assert loss in look().says("persistence")
+        assert check().verdict("persistence") == "ok"
+        assert loss in check().says("persistence")
     admin.config_set("appendfsync", "no")
-    assert look().verdict("persistence") == "warning"
+    assert check().verdict("persistence") == "warning"
 
 
-def test_replicas(look: Callable[..., Diagnosis], admin: Any) -> None:
+def test_replicas(check: Callable[..., Diagnosis], admin: Any) -> None:
     """Fewer replicas than writes wait for are a problem, as every write is then UNAVAILABLE."""
-    assert look().verdict("replicas") == "ok"
-    assert look("--min-replicas-acked", "1").verdict("replicas") == "problem"
+    assert check().verdict("replicas") == "ok"
+    assert check("--min-replicas-acked", "1").verdict("replicas") == "problem"
     admin.config_set("min-replicas-to-write", 2)
-    assert look().verdict("replicas") == "problem"
+    assert check().verdict("replicas") == "problem"
 
 
-def test_a_replica_is_not_a_master(look: Callable[..., Diagnosis], server: StoreServer) -> None:
+def test_a_replica_is_not_a_master(check: Callable[..., Diagnosis], server: StoreServer) -> None:
     """A replica, which refuses writes, is a problem; the advice names Sentinel's URL."""
     with StoreServer(valkey_program(), ["--replicaof", "127.0.0.1", str(free_port())]) as replica:
-        found = look(url=replica.url)
-    assert found.verdict("role") == "problem"
-    assert "redis+sentinel" in found.advice("role")
+        diagnosis = check(url=replica.url)
+    assert diagnosis.verdict("role") == "problem"
+    assert "redis+sentinel" in diagnosis.advice("role")
 
 
-def test_keys_without_a_ttl(look: Callable[..., Diagnosis], admin: Any) -> None:
+def test_keys_without_a_ttl(check: Callable[..., Diagnosis], admin: Any) -> None:
     """Keys with the prefix that never expire belong to another program; they are counted, not named."""
-    assert "no key with the prefix yet" in look().says("expiry")
+    assert "no key with the prefix yet" in check().says("expiry")
     admin.hset(f"{DEFAULT_PREFIX}:{{canary-x}}", "a", "b")
     admin.set(f"{DEFAULT_PREFIX}:{{canary-y}}:turns", "a", ex=100)
-    found = look()
-    assert found.verdict("expiry") == "warning"
-    assert "2 keys with the prefix checked, 1 never" in found.says("expiry")
+    diagnosis = check()
+    assert diagnosis.verdict("expiry") == "warning"
+    assert "2 keys with the prefix checked, 1 never" in diagnosis.says("expiry")
 
 
 def test_a_user_without_permissions(
-    look: Callable[..., Diagnosis], server: StoreServer, admin: Any, tmp_path: Path
+    check: Callable[..., Diagnosis], server: StoreServer, admin: Any, tmp_path: Path
 ) -> None:
     """The commands that a user may not run are named; of a wrong password, only that it is wrong."""
     login = ("--redis-password-file", str(write_secret(tmp_path / "password", PASSWORD)))
     url = server.url.replace("redis://", "redis://app@")
     allowed = ("reset", "on", f"~{DEFAULT_PREFIX}:*", "+@all", "-rename", "-rpush", f">{PASSWORD}")
     admin.execute_command("ACL", "SETUSER", "app", *allowed)
-    found = look(*login, url=url)
-    if found.verdict("permissions") != "skipped":  # Redis 6 cannot tell.
-        assert (found.code, found.verdict("permissions")) == (1, "problem")
-        assert "the user may not run rename, rpush" in found.says("permissions")
+    diagnosis = check(*login, url=url)
+    if diagnosis.verdict("permissions") != "skipped":  # Redis 6 cannot tell.
+        assert (diagnosis.code, diagnosis.verdict("permissions")) == (1, "problem")
+        assert "the user may not run rename, rpush" in diagnosis.says("permissions")
     admin.execute_command("ACL", "SETUSER", "app", "resetpass", ">another")
-    assert "wrong user or password" in look(*login, url=url).problem
+    assert "wrong user or password" in check(*login, url=url).problem
 
 
-def test_a_silent_store(look: Callable[..., Diagnosis], server: StoreServer) -> None:
+def test_a_silent_store(check: Callable[..., Diagnosis], server: StoreServer) -> None:
     """A store that does not reply is reported within the timeout."""
     server.pause()
     try:
-        assert "no answer in time" in look("--timeout", "400ms").problem
+        assert "no answer in time" in check("--timeout", "400ms").problem
     finally:
         server.resume()
 
 
-def test_invalid_urls_files_and_hosts(look: Callable[..., Diagnosis], cli: Cli, tmp_path: Path) -> None:
+def test_invalid_urls_files_and_hosts(check: Callable[..., Diagnosis], cli: Cli, tmp_path: Path) -> None:
     """An invalid URL is a usage error; a password file that others can read, and an unknown host, are problems."""
     assert cli.here("doctor", "--redis-url", "localhost").code == 2
     readable = write_secret(tmp_path / "password", PASSWORD)
     readable.chmod(0o644)
-    assert "has mode 0644" in look("--redis-password-file", str(readable)).problem
-    assert "the name of its host is not found" in look(url="redis://nowhere.invalid").problem
+    assert "has mode 0644" in check("--redis-password-file", str(readable)).problem
+    assert "the name of its host is not found" in check(url="redis://nowhere.invalid").problem
 
 
 def test_the_embedded_store(cli: Cli, sidecar: Sidecar) -> None:
     """The embedded store passes every check."""
-    found = Diagnosis(cli.here("doctor", "--json", "--redis-url", sidecar.store.url), "redis")
-    assert {found.verdict(check) for check in CHECKS} == {"ok"}
+    diagnosis = Diagnosis(cli.here("doctor", "--json", "--redis-url", sidecar.store.url), "redis")
+    assert {diagnosis.verdict(check) for check in CHECKS} == {"ok"}

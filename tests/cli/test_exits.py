@@ -1,4 +1,4 @@
-"""How commands end: help, health, exit codes, and that neither colour nor a traceback goes where it should not."""
+"""Help, exit codes and error messages; colour for terminals only, and never a traceback."""
 
 import re
 import subprocess
@@ -22,15 +22,15 @@ COMMANDS = [
 
 
 @pytest.fixture(scope="module")
-def nobody() -> Cli:
-    """The program, told of a sidecar that is not there."""
+def unreachable() -> Cli:
+    """Return the program, configured for an address without a sidecar."""
     return Cli(f"127.0.0.1:{free_port()}")
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_command_has_help(nobody: Cli, command: list[str]) -> None:
-    """With an example for each that does something; the exit codes stand in the first one people see."""
-    ended = nobody.here(*command, "--help")
+def test_every_command_has_help(unreachable: Cli, command: list[str]) -> None:
+    """Every command has help, with an example unless it is a group; that of the program lists the exit codes."""
+    ended = unreachable.here(*command, "--help")
     assert (ended.code, ended.err) == (0, "")
     assert f"Usage: {' '.join(['session-notes', *command])} " in ended.out
     if command in ([], ["notes"], ["runs"], ["session"]):
@@ -40,9 +40,9 @@ def test_every_command_has_help(nobody: Cli, command: list[str]) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_help_is_written_as_everywhere(nobody: Cli, command: list[str]) -> None:
-    """Arguments and values in capitals, none for flags; it fits on 80 columns with nothing cut or broken."""
-    shown = nobody.here(*command, "--help").out
+def test_help_follows_conventions(unreachable: Cli, command: list[str]) -> None:
+    """Arguments and values are in capitals, flags have none, and lines fit 80 columns with nothing cut or broken."""
+    shown = unreachable.here(*command, "--help").out
     assert max(map(len, shown.splitlines())) <= 80
     assert not re.search(r"[<>…]", shown.partition("Example")[0])
     assert "{" not in shown.partition("\n\n")[0]
@@ -53,10 +53,14 @@ def test_help_is_written_as_everywhere(nobody: Cli, command: list[str]) -> None:
         assert re.search(r"Usage: .* \[OPTIONS\] SESSION\b", shown)
 
 
-def test_usage(nobody: Cli) -> None:
-    """Wrong usage is 2, in one line, with what was meant and where to look; the version is for bug reports."""
-    typo, version = nobody.together(["note", "get"], ["--version"])
-    flag, missing, bare = nobody.here("notes", "get", "s", "--bogus"), nobody.here("notes", "get"), nobody.here("notes")
+def test_usage_errors(unreachable: Cli) -> None:
+    """Wrong usage exits with 2 and one line, with a suggestion and the help to read; --version prints the version."""
+    typo, version = unreachable.together(["note", "get"], ["--version"])
+    flag, missing, bare = (
+        unreachable.here("notes", "get", "s", "--bogus"),
+        unreachable.here("notes", "get"),
+        unreachable.here("notes"),
+    )
     assert "did you mean 'notes'" in typo.error.lower()
     assert "--bogus" in flag.error
     assert "session-notes notes get --help" in flag.error
@@ -66,9 +70,9 @@ def test_usage(nobody: Cli) -> None:
     assert version.out.startswith("session-notes 0.")
 
 
-def test_errors_of_several_lines_keep_them(nobody: Cli) -> None:
-    """A list in an error stays one: the forms of a Redis URL are below each other, each on a line that fits."""
-    ended = nobody.here("serve", "--redis-url", "localhost:6379")
+def test_an_error_may_have_several_lines(unreachable: Cli) -> None:
+    """The error about a Redis URL lists the valid forms, one per line, within 80 columns."""
+    ended = unreachable.here("serve", "--redis-url", "localhost:6379")
     first, *forms, last = ended.err.splitlines()
     assert (ended.code, ended.out) == (2, "")
     assert first == "error: not a Redis URL: the scheme is missing. Write one of"
@@ -78,7 +82,7 @@ def test_errors_of_several_lines_keep_them(nobody: Cli) -> None:
 
 
 def test_health(cli: Cli, sidecar: Sidecar) -> None:
-    """0 only when it serves; a service it does not know is 6."""
+    """The exit code of `health` is 0 only if the sidecar serves, and 6 for an unknown service."""
     human, in_json, service, unknown = cli.together(
         ["health"],
         ["health", "--json"],
@@ -93,7 +97,7 @@ def test_health(cli: Cli, sidecar: Sidecar) -> None:
 
 
 def test_no_store_is_4() -> None:
-    """The sidecar is there, its store is not: not to be mistaken for "no notes"."""
+    """A sidecar without its store exits with 4, unlike a session without notes."""
     with Sidecar(f"redis://127.0.0.1:{free_port()}/0", wait=False) as sidecar:
         cli = Cli(sidecar.target)
         health, live, notes = cli.together(["health"], ["health", "--service", "live"], ["notes", "get", "s"])
@@ -106,24 +110,24 @@ def test_no_store_is_4() -> None:
     assert notes.error == write.error == "the store is unavailable; retry later (STORE_UNAVAILABLE)"
 
 
-def test_no_sidecar_is_4(nobody: Cli) -> None:
-    """Said at once by a read, which is never tried again, within the timeout by others; with the address tried."""
-    target = nobody.env["SESSION_NOTES_TARGET"]
+def test_no_sidecar_is_4(unreachable: Cli) -> None:
+    """An address without a sidecar exits with 4 and is named: at once by reads, within the timeout by retried calls."""
+    target = unreachable.env["SESSION_NOTES_TARGET"]
     other = f"127.0.0.1:{free_port()}"
     ends = [
-        nobody("notes", "get", "s"),
-        nobody.here("health"),
-        nobody.here("runs", "list", "s", "--timeout", "300ms"),
-        nobody.here("session", "set", "s", "a=1"),
-        nobody.here("session", "list", "--timeout", "300ms", "--target", other),
+        unreachable("notes", "get", "s"),
+        unreachable.here("health"),
+        unreachable.here("runs", "list", "s", "--timeout", "300ms"),
+        unreachable.here("session", "set", "s", "a=1"),
+        unreachable.here("session", "list", "--timeout", "300ms", "--target", other),
     ]
     for ended in ends:
         assert ended.code == 4
         assert ended.error.startswith(f"no sidecar answers at {other if ended is ends[-1] else target}: ")
 
 
-def test_what_the_server_says_decides(sidecar: Sidecar) -> None:
-    """Denied is 7, an answer that never comes is 4, what nobody expects is 1, and the server's text is one line."""
+def test_statuses_map_to_exit_codes(sidecar: Sidecar) -> None:
+    """Permission denied exits with 7, no response with 4, any other status with 1; the server's text is one line."""
     codes = {
         "unauthenticated": (grpc.StatusCode.UNAUTHENTICATED, 7),
         "permission": (grpc.StatusCode.PERMISSION_DENIED, 7),
@@ -145,7 +149,7 @@ def test_what_the_server_says_decides(sidecar: Sidecar) -> None:
 
 @contextmanager
 def answering(codes: dict[str, grpc.StatusCode | None]) -> Iterator[str]:
-    """A server that answers each session's calls with a status of its own, or not at all."""
+    """Run a server that answers GetSession of each session with the given status, or never."""
     done = threading.Event()
 
     def answer(request: bytes, context: Any) -> bytes:
@@ -170,7 +174,7 @@ def answering(codes: dict[str, grpc.StatusCode | None]) -> Iterator[str]:
 
 
 def test_colour_is_for_terminals(cli: Cli, session: SessionCalls) -> None:
-    """Colours on a terminal; none in a pipe, none with NO_COLOR. What somebody wrote colours and moves nothing."""
+    """Colours appear on a terminal only, and not with NO_COLOR; texts of users cause none."""
     session.write_notes("r1", "[bold red]not[/bold red] :smile: \x1b[31mmine\x1b[0m \x9b2J")
     piped, piped_json = cli.together(["notes", "get", session.id], ["notes", "get", session.id, "--json"])
     _, colourful = cli.on_terminal("notes", "get", session.id)
@@ -190,20 +194,20 @@ def test_colour_is_for_terminals(cli: Cli, session: SessionCalls) -> None:
 
 
 def test_a_closed_pipe_is_quiet(cli: Cli) -> None:
-    """`session list | head -1` and the like: no complaint, whoever stops reading first."""
+    """A reader that closes the pipe early causes no error message."""
     running = subprocess.Popen(
         [*program(), "session", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=cli.env
     )
     assert running.stdout is not None
     assert running.stderr is not None
     running.stdout.close()
-    complaint = running.stderr.read()
+    message = running.stderr.read()
     running.stderr.close()
-    assert (running.wait(30), complaint) == (1, b"")
+    assert (running.wait(30), message) == (1, b"")
 
 
-def test_a_terminal_without_the_letters(cli: Cli, session: SessionCalls) -> None:
-    """An encoding that lacks a letter costs that letter, not the command."""
+def test_a_terminal_that_lacks_characters(cli: Cli, session: SessionCalls) -> None:
+    """A character that the encoding lacks becomes an escape, and the command succeeds."""
     session.write_notes("r1", "é → e")
     human = cli("notes", "get", session.id, env={"PYTHONIOENCODING": "latin-1"}, encoding="latin-1")
     assert (human.code, human.err) == (0, "")
@@ -212,9 +216,9 @@ def test_a_terminal_without_the_letters(cli: Cli, session: SessionCalls) -> None
     assert in_json.json["notes"]["summary"] == "é → e"
 
 
-def test_help_is_quick(nobody: Cli) -> None:
-    """Nobody waits for gRPC, redis or the server to be told a flag's name."""
-    ended = nobody("--help", env={"PYTHONPROFILEIMPORTTIME": "1"})
+def test_help_is_quick(unreachable: Cli) -> None:
+    """--help imports neither gRPC, redis nor the clients."""
+    ended = unreachable("--help", env={"PYTHONPROFILEIMPORTTIME": "1"})
     assert (ended.code, "Usage: session-notes " in ended.out) == (0, True)
     modules = {line.rpartition("|")[2].strip() for line in ended.err.splitlines()}
     assert "click" in modules

@@ -17,8 +17,8 @@ READING_KEYS = {
 }  # fmt: skip
 
 
-def test_what_is_written_is_read(cli: Cli, session: SessionCalls) -> None:
-    """By hand there and back: each part of the notes, their age in words, drift as a number of turns."""
+def test_written_notes_are_read(cli: Cli, session: SessionCalls) -> None:
+    """Every part of the notes is written and read, with age in words and drift in turns."""
     session.append_turns(3)
     written = cli(
         "notes", "write", session.id, "--run-id", "r1", "--observed-turn", "1", "--summary", "Goals are clear.",
@@ -49,12 +49,12 @@ def test_what_is_written_is_read(cli: Cli, session: SessionCalls) -> None:
     for part in ("Goals are clear.", "goals", "100%", "25%", "warning  No budget", "time: short", "1. Who decides?"):
         assert part in read.out
     assert '{"deep": {"n": 2}}' in read.out
-    assert stale.code == 0, "not fresh is no failure, unless --fresh asks"
+    assert stale.code == 0, "stale notes are a failure with --fresh only"
     assert "1 turn behind, stale" in stale.out
 
 
 def test_json_has_every_key(cli: Cli, session: SessionCalls) -> None:
-    """Seconds as numbers, times as RFC 3339, enum values as lower-case words, null where there is nothing to say."""
+    """JSON has every key: seconds as numbers, times in RFC 3339, enum values in lower case, null for no value."""
     session.append_turns(2)
     session.begin_run("r1")
     written = cli(
@@ -93,7 +93,7 @@ def test_json_has_every_key(cli: Cli, session: SessionCalls) -> None:
 
 
 def test_not_ready_exits_with_3(cli: Cli, session: SessionCalls) -> None:
-    """A script can branch on it, and a person reads why. So it is with --fresh where the notes are not."""
+    """Notes that are not ready, or with --fresh not fresh, exit with 3 and a reason."""
     session.begin_run("r1", observer="failed")
     session.fail_run("r1", observer="failed", reason="the model is [bold]down[/bold]")
     session.begin_run("r1", observer="running")
@@ -118,7 +118,7 @@ def test_not_ready_exits_with_3(cli: Cli, session: SessionCalls) -> None:
 
 
 def test_outcomes(cli: Cli, session: SessionCalls) -> None:
-    """The same again changes nothing and is fine; superseded notes were stored, but are refused as current: 5."""
+    """Repeated notes exit with 0; superseded notes, and other notes for the same run, exit with 5."""
     session.begin_run("slow")
     session.begin_run("quick")
     session.write_notes("quick", notes_pb2.Notes(summary="a summary"))
@@ -134,8 +134,8 @@ def test_outcomes(cli: Cli, session: SessionCalls) -> None:
     assert other.error == "this run has already written other notes (RUN_ALREADY_WRITTEN)"
 
 
-def test_a_file_takes_what_json_gives(cli: Cli, session: SessionCalls, tmp_path: Path) -> None:
-    """`notes get --json` → `.notes` → `notes write --file`, from a file and from stdin: nothing is lost."""
+def test_a_file_takes_the_notes_of_json(cli: Cli, session: SessionCalls, tmp_path: Path) -> None:
+    """`notes write --file` restores the notes that `notes get --json` prints, from a file and from stdin."""
     content = notes_pb2.Notes(
         coverage={"goals": 0.5},
         issues=[notes_pb2.Issue(text="[i]x[/i]\n\u2028é", severity=notes_pb2.SEVERITY_INFO, turn=0)],
@@ -183,10 +183,10 @@ def test_a_file_takes_what_json_gives(cli: Cli, session: SessionCalls, tmp_path:
     ],
     ids=["options", "file"],
 )
-def test_what_is_wrong_is_named(cli: Cli, session: SessionCalls, rows: list[tuple[list[str], str, str]]) -> None:
-    """Exit code 2, and one line that says which option or field, and why."""
-    for arguments, stdin, said in rows:
+def test_invalid_notes_are_named(cli: Cli, session: SessionCalls, rows: list[tuple[list[str], str, str]]) -> None:
+    """Invalid options and files exit with 2 and one line that names the option or field, and the reason."""
+    for arguments, stdin, message in rows:
         ended = cli.here("notes", "write", session.id, *arguments, stdin=stdin)
         assert ended.code == 2, ended
-        assert said in ended.error
+        assert message in ended.error
     assert not session.get_notes().ready

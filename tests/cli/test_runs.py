@@ -7,7 +7,7 @@ from tests.support import SessionCalls
 
 
 def test_begin(cli: Cli, session: SessionCalls) -> None:
-    """A run by hand: its number, what it sees, the transcript when asked; the same id again is the same run."""
+    """`runs begin` prints the run, and the transcript on request; the same id returns the same run."""
     session.append_turns(2)
     begun = cli("runs", "begin", session.id, "--run-id", "r1", "--lease", "1m", "--transcript")
     assert (begun.code, begun.err) == (0, "")
@@ -27,7 +27,7 @@ def test_begin(cli: Cli, session: SessionCalls) -> None:
 
 
 def test_fail(cli: Cli, session: SessionCalls) -> None:
-    """Recorded with its reason; 6 where there is no such run, 5 where it has written."""
+    """`runs fail` records the reason; it exits with 6 for an unknown run, with 5 for one that has written."""
     session.begin_run("r1")
     session.begin_run("r2")
     session.write_notes("written")
@@ -45,7 +45,7 @@ def test_fail(cli: Cli, session: SessionCalls) -> None:
 
 
 def test_list(cli: Cli, session: SessionCalls) -> None:
-    """A table, newest first, one line a run however long its failure; --notes adds each one's notes."""
+    """`runs list` prints one line per run, newest first, however long its failure; --notes adds the notes."""
     session.begin_run("r1", observed_turn=1)
     session.begin_run("r2")
     session.fail_run("r2", reason="the [b]model[/b] " + "went away " * 30 + "\nat last")

@@ -12,7 +12,7 @@ from tests.support import CANARY, SessionCalls, new_session_id, turns
 
 
 def test_set(cli: Cli, session: SessionCalls) -> None:
-    """JSON where it is JSON, else text; what is removed goes, what is not named stays; another version is refused."""
+    """Values are JSON or text, removed fields go, others stay; a version mismatch and invalid arguments are errors."""
     session.update_session(set={"kept": 1, "gone": 2})
     done = cli(
         "session", "set", session.id, 'goal="refund"', "count=2", "list=[1, {}]", "no=null", "text=a=b [b]c[/b]",
@@ -41,9 +41,9 @@ def test_set(cli: Cli, session: SessionCalls) -> None:
 
 
 def test_append(cli: Cli, session: SessionCalls, tmp_path: Path) -> None:
-    """Pairs, or JSON lines; a transcript of another length is refused."""
-    said = cli("session", "append", session.id, "user", "hello", "primary", "", "--expected-turn-count", "0")
-    assert (said.code, said.out) == (0, f"{session.id} has 2 turns\n")
+    """Turns are appended from pairs or JSON lines; another turn count and invalid lines are errors."""
+    appended = cli("session", "append", session.id, "user", "hello", "primary", "", "--expected-turn-count", "0")
+    assert (appended.code, appended.out) == (0, f"{session.id} has 2 turns\n")
     file = tmp_path / "turns.jsonl"
     lines = [
         {"speaker": "user", "text": "[u]é[/u]", "time": "2026-01-31T13:00:00+01:00", "extra": {"n": 1}},
@@ -82,7 +82,7 @@ def test_append(cli: Cli, session: SessionCalls, tmp_path: Path) -> None:
 
 
 def test_get(cli: Cli, session: SessionCalls) -> None:
-    """Fields, each observer's notes in words, turns when asked, numbered as they were said; 6 where there is none."""
+    """`session get` prints fields, notes in words and numbered turns; it exits with 6 for an unknown session."""
     session.update_session(set={"goal": "[red]refund[/red]"})
     session.append_turns(turns(3))
     session.write_notes("r1", observed_turn=1, observer="coach")
@@ -110,13 +110,13 @@ def test_get(cli: Cli, session: SessionCalls) -> None:
 
 
 def test_a_turn_of_an_unnamed_speaker(cli: Cli, session: SessionCalls) -> None:
-    """A speaker may be empty: a dash stands for the name, so that no column is missing."""
+    """A turn without a speaker shows a dash in its column."""
     session.append_turns([turn_pb2.Turn(text="hello")])
     assert cli("session", "get", session.id, "--turns").out.splitlines()[-1] == "  1  -  hello"
 
 
 def test_delete_asks_first(cli: Cli, session: SessionCalls) -> None:
-    """On a terminal it asks; where nobody can be asked it wants --yes. One that is not there is no error."""
+    """`session delete` confirms on a terminal and requires --yes elsewhere; an unknown session is not an error."""
     session.append_turns(1)
     unasked = cli("session", "delete", session.id)
     assert unasked.code == 2
@@ -137,7 +137,7 @@ def test_delete_asks_first(cli: Cli, session: SessionCalls) -> None:
 
 
 def test_list(cli: Cli, session: SessionCalls) -> None:
-    """Each once, the last changed first."""
+    """`session list` shows each session once, most recently changed first."""
     older = SessionCalls(session.channel, new_session_id())
     older.append_turns(2)
     session.update_session(set={"a": 1})
@@ -151,7 +151,7 @@ def test_list(cli: Cli, session: SessionCalls) -> None:
     assert cells[session.id][:2] == ["1", "0"]
     assert cells[session.id][-1] == "coach"
     assert cells[older.id][:2] == ["0", "2"]
-    by_id = {one["session_id"]: one for one in in_json.json}
+    by_id = {document["session_id"]: document for document in in_json.json}
     assert by_id[older.id]["turn_count"] == 2
     assert by_id[session.id]["observers"] == ["coach"]
     assert by_id[session.id]["update_time"].endswith("Z")

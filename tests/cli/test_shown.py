@@ -1,4 +1,4 @@
-"""What a person reads on a terminal: texts as they were written, ids in one line, reasons for every "no"."""
+"""Output for people: texts as written, ids on one line, a reason with every refusal; and warnings about variables."""
 
 import json
 import re
@@ -17,22 +17,22 @@ from tests.cli.program import Cli
 from tests.support import SessionCalls, Sidecar, new_channel, new_session_id, struct
 
 OVERRIDE, ISOLATE, ZERO_WIDTH, TAG, SOFT_HYPHEN = "\u202e", "\u2066", "\u200b", "\U000e0041", "\u00ad"
-ACTING = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+ACTIVE_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
-def test_no_character_that_acts_or_hides_is_shown_as_it_is() -> None:
-    """Of all that Unicode has, each is an escape instead, also where it stands between letters."""
+def test_active_and_invisible_characters_are_escaped() -> None:
+    """Every control, format, surrogate, private and separator character becomes an escape, even between letters."""
     for code in range(sys.maxunicode + 1):
-        letter = chr(code)
-        if unicodedata.category(letter) in ACTING and letter not in "\n\t":
-            assert plain(f"a{letter}b") == f"a{ascii(letter)[1:-1]}b"
+        character = chr(code)
+        if unicodedata.category(character) in ACTIVE_CATEGORIES and character not in "\n\t":
+            assert plain(f"a{character}b") == f"a{ascii(character)[1:-1]}b"
 
 
 @pytest.mark.parametrize(
     "text", ["\ufe0f", "\u3164", "\u034f", "a\ufe0fb", "a\u200db", "\u200d\u200d", "é\u200d\u200d"]
 )
-def test_what_shows_nothing_is_shown_as_an_escape(text: str) -> None:
-    """Selectors, fillers and joiners too, where they join nothing."""
+def test_characters_without_a_glyph_are_escaped(text: str) -> None:
+    """Selectors, fillers and joiners that join nothing become escapes too."""
     assert "\\u" in plain(text)
 
 
@@ -40,13 +40,13 @@ def test_what_shows_nothing_is_shown_as_an_escape(text: str) -> None:
     "text",
     ["👨\u200d👩\u200d👧", "❤\ufe0f\u200d🔥", "\u0645\u06cc\u200c\u062e\u0648", "क्\u200dष", "naïve 日本", "🇩🇪"],
 )
-def test_what_is_part_of_a_letter_stays(text: str) -> None:
-    """Families of emoji, Persian and Indic words are whole."""
+def test_joiners_within_a_glyph_stay(text: str) -> None:
+    """Family emoji, Persian words and Indic words are printed as written."""
     assert plain(text) == text
 
 
-def test_texts_act_on_no_terminal(cli: Cli, session: SessionCalls) -> None:
-    """Notes, failures, fields and turns, by every command that shows them; JSON is the same document as ever."""
+def test_no_text_acts_on_a_terminal(cli: Cli, session: SessionCalls) -> None:
+    """Every command that shows notes, failures, fields or turns escapes them; JSON remains the same document."""
     evil = f"pay {OVERRIDE}001{ISOLATE} {ZERO_WIDTH}{TAG}{SOFT_HYPHEN}end"
     session.append_turns([_turn(evil)])
     session.update_session(set={evil: evil})
@@ -63,8 +63,8 @@ def test_texts_act_on_no_terminal(cli: Cli, session: SessionCalls) -> None:
     ):
         _, screen = cli.on_terminal(*arguments)
         assert r"\u202e" in screen, arguments
-        for letter in (OVERRIDE, ISOLATE, ZERO_WIDTH, TAG, SOFT_HYPHEN):
-            assert letter not in screen, arguments
+        for character in (OVERRIDE, ISOLATE, ZERO_WIDTH, TAG, SOFT_HYPHEN):
+            assert character not in screen, arguments
     assert cli("notes", "get", session.id, "--json").json["notes"] == {
         "coverage": {evil: 0.5},
         "issues": [{"text": evil, "severity": "warning", "turn": None}],
@@ -89,11 +89,11 @@ def _notes(text: str) -> notes_pb2.Notes:
 
 
 def test_ids_lose_their_middle_and_are_never_wrapped(cli: Cli, session: SessionCalls) -> None:
-    """At 80 columns each row is one line with both ends of each id; in a pipe and outside of tables an id is whole."""
+    """At 80 columns a row is one line with both ends of each id; in pipes and outside tables an id is whole."""
     with new_channel(cli.env["SESSION_NOTES_TARGET"]) as channel:
         long = SessionCalls(channel, f"abcd-{new_session_id()}-{'x' * 60}-wxyz")
         run_id, observer = f"efgh-{'y' * 60}-stuv", f"ijkl-{'z' * 40}-opqr"
-        long.write_notes(run_id, "said", observer=observer)
+        long.write_notes(run_id, "a summary", observer=observer)
     ids = {"run": run_id, "session": long.id, "observer": observer}
     for arguments, shown in (
         (("runs", "list", long.id, "--observer", observer), ["run"]),
@@ -124,42 +124,42 @@ def test_ids_lose_their_middle_and_are_never_wrapped(cli: Cli, session: SessionC
             assert ids[name] in screen, screen
 
 
-def test_stale_notes_say_why(cli: Cli, session: SessionCalls) -> None:
-    """Their age, their drift, or what is missing to know it; fresh ones need no reason."""
+def test_stale_notes_give_reasons(cli: Cli, session: SessionCalls) -> None:
+    """The line of stale notes names the bounds not met, or why drift is unknown; that of fresh notes says so."""
     session.append_turns(3)
-    session.write_notes("r1", "said", observed_turn=1)
-    session.write_notes("r1", "said", observer="unsaid")
-    old, behind, both, unsaid, fresh = cli.together(
+    session.write_notes("r1", "a summary", observed_turn=1)
+    session.write_notes("r1", "a summary", observer="other")
+    old, behind, both, without_turn, fresh = cli.together(
         ["notes", "get", session.id, "--max-age", "0s"],
         ["notes", "get", session.id, "--max-turns-behind", "1"],
         ["notes", "get", session.id, "--max-age", "0s", "--max-turns-behind", "1"],
-        ["notes", "get", session.id, "--max-turns-behind", "1", "--observer", "unsaid"],
+        ["notes", "get", session.id, "--max-turns-behind", "1", "--observer", "other"],
         ["notes", "get", session.id, "--max-turns-behind", "2", "--max-age", "1h"],
     )
     assert "stale: older than 0 s" in old.out
     assert "stale: more than 1 turn behind" in behind.out
     assert "stale: older than 0 s, and more than 1 turn behind" in both.out
-    assert "stale: drift unknown, as the run did not record" in unsaid.out
+    assert "stale: drift unknown, as the run did not record" in without_turn.out
     assert ", fresh\n" in fresh.out
 
 
 def test_stale_notes_without_a_transcript_ask_for_the_turn(cli: Cli, session: SessionCalls) -> None:
-    """What the run has seen is known, how many turns there are is not."""
-    session.write_notes("r1", "said", observed_turn=1)
+    """Without a stored transcript, drift is unknown, and the line asks for the current turn."""
+    session.write_notes("r1", "a summary", observed_turn=1)
     assert "no turn is stored: give --current-turn" in cli("notes", "get", session.id, "--max-turns-behind", "1").out
 
 
-def test_an_unknown_session_is_told_from_one_without_runs(cli: Cli, session: SessionCalls) -> None:
-    """No command speaks of it as if it knew it."""
+def test_an_unknown_session_differs_from_one_without_runs(cli: Cli, session: SessionCalls) -> None:
+    """`notes get` and `runs list` say whether the store has any data of the session."""
     session.append_turns(1)
-    known, unknown, no_runs, unknown_runs = cli.together(
+    existing, unknown, no_runs, unknown_runs = cli.together(
         ["notes", "get", session.id],
         ["notes", "get", new_session_id()],
         ["runs", "list", session.id],
         ["runs", "list", new_session_id()],
     )
-    assert (known.code, unknown.code) == (3, 3)
-    assert "no observer of this name has run on this session yet" in known.out
+    assert (existing.code, unknown.code) == (3, 3)
+    assert "no observer of this name has run on this session yet" in existing.out
     assert "has run" not in unknown.out
     assert "no data for this session" in unknown.out
     assert no_runs.out == f"no runs on {session.id}\n"
@@ -167,8 +167,8 @@ def test_an_unknown_session_is_told_from_one_without_runs(cli: Cli, session: Ses
 
 
 @pytest.mark.parametrize(("issue", "meant"), [("warn:x", "warning"), ("Crit: x", "critical"), ("warnign:x", "warning")])
-def test_a_severity_that_is_none_is_refused(cli: Cli, session: SessionCalls, issue: str, meant: str) -> None:
-    """It is not taken for the beginning of the text; the message has the right word."""
+def test_an_unknown_severity_is_an_error(cli: Cli, session: SessionCalls, issue: str, meant: str) -> None:
+    """A misspelt severity is not taken for the start of the text; the error names the right word."""
     ended = cli("notes", "write", session.id, "--issue", issue)
     assert ended.code == 2
     assert f"write {meant}:TEXT" in ended.error
@@ -177,13 +177,13 @@ def test_a_severity_that_is_none_is_refused(cli: Cli, session: SessionCalls, iss
 
 @pytest.mark.parametrize("issue", ["no budget: none at all", "ok: x", "x"])
 def test_a_text_with_a_colon_is_a_text(cli: Cli, session: SessionCalls, issue: str) -> None:
-    """What comes close to no severity is left as it is."""
+    """A prefix that comes close to no severity is part of the text."""
     assert cli("notes", "write", session.id, "--issue", issue).code == 0
     assert session.get_notes().notes.issues[0].text == issue
 
 
-def test_one_turn_is_no_turns(cli: Cli, session: SessionCalls) -> None:
-    """A conflict about a transcript of one turn."""
+def test_a_count_of_one_is_singular(cli: Cli, session: SessionCalls) -> None:
+    """A conflict about a transcript of one turn says `1 turn`."""
     session.append_turns(1)
     ended = cli("session", "append", session.id, "user", "x", "--expected-turn-count", "5")
     assert ended.error.startswith("the transcript has 1 turn, not 5")
@@ -199,7 +199,7 @@ def test_one_turn_is_no_turns(cli: Cli, session: SessionCalls) -> None:
     ],
 )
 def test_a_misspelt_variable_is_warned_about(cli: Cli, session: SessionCalls, name: str, hint: str) -> None:
-    """Once, by name, never by value; the command does what it does."""
+    """A misspelt variable causes one warning with its name, never its value, and the command runs."""
     ended = cli("session", "list", env={name: "canary-value"})
     assert ended.code == 0
     assert ended.err.count("\n") == 1
@@ -207,7 +207,7 @@ def test_a_misspelt_variable_is_warned_about(cli: Cli, session: SessionCalls, na
 
 
 def test_a_sidecar_logs_a_misspelt_variable() -> None:
-    """One line of its log, as JSON where that is asked for, also with workers."""
+    """A sidecar logs one warning about a misspelt variable, as JSON if configured so, with workers too."""
     env = {"SESSION_NOTES_LISTN": "canary", "SESSION_NOTES_LOG_FORMAT": "json", "SESSION_NOTES_WORKERS": "2"}
     with Sidecar(env=env) as sidecar:
         lines = [json.loads(line) for line in sidecar.log.splitlines() if "LISTN" in line]
@@ -219,8 +219,8 @@ def test_a_sidecar_logs_a_misspelt_variable() -> None:
     ]
 
 
-def test_variables_that_are_known_or_others_are_not_warned_about(cli: Cli) -> None:
-    """All that an option reads, and what Kubernetes sets for a service of this name."""
+def test_known_and_foreign_variables_cause_no_warning(cli: Cli) -> None:
+    """Variables of options, of Kubernetes for a service of this name, and of other programs cause no warning."""
     kubernetes = ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_GRPC", "PORT", "PORT_50051_TCP_ADDR"]
     others = {f"SESSION_NOTES_{name}": "x" for name in kubernetes} | {"SESSION_MANAGER": "x"}
     assert cli("session", "list", env=others).err == ""
@@ -228,7 +228,7 @@ def test_variables_that_are_known_or_others_are_not_warned_about(cli: Cli) -> No
 
 
 def test_json_on_a_terminal_is_json(cli: Cli, session: SessionCalls) -> None:
-    """Whatever was escaped, in lines that a person reads."""
+    """JSON on a terminal is indented, and its escapes parse to the original text."""
     session.write_notes("r1", f"a{TAG}{OVERRIDE}\x85b")
     _, screen = cli.on_terminal("notes", "get", session.id, "--json")
     assert json.loads(screen)["notes"]["summary"] == f"a{TAG}{OVERRIDE}\x85b"

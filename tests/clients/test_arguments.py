@@ -164,7 +164,7 @@ async def test_a_wrong_type_is_rejected_for_each_argument_of_each_method(
 
 
 WRONG_PARTS: dict[str, tuple[Callable[[PrimaryClient, ObserverClient], Any], str]] = {
-    "one turn": (
+    "a single turn": (
         lambda p, _: p.append_turns("s", Turn("user", "x")),  # type: ignore[arg-type]
         "turns must be a list of Turns, not one: pass [turn]",
     ),
@@ -180,7 +180,7 @@ WRONG_PARTS: dict[str, tuple[Callable[[PrimaryClient, ObserverClient], Any], str
         lambda p, _: p.append_turns("s", [Turn("user", "Great \ud83d")]),
         "turns[0].text must not contain a lone surrogate (half a character)",
     ),
-    "a day": (
+    "a date": (
         lambda p, _: p.append_turns("s", [Turn("user", "x", date(2026, 1, 1))]),  # type: ignore[arg-type]
         "turns[0].time must be a datetime.datetime, not date",
     ),
@@ -188,31 +188,31 @@ WRONG_PARTS: dict[str, tuple[Callable[[PrimaryClient, ObserverClient], Any], str
         lambda p, _: p.append_turns("s", [Turn("user", "x", datetime(2026, 1, 1))]),
         "turns[0].time must have a time zone",
     ),
-    "an id of several": (
+    "an id in a list": (
         lambda p, _: p.batch_get_notes(["s", 42]),  # type: ignore[list-item]
         "session_ids[1] must be a str, not int",
     ),
-    "a name of several": (
+    "a name in a list": (
         lambda p, _: p.update_session("s", remove=["a", b"b"]),  # type: ignore[list-item]
         "remove[1] must be a str, not bytes",
     ),
-    "a number far too large": (
+    "a number above 64 bits": (
         lambda p, _: p.get_notes("s", current_turn=2**70),
         "current_turn must be from 0 to 2^53 - 1",
     ),
-    "a value in the depth": (
+    "a nested value": (
         lambda p, _: p.update_session("s", {"a": [1, {"b": object()}]}),
         "set['a'][1]['b'] must be JSON: None, bool, int, float, str, a mapping or a sequence, not object",
     ),
-    "a key in the depth": (
+    "a nested key": (
         lambda p, _: p.update_session("s", {"a": {1: 2}}),
         "set['a'] must have keys that are str, not int",
     ),
-    "NaN in the depth": (
+    "nested NaN": (
         lambda _, o: o.write_notes("s", Notes(extra={"a": {"b": math.nan}})),
         "notes.extra['a']['b'] must not hold NaN or infinity",
     ),
-    "a number beyond doubles": (
+    "a number above any double": (
         lambda _, o: o.write_notes("s", Notes(extra={"a": 10**400})),
         "notes.extra['a'] must not hold numbers beyond 2^53 - 1; send them as strings",
     ),
@@ -232,15 +232,15 @@ WRONG_PARTS: dict[str, tuple[Callable[[PrimaryClient, ObserverClient], Any], str
         lambda _, o: o.write_notes("s", Notes(coverage={"goals": "all"})),  # type: ignore[dict-item]
         "notes.coverage['goals'] must be a number, not str",
     ),
-    "a share of more than all": (
+    "a share above 1": (
         lambda _, o: o.write_notes("s", Notes(coverage={"goals": 1, "budget": 1.2})),
         "notes.coverage['budget'] must be from 0 to 1",
     ),
-    "a share that is no number": (
+    "a share that is NaN": (
         lambda _, o: o.write_notes("s", Notes(coverage={"goals": math.nan})),
         "notes.coverage['goals'] must be from 0 to 1",
     ),
-    "one issue": (
+    "a single issue": (
         lambda _, o: o.write_notes("s", Notes(issues=Issue("x"))),  # type: ignore[arg-type]
         "notes.issues must be a list of Issues, not one: pass [issue]",
     ),
@@ -248,7 +248,7 @@ WRONG_PARTS: dict[str, tuple[Callable[[PrimaryClient, ObserverClient], Any], str
         lambda _, o: o.write_notes("s", Notes(issues={"text": "x"})),  # type: ignore[arg-type]
         "notes.issues must be a list of Issues, not dict",
     ),
-    "no issues": (
+    "None for issues": (
         lambda _, o: o.write_notes("s", Notes(issues=None)),  # type: ignore[arg-type]
         "notes.issues must be a list of Issues, not NoneType",
     ),
@@ -268,7 +268,7 @@ WRONG_PARTS: dict[str, tuple[Callable[[PrimaryClient, ObserverClient], Any], str
         lambda p, _: p.update_session("s", {"order": {"id": 2**60}}),
         "set['order']['id'] must not hold numbers beyond 2^53 - 1; send them as strings",
     ),
-    "one suggestion": (
+    "a single suggestion": (
         lambda _, o: o.write_notes("s", Notes(follow_up_suggestions="Who?")),
         "notes.follow_up_suggestions must be a list of strings, not str",
     ),
@@ -358,9 +358,9 @@ def test_integers_are_returned_as_integers(primary: PrimaryClient, observer: Obs
     observer.write_notes(session_id, Notes(extra=extra))
     primary.update_session(session_id, extra)
     primary.append_turns(session_id, [Turn("user", "x", extra=extra)])
-    said = primary.get_notes(session_id, timeout=timedelta(seconds=5)).as_tool_result()["notes"]["extra"]
+    extra_for_model = primary.get_notes(session_id, timeout=timedelta(seconds=5)).as_tool_result()["notes"]["extra"]
     session = primary.get_session(session_id, include_turns=True)
-    for content in (said, session.fields, session.turns[0].extra):
+    for content in (extra_for_model, session.fields, session.turns[0].extra):
         assert str(content["customer"]) == "4711"
         assert str(content["numbers"]) == "[0, -1, 9007199254740991, 0.5]"
         assert content == extra

@@ -162,7 +162,7 @@ async def test_an_observer_survives_a_restart(session_id: str) -> None:
             write = asyncio.create_task(run.write(Notes(summary="x")))
             await asyncio.to_thread(sidecar.start)
             assert (await write).outcome is WriteOutcome.ACCEPTED
-            assert [(one.number, one.state) async for one in observer.list_runs(session_id)] == [(1, RunState.WRITTEN)]
+            assert [(run.number, run.state) async for run in observer.list_runs(session_id)] == [(1, RunState.WRITTEN)]
 
 
 async def test_a_write_with_a_lost_reply_is_retried(observer: ObserverClient, proxy: Proxy, session_id: str) -> None:

@@ -76,9 +76,9 @@ async def ended(observer: AsyncObserverClient, session_id: str, count: int = 1) 
     """Return all runs, oldest first, once there are `count` runs and none is in flight."""
     async with asyncio.timeout(LIMIT):
         while True:
-            found = [run async for run in observer.list_runs(session_id, include_notes=True)][::-1]
-            if len(found) >= count and all(run.state is not RunState.RUNNING for run in found):
-                return found
+            listed = [run async for run in observer.list_runs(session_id, include_notes=True)][::-1]
+            if len(listed) >= count and all(run.state is not RunState.RUNNING for run in listed):
+                return listed
             await asyncio.sleep(0.01)
 
 
@@ -108,24 +108,24 @@ async def test_an_observer_opens_at_its_first_submit(
     other = new_session_id()
     await asyncio.to_thread(background.submit, other)
     assert await background.close()
-    for one in (session_id, other):
-        assert (await ended(async_observer, one))[0].state is RunState.WRITTEN
+    for submitted in (session_id, other):
+        assert (await ended(async_observer, submitted))[0].state is RunState.WRITTEN
 
 
 async def test_an_analysis_has_no_context_of_its_submitter(
     async_observer: AsyncObserverClient, session_id: str
 ) -> None:
     """As in a thread, an analysis sees no context of the request that first submitted its session."""
-    user = contextvars.ContextVar("user", default="unreachable")
-    seen: list[str] = []
+    user = contextvars.ContextVar("user", default="unset")
+    users: list[str] = []
 
     async def analyse(run: AsyncActiveRun) -> None:
-        seen.append(user.get())
+        users.append(user.get())
 
     async with AsyncBackgroundObserver(analyse, client=async_observer) as background:
-        user.set("somebody")
+        user.set("alice")
         background.submit(session_id)
-    assert seen == ["unreachable"]
+    assert users == ["unset"]
 
 
 async def test_submissions_are_merged(async_observer: AsyncObserverClient, analysis: Analysis) -> None:
@@ -166,9 +166,9 @@ async def test_a_failed_analysis_is_recorded_and_logged(
     background = AsyncBackgroundObserver(analyse, client=async_observer, max_workers=1)
     for count in range(1, 9):
         background.submit(session_id)
-        found = await ended(async_observer, session_id, count)
+        runs = await ended(async_observer, session_id, count)
     assert await background.close()
-    assert [run.failure for run in found] == [
+    assert [run.failure for run in runs] == [
         "LookupError",
         "SystemExit",
         "CancelledError",
@@ -209,12 +209,12 @@ async def test_an_overrun_is_cancelled(async_observer: AsyncObserverClient, anal
 
     async with AsyncBackgroundObserver(stubborn, client=async_observer, time_limit=limit) as background:
         background.submit(session_id)
-        found = await ended(async_observer, session_id, 2)
-        assert (found[1].failure, found[1].notes) == ("time limit of 0.2 s passed", None)
+        runs = await ended(async_observer, session_id, 2)
+        assert (runs[1].failure, runs[1].notes) == ("time limit of 0.2 s passed", None)
         background.submit(session_id)
         may_return.set()
-    found = await ended(async_observer, session_id, 3)
-    assert [run.notes for run in found] == [None, None, Notes(summary="late")]
+    runs = await ended(async_observer, session_id, 3)
+    assert [run.notes for run in runs] == [None, None, Notes(summary="late")]
 
 
 async def test_close_keeps_its_timeout(async_observer: AsyncObserverClient, analysis: Analysis) -> None:

@@ -86,8 +86,8 @@ def start(observer: ObserverClient) -> Iterator[Callable[..., BackgroundObserver
         return made
 
     yield start
-    for one in started:
-        one.close(timedelta())
+    for background in started:
+        background.close(timedelta())
 
 
 def threads() -> list[threading.Thread]:
@@ -104,8 +104,8 @@ def ended(observer: ObserverClient, session_id: str, count: int = 1) -> list[Run
     """Return all runs, oldest first, once there are `count` runs and none is in flight."""
 
     def complete() -> list[Run]:
-        found = runs(observer, session_id)
-        return found if len(found) >= count and all(run.state != RunState.RUNNING for run in found) else []
+        listed = runs(observer, session_id)
+        return listed if len(listed) >= count and all(run.state != RunState.RUNNING for run in listed) else []
 
     return eventually(complete, 20)
 
@@ -218,8 +218,8 @@ def test_an_analysis_that_raises_is_a_failed_run(
     background = start(analyse, max_workers=1)
     for count in (1, 2, 3):
         background.submit(session_id)
-        found = ended(observer, session_id, count)
-    assert [(run.state, run.failure) for run in found] == [
+        ended_runs = ended(observer, session_id, count)
+    assert [(run.state, run.failure) for run in ended_runs] == [
         (RunState.FAILED, "LookupError"),
         (RunState.FAILED, "SystemExit"),
         (RunState.WRITTEN, ""),
@@ -227,7 +227,7 @@ def test_an_analysis_that_raises_is_a_failed_run(
     assert "LookupError" in caplog.text
     assert f"session {name_in_logs(session_id)}, run 1: " in caplog.text
     assert session_id not in caplog.text
-    assert found[0].run_id not in caplog.text
+    assert ended_runs[0].run_id not in caplog.text
     assert "4111" not in caplog.text
     assert all(record.name == "session_notes" for record in caplog.records)
 
@@ -243,8 +243,8 @@ def test_an_analysis_without_notes_is_a_failed_run(
     background.submit(session_id)
     ended(observer, session_id)
     background.submit(session_id)
-    found = ended(observer, session_id, 2)
-    assert [run.failure for run in found] == [
+    ended_runs = ended(observer, session_id, 2)
+    assert [run.failure for run in ended_runs] == [
         "ended without notes",
         "InvalidArgument: notes must be session_notes.Notes, not str",
     ]
@@ -353,8 +353,8 @@ def test_close_finishes_submitted_sessions(
     sessions = [new_session_id() for _ in range(50)]
     analysis.may_go.clear()
     with BackgroundObserver(analysis, target=sidecar.target, max_workers=2) as background:
-        for one in sessions:
-            background.submit(one)
+        for submitted in sessions:
+            background.submit(submitted)
         eventually(lambda: len(analysis.started) == 2)
         background.submit(analysis.started[0].session_id)
         analysis.may_go.set()
@@ -733,11 +733,11 @@ def test_the_run_of_a_deleted_session_is_not_recorded_as_failed(
     analysis.may_go.clear()
     session_id, again = new_session_id(), new_session_id()
     background = start(analysis, time_limit=timedelta(seconds=0.2))
-    for one in (session_id, again):
-        background.submit(one)
-        eventually(lambda: analysis.started and analysis.started[-1].session_id == one)  # noqa: B023
-        assert forget(sidecar.target, one) == []
-        primary.delete_session(one)
+    for submitted in (session_id, again):
+        background.submit(submitted)
+        eventually(lambda: analysis.started and analysis.started[-1].session_id == submitted)  # noqa: B023
+        assert forget(sidecar.target, submitted) == []
+        primary.delete_session(submitted)
     eventually(lambda: not analysis.started[1].remaining)
     background.submit(again)
     analysis.may_go.set()

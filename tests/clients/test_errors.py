@@ -60,20 +60,20 @@ def test_an_invalid_argument_names_its_fields(primary: PrimaryClient) -> None:
 UNBUILDABLE: dict[str, Callable[[PrimaryClient, ObserverClient], Any]] = {
     "a number of seconds": lambda p, _: p.get_notes("s", max_age=60),  # type: ignore[arg-type]
     "a timeout of seconds": lambda p, _: p.get_notes("s", timeout=1.5),  # type: ignore[arg-type]
-    "a turn that is no number": lambda p, _: p.get_notes("s", current_turn="3"),  # type: ignore[arg-type]
+    "a turn that is not a number": lambda p, _: p.get_notes("s", current_turn="3"),  # type: ignore[arg-type]
     "a turn too large": lambda p, _: p.get_notes("s", current_turn=2**70),
-    "one id for several": lambda p, _: p.batch_get_notes("session"),
-    "one name for several": lambda p, _: p.update_session("s", remove="name"),
-    "a value that is no JSON": lambda p, _: p.update_session("s", {"a": object()}),
-    "a key that is no text": lambda p, _: p.update_session("s", {"a": {1: 2}}),
+    "a single id for a list": lambda p, _: p.batch_get_notes("session"),
+    "a single name for a list": lambda p, _: p.update_session("s", remove="name"),
+    "a value that is not JSON": lambda p, _: p.update_session("s", {"a": object()}),
+    "a key that is not text": lambda p, _: p.update_session("s", {"a": {1: 2}}),
     "bytes": lambda p, _: p.update_session("s", {"a": b"x"}),
-    "nesting without end": lambda p, _: p.update_session("s", {"a": endless()}),
+    "endless nesting": lambda p, _: p.update_session("s", {"a": endless()}),
     "half a character": lambda p, _: p.update_session("s", {"a": "\ud800"}),
     "a turn that is text": lambda p, _: p.append_turns("s", ["hello"]),  # type: ignore[list-item]
     "a time without zone": lambda p, _: p.append_turns("s", [Turn("user", "x", datetime(2026, 1, 1))]),
     "notes that are text": lambda _, o: o.write_notes("s", "notes"),  # type: ignore[arg-type]
     "issues that are text": lambda _, o: o.write_notes("s", Notes(issues=["late"])),  # type: ignore[list-item]
-    "one suggestion for several": lambda _, o: o.write_notes("s", Notes(follow_up_suggestions="Who?")),
+    "a single suggestion for a list": lambda _, o: o.write_notes("s", Notes(follow_up_suggestions="Who?")),
     "an unknown severity": lambda _, o: o.write_notes("s", Notes(issues=[Issue("x", "bad")])),  # type: ignore[arg-type]
 }
 
@@ -179,11 +179,11 @@ def test_an_unreachable_sidecar_is_unavailable(unreachable: str) -> None:
 def test_a_silent_sidecar_exceeds_the_deadline(silent: str) -> None:
     """Without a response, a primary waits for 250 ms by default."""
     with PrimaryClient(silent) as primary:
-        for timeout, least, most in ((None, 0.25, 0.75), (SHORT / 3, 0.1, 0.6), (timedelta(), 0, 0.2)):
+        for timeout, shortest, longest in ((None, 0.25, 0.75), (SHORT / 3, 0.1, 0.6), (timedelta(), 0, 0.2)):
             started = time.monotonic()
             with pytest.raises(DeadlineExceeded) as caught:
                 primary.get_notes("s", timeout=timeout)
-            assert least <= time.monotonic() - started < most
+            assert shortest <= time.monotonic() - started < longest
     assert isinstance(caught.value, Unavailable)
     with PrimaryClient(silent, timeout=SHORT / 3, state_timeout=SHORT / 3) as primary:
         for call in (lambda: primary.get_notes("s"), lambda: primary.delete_session("s")):
@@ -260,6 +260,17 @@ def test_error_details_are_decoded(rejecting: Rejecting) -> None:
         assert (caught.value.reason, caught.value.retry_after) == ("", None)
 
 
+def test_a_request_that_arrives_too_late_is_a_deadline_exceeded(rejecting: Rejecting) -> None:
+    """REQUEST_TIMEOUT, for a request that does not reach the sidecar in time, is a DeadlineExceeded."""
+    status = status_pb2.Status(code=code_pb2.DEADLINE_EXCEEDED)
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason="REQUEST_TIMEOUT"))
+    rejecting.code, rejecting.details = grpc.StatusCode.DEADLINE_EXCEEDED, status.SerializeToString()
+    rejecting.message = "the request did not arrive in time; retry"
+    with PrimaryClient(rejecting.target) as primary, pytest.raises(DeadlineExceeded) as caught:
+        primary.append_turns("s", [Turn("user", "x")])
+    assert (caught.value.reason, str(caught.value)) == ("REQUEST_TIMEOUT", rejecting.message)
+
+
 def test_a_closed_client_raises_usage_error(primary: PrimaryClient, observer: ObserverClient) -> None:
     """A call after close() raises UsageError, which is a RuntimeError. Closing twice is harmless."""
     for client, call in ((primary, lambda: primary.get_notes("s")), (observer, lambda: observer.begin_run("s"))):
@@ -311,13 +322,13 @@ def test_errors_can_be_pickled() -> None:
 
 def test_all_is_complete() -> None:
     """`__all__` is complete, and every exception is a SessionNotesError."""
-    public = {name for name, thing in vars(session_notes).items() if not name.startswith("_") and not _module(thing)}
+    public = {name for name, value in vars(session_notes).items() if not name.startswith("_") and not _module(value)}
     assert set(session_notes.__all__) == public
-    errors = [thing for name in public if isinstance(thing := getattr(session_notes, name), type)]
-    errors = [thing for thing in errors if issubclass(thing, BaseException)]
+    errors = [value for name in public if isinstance(value := getattr(session_notes, name), type)]
+    errors = [kind for kind in errors if issubclass(kind, BaseException)]
     assert all(issubclass(error, SessionNotesError) for error in errors)
     assert len(errors) == 18
 
 
-def _module(thing: object) -> bool:
-    return type(thing).__name__ == "module"
+def _module(value: object) -> bool:
+    return type(value).__name__ == "module"

@@ -24,7 +24,7 @@ from session_notes.integrations.tools import AsyncNotesTool, NotesTool
 from tests.stores import StoreServer, eventually, redis_program, valkey_program
 from tests.support import Sidecar, new_session_id
 
-EXCHANGES, AWAY, BACK = 30, 12, 24
+EXCHANGES, FIRST_WITHOUT, FIRST_AFTER = 30, 12, 24
 LONG = timedelta(seconds=30)
 
 
@@ -52,23 +52,23 @@ class RealTurns:
     """Compares readings with the real number of turns."""
 
     def __init__(self) -> None:
-        self.said = 0
+        self.turns = 0
         self.ready = 0
 
     def check(self, bound: int, reading: Reading) -> None:
         """Fail if a reading hides how far the conversation has moved on since its notes."""
         if reading.observed_turn is not None:
             self.ready += 1
-            assert reading.turns_behind == self.said - reading.observed_turn
-            assert reading.fresh == (self.said - reading.observed_turn <= bound)
+            assert reading.turns_behind == self.turns - reading.observed_turn
+            assert reading.fresh == (self.turns - reading.observed_turn <= bound)
 
     def check_tool(self, bound: int, result: dict[str, object]) -> None:
         """Fail if a tool result hides it."""
         if result["ready"]:
             notes = cast(dict[str, str], result["notes"])
-            seen = int(notes["summary"].split()[0])
-            assert result["turns_behind"] == self.said - seen
-            assert result["fresh"] == (self.said - seen <= bound)
+            observed = int(notes["summary"].split()[0])
+            assert result["turns_behind"] == self.turns - observed
+            assert result["fresh"] == (self.turns - observed <= bound)
 
 
 def outage(sidecar: Sidecar, how: str) -> tuple[Callable[[], None], Callable[[], None]]:
@@ -83,8 +83,8 @@ def outage(sidecar: Sidecar, how: str) -> tuple[Callable[[], None], Callable[[],
 @pytest.mark.parametrize("how", ["killed", "stopped"])
 def test_an_outage_loses_no_turn_and_corrupts_no_reading(sidecar: Sidecar, how: str) -> None:
     """Thirty exchanges with an outage from the 12th to the 24th: 60 turns in order, no reading wrongly fresh."""
-    session_id, truth = new_session_id(), RealTurns()
-    leave, come_back = outage(sidecar, how)
+    session_id, real = new_session_id(), RealTurns()
+    interrupt, restore = outage(sidecar, how)
     with (
         PrimaryClient(sidecar.target) as primary,
         BackgroundObserver(analyse, target=sidecar.target) as observer,
@@ -93,21 +93,21 @@ def test_an_outage_loses_no_turn_and_corrupts_no_reading(sidecar: Sidecar, how: 
         tool = NotesTool(primary, session_id, max_turns_behind=2)
 
         def read() -> None:
-            truth.check(3, primary.get_notes(session_id, max_turns_behind=3, unavailable_ok=True))
-            truth.check_tool(2, tool.call())
-            said = recorder.turns(session_id)
-            truth.check(1, primary.get_notes(session_id, current_turn=said, max_turns_behind=1, unavailable_ok=True))
+            real.check(3, primary.get_notes(session_id, max_turns_behind=3, unavailable_ok=True))
+            real.check_tool(2, tool.call())
+            length = recorder.turns(session_id)
+            real.check(1, primary.get_notes(session_id, current_turn=length, max_turns_behind=1, unavailable_ok=True))
 
         for number in range(EXCHANGES):
-            if number == AWAY:
+            if number == FIRST_WITHOUT:
                 eventually(lambda: primary.get_notes(session_id, unavailable_ok=True).ready)
-                leave()
-            if number == BACK:
-                come_back()
-            truth.said += 2
+                interrupt()
+            if number == FIRST_AFTER:
+                restore()
+            real.turns += 2
             recorder.record(session_id, *exchange(number))
-            assert recorder.turns(session_id) == truth.said
-            if how == "killed" or not AWAY < number < BACK:
+            assert recorder.turns(session_id) == real.turns
+            if how == "killed" or not FIRST_WITHOUT < number < FIRST_AFTER:
                 read()
 
         def caught_up() -> bool:
@@ -116,7 +116,7 @@ def test_an_outage_loses_no_turn_and_corrupts_no_reading(sidecar: Sidecar, how: 
 
         eventually(caught_up, 30)
         eventually(lambda: primary.get_notes(session_id, max_turns_behind=0, unavailable_ok=True).fresh, 30)
-        assert truth.ready
+        assert real.ready
         session = primary.get_session(session_id, include_turns=True)
     assert [turn.text for turn in session.turns] == TRANSCRIPT
     assert session.turn_count == 60
@@ -124,30 +124,30 @@ def test_an_outage_loses_no_turn_and_corrupts_no_reading(sidecar: Sidecar, how: 
 
 async def test_an_outage_loses_no_turn_in_asyncio(sidecar: Sidecar) -> None:
     """The asyncio client, recorder and tool pass the same test."""
-    session_id, truth = new_session_id(), RealTurns()
+    session_id, real = new_session_id(), RealTurns()
     with BackgroundObserver(analyse, target=sidecar.target) as observer:
         async with AsyncPrimaryClient(sidecar.target) as primary, AsyncTurnRecorder(primary, observer) as recorder:
             tool = AsyncNotesTool(primary, session_id, max_turns_behind=2)
 
             async def read() -> bool:
                 reading = await primary.get_notes(session_id, max_turns_behind=3, unavailable_ok=True)
-                truth.check(3, reading)
-                truth.check_tool(2, await tool.call())
-                said = recorder.turns(session_id)
-                truth.check(
+                real.check(3, reading)
+                real.check_tool(2, await tool.call())
+                length = recorder.turns(session_id)
+                real.check(
                     1,
-                    await primary.get_notes(session_id, current_turn=said, max_turns_behind=1, unavailable_ok=True),
+                    await primary.get_notes(session_id, current_turn=length, max_turns_behind=1, unavailable_ok=True),
                 )
-                return reading.observed_turn == truth.said
+                return reading.observed_turn == real.turns
 
             for number in range(EXCHANGES):
-                if number == AWAY:
+                if number == FIRST_WITHOUT:
                     await asyncio.to_thread(sidecar.kill)
-                if number == BACK:
+                if number == FIRST_AFTER:
                     await asyncio.to_thread(sidecar.start)
-                truth.said += 2
+                real.turns += 2
                 recorder.record(session_id, *exchange(number))
-                assert recorder.turns(session_id) == truth.said
+                assert recorder.turns(session_id) == real.turns
                 await read()
             async with asyncio.timeout(30):
                 while not await read():

@@ -51,15 +51,15 @@ def test_pages_one_at_a_time(sidecar: Sidecar, primary: PrimaryClient, session_i
     """A caller can keep a page token between two calls, and every page converts to summaries."""
     for number in range(2):
         primary.update_session(f"{session_id}-{number}", {"x": 1})
-    found, token, pages = dict[str, SessionSummary](), "", 0
+    summaries, token, pages = dict[str, SessionSummary](), "", 0
     with RawClient(sidecar.target) as raw:
         while pages == 0 or token:
             page = raw.call(ListSessionsRequest(page_size=1, page_token=token))
-            found |= {one.session_id: SessionSummary.from_message(one) for one in page.sessions}
+            summaries |= {session.session_id: SessionSummary.from_message(session) for session in page.sessions}
             token, pages = page.next_page_token, pages + 1
     assert pages >= 2
-    assert found.keys() >= {f"{session_id}-0", f"{session_id}-1"}
-    assert found[f"{session_id}-0"].version == 1
+    assert summaries.keys() >= {f"{session_id}-0", f"{session_id}-1"}
+    assert summaries[f"{session_id}-0"].version == 1
 
 
 async def test_raw_calls_in_asyncio(sidecar: Sidecar, primary: PrimaryClient, session_id: str) -> None:
@@ -70,7 +70,7 @@ async def test_raw_calls_in_asyncio(sidecar: Sidecar, primary: PrimaryClient, se
     async with AsyncRawClient(sidecar.target) as raw:
         runs = await raw.call(ListRunsRequest(session_id=session_id))
         session = await raw.call(GetSessionRequest(session_id=session_id))
-    assert [Run.from_message(one) for one in runs.runs] == [run]
+    assert [Run.from_message(listed) for listed in runs.runs] == [run]
     assert Session.from_message(session.session).fields == primary.get_session(session_id).fields == {"x": 1}
     with pytest.raises(UsageError):
         await raw.call(ListRunsRequest(session_id=session_id))

@@ -163,15 +163,15 @@ def test_a_session_is_read_completely(primary: PrimaryClient, observer: Observer
     assert (empty.session_id, empty.version, empty.turn_count, empty.turns) == (session_id, 0, 0, ())
     assert (empty.fields, empty.notes, empty.create_time, empty.expires_in) == ({}, {}, None, None)
 
-    said = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-    turns = (Turn("user", "Hello", said, {"channel": "phone"}), Turn("primary", ""))
+    time_spoken = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    turns = (Turn("user", "Hello", time_spoken, {"channel": "phone"}), Turn("primary", ""))
     assert primary.append_turns(session_id, turns) == 2
     fields = {"language": "en", "goals": ["a", {"b": None}], "score": 3, "done": False, "nothing": None}
     update = primary.update_session(session_id, fields, ttl=timedelta(hours=1))
     observer.write_notes(session_id, Notes(summary="x"))
     session = primary.get_session(session_id, include_turns=True)
     assert session.fields == fields
-    assert type(session.fields["score"]) is int, "a whole number comes back as one"
+    assert type(session.fields["score"]) is int, "an integer is read as an int"
     assert (session.version, session.turn_count, session.turns) == (update.version, 2, turns)
     assert session.notes["default"].notes == Notes(summary="x")
     assert session.notes["default"].session_id == session_id
@@ -215,9 +215,9 @@ def test_listings_follow_their_pages(primary: PrimaryClient, observer: ObserverC
     others = {new_session_id() for _ in range(4)}
     for other in others:
         primary.update_session(other, {"a": 1})
-    found = {summary.session_id: summary for summary in primary.list_sessions(page_size=1)}
-    assert others <= set(found)
-    assert found[session_id].observers == ("default",)
+    summaries = {summary.session_id: summary for summary in primary.list_sessions(page_size=1)}
+    assert others <= set(summaries)
+    assert summaries[session_id].observers == ("default",)
 
 
 def test_the_outcome_of_a_write(observer: ObserverClient, session_id: str) -> None:

@@ -108,20 +108,20 @@ class TestOrder:
         self, primary: PrimaryClient, observer: ObserverClient, session_id: str
     ) -> None:
         """Runs begin after the turns are stored. `observe=False` submits none, a recording without turns one."""
-        seen: list[int] = []
+        transcript_lengths: list[int] = []
 
         def analyse(run: Any) -> Notes:
-            seen.append(len(run.transcript))
+            transcript_lengths.append(len(run.transcript))
             return Notes()
 
         with BackgroundObserver(analyse, client=observer) as background, TurnRecorder(primary, background) as recorder:
             recorder.record(session_id, *turns("a", "b"))
-            eventually(lambda: seen == [2])
+            eventually(lambda: transcript_lengths == [2])
             recorder.record(session_id, *turns("c"), observe=False)
             eventually(lambda: primary.get_session(session_id).turn_count == 3)
-            assert seen == [2]
+            assert transcript_lengths == [2]
             recorder.record(session_id)
-            eventually(lambda: seen == [2, 3])
+            eventually(lambda: transcript_lengths == [2, 3])
 
     def test_turns_of_other_writers_do_not_interfere(
         self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str
@@ -312,22 +312,22 @@ class TestDrift:
 class TestStorable:
     """A turn that cannot be stored unchanged is adapted, and affects no other turn."""
 
-    def stored(self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str, *given: Any) -> list[Turn]:
-        recorder.record(session_id, *given)
+    def stored(self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str, *recorded: Any) -> list[Turn]:
+        recorder.record(session_id, *recorded)
         assert recorder.close(LONG)
         return list(primary.get_session(session_id, include_turns=True).turns)
 
     def test_invalid_text_is_adapted(self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
         """Lone surrogates become U+FFFD, pairs become one character, and a long text is cut between characters."""
-        given = [
+        recorded = [
             Turn("user", "Tell me a joke."),
             Turn("prim\udfffary", "Great \ud83d"),
             Turn("user", "\ud83d\ude00"),
             Turn("user", "ä" * 70_000, extra={"interrupted": True}),
             Turn("u" * 70_000, "x"),
         ]
-        joke, great, smile, long, speaker = self.stored(recorder, primary, session_id, *given)
-        assert joke == given[0]
+        joke, great, smile, long, speaker = self.stored(recorder, primary, session_id, *recorded)
+        assert joke == recorded[0]
         assert (great.speaker, great.text) == ("prim\ufffdary", "Great \ufffd")
         assert smile.text == "😀"
         assert long.text.startswith("ää")
@@ -367,8 +367,10 @@ class TestStorable:
             CANARY,
             deep,
         ]
-        given = [Turn("user", str(number), extra=cast(Any, extra)) for number, extra in enumerate(bad)]
-        stored = self.stored(recorder, primary, session_id, *given, Turn("user", "x" * 60_000, extra={"a": "y" * 9000}))
+        recorded = [Turn("user", str(number), extra=cast(Any, extra)) for number, extra in enumerate(bad)]
+        stored = self.stored(
+            recorder, primary, session_id, *recorded, Turn("user", "x" * 60_000, extra={"a": "y" * 9000})
+        )
         assert [turn.text for turn in stored] == [*map(str, range(len(bad))), "x" * 60_000]
         assert all(turn.extra == {} for turn in stored)
         (line,) = (record.getMessage() for record in caplog.records)
@@ -392,9 +394,9 @@ class TestStorable:
     ) -> None:
         """A str, None, a dict, or a turn without text is left out and logged by its type, and the rest is stored."""
         nothing = Turn("user", cast(str, None))
-        given = ["hello", Turn("user", "a"), None, {"text": CANARY}, nothing, [Turn("user", "x")]]
+        recorded = ["hello", Turn("user", "a"), None, {"text": CANARY}, nothing, [Turn("user", "x")]]
         naive = Turn(cast(str, None), "b", datetime.now())
-        a, b = self.stored(recorder, primary, session_id, *given, naive)
+        a, b = self.stored(recorder, primary, session_id, *recorded, naive)
         assert (a.text, b.text, b.speaker, b.time) == ("a", "b", "", None)
         for word in ("str", "NoneType", "dict", "list", "time left out"):
             assert word in caplog.text

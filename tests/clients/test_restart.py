@@ -51,7 +51,7 @@ def test_an_observer_survives_a_restart(own_sidecar: Sidecar, session_id: str, t
         own_sidecar.terminate()
         listing = threads.submit(lambda: list(observer.list_runs(session_id)))
         own_sidecar.start()
-        assert [(one.number, one.state) for one in listing.result(30)] == [(1, RunState.WRITTEN)]
+        assert [(run.number, run.state) for run in listing.result(30)] == [(1, RunState.WRITTEN)]
 
 
 def test_a_primary_does_not_wait_for_a_restart(own_sidecar: Sidecar, session_id: str) -> None:
@@ -94,7 +94,7 @@ def test_a_call_with_a_lost_reply_is_retried(
         (run,) = eventually(lambda: list(observer.list_runs(session_id)))
         proxy.reset()
         assert outcome.result(30) == answer
-    assert [one.run_id for one in observer.list_runs(session_id)] == [run.run_id]
+    assert [listed.run_id for listed in observer.list_runs(session_id)] == [run.run_id]
     assert proxy.connections == 2
 
 
@@ -213,7 +213,7 @@ async def test_overload_is_retried_in_asyncio(rejecting: Rejecting) -> None:
 def test_many_threads_share_a_client(observer: ObserverClient, session_id: str, threads: ThreadPoolExecutor) -> None:
     """One client serves many threads. Each write is a separate run, and none is lost."""
     notes = [Notes(summary=str(number)) for number in range(16)]
-    results = list(threads.map(lambda one: observer.write_notes(session_id, one), notes))
+    results = list(threads.map(lambda document: observer.write_notes(session_id, document), notes))
     assert sorted(result.run.number for result in results) == list(range(1, 17))
     by_id = {run.run_id: run.notes for run in observer.list_runs(session_id, include_notes=True)}
     assert [by_id[result.run.run_id] for result in results] == notes

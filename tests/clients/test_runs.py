@@ -154,7 +154,7 @@ def test_a_run_that_has_ended_is_not_entered_again(observer: ObserverClient, ses
     for run_id, error in (("job-7", RunAlreadyWritten), ("job-8", RunAlreadyFailed)):
         with pytest.raises(error), observer.run(session_id, run_id=run_id):
             pytest.fail("the block was entered")
-    assert [one.state for one in observer.list_runs(session_id)] == [RunState.FAILED, RunState.WRITTEN]
+    assert [run.state for run in observer.list_runs(session_id)] == [RunState.FAILED, RunState.WRITTEN]
 
 
 def test_every_run_has_a_separate_id(observer: ObserverClient, session_id: str) -> None:
@@ -223,7 +223,7 @@ def test_runs_belong_to_the_clients_observer(sidecar: Sidecar, session_id: str) 
     with ObserverClient(sidecar.target, observer="tone") as tone, tone.run(session_id) as run:
         assert run.observer == "tone"
         run.write(Notes())
-        assert [one.observer for one in tone.list_runs(session_id)] == ["tone"]
+        assert [run.observer for run in tone.list_runs(session_id)] == ["tone"]
 
 
 class Unprintable(Exception):

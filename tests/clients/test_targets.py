@@ -198,7 +198,7 @@ def test_other_variables_are_not_logged() -> None:
 
 def test_warnings_of_a_program_with_other_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that lists all of its variables gets a warning for every other one, with a hint if one is similar."""
-    known = {"SESSION_NOTES_TARGET", "SESSION_NOTES_REDIS_URL"}
+    variables = {"SESSION_NOTES_TARGET", "SESSION_NOTES_REDIS_URL"}
     for name in list(os.environ):
         if name.upper().startswith("SESSION"):
             monkeypatch.delenv(name)
@@ -206,9 +206,9 @@ def test_warnings_of_a_program_with_other_variables(monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv(f"SESSION_NOTES_{name}", "canary")
     monkeypatch.setenv("SESSION_MANAGER", "canary")
     colour = "the environment variable SESSION_NOTES_COLOUR is unknown and has no effect"
-    assert unknown_variables(known, complete=True) == {
+    assert unknown_variables(variables, complete=True) == {
         "SESSION_NOTES_COLOUR": colour,
         "SESSION_NOTES_REDIS_URI": f"{colour.replace('COLOUR', 'REDIS_URI')}; is it SESSION_NOTES_REDIS_URL?",
     }
-    assert unknown_variables(known).keys() == {"SESSION_NOTES_REDIS_URI"}
+    assert unknown_variables(variables).keys() == {"SESSION_NOTES_REDIS_URI"}
     assert unknown_variables() == {}

@@ -125,7 +125,7 @@ def test_a_foreign_socket_is_kept(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(tmp_path / "s"))
         other.listen()
-        assert_refused("something else is there", ["--listen", f"unix:{tmp_path}/s", "--data-dir", f"{tmp_path}/data"])
+        assert_refused("another file", ["--listen", f"unix:{tmp_path}/s", "--data-dir", f"{tmp_path}/data"])
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(tmp_path / "s"))
 

@@ -48,7 +48,7 @@ def test_an_error_is_one_line_with_verbose_too() -> None:
         pytest.param(["--listen", "unix:s"], "absolute", id="a relative path of a unix socket"),
         pytest.param(["--data-dir", "/" + "a" * 120], "--data-dir", id="a data directory whose path is too long"),
         pytest.param(
-            ["--metrics-listen", "127.0.0.1"], "cannot tell metrics", id="an address for metrics without a port"
+            ["--metrics-listen", "127.0.0.1"], "cannot serve metrics on", id="an address for metrics without a port"
         ),
         pytest.param(["--log-format", "xml"], "'text', 'json'", id="an unknown log format"),
         pytest.param(
@@ -98,7 +98,7 @@ def test_an_empty_variable_is_ignored() -> None:
     assert len(empty) > 20
     status, text = run_serve("--metrics-listen", "127.0.0.1", env=empty)
     assert status == 2
-    assert text.startswith("error: cannot tell metrics")
+    assert text.startswith("error: cannot serve metrics on")
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_hint_for_make() -> None:
             text=True,
             timeout=20,
         )
-    assert f"cannot listen on {address}: it is taken" in done.stderr
+    assert f"cannot listen on {address}: it is in use" in done.stderr
     assert 'make run ARGS="--listen ..."' in done.stderr
 
 
@@ -191,19 +191,19 @@ def test_a_taken_port_is_noticed_before_a_store_is_started(workers: str, tmp_pat
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         others = ["--listen", address, "--data-dir", str(data), "--workers", workers]
-        text = assert_refused(f"cannot listen on {address}: it is taken.", others)
-        assert "no address" not in text
+        text = assert_refused(f"cannot listen on {address}: it is in use.", others)
+        assert "not an address" not in text
     # 192.0.2.0/24 is reserved for documentation.
     elsewhere = ["--listen", "192.0.2.1:50051", "--insecure-listen", "--data-dir", str(data)]
-    text = assert_refused("cannot listen on 192.0.2.1:50051: it is no address of this machine.", elsewhere)
-    assert "taken" not in text
+    text = assert_refused("cannot listen on 192.0.2.1:50051: it is not an address of this machine.", elsewhere)
+    assert "in use" not in text
     assert not data.exists()
 
 
 def test_the_same_address_twice(tmp_path: Path) -> None:
     """The same address given twice is an error."""
     port = free_port()
-    assert_refused("it is taken", ["--listen", f"127.0.0.1:{port}", "--listen", f"127.0.0.1:{port}"])
+    assert_refused("it is in use", ["--listen", f"127.0.0.1:{port}", "--listen", f"127.0.0.1:{port}"])
 
 
 def test_another_sidecars_port_is_an_error(session_id: str) -> None:

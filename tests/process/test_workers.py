@@ -297,7 +297,7 @@ def test_another_sidecars_port_is_an_error(first: str, second: str, session_id: 
     """A port belongs to one sidecar, whatever the number of workers; a second one is refused."""
     with Sidecar(flags=["--workers", first]) as sidecar:
         text = assert_refused(sidecar.target, ["--listen", sidecar.target, "--workers", second])
-        assert "it is taken. Choose another with --listen." in text
+        assert "it is in use. Choose another with --listen." in text
         assert "worker" not in text
         assert_serving(sidecar, session_id)
 

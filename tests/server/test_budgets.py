@@ -1,10 +1,10 @@
-"""What callers share: a bound in all, one per connection, and room that is left to those who hold little."""
+"""Budgets: a bound in total, a bound per connection, and a reserve for connections that hold little."""
 
 from session_notes_server.rpc.budgets import Budget
 
 
-def test_a_connection_has_its_part_and_no_more() -> None:
-    """Beyond its part it is refused, and so is all beyond the bound."""
+def test_bounds_hold_in_total_and_per_connection() -> None:
+    """A connection is refused beyond its own bound and beyond the total one."""
     budget = Budget(100, each=50, little=10)
     assert budget.fits(40, 10)
     assert not budget.fits(40, 11)
@@ -13,8 +13,8 @@ def test_a_connection_has_its_part_and_no_more() -> None:
     assert not budget.fits(11, 11)
 
 
-def test_one_thing_more_than_a_part_fits_where_little_is_held() -> None:
-    """An answer that is larger than a connection's part is no reason to refuse it for ever."""
+def test_a_connection_that_holds_little_may_exceed_its_bound_once() -> None:
+    """A response larger than a connection's bound is not refused forever."""
     budget = Budget(100, each=50, little=10)
     assert budget.fits(0, 100)
     assert budget.fits(10, 90)
@@ -22,8 +22,8 @@ def test_one_thing_more_than_a_part_fits_where_little_is_held() -> None:
     assert not budget.fits(0, 101)
 
 
-def test_a_connection_that_holds_little_finds_room() -> None:
-    """However much others hold, until the quarter more is full, too; what is large finds none."""
+def test_the_reserve_is_for_connections_that_hold_little() -> None:
+    """However much others hold, little fits until the reserve is full, and nothing large does."""
     budget = Budget(100, each=50, little=10)
     budget.total = 100
     assert budget.fits(0, 0)

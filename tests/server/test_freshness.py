@@ -1,4 +1,4 @@
-"""What is fresh, to the microsecond."""
+"""Bounds on freshness, to the microsecond."""
 
 from datetime import timedelta
 
@@ -11,10 +11,10 @@ RUN = RunRecord("run-1", 1, State.WRITTEN, 4, WRITTEN_US - 5, WRITTEN_US)
 
 
 @pytest.mark.parametrize(("age_us", "fresh"), [(999, True), (1000, True), (1001, False)])
-def test_notes_of_exactly_max_age_are_fresh(age_us: int, *, fresh: bool) -> None:
-    """`max_age` is inclusive."""
+def test_max_age_is_inclusive(age_us: int, *, fresh: bool) -> None:
+    """Notes of exactly `max_age` are fresh."""
     now_us = WRITTEN_US + age_us
     record = ObserverRecord(now_us, 4, now_us + 1, current=RUN, notes=b"", latest=RUN)
     response = raw_messages.GetNotesResponse()
-    conversion.reading(response, "default", record, max_age=timedelta(milliseconds=1))
+    conversion.fill_reading(response, "default", record, max_age=timedelta(milliseconds=1))
     assert response.fresh is fresh

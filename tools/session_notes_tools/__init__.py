@@ -1,1 +1,1 @@
-"""The command `session-notes` and the tools around the sidecar."""
+"""The command `session-notes`: the command line of the sidecar and the tools around it."""

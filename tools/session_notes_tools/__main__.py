@@ -1,7 +1,7 @@
 """The command `session-notes`."""
 
-# First of all, and without `signal`, whose own import takes time: Ctrl-C ends the process without a traceback until
-# something handles it.
+# Before any other import, and without `signal`, whose import takes time: until there is something to shut down, Ctrl-C
+# ends the process without a traceback.
 import _signal  # type: ignore[import-not-found]
 
 if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
@@ -10,22 +10,22 @@ if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
 import os
 import sys
 
-# A descriptor of a closed stdin, stdout or stderr would be given to the next file that is opened, and what is written
-# for people would go there.
+# The descriptor of a closed stdin, stdout or stderr would go to the next file that is opened, and messages for people
+# would be written into that file.
 for number, stream in enumerate(("stdin", "stdout", "stderr")):
     if getattr(sys, stream) is None:
-        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # Gets the lowest number that is free: this one.
-        setattr(sys, stream, open(number, "r" if number == 0 else "w"))  # noqa: PTH123, SIM115 - for as long as we run
-# Both have to be set before grpc is imported; set one yourself to have it otherwise.
-# gRPC's core tells on stderr, in a form of its own, what the sidecar says in its log or answers with a status.
+        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # Gets the lowest free number, which is this one.
+        setattr(sys, stream, open(number, "r" if number == 0 else "w"))  # noqa: PTH123, SIM115 - stays open to the end
+# Both must be set before grpc is imported. A value from outside wins.
+# gRPC's core writes to stderr, in its own format, what the sidecar's log and statuses say already.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-# After a fork we run another program at once, such as the embedded store. What gRPC does for those who go on as they
-# are crashes the child if calls are under way: under load one in four.
+# A forked child of this process starts another program at once, such as the embedded store. gRPC's fork support is for
+# children that go on. With calls in flight it crashes the child: one in four under load.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
 def main() -> None:
-    """Run the command line, or say how to get it."""
+    """Run the command line, or print how to install it."""
     try:
         from session_notes_tools.command_line import app
     except ModuleNotFoundError as error:

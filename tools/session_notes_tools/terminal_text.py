@@ -1,4 +1,4 @@
-"""Text as a terminal must show it: characters that would act on it, or hide, are made visible."""
+"""Text that is safe on a terminal: control characters and invisible characters become visible escapes."""
 
 from __future__ import annotations
 
@@ -6,47 +6,48 @@ import re
 import unicodedata
 from collections.abc import Callable
 
-# Controls, formats (bidi overrides, zero width, tags), surrogates, private use, separators of lines and paragraphs.
-_ACTING = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
-# Letters and marks that show nothing: fillers, the grapheme joiner, variation selectors.
+# Controls, formats (bidi overrides, zero width, tags), surrogates, private use, line and paragraph separators.
+_ACTIVE_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+# Letters and marks without a glyph: fillers, the grapheme joiner, variation selectors.
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-# Joiners of emoji and of Indic and Persian letters, and the selector that makes an emoji of a symbol.
-_JOINERS = "\u200c\u200d\ufe0f"
+_EMOJI_SELECTOR = "\ufe0f"
+# Joiners within emoji and within Indic and Persian words, and the selector that turns a symbol into an emoji.
+_JOINERS = "\u200c\u200d" + _EMOJI_SELECTOR
 
 
-def in_python(letter: str) -> str:
-    """Return a character as Python writes it, by its number."""
-    return ascii(letter)[1:-1]
+def python_escape(character: str) -> str:
+    """Return a character's escape in Python's syntax."""
+    return ascii(character)[1:-1]
 
 
-def visible(text: str, *, keep: str = "", escape: Callable[[str], str] = in_python) -> str:
-    """Return a text that a terminal shows and does not obey, and that reads as it was written.
+def visible(text: str, *, keep: str = "", escape: Callable[[str], str] = python_escape) -> str:
+    """Return text that a terminal shows without acting on it, and that reads as it was written.
 
-    A joiner stays right behind a letter, mark or symbol outside ASCII. There it is part of what is shown, as in a
-    family of emoji; anywhere else it would be something hidden.
+    A joiner stays if it directly follows a letter, mark or symbol outside ASCII. It is then part of the glyph, as in a
+    family emoji. In any other place it would be hidden.
 
     Args:
         text: Any text.
-        keep: Controls that it may have.
-        escape: What stands for a character that would act or hide.
+        keep: Control characters to leave as they are.
+        escape: Returns the replacement of a character.
     """
     if text.isprintable() and not _INVISIBLE.search(text):
         return text
-    shown, before = list[str](), ""
-    for letter in text:
-        if letter in keep or not _hides(letter) or (letter in _JOINERS and _can_be_joined(before)):
-            shown.append(letter)
-        else:
-            shown.append(escape(letter))
-        before = letter
+    shown, previous = list[str](), ""
+    for character in text:
+        joins = character in _JOINERS and _can_be_joined(previous)
+        shown.append(character if character in keep or joins or not _is_hidden(character) else escape(character))
+        previous = character
     return "".join(shown)
 
 
-def _hides(letter: str) -> bool:
-    return unicodedata.category(letter) in _ACTING or _INVISIBLE.match(letter) is not None
+def _is_hidden(character: str) -> bool:
+    return unicodedata.category(character) in _ACTIVE_CATEGORIES or _INVISIBLE.match(character) is not None
 
 
-def _can_be_joined(letter: str) -> bool:
-    return letter == "\ufe0f" or (letter > "\x7f" and unicodedata.category(letter)[0] in "LMS" and not _hides(letter))
+def _can_be_joined(character: str) -> bool:
+    if character == _EMOJI_SELECTOR:
+        return True
+    return character > "\x7f" and unicodedata.category(character)[0] in "LMS" and not _is_hidden(character)

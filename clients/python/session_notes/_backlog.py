@@ -118,17 +118,17 @@ class Backlog:
         """Append turns up to the bounds, and return their number."""
         session = self._busy.get(session_id) or self._idle.get(session_id) or PendingSession(session_id)
         accepted = 0
-        for turn, size, _ in turns:
-            if self._turns == MAX_PENDING_TURNS or self._bytes + size > MAX_PENDING_BYTES:
+        for storable in turns:
+            if self._turns == MAX_PENDING_TURNS or self._bytes + storable.size > MAX_PENDING_BYTES:
                 break
-            session.pending.append(Entry(turn, size, False))
+            session.pending.append(Entry(storable.turn, storable.size))
             self._turns += 1
-            self._bytes += size
+            self._bytes += storable.size
             accepted += 1
         if observe and self._observer is not None and (accepted or not turns):
             # A run is due once the pending turns are stored.
             if session.pending:
-                session.pending[-1] = session.pending[-1]._replace(observe=True)
+                session.pending[-1].observe = True
             else:
                 session.run_due = True
         if not session.idle and session_id not in self._busy:
@@ -241,7 +241,7 @@ class Backlog:
             warn("turns are stored again; %d were dropped", dropped)
 
     def replace(self, session: PendingSession, index: int, storable: Storable) -> None:
-        """Replace a pending turn by a smaller one. Call it with `changed` held."""
+        """Replace a pending turn by a smaller version of it. Call it with `changed` held."""
         entry = session.pending[index]
         session.pending[index] = Entry(storable.turn, storable.size, entry.observe)
         self._bytes += storable.size - entry.size
@@ -254,7 +254,7 @@ class Backlog:
         self._turns -= 1
         self._bytes -= entry.size
         if entry.observe and index:
-            session.pending[index - 1] = session.pending[index - 1]._replace(observe=True)
+            session.pending[index - 1].observe = True
         elif entry.observe:
             session.run_due = True
 

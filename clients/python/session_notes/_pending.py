@@ -12,12 +12,12 @@ import weakref
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from datetime import timedelta
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from session_notes import _targets
 
 
-class TurnCounts(NamedTuple):
+class TurnCounts:
     """The turns of a session as known to one holder, or to all holders together.
 
     Attributes:
@@ -26,9 +26,12 @@ class TurnCounts(NamedTuple):
         uncertain: Whether some pending turns may be stored already: their call is in flight or got no response.
     """
 
-    stored: int | None
-    pending: int
-    uncertain: bool
+    __slots__ = ("pending", "stored", "uncertain")
+
+    def __init__(self, stored: int | None, pending: int, uncertain: bool) -> None:
+        self.stored = stored
+        self.pending = pending
+        self.uncertain = uncertain
 
 
 class Holder(Protocol):

@@ -6,7 +6,6 @@ from collections import deque
 from concurrent.futures import Future
 from datetime import timedelta
 from itertools import count
-from typing import NamedTuple
 
 from session_notes._errors import Unauthenticated, Unavailable, UsageError
 from session_notes._types import Turn
@@ -18,7 +17,7 @@ _MAX_RETRY_AFTER = timedelta(seconds=5)
 """Longest pause on the sidecar's request."""
 
 
-class Entry(NamedTuple):
+class Entry:
     """A pending turn.
 
     Attributes:
@@ -27,9 +26,12 @@ class Entry(NamedTuple):
         observe: Whether a run is due once this turn is stored.
     """
 
-    turn: Turn
-    size: int
-    observe: bool
+    __slots__ = ("observe", "size", "turn")
+
+    def __init__(self, turn: Turn, size: int, observe: bool = False) -> None:
+        self.turn = turn
+        self.size = size
+        self.observe = observe
 
 
 class PendingSession:

@@ -141,4 +141,17 @@ suite("retries", { concurrency: false }, () => {
     assert(!(await primary.getNotes("s", { timeoutMs: 1000, unavailableOk: true })).ready);
     assert.equal(refusing.requests.length, 2);
   });
+
+  test("a request that arrives too late is a DeadlineExceeded with the sidecar's reason and message", async () => {
+    refusing.code = Code.DEADLINE_EXCEEDED;
+    refusing.details = detailed("0s", "REQUEST_TIMEOUT");
+    using primary = new PrimaryClient(refusing.target);
+    await assert.rejects(primary.appendTurns("s", [{ speaker: "user", text: "x" }]), (error: unknown) => {
+      assert(error instanceof DeadlineExceeded);
+      assert.equal(error.reason, "REQUEST_TIMEOUT");
+      assert.equal(error.message, refusing.message);
+      return true;
+    });
+    assert.equal(refusing.requests.length, 1);
+  });
 });

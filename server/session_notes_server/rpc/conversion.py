@@ -1,7 +1,7 @@
-"""From the store's records to the contract's messages. Readiness, age, drift and freshness are worked out here.
+"""Conversion of the store's records to the contract's messages, with readiness, age, drift and freshness.
 
-Messages are filled in place, field by field: to make parts of keywords and copy them into the whole takes twice as
-long. Those in which stored notes or turns go are `wire`'s, and take them as they are.
+Messages are filled in place, field by field, because building parts from keywords and copying them takes twice as long.
+Messages that hold stored notes or turns come from `raw_messages`, which takes them as bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from session_notes_server.store import ListedRun, ObserverRecord, RunRecord, Ses
 _READY = Readiness.READINESS_READY
 
 
-def reading(
+def fill_reading(
     response: Any,
     observer: str,
     record: ObserverRecord,
@@ -29,44 +29,53 @@ def reading(
     max_age: timedelta | None = None,
     max_turns_behind: int | None = None,
 ) -> None:
-    """What GetNotes answers."""
+    """Fill a GetNotesResponse.
+
+    Args:
+        response: The response.
+        observer: The name of the observer.
+        record: The observer's record.
+        current_turn: The caller's current turn, which takes precedence over the stored turn count.
+        max_age: The bound on age, inclusive.
+        max_turns_behind: The bound on drift, inclusive.
+    """
     response.ready = response.fresh = False
-    response.readiness = known = readiness(record)
+    response.readiness = current_readiness = readiness(record)
     if record.latest is not None:
-        run(response.latest_run, observer, record.latest)
-    if known != _READY:
+        fill_run(response.latest_run, observer, record.latest)
+    if current_readiness != _READY:
         return
 
     current, notes = record.current, record.notes
-    assert current is not None and notes is not None and current.end_us is not None  # noqa: S101, PT018 - READY says so
+    assert current is not None and notes is not None and current.end_us is not None  # noqa: S101, PT018 - READY implies it
     response.ready = True
     response.notes = notes
     if current is record.latest:
         response.run.CopyFrom(response.latest_run)
     else:
-        run(response.run, observer, current)
+        fill_run(response.run, observer, current)
     _fill_time(response.write_time, current.end_us)
     now_us = record.now_us
     age_us = now_us - current.end_us
     _fill_span(response.age, age_us)
     if current.begin_us is not None:
         _fill_span(response.snapshot_age, now_us - current.begin_us)
-    _fill_span(response.expires_in, _first(record.notes_expire_us, record.session_expires_us) - now_us)
+    _fill_span(response.expires_in, _earlier(record.notes_expire_us, record.session_expires_us) - now_us)
 
-    known_turn = current_turn if current_turn is not None else record.turn_count
+    turn = current_turn if current_turn is not None else record.turn_count
     turns_behind = None
     if current.observed_turn is not None:
         response.observed_turn = current.observed_turn
-        if known_turn is not None:
-            response.turns_behind = turns_behind = max(0, known_turn - current.observed_turn)
+        if turn is not None:
+            response.turns_behind = turns_behind = max(0, turn - current.observed_turn)
 
-    recent = max_age is None or age_us <= max_age // timedelta(microseconds=1)
-    close = max_turns_behind is None or (turns_behind is not None and turns_behind <= max_turns_behind)
-    response.fresh = recent and close
+    within_age = max_age is None or age_us <= max_age // timedelta(microseconds=1)
+    within_drift = max_turns_behind is None or (turns_behind is not None and turns_behind <= max_turns_behind)
+    response.fresh = within_age and within_drift
 
 
 def readiness(record: ObserverRecord) -> Readiness.ValueType:
-    """Whether there are current notes, and if not, why (DESIGN's first rule)."""
+    """Return whether the observer has current notes, or why it has none."""
     if record.current is not None and record.notes is not None:
         return _READY
     if record.latest is not None:
@@ -79,21 +88,21 @@ def readiness(record: ObserverRecord) -> Readiness.ValueType:
     return Readiness.READINESS_NEVER_RUN
 
 
-def begun(message: Any, observer: str, record: RunRecord, transcript: list[bytes]) -> None:
-    """A run that has begun, and what it is to look at."""
-    run(message.run, observer, record)
+def fill_begun(message: Any, observer: str, record: RunRecord, transcript: list[bytes]) -> None:
+    """Fill a BeginRunResponse with the run and its copy of the transcript."""
+    fill_run(message.run, observer, record)
     message.transcript.extend(transcript)
 
 
-def listed_run(message: Any, observer: str, listed: ListedRun) -> None:
-    """A run of the history."""
-    run(message, observer, listed.run)
+def fill_listed_run(message: Any, observer: str, listed: ListedRun) -> None:
+    """Fill a Run of the history, with its notes if the record has them."""
+    fill_run(message, observer, listed.run)
     if listed.notes is not None:
         message.notes = listed.notes
 
 
-def session(message: Any, session_id: str, record: SessionRecord, *, include_turns: bool) -> None:
-    """What GetSession answers."""
+def fill_session(message: Any, session_id: str, record: SessionRecord, *, include_turns: bool) -> None:
+    """Fill a Session."""
     message.session_id, message.version, message.turn_count = session_id, record.version, record.turn_count
     if record.created_us is None or record.updated_us is None:
         return
@@ -102,14 +111,14 @@ def session(message: Any, session_id: str, record: SessionRecord, *, include_tur
     _fill_span(message.expires_in, record.expires_us - record.now_us)
     for name, value in record.fields.items():
         message.fields[name].ParseFromString(value)
-    for observer, known in record.observers.items():
-        reading(message.notes[observer], observer, known)
+    for observer, observer_record in record.observers.items():
+        fill_reading(message.notes[observer], observer, observer_record)
     if include_turns:
         message.turns.extend(record.turns)
 
 
 def summary(record: SummaryRecord) -> SessionSummary:
-    """What ListSessions says of one session."""
+    """Return a SessionSummary."""
     message = SessionSummary(
         session_id=record.session_id,
         version=record.version,
@@ -122,14 +131,14 @@ def summary(record: SummaryRecord) -> SessionSummary:
 
 
 def timestamp(us: int) -> Timestamp:
-    """A time of the store's clock."""
+    """Return a time of the store's clock as a Timestamp."""
     message = Timestamp()
     _fill_time(message, us)
     return message
 
 
-def run(message: Any, observer: str, record: RunRecord) -> None:
-    """A run, without its notes."""
+def fill_run(message: Any, observer: str, record: RunRecord) -> None:
+    """Fill a Run, without its notes."""
     message.run_id = record.run_id
     message.number = record.number
     message.observer = observer
@@ -144,19 +153,18 @@ def run(message: Any, observer: str, record: RunRecord) -> None:
         message.failure = record.failure
 
 
-def _first(notes_expire_us: int | None, session_expires_us: int | None) -> int:
-    # Where there are notes, there is a session, which has an end.
-    assert session_expires_us is not None  # noqa: S101 - for the type checker
+def _earlier(notes_expire_us: int | None, session_expires_us: int | None) -> int:
+    assert session_expires_us is not None  # noqa: S101 - for the type checker: a session with notes expires
     return session_expires_us if notes_expire_us is None else min(notes_expire_us, session_expires_us)
 
 
 def _fill_time(message: Timestamp, us: int) -> None:
-    # Also a 0 says that the field is there.
+    # Assigning even a 0 makes the field present.
     message.seconds, rest_us = divmod(us, 1_000_000)
     message.nanos = rest_us * 1000
 
 
 def _fill_span(message: Duration, us: int) -> None:
-    # Never negative, even if the store's clock was set back meanwhile.
+    # Never negative, even if the store's clock has been set back.
     message.seconds, rest_us = divmod(us, 1_000_000) if us > 0 else (0, 0)
     message.nanos = rest_us * 1000

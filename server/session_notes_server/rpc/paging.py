@@ -1,4 +1,4 @@
-"""Page tokens: opaque to callers, and of use only where they came from."""
+"""Page tokens: opaque to callers, and valid only for the listing that issued them."""
 
 from __future__ import annotations
 
@@ -15,57 +15,57 @@ _MAX_CURSOR = 2**64 - 1
 
 
 def token(scope: tuple[str, ...], position: Any) -> str:
-    """A token for a position within a scope (the method and what it lists)."""
-    text = json.dumps([_mark(scope), position], separators=(",", ":"))
+    """Return a token for a position within a scope, which is the method and what it lists."""
+    text = json.dumps([_checksum(scope), position], separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def position(scope: tuple[str, ...], page_token: str) -> Any:
-    """The position a token of this scope holds.
+    """Return the position in a token, whatever it is.
 
     Raises:
-        ValueError: the token is none of this scope.
+        ValueError: If the token does not belong to this scope.
     """
     try:
         padded = page_token + "=" * (-len(page_token) % 4)
-        mark, found = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+        checksum, content = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
     except (binascii.Error, UnicodeError, RecursionError, TypeError) as error:
         raise ValueError("not a page token") from error
-    if mark != _mark(scope):
-        raise ValueError("a page token of something else")
-    return found
+    if checksum != _checksum(scope):
+        raise ValueError("a page token of another listing")
+    return content
 
 
-def run_number(found: Any) -> int:
-    """The position in a list of runs, as it was found in a token.
+def run_number(content: Any) -> int:
+    """Return the position in a list of runs.
 
-    Our mark on a token keeps others' tokens out, and can be made by anybody: what it marks can be anything.
-
-    Raises:
-        ValueError: it is none.
-    """
-    return _number(found, MAX_EXACT)
-
-
-def place_in_scan(found: Any) -> tuple[list[str], ScanPosition | None]:
-    """Read the position in a list of sessions, as it was found in a token: ids that wait, where the scan goes on.
+    The checksum guards against mistakes only. A caller can forge it, so a position must be validated in full.
 
     Raises:
-        ValueError: It is none.
+        ValueError: If the content is not such a position.
     """
-    match found:
-        case [[*waiting], None] if waiting and all(map(is_id, waiting)):
-            return waiting, None
-        case [[*waiting], [str(nodes), node, cursor]] if all(map(is_id, waiting)):
-            return waiting, ScanPosition(nodes, _number(node, MAX_EXACT), _number(cursor, _MAX_CURSOR))
-    raise ValueError("not a place in a scan")
+    return _number(content, MAX_EXACT)
 
 
-def _number(found: Any, most: int) -> int:
-    if type(found) is not int or not 0 <= found <= most:  # True is an int, too.
+def scan_position(content: Any) -> tuple[list[str], ScanPosition | None]:
+    """Return the position in a list of sessions: ids that are still to be listed, and where the scan continues.
+
+    Raises:
+        ValueError: If the content is not such a position.
+    """
+    match content:
+        case [[*pending], None] if pending and all(map(is_id, pending)):
+            return pending, None
+        case [[*pending], [str(nodes), node, cursor]] if all(map(is_id, pending)):
+            return pending, ScanPosition(nodes, _number(node, MAX_EXACT), _number(cursor, _MAX_CURSOR))
+    raise ValueError("not a position in a scan")
+
+
+def _number(content: Any, maximum: int) -> int:
+    if type(content) is not int or not 0 <= content <= maximum:  # isinstance would accept True.
         raise ValueError("not a number")
-    return found
+    return content
 
 
-def _mark(scope: tuple[str, ...]) -> int:
+def _checksum(scope: tuple[str, ...]) -> int:
     return zlib.crc32("\0".join(scope).encode())

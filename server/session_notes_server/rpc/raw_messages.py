@@ -1,8 +1,8 @@
-"""Answers in which what the store holds as serialized messages stays that: notes, turns.
+"""Response messages whose notes and turns stay serialized, as the store holds them.
 
-The wire does not tell a message from its bytes, so these classes are the contract's, but for a few fields that take
-bytes. To parse 2 KB of notes and to serialize them again would cost as much as all else that is done to an answer, and
-a transcript of 2,000 turns some milliseconds. What is stored was checked when it was written.
+On the wire, a message field and a bytes field are the same. These classes are the contract's, except that a few fields
+take bytes. Parsing 2 KB of notes and serializing them again would cost as much as the rest of the response, and several
+milliseconds for a transcript of 2,000 turns. Stored messages were validated when they were written.
 """
 
 from __future__ import annotations
@@ -25,38 +25,40 @@ __all__ = [
     "ListRunsResponse",
 ]
 
-AS_BYTES = {
+BYTES_FIELDS = {
     "GetNotesResponse": "notes",
     "BeginRunResponse": "transcript",
     "Run": "notes",
     "Session": "turns",
 }
+"""The fields that take bytes, by message."""
 
 
-def _add(file: FileDescriptor, pool: DescriptorPool, known: set[str]) -> None:
-    if file.name in known:
+def _add(file: FileDescriptor, pool: DescriptorPool, added: set[str]) -> None:
+    """Add a file and its dependencies to a pool, with the fields of BYTES_FIELDS as bytes."""
+    if file.name in added:
         return
-    known.add(file.name)
-    for needed in file.dependencies:
-        _add(needed, pool, known)
+    added.add(file.name)
+    for dependency in file.dependencies:
+        _add(dependency, pool, added)
     copy = FileDescriptorProto()
     file.CopyToProto(copy)
     for message in copy.message_type:
         for field in message.field:
-            if AS_BYTES.get(message.name) == field.name and copy.package == "session_notes.v1":
+            if BYTES_FIELDS.get(message.name) == field.name and copy.package == "session_notes.v1":
                 field.type = FieldDescriptorProto.TYPE_BYTES
                 field.ClearField("type_name")
                 if field.label == FieldDescriptorProto.LABEL_OPTIONAL:
-                    # An empty message is there, and so must its bytes be, which are none.
+                    # An empty message is present although it has no bytes.
                     field.proto3_optional = True
                     field.oneof_index = len(message.oneof_decl)
                     message.oneof_decl.add(name=f"_{field.name}")
     pool.Add(copy)
 
 
-_pool, _known = DescriptorPool(), set[str]()
+_pool, _added = DescriptorPool(), set[str]()
 for _file in FILES:
-    _add(_file, _pool, _known)
+    _add(_file, _pool, _added)
 
 
 def _class(name: str) -> Any:
@@ -73,15 +75,15 @@ def _varint(value: int) -> bytes:
 
 
 def _tag(message: type[Message], field: str) -> bytes:
-    """Return what stands before a field's length on the wire."""
+    """Return the tag of a length-delimited field on the wire."""
     return _varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | 2)
 
 
-class BatchAnswer:
-    """BatchGetNotesResponse: up to 64 MiB of notes, which go from the store to the wire in one copy.
+class BatchResponse:
+    """A BatchGetNotesResponse: up to 64 MiB of notes, copied once from the store to the wire.
 
     Attributes:
-        responses: The answers, with empty notes where there are notes.
+        responses: The responses, with empty notes in place of notes.
     """
 
     _RESPONSES = _tag(session_notes_pb2.BatchGetNotesResponse, "responses")
@@ -92,24 +94,24 @@ class BatchAnswer:
         self._notes: list[bytes | None] = []
 
     def add(self, notes: bytes | None) -> GetNotesResponse:
-        """Return the next answer, to be filled with everything but its notes."""
+        """Return the next response, which the caller fills with everything but its notes."""
         self._notes.append(notes)
         self.responses.append(GetNotesResponse())
         return self.responses[-1]
 
     def SerializeToString(self) -> bytes:
-        """Return the message: each answer is followed by its notes, which a parser merges into the empty ones."""
+        """Return the message. Each response is followed by its notes, which a parser merges into the empty ones."""
         parts = list[bytes]()
         for response, notes in zip(self.responses, self._notes, strict=True):
-            answer = response.SerializeToString()
+            head = response.SerializeToString()
             field = self._NOTES + _varint(len(notes)) if notes else b""
-            size = len(answer) + len(field) + len(notes or b"")
-            parts += (self._RESPONSES, _varint(size), answer, field, notes or b"")
+            size = len(head) + len(field) + len(notes or b"")
+            parts += (self._RESPONSES, _varint(size), head, field, notes or b"")
         return b"".join(parts)
 
 
 if TYPE_CHECKING:
-    # To the type checker they are the contract's own. Only `translate`, which fills them, knows of AS_BYTES.
+    # For the type checker they are the contract's classes. Only `conversion`, which fills them, passes bytes.
     from session_notes.v1.session_notes_pb2 import (
         BeginRunResponse,
         GetNotesResponse,

@@ -1,4 +1,4 @@
-"""What a request may say. Each check notes what is wrong under the field's path; `done` raises them all together."""
+"""Validation of requests. A check collects all faults under their fields' paths and raises them together."""
 
 from __future__ import annotations
 
@@ -23,57 +23,57 @@ from session_notes_server.rpc import errors
 MAX_DEPTH = 16
 MAX_NAME_BYTES = 256
 MAX_ENTRIES = 5000
-"""Turns, fields or names in one request, which take the store some milliseconds, in which it answers nobody else."""
+"""Turns, fields or names in one request. They take the store several milliseconds, in which it serves no other call."""
 MAX_REASON_BYTES = 4096
-# What a JSON number holds exactly (RFC 8259, section 6); turns are compared as such numbers in the store as well.
+# The integers that a JSON number represents exactly (RFC 8259, section 6). The store compares turns as such numbers.
 MAX_EXACT = 2**53 - 1
 MAX_SPAN = timedelta(days=36525)
 
 _ID = re.compile(r"[!-z|~]{1,256}")  # Printable ASCII without space, `{` and `}`.
-# The ranges that google/protobuf/timestamp.proto and duration.proto give; outside them JSON cannot say the value.
+# The ranges in google/protobuf/timestamp.proto and duration.proto. JSON cannot represent values outside of them.
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 _MAX_DURATION_SECONDS = 315_576_000_000
-# So much is looked at, a millisecond's work, until others have their turn in the loop.
-_AT_A_TIME = 1000
+# How many values are checked, in about a millisecond, before other calls get their turn in the loop.
+_VALUES_PER_TURN = 1000
 
 
 def is_id(value: Any) -> bool:
-    """Whether it can be the id of a session, or of a run, or an observer's name."""
+    """Return whether a value has the form of a session's or run's id, or of an observer's name."""
     return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
 class Check:
-    """Checks of one request.
+    """The validation of one request.
 
     Attributes:
-        at: Path that every field named from now on starts with, for the entries of a batch.
+        at: Prefix of the paths of all fields checked from now on, for the entries of a batch.
     """
 
     def __init__(self) -> None:
         self.at = ""
         self._violations: list[tuple[str, str]] = []
-        self._looked_at = 0
+        self._checked = 0
 
     def done(self) -> None:
-        """Raise what was found.
+        """Raise all faults together.
 
         Raises:
-            StatusError: INVALID_ARGUMENT, naming the fields.
+            StatusError: INVALID_ARGUMENT, naming the fields, if there are faults.
         """
         if self._violations:
             raise errors.invalid_fields(self._violations)
 
     def wrong(self, field: str, description: str) -> None:
-        """Note that a field is wrong."""
+        """Record a fault of a field."""
         self._violations.append((self.at + field, description))
 
     def size(self, field: str, value: Message | str | bytes, limit: int) -> None:
-        """Refuse what is too large at once: looking into it would cost what the limit is there to save.
+        """Reject an oversized value at once, because checking its content is the effort that the limit bounds.
 
         Args:
-            field: Where it is.
-            value: A text, or a message as it is or as it was serialized.
-            limit: How many bytes it may have.
+            field: The field's path.
+            value: A text, or a message, serialized or not.
+            limit: The largest size in bytes.
 
         Raises:
             StatusError: RESOURCE_EXHAUSTED, with the limit.
@@ -86,30 +86,24 @@ class Check:
             raise errors.too_large(self.at + field, limit=limit, actual=actual)
 
     def entries(self, field: str, entries: Collection[Any], limit: int = MAX_ENTRIES) -> None:
-        """Refuse too many at once, like `size`."""
+        """Reject too many entries at once, as `size` does."""
         if (actual := len(entries)) > limit:
             raise errors.too_large(self.at + field, limit=limit, actual=actual, unit="entries")
 
-    async def _let_others(self, looked_at: int = 1) -> None:
-        self._looked_at += looked_at
-        if self._looked_at >= _AT_A_TIME:
-            self._looked_at = 0
-            await asyncio.sleep(0)
-
     def session_id(self, value: str) -> str:
-        """An id that has to be there."""
+        """Check the id of a session, which is required."""
         self._id("session_id", value)
         return value
 
     def observer(self, value: str) -> str:
-        """An observer's name, the default one's where none is given."""
+        """Check the name of an observer, and return it or the default observer's."""
         if not value:
             return DEFAULT_OBSERVER
         self._id("observer", value)
         return value
 
     def run_id(self, value: str, *, required: bool = False) -> str:
-        """A run's id; empty where it may be."""
+        """Check the id of a run, which may be empty unless required."""
         if value or required:
             self._id("run_id", value)
         return value
@@ -121,7 +115,7 @@ class Check:
             self.wrong(field, "must be 1 to 256 bytes of printable ASCII without space, '{' or '}'")
 
     def count(self, field: str, message: Message, path: str = "") -> int | None:
-        """A count of turns, a version or the like, where present: from 0 to 2^53 - 1."""
+        """Check an optional turn, count or version, which ranges from 0 to 2^53 - 1."""
         if not message.HasField(field):
             return None
         value: int = getattr(message, field)
@@ -129,18 +123,18 @@ class Check:
             self.wrong(path + field, "must be from 0 to 2^53 - 1")
         return value
 
-    def page_size(self, value: int, *, default: int, most: int) -> int:
-        """How many entries a page may have."""
+    def page_size(self, value: int, *, default: int, maximum: int) -> int:
+        """Check the size of a page, and return it within the maximum."""
         if value < 0:
             self.wrong("page_size", "must not be negative")
-        return min(value or default, most)
+        return min(value or default, maximum)
 
     def bound(self, field: str, message: Message) -> timedelta | None:
-        """A span that something is compared with, where present: not negative."""
+        """Check an optional duration that serves as a bound, which must not be negative."""
         return self._span(field, message)
 
     def lifetime(self, field: str, message: Message) -> timedelta | None:
-        """A span that something lives for, where present: above 0, at most 100 years."""
+        """Check an optional duration after which something expires: above 0 and at most 100 years."""
         span = self._span(field, message)
         if span is not None and not timedelta(0) < span <= MAX_SPAN:
             self.wrong(field, "must be above 0 and at most 100 years")
@@ -157,22 +151,22 @@ class Check:
         if seconds < 0 or nanos < 0:
             self.wrong(field, "must not be negative")
             return None
-        return timedelta(seconds=seconds, microseconds=-(-nanos // 1000))  # Rounded up: 1 ns is not 0.
+        return timedelta(seconds=seconds, microseconds=-(-nanos // 1000))  # Rounded up, so that 1 ns is not 0.
 
     async def notes(self, notes: Notes) -> None:
-        """Notes, at `notes`."""
+        """Check the notes in the field `notes`."""
         for share in notes.coverage.values():
-            if not 0 <= share <= 1:  # Which NaN is not.
+            if not 0 <= share <= 1:  # True for NaN.
                 self.wrong("notes.coverage", "must be from 0 to 1")
                 break
         for index, issue in enumerate(notes.issues):
-            if not 0 <= issue.turn <= MAX_EXACT:  # One that is absent reads as 0.
+            if not 0 <= issue.turn <= MAX_EXACT:  # An absent turn reads as 0.
                 self.count("turn", issue, f"notes.issues[{index}].")
         if notes.HasField("extra"):
             await self.json("notes.extra", notes.extra)
 
     async def turns(self, turns: Collection[Turn], limit: int) -> None:
-        """Turns of the transcript, at `turns`, of at most `limit` bytes each."""
+        """Check the turns in the field `turns`, of at most `limit` bytes each."""
         for index, turn in enumerate(turns):
             path = f"turns[{index}]"
             self.size(path, turn, limit)
@@ -180,29 +174,29 @@ class Check:
                 self._timestamp(f"{path}.time", turn.time)
             if turn.HasField("extra"):
                 await self.json(f"{path}.extra", turn.extra)
-            await self._let_others()
+            await self._yield_after(1)
 
     def _timestamp(self, field: str, time: Timestamp) -> None:
         if not (_FIRST_SECOND <= time.seconds <= _LAST_SECOND and 0 <= time.nanos <= 999_999_999):
             self.wrong(field, "is not a valid Timestamp")
 
     def names(self, field: str, names: Collection[str]) -> None:
-        """Names of session fields."""
+        """Check names of session fields."""
         if not all(1 <= len(name.encode()) <= MAX_NAME_BYTES for name in names):
             self.wrong(field, f"must have names of 1 to {MAX_NAME_BYTES} bytes")
 
     async def json(self, field: str, root: Struct | Value) -> None:
-        """Something JSON-like: only what can be read back the same."""
+        """Check a JSON-like value: it must survive a round trip through JSON unchanged."""
         values: Iterable[Value] = _children(root) if isinstance(root, Struct) else [root]
         depth = int(isinstance(root, Struct))
         while True:
             below: list[Struct | ListValue] = []
             values = iter(values)
-            while some := list(islice(values, _AT_A_TIME)):
-                for value in some:
+            while batch := list(islice(values, _VALUES_PER_TURN)):
+                for value in batch:
                     kind = value.WhichOneof("kind")
                     if kind is None:
-                        return self.wrong(field, "must say the kind of every value")
+                        return self.wrong(field, "must set the kind of every value")
                     if kind == "number_value":
                         if not math.isfinite(value.number_value):
                             return self.wrong(field, "must not hold NaN or infinity")
@@ -210,13 +204,20 @@ class Check:
                             return self.wrong(field, "must not hold numbers beyond 2^53 - 1; send them as strings")
                     elif kind in {"struct_value", "list_value"}:
                         below.append(getattr(value, kind))
-                await self._let_others(len(some))
+                await self._yield_after(len(batch))
             depth += 1
             if not below:
                 return None
             if depth > MAX_DEPTH:
                 return self.wrong(field, f"must not be nested deeper than {MAX_DEPTH}")
             values = chain.from_iterable(map(_children, below))
+
+    async def _yield_after(self, checked: int) -> None:
+        """Count checked values, and let other calls run after a thousand."""
+        self._checked += checked
+        if self._checked >= _VALUES_PER_TURN:
+            self._checked = 0
+            await asyncio.sleep(0)
 
 
 def _children(node: Struct | ListValue) -> Iterable[Value]:

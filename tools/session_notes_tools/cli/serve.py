@@ -43,7 +43,6 @@ def serve(dev: bool, verbose: bool, **values: Any) -> None:
 
     from session_notes_server.sidecar import log_setup
     from session_notes_server.sidecar.lifecycle import log_addresses, run
-    from session_notes_server.sidecar.sample_calls import sample_lines
     from session_notes_server.sidecar.sidecar import serve as serve_alone
     from session_notes_server.sidecar.supervisor import supervise
 
@@ -55,6 +54,8 @@ def serve(dev: bool, verbose: bool, **values: Any) -> None:
     def on_ready(addresses: Sequence[str]) -> None:
         log_addresses(addresses)
         if dev:
+            from session_notes_server.sidecar.sample_calls import sample_lines
+
             log_setup.print_lines([*sample_lines(settings, addresses)])
 
     keeps_data = not dev or settings.data_dir is not None or settings.redis_url is not None

@@ -48,7 +48,7 @@ _sentinel_user_option = option(
     panel=PANEL,
     help="The user to log in as at the Sentinels (redis+sentinel://), which do not have the users of Redis.",
     default=_DEFAULTS.sentinel_user,
-    show_default="the default user",
+    show_default="their own default user",
 )
 _sentinel_password_file_option = path_option(
     "--sentinel-password-file",

@@ -1,4 +1,4 @@
-"""gRPC's channelz: what this process knows of its own connections, sockets and calls. It needs grpcio-channelz."""
+"""gRPC's channelz: the connections, sockets and calls of this process. Requires grpcio-channelz."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ log = logging.getLogger(__name__)
 
 
 def service() -> ServiceDescriptor:
-    """The service, for those who make handlers and reflection of it."""
-    found: ServiceDescriptor = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"]
-    return found
+    """Return the descriptor of the service."""
+    descriptor: ServiceDescriptor = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"]
+    return descriptor
 
 
 class ChannelzServicer:
-    """The package's own servicer, which would give callers the text of exceptions."""
+    """The servicer of grpcio-channelz, without its errors, which hold the text of exceptions."""
 
     def __getattr__(self, name: str) -> Callable[[Any, Any], Awaitable[Message]]:
-        ask = getattr(channelz.ChannelzServicer, name)
+        method = getattr(channelz.ChannelzServicer, name)
 
-        async def answer(request: Message, _: object) -> Message:
-            said = _Said()
-            response: Message | None = ask(request, said)
-            if said.code is grpc.StatusCode.NOT_FOUND:
-                raise errors.invalid_fields([(request.DESCRIPTOR.fields[0].name, "is nothing of this process")])
+        async def handle(request: Message, _: object) -> Message:
+            status = _StatusRecorder()
+            response: Message | None = method(request, status)
+            if status.code is grpc.StatusCode.NOT_FOUND:
+                raise errors.invalid_fields([(request.DESCRIPTOR.fields[0].name, "does not exist in this process")])
             if response is None:
-                log.error("grpcio and grpcio-channelz do not fit each other: install the same version of both")
-                raise RuntimeError("gRPC has told what the package does not know")
+                log.error("grpcio and grpcio-channelz do not match: install the same version of both")
+                raise RuntimeError("grpcio-channelz cannot read what grpcio returns")
             return response
 
-        return answer
+        return handle
 
 
-class _Said:
-    """What the servicer says of an error, in place of a call."""
+class _StatusRecorder:
+    """A stand-in for the call's context that records the status."""
 
     code: grpc.StatusCode | None = None
 

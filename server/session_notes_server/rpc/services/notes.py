@@ -1,4 +1,4 @@
-"""The service SessionNotes."""
+"""The service SessionNotes: notes and runs."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from session_notes.v1.session_notes_pb2_grpc import SessionNotesServicer
 from session_notes_server.contract import DEFAULT_LEASE
 from session_notes_server.rpc import conversion, errors, paging
 from session_notes_server.rpc.admission import HELD_MESSAGES
-from session_notes_server.rpc.raw_messages import BatchAnswer, BeginRunResponse, GetNotesResponse, ListRunsResponse
+from session_notes_server.rpc.raw_messages import BatchResponse, BeginRunResponse, GetNotesResponse, ListRunsResponse
 from session_notes_server.rpc.validation import MAX_REASON_BYTES, Check
 from session_notes_server.settings import Limits
 from session_notes_server.store import ObserverRecord, Refused, ReplyTooLarge, Store
 from session_notes_server.store.limits import HISTORY_RUNS
 
-# So many answers of a batch are made, a millisecond's work, until others have their turn in the loop.
-_AT_A_TIME = 100
+# How many responses of a batch are made, in about a millisecond, before other calls get their turn in the loop.
+_RESPONSES_PER_TURN = 100
 
 _OUTCOMES = {name.removeprefix("WRITE_OUTCOME_"): number for name, number in WriteOutcome.items()}
 
 
 class NotesServicer(SessionNotesServicer):
-    """Validates, calls the store once, translates. What each method means is said in the protos."""
+    """Validates a request, calls the store once and converts its record. The protos define the methods."""
 
     def __init__(self, store: Store, limits: Limits) -> None:
         self._store = store
@@ -44,30 +44,30 @@ class NotesServicer(SessionNotesServicer):
 
     async def GetNotes(self, request: GetNotesRequest, context: Any) -> GetNotesResponse:  # noqa: D102
         check = Check()
-        wanted = _Wanted(request, check)
+        query = NotesQuery(request, check)
         check.done()
         response = GetNotesResponse()
-        wanted.answer(response, await self._store.get_notes(wanted.session_id, wanted.observer))
+        query.fill(response, await self._store.get_notes(query.session_id, query.observer))
         return response
 
     async def BatchGetNotes(self, request: BatchGetNotesRequest, context: Any) -> Any:  # noqa: D102
-        check, wanted = Check(), list[_Wanted]()
+        check, queries = Check(), list[NotesQuery]()
         check.entries("requests", request.requests, self._limits.batch_requests)
         for index, entry in enumerate(request.requests):
             check.at = f"requests[{index}]."
-            wanted.append(_Wanted(entry, check))
+            queries.append(NotesQuery(entry, check))
         check.done()
-        most = HELD_MESSAGES * self._limits.message_bytes
+        max_bytes = HELD_MESSAGES * self._limits.message_bytes
         try:
             records = await self._store.batch_get_notes(
-                [(one.session_id, one.observer) for one in wanted], max_bytes=most
+                [(query.session_id, query.observer) for query in queries], max_bytes=max_bytes
             )
         except ReplyTooLarge as error:
-            raise errors.too_large("responses", limit=most, actual=error.size) from None
-        response = BatchAnswer()
-        for index, (one, record) in enumerate(zip(wanted, records, strict=True)):
-            one.answer(response.add(record.notes), record.without_notes())
-            if index % _AT_A_TIME == _AT_A_TIME - 1:
+            raise errors.too_large("responses", limit=max_bytes, actual=error.size) from None
+        response = BatchResponse()
+        for index, (query, record) in enumerate(zip(queries, records, strict=True)):
+            query.fill(response.add(record.notes), record.without_notes())
+            if index % _RESPONSES_PER_TURN == _RESPONSES_PER_TURN - 1:
                 await asyncio.sleep(0)
         return response
 
@@ -92,7 +92,7 @@ class NotesServicer(SessionNotesServicer):
         except Refused as refusal:
             raise errors.refused(refusal) from None
         response = BeginRunResponse(started=started)
-        conversion.begun(response, observer, run, transcript)
+        conversion.fill_begun(response, observer, run, transcript)
         return response
 
     async def WriteNotes(self, request: WriteNotesRequest, context: Any) -> WriteNotesResponse:  # noqa: D102
@@ -102,7 +102,7 @@ class NotesServicer(SessionNotesServicer):
         run_id = check.run_id(request.run_id)
         observed_turn = check.count("observed_turn", request)
         ttl = check.lifetime("ttl", request)
-        # In the one form that does not depend on the order of map entries: equal messages, equal digests.
+        # The deterministic form does not depend on the order of map entries, so equal messages have equal digests.
         notes = request.notes.SerializeToString(deterministic=True)
         if request.HasField("notes"):
             check.size("notes", notes, self._limits.notes_bytes)
@@ -123,7 +123,7 @@ class NotesServicer(SessionNotesServicer):
         except Refused as refusal:
             raise errors.refused(refusal) from None
         response = WriteNotesResponse(outcome=_OUTCOMES[outcome])
-        conversion.run(response.run, observer, run)
+        conversion.fill_run(response.run, observer, run)
         response.write_time.CopyFrom(response.run.end_time)
         return response
 
@@ -139,35 +139,40 @@ class NotesServicer(SessionNotesServicer):
         except Refused as refusal:
             raise errors.refused(refusal) from None
         response = FailRunResponse()
-        conversion.run(response.run, observer, run)
+        conversion.fill_run(response.run, observer, run)
         return response
 
     async def ListRuns(self, request: ListRunsRequest, context: Any) -> ListRunsResponse:  # noqa: D102
         check = Check()
         session_id = check.session_id(request.session_id)
         observer = check.observer(request.observer)
-        limit = check.page_size(request.page_size, default=HISTORY_RUNS, most=HISTORY_RUNS)
+        limit = check.page_size(request.page_size, default=HISTORY_RUNS, maximum=HISTORY_RUNS)
         scope = ("ListRuns", session_id, observer)
         below = None
         if request.page_token:
             try:
                 below = paging.run_number(paging.position(scope, request.page_token))
             except ValueError:
-                check.wrong("page_token", "is not the next_page_token of such a listing")
+                check.wrong("page_token", "is not a next_page_token of this listing")
         check.done()
         runs, more = await self._store.list_runs(
             session_id, observer, below=below, limit=limit, include_notes=request.include_notes
         )
         response = ListRunsResponse()
-        for one in runs:
-            conversion.listed_run(response.runs.add(), observer, one)
+        for run in runs:
+            conversion.fill_listed_run(response.runs.add(), observer, run)
         if more and runs:
             response.next_page_token = paging.token(scope, runs[-1].run.number)
         return response
 
 
-class _Wanted:
-    """What a GetNotesRequest asks for; valid where the check finds nothing."""
+class NotesQuery:
+    """A validated GetNotesRequest.
+
+    Args:
+        request: The request.
+        check: Records what is wrong with it. Until it is done, the query may be invalid.
+    """
 
     def __init__(self, request: GetNotesRequest, check: Check) -> None:
         self.session_id = check.session_id(request.session_id)
@@ -176,8 +181,9 @@ class _Wanted:
         self._current_turn = check.count("current_turn", request)
         self._max_turns_behind = check.count("max_turns_behind", request)
 
-    def answer(self, response: GetNotesResponse, record: ObserverRecord) -> None:
-        conversion.reading(
+    def fill(self, response: GetNotesResponse, record: ObserverRecord) -> None:
+        """Fill the response from the observer's record."""
+        conversion.fill_reading(
             response,
             self.observer,
             record,

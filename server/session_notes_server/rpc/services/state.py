@@ -1,4 +1,4 @@
-"""The service SessionState."""
+"""The service SessionState: fields, transcript and listing of sessions."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from session_notes_server.rpc.validation import Check, is_id
 from session_notes_server.settings import Limits
 from session_notes_server.store import Refused, ScanPosition, Store
 
-PAGE, MOST_OF_A_PAGE = 100, 1000
+PAGE_SIZE, MAX_PAGE_SIZE = 100, 1000
 
 
 class StateServicer(SessionStateServicer):
-    """Validates, calls the store once, translates. What each method means is said in the protos."""
+    """Validates a request, calls the store once and converts its record. The protos define the methods."""
 
     def __init__(self, store: Store, limits: Limits) -> None:
         self._store = store
@@ -39,7 +39,7 @@ class StateServicer(SessionStateServicer):
         check.done()
         record = await self._store.get_session(session_id, include_turns=request.include_turns)
         response = GetSessionResponse()
-        conversion.session(response.session, session_id, record, include_turns=request.include_turns)
+        conversion.fill_session(response.session, session_id, record, include_turns=request.include_turns)
         return response
 
     async def UpdateSession(self, request: UpdateSessionRequest, context: Any) -> UpdateSessionResponse:  # noqa: D102
@@ -52,7 +52,7 @@ class StateServicer(SessionStateServicer):
         check.names("set", request.set)
         check.names("remove", request.remove)
         if not request.set.keys().isdisjoint(request.remove):
-            check.wrong("remove", "must not name a field that is set")
+            check.wrong("remove", "must not name a field of `set`")
         for value in request.set.values():
             check.size("set", value, self._limits.notes_bytes)
             await check.json("set", value)
@@ -93,24 +93,24 @@ class StateServicer(SessionStateServicer):
 
     async def ListSessions(self, request: ListSessionsRequest, context: Any) -> ListSessionsResponse:  # noqa: D102
         check = Check()
-        limit = check.page_size(request.page_size, default=PAGE, most=MOST_OF_A_PAGE)
+        limit = check.page_size(request.page_size, default=PAGE_SIZE, maximum=MAX_PAGE_SIZE)
         scope = ("ListSessions",)
-        waiting: list[str] = []
+        pending: list[str] = []
         place: ScanPosition | None = None
         if request.page_token:
             try:
-                waiting, place = paging.place_in_scan(paging.position(scope, request.page_token))
+                pending, place = paging.scan_position(paging.position(scope, request.page_token))
             except ValueError:
-                check.wrong("page_token", "is not the next_page_token of such a listing")
+                check.wrong("page_token", "is not a next_page_token of this listing")
         check.done()
-        # A step of the scan can bring more than asked for; what a page has no room for waits in the token.
-        if len(waiting) < limit and (place is not None or not request.page_token):
-            found, place = await self._store.scan_sessions(place, count=limit - len(waiting))
-            # Somebody else's key may look like one of ours; no token may hold, and no page list, what is no id.
-            waiting = [*waiting, *filter(is_id, found)]
-        page, waiting = waiting[:limit], waiting[limit:]
+        # A step of the scan can yield more than the page holds. The rest is carried over in the token.
+        if len(pending) < limit and (place is not None or not request.page_token):
+            ids, place = await self._store.scan_sessions(place, count=limit - len(pending))
+            # Another program's key may look like a session's. Neither a token nor a page may hold what is not an id.
+            pending = [*pending, *filter(is_id, ids)]
+        page, pending = pending[:limit], pending[limit:]
         summaries = await self._store.summaries(page)
         return ListSessionsResponse(
             sessions=[conversion.summary(summary) for summary in summaries],
-            next_page_token=paging.token(scope, (waiting, place)) if waiting or place else "",
+            next_page_token=paging.token(scope, (pending, place)) if pending or place else "",
         )

@@ -1,4 +1,4 @@
-"""How the numbers are told: over HTTP, in Prometheus's formats, by prometheus_client, which nothing else imports."""
+"""Exposition of metrics over HTTP in Prometheus's formats. Nothing else imports prometheus_client."""
 
 from __future__ import annotations
 
@@ -30,33 +30,33 @@ from session_notes_server.telemetry.metrics.families import ALL, Family
 log = logging.getLogger(__name__)
 
 Processes = Callable[[], Mapping[str, int]]
-"""The processes of a sidecar that has several, as they are now: their ids, by what they are called."""
+"""Returns the ids of a sidecar's current processes, by name."""
 
 PATH = "/metrics"
 
-# A scrape takes some milliseconds, and one or two Prometheuses ask.
-SCRAPES, SLOW_SECONDS = 8, 5.0
+# A scrape takes several milliseconds, and there are one or two Prometheus servers.
+MAX_CONNECTIONS, IDLE_SECONDS = 8, 5.0
 
 
 @contextlib.asynccontextmanager
 async def exposed(address: str, cells: Sequence[Cells], processes: Processes | None = None) -> AsyncIterator[None]:
-    """Answer scrapes within the block.
+    """Serve scrapes within the block.
 
     Args:
-        address: `host:port`; port 0: a free one.
-        cells: Of all processes that count.
-        processes: Where they are several. None: it is this one alone.
+        address: `host:port`, where port 0 stands for any free port.
+        cells: The cells of every process that counts.
+        processes: The processes of a sidecar that has several. None: this process only.
 
     Raises:
-        AddressError: the address is taken, or none of this machine.
-        InvalidSetting: it is none at all.
+        AddressError: If the address is in use, or is not one of this machine.
+        InvalidSetting: If the address is malformed.
     """
     registry = CollectorRegistry()
     registry.register(_Numbers(cells))
     registry.register(_Build())
     if processes is None:
         ProcessCollector(registry=registry)
-        # Registers what counts collections, too.
+        # Registers itself.
         GCCollector(registry=registry)
     else:
         registry.register(_EachProcess(processes))
@@ -71,7 +71,7 @@ async def exposed(address: str, cells: Sequence[Cells], processes: Processes | N
 
 
 class _Numbers(Collector):
-    """All that our processes have counted, added up."""
+    """The numbers of all processes, combined."""
 
     def __init__(self, cells: Sequence[Cells]) -> None:
         self._cells = cells
@@ -80,7 +80,7 @@ class _Numbers(Collector):
         for family in ALL:
             metric = _EMPTY[family.kind](family.name, family.text, labels=family.labels)
             for labels, places in series(family):
-                _fill(metric, family, labels, [family.together(cells[at] for cells in self._cells) for at in places])
+                _fill(metric, family, labels, [family.combine(cells[at] for cells in self._cells) for at in places])
             yield metric
 
 
@@ -103,11 +103,11 @@ def _fill(metric: Any, family: Family, labels: Sequence[str], numbers: Sequence[
 
 
 class _Build(Collector):
-    """What this is."""
+    """The versions of the sidecar, Python and gRPC."""
 
     def __init__(self) -> None:
         labels = {"version": version("session-notes"), "python": platform.python_version(), "grpc": grpc.__version__}
-        text = "1, and what the sidecar is made of."
+        text = "1, with the versions of the sidecar, Python and gRPC."
         self._metric = GaugeMetricFamily("session_notes_build_info", text, labels=[*labels])
         self._metric.add_metric([*labels.values()], 1)
 
@@ -116,18 +116,18 @@ class _Build(Collector):
 
 
 class _EachProcess(Collector):
-    """What prometheus_client knows of a process, for each of several. They do not add up: a new one starts at 0."""
+    """prometheus_client's metrics of a process, per process. A new process starts at 0, so they are not added up."""
 
     def __init__(self, processes: Processes) -> None:
         self._processes = processes
 
     def collect(self) -> Iterator[Metric]:
-        together: dict[str, Metric] = {}
+        metrics: dict[str, Metric] = {}
         for name, pid in self._processes().items():
             for metric in ProcessCollector(pid=partial(int, pid), registry=None).collect():
-                kept = together.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
-                kept.samples += [sample._replace(labels={"process": name}) for sample in metric.samples]
-        yield from together.values()
+                merged = metrics.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+                merged.samples += [sample._replace(labels={"process": name}) for sample in metric.samples]
+        yield from metrics.values()
 
 
 @contextlib.contextmanager
@@ -135,7 +135,7 @@ def _listening(address: str, registry: CollectorRegistry) -> Iterator[_Server]:
     try:
         host, port = host_and_port(address)
     except InvalidSetting:
-        text = f"cannot tell metrics at {address}: write host:port, with a port from 0 to 65535."
+        text = f"cannot serve metrics on {address}: write host:port, with a port from 0 to 65535."
         raise InvalidSetting(text) from None
     try:
         ((family, _, _, _, place), *_) = socket.getaddrinfo(
@@ -146,7 +146,7 @@ def _listening(address: str, registry: CollectorRegistry) -> Iterator[_Server]:
         server = _Server(place[:2], handler)
     except (OSError, UnicodeError):
         raise AddressError(
-            f"cannot tell metrics at {address}: it is taken, or no address of this machine. Choose another with "
+            f"cannot serve metrics on {address}: it is in use, or not an address of this machine. Choose another with "
             "--metrics-listen."
         ) from None
     with server:
@@ -154,12 +154,12 @@ def _listening(address: str, registry: CollectorRegistry) -> Iterator[_Server]:
 
 
 class _Handler(MetricsHandler):
-    """Answers one scrape, and waits for no caller longer than that."""
+    """Handles the requests of one connection, and closes it when idle."""
 
-    timeout = SLOW_SECONDS
+    timeout = IDLE_SECONDS
 
     def do_HEAD(self) -> None:
-        """Answer as to GET, without the body."""
+        """Respond as to GET, without the body."""
         connection, self.wfile = self.wfile, io.BytesIO()
         self.do_GET()
         head, end, _ = self.wfile.getvalue().partition(b"\r\n\r\n")
@@ -168,7 +168,7 @@ class _Handler(MetricsHandler):
 
 
 class _Server(http.server.ThreadingHTTPServer):
-    """A thread for each scrape, and a few of them at most: of more connections the oldest is cut off."""
+    """A server with a thread per connection. Beyond the maximum, it closes the oldest connection."""
 
     def __init__(self, *args: Any) -> None:
         self._open: dict[Any, None] = {}
@@ -176,30 +176,30 @@ class _Server(http.server.ThreadingHTTPServer):
         super().__init__(*args)
 
     def server_bind(self) -> None:
-        """Part of HTTPServer, which would ask DNS what the address is called."""
+        """Bind, without HTTPServer's DNS lookup of the address."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Part of BaseServer."""
+        """Start a thread for a connection, after closing the oldest if there are too many."""
         with self._lock:
-            if len(self._open) >= SCRAPES:
+            if len(self._open) >= MAX_CONNECTIONS:
                 oldest = next(iter(self._open))
                 del self._open[oldest]
                 with contextlib.suppress(OSError):
-                    oldest.shutdown(socket.SHUT_RDWR)  # Its thread wakes up, and ends.
+                    oldest.shutdown(socket.SHUT_RDWR)  # Wakes up its thread, which ends.
             self._open[request] = None
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """Part of BaseServer."""
+        """Close a connection."""
         with self._lock:
             self._open.pop(request, None)
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Part of BaseServer, which would print a traceback because somebody left."""
-        raised, *_ = sys.exc_info()
-        assert raised is not None  # noqa: S101 - for the type checker: it is called for an exception
-        if not issubclass(raised, OSError):
-            log.error("a scrape failed: %s", raised.__qualname__)
+        """Log an exception. BaseServer would print a traceback whenever a client disconnects."""
+        error_type, *_ = sys.exc_info()
+        assert error_type is not None  # noqa: S101 - for the type checker: called from an except block
+        if not issubclass(error_type, OSError):
+            log.error("a scrape failed: %s", error_type.__qualname__)

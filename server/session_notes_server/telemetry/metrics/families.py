@@ -1,4 +1,4 @@
-"""Which metrics there are, and every series of each: all labels have a few values that are known in advance."""
+"""The metrics and all their series: every label has a few values, known in advance."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from session_notes_server.store import OPERATIONS
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A metric, as Prometheus has it."""
+    """A metric in Prometheus's sense."""
 
     name: str
-    """A counter's is without its `_total`."""
+    """The name, without the `_total` of a counter."""
 
     kind: Literal["counter", "gauge", "histogram"]
 
     text: str
-    """What it means, in its unit."""
+    """The help text, with the unit."""
 
     labels: tuple[str, ...] = ()
 
     series: tuple[tuple[str, ...], ...] = ((),)
-    """The values that the labels have, series by series."""
+    """The values of the labels, per series."""
 
     bounds: tuple[float, ...] = ()
-    """A histogram's buckets: the largest value in each, but for the last one, which has no bound."""
+    """The inclusive upper bounds of a histogram's buckets, except for the last, which has none."""
 
-    together: Callable[[Iterable[float]], float] = sum
-    """How the numbers of several workers make one."""
+    combine: Callable[[Iterable[float]], float] = sum
+    """Combines the numbers of several workers."""
 
     @property
     def width(self) -> int:
-        """Numbers in a series: one; a histogram's buckets, the last one, and its sum."""
+        """The numbers per series: one, or for a histogram its buckets and its sum."""
         return len(self.bounds) + 2 if self.bounds else 1
 
 
-# As Go's libraries write them, and so the dashboards that there are for gRPC.
+# Spelled as in Go's libraries, and therefore in existing dashboards for gRPC.
 CODES = {code: "".join(word.title() for word in code.name.split("_")) for code in grpc.StatusCode}
 CODES |= {grpc.StatusCode.OK: "OK", grpc.StatusCode.CANCELLED: "Canceled"}
 
 UNARY, SERVER_STREAM, BIDI_STREAM = "unary", "server_stream", "bidi_stream"
 UNKNOWN = (UNARY, "unknown", "unknown")
-"""Whatever method a caller thinks of that is none of ours."""
+"""All methods that do not exist, whatever their names."""
 
 METHODS = (
     *((UNARY, service.full_name, method.name) for service in SERVICES for method in service.methods),
@@ -82,14 +82,14 @@ STARTED = Family("grpc_server_started", "counter", "Calls that began.", _METHOD,
 HANDLED = Family(
     "grpc_server_handled",
     "counter",
-    "Calls that ended, by how. Canceled: the caller left, or its deadline passed.",
+    "Calls that ended, by status. Canceled: the caller left, or its deadline passed.",
     (*_METHOD, "grpc_code"),
     tuple((*method, code) for method in (*METHODS, UNKNOWN) for code in CODES.values()),
 )
 HANDLING = Family(
     "grpc_server_handling_seconds",
     "histogram",
-    "How long calls took, from the first look at them until their answer is given to gRPC.",
+    "Duration of calls, from their arrival in a handler until their response is handed to gRPC.",
     _METHOD,
     METHODS,
     _SECONDS,
@@ -97,22 +97,22 @@ HANDLING = Family(
 IN_FLIGHT = Family(
     "session_notes_calls_in_flight",
     "gauge",
-    "Calls under way, health's Watches and reflection's streams among them.",
+    "Calls in flight, including health's Watches and reflection's streams.",
     ("grpc_type",),
     tuple((kind,) for kind in (UNARY, SERVER_STREAM, BIDI_STREAM)),
 )
 REFUSED = Family(
     "session_notes_calls_refused",
     "counter",
-    "Calls to the two services that were answered with an error of the contract, by its reason (ErrorReason). "
-    "OVERLOADED: there was more to do than the sidecar takes.",
+    "Calls to the contract's services that ended with one of its errors, by reason (ErrorReason). OVERLOADED: too many "
+    "calls, or bytes of them, were in flight.",
     ("reason",),
     tuple((reason,) for reason in REASONS),
 )
 STORE_SECONDS = Family(
     "session_notes_store_operation_seconds",
     "histogram",
-    "How long the store took to answer, by operation; refusals count as answers.",
+    "Duration of store operations. Refusals count; failures do not.",
     ("operation",),
     tuple((operation,) for operation in OPERATIONS),
     _SECONDS,
@@ -120,21 +120,21 @@ STORE_SECONDS = Family(
 STORE_FAILURES = Family(
     "session_notes_store_failures",
     "counter",
-    "Operations that the store did not answer: it is away, too slow, or refuses to work.",
+    "Store operations without a result, because the store is unreachable, too slow or unable to work.",
     ("operation",),
     tuple((operation,) for operation in OPERATIONS),
 )
 STORE_UP = Family(
     "session_notes_store_up",
     "gauge",
-    "1 while the store answers, as in health's `ready`; with several workers, while all of them reach it.",
-    together=min,
+    "1 while the store can be used, as in health's `ready`; with several workers, while all of them can use it.",
+    combine=min,
 )
 READS = Family(
     "session_notes_reads",
     "counter",
-    "Readings of notes that were answered, by GetNotes and each entry of BatchGetNotes. fresh: within the bounds that "
-    "the reader set; without a bound, all that is ready.",
+    "Readings returned by GetNotes, and by each entry of BatchGetNotes. fresh: within the caller's bounds; without "
+    "bounds, all notes are fresh.",
     ("readiness", "fresh"),
     tuple(
         (readiness, fresh)
@@ -146,45 +146,45 @@ READS = Family(
 READ_AGE = Family(
     "session_notes_read_age_seconds",
     "histogram",
-    "How old notes were when they were read, from their writing on, by the store's clock.",
+    "Age of notes when they were read: the time since they were written, by the store's clock.",
     bounds=_AGES,
 )
 READ_DRIFT = Family(
     "session_notes_read_turns_behind",
     "histogram",
-    "How many turns the conversation had gone on when notes were read, where that is known.",
+    "Drift of notes when they were read: how many turns they were behind, where known.",
     bounds=_TURNS,
 )
 WRITES = Family(
     "session_notes_writes",
     "counter",
-    "WriteNotes that were answered. superseded: too late, newer notes stay; duplicate: a retry.",
+    "Writes by outcome. superseded: too late, newer notes stay; duplicate: a retry.",
     ("outcome",),
     tuple((outcome,) for outcome in OUTCOMES.values()),
 )
 RUNS_BEGUN = Family(
     "session_notes_runs_begun",
     "counter",
-    "Runs that BeginRun began through this sidecar. A retry counts again where another worker or sidecar answers it.",
+    "Runs begun through this sidecar. A retry counts again if another worker or sidecar answers it.",
 )
 RUNS_ENDED = Family(
     "session_notes_runs_ended",
     "counter",
-    "Runs that ended through this sidecar, also those that began elsewhere or without BeginRun. A retry of FailRun "
-    "counts again.",
+    "Runs ended through this sidecar, including runs begun elsewhere or without BeginRun. A retry of FailRun counts "
+    "again.",
     ("how",),
     (("written",), ("superseded",), ("failed",)),
 )
 RUNS_AT_WORK = Family(
     "session_notes_runs_at_work",
     "gauge",
-    "Runs that began through this sidecar, whose lease has not run out and whose end it has not seen. A run that ends "
-    "through another worker or sidecar counts until its lease is over.",
+    "Runs begun through this sidecar that are in flight. A run that ends through another worker or sidecar counts "
+    "until its lease runs out.",
 )
 LOOP_LAG = Family(
     "session_notes_event_loop_lag_seconds",
     "histogram",
-    "How much too late the event loop woke up, asked ten times a second: every call waits as long.",
+    "How late the event loop runs its timers, measured ten times a second. Every call waits this long.",
     bounds=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
 )
 

@@ -1,6 +1,6 @@
-"""Traces, where the environment asks for them by OpenTelemetry's own variables. Else nothing of this is there.
+"""Tracing with OpenTelemetry, enabled by its own environment variables. Nothing of it is imported otherwise.
 
-What spans there are, and what is in them, stands in docs/tracing.md.
+docs/tracing.md lists the spans and their attributes.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ log = logging.getLogger(__name__)
 
 
 def start_traces() -> Traces | None:
-    """Begin to export spans, in this process → what makes them. None: nobody asked, or it cannot be done.
+    """Begin to export spans, or return None if tracing is not enabled or not possible.
 
-    The sidecar is here to answer calls: whatever keeps it from exporting spans is said once and keeps it from nothing
-    else. The variables may be meant for all programs of a pod.
+    A fault in tracing is logged once and affects nothing else, because the variables may be meant for all programs of a
+    pod, and the sidecar must answer calls.
     """
-    if not asked_for(os.environ):
+    if not is_enabled(os.environ):
         return None
     try:
         from session_notes_server.telemetry.tracing.traces import Traces
     except ModuleNotFoundError:
-        log.warning("no traces: they need more packages; pip install '.[otel]' in its checkout")
+        log.warning("no traces: OpenTelemetry's packages are missing: pip install '.[otel]' in its checkout")
         return None
     try:
         traces = Traces()
     except Exception as error:
-        # Not its text: it may repeat a header with a key in it.
-        log.warning("no traces: %s at what one of the OTEL_ variables says", type(error).__name__)
+        # The text of the exception may repeat a header that holds a key.
+        log.warning("no traces: one of the OTEL_ variables is invalid (%s)", type(error).__name__)
         return None
     log.info("calls are traced")
     return traces
 
 
-def asked_for(environment: Mapping[str, str]) -> bool:
-    """Whether somebody wants traces: says so, or where to."""
+def is_enabled(environment: Mapping[str, str]) -> bool:
+    """Return whether the environment names an OTLP exporter or an endpoint for traces."""
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return False
     if exporters := environment.get("OTEL_TRACES_EXPORTER"):
         return "otlp" in exporters.split(",")
-    return any(environment.get(f"OTEL_EXPORTER_OTLP_{which}ENDPOINT") for which in ("", "TRACES_"))
+    return any(environment.get(f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT") for signal in ("", "TRACES_"))

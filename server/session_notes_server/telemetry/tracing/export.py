@@ -1,4 +1,4 @@
-"""Where spans go: by the standard exporter (OTLP), as the OTEL_ variables say, and never in the way of a call."""
+"""Export of spans over OTLP, as configured by the OTEL_ variables, without ever holding up a call."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ log = logging.getLogger(__name__)
 
 
 class Export:
-    """Exports what its provider's tracers make, from a thread of its own.
+    """A tracer provider whose spans are exported by a thread of their own.
 
-    Spans wait in a queue of a fixed length (OTEL_BSP_MAX_QUEUE_SIZE, 2,048); where it is full, the oldest go.
+    Spans wait in a queue of fixed length (OTEL_BSP_MAX_QUEUE_SIZE, 2,048). When it is full, the oldest are dropped.
 
     Raises:
-        Exception: Of many kinds: a variable cannot be understood.
+        Exception: Of many types, if a variable is invalid.
     """
 
     def __init__(self) -> None:
-        # It would repeat headers that it does not understand, keys and all.
+        # This logger repeats headers that it cannot parse, keys included.
         logging.getLogger("opentelemetry.util.re").setLevel(logging.CRITICAL)
-        self._exporter = _Telling(_exporter())
-        # Not at exit, where nobody could bound it: `flush` is for that.
+        self._exporter = _LoggingExporter(_exporter())
+        # Not at exit, where nothing bounds the time it takes; `flush` does it instead.
         self.provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         self.provider.add_span_processor(BatchSpanProcessor(self._exporter))
-        # So far these may have told of variables. From now on they would of callers' headers, in full, and of each span
-        # that is dropped or sent.
+        # Until now these loggers may have reported invalid variables. From now on they would log callers' headers in
+        # full, and a line for each span that is dropped or sent.
         for name in ("opentelemetry", "urllib3"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
     async def flush(self, seconds: float) -> None:
-        """Export what is there, within so many seconds. A collector that was away a moment ago is not waited for."""
+        """Export all pending spans within a time limit, unless the last export failed."""
         if not self._exporter.works:
             return
         loop, done = asyncio.get_running_loop(), asyncio.Event()
 
         def export() -> None:
             self.provider.shutdown()
-            with contextlib.suppress(RuntimeError):  # The loop has ended: nobody waits any more.
+            with contextlib.suppress(RuntimeError):  # The loop has been closed meanwhile.
                 loop.call_soon_threadsafe(done.set)
 
-        # A daemon, which ends with the process. A thread of the loop's own would hold it up.
+        # A daemon thread ends with the process, which a thread of the loop's executor would hold up.
         threading.Thread(target=export, daemon=True).start()
         try:
             async with asyncio.timeout(max(seconds, 0)):
@@ -59,66 +59,69 @@ class Export:
             log.warning("the last spans could not be exported in time")
 
 
-class _Telling(SpanExporter):
-    """Hands spans on, and tells the log when that starts to fail, and when it works again.
+class _LoggingExporter(SpanExporter):
+    """Passes spans on, and logs when exports begin to fail and when they work again.
 
-    The exporters' own lines, several for each batch, come here and not to the log.
+    It replaces the log lines of the exporters, which write several per batch.
     """
 
     def __init__(self, exporter: SpanExporter) -> None:
         self.works = True
         self._exporter = exporter
-        self._said = _LastWords()
+        self._last_message = _LastMessage()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Part of SpanExporter."""
+        """Export spans. Part of SpanExporter."""
         try:
             result = self._exporter.export(spans)
         except Exception as error:
-            self._said.text, result = type(error).__name__, SpanExportResult.FAILURE
+            self._last_message.text, result = type(error).__name__, SpanExportResult.FAILURE
         works = result is SpanExportResult.SUCCESS
         if works and not self.works:
             log.info("spans are exported again")
         elif self.works and not works:
-            log.warning("spans cannot be exported; until they can, they are dropped: %s", self._said.text)
+            log.warning("spans cannot be exported and are dropped until they can: %s", self._last_message.text)
         self.works = works
         return result
 
     def shutdown(self) -> None:
-        """Part of SpanExporter."""
+        """Shut down. Part of SpanExporter."""
         self._exporter.shutdown()
 
 
-class _LastWords(logging.Handler):
-    """Keeps what the exporters said last."""
+class _LastMessage(logging.Handler):
+    """Keeps the last message of the exporters, which is not logged."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.text = "for no reason that they told"
+        self.text = "the exporter gives no reason"
         logger = logging.getLogger("opentelemetry.exporter")
         logger.setLevel(logging.WARNING)
         logger.addHandler(self)
         logger.propagate = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Part of logging.Handler."""
+        """Keep a message. Part of logging.Handler."""
         self.text = " ".join(record.getMessage().split())
 
 
 def _exporter() -> SpanExporter:
-    named = (os.environ.get(f"OTEL_EXPORTER_OTLP_{which}PROTOCOL") for which in ("TRACES_", ""))
-    if next(filter(None, named), "grpc").startswith("http"):
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as OverHTTP
+    protocols = (os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}PROTOCOL") for signal in ("TRACES_", ""))
+    if next(filter(None, protocols), "grpc").startswith("http"):
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HTTPExporter
 
-        return OverHTTP()
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as OverGRPC
+        return HTTPExporter()
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GRPCExporter
 
-    return OverGRPC()
+    return GRPCExporter()
 
 
 def _resource() -> Resource:
-    """Who we are, unless the variables say otherwise. Not all that the SDK can find out: command lines have secrets."""
-    ours = {
+    """Return the resource, which the variables override.
+
+    The SDK's other detectors are left out, because a command line may hold secrets.
+    """
+    attributes = {
         "service.name": "session-notes",
         "service.version": version("session-notes"),
         "service.instance.id": str(uuid.uuid4()),
@@ -126,4 +129,4 @@ def _resource() -> Resource:
         "telemetry.sdk.language": "python",
         "telemetry.sdk.version": version("opentelemetry-sdk"),
     }
-    return Resource(ours).merge(OTELResourceDetector().detect())
+    return Resource(attributes).merge(OTELResourceDetector().detect())

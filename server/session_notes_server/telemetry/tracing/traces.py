@@ -1,8 +1,8 @@
-"""Where spans come from: one a call, and one a store operation within it.
+"""Spans: one per call, and one per script that the store runs for it.
 
-Made by hand, not by opentelemetry-instrumentation-grpc. Its server interceptor for grpc.aio (0.66b2) makes an event of
-every exception, with its text and its stack, of every refusal too; it puts messages into spans' status; and it breaks
-handlers that write to their context, as the official health Watch does.
+opentelemetry-instrumentation-grpc is not used. Its server interceptor for grpc.aio (0.66b2) records every exception as
+an event with its text and stack, even for calls that are merely rejected. It copies messages into the span's status,
+and breaks handlers that write to their context, as health's Watch does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from session_notes_server.telemetry.tracing.export import Export
 
 T = TypeVar("T")
 
-# All other codes say that the caller is wrong; these, that something is wrong here.
+# With these codes the sidecar is at fault; with all others, the caller.
 _SERVER_ERRORS = frozenset(
     {
         grpc.StatusCode.UNKNOWN,
@@ -35,15 +35,15 @@ _SERVER_ERRORS = frozenset(
     }
 )
 _W3C = TraceContextTextMapPropagator()
-# All that is read of what callers send along: baggage may name a user.
+# The only headers that are read: baggage may name a user.
 _HEADERS = frozenset(_W3C.fields)
-# The SDK takes 20 times as long to see that. Most calls are of this kind, where few traces are kept.
+# Where few traces are sampled, most calls match this. The SDK takes 20 times as long to find out.
 _UNSAMPLED = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f][02468ace]")
 _ROOT = Context()
 
 
 class Traces:
-    """Makes spans, and has them exported.
+    """Makes the spans of a process, and exports them.
 
     Attributes:
         store: Makes a span for each script of a call that has one.
@@ -53,15 +53,15 @@ class Traces:
         self._export = Export()
         self._tracer = self._export.provider.get_tracer("session_notes_server", version("session-notes"))
         self.store = StoreSpans(self._tracer)
-        # Unless OTEL_TRACES_SAMPLER says otherwise, what the caller does not sample is not sampled here.
+        # By default (OTEL_TRACES_SAMPLER) a call is sampled only if its caller samples it.
         self._follows_callers = isinstance(self._export.provider.sampler, ParentBased)
 
     async def flush(self, seconds: float) -> None:
-        """Export what is there, and nothing from then on. Takes so long at most."""
+        """Export pending spans within a time limit, and none afterwards."""
         await self._export.flush(seconds)
 
     def of_method(self, name: str) -> MethodSpans:
-        """Return what makes the spans of a method's calls, given its full name."""
+        """Return the maker of a method's spans, given its full name."""
         return MethodSpans(self._tracer, name, follows_callers=self._follows_callers)
 
 

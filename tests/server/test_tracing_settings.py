@@ -1,16 +1,16 @@
-"""When the sidecar traces: when OpenTelemetry's own variables say so, and not otherwise."""
+"""Tracing is enabled by OpenTelemetry's own environment variables, and costs nothing otherwise."""
 
 import subprocess
 import sys
 
 import pytest
-from session_notes_server.telemetry.tracing import asked_for
+from session_notes_server.telemetry.tracing import is_enabled
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4317"}
 
 
 @pytest.mark.parametrize(
-    ("environment", "asked"),
+    ("environment", "enabled"),
     [
         ({}, False),
         (ENDPOINT, True),
@@ -24,14 +24,14 @@ ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4317"}
         ({"OTEL_SERVICE_NAME": "notes"}, False),
     ],
 )
-def test_the_environment_asks_for_traces(environment: dict[str, str], asked: bool) -> None:
-    """By saying where to, or that they are wanted, unless it says that they are not."""
-    assert asked_for(environment) is asked
+def test_variables_enable_tracing(environment: dict[str, str], enabled: bool) -> None:
+    """An OTLP endpoint or exporter enables tracing, unless another variable disables it."""
+    assert is_enabled(environment) is enabled
 
 
-def test_unasked_for_nothing_of_it_is_imported() -> None:
-    """A sidecar without traces has none of OpenTelemetry's packages in memory, installed or not."""
-    listed = "print([name for name in sys.modules if 'opentelemetry' in name])"
-    program = f"import sys, session_notes_server.sidecar.sidecar; {listed}"
+def test_opentelemetry_is_not_imported_by_default() -> None:
+    """Without tracing, none of OpenTelemetry's packages is imported, even where they are installed."""
+    statement = "print([name for name in sys.modules if 'opentelemetry' in name])"
+    program = f"import sys, session_notes_server.sidecar.sidecar; {statement}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Checks of what is large: they must not keep the loop, and so everybody's calls, to themselves."""
+"""Validation of large requests yields to other calls."""
 
 import asyncio
 
@@ -9,17 +9,17 @@ from session_notes_server.rpc.validation import Check
 
 
 @pytest.mark.parametrize("large", ["values", "levels", "turns"])
-async def test_others_have_their_turns(large: str) -> None:
-    """60,000 values in a document, or turns, are looked at in some dozens of steps."""
+async def test_other_calls_run_meanwhile(large: str) -> None:
+    """60,000 values of a document, or 60,000 turns, are checked in at least 60 steps of the event loop."""
     check, steps = Check(), 0
     if large == "turns":
-        looking = check.turns([Turn()] * 60_000, 100)
+        checking = check.turns([Turn()] * 60_000, 100)
     elif large == "values":
-        looking = check.json("x", Value(list_value=ListValue(values=[Value(bool_value=True)] * 60_000)))
+        checking = check.json("x", Value(list_value=ListValue(values=[Value(bool_value=True)] * 60_000)))
     else:
         pair = Value(list_value=ListValue(values=[Value(bool_value=True)] * 4))
-        looking = check.json("x", Value(list_value=ListValue(values=[pair] * 12_000)))
-    done = asyncio.create_task(looking)
+        checking = check.json("x", Value(list_value=ListValue(values=[pair] * 12_000)))
+    done = asyncio.create_task(checking)
     while not done.done():
         await asyncio.sleep(0)
         steps += 1
