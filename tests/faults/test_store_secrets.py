@@ -164,7 +164,7 @@ def test_a_url_without_tls_for_a_store_with_tls(authority: Authority, pair: Cert
         sidecar_on(f"redis://127.0.0.1:{store.port}", QUICK) as sidecar,
     ):
         eventually(lambda: lines_of(sidecar))
-        assert "is TLS (rediss://) spoken on both sides" in lines_of(sidecar)[0]
+        assert "do both sides use TLS (rediss://)" in lines_of(sidecar)[0]
 
 
 @contextmanager
