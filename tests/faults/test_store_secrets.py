@@ -108,7 +108,7 @@ WRONG: dict[str, str] = {
     "another host": "its certificate is not trusted: IP address mismatch",
     "expired": "its certificate is not trusted: certificate has expired",
     "no client certificate": "it requires a client certificate (--redis-cert)",
-    "a store without TLS": "no answer in time",
+    "a store without TLS": "no answer to the TLS handshake in time",
 }
 
 
