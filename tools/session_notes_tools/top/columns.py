@@ -240,7 +240,7 @@ COLUMNS = (
     Column(
         title="EXPIRES",
         key="E",
-        help="time until the session expires; any change renews it",
+        help="time until the session expires if nothing changes it",
         cell=lambda row, moment: _span_cell(row.expires_in(moment)),
         sort_value=lambda row, moment: row.expires_in(moment),
         json={"expires_in_seconds": lambda row, moment: documents.seconds(row.expires_in(moment))},
