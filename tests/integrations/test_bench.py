@@ -43,7 +43,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_all_places_are_measured_and_compared_with_the_floor(temporary: Path, tmp_path: Path) -> None:
-    """One run measures each call over TCP and a unix socket, the floor and Redis, and writes a table, JSON and a plot."""
+    """One run measures each call over TCP and a unix socket, the floor and Redis, and writes a table, JSON and plot."""
     done = bench("--results", str(tmp_path / "results"))
     assert done.returncode == 0, done.stderr
     document = json.loads((tmp_path / "results" / "bench.json").read_text())
