@@ -1,4 +1,4 @@
-"""What the tests of packaging and deployment share: what has been built."""
+"""Fixtures for packaging and deployment: the distributions and the image's packages, built once per test run."""
 
 import fcntl
 import os
@@ -14,12 +14,12 @@ from tests.integrations.container import build
 
 ROOT = Path(__file__).parents[2]
 
-# They are for the environment of `make test-integrations`; in another, `pytest tests` goes without them.
+# These tests need the environment of `make test-integrations`; `pytest tests` in another one skips them.
 collect_ignore_glob = [] if find_spec("kubernetes_validate") else ["test_*.py", "frameworks/*"]
 
 
-def _once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """A folder that one worker of xdist makes, and all share."""
+def _shared_folder(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that one worker of xdist makes and all workers share."""
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
     with (shared / f"{name}.lock").open("w") as lock:
@@ -31,18 +31,18 @@ def _once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[P
 
 @pytest.fixture(scope="session")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the wheel and the sdist, as `make dist` builds them; the wheel is built from the sdist."""
+    """The folder with the sdist and the wheel built from it, as from `make dist`."""
 
     def make(folder: Path) -> None:
         command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
         subprocess.run(command, check=True, capture_output=True)
 
-    return _once(tmp_path_factory, "dist", make)
+    return _shared_folder(tmp_path_factory, "dist", make)
 
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What an image has in /opt/session-notes."""
+    """The folder that an image has as /opt/session-notes."""
     if os.geteuid():
-        pytest.skip("only root makes namespaces and changes users")
-    return _once(tmp_path_factory, "image", lambda folder: build(folder / "session-notes")) / "session-notes"
+        pytest.skip("only root can make namespaces and change users")
+    return _shared_folder(tmp_path_factory, "image", lambda folder: build(folder / "session-notes")) / "session-notes"

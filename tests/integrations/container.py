@@ -1,8 +1,8 @@
-"""A container without an engine: what the Dockerfile says, run in namespaces of its own, by the kernel's own means.
+"""Containers without a container engine: the Dockerfile's image in Linux namespaces.
 
-The root file system is a new one, of what an image would have: a system's /usr and /etc, Python, and what the
-Dockerfile's commands have put into /opt/session-notes. All of it is read-only. Nothing can be written but the volumes,
-nothing is reached over a network, and the process is number 1, as the image's user, without any capability.
+The root file system has the contents of the image: the system's /usr and /etc, Python, and the result of the
+Dockerfile's commands in /opt/session-notes. It is read-only except for the volumes, has no network, and runs the
+image's command as process 1, as the image's user and without capabilities.
 """
 
 import json
@@ -25,8 +25,8 @@ ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy/docker/Dockerfile"
 INSTALLED = "/opt/session-notes"
 
-# What a runtime gives to every process, as an image does not.
-_GIVEN = {"HOME": "/", "PATH": "/usr/local/bin:/usr/bin:/bin"}
+# The environment that a container runtime adds to the image's.
+_RUNTIME_ENV = {"HOME": "/", "PATH": "/usr/local/bin:/usr/bin:/bin"}
 
 _RUN = r"""
 root=$1; installed=$2; python=$3; shift 3
@@ -50,7 +50,7 @@ exec chroot "$root" "$@"
 
 @dataclass
 class Image:
-    """What a stage of the Dockerfile comes to."""
+    """The result of a stage of the Dockerfile."""
 
     env: dict[str, str] = field(default_factory=dict)
     user: str = "0:0"
@@ -64,7 +64,7 @@ class Image:
 
 
 def images() -> dict[str, Image]:
-    """The stages of the Dockerfile by their names. Whatever is to be run must be in exec form: without a shell."""
+    """Return the stages of the Dockerfile by name. All commands must be in exec form, without a shell."""
     text = "\n".join(line for line in DOCKERFILE.read_text().splitlines() if not line.startswith("#"))
     stages: dict[str, Image] = {}
     stage = Image()
@@ -73,12 +73,12 @@ def images() -> dict[str, Image]:
         match word:
             case "FROM":
                 base, _, name = rest.split()
-                before = stages.get(base, Image())
+                parent = stages.get(base, Image())
                 stage = stages[name] = Image(
-                    dict(before.env), before.user, list(before.entrypoint), list(before.command)
+                    dict(parent.env), parent.user, list(parent.entrypoint), list(parent.command)
                 )
             case "ENV":
-                stage.env |= {name: said.replace("$PATH", _GIVEN["PATH"]) for name, said in _pairs(rest).items()}
+                stage.env |= {name: text.replace("$PATH", _RUNTIME_ENV["PATH"]) for name, text in _pairs(rest).items()}
             case "LABEL":
                 stage.labels |= _pairs(rest)
             case "USER":
@@ -98,7 +98,7 @@ def images() -> dict[str, Image]:
             case "ARG" | "WORKDIR" | "":
                 pass
             case _:
-                raise AssertionError(f"not known here: {line}")
+                raise AssertionError(f"unsupported instruction: {line}")
     return stages
 
 
@@ -107,26 +107,26 @@ def _pairs(text: str) -> dict[str, str]:
 
 
 def build(into: Path) -> None:
-    """Run the commands of the stage `build`, over what it copies and no more, with `into` as /opt/session-notes."""
+    """Run the commands of the stage `build` on the files that it copies, with `into` as /opt/session-notes."""
     stage, context = images()["build"], into.with_name("context")
     for *sources, target in stage.copied:
         for source in sources:
-            place = context / target / (source if target.endswith("/") else "")
-            place.parent.mkdir(parents=True, exist_ok=True)
+            path = context / target / (source if target.endswith("/") else "")
+            path.parent.mkdir(parents=True, exist_ok=True)
             if (ROOT / source).is_dir():
-                shutil.copytree(ROOT / source, place, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+                shutil.copytree(ROOT / source, path, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
             else:
-                shutil.copy(ROOT / source, place)
+                shutil.copy(ROOT / source, path)
     into.mkdir(parents=True)
-    here = f"mount -t tmpfs none /opt; mkdir {INSTALLED}; mount --bind {shlex.quote(str(into))} {INSTALLED}"
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    mount = f"mount -t tmpfs none /opt; mkdir {INSTALLED}; mount --bind {shlex.quote(str(into))} {INSTALLED}"
+    search_path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     for command in stage.run:
-        # The cache has what pip has fetched for this environment already.
+        # With pip's cache, which has the packages of this environment already.
         words = [word for word in command if word != "--no-cache-dir"]
         subprocess.run(
-            ["unshare", "--mount", "sh", "-euc", f'{here}; exec "$@"', "sh", *words],
+            ["unshare", "--mount", "sh", "-euc", f'{mount}; exec "$@"', "sh", *words],
             cwd=context,
-            env=os.environ | {"PATH": path},
+            env=os.environ | {"PATH": search_path},
             check=True,
             capture_output=True,
         )
@@ -134,7 +134,7 @@ def build(into: Path) -> None:
 
 @dataclass(frozen=True)
 class Volume:
-    """A directory of the host in a container."""
+    """A directory of the host that a container shares."""
 
     host: Path
     inside: str
@@ -145,12 +145,12 @@ class Container:
     """A container that runs within the `with` block.
 
     Args:
-        image: What it is of.
-        installed: What `build` has made.
-        volumes: All that it shares with the host.
-        arguments: For the entry point, in place of the image's command.
-        env: Beside the image's own.
-        user: In place of the image's: `uid:gid`.
+        image: The image.
+        installed: The folder that `build` has made.
+        volumes: The directories shared with the host.
+        arguments: Arguments of the entry point, instead of the image's command.
+        env: Environment variables besides the image's.
+        user: The user as `uid:gid`, instead of the image's.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class Container:
         user: str = "",
     ) -> None:
         self._command = [*image.entrypoint, *(arguments or image.command)]
-        self._env = _GIVEN | image.env | dict(env or {})
+        self._env = _RUNTIME_ENV | image.env | dict(env or {})
         self._user = user or image.user
         self._installed = installed
         self._volumes = volumes
@@ -203,8 +203,8 @@ class Container:
 
     def _first_process(self) -> int:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        if found := children.read_text().split():
-            return int(found[0])
+        if pids := children.read_text().split():
+            return int(pids[0])
         assert self.process.poll() is None, self.log
         return 0
 
@@ -218,17 +218,17 @@ class Container:
 
     @property
     def log(self) -> str:
-        """All it has written so far."""
+        """The output of the container so far."""
         return (self._home / "log").read_text(errors="replace")
 
     def exec(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in it to its end, as an exec probe or `docker exec` does."""
+        """Run a command in the container to its end, as an exec probe or `docker exec` does."""
         inside = ["nsenter", f"--target={self.pid}", "--mount", "--pid", "--net", "--ipc", "--uts", "--root", "--wd=/"]
         return subprocess.run(
             [*inside, *self._confined(command)], capture_output=True, text=True, timeout=30, check=False
         )
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Stop it as a runtime does, with a signal to its first process → its exit code."""
+        """Stop the container with a signal to its first process, as a runtime does. Return the exit code."""
         os.kill(self.pid, number)
         return self.process.wait(30)

@@ -1,4 +1,4 @@
-"""What is published: a wheel that stands alone, with its types, and no more than that."""
+"""The distributions: a self-contained wheel with types, and the sdist it is built from."""
 
 import re
 import subprocess
@@ -15,37 +15,41 @@ from tests.integrations.container import ROOT
 
 
 def run(*command: str | Path, status: int = 0) -> str:
-    """What a program says; an AssertionError where it ends in another way."""
-    ended = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, cwd="/")
-    assert ended.returncode == status, ended.stdout + ended.stderr
-    return ended.stdout + ended.stderr
+    """Return the output of a program.
+
+    Raises:
+        AssertionError: If it exits with another status.
+    """
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 def wheel_in(folder: Path) -> Path:
-    """The only wheel in a folder."""
+    """Return the only wheel in a folder."""
     (wheel,) = folder.glob("*.whl")
     return wheel
 
 
 @pytest.fixture(scope="module")
-def fresh(distributions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the wheel and what that alone brings."""
-    home = tmp_path_factory.mktemp("fresh") / "venv"
+def client_environment(distributions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the wheel and its required packages."""
+    home = tmp_path_factory.mktemp("client") / "venv"
     venv.create(home, with_pip=False, symlinks=True)
     install = ("-m", "pip", "--python", home / "bin/python", "install", "--quiet", "--disable-pip-version-check")
     run(sys.executable, *install, wheel_in(distributions))
     return home
 
 
-def test_twine_takes_both(distributions: Path) -> None:
-    """Metadata are in order, and the long description renders."""
+def test_metadata(distributions: Path) -> None:
+    """twine accepts both distributions, and the long description renders."""
     files = sorted(distributions.iterdir())
     assert [file.suffix for file in files] == [".whl", ".gz"]
     assert "WARNING" not in run(sys.executable, "-m", "twine", "check", "--strict", *files)
 
 
-def test_the_wheel_holds_the_two_packages_alone(distributions: Path) -> None:
-    """Code, types, generated stubs and scripts of the store; no tests, no examples, no byte code."""
+def test_wheel_contents(distributions: Path) -> None:
+    """The wheel has the three packages with types, stubs and Lua scripts, without tests, examples and byte code."""
     names = set(zipfile.ZipFile(wheel_in(distributions)).namelist())
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {
         "session_notes",
@@ -59,12 +63,12 @@ def test_the_wheel_holds_the_two_packages_alone(distributions: Path) -> None:
     assert not {part for name in names for part in name.split("/")} & {"tests", "examples", "__pycache__"}
 
 
-def test_the_sdist_makes_the_same_wheel(distributions: Path, tmp_path: Path) -> None:
-    """A wheel from the checkout is, file by file, the one from the sdist, which has the sources that are committed."""
+def test_sdist_contents(distributions: Path, tmp_path: Path) -> None:
+    """The sdist has all committed sources, and its wheel equals one built from the checkout."""
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT)
-    ours, theirs = (zipfile.ZipFile(wheel_in(folder)) for folder in (tmp_path, distributions))
-    assert {name: ours.read(name) for name in ours.namelist()} == {
-        name: theirs.read(name) for name in theirs.namelist()
+    from_checkout, from_sdist = (zipfile.ZipFile(wheel_in(folder)) for folder in (tmp_path, distributions))
+    assert {name: from_checkout.read(name) for name in from_checkout.namelist()} == {
+        name: from_sdist.read(name) for name in from_sdist.namelist()
     }
     (sdist,) = distributions.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
@@ -74,24 +78,24 @@ def test_the_sdist_makes_the_same_wheel(distributions: Path, tmp_path: Path) -> 
     assert not [name for name in packed if name.startswith((".ci/", ".venv", "tokens/"))]
 
 
-def test_the_client_brings_grpc_and_protobuf_alone(fresh: Path) -> None:
-    """A plain install is light: gRPC and protobuf, and what gRPC needs itself."""
-    listed = run(sys.executable, "-m", "pip", "--python", fresh / "bin/python", "list", "--format=freeze")
+def test_client_requirements(client_environment: Path) -> None:
+    """A plain install has only gRPC, protobuf and gRPC's own requirements."""
+    listed = run(sys.executable, "-m", "pip", "--python", client_environment / "bin/python", "list", "--format=freeze")
     names = {line.partition("==")[0].partition(" @")[0] for line in listed.split("\n") if "=" in line or "@" in line}
     assert names == {"grpcio", "protobuf", "session-notes", "typing_extensions"}
-    said = "import session_notes; print(session_notes.PrimaryClient.__name__)"
-    assert run(fresh / "bin/python", "-I", "-c", said).strip() == "PrimaryClient"
+    script = "import session_notes; print(session_notes.PrimaryClient.__name__)"
+    assert run(client_environment / "bin/python", "-I", "-c", script).strip() == "PrimaryClient"
 
 
-def test_the_command_says_what_it_needs(fresh: Path) -> None:
-    """Without the extra `server` the command ends with 1, and says what to install."""
-    said = run(fresh / "bin/session-notes", "serve", status=1)
-    assert "pip install '.[server]' in its checkout" in said
-    assert "Traceback" not in said
+def test_command_without_the_extra(client_environment: Path) -> None:
+    """Without the extra `server`, the command exits with 1 and names it."""
+    output = run(client_environment / "bin/session-notes", "serve", status=1)
+    assert "pip install '.[server]' in its checkout" in output
+    assert "Traceback" not in output
 
 
-def test_the_extra_brings_the_command(installed: Path) -> None:
-    """With it the version is the one of pyproject.toml."""
+def test_image_has_the_command(installed: Path) -> None:
+    """The image has the command and the version of pyproject.toml."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert list(installed.glob(f"lib/python*/site-packages/session_notes-{version}.dist-info"))
     assert (installed / "bin/session-notes").exists()
@@ -111,15 +115,23 @@ with PrimaryClient() as primary:
 """
 
 
-def test_types_are_known_where_it_is_installed(fresh: Path, tmp_path: Path) -> None:
-    """mypy sees the types of the installed package, those of generated code too, and finds a wrong use."""
+def test_types_of_the_installed_package(client_environment: Path, tmp_path: Path) -> None:
+    """mypy uses the installed package's types, including generated code, and finds wrong uses."""
     script = tmp_path / "typed.py"
     script.write_text(TYPED)
-    checker = ("-m", "mypy", "--strict", "--cache-dir", tmp_path / "cache", "--python-executable", fresh / "bin/python")
-    said = run(sys.executable, *checker, script, status=1)
-    assert re.findall(r'Revealed type is "(.*)"', said.replace("builtins.", "")) == [
+    checker = (
+        "-m",
+        "mypy",
+        "--strict",
+        "--cache-dir",
+        tmp_path / "cache",
+        "--python-executable",
+        client_environment / "bin/python",
+    )
+    output = run(sys.executable, *checker, script, status=1)
+    assert re.findall(r'Revealed type is "(.*)"', output.replace("builtins.", "")) == [
         "int | None",
         "session_notes._types.Notes | None",
         "str",
     ]
-    assert re.findall(r"error: .*\[(.*)\]", said) == ["operator", "arg-type"]
+    assert re.findall(r"error: .*\[(.*)\]", output) == ["operator", "arg-type"]

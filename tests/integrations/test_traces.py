@@ -1,4 +1,4 @@
-"""The sidecar's traces as a collector gets them: a span a call, one a store operation, and nothing of what was said."""
+"""The sidecar's traces at a collector: a span per call and per store operation, without user data."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ import pytest
 from session_notes.v1.session_notes_pb2 import BatchGetNotesRequest, GetNotesRequest
 from session_notes.v1.session_state_pb2 import ListSessionsRequest
 
-from tests.integrations.collector import CLIENT, ERROR, SERVER, UNSET, Collector, Span
+from tests.integrations.trace_collector import CLIENT, ERROR, SERVER, UNSET, Collector, Span
 from tests.stores import StoreServer, valkey_program
 from tests.support import (
     CANARY,
@@ -30,48 +30,48 @@ from tests.support import (
 
 NOTES, STATE = SERVICES
 SOON = {"OTEL_BSP_SCHEDULE_DELAY": "20"}
-"""Spans are exported after so many milliseconds."""
+"""Export spans after 20 ms."""
 
 
 @pytest.fixture(scope="module")
 def collector() -> Iterator[Collector]:
-    """One for all tests of this file."""
+    """A collector for all tests of this file."""
     with Collector() as collector:
         yield collector
 
 
 @pytest.fixture(scope="module")
 def traced(collector: Collector) -> Iterator[Sidecar]:
-    """A sidecar that traces."""
+    """A sidecar that exports to the collector."""
     with Sidecar(env=SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}) as sidecar:
         yield sidecar
 
 
 @pytest.fixture
 def session(traced: Sidecar) -> Iterator[SessionCalls]:
-    """A session there."""
+    """A session on that sidecar."""
     with new_channel(traced.target) as channel:
         yield SessionCalls(channel, new_session_id())
 
 
 class Caller:
-    """Calls as part of a trace of its own, with nothing but gRPC."""
+    """A caller with its own trace, without OpenTelemetry."""
 
     def __init__(self, channel: grpc.Channel, *, sampled: bool = True) -> None:
         self.trace, self.span = os.urandom(16), os.urandom(8)
         self._channel = channel
         self._sampled = sampled
 
-    def call(self, rpc: str, request: bytes = b"", **more: str) -> None:
-        """One call."""
+    def call(self, rpc: str, request: bytes = b"", **headers: str) -> None:
+        """Make a call."""
         traceparent = f"00-{self.trace.hex()}-{self.span.hex()}-0{self._sampled:d}"
-        metadata = (("traceparent", traceparent), *more.items())
+        metadata = (("traceparent", traceparent), *headers.items())
         method: Any = self._channel.unary_unary(f"/session_notes.v1.{rpc}")
         method(request, timeout=10, metadata=metadata)
 
 
 def request(session_id: str) -> bytes:
-    """Of any method whose first field is the session's id."""
+    """Return a request of any method whose first field is the session id."""
     return GetNotesRequest(session_id=session_id).SerializeToString()
 
 
@@ -102,22 +102,20 @@ CALLS: dict[str, tuple[str, Callable[[SessionCalls], object]]] = {
 
 
 def of_call(collector: Collector, name: str, code: int) -> tuple[Span, list[Span]]:
-    """The newest call of that name and code, and the store operations in it."""
+    """Return the newest call of a name and code, and its store operations."""
 
-    def found() -> Span | None:
+    def newest() -> Span | None:
         spans = [span for span in collector.spans() if span.name == name]
         return next((span for span in reversed(spans) if span.attributes["rpc.grpc.status_code"] == code), None)
 
-    call = eventually(found)
+    call = eventually(newest)
     assert call is not None
     return call, [span for span in collector.spans(call.trace) if span.parent == call.id]
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_each_call_is_a_span_and_its_store_operation_another(
-    name: str, session: SessionCalls, collector: Collector
-) -> None:
-    """Named as the conventions for RPC and databases say, one within the other; both without an error."""
+def test_call_and_store_operation_are_spans(name: str, session: SessionCalls, collector: Collector) -> None:
+    """The spans are named after the conventions for RPC and databases, nested, and without an error."""
     operation, call = CALLS[name]
     if name.endswith("ListSessions"):
         session.append_turns(1)
@@ -133,20 +131,20 @@ def test_each_call_is_a_span_and_its_store_operation_another(
         "rpc.method": method,
         "rpc.grpc.status_code": 0,
     }
-    assert operation in {one.name for one in operations}
-    sizes = [one.attributes.pop("db.operation.batch.size", 1) for one in operations]
-    # After a batch some of it may be asked for again, one by one: of a store that has not seen the script yet.
+    assert operation in {operation.name for operation in operations}
+    sizes = [operation.attributes.pop("db.operation.batch.size", 1) for operation in operations]
+    # After a batch, single commands may be repeated for a store that did not have the script yet.
     assert (3 in sizes) == ("Batch" in name) or "List" in name
-    for one in operations:
-        assert (one.kind, one.status) == (CLIENT, UNSET)
-        assert one.attributes == {"db.system.name": "redis", "db.operation.name": one.name}
+    for store_span in operations:
+        assert (store_span.kind, store_span.status) == (CLIENT, UNSET)
+        assert store_span.attributes == {"db.system.name": "redis", "db.operation.name": store_span.name}
     assert span.resource["service.name"] == "session-notes"
     assert span.resource["telemetry.sdk.name"] == "opentelemetry"
     assert span.resource["service.instance.id"]
 
 
-def test_a_trace_goes_on_from_its_caller(traced: Sidecar, collector: Collector, session_id: str) -> None:
-    """The call's span is a child of the one that `traceparent` names; without a word of what else was sent along."""
+def test_trace_continues_from_the_caller(traced: Sidecar, collector: Collector, session_id: str) -> None:
+    """The call's span is a child of the span in `traceparent`; other headers are not exported."""
     with new_channel(traced.target) as channel:
         caller = Caller(channel)
         caller.call("SessionNotes/GetNotes", request(session_id), baggage=f"user={CANARY}")
@@ -156,8 +154,8 @@ def test_a_trace_goes_on_from_its_caller(traced: Sidecar, collector: Collector, 
         assert spans["get_notes"].trace == caller.trace
 
 
-def test_a_trace_that_is_not_sampled_stays_so(traced: Sidecar, collector: Collector, session_id: str) -> None:
-    """The caller decides, once for the whole trace; and a `traceparent` that is none begins a new one."""
+def test_unsampled_trace(traced: Sidecar, collector: Collector, session_id: str) -> None:
+    """The caller decides whether a trace is sampled; an invalid `traceparent` begins a new trace."""
     with new_channel(traced.target) as channel:
         unsampled, broken = Caller(channel, sampled=False), Caller(channel)
         unsampled.call("SessionNotes/GetNotes", request(session_id))
@@ -168,11 +166,11 @@ def test_a_trace_that_is_not_sampled_stays_so(traced: Sidecar, collector: Collec
         collector.wait_for("get_notes", trace=sampled.trace)
         assert of_call(collector, f"{STATE}/GetSession", 0)[0].trace
         assert not collector.spans(unsampled.trace)
-        assert all(span.parent for span in collector.spans() if span.name == "get_notes"), "no call, no operation"
+        assert all(span.parent for span in collector.spans() if span.name == "get_notes"), "an operation without a call"
 
 
-def test_a_sampler_can_overrule_the_caller(collector: Collector, session_id: str) -> None:
-    """With OTEL_TRACES_SAMPLER=always_on all traces are kept, whatever the caller says."""
+def test_sampler_overrides_the_caller(collector: Collector, session_id: str) -> None:
+    """With OTEL_TRACES_SAMPLER=always_on, all traces are exported."""
     env = SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_TRACES_SAMPLER": "always_on"}
     with Sidecar(env=env) as sidecar, new_channel(sidecar.target) as channel:
         unsampled = Caller(channel, sampled=False)
@@ -181,16 +179,16 @@ def test_a_sampler_can_overrule_the_caller(collector: Collector, session_id: str
         assert spans[f"{NOTES}/GetNotes"].parent == unsampled.span
 
 
-def test_a_refusal_is_no_error_of_the_sidecars(session: SessionCalls, collector: Collector) -> None:
-    """INVALID_ARGUMENT: the code is there, the span has no error, and the store was not asked."""
+def test_rejected_call_is_not_an_error(session: SessionCalls, collector: Collector) -> None:
+    """The span of a call with INVALID_ARGUMENT has the code, no error status and no store operation."""
     with refused(grpc.StatusCode.INVALID_ARGUMENT):
         session.get_notes(observer=f"{CANARY} two words")
     span, operations = of_call(collector, f"{NOTES}/GetNotes", grpc.StatusCode.INVALID_ARGUMENT.value[0])
     assert (span.status, operations, span.events) == (UNSET, [], [])
 
 
-def test_errors_of_ours_and_callers_who_leave(collector: Collector) -> None:
-    """No store: UNAVAILABLE, an error in both spans. A caller who leaves is CANCELLED, and none; a deadline is one."""
+def test_outage_deadline_and_cancellation(collector: Collector) -> None:
+    """UNAVAILABLE is an error in both spans, DEADLINE_EXCEEDED in the call's; CANCELLED is not an error."""
     flags = ("--notes-timeout", "2s")
     with (
         StoreServer(valkey_program()) as server,
@@ -200,16 +198,16 @@ def test_errors_of_ours_and_callers_who_leave(collector: Collector) -> None:
         session = SessionCalls(channel, new_session_id())
         server.pause()
 
-        def leave() -> bool:
-            # Again and again: nothing tells when a call has arrived.
-            left = session.notes.GetNotes.future(GetNotesRequest(session_id=session.id), timeout=60)
+        def cancel_a_call() -> bool:
+            # Repeated, since the caller cannot tell when a call has arrived.
+            call = session.notes.GetNotes.future(GetNotesRequest(session_id=session.id), timeout=60)
             with suppress(grpc.FutureTimeoutError):
-                left.result(timeout=0.1)
-            left.cancel()
+                call.result(timeout=0.1)
+            call.cancel()
             codes = [span.attributes.get("rpc.grpc.status_code") for span in collector.spans()]
             return grpc.StatusCode.CANCELLED.value[0] in codes
 
-        eventually(leave)
+        eventually(cancel_a_call)
         span, _ = of_call(collector, f"{NOTES}/GetNotes", grpc.StatusCode.CANCELLED.value[0])
         assert span.status == UNSET
         with refused(grpc.StatusCode.DEADLINE_EXCEEDED):
@@ -222,11 +220,13 @@ def test_errors_of_ours_and_callers_who_leave(collector: Collector) -> None:
             session.get_notes()
         span, operations = of_call(collector, f"{NOTES}/GetNotes", grpc.StatusCode.UNAVAILABLE.value[0])
         assert (span.status, span.attributes["error.type"]) == (ERROR, "UNAVAILABLE")
-        assert [(one.status, one.attributes["error.type"]) for one in operations] == [(ERROR, "StoreUnavailable")]
+        assert [(operation.status, operation.attributes["error.type"]) for operation in operations] == [
+            (ERROR, "StoreUnavailable")
+        ]
 
 
-def test_nothing_of_what_was_said_is_exported(traced: Sidecar, collector: Collector, session: SessionCalls) -> None:
-    """Canaries in all that is sent, a bug included, whose exception repeats one: not a byte of them is exported."""
+def test_no_user_data_is_exported(traced: Sidecar, collector: Collector, session: SessionCalls) -> None:
+    """Canaries in every request, and in the exception of an internal error, are not exported."""
     for _, call in CALLS.values():
         call(session)
     traced.store.client.hset(traced.store.key(session.id), "o:default", b"\xff" + CANARY.encode())
@@ -248,22 +248,22 @@ def test_nothing_of_what_was_said_is_exported(traced: Sidecar, collector: Collec
     assert session.id.encode() not in collector.exported
 
 
-def test_a_collector_that_is_away_costs_no_call_anything() -> None:
-    """Calls are answered as ever, the log has one line of it, and one more once it is there."""
+def test_collector_outage_does_not_delay_calls() -> None:
+    """Calls stay fast during an outage of the collector; the log has one line, and one when it is back."""
     port = free_port()
     env = SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}", "OTEL_EXPORTER_OTLP_TIMEOUT": "0.2"}
     env["OTEL_EXPORTER_OTLP_HEADERS"] = f"api-key={CANARY}"
     with Sidecar(env=env) as sidecar, new_channel(sidecar.target) as channel:
-        session, took = SessionCalls(channel, new_session_id()), list[float]()
+        session, latencies = SessionCalls(channel, new_session_id()), list[float]()
         until = time.monotonic() + 2
         while time.monotonic() < until or "spans cannot" not in sidecar.log:
             began = time.perf_counter()
             session.get_notes(timeout=1)
-            took.append(time.perf_counter() - began)
-        assert sorted(took)[len(took) // 2] < 0.02
-        told = [line for line in sidecar.log.splitlines() if "export" in line]
-        assert len(told) == 1, told
-        assert "UNAVAILABLE" in told[0]
+            latencies.append(time.perf_counter() - began)
+        assert sorted(latencies)[len(latencies) // 2] < 0.02
+        lines = [line for line in sidecar.log.splitlines() if "export" in line]
+        assert len(lines) == 1, lines
+        assert "UNAVAILABLE" in lines[0]
         with Collector(port) as collector:
             eventually(lambda: (session.get_notes(), collector.spans())[1], 20)
             eventually(lambda: "spans are exported again" in sidecar.log)
@@ -271,8 +271,8 @@ def test_a_collector_that_is_away_costs_no_call_anything() -> None:
 
 
 @pytest.mark.parametrize("http", [False, True], ids=["grpc", "http"])
-def test_a_stop_exports_what_is_there(http: bool) -> None:
-    """At SIGTERM the last spans go out, over either protocol, and the status is 0."""
+def test_shutdown_exports_the_last_spans(http: bool) -> None:
+    """On SIGTERM the last spans are exported over either protocol, and the status is 0."""
     env = {"OTEL_BSP_SCHEDULE_DELAY": "60000", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf" if http else "grpc"}
     with (
         Collector(http=http) as collector,
@@ -285,8 +285,8 @@ def test_a_stop_exports_what_is_there(http: bool) -> None:
         assert {span.name for span in collector.spans()} == {f"{NOTES}/GetNotes", "get_notes"}
 
 
-def test_a_stop_waits_for_no_collector_beyond_the_grace() -> None:
-    """One that takes connections and says nothing: it stops within the grace, and the status is 0."""
+def test_shutdown_does_not_wait_for_a_hanging_collector() -> None:
+    """With a collector that never responds, the sidecar stops within the grace period, and the status is 0."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         env = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"}
         with Sidecar(env=env, flags=("--grace", "1s")) as sidecar:
@@ -299,27 +299,27 @@ def test_a_stop_waits_for_no_collector_beyond_the_grace() -> None:
             assert "Traceback" not in sidecar.log
 
 
-def test_each_worker_exports_its_own(collector: Collector) -> None:
-    """With --workers spans come from as many instances, each with a name of its own."""
+def test_workers_are_separate_instances(collector: Collector) -> None:
+    """With --workers, each worker exports spans under its own instance id."""
     env = SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_SERVICE_NAME": "two-workers"}
 
     def instances() -> set[str | int]:
-        ours = (span.resource for span in collector.spans() if span.resource["service.name"] == "two-workers")
-        return {resource["service.instance.id"] for resource in ours}
+        resources = (span.resource for span in collector.spans() if span.resource["service.name"] == "two-workers")
+        return {resource["service.instance.id"] for resource in resources}
 
     with Sidecar(env=env, flags=("--workers", "2")) as sidecar:
 
         def both() -> bool:
             with new_channel(sidecar.target) as channel:
-                # Whatever comes of it: a new connection may take longer than tests have patience for.
+                # The status does not matter: a new connection may exceed the deadline.
                 status_of(SessionCalls(channel, new_session_id()).get_notes)
             return len(instances()) == 2
 
         eventually(both, 20)
 
 
-def test_without_its_packages_the_sidecar_says_so_and_serves(tmp_path: Path) -> None:
-    """Asked for traces by the environment of a whole pod, say, and without the extra: a warning, and calls as ever."""
+def test_missing_packages(tmp_path: Path) -> None:
+    """If traces are enabled without the extra `otel`, as by a pod's environment, the sidecar warns and serves."""
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['opentelemetry'] = None")
     path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "PYTHONPATH": path}
@@ -328,8 +328,8 @@ def test_without_its_packages_the_sidecar_says_so_and_serves(tmp_path: Path) -> 
         assert "pip install '.[otel]' in its checkout" in sidecar.log
 
 
-def test_a_variable_nobody_understands_is_no_reason_to_fail() -> None:
-    """It is said, without repeating it: it may hold a key."""
+def test_invalid_variables() -> None:
+    """The sidecar warns about an invalid variable, without its value, which may hold a key, and serves."""
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_TIMEOUT": f"{CANARY}-soon"}
     env |= {"OTEL_EXPORTER_OTLP_HEADERS": f"{CANARY} {CANARY}"}
     with Sidecar(env=env) as sidecar, new_channel(sidecar.target) as channel:

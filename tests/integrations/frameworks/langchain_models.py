@@ -40,7 +40,7 @@ class ScriptedModel(BaseChatModel):
         return next(message.content for message in self.received if isinstance(message, ToolMessage))
 
 
-def tool_call(name: str, text: str = "", number: int = 1, **arguments: Any) -> AIMessage:
+def tool_call(name: str, text: str = "", number: int = 1, /, **arguments: Any) -> AIMessage:
     """Return a message that calls a tool."""
     return AIMessage(text, tool_calls=[{"name": name, "args": arguments, "id": f"c{number}", "type": "tool_call"}])
 

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from session_notes import DEFAULT_STATE_TIMEOUT, AsyncPrimaryClient, _calls
+from session_notes import DEFAULT_STATE_TIMEOUT, AsyncPrimaryClient, _notes_calls
 from session_notes.integrations.mcp import _documents
 from session_notes.integrations.mcp._documents import Document
 from session_notes.integrations.mcp._errors import NoSuchSession
@@ -61,7 +61,7 @@ class Reader:
         token = ""
         while True:
             # The public primary client has no method for ListRuns, which is for debugging; its role permits the call.
-            call = _calls.list_runs(session_id, observer, include_notes, 0, token)
+            call = _notes_calls.list_runs(session_id, observer, include_notes, 0, token)
             page, token = await self._client._transport.send(call, None, DEFAULT_STATE_TIMEOUT)
             runs += [_documents.run_document(run) for run in page]
             if not token:

@@ -1,4 +1,4 @@
-"""`session-notes doctor` on what takes longer to set up: a cluster, a Sentinel, TLS, a user who may too little."""
+"""`session-notes doctor` with stores that take longer to set up: a cluster, Sentinel, TLS and ACL users."""
 
 import re
 from contextlib import ExitStack
@@ -20,17 +20,17 @@ PASSWORD = "canary-doctor-2f61"
 
 
 def rules() -> list[str]:
-    """The rules of the user in docs/operating.md, its password aside."""
+    """Return the ACL rules of the user in docs/operating.md without its password."""
     [line] = re.findall(r"^ACL SETUSER session-notes (.*)$", OPERATING, re.MULTILINE)
     return [rule for rule in line.split() if not rule.startswith(">")]
 
 
 @pytest.mark.parametrize("kind", ["valkey", "redis"])
-def test_the_user_of_the_readme(kind: str, sidecar: Sidecar, tmp_path: Path) -> None:
-    """It may do all that is needed, and cannot tell the rest; whatever it is not allowed is missed."""
+def test_documented_acl_user(kind: str, sidecar: Sidecar, tmp_path: Path) -> None:
+    """The documented rules suffice, and doctor reports a problem if any one of them is missing."""
     program = valkey_program() if kind == "valkey" else redis_program()
     if program is None:
-        pytest.skip("there is no redis-server on PATH")
+        pytest.skip("no redis-server on PATH")
     login = ("--redis-password-file", str(write_secret(tmp_path / "password", PASSWORD)))
     with StoreServer(program) as store, redis.Redis(port=store.port) as admin:
         url = store.url.replace("redis://", "redis://app@")
@@ -39,20 +39,20 @@ def test_the_user_of_the_readme(kind: str, sidecar: Sidecar, tmp_path: Path) -> 
             admin.execute_command("ACL", "SETUSER", "app", *allowed, f">{PASSWORD}")
             return Diagnosis(Cli(sidecar.target).here("doctor", "--json", "--redis-url", url, *login), "redis")
 
-        enough = as_user(*rules())
-        assert enough.code == 0
-        assert (enough.verdict("eviction"), enough.verdict("log")) == ("ok", "skipped")
-        assert "the user may not run CONFIG" in enough.says("log")
-        if enough.verdict("permissions") == "skipped":
-            pytest.skip("Redis 6 does not tell what a user may do")
+        diagnosis = as_user(*rules())
+        assert diagnosis.code == 0
+        assert (diagnosis.verdict("eviction"), diagnosis.verdict("log")) == ("ok", "skipped")
+        assert "the user may not run CONFIG" in diagnosis.says("log")
+        if diagnosis.verdict("permissions") == "skipped":
+            pytest.skip("Redis 6 does not report a user's permissions")
         for rule in rules():
             if rule not in ("reset", "on"):
-                without = as_user(*(other for other in rules() if other != rule))
-                assert without.code == 1, f"it is not missed: {rule}"
+                incomplete = as_user(*(other for other in rules() if other != rule))
+                assert incomplete.code == 1, f"doctor does not need {rule}"
 
 
-def test_a_cluster(sidecar: Sidecar) -> None:
-    """All its nodes are looked at, and the worst counts; taken for a single node, it says how to write the URL."""
+def test_cluster(sidecar: Sidecar) -> None:
+    """All nodes are inspected and the worst result is reported; a URL of a single node gets advice."""
     with valkey_cluster() as url:
         whole = Diagnosis(Cli(sidecar.target).here("doctor", "--json", "--redis-url", url), "redis")
         first = url.removeprefix("redis+cluster://").partition(",")[0]
@@ -67,11 +67,11 @@ def test_a_cluster(sidecar: Sidecar) -> None:
     assert "redis+cluster://" in single.advice("role")
 
 
-def test_a_sentinel_and_a_replica(sidecar: Sidecar, tmp_path: Path) -> None:
-    """Sentinel's word for the master is taken, its replica counted; of a service it does not know, it says so."""
+def test_sentinel_and_replica(sidecar: Sidecar, tmp_path: Path) -> None:
+    """Doctor uses the master that Sentinel names and counts its replica; an unknown service is a problem."""
     program = redis_program()
     if program is None:
-        pytest.skip("there is no redis-server on PATH")
+        pytest.skip("no redis-server on PATH")
     port, config = free_port(), tmp_path / "sentinel.conf"
     with (
         StoreServer(program) as master,
@@ -85,29 +85,29 @@ def test_a_sentinel_and_a_replica(sidecar: Sidecar, tmp_path: Path) -> None:
         process = stack.enter_context(Popen([program, str(config), "--sentinel"], start_new_session=True))
         stack.callback(process.kill)
 
-        def look(service: str, *arguments: str) -> Diagnosis:
+        def diagnose(service: str, *arguments: str) -> Diagnosis:
             url = f"redis+sentinel://127.0.0.1:{port}/{service}"
             return Diagnosis(Cli(sidecar.target).here("doctor", "--json", "--redis-url", url, *arguments), "redis")
 
-        eventually(lambda: look("mymaster", "--min-replicas-acked", "1").code == 0, 30)
-        found = look("mymaster")
-        assert found.says("role") == "a master, according to Sentinel"
-        assert found.says("replicas").startswith("1 connected")
-        assert look("mymaster", "--min-replicas-acked", "2").verdict("replicas") == "problem"
-        assert "no Sentinel that answers knows a master of that name" in look("other", "--timeout", "1s").problem
+        eventually(lambda: diagnose("mymaster", "--min-replicas-acked", "1").code == 0, 30)
+        diagnosis = diagnose("mymaster")
+        assert diagnosis.says("role") == "a master, according to Sentinel"
+        assert diagnosis.says("replicas").startswith("1 connected")
+        assert diagnose("mymaster", "--min-replicas-acked", "2").verdict("replicas") == "problem"
+        assert "no Sentinel that answers knows a master of that name" in diagnose("other", "--timeout", "1s").problem
 
 
-def test_a_store_with_tls(sidecar: Sidecar, tmp_path: Path) -> None:
-    """Looked at over TLS by the authority one names; by another, or without TLS, it says what is wrong."""
+def test_tls(sidecar: Sidecar, tmp_path: Path) -> None:
+    """A store with TLS passes with the right authority; another authority, or no TLS, is a problem with advice."""
     authority = Authority(tmp_path / "authority")
     with tls_store(authority.issue("store", "127.0.0.1"), authority) as store:
 
-        def look(scheme: str, *arguments: str) -> Diagnosis:
+        def diagnose(scheme: str, *arguments: str) -> Diagnosis:
             url = f"{scheme}://127.0.0.1:{store.port}"
             done = Cli(sidecar.target).here("doctor", "--json", "--timeout", "2s", "--redis-url", url, *arguments)
             return Diagnosis(done, "redis")
 
-        assert look("rediss", "--redis-ca", str(authority.path)).code == 0
-        another = Authority(tmp_path / "another")
-        assert "its certificate is not trusted" in look("rediss", "--redis-ca", str(another.path)).problem
-        assert "is TLS (rediss://) spoken on both sides" in look("redis").problem
+        assert diagnose("rediss", "--redis-ca", str(authority.path)).code == 0
+        other_authority = Authority(tmp_path / "other")
+        assert "its certificate is not trusted" in diagnose("rediss", "--redis-ca", str(other_authority.path)).problem
+        assert "is TLS (rediss://) spoken on both sides" in diagnose("redis").problem

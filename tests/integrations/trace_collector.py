@@ -1,4 +1,4 @@
-"""A collector of OpenTelemetry traces: real servers, over gRPC and HTTP, that keep what is exported to them."""
+"""A collector of OpenTelemetry traces over gRPC or HTTP that keeps all exported spans."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ UNSET, ERROR = trace_pb2.Status.STATUS_CODE_UNSET, trace_pb2.Status.STATUS_CODE_
 
 @dataclass(frozen=True)
 class Span:
-    """A span that was exported, and by whom."""
+    """An exported span with its resource."""
 
     name: str
     kind: int
@@ -41,18 +41,18 @@ class Span:
 
 
 class Collector:
-    """Takes what comes, within the `with` block.
+    """A collector that runs within the `with` block.
 
     Args:
-        port: Where it listens; None: a free port.
-        http: Whether it speaks OTLP over HTTP, not over gRPC.
+        port: The port to listen on; None: a free one.
+        http: Whether to accept OTLP over HTTP instead of gRPC.
     """
 
     def __init__(self, port: int | None = None, *, http: bool = False) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._http = http
-        self._taken: list[bytes] = []
+        self._requests: list[bytes] = []
         self._stop: list[Callable[[], object]] = []
 
     def __enter__(self) -> Self:
@@ -61,12 +61,12 @@ class Collector:
             threading.Thread(target=server.serve_forever, args=(0.01,)).start()
             self._stop = [server.shutdown, server.server_close]
         else:
-            over_grpc = grpc.server(ThreadPoolExecutor(2), options=[("grpc.so_reuseport", 0)])
+            grpc_server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.so_reuseport", 0)])
             add: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server  # without types
-            add(self._servicer(), over_grpc)
-            over_grpc.add_insecure_port(f"127.0.0.1:{self.port}")
-            over_grpc.start()
-            self._stop = [lambda: over_grpc.stop(0).wait()]
+            add(self._servicer(), grpc_server)
+            grpc_server.add_insecure_port(f"127.0.0.1:{self.port}")
+            grpc_server.start()
+            self._stop = [lambda: grpc_server.stop(0).wait()]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -74,22 +74,22 @@ class Collector:
             step()
 
     def _servicer(self) -> Any:
-        taken = self._taken
+        requests = self._requests
 
         class Servicer(trace_service_pb2_grpc.TraceServiceServicer):
             def Export(self, request: Any, context: object) -> ExportTraceServiceResponse:
-                taken.append(request.SerializeToString())
+                requests.append(request.SerializeToString())
                 return ExportTraceServiceResponse()
 
         return Servicer()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
-        taken = self._taken
+        requests = self._requests
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 assert self.path == "/v1/traces"
-                taken.append(self.rfile.read(int(self.headers["Content-Length"])))
+                requests.append(self.rfile.read(int(self.headers["Content-Length"])))
                 self.send_response(200)
                 self.end_headers()
 
@@ -100,29 +100,29 @@ class Collector:
 
     @property
     def exported(self) -> bytes:
-        """All that was exported, as it came."""
-        return b"".join(self._taken)
+        """All export requests as received."""
+        return b"".join(self._requests)
 
     def spans(self, trace: bytes | int | None = None) -> list[Span]:
-        """What was exported so far: of one trace, or all."""
-        wanted = trace.to_bytes(16, "big") if isinstance(trace, int) else trace
-        return [span for span in self._spans() if wanted in (None, span.trace)]
+        """Return the spans exported so far, of one trace or of all."""
+        trace_id = trace.to_bytes(16, "big") if isinstance(trace, int) else trace
+        return [span for span in self._spans() if trace_id in (None, span.trace)]
 
     def wait_for(self, *names: str, trace: bytes | int | None = None) -> dict[str, Span]:
-        """Spans of these names, as soon as they are all there."""
+        """Return the spans of these names once all of them have been exported."""
 
-        def found() -> dict[str, Span]:
+        def complete() -> dict[str, Span]:
             spans = {span.name: span for span in self.spans(trace)}
             return spans if spans.keys() >= set(names) else {}
 
-        return eventually(found)
+        return eventually(complete)
 
     def _spans(self) -> Iterator[Span]:
-        for taken in list(self._taken):
-            for of_resource in ExportTraceServiceRequest.FromString(taken).resource_spans:
-                resource = _plain(of_resource.resource.attributes)
-                for of_scope in of_resource.scope_spans:
-                    for span in of_scope.spans:
+        for request in list(self._requests):
+            for resource_spans in ExportTraceServiceRequest.FromString(request).resource_spans:
+                resource = _plain(resource_spans.resource.attributes)
+                for scope_spans in resource_spans.scope_spans:
+                    for span in scope_spans.spans:
                         assert not span.status.message
                         yield Span(
                             span.name,
@@ -139,4 +139,4 @@ class Collector:
 
 
 def _plain(attributes: Sequence[KeyValue]) -> dict[str, str | int]:
-    return {one.key: getattr(one.value, one.value.WhichOneof("value") or "") for one in attributes}
+    return {pair.key: getattr(pair.value, pair.value.WhichOneof("value") or "") for pair in attributes}

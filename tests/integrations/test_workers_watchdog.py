@@ -1,4 +1,4 @@
-"""A service manager's watchdog with --workers: the supervisor answers for all of them."""
+"""The service manager's watchdog with --workers: the supervisor sends the pings for all workers."""
 
 import os
 import signal
@@ -13,18 +13,18 @@ from tests.worker_processes import sidecar_with_workers, workers
 
 __all__ = ["manager"]
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are for Linux")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers need Linux")
 
 
-def test_no_pings_while_a_worker_hangs(manager: Manager) -> None:
-    """READY once all serve; a worker that is there and does not answer keeps the pings away, until it answers again."""
+def test_hanging_worker_stops_the_pings(manager: Manager) -> None:
+    """READY is sent once all workers serve; pings stop while a worker hangs and resume when it responds."""
     with sidecar_with_workers(env=manager.env) as sidecar:
         manager.receive_until("READY=1")
         assert manager.receive(within=WATCHDOG_SECONDS) == "WATCHDOG=1"
         stuck = workers(sidecar)[1]
         os.kill(stuck, signal.SIGSTOP)
         try:
-            # One may come after it was asked for the last time.
+            # One more ping may follow the worker's last response.
             eventually(lambda: manager.receive(within=2 * WATCHDOG_SECONDS) is None, 10 * WATCHDOG_SECONDS)
         finally:
             with suppress(ProcessLookupError):
@@ -35,8 +35,8 @@ def test_no_pings_while_a_worker_hangs(manager: Manager) -> None:
         assert set(manager.receive_until("STOPPING=1")) <= {"WATCHDOG=1"}
 
 
-def test_a_worker_that_ended_is_the_supervisors_concern(manager: Manager) -> None:
-    """While another is started in its place, pings go on: no reason to restart those that serve."""
+def test_pings_continue_while_a_worker_is_replaced(manager: Manager) -> None:
+    """A killed worker is replaced without a pause in the pings, so the manager does not restart the others."""
     with sidecar_with_workers(env=manager.env) as sidecar:
         manager.receive_until("READY=1")
         os.kill(workers(sidecar)[1], signal.SIGKILL)
@@ -46,9 +46,9 @@ def test_a_worker_that_ended_is_the_supervisors_concern(manager: Manager) -> Non
             pings += 1
 
 
-def test_a_worker_is_never_the_manager_s(manager: Manager) -> None:
-    """What the manager is told comes from the process that it started: one READY, one STOPPING, pings of one."""
+def test_only_the_supervisor_notifies_the_manager(manager: Manager) -> None:
+    """The manager receives one READY and one STOPPING, however many workers run."""
     with sidecar_with_workers(env=manager.env) as sidecar:
         assert sidecar.terminate() == 0
-        said = [*manager.receive_until("STOPPING=1")]
-        assert said.count("READY=1") == 1
+        messages = [*manager.receive_until("STOPPING=1")]
+        assert messages.count("READY=1") == 1

@@ -1,4 +1,4 @@
-"""Completion in the shells that not every machine has: zsh at a real terminal, and fish as it asks itself."""
+"""Shell completion in zsh, at a terminal, and in fish, by its own query command."""
 
 import os
 import pty
@@ -15,27 +15,27 @@ from tests.stores import eventually
 __all__ = ["env"]
 
 
-@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish on PATH")
-def test_fish(env: dict[str, str], tmp_path: Path) -> None:
-    """Commands and fixed values, with what they are for; files where a file belongs."""
+@pytest.mark.skipif(shutil.which("fish") is None, reason="no fish on PATH")
+def test_fish_completion(env: dict[str, str], tmp_path: Path) -> None:
+    """fish completes commands and the values of options."""
     home = env | {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
     path = tmp_path / "session-notes.fish"
     path.write_text(script(home, "fish"))
 
-    def offered(line: str) -> list[str]:
-        ask = f"source {path}; complete --do-complete '{line}'"
+    def completions(line: str) -> list[str]:
+        query = f"source {path}; complete --do-complete '{line}'"
         return subprocess.run(
-            ["fish", "--private", "-c", ask], check=True, capture_output=True, text=True, env=home, timeout=60
+            ["fish", "--private", "-c", query], check=True, capture_output=True, text=True, env=home, timeout=60
         ).stdout.splitlines()
 
-    assert [one.partition("\t")[0] for one in offered("session-notes heal")] == ["health"]
-    assert offered("session-notes health --service li") == ["live"]
-    assert {one.partition("\t")[0] for one in offered("session-notes notes ")} == {"get", "write"}
+    assert [entry.partition("\t")[0] for entry in completions("session-notes heal")] == ["health"]
+    assert completions("session-notes health --service li") == ["live"]
+    assert {entry.partition("\t")[0] for entry in completions("session-notes notes ")} == {"get", "write"}
 
 
-@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh on PATH")
-def test_zsh(env: dict[str, str], tmp_path: Path) -> None:
-    """A Tab at a real terminal completes a command, and the value of an option."""
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh on PATH")
+def test_zsh_completion(env: dict[str, str], tmp_path: Path) -> None:
+    """zsh completes a command and the value of an option when Tab is pressed at a terminal."""
     home = env | {"HOME": str(tmp_path), "ZDOTDIR": str(tmp_path), "TERM": "dumb"}
     path = tmp_path / "_session-notes"
     path.write_text(script(home, "zsh"))
