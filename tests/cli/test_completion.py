@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.program import ENV
-from tests.support import program
+from tests.support import SERVICES, program
 
 # At a Tab, bash finds the function registered for the command and calls it with the words.
 TAB = """
@@ -55,6 +55,7 @@ def bash(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["notes", ""], {"get", "write"}),
         (["notes", "get", "--max-t"], {"--max-turns-behind"}),
         (["health", "--service", "li"], {"live"}),
+        (["health", "--service", "session"], set(SERVICES)),
         (["session", "get", ""], set()),
         (["serve", "--tls-cert", "x"], {"-o", "default"}),
         (["completion", ""], {"bash", "zsh", "fish"}),

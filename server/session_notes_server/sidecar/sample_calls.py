@@ -13,10 +13,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from session_notes.v1 import session_notes_pb2
+
 from session_notes_server.identity.callers import Role, plain_token
 from session_notes_server.settings import Settings
 
-_NOTES_SERVICE = "session_notes.v1.SessionNotes"
+_NOTES_SERVICE = session_notes_pb2.DESCRIPTOR.services_by_name["SessionNotes"].full_name
 _SESSION_ID = "s1"
 _ALL_ROLES, _WRITER_ROLES = (Role.ADMIN, Role.OBSERVER, Role.PRIMARY), (Role.ADMIN, Role.OBSERVER)
 _WILDCARD_HOSTS = {"", "0", "0.0.0.0", "[::]"}  # noqa: S104 - recognized, not listened on

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import click
 from click.exceptions import Exit
+from session_notes_server.settings import HEALTH_LIVE, HEALTH_READY
 
 from session_notes_tools.cli.credentials import tls
 from session_notes_tools.cli.exits import ExitCode, Failure, failure_of
@@ -14,7 +15,7 @@ from session_notes_tools.cli.parameters import option
 
 def _complete_services(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Return the service names to complete. The full names are literals: a Tab does not wait for gRPC's import."""
-    names = ("live", "ready", "session_notes.v1.SessionNotes", "session_notes.v1.SessionState")
+    names = (HEALTH_LIVE, HEALTH_READY, "session_notes.v1.SessionNotes", "session_notes.v1.SessionState")
     return [name for name in names if name.startswith(incomplete)]
 
 

@@ -33,7 +33,8 @@ def _help_text(command: click.Command, ctx: click.Context, width: int) -> str:
     arguments = [parameter for parameter in parameters if isinstance(parameter, Argument)]
     usage = [ctx.command_path, command.options_metavar or "", *map(_argument_usage, arguments)]
     sections: dict[str, list[tuple[str, str]]] = {
-        "Arguments": [(argument.metavar or "", argument.help or "") for argument in arguments]
+        "Arguments": [(argument.metavar or "", argument.help or "") for argument in arguments],
+        "Options": [],
     }
     for parameter in parameters:
         if isinstance(parameter, click.Option):

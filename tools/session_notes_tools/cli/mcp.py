@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @click.command(
     cls=Command,
-    epilog="Needs the extra mcp: pip install '.[server,mcp]' in its checkout\n\n"
+    epilog="Needs the extra `mcp`: in a checkout, pip install '.[server,mcp]'\n\n"
     "Examples:\n  session-notes mcp --session s1\n  session-notes mcp --listen 127.0.0.1:8765",
 )
 @option(

@@ -31,7 +31,7 @@ app = Group("notes", help="Read and write notes.")
 )
 @session_argument
 @observer_option
-@span_option("--max-age", type=span_or_zero, help="The greatest age of fresh notes: 30s, 5m.")
+@span_option("--max-age", type=span_or_zero, help="Age up to which notes count as fresh: 30s, 5m.")
 @option(
     "--current-turn",
     type=int,
@@ -39,7 +39,12 @@ app = Group("notes", help="Read and write notes.")
     help="The number of turns in the conversation.",
     show_default="the number of stored turns",
 )
-@option("--max-turns-behind", type=int, metavar="N", help="The number of turns that fresh notes may be behind.")
+@option(
+    "--max-turns-behind",
+    type=int,
+    metavar="N",
+    help="Number of turns that notes may be behind and still count as fresh.",
+)
 @option("--fresh", is_flag=True, help="Exit with 3 also if the notes are not fresh.")
 @common_options
 def get(
@@ -69,11 +74,11 @@ def get(
             current_turn=current_turn,
             max_turns_behind=max_turns_behind,
         )
-        known = as_json or reading.readiness is not Readiness.NEVER_RUN or session_exists(client, session_id)
+        exists = as_json or reading.readiness is not Readiness.NEVER_RUN or session_exists(client, session_id)
     if as_json:
         documents.write(documents.reading(reading))
     else:
-        views.show_reading(reading, known=known, max_age=max_age, max_turns_behind=max_turns_behind)
+        views.show_reading(reading, session_exists=exists, max_age=max_age, max_turns_behind=max_turns_behind)
     if not (reading.fresh if fresh else reading.ready):
         raise Exit(ExitCode.NOT_READY)
 

@@ -71,12 +71,14 @@ def show_runs(runs: "Sequence[Run]", *, notes: bool) -> None:
             echo(id_line((f"run {run.number} ({run.run_id})", "bold")), *notes_parts(run.notes))
 
 
-def show_reading(reading: "Reading", *, known: bool, max_age: timedelta | None, max_turns_behind: int | None) -> None:
+def show_reading(
+    reading: "Reading", *, session_exists: bool, max_age: timedelta | None, max_turns_behind: int | None
+) -> None:
     """Print current notes with their age and drift.
 
     Args:
         reading: The reading.
-        known: Whether the store has any data of the session.
+        session_exists: Whether the store has any data of the session.
         max_age: The bound on the age of the notes, if one was given.
         max_turns_behind: The bound on their drift, if one was given.
     """
@@ -85,7 +87,7 @@ def show_reading(reading: "Reading", *, known: bool, max_age: timedelta | None, 
     if reading.ready and (max_age is not None or max_turns_behind is not None):
         reasons = ", and ".join(_stale_reasons(reading, max_age, max_turns_behind))
         verdict = (", fresh", "green") if reading.fresh else (f", stale: {reasons}", "red")
-    summary = reading_summary(reading) if known else unknown_session_summary(reading)
+    summary = reading_summary(reading) if session_exists else unknown_session_summary(reading)
     echo(line((summary, READINESS_STYLES.get(reading.readiness.value, "")), verdict))
     if reading.notes:
         echo(*notes_parts(reading.notes))

@@ -40,7 +40,7 @@ def check_reachability(target: str, tls: TLS | None, seconds: float) -> Generato
     except OSError as error:
         yield _unreachable(target, error)
         return False
-    yield ok("address", f"{target} accepts connections, after {ms(time.monotonic() - began)}")
+    yield ok("address", f"{target} accepted a connection after {ms(time.monotonic() - began)}")
     if tls is None:
         with connection:
             fault = _plain_text_fault(connection, address, seconds)

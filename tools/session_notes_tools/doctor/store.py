@@ -237,7 +237,7 @@ def _replicas(min_replicas: int, node: StoreInspection) -> Finding:
     if connected and not min_replicas:
         return ok("replicas", f"{connected} connected; a failover can lose the last writes (--min-replicas-acked 0)")
     return ok(
-        "replicas", f"{connected} connected, writes wait for {min_replicas}" if connected else "none: no failover"
+        "replicas", f"{connected} connected, writes wait for {min_replicas}" if connected else "none, so no failover"
     )
 
 
