@@ -1,4 +1,4 @@
-"""What Prometheus would see of a sidecar."""
+"""Scrapes of a sidecar's metrics, as Prometheus makes them."""
 
 import re
 import urllib.request
@@ -7,14 +7,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import Sidecar
 
-ON = ("--metrics-listen", "127.0.0.1:0")
+METRICS = ("--metrics-listen", "127.0.0.1:0")
 
 
 class Scrape:
     """One scrape: every series with its value.
 
     Args:
-        text: What was answered.
+        text: The response.
     """
 
     def __init__(self, text: str) -> None:
@@ -23,30 +23,32 @@ class Scrape:
         self.samples = [sample for family in self.families.values() for sample in family.samples]
 
     def __call__(self, name: str, **labels: str) -> float:
-        """The sum of all series of a metric that have these labels, of which there must be one."""
-        found = [one.value for one in self.samples if one.name == name and labels.items() <= one.labels.items()]
-        assert found, f"there is no {name} with {labels}"
-        return sum(found)
+        """Return the sum of a metric's series with these labels. At least one must exist."""
+        values = [
+            sample.value for sample in self.samples if sample.name == name and labels.items() <= sample.labels.items()
+        ]
+        assert values, f"no {name} with {labels}"
+        return sum(values)
 
     def series(self, name: str, *labels: str) -> dict[tuple[str, ...], float]:
-        """A metric's series that are not 0, by the values of some labels."""
-        found: dict[tuple[str, ...], float] = {}
-        for one in self.samples:
-            if one.name == name and one.value:
-                key = tuple(one.labels[label] for label in labels)
-                found[key] = found.get(key, 0) + one.value
-        return found
+        """Return the values of a metric's series that are not 0, by the values of some labels."""
+        values: dict[tuple[str, ...], float] = {}
+        for sample in self.samples:
+            if sample.name == name and sample.value:
+                key = tuple(sample.labels[label] for label in labels)
+                values[key] = values.get(key, 0) + sample.value
+        return values
 
 
 def address(sidecar: Sidecar) -> tuple[str, int]:
-    """Where it tells its metrics, as its log says."""
-    (found,) = re.findall(r"metrics at http://([\d.]+):(\d+)/metrics", sidecar.log)
-    return found[0], int(found[1])
+    """Return the address of a sidecar's metrics, from its log."""
+    ((host, port),) = re.findall(r"metrics at http://([\d.]+):(\d+)/metrics", sidecar.log)
+    return host, int(port)
 
 
 def scrape(sidecar: Sidecar) -> Scrape:
-    """Asks as Prometheus does."""
+    """Scrape a sidecar."""
     host, port = address(sidecar)
-    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=10) as answer:
-        assert answer.headers["Content-Type"].startswith("text/plain; version=")
-        return Scrape(answer.read().decode())
+    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=10) as response:
+        assert response.headers["Content-Type"].startswith("text/plain; version=")
+        return Scrape(response.read().decode())

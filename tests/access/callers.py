@@ -1,4 +1,4 @@
-"""Callers with and without credentials: token files, certificates made for the day, and channels that carry them."""
+"""Credentials for tests: token files, short-lived certificates, and calls with and without them."""
 
 import datetime
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ from tests.support import Refusal, new_session_id
 
 TOKENS = {role: f"canary-{role}-5b1e9d02c7" for role in ("primary", "observer", "admin")}
 
-# A connection of its own for each channel, so that each has its own handshake.
+# Channels do not share connections, so that each has its own handshake.
 _OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
 
 
 def write_secret(path: Path, *lines: str) -> Path:
-    """A file that is its owner's alone, in the place of the one before."""
+    """Replace a file by one that only its owner can read."""
     new = path.with_name(f".{path.name}.new")
     new.touch(0o600)
     new.write_text("".join(f"{line}\n" for line in lines))
@@ -31,7 +31,7 @@ def write_secret(path: Path, *lines: str) -> Path:
 
 
 def token_files(directory: Path, tokens: Mapping[str, str] = TOKENS) -> Path:
-    """A directory of tokens, as the sidecar takes it."""
+    """Write the token files of a directory for `--tokens-dir`."""
     directory.mkdir(mode=0o700, exist_ok=True)
     for role, token in tokens.items():
         write_secret(directory / role, token)
@@ -40,19 +40,19 @@ def token_files(directory: Path, tokens: Mapping[str, str] = TOKENS) -> Path:
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate and its key, in files and at hand."""
+    """The files of a certificate and its key."""
 
     cert: Path
     key: Path
 
     @property
     def pems(self) -> tuple[bytes, bytes]:
-        """Key and certificate."""
+        """The content of key and certificate."""
         return self.key.read_bytes(), self.cert.read_bytes()
 
 
 class Authority:
-    """Signs certificates, of sidecars and of clients."""
+    """An authority that signs certificates of sidecars and clients."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -62,19 +62,19 @@ class Authority:
         self._ca.cert_pem.write_to_path(self.path)
 
     def issue(self, name: str, *identities: str, common_name: str | None = None) -> Certificate:
-        """A certificate for DNS names and IP addresses; written in the place of the one of the same name."""
-        made = self._ca.issue_cert(*identities, common_name=common_name)
-        chain = b"".join(pem.bytes() for pem in made.cert_chain_pems)
-        return self._written(name, made.private_key_pem.bytes(), chain)
+        """Issue a certificate for DNS names and IP addresses, which replaces the one of the same name."""
+        issued = self._ca.issue_cert(*identities, common_name=common_name)
+        chain = b"".join(pem.bytes() for pem in issued.cert_chain_pems)
+        return self.write(name, issued.private_key_pem.bytes(), chain)
 
     def issue_for_uri(self, name: str, uri: str) -> Certificate:
-        """A certificate for a URI, such as a SPIFFE id, which trustme makes none for."""
+        """Issue a certificate for a URI, such as a SPIFFE id, which trustme does not support."""
         key = ec.generate_private_key(ec.SECP256R1())
         signer = x509.load_pem_x509_certificate(self._ca.cert_pem.bytes())
         signing_key = serialization.load_pem_private_key(self._ca.private_key_pem.bytes(), None)
         assert isinstance(signing_key, ec.EllipticCurvePrivateKey)
         now = datetime.datetime.now(datetime.UTC)
-        made = (
+        certificate = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "tests")]))
             .issuer_name(signer.subject)
@@ -88,18 +88,19 @@ class Authority:
         pem = serialization.Encoding.PEM
         plain = serialization.NoEncryption()
         key_pem = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
-        return self._written(name, key_pem, made.public_bytes(pem))
+        return self.write(name, key_pem, certificate.public_bytes(pem))
 
-    def _written(self, name: str, key: bytes, chain: bytes) -> Certificate:
-        made = Certificate(self._home / f"{name}.pem", self._home / f"{name}.key")
-        made.cert.write_bytes(chain)
-        made.key.touch(0o600)
-        made.key.write_bytes(key)
-        return made
+    def write(self, name: str, key: bytes, chain: bytes) -> Certificate:
+        """Write the files of a certificate."""
+        files = Certificate(self._home / f"{name}.pem", self._home / f"{name}.key")
+        files.cert.write_bytes(chain)
+        files.key.touch(0o600)
+        files.key.write_bytes(key)
+        return files
 
 
 def encrypted_channel(target: str, authority: Authority, client: Certificate | None = None) -> grpc.Channel:
-    """A connection with TLS, and with a certificate of the caller's where one is given."""
+    """Return a channel with TLS, and with the client's certificate if given."""
     key, cert = client.pems if client else (None, None)
     return grpc.secure_channel(
         target, grpc.ssl_channel_credentials(authority.path.read_bytes(), key, cert), options=_OPTIONS
@@ -107,14 +108,14 @@ def encrypted_channel(target: str, authority: Authority, client: Certificate | N
 
 
 def bearer(token: str | None) -> tuple[tuple[str, str], ...]:
-    """The metadata of a call with a token."""
+    """Return the metadata of a call with a token."""
     return () if token is None else (("authorization", f"Bearer {token}"),)
 
 
 def outcome(
     channel: grpc.Channel, method: str, request: bytes = b"", *, metadata: tuple[tuple[str, str], ...] = ()
 ) -> Refusal:
-    """How any unary call ended, by its full path; of a success the code is OK."""
+    """Make a unary call by its full path, and return how it ended. On success, the code is OK."""
     refusal = Refusal()
     call: Any = channel.unary_unary(method)
     try:
@@ -125,16 +126,16 @@ def outcome(
 
 
 def get_notes_code(channel: grpc.Channel, token: str | None = None) -> grpc.StatusCode:
-    """How a GetNotes ends."""
+    """Return the status of a GetNotes."""
     session_id = new_session_id().encode()
     request = b"\x0a" + bytes([len(session_id)]) + session_id
     return outcome(channel, "/session_notes.v1.SessionNotes/GetNotes", request, metadata=bearer(token)).code
 
 
 def is_serving(channel: grpc.Channel) -> bool:
-    """What health says."""
+    """Return whether a health check reports SERVING."""
     try:
-        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+        response = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
     except grpc.RpcError:
         return False
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+    return bool(response.status == health_pb2.HealthCheckResponse.SERVING)

@@ -1,4 +1,4 @@
-"""One sidecar that asks for tokens, and one that asks for certificates."""
+"""A sidecar that requires tokens, and one that requires certificates."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.support import Sidecar, eventually, new_channel
 
 @pytest.fixture(autouse=True)
 def no_credentials_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever runs the tests may have some."""
+    """Remove credentials of the user who runs the tests."""
     for name in list(os.environ):
         if name.startswith("SESSION_NOTES_T"):
             monkeypatch.delenv(name)
@@ -21,7 +21,7 @@ def no_credentials_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def token_sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
-    """A sidecar that knows the three tokens of `TOKENS`."""
+    """A sidecar with the three tokens of `TOKENS`."""
     directory = token_files(tmp_path_factory.mktemp("access") / "tokens")
     with Sidecar(flags=["--tokens-dir", str(directory), "--verbose"]) as sidecar:
         yield sidecar
@@ -29,31 +29,31 @@ def token_sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]
 
 @pytest.fixture(scope="session")
 def plain(token_sidecar: Sidecar) -> Iterator[grpc.Channel]:
-    """A connection to it."""
+    """A channel to the sidecar with tokens, without TLS."""
     with new_channel(token_sidecar.target) as channel:
         yield channel
 
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Whom the sidecar with certificates, and its clients, trust."""
+    """The authority that the sidecar with certificates and its clients trust."""
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture(scope="session")
 def mtls_sidecar(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
-    """A sidecar that wants certificates, and knows the roles of some names in them; the tokens of `TOKENS` too."""
+    """A sidecar that requires client certificates, with roles for some of their names, and the tokens of `TOKENS`."""
     home = tmp_path_factory.mktemp("mtls")
-    mine = authority.issue("sidecar", "localhost", "127.0.0.1")
+    served = authority.issue("sidecar", "localhost", "127.0.0.1")
     roles = write_secret(
         home / "roles",
-        "# who is who",
+        "# a comment",
         "primary primary.example.org",
         "observer spiffe://example.org/observer",
         "",
         "admin the-admin",
     )
-    flags = ["--tls-cert", str(mine.cert), "--tls-key", str(mine.key), "--tls-client-ca", str(authority.path)]
+    flags = ["--tls-cert", str(served.cert), "--tls-key", str(served.key), "--tls-client-ca", str(authority.path)]
     flags += ["--tls-roles", str(roles), "--tokens-dir", str(token_files(home / "tokens")), "--verbose"]
     with Sidecar(flags=flags, wait=False) as sidecar:
         client = authority.issue("prober", "prober.example.org")

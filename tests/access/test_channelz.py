@@ -1,4 +1,4 @@
-"""channelz, gRPC's view of its own connections, is there where it was asked for, and for the role admin alone."""
+"""channelz, gRPC's view of its own connections: off by default, and for the role admin only."""
 
 import sys
 from collections.abc import Iterator
@@ -15,25 +15,25 @@ from tests.support import SessionCalls, Sidecar, new_channel, new_session_id, re
 from tests.worker_processes import channel_per_worker, sidecar_with_workers
 
 SERVICE = "grpc.channelz.v1.Channelz"
-ON = "--channelz"
+FLAG = "--channelz"
 
 
 def calls_started(channel: grpc.Channel, token: str | None = None) -> int:
-    """How many calls the process that answers has ever taken, as channelz says."""
+    """Return how many calls the answering process has started, according to channelz."""
     stub = channelz_pb2_grpc.ChannelzStub(channel)
-    answer = stub.GetServers(channelz_pb2.GetServersRequest(), metadata=bearer(token), timeout=10)
-    return sum(server.data.calls_started for server in answer.server)
+    response = stub.GetServers(channelz_pb2.GetServersRequest(), metadata=bearer(token), timeout=10)
+    return sum(server.data.calls_started for server in response.server)
 
 
 @pytest.fixture(scope="module")
 def open_to_all() -> Iterator[Sidecar]:
-    """A sidecar that answers channelz, and asks nobody who they are."""
-    with Sidecar(flags=[ON]) as sidecar:
+    """A sidecar with channelz and without authentication."""
+    with Sidecar(flags=[FLAG]) as sidecar:
         yield sidecar
 
 
-def test_it_tells_of_connections_and_calls(open_to_all: Sidecar) -> None:
-    """Servers, their sockets and their calls can be asked for; reflection knows the service."""
+def test_connections_and_calls_can_be_listed(open_to_all: Sidecar) -> None:
+    """Servers, their sockets and their calls can be listed, and reflection describes the service."""
     with new_channel(open_to_all.target) as channel:
         before = calls_started(channel)
         for _ in range(5):
@@ -43,15 +43,16 @@ def test_it_tells_of_connections_and_calls(open_to_all: Sidecar) -> None:
         (server,) = stub.GetServers(channelz_pb2.GetServersRequest(), timeout=10).server
         request = channelz_pb2.GetServerSocketsRequest(server_id=server.ref.server_id)
         sockets = stub.GetServerSockets(request, timeout=10).socket_ref
-        told = [stub.GetSocket(channelz_pb2.GetSocketRequest(socket_id=one.socket_id), timeout=10) for one in sockets]
-        assert any(one.socket.data.streams_started > 5 for one in told)
+        requests = [channelz_pb2.GetSocketRequest(socket_id=reference.socket_id) for reference in sockets]
+        responses = [stub.GetSocket(request, timeout=10) for request in requests]
+        assert any(response.socket.data.streams_started > 5 for response in responses)
         database = ProtoReflectionDescriptorDatabase(channel)
         assert SERVICE in database.get_services()
         assert DescriptorPool(database).FindServiceByName(SERVICE).methods
 
 
-def test_what_is_not_there_is_said_in_our_words(open_to_all: Sidecar) -> None:
-    """An id that names nothing is an error with a fixed text, not that of an exception."""
+def test_an_unknown_id_is_invalid(open_to_all: Sidecar) -> None:
+    """An unknown id is INVALID_ARGUMENT with a fixed text, not an exception's."""
     with new_channel(open_to_all.target) as channel:
         with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as error:
             channelz_pb2_grpc.ChannelzStub(channel).GetSocket(
@@ -61,16 +62,16 @@ def test_what_is_not_there_is_said_in_our_words(open_to_all: Sidecar) -> None:
         assert "error" not in open_to_all.log.lower()
 
 
-def test_it_is_off_by_default(sidecar: Sidecar) -> None:
-    """Nobody is told who is connected unless the operator wants that."""
+def test_channelz_is_off_by_default(sidecar: Sidecar) -> None:
+    """Without the flag, the service does not exist."""
     with new_channel(sidecar.target) as channel, refused(grpc.StatusCode.UNIMPLEMENTED):
         calls_started(channel)
 
 
-def test_it_is_for_admins(tmp_path: Path) -> None:
-    """Where callers have roles, it is for the role admin alone."""
+def test_channelz_requires_the_role_admin(tmp_path: Path) -> None:
+    """With authentication, only the role admin may call it."""
     with (
-        Sidecar(flags=[ON, "--tokens-dir", str(token_files(tmp_path / "tokens"))]) as sidecar,
+        Sidecar(flags=[FLAG, "--tokens-dir", str(token_files(tmp_path / "tokens"))]) as sidecar,
         new_channel(sidecar.target) as channel,
     ):
         assert calls_started(channel, TOKENS["admin"]) > 0
@@ -82,11 +83,11 @@ def test_it_is_for_admins(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shares out a port's connections")
-def test_each_worker_tells_of_itself() -> None:
-    """With several workers, the one that has the connection answers, of its own calls alone."""
-    with sidecar_with_workers(flags=[ON]) as sidecar, channel_per_worker(sidecar) as each:
-        one, two = each.values()
-        before = calls_started(one), calls_started(two)
+def test_each_worker_reports_its_own_calls() -> None:
+    """With several workers, the one that has the connection answers, about its own calls."""
+    with sidecar_with_workers(flags=[FLAG]) as sidecar, channel_per_worker(sidecar) as channels:
+        first, second = channels.values()
+        before = calls_started(first), calls_started(second)
         for _ in range(4):
-            SessionCalls(one, new_session_id()).get_notes()
-        assert (calls_started(one), calls_started(two)) == (before[0] + 5, before[1] + 1)
+            SessionCalls(first, new_session_id()).get_notes()
+        assert (calls_started(first), calls_started(second)) == (before[0] + 5, before[1] + 1)

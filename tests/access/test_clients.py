@@ -1,4 +1,4 @@
-"""The clients and the command line say who they are, over TLS where asked to, and never where others can hear."""
+"""Credentials in the clients and the command line: tokens, certificates, and no token in plain text on the network."""
 
 import asyncio
 import subprocess
@@ -29,11 +29,11 @@ from tests.cli.program import ENV, Cli
 from tests.support import Sidecar, eventually, new_session_id, program
 
 SHORT = timedelta(milliseconds=300)
-"""For calls that are tried again until their time is up."""
+"""A timeout for calls that are retried until it has passed."""
 
 
-def test_a_primary_and_an_observer(token_sidecar: Sidecar) -> None:
-    """Each calls with its own token; without one, or at what is another's, the error says so and not the token."""
+def test_clients_call_with_their_token(token_sidecar: Sidecar) -> None:
+    """Primary and observer call with their tokens. Errors for missing tokens and other roles' methods hold no token."""
     target, session_id = token_sidecar.target, new_session_id()
     with PrimaryClient(target, token=TOKENS["primary"]) as primary:
         primary.append_turns(session_id, [Turn("user", "hello")])
@@ -44,14 +44,14 @@ def test_a_primary_and_an_observer(token_sidecar: Sidecar) -> None:
             list(primary.list_sessions())
         assert denied.value.metadata == {"method": "session_notes.v1.SessionState.ListSessions"}
     for token in (None, "canary-unknown"):
-        with PrimaryClient(target, token=token) as nobody, pytest.raises(Unauthenticated) as refused:
-            nobody.get_session(session_id)
+        with PrimaryClient(target, token=token) as unknown, pytest.raises(Unauthenticated) as refused:
+            unknown.get_session(session_id)
         assert refused.value.reason == "UNAUTHENTICATED"
         assert "canary" not in repr(refused.value)
 
 
-async def test_the_same_for_asyncio(token_sidecar: Sidecar) -> None:
-    """The asyncio clients take the same."""
+async def test_asyncio_clients_call_with_their_token(token_sidecar: Sidecar) -> None:
+    """The asyncio clients accept the same credentials."""
     target, session_id = token_sidecar.target, new_session_id()
     async with AsyncPrimaryClient(target, token=lambda: TOKENS["primary"]) as primary:
         await primary.append_turns(session_id, [Turn("user", "hello")])
@@ -62,8 +62,8 @@ async def test_the_same_for_asyncio(token_sidecar: Sidecar) -> None:
             await primary.list_sessions().__anext__()
 
 
-def test_a_background_observer(token_sidecar: Sidecar) -> None:
-    """Its threads call with the token it was given."""
+def test_a_background_observer_calls_with_its_token(token_sidecar: Sidecar) -> None:
+    """Its threads use its token. A token next to a client is an error."""
     session_id = new_session_id()
 
     def analyse(run: object) -> Notes:
@@ -79,11 +79,11 @@ def test_a_background_observer(token_sidecar: Sidecar) -> None:
         BackgroundObserver(analyse, client=client, token="x")
 
 
-def test_the_environment_has_credentials(
+def test_credentials_come_from_the_environment(
     token_sidecar: Sidecar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SESSION_NOTES_TOKEN, or the file that SESSION_NOTES_TOKEN_FILE names; an argument wins over both."""
-    file = write_secret(tmp_path / "token", "# mine", TOKENS["observer"])
+    """SESSION_NOTES_TOKEN takes precedence over SESSION_NOTES_TOKEN_FILE, and an argument over both."""
+    file = write_secret(tmp_path / "token", "# a comment", TOKENS["observer"])
     monkeypatch.setenv("SESSION_NOTES_TOKEN_FILE", str(file))
     with ObserverClient(token_sidecar.target) as observer:
         assert observer.begin_run(new_session_id()).run.number == 1
@@ -94,9 +94,9 @@ def test_the_environment_has_credentials(
         list(primary.list_sessions())
 
 
-def test_a_token_file_is_read_again(token_sidecar: Sidecar, tmp_path: Path) -> None:
-    """A client that runs on calls with the new token as soon as it is in the file; emptied, the last one stays."""
-    file = write_secret(tmp_path / "token", "nobody-knows-this-one")
+def test_a_token_file_is_reloaded(token_sidecar: Sidecar, tmp_path: Path) -> None:
+    """A client uses a new token as soon as the file holds it. If the file is emptied, the last token stays in use."""
+    file = write_secret(tmp_path / "token", "an-unknown-token")
     with PrimaryClient(token_sidecar.target, token=TokenFile(file)) as primary:
         with pytest.raises(Unauthenticated):
             primary.get_session("s")
@@ -108,12 +108,12 @@ def test_a_token_file_is_read_again(token_sidecar: Sidecar, tmp_path: Path) -> N
         primary.get_session("s")
 
 
-def test_tls_with_a_certificate_of_ones_own(
+def test_tls_with_a_client_certificate(
     mtls_sidecar: Sidecar, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`tls` brings the authority and the certificate, or the environment does."""
-    mine = authority.issue("client", "primary.example.org")
-    tls = TLS(authority.path, mine.cert, mine.key)
+    """Authority and certificate come from `tls` or from the environment."""
+    client = authority.issue("client", "primary.example.org")
+    tls = TLS(authority.path, client.cert, client.key)
     with PrimaryClient(mtls_sidecar.target, tls=tls) as primary:
         primary.get_session("s")
         with pytest.raises(PermissionDenied):
@@ -123,24 +123,24 @@ def test_tls_with_a_certificate_of_ones_own(
     with PrimaryClient(mtls_sidecar.target) as plain, pytest.raises(Unavailable):
         plain.get_session("s", timeout=SHORT)
     monkeypatch.setenv("SESSION_NOTES_TLS_CA", str(authority.path))
-    monkeypatch.setenv("SESSION_NOTES_TLS_CERT", str(mine.cert))
-    monkeypatch.setenv("SESSION_NOTES_TLS_KEY", str(mine.key))
+    monkeypatch.setenv("SESSION_NOTES_TLS_CERT", str(client.cert))
+    monkeypatch.setenv("SESSION_NOTES_TLS_KEY", str(client.key))
     with PrimaryClient(mtls_sidecar.target) as primary:
         primary.get_session("s")
 
 
-async def test_tls_for_asyncio(mtls_sidecar: Sidecar, authority: Authority, tmp_path: Path) -> None:
-    """The asyncio clients encrypt as the others do, and take no sidecar of another authority."""
-    mine = authority.issue("client", "primary.example.org")
-    async with AsyncPrimaryClient(mtls_sidecar.target, tls=TLS(authority.path, mine.cert, mine.key)) as primary:
+async def test_asyncio_clients_use_tls(mtls_sidecar: Sidecar, authority: Authority, tmp_path: Path) -> None:
+    """The asyncio clients use TLS too, and reject a sidecar of another authority."""
+    client = authority.issue("client", "primary.example.org")
+    async with AsyncPrimaryClient(mtls_sidecar.target, tls=TLS(authority.path, client.cert, client.key)) as primary:
         await primary.get_session("s")
     other = Authority(tmp_path / "other").path
-    async with AsyncPrimaryClient(mtls_sidecar.target, tls=TLS(other, mine.cert, mine.key)) as primary:
+    async with AsyncPrimaryClient(mtls_sidecar.target, tls=TLS(other, client.cert, client.key)) as primary:
         with pytest.raises(Unavailable):
             await primary.get_session("s", timeout=SHORT)
 
 
-ELSEWHERE = (
+REMOTE = (
     "192.0.2.1:50051",
     "notes.example.org:50051",
     "dns:///notes.example.org:50051",
@@ -150,10 +150,10 @@ ELSEWHERE = (
 )
 
 
-@pytest.mark.parametrize("target", ELSEWHERE)
+@pytest.mark.parametrize("target", REMOTE)
 @pytest.mark.parametrize("client", [PrimaryClient, ObserverClient, AsyncPrimaryClient, AsyncObserverClient])
-def test_a_token_is_not_sent_where_others_can_hear(client: Callable[..., object], target: str) -> None:
-    """To another machine it goes with TLS alone; the error comes before any connection, and without the token."""
+def test_a_token_is_sent_to_other_machines_only_with_tls(client: Callable[..., object], target: str) -> None:
+    """Without TLS, making such a client is an error, before any connection and without the token in its text."""
     with pytest.raises(InvalidArgument, match="TLS") as refused:
         client(target, token=TOKENS["admin"])
     assert "canary" not in repr(refused.value)
@@ -164,13 +164,13 @@ def test_a_token_is_not_sent_where_others_can_hear(client: Callable[..., object]
 @pytest.mark.parametrize(
     "target", ["127.0.0.1:1", "localhost:1", "[::1]:1", "unix:/run/s", "dns:///localhost:1", "ipv4:127.0.0.1:1"]
 )
-def test_this_machine_is_no_elsewhere(target: str) -> None:
-    """Loopback and unix sockets need no TLS."""
+def test_a_local_target_needs_no_tls(target: str) -> None:
+    """On loopback and unix sockets, a token needs no TLS."""
     PrimaryClient(target, token=TOKENS["primary"]).close()
 
 
-def test_credentials_that_cannot_be(tmp_path: Path) -> None:
-    """They are refused when the client is made, where they are known by then, without being shown."""
+def test_unusable_credentials_are_refused(tmp_path: Path) -> None:
+    """Unusable credentials are an error when the client is made, or a function returns them, and are never quoted."""
     for token in ("", "canary two", "canary\n", "canary-\u00fc"):
         with pytest.raises(InvalidArgument) as refused:
             PrimaryClient("127.0.0.1:1", token=token)
@@ -190,24 +190,24 @@ def test_credentials_that_cannot_be(tmp_path: Path) -> None:
 
 
 def _move(content: Certificate, to: Certificate) -> None:
-    """Put a certificate into the place of another, the key first."""
+    """Replace the files of a certificate, the key first."""
     content.key.replace(to.key)
     content.cert.replace(to.cert)
 
 
-def test_replaced_files_of_tls_count(mtls_sidecar: Sidecar, authority: Authority) -> None:
-    """A client that stays open calls with its new certificate once the files are replaced and fit each other."""
-    mine = authority.issue("rotated", "primary.example.org")
-    with PrimaryClient(mtls_sidecar.target, tls=TLS(authority.path, mine.cert, mine.key)) as client:
+def test_replaced_tls_files_take_effect(mtls_sidecar: Sidecar, authority: Authority) -> None:
+    """An open client uses its new certificate once both files are replaced and match."""
+    certificate = authority.issue("rotated", "primary.example.org")
+    with PrimaryClient(mtls_sidecar.target, tls=TLS(authority.path, certificate.cert, certificate.key)) as client:
         with pytest.raises(PermissionDenied):
             list(client.list_sessions())
         new = authority.issue("rotated-new", "the-admin", common_name="the-admin")
-        new.cert.replace(mine.cert)
+        new.cert.replace(certificate.cert)
         client._transport._files.check_soon()  # type: ignore[union-attr]
         client.get_session("s", timeout=SHORT)
         with pytest.raises(PermissionDenied):
             list(client.list_sessions())
-        new.key.replace(mine.key)
+        new.key.replace(certificate.key)
 
         def is_admin() -> bool:
             with suppress(PermissionDenied):
@@ -217,13 +217,15 @@ def test_replaced_files_of_tls_count(mtls_sidecar: Sidecar, authority: Authority
         eventually(is_admin)
 
 
-async def test_replaced_files_of_tls_count_for_asyncio(mtls_sidecar: Sidecar, authority: Authority) -> None:
-    """The same for asyncio; calls in flight end on the connection that they began on."""
-    mine = authority.issue("async-rotated", "primary.example.org")
-    async with AsyncPrimaryClient(mtls_sidecar.target, tls=TLS(authority.path, mine.cert, mine.key)) as client:
+async def test_replaced_tls_files_take_effect_for_asyncio(mtls_sidecar: Sidecar, authority: Authority) -> None:
+    """An asyncio client too uses its new certificate, and calls in flight end on their old connection."""
+    certificate = authority.issue("async-rotated", "primary.example.org")
+    async with AsyncPrimaryClient(
+        mtls_sidecar.target, tls=TLS(authority.path, certificate.cert, certificate.key)
+    ) as client:
         await client.get_session("s")
         earlier = client._transport._channel
-        _move(authority.issue("async-rotated-new", "the-admin", common_name="the-admin"), mine)
+        _move(authority.issue("async-rotated-new", "the-admin", common_name="the-admin"), certificate)
         ended: list[type] = []
 
         async def call() -> None:
@@ -241,13 +243,13 @@ async def test_replaced_files_of_tls_count_for_asyncio(mtls_sidecar: Sidecar, au
             break
 
 
-def test_a_client_recovers_once_its_authority_is_right(
+def test_a_client_recovers_once_its_authority_is_corrected(
     mtls_sidecar: Sidecar, authority: Authority, tmp_path: Path
 ) -> None:
-    """Where the sidecar's certificate is of an authority that the client does not know yet, the new file mends that."""
-    mine, ca = authority.issue("early", "primary.example.org"), tmp_path / "ca.pem"
+    """A client that does not trust the sidecar's authority works once its file holds that authority."""
+    certificate, ca = authority.issue("early", "primary.example.org"), tmp_path / "ca.pem"
     ca.write_bytes(Authority(tmp_path / "other").path.read_bytes())
-    with PrimaryClient(mtls_sidecar.target, tls=TLS(ca, mine.cert, mine.key)) as client:
+    with PrimaryClient(mtls_sidecar.target, tls=TLS(ca, certificate.cert, certificate.key)) as client:
         with pytest.raises(Unavailable):
             client.get_notes("s", timeout=SHORT)
         ca.write_text("no certificate yet")
@@ -258,7 +260,7 @@ def test_a_client_recovers_once_its_authority_is_right(
 
 
 class Vault:
-    """A token function that raises now and then, with a secret in its text."""
+    """A token function that can raise, with a secret in the exception's text."""
 
     def __init__(self) -> None:
         self.broken = True
@@ -269,8 +271,8 @@ class Vault:
         return TOKENS["primary"]
 
 
-async def test_a_token_function_that_raises(token_sidecar: Sidecar) -> None:
-    """It is an error of ours, without the text of the exception, which is its cause; the next call asks again."""
+async def test_a_token_function_raises(token_sidecar: Sidecar) -> None:
+    """Its exception is the cause of an Unauthenticated, whose text does not quote it. The next call asks again."""
     vault = Vault()
     async with AsyncPrimaryClient(token_sidecar.target, token=vault) as client:
         with PrimaryClient(token_sidecar.target, token=vault) as primary:
@@ -286,24 +288,24 @@ async def test_a_token_function_that_raises(token_sidecar: Sidecar) -> None:
             await client.get_session("s")
 
 
-def test_a_token_function_that_returns_no_token() -> None:
-    """The error speaks of the function, without a word of what it returned; an async one is refused at once."""
+def test_a_token_function_returns_no_token() -> None:
+    """The error names the type that it returned, not the value. An async function is refused at once."""
 
     async def token() -> str:
         return TOKENS["primary"]
 
-    for answer in (None, TOKENS["primary"].encode()):
-        with PrimaryClient("127.0.0.1:1", token=lambda answer=answer: answer) as primary:
+    for value in (None, TOKENS["primary"].encode()):
+        with PrimaryClient("127.0.0.1:1", token=lambda value=value: value) as primary:
             with pytest.raises(InvalidArgument) as caught:
                 primary.get_notes("s", unavailable_ok=True)
-            assert str(caught.value) == f"the token function must return a str, not {type(answer).__name__}"
+            assert str(caught.value) == f"the token function must return a str, not {type(value).__name__}"
     for client in (PrimaryClient, AsyncPrimaryClient):
         with pytest.raises(InvalidArgument, match="token must not be an async function"):
             client("127.0.0.1:1", token=token)  # type: ignore[arg-type]
 
 
-def test_credentials_of_a_wrong_kind() -> None:
-    """They are refused by name when the client is made."""
+def test_credentials_of_a_wrong_type_are_refused() -> None:
+    """The error names the argument when the client is made."""
     for client in (PrimaryClient, AsyncObserverClient):
         with pytest.raises(InvalidArgument, match=r"^token must be a str, or a function that returns one, not int$"):
             client("127.0.0.1:1", token=42)  # type: ignore[arg-type]
@@ -319,8 +321,8 @@ def test_credentials_of_a_wrong_kind() -> None:
         primary.get_notes("s")
 
 
-def test_the_command_line_takes_a_token_file(token_sidecar: Sidecar, tmp_path: Path) -> None:
-    """`--token-file`, or its variable; there is no option for the token itself, which others could read."""
+def test_the_command_line_accepts_a_token_file(token_sidecar: Sidecar, tmp_path: Path) -> None:
+    """`--token-file` or its variable. There is no flag for the token itself, which other users could read."""
     cli = Cli(token_sidecar.target)
     file = str(token_files(tmp_path / "tokens") / "primary")
     session_id = new_session_id()
@@ -336,10 +338,10 @@ def test_the_command_line_takes_a_token_file(token_sidecar: Sidecar, tmp_path: P
     assert cli("health").code == 0
 
 
-def test_the_command_line_takes_certificates(mtls_sidecar: Sidecar, authority: Authority) -> None:
-    """`--tls-ca`, `--tls-cert` and `--tls-key`, for health too."""
-    mine = authority.issue("by-hand", "primary.example.org")
-    tls = ("--tls-ca", str(authority.path), "--tls-cert", str(mine.cert), "--tls-key", str(mine.key))
+def test_the_command_line_accepts_certificates(mtls_sidecar: Sidecar, authority: Authority) -> None:
+    """`--tls-ca`, `--tls-cert` and `--tls-key` work for every command, including health."""
+    client = authority.issue("by-hand", "primary.example.org")
+    tls = ("--tls-ca", str(authority.path), "--tls-cert", str(client.cert), "--tls-key", str(client.key))
     cli = Cli(mtls_sidecar.target)
     assert cli("session", "set", new_session_id(), "a=1", *tls).code == 0
     assert cli("health", *tls).code == 0
@@ -348,7 +350,7 @@ def test_the_command_line_takes_certificates(mtls_sidecar: Sidecar, authority: A
 
 
 def test_help_shows_no_secret() -> None:
-    """`--help` names the variables, not what is in them."""
+    """`--help` names the variables, not their values."""
     variables = {"SESSION_NOTES_TOKEN": TOKENS["admin"], "SESSION_NOTES_TOKEN_FILE": "/canary/token"}
     for command in ("session", "list"), ("serve",):
         done = subprocess.run(
@@ -359,9 +361,9 @@ def test_help_shows_no_secret() -> None:
 
 
 def test_no_secret_in_any_log(token_sidecar: Sidecar, mtls_sidecar: Sidecar) -> None:
-    """Whatever was called, with whatever token, also in vain: the logs have none of them, nor do process titles."""
-    with PrimaryClient(token_sidecar.target, token="canary-in-vain") as nobody, pytest.raises(Unauthenticated):
-        nobody.get_session("s")
+    """Logs and command lines hold no token, whether it was accepted or not."""
+    with PrimaryClient(token_sidecar.target, token="canary-unknown") as unknown, pytest.raises(Unauthenticated):
+        unknown.get_session("s")
     with PrimaryClient(token_sidecar.target, token=TOKENS["primary"]) as primary:
         primary.get_session("s")
     for sidecar in (token_sidecar, mtls_sidecar):

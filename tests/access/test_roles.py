@@ -1,4 +1,4 @@
-"""Each role does its own: every caller at every method, and nothing is open by accident."""
+"""Authorization of every role for every method; no method is open by accident."""
 
 from typing import Any
 
@@ -10,41 +10,41 @@ from session_notes_server.rpc import authorization
 
 from tests.access.callers import TOKENS, bearer, is_serving, outcome
 
-EVERYBODY, NOBODY_ELSE = {"primary", "observer", "admin"}, {"admin"}
-WHO_MAY = {
-    "SessionNotes/GetNotes": EVERYBODY,
-    "SessionNotes/BatchGetNotes": EVERYBODY,
+EVERY_ROLE = {"primary", "observer", "admin"}
+ALLOWED = {
+    "SessionNotes/GetNotes": EVERY_ROLE,
+    "SessionNotes/BatchGetNotes": EVERY_ROLE,
     "SessionNotes/BeginRun": {"observer", "admin"},
     "SessionNotes/WriteNotes": {"observer", "admin"},
     "SessionNotes/FailRun": {"observer", "admin"},
-    "SessionNotes/ListRuns": EVERYBODY,
-    "SessionState/GetSession": EVERYBODY,
+    "SessionNotes/ListRuns": EVERY_ROLE,
+    "SessionState/GetSession": EVERY_ROLE,
     "SessionState/UpdateSession": {"primary", "admin"},
     "SessionState/AppendTurns": {"primary", "admin"},
     "SessionState/DeleteSession": {"primary", "admin"},
-    "SessionState/ListSessions": NOBODY_ELSE,
+    "SessionState/ListSessions": {"admin"},
 }
-NO_MESSAGE = b"\xff"
+MALFORMED = b"\xff"
 
 
 @pytest.mark.parametrize("role", TOKENS)
-@pytest.mark.parametrize("rpc", WHO_MAY)
-def test_each_role_does_its_own(plain: grpc.Channel, rpc: str, role: str) -> None:
-    """A role gets through to its own methods; at others it is told so before its request is looked at."""
+@pytest.mark.parametrize("rpc", ALLOWED)
+def test_a_role_may_call_its_methods_only(plain: grpc.Channel, rpc: str, role: str) -> None:
+    """A role may call its own methods. Calls of others are rejected before the request is parsed."""
     method, metadata = f"/session_notes.v1.{rpc}", bearer(TOKENS[role])
-    if role in WHO_MAY[rpc]:
-        answered = outcome(plain, method, metadata=metadata)
-        # As far as the servicer, which misses a session's id.
-        assert answered.reason == "INVALID_FIELD" or answered.code is grpc.StatusCode.OK
+    if role in ALLOWED[rpc]:
+        reached = outcome(plain, method, metadata=metadata)
+        # The servicer rejects it for want of a session id.
+        assert reached.reason == "INVALID_FIELD" or reached.code is grpc.StatusCode.OK
         return
-    denied = outcome(plain, method, NO_MESSAGE, metadata=metadata)
+    denied = outcome(plain, method, MALFORMED, metadata=metadata)
     assert (denied.code, denied.reason) == (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED")
     assert denied.metadata == {"method": f"session_notes.v1.{rpc.replace('/', '.')}"}
 
 
 BAD_CREDENTIALS = [
     pytest.param((), id="none"),
-    pytest.param(bearer("nobody-knows-this-one"), id="an unknown token"),
+    pytest.param(bearer("an-unknown-token"), id="an unknown token"),
     pytest.param(bearer(TOKENS["admin"][:-1]), id="a token cut short"),
     pytest.param(bearer(TOKENS["admin"].upper()), id="a token in capitals"),
     pytest.param((("authorization", TOKENS["admin"]),), id="no scheme"),
@@ -58,70 +58,70 @@ BAD_CREDENTIALS = [
 
 
 @pytest.mark.parametrize("metadata", BAD_CREDENTIALS)
-@pytest.mark.parametrize("rpc", WHO_MAY)
-def test_nobody_else_gets_in(plain: grpc.Channel, rpc: str, metadata: tuple[tuple[str, str], ...]) -> None:
-    """Without credentials, or with some that nobody knows, every method answers UNAUTHENTICATED, whatever is sent."""
-    refused = outcome(plain, f"/session_notes.v1.{rpc}", NO_MESSAGE, metadata=metadata)
+@pytest.mark.parametrize("rpc", ALLOWED)
+def test_bad_credentials_are_rejected(plain: grpc.Channel, rpc: str, metadata: tuple[tuple[str, str], ...]) -> None:
+    """Without credentials, or with unknown ones, every method is UNAUTHENTICATED, whatever the request."""
+    refused = outcome(plain, f"/session_notes.v1.{rpc}", MALFORMED, metadata=metadata)
     assert (refused.code, refused.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
     assert refused.metadata == {}
     assert "canary" not in refused.text
 
 
-def test_the_scheme_is_written_as_one_likes(plain: grpc.Channel) -> None:
-    """`bearer` is as good as `Bearer` (RFC 7235)."""
-    answered = outcome(
+def test_the_scheme_is_case_insensitive(plain: grpc.Channel) -> None:
+    """`bearer` means the same as `Bearer` (RFC 7235)."""
+    listing = outcome(
         plain, "/session_notes.v1.SessionState/ListSessions", metadata=(("authorization", f"bearer {TOKENS['admin']}"),)
     )
-    assert answered.code is grpc.StatusCode.OK
+    assert listing.code is grpc.StatusCode.OK
 
 
 def listed(channel: grpc.Channel, metadata: tuple[tuple[str, str], ...]) -> list[str]:
-    """The services that reflection names to a caller."""
+    """Return the services that reflection lists for a caller."""
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    (answer,) = stub.ServerReflectionInfo(iter([request]), metadata=metadata, timeout=10)
-    return [service.name for service in answer.list_services_response.service]
+    (response,) = stub.ServerReflectionInfo(iter([request]), metadata=metadata, timeout=10)
+    return [service.name for service in response.list_services_response.service]
 
 
 @pytest.mark.parametrize("role", TOKENS)
 def test_reflection_is_for_every_role(plain: grpc.Channel, role: str) -> None:
-    """Whoever has a role may ask what the sidecar can do."""
+    """Every role may list the services."""
     assert "session_notes.v1.SessionNotes" in listed(plain, bearer(TOKENS[role]))
 
 
 @pytest.mark.parametrize("metadata", BAD_CREDENTIALS)
-def test_reflection_is_for_nobody_else(plain: grpc.Channel, metadata: tuple[tuple[str, str], ...]) -> None:
-    """Without a role, nobody is told."""
+def test_reflection_requires_a_role(plain: grpc.Channel, metadata: tuple[tuple[str, str], ...]) -> None:
+    """Without a role, reflection is UNAUTHENTICATED."""
     with pytest.raises(grpc.RpcError) as raised:
         listed(plain, metadata)
     assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-def test_nothing_but_health_is_open(plain: grpc.Channel) -> None:
-    """Of all services that are there, named by reflection itself, health alone asks for no credentials."""
+def test_only_health_needs_no_credentials(plain: grpc.Channel) -> None:
+    """Of all services that reflection lists, only health answers calls without credentials."""
     pool = descriptor_pool.Default()
-    opened = set()
+    open_services = set()
     for name in listed(plain, bearer(TOKENS["admin"])):
         for method in pool.FindServiceByName(name).methods:
-            called: Any = plain.stream_stream(f"/{name}/{method.name}")
-            call = called(iter([b""]), timeout=5)
+            method_call: Any = plain.stream_stream(f"/{name}/{method.name}")
+            call = method_call(iter([b""]), timeout=5)
             try:
                 next(iter(call))
             except grpc.RpcError as error:
                 if error.code() is grpc.StatusCode.UNAUTHENTICATED:
                     continue
             call.cancel()
-            opened.add(name)
-    assert opened == {"grpc.health.v1.Health"}
+            open_services.add(name)
+    assert open_services == {"grpc.health.v1.Health"}
 
 
-def test_health_is_open(plain: grpc.Channel) -> None:
-    """Probes have no credentials."""
+def test_health_needs_no_credentials(plain: grpc.Channel) -> None:
+    """Probes have no credentials, and get an answer."""
     assert is_serving(plain)
 
 
-def test_a_method_that_nobody_thought_of_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An RPC without a row in the table keeps the sidecar from starting; so does a row without an RPC."""
+def test_a_method_without_a_row_prevents_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An RPC without a row in the table is an error at import, and so is a row without an RPC."""
     rows = dict(authorization.ALLOWED)
     monkeypatch.setattr(authorization, "ALLOWED", rows)
     authorization._check_table()

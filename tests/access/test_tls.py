@@ -1,4 +1,4 @@
-"""TLS: whom a client talks to, whom the sidecar talks to, and certificates that are replaced while it runs."""
+"""TLS: authentication in both directions, and rotation of certificates without a restart."""
 
 import asyncio
 from pathlib import Path
@@ -25,8 +25,8 @@ OK, UNAVAILABLE = grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE
 UNAUTHENTICATED, PERMISSION_DENIED = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED
 
 
-def may(channel: grpc.Channel, token: str | None = None) -> list[grpc.StatusCode]:
-    """How GetNotes, AppendTurns, BeginRun and ListSessions end; INVALID_ARGUMENT is as good as let in."""
+def allowed(channel: grpc.Channel, token: str | None = None) -> list[grpc.StatusCode]:
+    """Return the status of GetNotes, AppendTurns, BeginRun and ListSessions; permitted but invalid is OK."""
     methods = (
         "SessionNotes/GetNotes",
         "SessionState/AppendTurns",
@@ -37,43 +37,43 @@ def may(channel: grpc.Channel, token: str | None = None) -> list[grpc.StatusCode
     return [OK if code is grpc.StatusCode.INVALID_ARGUMENT else code for code in codes]
 
 
-PRIMARY_MAY = [OK, OK, PERMISSION_DENIED, PERMISSION_DENIED]
-OBSERVER_MAY = [OK, PERMISSION_DENIED, OK, PERMISSION_DENIED]
+PRIMARY = [OK, OK, PERMISSION_DENIED, PERMISSION_DENIED]
+OBSERVER = [OK, PERMISSION_DENIED, OK, PERMISSION_DENIED]
 
 
 def test_a_certificate_has_a_role(mtls_sidecar: Sidecar, authority: Authority) -> None:
-    """By a DNS name, a URI or a CN in it; a name that is not in the file has none."""
+    """A DNS name, a URI or a CN of a certificate determines its role. An unlisted name has none."""
     primary = authority.issue("primary", "other.example.org", "primary.example.org")
     with encrypted_channel(mtls_sidecar.target, authority, primary) as channel:
-        assert may(channel) == PRIMARY_MAY
+        assert allowed(channel) == PRIMARY
     observer = authority.issue_for_uri("observer", "spiffe://example.org/observer")
     with encrypted_channel(mtls_sidecar.target, authority, observer) as channel:
-        assert may(channel) == OBSERVER_MAY
+        assert allowed(channel) == OBSERVER
     admin = authority.issue("admin", common_name="the-admin")
     with encrypted_channel(mtls_sidecar.target, authority, admin) as channel:
-        assert may(channel) == [OK] * 4
+        assert allowed(channel) == [OK] * 4
     for name in ("example.org", "x.primary.example.org", "primary.example.org.evil.org"):
-        with encrypted_channel(mtls_sidecar.target, authority, authority.issue("nobody", name)) as channel:
-            assert may(channel) == [UNAUTHENTICATED] * 4
+        with encrypted_channel(mtls_sidecar.target, authority, authority.issue("unlisted", name)) as channel:
+            assert allowed(channel) == [UNAUTHENTICATED] * 4
 
 
 def test_a_certificate_of_two_roles_has_none(mtls_sidecar: Sidecar, authority: Authority) -> None:
-    """Two names of two roles are no role: nobody is to choose."""
+    """A certificate with names of two roles has no role, because the choice would be arbitrary."""
     both = authority.issue("both", "primary.example.org", common_name="the-admin")
     with encrypted_channel(mtls_sidecar.target, authority, both) as channel:
-        assert may(channel) == [UNAUTHENTICATED] * 4
+        assert allowed(channel) == [UNAUTHENTICATED] * 4
 
 
-def test_a_token_counts_before_the_certificate(mtls_sidecar: Sidecar, authority: Authority) -> None:
-    """Where both are shown, the token says the role; one that nobody knows is refused, whatever the certificate."""
+def test_a_token_takes_precedence_over_the_certificate(mtls_sidecar: Sidecar, authority: Authority) -> None:
+    """With both, the token determines the role. An unknown token is rejected, whatever the certificate."""
     primary = authority.issue("primary", "primary.example.org")
     with encrypted_channel(mtls_sidecar.target, authority, primary) as channel:
-        assert may(channel, TOKENS["observer"]) == OBSERVER_MAY
-        assert may(channel, "nobody-knows-this-one") == [UNAUTHENTICATED] * 4
+        assert allowed(channel, TOKENS["observer"]) == OBSERVER
+        assert allowed(channel, "an-unknown-token") == [UNAUTHENTICATED] * 4
 
 
-def test_no_certificate_no_connection(mtls_sidecar: Sidecar, authority: Authority, tmp_path: Path) -> None:
-    """Without a certificate, with one of another authority, or without TLS, there is no call, not even health."""
+def test_a_connection_requires_a_certificate(mtls_sidecar: Sidecar, authority: Authority, tmp_path: Path) -> None:
+    """Without a certificate of the authority, or without TLS, no call is possible, not even a health check."""
     stranger = Authority(tmp_path / "other").issue("stranger", "primary.example.org")
     for client in (None, stranger):
         with encrypted_channel(mtls_sidecar.target, authority, client) as channel:
@@ -83,16 +83,16 @@ def test_no_certificate_no_connection(mtls_sidecar: Sidecar, authority: Authorit
         assert get_notes_code(channel, TOKENS["admin"]) is UNAVAILABLE
 
 
-def test_a_client_takes_no_other_authority(mtls_sidecar: Sidecar, authority: Authority, tmp_path: Path) -> None:
-    """A sidecar whose certificate is of another authority is not talked to."""
+def test_a_client_rejects_another_authority(mtls_sidecar: Sidecar, authority: Authority, tmp_path: Path) -> None:
+    """A client does not call a sidecar whose certificate comes from another authority."""
     primary = authority.issue("primary", "primary.example.org")
     with encrypted_channel(mtls_sidecar.target, Authority(tmp_path / "other"), primary) as channel:
         assert get_notes_code(channel) is UNAVAILABLE
 
 
 def test_certificates_and_roles_change_without_a_restart(tmp_path: Path) -> None:
-    """New connections see a new certificate, a pair that does not fit is told of and the last good one stays; a new
-    authority of clients, and new roles, hold from then on."""
+    """New connections use a new certificate. A key that does not match is logged, and the last valid pair stays. A new
+    client authority and new roles take effect too."""
     before, after = Authority(tmp_path / "before"), Authority(tmp_path / "after")
     served = before.issue("served", "localhost", "127.0.0.1")
     roles = write_secret(tmp_path / "roles", "primary caller.example.org")
@@ -122,14 +122,14 @@ def test_certificates_and_roles_change_without_a_restart(tmp_path: Path) -> None
 
         caller = after.issue("caller", "caller.example.org")
         with encrypted_channel(sidecar.target, after, caller) as channel:
-            assert may(channel) == PRIMARY_MAY
+            assert allowed(channel) == PRIMARY
             write_secret(roles, "observer caller.example.org")
-            eventually(lambda: may(channel) == OBSERVER_MAY)
+            eventually(lambda: allowed(channel) == OBSERVER)
         assert "PRIVATE KEY" not in sidecar.log
 
 
-def test_settings_that_do_not_fit_are_refused(authority: Authority, tokens_dir: Path, tmp_path: Path) -> None:
-    """Half a setting is none: it is refused, and the error says what is missing or wrong."""
+def test_inconsistent_settings_are_refused(authority: Authority, tokens_dir: Path, tmp_path: Path) -> None:
+    """Incomplete or inconsistent TLS settings are refused with an error that says what is missing or wrong."""
     pair = authority.issue("pair", "localhost")
     other = authority.issue("other", "localhost")
     cert, key, ca = pair.cert, pair.key, authority.path
@@ -149,8 +149,8 @@ def test_settings_that_do_not_fit_are_refused(authority: Authority, tokens_dir: 
         (tls | {"tls_client_ca": ca, "tls_roles": no_roles}, "line 1 of"),
         (tls | {"tls_client_ca": key, "tokens_dir": tokens_dir}, "not hold an authority.s certificate"),
     ]
-    for given, said in settings:
-        with pytest.raises((CredentialsError, InvalidSetting), match=said) as raised:
+    for given, message in settings:
+        with pytest.raises((CredentialsError, InvalidSetting), match=message) as raised:
             asyncio.run(sidecar.serve(Settings(listen=("127.0.0.1:0",), data_dir=tmp_path / "never", **given)))  # type: ignore[arg-type]
         assert "PRIVATE KEY" not in str(raised.value)
     assert not (tmp_path / "never").exists()

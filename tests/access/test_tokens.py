@@ -1,4 +1,4 @@
-"""Tokens live in files: they come and go without a restart, and a file in disorder is no way in."""
+"""Token files: rotation without a restart, and files that cannot be trusted."""
 
 import hashlib
 import os
@@ -19,13 +19,13 @@ OLD, NEW = TOKENS["primary"], "canary-primary-2-77aa"
 
 
 def hash_of(token: str) -> str:
-    """The line that stands for a token in a file."""
+    """Return the line of a token file that holds a token's hash."""
     return f"sha256:{hashlib.sha256(token.encode()).hexdigest()}"
 
 
 def test_a_token_is_rotated_without_a_restart(tokens_dir: Path) -> None:
-    """A second token comes, the first goes, and no call of the right caller is refused; a file in disorder changes
-    nothing and is told of once, without a word of it; a file that is gone takes its tokens with it."""
+    """A new token is accepted before the old one is withdrawn. A file that cannot be trusted changes nothing and is
+    logged without its content. A deleted file withdraws its tokens."""
     with (
         Sidecar(flags=["--tokens-dir", str(tokens_dir), "--verbose"]) as sidecar,
         new_channel(sidecar.target) as channel,
@@ -40,7 +40,7 @@ def test_a_token_is_rotated_without_a_restart(tokens_dir: Path) -> None:
         eventually(lambda: get_notes_code(channel, OLD) is UNAUTHENTICATED)
         assert get_notes_code(channel, NEW) is OK
 
-        # Open to others, it is not read.
+        # A file that others can read is not used.
         (tokens_dir / "primary").write_text(f"{OLD}\n")
         (tokens_dir / "primary").chmod(0o644)
         eventually(lambda: get_notes_code(channel, NEW) is OK and "has mode 0644" in sidecar.log)
@@ -57,36 +57,36 @@ def test_a_token_is_rotated_without_a_restart(tokens_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("role", "content", "mode", "said"),
+    ("role", "content", "mode", "message"),
     [
         pytest.param("primary", OLD, 0o644, "has mode 0644", id="others can read it"),
         pytest.param("primary", OLD, 0o640, "has mode 0640", id="its group can read it"),
         pytest.param("primary", "", 0o600, "no token in", id="no token"),
-        pytest.param("primaries", OLD, 0o600, "no token in", id="another name"),
-        pytest.param("primary", f"x\n{OLD} 2", 0o600, "line 2 of", id="a space in it"),
-        pytest.param("primary", "sha256:canary", 0o600, "line 1 of", id="no hash"),
+        pytest.param("primaries", OLD, 0o600, "no token in", id="a file of another name"),
+        pytest.param("primary", f"x\n{OLD} 2", 0o600, "line 2 of", id="a space"),
+        pytest.param("primary", "sha256:canary", 0o600, "line 1 of", id="not a hash"),
         pytest.param("primary", "canary-\u00fc", 0o600, "line 1 of", id="not ASCII"),
-        pytest.param("primary", f"{OLD}\n{hash_of('')}", 0o600, "line 2 of", id="the hash of nothing"),
+        pytest.param("primary", f"{OLD}\n{hash_of('')}", 0o600, "line 2 of", id="the hash of an empty token"),
     ],
 )
-def test_files_in_disorder_are_refused_at_the_start(
-    tmp_path: Path, role: str, content: str, mode: int, said: str
+def test_unusable_files_are_refused_at_the_start(
+    tmp_path: Path, role: str, content: str, mode: int, message: str
 ) -> None:
-    """They are refused with the file and the line, and nothing of what is in it."""
+    """The error names the file and the line, and quotes no content."""
     file = write_secret(tmp_path / role, content)
     file.chmod(mode)
     with pytest.raises(CredentialsError) as raised:
         Tokens(tmp_path)
     text = str(raised.value)
-    assert said in text
+    assert message in text
     assert str(tmp_path) in text
     assert "canary" not in text
 
 
-def test_a_fault_is_told_of_once(
+def test_a_fault_is_logged_once(
     tokens_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However many calls come while a file is in disorder, the log has one line about it, and one when it is mended."""
+    """However many calls check the tokens, a fault is one line, and its correction another."""
     monkeypatch.setattr(trusted_files, "RELOAD_SECONDS", 0)
     tokens = Tokens(tokens_dir)
     with caplog.at_level("INFO"):
@@ -101,7 +101,7 @@ def test_a_fault_is_told_of_once(
 def test_a_token_is_revoked_while_another_file_is_broken(
     tokens_dir: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    """It is gone at once, a new one counts, and the broken file's own tokens stay."""
+    """The token is withdrawn, a new one is accepted, and the tokens of the broken file stay valid."""
     monkeypatch.setattr(trusted_files, "RELOAD_SECONDS", 0)
     tokens = Tokens(tokens_dir)
     write_secret(tokens_dir / broken, "not a token")
@@ -112,10 +112,10 @@ def test_a_token_is_revoked_while_another_file_is_broken(
     assert tokens.role_of(NEW) is None
 
 
-def test_the_hash_of_nothing_lets_nobody_in(
+def test_the_hash_of_an_empty_token_is_an_error(
     tokens_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log names the file and the line; no token at all is no token, whatever the file says."""
+    """The log names the file and the line, and an empty token has no role."""
     monkeypatch.setattr(trusted_files, "RELOAD_SECONDS", 0)
     tokens = Tokens(tokens_dir)
     write_secret(tokens_dir / "primary", OLD, hash_of(""))
@@ -126,7 +126,7 @@ def test_the_hash_of_nothing_lets_nobody_in(
 def test_a_token_that_gets_a_second_role_keeps_its_first(
     tokens_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is told of once; moved from one file to the other, it has the other's role."""
+    """A token in two files is logged once. Once it is moved to the second file, it has that role."""
     monkeypatch.setattr(trusted_files, "RELOAD_SECONDS", 0)
     tokens = Tokens(tokens_dir)
     write_secret(tokens_dir / "admin", TOKENS["admin"], OLD)
@@ -136,15 +136,15 @@ def test_a_token_that_gets_a_second_role_keeps_its_first(
     assert tokens.role_of(OLD) == "admin"
 
 
-def test_a_pipe_in_the_place_of_a_file_holds_nothing_up(tmp_path: Path) -> None:
-    """What is no file is not waited for."""
+def test_a_pipe_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    """Opening a pipe does not block, and it is not a regular file."""
     os.mkfifo(tmp_path / "primary", 0o600)
     with pytest.raises(CredentialsError, match="is not a regular file"):
         Tokens(tmp_path)
 
 
 def test_a_token_has_one_role(tokens_dir: Path) -> None:
-    """The same token for two roles is a mistake, be it hashed in one of them; the sidecar does not start on it."""
+    """The sidecar does not start with one token in two files, even if one of them holds its hash."""
     write_secret(tokens_dir / "admin", hash_of(OLD))
     status, text = run_serve("--tokens-dir", str(tokens_dir))
     assert status > 0

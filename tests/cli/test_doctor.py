@@ -239,7 +239,7 @@ def issued(authority: Authority, name: str, begins: datetime.datetime, ends: dat
     """Issue a certificate with these dates."""
     made = authority._ca.issue_cert("127.0.0.1", not_before=begins, not_after=ends)
     chain = b"".join(pem.bytes() for pem in made.cert_chain_pems)
-    return authority._written(name, made.private_key_pem.bytes(), chain)
+    return authority.write(name, made.private_key_pem.bytes(), chain)
 
 
 def test_client_certificates(authority: Authority, tmp_path: Path) -> None:

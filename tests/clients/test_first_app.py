@@ -24,7 +24,7 @@ from session_notes.integrations.tools import AsyncNotesTool, NotesTool
 from tests.stores import StoreServer, eventually, redis_program, valkey_program
 from tests.support import Sidecar, new_session_id
 
-EXCHANGES, AWAY, BACK = 30, 12, 24
+EXCHANGES, FIRST_WITHOUT, FIRST_AFTER = 30, 12, 24
 LONG = timedelta(seconds=30)
 
 
@@ -84,7 +84,7 @@ def outage(sidecar: Sidecar, how: str) -> tuple[Callable[[], None], Callable[[],
 def test_an_outage_loses_no_turn_and_corrupts_no_reading(sidecar: Sidecar, how: str) -> None:
     """Thirty exchanges with an outage from the 12th to the 24th: 60 turns in order, no reading wrongly fresh."""
     session_id, real = new_session_id(), RealTurns()
-    leave, come_back = outage(sidecar, how)
+    interrupt, restore = outage(sidecar, how)
     with (
         PrimaryClient(sidecar.target) as primary,
         BackgroundObserver(analyse, target=sidecar.target) as observer,
@@ -99,15 +99,15 @@ def test_an_outage_loses_no_turn_and_corrupts_no_reading(sidecar: Sidecar, how: 
             real.check(1, primary.get_notes(session_id, current_turn=length, max_turns_behind=1, unavailable_ok=True))
 
         for number in range(EXCHANGES):
-            if number == AWAY:
+            if number == FIRST_WITHOUT:
                 eventually(lambda: primary.get_notes(session_id, unavailable_ok=True).ready)
-                leave()
-            if number == BACK:
-                come_back()
+                interrupt()
+            if number == FIRST_AFTER:
+                restore()
             real.turns += 2
             recorder.record(session_id, *exchange(number))
             assert recorder.turns(session_id) == real.turns
-            if how == "killed" or not AWAY < number < BACK:
+            if how == "killed" or not FIRST_WITHOUT < number < FIRST_AFTER:
                 read()
 
         def caught_up() -> bool:
@@ -141,9 +141,9 @@ async def test_an_outage_loses_no_turn_in_asyncio(sidecar: Sidecar) -> None:
                 return reading.observed_turn == real.turns
 
             for number in range(EXCHANGES):
-                if number == AWAY:
+                if number == FIRST_WITHOUT:
                     await asyncio.to_thread(sidecar.kill)
-                if number == BACK:
+                if number == FIRST_AFTER:
                     await asyncio.to_thread(sidecar.start)
                 real.turns += 2
                 recorder.record(session_id, *exchange(number))

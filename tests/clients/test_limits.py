@@ -8,7 +8,6 @@ from session_notes_server.settings import Limits
 def test_limits_are_those_of_the_sidecar() -> None:
     """What the client shortens or cuts is exactly what a sidecar with default settings would reject."""
     assert Limits().turn_bytes == _limits.MAX_TURN_BYTES
-    assert validation.MAX_NAME_BYTES == _limits.MAX_SPEAKER_BYTES
     assert validation.MAX_REASON_BYTES == _limits.MAX_FAILURE_BYTES
     assert validation.MAX_DEPTH == _limits.MAX_JSON_DEPTH
     assert validation.MAX_EXACT == _limits.MAX_EXACT_NUMBER

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.scraping import ON, Scrape, scrape
+from tests.scraping import METRICS, Scrape, scrape
 from tests.support import Sidecar
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ OF_PROMETHEUS, TARGET = {"up": {"job", "instance"}}, {"job", "instance"}
 @pytest.fixture(scope="module")
 def seen() -> Scrape:
     """A scrape of a running sidecar."""
-    with Sidecar(flags=ON) as sidecar:
+    with Sidecar(flags=METRICS) as sidecar:
         return scrape(sidecar)
 
 

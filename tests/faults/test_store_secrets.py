@@ -99,7 +99,7 @@ def expired(home: Path) -> tuple[Authority, Certificate]:
         "127.0.0.1", not_before=yesterday - datetime.timedelta(1), not_after=yesterday
     )
     chain = b"".join(pem.bytes() for pem in expired_pair.cert_chain_pems)
-    return authority, authority._written("expired", expired_pair.private_key_pem.bytes(), chain)
+    return authority, authority.write("expired", expired_pair.private_key_pem.bytes(), chain)
 
 
 WRONG: dict[str, str] = {
@@ -125,7 +125,7 @@ def test_an_untrusted_store_gets_nothing(
         own_authority = trustme.CA()
         trusted, shown = (
             authority,
-            authority._written("self-signed", own_authority.private_key_pem.bytes(), own_authority.cert_pem.bytes()),
+            authority.write("self-signed", own_authority.private_key_pem.bytes(), own_authority.cert_pem.bytes()),
         )
     elif wrong == "another host":
         shown = authority.issue("elsewhere", "elsewhere.example.org")

@@ -1,4 +1,4 @@
-"""Metrics are exactly what happened, hold nothing of users, and cost the calls nothing, whoever scrapes."""
+"""Metrics count exactly, hold nothing of users, and do not affect calls, whatever scrapers do."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ from session_notes.v1 import session_notes_pb2 as api
 from session_notes.v1.session_state_pb2 import DeleteSessionRequest
 
 from tests.refused_starts import assert_refused
-from tests.scraping import ON, address, scrape
+from tests.scraping import METRICS, address, scrape
 from tests.stores import StoreServer, valkey_program
 from tests.support import CANARY, SessionCalls, Sidecar, eventually, new_channel, new_session_id, refused
 from tests.worker_processes import channel_per_worker, sidecar_with_workers, workers
@@ -31,39 +31,39 @@ HANDLED = "grpc_server_handled_total"
 
 
 @pytest.fixture(scope="module")
-def watched() -> Iterator[Sidecar]:
-    """A sidecar that tells its metrics."""
-    with Sidecar(flags=ON) as sidecar:
+def metered() -> Iterator[Sidecar]:
+    """A sidecar with metrics."""
+    with Sidecar(flags=METRICS) as sidecar:
         yield sidecar
 
 
 @pytest.fixture
-def calls(watched: Sidecar, session_id: str) -> Iterator[SessionCalls]:
-    """Calls to it, on a session of the test's own."""
-    with new_channel(watched.target) as channel:
+def calls(metered: Sidecar, session_id: str) -> Iterator[SessionCalls]:
+    """Calls to the sidecar with metrics, on a session of this test's own."""
+    with new_channel(metered.target) as channel:
         yield SessionCalls(channel, session_id)
 
 
 class Difference:
-    """How the numbers of a sidecar that other tests call, too, change from here on."""
+    """Changes of a sidecar's metrics from now on. Other tests call the same sidecar."""
 
     def __init__(self, sidecar: Sidecar) -> None:
         self._sidecar, self._before = sidecar, scrape(sidecar)
 
     def series(self, name: str, *labels: str) -> dict[tuple[str, ...], float]:
-        """The series that grew, and by how much."""
+        """Return the series that changed, and by how much."""
         before, now = self._before.series(name, *labels), scrape(self._sidecar).series(name, *labels)
         return {key: value - before.get(key, 0) for key, value in now.items() if value != before.get(key, 0)}
 
 
-def test_nothing_is_told_unless_asked_for(sidecar: Sidecar) -> None:
-    """By default there is no port for metrics."""
+def test_metrics_are_off_by_default(sidecar: Sidecar) -> None:
+    """Without the flag, no port serves metrics."""
     assert "metrics at" not in sidecar.log
 
 
-def test_every_series_is_there_from_the_start(watched: Sidecar) -> None:
-    """All methods, with all statuses, are there at 0, so that a rate sees the first error."""
-    at_start = scrape(watched)
+def test_every_series_exists_from_the_start(metered: Sidecar) -> None:
+    """Every method has a series for every status from the start, at 0, so that a rate includes the first error."""
+    at_start = scrape(metered)
     methods = {
         *((NOTES, name) for name in ("GetNotes", "BatchGetNotes", "BeginRun", "WriteNotes", "FailRun", "ListRuns")),
         *(
@@ -75,17 +75,19 @@ def test_every_series_is_there_from_the_start(watched: Sidecar) -> None:
         ("unknown", "unknown"),
     }
     handled = [sample for sample in at_start.samples if sample.name == HANDLED]
-    found = {(one.labels["grpc_service"], one.labels["grpc_method"], one.labels["grpc_code"]) for one in handled}
-    codes = {code for _, _, code in found}
+    series = {
+        tuple(sample.labels[label] for label in ("grpc_service", "grpc_method", "grpc_code")) for sample in handled
+    }
+    codes = {code for _, _, code in series}
     assert {"OK", "Canceled", "InvalidArgument", "Unavailable", "DeadlineExceeded"} <= codes
     assert len(codes) == len(grpc.StatusCode)
-    assert found == {(*method, code) for method, code in product(methods, codes)}
+    assert series == {(*method, code) for method, code in product(methods, codes)}
     assert at_start(HANDLED, grpc_code="DataLoss") == 0
 
 
-def test_calls_are_counted_by_method_and_status(watched: Sidecar, calls: SessionCalls) -> None:
-    """Each call is counted once, with its status as Go's libraries write it, and once in the time it took."""
-    grown = Difference(watched)
+def test_calls_are_counted_by_method_and_status(metered: Sidecar, calls: SessionCalls) -> None:
+    """Each call is counted once, with its status spelled as in Go, and its duration once."""
+    grown = Difference(metered)
     for _ in range(3):
         calls.get_notes()
     calls.append_turns(2)
@@ -94,7 +96,7 @@ def test_calls_are_counted_by_method_and_status(watched: Sidecar, calls: Session
     with refused(grpc.StatusCode.ABORTED):
         calls.append_turns(1, expected_turn_count=7)
     with refused(grpc.StatusCode.NOT_FOUND):
-        calls.fail_run("nobody-began-it")
+        calls.fail_run("never-begun")
     expected = {
         ("unary", NOTES, "GetNotes", "OK"): 3,
         ("unary", NOTES, "GetNotes", "InvalidArgument"): 1,
@@ -111,20 +113,20 @@ def test_calls_are_counted_by_method_and_status(watched: Sidecar, calls: Session
         ("TURN_COUNT_MISMATCH",): 1,
         ("RUN_NOT_FOUND",): 1,
     }
-    # What was refused before it came to the store is none of its operations; what the store refused is.
+    # A call rejected before it reaches the store is not a store operation. A refusal by the store is.
     assert grown.series("session_notes_store_operation_seconds_count", "operation") == {
         ("get_notes",): 3,
         ("append_turns",): 2,
         ("fail_run",): 1,
     }
-    took = grown.series("grpc_server_handling_seconds_sum", "grpc_method")[("GetNotes",)]
+    duration = grown.series("grpc_server_handling_seconds_sum", "grpc_method")[("GetNotes",)]
     in_store = grown.series("session_notes_store_operation_seconds_sum", "operation")[("get_notes",)]
-    assert 0 < in_store < took < 10
+    assert 0 < in_store < duration < 10
 
 
-def test_readings_are_counted_as_they_were_answered(watched: Sidecar, calls: SessionCalls) -> None:
-    """Reads by readiness and freshness, with the notes' age and drift; each entry of a batch is a reading."""
-    grown = Difference(watched)
+def test_readings_are_counted(metered: Sidecar, calls: SessionCalls) -> None:
+    """Readings count by readiness and freshness, with age and drift. Each entry of a batch is a reading."""
+    grown = Difference(metered)
     calls.get_notes()
     calls.begin_run("run-1", observed_turn=3)
     calls.get_notes()
@@ -134,8 +136,8 @@ def test_readings_are_counted_as_they_were_answered(watched: Sidecar, calls: Ses
     calls.begin_run("run-2", observer="other")
     calls.fail_run("run-2", observer="other")
     calls.get_notes(observer="other")
-    one = api.GetNotesRequest(session_id=calls.id, current_turn=3, max_turns_behind=2)
-    calls.notes.BatchGetNotes(api.BatchGetNotesRequest(requests=[one, one]), timeout=10)
+    request = api.GetNotesRequest(session_id=calls.id, current_turn=3, max_turns_behind=2)
+    calls.notes.BatchGetNotes(api.BatchGetNotesRequest(requests=[request, request]), timeout=10)
     with refused(grpc.StatusCode.INVALID_ARGUMENT):
         calls.get_notes(observer="not a name")
     assert grown.series("session_notes_reads_total", "readiness", "fresh") == {
@@ -147,7 +149,7 @@ def test_readings_are_counted_as_they_were_answered(watched: Sidecar, calls: Ses
     }
     assert grown.series("session_notes_read_age_seconds_count") == {(): 4}
     assert 0 < grown.series("session_notes_read_age_seconds_sum")[()] < 40
-    # One reading knew of no current turn.
+    # The current turn of one reading is unknown.
     assert grown.series("session_notes_read_turns_behind_count") == {(): 3}
     assert grown.series("session_notes_read_turns_behind_sum") == {(): 4}
     assert grown.series("session_notes_read_turns_behind_bucket", "le") == {
@@ -156,26 +158,26 @@ def test_readings_are_counted_as_they_were_answered(watched: Sidecar, calls: Ses
     }
 
 
-def test_writes_and_runs_are_counted_by_outcome(watched: Sidecar, calls: SessionCalls) -> None:
-    """Writes by outcome; runs begun and ended here, and those at work: a retry is none, a duplicate ends nothing."""
-    at_work = scrape(watched)("session_notes_runs_at_work")
-    grown = Difference(watched)
+def test_writes_and_runs_are_counted_by_outcome(metered: Sidecar, calls: SessionCalls) -> None:
+    """Writes count by outcome, and runs as they begin and end. A retry begins no run, and a duplicate ends none."""
+    in_flight = scrape(metered)("session_notes_runs_at_work")
+    grown = Difference(metered)
     for run_id in ("run-1", "run-2", "run-3", "run-4", "run-4"):
         calls.begin_run(run_id)
-    assert scrape(watched)("session_notes_runs_at_work") == at_work + 4
+    assert scrape(metered)("session_notes_runs_at_work") == in_flight + 4
     calls.write_notes("run-2", "said")
     calls.write_notes("run-2", "said")
     calls.write_notes("run-1", "too late")
     calls.fail_run("run-3", reason=f"a {CANARY}")
     with refused(grpc.StatusCode.ALREADY_EXISTS):
         calls.write_notes("run-2", "something else")
-    assert scrape(watched)("session_notes_runs_at_work") == at_work + 1
+    assert scrape(metered)("session_notes_runs_at_work") == in_flight + 1
     assert calls.begin_run("run-5", only_if_idle=True).started is False
-    # Its session is gone, and it is told so.
+    # The run learns that its session is deleted.
     calls.state.DeleteSession(DeleteSessionRequest(session_id=calls.id), timeout=10)
     with refused(grpc.StatusCode.FAILED_PRECONDITION, "SESSION_DELETED"):
         calls.write_notes("run-4", "said")
-    assert scrape(watched)("session_notes_runs_at_work") == at_work
+    assert scrape(metered)("session_notes_runs_at_work") == in_flight
     assert grown.series("session_notes_writes_total", "outcome") == {
         ("accepted",): 1,
         ("duplicate",): 1,
@@ -189,27 +191,27 @@ def test_writes_and_runs_are_counted_by_outcome(watched: Sidecar, calls: Session
     }
 
 
-def test_a_run_is_at_work_until_its_lease_is_over(watched: Sidecar, calls: SessionCalls) -> None:
-    """A run that nobody ends is at work for as long as its lease, and not a moment longer."""
-    at_work = scrape(watched)("session_notes_runs_at_work")
+def test_a_run_is_in_flight_until_its_lease_ends(metered: Sidecar, calls: SessionCalls) -> None:
+    """A run that never ends is in flight until its lease runs out."""
+    in_flight = scrape(metered)("session_notes_runs_at_work")
     calls.begin_run("run-1", lease=Duration(nanos=300_000_000))
-    assert scrape(watched)("session_notes_runs_at_work") == at_work + 1
-    eventually(lambda: scrape(watched)("session_notes_runs_at_work") == at_work)
+    assert scrape(metered)("session_notes_runs_at_work") == in_flight + 1
+    eventually(lambda: scrape(metered)("session_notes_runs_at_work") == in_flight)
 
 
-def test_health_and_reflection_are_counted(watched: Sidecar) -> None:
-    """gRPC's own services are counted as what they are; a Watch is in flight for as long as it is held."""
-    grown = Difference(watched)
-    with new_channel(watched.target) as channel:
+def test_health_and_reflection_are_counted(metered: Sidecar) -> None:
+    """gRPC's own services are counted by type. A Watch is in flight while it is held."""
+    grown = Difference(metered)
+    with new_channel(metered.target) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         health.Check(health_pb2.HealthCheckRequest(), timeout=5)
         with refused(grpc.StatusCode.NOT_FOUND):
             health.Check(health_pb2.HealthCheckRequest(service="other"), timeout=5)
         watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=30)
         next(watch)
-        assert scrape(watched)("session_notes_calls_in_flight", grpc_type="server_stream") == 1
+        assert scrape(metered)("session_notes_calls_in_flight", grpc_type="server_stream") == 1
         watch.cancel()
-        eventually(lambda: scrape(watched)("session_notes_calls_in_flight", grpc_type="server_stream") == 0)
+        eventually(lambda: scrape(metered)("session_notes_calls_in_flight", grpc_type="server_stream") == 0)
     assert grown.series(HANDLED, "grpc_type", "grpc_method", "grpc_code") == {
         ("unary", "Check", "OK"): 1,
         ("unary", "Check", "NotFound"): 1,
@@ -217,42 +219,42 @@ def test_health_and_reflection_are_counted(watched: Sidecar) -> None:
     }
 
 
-def test_unknown_methods_are_one_series(watched: Sidecar) -> None:
-    """Whatever methods a caller makes up, they are one series: a caller cannot make the metrics grow."""
-    names = len(scrape(watched).samples)
-    grown = Difference(watched)
-    with new_channel(watched.target) as channel:
+def test_unknown_methods_are_one_series(metered: Sidecar) -> None:
+    """Calls of methods that do not exist share one series, so that callers cannot add series."""
+    names = len(scrape(metered).samples)
+    grown = Difference(metered)
+    with new_channel(metered.target) as channel:
         for number in range(20):
             with refused(grpc.StatusCode.UNIMPLEMENTED):
                 channel.unary_unary(f"/{NOTES}/{CANARY}{number}", bytes)(b"", timeout=5)
     assert grown.series(HANDLED, "grpc_service", "grpc_method", "grpc_code") == {
         ("unknown", "unknown", "Unimplemented"): 20
     }
-    assert len(scrape(watched).samples) == names
+    assert len(scrape(metered).samples) == names
 
 
-def test_nothing_of_users_is_in_them(watched: Sidecar) -> None:
-    """No id, no name that a caller chose, nothing that was said is in the metrics."""
-    with new_channel(watched.target) as channel:
+def test_metrics_hold_nothing_of_users(metered: Sidecar) -> None:
+    """Metrics hold no id, no name that a caller chose, and no content."""
+    with new_channel(metered.target) as channel:
         calls = SessionCalls(channel, f"{CANARY}-{new_session_id()}")
         calls.append_turns(1)
         calls.begin_run(f"{CANARY}-run", observer=f"{CANARY}-observer")
         calls.write_notes(f"{CANARY}-run", "said", observer=f"{CANARY}-observer")
         calls.get_notes(observer=f"{CANARY}-observer")
-    assert "canary" not in scrape(watched).text
+    assert "canary" not in scrape(metered).text
 
 
-def test_a_caller_that_left_is_no_error(session_id: str) -> None:
-    """A call whose caller's deadline passed is Canceled; while it waits it is in flight."""
-    with StoreServer(valkey_program()) as store, Sidecar(store.url, flags=ON) as sidecar:
+def test_a_call_whose_caller_left_is_canceled(session_id: str) -> None:
+    """A call whose caller's deadline has passed is Canceled. Until then it is in flight."""
+    with StoreServer(valkey_program()) as store, Sidecar(store.url, flags=METRICS) as sidecar:
         with new_channel(sidecar.target) as channel, ThreadPoolExecutor() as pool:
             calls = SessionCalls(channel, session_id)
             calls.get_notes()
             store.pause()
-            left = pool.submit(calls.get_notes, timeout=1)
+            call = pool.submit(calls.get_notes, timeout=1)
             eventually(lambda: scrape(sidecar)("session_notes_calls_in_flight", grpc_type="unary") == 1)
             with refused(grpc.StatusCode.DEADLINE_EXCEEDED):
-                left.result()
+                call.result()
             eventually(lambda: scrape(sidecar)("session_notes_calls_in_flight", grpc_type="unary") == 0)
             store.resume()
         ends = scrape(sidecar).series(HANDLED, "grpc_method", "grpc_code")
@@ -262,9 +264,9 @@ def test_a_caller_that_left_is_no_error(session_id: str) -> None:
         }
 
 
-def test_the_store_is_up_or_not(session_id: str) -> None:
-    """Whether Redis answers is 1 or 0, down and up again; what it did not answer is counted."""
-    with StoreServer(valkey_program()) as store, Sidecar(store.url, flags=ON) as sidecar:
+def test_the_stores_availability_is_reported(session_id: str) -> None:
+    """`store_up` is 0 during an outage, and operations without a result are counted."""
+    with StoreServer(valkey_program()) as store, Sidecar(store.url, flags=METRICS) as sidecar:
         assert scrape(sidecar)("session_notes_store_up") == 1
         store.kill()
         eventually(lambda: scrape(sidecar)("session_notes_store_up") == 0)
@@ -278,10 +280,10 @@ def test_the_store_is_up_or_not(session_id: str) -> None:
 
 
 def test_overload_is_counted(session_id: str) -> None:
-    """Calls that are refused because there are too many are counted as that."""
+    """Calls rejected for overload are counted under their reason."""
     with (
         StoreServer(valkey_program()) as store,
-        Sidecar(store.url, flags=[*ON, "--max-concurrent-calls", "3"]) as sidecar,
+        Sidecar(store.url, flags=[*METRICS, "--max-concurrent-calls", "3"]) as sidecar,
         new_channel(sidecar.target) as channel,
         ThreadPoolExecutor() as pool,
     ):
@@ -300,10 +302,10 @@ def test_overload_is_counted(session_id: str) -> None:
         assert now(HANDLED, grpc_method="GetNotes", grpc_code="ResourceExhausted") == 5
 
 
-def test_the_process_is_told_of(watched: Sidecar) -> None:
-    """What it is, what it takes, and how late its event loop is."""
-    eventually(lambda: scrape(watched)("session_notes_event_loop_lag_seconds_count") > 1)
-    now = scrape(watched)
+def test_process_metrics_are_served(metered: Sidecar) -> None:
+    """Versions, memory, CPU time, garbage collections and the event loop's lag are served."""
+    eventually(lambda: scrape(metered)("session_notes_event_loop_lag_seconds_count") > 1)
+    now = scrape(metered)
     assert now("session_notes_build_info") == 1
     assert now("process_resident_memory_bytes") > 1e6
     assert now("process_cpu_seconds_total") > 0
@@ -311,52 +313,52 @@ def test_the_process_is_told_of(watched: Sidecar) -> None:
 
 
 def threads(sidecar: Sidecar) -> int:
-    """How many threads its process has."""
+    """Return the number of threads of a sidecar's process."""
     assert sidecar.process is not None
     return len(list(Path(f"/proc/{sidecar.process.pid}/task").iterdir()))
 
 
-def test_strange_scrapers_hurt_nobody(watched: Sidecar, calls: SessionCalls) -> None:
-    """Connections that say nothing, garbage, or that do not read: scrapes and calls go on, and the log stays calm."""
-    where, log, few = address(watched), watched.log, threads(watched) + 10
+def test_hostile_scrapers_affect_no_one_else(metered: Sidecar, calls: SessionCalls) -> None:
+    """Silent connections, garbage and unread responses affect neither scrapes nor calls, and add no log line."""
+    server, log, max_threads = address(metered), metered.log, threads(metered) + 10
     with ExitStack() as stack:
         for number in range(60):
-            peer = stack.enter_context(socket.create_connection(where, timeout=10))
+            peer = stack.enter_context(socket.create_connection(server, timeout=10))
             if number % 3 == 1:
                 peer.sendall(b"\x16\x03\x01\x00\xff" * 1000 + b"\r\n\r\n")
             elif number % 3 == 2:
                 peer.sendall(b"GET /metrics HTTP/1.1\r\nhost: a\r\n")
         before = time.monotonic()
-        assert scrape(watched)("session_notes_store_up") == 1
+        assert scrape(metered)("session_notes_store_up") == 1
         for _ in range(50):
             calls.get_notes(timeout=2)
         assert time.monotonic() - before < 5
-        assert threads(watched) <= few
-    assert scrape(watched)("session_notes_store_up") == 1
-    assert watched.log == log
+        assert threads(metered) <= max_threads
+    assert scrape(metered)("session_notes_store_up") == 1
+    assert metered.log == log
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shares out a port's connections")
-def test_workers_add_up(session_id: str) -> None:
-    """With several workers one port tells of all of them together, also of what one counted that was killed."""
-    with sidecar_with_workers(flags=ON) as sidecar:
-        with channel_per_worker(sidecar) as each:
-            for pid, count in zip(each, (3, 5), strict=True):
+def test_metrics_of_workers_are_summed(session_id: str) -> None:
+    """With several workers, one port serves the sums of all, including a worker that was killed."""
+    with sidecar_with_workers(flags=METRICS) as sidecar:
+        with channel_per_worker(sidecar) as channels:
+            for pid, count in zip(channels, (3, 5), strict=True):
                 for _ in range(count):
-                    SessionCalls(each[pid], session_id).get_notes()
+                    SessionCalls(channels[pid], session_id).get_notes()
             now = scrape(sidecar)
             assert now(HANDLED, grpc_method="GetNotes", grpc_code="OK") == 8
             assert now("session_notes_reads_total", readiness="never_run") == 8
             assert now("session_notes_store_up") == 1
-            processes = {one.labels["process"] for one in now.samples if one.name == "process_open_fds"}
+            processes = {sample.labels["process"] for sample in now.samples if sample.name == "process_open_fds"}
             assert processes == {"supervisor", "worker 1", "worker 2"}
-            # Those of the process that answers alone would say nothing of the others.
+            # The garbage collector of the supervisor alone would be misleading.
             assert "python_gc" not in now.text
         victim = workers(sidecar)[0]
         os.kill(victim, signal.SIGKILL)
         eventually(lambda: "serves again" in sidecar.log)
-        with channel_per_worker(sidecar) as each:
-            for channel in each.values():
+        with channel_per_worker(sidecar) as channels:
+            for channel in channels.values():
                 SessionCalls(channel, session_id).get_notes()
         now = scrape(sidecar)
         assert now(HANDLED, grpc_method="GetNotes", grpc_code="OK") == 10
@@ -364,31 +366,31 @@ def test_workers_add_up(session_id: str) -> None:
 
 
 @pytest.mark.parametrize("flags", [[], ["--workers", "2"]], ids=["alone", "workers"])
-def test_an_address_that_is_taken(flags: list[str]) -> None:
-    """An address for metrics that is taken is an error at the start, as any other."""
+def test_an_address_in_use_is_an_error(flags: list[str]) -> None:
+    """An address for metrics that is in use is an error at the start."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = f"127.0.0.1:{other.getsockname()[1]}"
         text = assert_refused(taken, ["--metrics-listen", taken, *flags])
         assert "Choose another with --metrics-listen" in text
 
 
-def test_head_is_answered(watched: Sidecar) -> None:
-    """HEAD, as monitors of a port send it, is answered as GET is, without the body."""
-    host, port = address(watched)
+def test_head_is_supported(metered: Sidecar) -> None:
+    """HEAD, which monitors send, has the response of GET without its body."""
+    host, port = address(metered)
     for method in ("GET", "HEAD"):
         request = urllib.request.Request(f"http://{host}:{port}/metrics", method=method)
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            assert answer.status == 200
-            assert answer.headers["Content-Type"].startswith("text/plain")
-            assert bool(answer.read()) == (method == "GET")
+        with urllib.request.urlopen(request, timeout=10) as response:
+            assert response.status == 200
+            assert response.headers["Content-Type"].startswith("text/plain")
+            assert bool(response.read()) == (method == "GET")
 
 
-def test_openmetrics_is_spoken_too(watched: Sidecar) -> None:
-    """A scraper that asks for OpenMetrics gets that."""
-    host, port = address(watched)
+def test_openmetrics_is_supported(metered: Sidecar) -> None:
+    """A scraper that accepts OpenMetrics gets it."""
+    host, port = address(metered)
     request = urllib.request.Request(
         f"http://{host}:{port}/metrics", headers={"Accept": "application/openmetrics-text"}
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        names = {family.name for family in text_string_to_metric_families(answer.read().decode())}  # type: ignore[no-untyped-call]
+    with urllib.request.urlopen(request, timeout=10) as response:
+        names = {family.name for family in text_string_to_metric_families(response.read().decode())}  # type: ignore[no-untyped-call]
     assert {"grpc_server_handled", "session_notes_reads", "session_notes_store_up"} <= names

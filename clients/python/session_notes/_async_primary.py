@@ -161,7 +161,7 @@ class AsyncPrimaryClient:
 
         Args:
             session_id: The session. Created if it does not exist.
-            set: Field → JSON value. At most 256 KiB per field.
+            set: JSON values by field name. At most 256 KiB per field.
             remove: Fields to remove. Absent fields are ignored.
             expected_version: Change nothing unless the session has this version. None: any version.
             ttl: How long the session is kept after its last change, from now on. None: as before, initially 24 h.

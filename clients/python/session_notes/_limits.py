@@ -9,9 +9,6 @@ from datetime import timedelta
 MAX_TURN_BYTES = 64 * 1024
 """Largest turn, serialized, that a sidecar with default settings accepts."""
 
-MAX_SPEAKER_BYTES = 256
-"""Longest speaker of a turn."""
-
 MAX_FAILURE_BYTES = 4096
 """Longest failure of a run, in UTF-8."""
 

@@ -173,7 +173,7 @@ class Session:
         version: Number of changes by `update_session`.
         turn_count: Number of turns ever appended.
         turns: The latest turns, up to 2,000, oldest first. Empty unless `include_turns` was set.
-        notes: Observer → its reading, as returned by `get_notes`.
+        notes: The reading of each observer by its name, as returned by `get_notes`.
         create_time: When the session was created. None: it does not exist.
         update_time: When it was last changed by any caller. None: it does not exist.
         expires_in: Time until it expires if nothing changes it. None: it does not exist.

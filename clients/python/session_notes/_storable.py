@@ -5,13 +5,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from session_notes import _encoding
-from session_notes._limits import MAX_EXACT_NUMBER, MAX_JSON_DEPTH, MAX_SPEAKER_BYTES, MAX_TURN_BYTES
+from session_notes._limits import MAX_EXACT_NUMBER, MAX_JSON_DEPTH, MAX_TURN_BYTES
 from session_notes._text import replace_surrogates, shorten
 from session_notes._types import Turn
 
 CUT = " […]"
 """End of a text that was cut."""
 
+# Longest speaker that a recorder stores. The contract has no limit for it, but a very long one would leave no room for
+# text.
+_MAX_SPEAKER_BYTES = 256
 # An `extra` up to this size is kept, and a long text is cut to make room for it. A larger one is dropped first.
 _SMALL_EXTRA_BYTES = 4096
 # Tag and length of the text field, for every text that may need cutting.
@@ -45,7 +48,7 @@ def prepare(turn: Turn, max_bytes: int = MAX_TURN_BYTES) -> Storable:
         raise TypeError(f"a text of type {type(turn.text).__name__}")
     changes: list[str] = []
     speaker = turn.speaker if isinstance(turn.speaker, str) else "" if turn.speaker is None else str(turn.speaker)
-    speaker = _shortened(speaker, min(MAX_SPEAKER_BYTES, max_bytes // 4), "speaker", changes)
+    speaker = _shortened(speaker, min(_MAX_SPEAKER_BYTES, max_bytes // 4), "speaker", changes)
     time, extra = turn.time, _valid_extra(turn, max_bytes, changes)
     try:
         _encoding.timestamp("time", time)

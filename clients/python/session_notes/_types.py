@@ -95,7 +95,7 @@ class Notes:
         ... )
 
     Attributes:
-        coverage: Topic → share of the topic that the conversation has covered, from 0 to 1.
+        coverage: Share of each topic that the conversation has covered, from 0 to 1.
         issues: Issues worth raising, in reading order.
         follow_up_suggestions: Suggested replies or questions, best first.
         summary: The state of the conversation in a few sentences.
@@ -121,7 +121,7 @@ class Turn:
     """One utterance of the conversation. At most 64 KiB, serialized.
 
     Attributes:
-        speaker: Who spoke: `user`, `primary`, a name. At most 256 bytes.
+        speaker: Who spoke: `user`, `primary`, a name. May be empty.
         text: The utterance.
         time: When it was spoken, by the caller's clock and with a time zone. Stored unchanged.
         extra: Any other JSON object, such as a message id. Limits as for `Notes.extra`.
