@@ -2,16 +2,20 @@
 
 import re
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from session_notes import DEFAULT_NOTES_TIMEOUT
 from session_notes_server.store import COMMAND_LOGS
+from session_notes_tools.doctor.reachability import EXPIRY_WARNING
+from session_notes_tools.doctor.store import FULL, NEARLY_FULL, SLOW_SECONDS
 
 from tests.access.callers import write_secret
+from tests.cli.diagnosis import SIDECAR_CHECKS, Diagnosis
 from tests.cli.program import Cli
-from tests.cli.test_doctor import Diagnosis
 from tests.stores import StoreServer, free_port, redis_program, valkey_program
 from tests.support import DEFAULT_PREFIX, Sidecar
 
@@ -27,7 +31,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[StoreServer]:
     """Run a store of each kind, which tests may configure."""
     program = valkey_program() if request.param == "valkey" else redis_program()
     if program is None:
-        pytest.skip("there is no redis-server on PATH")
+        pytest.skip("redis-server is not on PATH")
     with StoreServer(program) as store:
         yield store
 
@@ -51,6 +55,21 @@ def check(cli: Cli, server: StoreServer) -> Callable[..., Diagnosis]:
         return Diagnosis(cli.here("doctor", "--json", "--redis-url", url, *arguments), "redis")
 
     return check
+
+
+def test_the_docs_list_every_check() -> None:
+    """docs/command-line.md lists the checks of sidecar and store in order, with the thresholds of the code."""
+    page = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text()
+    sidecar_part, store_part = page.partition("### The sidecar")[2].split("### Redis or Valkey")
+    checks = [re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE) for part in (sidecar_part, store_part)]
+    optional = {"options", "certificate", "writes", "clock"}
+    assert [check for check in checks[0] if check not in optional] == SIDECAR_CHECKS
+    assert optional < set(checks[0])
+    assert checks[1] == CHECKS
+    assert f"over {SLOW_SECONDS * 1000:.0f} ms" in store_part
+    assert f"a warning from {NEARLY_FULL * 100:.0f} %, a problem from {FULL * 100:.0f} %" in store_part
+    assert f"last {EXPIRY_WARNING.days} days" in sidecar_part
+    assert f"primary's {DEFAULT_NOTES_TIMEOUT // timedelta(milliseconds=1)} ms" in sidecar_part
 
 
 def test_every_check_has_a_line(check: Callable[..., Diagnosis], admin: Any) -> None:

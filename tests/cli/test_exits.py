@@ -6,10 +6,12 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from session_notes_tools.cli.exits import EXIT_CODES_HELP, ExitCode
 
 from tests.cli.program import Cli
 from tests.support import SERVICES, SessionCalls, Sidecar, free_port, program
@@ -51,6 +53,13 @@ def test_help_follows_conventions(unreachable: Cli, command: list[str]) -> None:
         assert flag == flag.upper()
     if "SESSION  " in shown:
         assert re.search(r"Usage: .* \[OPTIONS\] SESSION\b", shown)
+
+
+def test_every_exit_code_is_listed() -> None:
+    """Help and docs/command-line.md list every exit code, in order."""
+    page = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text()
+    for pattern, text in ((r"^  (\d+)  ", EXIT_CODES_HELP), (r"^\| (\d+) \|", page)):
+        assert [int(code) for code in re.findall(pattern, text, re.MULTILINE)] == [*ExitCode]
 
 
 def test_usage_errors(unreachable: Cli) -> None:

@@ -32,7 +32,7 @@ DIFFERENT: dict[tuple[str, str], str] = {
 
 
 def load_generator() -> ModuleType:
-    """The program that generates the asyncio clients."""
+    """Load the program that generates the asyncio clients."""
     spec = importlib.util.spec_from_file_location("async_clients", PACKAGE.parent / "async_clients.py")
     assert spec is not None
     assert spec.loader is not None
@@ -52,7 +52,7 @@ def test_generated_clients_are_up_to_date(source: str, target: str) -> None:
 
 
 def methods(kind: type) -> dict[str, Any]:
-    """The public methods and properties of a class, and its constructor."""
+    """Return the public methods and properties of a class, and its constructor."""
     return {
         name: member
         for name, member in inspect.getmembers(kind)
@@ -61,7 +61,7 @@ def methods(kind: type) -> dict[str, Any]:
 
 
 def parameters(function: Any) -> list[tuple[str, object, object]]:
-    """Name, kind and default of each parameter."""
+    """Return the name, kind and default of each parameter."""
     signature = inspect.signature(function)
     return [(parameter.name, parameter.kind, parameter.default) for parameter in signature.parameters.values()]
 

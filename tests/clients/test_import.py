@@ -1,5 +1,7 @@
 """The cost of `import session_notes`, and the target that its clients use."""
 
+import ast
+import graphlib
 import json
 import os
 import subprocess
@@ -38,6 +40,25 @@ def test_only_the_transport_imports_grpc() -> None:
     package = Path(session_notes.__file__).parent
     users = {path.name for path in package.glob("*.py") if "import grpc" in path.read_text()}
     assert users == {"_channel.py", "_errors.py", "_retries.py", "_transport.py", "_async_transport.py"}
+
+
+def imports_at_import(module: Path) -> set[str]:
+    """Return the private modules that a module imports at its own import, not later or for types only."""
+    names: set[str] = set()
+    for node in ast.parse(module.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module == "session_notes":
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("session_notes._"):
+            names.add((node.module or "").split(".")[1])
+    return names
+
+
+def test_no_module_imports_itself() -> None:
+    """The imports of the package's modules have no circles."""
+    package = Path(session_notes.__file__).parent
+    imported = {path.stem: imports_at_import(path) for path in package.glob("_*.py") if path.stem != "__init__"}
+    assert len(imported) > 30
+    graphlib.TopologicalSorter(imported).prepare()
 
 
 def test_the_environment_provides_the_target(

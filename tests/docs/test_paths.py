@@ -12,14 +12,14 @@ ABBREVIATIONS = {
     "T/": "tools/session_notes_tools/",
     "TS/": "clients/typescript/src/",
 }
-SUFFIXES = ("py", "lua", "proto", "ts", "md", "json", "yaml", "toml")
+SUFFIXES = (".py", ".lua", ".proto", ".ts", ".md", ".json", ".yaml", ".toml")
 PAGES = {"ARCHITECTURE.md": "server/session_notes_server/", "CONTRIBUTING.md": ""}
 
 
 def named_files(page: str) -> list[str]:
     """Return the paths in backticks on a page, with abbreviations spelled out."""
     text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
-    names = [name for name in re.findall(r"`([\w./-]+)`", text) if name.endswith("/") or name.endswith(SUFFIXES)]
+    names = [name for name in re.findall(r"`([\w./-]+)`", text) if name.endswith(("/", *SUFFIXES))]
     names = [name for name in names if "/" in name]
     for short, long in ABBREVIATIONS.items():
         names = [long + name.removeprefix(short) if name.startswith(short) else name for name in names]

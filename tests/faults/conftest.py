@@ -20,18 +20,18 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def again(request: pytest.FixtureRequest, seed: int) -> str:
+def repeat_command(request: pytest.FixtureRequest, seed: int) -> str:
     """The command that repeats this test with the same seed."""
     soak = " --soak --timeout 1800" if request.config.getoption("--soak") else ""
     return f"pytest '{request.node.nodeid}'{soak} --seed {seed}"
 
 
 @pytest.fixture
-def say(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+def print_progress(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
     """Print progress, with --soak even while pytest captures output."""
 
-    def say(text: str) -> None:
+    def print_progress(text: str) -> None:
         with capsys.disabled() if request.config.getoption("--soak") else nullcontext():
             print(text, flush=True)  # noqa: T201
 
-    return say
+    return print_progress

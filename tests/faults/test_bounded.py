@@ -38,7 +38,7 @@ class Bench:
         self.session.write_notes("run-1", "said")
         self.session.get_notes()
 
-    def ask(self, times: int, expected: grpc.StatusCode) -> None:
+    def assert_answers(self, times: int, expected: grpc.StatusCode) -> None:
         """Assert that GetNotes, called repeatedly, ends with the expected status and in time."""
 
         def row() -> list[float]:
@@ -102,10 +102,10 @@ FAULTS = ("stopped", "refused", "black-holed")
 def test_an_outage_is_answered_in_time(bench: Bench, fault: str, effort: Callable[[int, int], int]) -> None:
     """While the store is unavailable, every GetNotes of a primary is UNAVAILABLE in time, and OK again afterwards."""
     with broken(bench, fault):
-        bench.ask(effort(12, 500), grpc.StatusCode.UNAVAILABLE)
+        bench.assert_answers(effort(12, 500), grpc.StatusCode.UNAVAILABLE)
         bench.server.resume()
     bench.heal()
-    bench.ask(20, grpc.StatusCode.OK)
+    bench.assert_answers(20, grpc.StatusCode.OK)
 
 
 @pytest.mark.parametrize("fault", ["stopped", "black-holed"])
@@ -127,11 +127,11 @@ def test_the_first_call_in_an_outage_is_answered_in_time(
 def test_many_primaries_are_answered_in_time(bench: Bench, fault: str) -> None:
     """While the store is unavailable, 30 primaries that call at the same time are answered in time."""
 
-    def ask(_: int) -> float:
+    def call(_: int) -> float:
         return bench.time(bench.session, grpc.StatusCode.UNAVAILABLE)
 
     with ThreadPoolExecutor(30) as pool, broken(bench, fault):
-        assert_in_time(lambda: list(pool.map(ask, range(30))), CROWD_SECONDS)
+        assert_in_time(lambda: list(pool.map(call, range(30))), CROWD_SECONDS)
 
 
 def test_a_known_outage_is_answered_at_once(bench: Bench) -> None:
@@ -158,15 +158,15 @@ def test_a_dead_connection_is_replaced(bench: Bench) -> None:
 def test_idle_connections_that_are_reset_fail_no_call(bench: Bench) -> None:
     """After all connections are reset, as by a store that restarts behind a proxy, every next call is OK."""
 
-    def ask(_: int) -> grpc.StatusCode:
+    def call(_: int) -> grpc.StatusCode:
         return status_of(bench.session.get_notes)
 
     with ThreadPoolExecutor(16) as pool:
-        assert set(pool.map(ask, range(64))) == {grpc.StatusCode.OK}
+        assert set(pool.map(call, range(64))) == {grpc.StatusCode.OK}
         bench.proxy.refuse()
         bench.proxy.accept()
         bench.sidecar.wait_until_serving()
-        assert set(pool.map(ask, range(64))) == {grpc.StatusCode.OK}
+        assert set(pool.map(call, range(64))) == {grpc.StatusCode.OK}
 
 
 def test_a_burst_is_sent_to_the_store_in_parts(bench: Bench) -> None:
@@ -220,7 +220,7 @@ def test_stuck_writes_at_a_stopped_store_delay_no_primary(bench: Bench) -> None:
     """With 100 writes stuck at a stopped store, GetNotes is UNAVAILABLE in time."""
     bench.server.pause()
     writes = stuck_writers(bench)
-    bench.ask(8, grpc.StatusCode.UNAVAILABLE)
+    bench.assert_answers(8, grpc.StatusCode.UNAVAILABLE)
     assert not all(write.done() for write in writes)
     bench.heal()
     eventually(lambda: all(write.done() for write in writes), 30)
@@ -232,7 +232,7 @@ def test_stuck_writes_on_dead_connections_delay_no_primary(bench: Bench) -> None
     before = len(bench.proxy.times_of(b"stuck"))
     writes = stuck_writers(bench)
     eventually(lambda: len(bench.proxy.times_of(b"stuck")) > before, every=0.001)
-    bench.ask(20, grpc.StatusCode.OK)
+    bench.assert_answers(20, grpc.StatusCode.OK)
     assert not [(write.code(), write.details()) for write in writes if write.done()]
     bench.heal()
     eventually(lambda: all(write.done() for write in writes), 30)

@@ -241,8 +241,8 @@ def test_any_bytes_to_any_method(
     draw: Callable[[Random], tuple[str, bytes, bool]],
     effort: Callable[[int, int], int],
     seed: int,
-    again: str,
-    say: Callable[[str], None],
+    repeat_command: str,
+    print_progress: Callable[[str], None],
 ) -> None:
     """Random bytes and mutated requests to all methods get OK or a precise error, never INTERNAL, UNKNOWN or a crash,
     and memory stays flat."""
@@ -255,13 +255,13 @@ def test_any_bytes_to_any_method(
         before = resident_bytes(sidecar) / MEBIBYTE
         fuzzer.send(sidecar.target, count - count // 5)
         seconds, after = time.monotonic() - began, resident_bytes(sidecar) / MEBIBYTE
-        say(f"\n{count} requests in {seconds:.0f} s; memory {before:.1f} → {after:.1f} MiB\n{fuzzer}")
+        print_progress(f"\n{count} requests in {seconds:.0f} s; memory {before:.1f} → {after:.1f} MiB\n{fuzzer}")
         assert not fuzzer.problems, "\n".join(
-            [*fuzzer.problems[:5], f"({len(fuzzer.problems)} in all); repeat with: {again}"]
+            [*fuzzer.problems[:5], f"({len(fuzzer.problems)} in all); repeat with: {repeat_command}"]
         )
         assert sidecar.running
         assert sidecar.process.pid == pid
-        assert after < before + 24, f"memory grew; repeat with: {again}"
+        assert after < before + 24, f"memory grew; repeat with: {repeat_command}"
         assert "Traceback" not in sidecar.log
         assert " error " not in sidecar.log
         assert sum(counts[grpc.StatusCode.OK] for counts in fuzzer.statuses.values()) > count / 100

@@ -114,8 +114,8 @@ def test_a_retry_without_the_replica_is_unavailable(store: Replicated) -> None:
     with refused(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"):
         store.session.write_notes("run-1", "unknown")
     store.mend()
-    again = store.session.write_notes("run-1", "unknown")
-    assert again.outcome == notes_api.WRITE_OUTCOME_DUPLICATE
+    retried = store.session.write_notes("run-1", "unknown")
+    assert retried.outcome == notes_api.WRITE_OUTCOME_DUPLICATE
     assert store.replica_holds("unknown")
 
 

@@ -79,7 +79,7 @@ class Soak:
     stage: Stage
     rng: Random
     counts: Path
-    say: Callable[[str], None]
+    print_progress: Callable[[str], None]
     lives: list[list[Resources]] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
@@ -103,7 +103,7 @@ class Soak:
             # A pause, so that not every write meets a fault.
             time.sleep(self.rng.uniform(0, longest))
             calls = sum(self.stage.load.statuses.values())
-            self.say(f"  {sum(self.faults.values()):4} {name}, SERVING after {outage:.2f} s; {calls} calls")
+            self.print_progress(f"  {sum(self.faults.values()):4} {name}, SERVING after {outage:.2f} s; {calls} calls")
 
     def answers(self) -> bool:
         """Return whether a new client can read, and make a write that leaves nothing behind."""
@@ -132,7 +132,7 @@ class Soak:
         if new_life:
             self.lives.append([])
         self.lives[-1].append(resources)
-        self.say(f"idle: {resources}")
+        self.print_progress(f"idle: {resources}")
         load.resume()
 
     def growth(self, tolerated_bytes: int) -> list[str]:
@@ -188,12 +188,16 @@ def cycle(rng: Random) -> Iterator[str]:
 
 @pytest.mark.timeout(1200)
 def test_a_soak_keeps_every_promise(
-    effort: Callable[[int, int], int], seed: int, again: str, say: Callable[[str], None], tmp_path: Path
+    effort: Callable[[int, int], int],
+    seed: int,
+    repeat_command: str,
+    print_progress: Callable[[str], None],
+    tmp_path: Path,
 ) -> None:
     """Under load and random faults no promise breaks, no status is unexpected, the sidecar is SERVING within 2 s of
     each fault's end, and its memory, descriptors, threads and tasks do not grow."""
     seconds = effort(12, 300)
-    say(f"\nsoak of {seconds} s; repeat with: {again}")
+    print_progress(f"\nsoak of {seconds} s; repeat with: {repeat_command}")
     (tmp_path / "sitecustomize.py").write_text(COUNTER)
     counts = tmp_path / "counts"
     path = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
@@ -204,7 +208,7 @@ def test_a_soak_keeps_every_promise(
         sidecar = stack.enter_context(Sidecar(proxy.url, flags=DEFAULTS, env=env))
         with Load(sidecar.target, seed) as load:
             rng = Random(seed)
-            soak, names = Soak(Stage(server, proxy, sidecar, load), rng, counts, say), cycle(rng)
+            soak, names = Soak(Stage(server, proxy, sidecar, load), rng, counts, print_progress), cycle(rng)
             begin, longest = time.monotonic(), effort(1, 10) * 0.3
             try:
                 # The first life: all faults once (half of them in the quick form) to warm up, then more.
@@ -228,6 +232,6 @@ def test_a_soak_keeps_every_promise(
             problems += [f"in the log: {line}" for line in soak.logged_errors()]
             problems += soak.errors + soak.growth(effort(24, 8) * MEBIBYTE)
             table = soak.table(problems)
-            say(table)
+            print_progress(table)
             count = f"({len(problems)} in all)"
-            assert not problems, "\n".join([*problems[:20], count, table, f"repeat with: {again}"])
+            assert not problems, "\n".join([*problems[:20], count, table, f"repeat with: {repeat_command}"])

@@ -8,7 +8,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-import click
 from session_notes_server.settings import DEFAULT_ADDRESS
 
 from session_notes_tools.cli.credentials import PANEL, credentials_options, tls, token
@@ -25,25 +24,14 @@ observer_option = option(
     "--observer", metavar="NAME", help="The name of the observer.", default="", show_default="default"
 )
 
-
-def _target_or_default(ctx: click.Context, param: click.Parameter, target: str | None) -> str | None:
-    """Return the given target, else the clients' default. Completion needs neither, nor the time to import a client."""
-    if target or ctx.resilient_parsing:
-        return target
-    from session_notes import DEFAULT_TARGET
-
-    return DEFAULT_TARGET
-
-
 target_option = option(
     "--target",
     metavar="ADDRESS",
     envvar="SESSION_NOTES_TARGET",
     panel=PANEL,
     help="The address of the sidecar: host:port or unix:/path.",
-    callback=_target_or_default,
-    # The address on which a sidecar listens by default. Help does not wait for a client to be imported.
-    show_default=DEFAULT_ADDRESS,
+    # The clients' default too, which takes longer to import.
+    default=DEFAULT_ADDRESS,
 )
 _timeout_option = span_option(
     "--timeout", panel=PANEL, help="The time to wait for a response: 500ms, 5s, 1m.", default="5s"

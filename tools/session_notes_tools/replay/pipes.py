@@ -1,4 +1,4 @@
-"""A child process's end of its pipes: the counterpart of `session_notes_server.child_process`.
+"""A child process's end of its pipes: the counterpart of `python_process`.
 
 A replay's process reads its job from stdin as JSON lines: the job, one line per session, then an empty line. It writes
 its records to stdout, one per line. The end of stdin tells it to stop, so that it never outlives its parent.

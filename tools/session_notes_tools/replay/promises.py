@@ -33,7 +33,7 @@ PROMISES: Mapping[str, Callable[[Case], durability.Checks]] = {
     "duplicates change nothing": runs.duplicates_change_nothing,
     "drift is right, never negative": readings.drift_is_right,
     "fresh follows from the bound": readings.fresh_is_right,
-    "no run has seen turns to come": readings.notes_do_not_foresee,
+    "no run has seen future turns": readings.no_run_sees_future_turns,
     "ready stays ready": readings.ready_stays_ready,
     "deleted is gone": durability.deleted_is_gone,
 }

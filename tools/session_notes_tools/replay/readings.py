@@ -58,7 +58,7 @@ def fresh_is_right(case: Case) -> Checks:
         yield unless(read.fresh == expected, f"fresh: {read.fresh}, {behind} turns behind with {bound} allowed")
 
 
-def notes_do_not_foresee(case: Case) -> Checks:
+def no_run_sees_future_turns(case: Case) -> Checks:
     """No run has seen more turns than there were."""
     for read in case.all_reads:
         if read.observed_turn is not None:

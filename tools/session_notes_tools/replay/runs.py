@@ -27,7 +27,7 @@ def runs_are_numbered_through(case: Case) -> Checks:
             yield unless(ends[run_id] == 1, f"{run_id} has ended {ends[run_id]} times")
     if back := case.history.read_back:
         listed = [run.number for run in back.runs]
-        newest = max([*numbers, *listed], default=0)
+        newest = max(listed, default=0)
         expected = list(range(newest, max(0, newest - back.runs_limit), -1))
         yield unless(listed == expected, f"run numbers with a gap, a repeat or out of order: {listed} of {newest}")
 

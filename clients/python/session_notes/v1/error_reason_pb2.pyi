@@ -25,116 +25,128 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Never sent."""
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 1
-    """INVALID_ARGUMENT. A field breaks the contract. `google.rpc.BadRequest` lists the first 20 such fields by their path from the
-    request's root, but never a map key, which is user data:
+    """INVALID_ARGUMENT. A field violates the contract. `google.rpc.BadRequest` lists the first 20 invalid fields by their
+    path from the root of the request. Paths never contain map keys, which are user data:
         { "field": "notes.issues[2].turn", "description": "must be from 0 to 2^53 - 1" }
     """
     ERROR_REASON_MALFORMED_MESSAGE: _ErrorReason.ValueType  # 2
-    """INVALID_ARGUMENT. The bytes sent are not a message of the method's request type."""
+    """INVALID_ARGUMENT. The request does not parse as the method's request type."""
     ERROR_REASON_TOO_LARGE: _ErrorReason.ValueType  # 3
-    """RESOURCE_EXHAUSTED. A request, a field, a response or a session would exceed a limit. The limit is in bytes, or in entries for
-    batches, turns and fields. `field` is empty if the whole request (4 MiB by default) or the session (see UpdateSession
-    and WriteNotes) is too large. gRPC itself rejects a request of more than twice the limit, with this status and
-    no details.
+    """RESOURCE_EXHAUSTED. A request, field, response or session would exceed a limit. `limit` and `actual` count entries
+    for batches, turns and fields, and bytes otherwise. `field` is empty if the whole request (4 MiB by default) or the
+    session (see UpdateSession and WriteNotes) is too large. A request larger than twice the limit is rejected by gRPC
+    itself, with this status and no details.
         { "field": "notes", "limit": "262144", "actual": "300127" }
     """
     ERROR_REASON_RUN_ALREADY_WRITTEN: _ErrorReason.ValueType  # 4
-    """ALREADY_EXISTS from WriteNotes: the run has written other notes. FAILED_PRECONDITION from FailRun: the run has written notes."""
+    """ALREADY_EXISTS from WriteNotes: the run has already written different notes. FAILED_PRECONDITION from FailRun: the
+    run has already written its notes.
+    """
     ERROR_REASON_RUN_ALREADY_FAILED: _ErrorReason.ValueType  # 5
-    """FAILED_PRECONDITION from WriteNotes. FailRun has ended the run."""
+    """FAILED_PRECONDITION from WriteNotes. The run was ended by FailRun."""
     ERROR_REASON_RUN_NOT_FOUND: _ErrorReason.ValueType  # 6
     """NOT_FOUND from FailRun. The run does not exist."""
     ERROR_REASON_SESSION_DELETED: _ErrorReason.ValueType  # 7
-    """FAILED_PRECONDITION. The session was deleted while the run was in flight. Give up: the user's data must stay deleted."""
+    """FAILED_PRECONDITION. The session was deleted while the run was in flight. Do not retry: the user's data must stay
+    deleted.
+    """
     ERROR_REASON_VERSION_MISMATCH: _ErrorReason.ValueType  # 8
-    """ABORTED from UpdateSession. The session is not at the expected version. Read it again, then decide again.
+    """ABORTED from UpdateSession. The session is not at the expected version. Read it again before retrying.
         { "expected": "4", "actual": "6" }
     """
     ERROR_REASON_TURN_COUNT_MISMATCH: _ErrorReason.ValueType  # 9
-    """ABORTED from AppendTurns. The transcript does not have the expected length. On a retry, the first attempt may have succeeded.
+    """ABORTED from AppendTurns. The transcript does not have the expected length. On a retry, the first attempt may have
+    succeeded.
         { "expected": "12", "actual": "13" }
     """
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 10
-    """UNAVAILABLE. The store is unreachable, too slow, or refuses the operation. `google.rpc.RetryInfo` has the delay before a
-    retry. The outcome of a write is unknown.
+    """UNAVAILABLE. The store is unreachable, too slow, or refuses the operation. `google.rpc.RetryInfo` carries the retry
+    delay. The outcome of a write is unknown.
     """
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 11
     """UNAVAILABLE. The sidecar is shutting down."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 12
-    """INTERNAL. A bug in the sidecar. The id is also in the message and in the sidecar's log:
+    """INTERNAL. A bug in the sidecar. The message and the sidecar's log both contain the id:
         { "error_id": "3f9c2a71" }
     """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 13
-    """UNAUTHENTICATED. The sidecar requires credentials (`authorization: Bearer <token>` in the metadata, or a client certificate),
-    and the call has none or unknown ones.
+    """UNAUTHENTICATED. The sidecar requires credentials (`authorization: Bearer <token>` in the metadata, or a client
+    certificate), and the call has none, or none that the sidecar recognizes.
     """
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 14
     """PERMISSION_DENIED. The caller's role (primary, observer, admin) does not permit the method:
         { "method": "session_notes.v1.SessionState.ListSessions" }
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 15
-    """RESOURCE_EXHAUSTED. Too many calls, or too many bytes, are in flight. The call had no effect, so it is always safe to retry;
-    `google.rpc.RetryInfo` has the delay.
+    """RESOURCE_EXHAUSTED. Too many calls, or too many bytes, are in flight. The call had no effect, so it is always safe
+    to retry; `google.rpc.RetryInfo` carries the retry delay.
     """
     ERROR_REASON_REQUEST_TIMEOUT: _ErrorReason.ValueType  # 18
     """DEADLINE_EXCEEDED. The request message did not arrive within 10 s. The call had no effect."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """Reasons in `google.rpc.ErrorInfo`. Its `reason` is the name below without `ERROR_REASON_`; its `domain` is `session-notes`."""
+    """Reasons in `google.rpc.ErrorInfo`. Its `reason` is a name below without `ERROR_REASON_`; its `domain` is
+    `session-notes`.
+    """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent."""
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 1
-"""INVALID_ARGUMENT. A field breaks the contract. `google.rpc.BadRequest` lists the first 20 such fields by their path from the
-request's root, but never a map key, which is user data:
+"""INVALID_ARGUMENT. A field violates the contract. `google.rpc.BadRequest` lists the first 20 invalid fields by their
+path from the root of the request. Paths never contain map keys, which are user data:
     { "field": "notes.issues[2].turn", "description": "must be from 0 to 2^53 - 1" }
 """
 ERROR_REASON_MALFORMED_MESSAGE: ErrorReason.ValueType  # 2
-"""INVALID_ARGUMENT. The bytes sent are not a message of the method's request type."""
+"""INVALID_ARGUMENT. The request does not parse as the method's request type."""
 ERROR_REASON_TOO_LARGE: ErrorReason.ValueType  # 3
-"""RESOURCE_EXHAUSTED. A request, a field, a response or a session would exceed a limit. The limit is in bytes, or in entries for
-batches, turns and fields. `field` is empty if the whole request (4 MiB by default) or the session (see UpdateSession
-and WriteNotes) is too large. gRPC itself rejects a request of more than twice the limit, with this status and
-no details.
+"""RESOURCE_EXHAUSTED. A request, field, response or session would exceed a limit. `limit` and `actual` count entries
+for batches, turns and fields, and bytes otherwise. `field` is empty if the whole request (4 MiB by default) or the
+session (see UpdateSession and WriteNotes) is too large. A request larger than twice the limit is rejected by gRPC
+itself, with this status and no details.
     { "field": "notes", "limit": "262144", "actual": "300127" }
 """
 ERROR_REASON_RUN_ALREADY_WRITTEN: ErrorReason.ValueType  # 4
-"""ALREADY_EXISTS from WriteNotes: the run has written other notes. FAILED_PRECONDITION from FailRun: the run has written notes."""
+"""ALREADY_EXISTS from WriteNotes: the run has already written different notes. FAILED_PRECONDITION from FailRun: the
+run has already written its notes.
+"""
 ERROR_REASON_RUN_ALREADY_FAILED: ErrorReason.ValueType  # 5
-"""FAILED_PRECONDITION from WriteNotes. FailRun has ended the run."""
+"""FAILED_PRECONDITION from WriteNotes. The run was ended by FailRun."""
 ERROR_REASON_RUN_NOT_FOUND: ErrorReason.ValueType  # 6
 """NOT_FOUND from FailRun. The run does not exist."""
 ERROR_REASON_SESSION_DELETED: ErrorReason.ValueType  # 7
-"""FAILED_PRECONDITION. The session was deleted while the run was in flight. Give up: the user's data must stay deleted."""
+"""FAILED_PRECONDITION. The session was deleted while the run was in flight. Do not retry: the user's data must stay
+deleted.
+"""
 ERROR_REASON_VERSION_MISMATCH: ErrorReason.ValueType  # 8
-"""ABORTED from UpdateSession. The session is not at the expected version. Read it again, then decide again.
+"""ABORTED from UpdateSession. The session is not at the expected version. Read it again before retrying.
     { "expected": "4", "actual": "6" }
 """
 ERROR_REASON_TURN_COUNT_MISMATCH: ErrorReason.ValueType  # 9
-"""ABORTED from AppendTurns. The transcript does not have the expected length. On a retry, the first attempt may have succeeded.
+"""ABORTED from AppendTurns. The transcript does not have the expected length. On a retry, the first attempt may have
+succeeded.
     { "expected": "12", "actual": "13" }
 """
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 10
-"""UNAVAILABLE. The store is unreachable, too slow, or refuses the operation. `google.rpc.RetryInfo` has the delay before a
-retry. The outcome of a write is unknown.
+"""UNAVAILABLE. The store is unreachable, too slow, or refuses the operation. `google.rpc.RetryInfo` carries the retry
+delay. The outcome of a write is unknown.
 """
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 11
 """UNAVAILABLE. The sidecar is shutting down."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 12
-"""INTERNAL. A bug in the sidecar. The id is also in the message and in the sidecar's log:
+"""INTERNAL. A bug in the sidecar. The message and the sidecar's log both contain the id:
     { "error_id": "3f9c2a71" }
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 13
-"""UNAUTHENTICATED. The sidecar requires credentials (`authorization: Bearer <token>` in the metadata, or a client certificate),
-and the call has none or unknown ones.
+"""UNAUTHENTICATED. The sidecar requires credentials (`authorization: Bearer <token>` in the metadata, or a client
+certificate), and the call has none, or none that the sidecar recognizes.
 """
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 14
 """PERMISSION_DENIED. The caller's role (primary, observer, admin) does not permit the method:
     { "method": "session_notes.v1.SessionState.ListSessions" }
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 15
-"""RESOURCE_EXHAUSTED. Too many calls, or too many bytes, are in flight. The call had no effect, so it is always safe to retry;
-`google.rpc.RetryInfo` has the delay.
+"""RESOURCE_EXHAUSTED. Too many calls, or too many bytes, are in flight. The call had no effect, so it is always safe
+to retry; `google.rpc.RetryInfo` carries the retry delay.
 """
 ERROR_REASON_REQUEST_TIMEOUT: ErrorReason.ValueType  # 18
 """DEADLINE_EXCEEDED. The request message did not arrive within 10 s. The call had no effect."""

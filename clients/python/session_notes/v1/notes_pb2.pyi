@@ -30,11 +30,11 @@ class _SeverityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Severity.Val
     SEVERITY_UNSPECIFIED: _Severity.ValueType  # 0
     """Not rated."""
     SEVERITY_INFO: _Severity.ValueType  # 1
-    """Good to know."""
+    """Worth knowing."""
     SEVERITY_WARNING: _Severity.ValueType  # 2
-    """Should be dealt with in this conversation."""
+    """Should be addressed in this conversation."""
     SEVERITY_CRITICAL: _Severity.ValueType  # 3
-    """Should be dealt with in the next turn."""
+    """Should be addressed in the next turn."""
 
 class Severity(_Severity, metaclass=_SeverityEnumTypeWrapper):
     """Severity of a finding."""
@@ -42,11 +42,11 @@ class Severity(_Severity, metaclass=_SeverityEnumTypeWrapper):
 SEVERITY_UNSPECIFIED: Severity.ValueType  # 0
 """Not rated."""
 SEVERITY_INFO: Severity.ValueType  # 1
-"""Good to know."""
+"""Worth knowing."""
 SEVERITY_WARNING: Severity.ValueType  # 2
-"""Should be dealt with in this conversation."""
+"""Should be addressed in this conversation."""
 SEVERITY_CRITICAL: Severity.ValueType  # 3
-"""Should be dealt with in the next turn."""
+"""Should be addressed in the next turn."""
 Global___Severity: _TypeAlias = Severity  # noqa: Y015
 
 class _RunState:
@@ -58,17 +58,17 @@ class _RunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunState.Val
     RUN_STATE_UNSPECIFIED: _RunState.ValueType  # 0
     """Never sent."""
     RUN_STATE_RUNNING: _RunState.ValueType  # 1
-    """In flight: begun, and its lease has not run out."""
+    """In flight: the run has begun, and its lease has not expired."""
     RUN_STATE_WRITTEN: _RunState.ValueType  # 2
-    """Wrote its notes, and they became current."""
+    """The run wrote its notes, and they became current."""
     RUN_STATE_SUPERSEDED: _RunState.ValueType  # 3
-    """Wrote its notes after a newer run had written, or after notes that had seen more turns. Its notes are in the history and were
-    never current.
+    """The run wrote its notes after a newer run had written, or after current notes that had seen more turns. Its notes
+    are in the history and were never current.
     """
     RUN_STATE_FAILED: _RunState.ValueType  # 4
     """Ended by FailRun."""
     RUN_STATE_ABANDONED: _RunState.ValueType  # 5
-    """Its lease ran out before it wrote or failed. A late write still counts if no newer run has written."""
+    """The lease expired before the run wrote or failed. A late write still counts if no newer run has written."""
 
 class RunState(_RunState, metaclass=_RunStateEnumTypeWrapper):
     """State of a run."""
@@ -76,25 +76,25 @@ class RunState(_RunState, metaclass=_RunStateEnumTypeWrapper):
 RUN_STATE_UNSPECIFIED: RunState.ValueType  # 0
 """Never sent."""
 RUN_STATE_RUNNING: RunState.ValueType  # 1
-"""In flight: begun, and its lease has not run out."""
+"""In flight: the run has begun, and its lease has not expired."""
 RUN_STATE_WRITTEN: RunState.ValueType  # 2
-"""Wrote its notes, and they became current."""
+"""The run wrote its notes, and they became current."""
 RUN_STATE_SUPERSEDED: RunState.ValueType  # 3
-"""Wrote its notes after a newer run had written, or after notes that had seen more turns. Its notes are in the history and were
-never current.
+"""The run wrote its notes after a newer run had written, or after current notes that had seen more turns. Its notes
+are in the history and were never current.
 """
 RUN_STATE_FAILED: RunState.ValueType  # 4
 """Ended by FailRun."""
 RUN_STATE_ABANDONED: RunState.ValueType  # 5
-"""Its lease ran out before it wrote or failed. A late write still counts if no newer run has written."""
+"""The lease expired before the run wrote or failed. A late write still counts if no newer run has written."""
 Global___RunState: _TypeAlias = RunState  # noqa: Y015
 
 @_typing.final
 class Notes(_message.Message):
-    """The conclusions of one run of an observer. Written once per run, never changed.
+    """The conclusions of one run of an observer. Written once per run and never changed.
 
-    At most 256 KiB serialized (a setting of the sidecar); larger notes are RESOURCE_EXHAUSTED. Notes are compared as messages: the
-    order of map entries does not matter.
+    At most 256 KiB serialized (configurable in the sidecar); larger notes are rejected with RESOURCE_EXHAUSTED. Notes
+    are compared as messages: the order of map entries does not matter.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -125,11 +125,11 @@ class Notes(_message.Message):
     SUMMARY_FIELD_NUMBER: _builtins.int
     EXTRA_FIELD_NUMBER: _builtins.int
     summary: _builtins.str
-    """A few sentences on the state of the conversation. Empty: none."""
+    """A short summary of the conversation so far. Empty: none."""
     @_builtins.property
     def coverage(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Topic → share of the topic that the conversation has covered, from 0 (nothing) to 1 (all of it), inclusive. NaN and values
-        outside the range are INVALID_ARGUMENT. Empty: the observer does not measure coverage.
+        """Share of each topic that the conversation has covered, from 0 (none) to 1 (all), inclusive. NaN and values outside
+        this range are INVALID_ARGUMENT. Empty: the observer does not measure coverage.
         """
 
     @_builtins.property
@@ -142,8 +142,8 @@ class Notes(_message.Message):
 
     @_builtins.property
     def extra(self) -> _struct_pb2.Struct:
-        """Any further data that the observer and its readers have agreed on. At most 16 levels deep. NaN, infinities and numbers beyond
-        ±(2^53 − 1), which JSON readers would change, are INVALID_ARGUMENT: send such numbers as strings. Absent: none.
+        """Additional data agreed between the observer and its readers. At most 16 levels deep. NaN, infinities and numbers
+        beyond ±(2^53 − 1), which JSON parsers may alter, are INVALID_ARGUMENT; send such numbers as strings. Absent: none.
         """
 
     def __init__(
@@ -177,8 +177,8 @@ class Issue(_message.Message):
     severity: Global___Severity.ValueType
     """Severity of the finding. UNSPECIFIED: not rated."""
     turn: _builtins.int
-    """The turn in question, as a 1-based count from the start of the transcript; 0 means before the first turn. Not negative.
-    Absent: no particular turn.
+    """The turn that the finding refers to, counted from 1 at the start of the transcript; 0 means before the first turn.
+    Not negative. Absent: no particular turn.
     """
     def __init__(
         self,
@@ -213,35 +213,35 @@ class Run(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
-    """Id chosen by the caller or generated by the sidecar: 1 to 256 bytes of printable ASCII without space, `{` or `}`. Unique within
-    session and observer.
+    """Id chosen by the caller or generated by the sidecar: 1 to 256 bytes of printable ASCII without space, `{` or `}`.
+    Unique per session and observer.
     """
     number: _builtins.int
-    """Number issued by the sidecar within session and observer, counting from 1: at BeginRun, or at WriteNotes for a run without
-    BeginRun. A higher number is a newer run.
+    """Sequence number, starting at 1 for each session and observer. The sidecar assigns it at BeginRun, or at WriteNotes
+    if the run had no BeginRun. A higher number means a newer run.
     """
     observer: _builtins.str
-    """The observer that the run belongs to. Never empty in a response: `default` if the request had none."""
+    """The observer that the run belongs to. Never empty in a response: `default` if the request did not set it."""
     state: Global___RunState.ValueType
     """State of the run."""
     observed_turn: _builtins.int
-    """How many turns of the conversation the run had seen. Not negative. Absent: not given, and either no transcript was stored at
-    BeginRun or the run had no BeginRun.
+    """Number of turns that the run has seen. Not negative. Absent: the caller did not set it, and either no transcript
+    was stored at BeginRun or the run had no BeginRun.
     """
     failure: _builtins.str
-    """The reason given to FailRun. Empty unless FAILED, and once the run has left the history."""
+    """The reason passed to FailRun. Empty if the run is not FAILED or has left the history."""
     @_builtins.property
     def begin_time(self) -> _timestamp_pb2.Timestamp:
         """When BeginRun took the snapshot. Absent: the run had no BeginRun."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """When the run was written or failed; for ABANDONED, when its lease ran out. Absent: the run is in flight."""
+        """When the run wrote its notes or failed; for ABANDONED, when its lease expired. Absent: the run is in flight."""
 
     @_builtins.property
     def notes(self) -> Global___Notes:
-        """Notes of the run. Set only by ListRuns, on request, and only while the history and the notes' ttl keep them. Other responses
-        carry the notes next to the run.
+        """Notes of the run. Set only by ListRuns, on request, until they leave the history or their ttl expires. Other
+        responses carry the notes next to the run.
         """
 
     def __init__(

@@ -36,12 +36,12 @@ class _ReadinessEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Readiness.V
     READINESS_RUNNING: _Readiness.ValueType  # 2
     """No notes yet; the latest run is in flight."""
     READINESS_READY: _Readiness.ValueType  # 3
-    """Current notes exist, even while a newer run is in flight or has failed: see `latest_run`."""
+    """Current notes exist. A newer run may be in flight or may have failed: see `latest_run`."""
     READINESS_FAILED: _Readiness.ValueType  # 4
     """No notes; the latest run failed or was abandoned."""
     READINESS_EXPIRED: _Readiness.ValueType  # 5
-    """Notes existed, and their ttl has passed; or the store has lost the observer's runs (to eviction, for example), and no run has
-    begun since.
+    """The ttl of the notes has passed, or the store has lost the observer's runs (to eviction, for example) and no run
+    has begun since.
     """
 
 class Readiness(_Readiness, metaclass=_ReadinessEnumTypeWrapper):
@@ -54,12 +54,12 @@ READINESS_NEVER_RUN: Readiness.ValueType  # 1
 READINESS_RUNNING: Readiness.ValueType  # 2
 """No notes yet; the latest run is in flight."""
 READINESS_READY: Readiness.ValueType  # 3
-"""Current notes exist, even while a newer run is in flight or has failed: see `latest_run`."""
+"""Current notes exist. A newer run may be in flight or may have failed: see `latest_run`."""
 READINESS_FAILED: Readiness.ValueType  # 4
 """No notes; the latest run failed or was abandoned."""
 READINESS_EXPIRED: Readiness.ValueType  # 5
-"""Notes existed, and their ttl has passed; or the store has lost the observer's runs (to eviction, for example), and no run has
-begun since.
+"""The ttl of the notes has passed, or the store has lost the observer's runs (to eviction, for example) and no run
+has begun since.
 """
 Global___Readiness: _TypeAlias = Readiness  # noqa: Y015
 
@@ -93,7 +93,7 @@ Global___WriteOutcome: _TypeAlias = WriteOutcome  # noqa: Y015
 
 @_typing.final
 class GetNotesRequest(_message.Message):
-    """Request of GetNotes: which notes to read, and when they count as fresh."""
+    """Request message for GetNotes: which notes to read, and when they count as fresh."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -109,10 +109,10 @@ class GetNotesRequest(_message.Message):
     current_turn: _builtins.int
     """The caller's own count of turns in the conversation. Not negative. Absent: the length of the stored transcript."""
     max_turns_behind: _builtins.int
-    """The highest `turns_behind` that counts as fresh, inclusive. Not negative. Absent: no bound."""
+    """Largest `turns_behind` that counts as fresh, inclusive. Not negative. Absent: no bound."""
     @_builtins.property
     def max_age(self) -> _duration_pb2.Duration:
-        """The highest `age` that counts as fresh, inclusive. Not negative. Absent: no bound."""
+        """Largest `age` that counts as fresh, inclusive. Not negative. Absent: no bound."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ Global___GetNotesRequest: _TypeAlias = GetNotesRequest  # noqa: Y015
 
 @_typing.final
 class GetNotesResponse(_message.Message):
-    """Response of GetNotes: the current notes, and everything needed to decide whether to trust them."""
+    """Response message for GetNotes: the current notes, and everything needed to decide whether to trust them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -157,18 +157,20 @@ class GetNotesResponse(_message.Message):
     LATEST_RUN_FIELD_NUMBER: _builtins.int
     EXPIRES_IN_FIELD_NUMBER: _builtins.int
     ready: _builtins.bool
-    """Whether current notes exist: true exactly if `readiness` is READY. Always present, so that JSON shows a plain false."""
+    """Whether current notes exist: true exactly if `readiness` is READY. Always present, so that JSON shows a plain
+    false.
+    """
     readiness: Global___Readiness.ValueType
     """Whether current notes exist, and the reason if they do not."""
     observed_turn: _builtins.int
-    """How many turns the notes' run had seen. Absent if not ready or unknown."""
+    """Number of turns that the run behind the notes had seen. Absent if not ready or unknown."""
     turns_behind: _builtins.int
-    """Drift: how many turns the conversation has had since, which is the current turn − `observed_turn`, but at least 0. Absent if not
+    """Drift: number of turns since then, which is the current turn − `observed_turn`, but at least 0. Absent if not
     ready, or if either number is unknown.
     """
     fresh: _builtins.bool
-    """Whether the notes meet the bounds in the request. Always present. An absent bound is always met. A drift bound is not met if
-    the drift is unknown. False if not ready.
+    """Whether the notes meet the bounds in the request. Always present. An absent bound is always met. A drift bound is
+    not met if the drift is unknown. False if not ready.
     """
     @_builtins.property
     def notes(self) -> _notes_pb2.Notes:
@@ -180,8 +182,8 @@ class GetNotesResponse(_message.Message):
 
     @_builtins.property
     def snapshot_age(self) -> _duration_pb2.Duration:
-        """Time since BeginRun took the snapshot that the notes are based on, never negative. An analysis of two minutes writes notes that
-        are 0 s old, from a snapshot that is 120 s old. Absent if not ready, or if the run had no BeginRun.
+        """Time since BeginRun took the snapshot that the notes are based on, never negative. A two-minute analysis writes
+        notes that are 0 s old, based on a snapshot that is 120 s old. Absent if not ready, or if the run had no BeginRun.
         """
 
     @_builtins.property
@@ -194,7 +196,7 @@ class GetNotesResponse(_message.Message):
 
     @_builtins.property
     def latest_run(self) -> _notes_pb2.Run:
-        """The run with the highest number, in any state. It shows that a newer run is in flight, or that runs fail. Absent if the
+        """The run with the highest number, in any state. Shows whether a newer run is in flight or has failed. Absent if the
         observer has never begun a run.
         """
 
@@ -243,14 +245,14 @@ Global___GetNotesResponse: _TypeAlias = GetNotesResponse  # noqa: Y015
 
 @_typing.final
 class BatchGetNotesRequest(_message.Message):
-    """Request of BatchGetNotes."""
+    """Request message for BatchGetNotes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetNotesRequest]:
-        """At most 1,000 requests (a setting of the sidecar). Empty is OK, and so is the response."""
+        """At most 1,000 requests (configurable in the sidecar). If empty, the response is empty too."""
 
     def __init__(
         self,
@@ -267,7 +269,7 @@ Global___BatchGetNotesRequest: _TypeAlias = BatchGetNotesRequest  # noqa: Y015
 
 @_typing.final
 class BatchGetNotesResponse(_message.Message):
-    """Response of BatchGetNotes."""
+    """Response message for BatchGetNotes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -291,7 +293,7 @@ Global___BatchGetNotesResponse: _TypeAlias = BatchGetNotesResponse  # noqa: Y015
 
 @_typing.final
 class BeginRunRequest(_message.Message):
-    """Request of BeginRun."""
+    """Request message for BeginRun."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -309,8 +311,8 @@ class BeginRunRequest(_message.Message):
     run_id: _builtins.str
     """The run's id, chosen by the caller. Empty: the sidecar generates one, and a retry begins another run."""
     observed_turn: _builtins.int
-    """The caller's own count of the turns that the run will see: 0 to 2^53 − 1. Absent: the length of the stored transcript, if one
-    exists.
+    """The caller's own count of the turns that the run will see: 0 to 2^53 − 1. Absent: the length of the stored
+    transcript, if one exists.
     """
     only_if_idle: _builtins.bool
     """Begin only if no other run of this observer is in flight on the session."""
@@ -318,8 +320,8 @@ class BeginRunRequest(_message.Message):
     """Whether to return a copy of the transcript."""
     @_builtins.property
     def lease(self) -> _duration_pb2.Duration:
-        """How long the run may take before it counts as ABANDONED: above 0, at most 100 years. Absent: 5 minutes. An observer has at most
-        100 runs in flight per session; beyond that the oldest ones count as ABANDONED earlier.
+        """How long the run may take before it counts as ABANDONED: above 0, at most 100 years. Absent: 5 minutes. An observer
+        has at most 100 runs in flight per session; beyond that, the oldest count as ABANDONED before their leases expire.
         """
 
     def __init__(
@@ -345,7 +347,7 @@ Global___BeginRunRequest: _TypeAlias = BeginRunRequest  # noqa: Y015
 
 @_typing.final
 class BeginRunResponse(_message.Message):
-    """Response of BeginRun."""
+    """Response message for BeginRun."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -353,8 +355,8 @@ class BeginRunResponse(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     TRANSCRIPT_FIELD_NUMBER: _builtins.int
     started: _builtins.bool
-    """Whether `run` belongs to the caller: begun by this call, or by an earlier one with the same id. False: `only_if_idle` found
-    another run in flight, which is `run`. Always present.
+    """Whether `run` is the caller's run, begun by this call or by an earlier one with the same id. False: `only_if_idle`
+    was set, and `run` is another run in flight. Always present.
     """
     @_builtins.property
     def run(self) -> _notes_pb2.Run:
@@ -362,7 +364,7 @@ class BeginRunResponse(_message.Message):
 
     @_builtins.property
     def transcript(self) -> _containers.RepeatedCompositeFieldContainer[_turn_pb2.Turn]:
-        """The transcript of the snapshot, oldest turn first, as far as the session still keeps it (see Session.turns). Empty unless
+        """The transcript of the snapshot, oldest turn first, as far as it is still stored (see Session.turns). Empty unless
         requested and started.
         """
 
@@ -385,7 +387,7 @@ Global___BeginRunResponse: _TypeAlias = BeginRunResponse  # noqa: Y015
 
 @_typing.final
 class WriteNotesRequest(_message.Message):
-    """Request of WriteNotes."""
+    """Request message for WriteNotes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -402,14 +404,18 @@ class WriteNotesRequest(_message.Message):
     run_id: _builtins.str
     """The run that the notes come from. Empty: the sidecar generates an id, and a retry writes another run."""
     observed_turn: _builtins.int
-    """How many turns the run has seen: 0 to 2^53 − 1. Takes precedence over BeginRun's. Absent: as recorded at BeginRun."""
+    """Number of turns that the run has seen: 0 to 2^53 − 1. Overrides the number recorded at BeginRun. Absent: the number
+    recorded at BeginRun.
+    """
     @_builtins.property
     def notes(self) -> _notes_pb2.Notes:
-        """The notes. Required; a message without any content is valid."""
+        """The notes. Required; an empty message is valid."""
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """How long the notes are valid: above 0, at most 100 years. They never outlive the session. Absent: as long as the session."""
+        """How long the notes are valid: above 0, at most 100 years. They never outlive the session. Absent: as long as the
+        session.
+        """
 
     def __init__(
         self,
@@ -433,7 +439,7 @@ Global___WriteNotesRequest: _TypeAlias = WriteNotesRequest  # noqa: Y015
 
 @_typing.final
 class WriteNotesResponse(_message.Message):
-    """Response of WriteNotes."""
+    """Response message for WriteNotes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -467,7 +473,7 @@ Global___WriteNotesResponse: _TypeAlias = WriteNotesResponse  # noqa: Y015
 
 @_typing.final
 class FailRunRequest(_message.Message):
-    """Request of FailRun."""
+    """Request message for FailRun."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -476,13 +482,15 @@ class FailRunRequest(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """The session that the run is about. Required."""
+    """The session of the run. Required."""
     observer: _builtins.str
     """The observer. Empty: `default`."""
     run_id: _builtins.str
     """The run to end. Required."""
     reason: _builtins.str
-    """The reason, for people: at most 4 KiB. Other callers can read it, so leave out secrets and user data. May be empty."""
+    """The reason, for people: at most 4 KiB. Other callers can read it, so do not include secrets or user data. May be
+    empty.
+    """
     def __init__(
         self,
         *,
@@ -501,7 +509,7 @@ Global___FailRunRequest: _TypeAlias = FailRunRequest  # noqa: Y015
 
 @_typing.final
 class FailRunResponse(_message.Message):
-    """Response of FailRun."""
+    """Response message for FailRun."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -525,7 +533,7 @@ Global___FailRunResponse: _TypeAlias = FailRunResponse  # noqa: Y015
 
 @_typing.final
 class ListRunsRequest(_message.Message):
-    """Request of ListRuns."""
+    """Request message for ListRuns."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -539,11 +547,11 @@ class ListRunsRequest(_message.Message):
     observer: _builtins.str
     """The observer. Empty: `default`."""
     page_size: _builtins.int
-    """The highest number of runs in a page: not negative. 0 or more than 20: 20."""
+    """Maximum number of runs per page. Not negative. 0 or more than 20: 20."""
     page_token: _builtins.str
     """`next_page_token` of the previous page, for the same session and observer. Empty: the first page."""
     include_notes: _builtins.bool
-    """Whether to return the notes of each run, superseded ones included."""
+    """Whether to return the notes of each run, including superseded runs."""
     def __init__(
         self,
         *,
@@ -563,7 +571,7 @@ Global___ListRunsRequest: _TypeAlias = ListRunsRequest  # noqa: Y015
 
 @_typing.final
 class ListRunsResponse(_message.Message):
-    """Response of ListRuns."""
+    """Response message for ListRuns."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -27,24 +27,25 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SessionNotesStub:
-    """Notes of observers on sessions, with readiness, age and drift.
+    """Observers' notes on sessions, with readiness, age and drift.
 
     Rules for every RPC in this package:
 
-    - `session_id`, `observer` and `run_id` are 1 to 256 bytes of printable ASCII without space, `{` or `}`. An empty `observer` means
-      `default`.
-    - Every time and every age comes from the store's clock, read in the same atomic step as the data. The clocks of clients and of
-      the sidecar play no part.
-    - Each RPC on a session is one atomic step in the store. It takes effect completely or not at all, even if the client disconnects
-      or the sidecar dies.
-    - Errors carry `google.rpc.ErrorInfo` (domain `session-notes`; the reason is a name of ErrorReason without its prefix) and, where
-      noted, `BadRequest` or `RetryInfo`. Besides the errors in its own comment, any RPC can return INVALID_ARGUMENT (`BadRequest` names
-      the field), RESOURCE_EXHAUSTED (TOO_LARGE, with the limit in the metadata, or OVERLOADED, with `RetryInfo`), UNAUTHENTICATED,
-      PERMISSION_DENIED, UNAVAILABLE (the store is unreachable or refuses the operation, or the sidecar is shutting down; with
-      `RetryInfo`), DEADLINE_EXCEEDED (REQUEST_TIMEOUT: the request did not arrive in time) and INTERNAL (a bug; the message has an id
-      that is also in the sidecar's log).
-    - The outcome of a write that returned UNAVAILABLE or DEADLINE_EXCEEDED is unknown. Repeating it with the same `run_id` is always
-      safe.
+    - `session_id`, `observer` and `run_id` are 1 to 256 bytes of printable ASCII without space, `{` or `}`. An empty
+      `observer` means `default`.
+    - Every time and every age comes from the store's clock, read in the same atomic step as the data. The clocks of
+      clients and of the sidecar are never used.
+    - Each RPC on a session is one atomic step in the store. It takes effect completely or not at all, even if the client
+      disconnects or the sidecar dies.
+    - Errors carry `google.rpc.ErrorInfo` (domain `session-notes`; the reason is an ErrorReason name without its prefix)
+      and, where noted, `BadRequest` or `RetryInfo`. In addition to the errors listed in its own comment, any RPC can
+      return INVALID_ARGUMENT (`BadRequest` names the field), RESOURCE_EXHAUSTED (TOO_LARGE, with the limit in the
+      metadata, or OVERLOADED, with `RetryInfo`), UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (the store is
+      unreachable or refuses the operation, or the sidecar is shutting down; with `RetryInfo`), DEADLINE_EXCEEDED
+      (REQUEST_TIMEOUT: the request did not arrive in time) and INTERNAL (a bug; the message contains an id that also
+      appears in the sidecar's log).
+    - The outcome of a write that returned UNAVAILABLE or DEADLINE_EXCEEDED is unknown. Repeating it with the same
+      `run_id` is always safe.
     """
 
     @_typing.overload
@@ -52,161 +53,167 @@ class SessionNotesStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SessionNotesAsyncStub: ...
     GetNotes: _grpc.UnaryUnaryMultiCallable[_session_notes_pb2.GetNotesRequest, _session_notes_pb2.GetNotesResponse]
-    """Returns the current notes of one observer on one session, with readiness, age and drift. Made for the primary: one short read,
-    no waiting. For a session that does not exist it returns OK with NEVER_RUN.
+    """Returns the current notes of one observer on one session, with readiness, age and drift. Designed for the primary:
+    one short read that never waits. Returns OK with NEVER_RUN if the session does not exist.
 
-    Idempotent. Changes nothing and does not extend the session's life.
+    Idempotent. Changes nothing and does not extend the session's lifetime.
     """
     BatchGetNotes: _grpc.UnaryUnaryMultiCallable[_session_notes_pb2.BatchGetNotesRequest, _session_notes_pb2.BatchGetNotesResponse]
-    """Performs GetNotes for many sessions in one call, in the order of the requests. Each entry is read in an atomic step of its own,
-    so the entries may be a few milliseconds apart.
+    """Performs GetNotes for many sessions in one call, and returns the responses in request order. Each entry is a
+    separate atomic read, so entries may be a few milliseconds apart.
 
-    Idempotent. Changes nothing. A response with many large notes exceeds the 4 MiB that gRPC clients accept by default: request
-    fewer, or raise the client's limit. Errors:
+    Idempotent. Changes nothing. A response with many large notes can exceed the 4 MiB that gRPC clients accept by
+    default: request fewer, or raise the client's limit. Errors:
     - INVALID_ARGUMENT: one invalid entry fails the call; `BadRequest` names it as `requests[3].session_id`.
-    - RESOURCE_EXHAUSTED, TOO_LARGE: more than 1,000 requests (a setting of the sidecar), or more than 64 MiB of notes (16 times the
-      largest message).
+    - RESOURCE_EXHAUSTED, TOO_LARGE: more than 1,000 requests (configurable in the sidecar), or more than 64 MiB of
+      notes (16 times the largest message).
     """
     BeginRun: _grpc.UnaryUnaryMultiCallable[_session_notes_pb2.BeginRunRequest, _session_notes_pb2.BeginRunResponse]
-    """Begins a run: issues its number, takes the snapshot (turn count and store time) and, on request, returns a copy of the
-    transcript. Creates the session if it does not exist.
+    """Begins a run: issues its number, takes the snapshot (turn count and store time) and, on request, returns a copy of
+    the transcript. Creates the session if it does not exist.
 
-    Idempotent per `run_id`: a repeated call returns the run in its current state, with the transcript of the first call's snapshot
-    as far as the session still keeps it (the last 2,000 turns, and 8 MiB of them). Choose the id yourself if you want to retry.
-    With the transcript, the response can exceed the 4 MiB that gRPC clients accept by default. Errors:
+    Idempotent per `run_id`: a repeated call returns the run in its current state, with the transcript of the first
+    call's snapshot as far as it is still stored (the last 2,000 turns, at most 8 MiB). To be able to retry, choose the
+    id yourself. With the transcript, the response can exceed the 4 MiB that gRPC clients accept by default. Errors:
     - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
     - RESOURCE_EXHAUSTED, TOO_LARGE: the session has no room for another run; see WriteNotes.
     """
     WriteNotes: _grpc.UnaryUnaryMultiCallable[_session_notes_pb2.WriteNotesRequest, _session_notes_pb2.WriteNotesResponse]
-    """Writes the notes of a run, atomically and once. The response's outcome reports whether they became current; a slow old run
-    never overwrites a newer one, and that is not an error. Creates the run and the session if BeginRun did not.
+    """Writes the notes of a run, atomically and only once. The outcome in the response reports whether they became
+    current; a slow old run never overwrites a newer one, and that is not an error. Creates the run and the session if
+    BeginRun did not.
 
-    Idempotent per `run_id`: repeating the same notes returns DUPLICATE, changes nothing and does not refresh the age. Errors:
-    - ALREADY_EXISTS, RUN_ALREADY_WRITTEN: the run has written other notes.
-    - FAILED_PRECONDITION, RUN_ALREADY_FAILED: FailRun has ended the run.
+    Idempotent per `run_id`: repeating the same notes returns DUPLICATE, changes nothing and does not refresh the age.
+    Errors:
+    - ALREADY_EXISTS, RUN_ALREADY_WRITTEN: the run has already written different notes.
+    - FAILED_PRECONDITION, RUN_ALREADY_FAILED: the run was ended by FailRun.
     - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
-    - RESOURCE_EXHAUSTED, TOO_LARGE: the notes are too large (`field` is `notes`), or the session is full (`field` is empty). Its runs
-      and their notes, with 8 KiB for each observer, take at most 16 MiB. Before a write is rejected, the oldest notes in the same
-      observer's history are dropped.
+    - RESOURCE_EXHAUSTED, TOO_LARGE: the notes are too large (`field` is `notes`), or the session is full (`field` is
+      empty). A session's runs and their notes, plus 8 KiB per observer, may take at most 16 MiB. Before a write is
+      rejected, the oldest notes in the same observer's history are dropped.
 
-    A write that re-creates an expired session restores the ttl set by UpdateSession, if this sidecar remembers it. It remembers
-    the last 10,000 such sessions.
+    A write that re-creates an expired session restores the ttl set by UpdateSession, if this sidecar remembers it. A
+    sidecar remembers the last 10,000 sessions with such a ttl.
     """
     FailRun: _grpc.UnaryUnaryMultiCallable[_session_notes_pb2.FailRunRequest, _session_notes_pb2.FailRunResponse]
     """Ends a run without notes, and records the reason.
 
-    Idempotent: a repeated call returns the same response, and the first reason stays. Errors:
+    Idempotent: a repeated call returns the same response and keeps the first reason. Errors:
     - NOT_FOUND, RUN_NOT_FOUND: the run does not exist.
-    - FAILED_PRECONDITION, RUN_ALREADY_WRITTEN: the run has written notes.
+    - FAILED_PRECONDITION, RUN_ALREADY_WRITTEN: the run has already written its notes.
     - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
     """
     ListRuns: _grpc.UnaryUnaryMultiCallable[_session_notes_pb2.ListRunsRequest, _session_notes_pb2.ListRunsResponse]
-    """Lists the last 20 runs of one observer on one session, newest first, in pages. Made for debugging. In a full session the oldest
-    of them may have lost their notes (see WriteNotes).
+    """Lists the last 20 runs of one observer on one session, newest first, in pages. Intended for debugging. In a full
+    session the oldest runs may have lost their notes (see WriteNotes).
 
-    Idempotent. Changes nothing. For a session that does not exist it returns OK and no runs. With notes, a page can exceed the 4 MiB
-    that gRPC clients accept by default: request fewer runs, or raise the client's limit.
+    Idempotent. Changes nothing. Returns OK and no runs if the session does not exist. With notes, a page can exceed
+    the 4 MiB that gRPC clients accept by default: request fewer runs, or raise the client's limit.
     """
 
 @_typing.type_check_only
 class SessionNotesAsyncStub(SessionNotesStub):
-    """Notes of observers on sessions, with readiness, age and drift.
+    """Observers' notes on sessions, with readiness, age and drift.
 
     Rules for every RPC in this package:
 
-    - `session_id`, `observer` and `run_id` are 1 to 256 bytes of printable ASCII without space, `{` or `}`. An empty `observer` means
-      `default`.
-    - Every time and every age comes from the store's clock, read in the same atomic step as the data. The clocks of clients and of
-      the sidecar play no part.
-    - Each RPC on a session is one atomic step in the store. It takes effect completely or not at all, even if the client disconnects
-      or the sidecar dies.
-    - Errors carry `google.rpc.ErrorInfo` (domain `session-notes`; the reason is a name of ErrorReason without its prefix) and, where
-      noted, `BadRequest` or `RetryInfo`. Besides the errors in its own comment, any RPC can return INVALID_ARGUMENT (`BadRequest` names
-      the field), RESOURCE_EXHAUSTED (TOO_LARGE, with the limit in the metadata, or OVERLOADED, with `RetryInfo`), UNAUTHENTICATED,
-      PERMISSION_DENIED, UNAVAILABLE (the store is unreachable or refuses the operation, or the sidecar is shutting down; with
-      `RetryInfo`), DEADLINE_EXCEEDED (REQUEST_TIMEOUT: the request did not arrive in time) and INTERNAL (a bug; the message has an id
-      that is also in the sidecar's log).
-    - The outcome of a write that returned UNAVAILABLE or DEADLINE_EXCEEDED is unknown. Repeating it with the same `run_id` is always
-      safe.
+    - `session_id`, `observer` and `run_id` are 1 to 256 bytes of printable ASCII without space, `{` or `}`. An empty
+      `observer` means `default`.
+    - Every time and every age comes from the store's clock, read in the same atomic step as the data. The clocks of
+      clients and of the sidecar are never used.
+    - Each RPC on a session is one atomic step in the store. It takes effect completely or not at all, even if the client
+      disconnects or the sidecar dies.
+    - Errors carry `google.rpc.ErrorInfo` (domain `session-notes`; the reason is an ErrorReason name without its prefix)
+      and, where noted, `BadRequest` or `RetryInfo`. In addition to the errors listed in its own comment, any RPC can
+      return INVALID_ARGUMENT (`BadRequest` names the field), RESOURCE_EXHAUSTED (TOO_LARGE, with the limit in the
+      metadata, or OVERLOADED, with `RetryInfo`), UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (the store is
+      unreachable or refuses the operation, or the sidecar is shutting down; with `RetryInfo`), DEADLINE_EXCEEDED
+      (REQUEST_TIMEOUT: the request did not arrive in time) and INTERNAL (a bug; the message contains an id that also
+      appears in the sidecar's log).
+    - The outcome of a write that returned UNAVAILABLE or DEADLINE_EXCEEDED is unknown. Repeating it with the same
+      `run_id` is always safe.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetNotes: _aio.UnaryUnaryMultiCallable[_session_notes_pb2.GetNotesRequest, _session_notes_pb2.GetNotesResponse]  # type: ignore[assignment]
-    """Returns the current notes of one observer on one session, with readiness, age and drift. Made for the primary: one short read,
-    no waiting. For a session that does not exist it returns OK with NEVER_RUN.
+    """Returns the current notes of one observer on one session, with readiness, age and drift. Designed for the primary:
+    one short read that never waits. Returns OK with NEVER_RUN if the session does not exist.
 
-    Idempotent. Changes nothing and does not extend the session's life.
+    Idempotent. Changes nothing and does not extend the session's lifetime.
     """
     BatchGetNotes: _aio.UnaryUnaryMultiCallable[_session_notes_pb2.BatchGetNotesRequest, _session_notes_pb2.BatchGetNotesResponse]  # type: ignore[assignment]
-    """Performs GetNotes for many sessions in one call, in the order of the requests. Each entry is read in an atomic step of its own,
-    so the entries may be a few milliseconds apart.
+    """Performs GetNotes for many sessions in one call, and returns the responses in request order. Each entry is a
+    separate atomic read, so entries may be a few milliseconds apart.
 
-    Idempotent. Changes nothing. A response with many large notes exceeds the 4 MiB that gRPC clients accept by default: request
-    fewer, or raise the client's limit. Errors:
+    Idempotent. Changes nothing. A response with many large notes can exceed the 4 MiB that gRPC clients accept by
+    default: request fewer, or raise the client's limit. Errors:
     - INVALID_ARGUMENT: one invalid entry fails the call; `BadRequest` names it as `requests[3].session_id`.
-    - RESOURCE_EXHAUSTED, TOO_LARGE: more than 1,000 requests (a setting of the sidecar), or more than 64 MiB of notes (16 times the
-      largest message).
+    - RESOURCE_EXHAUSTED, TOO_LARGE: more than 1,000 requests (configurable in the sidecar), or more than 64 MiB of
+      notes (16 times the largest message).
     """
     BeginRun: _aio.UnaryUnaryMultiCallable[_session_notes_pb2.BeginRunRequest, _session_notes_pb2.BeginRunResponse]  # type: ignore[assignment]
-    """Begins a run: issues its number, takes the snapshot (turn count and store time) and, on request, returns a copy of the
-    transcript. Creates the session if it does not exist.
+    """Begins a run: issues its number, takes the snapshot (turn count and store time) and, on request, returns a copy of
+    the transcript. Creates the session if it does not exist.
 
-    Idempotent per `run_id`: a repeated call returns the run in its current state, with the transcript of the first call's snapshot
-    as far as the session still keeps it (the last 2,000 turns, and 8 MiB of them). Choose the id yourself if you want to retry.
-    With the transcript, the response can exceed the 4 MiB that gRPC clients accept by default. Errors:
+    Idempotent per `run_id`: a repeated call returns the run in its current state, with the transcript of the first
+    call's snapshot as far as it is still stored (the last 2,000 turns, at most 8 MiB). To be able to retry, choose the
+    id yourself. With the transcript, the response can exceed the 4 MiB that gRPC clients accept by default. Errors:
     - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
     - RESOURCE_EXHAUSTED, TOO_LARGE: the session has no room for another run; see WriteNotes.
     """
     WriteNotes: _aio.UnaryUnaryMultiCallable[_session_notes_pb2.WriteNotesRequest, _session_notes_pb2.WriteNotesResponse]  # type: ignore[assignment]
-    """Writes the notes of a run, atomically and once. The response's outcome reports whether they became current; a slow old run
-    never overwrites a newer one, and that is not an error. Creates the run and the session if BeginRun did not.
+    """Writes the notes of a run, atomically and only once. The outcome in the response reports whether they became
+    current; a slow old run never overwrites a newer one, and that is not an error. Creates the run and the session if
+    BeginRun did not.
 
-    Idempotent per `run_id`: repeating the same notes returns DUPLICATE, changes nothing and does not refresh the age. Errors:
-    - ALREADY_EXISTS, RUN_ALREADY_WRITTEN: the run has written other notes.
-    - FAILED_PRECONDITION, RUN_ALREADY_FAILED: FailRun has ended the run.
+    Idempotent per `run_id`: repeating the same notes returns DUPLICATE, changes nothing and does not refresh the age.
+    Errors:
+    - ALREADY_EXISTS, RUN_ALREADY_WRITTEN: the run has already written different notes.
+    - FAILED_PRECONDITION, RUN_ALREADY_FAILED: the run was ended by FailRun.
     - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
-    - RESOURCE_EXHAUSTED, TOO_LARGE: the notes are too large (`field` is `notes`), or the session is full (`field` is empty). Its runs
-      and their notes, with 8 KiB for each observer, take at most 16 MiB. Before a write is rejected, the oldest notes in the same
-      observer's history are dropped.
+    - RESOURCE_EXHAUSTED, TOO_LARGE: the notes are too large (`field` is `notes`), or the session is full (`field` is
+      empty). A session's runs and their notes, plus 8 KiB per observer, may take at most 16 MiB. Before a write is
+      rejected, the oldest notes in the same observer's history are dropped.
 
-    A write that re-creates an expired session restores the ttl set by UpdateSession, if this sidecar remembers it. It remembers
-    the last 10,000 such sessions.
+    A write that re-creates an expired session restores the ttl set by UpdateSession, if this sidecar remembers it. A
+    sidecar remembers the last 10,000 sessions with such a ttl.
     """
     FailRun: _aio.UnaryUnaryMultiCallable[_session_notes_pb2.FailRunRequest, _session_notes_pb2.FailRunResponse]  # type: ignore[assignment]
     """Ends a run without notes, and records the reason.
 
-    Idempotent: a repeated call returns the same response, and the first reason stays. Errors:
+    Idempotent: a repeated call returns the same response and keeps the first reason. Errors:
     - NOT_FOUND, RUN_NOT_FOUND: the run does not exist.
-    - FAILED_PRECONDITION, RUN_ALREADY_WRITTEN: the run has written notes.
+    - FAILED_PRECONDITION, RUN_ALREADY_WRITTEN: the run has already written its notes.
     - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
     """
     ListRuns: _aio.UnaryUnaryMultiCallable[_session_notes_pb2.ListRunsRequest, _session_notes_pb2.ListRunsResponse]  # type: ignore[assignment]
-    """Lists the last 20 runs of one observer on one session, newest first, in pages. Made for debugging. In a full session the oldest
-    of them may have lost their notes (see WriteNotes).
+    """Lists the last 20 runs of one observer on one session, newest first, in pages. Intended for debugging. In a full
+    session the oldest runs may have lost their notes (see WriteNotes).
 
-    Idempotent. Changes nothing. For a session that does not exist it returns OK and no runs. With notes, a page can exceed the 4 MiB
-    that gRPC clients accept by default: request fewer runs, or raise the client's limit.
+    Idempotent. Changes nothing. Returns OK and no runs if the session does not exist. With notes, a page can exceed
+    the 4 MiB that gRPC clients accept by default: request fewer runs, or raise the client's limit.
     """
 
 class SessionNotesServicer(metaclass=_abc_1.ABCMeta):
-    """Notes of observers on sessions, with readiness, age and drift.
+    """Observers' notes on sessions, with readiness, age and drift.
 
     Rules for every RPC in this package:
 
-    - `session_id`, `observer` and `run_id` are 1 to 256 bytes of printable ASCII without space, `{` or `}`. An empty `observer` means
-      `default`.
-    - Every time and every age comes from the store's clock, read in the same atomic step as the data. The clocks of clients and of
-      the sidecar play no part.
-    - Each RPC on a session is one atomic step in the store. It takes effect completely or not at all, even if the client disconnects
-      or the sidecar dies.
-    - Errors carry `google.rpc.ErrorInfo` (domain `session-notes`; the reason is a name of ErrorReason without its prefix) and, where
-      noted, `BadRequest` or `RetryInfo`. Besides the errors in its own comment, any RPC can return INVALID_ARGUMENT (`BadRequest` names
-      the field), RESOURCE_EXHAUSTED (TOO_LARGE, with the limit in the metadata, or OVERLOADED, with `RetryInfo`), UNAUTHENTICATED,
-      PERMISSION_DENIED, UNAVAILABLE (the store is unreachable or refuses the operation, or the sidecar is shutting down; with
-      `RetryInfo`), DEADLINE_EXCEEDED (REQUEST_TIMEOUT: the request did not arrive in time) and INTERNAL (a bug; the message has an id
-      that is also in the sidecar's log).
-    - The outcome of a write that returned UNAVAILABLE or DEADLINE_EXCEEDED is unknown. Repeating it with the same `run_id` is always
-      safe.
+    - `session_id`, `observer` and `run_id` are 1 to 256 bytes of printable ASCII without space, `{` or `}`. An empty
+      `observer` means `default`.
+    - Every time and every age comes from the store's clock, read in the same atomic step as the data. The clocks of
+      clients and of the sidecar are never used.
+    - Each RPC on a session is one atomic step in the store. It takes effect completely or not at all, even if the client
+      disconnects or the sidecar dies.
+    - Errors carry `google.rpc.ErrorInfo` (domain `session-notes`; the reason is an ErrorReason name without its prefix)
+      and, where noted, `BadRequest` or `RetryInfo`. In addition to the errors listed in its own comment, any RPC can
+      return INVALID_ARGUMENT (`BadRequest` names the field), RESOURCE_EXHAUSTED (TOO_LARGE, with the limit in the
+      metadata, or OVERLOADED, with `RetryInfo`), UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (the store is
+      unreachable or refuses the operation, or the sidecar is shutting down; with `RetryInfo`), DEADLINE_EXCEEDED
+      (REQUEST_TIMEOUT: the request did not arrive in time) and INTERNAL (a bug; the message contains an id that also
+      appears in the sidecar's log).
+    - The outcome of a write that returned UNAVAILABLE or DEADLINE_EXCEEDED is unknown. Repeating it with the same
+      `run_id` is always safe.
     """
 
     @_abc_1.abstractmethod
@@ -215,10 +222,10 @@ class SessionNotesServicer(metaclass=_abc_1.ABCMeta):
         request: _session_notes_pb2.GetNotesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_notes_pb2.GetNotesResponse, _abc.Awaitable[_session_notes_pb2.GetNotesResponse]]:
-        """Returns the current notes of one observer on one session, with readiness, age and drift. Made for the primary: one short read,
-        no waiting. For a session that does not exist it returns OK with NEVER_RUN.
+        """Returns the current notes of one observer on one session, with readiness, age and drift. Designed for the primary:
+        one short read that never waits. Returns OK with NEVER_RUN if the session does not exist.
 
-        Idempotent. Changes nothing and does not extend the session's life.
+        Idempotent. Changes nothing and does not extend the session's lifetime.
         """
 
     @_abc_1.abstractmethod
@@ -227,14 +234,14 @@ class SessionNotesServicer(metaclass=_abc_1.ABCMeta):
         request: _session_notes_pb2.BatchGetNotesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_notes_pb2.BatchGetNotesResponse, _abc.Awaitable[_session_notes_pb2.BatchGetNotesResponse]]:
-        """Performs GetNotes for many sessions in one call, in the order of the requests. Each entry is read in an atomic step of its own,
-        so the entries may be a few milliseconds apart.
+        """Performs GetNotes for many sessions in one call, and returns the responses in request order. Each entry is a
+        separate atomic read, so entries may be a few milliseconds apart.
 
-        Idempotent. Changes nothing. A response with many large notes exceeds the 4 MiB that gRPC clients accept by default: request
-        fewer, or raise the client's limit. Errors:
+        Idempotent. Changes nothing. A response with many large notes can exceed the 4 MiB that gRPC clients accept by
+        default: request fewer, or raise the client's limit. Errors:
         - INVALID_ARGUMENT: one invalid entry fails the call; `BadRequest` names it as `requests[3].session_id`.
-        - RESOURCE_EXHAUSTED, TOO_LARGE: more than 1,000 requests (a setting of the sidecar), or more than 64 MiB of notes (16 times the
-          largest message).
+        - RESOURCE_EXHAUSTED, TOO_LARGE: more than 1,000 requests (configurable in the sidecar), or more than 64 MiB of
+          notes (16 times the largest message).
         """
 
     @_abc_1.abstractmethod
@@ -243,12 +250,12 @@ class SessionNotesServicer(metaclass=_abc_1.ABCMeta):
         request: _session_notes_pb2.BeginRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_notes_pb2.BeginRunResponse, _abc.Awaitable[_session_notes_pb2.BeginRunResponse]]:
-        """Begins a run: issues its number, takes the snapshot (turn count and store time) and, on request, returns a copy of the
-        transcript. Creates the session if it does not exist.
+        """Begins a run: issues its number, takes the snapshot (turn count and store time) and, on request, returns a copy of
+        the transcript. Creates the session if it does not exist.
 
-        Idempotent per `run_id`: a repeated call returns the run in its current state, with the transcript of the first call's snapshot
-        as far as the session still keeps it (the last 2,000 turns, and 8 MiB of them). Choose the id yourself if you want to retry.
-        With the transcript, the response can exceed the 4 MiB that gRPC clients accept by default. Errors:
+        Idempotent per `run_id`: a repeated call returns the run in its current state, with the transcript of the first
+        call's snapshot as far as it is still stored (the last 2,000 turns, at most 8 MiB). To be able to retry, choose the
+        id yourself. With the transcript, the response can exceed the 4 MiB that gRPC clients accept by default. Errors:
         - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
         - RESOURCE_EXHAUSTED, TOO_LARGE: the session has no room for another run; see WriteNotes.
         """
@@ -259,19 +266,21 @@ class SessionNotesServicer(metaclass=_abc_1.ABCMeta):
         request: _session_notes_pb2.WriteNotesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_notes_pb2.WriteNotesResponse, _abc.Awaitable[_session_notes_pb2.WriteNotesResponse]]:
-        """Writes the notes of a run, atomically and once. The response's outcome reports whether they became current; a slow old run
-        never overwrites a newer one, and that is not an error. Creates the run and the session if BeginRun did not.
+        """Writes the notes of a run, atomically and only once. The outcome in the response reports whether they became
+        current; a slow old run never overwrites a newer one, and that is not an error. Creates the run and the session if
+        BeginRun did not.
 
-        Idempotent per `run_id`: repeating the same notes returns DUPLICATE, changes nothing and does not refresh the age. Errors:
-        - ALREADY_EXISTS, RUN_ALREADY_WRITTEN: the run has written other notes.
-        - FAILED_PRECONDITION, RUN_ALREADY_FAILED: FailRun has ended the run.
+        Idempotent per `run_id`: repeating the same notes returns DUPLICATE, changes nothing and does not refresh the age.
+        Errors:
+        - ALREADY_EXISTS, RUN_ALREADY_WRITTEN: the run has already written different notes.
+        - FAILED_PRECONDITION, RUN_ALREADY_FAILED: the run was ended by FailRun.
         - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
-        - RESOURCE_EXHAUSTED, TOO_LARGE: the notes are too large (`field` is `notes`), or the session is full (`field` is empty). Its runs
-          and their notes, with 8 KiB for each observer, take at most 16 MiB. Before a write is rejected, the oldest notes in the same
-          observer's history are dropped.
+        - RESOURCE_EXHAUSTED, TOO_LARGE: the notes are too large (`field` is `notes`), or the session is full (`field` is
+          empty). A session's runs and their notes, plus 8 KiB per observer, may take at most 16 MiB. Before a write is
+          rejected, the oldest notes in the same observer's history are dropped.
 
-        A write that re-creates an expired session restores the ttl set by UpdateSession, if this sidecar remembers it. It remembers
-        the last 10,000 such sessions.
+        A write that re-creates an expired session restores the ttl set by UpdateSession, if this sidecar remembers it. A
+        sidecar remembers the last 10,000 sessions with such a ttl.
         """
 
     @_abc_1.abstractmethod
@@ -282,9 +291,9 @@ class SessionNotesServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_notes_pb2.FailRunResponse, _abc.Awaitable[_session_notes_pb2.FailRunResponse]]:
         """Ends a run without notes, and records the reason.
 
-        Idempotent: a repeated call returns the same response, and the first reason stays. Errors:
+        Idempotent: a repeated call returns the same response and keeps the first reason. Errors:
         - NOT_FOUND, RUN_NOT_FOUND: the run does not exist.
-        - FAILED_PRECONDITION, RUN_ALREADY_WRITTEN: the run has written notes.
+        - FAILED_PRECONDITION, RUN_ALREADY_WRITTEN: the run has already written its notes.
         - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
         """
 
@@ -294,11 +303,11 @@ class SessionNotesServicer(metaclass=_abc_1.ABCMeta):
         request: _session_notes_pb2.ListRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_notes_pb2.ListRunsResponse, _abc.Awaitable[_session_notes_pb2.ListRunsResponse]]:
-        """Lists the last 20 runs of one observer on one session, newest first, in pages. Made for debugging. In a full session the oldest
-        of them may have lost their notes (see WriteNotes).
+        """Lists the last 20 runs of one observer on one session, newest first, in pages. Intended for debugging. In a full
+        session the oldest runs may have lost their notes (see WriteNotes).
 
-        Idempotent. Changes nothing. For a session that does not exist it returns OK and no runs. With notes, a page can exceed the 4 MiB
-        that gRPC clients accept by default: request fewer runs, or raise the client's limit.
+        Idempotent. Changes nothing. Returns OK and no runs if the session does not exist. With notes, a page can exceed
+        the 4 MiB that gRPC clients accept by default: request fewer runs, or raise the client's limit.
         """
 
 def add_SessionNotesServicer_to_server(servicer: SessionNotesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

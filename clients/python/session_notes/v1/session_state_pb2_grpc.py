@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class SessionStateStub(object):
-    """Named fields and the transcript of a session. The rules at SessionNotes apply.
+    """Named fields and the transcript of a session. The rules in the comment on SessionNotes apply.
     """
 
     def __init__(self, channel):
@@ -63,48 +63,50 @@ class SessionStateStub(object):
 
 
 class SessionStateServicer(object):
-    """Named fields and the transcript of a session. The rules at SessionNotes apply.
+    """Named fields and the transcript of a session. The rules in the comment on SessionNotes apply.
     """
 
     def GetSession(self, request, context):
         """Returns the whole session from one atomic read.
 
-        Idempotent. Changes nothing and does not extend the session's life. For a session that does not exist it returns OK and an empty
-        session at version 0. With the turns, or with large fields and notes, the response can exceed the 4 MiB that gRPC clients
-        accept by default.
+        Idempotent. Changes nothing and does not extend the session's lifetime. Returns OK and an empty session at version
+        0 if the session does not exist. With the turns, or with large fields and notes, the response can exceed the 4 MiB
+        that gRPC clients accept by default.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSession(self, request, context):
-        """Sets and removes named fields, atomically and without reading the others, so that two writers never lose each other's fields.
-        Creates the session if it does not exist.
+        """Sets and removes named fields, atomically and without reading the others, so that two writers never lose each
+        other's fields. Creates the session if it does not exist.
 
-        Not idempotent: each successful call raises the version by 1. With `expected_version` a retry is safe: it is ABORTED if the first
-        attempt succeeded. Errors:
-        - ABORTED, VERSION_MISMATCH: the session is at another version, which is `actual` in the metadata.
-        - RESOURCE_EXHAUSTED, TOO_LARGE: a field is too large, or all fields together exceed 8 MiB (`field` is `set`); a field counts as
-        its name, its value and 256 bytes. A change that makes them smaller is always accepted.
+        Not idempotent: each successful call increments the version by 1. With `expected_version` a retry is safe: it is
+        ABORTED if the first attempt succeeded. Errors:
+        - ABORTED, VERSION_MISMATCH: the session is at another version, which the metadata has as `actual`.
+        - RESOURCE_EXHAUSTED, TOO_LARGE: a field is too large, or all fields together exceed 8 MiB (`field` is `set`). The
+        size of a field is that of its name and value, plus 256 bytes. A change that reduces the total is always
+        accepted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AppendTurns(self, request, context):
-        """Appends turns to the transcript. Creates the session if it does not exist; a session that has expired keeps its ttl as in
-        WriteNotes.
+        """Appends turns to the transcript. Creates the session if it does not exist; the ttl of an expired session is
+        restored as in WriteNotes.
 
         Not idempotent. With `expected_turn_count` a retry is safe: it is ABORTED if the first attempt succeeded. Errors:
-        - ABORTED, TURN_COUNT_MISMATCH: the transcript has another length, which is `actual` in the metadata.
+        - ABORTED, TURN_COUNT_MISMATCH: the transcript has another length, which the metadata has as `actual`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSession(self, request, context):
-        """Deletes the session and all its data. For an hour, existing runs are refused (SESSION_DELETED), so that an in-flight analysis does
-        not resurrect a deleted user; only the ids of these runs are kept for that.
+        """Deletes the session and all its data. For an hour afterwards, calls for its existing runs are rejected
+        (SESSION_DELETED), so that an in-flight analysis does not resurrect a deleted user. Only the ids of these runs are
+        stored for this purpose.
 
         Idempotent: a repeated call returns OK and `existed: false`.
         """
@@ -113,10 +115,11 @@ class SessionStateServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """Lists summaries of all sessions, in pages and in no order. Made for people: it scans the whole store. It lists every session that
-        exists from the first page to the last, even if the store restarts or fails over meanwhile: the listing then starts over with the
-        next page. Sessions created or deleted during the listing may or may not be listed, and a session can be listed twice. A
-        session can be missed only while slots of a cluster are being moved between nodes.
+        """Lists summaries of all sessions, in pages and in no particular order. Intended for people: it scans the whole
+        store. Every session that exists throughout the listing is listed, even if the store restarts or fails over in
+        between; the next page then starts the listing over. Sessions created or deleted during the listing may or may not
+        be listed, and a session can be listed twice. A session can be missed only while slots of a cluster are being moved
+        between nodes.
 
         Idempotent. Changes nothing.
         """
@@ -161,7 +164,7 @@ def add_SessionStateServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SessionState(object):
-    """Named fields and the transcript of a session. The rules at SessionNotes apply.
+    """Named fields and the transcript of a session. The rules in the comment on SessionNotes apply.
     """
 
     @staticmethod

@@ -20,7 +20,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Turn(_message.Message):
-    """One utterance in a conversation. At most 64 KiB serialized (a setting of the sidecar); a larger turn is RESOURCE_EXHAUSTED."""
+    """One utterance in a conversation. At most 64 KiB serialized (configurable in the sidecar); a larger turn is rejected
+    with RESOURCE_EXHAUSTED.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -29,18 +31,18 @@ class Turn(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     EXTRA_FIELD_NUMBER: _builtins.int
     speaker: _builtins.str
-    """The speaker, in the caller's terms: `user`, `primary`, a name. May be empty."""
+    """The speaker, as named by the caller: `user`, `primary` or a person's name, for example. May be empty."""
     text: _builtins.str
     """The words spoken. May be empty."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When they were spoken, by the caller's clock: from year 1 to 9999. Stored as given; no age is computed from it. Absent:
-        unknown.
+        """When they were spoken, by the caller's clock: from year 1 to 9999. Stored unchanged; no age is computed from it.
+        Absent: unknown.
         """
 
     @_builtins.property
     def extra(self) -> _struct_pb2.Struct:
-        """Any further data. The limits of Notes.extra apply. Absent: none."""
+        """Any additional data. The limits of Notes.extra apply. Absent: none."""
 
     def __init__(
         self,

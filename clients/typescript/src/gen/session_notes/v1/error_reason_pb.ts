@@ -14,7 +14,8 @@ export const file_session_notes_v1_error_reason: GenFile = /*@__PURE__*/
   fileDesc("CiNzZXNzaW9uX25vdGVzL3YxL2Vycm9yX3JlYXNvbi5wcm90bxIQc2Vzc2lvbl9ub3Rlcy52MSrFBAoLRXJyb3JSZWFzb24SHAoYRVJST1JfUkVBU09OX1VOU1BFQ0lGSUVEEAASHgoaRVJST1JfUkVBU09OX0lOVkFMSURfRklFTEQQARIiCh5FUlJPUl9SRUFTT05fTUFMRk9STUVEX01FU1NBR0UQAhIaChZFUlJPUl9SRUFTT05fVE9PX0xBUkdFEAMSJAogRVJST1JfUkVBU09OX1JVTl9BTFJFQURZX1dSSVRURU4QBBIjCh9FUlJPUl9SRUFTT05fUlVOX0FMUkVBRFlfRkFJTEVEEAUSHgoaRVJST1JfUkVBU09OX1JVTl9OT1RfRk9VTkQQBhIgChxFUlJPUl9SRUFTT05fU0VTU0lPTl9ERUxFVEVEEAcSIQodRVJST1JfUkVBU09OX1ZFUlNJT05fTUlTTUFUQ0gQCBIkCiBFUlJPUl9SRUFTT05fVFVSTl9DT1VOVF9NSVNNQVRDSBAJEiIKHkVSUk9SX1JFQVNPTl9TVE9SRV9VTkFWQUlMQUJMRRAKEh4KGkVSUk9SX1JFQVNPTl9TSFVUVElOR19ET1dOEAsSGQoVRVJST1JfUkVBU09OX0lOVEVSTkFMEAwSIAocRVJST1JfUkVBU09OX1VOQVVUSEVOVElDQVRFRBANEiIKHkVSUk9SX1JFQVNPTl9QRVJNSVNTSU9OX0RFTklFRBAOEhsKF0VSUk9SX1JFQVNPTl9PVkVSTE9BREVEEA8SIAocRVJST1JfUkVBU09OX1JFUVVFU1RfVElNRU9VVBASYgZwcm90bzM");
 
 /**
- * Reasons in `google.rpc.ErrorInfo`. Its `reason` is the name below without `ERROR_REASON_`; its `domain` is `session-notes`.
+ * Reasons in `google.rpc.ErrorInfo`. Its `reason` is a name below without `ERROR_REASON_`; its `domain` is
+ * `session-notes`.
  *
  * @generated from enum session_notes.v1.ErrorReason
  */
@@ -27,8 +28,8 @@ export enum ErrorReason {
   UNSPECIFIED = 0,
 
   /**
-   * INVALID_ARGUMENT. A field breaks the contract. `google.rpc.BadRequest` lists the first 20 such fields by their path from the
-   * request's root, but never a map key, which is user data:
+   * INVALID_ARGUMENT. A field violates the contract. `google.rpc.BadRequest` lists the first 20 invalid fields by their
+   * path from the root of the request. Paths never contain map keys, which are user data:
    *     { "field": "notes.issues[2].turn", "description": "must be from 0 to 2^53 - 1" }
    *
    * @generated from enum value: ERROR_REASON_INVALID_FIELD = 1;
@@ -36,17 +37,17 @@ export enum ErrorReason {
   INVALID_FIELD = 1,
 
   /**
-   * INVALID_ARGUMENT. The bytes sent are not a message of the method's request type.
+   * INVALID_ARGUMENT. The request does not parse as the method's request type.
    *
    * @generated from enum value: ERROR_REASON_MALFORMED_MESSAGE = 2;
    */
   MALFORMED_MESSAGE = 2,
 
   /**
-   * RESOURCE_EXHAUSTED. A request, a field, a response or a session would exceed a limit. The limit is in bytes, or in entries for
-   * batches, turns and fields. `field` is empty if the whole request (4 MiB by default) or the session (see UpdateSession
-   * and WriteNotes) is too large. gRPC itself rejects a request of more than twice the limit, with this status and
-   * no details.
+   * RESOURCE_EXHAUSTED. A request, field, response or session would exceed a limit. `limit` and `actual` count entries
+   * for batches, turns and fields, and bytes otherwise. `field` is empty if the whole request (4 MiB by default) or the
+   * session (see UpdateSession and WriteNotes) is too large. A request larger than twice the limit is rejected by gRPC
+   * itself, with this status and no details.
    *     { "field": "notes", "limit": "262144", "actual": "300127" }
    *
    * @generated from enum value: ERROR_REASON_TOO_LARGE = 3;
@@ -54,14 +55,15 @@ export enum ErrorReason {
   TOO_LARGE = 3,
 
   /**
-   * ALREADY_EXISTS from WriteNotes: the run has written other notes. FAILED_PRECONDITION from FailRun: the run has written notes.
+   * ALREADY_EXISTS from WriteNotes: the run has already written different notes. FAILED_PRECONDITION from FailRun: the
+   * run has already written its notes.
    *
    * @generated from enum value: ERROR_REASON_RUN_ALREADY_WRITTEN = 4;
    */
   RUN_ALREADY_WRITTEN = 4,
 
   /**
-   * FAILED_PRECONDITION from WriteNotes. FailRun has ended the run.
+   * FAILED_PRECONDITION from WriteNotes. The run was ended by FailRun.
    *
    * @generated from enum value: ERROR_REASON_RUN_ALREADY_FAILED = 5;
    */
@@ -75,14 +77,15 @@ export enum ErrorReason {
   RUN_NOT_FOUND = 6,
 
   /**
-   * FAILED_PRECONDITION. The session was deleted while the run was in flight. Give up: the user's data must stay deleted.
+   * FAILED_PRECONDITION. The session was deleted while the run was in flight. Do not retry: the user's data must stay
+   * deleted.
    *
    * @generated from enum value: ERROR_REASON_SESSION_DELETED = 7;
    */
   SESSION_DELETED = 7,
 
   /**
-   * ABORTED from UpdateSession. The session is not at the expected version. Read it again, then decide again.
+   * ABORTED from UpdateSession. The session is not at the expected version. Read it again before retrying.
    *     { "expected": "4", "actual": "6" }
    *
    * @generated from enum value: ERROR_REASON_VERSION_MISMATCH = 8;
@@ -90,7 +93,8 @@ export enum ErrorReason {
   VERSION_MISMATCH = 8,
 
   /**
-   * ABORTED from AppendTurns. The transcript does not have the expected length. On a retry, the first attempt may have succeeded.
+   * ABORTED from AppendTurns. The transcript does not have the expected length. On a retry, the first attempt may have
+   * succeeded.
    *     { "expected": "12", "actual": "13" }
    *
    * @generated from enum value: ERROR_REASON_TURN_COUNT_MISMATCH = 9;
@@ -98,8 +102,8 @@ export enum ErrorReason {
   TURN_COUNT_MISMATCH = 9,
 
   /**
-   * UNAVAILABLE. The store is unreachable, too slow, or refuses the operation. `google.rpc.RetryInfo` has the delay before a
-   * retry. The outcome of a write is unknown.
+   * UNAVAILABLE. The store is unreachable, too slow, or refuses the operation. `google.rpc.RetryInfo` carries the retry
+   * delay. The outcome of a write is unknown.
    *
    * @generated from enum value: ERROR_REASON_STORE_UNAVAILABLE = 10;
    */
@@ -113,7 +117,7 @@ export enum ErrorReason {
   SHUTTING_DOWN = 11,
 
   /**
-   * INTERNAL. A bug in the sidecar. The id is also in the message and in the sidecar's log:
+   * INTERNAL. A bug in the sidecar. The message and the sidecar's log both contain the id:
    *     { "error_id": "3f9c2a71" }
    *
    * @generated from enum value: ERROR_REASON_INTERNAL = 12;
@@ -121,8 +125,8 @@ export enum ErrorReason {
   INTERNAL = 12,
 
   /**
-   * UNAUTHENTICATED. The sidecar requires credentials (`authorization: Bearer <token>` in the metadata, or a client certificate),
-   * and the call has none or unknown ones.
+   * UNAUTHENTICATED. The sidecar requires credentials (`authorization: Bearer <token>` in the metadata, or a client
+   * certificate), and the call has none, or none that the sidecar recognizes.
    *
    * @generated from enum value: ERROR_REASON_UNAUTHENTICATED = 13;
    */
@@ -137,8 +141,8 @@ export enum ErrorReason {
   PERMISSION_DENIED = 14,
 
   /**
-   * RESOURCE_EXHAUSTED. Too many calls, or too many bytes, are in flight. The call had no effect, so it is always safe to retry;
-   * `google.rpc.RetryInfo` has the delay.
+   * RESOURCE_EXHAUSTED. Too many calls, or too many bytes, are in flight. The call had no effect, so it is always safe
+   * to retry; `google.rpc.RetryInfo` carries the retry delay.
    *
    * @generated from enum value: ERROR_REASON_OVERLOADED = 15;
    */

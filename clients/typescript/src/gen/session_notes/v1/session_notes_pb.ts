@@ -21,7 +21,7 @@ export const file_session_notes_v1_session_notes: GenFile = /*@__PURE__*/
   fileDesc("CiRzZXNzaW9uX25vdGVzL3YxL3Nlc3Npb25fbm90ZXMucHJvdG8SEHNlc3Npb25fbm90ZXMudjEiwwEKD0dldE5vdGVzUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEhAKCG9ic2VydmVyGAIgASgJEioKB21heF9hZ2UYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SGQoMY3VycmVudF90dXJuGAQgASgDSACIAQESHQoQbWF4X3R1cm5zX2JlaGluZBgFIAEoA0gBiAEBQg8KDV9jdXJyZW50X3R1cm5CEwoRX21heF90dXJuc19iZWhpbmQihwQKEEdldE5vdGVzUmVzcG9uc2USEgoFcmVhZHkYASABKAhIAIgBARIuCglyZWFkaW5lc3MYAiABKA4yGy5zZXNzaW9uX25vdGVzLnYxLlJlYWRpbmVzcxImCgVub3RlcxgDIAEoCzIXLnNlc3Npb25fbm90ZXMudjEuTm90ZXMSJgoDYWdlGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEi8KDHNuYXBzaG90X2FnZRgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIuCgp3cml0ZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIaCg1vYnNlcnZlZF90dXJuGAcgASgDSAGIAQESGQoMdHVybnNfYmVoaW5kGAggASgDSAKIAQESEgoFZnJlc2gYCSABKAhIA4gBARIiCgNydW4YCiABKAsyFS5zZXNzaW9uX25vdGVzLnYxLlJ1bhIpCgpsYXRlc3RfcnVuGAsgASgLMhUuc2Vzc2lvbl9ub3Rlcy52MS5SdW4SLQoKZXhwaXJlc19pbhgMIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIICgZfcmVhZHlCEAoOX29ic2VydmVkX3R1cm5CDwoNX3R1cm5zX2JlaGluZEIICgZfZnJlc2giSwoUQmF0Y2hHZXROb3Rlc1JlcXVlc3QSMwoIcmVxdWVzdHMYASADKAsyIS5zZXNzaW9uX25vdGVzLnYxLkdldE5vdGVzUmVxdWVzdCJOChVCYXRjaEdldE5vdGVzUmVzcG9uc2USNQoJcmVzcG9uc2VzGAEgAygLMiIuc2Vzc2lvbl9ub3Rlcy52MS5HZXROb3Rlc1Jlc3BvbnNlItEBCg9CZWdpblJ1blJlcXVlc3QSEgoKc2Vzc2lvbl9pZBgBIAEoCRIQCghvYnNlcnZlchgCIAEoCRIOCgZydW5faWQYAyABKAkSGgoNb2JzZXJ2ZWRfdHVybhgEIAEoA0gAiAEBEigKBWxlYXNlGAUgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhQKDG9ubHlfaWZfaWRsZRgGIAEoCBIaChJpbmNsdWRlX3RyYW5zY3JpcHQYByABKAhCEAoOX29ic2VydmVkX3R1cm4ihAEKEEJlZ2luUnVuUmVzcG9uc2USFAoHc3RhcnRlZBgBIAEoCEgAiAEBEiIKA3J1bhgCIAEoCzIVLnNlc3Npb25fbm90ZXMudjEuUnVuEioKCnRyYW5zY3JpcHQYAyADKAsyFi5zZXNzaW9uX25vdGVzLnYxLlR1cm5CCgoIX3N0YXJ0ZWQixwEKEVdyaXRlTm90ZXNSZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSEAoIb2JzZXJ2ZXIYAiABKAkSDgoGcnVuX2lkGAMgASgJEiYKBW5vdGVzGAQgASgLMhcuc2Vzc2lvbl9ub3Rlcy52MS5Ob3RlcxIaCg1vYnNlcnZlZF90dXJuGAUgASgDSACIAQESJgoDdHRsGAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQhAKDl9vYnNlcnZlZF90dXJuIpkBChJXcml0ZU5vdGVzUmVzcG9uc2USLwoHb3V0Y29tZRgBIAEoDjIeLnNlc3Npb25fbm90ZXMudjEuV3JpdGVPdXRjb21lEiIKA3J1bhgCIAEoCzIVLnNlc3Npb25fbm90ZXMudjEuUnVuEi4KCndyaXRlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlYKDkZhaWxSdW5SZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSEAoIb2JzZXJ2ZXIYAiABKAkSDgoGcnVuX2lkGAMgASgJEg4KBnJlYXNvbhgEIAEoCSI1Cg9GYWlsUnVuUmVzcG9uc2USIgoDcnVuGAEgASgLMhUuc2Vzc2lvbl9ub3Rlcy52MS5SdW4idQoPTGlzdFJ1bnNSZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSEAoIb2JzZXJ2ZXIYAiABKAkSEQoJcGFnZV9zaXplGAMgASgFEhIKCnBhZ2VfdG9rZW4YBCABKAkSFQoNaW5jbHVkZV9ub3RlcxgFIAEoCCJQChBMaXN0UnVuc1Jlc3BvbnNlEiMKBHJ1bnMYASADKAsyFS5zZXNzaW9uX25vdGVzLnYxLlJ1bhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkqmAEKCVJlYWRpbmVzcxIZChVSRUFESU5FU1NfVU5TUEVDSUZJRUQQABIXChNSRUFESU5FU1NfTkVWRVJfUlVOEAESFQoRUkVBRElORVNTX1JVTk5JTkcQAhITCg9SRUFESU5FU1NfUkVBRFkQAxIUChBSRUFESU5FU1NfRkFJTEVEEAQSFQoRUkVBRElORVNTX0VYUElSRUQQBSqEAQoMV3JpdGVPdXRjb21lEh0KGVdSSVRFX09VVENPTUVfVU5TUEVDSUZJRUQQABIaChZXUklURV9PVVRDT01FX0FDQ0VQVEVEEAESGwoXV1JJVEVfT1VUQ09NRV9EVVBMSUNBVEUQAhIcChhXUklURV9PVVRDT01FX1NVUEVSU0VERUQQAzKSBAoMU2Vzc2lvbk5vdGVzElEKCEdldE5vdGVzEiEuc2Vzc2lvbl9ub3Rlcy52MS5HZXROb3Rlc1JlcXVlc3QaIi5zZXNzaW9uX25vdGVzLnYxLkdldE5vdGVzUmVzcG9uc2USYAoNQmF0Y2hHZXROb3RlcxImLnNlc3Npb25fbm90ZXMudjEuQmF0Y2hHZXROb3Rlc1JlcXVlc3QaJy5zZXNzaW9uX25vdGVzLnYxLkJhdGNoR2V0Tm90ZXNSZXNwb25zZRJRCghCZWdpblJ1bhIhLnNlc3Npb25fbm90ZXMudjEuQmVnaW5SdW5SZXF1ZXN0GiIuc2Vzc2lvbl9ub3Rlcy52MS5CZWdpblJ1blJlc3BvbnNlElcKCldyaXRlTm90ZXMSIy5zZXNzaW9uX25vdGVzLnYxLldyaXRlTm90ZXNSZXF1ZXN0GiQuc2Vzc2lvbl9ub3Rlcy52MS5Xcml0ZU5vdGVzUmVzcG9uc2USTgoHRmFpbFJ1bhIgLnNlc3Npb25fbm90ZXMudjEuRmFpbFJ1blJlcXVlc3QaIS5zZXNzaW9uX25vdGVzLnYxLkZhaWxSdW5SZXNwb25zZRJRCghMaXN0UnVucxIhLnNlc3Npb25fbm90ZXMudjEuTGlzdFJ1bnNSZXF1ZXN0GiIuc2Vzc2lvbl9ub3Rlcy52MS5MaXN0UnVuc1Jlc3BvbnNlYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_session_notes_v1_notes, file_session_notes_v1_turn]);
 
 /**
- * Request of GetNotes: which notes to read, and when they count as fresh.
+ * Request message for GetNotes: which notes to read, and when they count as fresh.
  *
  * @generated from message session_notes.v1.GetNotesRequest
  */
@@ -41,7 +41,7 @@ export type GetNotesRequest = Message<"session_notes.v1.GetNotesRequest"> & {
   observer: string;
 
   /**
-   * The highest `age` that counts as fresh, inclusive. Not negative. Absent: no bound.
+   * Largest `age` that counts as fresh, inclusive. Not negative. Absent: no bound.
    *
    * @generated from field: google.protobuf.Duration max_age = 3;
    */
@@ -55,7 +55,7 @@ export type GetNotesRequest = Message<"session_notes.v1.GetNotesRequest"> & {
   currentTurn?: bigint | undefined;
 
   /**
-   * The highest `turns_behind` that counts as fresh, inclusive. Not negative. Absent: no bound.
+   * Largest `turns_behind` that counts as fresh, inclusive. Not negative. Absent: no bound.
    *
    * @generated from field: optional int64 max_turns_behind = 5;
    */
@@ -70,13 +70,14 @@ export const GetNotesRequestSchema: GenMessage<GetNotesRequest> = /*@__PURE__*/
   messageDesc(file_session_notes_v1_session_notes, 0);
 
 /**
- * Response of GetNotes: the current notes, and everything needed to decide whether to trust them.
+ * Response message for GetNotes: the current notes, and everything needed to decide whether to trust them.
  *
  * @generated from message session_notes.v1.GetNotesResponse
  */
 export type GetNotesResponse = Message<"session_notes.v1.GetNotesResponse"> & {
   /**
-   * Whether current notes exist: true exactly if `readiness` is READY. Always present, so that JSON shows a plain false.
+   * Whether current notes exist: true exactly if `readiness` is READY. Always present, so that JSON shows a plain
+   * false.
    *
    * @generated from field: optional bool ready = 1;
    */
@@ -104,8 +105,8 @@ export type GetNotesResponse = Message<"session_notes.v1.GetNotesResponse"> & {
   age?: Duration | undefined;
 
   /**
-   * Time since BeginRun took the snapshot that the notes are based on, never negative. An analysis of two minutes writes notes that
-   * are 0 s old, from a snapshot that is 120 s old. Absent if not ready, or if the run had no BeginRun.
+   * Time since BeginRun took the snapshot that the notes are based on, never negative. A two-minute analysis writes
+   * notes that are 0 s old, based on a snapshot that is 120 s old. Absent if not ready, or if the run had no BeginRun.
    *
    * @generated from field: google.protobuf.Duration snapshot_age = 5;
    */
@@ -119,14 +120,14 @@ export type GetNotesResponse = Message<"session_notes.v1.GetNotesResponse"> & {
   writeTime?: Timestamp | undefined;
 
   /**
-   * How many turns the notes' run had seen. Absent if not ready or unknown.
+   * Number of turns that the run behind the notes had seen. Absent if not ready or unknown.
    *
    * @generated from field: optional int64 observed_turn = 7;
    */
   observedTurn?: bigint | undefined;
 
   /**
-   * Drift: how many turns the conversation has had since, which is the current turn − `observed_turn`, but at least 0. Absent if not
+   * Drift: number of turns since then, which is the current turn − `observed_turn`, but at least 0. Absent if not
    * ready, or if either number is unknown.
    *
    * @generated from field: optional int64 turns_behind = 8;
@@ -134,8 +135,8 @@ export type GetNotesResponse = Message<"session_notes.v1.GetNotesResponse"> & {
   turnsBehind?: bigint | undefined;
 
   /**
-   * Whether the notes meet the bounds in the request. Always present. An absent bound is always met. A drift bound is not met if
-   * the drift is unknown. False if not ready.
+   * Whether the notes meet the bounds in the request. Always present. An absent bound is always met. A drift bound is
+   * not met if the drift is unknown. False if not ready.
    *
    * @generated from field: optional bool fresh = 9;
    */
@@ -149,7 +150,7 @@ export type GetNotesResponse = Message<"session_notes.v1.GetNotesResponse"> & {
   run?: Run | undefined;
 
   /**
-   * The run with the highest number, in any state. It shows that a newer run is in flight, or that runs fail. Absent if the
+   * The run with the highest number, in any state. Shows whether a newer run is in flight or has failed. Absent if the
    * observer has never begun a run.
    *
    * @generated from field: session_notes.v1.Run latest_run = 11;
@@ -172,13 +173,13 @@ export const GetNotesResponseSchema: GenMessage<GetNotesResponse> = /*@__PURE__*
   messageDesc(file_session_notes_v1_session_notes, 1);
 
 /**
- * Request of BatchGetNotes.
+ * Request message for BatchGetNotes.
  *
  * @generated from message session_notes.v1.BatchGetNotesRequest
  */
 export type BatchGetNotesRequest = Message<"session_notes.v1.BatchGetNotesRequest"> & {
   /**
-   * At most 1,000 requests (a setting of the sidecar). Empty is OK, and so is the response.
+   * At most 1,000 requests (configurable in the sidecar). If empty, the response is empty too.
    *
    * @generated from field: repeated session_notes.v1.GetNotesRequest requests = 1;
    */
@@ -193,7 +194,7 @@ export const BatchGetNotesRequestSchema: GenMessage<BatchGetNotesRequest> = /*@_
   messageDesc(file_session_notes_v1_session_notes, 2);
 
 /**
- * Response of BatchGetNotes.
+ * Response message for BatchGetNotes.
  *
  * @generated from message session_notes.v1.BatchGetNotesResponse
  */
@@ -214,7 +215,7 @@ export const BatchGetNotesResponseSchema: GenMessage<BatchGetNotesResponse> = /*
   messageDesc(file_session_notes_v1_session_notes, 3);
 
 /**
- * Request of BeginRun.
+ * Request message for BeginRun.
  *
  * @generated from message session_notes.v1.BeginRunRequest
  */
@@ -241,16 +242,16 @@ export type BeginRunRequest = Message<"session_notes.v1.BeginRunRequest"> & {
   runId: string;
 
   /**
-   * The caller's own count of the turns that the run will see: 0 to 2^53 − 1. Absent: the length of the stored transcript, if one
-   * exists.
+   * The caller's own count of the turns that the run will see: 0 to 2^53 − 1. Absent: the length of the stored
+   * transcript, if one exists.
    *
    * @generated from field: optional int64 observed_turn = 4;
    */
   observedTurn?: bigint | undefined;
 
   /**
-   * How long the run may take before it counts as ABANDONED: above 0, at most 100 years. Absent: 5 minutes. An observer has at most
-   * 100 runs in flight per session; beyond that the oldest ones count as ABANDONED earlier.
+   * How long the run may take before it counts as ABANDONED: above 0, at most 100 years. Absent: 5 minutes. An observer
+   * has at most 100 runs in flight per session; beyond that, the oldest count as ABANDONED before their leases expire.
    *
    * @generated from field: google.protobuf.Duration lease = 5;
    */
@@ -279,14 +280,14 @@ export const BeginRunRequestSchema: GenMessage<BeginRunRequest> = /*@__PURE__*/
   messageDesc(file_session_notes_v1_session_notes, 4);
 
 /**
- * Response of BeginRun.
+ * Response message for BeginRun.
  *
  * @generated from message session_notes.v1.BeginRunResponse
  */
 export type BeginRunResponse = Message<"session_notes.v1.BeginRunResponse"> & {
   /**
-   * Whether `run` belongs to the caller: begun by this call, or by an earlier one with the same id. False: `only_if_idle` found
-   * another run in flight, which is `run`. Always present.
+   * Whether `run` is the caller's run, begun by this call or by an earlier one with the same id. False: `only_if_idle`
+   * was set, and `run` is another run in flight. Always present.
    *
    * @generated from field: optional bool started = 1;
    */
@@ -300,7 +301,7 @@ export type BeginRunResponse = Message<"session_notes.v1.BeginRunResponse"> & {
   run?: Run | undefined;
 
   /**
-   * The transcript of the snapshot, oldest turn first, as far as the session still keeps it (see Session.turns). Empty unless
+   * The transcript of the snapshot, oldest turn first, as far as it is still stored (see Session.turns). Empty unless
    * requested and started.
    *
    * @generated from field: repeated session_notes.v1.Turn transcript = 3;
@@ -316,7 +317,7 @@ export const BeginRunResponseSchema: GenMessage<BeginRunResponse> = /*@__PURE__*
   messageDesc(file_session_notes_v1_session_notes, 5);
 
 /**
- * Request of WriteNotes.
+ * Request message for WriteNotes.
  *
  * @generated from message session_notes.v1.WriteNotesRequest
  */
@@ -343,21 +344,23 @@ export type WriteNotesRequest = Message<"session_notes.v1.WriteNotesRequest"> & 
   runId: string;
 
   /**
-   * The notes. Required; a message without any content is valid.
+   * The notes. Required; an empty message is valid.
    *
    * @generated from field: session_notes.v1.Notes notes = 4;
    */
   notes?: Notes | undefined;
 
   /**
-   * How many turns the run has seen: 0 to 2^53 − 1. Takes precedence over BeginRun's. Absent: as recorded at BeginRun.
+   * Number of turns that the run has seen: 0 to 2^53 − 1. Overrides the number recorded at BeginRun. Absent: the number
+   * recorded at BeginRun.
    *
    * @generated from field: optional int64 observed_turn = 5;
    */
   observedTurn?: bigint | undefined;
 
   /**
-   * How long the notes are valid: above 0, at most 100 years. They never outlive the session. Absent: as long as the session.
+   * How long the notes are valid: above 0, at most 100 years. They never outlive the session. Absent: as long as the
+   * session.
    *
    * @generated from field: google.protobuf.Duration ttl = 6;
    */
@@ -372,7 +375,7 @@ export const WriteNotesRequestSchema: GenMessage<WriteNotesRequest> = /*@__PURE_
   messageDesc(file_session_notes_v1_session_notes, 6);
 
 /**
- * Response of WriteNotes.
+ * Response message for WriteNotes.
  *
  * @generated from message session_notes.v1.WriteNotesResponse
  */
@@ -407,13 +410,13 @@ export const WriteNotesResponseSchema: GenMessage<WriteNotesResponse> = /*@__PUR
   messageDesc(file_session_notes_v1_session_notes, 7);
 
 /**
- * Request of FailRun.
+ * Request message for FailRun.
  *
  * @generated from message session_notes.v1.FailRunRequest
  */
 export type FailRunRequest = Message<"session_notes.v1.FailRunRequest"> & {
   /**
-   * The session that the run is about. Required.
+   * The session of the run. Required.
    *
    * @generated from field: string session_id = 1;
    */
@@ -434,7 +437,8 @@ export type FailRunRequest = Message<"session_notes.v1.FailRunRequest"> & {
   runId: string;
 
   /**
-   * The reason, for people: at most 4 KiB. Other callers can read it, so leave out secrets and user data. May be empty.
+   * The reason, for people: at most 4 KiB. Other callers can read it, so do not include secrets or user data. May be
+   * empty.
    *
    * @generated from field: string reason = 4;
    */
@@ -449,7 +453,7 @@ export const FailRunRequestSchema: GenMessage<FailRunRequest> = /*@__PURE__*/
   messageDesc(file_session_notes_v1_session_notes, 8);
 
 /**
- * Response of FailRun.
+ * Response message for FailRun.
  *
  * @generated from message session_notes.v1.FailRunResponse
  */
@@ -470,7 +474,7 @@ export const FailRunResponseSchema: GenMessage<FailRunResponse> = /*@__PURE__*/
   messageDesc(file_session_notes_v1_session_notes, 9);
 
 /**
- * Request of ListRuns.
+ * Request message for ListRuns.
  *
  * @generated from message session_notes.v1.ListRunsRequest
  */
@@ -490,7 +494,7 @@ export type ListRunsRequest = Message<"session_notes.v1.ListRunsRequest"> & {
   observer: string;
 
   /**
-   * The highest number of runs in a page: not negative. 0 or more than 20: 20.
+   * Maximum number of runs per page. Not negative. 0 or more than 20: 20.
    *
    * @generated from field: int32 page_size = 3;
    */
@@ -504,7 +508,7 @@ export type ListRunsRequest = Message<"session_notes.v1.ListRunsRequest"> & {
   pageToken: string;
 
   /**
-   * Whether to return the notes of each run, superseded ones included.
+   * Whether to return the notes of each run, including superseded runs.
    *
    * @generated from field: bool include_notes = 5;
    */
@@ -519,7 +523,7 @@ export const ListRunsRequestSchema: GenMessage<ListRunsRequest> = /*@__PURE__*/
   messageDesc(file_session_notes_v1_session_notes, 10);
 
 /**
- * Response of ListRuns.
+ * Response message for ListRuns.
  *
  * @generated from message session_notes.v1.ListRunsResponse
  */
@@ -574,7 +578,7 @@ export enum Readiness {
   RUNNING = 2,
 
   /**
-   * Current notes exist, even while a newer run is in flight or has failed: see `latest_run`.
+   * Current notes exist. A newer run may be in flight or may have failed: see `latest_run`.
    *
    * @generated from enum value: READINESS_READY = 3;
    */
@@ -588,8 +592,8 @@ export enum Readiness {
   FAILED = 4,
 
   /**
-   * Notes existed, and their ttl has passed; or the store has lost the observer's runs (to eviction, for example), and no run has
-   * begun since.
+   * The ttl of the notes has passed, or the store has lost the observer's runs (to eviction, for example) and no run
+   * has begun since.
    *
    * @generated from enum value: READINESS_EXPIRED = 5;
    */
@@ -644,33 +648,34 @@ export const WriteOutcomeSchema: GenEnum<WriteOutcome> = /*@__PURE__*/
   enumDesc(file_session_notes_v1_session_notes, 1);
 
 /**
- * Notes of observers on sessions, with readiness, age and drift.
+ * Observers' notes on sessions, with readiness, age and drift.
  *
  * Rules for every RPC in this package:
  *
- * - `session_id`, `observer` and `run_id` are 1 to 256 bytes of printable ASCII without space, `{` or `}`. An empty `observer` means
- *   `default`.
- * - Every time and every age comes from the store's clock, read in the same atomic step as the data. The clocks of clients and of
- *   the sidecar play no part.
- * - Each RPC on a session is one atomic step in the store. It takes effect completely or not at all, even if the client disconnects
- *   or the sidecar dies.
- * - Errors carry `google.rpc.ErrorInfo` (domain `session-notes`; the reason is a name of ErrorReason without its prefix) and, where
- *   noted, `BadRequest` or `RetryInfo`. Besides the errors in its own comment, any RPC can return INVALID_ARGUMENT (`BadRequest` names
- *   the field), RESOURCE_EXHAUSTED (TOO_LARGE, with the limit in the metadata, or OVERLOADED, with `RetryInfo`), UNAUTHENTICATED,
- *   PERMISSION_DENIED, UNAVAILABLE (the store is unreachable or refuses the operation, or the sidecar is shutting down; with
- *   `RetryInfo`), DEADLINE_EXCEEDED (REQUEST_TIMEOUT: the request did not arrive in time) and INTERNAL (a bug; the message has an id
- *   that is also in the sidecar's log).
- * - The outcome of a write that returned UNAVAILABLE or DEADLINE_EXCEEDED is unknown. Repeating it with the same `run_id` is always
- *   safe.
+ * - `session_id`, `observer` and `run_id` are 1 to 256 bytes of printable ASCII without space, `{` or `}`. An empty
+ *   `observer` means `default`.
+ * - Every time and every age comes from the store's clock, read in the same atomic step as the data. The clocks of
+ *   clients and of the sidecar are never used.
+ * - Each RPC on a session is one atomic step in the store. It takes effect completely or not at all, even if the client
+ *   disconnects or the sidecar dies.
+ * - Errors carry `google.rpc.ErrorInfo` (domain `session-notes`; the reason is an ErrorReason name without its prefix)
+ *   and, where noted, `BadRequest` or `RetryInfo`. In addition to the errors listed in its own comment, any RPC can
+ *   return INVALID_ARGUMENT (`BadRequest` names the field), RESOURCE_EXHAUSTED (TOO_LARGE, with the limit in the
+ *   metadata, or OVERLOADED, with `RetryInfo`), UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (the store is
+ *   unreachable or refuses the operation, or the sidecar is shutting down; with `RetryInfo`), DEADLINE_EXCEEDED
+ *   (REQUEST_TIMEOUT: the request did not arrive in time) and INTERNAL (a bug; the message contains an id that also
+ *   appears in the sidecar's log).
+ * - The outcome of a write that returned UNAVAILABLE or DEADLINE_EXCEEDED is unknown. Repeating it with the same
+ *   `run_id` is always safe.
  *
  * @generated from service session_notes.v1.SessionNotes
  */
 export const SessionNotes: GenService<{
   /**
-   * Returns the current notes of one observer on one session, with readiness, age and drift. Made for the primary: one short read,
-   * no waiting. For a session that does not exist it returns OK with NEVER_RUN.
+   * Returns the current notes of one observer on one session, with readiness, age and drift. Designed for the primary:
+   * one short read that never waits. Returns OK with NEVER_RUN if the session does not exist.
    *
-   * Idempotent. Changes nothing and does not extend the session's life.
+   * Idempotent. Changes nothing and does not extend the session's lifetime.
    *
    * @generated from rpc session_notes.v1.SessionNotes.GetNotes
    */
@@ -680,14 +685,14 @@ export const SessionNotes: GenService<{
     output: typeof GetNotesResponseSchema;
   },
   /**
-   * Performs GetNotes for many sessions in one call, in the order of the requests. Each entry is read in an atomic step of its own,
-   * so the entries may be a few milliseconds apart.
+   * Performs GetNotes for many sessions in one call, and returns the responses in request order. Each entry is a
+   * separate atomic read, so entries may be a few milliseconds apart.
    *
-   * Idempotent. Changes nothing. A response with many large notes exceeds the 4 MiB that gRPC clients accept by default: request
-   * fewer, or raise the client's limit. Errors:
+   * Idempotent. Changes nothing. A response with many large notes can exceed the 4 MiB that gRPC clients accept by
+   * default: request fewer, or raise the client's limit. Errors:
    * - INVALID_ARGUMENT: one invalid entry fails the call; `BadRequest` names it as `requests[3].session_id`.
-   * - RESOURCE_EXHAUSTED, TOO_LARGE: more than 1,000 requests (a setting of the sidecar), or more than 64 MiB of notes (16 times the
-   *   largest message).
+   * - RESOURCE_EXHAUSTED, TOO_LARGE: more than 1,000 requests (configurable in the sidecar), or more than 64 MiB of
+   *   notes (16 times the largest message).
    *
    * @generated from rpc session_notes.v1.SessionNotes.BatchGetNotes
    */
@@ -697,12 +702,12 @@ export const SessionNotes: GenService<{
     output: typeof BatchGetNotesResponseSchema;
   },
   /**
-   * Begins a run: issues its number, takes the snapshot (turn count and store time) and, on request, returns a copy of the
-   * transcript. Creates the session if it does not exist.
+   * Begins a run: issues its number, takes the snapshot (turn count and store time) and, on request, returns a copy of
+   * the transcript. Creates the session if it does not exist.
    *
-   * Idempotent per `run_id`: a repeated call returns the run in its current state, with the transcript of the first call's snapshot
-   * as far as the session still keeps it (the last 2,000 turns, and 8 MiB of them). Choose the id yourself if you want to retry.
-   * With the transcript, the response can exceed the 4 MiB that gRPC clients accept by default. Errors:
+   * Idempotent per `run_id`: a repeated call returns the run in its current state, with the transcript of the first
+   * call's snapshot as far as it is still stored (the last 2,000 turns, at most 8 MiB). To be able to retry, choose the
+   * id yourself. With the transcript, the response can exceed the 4 MiB that gRPC clients accept by default. Errors:
    * - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
    * - RESOURCE_EXHAUSTED, TOO_LARGE: the session has no room for another run; see WriteNotes.
    *
@@ -714,19 +719,21 @@ export const SessionNotes: GenService<{
     output: typeof BeginRunResponseSchema;
   },
   /**
-   * Writes the notes of a run, atomically and once. The response's outcome reports whether they became current; a slow old run
-   * never overwrites a newer one, and that is not an error. Creates the run and the session if BeginRun did not.
+   * Writes the notes of a run, atomically and only once. The outcome in the response reports whether they became
+   * current; a slow old run never overwrites a newer one, and that is not an error. Creates the run and the session if
+   * BeginRun did not.
    *
-   * Idempotent per `run_id`: repeating the same notes returns DUPLICATE, changes nothing and does not refresh the age. Errors:
-   * - ALREADY_EXISTS, RUN_ALREADY_WRITTEN: the run has written other notes.
-   * - FAILED_PRECONDITION, RUN_ALREADY_FAILED: FailRun has ended the run.
+   * Idempotent per `run_id`: repeating the same notes returns DUPLICATE, changes nothing and does not refresh the age.
+   * Errors:
+   * - ALREADY_EXISTS, RUN_ALREADY_WRITTEN: the run has already written different notes.
+   * - FAILED_PRECONDITION, RUN_ALREADY_FAILED: the run was ended by FailRun.
    * - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
-   * - RESOURCE_EXHAUSTED, TOO_LARGE: the notes are too large (`field` is `notes`), or the session is full (`field` is empty). Its runs
-   *   and their notes, with 8 KiB for each observer, take at most 16 MiB. Before a write is rejected, the oldest notes in the same
-   *   observer's history are dropped.
+   * - RESOURCE_EXHAUSTED, TOO_LARGE: the notes are too large (`field` is `notes`), or the session is full (`field` is
+   *   empty). A session's runs and their notes, plus 8 KiB per observer, may take at most 16 MiB. Before a write is
+   *   rejected, the oldest notes in the same observer's history are dropped.
    *
-   * A write that re-creates an expired session restores the ttl set by UpdateSession, if this sidecar remembers it. It remembers
-   * the last 10,000 such sessions.
+   * A write that re-creates an expired session restores the ttl set by UpdateSession, if this sidecar remembers it. A
+   * sidecar remembers the last 10,000 sessions with such a ttl.
    *
    * @generated from rpc session_notes.v1.SessionNotes.WriteNotes
    */
@@ -738,9 +745,9 @@ export const SessionNotes: GenService<{
   /**
    * Ends a run without notes, and records the reason.
    *
-   * Idempotent: a repeated call returns the same response, and the first reason stays. Errors:
+   * Idempotent: a repeated call returns the same response and keeps the first reason. Errors:
    * - NOT_FOUND, RUN_NOT_FOUND: the run does not exist.
-   * - FAILED_PRECONDITION, RUN_ALREADY_WRITTEN: the run has written notes.
+   * - FAILED_PRECONDITION, RUN_ALREADY_WRITTEN: the run has already written its notes.
    * - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
    *
    * @generated from rpc session_notes.v1.SessionNotes.FailRun
@@ -751,11 +758,11 @@ export const SessionNotes: GenService<{
     output: typeof FailRunResponseSchema;
   },
   /**
-   * Lists the last 20 runs of one observer on one session, newest first, in pages. Made for debugging. In a full session the oldest
-   * of them may have lost their notes (see WriteNotes).
+   * Lists the last 20 runs of one observer on one session, newest first, in pages. Intended for debugging. In a full
+   * session the oldest runs may have lost their notes (see WriteNotes).
    *
-   * Idempotent. Changes nothing. For a session that does not exist it returns OK and no runs. With notes, a page can exceed the 4 MiB
-   * that gRPC clients accept by default: request fewer runs, or raise the client's limit.
+   * Idempotent. Changes nothing. Returns OK and no runs if the session does not exist. With notes, a page can exceed
+   * the 4 MiB that gRPC clients accept by default: request fewer runs, or raise the client's limit.
    *
    * @generated from rpc session_notes.v1.SessionNotes.ListRuns
    */

@@ -17,13 +17,14 @@ export const file_session_notes_v1_turn: GenFile = /*@__PURE__*/
   fileDesc("ChtzZXNzaW9uX25vdGVzL3YxL3R1cm4ucHJvdG8SEHNlc3Npb25fbm90ZXMudjEidwoEVHVybhIPCgdzcGVha2VyGAEgASgJEgwKBHRleHQYAiABKAkSKAoEdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASJgoFZXh0cmEYBCABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0YgZwcm90bzM", [file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
- * One utterance in a conversation. At most 64 KiB serialized (a setting of the sidecar); a larger turn is RESOURCE_EXHAUSTED.
+ * One utterance in a conversation. At most 64 KiB serialized (configurable in the sidecar); a larger turn is rejected
+ * with RESOURCE_EXHAUSTED.
  *
  * @generated from message session_notes.v1.Turn
  */
 export type Turn = Message<"session_notes.v1.Turn"> & {
   /**
-   * The speaker, in the caller's terms: `user`, `primary`, a name. May be empty.
+   * The speaker, as named by the caller: `user`, `primary` or a person's name, for example. May be empty.
    *
    * @generated from field: string speaker = 1;
    */
@@ -37,15 +38,15 @@ export type Turn = Message<"session_notes.v1.Turn"> & {
   text: string;
 
   /**
-   * When they were spoken, by the caller's clock: from year 1 to 9999. Stored as given; no age is computed from it. Absent:
-   * unknown.
+   * When they were spoken, by the caller's clock: from year 1 to 9999. Stored unchanged; no age is computed from it.
+   * Absent: unknown.
    *
    * @generated from field: google.protobuf.Timestamp time = 3;
    */
   time?: Timestamp | undefined;
 
   /**
-   * Any further data. The limits of Notes.extra apply. Absent: none.
+   * Any additional data. The limits of Notes.extra apply. Absent: none.
    *
    * @generated from field: google.protobuf.Struct extra = 4;
    */

@@ -1,4 +1,4 @@
-// The part of gRPC's richer error model that a client of session-notes reads.
+// The subset of gRPC's richer error model that session-notes clients read.
 //
 // Wire-compatible with google/rpc/status.proto and google/rpc/error_details.proto, so that a client can decode
 // `grpc-status-details-bin` without a googleapis package. The sidecar sends the original messages.
@@ -61,7 +61,7 @@ export const StatusSchema: GenMessage<Status> = /*@__PURE__*/
  */
 export type ErrorInfo = Message<"session_notes.status.v1.ErrorInfo"> & {
   /**
-   * A name of session_notes.v1.ErrorReason without its prefix.
+   * An ErrorReason name of session_notes.v1, without its prefix.
    *
    * @generated from field: string reason = 1;
    */
@@ -75,7 +75,7 @@ export type ErrorInfo = Message<"session_notes.status.v1.ErrorInfo"> & {
   domain: string;
 
   /**
-   * The values shown in the reason's comment.
+   * The values documented in the comment on the reason.
    *
    * @generated from field: map<string, string> metadata = 3;
    */
