@@ -1,4 +1,4 @@
-"""Filter and order of rows."""
+"""Filtering and sorting of rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def matches(row: Row, words: Sequence[str]) -> bool:
 
 
 def sort_rows(rows: Iterable[Row], moment: Moment, column: Column, *, reverse: bool) -> list[Row]:
-    """Return rows in the order of a column: ties by session and observer, unknown values last."""
+    """Return rows sorted by a column, then by session and observer, with unknown values last."""
     known: list[Row] = []
     unknown: list[Row] = []
     for row in sorted(rows, key=lambda row: row.key):
