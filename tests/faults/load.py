@@ -254,9 +254,9 @@ class Load:
         number, outcome = self._call("WriteNotes", lambda: caller.write(session.id, name))
         session.run_numbers[name] = number
         if outcome == "ACCEPTED":
-            answered = time.monotonic()
+            received = time.monotonic()
             session.recorder.history.records.append(
-                Write(session.id, "notes", [], sent, answered, "acknowledged", number)
+                Write(session.id, "notes", [], sent, received, "acknowledged", number)
             )
         return number
 

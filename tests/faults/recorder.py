@@ -89,8 +89,8 @@ class Recorder:
             outcome = "rejected" if certain else "unknown"
             self.error_texts.add(text)
         self.statuses[code] += 1
-        session_id, answered = self.history.session_id, time.monotonic()
-        self.history.records.append(Write(session_id, kind, names, sent, answered, outcome, number))
+        session_id, received = self.history.session_id, time.monotonic()
+        self.history.records.append(Write(session_id, kind, names, sent, received, outcome, number))
         self._names[kind] += len(names)
         return number
 

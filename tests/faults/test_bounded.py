@@ -112,7 +112,7 @@ def test_an_outage_is_answered_in_time(bench: Bench, fault: str, effort: Callabl
 def test_the_first_call_in_an_outage_is_answered_in_time(
     bench: Bench, fault: str, effort: Callable[[int, int], int]
 ) -> None:
-    """The first GetNotes after the store falls silent is answered in time, before the sidecar knows of the outage."""
+    """The first GetNotes after the store falls silent ends in time, before the sidecar knows of the outage."""
 
     def first() -> float:
         with broken(bench, fault):
@@ -125,7 +125,7 @@ def test_the_first_call_in_an_outage_is_answered_in_time(
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_many_primaries_are_answered_in_time(bench: Bench, fault: str) -> None:
-    """While the store is unavailable, 30 primaries that call at the same time are answered in time."""
+    """While the store is unavailable, 30 primaries that call at the same time get a response in time."""
 
     def call(_: int) -> float:
         return bench.time(bench.session, grpc.StatusCode.UNAVAILABLE)

@@ -174,10 +174,10 @@ def test_a_migrating_slot_is_followed() -> None:
     """After an ASK redirection, the script goes to the other node after an ASKING, on the same connection."""
 
     async def run() -> tuple[str, list[bytes]]:
-        seen: list[bytes] = []
+        commands: list[bytes] = []
 
         def target(command: list[bytes], _: int) -> bytes:
-            seen.append(command[0])
+            commands.append(command[0])
             return b"+OK\r\n" if command[0] == b"ASKING" else tagged(command)
 
         async with AsyncExitStack() as stack:
@@ -187,11 +187,11 @@ def test_a_migrating_slot_is_followed() -> None:
                 return b"-ASK 1 :%d\r\n" % target_port if command[0] == b"EVALSHA" else tagged(command)
 
             source_port = await stack.enter_async_context(fake_redis(node(source)))
-            return await reason_of(f"redis+cluster://127.0.0.1:{source_port}", read), seen
+            return await reason_of(f"redis+cluster://127.0.0.1:{source_port}", read), commands
 
-    reason, seen = asyncio.run(run())
+    reason, commands = asyncio.run(run())
     assert reason == ""
-    assert seen == [b"ASKING", b"EVALSHA"]
+    assert commands == [b"ASKING", b"EVALSHA"]
 
 
 @pytest.mark.parametrize(

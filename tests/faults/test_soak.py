@@ -174,8 +174,8 @@ class Soak:
         lines += ["writes recorded: " + ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())]
         lines += [f"sessions: {len(sessions)} written, {len(load.deleted)} deleted"]
         kinds = ("lost: ", "duplicate: ", "foreign: ", "torn: ", *PROMISES)
-        found = Counter(next((kind for kind in kinds if kind in problem), "other") for problem in problems)
-        lines += ["problems: " + (", ".join(f"{kind.strip(': ')} {count}" for kind, count in found.items()) or "none")]
+        counts = Counter(next((kind for kind in kinds if kind in problem), "other") for problem in problems)
+        lines += ["problems: " + (", ".join(f"{kind.strip(': ')} {count}" for kind, count in counts.items()) or "none")]
         lines += [f"life {number}: {life[0]}\n     → {life[-1]}" for number, life in enumerate(self.lives, 1)]
         return "\n".join(lines)
 

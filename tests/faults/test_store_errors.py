@@ -213,22 +213,22 @@ def test_a_loading_store_is_unavailable() -> None:
         server.kill()
         eventually(lambda: sidecar.health() == NOT_SERVING)
         server.start()
-        seen: set[grpc.StatusCode] = set()
-        seen_health: set[int | None] = set()
+        statuses: set[grpc.StatusCode] = set()
+        health_statuses: set[int | None] = set()
 
         def is_healthy() -> bool:
             # redis-py's own retries would wait until the store has loaded.
             with redis.Redis(port=server.port, retry=Retry(NoBackoff(), 0)) as client, suppress(redis.ConnectionError):
                 client.ping()
                 return deployment.is_healthy()
-            seen_health.add(sidecar.health())
-            seen.update(deployment.statuses().values())
+            health_statuses.add(sidecar.health())
+            statuses.update(deployment.statuses().values())
             return False
 
         eventually(is_healthy, 20)
-        assert seen <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
-        assert grpc.StatusCode.UNAVAILABLE in seen
-        assert seen_health == {NOT_SERVING}
+        assert statuses <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+        assert grpc.StatusCode.UNAVAILABLE in statuses
+        assert health_statuses == {NOT_SERVING}
         assert deployment.session.get_notes().notes.summary == CANARY
         assert CANARY not in sidecar.log
 

@@ -117,26 +117,28 @@ def test_an_untrusted_store_gets_nothing(
     wrong: str, authority: Authority, pair: Certificate, password_file: Path, tmp_path: Path
 ) -> None:
     """With an untrusted store calls are UNAVAILABLE, one log line gives the reason, and no plain text is sent."""
-    trusted, shown, clients = authority, pair, "no"
+    trusted, presented, clients = authority, pair, "no"
     if wrong == "another authority":
         trusted = Authority(tmp_path / "another")
     elif wrong == "self-signed":
         own_authority = trustme.CA()
-        trusted, shown = (
+        trusted, presented = (
             authority,
             authority.write("self-signed", own_authority.private_key_pem.bytes(), own_authority.cert_pem.bytes()),
         )
     elif wrong == "another host":
-        shown = authority.issue("elsewhere", "elsewhere.example.org")
+        presented = authority.issue("elsewhere", "elsewhere.example.org")
     elif wrong == "expired":
-        trusted, shown = expired(tmp_path / "expired")
+        trusted, presented = expired(tmp_path / "expired")
     elif wrong == "no client certificate":
         clients = "yes"
     flags = ("--redis-password-file", str(password_file), "--redis-ca", str(trusted.path), *QUICK)
     login = ("--requirepass", PASSWORD)
     plain = wrong == "a store without TLS"
     with (
-        StoreServer(valkey_program(), login) if plain else tls_store(shown, trusted, *login, clients=clients) as store,
+        StoreServer(valkey_program(), login)
+        if plain
+        else tls_store(presented, trusted, *login, clients=clients) as store,
         Proxy(store.port) as proxy,
         sidecar_on(f"rediss://127.0.0.1:{proxy.port}", flags) as sidecar,
         new_channel(sidecar.target) as channel,

@@ -42,7 +42,7 @@ def played_session() -> SessionHistory:
     plan, _ = plan_sessions([DIALOGUE], 2, "test")
     first, overtaken, third = (_notes_write(plan, number, second) for number, second in ((1, 2.0), (2, 5.0), (3, 4.0)))
     overtaken = replace(overtaken, outcome="superseded")
-    repeated = replace(third, outcome="duplicate", repeated=True, sent=5.2, answered=5.3)
+    repeated = replace(third, outcome="duplicate", repeated=True, sent=5.2, received=5.3)
     reads = [
         _read(plan, 1, 1.0, None),
         _read(plan, 2, 2.5, first),
@@ -117,7 +117,7 @@ def _notes_write(plan: PlannedSession, number: int, second: float) -> NotesWrite
         outcome="accepted",
         write_time_us=NOW + int(second * SECOND),
         sent=second - 0.01,
-        answered=second + 0.01,
+        received=second + 0.01,
         repeated=False,
         notes=notes_json(analyse(plan.session_id, run_id, plan.transcript[:number])),
     )

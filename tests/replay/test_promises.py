@@ -122,7 +122,7 @@ TAMPERED = [
     ("writes are stored whole and once", _write(0, outcome="rejected"), "a rejected turn stored"),
     ("writes are stored whole and once", _back(runs=lambda back: back.runs[:1] * 2), "a run stored twice"),
     ("writes keep real-time order", _run_begin(1, number=2), "a number that differs from the response"),
-    ("writes keep real-time order", _run_begin(1, sent=8.0, answered=9.0), "numbered before runs that had begun"),
+    ("writes keep real-time order", _run_begin(1, sent=8.0, received=9.0), "numbered before runs that had begun"),
     ("nothing foreign, nothing torn", _foreign_read, "another session's notes read"),
     ("nothing foreign, nothing torn", _foreign_listed, "another session's notes listed"),
     ("nothing foreign, nothing torn", _torn_read, "parts of two runs' notes"),

@@ -36,7 +36,7 @@ class Case:
         """Every read that got a response, including the one at the end."""
         read_back = self.history.read_back
         reads = [*self.history.of(NotesRead), *([read_back.current] if read_back and read_back.current else [])]
-        return [read for read in reads if read.answered]
+        return [read for read in reads if read.has_response]
 
     @cached_property
     def writes(self) -> Mapping[WriteKind, list[Write]]:
@@ -45,7 +45,7 @@ class Case:
         for write in self.history.of(Write):
             writes[write.kind].append(write)
         writes["notes"] += [
-            Write(run.session_id, "notes", [run.run_id], run.sent, run.answered, "acknowledged", run.number)
+            Write(run.session_id, "notes", [run.run_id], run.sent, run.received, "acknowledged", run.number)
             for run in self.first_writes.values()
             if run.outcome == "accepted"
         ]

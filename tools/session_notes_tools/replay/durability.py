@@ -93,11 +93,13 @@ def writes_keep_real_time_order(case: Case) -> Checks:
                 if name and name not in numbers:
                     continue  # Trimmed or lost, and its number may have been issued again.
                 number = numbers.get(name) or write.number
-                yield unless(number == write.number, f"answered {write.number}, is {number}: {kind} {name}")
+                yield unless(
+                    number == write.number, f"acknowledged as {write.number}, stored as {number}: {kind} {name}"
+                )
                 numbered.append((number, name or str(number), write))
         latest_sent = 0.0
         for _, name, write in sorted(numbered, key=lambda entry: entry[0]):
-            yield unless(write.answered >= latest_sent, f"out of order: {kind} {name}")
+            yield unless(write.received >= latest_sent, f"out of order: {kind} {name}")
             latest_sent = max(latest_sent, write.sent)
 
 
@@ -105,9 +107,9 @@ def writes_are_seen(case: Case) -> Checks:
     """A read shows every write that was acknowledged before the read was sent, or a newer one."""
     for kind, writes in case.writes.items():
         acknowledged = sorted(
-            (write for write in writes if write.outcome == "acknowledged"), key=attrgetter("answered")
+            (write for write in writes if write.outcome == "acknowledged"), key=attrgetter("received")
         )
-        times = [write.answered for write in acknowledged]
+        times = [write.received for write in acknowledged]
         newest = [0, *accumulate((write.number for write in acknowledged), max)]
         for sighting in case.sightings:
             if sighting.kind == kind and (number := newest[bisect_left(times, sighting.sent)]):

@@ -248,10 +248,10 @@ class Observer:
             self._write(run, notes, repeated=True)
 
     def _report_begin(self, session_id: str, run: Run | ActiveRun, sent: float) -> None:
-        answered = time.monotonic()
-        self._report.add_duration("BeginRun", answered - sent)
+        received = time.monotonic()
+        self._report.add_duration("BeginRun", received - sent)
         names, number = [run.run_id], run.number
-        self._report.add(Write(session_id, "run", names, sent, answered, "acknowledged", number, run.observed_turn))
+        self._report.add(Write(session_id, "run", names, sent, received, "acknowledged", number, run.observed_turn))
 
     def _write(self, run: ActiveRun, notes: Notes, *, repeated: bool = False) -> None:
         sent = time.monotonic()
@@ -268,7 +268,7 @@ class Observer:
                 outcome=result.outcome.value,
                 write_time_us=time_us(result.write_time),
                 sent=sent,
-                answered=time.monotonic(),
+                received=time.monotonic(),
                 repeated=repeated,
                 notes=notes_json(notes),
             )

@@ -88,7 +88,7 @@ async def play(plans: Sequence[PlannedSession], settings: Settings, progress: Pr
             started = time.monotonic()
             progress.begin("playing", sum(plan.turn_count for plan in plans))
             await _run_processes(target, plans, settings, history, progress)
-            if not any(read.answered for session in history.sessions.values() for read in session.of(NotesRead)):
+            if not any(read.has_response for session in history.sessions.values() for read in session.of(NotesRead)):
                 raise Unavailable("no read got a response")
             elapsed = time.monotonic() - started
             async with _audit(target, stopwatch) as audit:

@@ -1,7 +1,7 @@
 """Records of the calls that the processes of a replay made, one JSON line each.
 
-Ages and times of the store are whole microseconds, the store's own precision. `sent` and `answered` are seconds of the
-monotonic clock, which all processes on a machine share.
+Ages and times of the store are whole microseconds, the store's own precision. `sent` and `received` are the times of
+request and response in seconds of the monotonic clock, which all processes on a machine share.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Write:
     kind: WriteKind
     names: Sequence[str]
     sent: float
-    answered: float
+    received: float
     outcome: Outcome
     number: int = 0
     observed_turn: int | None = None
@@ -103,7 +103,7 @@ class NotesRead:
         )
 
     @property
-    def answered(self) -> bool:
+    def has_response(self) -> bool:
         """Whether the sidecar responded."""
         return self.readiness != "unavailable"
 
@@ -124,7 +124,7 @@ class NotesWrite:
     outcome: str
     write_time_us: int
     sent: float
-    answered: float
+    received: float
     repeated: bool
     notes: Mapping[str, Any]
 

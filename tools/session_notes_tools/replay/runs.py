@@ -22,9 +22,9 @@ def run_numbers_have_no_gaps(case: Case) -> Checks:
     numbers = sorted(run.number for run in runs)
     if case.history.plan:
         yield unless(numbers == list(range(1, len(numbers) + 1)), f"the runs begun have the numbers {numbers}")
-        ends = Counter([*case.first_writes, *(run.run_id for run in case.history.of(RunWithoutNotes))])
+        end_counts = Counter([*case.first_writes, *(run.run_id for run in case.history.of(RunWithoutNotes))])
         for run_id in (name for run in runs for name in run.names):
-            yield unless(ends[run_id] == 1, f"{run_id} has ended {ends[run_id]} times")
+            yield unless(end_counts[run_id] == 1, f"{run_id} has ended {end_counts[run_id]} times")
     if read_back := case.history.read_back:
         listed = [run.number for run in read_back.runs]
         newest = max(listed, default=0)
@@ -46,9 +46,9 @@ def slow_runs_do_not_overwrite(case: Case) -> Checks:
     writes = list(case.first_writes.values())
     for write in writes:
         newer = [other for other in writes if other.number > write.number]
-        if any(other.answered < write.sent for other in newer):
+        if any(other.received < write.sent for other in newer):
             yield unless(write.outcome != "accepted", f"{write.run_id} came late and was {write.outcome}")
-        elif not any(other.sent < write.answered for other in newer):
+        elif not any(other.sent < write.received for other in newer):
             yield unless(write.outcome != "superseded", f"{write.run_id} was the newest and was {write.outcome}")
 
 
@@ -65,6 +65,6 @@ def duplicates_change_nothing(case: Case) -> Checks:
     for write in case.history.of(NotesWrite):
         if write.repeated:
             first = case.first_writes.get(write.run_id)
-            same = first and (first.write_time_us, first.number) == (write.write_time_us, write.number)
+            unchanged = first and (first.write_time_us, first.number) == (write.write_time_us, write.number)
             yield unless(write.outcome == "duplicate", f"{write.run_id} wrote again and was {write.outcome}")
-            yield unless(bool(same), f"{write.run_id} wrote again and got another write time or number")
+            yield unless(bool(unchanged), f"{write.run_id} wrote again and got another write time or number")
