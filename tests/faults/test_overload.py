@@ -1,4 +1,4 @@
-"""Overload: excess calls are RESOURCE_EXHAUSTED at once, health and other calls go on, and memory stays flat."""
+"""Overload: excess calls are RESOURCE_EXHAUSTED at once, health and other calls continue, and memory stays flat."""
 
 import asyncio
 import resource
@@ -71,7 +71,7 @@ def paused(store: StoreServer) -> Iterator[None]:
 
 
 async def results(calls: list[Any]) -> list[Refusal]:
-    """Return the errors of calls, in order. The code of a success is OK."""
+    """Return the errors of calls, in order; the code of a success is OK."""
     refusals = []
     for result in await asyncio.gather(*calls, return_exceptions=True):
         refusals.append(Refusal())
@@ -233,7 +233,7 @@ def address(sidecar: Sidecar) -> tuple[str, int]:
 
 
 def test_connections_leave_descriptors_for_the_store() -> None:
-    """400 connections at a limit of 300 descriptors leave some for the store and for tokens, and calls go on."""
+    """400 connections at a limit of 300 descriptors leave some for the store and for tokens, and calls continue."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ExitStack() as flood:
         resource.setrlimit(resource.RLIMIT_NOFILE, (300, before[1]))

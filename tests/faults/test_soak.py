@@ -194,8 +194,7 @@ def test_a_soak_keeps_every_promise(
     print_progress: Callable[[str], None],
     tmp_path: Path,
 ) -> None:
-    """Under load and random faults no promise breaks, no status is unexpected, the sidecar is SERVING within 2 s of
-    each fault's end, and its memory, descriptors, threads and tasks do not grow."""
+    """Under load and random faults no promise breaks, health recovers within 2 s, and no resource grows."""
     seconds = effort(12, 300)
     print_progress(f"\nsoak of {seconds} s; repeat with: {repeat_command}")
     (tmp_path / "sitecustomize.py").write_text(COUNTER)

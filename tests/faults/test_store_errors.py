@@ -186,8 +186,7 @@ def test_every_error_of_the_store_has_a_status(
     refusing: set[str],
     serving: bool,
 ) -> None:
-    """While the store refuses with an error, each call is OK or UNAVAILABLE with RetryInfo, and health is NOT_SERVING
-    if writes are refused; afterwards everything is OK again."""
+    """While the store refuses commands, calls are OK or UNAVAILABLE with RetryInfo; afterwards all calls are OK."""
     with fault(deployment):
         statuses = deployment.statuses()
         assert set(statuses.values()) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}, statuses

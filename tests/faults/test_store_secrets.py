@@ -116,8 +116,7 @@ WRONG: dict[str, str] = {
 def test_an_untrusted_store_gets_nothing(
     wrong: str, authority: Authority, pair: Certificate, password_file: Path, tmp_path: Path
 ) -> None:
-    """With an untrusted store, health is NOT_SERVING, calls are UNAVAILABLE, one log line gives the reason, and nothing
-    is sent in plain text."""
+    """With an untrusted store calls are UNAVAILABLE, one log line gives the reason, and no plain text is sent."""
     trusted, shown, clients = authority, pair, "no"
     if wrong == "another authority":
         trusted = Authority(tmp_path / "another")
@@ -207,8 +206,7 @@ def test_a_password_is_rotated_without_a_restart(password_file: Path) -> None:
 
 
 def test_a_bad_password_file_is_logged_once(password_file: Path) -> None:
-    """An empty and a missing password file are one log line each and leave the last password in use; once the file is
-    correct again, calls are OK within 2 s."""
+    """A bad password file is one log line and leaves the last password in use; a correct one is used within 2 s."""
     with store_with_password(password_file) as (admin, sidecar, session, proxy):
         for damage, message in (
             (lambda: write_secret(password_file), "is empty"),
@@ -352,8 +350,7 @@ def allow(admin: Any, *rules: str) -> None:
 
 @pytest.mark.parametrize("kind", ["valkey", "redis"])
 def test_the_documented_acl_rules_are_exact(kind: str, password_file: Path) -> None:
-    """With the documented ACL rules every call is OK; without any one of them, calls or health fail, none INTERNAL, and
-    the log names NOPERM and, if the store gives it, the command."""
+    """With the documented ACL rules every call is OK; without any one, some fail and the log names the cause."""
     program = valkey_program() if kind == "valkey" else redis_program()
     if program is None:
         pytest.skip("no redis-server on PATH")

@@ -1,4 +1,4 @@
-"""Correct session histories, made by hand, for tests to tamper with."""
+"""Handwritten correct session histories, for tests to tamper with."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ DIALOGUE = Dialogue(
 
 
 def played_session() -> SessionHistory:
-    """Return a history that tests and keeps every promise.
+    """Return a history that checks every promise and breaks none.
 
     It has four turns and five runs: 1 writes, 2 is overtaken by 3, which writes twice, 4 fails, and 5 is abandoned.
     """
@@ -94,7 +94,7 @@ def foreign_notes(session: SessionHistory, run: int, turns: int) -> dict[str, ob
 
 
 def run_begin(session_id: str, number: int) -> Write:
-    """Return the beginning of a run, on a snapshot of as many turns, or of four."""
+    """Return the begin of a run, on a snapshot of as many turns as its number, at most four."""
     names, sent = [f"run-{number}"], float(number)
     return Write(session_id, "run", names, sent, sent + 0.1, "acknowledged", number, min(number, 4))
 

@@ -127,7 +127,7 @@ def _promises(promises: Iterable[Mapping[str, Any]]) -> Table:
         elif promise["checks"]:
             word, style = "kept", "green"
         else:
-            # No check came up, which is not the same as kept.
+            # A promise without checks does not count as kept.
             word, style = "not tested", "yellow"
         table.add_row(promise["promise"], str(promise["checks"]), str(promise["broken"]), word, style=style)
     return table
