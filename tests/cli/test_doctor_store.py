@@ -14,8 +14,8 @@ from session_notes_tools.doctor.reachability import EXPIRY_WARNING
 from session_notes_tools.doctor.store import FULL, NEARLY_FULL, SLOW_SECONDS
 
 from tests.access.callers import write_secret
+from tests.cli.diagnosis import SIDECAR_CHECKS, Diagnosis
 from tests.cli.program import Cli
-from tests.cli.test_doctor import SIDECAR_CHECKS, Diagnosis
 from tests.stores import StoreServer, free_port, redis_program, valkey_program
 from tests.support import DEFAULT_PREFIX, Sidecar
 

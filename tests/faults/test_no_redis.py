@@ -1,4 +1,4 @@
-"""A `--redis-url` at which another kind of server listens: one log line names it, once."""
+"""Another kind of server at `--redis-url` is named in a single log line."""
 
 import asyncio
 import http.server
@@ -154,7 +154,7 @@ def test_another_kind_of_server_is_logged_once() -> None:
 
 
 def test_an_unencoded_password_is_rejected_at_the_start(tmp_path: Path) -> None:
-    """A URL with an unencoded password ends the command at once, with advice and without the password."""
+    """A URL with an unencoded password ends the command at once, with advice but without the password."""
     url = "redis://:p@ss/canary-91#1@127.0.0.1:6379"
     for command in (("serve", "--data-dir", str(tmp_path)), ("doctor",)):
         result = Cli("127.0.0.1:1")(*command, "--redis-url", url)

@@ -48,7 +48,7 @@ def cluster() -> Iterator[tuple[str, list[int]]]:
 
 @contextmanager
 def nodes_named_by(form: str, ports: list[int]) -> Iterator[None]:
-    """Make nodes name each other in a form, and by address afterwards, which other tests need."""
+    """Make nodes name each other in a form, and afterwards by address, as other tests need."""
     for setting in (form, "ip"):
         for port in ports:
             with redis.Redis(port=port) as admin:
@@ -95,7 +95,7 @@ def test_a_redirection_is_read_in_every_form(text: str, address: Address | None)
 
 
 def node(answer: Answer, owner: bytes = NULL) -> Answer:
-    """Return the answers of a node that owns all slots and names itself as `owner`."""
+    """Return the replies of a node that owns all slots and names itself as `owner`."""
     return lambda command, port: slots((0, LAST, owner, port)) if command[0] == b"CLUSTER" else answer(command, port)
 
 
@@ -111,7 +111,7 @@ def reason_at(answer: Answer, action: Callable[[Executor], Coroutine[Any, Any, o
 
 @pytest.mark.parametrize("owner", [NULL, text(""), text("127.0.0.1"), text("localhost")])
 def test_the_owner_of_slots_is_found_in_every_form(owner: bytes) -> None:
-    """An owner of NULL or an empty string is the node that answered, and a host name is resolved."""
+    """An owner of NULL or an empty string is the node that replied, and a host name is resolved."""
     assert reason_at(node(tagged, owner)) == ""
 
 
@@ -174,10 +174,10 @@ def test_a_migrating_slot_is_followed() -> None:
     """After an ASK redirection, the script goes to the other node after an ASKING, on the same connection."""
 
     async def run() -> tuple[str, list[bytes]]:
-        seen: list[bytes] = []
+        commands: list[bytes] = []
 
         def target(command: list[bytes], _: int) -> bytes:
-            seen.append(command[0])
+            commands.append(command[0])
             return b"+OK\r\n" if command[0] == b"ASKING" else tagged(command)
 
         async with AsyncExitStack() as stack:
@@ -187,11 +187,11 @@ def test_a_migrating_slot_is_followed() -> None:
                 return b"-ASK 1 :%d\r\n" % target_port if command[0] == b"EVALSHA" else tagged(command)
 
             source_port = await stack.enter_async_context(fake_redis(node(source)))
-            return await reason_of(f"redis+cluster://127.0.0.1:{source_port}", read), seen
+            return await reason_of(f"redis+cluster://127.0.0.1:{source_port}", read), commands
 
-    reason, seen = asyncio.run(run())
+    reason, commands = asyncio.run(run())
     assert reason == ""
-    assert seen == [b"ASKING", b"EVALSHA"]
+    assert commands == [b"ASKING", b"EVALSHA"]
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_a_migrating_slot_is_followed() -> None:
     ],
 )
 def test_unusable_answers_of_a_sentinel_have_a_reason(answer: bytes, reason: str) -> None:
-    """A Sentinel's answer without a usable master makes calls and health fail with the reason."""
+    """A Sentinel's reply without a usable master makes calls and health fail with the reason."""
 
     async def run(action: Callable[[Executor], Coroutine[Any, Any, object]]) -> str:
         async with fake_redis(lambda _, __: answer) as port:

@@ -147,7 +147,7 @@ def test_lost_connections_leak_nothing(store: Replicated) -> None:
 
     def held() -> tuple[int, int]:
         gc.collect()
-        connections = sum(isinstance(thing, Connection) for thing in gc.get_objects())
+        connections = sum(isinstance(instance, Connection) for instance in gc.get_objects())
         return connections, sum(1 for _ in Path("/proc/self/fd").iterdir())
 
     async def lose(executor: Executor, times: int) -> None:

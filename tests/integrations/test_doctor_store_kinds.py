@@ -9,8 +9,8 @@ import pytest
 import redis
 
 from tests.access.callers import Authority, write_secret
+from tests.cli.diagnosis import Diagnosis
 from tests.cli.program import Cli
-from tests.cli.test_doctor import Diagnosis
 from tests.faults.tls_stores import tls_store
 from tests.stores import StoreServer, eventually, free_port, redis_program, valkey_cluster, valkey_program
 from tests.support import Sidecar
