@@ -134,7 +134,7 @@ def test_a_hole_is_repaired_while_the_store_runs(disk: Path) -> None:
 
 
 def test_the_stores_own_rewrite_is_not_taken_for_a_hole() -> None:
-    """Files that a rewrite shrinks while the sidecar compares their size with the store's have no hole."""
+    """Files that a rewrite shrinks while the sidecar compares their size are not mistaken for a hole."""
     with Sidecar() as sidecar, redis.Redis(unix_socket_path=str(sidecar.data_dir / "valkey.sock")) as client:
         eventually(lambda: has_rewritten(sidecar.store, 1))
         for _ in range(3):
