@@ -140,8 +140,8 @@ def test_the_stores_own_rewrite_is_not_taken_for_a_hole() -> None:
         for _ in range(3):
             client.set("other", "x" * 100_000, ex=600)
             before = client.info("persistence")["aof_rewrites"]
-            eventually(lambda: rewrite_and_stay_busy(client))
-            eventually(lambda: has_rewritten(sidecar.store, before + 1))  # noqa: B023
+            eventually(lambda: rewrite_and_stay_busy(client), 30)
+            eventually(lambda: has_rewritten(sidecar.store, before + 1), 30)  # noqa: B023
         assert "has a hole" not in sidecar.log
 
 
@@ -151,6 +151,8 @@ def rewrite_and_stay_busy(client: redis.Redis) -> bool:
     The child ends before that, which the store notices before it replies again. Returns False if the sidecar's own
     rewrite is in progress.
     """
+    if client.info("persistence")["aof_rewrite_in_progress"]:
+        return False
     pipeline = client.pipeline(transaction=False)
     pipeline.bgrewriteaof()
     pipeline.eval(BUSY, 0, 1.3)

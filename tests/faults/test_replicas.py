@@ -179,6 +179,6 @@ def test_health_follows_the_replicas(store: Replicated) -> None:
     with refused(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"):
         store.session.append_turns(1)
     eventually(lambda: store.sidecar.health() == NOT_SERVING, 5)
-    assert "too few replicas have what was written (--min-replicas-acked)" in store.sidecar.log
+    assert "too few replicas have confirmed the write (--min-replicas-acked)" in store.sidecar.log
     store.reconnect()
     store.sidecar.wait_until_serving(5)
