@@ -1,6 +1,6 @@
-"""Measures the parts of a call, each alone in a loop: `python benchmarks/parts.py` writes results/parts.json.
+"""Measures each part of a call alone in a loop. `python benchmarks/parts.py` writes results/parts.json.
 
-The figures show where time goes, and how much a change to one part can gain at most. In a sidecar under load the same
+The figures show where time is spent, and the most that a change to one part can gain. In a sidecar under load, the same
 parts take about twice as long, because four processes share two cores and their caches.
 """
 
@@ -56,7 +56,7 @@ async def measure() -> Rows:
 
 
 def get_notes_parts(session_ids: list[str], replies: bytes) -> Rows:
-    """Measure the parts of GetNotes in batches, so that the loops around them hardly count.
+    """Measure the parts of GetNotes in batches, so that the cost of the loops is negligible.
 
     Args:
         session_ids: The sessions of the batch.
@@ -115,7 +115,7 @@ def get_notes_parts(session_ids: list[str], replies: bytes) -> Rows:
 
 
 def write_notes_parts(session_id: str) -> Rows:
-    """Measure the parts of WriteNotes before the store."""
+    """Measure the parts of WriteNotes up to the store."""
     notes = make_notes()
     message = WriteNotesRequest(session_id=session_id, notes=notes).SerializeToString()
     stored = notes.SerializeToString(deterministic=True)
@@ -135,18 +135,18 @@ def write_notes_parts(session_id: str) -> Rows:
 
 
 def rows(call: str, parts: dict[str, Callable[[], object]], *, divisor: int = 1) -> Rows:
-    """Measure parts.
+    """Measure parts of a call.
 
     Args:
-        call: The call they belong to.
+        call: The call.
         parts: The parts by name.
-        divisor: The number of times that each does its work.
+        divisor: The number of repetitions within each part.
     """
     return [{"call": call, "part": name, "us": us(part, divisor)} for name, part in parts.items()]
 
 
 def us(part: Callable[[], object], divisor: int) -> float:
-    """Return the median time of a part in µs, divided by the number of times it does its work."""
+    """Return the median time in µs of one of the repetitions within a part."""
     part()
     times = []
     for _ in range(REPEATS):

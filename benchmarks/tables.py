@@ -1,7 +1,7 @@
 """Fills the tables of docs/performance.md from the JSON in benchmarks/results.
 
-`make bench` runs it after a measurement. A table stands between `<!-- bench: NAME -->` and `<!-- end -->`. A test
-checks that the page agrees with the JSON.
+`make bench` runs it after a measurement. Each table is enclosed in `<!-- bench: NAME -->` and `<!-- end -->`. A test
+checks that the page matches the JSON.
 """
 
 import json
@@ -28,14 +28,14 @@ def machine(runs: Runs) -> str:
 
 
 def calls(runs: Runs) -> str:
-    """Return a row per call and place: latency with one call in flight from Python, CPU with 64 from h2load."""
+    """Return a row per call and place: latency with one call in flight from Python, CPU with many from h2load."""
     rows = runs[-1]["calls"]
     many = {(row["call"], row["place"]): row for row in rows if row["caller"] == "h2load"}
     headings = ("call", "where", "median, ms", "p99, ms", "median ÷ floor", "calls/s", "CPU per call, µs")
     cells = []
     for row in rows:
         if row["in_flight"] == 1:
-            busy = many.get((row["call"], row["place"]), {})
+            loaded = many.get((row["call"], row["place"]), {})
             cells.append(
                 (
                     row["call"],
@@ -43,9 +43,9 @@ def calls(runs: Runs) -> str:
                     milliseconds(row["median_us"]),
                     milliseconds(row["p99_us"]),
                     ratio(row["median_us_to_floor"]),
-                    number(busy.get("calls_per_second")),
-                    number(busy.get("server_cpu_us")),
-                    ratio(busy.get("server_cpu_us_to_floor")),
+                    number(loaded.get("calls_per_second")),
+                    number(loaded.get("server_cpu_us")),
+                    ratio(loaded.get("server_cpu_us_to_floor")),
                 )
             )
     return markdown(TextTable((*headings, "CPU ÷ floor"), cells))
@@ -65,7 +65,7 @@ def growth(runs: Runs) -> str:
 
 
 def section(name: str) -> Callable[[Runs], str]:
-    """Return the function that makes the table of a section of the last run."""
+    """Return a function that returns the table of a section of the last run."""
     return lambda runs: markdown(section_table(runs[-1][name]))
 
 
@@ -84,7 +84,7 @@ def goals(runs: Runs) -> str:
 
 
 def parts(_: Runs) -> str:
-    """Return the figures of `parts.py`."""
+    """Return the figures measured by `parts.py`."""
     rows = json.loads((RESULTS / "parts.json").read_text())["parts"]
     headings = ("call", "part, alone in a loop", "µs")
     return markdown(TextTable(headings, [(row["call"], row["part"], number(row["us"])) for row in rows]))
@@ -106,8 +106,8 @@ def markdown(table: TextTable) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def filled(page: str, runs: Runs) -> str:
-    """Return a page with all its tables made again."""
+def fill_tables(page: str, runs: Runs) -> str:
+    """Return a page with its tables regenerated."""
     return MARKS.sub(lambda match: f"{match[1]}{TABLES[match[2]](runs)}{match[3]}", page)
 
 
@@ -117,19 +117,19 @@ def load_runs() -> list[Any]:
 
 
 def main() -> int:
-    """Fill the pages, or with `--check` only report whether they agree with the results."""
+    """Fill the pages, or with `--check` only report whether they match the results."""
     runs, outdated = load_runs(), []
     if not runs:
-        print("benchmarks/results holds no runs: run make bench first")
+        print("benchmarks/results contains no runs; run make bench first")
         return 1
     for path in PAGES:
         text = path.read_text()
-        if (updated := filled(text, runs)) != text:
+        if (updated := fill_tables(text, runs)) != text:
             outdated.append(path.name)
             if "--check" not in sys.argv:
                 path.write_text(updated)
     if outdated and "--check" in sys.argv:
-        print(f"not the figures in benchmarks/results: {', '.join(outdated)}; run python benchmarks/tables.py")
+        print(f"tables that differ from benchmarks/results: {', '.join(outdated)}; run python benchmarks/tables.py")
         return 1
     return 0
 

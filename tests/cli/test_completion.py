@@ -1,13 +1,12 @@
 """Completion in real shells: the script is sourced, and called as a Tab calls it."""
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.cli.program import ENV
+from tests.cli.completion import environment, script
 from tests.support import SERVICES, program
 
 # At a Tab, bash finds the function registered for the command and calls it with the words.
@@ -28,14 +27,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 @pytest.fixture(scope="module")
 def env() -> dict[str, str]:
     """Return an environment with the program on PATH."""
-    return ENV | {"PATH": f"{Path(program()[0]).parent}{os.pathsep}{os.environ['PATH']}"}
-
-
-def script(env: dict[str, str], shell: str) -> str:
-    """Return the script that `completion` prints for a shell."""
-    shown = subprocess.run([*program(), "completion", shell], capture_output=True, text=True, env=env, timeout=30)
-    assert (shown.returncode, shown.stderr) == (0, "")
-    return shown.stdout
+    return environment()
 
 
 @pytest.fixture(scope="module")

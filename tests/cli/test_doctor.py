@@ -20,45 +20,13 @@ from grpc_reflection.v1alpha import reflection_pb2
 from session_notes_tools.doctor.contract import CONTRACT
 
 from tests.access.callers import TOKENS, Authority, Certificate, token_files, write_secret
-from tests.cli.program import Cli, Ended
+from tests.cli.diagnosis import SIDECAR_CHECKS, Diagnosis
+from tests.cli.program import Cli
 from tests.stores import StoreServer, valkey_program
-from tests.support import SERVICES, Sidecar, free_port, leaks
+from tests.support import SERVICES, Sidecar, free_port
 
-SIDECAR_CHECKS = ["address", "protocol", "health", "credentials", "contract", "reads"]
 PARTS = ("sidecar", "redis")
 QUICK = ("--timeout", "400ms")
-
-
-class Diagnosis:
-    """The findings of one run about the sidecar, or about the store."""
-
-    def __init__(self, ended: Ended, about: str = "sidecar") -> None:
-        self.code, self.document = ended.code, ended.json
-        findings = [finding for finding in self.document["checks"] if finding["about"] == about]
-        self.checks = [finding["check"] for finding in findings]
-        self._findings = {finding["check"]: finding for finding in findings}
-        assert (ended.code == 1) == (not self.document["ok"])
-        assert (ended.code == 1) == any(finding["verdict"] == "problem" for finding in self.document["checks"])
-        for finding in self.document["checks"]:
-            assert finding["says"]
-            assert finding["advice"] or finding["verdict"] in ("ok", "skipped"), finding
-        assert not leaks(ended.out), "it holds a secret, or what a user said"
-
-    def verdict(self, check: str) -> str:
-        return str(self._findings[check]["verdict"])
-
-    def says(self, check: str) -> str:
-        return str(self._findings[check]["says"])
-
-    def advice(self, check: str) -> str:
-        return str(self._findings[check]["advice"])
-
-    @property
-    def problem(self) -> str:
-        """The only problem, as `check: text`. No check follows it."""
-        problems = [name for name in self.checks if self.verdict(name) == "problem"]
-        assert problems == self.checks[-1:], self.document
-        return f"{problems[0]}: {self.says(problems[0])}"
 
 
 def doctor(target: str, *arguments: str, about: str = "sidecar") -> Diagnosis:

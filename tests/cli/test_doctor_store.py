@@ -14,8 +14,8 @@ from session_notes_tools.doctor.reachability import EXPIRY_WARNING
 from session_notes_tools.doctor.store import FULL, NEARLY_FULL, SLOW_SECONDS
 
 from tests.access.callers import write_secret
+from tests.cli.diagnosis import SIDECAR_CHECKS, Diagnosis
 from tests.cli.program import Cli
-from tests.cli.test_doctor import SIDECAR_CHECKS, Diagnosis
 from tests.stores import StoreServer, free_port, redis_program, valkey_program
 from tests.support import DEFAULT_PREFIX, Sidecar
 
@@ -186,7 +186,7 @@ def test_invalid_urls_files_and_hosts(check: Callable[..., Diagnosis], cli: Cli,
     readable = write_secret(tmp_path / "password", PASSWORD)
     readable.chmod(0o644)
     assert "has mode 0644" in check("--redis-password-file", str(readable)).problem
-    assert "the name of its host is not found" in check(url="redis://nowhere.invalid").problem
+    assert "its host name cannot be resolved" in check(url="redis://nowhere.invalid").problem
 
 
 def test_the_embedded_store(cli: Cli, sidecar: Sidecar) -> None:

@@ -7,10 +7,14 @@ import unicodedata
 from collections.abc import Sequence
 
 import pytest
+from session_notes import Readiness, RunState, Severity
 from session_notes.v1 import notes_pb2
 from session_notes.v1.turn_pb2 import Turn
 from session_notes_tools.cli.environment import known_variables
+from session_notes_tools.cli.notes_input import _SEVERITIES
 from session_notes_tools.cli.output import plain
+from session_notes_tools.cli.phrases import _READINESS
+from session_notes_tools.cli.views import _SEVERITY_STYLES, _STATE_STYLES, READINESS_STYLES
 from session_notes_tools.command_line import app
 
 from tests.cli.program import Cli
@@ -122,6 +126,14 @@ def test_ids_lose_their_middle_and_are_never_wrapped(cli: Cli, session: SessionC
         _, screen = cli.on_terminal(*command, env={"NO_COLOR": "1"})
         for name in shown:
             assert ids[name] in screen, screen
+
+
+def test_every_enum_value_has_a_style_and_words() -> None:
+    """The tables of styles and words name every value of the contract's enums, and no other."""
+    readiness = {value.value for value in Readiness} - {"unspecified", "unavailable"}
+    assert READINESS_STYLES.keys() == _READINESS.keys() == readiness
+    assert _STATE_STYLES.keys() == {value.value for value in RunState} - {"unspecified"}
+    assert _SEVERITY_STYLES.keys() == set(_SEVERITIES) == {value.value for value in Severity} - {"unspecified"}
 
 
 def test_stale_notes_give_reasons(cli: Cli, session: SessionCalls) -> None:

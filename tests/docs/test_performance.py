@@ -1,4 +1,4 @@
-"""docs/performance.md holds the figures that were measured."""
+"""docs/performance.md contains the measured figures."""
 
 import subprocess
 import sys
@@ -20,13 +20,13 @@ def test_the_tables_agree_with_the_results() -> None:
 
 
 def test_the_goals_of_the_results_are_those_of_the_code() -> None:
-    """The bench, given the figures of a committed run, finds the same goals, with the same names, met or missed."""
+    """The goals recorded in each committed run are those that the code derives from its figures."""
     for run in tables.load_runs():
         assert compare_with_goals(run) == run["bars"]
 
 
 def test_an_edited_table_is_found_and_restored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A table changed by hand fails the check, and is filled again without it."""
+    """An edited table fails `--check`, and is restored without it."""
     page = tmp_path / "page.md"
     changed = (
         (ROOT / "docs" / "performance.md").read_text().replace("GetNotes | session-notes (tcp)", "GetNotes | moon")
@@ -44,7 +44,7 @@ def test_an_edited_table_is_found_and_restored(monkeypatch: pytest.MonkeyPatch, 
 def test_missing_results_are_an_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without results, the script names the next step and leaves the page alone."""
+    """Without results, the script names the next step and leaves the page unchanged."""
     page = tmp_path / "page.md"
     page.write_text("<!-- bench: machine -->\nunchanged\n<!-- end -->\n")
     monkeypatch.setattr(tables, "PAGES", (page,))

@@ -15,14 +15,14 @@ def test_the_page_lists_all_columns() -> None:
 
 
 def test_the_page_states_the_bounds() -> None:
-    """The cost of a refresh and the number of sessions kept are those of the code."""
+    """The page states the cost of a refresh and the maximum number of sessions as in the code."""
     text = " ".join(PAGE.read_text().split())
     assert f"at most {PAGES} ListSessions, {BATCHES} BatchGetNotes of {BATCH_SIZE} rows and {RUNS} ListRuns" in text
     assert f"At most {MAX_SESSIONS:,} sessions are kept" in text
 
 
 def test_sort_keys_are_distinct_letters_of_the_titles() -> None:
-    """Each column sorts by a letter of its title that no other column uses."""
+    """Each column's sort key is a letter of its title that no other column uses."""
     keys = [column.key for column in COLUMNS]
     assert len(set(keys)) == len(keys)
     assert all(column.key in column.title for column in COLUMNS)

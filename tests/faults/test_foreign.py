@@ -50,10 +50,10 @@ def wire() -> Iterator[Wire]:
 
 
 def test_abandoned_calls_leak_no_answer(wire: Wire, effort: Callable[[int, int], int]) -> None:
-    """None of 5,000 calls with deadlines around the time of an answer, some cancelled, gets a foreign answer."""
+    """None of 5,000 calls with deadlines around the response time, some cancelled, gets another session's notes."""
     sessions = [wire.session() for _ in range(20)]
     wire.proxy.delay_seconds = 0.002
-    # The longest deadline, adapted to the time that answers take on this machine now.
+    # The longest deadline, adapted to the current response time on this machine.
     answered, abandoned, longest = 0, 0, 0.120
     try:
         for _ in range(effort(50, 1000)):

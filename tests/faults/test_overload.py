@@ -1,4 +1,4 @@
-"""Overload: excess calls are RESOURCE_EXHAUSTED at once, health and other calls go on, and memory stays flat."""
+"""Overload: excess calls are RESOURCE_EXHAUSTED at once, health and other calls continue, and memory stays flat."""
 
 import asyncio
 import resource
@@ -34,7 +34,7 @@ from tests.support import Refusal, SessionCalls, Sidecar, eventually, new_channe
 
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 GET_NOTES = "/session_notes.v1.SessionNotes/GetNotes"
-# Generous for a busy machine. A call that is held takes 5 s.
+# Long enough for a busy machine. A call that is held takes 5 s.
 AT_ONCE_SECONDS = 2.0
 TEN = timedelta(seconds=10)
 
@@ -71,7 +71,7 @@ def paused(store: StoreServer) -> Iterator[None]:
 
 
 async def results(calls: list[Any]) -> list[Refusal]:
-    """Return the errors of calls, in order. The code of a success is OK."""
+    """Return the errors of calls, in order; the code of a success is OK."""
     refusals = []
     for result in await asyncio.gather(*calls, return_exceptions=True):
         refusals.append(Refusal())
@@ -109,7 +109,7 @@ def test_a_batch_response_above_the_limit_is_rejected(small: Sidecar) -> None:
 
 
 async def test_excess_calls_are_rejected_at_once(small: Sidecar, store: StoreServer) -> None:
-    """Of 600 calls at a silent store, the 400 above the limit are rejected at once, health answers, and 200 are OK."""
+    """Of 600 calls at a silent store, the 400 above the limit are rejected at once, health responds, and 200 are OK."""
     request = GetNotesRequest(session_id=new_session_id()).SerializeToString()
     async with grpc.aio.insecure_channel(small.target) as channel:
         await channel.channel_ready()
@@ -148,7 +148,7 @@ async def test_large_messages_in_excess_do_not_grow_memory(
 
 
 async def test_large_health_checks_do_not_grow_memory(target: Sidecar) -> None:
-    """100 unauthenticated health Checks of 4 MB each are read a few at a time, and all are answered."""
+    """100 unauthenticated health Checks of 4 MB each are read a few at a time, and all get a response."""
     body = health_pb2.HealthCheckRequest(service="x" * 4_000_000).SerializeToString()
     before, peak = resident_bytes(target), 0
 
@@ -233,7 +233,7 @@ def address(sidecar: Sidecar) -> tuple[str, int]:
 
 
 def test_connections_leave_descriptors_for_the_store() -> None:
-    """400 connections at a limit of 300 descriptors leave some for the store and for tokens, and calls go on."""
+    """400 connections at a limit of 300 descriptors leave some for the store and for tokens, and calls continue."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ExitStack() as flood:
         resource.setrlimit(resource.RLIMIT_NOFILE, (300, before[1]))

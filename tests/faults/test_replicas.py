@@ -147,7 +147,7 @@ def test_lost_connections_leak_nothing(store: Replicated) -> None:
 
     def held() -> tuple[int, int]:
         gc.collect()
-        connections = sum(isinstance(thing, Connection) for thing in gc.get_objects())
+        connections = sum(isinstance(instance, Connection) for instance in gc.get_objects())
         return connections, sum(1 for _ in Path("/proc/self/fd").iterdir())
 
     async def lose(executor: Executor, times: int) -> None:
@@ -179,6 +179,6 @@ def test_health_follows_the_replicas(store: Replicated) -> None:
     with refused(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"):
         store.session.append_turns(1)
     eventually(lambda: store.sidecar.health() == NOT_SERVING, 5)
-    assert "too few replicas have what was written (--min-replicas-acked)" in store.sidecar.log
+    assert "too few replicas have confirmed the write (--min-replicas-acked)" in store.sidecar.log
     store.mend()
     store.sidecar.wait_until_serving(5)

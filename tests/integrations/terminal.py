@@ -16,12 +16,12 @@ import pyte
 
 from tests.cli.program import ENV
 
-# A keyboard protocol of newer terminals. pyte does not know it, and would show it as a letter.
+# Sequences of a newer keyboard protocol, which pyte would show as letters.
 _UNKNOWN_TO_PYTE = re.compile(rb"\x1b\[[<>=][0-9;]*u")
 
 
 class Terminal:
-    """A program that runs on a terminal of its own during the `with` block.
+    """A program that runs on its own terminal during a `with` block.
 
     Args:
         command: The program and its arguments.
@@ -32,7 +32,7 @@ class Terminal:
     Attributes:
         process: The program.
         initial_settings: The terminal's settings before the program started.
-        output: All bytes the program wrote.
+        output: All bytes that the program has written.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """The screen as one text."""
+        """The text of the screen."""
         return "\n".join(self.lines)
 
     @property
@@ -92,7 +92,7 @@ class Terminal:
         return list(termios.tcgetattr(self._slave))
 
     def line_of(self, text: str) -> str:
-        """Return the first line with a text, or an empty string."""
+        """Return the first line that contains a text, or an empty string."""
         return next((line for line in self.lines if text in line), "")
 
     def colour_of(self, text: str) -> str:
@@ -106,7 +106,7 @@ class Terminal:
         return bool(self._screen.buffer[number][self.lines[number].index(text)].reverse)
 
     def see(self, expected: str | Callable[[], object], seconds: float = 20) -> None:
-        """Wait until the screen has a text, or until a condition holds."""
+        """Wait until the screen shows a text, or until a condition holds."""
         holds = (lambda: expected in self.text) if isinstance(expected, str) else expected
         deadline = time.monotonic() + seconds
         while not holds():
@@ -133,7 +133,7 @@ class Terminal:
         return self.process.returncode
 
     def is_restored(self) -> bool:
-        """Return whether the terminal is as before: main screen, cursor, no mouse reports, and the same settings."""
+        """Return whether the terminal is restored: main screen, visible cursor, no mouse reports, initial settings."""
         modes = (b"?1049h", b"?1000h", b"?1003h", b"?2004h", b"?25l")
         opposite = {b"h": b"l", b"l": b"h"}
         reset = all(self.output.rfind(mode) <= self.output.rfind(mode[:-1] + opposite[mode[-1:]]) for mode in modes)

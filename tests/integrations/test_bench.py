@@ -1,4 +1,4 @@
-"""`session-notes bench` as a user runs it, and its sections at a size that takes seconds."""
+"""`session-notes bench` as a user runs it, and its sections at sizes that take seconds."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_all_places_are_measured_and_compared_with_the_floor(temporary: Path, tmp_path: Path) -> None:
-    """One run measures each call over TCP and a unix socket, the floor, and Redis; it writes table, JSON and plot."""
+    """One run measures each call over TCP and a unix socket, the floor and Redis, and writes a table, JSON and plot."""
     done = bench("--results", str(tmp_path / "results"))
     assert done.returncode == 0, done.stderr
     document = json.loads((tmp_path / "results" / "bench.json").read_text())
@@ -66,11 +66,11 @@ def test_all_places_are_measured_and_compared_with_the_floor(temporary: Path, tm
     assert document["machine"]["packages"]["grpcio"]
     assert "GetNotes" in done.stdout
     assert done.stderr.startswith("warning: each target was called for only 0.03 s in total")
-    assert list(temporary.iterdir()) == [], "something is left behind"
+    assert list(temporary.iterdir()) == [], "files were left behind"
 
 
 def test_a_running_sidecar_is_left_as_it_was(sidecar: Sidecar) -> None:
-    """--target measures a running sidecar, with the CPU of the process that --pid names, and leaves no session."""
+    """--target measures a running sidecar, including the CPU of the process --pid, and leaves no session."""
     assert sidecar.process is not None
     done = bench("--target", sidecar.target, "--pid", str(sidecar.process.pid), "--json")
     assert done.returncode == 0, done.stderr
@@ -82,7 +82,7 @@ def test_a_running_sidecar_is_left_as_it_was(sidecar: Sidecar) -> None:
 
 
 def test_the_token_of_the_environment_is_sent(tmp_path: Path) -> None:
-    """A sidecar that asks for tokens is measured by Python callers alone, since h2load sends no token."""
+    """A sidecar that requires tokens is measured by Python callers only, since h2load sends no token."""
     tokens = tmp_path / "tokens"
     tokens.mkdir(mode=0o700)
     (tokens / "admin").write_text("a-token\n")
@@ -104,7 +104,7 @@ def test_the_token_of_the_environment_is_sent(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_usage_is_rejected(arguments: list[str], option: str) -> None:
-    """Options that conflict, or have no meaning, give exit code 2 and one line that names the option."""
+    """Conflicting and meaningless options give exit code 2 and an error that names the option."""
     done = bench(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert option in done.stderr
@@ -149,7 +149,7 @@ def test_sessions_of_a_killed_bench_expire(sidecar: Sidecar) -> None:
 
 
 def test_without_permission_to_delete_no_session_is_created(tmp_path: Path) -> None:
-    """An observer may write but not delete, so that the bench ends before it creates a session."""
+    """With an observer's token, which may write but not delete, the bench ends before it creates a session."""
     tokens = tmp_path / "tokens"
     tokens.mkdir(mode=0o700)
     for role in ("observer", "admin"):
@@ -198,7 +198,7 @@ async def test_growth_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_start_and_import_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The start takes some time, and the client's own import is a part of the whole import."""
+    """The start takes time, and the client's own import takes less than the import with its dependencies."""
     monkeypatch.setattr(footprint, "REPEATS", 1)
     rows = await footprint.measure_footprint(no_progress)
     start, whole_import, own_import = [row["median_seconds"] for row in rows]
@@ -208,7 +208,7 @@ async def test_start_and_import_times(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(h2load.find_h2load() is None, reason="h2load is not on PATH")
 async def test_workers_and_cluster() -> None:
-    """Two workers are compared with one, and two sidecars on a cluster give the same responses."""
+    """Two workers are compared with one, and two sidecars on a cluster return the same responses."""
     single, double = await scale.measure_workers(no_progress, rounds=1, seconds=0.05)
     assert (single["workers"], double["workers"], single["cpu_to_one_worker"]) == (1, 2, 1.0)
     assert (single["in_flight"], double["in_flight"]) == (64, 128)  # The same load per worker.
@@ -217,7 +217,7 @@ async def test_workers_and_cluster() -> None:
 
 
 async def test_workers_need_h2load(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without h2load the bench reports what is missing; Python callers would measure themselves."""
+    """The section requires h2load, since Python callers would measure themselves."""
     monkeypatch.setattr(h2load, "find_h2load", lambda: None)
     with pytest.raises(BenchError, match="h2load"):
         await scale._measure_in_turn([], rounds=1, seconds=0.1, progress=no_progress)
@@ -233,7 +233,7 @@ def test_the_encoding_of_dapr_messages() -> None:
 
 
 def test_loads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """h2load calls gRPC servers alone, and only if it is on PATH."""
+    """h2load calls only gRPC servers, and only if it is on PATH."""
     redis, grpc = Target("", "", "", "redis: read", ()), Target("", "", "", "/a/b", ())
     monkeypatch.setattr(rounds, "find_h2load", lambda: "/usr/bin/h2load")
     assert {load.caller for load in rounds.loads_for(redis)} == {"python"}

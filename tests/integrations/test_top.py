@@ -77,7 +77,7 @@ def test_no_color(sidecar: Sidecar, calls: Callable[[str], SessionCalls], value:
 
 
 def test_rows(top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]) -> None:
-    """Each session and observer has a row, last changed first, and changes appear without a key press."""
+    """Each session and observer has a row, most recently changed first, and changes appear without a key press."""
     create_sessions(calls)
     terminal = top()
     terminal.see("4 sessions, 4 rows")
@@ -97,7 +97,7 @@ def test_rows(top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]
 
 
 def test_sort_and_filter(top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]) -> None:
-    """The underlined letter of a title sorts by it, and reverses at the second press; / keeps rows with the words."""
+    """A title's underlined letter sorts by it, and reverses at the second press; / shows only rows with all words."""
     create_sessions(calls)
     terminal = top()
     terminal.see(lambda: len(order(terminal)) == 4)
@@ -164,7 +164,7 @@ def test_detail(top: Callable[..., Terminal], calls: Callable[[str], SessionCall
 
 
 def test_terminal_sizes(top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]) -> None:
-    """Rows are whole lines at any width: ids lose their middle first, then columns go, and a notice names them."""
+    """A row is one line at any width: ids lose their middle, then columns are dropped, and a notice names them."""
     calls("0123456789abcdef-the-middle-fedcba9876543210").write_notes(observer="an-observer-with-a-long-name")
     terminal = top(columns=120)
     terminal.see("0123456789abcdef-the-middle-fedcba9876543210 an-obs")
@@ -178,7 +178,7 @@ def test_terminal_sizes(top: Callable[..., Terminal], calls: Callable[[str], Ses
 
 
 def test_an_outage(sidecar: Sidecar, top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]) -> None:
-    """During an outage the last table stays under a banner with its start; afterwards refreshes resume."""
+    """During an outage the last table stays below a banner with the start time; afterwards refreshes resume."""
     create_sessions(calls)
     terminal = top()
     terminal.see(lambda: re.search(r"refund-1 +coach +ready", terminal.text))
@@ -198,7 +198,7 @@ def test_an_outage(sidecar: Sidecar, top: Callable[..., Terminal], calls: Callab
 
 
 def test_a_silent_sidecar(sidecar: Sidecar, top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]) -> None:
-    """The screen shows how long a slow response has been awaited; after the timeout it is an outage."""
+    """A slow response shows the time waited so far, and becomes an outage after the timeout."""
     create_sessions(calls)
     terminal = top("--timeout", "3s")
     terminal.see("4 rows")
@@ -214,13 +214,13 @@ def test_a_silent_sidecar(sidecar: Sidecar, top: Callable[..., Terminal], calls:
 
 
 def test_no_sidecar_is_not_an_empty_one(top: Callable[..., Terminal]) -> None:
-    """Without a first response the screen never says that there are no sessions."""
+    """Before the first response, the screen never reports that no sessions exist."""
     terminal = top(target=f"127.0.0.1:{free_port()}")
     terminal.see("Nothing has been read yet")
     assert "no sessions" not in terminal.text
-    other = top()
-    other.see("no sessions")
-    assert "OUTAGE" not in other.text
+    connected = top()
+    connected.see("no sessions")
+    assert "OUTAGE" not in connected.text
 
 
 def test_pause_and_help(top: Callable[..., Terminal], calls: Callable[[str], SessionCalls]) -> None:
@@ -244,24 +244,24 @@ def test_pause_and_help(top: Callable[..., Terminal], calls: Callable[[str], Ses
     terminal.see("5 rows")
 
 
-@pytest.mark.parametrize("way", ["q", CTRL_C, ENTER + "q", "/" + CTRL_C, signal.SIGTERM])
+@pytest.mark.parametrize("quit_by", ["q", CTRL_C, ENTER + "q", "/" + CTRL_C, signal.SIGTERM])
 def test_the_terminal_is_restored(
-    top: Callable[..., Terminal], calls: Callable[[str], SessionCalls], way: str | signal.Signals
+    top: Callable[..., Terminal], calls: Callable[[str], SessionCalls], quit_by: str | signal.Signals
 ) -> None:
-    """Every way to quit restores screen, cursor, mouse and settings, with exit code 0."""
+    """Every way to quit restores the screen, cursor, mouse and settings, with exit code 0."""
     create_sessions(calls)
     terminal = top()
     terminal.see("4 rows")
     assert not terminal.is_restored()
-    if isinstance(way, str):
-        terminal.type(way)
+    if isinstance(quit_by, str):
+        terminal.type(quit_by)
     else:
-        terminal.process.send_signal(way)
+        terminal.process.send_signal(quit_by)
     assert terminal.wait() == 0
     assert terminal.is_restored()
 
 
-def test_closing_the_window_ends_it(top: Callable[..., Terminal]) -> None:
+def test_closing_the_window_ends_the_program(top: Callable[..., Terminal]) -> None:
     """The program does not outlive its terminal."""
     terminal = top()
     terminal.see("no sessions")
@@ -270,7 +270,7 @@ def test_closing_the_window_ends_it(top: Callable[..., Terminal]) -> None:
 
 
 def test_access(tmp_path: Path) -> None:
-    """A token that may not list sessions is an error with the next step, on a restored terminal."""
+    """A token without permission to list sessions gives an error with the next step, on a restored terminal."""
     directory = token_files(tmp_path / "tokens")
     with Sidecar(flags=["--tokens-dir", str(directory)]) as sidecar:
         command = [*program(), "top", "--target", sidecar.target, "--token-file"]
@@ -283,7 +283,7 @@ def test_access(tmp_path: Path) -> None:
 
 
 def test_without_textual() -> None:
-    """Without the extra, the error says how to install it."""
+    """Without the extra, the error contains the command that installs it."""
     without = "import sys; sys.modules['textual'] = None; from session_notes_tools.__main__ import main; main()"
     with Terminal([sys.executable, "-c", without, "top"]) as terminal:
         assert terminal.wait() == 1

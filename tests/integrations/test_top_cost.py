@@ -1,4 +1,4 @@
-"""The cost of the live table of `session-notes top` for a sidecar."""
+"""The cost of the live table of `session-notes top` to a sidecar."""
 
 import asyncio
 from collections import Counter
@@ -16,7 +16,7 @@ from tests.support import SessionCalls, Sidecar, new_channel
 
 
 class CountingClient(TopClient):
-    """Counts calls, and the entries of batches."""
+    """A client that counts calls, and the entries of batches."""
 
     def __init__(self, target: str) -> None:
         super().__init__(target, None, None, timedelta(seconds=10))
@@ -29,7 +29,7 @@ class CountingClient(TopClient):
 
 
 @pytest.fixture
-async def many() -> AsyncIterator[tuple[Sidecar, list[str]]]:
+async def large_sidecar() -> AsyncIterator[tuple[Sidecar, list[str]]]:
     """A sidecar with 720 sessions, the last of them without notes."""
     ids = [f"session-{number:03}" for number in range(720)]
     timeout = timedelta(seconds=20)
@@ -41,9 +41,9 @@ async def many() -> AsyncIterator[tuple[Sidecar, list[str]]]:
         yield sidecar, ids
 
 
-async def test_the_cost_of_a_refresh(many: tuple[Sidecar, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refresh makes a bounded number of calls, reads visible rows first, and unchanged rows once."""
-    sidecar, ids = many
+async def test_the_cost_of_a_refresh(large_sidecar: tuple[Sidecar, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refresh makes a bounded number of calls, reads visible rows first, and does not reread other unchanged rows."""
+    sidecar, ids = large_sidecar
     visible = [(session_id, "default") for session_id in ids[:30]]
     async with CountingClient(sidecar.target) as client:
         cache = SessionCache(client, None, None)

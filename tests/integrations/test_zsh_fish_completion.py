@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_completion import env, script
+from tests.cli.completion import environment, script
 from tests.stores import eventually
 
-__all__ = ["env"]
+
+@pytest.fixture
+def env() -> dict[str, str]:
+    """Return an environment with the program on PATH."""
+    return environment()
 
 
 @pytest.mark.skipif(shutil.which("fish") is None, reason="no fish on PATH")

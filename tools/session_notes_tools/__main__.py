@@ -1,7 +1,7 @@
-"""The command `session-notes`."""
+"""The entry point of the `session-notes` command."""
 
-# Before any other import, and without `signal`, whose import takes time: until there is something to shut down, Ctrl-C
-# ends the process without a traceback.
+# Until there is something to shut down, Ctrl-C ends the process without a traceback. This precedes all other imports,
+# including that of `signal`, since they take time.
 import _signal  # type: ignore[import-not-found]
 
 if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
@@ -10,17 +10,17 @@ if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
 import os
 import sys
 
-# The descriptor of a closed stdin, stdout or stderr would go to the next file that is opened, and messages for people
-# would be written into that file.
+# If stdin, stdout or stderr is closed, the next file to be opened would get its descriptor, and messages meant for the
+# terminal would be written to that file.
 for number, stream in enumerate(("stdin", "stdout", "stderr")):
     if getattr(sys, stream) is None:
-        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # Gets the lowest free number, which is this one.
+        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # Opened as `number`, the lowest free descriptor.
         setattr(sys, stream, open(number, "r" if number == 0 else "w"))  # noqa: PTH123, SIM115 - stays open to the end
-# Both must be set before grpc is imported. A value from outside wins.
-# gRPC's core writes to stderr, in its own format, what the sidecar's log and statuses say already.
+# Both must be set before grpc is imported. Existing values take precedence.
+# gRPC's core logs to stderr in its own format, and only repeats the sidecar's log and the statuses of calls.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-# A forked child of this process starts another program at once, such as the embedded store. gRPC's fork support is for
-# children that go on. With calls in flight it crashes the child: one in four under load.
+# A forked child of this process immediately executes another program, such as the embedded store, and so does not need
+# gRPC's fork support. With calls in flight under load, that support crashed one child in four.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 

@@ -1,4 +1,4 @@
-"""The command `session-notes` with all its subcommands."""
+"""The `session-notes` command and all its subcommands."""
 
 import click
 

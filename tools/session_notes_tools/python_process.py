@@ -1,4 +1,4 @@
-"""Python programs of this package, run as child processes and connected by pipes."""
+"""Child processes that run this package's Python programs, connected by pipes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST_LINE_BYTES = 64 * 1024 * 1024
 
 
 class ProcessFailed(Exception):
-    """A program failed. The text has its name and the last line of its stderr."""
+    """A child process failed. The message contains its name and the last line of its stderr."""
 
 
 class PythonProcess(ChildProcess):
@@ -31,14 +31,14 @@ class PythonProcess(ChildProcess):
     """
 
     def __init__(self, name: str, arguments: Iterable[str], env: Mapping[str, str] | None = None) -> None:
-        # -P: a module in the current directory must not replace one of this package's.
+        # -P: modules in the current directory must not shadow installed ones.
         super().__init__(name, (sys.executable, "-P", *arguments), stop_seconds=STOP_SECONDS)
         self._env = env
         self._stderr_tail: deque[str] = deque(maxlen=20)
         self._drain: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start the program on pipes."""
+        """Start the program with its standard streams connected to pipes."""
         pipe = asyncio.subprocess.PIPE
         await self.spawn(stdin=pipe, stdout=pipe, stderr=pipe, limit=_LONGEST_LINE_BYTES, env=self._env)
 
@@ -59,7 +59,7 @@ class PythonProcess(ChildProcess):
         return line or None
 
     def drain_stderr(self) -> None:
-        """Read stderr in the background from now on: a full pipe would block the program."""
+        """Read the rest of stderr in the background, since a full pipe would block the program."""
 
         async def drain() -> None:
             while await self.read_stderr_line() is not None:
@@ -70,7 +70,7 @@ class PythonProcess(ChildProcess):
     async def send_job(self, job: dict[str, Any], sessions: Iterable[dict[str, Any]]) -> None:
         """Send a job and its sessions to stdin, one JSON document per line, with an empty line at the end."""
         stdin = self._pipes.stdin
-        with contextlib.suppress(ConnectionError):  # It has ended. Its exit code tells why.
+        with contextlib.suppress(ConnectionError):  # It has exited. Its exit code gives the reason.
             for part in (job, *sessions):
                 stdin.write(json.dumps(part).encode() + b"\n")
                 await stdin.drain()
@@ -78,7 +78,7 @@ class PythonProcess(ChildProcess):
             await stdin.drain()
 
     def close_stdin(self) -> None:
-        """Close stdin, which tells the program to finish."""
+        """Close stdin, which asks the program to finish."""
         self._pipes.stdin.close()
 
     async def lines(self) -> AsyncIterator[bytes]:
@@ -98,11 +98,11 @@ class PythonProcess(ChildProcess):
             ProcessFailed: If its exit code is not 0.
         """
         if code := await self.wait():
-            raise self.failure(f"ended with exit code {code}")
+            raise self.failure(f"exited with code {code}")
 
     def failure(self, text: str) -> ProcessFailed:
-        """Return an error with a text and the last line of stderr."""
-        # The frames that Python draws around a traceback have no letters.
+        """Return an error with this text and the last line of stderr."""
+        # Lines without letters or digits are frames, such as those around the traceback of an exception group.
         lines = [line for line in self._stderr_tail if any(map(str.isalnum, line))]
         return ProcessFailed(": ".join([f"the {self.name} {text}", *lines[-1:]]))
 
@@ -112,7 +112,7 @@ class PythonProcess(ChildProcess):
 
 
 class _Pipes:
-    """The type of a process that was started on pipes."""
+    """The type of a process whose standard streams are pipes."""
 
     stdin: asyncio.StreamWriter
     stdout: asyncio.StreamReader

@@ -1,4 +1,4 @@
-"""A temporary sidecar: on a free port, over an embedded store by default, and removed without a trace."""
+"""Temporary sidecars, on a free port and by default with an embedded store. They leave nothing behind."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from session_notes_tools.python_process import PythonProcess
 
 START_SECONDS = 30.0
 REACH_TIMEOUT = timedelta(seconds=3)
-"""The time a sidecar named by `--target` has to answer its first call."""
+"""The time limit for the first response of the sidecar at `--target`."""
 
 _LISTENING = re.compile(r"listening on (127\.0\.0\.1:\d+)\s*$")
-# Settings for another sidecar. A temporary one must use neither its store nor its trace collector.
-_FOREIGN_SETTINGS = ("SESSION_NOTES_", "OTEL_")
+# Variables with these prefixes configure another sidecar, whose store and trace collector must not be used.
+_SETTING_PREFIXES = ("SESSION_NOTES_", "OTEL_")
 
 
 @dataclass(frozen=True)
 class TemporarySidecar:
-    """A running sidecar that its `with` block stops.
+    """A running sidecar, stopped at the end of its `with` block.
 
     Attributes:
         target: Its TCP address.
-        unix: Its unix socket's address.
+        unix: Its unix socket address.
         pid: Its process id.
     """
 
@@ -41,12 +41,12 @@ class TemporarySidecar:
 
 @contextlib.asynccontextmanager
 async def temporary_sidecar(*flags: str) -> AsyncIterator[TemporarySidecar]:
-    """Run a sidecar with further flags of `serve`.
+    """Run a sidecar with additional flags of `serve`.
 
     Raises:
         ProcessFailed: If it does not start.
     """
-    env = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN_SETTINGS)}
+    env = {name: value for name, value in os.environ.items() if not name.startswith(_SETTING_PREFIXES)}
     with tempfile.TemporaryDirectory(prefix="session-notes-temporary-", ignore_cleanup_errors=True) as folder:
         unix = f"unix:{folder}/sidecar.sock"
         arguments = ("-m", "session_notes_tools", "serve", "--listen", "127.0.0.1:0", "--listen", unix)
@@ -58,7 +58,7 @@ async def temporary_sidecar(*flags: str) -> AsyncIterator[TemporarySidecar]:
                 raise sidecar.failure("did not start") from None
             sidecar.drain_stderr()
             if sidecar.pid is None:
-                raise sidecar.failure("ended at once")
+                raise sidecar.failure("exited during startup")
             yield TemporarySidecar(target, unix, sidecar.pid)
 
 
@@ -67,14 +67,14 @@ async def _listening_address(sidecar: PythonProcess) -> str:
         if match := _LISTENING.search(line):
             return match[1]
     await sidecar.check_exit()
-    raise sidecar.failure("ended at once")
+    raise sidecar.failure("exited during startup")
 
 
 async def wait_until_reachable(target: str, timeout: timedelta) -> None:  # noqa: ASYNC109 - the client retries until then
-    """Return as soon as the sidecar answers a call.
+    """Wait until the sidecar responds to a call.
 
     Raises:
-        Unavailable: If it does not answer within the timeout.
+        Unavailable: If it does not respond within the timeout.
     """
     async with AsyncPrimaryClient(target) as client:
         await client.get_session("probe", timeout=timeout)

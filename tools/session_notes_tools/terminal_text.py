@@ -1,4 +1,4 @@
-"""Text that is safe on a terminal: control characters and invisible characters become visible escapes."""
+"""Terminal-safe text: control characters and invisible characters are replaced by visible escapes."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 _EMOJI_SELECTOR = "\ufe0f"
-# Joiners within emoji and within Indic and Persian words, and the selector that turns a symbol into an emoji.
+# Joiners in emoji and in Indic and Persian words, and the selector that turns a symbol into an emoji.
 _JOINERS = "\u200c\u200d" + _EMOJI_SELECTOR
 
 
 def python_escape(character: str) -> str:
-    """Return a character's escape in Python's syntax."""
+    """Return the Python escape sequence of a character."""
     return ascii(character)[1:-1]
 
 
 def visible(text: str, *, keep: str = "", escape: Callable[[str], str] = python_escape) -> str:
-    """Return text that a terminal shows without acting on it, and that reads as it was written.
+    """Replace the characters that a terminal would act on, or would not show.
 
-    A joiner stays if it directly follows a letter, mark or symbol outside ASCII. It is then part of the glyph, as in a
-    family emoji. In any other place it would be hidden.
+    A joiner is kept directly after a non-ASCII letter, mark or symbol, where it is part of the glyph, as in a family
+    emoji. Anywhere else it would be invisible.
 
     Args:
         text: Any text.
         keep: Control characters to leave as they are.
-        escape: Returns the replacement of a character.
+        escape: Returns the replacement for a character.
     """
     if text.isprintable() and not _INVISIBLE.search(text):
         return text
-    shown, previous = list[str](), ""
+    parts, previous = list[str](), ""
     for character in text:
         joins = character in _JOINERS and _can_be_joined(previous)
-        shown.append(character if character in keep or joins or not _is_hidden(character) else escape(character))
+        parts.append(character if character in keep or joins or not _is_hidden(character) else escape(character))
         previous = character
-    return "".join(shown)
+    return "".join(parts)
 
 
 def _is_hidden(character: str) -> bool:

@@ -1,12 +1,12 @@
-"""The caller program of the bench: makes calls and reports the latency of each.
+"""The caller program of the bench, which makes calls and reports their latencies.
 
-It calls as a Python application does: with grpc.aio and generated messages, or with redis-py and JSON. Several of
-these processes run at a time, because a single one would be the bottleneck.
+It calls as a Python application does, with grpc.aio and generated messages or with redis-py and JSON. Several of these
+processes run at the same time, because a single one would be the bottleneck.
 
 Parent and program exchange JSON lines. The first line on stdin lists the targets, each as [address, method, [base64
-body, …], authenticated]. Every further line orders a slice, [index of the target, calls in flight, seconds], and the
-program responds with one line on stdout: [latencies in µs, elapsed seconds, CPU seconds], or the text of an error,
-after which it exits. The end of stdin ends it too.
+body, …], authenticated]. Each later line requests a slice, [index of the target, calls in flight, seconds]. The
+program responds with one line on stdout, [latencies in µs, elapsed seconds, CPU seconds], or with an error text, after
+which it exits. It also exits at the end of stdin.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ async def _main() -> None:
             else:
                 call = await _grpc_call(address, method, authenticated, stack)
             calls.append((call, [base64.b64decode(body) for body in bodies]))
-        while order := await read_line():
-            index, in_flight, seconds = order
+        while slice_request := await read_line():
+            index, in_flight, seconds = slice_request
             call, bodies = calls[index]
             cpu, began = time.process_time(), time.perf_counter()
             try:
@@ -57,7 +57,7 @@ async def _main() -> None:
 
 
 async def _call_until(deadline: float, call: Call, bodies: Sequence[bytes], in_flight: int) -> list[float]:
-    """Make calls, a constant number at a time, and return their latencies in µs."""
+    """Keep a constant number of calls in flight until the deadline, and return their latencies in µs."""
     latencies_us: list[float] = []
     body = itertools.cycle(bodies)
 
@@ -105,7 +105,7 @@ async def _redis_call(url: str, method: str, stack: contextlib.AsyncExitStack) -
         return json.loads(await client.get(key))
 
     async def update(key: bytes) -> None:
-        # Two such writers lose each other's fields. A correct update costs more.
+        # Concurrent updates lose each other's fields. A correct update costs more.
         session = json.loads(await client.get(key))
         session["version"] += 1
         await client.set(key, json.dumps(session), ex=SESSION_TTL_SECONDS)

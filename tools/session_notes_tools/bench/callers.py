@@ -1,4 +1,4 @@
-"""The Python load generator: processes that call as applications do."""
+"""The Python load generator: processes that make calls as applications do."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ERROR_TEXT_LENGTH = 300
 
 
 class _CallerProcess(PythonProcess):
-    """A process that runs the program `caller`."""
+    """A process that runs the module `caller`."""
 
     def __init__(self) -> None:
         super().__init__("caller process", ("-m", "session_notes_tools.bench.caller"))
@@ -32,20 +32,20 @@ class _CallerProcess(PythonProcess):
         self.drain_stderr()
 
     async def send(self, message: Any) -> None:
-        """Send a line."""
+        """Send a message as a line of JSON."""
         self._pipes.stdin.write(json.dumps(message).encode() + b"\n")
         await self._pipes.stdin.drain()
 
     async def call(self, index: int, in_flight: int, seconds: float) -> tuple[list[float], float, float]:
-        """Call a target, and return latencies in µs, elapsed seconds and CPU seconds.
+        """Call a target for `seconds`, and return latencies in µs, elapsed seconds and CPU seconds.
 
         Raises:
             BenchError: If a call fails.
-            ProcessFailed: If the process ends.
+            ProcessFailed: If the process exits.
         """
         await self.send((index, in_flight, seconds))
         if not (line := await self._pipes.stdout.readline()):
-            raise self.failure("ended unexpectedly")
+            raise self.failure("exited unexpectedly")
         if isinstance(result := json.loads(line), str):
             raise BenchError(f"a call failed: {' '.join(result.split())[:_ERROR_TEXT_LENGTH]}")
         latencies_us, elapsed, cpu = result
@@ -53,10 +53,10 @@ class _CallerProcess(PythonProcess):
 
 
 class Callers:
-    """Caller processes that know all targets of a bench.
+    """The caller processes of a bench.
 
     Args:
-        targets: The targets that can be called.
+        targets: The targets that they can call.
     """
 
     def __init__(self, targets: Sequence[Target]) -> None:
@@ -82,11 +82,11 @@ class Callers:
             yield self
 
     async def call(self, target: Target, in_flight: int, seconds: float) -> Slice:
-        """Call a target for a time.
+        """Call a target for `seconds` from several processes, and return the combined slice.
 
         Raises:
             BenchError: If a call fails.
-            ProcessFailed: If a process ends.
+            ProcessFailed: If a process exits.
         """
         index = self._targets.index(target)
         processes = self._processes[: min(in_flight, PROCESSES)]

@@ -22,7 +22,7 @@ SESSIONS = 100
 
 
 async def measure_temporary_sidecar(*, rounds: int, seconds: float, seed: int, progress: Progress) -> dict[str, Any]:
-    """Measure a temporary sidecar over TCP and a unix socket, and every contender on this machine."""
+    """Measure a temporary sidecar over TCP and a unix socket, and every contender that this machine has."""
     notes = make_notes()
     async with contextlib.AsyncExitStack() as stack:
         store = await stack.enter_async_context(run_store())
@@ -45,23 +45,23 @@ async def measure_temporary_sidecar(*, rounds: int, seconds: float, seed: int, p
 async def measure_sidecar_at(
     address: str, pids: Sequence[int], *, rounds: int, seconds: float, seed: int, progress: Progress
 ) -> dict[str, Any]:
-    """Measure a running sidecar and this machine's floor. The bench's sessions are deleted afterwards.
+    """Measure a running sidecar and this machine's floor, and delete the bench's sessions afterwards.
 
     Args:
-        address: The sidecar.
-        pids: Its processes, whose CPU is counted.
-        rounds: The number of rounds that count.
+        address: The sidecar's address.
+        pids: Its processes, whose CPU time is measured.
+        rounds: The number of rounds after the warm-up.
         seconds: The length of a slice.
         seed: The seed of the order within the rounds.
-        progress: Called for every slice.
+        progress: Called before every slice.
 
     Raises:
-        Unavailable: If the sidecar does not answer.
+        Unavailable: If the sidecar does not respond.
         PermissionDenied: If the caller may not delete sessions.
     """
     await wait_until_reachable(address, REACH_TIMEOUT)
     sessions = Sessions(address, SESSIONS, make_notes())
-    # A caller without the permission to delete sessions fails before it creates any.
+    # Without permission to delete sessions, fail before any is created.
     await sessions.delete()
     try:
         await sessions.fill()

@@ -18,15 +18,15 @@ from session_notes_tools.cli.help import Command
 from session_notes_tools.cli.parameters import option, path_option, span_option
 
 MEANINGFUL_TIME = timedelta(seconds=1)
-"""The least time per target, over all rounds, for figures that mean anything."""
+"""The minimum time per target, over all rounds, for meaningful figures."""
 
 
 @click.command(cls=Command, epilog=f"Example: session-notes bench --target {DEFAULT_ADDRESS}")
 @option(
     "--target",
     metavar="ADDRESS",
-    help="Measure this sidecar: host:port or unix:/path. A token (an admin's) and certificates come from the "
-    "environment. The bench creates its own sessions, and deletes them at the end.",
+    help="Measure this sidecar: host:port or unix:/path. An admin's token and certificates are read from the "
+    "environment. The bench creates its own sessions and deletes them at the end.",
     show_default="a temporary sidecar",
 )
 @option(
@@ -34,10 +34,10 @@ MEANINGFUL_TIME = timedelta(seconds=1)
     multiple=True,
     type=int,
     metavar="N",
-    help="A process of the sidecar at --target, to measure its CPU. Repeatable.",
+    help="Id of a process of the sidecar at --target, to measure its CPU time. Repeatable.",
 )
 @option(
-    "--full", is_flag=True, help="Also measure growth, start time, workers and a cluster. Takes some minutes longer."
+    "--full", is_flag=True, help="Also measure growth, start time, workers and a cluster. Takes several minutes longer."
 )
 @option("--rounds", type=click.IntRange(min=1), metavar="N", help="Number of rounds.", default=5)
 @span_option("--slice", "slice_", help="Time per target and round.", default="500ms")
@@ -67,7 +67,7 @@ def bench(
     if pid and target is None:
         raise usage_error("--pid", "needs --target")
     if full and target is not None:
-        raise usage_error("--full", "measures temporary sidecars only: leave --target out")
+        raise usage_error("--full", "measures temporary sidecars only; remove --target")
     document = _measure(target, pid, full=full, rounds=rounds, seconds=slice_.total_seconds(), seed=seed)
     if rounds * slice_ < MEANINGFUL_TIME:
         click.echo(
@@ -91,7 +91,7 @@ def bench(
 
 
 def _measure(target: str | None, pids: Sequence[int], *, full: bool, **settings: Any) -> dict[str, Any]:
-    """Return all figures as one document, and turn every expected error into the command's failure."""
+    """Return all figures as one document, and raise every expected error as a failure of the command."""
     from importlib.util import find_spec
 
     from session_notes_tools.cli.exits import ExitCode, Failure
@@ -150,12 +150,12 @@ def _measure(target: str | None, pids: Sequence[int], *, full: bool, **settings:
     except (BenchError, ProcessFailed, StartupError) as error:
         raise Failure(str(error), ExitCode.UNEXPECTED) from error
     except (KeyboardInterrupt, asyncio.CancelledError):
-        raise Failure("stopped before the end; no figures were written", ExitCode.UNEXPECTED) from None
+        raise Failure("interrupted; no figures were written", ExitCode.UNEXPECTED) from None
     return document
 
 
 async def _until_signalled(measurement: Awaitable[dict[str, Any]]) -> dict[str, Any]:
-    """Measure, unless SIGTERM or SIGHUP arrives. These cancel the bench as Ctrl-C does, so that it cleans up."""
+    """Measure. Like Ctrl-C, SIGTERM and SIGHUP cancel the measurement, so that it cleans up."""
     import asyncio
 
     task = cast("asyncio.Task[Any]", asyncio.current_task())

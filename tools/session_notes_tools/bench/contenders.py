@@ -21,7 +21,7 @@ from session_notes_tools.python_process import PythonProcess
 
 @contextlib.asynccontextmanager
 async def bare_server(response_bytes: int, *, name: str = "floor", poller: str = "") -> AsyncIterator[list[Target]]:
-    """Run a bare gRPC server within the block, and yield its targets over TCP and a unix socket.
+    """Run a bare gRPC server, and yield its targets over TCP and a unix socket.
 
     Args:
         response_bytes: The size of its responses.
@@ -39,7 +39,7 @@ async def bare_server(response_bytes: int, *, name: str = "floor", poller: str =
             server.drain_stderr()
             ports = (await anext(server.lines(), b"")).decode().split()
             if server.pid is None or not ports:
-                raise server.failure("ended at once")
+                raise server.failure("exited during startup")
             body = GetNotesRequest(session_id="bench-00000000-0").SerializeToString()
             yield [
                 Target(f"{name} ({transport})", "Echo", address, floor.METHOD, (body,), (server.pid,))
@@ -63,6 +63,6 @@ async def redis_documents(store: Store, session: bytes, count: int) -> AsyncIter
 
 
 def json_session(notes: Notes) -> bytes:
-    """Return a session with these notes as the JSON document that an application without a sidecar would store."""
+    """Return a session with notes as the JSON document that an application without a sidecar would store."""
     session = {"version": 1, "fields": {}, "notes": {"default": MessageToDict(notes)}}
     return json.dumps(session).encode()

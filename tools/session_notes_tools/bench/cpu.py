@@ -11,7 +11,7 @@ import psutil
 
 
 class CPUTime:
-    """CPU time that processes, their threads included, use within a `with` block."""
+    """The CPU time that processes, including all their threads, use during a `with` block."""
 
     def __init__(self, pids: Sequence[int]) -> None:
         self._processes = [psutil.Process(pid) for pid in pids]
@@ -36,6 +36,6 @@ def _cpu_seconds(process: psutil.Process) -> float:
     if sys.platform != "linux":
         times = process.cpu_times()
         return times.user + times.system
-    # The clock id that clock_getcpuclockid(3) returns for a process. That clock counts nanoseconds. cpu_times() counts
-    # hundredths of a second, which is several per cent of one measurement.
+    # The clock id that clock_getcpuclockid(3) returns for a process. That clock counts nanoseconds, while
+    # cpu_times() counts hundredths of a second, which is several per cent of a slice.
     return time.clock_gettime((~process.pid << 3) | 2)

@@ -1,4 +1,4 @@
-"""Dapr's sidecar `daprd`, if it is on PATH, over the same store."""
+"""Dapr's sidecar `daprd`, on the same store, if it is on PATH."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def find_daprd() -> str | None:
 
 @contextlib.asynccontextmanager
 async def dapr_targets(store: Store, session: bytes, count: int) -> AsyncIterator[list[Target]]:
-    """Run daprd within the block and yield its targets, none if it is not on PATH.
+    """Run daprd and yield its targets, or none if it is not on PATH.
 
     Args:
-        store: The store behind it.
+        store: The store that it uses.
         session: The document to store under each key.
         count: The number of keys.
 

@@ -2,4 +2,4 @@
 
 
 class BenchError(Exception):
-    """A measurement failed. The text tells the operator why and what to do."""
+    """A measurement failed. The message gives the reason and the next step."""

@@ -1,6 +1,6 @@
 """The floor: a bare grpc.aio server that returns a response of the sidecar's size and does nothing else.
 
-A program. It prints its ports once it serves, and ends when its stdin is closed.
+The program prints its ports once it serves, and exits when its stdin is closed.
 """
 
 from __future__ import annotations

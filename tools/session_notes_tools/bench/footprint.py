@@ -44,7 +44,7 @@ async def measure_footprint(progress: Progress) -> list[dict[str, Any]]:
     """
     rows = []
     with tempfile.TemporaryDirectory(prefix="session-notes-bench-") as bytecode:
-        for name, take_time in (
+        for name, measure_seconds in (
             ("start of the sidecar to its first response, embedded store included", _start_seconds),
             ("import of session_notes", lambda: _import_seconds("", bytecode)),
             (
@@ -53,8 +53,8 @@ async def measure_footprint(progress: Progress) -> list[dict[str, Any]]:
             ),
         ):
             progress(name)
-            await take_time()  # Warm-up: it fills caches, among them that of byte code.
-            times = [await take_time() for _ in range(REPEATS)]
+            await measure_seconds()  # Warm-up: fills caches, including that of byte code.
+            times = [await measure_seconds() for _ in range(REPEATS)]
             rows.append(
                 {
                     "what": name,
@@ -84,7 +84,7 @@ async def _start_seconds() -> float:
                             await SessionNotesStub(channel).GetNotes(GetNotesRequest(session_id="bench"), timeout=1)
                             return time.perf_counter() - began
                     await asyncio.sleep(0.005)
-            raise BenchError("the sidecar does not start; `session-notes serve` shows why")
+            raise BenchError("the sidecar did not start; run `session-notes serve` to see why")
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
@@ -92,7 +92,7 @@ async def _start_seconds() -> float:
 
 
 async def _import_seconds(before: str, bytecode: str) -> float:
-    """Return the seconds to import the client with cached byte code, since pip compiles the packages it installs."""
+    """Return the seconds to import the client from cached byte code, which pip creates on installation."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-c", _IMPORT.format(before=before)),

@@ -1,4 +1,4 @@
-"""The performance goals of the sidecar, and the figures of a full bench that are held against them."""
+"""The performance goals of the sidecar, and their comparison with the figures of a full bench."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def compare_with_goals(document: Mapping[str, Any]) -> list[dict[str, Any]]:
         rows.append({"bar": goal, "at_most": at_most, "measured": measured, "met": met})
 
     def call(name: str, caller: str, in_flight: int) -> Mapping[str, Any]:
-        wanted = (name, "session-notes (tcp)", caller, in_flight)
+        key = (name, "session-notes (tcp)", caller, in_flight)
         for row in document["calls"]:
-            if (row["call"], row["place"], row["caller"], row["in_flight"]) == wanted:
+            if (row["call"], row["place"], row["caller"], row["in_flight"]) == key:
                 return row  # type: ignore[no-any-return]
         return {}
 
@@ -37,11 +37,9 @@ def compare_with_goals(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     add(f"server CPU of WriteNotes ÷ floor, {MANY_IN_FLIGHT} in flight", 1.6, write.get("server_cpu_us_to_floor"))
     per_session = batch["server_cpu_us"] / BATCH_SIZE / get["server_cpu_us"]
     add("server CPU per session of BatchGetNotes ÷ GetNotes", 0.10, round(per_session, 3))
-    at_most_sessions = ("sessions", SESSIONS[-1], "GetNotes")
+    largest = ("sessions", SESSIONS[-1], "GetNotes")
     growth = [
-        row["median_to_smallest"]
-        for row in document["growth"]
-        if (row["of"], row["size"], row["call"]) == at_most_sessions
+        row["median_to_smallest"] for row in document["growth"] if (row["of"], row["size"], row["call"]) == largest
     ]
     add(f"median of GetNotes, {SESSIONS[-1]:,} sessions ÷ {SESSIONS[0]} sessions", 1.10, growth[0])
     add("memory of the sidecar under load, MiB", 80 * 1e6 / 1024 / 1024, document["memory_under_load_mib"])

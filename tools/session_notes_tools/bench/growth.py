@@ -1,4 +1,4 @@
-"""The `growth` and `memory` sections: cost per call, and memory, as sessions become more numerous and larger."""
+"""The `growth` and `memory` sections: cost per call and memory, by number and size of sessions."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ NOTES_KIB = (1, 16, 256)
 TURNS = (0, 200, 2000)
 RUNS = (1, 20)
 GROUP_SIZE = 20
-"""The number of sessions where only the size of each matters."""
+"""The number of sessions of each size."""
 
 Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Targets on sessions that have one size in one dimension."""
+    """Targets on sessions of one size in one dimension."""
 
     dimension: str
     size: int
@@ -57,19 +57,19 @@ async def measure_growth(*, rounds: int, seconds: float, seed: int, progress: Pr
             )
             groups.append(_Group("sessions", count, _notes_calls(sessions.targets("", sidecar.target, **processes))))
             if count == SESSIONS[0]:
-                for dimension, size, sessions, filling in _larger_sessions(sidecar.target):
+                for dimension, size, sessions, contents in _larger_sessions(sidecar.target):
                     progress(f"creating sessions of {size} {dimension}")
-                    await sessions.fill(**filling)
+                    await sessions.fill(**contents)
                     targets = _without_batches(sessions.targets("", sidecar.target, **processes))
                     groups.append(_Group(dimension, size, targets if dimension == "turns" else _notes_calls(targets)))
         pairs = [(target, Load(PYTHON, 1)) for group in groups for target in group.targets]
         async with Callers([target for target, _ in pairs]).running() as callers:
             rows = await measure(callers, pairs, rounds=rounds, seconds=seconds, seed=seed, progress=progress)
-        return _compared_with_smallest(groups, iter(rows)), memory
+        return _compare_with_smallest(groups, iter(rows)), memory
 
 
 def _larger_sessions(address: str) -> Iterator[tuple[str, int, Sessions, dict[str, int]]]:
-    """Yield dimension, size, sessions and the arguments of `fill` for sessions that are large in one dimension."""
+    """Yield dimension, size, sessions and their arguments of `fill`, for each size in each dimension."""
     for kib in NOTES_KIB:
         yield "KiB of notes", kib, Sessions(address, GROUP_SIZE, make_notes(kib * 1024)), {}
     for turns in TURNS:
@@ -79,7 +79,7 @@ def _larger_sessions(address: str) -> Iterator[tuple[str, int, Sessions, dict[st
 
 
 def _without_batches(targets: Sequence[Target]) -> list[Target]:
-    """Leave batches out: they grow as their sessions do."""
+    """Return the targets without batches, which grow as their sessions do."""
     return [target for target in targets if target.name != "BatchGetNotes"]
 
 
@@ -87,7 +87,7 @@ def _notes_calls(targets: Sequence[Target]) -> list[Target]:
     return [target for target in _without_batches(targets) if target.name.endswith("Notes")]
 
 
-def _compared_with_smallest(groups: Sequence[_Group], rows: Iterator[Row]) -> Rows:
+def _compare_with_smallest(groups: Sequence[_Group], rows: Iterator[Row]) -> Rows:
     """Return each row as JSON, compared with the same call at the dimension's smallest size."""
     documents: Rows = []
     smallest: dict[tuple[str, str], Row] = {}
@@ -110,7 +110,7 @@ def _compared_with_smallest(groups: Sequence[_Group], rows: Iterator[Row]) -> Ro
 
 
 def _bytes_per_session(memory: Rows, count: int, pid: int) -> int | None:
-    """Return the store's memory for each session beyond those of the first row, or None for the first row itself."""
+    """Return the store's memory per session added since the first row, or None for the first row itself."""
     if not memory:
         return None
     growth_bytes: float = (_memory_mib(pid) - memory[0]["store_mib"]) * 1024 * 1024

@@ -1,4 +1,4 @@
-"""h2load (Debian package nghttp2-client) as a load generator: it costs so little that the server is the limit."""
+"""h2load (Debian package nghttp2-client) as a load generator so cheap that the server is the bottleneck."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ async def call_with_h2load(
 ) -> Slice:
     """Make a number of calls with the target's first body, as fast as the server responds.
 
-    h2load ignores the gRPC status, so the call must be one that succeeds.
+    h2load ignores the gRPC status, so the call must be known to succeed.
 
     Raises:
-        BenchError: If a call gets no HTTP response, or another status than 200.
+        BenchError: If a call gets no HTTP response, or a status other than 200.
     """
     body = target.bodies[0]
     connections = min(in_flight, connections)

@@ -1,4 +1,4 @@
-"""The machine and the package versions that a bench ran on."""
+"""The machine and the package versions of a bench."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PACKAGES = ("session-notes", "grpcio", "protobuf", "redis", "hiredis", "uvloop",
 
 
 def machine_facts() -> dict[str, Any]:
-    """Return the facts about this machine that figures depend on."""
+    """Return the facts about this machine that the figures depend on."""
     return {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),

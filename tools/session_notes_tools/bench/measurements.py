@@ -1,4 +1,4 @@
-"""Measurements: the slices of one call, and the figures and ratios made of them."""
+"""Measurements: the slices of one call, and the figures and ratios derived from them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PYTHON, H2LOAD = "python", "h2load"
 
 @dataclass(frozen=True)
 class Load:
-    """A way of calling.
+    """A caller and its concurrency.
 
     Attributes:
         caller: `python`, which calls as an application does, or `h2load`, which calls as fast as the server responds.
@@ -27,7 +27,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Slice:
-    """The result of calling one target for a short time. CPU times are per call; None where they are not known."""
+    """The result of calling one target for a short time. CPU times are per call; None if unknown."""
 
     latencies_us: Sequence[float]
     seconds: float
@@ -75,21 +75,21 @@ class Row:
         return [latency for slice_ in self.slices for latency in slice_.latencies_us]
 
     def median_of(self, figure: str) -> float | None:
-        """Return the median over the rounds of a slice's figure, or None where it is not known."""
+        """Return the median of a figure over the rounds, or None if it is unknown."""
         values = [value for slice_ in self.slices if (value := _figure(slice_, figure)) is not None]
         return statistics.median(values) if values else None
 
     def ratio(self, base: Row, figure: str) -> float | None:
-        """Return the median over the rounds of a figure's ratio to another row's, or None where it is not known.
+        """Return the ratio of a figure to that of another row, as the median over the rounds; None if it is unknown.
 
-        Both slices of a ratio come from the same round, so that a machine that is slow for a while does not distort it.
+        Both slices of a ratio come from the same round, so that a temporarily slow machine does not distort it.
         """
         pairs = [(_figure(a, figure), _figure(b, figure)) for a, b in zip(self.slices, base.slices)]  # noqa: B905
         ratios = [numerator / denominator for numerator, denominator in pairs if numerator is not None and denominator]
         return statistics.median(ratios) if ratios else None
 
     def as_json(self, floor: Row | None) -> dict[str, Any]:
-        """Return the row as JSON, compared with the floor's row if there is one."""
+        """Return the row as JSON, compared with the floor's row if one exists."""
         document: dict[str, Any] = {
             "place": self.target.place,
             "call": self.target.name,
@@ -107,7 +107,7 @@ class Row:
 
 
 def rounded(value: float | None, digits: int) -> float | None:
-    """Round a figure that may be missing."""
+    """Round a figure, or return None if it is unknown."""
     return None if value is None else round(value, digits)
 
 

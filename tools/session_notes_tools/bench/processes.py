@@ -1,4 +1,4 @@
-"""Server processes on loopback ports that end with the bench."""
+"""Server processes that listen on loopback ports and end with the bench."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ START_SECONDS = 10.0
 
 @contextlib.asynccontextmanager
 async def server_process(*command: str, port: int, output: int | None = None) -> AsyncIterator[int]:
-    """Run a server within the block, which begins once the server listens on its port. Yields its process id.
+    """Run a server, and yield its process id once it listens on its port.
 
     Args:
         command: The program and its arguments.
-        port: The loopback port it listens on.
+        port: Its loopback port.
         output: A file descriptor for stdout and stderr, such as `subprocess.DEVNULL`; None: those of the bench.
 
     Raises:
@@ -52,4 +52,4 @@ async def _wait_for_listener(port: int, process: ChildProcess) -> int:
             writer.close()
             return pid
         await asyncio.sleep(0.01)
-    raise BenchError(f"{process.name} does not listen on 127.0.0.1:{port}")
+    raise BenchError(f"{process.name} did not start to listen on 127.0.0.1:{port}")

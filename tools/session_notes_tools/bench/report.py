@@ -20,7 +20,7 @@ SECTIONS = {
 }
 """The sections that `--full` adds, by their key in the document, with their titles."""
 
-# Keys of the document whose headings differ from the key with spaces.
+# Other keys are headings with spaces in place of underscores.
 _HEADINGS = {
     "of": "dimension",
     "what": "operation",
@@ -41,7 +41,7 @@ _HEADINGS = {
 
 
 class TextTable(NamedTuple):
-    """A table whose cells are formatted."""
+    """A table of formatted cells."""
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -88,12 +88,12 @@ def render_report(document: Mapping[str, Any]) -> list[RenderableType]:
             parts += [Text(title, style="bold"), _rendered(section_table(document[name]))]
     if document["not_on_path"]:
         programs = ", ".join(document["not_on_path"])
-        parts.append(Text(f"not measured, since not on PATH: {programs}", style="yellow"))
+        parts.append(Text(f"not measured, because not on PATH: {programs}", style="yellow"))
     return parts
 
 
 def number(value: Any) -> str:
-    """Return a figure with its significant digits; text stays as it is, and None is a dash."""
+    """Format a figure with its significant digits. Text is unchanged, and None becomes a dash."""
     if value is None:
         return "-"
     if not isinstance(value, float):
@@ -102,12 +102,12 @@ def number(value: Any) -> str:
 
 
 def milliseconds(us: float) -> str:
-    """Return microseconds as milliseconds."""
+    """Format microseconds as milliseconds."""
     return f"{us / 1000:.2f}"
 
 
 def ratio(value: float | None) -> str:
-    """Return a ratio with two decimals; None is a dash."""
+    """Format a ratio with two decimals. None becomes a dash."""
     return "-" if value is None else f"{value:.2f}"
 
 

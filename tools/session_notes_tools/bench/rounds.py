@@ -1,7 +1,7 @@
-"""Rounds: every target is called once per round, in random order.
+"""Rounds, each of which calls every target once, in random order.
 
-A machine that is slow for a while is then slow for all targets alike. Ratios are taken within a round. The median over
-the rounds counts.
+A temporarily slow machine then affects all targets alike. Ratios are taken within a round, and reported as the median
+over the rounds.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from session_notes_tools.bench.targets import Target
 
 MANY_IN_FLIGHT = 64
 FIRST_CALLS = 5 * MANY_IN_FLIGHT
-"""The calls of h2load's first slice, before its rate is known."""
+"""The number of calls in h2load's first slice, before its rate is known."""
 
 Progress = Callable[[str], None]
 """Receives a line of text about each step."""
 
 
 def loads_for(target: Target) -> list[Load]:
-    """Return the loads that this machine can put on a target. h2load calls gRPC only, and sends no token."""
+    """Return the loads that this machine can put on a target. h2load calls only gRPC servers, and sends no token."""
     loads = [Load(PYTHON, 1), Load(PYTHON, MANY_IN_FLIGHT)]
     if find_h2load() and target.method.startswith("/") and not target.authenticated:
         loads.append(Load(H2LOAD, MANY_IN_FLIGHT))
@@ -39,15 +39,15 @@ async def measure(
     seed: int,
     progress: Progress,
 ) -> list[Row]:
-    """Call all targets in rounds, after one round of warm-up that does not count.
+    """Call all targets in rounds, after a warm-up round.
 
     Args:
-        callers: Running processes that know all the targets.
+        callers: Running processes for these targets.
         pairs: The targets to call, each with a load.
-        rounds: The number of rounds that count.
+        rounds: The number of rounds after the warm-up.
         seconds: The length of a slice.
         seed: The seed of the order within the rounds.
-        progress: Called for every slice.
+        progress: Called before every slice.
 
     Raises:
         BenchError: If a call fails.

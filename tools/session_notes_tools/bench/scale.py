@@ -22,7 +22,7 @@ from session_notes_tools.bench.targets import Target
 from session_notes_tools.temporary_sidecar import TemporarySidecar
 
 CONNECTIONS = 16
-"""Enough connections for the kernel to spread them over the workers."""
+"""Enough for the kernel to spread them over the workers."""
 
 Rows = list[dict[str, Any]]
 Group = tuple[Sequence[Target], int]
@@ -30,7 +30,7 @@ Group = tuple[Sequence[Target], int]
 
 
 async def measure_workers(progress: Progress, *, rounds: int, seconds: float) -> Rows:
-    """Return rows for one worker, and for two workers with twice the load, on the same store.
+    """Return a row for one worker, and one for two workers with twice the load, on the same store.
 
     With the same load, each of two workers would handle fewer calls per wake-up, and so use more CPU per call.
 
@@ -67,7 +67,7 @@ async def measure_workers(progress: Progress, *, rounds: int, seconds: float) ->
 async def measure_cluster(progress: Progress, *, rounds: int, seconds: float) -> Rows:
     """Return rows for two sidecars on a cluster of three nodes, each alone and both together.
 
-    They are called with one call in flight, which leaves a machine with few cores room for both, and with many.
+    Each case runs with one call in flight, which leaves both sidecars room on a machine with few cores, and with many.
 
     Raises:
         BenchError: If h2load is not on PATH.
@@ -114,7 +114,7 @@ async def _count_differences(ids: Sequence[str], sidecars: Sequence[TemporarySid
 async def _measure_in_turn(
     groups: Sequence[Group], *, rounds: int, seconds: float, progress: Progress
 ) -> list[list[Slice]]:
-    """Call the groups in turn, the targets of each at the same time, and return one slice per group and round."""
+    """Call the groups in turn, the targets of a group concurrently, and return one slice per group and round."""
     program = require_h2load()
     slices: list[list[Slice]] = [[] for _ in groups]
     calls = [FIRST_CALLS] * len(groups)
@@ -136,7 +136,7 @@ async def _measure_in_turn(
 
 
 def _merge(slices: Sequence[Slice]) -> Slice:
-    """Return concurrent slices as one."""
+    """Merge concurrent slices into one."""
     calls = sum(slice_.calls for slice_ in slices)
     return Slice(
         [latency for slice_ in slices for latency in slice_.latencies_us],

@@ -11,7 +11,7 @@ from session_notes_tools.bench.scale import measure_cluster, measure_workers
 
 
 async def measure_sections(progress: Progress, *, rounds: int, seconds: float, seed: int) -> dict[str, Any]:
-    """Measure all of them, in the order of the report."""
+    """Measure all sections in the order of the report."""
     growth, memory = await measure_growth(rounds=rounds, seconds=seconds, seed=seed, progress=progress)
     return {
         "growth": growth,

@@ -1,4 +1,4 @@
-"""The bench's own sessions at a sidecar, and the calls on them."""
+"""The bench's own sessions, and the calls on them."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from session_notes_tools.bench.targets import Target
 NOTES_BYTES = 2048
 BATCH_SIZE = 100
 TTL_SECONDS = 3600
-"""The sessions' time to live: longer than a full bench, and all that removes them if the bench is killed."""
+"""The sessions' time to live. It is longer than a full bench, and removes the sessions of a killed one."""
 
-_FILLING_IN_FLIGHT = 64
+_FILL_IN_FLIGHT = 64
 _TURNS_PER_APPEND = 500
-# Further sessions only add to the size of the store. Calling a sample of them is enough.
-_MOST_BODIES = 1000
+# More sessions only enlarge the store, so calling a sample of them is enough.
+_MAX_BODIES = 1000
 
 _NOTES, _STATE = "/session_notes.v1.SessionNotes/", "/session_notes.v1.SessionState/"
 
@@ -57,13 +57,13 @@ class Sessions:
     """Sessions that the bench creates, calls and deletes.
 
     Args:
-        address: The sidecar. The token and certificates come from the environment, as for any client.
+        address: The sidecar's address. The token and certificates come from the environment, as for any client.
         count: The number of sessions.
         notes: The notes of each session.
     """
 
     def __init__(self, address: str, count: int, notes: Notes) -> None:
-        # Unique ids: no other session is ever touched.
+        # Unique ids, so that no other session is ever touched.
         unique = secrets.token_hex(4)
         self.ids = [f"bench-{unique}-{number}" for number in range(count)]
         self._notes = notes
@@ -71,7 +71,7 @@ class Sessions:
         self._authenticated = bool(self._endpoint.tls or self._endpoint.metadata())
 
     async def fill(self, *, turns: int = 0, runs: int = 1) -> None:
-        """Give each session notes, turns and runs."""
+        """Create the sessions, each with notes, turns and runs."""
 
         async def fill_session(channel: grpc.aio.Channel, session_id: str) -> None:
             state = SessionStateStub(channel)
@@ -107,9 +107,9 @@ class Sessions:
         Args:
             place: The sidecar's name in the report.
             address: One of the sidecar's addresses.
-            processes: `servers` and `store` of the targets.
+            processes: The `servers` and `store` of the targets.
         """
-        sample = self.ids[:: max(1, len(self.ids) // _MOST_BODIES)]
+        sample = self.ids[:: max(1, len(self.ids) // _MAX_BODIES)]
         batch = [GetNotesRequest(session_id=session_id) for session_id in self.ids[:BATCH_SIZE]]
         requests: dict[str, Iterable[Message]] = {
             f"{_NOTES}GetNotes": (GetNotesRequest(session_id=id_) for id_ in sample),
@@ -139,7 +139,7 @@ class Sessions:
                 for session_id in pending:
                     await action(channel, session_id)
 
-            await asyncio.gather(*(work() for _ in range(_FILLING_IN_FLIGHT)))
+            await asyncio.gather(*(work() for _ in range(_FILL_IN_FLIGHT)))
 
     async def _send(self, method: Any, request: Message) -> Any:
         return await method(request, timeout=30, metadata=self._endpoint.metadata(), wait_for_ready=True)

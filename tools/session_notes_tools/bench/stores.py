@@ -1,4 +1,4 @@
-"""Valkey servers for the bench, single or as a cluster."""
+"""Valkey servers for the bench, standalone or as a cluster."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def run_store(*flags: str) -> AsyncIterator[Store]:
 
 
 def sidecar_on(url: str, *flags: str) -> AbstractAsyncContextManager[TemporarySidecar]:
-    """Run a temporary sidecar on a store, with long timeouts: under a load on all cores, a slow reply is no outage."""
+    """Run a temporary sidecar on a store. Timeouts are long, since a slow reply under full load is not an outage."""
     return temporary_sidecar("--redis-url", url, "--notes-timeout", "5s", "--store-timeout", "5s", *flags)
 
 

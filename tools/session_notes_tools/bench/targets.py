@@ -15,8 +15,8 @@ class Target:
         address: A gRPC address, or a Redis URL.
         method: `/package.Service/Method`, or one of `caller`'s names for Redis operations.
         bodies: Serialized requests, sent in turn; for Redis the keys.
-        servers: Processes of the server whose CPU is counted; empty where they are not known.
-        store: The process of the store behind it, whose CPU is counted too; None where it is not known.
+        servers: The server's processes, whose CPU time is measured; empty if unknown.
+        store: The process of the store behind it, whose CPU time is measured too; None if unknown.
         authenticated: Whether callers send the token and certificates of the environment.
     """
 

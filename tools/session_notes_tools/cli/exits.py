@@ -1,4 +1,4 @@
-"""How commands end: exit codes, and the error message that comes with every code but 0."""
+"""Exit codes of commands, and the error message that comes with every code but 0."""
 
 import logging
 import os

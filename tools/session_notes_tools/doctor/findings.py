@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """How much a finding matters, from best to worst."""
+    """The severity of a finding, from best to worst."""
 
     OK = "ok"
     SKIPPED = "skipped"
@@ -26,7 +26,7 @@ class Finding:
 
     Attributes:
         check: The name of the check, one word.
-        verdict: How much it matters.
+        verdict: Its severity.
         says: What was found.
         advice: What to do about it; empty if there is nothing to do.
     """

@@ -1,1 +1,1 @@
-"""`session-notes top`: a live table of all sessions, made of public RPCs alone."""
+"""`session-notes top`: a live table of all sessions, built on public RPCs only."""

@@ -1,4 +1,4 @@
-"""The application on the terminal, and the loop that refreshes it."""
+"""The terminal application and its refresh loop."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Top(App[None]):
     """`session-notes top` on a terminal.
 
     Args:
-        client: The sidecar, which the application opens and closes.
+        client: The client, which the application opens and closes.
         cache: The sessions.
         columns: The columns to show.
-        interval: The pause between two refreshes.
+        interval: The pause between refreshes.
 
     Attributes:
-        failure: The error that ended the application; None if the user did.
+        failure: The error that ended the application; None if the user quit.
     """
 
     TITLE = "session-notes top"
@@ -63,7 +63,7 @@ class Top(App[None]):
 
     def __init__(self, client: TopClient, cache: SessionCache, columns: Sequence[Column], interval: timedelta) -> None:
         super().__init__()
-        # An empty NO_COLOR is not set (no-color.org). Textual treats it as set.
+        # An empty NO_COLOR counts as unset (no-color.org), but not for textual.
         self.no_color = bool(os.environ.get("NO_COLOR"))
         self.client = client
         self.cache = cache
@@ -76,12 +76,12 @@ class Top(App[None]):
 
     @property
     def moment(self) -> Moment:
-        """The time that ages are shown for. It stands still while the table is paused, or during an outage."""
+        """The time at which ages are computed. It is frozen while the table is paused, and during an outage."""
         frozen = self.paused or self.connection.outage
         return self.cache.moment(self.connection.last_success if frozen else None)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        """Return textual's filters. With NO_COLOR, its own filter would leave shades of grey."""
+        """Return textual's filters, but with NO_COLOR one that removes shades of grey too."""
         if self.no_color:
             return [NoColor()]
         return [line_filter for line_filter in super().get_line_filters() if not isinstance(line_filter, Monochrome)]
@@ -94,13 +94,13 @@ class Top(App[None]):
         """Start the refreshes."""
         # Textual's dark theme has too little contrast.
         self.ansi_theme_dark = SVG_EXPORT_THEME
-        # Restores the terminal. After SIGHUP there is no terminal to restore.
+        # On SIGTERM the terminal must be restored. On SIGHUP it no longer exists.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.exit)
         self.run_worker(self._refresh_forever())
         self.set_interval(1, self.draw)
 
     def read_soon(self) -> None:
-        """Refresh the current page now, before the interval has passed."""
+        """Refresh the current page without waiting for the interval to pass."""
         self._read_requested.set()
 
     def draw(self) -> None:
@@ -131,7 +131,7 @@ class Top(App[None]):
             await self._page.read()
         except SessionNotesError as error:
             if self.connection.last_success is None and not isinstance(error, Unavailable):
-                # An error such as a missing token does not pass by itself.
+                # Retrying does not help, for example without a token.
                 raise
             self.connection.fail(output.plain(str(failure_of(error, self.client.target))))
         else:
@@ -139,7 +139,7 @@ class Top(App[None]):
         self.draw()
 
     def _handle_exception(self, error: Exception) -> None:
-        # Textual would print a traceback with the values of local variables, user data included.
+        # Textual would print a traceback with the values of local variables, including user data.
         self.failure = self.failure or error
         self.exit()
 

@@ -1,8 +1,8 @@
 """The local copy of all sessions, refreshed at a bounded cost.
 
-A refresh costs the sidecar at most `PAGES` ListSessions, `BATCHES` BatchGetNotes and `RUNS` ListRuns for any number of
-sessions. A listing of many sessions therefore takes several refreshes. Rows on the screen are read in every refresh.
-Others are read when the listing shows a change, or when they may have changed without one.
+A refresh makes at most `PAGES` ListSessions, `BATCHES` BatchGetNotes and `RUNS` ListRuns calls for any number of
+sessions. Listing many sessions therefore takes several refreshes. Rows on the screen are read in every refresh. Other
+rows are read when the listing shows a change, or when they may have changed without a write.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ PAGE_SIZE, PAGES = 200, 5
 BATCH_SIZE, BATCHES = 100, 3
 RUNS, CONCURRENT_RUNS = 50, 10
 MAX_SESSIONS = 10_000
-"""The number of sessions to keep. A table with more is of no use to a reader."""
+"""The maximum number of sessions in the cache. A longer table would be of no use to a reader."""
 
 
 class SessionCache:
-    """All known rows. Only one refresh may run at a time.
+    """The rows of all sessions. Only one refresh may run at a time.
 
     Args:
-        client: The sidecar.
+        client: The client to read with.
         max_age: The age up to which notes count as fresh; None: no bound.
         max_turns_behind: The drift up to which notes count as fresh; None: no bound.
 
     Attributes:
         rows: The rows by key.
         complete: Whether all sessions have been listed at least once.
-        truncated: Whether the sidecar has more sessions than are kept.
+        truncated: Whether the sidecar has more sessions than the cache may contain.
     """
 
     def __init__(self, client: TopClient, max_age: timedelta | None, max_turns_behind: int | None) -> None:
@@ -46,13 +46,13 @@ class SessionCache:
         self._max_age = max_age
         self._max_turns_behind = max_turns_behind
         self._page_token = ""
-        self._listed: set[str] = set()
+        self._listed_ids: set[str] = set()
         self._observers: dict[str, tuple[str, ...]] = {}
         self._store_clock: tuple[datetime, float] | None = None
 
     @property
     def session_count(self) -> int:
-        """The number of known sessions."""
+        """The number of sessions in the cache."""
         return len(self._observers)
 
     @property
@@ -61,7 +61,7 @@ class SessionCache:
         return sum(1 for row in self.rows.values() if row.observer and row.reading is None)
 
     def moment(self, now: float | None = None) -> Moment:
-        """Return the current moment, or the one at a time of the monotonic clock."""
+        """Return the moment at a monotonic time; by default the current one."""
         now = time.monotonic() if now is None else now
         if self._store_clock is None:
             return Moment(now, None)
@@ -69,7 +69,7 @@ class SessionCache:
         return Moment(now, store_time + timedelta(seconds=now - read_at))
 
     async def refresh(self, visible: Sequence[Key]) -> None:
-        """Read what has changed, visible rows first, within the bounds of one refresh.
+        """Read changes, visible rows first, within the bounds of one refresh.
 
         Raises:
             SessionNotesError: If a call fails. The results of earlier calls are kept.
@@ -85,7 +85,7 @@ class SessionCache:
         await self._count_runs(shown[:RUNS])
 
     async def read_all(self) -> None:
-        """Read everything, without bounds.
+        """Read up to `MAX_SESSIONS` sessions, with as many calls as that takes.
 
         Raises:
             SessionNotesError: If a call fails.
@@ -100,21 +100,21 @@ class SessionCache:
             page, self._page_token = await self._client.list_sessions(PAGE_SIZE, self._page_token)
             now = time.monotonic()
             for session in page:
-                self._listed.add(session.session_id)
-                self._keep(session, now)
-            self.truncated = bool(self._page_token) and len(self._listed) >= MAX_SESSIONS
+                self._listed_ids.add(session.session_id)
+                self._update(session, now)
+            self.truncated = bool(self._page_token) and len(self._listed_ids) >= MAX_SESSIONS
             if not self._page_token or self.truncated:
-                for session_id in self._observers.keys() - self._listed:
-                    self._forget(session_id)
+                for session_id in self._observers.keys() - self._listed_ids:
+                    self._remove(session_id)
                 self.complete = True
                 self._restart_listing()
                 return
 
     def _restart_listing(self) -> None:
         self._page_token = ""
-        self._listed = set()
+        self._listed_ids = set()
 
-    def _keep(self, session: SessionSummary, now: float) -> None:
+    def _update(self, session: SessionSummary, now: float) -> None:
         observers = session.observers or ("",)
         for observer in self._observers.get(session.session_id, ()):
             if observer not in observers:
@@ -127,23 +127,23 @@ class SessionCache:
             else:
                 self.rows[key] = Row(session, observer, now)
 
-    def _forget(self, session_id: str) -> None:
+    def _remove(self, session_id: str) -> None:
         for observer in self._observers.pop(session_id, ()):
             del self.rows[session_id, observer]
 
     def _rows_to_read(self, shown: Iterable[Row]) -> list[Row]:
-        """Return the shown rows, then others that need a read, the least recently read first."""
-        first = {row.key: row for row in shown}
+        """Return the shown rows, then other rows that must be read, least recently read first."""
+        visible = {row.key: row for row in shown}
         now = time.monotonic()
-        others = [row for row in self.rows.values() if row.key not in first and self._needs_read(row, now)]
-        return [*first.values(), *sorted(others, key=lambda row: row.read_at)]
+        others = [row for row in self.rows.values() if row.key not in visible and self._needs_read(row, now)]
+        return [*visible.values(), *sorted(others, key=lambda row: row.read_at)]
 
     def _needs_read(self, row: Row, now: float) -> bool:
         reading = row.reading
         if reading is None or row.read_version != row.session.update_time:
             return bool(row.observer)
         elapsed = timedelta(seconds=now - row.read_at)
-        # Changes without a write: a lease runs out, notes expire, notes become too old.
+        # Changes without a write: a lease or the notes expire, or the notes become too old.
         if reading.latest_run is not None and reading.latest_run.state is RunState.RUNNING:
             return True
         if reading.expires_in is not None and elapsed >= reading.expires_in:
@@ -159,8 +159,8 @@ class SessionCache:
             now = time.monotonic()
             for row, (reading, figures) in zip(batch, results, strict=True):
                 if reading.latest_run is None:
-                    # A listed observer has a run for as long as its session exists, so the session is gone.
-                    self._forget(row.session.session_id)
+                    # A listed observer has a run as long as its session exists, so the session no longer exists.
+                    self._remove(row.session.session_id)
                     continue
                 row.reading, row.notes = reading, figures
                 row.read_at, row.read_version = now, row.session.update_time

@@ -1,4 +1,4 @@
-"""The four RPCs that `top` reads with."""
+"""The client of `session-notes top`, with the four RPCs that it makes."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 
 class TopClient:
-    """A client for what `top` needs besides the public clients' values: page tokens, and sizes of messages.
+    """A client that also returns page tokens and message sizes, which the public clients do not.
 
-    No call is retried, so that an outage is shown at once.
+    Calls are not retried, so that an outage is shown immediately.
 
     Args:
         target: The sidecar's address.
@@ -56,7 +56,7 @@ class TopClient:
         await self._client.close()
 
     async def list_sessions(self, page_size: int, page_token: str) -> tuple[list[SessionSummary], str]:
-        """Return a page of all sessions, in no order, and the next page's token, which is empty after the last."""
+        """Return a page of sessions in no particular order, and the token of the next page; empty after the last."""
         request = ListSessionsRequest(page_size=page_size, page_token=page_token)
         response: ListSessionsResponse = await self._call(request)
         return [SessionSummary.from_message(session) for session in response.sessions], response.next_page_token
@@ -64,7 +64,7 @@ class TopClient:
     async def get_notes(
         self, keys: Sequence[Key], max_age: timedelta | None, max_turns_behind: int | None
     ) -> list[tuple[Reading, NotesFigures]]:
-        """Return a reading without notes, and the figures of the notes, for each session and observer."""
+        """Return a reading without its notes, and the figures of these notes, for each session and observer."""
         bound = None
         if max_age is not None:
             bound = Duration()
@@ -87,7 +87,7 @@ class TopClient:
         return [Run.from_message(run) for run in response.runs]
 
     async def get_session(self, session_id: str) -> tuple[Session, int]:
-        """Return a session without its transcript, and its size in bytes: fields and all observers' notes."""
+        """Return a session without its transcript, and the size in bytes of its fields and all observers' notes."""
         response: GetSessionResponse = await self._call(GetSessionRequest(session_id=session_id))
         return Session.from_message(response.session), response.session.ByteSize()
 

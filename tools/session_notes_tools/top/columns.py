@@ -1,10 +1,10 @@
-"""The columns of the table: heading, help, cell, order and JSON of each, in the order they are shown.
+"""The columns of the table in display order, each with its title, help, cells, sort order and JSON.
 
 To add a column:
 
-1. Where it shows a property of notes, such as the highest severity of their issues, add that property to `NotesFigures`
-   in `model.py`. Readings are kept without their notes.
-2. Add a `Column` to `COLUMNS` below. The live table, `--once`, `--json` and the help page follow it.
+1. If it shows a property of the notes, such as the highest severity of their issues, add that property to
+   `NotesFigures` in `model.py`, since readings are stored without their notes.
+2. Add a `Column` to `COLUMNS` below. The live table, `--once`, `--json` and the help page then include it.
 3. Add its row to docs/top.md. A test compares that table with `COLUMNS`.
 """
 
@@ -25,7 +25,7 @@ Cell = tuple[str, str]
 """A text and its style."""
 
 _READINESS_ORDER = ("failed", "expired", "never_run", "running", "ready")
-"""Trouble first."""
+"""The sort order of READINESS: problems first."""
 
 _ENDED_WITHOUT_NOTES = {RunState.FAILED, RunState.ABANDONED}
 _NONE: Cell = ("-", "dim")
@@ -37,16 +37,16 @@ class Column:
     """A column.
 
     Attributes:
-        title: The heading.
-        key: The letter of the heading that sorts by this column.
-        help: The meaning, for the help page.
+        title: The title.
+        key: The letter of the title that sorts by this column.
+        help: The description on the help page.
         cell: Returns a row's text and style.
-        sort_value: Returns the value to sort by; None: not known, which sorts last in both directions.
-        json: The keys of a row's JSON document, each with a function that returns the value.
+        sort_value: Returns the value to sort by; None if unknown, which sorts last in either direction.
+        json: The keys of a row's JSON document, each with a function that returns its value.
         width: The minimum width.
-        drop_order: Columns with a higher number are dropped earlier where room is short; 0: never.
+        drop_order: Columns with higher numbers are dropped first if space is short; 0: never dropped.
         align_right: Whether the text is aligned to the right.
-        descending: Whether the natural direction begins with the largest value.
+        descending: Whether the largest value is first by default.
     """
 
     title: str
@@ -62,7 +62,7 @@ class Column:
 
 
 def columns_for(*, bounded: bool) -> list[Column]:
-    """Return the columns to show: `FRESH` only where notes are compared with a bound."""
+    """Return the columns to show, with `FRESH` only if a freshness bound is set."""
     return [column for column in COLUMNS if column is not FRESH or bounded]
 
 
@@ -119,7 +119,7 @@ def _size_cell(row: Row, moment: Moment) -> Cell:
 
 
 def _idle_cell(row: Row, moment: Moment) -> Cell:
-    # Before the store's clock is known, the time itself is shown. This machine's clock may not be compared with it.
+    # Until the store's clock is known, show the time itself. It must not be compared with this machine's clock.
     time = row.session.update_time
     return _span_cell(moment.age_of(time)) if moment.store or time is None else (f"{time:%H:%MZ}", "")
 
@@ -127,7 +127,7 @@ def _idle_cell(row: Row, moment: Moment) -> Cell:
 SESSION = Column(
     title="SESSION",
     key="S",
-    help="session id, cut in the middle where room is short",
+    help="session id, without its middle if space is short",
     cell=lambda row, moment: (row.session.session_id, ""),
     sort_value=lambda row, moment: row.session.session_id,
     json={"session_id": lambda row, moment: row.session.session_id},
@@ -138,7 +138,7 @@ SESSION = Column(
 OBSERVER = Column(
     title="OBSERVER",
     key="O",
-    help="observer; -: none ever ran on the session",
+    help="observer; - if none has run on the session",
     cell=lambda row, moment: (row.observer, "") if row.observer else _NONE,
     sort_value=lambda row, moment: row.observer or None,
     json={"observer": lambda row, moment: row.observer or None},
@@ -150,7 +150,7 @@ OBSERVER = Column(
 FRESH = Column(
     title="FRESH",
     key="F",
-    help="within --max-age and --max-turns-behind, if given",
+    help="whether notes are within --max-age and --max-turns-behind",
     cell=_fresh_cell,
     sort_value=_fresh,
     json={"fresh": lambda row, moment: row.reading.fresh if row.reading else False},
@@ -206,7 +206,7 @@ COLUMNS = (
     Column(
         title="RUNS",
         key="U",
-        help="runs in flight; else whether the latest failed or was abandoned",
+        help="runs in flight, or whether the latest failed or was abandoned",
         cell=_runs_cell,
         sort_value=lambda row, moment: row.running_runs,
         json={
@@ -240,7 +240,7 @@ COLUMNS = (
     Column(
         title="EXPIRES",
         key="E",
-        help="time until the session expires, unless it changes",
+        help="time until the session expires if nothing changes it",
         cell=lambda row, moment: _span_cell(row.expires_in(moment)),
         sort_value=lambda row, moment: row.expires_in(moment),
         json={"expires_in_seconds": lambda row, moment: documents.seconds(row.expires_in(moment))},

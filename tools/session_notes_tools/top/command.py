@@ -16,14 +16,14 @@ _SHORTEST_INTERVAL = timedelta(milliseconds=100)
 
 
 @click.command(cls=Command, epilog="Examples:\n  session-notes top\n  session-notes top --once | grep failed")
-@span_option("--interval", help="Pause between two refreshes: 500ms, 1s, 1m.", default="1s")
-@option("--once", is_flag=True, help="Print the table once as plain text. The default where stdout is no terminal.")
+@span_option("--interval", help="Pause between refreshes: 500ms, 1s, 1m.", default="1s")
+@option("--once", is_flag=True, help="Print the table once as plain text. The default if stdout is not a terminal.")
 @span_option("--max-age", type=span_or_zero, help="Age up to which notes count as fresh: 30s, 5m. Adds FRESH.")
 @option(
     "--max-turns-behind",
     type=int,
     metavar="N",
-    help="Number of turns that notes may be behind and still count as fresh. Adds FRESH.",
+    help="Drift up to which notes count as fresh, in turns. Adds FRESH.",
 )
 @common_options
 def top(
@@ -38,8 +38,8 @@ def top(
     """Watch all sessions: readiness, age and drift of their notes, and runs in flight.
 
     The table has a row for each session and observer. Enter shows a session's notes and runs, / filters, ? lists all
-    keys. A sidecar with tokens requires an admin's token. The live table needs the extra `top`: in a checkout,
-    pip install '.[server,top]'. --once and --json work without it.
+    keys. A sidecar with tokens requires an admin's token. The live table needs the extra `top`; --once and --json
+    do not. In a checkout: pip install '.[server,top]'.
     """
     from importlib.util import find_spec
 

@@ -42,13 +42,13 @@ class ConnectionStatus:
     def fail(self, error: str) -> None:
         """Record that the refresh failed."""
         if not self._error:
-            # Shown to a person only, so that the clock of this machine is the right one.
+            # Only shown to a person, who compares it with the clock of this machine.
             self._outage_began, self._outage_time = time.monotonic(), f"{datetime.now():%H:%M:%S}"
         self._started_at = None
         self._error = error
 
     def banner(self) -> str:
-        """Return the text on an outage, or an empty one."""
+        """Return the message about an outage, or an empty string."""
         if not self._error:
             return ""
         outage = f"OUTAGE since {self._outage_time} ({_elapsed(self._outage_began)}): {self._error}."
@@ -57,7 +57,7 @@ class ConnectionStatus:
         return f"{outage} Data is {_elapsed(self.last_success)} old; retrying."
 
     def waiting(self) -> str:
-        """Return the text on a slow refresh, or an empty one."""
+        """Return the message about a slow refresh, or an empty string."""
         started = self._started_at
         slow = started is not None and time.monotonic() - started >= _SLOW_SECONDS
         return f"waiting for a response, {_elapsed(started)}" if started is not None and slow else ""

@@ -20,10 +20,10 @@ MAX_OBSERVERS = 10
 
 
 class SessionDetail:
-    """A session as last read.
+    """One session, as last read.
 
     Args:
-        client: The sidecar.
+        client: The client to read with.
         session_id: The session.
         observer: The observer to show first.
     """
@@ -38,10 +38,13 @@ class SessionDetail:
         self._read_at = 0.0
 
     async def read(self, now: float) -> None:
-        """Read the session at a monotonic time: one GetSession, and one ListRuns per observer shown.
+        """Read the session with one GetSession, and one ListRuns per observer shown.
+
+        Args:
+            now: The monotonic time in seconds.
 
         Raises:
-            SessionNotesError: If a call fails. The session as read before is kept.
+            SessionNotesError: If a call fails. The previous data remains.
         """
         session, size_bytes = await self._client.get_session(self.session_id)
         observers = sorted(session.notes, key=lambda name: (name != self._observer, name))[:MAX_OBSERVERS]
@@ -56,7 +59,7 @@ class SessionDetail:
             yield output.line(("reading …", "dim"))
             return
         if session.create_time is None:
-            yield output.line(("this session no longer exists: it was deleted, or it has expired", "yellow"))
+            yield output.line(("this session no longer exists: it was deleted or has expired", "yellow"))
             return
         elapsed = moment.since(self._read_at)
         remaining = phrases.remaining(_subtract(session.expires_in, elapsed))

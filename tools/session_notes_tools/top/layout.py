@@ -1,4 +1,4 @@
-"""The layout of the table: which columns fit into a width, and how wide each one is."""
+"""The layout of the table: the columns that fit into a width, and the width of each."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Layout = Sequence[tuple[Column, int]]
 def lay_out(columns: Sequence[Column], rows: Sequence[Row], width: int) -> tuple[Layout, list[Column]]:
     """Return the columns that fit with their widths, and the columns that do not fit.
 
-    Each column is followed by a gap of one cell, in which the sorted column has its mark.
+    Each column is followed by one blank cell, which shows the mark of the sorted column.
     """
     shown = list(columns)
     while sum(column.width + 1 for column in shown) > width and any(column.drop_order for column in shown):
         shown.remove(max(shown, key=lambda column: column.drop_order))
     widths = {column.title: column.width for column in shown}
-    # Ids and names take the remaining width, as far as they need it.
+    # Ids and names get the remaining width, up to the longest of each.
     for column, longest in (
         (SESSION, max((len(row.session.session_id) for row in rows), default=0)),
         (OBSERVER, max((len(row.observer) for row in rows), default=0)),
@@ -33,6 +33,6 @@ def lay_out(columns: Sequence[Column], rows: Sequence[Row], width: int) -> tuple
 
 
 def fit(text: str, width: int, *, align_right: bool = False) -> str:
-    """Return a text in exactly `width` cells, without its middle where it is too long."""
+    """Return a text in exactly `width` cells: padded, or without its middle."""
     text = output.without_middle(text, width)
     return text.rjust(width) if align_right else text.ljust(width)

@@ -1,4 +1,4 @@
-"""The data of the table: rows, and the moment they are shown for."""
+"""The data of the table: its rows, and the moment for which they are shown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class NotesFigures:
-    """The properties of notes that columns show. The notes themselves are not kept: a table has thousands of rows.
+    """The properties of notes that columns show.
+
+    The notes themselves are not stored, since a table may have thousands of rows.
 
     Attributes:
         size_bytes: The size of the notes as they are served.
@@ -33,25 +35,25 @@ class NotesFigures:
 
 @dataclass(frozen=True)
 class Moment:
-    """The time that a table is shown for.
+    """The time for which a table is shown.
 
-    Ages and remaining times are the sidecar's own values plus the time since they arrived. A clock of this machine is
-    never compared with a time of the store.
+    Ages and remaining times are the sidecar's own values plus the time since they arrived. The clock of this
+    machine is never compared with a time of the store.
 
     Attributes:
         now: This machine's monotonic clock, in seconds.
-        store: The store's clock, known from the write time and the age of notes; None before any notes were read.
+        store: The store's clock, derived from the write time and the age of notes; None until notes have been read.
     """
 
     now: float
     store: datetime | None
 
     def since(self, then: float) -> timedelta:
-        """Return the time since a moment of the monotonic clock."""
+        """Return the time elapsed since a monotonic time."""
         return timedelta(seconds=max(0.0, self.now - then))
 
     def age_of(self, time: datetime | None) -> timedelta | None:
-        """Return the age of a time of the store's clock, or None where it is not known."""
+        """Return the age of a time of the store's clock, or None if it is unknown."""
         return max(timedelta(), self.store - time) if self.store and time else None
 
 
@@ -60,7 +62,7 @@ class Row:
     """A session and one of its observers.
 
     Attributes:
-        session: The session, as listed last.
+        session: The session, as last listed.
         observer: The observer; empty for a session without observers.
         listed_at: The monotonic time of the listing, in seconds.
         reading: Readiness, age and drift, without the notes; None before the first read.
@@ -88,7 +90,7 @@ class Row:
 
     @property
     def latest_run(self) -> Run | None:
-        """The newest run, if the observer ever ran and was read."""
+        """The latest run; None if the observer has never run, or has not been read yet."""
         return self.reading.latest_run if self.reading else None
 
     @property
@@ -100,7 +102,7 @@ class Row:
 
     @property
     def running_runs(self) -> int | None:
-        """The number of runs in flight. Before they are counted, it is known only whether the latest one is."""
+        """The number of runs in flight. Until they are counted, only the latest run is known."""
         if self.latest_run and self.latest_run.state is RunState.RUNNING:
             return max(self.counted_runs or 0, 1)
         return self.counted_runs if self.observer else 0

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from session_notes_tools.top.app import Top
 
 _KEYS = (
-    ("↑ ↓ PgUp PgDn", "select a row; Home: always the top one; End: the last"),
+    ("↑ ↓ PgUp PgDn", "select a row; Home: stay at the top; End: the last row"),
     ("Enter", "notes and runs of the session; Esc: back"),
     ("Shift+letter", "sort by the column with this letter underlined; again: reverse"),
     ("< >", "sort by the column to the left or right"),
@@ -40,7 +40,7 @@ _KEYS = (
 
 
 class Page(Screen[None]):
-    """A screen with data of the sidecar."""
+    """A screen with data from the sidecar."""
 
     app: Top
 
@@ -59,7 +59,7 @@ class Page(Screen[None]):
         line.display = bool(text)
 
     def refresh_text(self) -> str:
-        """Return the state of the refreshes: paused, waiting, or the interval."""
+        """Return the refresh state: paused, waiting, or the interval."""
         app = self.app
         if app.paused and app.connection.last_success is not None:
             elapsed = timedelta(seconds=time.monotonic() - app.connection.last_success)
@@ -71,7 +71,7 @@ class TablePage(Page):
     """The table of all sessions."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        # Handled before other keys, so that the keys typed right after it go into the filter.
+        # The priority makes the keys typed right after it go into the filter.
         Binding("slash", "filter", "Filter", key_display="/", priority=True),
         Binding("r", "reverse", "Reverse"),
         Binding("less_than_sign", "shift(-1)", show=False),
@@ -136,7 +136,7 @@ class TablePage(Page):
         return "; ".join(notices)
 
     def on_resize(self) -> None:
-        """Lay the table out again."""
+        """Adapt the table to the new size."""
         self.call_after_refresh(self.draw)
 
     def action_sort(self, key: str) -> None:
@@ -166,7 +166,7 @@ class TablePage(Page):
         self.set_focus(field)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Return whether an action is available: within the filter, / is an ordinary character."""
+        """Disable the filter action inside the filter, where / is an ordinary character."""
         return action != "filter" or not isinstance(self.focused, Input)
 
     def action_clear(self) -> None:
@@ -179,7 +179,7 @@ class TablePage(Page):
         self.draw()
 
     def on_input_submitted(self) -> None:
-        """Keep the filter."""
+        """Close the filter field, and keep its text applied."""
         self._close_filter()
 
     def _close_filter(self) -> None:
@@ -188,13 +188,13 @@ class TablePage(Page):
         self.draw()
 
     def on_session_table_opened(self, message: SessionTable.Opened) -> None:
-        """Show a row's session."""
+        """Show the details of the opened row."""
         self.app.push_screen(DetailPage(SessionDetail(self.app.client, *message.row.key)))
         self.app.read_soon()
 
 
 class DetailPage(Page):
-    """A session."""
+    """The details of one session."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,backspace", "back", "Back", key_display="Esc")]
     AUTO_FOCUS = "#detail"
@@ -228,7 +228,7 @@ class DetailPage(Page):
         body.styles.text_style = "dim" if self.app.connection.outage else "none"
 
     def action_back(self) -> None:
-        """Return to the table, and read its rows, which were not read meanwhile."""
+        """Return to the table and refresh it, since its rows were not read meanwhile."""
         self.dismiss()
         self.app.read_soon()
 

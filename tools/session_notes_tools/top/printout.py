@@ -1,4 +1,4 @@
-"""The table printed once, as text or JSON, for scripts and where stdout is no terminal."""
+"""The table printed once as text or JSON, for scripts and pipes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def read_all(client: TopClient, cache: SessionCache) -> None:
 
 
 def print_rows(cache: SessionCache, columns: Sequence[Column], *, as_json: bool) -> None:
-    """Print all rows, most recently changed first. A terminal gets as many columns as fit."""
+    """Print all rows, most recently changed first. On a terminal, only the columns that fit are printed."""
     moment = cache.moment()
     rows = sort_rows(cache.rows.values(), moment, IDLE, reverse=False)
     if cache.truncated:
@@ -36,7 +36,7 @@ def print_rows(cache: SessionCache, columns: Sequence[Column], *, as_json: bool)
     if not rows:
         output.echo(output.line("no sessions"))
         return
-    # Without a terminal, lines are as long as needed and ids stay whole.
+    # Without a terminal, lines are as long as needed and ids are complete.
     layout, _ = lay_out(columns, rows, output.width() - len(columns))
     table = output.headed_table(*(column.title for column, _ in layout), ids={SESSION.title, OBSERVER.title})
     for (column, _), rendered in zip(layout, table.columns, strict=True):

@@ -1,4 +1,4 @@
-"""The table widget. It draws only the visible rows, so that ten thousand rows cost as much as forty."""
+"""The table widget. It renders only the visible rows, so that ten thousand rows cost no more than forty."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from session_notes_tools.top.model import Key, Moment, Row
 
 
 def heading(layout: Layout, sorted_by: Column, *, reverse: bool) -> Text:
-    """Return the line of titles, with the sorting letters underlined and the sorted column marked."""
+    """Return the line of titles, with the sort keys underlined and the sorted column marked."""
     text = Text(no_wrap=True, end="")
     for column, width in layout:
         title = Text(fit(column.title, width, align_right=column.align_right), style="bold")
@@ -34,9 +34,9 @@ def heading(layout: Layout, sorted_by: Column, *, reverse: bool) -> Text:
 
 
 class SessionTable(ScrollView, can_focus=True):
-    """Rows with a selection.
+    """A table of sessions with one selected row.
 
-    The selection follows its row. Until the user selects a row, the top row is selected, also when the order changes.
+    The selection follows its row. Until the user selects a row, the top row stays selected, even if the order changes.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -56,7 +56,7 @@ class SessionTable(ScrollView, can_focus=True):
     """
 
     class Opened(Message):
-        """The user asks for a row's details."""
+        """Posted when the user opens a row."""
 
         def __init__(self, row: Row) -> None:
             super().__init__()
@@ -72,7 +72,7 @@ class SessionTable(ScrollView, can_focus=True):
         self._selected: Key | None = None
 
     def draw(self, rows: Sequence[Row], layout: Layout, moment: Moment, *, outdated: bool) -> None:
-        """Show rows; outdated ones without colours."""
+        """Show rows, dimmed and without colours if they are outdated."""
         self._rows, self._columns, self._moment, self._outdated = rows, layout, moment, outdated
         self.virtual_size = Size(self.scrollable_content_region.width, len(rows))
         if self._selected is None:
@@ -135,7 +135,7 @@ class SessionTable(ScrollView, can_focus=True):
         self._select(len(self._rows) - 1)
 
     def action_open(self) -> None:
-        """Ask for the details of the selected row."""
+        """Open the selected row."""
         if self._index < len(self._rows):
             self.post_message(self.Opened(self._rows[self._index]))
 

@@ -108,7 +108,7 @@ class ObserverMiddleware(AgentMiddleware[_State, Any]):
             new = exchange[after_last(exchange, lambda message: message[0] in ids) :]
             # Prefer a message's present text: other middleware may have removed personal data from it.
             present = {message.id: turn_of(message) for message in messages if message.id}
-            turns = [(number, present.get(number, Turn(speaker, text))) for number, speaker, text in entries]
+            turns = [(key, present.get(key, Turn(speaker, text))) for key, speaker, text in entries]
             self._hook.record_once(get_config(), [*turns, *new])
             return {_TURNS: []}
         return None
