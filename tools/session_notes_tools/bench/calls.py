@@ -22,7 +22,7 @@ SESSIONS = 100
 
 
 async def measure_temporary_sidecar(*, rounds: int, seconds: float, seed: int, progress: Progress) -> dict[str, Any]:
-    """Measure a temporary sidecar over TCP and a unix socket, and every contender that this machine has."""
+    """Measure a temporary sidecar over TCP and a unix socket, and every contender available."""
     notes = make_notes()
     async with contextlib.AsyncExitStack() as stack:
         store = await stack.enter_async_context(run_store())
