@@ -35,7 +35,7 @@ def calls(runs: Runs) -> str:
     cells = []
     for row in rows:
         if row["in_flight"] == 1:
-            busy = many.get((row["call"], row["place"]), {})
+            loaded = many.get((row["call"], row["place"]), {})
             cells.append(
                 (
                     row["call"],
@@ -43,9 +43,9 @@ def calls(runs: Runs) -> str:
                     milliseconds(row["median_us"]),
                     milliseconds(row["p99_us"]),
                     ratio(row["median_us_to_floor"]),
-                    number(busy.get("calls_per_second")),
-                    number(busy.get("server_cpu_us")),
-                    ratio(busy.get("server_cpu_us_to_floor")),
+                    number(loaded.get("calls_per_second")),
+                    number(loaded.get("server_cpu_us")),
+                    ratio(loaded.get("server_cpu_us_to_floor")),
                 )
             )
     return markdown(TextTable((*headings, "CPU ÷ floor"), cells))

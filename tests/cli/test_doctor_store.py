@@ -186,7 +186,7 @@ def test_invalid_urls_files_and_hosts(check: Callable[..., Diagnosis], cli: Cli,
     readable = write_secret(tmp_path / "password", PASSWORD)
     readable.chmod(0o644)
     assert "has mode 0644" in check("--redis-password-file", str(readable)).problem
-    assert "the name of its host is not found" in check(url="redis://nowhere.invalid").problem
+    assert "its host name cannot be resolved" in check(url="redis://nowhere.invalid").problem
 
 
 def test_the_embedded_store(cli: Cli, sidecar: Sidecar) -> None:

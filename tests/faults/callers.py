@@ -18,7 +18,7 @@ from tests.support import value
 
 
 class Caller(Protocol):
-    """A way to make every call, with results as plain values."""
+    """An interface to every call, with results as plain values."""
 
     def append(self, session_id: str, texts: Sequence[str]) -> int: ...
     def set(self, session_id: str, name: str) -> int: ...

@@ -1,4 +1,4 @@
-"""Traces of deleted sessions: helpers to write, delete and look for user data in files, logs and core dumps."""
+"""Traces of deleted sessions: helpers that write user data, and look for it in files and core dumps."""
 
 import os
 import resource
@@ -14,7 +14,7 @@ from session_notes_server.settings import ERASED_WITHIN
 
 from tests.support import SessionCalls, Sidecar, eventually, new_channel, new_session_id, notes, struct
 
-# Unique short texts per place, which the store's compression does not hide.
+# Each place gets a unique text, too short for the store to compress.
 PLACES = ("summary", "extra", "issue", "suggestion", "coverage", "turn", "speaker", "field", "text", "reason", "before")
 
 
@@ -36,13 +36,13 @@ def write_everywhere(session: SessionCalls) -> set[str]:
 
 def traces(data_dir: Path, texts: Iterable[str]) -> set[str]:
     """Return the texts that any file of a data directory contains."""
-    found = set()
+    present = set()
     for path in data_dir.rglob("*"):
         with suppress(FileNotFoundError):
             if path.is_file():
                 content = path.read_bytes()
-                found |= {text for text in texts if text.encode() in content}
-    return found
+                present |= {text for text in texts if text.encode() in content}
+    return present
 
 
 def assert_erased_in_time(data_dir: Path, texts: Iterable[str]) -> None:
@@ -84,7 +84,7 @@ def slow_rewrites(sidecar: Sidecar, seconds_per_key: float) -> Iterator[None]:
 
 @contextmanager
 def core_files_allowed() -> Iterator[None]:
-    """Allow core files within the block, so that a limit of 0 is the sidecar's doing."""
+    """Allow core files within the block, so that a limit of 0 is one that the sidecar set."""
     soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
     if hard == 0:
         pytest.skip("the hard limit on core files is 0 already")

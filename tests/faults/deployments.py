@@ -29,7 +29,7 @@ def move_slot(ports: list[int], slot: int) -> None:
         nodes[target].execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
         nodes[source].execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
         while keys := nodes[source].execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
-            for key in keys:  # One by one, so that sessions are split meanwhile.
+            for key in keys:  # One by one, so that sessions are split in the meantime.
                 nodes[source].execute_command("MIGRATE", "127.0.0.1", ports[target], key, 0, 5000)
         for index in (target, source, *range(len(nodes))):
             nodes[index].execute_command("CLUSTER", "SETSLOT", slot, "NODE", names[target])
@@ -37,7 +37,7 @@ def move_slot(ports: list[int], slot: int) -> None:
 
 @contextmanager
 def sentinel(master: int, *config_lines: str) -> Iterator[int]:
-    """Run a Sentinel that watches a master and gives it up quickly, and yield its port."""
+    """Run a Sentinel that watches a master and fails over quickly, and yield its port."""
     program = redis_program()
     assert program is not None
     with tempfile.TemporaryDirectory(prefix="session-notes-sentinel-") as home:
@@ -56,7 +56,7 @@ def sentinel(master: int, *config_lines: str) -> Iterator[int]:
 
 
 class OpaqueStore(Store):
-    """A store that the end of a test does not read, for lack of its authority or password."""
+    """A store that is not read at the end of a test, for lack of its authority or password."""
 
     def process_id(self) -> None:
         return None

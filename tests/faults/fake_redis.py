@@ -1,4 +1,4 @@
-"""A fake Redis server with scripted replies, for those that a real server does not give on demand."""
+"""A fake Redis server with scripted replies, which a real server does not send on demand."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -15,7 +15,7 @@ async def fake_redis(answer: Answer) -> AsyncIterator[int]:
     """Run a server on a free port, and yield the port.
 
     Args:
-        answer: Replies to all commands but HELLO and CLIENT, which the server does not know.
+        answer: Returns the reply to any command except HELLO and CLIENT, which the server rejects as unknown.
     """
     writers: set[asyncio.StreamWriter] = set()
 

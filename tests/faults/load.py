@@ -1,7 +1,7 @@
 """The load of the soak: every RPC, from nine threads, through the generated stubs and the Python clients.
 
-Every name that is written contains its session's id, so that a foreign answer is recognized at once. Writes and reads
-are recorded per session.
+Every written name contains its session's id, so that another session's data in a response is recognized immediately.
+Writes and reads are recorded per session.
 """
 
 import itertools
@@ -74,7 +74,7 @@ class Load:
         self.target = target
         self.statuses: Counter[tuple[str, grpc.StatusCode]] = Counter()
         self.errors: list[str] = []
-        """Answers that no client must ever get."""
+        """Responses that no client must ever get."""
         self.sessions = [LoadedSession() for _ in range(SESSIONS)]
         self.full: list[LoadedSession] = []
         self.deleted: list[str] = []
@@ -87,7 +87,7 @@ class Load:
         self._busy, self._lock = 0, threading.Lock()
         self._pool = ThreadPoolExecutor(9, thread_name_prefix="load")
         self._futures: list[Future[None]] = []
-        logging.getLogger("session_notes").setLevel(logging.ERROR)  # The clients log a warning per failed call.
+        logging.getLogger("session_notes").setLevel(logging.ERROR)  # The clients log a warning for each failed call.
 
     def __enter__(self) -> Self:
         clients: Caller = ClientCaller(self._primary, self._observer)
@@ -148,7 +148,7 @@ class Load:
                     self._check_notes(session, sent, current_notes(future.result()))
 
     def problems(self, store: Store, caller: Caller) -> list[str]:
-        """Return all errors, and the promises that the end state and the retries of some writes break."""
+        """Return all errors, and the promises broken by the end state or by retries of a sample of the writes."""
         problems: list[str] = []
         for session in (*self.sessions, *self.full):
             self._check_notes(session, time.monotonic(), caller.notes(session.id))
@@ -167,7 +167,7 @@ class Load:
         return [*self.errors, *problems]
 
     def _call(self, rpc: str, call: Callable[[], T], *expected: grpc.StatusCode) -> T:
-        """Make a call and count its status; one that is not expected is an error."""
+        """Make a call and count its status. An unexpected status is an error."""
         try:
             result = call()
         except CallError as error:
@@ -194,7 +194,7 @@ class Load:
             try:
                 task(rng)
             except CallError:
-                self._stopped.wait(0.02)  # Like a real client.
+                self._stopped.wait(0.02)  # A pause, as in a real client.
             finally:
                 with self._lock:
                     self._busy -= 1
@@ -212,7 +212,7 @@ class Load:
         """Record a call that writes, and return its number; 0 unless acknowledged."""
         number = session.recorder.record(kind, names, call)
         if not number:
-            self._stopped.wait(0.02)  # Like a real client.
+            self._stopped.wait(0.02)  # A pause, as in a real client.
         return number
 
     def _write(self, caller: Caller, rng: Random) -> None:
@@ -254,14 +254,14 @@ class Load:
         number, outcome = self._call("WriteNotes", lambda: caller.write(session.id, name))
         session.run_numbers[name] = number
         if outcome == "ACCEPTED":
-            answered = time.monotonic()
+            received = time.monotonic()
             session.recorder.history.records.append(
-                Write(session.id, "notes", [], sent, answered, "acknowledged", number)
+                Write(session.id, "notes", [], sent, received, "acknowledged", number)
             )
         return number
 
     def _read(self, caller: Caller, rng: Random) -> None:
-        """Make a read. It must show this session only, and every write that was acknowledged before."""
+        """Make a read. It must show only this session, and every write that was acknowledged before."""
         session, kind = self._session(rng), rng.choice(("notes", "notes", "notes", "batch", "session", "runs", "list"))
         sent = time.monotonic()
         if kind == "notes":
@@ -294,7 +294,7 @@ class Load:
         session.recorder.sight("notes", sent, number)
 
     def _delete(self, caller: Caller) -> None:
-        """Create a session and delete it. It must stay deleted, whatever a run in flight writes."""
+        """Create a session and delete it. It must stay deleted, even if a run in flight writes."""
         self._stopped.wait(0.1)
         session = LoadedSession()
         self.session_ids.add(session.id)
@@ -303,7 +303,7 @@ class Load:
         self._call("UpdateSession", lambda: caller.set(session.id, session.name("field")))
         self._call("BeginRun", lambda: caller.begin(session.id, in_flight))
         self._call("WriteNotes", lambda: caller.write(session.id, written))
-        # Every write was acknowledged. A deletion without an answer is retried.
+        # Every write was acknowledged. A deletion without a response is retried.
         for attempt in range(5):
             try:
                 if not self._call("DeleteSession", lambda: caller.delete(session.id)) and attempt == 0:

@@ -19,7 +19,7 @@ def resident_bytes(sidecar: Sidecar) -> int:
 
 
 def peak_bytes(sidecar: Sidecar) -> int:
-    """Return the most memory that the sidecar's process has had."""
+    """Return the peak memory of the sidecar's process."""
     return _status(sidecar, "VmHWM") * 1024
 
 
@@ -34,7 +34,7 @@ def descriptors(sidecar: Sidecar) -> int:
 
 
 def assert_in_time(row: Callable[[], list[float]], median: float = MEDIAN_SECONDS) -> None:
-    """Assert that one of three rows of answers is in time, since the machine may be busy elsewhere.
+    """Assert that one of three rows of calls is in time, since the machine may be busy.
 
     Args:
         row: Makes calls, and returns the seconds that each took.
@@ -64,7 +64,7 @@ def assert_serves_others(sidecar: Sidecar) -> None:
 
 
 def assert_serves_others_soon(sidecar: Sidecar) -> None:
-    """As `assert_serves_others`, once the sidecar accepts connections again."""
+    """Wait until the sidecar accepts connections, and assert that it serves others."""
     eventually(lambda: sidecar.health() == health_pb2.HealthCheckResponse.SERVING)
     assert_serves_others(sidecar)
 

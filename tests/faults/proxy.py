@@ -32,12 +32,12 @@ class _Connection:
     held: bool = False
     """Whether requests no longer reach the store."""
     deaf: bool = False
-    """Whether replies no longer come back."""
+    """Whether replies no longer reach the sidecar."""
 
 
 @dataclass
 class Exchange:
-    """A request that passed, its time, and its reply."""
+    """A request, the time of its arrival, and its reply."""
 
     request: bytes
     at: float
@@ -57,8 +57,7 @@ class Proxy:
         self.delay_seconds = 0.0
         """The delay of each reply."""
         self.black_hole = False
-        """Whether connections are accepted and nothing is forwarded. A connection that lost data stays dead, as in
-        TCP."""
+        """Whether to accept connections but forward nothing. A connection that lost data stays dead, as in TCP."""
         self.lost = 0
         """The number of replies that were lost or came after an injected one."""
         self.exchanges: deque[Exchange] = deque(maxlen=_MAX_EXCHANGES)
@@ -92,11 +91,11 @@ class Proxy:
         self._do(self._close())
 
     def switch(self, store_port: int) -> None:
-        """Forward new connections to another store. Open ones stay where they are."""
+        """Forward new connections to another store. Open ones keep their store."""
         self._store_port = store_port
 
     def hold(self, part: bytes) -> None:
-        """Hold back requests that contain `part`, and everything after them; with an empty part, none."""
+        """Hold back requests that contain `part`, and everything after them. An empty `part` matches none."""
         self._hold = part
 
     def lose_reply(self, part: bytes, how: str = "swallow") -> None:
@@ -136,7 +135,7 @@ class Proxy:
         if self._server is not None:
             for listener in self._server.sockets:
                 self._loop.remove_reader(listener)
-            # CPython 3.11 leaves sockets open that are just being accepted when their server is closed.
+            # CPython 3.11 leaves sockets open that are being accepted while their server is closed.
             while any("_accept_connection2" in repr(task) for task in asyncio.all_tasks()):  # noqa: ASYNC110
                 await asyncio.sleep(0)
             self._server.close()
@@ -146,7 +145,7 @@ class Proxy:
 
     async def _end(self) -> None:
         await self._close()
-        # Connections that were just accepted have no task yet, and get one.
+        # Connections that were just accepted get their tasks only now.
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in self._tasks:
                 task.cancel()

@@ -74,8 +74,8 @@ class Recorder:
         """Make a call that writes unique names in one step, record it, and return its number; 0 unless acknowledged.
 
         Args:
-            kind: The kind of what it writes.
-            names: Its names, in order.
+            kind: The kind of write.
+            names: The names that it writes, in order.
             call: Makes the call, and returns the number of the last name.
         """
         sent, number = time.monotonic(), 0
@@ -84,18 +84,18 @@ class Recorder:
             number, outcome, code = call(), "acknowledged", grpc.StatusCode.OK
         except CallError as error:
             code, text = status_and_text(error)
-            # The Python clients retry. A rejection of the last attempt says nothing about the first.
+            # The Python clients retry. Even if the last attempt was rejected, an earlier one may have taken effect.
             certain = code not in UNKNOWN and not isinstance(error, session_notes.SessionNotesError)
             outcome = "rejected" if certain else "unknown"
             self.error_texts.add(text)
         self.statuses[code] += 1
-        session_id, answered = self.history.session_id, time.monotonic()
-        self.history.records.append(Write(session_id, kind, names, sent, answered, outcome, number))
+        session_id, received = self.history.session_id, time.monotonic()
+        self.history.records.append(Write(session_id, kind, names, sent, received, outcome, number))
         self._names[kind] += len(names)
         return number
 
     def sight(self, kind: WriteKind, sent: float, number: int) -> None:
-        """Record the number that a read sent at a time showed."""
+        """Record the number that a read showed, and the time at which the read was sent."""
         self.history.records.append(Sighting(self.history.session_id, kind, sent, number))
 
     def problems(self, store: Store) -> list[str]:

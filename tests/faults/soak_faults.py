@@ -1,4 +1,4 @@
-"""The faults of the soak: each starts, lasts about the given seconds while the load goes on, and ends."""
+"""The faults of the soak: each starts, lasts about the given number of seconds under load, and ends."""
 
 import os
 import signal
@@ -141,7 +141,7 @@ def scripts_flushed(stage: Stage, rng: Random, seconds: float) -> None:
 
 
 def clients_killed(stage: Stage, rng: Random, seconds: float) -> None:
-    """Let the store close all connections repeatedly."""
+    """Make the store close all connections repeatedly."""
     with stage.admin() as admin:
         for _ in range(5):
             admin.client_kill_filter(_type="normal", skipme=True)
@@ -149,7 +149,7 @@ def clients_killed(stage: Stage, rng: Random, seconds: float) -> None:
 
 
 def out_of_memory(stage: Stage, rng: Random, seconds: float) -> None:
-    """Put the store out of memory."""
+    """Make the store run out of memory."""
     with stage.admin() as admin:
         admin.config_set("maxmemory", 1)
         time.sleep(seconds)

@@ -1,8 +1,8 @@
-"""GetNotes is bounded: whatever the store does, a primary has an answer within 100 ms, if only UNAVAILABLE.
+"""GetNotes is bounded: in any state of the store, a primary gets a response within 100 ms, if only UNAVAILABLE.
 
 Latency is measured at the caller, over a warm connection, with the sidecar's default limits. Test machines are noisy,
 so one of three rows of calls must have a median of at most 100 ms (150 ms for a crowd of threads in the test's own
-process) and a maximum of at most 250 ms. A missing limit breaks all three rows.
+process) and a maximum of at most 250 ms. A missing limit fails all three rows.
 """
 
 import threading
@@ -53,7 +53,7 @@ class Bench:
         return time.perf_counter() - began
 
     def heal(self) -> None:
-        """End all faults, and wait until the sidecar has noticed."""
+        """End all faults, and wait until the sidecar has recovered."""
         self.server.resume()
         self.proxy.black_hole = False
         self.proxy.hold(b"")
@@ -112,7 +112,7 @@ def test_an_outage_is_answered_in_time(bench: Bench, fault: str, effort: Callabl
 def test_the_first_call_in_an_outage_is_answered_in_time(
     bench: Bench, fault: str, effort: Callable[[int, int], int]
 ) -> None:
-    """The first GetNotes after the store falls silent is answered in time, before the sidecar knows of the outage."""
+    """The first GetNotes after the store falls silent ends in time, before the sidecar knows of the outage."""
 
     def first() -> float:
         with broken(bench, fault):
@@ -125,7 +125,7 @@ def test_the_first_call_in_an_outage_is_answered_in_time(
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_many_primaries_are_answered_in_time(bench: Bench, fault: str) -> None:
-    """While the store is unavailable, 30 primaries that call at the same time are answered in time."""
+    """While the store is unavailable, 30 primaries that call at the same time get a response in time."""
 
     def call(_: int) -> float:
         return bench.time(bench.session, grpc.StatusCode.UNAVAILABLE)
@@ -170,7 +170,7 @@ def test_idle_connections_that_are_reset_fail_no_call(bench: Bench) -> None:
 
 
 def test_a_burst_is_sent_to_the_store_in_parts(bench: Bench) -> None:
-    """Of the writes of a hundred observers the store gets a window at a time, which lets it serve primaries between."""
+    """The store gets the writes of 100 observers a window at a time, so that it can serve primaries in between."""
 
     def sent() -> int:
         return sum(exchange.request.count(b"burst-") for exchange in list(bench.proxy.exchanges))
@@ -179,7 +179,7 @@ def test_a_burst_is_sent_to_the_store_in_parts(bench: Bench) -> None:
         bench.server.pause()
         calls = [pool.submit(bench.session.write_notes, f"burst-{number}", "x") for number in range(100)]
         eventually(lambda: sent() >= WINDOW)
-        # This takes a while, in which the other writes have arrived.
+        # Meanwhile the other writes arrive.
         assert status_of(bench.session.get_notes) == grpc.StatusCode.UNAVAILABLE
         assert sent() == WINDOW
         bench.server.resume()
@@ -189,7 +189,7 @@ def test_a_burst_is_sent_to_the_store_in_parts(bench: Bench) -> None:
 def test_a_queue_is_no_outage(bench: Bench) -> None:
     """Calls that queue for more than 80 ms at a slow store that keeps answering are all OK.
 
-    One row of three is enough, since the machine itself may be silent for that long.
+    One row of three is enough, since the machine itself may stall for that long.
     """
     sessions = [SessionCalls(bench.session.channel, new_session_id()) for _ in range(8)]
     for session in sessions:
@@ -208,7 +208,7 @@ def test_a_queue_is_no_outage(bench: Bench) -> None:
 
 
 def stuck_writers(bench: Bench, count: int = 100) -> list[Any]:
-    """Start writes that will wait, on the primary's channel."""
+    """Start writes that get stuck, on the primary's channel."""
     writes: list[Any] = []
     for number in range(count):
         request = WriteNotesRequest(session_id=bench.session.id, run_id=f"stuck-{number}", notes=notes("stuck"))
@@ -281,7 +281,7 @@ class Crowd:
             return set(pool.map(self.call, range(calls)))
 
     def meet_an_outage(self) -> None:
-        """Make more calls than the store is sent at a time. All are UNAVAILABLE."""
+        """Assert that more calls than the sidecar sends to the store at a time are all UNAVAILABLE."""
         assert self.statuses(80, 80) == {grpc.StatusCode.UNAVAILABLE}
 
 

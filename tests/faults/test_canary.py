@@ -131,9 +131,9 @@ BUGS: dict[str, tuple[str, str, Callable[[SessionCalls], object]]] = {
 
 @pytest.mark.parametrize("rpc", BUGS)
 def test_a_bug_of_any_handler_tells_nothing(session: SessionCalls, sidecar: Sidecar, store: Store, rpc: str) -> None:
-    """What a handler meets is not what it takes for granted: INTERNAL and an id, and the canary it met is nowhere.
+    """An unexpected stored value is INTERNAL with an error id, and neither the log nor the error contains the value.
 
-    Some fail in the store's script, whose error repeats what it met; some where the answer is made of it.
+    Some handlers fail in the store's script, whose error quotes the value, others while they build the response.
     """
     part, field, call = BUGS[rpc]
     session.update_session(set={CANARY: CANARY})
@@ -141,7 +141,7 @@ def test_a_bug_of_any_handler_tells_nothing(session: SessionCalls, sidecar: Side
     session.write_notes("run-1", CANARY)
     key, broken = store.key(session.id, part), b"\xff" + CANARY.encode()
     if field:
-        assert store.client.hset(key, field, broken) == 0, "there was such a field"
+        assert store.client.hset(key, field, broken) == 0, "the field does not exist"
     else:
         store.client.set(key, broken, ex=60)
     try:

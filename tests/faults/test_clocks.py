@@ -35,7 +35,7 @@ def sidecars(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Sid
 
 
 def test_the_clocks_are_shifted(sidecars: dict[int, Sidecar]) -> None:
-    """The log of each sidecar has the times of its shifted clock, which is the control."""
+    """The control: the log of each sidecar has the times of its shifted clock."""
     logged = {
         shift: datetime.strptime(sidecar.log[:19], "%Y-%m-%d %H:%M:%S") - timedelta(seconds=shift)
         for shift, sidecar in sidecars.items()

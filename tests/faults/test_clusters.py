@@ -78,8 +78,8 @@ def test_a_cluster_node_given_as_a_single_node() -> None:
     with valkey_cluster() as url:
         node = url.removeprefix("redis+cluster://").split(",")[0]
         with Sidecar(f"redis://{node}") as sidecar, new_channel(sidecar.target) as channel:
-            ends = {status_of(SessionCalls(channel, new_session_id()).get_notes) for _ in range(20)}
-            assert ends == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+            statuses = {status_of(SessionCalls(channel, new_session_id()).get_notes) for _ in range(20)}
+            assert statuses == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
             assert sidecar.log.count("write redis+cluster://") == 1
 
 
@@ -123,11 +123,11 @@ def test_a_failover_is_over_within_seconds() -> None:
 @pytest.mark.skipif(redis_program() is None, reason="no redis-server on PATH, so no Sentinel")
 @pytest.mark.parametrize("user", ["", "app"])
 def test_sentinels_with_a_separate_login(user: str, tmp_path: Path) -> None:
-    """Sentinels that require a password work with --sentinel-password-file, which the log asks for if it is missing."""
+    """Sentinels that require a password work with --sentinel-password-file, which the log suggests if it is missing."""
     password = "canary-sentinel-7d21"
     lines = [f"user {user} on >{password} +@all", "user default off"] if user else [f"requirepass {password}"]
-    given = write_secret(tmp_path / "password", password)
-    flags = ("--sentinel-password-file", str(given), *(("--sentinel-user", user) if user else ()))
+    password_file = write_secret(tmp_path / "password", password)
+    flags = ("--sentinel-password-file", str(password_file), *(("--sentinel-user", user) if user else ()))
     with (
         StoreServer(valkey_program()) as master,
         sentinel(master.port, *lines) as port,
@@ -137,7 +137,7 @@ def test_sentinels_with_a_separate_login(user: str, tmp_path: Path) -> None:
         with sidecar_on(url) as refused:
             eventually(lambda: "NOT_SERVING: " in refused.log)
             assert "no Sentinel names a master" in refused.log
-            assert "give --sentinel-password-file" in refused.log
+            assert "set --sentinel-password-file" in refused.log
         with sidecar_on(url, flags) as sidecar, new_channel(sidecar.target) as channel:
             sidecar.wait_until_serving()
             assert status_of(SessionCalls(channel, new_session_id()).append_turns) == grpc.StatusCode.OK
@@ -167,8 +167,8 @@ def test_one_sentinel_of_three_is_enough() -> None:
 
 
 @pytest.mark.skipif(redis_program() is None, reason="no redis-server on PATH, so no Sentinel")
-def test_a_sentinel_that_names_a_replica_is_not_believed() -> None:
-    """A master named by Sentinel that is a replica is NOT_SERVING with the reason, until it is a master again."""
+def test_a_sentinel_that_names_a_replica_is_not_trusted() -> None:
+    """While the master that Sentinel names is a replica, health is NOT_SERVING with the reason."""
     with (
         StoreServer(valkey_program()) as master,
         sentinel(master.port, "sentinel down-after-milliseconds mymaster 60000") as port,

@@ -1,4 +1,4 @@
-"""Erasure: deleted data leaves every file of the embedded store, whatever happens meanwhile."""
+"""Erasure: deleted data leaves every file of the embedded store, even over crashes and rewrites."""
 
 import asyncio
 import os
@@ -67,7 +67,7 @@ def test_the_next_start_erases_after_a_kill() -> None:
     with Sidecar() as sidecar:
         with calls(sidecar) as first, calls(sidecar) as session:
             first.delete()
-            wait_for_rewrites(sidecar)  # A deletion must wait for the pause that follows.
+            wait_for_rewrites(sidecar)  # The next rewrite waits for a pause after this one.
             texts = write_everywhere(session)
             session.delete()
         pids = sidecar.store_pids()
@@ -94,7 +94,7 @@ def test_a_shutdown_erases_first() -> None:
 
 
 def test_a_deletion_during_a_rewrite_starts_another() -> None:
-    """A deletion during a rewrite, which contains the data, is erased by another rewrite."""
+    """Data deleted during a rewrite, which stores it once more, is erased by another rewrite."""
     with Sidecar() as sidecar, calls(sidecar) as first, calls(sidecar) as session:
         wait_for_rewrites(sidecar)
         texts = write_everywhere(session)
@@ -127,7 +127,7 @@ def test_a_shutdown_erases_what_an_earlier_rewrite_kept() -> None:
 
 
 def test_the_stores_own_rewrite_does_not_count() -> None:
-    """A deletion during a rewrite that the store started itself waits for it and is erased by another."""
+    """Data deleted during a rewrite that the store started itself is erased by another rewrite."""
     with Sidecar() as sidecar, calls(sidecar) as session:
         wait_for_rewrites(sidecar)
         texts = write_everywhere(session)
@@ -202,16 +202,16 @@ async def test_replaced_data_is_erased_within_an_hour(monkeypatch: pytest.Monkey
         home = Path(folder)
         store = EmbeddedValkey(home)
         await store.open()
-        going = asyncio.create_task(store.erasure.run())
+        task = asyncio.create_task(store.erasure.run())
         try:
-            # The rewrite that follows the start must not do it.
+            # The rewrite after the start must not be the one that erases.
             await asyncio.to_thread(eventually, lambda: store.erasure._done > 0)
             await store.erasure._send("SET name replaced-text")
             await store.erasure._send("SET name something-else")
             assert traces(home, ["replaced-text"])
             await asyncio.to_thread(eventually, lambda: not traces(home, ["replaced-text"]))
         finally:
-            going.cancel()
+            task.cancel()
             await store.close()
 
 

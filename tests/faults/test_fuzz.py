@@ -45,7 +45,7 @@ VALUES: Any = strategies.recursive(
 )
 
 
-# Tags, lengths and values that get deep into protobuf parsers.
+# Tags, lengths and values that reach deep into protobuf parsers.
 _PIECES = (
     b"\x00",
     b"\xff" * 9 + b"\x01",
@@ -244,8 +244,7 @@ def test_any_bytes_to_any_method(
     repeat_command: str,
     print_progress: Callable[[str], None],
 ) -> None:
-    """Random bytes and mutated requests to all methods get OK or a precise error, never INTERNAL, UNKNOWN or a crash,
-    and memory stays flat."""
+    """Random and mutated requests get OK or a precise error, never INTERNAL or a crash, and memory stays flat."""
     count = effort(1_500, 100_000)
     fuzzer = Fuzzer(seed, draw)
     with Sidecar() as sidecar:
@@ -268,7 +267,7 @@ def test_any_bytes_to_any_method(
 
 
 def test_any_text_as_an_id(sidecar: Sidecar, session: SessionCalls, effort: Callable[[int, int], int]) -> None:
-    """Any text as an id is accepted or INVALID_ARGUMENT, and an accepted id finds its own session only."""
+    """Any text as an id is accepted or INVALID_ARGUMENT, and an accepted id finds only its own session."""
 
     def check(name: str) -> None:
         calls = SessionCalls(session.channel, name)

@@ -68,7 +68,7 @@ def test_large_reads_do_not_block_the_store(kind: str) -> None:
 
 
 def test_a_deletion_is_fast_with_many_runs(session: SessionCalls, store: Store) -> None:
-    """The deletion of a session with 20,000 remembered runs, whose ids it keeps, has no command of 20 ms or more."""
+    """The deletion of a session with 20,000 remembered runs, whose ids remain, has no command of 20 ms or more."""
     session.append_turns(1)
     store.client.eval(FILL, 2, store.key(session.id, "ids"), store.key(session.id, "runs"))
     before = store.client.config_get("slowlog-log-slower-than")["slowlog-log-slower-than"]

@@ -1,4 +1,4 @@
-"""Lost keys: a session with some of its keys evicted or deleted stays consistent in what is left."""
+"""Lost keys: a session with some of its keys evicted or deleted stays consistent."""
 
 from itertools import chain, combinations
 

@@ -41,8 +41,7 @@ def connections(client: Any) -> list[Any]:
 
 @pytest.mark.parametrize("refusal", ["READONLY", "NOREPLICAS"])
 def test_writes_follow_an_address_that_moves(refusal: str) -> None:
-    """After the address moves to a promoted store, writes are OK and health is SERVING within 3 s, and no connection
-    stays at the old store, which refuses writes as a replica or for lack of replicas."""
+    """Within 3 s of a move to a promoted store, writes are OK and no connection to the old store remains."""
     with (
         two_stores() as (first, first_client, second, second_client),
         Proxy(first.port) as proxy,
@@ -73,7 +72,7 @@ def test_writes_follow_an_address_that_moves(refusal: str) -> None:
 
 
 def test_an_idle_sidecar_follows_the_address() -> None:
-    """Without a call, the readiness probe finds that writes would be refused, and the connections move."""
+    """Without calls, the readiness probe finds that writes would be refused, and the connections move."""
     with (
         two_stores() as (first, first_client, second, second_client),
         Proxy(first.port) as proxy,
@@ -93,8 +92,7 @@ def test_an_idle_sidecar_follows_the_address() -> None:
 
 
 def test_a_replica_is_not_serving() -> None:
-    """On a read-only replica reads are OK, writes UNAVAILABLE and health NOT_SERVING with the reason, connections are
-    few, and after its promotion it is used at once."""
+    """On a read-only replica, reads are OK and writes UNAVAILABLE with few connections, until its promotion."""
     with (
         two_stores() as (_, _, second, second_client),
         Proxy(second.port) as proxy,
@@ -119,7 +117,7 @@ def test_a_replica_is_not_serving() -> None:
 
 @pytest.mark.parametrize("setting", ["maxmemory", "min-replicas-to-write"])
 def test_health_reflects_refused_writes(setting: str) -> None:
-    """A store that answers PING and refuses every write is NOT_SERVING with the reason, even without any write."""
+    """A store that replies to PING and refuses every write is NOT_SERVING with the reason, even without any write."""
     code = {"maxmemory": "OOM", "min-replicas-to-write": "NOREPLICAS"}[setting]
     with (
         StoreServer(valkey_program()) as server,

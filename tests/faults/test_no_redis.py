@@ -1,4 +1,4 @@
-"""A `--redis-url` at which another kind of server listens: one log line names it, once."""
+"""Another kind of server at `--redis-url` is named in a single log line."""
 
 import asyncio
 import http.server
@@ -102,11 +102,11 @@ PEERS = {
         "something other than Redis answers",
         "does not speak TLS",
     ),
-    "silent": (lambda: tcp_server(_stay_silent), "it takes connections", "to a TLS handshake"),
+    "silent": (lambda: tcp_server(_stay_silent), "it accepts connections", "to the TLS handshake"),
     "closing": (lambda: tcp_server(lambda _: None), "is it Redis", "is it Redis"),
     "full": (
         lambda: tcp_server(_greet(b"-ERR max number of clients reached\r\n")),
-        "as many clients as it accepts",
+        "its maximum number of clients",
         "does not speak TLS",
     ),
     "protected": (
@@ -154,7 +154,7 @@ def test_another_kind_of_server_is_logged_once() -> None:
 
 
 def test_an_unencoded_password_is_rejected_at_the_start(tmp_path: Path) -> None:
-    """A URL with an unencoded password ends the command at once, with advice and without the password."""
+    """A URL with an unencoded password ends the command at once, with advice but without the password."""
     url = "redis://:p@ss/canary-91#1@127.0.0.1:6379"
     for command in (("serve", "--data-dir", str(tmp_path)), ("doctor",)):
         result = Cli("127.0.0.1:1")(*command, "--redis-url", url)

@@ -1,4 +1,4 @@
-"""Overload: excess calls are RESOURCE_EXHAUSTED at once, health and other calls go on, and memory stays flat."""
+"""Overload: excess calls are RESOURCE_EXHAUSTED at once, health and other calls continue, and memory stays flat."""
 
 import asyncio
 import resource
@@ -34,7 +34,7 @@ from tests.support import Refusal, SessionCalls, Sidecar, eventually, new_channe
 
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 GET_NOTES = "/session_notes.v1.SessionNotes/GetNotes"
-# Generous for a busy machine. A call that is held takes 5 s.
+# Long enough for a busy machine. A call that is held takes 5 s.
 AT_ONCE_SECONDS = 2.0
 TEN = timedelta(seconds=10)
 
@@ -71,7 +71,7 @@ def paused(store: StoreServer) -> Iterator[None]:
 
 
 async def results(calls: list[Any]) -> list[Refusal]:
-    """Return the errors of calls, in order. The code of a success is OK."""
+    """Return the errors of calls, in order; the code of a success is OK."""
     refusals = []
     for result in await asyncio.gather(*calls, return_exceptions=True):
         refusals.append(Refusal())
@@ -82,7 +82,7 @@ async def results(calls: list[Any]) -> list[Refusal]:
     return refusals
 
 
-def overloaded(refusal: Refusal) -> bool:
+def is_overloaded(refusal: Refusal) -> bool:
     """Return whether a call was rejected as overloaded."""
     return (refusal.code, refusal.reason) == (EXHAUSTED, "OVERLOADED") and refusal.retry_delay_seconds == 0.5
 
@@ -102,14 +102,14 @@ def test_a_batch_response_above_the_limit_is_rejected(small: Sidecar) -> None:
         session.write_notes("run-1", notes("x" * 200_000))
         requests = [GetNotesRequest(session_id=session.id)] * 83
         fits = session.notes.BatchGetNotes(BatchGetNotesRequest(requests=requests), timeout=20)
-        assert all(answer.notes.summary for answer in fits.responses)
+        assert all(reading.notes.summary for reading in fits.responses)
         with refused(EXHAUSTED, "TOO_LARGE") as error:
             session.notes.BatchGetNotes(BatchGetNotesRequest(requests=requests * 12), timeout=20)
     assert (error.metadata["field"], error.metadata["limit"]) == ("responses", str(16 * MEBIBYTE))
 
 
 async def test_excess_calls_are_rejected_at_once(small: Sidecar, store: StoreServer) -> None:
-    """Of 600 calls at a silent store, the 400 above the limit are rejected at once, health answers, and 200 are OK."""
+    """Of 600 calls at a silent store, the 400 above the limit are rejected at once, health responds, and 200 are OK."""
     request = GetNotesRequest(session_id=new_session_id()).SerializeToString()
     async with grpc.aio.insecure_channel(small.target) as channel:
         await channel.channel_ready()
@@ -121,7 +121,7 @@ async def test_excess_calls_are_rejected_at_once(small: Sidecar, store: StoreSer
             assert (await check).status
             rejected = await results([call for call in calls if call.done()])
         assert len(rejected) == 400
-        assert all(map(overloaded, rejected)), rejected[0]
+        assert all(map(is_overloaded, rejected)), rejected[0]
         assert Counter(result.code for result in await results(calls)) == {EXHAUSTED: 400, grpc.StatusCode.OK: 200}
     small.wait_until_serving()
     assert_serves_others(small)
@@ -141,14 +141,14 @@ async def test_large_messages_in_excess_do_not_grow_memory(
                 calls = [asyncio.ensure_future(append(request.SerializeToString(), timeout=20)) for request in requests]
                 await until_done(calls, 190 - 17, 3 * AT_ONCE_SECONDS)
                 sizes.append(resident_bytes(small) - before)
-            assert sum(map(overloaded, await results(calls))) >= 190 - 17
+            assert sum(map(is_overloaded, await results(calls))) >= 190 - 17
         small.wait_until_serving()
     assert max(sizes) < 192 * MEBIBYTE, [size // MEBIBYTE for size in sizes]
     assert sizes[-1] - sizes[0] < 96 * MEBIBYTE, [size // MEBIBYTE for size in sizes]
 
 
 async def test_large_health_checks_do_not_grow_memory(target: Sidecar) -> None:
-    """100 unauthenticated health Checks of 4 MB each are read a few at a time, and all are answered."""
+    """100 unauthenticated health Checks of 4 MB each are read a few at a time, and all get a response."""
     body = health_pb2.HealthCheckRequest(service="x" * 4_000_000).SerializeToString()
     before, peak = resident_bytes(target), 0
 
@@ -195,15 +195,15 @@ def test_health_watches_above_the_limit_are_rejected(target: Sidecar) -> None:
         stub = health_pb2_grpc.HealthStub(channel)
         watches = [stub.Watch(health_pb2.HealthCheckRequest(), timeout=60) for _ in range(300)]
         try:
-            answers = Counter[object]()
+            outcomes = Counter[object]()
             for watch in watches:
                 try:
-                    answers[next(watch).status] += 1
+                    outcomes[next(watch).status] += 1
                 except grpc.RpcError as error:
                     refusal = Refusal()
                     refusal.read(error)
-                    answers[refusal.reason] += 1
-            assert answers == {health_pb2.HealthCheckResponse.SERVING: 200, "OVERLOADED": 100}
+                    outcomes[refusal.reason] += 1
+            assert outcomes == {health_pb2.HealthCheckResponse.SERVING: 200, "OVERLOADED": 100}
             assert_serves_others(target)
         finally:
             for watch in watches:
@@ -233,7 +233,7 @@ def address(sidecar: Sidecar) -> tuple[str, int]:
 
 
 def test_connections_leave_descriptors_for_the_store() -> None:
-    """400 connections at a limit of 300 descriptors leave some for the store and for tokens, and calls go on."""
+    """400 connections at a limit of 300 descriptors leave some for the store and for tokens, and calls continue."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ExitStack() as flood:
         resource.setrlimit(resource.RLIMIT_NOFILE, (300, before[1]))

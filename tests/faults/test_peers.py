@@ -1,4 +1,4 @@
-"""Hostile and broken peers (silence, endless streams, compression bombs) neither affect others nor grow memory."""
+"""Hostile and broken peers (silence, endless streams, compression bombs) do not affect others or grow memory."""
 
 import resource
 import socket

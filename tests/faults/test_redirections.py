@@ -48,7 +48,7 @@ def cluster() -> Iterator[tuple[str, list[int]]]:
 
 @contextmanager
 def nodes_named_by(form: str, ports: list[int]) -> Iterator[None]:
-    """Make nodes name each other in a form, and by address afterwards, which other tests need."""
+    """Make nodes name each other in a form, and afterwards by address, as other tests need."""
     for setting in (form, "ip"):
         for port in ports:
             with redis.Redis(port=port) as admin:
@@ -95,7 +95,7 @@ def test_a_redirection_is_read_in_every_form(text: str, address: Address | None)
 
 
 def node(answer: Answer, owner: bytes = NULL) -> Answer:
-    """Return the answers of a node that owns all slots and names itself as `owner`."""
+    """Return the replies of a node that owns all slots and names itself as `owner`."""
     return lambda command, port: slots((0, LAST, owner, port)) if command[0] == b"CLUSTER" else answer(command, port)
 
 
@@ -111,21 +111,21 @@ def reason_at(answer: Answer, action: Callable[[Executor], Coroutine[Any, Any, o
 
 @pytest.mark.parametrize("owner", [NULL, text(""), text("127.0.0.1"), text("localhost")])
 def test_the_owner_of_slots_is_found_in_every_form(owner: bytes) -> None:
-    """An owner of NULL or an empty string is the node that answered, and a host name is resolved."""
+    """An owner of NULL or an empty string is the node that replied, and a host name is resolved."""
     assert reason_at(node(tagged, owner)) == ""
 
 
 @pytest.mark.parametrize(
     ("ranges", "reason"),
     [
-        (b"*0\r\n", "no node has slots"),
-        (array(array(b":0\r\n", b":16383\r\n")), "no node has slots"),
-        (slots((0, LAST, text("?"), 1)), "no node has slots"),
+        (b"*0\r\n", "no node that it can name has slots"),
+        (array(array(b":0\r\n", b":16383\r\n")), "no node that it can name has slots"),
+        (slots((0, LAST, text("?"), 1)), "no node that it can name has slots"),
         (b"+OK\r\n", "not understood"),
         (array(array(b":0\r\n", b":99999\r\n", array(NULL, b":1\r\n"))), "not understood"),
         (b"-LOADING Redis is loading the dataset in memory\r\n", "loading"),
         (b"-NOPERM this user has no permissions to run the 'cluster|slots' command\r\n", "cluster|slots"),
-        (b"-ERR This instance has cluster support disabled\r\n", "it is no cluster"),
+        (b"-ERR This instance has cluster support disabled\r\n", "it is not a cluster"),
     ],
 )
 def test_unusable_slots_are_refused_with_the_reason(ranges: bytes, reason: str) -> None:
@@ -147,8 +147,8 @@ def test_missing_slots_fail_health() -> None:
     ("reply", "reason"),
     [
         (b"-MOVED 1 :PORT\r\n", "redirect a slot to each other"),
-        (b"-MOVED 1 ?:PORT\r\n", "names no host"),
-        (b"-ASK 1 ?:PORT\r\n", "names no host"),
+        (b"-MOVED 1 ?:PORT\r\n", "without naming its host"),
+        (b"-ASK 1 ?:PORT\r\n", "without naming its host"),
         (b"-MOVED 1 127.0.0.1:1\r\n", "connection refused"),
         (b"-CLUSTERDOWN Hash slot not served\r\n", "CLUSTERDOWN"),
         (b"-CLUSTERDOWN The cluster is down and only accepts read commands\r\n", "CLUSTERDOWN"),
@@ -174,10 +174,10 @@ def test_a_migrating_slot_is_followed() -> None:
     """After an ASK redirection, the script goes to the other node after an ASKING, on the same connection."""
 
     async def run() -> tuple[str, list[bytes]]:
-        seen: list[bytes] = []
+        commands: list[bytes] = []
 
         def target(command: list[bytes], _: int) -> bytes:
-            seen.append(command[0])
+            commands.append(command[0])
             return b"+OK\r\n" if command[0] == b"ASKING" else tagged(command)
 
         async with AsyncExitStack() as stack:
@@ -187,32 +187,32 @@ def test_a_migrating_slot_is_followed() -> None:
                 return b"-ASK 1 :%d\r\n" % target_port if command[0] == b"EVALSHA" else tagged(command)
 
             source_port = await stack.enter_async_context(fake_redis(node(source)))
-            return await reason_of(f"redis+cluster://127.0.0.1:{source_port}", read), seen
+            return await reason_of(f"redis+cluster://127.0.0.1:{source_port}", read), commands
 
-    reason, seen = asyncio.run(run())
+    reason, commands = asyncio.run(run())
     assert reason == ""
-    assert seen == [b"ASKING", b"EVALSHA"]
+    assert commands == [b"ASKING", b"EVALSHA"]
 
 
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (b"*-1\r\n", "no Sentinel that answers knows a master of that name"),
+        (b"*-1\r\n", "no Sentinel that answers knows a running master with that name"),
         (b"-IDONTKNOW I have not enough information about that name\r\n", "IDONTKNOW"),
-        (b"-NOAUTH Authentication required.\r\n", "give --sentinel-password-file"),
+        (b"-NOAUTH Authentication required.\r\n", "set --sentinel-password-file"),
         (b"-NOPERM this user has no permissions to run the 'sentinel|get-master-addr-by-name' command\r\n", "NOPERM"),
         (b"-LOADING Redis is loading the dataset in memory\r\n", "LOADING"),
-        (b"-ERR unknown command 'SENTINEL'\r\n", "it is no Sentinel"),
+        (b"-ERR unknown command 'SENTINEL'\r\n", "it is not a Sentinel"),
         (bulk("127.0.0.1", "1"), "connection refused"),
-        (bulk("", "1"), "is no address"),
-        (bulk("nowhere.invalid", "6379"), "the name of its host is not found"),
-        (bulk("no\0where", "6379"), "invalid and cannot be looked up"),
-        (bulk("a..b", "6379"), "invalid and cannot be looked up"),
-        (b"+OK\r\n", "is no address"),
+        (bulk("", "1"), "is not an address"),
+        (bulk("nowhere.invalid", "6379"), "its host name cannot be resolved"),
+        (bulk("no\0where", "6379"), "its host name is invalid"),
+        (bulk("a..b", "6379"), "its host name is invalid"),
+        (b"+OK\r\n", "is not an address"),
     ],
 )
 def test_unusable_answers_of_a_sentinel_have_a_reason(answer: bytes, reason: str) -> None:
-    """A Sentinel's answer without a usable master makes calls and health fail with the reason."""
+    """A Sentinel's reply without a usable master makes calls and health fail with the reason."""
 
     async def run(action: Callable[[Executor], Coroutine[Any, Any, object]]) -> str:
         async with fake_redis(lambda _, __: answer) as port:

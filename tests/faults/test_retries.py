@@ -1,4 +1,4 @@
-"""Retries: after a write whose reply was lost, a retry returns the same answer and writes nothing."""
+"""Retries: after a write whose reply was lost, a retry returns the same response and writes nothing."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

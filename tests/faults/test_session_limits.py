@@ -43,7 +43,7 @@ def test_small_fields_have_a_limit(session: SessionCalls, store: Store) -> None:
 
 
 def test_a_transcript_keeps_8_mib(session: SessionCalls) -> None:
-    """Above 8 MiB of turns the oldest are dropped, and the turn count keeps counting."""
+    """Above 8 MiB of turns the oldest are dropped, and the turn count keeps growing."""
     appended = [Turn(speaker="user", text=f"{number:06}" + "x" * 60_000) for number in range(150)]
     for first in range(0, 150, 50):
         count = session.append_turns(appended[first : first + 50])

@@ -110,7 +110,7 @@ class Soak:
         with new_channel(self.stage.sidecar.target) as channel:
             return answers(channel)
 
-    def rest(self, *, new_life: bool = False) -> None:
+    def measure_idle(self, *, new_life: bool = False) -> None:
         """Pause the load, renew the connections to the store, and measure the sidecar."""
         load, proxy, sidecar = self.stage.load, self.stage.proxy, self.stage.sidecar
         load.pause()
@@ -174,8 +174,8 @@ class Soak:
         lines += ["writes recorded: " + ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())]
         lines += [f"sessions: {len(sessions)} written, {len(load.deleted)} deleted"]
         kinds = ("lost: ", "duplicate: ", "foreign: ", "torn: ", *PROMISES)
-        found = Counter(next((kind for kind in kinds if kind in problem), "other") for problem in problems)
-        lines += ["problems: " + (", ".join(f"{kind.strip(': ')} {count}" for kind, count in found.items()) or "none")]
+        counts = Counter(next((kind for kind in kinds if kind in problem), "other") for problem in problems)
+        lines += ["problems: " + (", ".join(f"{kind.strip(': ')} {count}" for kind, count in counts.items()) or "none")]
         lines += [f"life {number}: {life[0]}\n     → {life[-1]}" for number, life in enumerate(self.lives, 1)]
         return "\n".join(lines)
 
@@ -194,8 +194,7 @@ def test_a_soak_keeps_every_promise(
     print_progress: Callable[[str], None],
     tmp_path: Path,
 ) -> None:
-    """Under load and random faults no promise breaks, no status is unexpected, the sidecar is SERVING within 2 s of
-    each fault's end, and its memory, descriptors, threads and tasks do not grow."""
+    """Under load and random faults no promise breaks, health recovers within 2 s, and no resource grows."""
     seconds = effort(12, 300)
     print_progress(f"\nsoak of {seconds} s; repeat with: {repeat_command}")
     (tmp_path / "sitecustomize.py").write_text(COUNTER)
@@ -213,14 +212,14 @@ def test_a_soak_keeps_every_promise(
             try:
                 # The first life: all faults once (half of them in the quick form) to warm up, then more.
                 soak.inject(names, 0, longest, at_least=effort(len(FAULTS) // 2, len(FAULTS)))
-                soak.rest(new_life=True)
+                soak.measure_idle(new_life=True)
                 soak.inject(names, begin + 0.45 * seconds, longest, at_least=len(FAULTS) - len(FAULTS) // 2)
-                soak.rest()
+                soak.measure_idle()
                 soak.inject(iter(["sidecar_killed"] * effort(1, 8)), 0, longest / 2, at_least=effort(1, 8))
                 soak.inject(names, 0, longest, at_least=effort(1, len(FAULTS)))
-                soak.rest(new_life=True)
+                soak.measure_idle(new_life=True)
                 soak.inject(names, begin + seconds, longest, at_least=1)
-                soak.rest()
+                soak.measure_idle()
             finally:
                 load.pause()
             sidecar.wait_until_serving(BACK_SECONDS)

@@ -186,8 +186,7 @@ def test_every_error_of_the_store_has_a_status(
     refusing: set[str],
     serving: bool,
 ) -> None:
-    """While the store refuses with an error, each call is OK or UNAVAILABLE with RetryInfo, and health is NOT_SERVING
-    if writes are refused; afterwards everything is OK again."""
+    """While the store refuses commands, calls are OK or UNAVAILABLE with RetryInfo; afterwards all calls are OK."""
     with fault(deployment):
         statuses = deployment.statuses()
         assert set(statuses.values()) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}, statuses
@@ -214,22 +213,22 @@ def test_a_loading_store_is_unavailable() -> None:
         server.kill()
         eventually(lambda: sidecar.health() == NOT_SERVING)
         server.start()
-        seen: set[grpc.StatusCode] = set()
-        seen_health: set[int | None] = set()
+        statuses: set[grpc.StatusCode] = set()
+        health_statuses: set[int | None] = set()
 
         def is_healthy() -> bool:
             # redis-py's own retries would wait until the store has loaded.
             with redis.Redis(port=server.port, retry=Retry(NoBackoff(), 0)) as client, suppress(redis.ConnectionError):
                 client.ping()
                 return deployment.is_healthy()
-            seen_health.add(sidecar.health())
-            seen.update(deployment.statuses().values())
+            health_statuses.add(sidecar.health())
+            statuses.update(deployment.statuses().values())
             return False
 
         eventually(is_healthy, 20)
-        assert seen <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
-        assert grpc.StatusCode.UNAVAILABLE in seen
-        assert seen_health == {NOT_SERVING}
+        assert statuses <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+        assert grpc.StatusCode.UNAVAILABLE in statuses
+        assert health_statuses == {NOT_SERVING}
         assert deployment.session.get_notes().notes.summary == CANARY
         assert CANARY not in sidecar.log
 

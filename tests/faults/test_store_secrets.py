@@ -108,7 +108,7 @@ WRONG: dict[str, str] = {
     "another host": "its certificate is not trusted: IP address mismatch",
     "expired": "its certificate is not trusted: certificate has expired",
     "no client certificate": "it requires a client certificate (--redis-cert)",
-    "a store without TLS": "no answer in time",
+    "a store without TLS": "no answer to the TLS handshake in time",
 }
 
 
@@ -116,28 +116,29 @@ WRONG: dict[str, str] = {
 def test_an_untrusted_store_gets_nothing(
     wrong: str, authority: Authority, pair: Certificate, password_file: Path, tmp_path: Path
 ) -> None:
-    """With an untrusted store, health is NOT_SERVING, calls are UNAVAILABLE, one log line gives the reason, and nothing
-    is sent in plain text."""
-    trusted, shown, clients = authority, pair, "no"
+    """With an untrusted store calls are UNAVAILABLE, one log line gives the reason, and no plain text is sent."""
+    trusted, presented, clients = authority, pair, "no"
     if wrong == "another authority":
         trusted = Authority(tmp_path / "another")
     elif wrong == "self-signed":
         own_authority = trustme.CA()
-        trusted, shown = (
+        trusted, presented = (
             authority,
             authority.write("self-signed", own_authority.private_key_pem.bytes(), own_authority.cert_pem.bytes()),
         )
     elif wrong == "another host":
-        shown = authority.issue("elsewhere", "elsewhere.example.org")
+        presented = authority.issue("elsewhere", "elsewhere.example.org")
     elif wrong == "expired":
-        trusted, shown = expired(tmp_path / "expired")
+        trusted, presented = expired(tmp_path / "expired")
     elif wrong == "no client certificate":
         clients = "yes"
     flags = ("--redis-password-file", str(password_file), "--redis-ca", str(trusted.path), *QUICK)
     login = ("--requirepass", PASSWORD)
     plain = wrong == "a store without TLS"
     with (
-        StoreServer(valkey_program(), login) if plain else tls_store(shown, trusted, *login, clients=clients) as store,
+        StoreServer(valkey_program(), login)
+        if plain
+        else tls_store(presented, trusted, *login, clients=clients) as store,
         Proxy(store.port) as proxy,
         sidecar_on(f"rediss://127.0.0.1:{proxy.port}", flags) as sidecar,
         new_channel(sidecar.target) as channel,
@@ -164,7 +165,7 @@ def test_a_url_without_tls_for_a_store_with_tls(authority: Authority, pair: Cert
         sidecar_on(f"redis://127.0.0.1:{store.port}", QUICK) as sidecar,
     ):
         eventually(lambda: lines_of(sidecar))
-        assert "is TLS (rediss://) spoken on both sides" in lines_of(sidecar)[0]
+        assert "do both sides use TLS (rediss://)" in lines_of(sidecar)[0]
 
 
 @contextmanager
@@ -207,8 +208,7 @@ def test_a_password_is_rotated_without_a_restart(password_file: Path) -> None:
 
 
 def test_a_bad_password_file_is_logged_once(password_file: Path) -> None:
-    """An empty and a missing password file are one log line each and leave the last password in use; once the file is
-    correct again, calls are OK within 2 s."""
+    """A bad password file is one log line and leaves the last password in use; a correct one is used within 2 s."""
     with store_with_password(password_file) as (admin, sidecar, session, proxy):
         for damage, message in (
             (lambda: write_secret(password_file), "is empty"),
@@ -352,8 +352,7 @@ def allow(admin: Any, *rules: str) -> None:
 
 @pytest.mark.parametrize("kind", ["valkey", "redis"])
 def test_the_documented_acl_rules_are_exact(kind: str, password_file: Path) -> None:
-    """With the documented ACL rules every call is OK; without any one of them, calls or health fail, none INTERNAL, and
-    the log names NOPERM and, if the store gives it, the command."""
+    """With the documented ACL rules every call is OK; without any one, some fail and the log names the cause."""
     program = valkey_program() if kind == "valkey" else redis_program()
     if program is None:
         pytest.skip("no redis-server on PATH")

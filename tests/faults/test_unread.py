@@ -1,4 +1,4 @@
-"""Unread answers: other calls are served at once, and after a while the memory of unread answers is free."""
+"""Unread responses: other calls are served at once, and after a while the memory of unread responses is free."""
 
 import asyncio
 import resource
@@ -22,7 +22,7 @@ from session_notes_server.rpc.services.reflection import ReflectionServicer
 from session_notes_server.telemetry.calls import Telemetry
 
 from tests.faults.measures import MEBIBYTE, resident_bytes
-from tests.faults.unread_answers import UnreadAnswers
+from tests.faults.unread_responses import UnreadResponses
 from tests.support import SessionCalls, Sidecar, eventually, new_channel, new_session_id
 
 SESSION_METHOD = "session_notes.v1.SessionState/GetSession"
@@ -49,14 +49,14 @@ def large_session(sidecar: Sidecar) -> str:
 
 
 @pytest.mark.parametrize("place", ["tcp", "unix"])
-def test_unread_answers_do_not_affect_others(target: Sidecar, tmp_path: Path, place: str) -> None:
+def test_unread_responses_do_not_affect_others(target: Sidecar, tmp_path: Path, place: str) -> None:
     """With three connections that request 500 MB and read nothing, others are served at once and memory is bounded."""
     session_id, before = large_session(target), resident_bytes(target)
     runs = ListRunsRequest(session_id=session_id, observer="observer-1", include_notes=True)
     large = GetNotesRequest(session_id=session_id, observer="observer-1")
     with ExitStack() as stack:
         for _ in range(3):
-            peer = stack.enter_context(UnreadAnswers(f"unix:{tmp_path}/s.sock" if place == "unix" else target.target))
+            peer = stack.enter_context(UnreadResponses(f"unix:{tmp_path}/s.sock" if place == "unix" else target.target))
             peer.call(SESSION_METHOD, GetSessionRequest(session_id=session_id), 20)
             peer.call(RUNS_METHOD, runs, 5)
             peer.call(BATCH_METHOD, BatchGetNotesRequest(requests=[large] * 20), 5)
@@ -70,11 +70,10 @@ def test_unread_answers_do_not_affect_others(target: Sidecar, tmp_path: Path, pl
         assert resident_bytes(target) < before + 512 * MEBIBYTE
 
 
-def test_a_connection_with_too_many_unread_answers_is_rejected(target: Sidecar) -> None:
-    """Calls on a connection with too many unread bytes are OVERLOADED, which the log reports without an id, and other
-    connections still get large answers."""
+def test_a_connection_with_too_many_unread_responses_is_rejected(target: Sidecar) -> None:
+    """Calls on a connection with too many unread bytes are OVERLOADED, and other connections get large responses."""
     session_id = large_session(target)
-    with UnreadAnswers(target.target) as peer, new_channel(target.target) as channel:
+    with UnreadResponses(target.target) as peer, new_channel(target.target) as channel:
         peer.call(NOTES_METHOD, GetNotesRequest(session_id=session_id, observer="observer-1"), 300)
         eventually(lambda: "as OVERLOADED" in target.log)
         assert session_id not in target.log
@@ -83,7 +82,7 @@ def test_a_connection_with_too_many_unread_answers_is_rejected(target: Sidecar) 
 
 def test_an_unread_watch_does_not_delay_others(target: Sidecar) -> None:
     """With an unread health Watch, other Watches get changes and the sidecar shuts down in time."""
-    with UnreadAnswers(target.target) as peer:
+    with UnreadResponses(target.target) as peer:
         peer.call("grpc.health.v1.Health/Watch", HealthCheckRequest(), 3)
         eventually(lambda: target.health() == HealthCheckResponse.SERVING)
         with new_channel(target.target) as channel:
@@ -97,7 +96,7 @@ def test_an_unread_watch_does_not_delay_others(target: Sidecar) -> None:
 
 
 @asynccontextmanager
-async def serving(*handlers: grpc.GenericRpcHandler) -> AsyncIterator[str]:
+async def run_server(*handlers: grpc.GenericRpcHandler) -> AsyncIterator[str]:
     """Run a server with these handlers, and yield its address."""
     server = grpc.aio.server()
     server.add_generic_rpc_handlers(handlers)
@@ -110,8 +109,8 @@ async def serving(*handlers: grpc.GenericRpcHandler) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def guarding() -> AsyncIterator[Admission]:
-    """Admission control whose transfers are swept."""
+async def run_admission() -> AsyncIterator[Admission]:
+    """Yield an admission whose transfers are swept."""
     admission = Admission(calls=100, held_bytes=64 * MEBIBYTE, message_bytes=4 * MEBIBYTE)
     sweep = asyncio.create_task(admission.transfers.sweep())
     try:
@@ -123,10 +122,10 @@ async def guarding() -> AsyncIterator[Admission]:
 
 
 @asynccontextmanager
-async def answering(size: int) -> AsyncIterator[tuple[str, Admission, list[int]]]:
+async def run_responding_server(size: int) -> AsyncIterator[tuple[str, Admission, list[int]]]:
     """Run a server whose responses have a size, and yield its address, its admission and the sizes of its responses."""
     sizes = list[int]()
-    async with guarding() as admission:
+    async with run_admission() as admission:
 
         async def handle(_: object, context: Any) -> bytes:
             call = admission.admit(context)
@@ -137,7 +136,7 @@ async def answering(size: int) -> AsyncIterator[tuple[str, Admission, list[int]]
             return bytes(size)
 
         methods: dict[str, Any] = {"Read": grpc.stream_unary_rpc_method_handler(handle)}
-        async with serving(grpc.method_handlers_generic_handler("a.Service", methods)) as target:
+        async with run_server(grpc.method_handlers_generic_handler("a.Service", methods)) as target:
             yield target, admission, sizes
 
 
@@ -146,24 +145,24 @@ def own_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-async def until(condition: Any, seconds: float = 10) -> None:
+async def wait_until(condition: Any, seconds: float = 10) -> None:
     """Wait in the event loop until a condition holds."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - no event marks the condition
             await asyncio.sleep(0.01)
 
 
-async def test_calls_with_unread_answers_are_ended(
+async def test_calls_with_unread_responses_are_ended(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Calls with unread answers are reset after a while, their bytes and turns are free, and the log has one line."""
+    """Calls with unread responses are reset after a while, their bytes and turns are free, and the log has one line."""
     monkeypatch.setattr(transfers, "RESPONSE_SECONDS", 0.3)
-    async with answering(MEBIBYTE) as (target, admission, _):
-        with UnreadAnswers(target) as peer:
+    async with run_responding_server(MEBIBYTE) as (target, admission, _):
+        with UnreadResponses(target) as peer:
             peer.call("a.Service/Read", GetNotesRequest(), 6)
-            await until(lambda: admission._bytes.total >= 4 * MEBIBYTE)
+            await wait_until(lambda: admission._bytes.total >= 4 * MEBIBYTE)
             await asyncio.wait_for(asyncio.to_thread(peer.wait_for_resets, 4), 20)
-            await until(lambda: not admission.tasks)
+            await wait_until(lambda: not admission.tasks)
             assert (admission._bytes.total, admission._calls.total, admission._peers) == (0, 0, {})
         async with grpc.aio.insecure_channel(target) as channel:
             call: Any = channel.unary_unary("/a.Service/Read")
@@ -175,7 +174,7 @@ async def test_requests_that_arrive_together_are_counted() -> None:
     """Requests that are admitted together, before their bytes arrive, are rejected above the connection's share."""
     reasons = list[str]()
     done = asyncio.Event()
-    async with guarding() as admission:
+    async with run_admission() as admission:
 
         async def handle(_: object, context: Any) -> bytes:
             call = admission.admit(context)
@@ -188,31 +187,31 @@ async def test_requests_that_arrive_together_are_counted() -> None:
 
         methods: dict[str, Any] = {"Send": grpc.stream_unary_rpc_method_handler(handle)}
         async with (
-            serving(grpc.method_handlers_generic_handler("a.Service", methods)) as target,
+            run_server(grpc.method_handlers_generic_handler("a.Service", methods)) as target,
             grpc.aio.insecure_channel(target) as channel,
         ):
             open_call: Any = channel.stream_unary("/a.Service/Send")
             calls = [open_call() for _ in range(12)]
-            await until(lambda: len(admission.transfers.arriving) == 12)
+            await wait_until(lambda: len(admission.transfers.arriving) == 12)
             await asyncio.gather(*[call.write(bytes(4 * MEBIBYTE)) for call in calls])
-            await until(lambda: not admission.transfers.arriving)
+            await wait_until(lambda: not admission.transfers.arriving)
             assert reasons == ["OVERLOADED"] * 4
             assert admission._bytes.total == 32 * MEBIBYTE
             done.set()
             await asyncio.gather(*calls)
 
 
-async def test_the_memory_of_unread_answers_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rounds of 16 MiB of unread answers leave memory flat."""
+async def test_the_memory_of_unread_responses_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds of 16 MiB of unread responses leave memory flat."""
     monkeypatch.setattr(transfers, "RESPONSE_SECONDS", 0.1)
     sizes = []
-    async with answering(4 * MEBIBYTE) as (target, admission, responses):
+    async with run_responding_server(4 * MEBIBYTE) as (target, admission, responses):
         with ExitStack() as stack:
             for number in range(1, 9):
-                peer = stack.enter_context(UnreadAnswers(target))
+                peer = stack.enter_context(UnreadResponses(target))
                 peer.call("a.Service/Read", GetNotesRequest(), 4)
-                await until(lambda: len(responses) == 4 * number)  # noqa: B023 - awaited at once
-                await until(lambda: not admission.tasks)
+                await wait_until(lambda: len(responses) == 4 * number)  # noqa: B023 - awaited at once
+                await wait_until(lambda: not admission.tasks)
                 sizes.append(own_bytes())
     assert sizes[-1] < sizes[2] + 24 * MEBIBYTE, [size // MEBIBYTE for size in sizes]
 
@@ -221,7 +220,7 @@ async def test_an_unread_reflection_stream_is_ended(monkeypatch: pytest.MonkeyPa
     """An unread reflection stream ends after a while, and a stream that waits for its next request goes on."""
     monkeypatch.setattr(transfers, "RESPONSE_SECONDS", 0.3)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
-    async with guarding() as admission:
+    async with run_admission() as admission:
         servicer = ReflectionServicer(Authorization(), admission, ["a.Service"], Telemetry())
         handler: Any = grpc.stream_stream_rpc_method_handler(
             servicer.ServerReflectionInfo,
@@ -230,16 +229,16 @@ async def test_an_unread_reflection_stream_is_ended(monkeypatch: pytest.MonkeyPa
         )
         name = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
         async with (
-            serving(grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler})) as target,
+            run_server(grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler})) as target,
             grpc.aio.insecure_channel(target) as channel,
         ):
             reader: Any = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(timeout=30)
             await reader.write(request)
             await reader.read()
-            with UnreadAnswers(target) as peer:
+            with UnreadResponses(target) as peer:
                 peer.call(f"{name}/ServerReflectionInfo", request)
-                await until(lambda: len(admission.tasks) == 2)
-                await until(lambda: len(admission.tasks) == 1)
+                await wait_until(lambda: len(admission.tasks) == 2)
+                await wait_until(lambda: len(admission.tasks) == 1)
                 await reader.write(request)
                 assert (await reader.read()).list_services_response.service[0].name == "a.Service"
             reader.cancel()

@@ -57,7 +57,7 @@ def test_another_observer_does_not_count(session: SessionCalls) -> None:
 
 
 def test_the_empty_observer_is_default(session: SessionCalls) -> None:
-    """`""` means `default`."""
+    """An empty `observer` means `default`."""
     session.write_notes("run-1", "said", observer="")
     assert session.get_notes(observer="default").notes.summary == "said"
     assert session.get_notes().run.observer == "default"
@@ -219,14 +219,14 @@ def test_a_batch_returns_what_single_calls_would(session: SessionCalls) -> None:
     other, unknown = SessionCalls(session.channel, new_session_id()), new_session_id()
     session.write_notes("run-1", "one", observed_turn=1)
     other.write_notes("run-2", "two", observer="tone")
-    asked = [
+    requests = [
         GetNotesRequest(session_id=unknown),
         GetNotesRequest(session_id=other.id, observer="tone"),
         GetNotesRequest(session_id=session.id, current_turn=5, max_turns_behind=3),
         GetNotesRequest(session_id=other.id, observer="tone"),
         GetNotesRequest(session_id=other.id),
     ]
-    answers = session.notes.BatchGetNotes(BatchGetNotesRequest(requests=asked), timeout=10).responses
+    answers = session.notes.BatchGetNotes(BatchGetNotesRequest(requests=requests), timeout=10).responses
     assert [answer.notes.summary for answer in answers] == ["", "two", "one", "two", ""]
     assert [answer.ready for answer in answers] == [False, True, True, True, False]
     assert [answer.fresh for answer in answers] == [False, True, False, True, False]
@@ -234,25 +234,25 @@ def test_a_batch_returns_what_single_calls_would(session: SessionCalls) -> None:
 
 
 def test_an_empty_batch_is_empty(session: SessionCalls) -> None:
-    """An empty batch is OK, and so is its empty response."""
+    """An empty batch returns OK and an empty response."""
     assert len(session.notes.BatchGetNotes(BatchGetNotesRequest(), timeout=10).responses) == 0
 
 
 def test_a_session_holds_every_observers_readiness(session: SessionCalls) -> None:
-    """GetSession holds, for every observer that ever began or wrote a run, what GetNotes without bounds returns."""
+    """GetSession contains, for every observer with a run, the response of GetNotes without bounds."""
     session.append_turns(3)
     session.write_notes("run-1", "tone notes", observer="tone", observed_turn=1)
     session.begin_run("run-1", observer="facts")
     session.begin_run("run-1")
     session.fail_run("run-1")
-    found = session.get_session().notes
-    assert {observer: answer.readiness for observer, answer in found.items()} == {
+    readings = session.get_session().notes
+    assert {observer: answer.readiness for observer, answer in readings.items()} == {
         "tone": READINESS_READY,
         "facts": READINESS_RUNNING,
         "default": READINESS_FAILED,
     }
-    assert found["tone"].notes.summary == "tone notes"
-    assert (found["tone"].turns_behind, found["tone"].fresh, found["default"].fresh) == (2, True, False)
+    assert readings["tone"].notes.summary == "tone notes"
+    assert (readings["tone"].turns_behind, readings["tone"].fresh, readings["default"].fresh) == (2, True, False)
 
 
 @pytest.mark.parametrize("how", ["killed", "paused"])

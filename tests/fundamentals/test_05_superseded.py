@@ -74,9 +74,9 @@ def test_fewer_observed_turns_are_superseded(session: SessionCalls) -> None:
     [
         pytest.param(7, 7, "as many turns are not fewer", id="equal"),
         pytest.param(7, 8, "it saw more", id="more"),
-        pytest.param(7, None, "the second does not say", id="second absent"),
-        pytest.param(None, 3, "the first does not say", id="first absent"),
-        pytest.param(0, 0, "nothing seen is as much as nothing seen", id="zero"),
+        pytest.param(7, None, "the second has no observed_turn", id="second absent"),
+        pytest.param(None, 3, "the first has no observed_turn", id="first absent"),
+        pytest.param(0, 0, "neither has seen a turn", id="zero"),
     ],
 )
 def test_a_newer_run_that_saw_no_less_is_accepted(
@@ -179,7 +179,7 @@ def test_a_write_without_begin_has_no_observed_turn(session: SessionCalls) -> No
 
 
 def overtake(session: SessionCalls, times: int) -> None:
-    """Write notes of `count` newer runs."""
+    """Write the notes of `times` newer runs."""
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda _: session.write_notes(), range(times)))
 

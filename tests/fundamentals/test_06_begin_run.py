@@ -244,6 +244,6 @@ def test_a_hundred_runs_can_be_in_flight(session: SessionCalls) -> None:
 def test_begin_run_creates_the_session(session: SessionCalls) -> None:
     """BeginRun creates the session, at version 0."""
     session.begin_run("run-1")
-    found = session.get_session()
-    assert found.HasField("create_time")
-    assert found.version == 0
+    state = session.get_session()
+    assert state.HasField("create_time")
+    assert state.version == 0

@@ -109,9 +109,9 @@ def test_a_store_that_refuses_is_unavailable(session_id: str, setting: str, refu
     with (
         StoreServer(valkey_program()) as server,
         Sidecar(server.url) as sidecar,
-        new_channel(sidecar.target) as made,
+        new_channel(sidecar.target) as other_channel,
     ):
-        session = SessionCalls(made, session_id)
+        session = SessionCalls(other_channel, session_id)
         session.write_notes("run-1", "said")
         before = sidecar.store.dump(session_id)
         sidecar.store.client.config_set(setting, refusing)
@@ -131,11 +131,11 @@ def test_a_bad_input_is_refused_before_the_store_is_asked(session_id: str) -> No
     with (
         StoreServer(valkey_program()) as server,
         Sidecar(server.url) as sidecar,
-        new_channel(sidecar.target) as made,
+        new_channel(sidecar.target) as other_channel,
     ):
         server.kill()
         with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"):
-            SessionCalls(made, session_id).begin_run("a b", lease=timedelta(0))
+            SessionCalls(other_channel, session_id).begin_run("a b", lease=timedelta(0))
 
 
 def test_one_bad_field_changes_none(session: SessionCalls, store: Store) -> None:

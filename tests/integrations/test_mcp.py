@@ -14,6 +14,8 @@ from mcp import Client, MCPError
 from mcp.types import TextResourceContents
 from session_notes import AsyncPrimaryClient, Notes, ObserverClient, PrimaryClient, Turn
 from session_notes.integrations.mcp import notes_server
+from session_notes.integrations.mcp._reader import MAX_LISTED
+from session_notes_server.store.limits import HISTORY_RUNS, TRANSCRIPT_TURNS
 
 from tests.access.callers import TOKENS, token_files, write_secret
 from tests.integrations.mcp_hosts import (
@@ -215,6 +217,18 @@ async def test_invalid_arguments(sidecar: Sidecar, tool: str, arguments: dict[st
 
     assert names in text
     assert "\n" not in text
+
+
+async def test_documented_limits(sidecar: Sidecar) -> None:
+    """The descriptions of the tools, and docs/integrations.md, name the limits of the store and of the listing."""
+    async with in_process(sidecar) as client:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+    assert f"last {HISTORY_RUNS} runs" in (tools["list_runs"].description or "")
+    transcript = tools["get_session"].input_schema["properties"]["include_turns"]["description"]
+    assert f"last {TRANSCRIPT_TURNS:,} turns" in transcript
+    docs = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text()
+    assert f"last {HISTORY_RUNS} runs" in docs
+    assert f"up to {MAX_LISTED} sessions" in docs
 
 
 class Faulty(AsyncPrimaryClient):

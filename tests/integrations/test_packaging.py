@@ -73,7 +73,9 @@ def test_sdist_contents(distributions: Path, tmp_path: Path) -> None:
     (sdist,) = distributions.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
-    committed = run("git", "-C", ROOT, "ls-files", "clients/python", "server", "protos", "tests", "docs", "deploy")
+    committed = run(
+        "git", "-C", ROOT, "ls-files", "clients/python", "server", "tools", "protos", "tests", "docs", "deploy"
+    )
     assert set(committed.split()) <= packed
     assert not [name for name in packed if name.startswith((".ci/", ".venv", "tokens/"))]
 

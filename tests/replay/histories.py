@@ -1,4 +1,4 @@
-"""Correct session histories, made by hand, for tests to tamper with."""
+"""Handwritten correct session histories, for tests to tamper with."""
 
 from dataclasses import replace
 
@@ -35,14 +35,14 @@ DIALOGUE = Dialogue(
 
 
 def played_session() -> SessionHistory:
-    """Return a history that tests and keeps every promise.
+    """Return a history that checks every promise and breaks none.
 
     It has four turns and five runs: 1 writes, 2 is overtaken by 3, which writes twice, 4 fails, and 5 is abandoned.
     """
     plan, _ = plan_sessions([DIALOGUE], 2, "test")
     first, overtaken, third = (_notes_write(plan, number, second) for number, second in ((1, 2.0), (2, 5.0), (3, 4.0)))
     overtaken = replace(overtaken, outcome="superseded")
-    repeated = replace(third, outcome="duplicate", repeated=True, sent=5.2, answered=5.3)
+    repeated = replace(third, outcome="duplicate", repeated=True, sent=5.2, received=5.3)
     reads = [
         _read(plan, 1, 1.0, None),
         _read(plan, 2, 2.5, first),
@@ -94,7 +94,7 @@ def foreign_notes(session: SessionHistory, run: int, turns: int) -> dict[str, ob
 
 
 def run_begin(session_id: str, number: int) -> Write:
-    """Return the beginning of a run, on a snapshot of as many turns, or of four."""
+    """Return the write that begins a run, on a snapshot of as many turns as its number, at most four."""
     names, sent = [f"run-{number}"], float(number)
     return Write(session_id, "run", names, sent, sent + 0.1, "acknowledged", number, min(number, 4))
 
@@ -117,7 +117,7 @@ def _notes_write(plan: PlannedSession, number: int, second: float) -> NotesWrite
         outcome="accepted",
         write_time_us=NOW + int(second * SECOND),
         sent=second - 0.01,
-        answered=second + 0.01,
+        received=second + 0.01,
         repeated=False,
         notes=notes_json(analyse(plan.session_id, run_id, plan.transcript[:number])),
     )

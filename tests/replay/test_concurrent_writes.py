@@ -43,7 +43,7 @@ def test_a_correct_history_has_no_problem() -> None:
             {"runs": [ListedRun("r2", 3), ListedRun("r1", 1)]},
             "run numbers with a gap, a repeat or out of order: [3, 1] of 3",
         ),
-        ({"runs": [ListedRun("r1", 2), ListedRun("r2", 1)]}, "answered 1, is 2: run r1"),
+        ({"runs": [ListedRun("r1", 2), ListedRun("r2", 1)]}, "acknowledged as 1, stored as 2: run r1"),
         ({"runs": [ListedRun("r3", 3), ListedRun("r2", 2), ListedRun("r1", 1)]}, "foreign: run r3"),
     ],
 )
@@ -63,8 +63,8 @@ def test_a_torn_append_is_reported() -> None:
     """Turns of one call that are stored in part, or with other turns between them, are reported."""
     session = _with_write("unknown", "t4", "t5")
     assert broken_promises(session) == []
-    whole = turn_rows("t1", "t2", "t3", "t4", "t5")
-    assert broken_promises(_with_read_back(session, turns=whole, turn_count=5)) == []
+    complete = turn_rows("t1", "t2", "t3", "t4", "t5")
+    assert broken_promises(_with_read_back(session, turns=complete, turn_count=5)) == []
     for torn in (("t1", "t2", "t3", "t4"), ("t1", "t2", "t4", "t3", "t5")):
         problems = broken_promises(_with_read_back(session, turns=turn_rows(*torn), turn_count=len(torn)))
         assert any(": torn: turns" in problem for problem in problems)

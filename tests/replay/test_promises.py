@@ -1,4 +1,4 @@
-"""The checks of every promise: each is shown a history in which its promise is broken."""
+"""The checks of the promises, each on histories that break its promise."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -121,8 +121,8 @@ TAMPERED = [
     ("writes are stored whole and once", _back(runs=lambda back: back.runs[:-1]), "the oldest run lost"),
     ("writes are stored whole and once", _write(0, outcome="rejected"), "a rejected turn stored"),
     ("writes are stored whole and once", _back(runs=lambda back: back.runs[:1] * 2), "a run stored twice"),
-    ("writes keep real-time order", _run_begin(1, number=2), "another number than answered"),
-    ("writes keep real-time order", _run_begin(1, sent=8.0, answered=9.0), "numbered before runs that had begun"),
+    ("writes keep real-time order", _run_begin(1, number=2), "a number that differs from the response"),
+    ("writes keep real-time order", _run_begin(1, sent=8.0, received=9.0), "numbered before runs that had begun"),
     ("nothing foreign, nothing torn", _foreign_read, "another session's notes read"),
     ("nothing foreign, nothing torn", _foreign_listed, "another session's notes listed"),
     ("nothing foreign, nothing torn", _torn_read, "parts of two runs' notes"),
@@ -224,7 +224,7 @@ def test_runs_beyond_the_history_may_be_missing() -> None:
 
 
 def test_an_unanswered_read_breaks_nothing() -> None:
-    """A read without an answer breaks no promise, and the reads around it must still agree."""
+    """A read without a response breaks no promise, and the reads around it must still agree."""
     session = played_session()
     absent = dict.fromkeys(
         ("age_us", "snapshot_age_us", "write_time_us", "observed_turn", "turns_behind", "run_id", "number", "state")

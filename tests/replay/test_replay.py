@@ -57,8 +57,7 @@ def replayed_sessions(sidecar: Sidecar) -> list[str]:
 
 
 def test_a_temporary_sidecar_leaves_nothing_behind(transcripts: Path, temporary: Path) -> None:
-    """Without --target a replay uses a temporary sidecar, ignores settings in the environment, and removes its files
-    and processes."""
+    """Without --target a replay ignores the environment's settings, and its temporary sidecar leaves nothing behind."""
     result = replay(
         transcripts, "--sessions", "12", "--turn-interval", "100ms", SESSION_NOTES_REDIS_URL="redis://unused:1"
     )
@@ -73,7 +72,7 @@ def test_a_temporary_sidecar_leaves_nothing_behind(transcripts: Path, temporary:
 
 
 def test_the_numbers_of_a_report_agree(sidecar: Sidecar, transcripts: Path) -> None:
-    """The counts in a JSON report add up, and a replay deletes its sessions from a sidecar named by --target."""
+    """The counts in a JSON report add up, and a replay deletes its sessions from the sidecar at --target."""
     result = replay(transcripts, "--sessions", "12", "--target", sidecar.target, "--turn-interval", "150ms", "--json")
     assert result.code == 0, result.err + result.out
     report = result.report
@@ -106,7 +105,7 @@ def test_keep_leaves_the_sessions(sidecar: Sidecar, transcripts: Path) -> None:
 
 
 def test_writes_of_another_client_break_promises(sidecar: Sidecar, transcripts: Path) -> None:
-    """Writes of another client to a replayed session end in exit code 1 and a report that names promise and session."""
+    """Another client's writes to a replayed session give exit code 1 and a report with the promise and the session."""
     process = start(transcripts, "--target", sidecar.target, "--turn-interval", "300ms", "--json")
     session_id = eventually(lambda: replayed_sessions(sidecar), 30)[0]
     with PrimaryClient(sidecar.target) as primary, ObserverClient(sidecar.target, observer="replay") as observer:
@@ -143,7 +142,7 @@ def test_an_unreachable_sidecar_is_reported_in_one_line(transcripts: Path) -> No
 
 
 def test_a_restart_of_the_sidecar_loses_nothing(transcripts: Path) -> None:
-    """Calls without an answer are retried over a restart, and no write counts twice."""
+    """Calls without a response are retried over a restart, and no write counts twice."""
     with Sidecar() as sidecar:
         process = start(transcripts, "--target", sidecar.target, "--turn-interval", "300ms", "--json")
         eventually(lambda: replayed_sessions(sidecar), 30)
@@ -185,7 +184,7 @@ def test_an_interrupted_replay_leaves_nothing_behind(number: int, transcripts: P
 
 
 def test_an_interrupted_replay_deletes_its_sessions(sidecar: Sidecar, transcripts: Path) -> None:
-    """Ctrl-C deletes the sessions of a replay from a sidecar named by --target."""
+    """Ctrl-C deletes the sessions of a replay from the sidecar at --target."""
     process = start(transcripts, "--target", sidecar.target, "--turn-interval", "1s")
     eventually(lambda: replayed_sessions(sidecar), 30)
     process.send_signal(signal.SIGINT)

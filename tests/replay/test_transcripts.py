@@ -1,4 +1,4 @@
-"""Transcript files: parsing, error messages, and the plan made from them."""
+"""Transcript files: parsing, error messages, and the sessions planned from them."""
 
 import json
 from pathlib import Path

@@ -35,12 +35,12 @@ def visible(text: str, *, keep: str = "", escape: Callable[[str], str] = python_
     """
     if text.isprintable() and not _INVISIBLE.search(text):
         return text
-    shown, previous = list[str](), ""
+    parts, previous = list[str](), ""
     for character in text:
         joins = character in _JOINERS and _can_be_joined(previous)
-        shown.append(character if character in keep or joins or not _is_hidden(character) else escape(character))
+        parts.append(character if character in keep or joins or not _is_hidden(character) else escape(character))
         previous = character
-    return "".join(shown)
+    return "".join(parts)
 
 
 def _is_hidden(character: str) -> bool:

@@ -112,8 +112,8 @@ class Runner {
   }
 
   close(): void {
-    for (const one of [this.#primary, ...this.#observers.values()]) {
-      one.close();
+    for (const openClient of [this.#primary, ...this.#observers.values()]) {
+      openClient.close();
     }
   }
 
@@ -234,9 +234,9 @@ class Runner {
       if (name === undefined) {
         return content;
       }
-      const known = this.#names.get(name) ?? newSessionId();
-      this.#names.set(name, known);
-      return known;
+      const value = this.#names.get(name) ?? newSessionId();
+      this.#names.set(name, value);
+      return value;
     }
     if (Array.isArray(content)) {
       return content.map((item) => this.#resolved(item));

@@ -1,1 +1,1 @@
-"""The RPCs: validate, one call to the store, translate. Status codes are decided here and nowhere else."""
+"""The RPC layer: handlers, admission, authorization, validation, conversion, and the status of every rejected call."""

@@ -1,6 +1,6 @@
-"""The analysis of a replay's observer: cheap, deterministic, and unique to its session, run and snapshot.
+"""The observer's analysis in a replay: cheap, deterministic, and unique to its session, run and snapshot.
 
-A checker can repeat it on the transcript that was played, and so detect notes that are damaged or belong elsewhere.
+Repeating it on the played transcript reveals damaged notes, and notes of another session, run or snapshot.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def checksum(transcript: Sequence[Turn]) -> str:
 
 
 def _marker(turn: Turn) -> str:
-    # A turn appended by another client has no marker. It must show up as a broken promise, not as a crash.
+    # A turn from another client has no marker. It must be reported as a broken promise, not crash the observer.
     return str(turn.extra.get("marker", "unmarked"))
 
 
@@ -55,5 +55,5 @@ def _slots(turn: Turn) -> list[str]:
 
 def _open_question(transcript: Sequence[Turn]) -> list[Issue]:
     if transcript and transcript[-1].speaker == "user" and "?" in transcript[-1].text:
-        return [Issue("The user waits for an answer", Severity.WARNING, turn=len(transcript))]
+        return [Issue("The user is waiting for an answer", Severity.WARNING, turn=len(transcript))]
     return []

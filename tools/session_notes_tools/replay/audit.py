@@ -1,4 +1,4 @@
-"""The audit at the end of a replay: reads every session back, then deletes it."""
+"""The audit at the end of a replay, which reads every session back and then deletes it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONCURRENCY = 16
 
 
 class Audit:
-    """Reads sessions back and deletes them, once no process uses them any more."""
+    """Reads sessions back and deletes them after the processes of the replay have ended."""
 
     def __init__(self, primary: AsyncPrimaryClient, observer: AsyncObserverClient, stopwatch: Stopwatch) -> None:
         self._primary = primary
@@ -46,7 +46,7 @@ class Audit:
         )
 
     async def delete(self, session: SessionHistory) -> None:
-        """Delete a session, and record whether anything of it remains."""
+        """Delete a session, and record the parts of it that remain."""
         session_id = session.session_id
         with self._stopwatch.timed("DeleteSession"):
             await retry_over_outage(lambda: self._primary.delete_session(session_id, timeout=CALL_TIMEOUT))
@@ -66,9 +66,9 @@ class Audit:
 
 
 async def for_each(
-    action: Callable[[SessionHistory], Awaitable[None]], sessions: Iterable[SessionHistory], done: Callable[[], None]
+    action: Callable[[SessionHistory], Awaitable[None]], sessions: Iterable[SessionHistory], advance: Callable[[], None]
 ) -> None:
-    """Apply an action to every session, several at a time, and call `done` after each.
+    """Apply an action to every session, several at a time, and call `advance` after each.
 
     Raises:
         SessionNotesError: If an action fails; the first such error.
@@ -78,7 +78,7 @@ async def for_each(
     async def work() -> None:
         for session in pending:
             await action(session)
-            done()
+            advance()
 
     try:
         async with asyncio.TaskGroup() as group:

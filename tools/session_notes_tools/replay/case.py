@@ -1,4 +1,4 @@
-"""The case of one session: its history, and what the promises derive from it."""
+"""The input for the checks of the promises: the indexed history of one session."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Case:
 
     @cached_property
     def all_reads(self) -> list[NotesRead]:
-        """Every read that was answered, including the one at the end."""
-        back = self.history.read_back
-        reads = [*self.history.of(NotesRead), *([back.current] if back and back.current else [])]
-        return [read for read in reads if read.answered]
+        """Every read that got a response, including the one at the end."""
+        read_back = self.history.read_back
+        reads = [*self.history.of(NotesRead), *([read_back.current] if read_back and read_back.current else [])]
+        return [read for read in reads if read.has_response]
 
     @cached_property
     def writes(self) -> Mapping[WriteKind, list[Write]]:
@@ -45,7 +45,7 @@ class Case:
         for write in self.history.of(Write):
             writes[write.kind].append(write)
         writes["notes"] += [
-            Write(run.session_id, "notes", [run.run_id], run.sent, run.answered, "acknowledged", run.number)
+            Write(run.session_id, "notes", [run.run_id], run.sent, run.received, "acknowledged", run.number)
             for run in self.first_writes.values()
             if run.outcome == "accepted"
         ]
@@ -61,32 +61,36 @@ class Case:
     def stored(self) -> Mapping[WriteKind, list[tuple[str, int]]]:
         """The names in the store, with their turn or run numbers.
 
-        Fields have no numbers. A planned session has no field names either: its fields are set again at every turn.
+        Fields have no numbers. A planned session has no field names either, since every turn sets its fields again.
         """
-        back = self.history.read_back
-        if back is None:
+        read_back = self.history.read_back
+        if read_back is None:
             return {}
-        first_turn = back.turn_count - len(back.turns) + 1
-        names = [str(extra.get("name", text)) for _, text, extra in back.turns]
+        first_turn = read_back.turn_count - len(read_back.turns) + 1
+        names = [str(extra.get("name", text)) for _, text, extra in read_back.turns]
         return {
             "turn": list(zip(names, range(first_turn, first_turn + len(names)), strict=True)),
-            "field": [] if self.history.plan else [(name, 0) for name in back.fields],
-            "run": [(run.run_id, run.number) for run in back.runs],
+            "field": [] if self.history.plan else [(name, 0) for name in read_back.fields],
+            "run": [(run.run_id, run.number) for run in read_back.runs],
         }
 
     @cached_property
     def oldest_stored(self) -> Mapping[WriteKind, int]:
-        """The oldest number of each kind that the store still keeps."""
-        back = self.history.read_back
-        if back is None:
+        """The lowest number of each kind that the store retains."""
+        read_back = self.history.read_back
+        if read_back is None:
             return {}
-        newest_run = max((run.number for run in back.runs), default=0)
-        return {"turn": back.turn_count - TRANSCRIPT_TURNS + 1, "field": 0, "run": newest_run - back.runs_limit + 1}
+        newest_run = max((run.number for run in read_back.runs), default=0)
+        return {
+            "turn": read_back.turn_count - TRANSCRIPT_TURNS + 1,
+            "field": 0,
+            "run": newest_run - read_back.runs_limit + 1,
+        }
 
     def foreign_part(
         self, run_id: str | None, observed_turn: int | None, notes: Mapping[str, Any] | None
     ) -> str | None:
-        """Describe the part of a run's notes that its snapshot does not explain; None if there is no such part."""
+        """Describe the parts of a run's notes that do not follow from its snapshot; None if all of them do."""
         if notes is None or run_id is None:
             return "ready without notes or without a run"
         if observed_turn is None or not 0 < observed_turn <= len(self.transcript):

@@ -35,24 +35,24 @@ if TYPE_CHECKING:
     "--sessions",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Number of sessions to play. Beyond those in the file, its dialogues repeat under new ids.",
+    help="Number of sessions to play. If the file has fewer, its dialogues repeat under new ids.",
     show_default="as many as the file has",
 )
 @option(
     "--target",
     metavar="ADDRESS",
-    help="Sidecar to use: host:port or unix:/path. Its other sessions are left alone.",
-    show_default="a temporary one over an embedded store",
+    help="Sidecar to use: host:port or unix:/path. Its other sessions are not touched.",
+    show_default="a temporary one with an embedded store",
 )
 @option(
     "--concurrency", type=click.IntRange(min=1), metavar="N", help="Number of sessions to play at a time.", default=100
 )
 @option("--observers", type=click.IntRange(min=1, max=256), metavar="N", help="Number of observer threads.", default=16)
-@span_option("--turn-interval", type=span_or_zero, help="Average time between two turns of a session.", default="300ms")
+@span_option("--turn-interval", type=span_or_zero, help="Average time between the turns of a session.", default="300ms")
 @option(
     "--seed", type=int, metavar="N", help="Seed of the simulated delays and failures. Timing still varies.", default=1
 )
-@option("--keep", is_flag=True, help="Keep the sessions at the end. Needs --target.")
+@option("--keep", is_flag=True, help="Do not delete the sessions at the end. Needs --target.")
 @option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def replay(
     file: Path,
@@ -109,7 +109,7 @@ def _run(dialogues: list[Dialogue], sessions: int, settings: Settings) -> dict[s
     from session_notes_tools.replay.verdicts import judge
 
     if settings.target is None:
-        # Credentials in the environment are for another sidecar. A temporary one has neither tokens nor TLS.
+        # Credentials in the environment belong to another sidecar. The temporary one uses neither tokens nor TLS.
         for name in [name for name in os.environ if name.startswith(("SESSION_NOTES_TOKEN", "SESSION_NOTES_TLS"))]:
             del os.environ[name]
     plans = plan_sessions(dialogues, sessions, secrets.token_hex(4))
@@ -126,7 +126,7 @@ def _run(dialogues: list[Dialogue], sessions: int, settings: Settings) -> dict[s
 
 
 class _Progress:
-    """A progress bar on stderr if that is a terminal, and messages in any case."""
+    """Messages on stderr, and a progress bar if stderr is a terminal."""
 
     def __init__(self, console: Console, bar: Progress) -> None:
         self._console = console

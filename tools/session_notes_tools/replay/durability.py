@@ -30,25 +30,29 @@ _STATES: Mapping[str, set[str]] = {
 
 
 def no_turn_is_lost(case: Case) -> Checks:
-    """The stored transcript is complete, and is the one that was played."""
-    if back := case.history.read_back:
-        expected = min(back.turn_count, TRANSCRIPT_TURNS)
-        yield unless(len(back.turns) == expected, f"{len(back.turns)} turns, counted as {back.turn_count}")
+    """The stored transcript is complete, and equals the played one."""
+    if read_back := case.history.read_back:
+        expected = min(read_back.turn_count, TRANSCRIPT_TURNS)
+        yield unless(
+            len(read_back.turns) == expected, f"{len(read_back.turns)} turns, counted as {read_back.turn_count}"
+        )
         if case.history.plan:
             played = [[turn.speaker, turn.text, turn.extra] for turn in case.transcript]
-            yield unless(back.turn_count == len(played), f"{back.turn_count} turns counted, {len(played)} played")
-            yield unless(back.turns == played[-TRANSCRIPT_TURNS:], "the transcript is not the one that was played")
+            yield unless(
+                read_back.turn_count == len(played), f"{read_back.turn_count} turns counted, {len(played)} played"
+            )
+            yield unless(read_back.turns == played[-TRANSCRIPT_TURNS:], "the transcript is not the one that was played")
 
 
 def no_field_is_lost(case: Case) -> Checks:
-    """The fields are those of the last turn if they were played, else one for each update."""
-    if back := case.history.read_back:
+    """A planned session has the fields of its last turn, and any other session has one field per update."""
+    if read_back := case.history.read_back:
         if case.history.plan:
             turns = case.history.plan.dialogue.turns
-            yield unless(back.fields == turns[-1].slots, "the fields are not those of the last turn")
-            yield unless(back.version == len(turns), f"version {back.version} after {len(turns)} updates")
+            yield unless(read_back.fields == turns[-1].slots, "the fields are not those of the last turn")
+            yield unless(read_back.version == len(turns), f"version {read_back.version} after {len(turns)} updates")
         else:
-            fields, version = len(back.fields), back.version
+            fields, version = len(read_back.fields), read_back.version
             yield unless(fields == version, f"{fields} fields, each set once, at version {version}")
 
 
@@ -60,7 +64,7 @@ def no_note_is_lost(case: Case) -> Checks:
 
 
 def writes_are_stored_once(case: Case) -> Checks:
-    """Acknowledged writes are stored once, unknown ones at most once, rejected ones never, and each whole or not."""
+    """Acknowledged writes are stored once, unknown ones at most once, rejected ones never, and none in part."""
     for kind, stored in case.stored.items():
         times = Counter(name for name, _ in stored)
         for write in case.writes[kind]:
@@ -71,16 +75,16 @@ def writes_are_stored_once(case: Case) -> Checks:
                     yield unless(times[name] == 0, f"rejected, yet stored: {kind} {name}")
         for name, copies in times.items():
             yield unless(copies == 1, f"stored {copies} times: {kind} {name}")
-        places = dict(stored)
+        numbers = dict(stored)
         for write in case.writes[kind]:
-            if len(write.names) > 1 and any(name in places for name in write.names):
-                row = [places.get(name, 0) for name in write.names]
-                whole = row == list(range(row[0], row[0] + len(row)))
-                yield unless(whole, f"torn: {kind}s {list(write.names)} at {row}")
+            if len(write.names) > 1 and any(name in numbers for name in write.names):
+                places = [numbers.get(name, 0) for name in write.names]
+                consecutive = places == list(range(places[0], places[0] + len(places)))
+                yield unless(consecutive, f"torn: {kind}s {list(write.names)} at {places}")
 
 
 def writes_keep_real_time_order(case: Case) -> Checks:
-    """A write has the number in its response, and a higher one than every write that ended before it was sent."""
+    """A write has the number in its response, above those of all writes that had ended before it was sent."""
     for kind, stored in case.stored.items():
         numbers, numbered = dict(stored), []
         for write in case.writes[kind]:
@@ -89,21 +93,23 @@ def writes_keep_real_time_order(case: Case) -> Checks:
                 if name and name not in numbers:
                     continue  # Trimmed or lost, and its number may have been issued again.
                 number = numbers.get(name) or write.number
-                yield unless(number == write.number, f"answered {write.number}, is {number}: {kind} {name}")
+                yield unless(
+                    number == write.number, f"acknowledged as {write.number}, stored as {number}: {kind} {name}"
+                )
                 numbered.append((number, name or str(number), write))
         latest_sent = 0.0
         for _, name, write in sorted(numbered, key=lambda entry: entry[0]):
-            yield unless(write.answered >= latest_sent, f"out of order: {kind} {name}")
+            yield unless(write.received >= latest_sent, f"out of order: {kind} {name}")
             latest_sent = max(latest_sent, write.sent)
 
 
 def writes_are_seen(case: Case) -> Checks:
-    """A read shows every write that was acknowledged before the read was sent, or a newer one."""
+    """A read shows the newest write that was acknowledged before the read was sent, or a newer one."""
     for kind, writes in case.writes.items():
         acknowledged = sorted(
-            (write for write in writes if write.outcome == "acknowledged"), key=attrgetter("answered")
+            (write for write in writes if write.outcome == "acknowledged"), key=attrgetter("received")
         )
-        times = [write.answered for write in acknowledged]
+        times = [write.received for write in acknowledged]
         newest = [0, *accumulate((write.number for write in acknowledged), max)]
         for sighting in case.sightings:
             if sighting.kind == kind and (number := newest[bisect_left(times, sighting.sent)]):
@@ -112,7 +118,7 @@ def writes_are_seen(case: Case) -> Checks:
 
 
 def nothing_is_foreign(case: Case) -> Checks:
-    """Everything stored comes from a client, and notes match their session, their run and a whole snapshot."""
+    """Everything stored comes from a client, and notes match their session, their run and a complete snapshot."""
     for kind, stored in case.stored.items():
         written = {name for write in case.writes[kind] for name in write.names}
         for name, _ in stored:
@@ -126,7 +132,7 @@ def nothing_is_foreign(case: Case) -> Checks:
 
 
 def outcomes_stand(case: Case) -> Checks:
-    """A run is listed with the number and the outcome that its observer was given."""
+    """A run is listed with the number and the outcome that its observer received."""
     outcomes = [
         (write.run_id, write.number, _STATES.get(write.outcome, set())) for write in case.first_writes.values()
     ] + [
@@ -140,15 +146,15 @@ def outcomes_stand(case: Case) -> Checks:
 
 
 def counts_grow_by_one(case: Case) -> Checks:
-    """Each turn and each update of the only primary counts once."""
+    """Each turn and each update of a planned session increases its count by one."""
     if case.history.plan:
         for kind in STORED_KINDS[:2]:
-            for place, write in enumerate(case.writes[kind], start=1):
-                yield unless(write.number == place, f"{kind} write {place} was counted as {write.number}")
+            for expected, write in enumerate(case.writes[kind], start=1):
+                yield unless(write.number == expected, f"{kind} write {expected} was counted as {write.number}")
 
 
-def deleted_is_gone(case: Case) -> Checks:
-    """Nothing of a session is left after its deletion."""
+def deleted_session_is_gone(case: Case) -> Checks:
+    """No part of a session remains after its deletion."""
     if case.history.remains is not None:
         yield unless(not case.history.remains, f"left after the deletion: {case.history.remains}")
 

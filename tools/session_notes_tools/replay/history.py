@@ -1,4 +1,4 @@
-"""The history of a replay: per session, the records of its processes and the state read back at the end."""
+"""The history of a replay: the records of its processes, and each session as read back at the end."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class SessionHistory:
 
     Attributes:
         plan: The dialogue that one primary and one observer play; None for arbitrary concurrent writers.
-        records: The records of all processes, those of each in its order.
-        remains: Comma-separated parts that its deletion left behind; None if it was not deleted.
+        records: The records of all processes, in order for each process.
+        remains: The parts that its deletion left behind, separated by commas; None if it was not deleted.
     """
 
     session_id: str

@@ -1,8 +1,8 @@
 """The observer process of a replay: a thread pool that visits the sessions on its own schedule.
 
-It is given the sessions' ids and learns everything else from the sidecar. Each round asks for the drift of many
-sessions at once and visits those that moved on. An analysis takes a simulated time. Some runs are slow enough for newer
-ones to overtake them, some write twice, some fail, some are abandoned.
+It receives the sessions' ids and learns everything else from the sidecar. Each round reads the drift of many sessions
+at once and visits those with new turns. Analyses take a simulated time. Some runs are slow enough for newer ones to
+overtake them, some write twice, some fail, and some are abandoned.
 
 Run by `playback` as `python -m session_notes_tools.replay.observer`.
 """
@@ -45,11 +45,11 @@ from session_notes_tools.replay.records import (
 
 CALL_TIMEOUT = timedelta(seconds=20)
 ROUND_SECONDS = 0.2
-SILENT_VISITS = 50
+EMPTY_VISITS = 50
 """The number of sessions without turns to visit per round."""
 
 MAX_IDLE_ROUNDS = 10
-"""The most rounds in which a session without changes is left out."""
+"""The maximum number of rounds that skip a session without changes."""
 
 BATCH = 1000
 SHORT_LEASE = timedelta(milliseconds=20)
@@ -62,7 +62,7 @@ class Fate(Enum):
     SLOW = auto()
     """Takes long enough for a newer run to write first."""
     TWICE = auto()
-    """Writes the same notes again later, like a client that got no answer."""
+    """Writes the same notes again later, like a client that got no response."""
     FAILS = auto()
     ABANDONED = auto()
 
@@ -76,7 +76,7 @@ _EARLY_SHARE = 0.15
 
 @dataclass(frozen=True, slots=True)
 class ObserverJob:
-    """The observer's settings, besides the session ids."""
+    """The observer's settings, apart from the session ids."""
 
     target: str
     seed: int
@@ -90,29 +90,29 @@ class ObservedSession:
     Attributes:
         has_turns: Whether it has any turns yet.
         visits: The number of visits so far.
-        holder: The visit that keeps others out; None if the next round may visit.
+        blocking_visit: The visit that blocks further ones; None if a round may begin the next.
         idle_rounds: The number of rounds in a row without changes.
-        next_round: The earliest round to look at it again.
+        next_round: The first round that checks it again.
     """
 
     index: int
     session_id: str
     has_turns: bool = False
     visits: int = 0
-    holder: int | None = None
+    blocking_visit: int | None = None
     idle_rounds: int = 0
     next_round: int = 0
 
-    def hold(self) -> int:
-        """Begin a visit, and return its number."""
+    def begin_visit(self) -> int:
+        """Begin a visit that blocks further ones, and return its number."""
         self.visits += 1
-        self.holder = self.visits
+        self.blocking_visit = self.visits
         return self.visits
 
     def release(self, visit: int) -> None:
-        """Admit the next visit, unless it has begun already."""
-        if self.holder == visit:
-            self.holder = None
+        """Allow the next visit, unless it has already begun."""
+        if self.blocking_visit == visit:
+            self.blocking_visit = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +147,15 @@ class Observer:
         self.stop = threading.Event()
 
     def work(self) -> None:
-        """Run rounds until told to stop, then finish the visits in progress without their simulated time."""
+        """Run rounds until `stop` is set, then finish the visits in progress without their simulated time."""
         try:
             with ThreadPoolExecutor(self._job.threads) as pool:
                 try:
                     while not self.stop.is_set():
                         for session in self._due():
-                            pool.submit(self._visit, session, session.hold()).add_done_callback(self._finish_visit)
+                            pool.submit(self._visit, session, session.begin_visit()).add_done_callback(
+                                self._finish_visit
+                            )
                         self.stop.wait(ROUND_SECONDS)
                 finally:
                     self.stop.set()
@@ -163,12 +165,12 @@ class Observer:
             self._report.add(Outage(str(error), error.reason))
 
     def _due(self) -> list[ObservedSession]:
-        """Return some of the sessions without turns, and all sessions whose notes are behind."""
+        """Return a sample of the sessions without turns, and all sessions whose notes are behind or not ready."""
         self._round += 1
-        free = [session for session in self._sessions if session.holder is None]
-        silent = [session for session in free if not session.has_turns]
-        active = [session for session in free if session.has_turns and session.next_round <= self._round]
-        due = self._rng.sample(silent, min(SILENT_VISITS, len(silent)))
+        available = [session for session in self._sessions if session.blocking_visit is None]
+        empty = [session for session in available if not session.has_turns]
+        active = [session for session in available if session.has_turns and session.next_round <= self._round]
+        due = self._rng.sample(empty, min(EMPTY_VISITS, len(empty)))
         for start in range(0, len(active), BATCH):
             batch = active[start : start + BATCH]
             with self._report.timed("BatchGetNotes"):
@@ -180,7 +182,7 @@ class Observer:
                 )
             for session, reading in zip(batch, readings, strict=True):
                 if reading.readiness is Readiness.UNAVAILABLE:
-                    continue  # The next round asks again.
+                    continue  # The next round reads it again.
                 if reading.turns_behind or not reading.ready:
                     session.idle_rounds = 0
                     due.append(session)
@@ -246,10 +248,10 @@ class Observer:
             self._write(run, notes, repeated=True)
 
     def _report_begin(self, session_id: str, run: Run | ActiveRun, sent: float) -> None:
-        answered = time.monotonic()
-        self._report.add_duration("BeginRun", answered - sent)
+        received = time.monotonic()
+        self._report.add_duration("BeginRun", received - sent)
         names, number = [run.run_id], run.number
-        self._report.add(Write(session_id, "run", names, sent, answered, "acknowledged", number, run.observed_turn))
+        self._report.add(Write(session_id, "run", names, sent, received, "acknowledged", number, run.observed_turn))
 
     def _write(self, run: ActiveRun, notes: Notes, *, repeated: bool = False) -> None:
         sent = time.monotonic()
@@ -266,7 +268,7 @@ class Observer:
                 outcome=result.outcome.value,
                 write_time_us=time_us(result.write_time),
                 sent=sent,
-                answered=time.monotonic(),
+                received=time.monotonic(),
                 repeated=repeated,
                 notes=notes_json(notes),
             )

@@ -1,7 +1,7 @@
 """A child process's end of its pipes: the counterpart of `python_process`.
 
-A replay's process reads its job from stdin as JSON lines: the job, one line per session, then an empty line. It writes
-its records to stdout, one per line. The end of stdin tells it to stop, so that it never outlives its parent.
+A process of a replay reads JSON lines from stdin: its job, one line per session, then an empty line. It writes its
+records to stdout, one per line. It stops at the end of stdin, and so never outlives its parent.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def read_job() -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def wait_for_stop() -> None:
-    """Return when the parent closes stdin or exits."""
-    # Bypass Python's own buffer: a thread still waiting in it would hold its lock at exit, which aborts the process.
+    """Wait until the parent closes stdin or exits."""
+    # Bypass Python's own buffer. At exit, a thread that waits in it would hold its lock, which aborts the process.
     while os.read(sys.stdin.fileno(), 4096):
         pass

@@ -1,4 +1,4 @@
-"""The plan of a replay: the dialogue each session plays."""
+"""The plan of a replay: the dialogue that each session plays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PlannedSession:
 
     Attributes:
         session_id: Its id, unique across replays.
-        marker: A word that each of its turns carries, and no turn of another session.
+        marker: A word in each of its turns, and in no turn of another session.
         dialogue: The dialogue to play.
     """
 

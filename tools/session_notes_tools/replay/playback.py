@@ -1,4 +1,4 @@
-"""The course of a replay: starts the sidecar and the two processes, and audits the sessions at the end."""
+"""The course of a replay, from starting the sidecar and both processes to auditing the sessions."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from session_notes_tools.replay.records import NotesRead, Outage, from_line
 from session_notes_tools.temporary_sidecar import REACH_TIMEOUT, temporary_sidecar, wait_until_reachable
 
 START_TIMEOUT = timedelta(seconds=20)
-"""The time a temporary sidecar has to answer its first call: its store is still starting."""
+"""The time limit for the first response of a temporary sidecar, whose store is still starting."""
 
 DISCARD_SECONDS = 10.0
-"""The time an interrupted replay has to delete its sessions."""
+"""The time limit for an interrupted replay to delete its sessions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Settings:
         target: The sidecar to use; None: a temporary one.
         concurrency: The number of sessions to play at a time.
         observers: The number of observer threads.
-        turn_interval: The mean seconds between two turns of a session.
+        turn_interval: The mean seconds between the turns of a session.
         seed: The seed of simulated delays and failures.
         keep: Whether to keep the sessions at the end.
     """
@@ -53,27 +53,27 @@ class Progress(Protocol):
     """The display of a replay's progress."""
 
     def begin(self, phase: str, total: int) -> None:
-        """Begin a phase of so many steps."""
+        """Begin a phase of `total` steps."""
 
     def advance(self) -> None:
-        """Count one step of the phase."""
+        """Count a completed step of the phase."""
 
     def message(self, text: str) -> None:
         """Print a line."""
 
 
 async def play(plans: Sequence[PlannedSession], settings: Settings, progress: Progress) -> tuple[History, float]:
-    """Run a replay, and return its history and the seconds it took to play.
+    """Run a replay, and return its history and the seconds that playing took.
 
-    However it ends (Ctrl-C, SIGTERM and a closed terminal included), no process is left running, and no session is left
-    behind unless `keep` is set.
+    Even after Ctrl-C, SIGTERM or a closed terminal, no process is left running, and no session is left behind unless
+    `keep` is set.
 
     Raises:
         Unavailable: If the sidecar stays unavailable.
-        ProcessFailed: If a child process, the temporary sidecar included, fails.
+        ProcessFailed: If a child process fails, including the temporary sidecar.
     """
     playing = cast(asyncio.Task[None], asyncio.current_task())
-    # asyncio handles Ctrl-C itself. A signal that `nohup` made this process ignore stays ignored.
+    # asyncio handles Ctrl-C itself. A signal that `nohup` ignores stays ignored.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             asyncio.get_running_loop().add_signal_handler(number, playing.cancel)
@@ -88,8 +88,8 @@ async def play(plans: Sequence[PlannedSession], settings: Settings, progress: Pr
             started = time.monotonic()
             progress.begin("playing", sum(plan.turn_count for plan in plans))
             await _run_processes(target, plans, settings, history, progress)
-            if not any(read.answered for session in history.sessions.values() for read in session.of(NotesRead)):
-                raise Unavailable("no read was answered")
+            if not any(read.has_response for session in history.sessions.values() for read in session.of(NotesRead)):
+                raise Unavailable("no read got a response")
             elapsed = time.monotonic() - started
             async with _audit(target, stopwatch) as audit:
                 progress.begin("reading back", len(plans))
@@ -109,7 +109,7 @@ async def play(plans: Sequence[PlannedSession], settings: Settings, progress: Pr
 async def _run_processes(
     target: str, plans: Sequence[PlannedSession], settings: Settings, history: History, progress: Progress
 ) -> None:
-    """Run the primary's and the observer's process to their end."""
+    """Run the primary and observer processes until both end."""
     async with _process("observer") as observer, _process("primary") as primary:
 
         async def follow_primary() -> None:
@@ -121,11 +121,11 @@ async def _run_processes(
             }
             await primary.send_job(job, (plan.as_json() for plan in plans))
             await _follow(primary, history, progress)
-            # No more turns will come, which the observer cannot know.
+            # The observer cannot know that no more turns follow.
             observer.close_stdin()
 
         async def follow_observer() -> None:
-            # The observer is given ids only: it must learn everything else from the sidecar.
+            # The observer receives only ids, and must learn everything else from the sidecar.
             job = {"target": target, "seed": settings.seed, "threads": settings.observers}
             await observer.send_job(job, ({"session_id": plan.session_id} for plan in plans))
             await _follow(observer, history, progress)
@@ -167,4 +167,4 @@ async def _discard(target: str, history: History, progress: Progress) -> None:
             await for_each(audit.discard, history.sessions.values(), lambda: None)
     except (SessionNotesError, TimeoutError):
         prefix = next(iter(history.sessions)).rpartition("-")[0]
-        progress.message(f"not all sessions could be deleted: those named {prefix}-… expire by themselves")
+        progress.message(f"not all sessions could be deleted: those named {prefix}-… will expire")

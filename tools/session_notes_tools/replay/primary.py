@@ -31,17 +31,17 @@ from session_notes_tools.replay.retry import retry_over_outage
 from session_notes_tools.replay.transcripts import Slots
 
 CALL_TIMEOUT = timedelta(seconds=20)
-"""Generous: no user waits, and a busy machine breaks no promise."""
+"""Long, since no user is waiting and a busy machine breaks no promise."""
 
 FRESH_TURNS = 2
-"""The drift that still counts as fresh."""
+"""The drift up to which notes count as fresh."""
 
 _RPCS: Mapping[WriteKind, str] = {"turn": "AppendTurns", "field": "UpdateSession"}
 
 
 @dataclass(frozen=True, slots=True)
 class PrimaryJob:
-    """The primary's settings, besides its sessions."""
+    """The primary's settings, apart from its sessions."""
 
     target: str
     seed: int
@@ -74,7 +74,7 @@ class Primary:
 
     async def _play(self, plan: PlannedSession, rng: random.Random) -> None:
         fields: set[str] = set()
-        # Conversations do not all start at the same moment.
+        # Conversations must not all start at the same moment.
         await asyncio.sleep(self._job.turn_interval * rng.random())
         try:
             for count, (turn, spoken) in enumerate(zip(plan.transcript, plan.dialogue.turns, strict=True), start=1):
@@ -102,7 +102,7 @@ class Primary:
         await self._write(session_id, "field", [], update, count)
         sent = time.monotonic()
         with self._report.timed("GetNotes"):
-            # No retry: without an answer, a primary goes on without notes.
+            # No retries: without a response, a primary continues without notes.
             reading = await self._client.get_notes(
                 session_id,
                 observer=OBSERVER,
@@ -116,7 +116,7 @@ class Primary:
     async def _write(
         self, session_id: str, kind: WriteKind, names: list[str], write: Callable[[], Awaitable[int]], expected: int
     ) -> None:
-        """Make a write, and retry it over an outage. Its expected count makes that safe."""
+        """Make a write, and retry it over an outage, which its expected count makes safe."""
         sent, unsure = time.monotonic(), False
 
         async def attempt() -> int:
@@ -129,7 +129,7 @@ class Primary:
                 raise
             except (TurnCountMismatch, VersionMismatch) as conflict:
                 if unsure and conflict.actual == expected:
-                    return expected  # The previous attempt got through.
+                    return expected  # The previous attempt took effect.
                 raise
 
         number = await retry_over_outage(attempt)
@@ -137,12 +137,12 @@ class Primary:
 
 
 async def work(job: PrimaryJob, plans: list[PlannedSession], report: Report) -> None:
-    """Play all sessions, until they are done or the parent closes stdin."""
+    """Play all sessions, or until the parent closes stdin."""
     loop, playing = asyncio.get_running_loop(), cast(asyncio.Task[None], asyncio.current_task())
 
     def stop_on_request() -> None:
         wait_for_stop()
-        # A closed loop has nothing left to stop.
+        # A closed loop has nothing to stop.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(playing.cancel)
 

@@ -1,7 +1,7 @@
 """The promises that a replay checks.
 
-Each check takes the case of one session and yields once per test of its promise: None if the promise was kept, else
-the problem.
+Each check takes the case of one session and yields a result per check of its promise: None if the promise was
+kept, else the problem.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ PROMISES: Mapping[str, Callable[[Case], durability.Checks]] = {
     "ages never negative, never above the snapshot's": readings.ages_are_true,
     "run numbers never fall": readings.run_numbers_never_fall,
     "write times never fall": readings.write_times_never_fall,
-    "write times are those of the responses": readings.write_times_are_those_answered,
-    "runs are numbered 1, 2, 3, … and end once": runs.runs_are_numbered_through,
+    "write times are those of the responses": readings.write_times_match_responses,
+    "runs are numbered 1, 2, 3, … and end once": runs.run_numbers_have_no_gaps,
     "turn counts and versions grow by one": durability.counts_grow_by_one,
     "superseded exactly when a newer run wrote": runs.slow_runs_do_not_overwrite,
-    "superseded notes are never current": runs.superseded_is_never_current,
-    "the newest run that wrote is current": runs.the_newest_is_current,
+    "superseded notes are never current": runs.superseded_notes_are_never_current,
+    "the newest run that wrote is current": runs.newest_written_run_is_current,
     "duplicates change nothing": runs.duplicates_change_nothing,
     "drift is right, never negative": readings.drift_is_right,
     "fresh follows from the bound": readings.fresh_is_right,
     "no run has seen future turns": readings.no_run_sees_future_turns,
     "ready stays ready": readings.ready_stays_ready,
-    "deleted is gone": durability.deleted_is_gone,
+    "deleted is gone": durability.deleted_session_is_gone,
 }

@@ -27,12 +27,12 @@ def run_numbers_never_fall(case: Case) -> Checks:
 
 
 def write_times_never_fall(case: Case) -> Checks:
-    """From one read to the next, the write time never goes back."""
+    """From one read to the next, the write time never decreases."""
     yield from _never_falls("write time", [read.write_time_us for read in case.all_reads])
 
 
-def write_times_are_those_answered(case: Case) -> Checks:
-    """Notes are read with the write time in the response to WriteNotes."""
+def write_times_match_responses(case: Case) -> Checks:
+    """Readings of notes have the write time in the response to WriteNotes."""
     for read in case.all_reads:
         if write := case.first_writes.get(read.run_id or ""):
             time = write.write_time_us
@@ -59,7 +59,7 @@ def fresh_is_right(case: Case) -> Checks:
 
 
 def no_run_sees_future_turns(case: Case) -> Checks:
-    """No run has seen more turns than there were."""
+    """No run has seen more turns than existed."""
     for read in case.all_reads:
         if read.observed_turn is not None:
             seen, current = read.observed_turn, read.current_turn
@@ -70,7 +70,7 @@ def no_run_sees_future_turns(case: Case) -> Checks:
 
 
 def ready_stays_ready(case: Case) -> Checks:
-    """Once notes are ready they stay ready, whatever newer runs do."""
+    """Once notes are ready they stay ready, regardless of newer runs."""
     for earlier, later in pairwise(case.all_reads):
         if earlier.ready:
             yield unless(later.ready, f"ready, then {later.readiness}")

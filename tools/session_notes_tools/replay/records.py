@@ -1,7 +1,7 @@
-"""Records of a replay: what its processes did and saw, one JSON line each.
+"""Records of the calls that the processes of a replay made, one JSON line each.
 
-Ages and times of the store are whole microseconds, the store's own precision. `sent` and `answered` are seconds of the
-monotonic clock, which all processes of a machine share.
+Ages and times of the store are whole microseconds, the store's own precision. `sent` and `received` are the times of
+request and response in seconds of the monotonic clock, which all processes on a machine share.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Write:
 
     Attributes:
         kind: Appended turns, set fields, a run (begun, or created by WriteNotes), or notes that became current.
-        names: The unique names of what it wrote, in order.
+        names: The unique names that it wrote, in order.
         outcome: `rejected` if it certainly had no effect; `unknown` if it took effect once or not at all.
-        number: The response's turn count, version or run number, which is that of the last name; 0 unless acknowledged.
+        number: The turn count, version or run number in the response, that of the last name; 0 unless acknowledged.
         observed_turn: The snapshot of a run, if recorded.
     """
 
@@ -37,7 +37,7 @@ class Write:
     kind: WriteKind
     names: Sequence[str]
     sent: float
-    answered: float
+    received: float
     outcome: Outcome
     number: int = 0
     observed_turn: int | None = None
@@ -55,10 +55,10 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class NotesRead:
-    """A read of the notes, and its answer.
+    """A read of the notes, and its response.
 
     Attributes:
-        current_turn: The turn count, as the reader counts.
+        current_turn: The turn count that the reader sent.
         max_turns_behind: The bound in the request, if any.
     """
 
@@ -103,13 +103,13 @@ class NotesRead:
         )
 
     @property
-    def answered(self) -> bool:
-        """Whether the sidecar answered."""
+    def has_response(self) -> bool:
+        """Whether the sidecar responded."""
         return self.readiness != "unavailable"
 
     @property
     def ready(self) -> bool:
-        """Whether notes came back."""
+        """Whether the response has ready notes."""
         return self.readiness == "ready"
 
 
@@ -124,7 +124,7 @@ class NotesWrite:
     outcome: str
     write_time_us: int
     sent: float
-    answered: float
+    received: float
     repeated: bool
     notes: Mapping[str, Any]
 
@@ -150,7 +150,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """The sidecar stayed unavailable until a process gave up; `reason` is the sidecar's, if it gave one."""
+    """The sidecar stayed unavailable until a process gave up; `reason` comes from the sidecar, if at all."""
 
     error: str
     reason: str

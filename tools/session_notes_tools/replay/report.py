@@ -127,7 +127,7 @@ def _promises(promises: Iterable[Mapping[str, Any]]) -> Table:
         elif promise["checks"]:
             word, style = "kept", "green"
         else:
-            # No check came up, which is not the same as kept.
+            # A promise without checks does not count as kept.
             word, style = "not tested", "yellow"
         table.add_row(promise["promise"], str(promise["checks"]), str(promise["broken"]), word, style=style)
     return table
@@ -142,8 +142,8 @@ def _verdict(promises: Sequence[Mapping[str, Any]]) -> RenderableType:
     tested = sum(bool(promise["checks"]) for promise in promises)
     checks = sum(promise["checks"] for promise in promises)
     untested = f", {len(promises) - tested} not tested" if tested < len(promises) else ""
-    kept = f"{phrases.count(tested, 'promise')} kept in {phrases.count(checks, 'check')}"
-    return Text(f"{kept}{untested}", style="bold green")
+    summary_text = f"{phrases.count(tested, 'promise')} kept in {phrases.count(checks, 'check')}"
+    return Text(f"{summary_text}{untested}", style="bold green")
 
 
 def _examples(promises: Iterable[Mapping[str, Any]]) -> list[str]:

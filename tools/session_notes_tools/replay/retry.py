@@ -18,7 +18,7 @@ PAUSE_SECONDS = 0.1
 
 
 async def retry_over_outage(call: Callable[[], Awaitable[T]]) -> T:
-    """Repeat an idempotent call until the sidecar answers.
+    """Retry an idempotent call until the sidecar responds.
 
     Raises:
         Unavailable: If the sidecar stays unavailable.

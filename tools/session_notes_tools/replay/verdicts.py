@@ -16,9 +16,9 @@ class Verdict:
     """The verdict on one promise.
 
     Attributes:
-        checks: How often it was tested.
-        broken: How often it was broken.
-        examples: Session id and problem of the first few.
+        checks: The number of its checks.
+        broken: The number of checks that it failed.
+        examples: Session id and problem of the first few failed checks.
     """
 
     promise: str

@@ -16,9 +16,9 @@ def matches(row: Row, words: Sequence[str]) -> bool:
 
 def sort_rows(rows: Iterable[Row], moment: Moment, column: Column, *, reverse: bool) -> list[Row]:
     """Return rows sorted by a column, then by session and observer, with unknown values last."""
-    known: list[Row] = []
-    unknown: list[Row] = []
+    with_value: list[Row] = []
+    without_value: list[Row] = []
     for row in sorted(rows, key=lambda row: row.key):
-        (unknown if column.sort_value(row, moment) is None else known).append(row)
-    known.sort(key=lambda row: column.sort_value(row, moment), reverse=column.descending != reverse)
-    return [*known, *unknown]
+        (without_value if column.sort_value(row, moment) is None else with_value).append(row)
+    with_value.sort(key=lambda row: column.sort_value(row, moment), reverse=column.descending != reverse)
+    return [*with_value, *without_value]

@@ -56,7 +56,7 @@ async def exposed(address: str, cells: Sequence[Cells], processes: Processes | N
     registry.register(_Build())
     if processes is None:
         ProcessCollector(registry=registry)
-        # Registers itself.
+        # GCCollector registers itself.
         GCCollector(registry=registry)
     else:
         registry.register(_EachProcess(processes))

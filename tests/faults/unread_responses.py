@@ -1,4 +1,4 @@
-"""A client that never reads its answers: its HTTP/2 flow-control windows stay at zero."""
+"""A client that never reads responses: its HTTP/2 flow-control windows stay at zero."""
 
 import socket
 import struct
@@ -12,8 +12,8 @@ END_STREAM, END_HEADERS = 1, 4
 NO_WINDOW = struct.pack(">HI", 4, 0)
 
 
-class UnreadAnswers:
-    """An HTTP/2 connection that makes calls and reads no byte of their answers.
+class UnreadResponses:
+    """An HTTP/2 connection that makes calls and reads no byte of their responses.
 
     Args:
         target: The sidecar's address: `host:port` or `unix:/path`.
