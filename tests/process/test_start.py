@@ -1,4 +1,4 @@
-"""Start: without Redis too, quickly, with settings from flags and from the environment."""
+"""Start: without Redis, within 2 s, and with settings from flags and from the environment."""
 
 import os
 import stat
@@ -132,13 +132,13 @@ def test_settings_come_from_the_environment(session_id: str) -> None:
         with (
             Sidecar(flags=["--session-ttl", "1h"], env=env) as sidecar,
             Sidecar(store.url, prefix="from-env") as other,
-            new_channel(sidecar.target) as one,
-            new_channel(other.target) as two,
+            new_channel(sidecar.target) as channel,
+            new_channel(other.target) as other_channel,
         ):
             assert str(port) not in sidecar.log
             assert not (sidecar.data_dir / "valkey.sock").exists()
-            SessionCalls(one, session_id).append_turns(1)
-            session = SessionCalls(two, session_id).get_session()
+            SessionCalls(channel, session_id).append_turns(1)
+            session = SessionCalls(other_channel, session_id).get_session()
             assert session.turn_count == 1
             assert 3500 < session.expires_in.seconds <= 3600
             assert other.store.keys(session_id) != []
@@ -160,7 +160,7 @@ def test_the_environment_alone_is_enough() -> None:
 
 
 def test_the_data_directory_has_mode_700() -> None:
-    """The data directory is made with mode 700, so that no other user can read sessions or reach the store."""
+    """The data directory is created with mode 700, so that no other user can read sessions or reach the store."""
     with Sidecar() as sidecar:
         assert stat.S_IMODE(sidecar.data_dir.stat().st_mode) == 0o700
 
@@ -171,14 +171,14 @@ def test_sidecars_share_sessions_through_a_prefix(session_id: str) -> None:
         StoreServer(valkey_program()) as store,
         Sidecar(store.url) as first,
         Sidecar(store.url) as second,
-        Sidecar(store.url, prefix="other") as stranger,
-        new_channel(first.target) as one,
-        new_channel(second.target) as two,
-        new_channel(stranger.target) as three,
+        Sidecar(store.url, prefix="other") as other,
+        new_channel(first.target) as first_channel,
+        new_channel(second.target) as second_channel,
+        new_channel(other.target) as other_channel,
     ):
-        SessionCalls(one, session_id).write_notes("run-1", "said")
-        assert SessionCalls(two, session_id).get_notes().notes.summary == "said"
-        assert SessionCalls(three, session_id).get_notes().ready is False
-        assert SessionCalls(two, session_id).begin_run("run-2").run.number == 2
-        assert stranger.store.keys() == []
+        SessionCalls(first_channel, session_id).write_notes("run-1", "said")
+        assert SessionCalls(second_channel, session_id).get_notes().notes.summary == "said"
+        assert SessionCalls(other_channel, session_id).get_notes().ready is False
+        assert SessionCalls(second_channel, session_id).begin_run("run-2").run.number == 2
+        assert other.store.keys() == []
         assert {key.partition(b":")[0] for key in first.store.client.scan_iter()} == {b"session-notes"}

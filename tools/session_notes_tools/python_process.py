@@ -9,16 +9,17 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from session_notes_server.child_process import ChildProcess
 
+# The sidecar takes up to 5 s for calls in flight, and then up to 10 s for its store.
 STOP_SECONDS = 15.0
 _LONGEST_LINE_BYTES = 64 * 1024 * 1024
 
 
 class ProcessFailed(Exception):
-    """A child process failed. The message contains its name and the last line of its stderr."""
+    """A child process failed. The text contains its name and the last line of its stderr."""
 
 
 class PythonProcess(ChildProcess):
@@ -42,6 +43,10 @@ class PythonProcess(ChildProcess):
         pipe = asyncio.subprocess.PIPE
         await self.spawn(stdin=pipe, stdout=pipe, stderr=pipe, limit=_LONGEST_LINE_BYTES, env=self._env)
 
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
@@ -59,7 +64,7 @@ class PythonProcess(ChildProcess):
         return line or None
 
     def drain_stderr(self) -> None:
-        """Read the rest of stderr in the background, since a full pipe would block the program."""
+        """Read the rest of stderr in the background, because a full pipe would block the program."""
 
         async def drain() -> None:
             while await self.read_stderr_line() is not None:
@@ -70,7 +75,7 @@ class PythonProcess(ChildProcess):
     async def send_job(self, job: dict[str, Any], sessions: Iterable[dict[str, Any]]) -> None:
         """Send a job and its sessions to stdin, one JSON document per line, with an empty line at the end."""
         stdin = self._pipes.stdin
-        with contextlib.suppress(ConnectionError):  # It has exited. Its exit code gives the reason.
+        with contextlib.suppress(ConnectionError):  # The program has exited. `check_exit` reports it.
             for part in (job, *sessions):
                 stdin.write(json.dumps(part).encode() + b"\n")
                 await stdin.drain()
@@ -102,7 +107,7 @@ class PythonProcess(ChildProcess):
 
     def failure(self, text: str) -> ProcessFailed:
         """Return an error with this text and the last line of stderr."""
-        # Lines without letters or digits are frames, such as those around the traceback of an exception group.
+        # Without letters and digits, a line is only decoration, as around the traceback of an exception group.
         lines = [line for line in self._stderr_tail if any(map(str.isalnum, line))]
         return ProcessFailed(": ".join([f"the {self.name} {text}", *lines[-1:]]))
 
