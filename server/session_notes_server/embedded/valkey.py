@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -87,14 +88,10 @@ class EmbeddedValkey(ChildProcess):
             )
         # The previous process may have been killed between a deletion and its erasure.
         self.erasure.request()
-        deadline = asyncio.get_running_loop().time() + ACCEPT_SECONDS
-        # The server signals the end of its start only by accepting connections.
-        while (  # noqa: ASYNC110
-            not self._directory.accepts_connections()
-            and self.pid is not None
-            and asyncio.get_running_loop().time() < deadline
-        ):
-            await asyncio.sleep(0.005)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ACCEPT_SECONDS):
+                while self.pid is not None and not self._directory.accepts_connections():  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
         if self._cause is not None and self.pid is not None:
             log.info("the embedded store is running again")
 
