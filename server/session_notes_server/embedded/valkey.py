@@ -96,7 +96,7 @@ class EmbeddedValkey(ChildProcess):
             log.info("the embedded store is running again")
 
     def handle_exit(self, code: int) -> str:
-        """Find the cause, log it if it is lasting and was not logged before, and return a description."""
+        """Find the cause, log it if it is lasting and new, and return its description."""
         before, self._cause = self._cause, self._find_cause(code)
         if self._cause.lasting and (self.backoff_seconds == FIRST_BACKOFF_SECONDS or self._cause != before):
             log.error(
