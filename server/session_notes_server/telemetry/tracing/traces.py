@@ -23,11 +23,10 @@ from session_notes_server.telemetry.tracing.export import Export
 
 T = TypeVar("T")
 
-# With these codes the sidecar is at fault; with all others, the caller.
+# Statuses that are the sidecar's fault. DEADLINE_EXCEEDED is not: its only cause is a request that arrives too slowly.
 _SERVER_ERRORS = frozenset(
     {
         grpc.StatusCode.UNKNOWN,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
         grpc.StatusCode.UNIMPLEMENTED,
         grpc.StatusCode.INTERNAL,
         grpc.StatusCode.UNAVAILABLE,
@@ -107,10 +106,12 @@ class CallSpan:
     def end(self, code: grpc.StatusCode) -> None:
         """End the span with the call's status. Must run in the task that began it."""
         detach(self._token)
-        if code is grpc.StatusCode.CANCELLED and self._context.time_remaining() == 0:
+        # gRPC cancels a call whose deadline passes. The sidecar was too slow, unlike after a request timeout.
+        deadline_passed = code is grpc.StatusCode.CANCELLED and self._context.time_remaining() == 0
+        if deadline_passed:
             code = grpc.StatusCode.DEADLINE_EXCEEDED
         self._span.set_attribute("rpc.grpc.status_code", code.value[0])
-        if code in _SERVER_ERRORS:
+        if deadline_passed or code in _SERVER_ERRORS:
             self._span.set_attribute("error.type", code.name)
             self._span.set_status(StatusCode.ERROR)
         self._span.end()
