@@ -15,7 +15,10 @@ FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 5.0, 60.0
 
 
 class LogThrottle:
-    """Decides when a message is due: at once, then after pauses that grow to a minute. Each message has its own."""
+    """Decides when a message is due: at once, then after pauses that grow to a minute. Each message has its own.
+
+    For a state that persists. `rpc.transfers.ThrottledWarning` is for events per call, whose number it logs.
+    """
 
     def __init__(self) -> None:
         # By message: when it is due next, the pause after that, and how often it came since it was last due.
