@@ -152,7 +152,7 @@ def test_keys_without_a_ttl(check: Callable[..., Diagnosis], admin: Any) -> None
     admin.set(f"{DEFAULT_PREFIX}:{{canary-y}}:turns", "a", ex=100)
     diagnosis = check()
     assert diagnosis.verdict("expiry") == "warning"
-    assert "2 keys with the prefix checked, 1 never" in diagnosis.says("expiry")
+    assert "checked 2 keys with the prefix, 1 without a TTL" in diagnosis.says("expiry")
 
 
 def test_a_user_without_permissions(
@@ -186,7 +186,7 @@ def test_invalid_urls_files_and_hosts(check: Callable[..., Diagnosis], cli: Cli,
     readable = write_secret(tmp_path / "password", PASSWORD)
     readable.chmod(0o644)
     assert "has mode 0644" in check("--redis-password-file", str(readable)).problem
-    assert "the name of its host is not found" in check(url="redis://nowhere.invalid").problem
+    assert "its host name cannot be resolved" in check(url="redis://nowhere.invalid").problem
 
 
 def test_the_embedded_store(cli: Cli, sidecar: Sidecar) -> None:

@@ -94,7 +94,10 @@ def test_sentinel_and_replica(sidecar: Sidecar, tmp_path: Path) -> None:
         assert diagnosis.says("role") == "a master, according to Sentinel"
         assert diagnosis.says("replicas").startswith("1 connected")
         assert diagnose("mymaster", "--min-replicas-acked", "2").verdict("replicas") == "problem"
-        assert "no Sentinel that answers knows a master of that name" in diagnose("other", "--timeout", "1s").problem
+        assert (
+            "no Sentinel that answers knows a running master with that name"
+            in diagnose("other", "--timeout", "1s").problem
+        )
 
 
 def test_tls(sidecar: Sidecar, tmp_path: Path) -> None:
@@ -110,4 +113,4 @@ def test_tls(sidecar: Sidecar, tmp_path: Path) -> None:
         assert diagnose("rediss", "--redis-ca", str(authority.path)).code == 0
         other_authority = Authority(tmp_path / "other")
         assert "its certificate is not trusted" in diagnose("rediss", "--redis-ca", str(other_authority.path)).problem
-        assert "is TLS (rediss://) spoken on both sides" in diagnose("redis").problem
+        assert "do both sides use TLS (rediss://)" in diagnose("redis").problem

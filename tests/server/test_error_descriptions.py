@@ -32,7 +32,7 @@ def tls_fault(name: str) -> ssl.SSLError:
     [
         (ReplyError(f"WRONGPASS {SECRET}"), "wrong user or password"),
         (ReplyError(f"NOAUTH {SECRET}"), "none is configured"),
-        (ReplyError(f"ERR AUTH <password> called without any password {SECRET}"), "has none for this user"),
+        (ReplyError(f"ERR AUTH <password> called without any password {SECRET}"), "but this user has none"),
         (ReplyError(f"LOADING {SECRET}"), "loading"),
         (ReplyError(f"MOVED 1 {SECRET}"), "redis+cluster://"),
         (ReplyError(f"OOM {SECRET}"), "out of memory"),
@@ -48,11 +48,11 @@ def tls_fault(name: str) -> ssl.SSLError:
         (tls_fault("A_FAULT"), "TLS failed (A_FAULT)"),
         (ConnectionLost(), "closes the connection"),
         (NoMaster(SECRET), "no Sentinel"),
-        (ReplyError("ERR This instance has cluster support disabled"), "it is no cluster"),
+        (ReplyError("ERR This instance has cluster support disabled"), "it is not a cluster"),
         (ReplyError("NOPERM no permissions to run the 'cluster|slots' command"), "cluster|slots"),
         (TimeoutError(SECRET), "no answer in time"),
-        (ReplyError(f"ERR {SECRET}"), "unexpected answer (ReplyError)"),
-        (None, "unexpected answer"),
+        (ReplyError(f"ERR {SECRET}"), "unexpected reply (ReplyError)"),
+        (None, "unexpected reply"),
     ],
 )
 def test_a_description_is_a_fixed_text(error: Exception | None, expected: str) -> None:

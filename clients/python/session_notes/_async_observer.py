@@ -1,6 +1,8 @@
 """Asyncio client for observers. Generated from `_observer` by clients/python/async_clients.py: do not edit."""
 # ruff: noqa: ASYNC109 - the deadline is sent with the call; asyncio.timeout would not tell the sidecar.
 
+from __future__ import annotations
+
 import functools
 from collections.abc import AsyncIterator
 from datetime import timedelta

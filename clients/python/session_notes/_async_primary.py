@@ -1,6 +1,8 @@
 """Asyncio client for the primary. Generated from `_primary` by clients/python/async_clients.py: do not edit."""
 # ruff: noqa: ASYNC109 - the deadline is sent with the call; asyncio.timeout would not tell the sidecar.
 
+from __future__ import annotations
+
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import timedelta
 from types import TracebackType

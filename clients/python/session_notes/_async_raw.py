@@ -1,6 +1,8 @@
 """Asyncio client for raw calls. Generated from `_raw` by clients/python/async_clients.py: do not edit."""
 # ruff: noqa: ASYNC109 - the deadline is sent with the call; asyncio.timeout would not tell the sidecar.
 
+from __future__ import annotations
+
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -67,7 +69,7 @@ class AsyncRawClient:
         """Close the connection. Calls in flight in other tasks end as Unavailable, later calls raise UsageError."""
         await self._transport.close()
 
-    async def call(self, request: "Message", *, timeout: timedelta | None = None) -> Any:
+    async def call(self, request: Message, *, timeout: timedelta | None = None) -> Any:
         """Send a request message and return the response message. Never retried.
 
         Args:

@@ -1,5 +1,7 @@
 """Recorder for asyncio: the counterpart of `TurnRecorder`, with a task instead of a thread."""
 
+from __future__ import annotations
+
 import asyncio
 import threading
 from contextlib import suppress

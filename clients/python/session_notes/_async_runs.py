@@ -1,5 +1,7 @@
 """Active runs for asyncio, and the block of `async with observer.run(...)`: the counterpart of `_runs`."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
@@ -31,7 +33,7 @@ class AsyncActiveRun(BaseRun):
     """
 
     def __init__(
-        self, client: "AsyncObserverClient", session_id: str, begun: BeginResult, deadline: float | None = None
+        self, client: AsyncObserverClient, session_id: str, begun: BeginResult, deadline: float | None = None
     ) -> None:
         super().__init__(session_id, begun, deadline)
         self._client = client
@@ -86,7 +88,7 @@ class AsyncRunBlock:
     """The block of `async with observer.run(...)`: the run begins on entry and ends on exit."""
 
     def __init__(
-        self, client: "AsyncObserverClient", session_id: str, begin: Callable[[], Awaitable[BeginResult]]
+        self, client: AsyncObserverClient, session_id: str, begin: Callable[[], Awaitable[BeginResult]]
     ) -> None:
         self._client = client
         self._session_id = session_id
@@ -111,7 +113,7 @@ class AsyncRunBlock:
     ) -> None:
         await self._run._fail_quietly(block_failure(error))
 
-    async def _end(self, begin: "asyncio.Future[BeginResult]", reason: str) -> None:
+    async def _end(self, begin: asyncio.Future[BeginResult], reason: str) -> None:
         """Record the failure of a run whose BeginRun was cancelled by its caller."""
         await asyncio.wait([begin])
         if not begin.cancelled() and begin.exception() is None:

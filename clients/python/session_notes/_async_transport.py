@@ -4,6 +4,8 @@ The counterpart of `_transport`, which explains why there are two.
 """
 # ruff: noqa: ASYNC109 - the deadline is sent with the call; asyncio.timeout would not tell the sidecar.
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress

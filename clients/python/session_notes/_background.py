@@ -4,6 +4,8 @@
 separately: conditions and a watchdog on one side, tasks and cancellation on the other.
 """
 
+from __future__ import annotations
+
 import logging
 import threading
 import time

@@ -3,6 +3,8 @@
 `_visits` decides which session is next, and `_delivery` sends its turns. Nothing is sent here.
 """
 
+from __future__ import annotations
+
 import re
 import threading
 from collections import Counter, OrderedDict
@@ -147,7 +149,7 @@ class Backlog:
                 return None
             return TurnCounts(session.stored, len(session.pending), session.visited or session.uncertain > 0)
 
-    def forget(self, session_id: str) -> "Future[None] | None":
+    def forget(self, session_id: str) -> Future[None] | None:
         """Drop a session, and return a future of the call in flight for it."""
         with self.changed:
             session = self._busy.pop(session_id, None) or self._idle.pop(session_id, None)

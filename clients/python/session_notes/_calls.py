@@ -4,6 +4,8 @@ Nothing is sent here, so that blocking and asyncio clients share all of it. `_no
 calls of each service, and the transports send them.
 """
 
+from __future__ import annotations
+
 import functools
 import os
 from collections.abc import Callable, Mapping
@@ -43,8 +45,8 @@ class Call(Generic[T]):
     def __init__(
         self,
         method: str,
-        request: "Message",
-        response_type: "type[Message]",
+        request: Message,
+        response_type: type[Message],
         read: Callable[[Any], T],
         *,
         retryable: bool = False,
@@ -91,7 +93,7 @@ def builder(build: Callable[P, Call[T]]) -> Callable[P, Call[T]]:
 
 
 @functools.cache
-def _methods() -> "Mapping[str, MethodDescriptor]":
+def _methods() -> Mapping[str, MethodDescriptor]:
     """Return the methods of the contract by the full name of their request message. No two methods share one."""
     return {
         method.input_type.full_name: method
@@ -101,7 +103,7 @@ def _methods() -> "Mapping[str, MethodDescriptor]":
     }
 
 
-def raw(request: "Message") -> Call[Any]:
+def raw(request: Message) -> Call[Any]:
     """Build the call for a request message. Its result is the response message.
 
     Raises:

@@ -1,5 +1,7 @@
 """Channels to a sidecar: the only place that creates them, with target, TLS and channel options."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import grpc

@@ -1,5 +1,7 @@
 """Decoding of protobuf messages: the parts from which results are built."""
 
+from __future__ import annotations
+
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar

@@ -4,6 +4,8 @@ A visit to a session is a generator. It yields calls as functions without argume
 drives it with a blocking client, a task with an asyncio client.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Generator
 from datetime import timedelta
@@ -42,7 +44,7 @@ _REJECTED_TURN = r"turns\[(\d+)\]"
 _NO_EFFECT = (Overloaded, InvalidArgument, TooLarge, Unauthenticated, PermissionDenied, UsageError)
 
 
-def visit(backlog: Backlog, session: PendingSession, client: "Client", timeout: timedelta) -> Visit:
+def visit(backlog: Backlog, session: PendingSession, client: Client, timeout: timedelta) -> Visit:
     """Append some of a session's pending turns, and submit a run if one is due. End at the first failure."""
     failure: Exception | None = None
     try:
@@ -89,7 +91,7 @@ async def drive_async(steps: Visit) -> None:
         steps.close()
 
 
-def _append(backlog: Backlog, session: PendingSession, client: "Client", timeout: timedelta) -> Visit:
+def _append(backlog: Backlog, session: PendingSession, client: Client, timeout: timedelta) -> Visit:
     uncertain_before, expected = session.uncertain, session.stored or 0
     batch = backlog.batch(session)
     turns = [entry.turn for entry in batch]

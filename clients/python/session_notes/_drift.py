@@ -5,6 +5,8 @@ turns that recorders of this process have not stored yet. A `current_turn` of th
 because a recorder's own count is too low as long as the number of stored turns is unknown.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any
 

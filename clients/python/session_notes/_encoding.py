@@ -3,6 +3,8 @@
 The sidecar enforces ranges and sizes. An argument is rejected only if the wire cannot represent it.
 """
 
+from __future__ import annotations
+
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,5 +1,7 @@
 """Environment variables of the clients, and warnings about misspelt names."""
 
+from __future__ import annotations
+
 import os
 import re
 from collections.abc import Collection

@@ -20,6 +20,8 @@ SessionNotesError
 └── UsageError               (also a RuntimeError) a closed or unopened client, a run ended twice
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -73,7 +75,7 @@ class SessionNotesError(Exception):
         self.retry_after = retry_after
 
     @staticmethod
-    def from_rpc_error(error: grpc.RpcError) -> "SessionNotesError":
+    def from_rpc_error(error: grpc.RpcError) -> SessionNotesError:
         """Return the exception of this package for one that a gRPC stub raised."""
         return translate(error)
 
@@ -168,7 +170,7 @@ class RunInFlight(SessionNotesError):
         run: The other run.
     """
 
-    run: "Run | None" = None
+    run: Run | None = None
 
 
 class SessionDeleted(SessionNotesError):
@@ -275,7 +277,7 @@ def _details(error: grpc.RpcError) -> Iterable[Any]:
     return ()
 
 
-def _find(details: Iterable[Any], into: "M") -> "M":
+def _find(details: Iterable[Any], into: M) -> M:
     # Not Any.Unpack: it compares full names, and those of status.proto differ from the originals on purpose.
     name = f"/google.rpc.{into.DESCRIPTOR.name}"
     for detail in details:

@@ -8,6 +8,8 @@ calls in the child crash or hang (grpcio 1.85). Therefore a fork waits briefly f
 wait for the fork. If that does not suffice, the child's clients raise UsageError.
 """
 
+from __future__ import annotations
+
 import os
 import threading
 import weakref
@@ -61,10 +63,10 @@ class _Calls:
 
 
 calls = _Calls()
-asyncio_channels: "weakref.WeakSet[object]" = weakref.WeakSet()
+asyncio_channels: weakref.WeakSet[object] = weakref.WeakSet()
 """The open channels of asyncio clients."""
 
-_forkables: "weakref.WeakSet[Forkable]" = weakref.WeakSet()
+_forkables: weakref.WeakSet[Forkable] = weakref.WeakSet()
 _forks = 0
 """Number of forks between the process that imported this module and the current one."""
 

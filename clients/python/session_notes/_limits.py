@@ -4,6 +4,8 @@ The sidecar enforces the limits. The clients need their values only to shorten t
 them with the sidecar's defaults.
 """
 
+from __future__ import annotations
+
 from datetime import timedelta
 
 MAX_TURN_BYTES = 64 * 1024

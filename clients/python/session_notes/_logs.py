@@ -1,5 +1,7 @@
 """Logging of the package: one logger, session ids as digests, and no exception from a handler."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Sequence
 from contextlib import suppress

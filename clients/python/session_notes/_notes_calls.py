@@ -1,5 +1,7 @@
 """Calls of the service SessionNotes."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Iterable
 from datetime import timedelta

@@ -1,5 +1,7 @@
 """Blocking client for observers. `_async_observer` is generated from it: see clients/python/async_clients.py."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Iterator
 from datetime import timedelta

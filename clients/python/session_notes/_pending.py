@@ -4,6 +4,8 @@ Recorders and background observers register here. Other clients of the same side
 turns in the drift of a reading (see `_drift`), and delete a session together with its pending work.
 """
 
+from __future__ import annotations
+
 import asyncio
 import os
 import threading
@@ -37,7 +39,7 @@ class TurnCounts:
 class Holder(Protocol):
     """An object with pending work."""
 
-    def _forget(self, session_id: str) -> "Future[None] | None":
+    def _forget(self, session_id: str) -> Future[None] | None:
         """Drop the pending work of a session that is about to be deleted. Must not block.
 
         Returns:
@@ -51,7 +53,7 @@ class Holder(Protocol):
 _MAX_WAIT_IN_LOOP_SECONDS = 0.2
 
 _lock = threading.Lock()
-_holders: "dict[str, weakref.WeakSet[Holder]]" = {}
+_holders: dict[str, weakref.WeakSet[Holder]] = {}
 
 
 def _replace_lock() -> None:
@@ -75,13 +77,13 @@ def exist(target: str) -> bool:
     return _targets.canonical(target) in _holders
 
 
-def forget(target: str, session_id: str) -> "list[Future[None]]":
+def forget(target: str, session_id: str) -> list[Future[None]]:
     """Drop the pending work of a session, and return futures of the calls in flight for it."""
     futures = (holder._forget(session_id) for holder in _registered(target))
     return [future for future in futures if future is not None]
 
 
-def settle(futures: "list[Future[None]]", timeout: timedelta) -> timedelta:
+def settle(futures: list[Future[None]], timeout: timedelta) -> timedelta:
     """Wait for calls in flight to end, and return the rest of the timeout."""
     if not futures or not isinstance(timeout, timedelta):
         return timeout
@@ -95,7 +97,7 @@ def settle(futures: "list[Future[None]]", timeout: timedelta) -> timedelta:
     return timeout - timedelta(seconds=time.monotonic() - start)
 
 
-async def settle_async(futures: "list[Future[None]]", timeout: timedelta) -> timedelta:  # noqa: ASYNC109
+async def settle_async(futures: list[Future[None]], timeout: timedelta) -> timedelta:  # noqa: ASYNC109
     """Do the same as `settle` without blocking the event loop."""
     if not futures or not isinstance(timeout, timedelta):
         return timeout

@@ -1,5 +1,7 @@
 """Blocking client for the primary. `_async_primary` is generated from it: see clients/python/async_clients.py."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from types import TracebackType

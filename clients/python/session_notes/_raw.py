@@ -1,5 +1,7 @@
 """Blocking client for raw calls. `_async_raw` is generated from it: see clients/python/async_clients.py."""
 
+from __future__ import annotations
+
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -65,7 +67,7 @@ class RawClient:
         """Close the connection. Calls in flight in other threads end as Unavailable, later calls raise UsageError."""
         self._transport.close()
 
-    def call(self, request: "Message", *, timeout: timedelta | None = None) -> Any:
+    def call(self, request: Message, *, timeout: timedelta | None = None) -> Any:
         """Send a request message and return the response message. Never retried.
 
         Args:

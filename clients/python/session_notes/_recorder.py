@@ -4,6 +4,8 @@
 `_async_recorder` with a task. tests/clients/test_counterparts.py compares the two.
 """
 
+from __future__ import annotations
+
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -77,7 +79,7 @@ class Recorder(ABC):
     def _runs(self) -> bool:
         """Return whether the thread or task continues without help."""
 
-    def _forget(self, session_id: str) -> "Future[None] | None":
+    def _forget(self, session_id: str) -> Future[None] | None:
         return self._backlog.forget(session_id)
 
     def _turn_counts(self, session_id: str) -> _pending.TurnCounts | None:

@@ -4,6 +4,8 @@ gRPC's own retry policy ends after five attempts, measured as 1.5 s, and a sidec
 the deadline ends the attempts, and the sidecar's `retry_after` counts.
 """
 
+from __future__ import annotations
+
 import time
 from datetime import timedelta
 from typing import Any

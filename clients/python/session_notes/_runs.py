@@ -5,6 +5,8 @@ separately because only asyncio has cancellation. tests/clients/test_counterpart
 docstrings.
 """
 
+from __future__ import annotations
+
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -173,7 +175,7 @@ class ActiveRun(BaseRun):
     """
 
     def __init__(
-        self, client: "ObserverClient", session_id: str, begun: BeginResult, deadline: float | None = None
+        self, client: ObserverClient, session_id: str, begun: BeginResult, deadline: float | None = None
     ) -> None:
         super().__init__(session_id, begun, deadline)
         self._client = client
@@ -225,7 +227,7 @@ class ActiveRun(BaseRun):
 class RunBlock:
     """The block of `with observer.run(...)`: the run begins on entry and ends on exit."""
 
-    def __init__(self, client: "ObserverClient", session_id: str, begin: Callable[[], BeginResult]) -> None:
+    def __init__(self, client: ObserverClient, session_id: str, begin: Callable[[], BeginResult]) -> None:
         self._client = client
         self._session_id = session_id
         self._begin = begin

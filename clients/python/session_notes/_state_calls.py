@@ -1,5 +1,7 @@
 """Calls of the service SessionState."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any

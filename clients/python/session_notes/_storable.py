@@ -1,5 +1,7 @@
 """Turns prepared for storage: the closest turn that a sidecar accepts, and what had to be changed."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

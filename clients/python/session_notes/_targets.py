@@ -1,5 +1,7 @@
 """Addresses of sidecars: which targets are valid, and how gRPC and other modules need them written."""
 
+from __future__ import annotations
+
 import os
 import re
 import socket

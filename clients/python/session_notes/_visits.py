@@ -1,5 +1,7 @@
 """Sessions with pending turns, and the order in which a recorder visits them."""
 
+from __future__ import annotations
+
 import heapq
 import time
 from collections import deque
