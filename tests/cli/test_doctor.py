@@ -97,7 +97,7 @@ def test_a_silent_server_does_not_exceed_the_timeout() -> None:
         diagnosis = doctor(target, *QUICK)
         store = doctor(target, *QUICK, "--redis-url", f"redis://{target}", about="redis")
         assert time.monotonic() - began < 4
-    assert diagnosis.problem == "protocol: it accepts connections and does not respond"
+    assert diagnosis.problem == "protocol: it accepts connections but does not respond"
     assert "no answer in time" in store.problem
 
 

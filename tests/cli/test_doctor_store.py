@@ -152,7 +152,7 @@ def test_keys_without_a_ttl(check: Callable[..., Diagnosis], admin: Any) -> None
     admin.set(f"{DEFAULT_PREFIX}:{{canary-y}}:turns", "a", ex=100)
     diagnosis = check()
     assert diagnosis.verdict("expiry") == "warning"
-    assert "2 keys with the prefix checked, 1 never" in diagnosis.says("expiry")
+    assert "checked 2 keys with the prefix, 1 without a TTL" in diagnosis.says("expiry")
 
 
 def test_a_user_without_permissions(

@@ -106,7 +106,7 @@ def test_not_ready_exits_with_3(cli: Cli, session: SessionCalls) -> None:
         ["notes", "get", session.id, "--fresh", "--current-turn", "9", "--max-turns-behind", "8"],
     )
     for ended, why in (
-        (never, "not ready (never_run): no observer"),
+        (never, "not ready (never_run): this observer has not run"),
         (failed, "not ready (failed): "),
         (failed, "latest run 1 (r1): failed: the model is [bold]down[/bold]"),
         (running, "not ready (running): "),

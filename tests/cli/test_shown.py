@@ -151,14 +151,14 @@ def test_stale_notes_give_reasons(cli: Cli, session: SessionCalls) -> None:
     assert "stale: older than 0 s" in old.out
     assert "stale: more than 1 turn behind" in behind.out
     assert "stale: older than 0 s, and more than 1 turn behind" in both.out
-    assert "stale: drift unknown, as the run did not record" in without_turn.out
+    assert "stale: drift unknown, because the run did not record" in without_turn.out
     assert ", fresh\n" in fresh.out
 
 
 def test_stale_notes_without_a_transcript_ask_for_the_turn(cli: Cli, session: SessionCalls) -> None:
     """Without a stored transcript, drift is unknown, and the line asks for the current turn."""
     session.write_notes("r1", "a summary", observed_turn=1)
-    assert "no turn is stored: give --current-turn" in cli("notes", "get", session.id, "--max-turns-behind", "1").out
+    assert "no turn is stored; give --current-turn" in cli("notes", "get", session.id, "--max-turns-behind", "1").out
 
 
 def test_an_unknown_session_differs_from_one_without_runs(cli: Cli, session: SessionCalls) -> None:
@@ -171,8 +171,8 @@ def test_an_unknown_session_differs_from_one_without_runs(cli: Cli, session: Ses
         ["runs", "list", new_session_id()],
     )
     assert (existing.code, unknown.code) == (3, 3)
-    assert "no observer of this name has run on this session yet" in existing.out
-    assert "has run" not in unknown.out
+    assert "this observer has not run on this session yet" in existing.out
+    assert "has not run" not in unknown.out
     assert "no data for this session" in unknown.out
     assert no_runs.out == f"no runs on {session.id}\n"
     assert "no data for this session" in unknown_runs.out
