@@ -69,11 +69,14 @@ class ChildProcess:
         """
         await self.spawn()
 
-    async def spawn(self, *, preexec_fn: Callable[[], None] = die_with_parent, **options: Any) -> None:
-        """Execute the command with options of `asyncio.create_subprocess_exec`."""
+    async def spawn(
+        self, *, preexec_fn: Callable[[], None] = die_with_parent, **options: Any
+    ) -> asyncio.subprocess.Process:
+        """Execute the command with options of `asyncio.create_subprocess_exec`, and return the process."""
         self.process = await asyncio.create_subprocess_exec(
             *self._command, start_new_session=True, preexec_fn=preexec_fn, **options
         )
+        return self.process
 
     async def wait(self) -> int:
         """Wait until the process ends, and return its exit code: -N if signal N ended it."""

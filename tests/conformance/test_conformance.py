@@ -85,7 +85,7 @@ class Runner:
         if step.get("eventually"):
             eventually(lambda: self._holds(step))
         elif step["call"] == "run":
-            self._conduct(step)
+            self._perform_run(step)
         else:
             self._check(step, lambda: self._call(step["call"], self._given(step.get("with", {}))))
 
@@ -118,10 +118,10 @@ class Runner:
         for name, path in step.get("save", {}).items():
             self._names[name] = at(result, path)
 
-    def _conduct(self, step: dict[str, Any]) -> None:
+    def _perform_run(self, step: dict[str, Any]) -> None:
         given = self._given(step.get("with", {}))
 
-        def conduct() -> Any:
+        def perform() -> Any:
             observer = self._observer(given)
             with observer.run(given.pop("session_id"), **given) as self._run:
                 self._results(step, self._run)
@@ -130,10 +130,10 @@ class Runner:
                     raise Oops("never recorded")
 
         if "raises" not in step:
-            self._check({name: step[name] for name in ("fails",) if name in step}, conduct)
+            self._check({name: step[name] for name in ("fails",) if name in step}, perform)
             return
         with pytest.raises(Oops):
-            conduct()
+            perform()
 
     def _observer(self, given: dict[str, Any]) -> ObserverClient:
         name = given.pop("observer", "")

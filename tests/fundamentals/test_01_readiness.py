@@ -48,7 +48,7 @@ def test_a_session_without_runs_is_never_run(session: SessionCalls) -> None:
     assert not answer.HasField("latest_run")
 
 
-def test_another_observer_does_not_count(session: SessionCalls) -> None:
+def test_readiness_is_per_observer(session: SessionCalls) -> None:
     """Readiness is per observer: another observer's notes leave it NEVER_RUN."""
     session.write_notes("run-1", observer="tone")
     assert session.get_notes(observer="facts").readiness == READINESS_NEVER_RUN
@@ -214,7 +214,7 @@ def test_ready_again_after_expiry(session: SessionCalls) -> None:
     assert session.get_notes().notes.summary == "again"
 
 
-def test_a_batch_returns_what_single_calls_would(session: SessionCalls) -> None:
+def test_a_batch_equals_single_calls(session: SessionCalls) -> None:
     """BatchGetNotes returns what GetNotes would for each entry, in the order of the requests, repeats included."""
     other, unknown = SessionCalls(session.channel, new_session_id()), new_session_id()
     session.write_notes("run-1", "one", observed_turn=1)
@@ -238,7 +238,7 @@ def test_an_empty_batch_is_empty(session: SessionCalls) -> None:
     assert len(session.notes.BatchGetNotes(BatchGetNotesRequest(), timeout=10).responses) == 0
 
 
-def test_a_session_holds_every_observers_readiness(session: SessionCalls) -> None:
+def test_a_session_contains_every_observers_readiness(session: SessionCalls) -> None:
     """GetSession contains, for every observer with a run, the response of GetNotes without bounds."""
     session.append_turns(3)
     session.write_notes("run-1", "tone notes", observer="tone", observed_turn=1)

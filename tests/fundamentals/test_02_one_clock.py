@@ -140,7 +140,7 @@ def test_a_clock_set_back_makes_ages_zero(session: SessionCalls, store: Store) -
     assert answer.fresh
 
 
-def test_the_callers_clock_plays_no_part(session: SessionCalls, store: Store) -> None:
+def test_the_callers_clock_is_not_used(session: SessionCalls, store: Store) -> None:
     """Times in turns are stored as given; no age and no session time is computed from them."""
     year_one, far_future = Timestamp(seconds=-62135596800), Timestamp(seconds=253402300799, nanos=999_999_999)
     new_turns = turns(2)

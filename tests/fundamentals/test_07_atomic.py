@@ -33,7 +33,7 @@ def test_a_field_comes_back_as_it_was_set(session: SessionCalls) -> None:
     assert dict(session.get_session().fields) == {name: value(item) for name, item in content.items()}
 
 
-def test_others_fields_are_left_alone(session: SessionCalls) -> None:
+def test_other_fields_are_unchanged(session: SessionCalls) -> None:
     """UpdateSession sets and removes only the fields in the request."""
     session.update_session(set={"a": 1, "b": 2, "c": 3})
     session.update_session(set={"b": "new"}, remove=["c", "not there"])
@@ -68,7 +68,7 @@ def test_the_version_counts_update_session_alone(session: SessionCalls) -> None:
     assert session.update_session(remove=["a"]).version == 3
 
 
-def test_an_update_of_nothing_counts(session: SessionCalls) -> None:
+def test_an_empty_update_raises_the_version(session: SessionCalls) -> None:
     """Each successful UpdateSession raises the version by 1, even without any field."""
     assert [session.update_session().version for _ in range(3)] == [1, 2, 3]
 
@@ -85,7 +85,7 @@ def test_another_version_aborts(session: SessionCalls, store: Store) -> None:
     assert store.dump(session.id) == before
 
 
-def test_another_version_of_no_session_aborts(session: SessionCalls, store: Store) -> None:
+def test_an_expected_version_of_a_new_session_aborts(session: SessionCalls, store: Store) -> None:
     """A session that UpdateSession has never changed is at version 0."""
     with refused(grpc.StatusCode.ABORTED, "VERSION_MISMATCH") as error:
         session.update_session(set={"a": 2}, expected_version=1)
@@ -93,7 +93,7 @@ def test_another_version_of_no_session_aborts(session: SessionCalls, store: Stor
     assert store.keys(session.id) == []
 
 
-def test_of_two_that_expect_a_version_one_wins(session: SessionCalls) -> None:
+def test_one_of_many_updates_of_a_version_succeeds(session: SessionCalls) -> None:
     """Of many concurrent updates that expect the same version, one succeeds."""
 
     def update(number: int) -> grpc.StatusCode:
@@ -185,7 +185,7 @@ def test_a_client_that_disconnects_leaves_all_or_none(session: SessionCalls, sto
     assert store.without_ttl() == []
 
 
-def test_a_storm_of_cancellations_mixes_up_nothing(session: SessionCalls) -> None:
+def test_cancelled_calls_leave_counters_and_replies_consistent(session: SessionCalls) -> None:
     """Calls cancelled at random leave all counters consistent, and no response reaches another caller."""
     dice = random.Random(2)
     for number in range(150):

@@ -152,7 +152,7 @@ def test_the_old_runs_stay_refused_in_a_new_session(session: SessionCalls) -> No
     assert session.get_notes().latest_run.run_id == "new"
 
 
-def test_deleted_twice_the_runs_of_both_lives_are_refused(session: SessionCalls) -> None:
+def test_runs_of_both_deletions_are_refused(session: SessionCalls) -> None:
     """After a second deletion, the runs of the first are still refused."""
     session.begin_run("first-life")
     session.delete()
@@ -179,7 +179,7 @@ def test_an_unknown_run_of_a_deleted_session_is_not_found(session: SessionCalls)
         session.fail_run("unknown")
 
 
-def test_runs_in_flight_do_not_bring_it_back(session: SessionCalls, store: Store) -> None:
+def test_runs_in_flight_do_not_restore_deleted_data(session: SessionCalls, store: Store) -> None:
     """Observers that write during the deletion do not bring user data back."""
     ids = count()
     for number in range(400):

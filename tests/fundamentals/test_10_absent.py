@@ -12,7 +12,7 @@ RPCS = {
 }
 
 
-def test_the_rpcs_are_these_and_no_others() -> None:
+def test_the_services_have_exactly_these_rpcs() -> None:
     """The contract has exactly these two services with exactly these RPCs."""
     services = {
         **session_notes_pb2.DESCRIPTOR.services_by_name,

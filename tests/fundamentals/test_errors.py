@@ -184,7 +184,7 @@ def test_an_id_is_printable_ascii(session: SessionCalls, store: Store, bad_id: s
 
 
 @pytest.mark.parametrize("rpc", [rpc for rpc in ALL_RPCS if "session_id" in fields_of(rpc)])
-def test_a_session_must_be_named(session: SessionCalls, rpc: str) -> None:
+def test_an_empty_session_id_is_invalid(session: SessionCalls, rpc: str) -> None:
     """An empty `session_id` is INVALID_ARGUMENT in every RPC that has one."""
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as error:
         session.call(rpc, request_of(rpc, ""))

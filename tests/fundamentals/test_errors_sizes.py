@@ -48,7 +48,7 @@ def test_notes_of_256_kib(session: SessionCalls, store: Store) -> None:
     assert store.dump(session.id) == before
 
 
-def test_notes_of_many_small_parts(session: SessionCalls) -> None:
+def test_the_notes_limit_applies_to_many_small_parts(session: SessionCalls) -> None:
     """The limit applies to the notes as a whole, however small their parts."""
     with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE") as error:
         session.write_notes("run-1", Notes(issues=[Issue(text="x" * 98)] * 2622))

@@ -60,7 +60,7 @@ def test_deleted_sessions_are_not_listed(session: SessionCalls) -> None:
     assert session.id not in {summary.session_id for summary in listed(session)}
 
 
-def test_ids_that_look_like_keys_are_listed_as_themselves(session: SessionCalls) -> None:
+def test_ids_that_look_like_keys_are_listed_unchanged(session: SessionCalls) -> None:
     """An id that looks like a key name is listed unchanged."""
     odd = SessionCalls(session.channel, f"{session.id}:turns")
     odd.append_turns(1)

@@ -21,8 +21,8 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def test_it_starts_without_redis_and_reconnects(session_id: str) -> None:
-    """Without Redis, it starts with health NOT_SERVING and calls UNAVAILABLE at once, and later reconnects."""
+def test_a_start_without_redis(session_id: str) -> None:
+    """Without Redis, the sidecar starts, is NOT_SERVING and answers UNAVAILABLE at once. Later it reconnects."""
     port = free_port()
     with Sidecar(f"redis://127.0.0.1:{port}", wait=False) as sidecar, new_channel(sidecar.target) as channel:
         session = SessionCalls(channel, session_id)
@@ -93,7 +93,7 @@ def _is_answered(session: SessionCalls) -> bool:
         return False
 
 
-def test_it_listens_on_a_unix_socket(session_id: str, tmp_path: Path) -> None:
+def test_a_unix_socket_besides_a_port(session_id: str, tmp_path: Path) -> None:
     """`--listen unix:/path` listens on a socket with mode 600, and `--listen` can be repeated."""
     sidecar = Sidecar(flags=["--listen", f"unix:{tmp_path}/s"])
     if len(f"{tmp_path}/s") > 100:
@@ -106,7 +106,7 @@ def test_it_listens_on_a_unix_socket(session_id: str, tmp_path: Path) -> None:
         assert stat.S_IMODE((tmp_path / "s").stat().st_mode) & 0o077 == 0
 
 
-def test_it_listens_only_on_a_unix_socket(session_id: str, sidecar: Sidecar) -> None:
+def test_a_unix_socket_alone(session_id: str, sidecar: Sidecar) -> None:
     """A unix socket can be the only address, and one left behind by a kill is replaced."""
     path = sidecar.data_dir.with_name("only")
     with Sidecar(listen=f"unix:{path}") as other:

@@ -422,7 +422,7 @@ def test_health_follows_the_store_in_every_worker() -> None:
         assert len(lines) == 10
 
 
-def test_it_starts_while_redis_is_down_and_heals(session_id: str) -> None:
+def test_a_start_while_redis_is_down(session_id: str) -> None:
     """Without a store, every worker starts and is NOT_SERVING, and serves once the store runs."""
     port = free_port()
     with sidecar_with_workers(f"redis://127.0.0.1:{port}", wait=False) as sidecar, channel_per_worker(sidecar) as each:

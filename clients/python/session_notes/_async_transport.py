@@ -27,7 +27,7 @@ from session_notes._transport import CLOSED_DURING_CALL
 T = TypeVar("T")
 
 _OTHER_LOOP = (
-    "this client belongs to the event loop in which it was opened: use another one in each loop, within `async with`"
+    "this client belongs to the event loop in which it was opened: create one per loop, and open it by `async with`"
 )
 
 _INHERITED: list[object] = []

@@ -196,7 +196,7 @@ export interface Session {
   readonly sessionId: string;
   /** The primary's fields. */
   readonly fields: JsonObject;
-  /** How many times `updateSession` has changed the session; 0: never. */
+  /** Number of times that `updateSession` has changed the session. */
   readonly version: number;
   /** Number of turns ever appended. */
   readonly turnCount: number;

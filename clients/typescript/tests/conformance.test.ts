@@ -131,7 +131,7 @@ class Runner {
     if (step.eventually === true) {
       await eventually(() => holds(() => this.#step({ ...step, eventually: false })));
     } else if (step.call === "run") {
-      await this.#conduct(step);
+      await this.#performRun(step);
     } else {
       await this.#check(step, () => this.#call(step));
     }
@@ -184,9 +184,9 @@ class Runner {
     }
   }
 
-  async #conduct(step: Step): Promise<void> {
+  async #performRun(step: Step): Promise<void> {
     const { session_id: sessionId, observer, ...options } = this.#resolved(step.with ?? {}) as JsonObject;
-    const conduct = () =>
+    const perform = () =>
       this.#observer(observer).run(
         sessionId as string,
         async (run) => {
@@ -201,9 +201,9 @@ class Runner {
       );
     if (step.raises === undefined) {
       const { call, fails } = step;
-      await this.#check(fails === undefined ? { call } : { call, fails }, conduct);
+      await this.#check(fails === undefined ? { call } : { call, fails }, perform);
     } else {
-      await assert.rejects(conduct, Oops);
+      await assert.rejects(perform, Oops);
     }
   }
 

@@ -98,7 +98,7 @@ class Erasure:
         if not self._can_write.is_set():
             log.info("the embedded store can write to its disk again")
             self._can_write.set()
-        # A brief failure to write leaves no other trace than a file that is too large. If a rewrite has ended since the
+        # The only trace of a brief write failure is a file that is too large. If a rewrite has ended since the
         # measurement, INFO reports the size of other files.
         too_large = _is_idle(info) and size_on_disk > _number(info, "aof_current_size")
         if too_large and self._done == self._requested and append_only_file.in_use(self._dir) == files:
@@ -132,7 +132,7 @@ class Erasure:
                 return
 
     async def _rewrite(self) -> None:
-        # A rewrite in flight may have begun before the deletion, and writes the deleted data.
+        # A rewrite in flight may have begun before the deletion, and would write the deleted data.
         info = await self._wait_until_idle()
         # Commands not yet written to the file would be in the new base and also be appended after it, which would store
         # a turn twice.

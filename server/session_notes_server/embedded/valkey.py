@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -87,19 +88,15 @@ class EmbeddedValkey(ChildProcess):
             )
         # The previous process may have been killed between a deletion and its erasure.
         self.erasure.request()
-        deadline = asyncio.get_running_loop().time() + ACCEPT_SECONDS
-        # The server signals the end of its start only by accepting connections.
-        while (  # noqa: ASYNC110
-            not self._directory.accepts_connections()
-            and self.pid is not None
-            and asyncio.get_running_loop().time() < deadline
-        ):
-            await asyncio.sleep(0.005)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ACCEPT_SECONDS):
+                while self.pid is not None and not self._directory.accepts_connections():  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
         if self._cause is not None and self.pid is not None:
             log.info("the embedded store is running again")
 
     def handle_exit(self, code: int) -> str:
-        """Find the cause, log it if it is lasting and was not logged before, and return a description."""
+        """Find the cause, log it if it is lasting and new, and return its description."""
         before, self._cause = self._cause, self._find_cause(code)
         if self._cause.lasting and (self.backoff_seconds == FIRST_BACKOFF_SECONDS or self._cause != before):
             log.error(
@@ -144,8 +141,8 @@ class EmbeddedValkey(ChildProcess):
             )
         elif repaired.empty:
             log.warning(
-                "the embedded store's append-only file had a hole, probably from a full disk: removed %d empty "
-                "bytes; no data is lost",
+                "the embedded store's append-only file had a hole, probably from a full disk; removed it (%d empty "
+                "bytes), and no data is lost",
                 repaired.empty,
             )
 

@@ -29,11 +29,11 @@ _FIELDS = ("method", "code", "duration_ms", "error_id")
 
 BUFFER_BYTES = 1 << 20
 WRITE_SECONDS, RETRY_SECONDS = 0.05, 10.0
-"""The time that a log call waits for its line to be written, which keeps lines and actions in order. After a wait in
-vain, log calls do not wait for RETRY_SECONDS."""
+"""The time that a log call waits for its line to be written, which keeps lines and actions in order. If that wait times
+out, log calls do not wait at all during the next RETRY_SECONDS."""
 
 EXIT_SECONDS = 1.0
-"""The time that an ending process waits for a blocked stderr or stdout."""
+"""The limit on a final flush, and on a wait for a blocked stdout."""
 
 STDOUT, STDERR = 1, 2
 

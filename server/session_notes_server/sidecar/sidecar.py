@@ -140,7 +140,7 @@ async def serve_calls(
         await shutdown.unless_urgent(boundary.drain(grace_seconds))
         if shutdown.urgent.is_set():
             await boundary.drain(0)
-        # What remains are responses being sent, and streams of health and reflection, which never end by themselves.
+        # Responses may still be in transit, and health and reflection streams never end by themselves.
         await server.stop(STREAMS_GRACE_SECONDS)
     if traces is not None:
         await traces.flush(max(deadline - loop.time(), LAST_SPANS_SECONDS))

@@ -15,7 +15,10 @@ FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 5.0, 60.0
 
 
 class LogThrottle:
-    """Decides for each message when it is due: immediately, then after pauses that grow to a minute."""
+    """Decides for each message when it is due: immediately, then after pauses that grow to a minute.
+
+    For a state that persists. `rpc.transfers.ThrottledWarning` is for events per call, whose number it logs.
+    """
 
     def __init__(self) -> None:
         # Per message: when it is due next, the pause after that, and how often it occurred since it was last due.

@@ -1,4 +1,4 @@
-"""The `calls` section: every call at every place under every load, compared with the floor."""
+"""The `calls` section: every call to every server under every load, compared with the floor."""
 
 from __future__ import annotations
 

@@ -121,8 +121,8 @@ async def _run_processes(
             }
             await primary.send_job(job, (plan.as_json() for plan in plans))
             await _follow(primary, history, progress)
-            # The observer cannot know that no more turns follow.
-            observer.close_stdin()
+            # Ask the observer to finish: it cannot know that no more turns follow.
+            observer.stdin.close()
 
         async def follow_observer() -> None:
             # The observer receives only ids, and must learn everything else from the sidecar.

@@ -36,7 +36,7 @@ def pack(*words: str | int | bytes) -> bytes:
 
 
 class Connection(asyncio.Protocol):
-    """A pipelined connection: commands are sent without waiting, and replies are matched to calls by their order.
+    """A pipelined connection, which matches replies to calls by their order.
 
     A time limit per call alone would mistake a queue for an outage: among hundreds of pending calls, one may wait long
     while the node answers the others. Therefore a second limit applies to silence. When a node sends nothing at all,
