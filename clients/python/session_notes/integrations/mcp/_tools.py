@@ -36,10 +36,12 @@ class Arguments(BaseModel):
 
 class GetNotes(Arguments):
     observer: Observer = ""
-    max_age_seconds: Annotated[float | None, Field(ge=0, le=1e9, description="The maximum `age_seconds` of fresh notes.")] = None
-    max_turns_behind: Annotated[
-        int | None, Field(ge=0, description="The maximum `turns_behind` of fresh notes.")
+    max_age_seconds: Annotated[
+        float | None, Field(ge=0, le=1e9, description="The maximum `age_seconds` of fresh notes.")
     ] = None
+    max_turns_behind: Annotated[int | None, Field(ge=0, description="The maximum `turns_behind` of fresh notes.")] = (
+        None
+    )
 
     @property
     def max_age(self) -> timedelta | None:
