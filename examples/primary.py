@@ -99,7 +99,8 @@ class OpenAIResponder:
         instructions = (
             "You are an assistant in a first conversation with a user who is planning a project. Answer in one or two"
             " sentences. A colleague who is listening has left you these notes. Raise issues first, then follow-ups."
-            f" The further behind the notes are, the less you should rely on them. {json.dumps(reading.as_tool_result())}"
+            " The further behind the notes are, the less you should rely on them."
+            f" {json.dumps(reading.as_tool_result())}"
         )
         messages: list[ChatCompletionMessageParam] = [{"role": "system", "content": instructions}]
         for turn in turns:
