@@ -1,4 +1,4 @@
-# `make` lists the targets. Everything is installed into .venv. Outside this folder only `make run` writes files: its data
+# `make` lists the targets. Everything is installed into .venv. Only `make run` writes outside this folder, to its data directory
 # (see `session-notes serve --help`).
 
 # The newest Python found, at least 3.11. Choose another with `make PYTHON=... run`.
@@ -8,7 +8,7 @@ BIN := .venv/bin
 PROTOS := $(shell find protos -name '*.proto' | sort)
 GENERATED := v1 status
 
-# Override the environment: tests start hundreds of Python processes, which would all compile every module again.
+# Override the environment: tests start hundreds of Python processes, and without bytecode each would compile every module.
 export PYTHONDONTWRITEBYTECODE :=
 
 # Create an environment unless it is complete (Ctrl-C may have interrupted its creation) and its Python still exists.
@@ -26,7 +26,7 @@ endef
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# An environment whose Python no longer exists is created again.
+# Create the environment again if its Python no longer exists.
 .venv/run: pyproject.toml $(if $(shell $(BIN)/python -c '' 2>/dev/null || test ! -e .venv/run || echo gone),gone)
 	$(call venv,.venv)
 	@echo "installing the sidecar into .venv"
@@ -34,7 +34,7 @@ help: ## list the targets
 	@touch $@
 
 .venv/dev: .venv/run
-	@echo "installing what tests and checks need into .venv"
+	@echo "installing the dependencies of tests and checks into .venv"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[server,dev]'
 	@touch $@
 
@@ -56,7 +56,7 @@ demo: .venv/run ## play a conversation with a primary and an observer (under a m
 
 # Tests that can run in parallel come first. The faults measure how long calls take while something is broken, so they run
 # separately. With ARGS, one pytest run selects from all tests.
-test: .venv/dev ## run the tests (ARGS="-k name" for some)
+test: .venv/dev ## run the tests (ARGS="-k name" selects tests)
 ifdef ARGS
 	@$(BIN)/python -m pytest -n 4 --dist loadgroup $(ARGS)
 else
@@ -67,7 +67,7 @@ endif
 faults: .venv/dev ## run only the fault tests: real kills, silent stores, cut connections, random bytes
 	@$(BIN)/python -m pytest -n 4 tests/faults $(ARGS)
 
-soak: .venv/dev ## run the fault tests at full length (at most an hour; FOR=10m for less)
+soak: .venv/dev ## run the fault tests at full length (at most an hour; FOR=10m shortens it)
 	@timeout --signal=INT --kill-after=60 $(or $(FOR),1h) $(BIN)/python -m pytest tests/faults --soak --timeout 1800 $(ARGS)
 
 guards: .venv/dev ## remove each guard from a copy of the code, and check that its test fails
@@ -86,15 +86,15 @@ OLDEST = import re, tomllib; project = tomllib.load(open("pyproject.toml", "rb")
 	@.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-oldest/pins.txt --editable '.[server,dev]'
 	@touch $@
 
-oldest: .venv-oldest/ready ## run the tests on the oldest supported versions of all dependencies (ARGS="-k name" for some)
+oldest: .venv-oldest/ready ## run the tests on the oldest supported versions of all dependencies (ARGS="-k name" selects tests)
 	@cat .venv-oldest/pins.txt
 	@$(MAKE) --no-print-directory test BIN=.venv-oldest/bin
 
-# The packages that the integrations support are many and large, so they have a separate environment.
+# The integrations need many large packages, so they have a separate environment.
 .venv-integrations/ready: pyproject.toml
 	$(call venv,.venv-integrations)
 	@echo "installing the packages of the integrations into .venv-integrations (1.2 GB)"
-	@# The pip of an older Python takes minutes to resolve these versions, a new one seconds.
+	@# An old pip takes minutes to resolve these versions, a new one seconds.
 	@.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	@.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[server,dev,integrations]'
 	@touch $@
@@ -102,7 +102,7 @@ oldest: .venv-oldest/ready ## run the tests on the oldest supported versions of 
 # Modules that import these packages can be type-checked only in this environment, so `make check` skips them.
 TYPED_HERE = find clients/python/session_notes/integrations tests/integrations examples/*_agent.py -name '*.py'
 
-test-integrations: .venv-integrations/ready ## run the tests of the integrations, with the real packages (ARGS="-k name" for some)
+test-integrations: .venv-integrations/ready ## run the tests of the integrations, with the real packages (ARGS="-k name" selects tests)
 	.venv-integrations/bin/mypy $$($(TYPED_HERE))
 	@.venv-integrations/bin/python -m pytest -n 2 tests/integrations $(ARGS)
 	@if $(NODE); then $(MAKE) --no-print-directory test-typescript; fi
@@ -144,8 +144,8 @@ dist: .venv-integrations/ready ## build the wheel and the sdist into dist/, and 
 	@.venv-integrations/bin/python -m build
 	@.venv-integrations/bin/python -m twine check --strict dist/*
 
-# Three runs, because these machines are noisy.
-bench: .venv/dev ## measure the cost per call, next to alternatives, three times (15 minutes; RUNS=1 for less)
+# Run three times, because timings are noisy.
+bench: .venv/dev ## measure the cost per call, next to alternatives, three times (15 minutes; RUNS=1 measures once)
 	@for run in $$(seq $(or $(RUNS),3)); do \
 		$(BIN)/session-notes bench --full --seed $$run --results benchmarks/results/$$run $(ARGS) || exit 1; done
 	@$(BIN)/python benchmarks/tables.py

@@ -146,7 +146,7 @@ def rows(call: str, parts: dict[str, Callable[[], object]], *, divisor: int = 1)
 
 
 def us(part: Callable[[], object], divisor: int) -> float:
-    """Return the median time in µs of one of the repetitions within a part."""
+    """Return the median time of a part in µs, divided by its number of repetitions."""
     part()
     times = []
     for _ in range(REPEATS):

@@ -40,7 +40,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep the tests of each kind of store on one worker, so that each store is started once.
 
-    Marks would do, but `--dist loadgroup` groups nothing since pytest 9.2 (pytest-dev/pytest-xdist#1386).
+    Marks would be enough, but `--dist loadgroup` groups nothing since pytest 9.2 (pytest-dev/pytest-xdist#1386).
     """
     if config.getoption("dist") != "loadgroup":
         return None
@@ -58,7 +58,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def sidecar_over() -> Iterator[Callable[[str], Sidecar]]:
-    """Return a function that starts one sidecar per kind of store, at first use."""
+    """Return a function that starts one sidecar per kind of store, on first use."""
     running: dict[str, Sidecar] = {}
     with ExitStack() as stack:
 
@@ -69,12 +69,12 @@ def sidecar_over() -> Iterator[Callable[[str], Sidecar]]:
                 elif kind == "redis":
                     program = redis_program()
                     if program is None:
-                        pytest.skip("there is no redis-server on PATH")
+                        pytest.skip("no redis-server on PATH")
                     sidecar = Sidecar(stack.enter_context(StoreServer(program)).url)
                 elif kind == "cluster":
                     sidecar = Sidecar(stack.enter_context(valkey_cluster()))
                 else:
-                    # A developer's own store: use a prefix of the tests' own, and remove every key at the end.
+                    # A developer's own store: use a separate prefix, and remove every key at the end.
                     sidecar = Sidecar(kind, prefix=f"session-notes-test-{uuid.uuid4().hex}")
                     stack.callback(sidecar.store.close)
                     stack.callback(sidecar.store.forget)

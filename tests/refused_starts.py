@@ -1,4 +1,4 @@
-"""Starts of the sidecar that must fail, and the check that a running sidecar is unharmed by them."""
+"""Starts of the sidecar that must fail, and the check that they do not affect a running sidecar."""
 
 import os
 import subprocess
@@ -13,17 +13,17 @@ SECRET = "sekrit-8c1f"
 
 
 def run_serve(*arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
-    """Run `serve`, which must end soon, and return its exit code and its output, with line ends as spaces.
+    """Run `serve`, which must exit soon, and return its exit code and its output in one line.
 
-    If it starts after all, it is stopped. Its store and its data are this call's own.
+    By default it has an address and a data directory of its own. If it starts, it is stopped and the test fails.
     """
     clean = {name: text for name, text in os.environ.items() if not name.startswith("SESSION_NOTES_")}
     with tempfile.TemporaryDirectory(prefix="session-notes-") as home:
-        own = {"HOME": home, "XDG_DATA_HOME": home, "COLUMNS": "200"}
-        own |= {"SESSION_NOTES_DATA_DIR": f"{home}/data", "SESSION_NOTES_LISTEN": f"127.0.0.1:{free_port()}"}
+        defaults = {"HOME": home, "XDG_DATA_HOME": home, "COLUMNS": "200"}
+        defaults |= {"SESSION_NOTES_DATA_DIR": f"{home}/data", "SESSION_NOTES_LISTEN": f"127.0.0.1:{free_port()}"}
         process = subprocess.Popen(
             [*program(), "serve", *arguments],
-            env={**clean, **own, **(env or {})},
+            env={**clean, **defaults, **(env or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -38,7 +38,7 @@ def run_serve(*arguments: str, env: Mapping[str, str] | None = None) -> tuple[in
 
 
 def assert_refused(text: str, arguments: Sequence[str], *, code: int = 1) -> str:
-    """Assert that `serve` exits with a code and an error that contains a text, and return the whole output."""
+    """Assert that `serve` exits with a code and an error that contains a text, and return its output."""
     status, output = run_serve(*arguments)
     assert status == code
     assert text in output

@@ -1,4 +1,4 @@
-"""A service manager such as systemd, played by the test: a socket that receives notifications (sd_notify(3))."""
+"""A fake service manager, such as systemd: a socket that receives notifications (sd_notify(3))."""
 
 import socket
 import tempfile
@@ -11,7 +11,7 @@ WATCHDOG_SECONDS = 1.0
 
 
 class Manager:
-    """A service manager with a socket in the file system or, if the address begins with `@`, an abstract one.
+    """A fake service manager. Its socket is in the file system or, if the address begins with `@`, abstract.
 
     Attributes:
         env: The variables that it sets for a service.

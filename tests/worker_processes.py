@@ -56,11 +56,11 @@ def connections(pid: int, port: int) -> set[str]:
             local, state, inode = (row.split()[column] for column in (1, 3, 9))
             if state == established and int(local.rpartition(":")[2], 16) == port:
                 accepted.add(f"socket:[{inode}]")
-    held = set()
+    open_files = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):
-            held.add(str(descriptor.readlink()))
-    return accepted & held
+            open_files.add(str(descriptor.readlink()))
+    return accepted & open_files
 
 
 @contextmanager

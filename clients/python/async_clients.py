@@ -5,6 +5,8 @@
 Edit the blocking client, then run this program (`make format` does). A test fails if a generated file is out of date.
 """
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
 

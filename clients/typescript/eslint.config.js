@@ -10,16 +10,16 @@ export default defineConfig(
   {
     languageOptions: { parserOptions: { projectService: true } },
     rules: {
-      // Numbers in messages are what they look like.
+      // Numbers are safe in template strings.
       "@typescript-eslint/restrict-template-expressions": ["error", { allowNumber: true }],
-      // An empty text in an option or the environment means what an absent one does.
+      // An empty string in an option or the environment counts as absent.
       "@typescript-eslint/prefer-nullish-coalescing": "off",
     },
   },
   {
     files: ["tests/**"],
     rules: {
-      // node:test collects what it returns.
+      // node:test awaits the promises it returns.
       "@typescript-eslint/no-floating-promises": [
         "error",
         { allowForKnownSafeCalls: [{ from: "package", name: ["test", "suite", "describe"], package: "node:test" }] },

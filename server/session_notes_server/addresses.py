@@ -1,4 +1,4 @@
-"""TCP addresses as settings give them: `host:port`."""
+"""TCP addresses in settings, as `host:port`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def host_and_port(address: str) -> tuple[str, int]:
     """Return the host of `host:port`, without the brackets of an IPv6 address, and the port.
 
     Raises:
-        InvalidSetting: If the address has another form.
+        InvalidSetting: If the address is not `host:port`.
     """
     host, colon, port_text = address.rpartition(":")
-    # gRPC would use port 443 where none is given, and another port where the number is above 65535.
+    # gRPC would use port 443 for a missing port, and a wrong port for a number above 65535.
     if not colon or not (port_text.isascii() and port_text.isdecimal()) or int(port_text) > 65535:
         raise InvalidSetting(
             f"cannot listen on {address}: write host:port, with a port from 0 to 65535, or unix:/path."
@@ -28,10 +28,10 @@ def host_and_port(address: str) -> tuple[str, int]:
 
 
 def is_loopback(address: str, host: str) -> bool:
-    """Return whether a host resolves to loopback addresses alone. An empty host is every address, as in gRPC.
+    """Return whether a host resolves to loopback addresses only. An empty host means all addresses, as in gRPC.
 
     Args:
-        address: The address as given, for the error.
+        address: The address in the setting, for the error text.
         host: Its host.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Child processes: start, watch, restart with backoff, stop with escalation, and end with the parent."""
+"""Child processes: start, restart with backoff, stop with escalation, and death with the parent."""
 
 from __future__ import annotations
 
@@ -10,39 +10,36 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from session_notes_server.settings import StartupError
 
 log = logging.getLogger(__name__)
 
-# A process that keeps ending early is restarted after a pause that doubles each time.
+# The pause before a restart doubles each time, unless the process ran for longer than STABLE_SECONDS.
 FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 0.2, 30.0
-# A process that ran for longer than this did not end early.
 STABLE_SECONDS = 10.0
 STOP_SECONDS = 10.0
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC = ctypes.CDLL(None)
 
 
 def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
-    """Have the kernel send this process a signal when its parent dies. Only Linux can; elsewhere it does nothing."""
+    """Have the kernel send this process a signal when its parent dies. Has an effect on Linux only."""
     if sys.platform == "linux":
         _LIBC.prctl(1, number)  # PR_SET_PDEATHSIG, see prctl(2)
 
 
 class ChildProcess:
-    """A child process with a name, a command and one process at a time.
+    """A child process that can be restarted.
 
-    It runs in a new session: Ctrl-C in a terminal signals the whole process group, but the parent decides when its
-    children stop. The embedded store, for example, must outlive the calls in flight.
+    It runs in a new session, because Ctrl-C in a terminal signals the whole process group, but the parent decides when
+    its children stop. The embedded store, for example, must outlive the calls in flight.
 
     Args:
         name: Its name in log lines.
         command: The program and its arguments.
-        stop_seconds: How long `stop` waits before it kills the process.
-        prepare: Called in the new process before it executes the program.
+        stop_seconds: The time between SIGTERM and SIGKILL in `stop`.
 
     Attributes:
         process: The current or last process, if any was started.
@@ -50,17 +47,11 @@ class ChildProcess:
     """
 
     def __init__(
-        self,
-        name: str,
-        command: Sequence[str | os.PathLike[str]],
-        *,
-        stop_seconds: float = STOP_SECONDS,
-        prepare: Callable[[], None] = die_with_parent,
+        self, name: str, command: Sequence[str | os.PathLike[str]], *, stop_seconds: float = STOP_SECONDS
     ) -> None:
         self.name = name
         self._command = command
         self._stop_seconds = stop_seconds
-        self._prepare = prepare
         self.process: asyncio.subprocess.Process | None = None
         self.backoff_seconds = FIRST_BACKOFF_SECONDS
 
@@ -70,30 +61,33 @@ class ChildProcess:
         return self.process.pid if self.process is not None and self.process.returncode is None else None
 
     async def start(self) -> None:
-        """Start a process. A subclass passes its options to `spawn`.
+        """Start the process. A subclass overrides this to pass options to `spawn`.
 
         Raises:
             OSError: If the program cannot be executed.
-            StartupError: If a subclass finds another obstacle.
+            StartupError: If a subclass cannot prepare the start.
         """
         await self.spawn()
 
-    async def spawn(self, **options: Any) -> None:
-        """Execute the command, with further options of `asyncio.create_subprocess_exec`."""
+    async def spawn(
+        self, *, preexec_fn: Callable[[], None] = die_with_parent, **options: Any
+    ) -> asyncio.subprocess.Process:
+        """Execute the command with options of `asyncio.create_subprocess_exec`, and return the process."""
         self.process = await asyncio.create_subprocess_exec(
-            *self._command, start_new_session=True, preexec_fn=self._prepare, **options
+            *self._command, start_new_session=True, preexec_fn=preexec_fn, **options
         )
+        return self.process
 
     async def wait(self) -> int:
         """Wait until the process ends, and return its exit code: -N if signal N ended it."""
         return 0 if self.process is None else await self.process.wait()
 
-    def describe_exit(self, code: int) -> str:
-        """Return what the log says about a process that ended by itself."""
+    def handle_exit(self, code: int) -> str:
+        """React to an exit that `stop` did not cause, and return its description for the log."""
         return f"exit code {code}"
 
     async def keep_running(self) -> None:
-        """Start the process unless it is running, and restart it whenever it ends by itself. Runs until cancelled."""
+        """Start the process unless it is running, and restart it whenever it ends. Runs until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
@@ -107,13 +101,13 @@ class ChildProcess:
             else:
                 if loop.time() - began > STABLE_SECONDS:
                     self.backoff_seconds = FIRST_BACKOFF_SECONDS
-                outcome = f"ended by itself ({self.describe_exit(code)})"
+                outcome = f"ended by itself ({self.handle_exit(code)})"
             log.error("%s %s; restarting it in %.1f s", self.name, outcome, self.backoff_seconds)
             await asyncio.sleep(self.backoff_seconds)
             self.backoff_seconds = min(self.backoff_seconds * 2, LAST_BACKOFF_SECONDS)
 
     async def stop(self) -> None:
-        """Stop the process if it is running: terminate it, wait, and kill it if it takes too long."""
+        """Terminate the process if it is running, and kill it if it has not ended in time."""
         if self.pid is None:
             return
         self.send_signal(signal.SIGTERM)
@@ -134,12 +128,3 @@ class ChildProcess:
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(number)
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.stop()

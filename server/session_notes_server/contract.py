@@ -1,4 +1,4 @@
-"""The contract's services and defaults, from which every table of services, methods or messages derives."""
+"""The contract's services and defaults: the source of every table of services, methods or messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sidecar's settings: names, units, defaults and the reason for each; and the errors that keep it from starting."""
+"""The sidecar's settings, with their units, defaults and reasons, and the errors that prevent its start."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from datetime import timedelta
 from pathlib import Path
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
-"""The address on which the sidecar listens, and which clients call, by default. Equals `session_notes.DEFAULT_TARGET`,
-which takes 150 ms to import; a test compares the two."""
+"""The default address of the sidecar. Equals `session_notes.DEFAULT_TARGET`, which takes 150 ms to import. A test
+compares the two."""
 
 HEALTH_LIVE, HEALTH_READY = "live", "ready"
-"""Names of health services besides those of the contract: the process itself, and the process with its store."""
+"""Names of health services besides those of the contract: the process alone, and the process with its store."""
 
 ERASED_WITHIN = timedelta(seconds=10)
-"""The time within which what DeleteSession removed is gone from every file of the embedded store. It counts from the
-response while the sidecar runs, else from its next start. It takes longer if rewriting the files takes more than 3 s,
-and while rewriting fails."""
+"""The time within which data removed by DeleteSession is erased from every file of the embedded store. It begins with
+the response or, if the sidecar ends before the erasure, with its next start. Erasure takes longer if a rewrite of the
+files takes more than 3 s, and while rewrites fail."""
 
 MAX_SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
-"""The longest path of a unix socket: the size of `sun_path` (unix(7)) without the closing NUL."""
+"""The longest path of a unix socket: the size of `sun_path` (unix(7)) without the terminating NUL."""
 
 
 class StartupError(Exception):
-    """The sidecar cannot start. The text tells an operator what to do and holds no secret.
+    """The sidecar cannot start. The text tells an operator what to do and contains no secret.
 
     Subclasses:
         InvalidSetting: A setting is invalid on any machine. The exit code is 2.
-        AddressError: An address cannot be listened on.
+        AddressError: The sidecar cannot listen on an address.
         CredentialsError: A file with tokens, certificates or a password cannot be used.
         EmbeddedError: The embedded store cannot be started.
     """
@@ -50,8 +50,8 @@ def default_data_dir() -> Path:
         return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "session-notes"
     except RuntimeError:
         raise InvalidSetting(
-            f"user {os.geteuid()} has no home directory to keep data in: choose a directory with --data-dir, or use a "
-            "Redis with --redis-url"
+            f"user {os.geteuid()} has no home directory for the data directory: choose another with --data-dir, or "
+            "use a Redis with --redis-url"
         ) from None
 
 
@@ -64,7 +64,7 @@ class LogFormat(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Upper limits on sizes and counts. A call beyond a limit is answered RESOURCE_EXHAUSTED."""
+    """Upper limits on sizes and counts. A call that exceeds one fails with RESOURCE_EXHAUSTED."""
 
     notes_bytes: int = 256 * 1024
     """Serialized size of one notes document, or of one session field."""
@@ -79,7 +79,7 @@ class Limits:
     """Size of one request message. Equals gRPC's own default, which clients expect."""
 
     concurrent_calls: int = 10_000
-    """Calls in flight. Hundreds of sessions cause bursts of a few thousand calls, all of which should be answered."""
+    """Calls in flight. Hundreds of sessions cause bursts of a few thousand calls, which should all be answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class Settings:
     """URL of Redis. None: use an embedded Valkey in `data_dir`."""
 
     redis_password_file: Path | None = None
-    """File with the password of Redis, for rotation and to keep it out of the URL. None: the password in the URL, if
+    """File with the password of Redis, which can be rotated and is not in the URL. None: the password in the URL, if
     any."""
 
     redis_ca: Path | None = None
@@ -130,14 +130,14 @@ class Settings:
     """File with the password of the Sentinels. None: they require none."""
 
     min_replicas_acked: int = 0
-    """Number of replicas that must have a write before it is answered. 0 by default: the embedded store has no
-    replicas, and each write would cost a round trip to them."""
+    """Number of replicas that must acknowledge a write before the call is answered. 0 by default, because the embedded
+    store has no replicas, and waiting for them costs each write a round trip."""
 
     data_dir: Path | None = None
     """Data directory of the embedded store. None: `default_data_dir()`."""
 
     log_format: LogFormat = LogFormat.TEXT
-    """Whether log lines are written for people or for programs."""
+    """Format of log lines: text for people, or JSON for programs."""
 
     metrics_listen: str | None = None
     """Address at which Prometheus scrapes the metrics: `host:port`. None: no metrics are collected."""
@@ -152,23 +152,23 @@ class Settings:
     """Time to keep a session after its last change, unless UpdateSession set a ttl for it."""
 
     notes_timeout: timedelta = timedelta(milliseconds=80)
-    """Timeout of GetNotes for a reply from Redis. A primary calls it in the middle of a conversation, and needs a
-    response within 100 ms, even if that is UNAVAILABLE."""
+    """Timeout of GetNotes for a reply from Redis. A primary calls it during a conversation and needs a response within
+    100 ms, even if the response is UNAVAILABLE."""
 
     store_timeout: timedelta = timedelta(seconds=1)
-    """Timeout of any call for a reply from Redis. Below the deadline of 2 s that both clients set on such calls, so
-    that they receive the sidecar's response."""
+    """Timeout of any call for a reply from Redis. Shorter than the deadline of 2 s that both clients set on such calls,
+    so that they receive the sidecar's response."""
 
     max_connection_age: timedelta = timedelta(minutes=10)
-    """Age at which a connection is closed. Its client opens another one, and streams on the old one end. This also
-    drops clients whose certificate is no longer trusted. A new connection costs a few milliseconds."""
+    """Age at which a connection is closed. Its client opens another one; streams on the old one end. This also drops
+    clients whose certificate is no longer trusted. A new connection costs a few milliseconds."""
 
     grace: timedelta = timedelta(seconds=5)
     """Time for calls in flight to finish after SIGTERM."""
 
     workers: int = 1
-    """Number of processes that serve calls; one process uses one core. They share the TCP ports. Limits on calls and
-    connections apply to each separately."""
+    """Number of processes that serve calls. Each uses at most one core. They share the TCP ports. Limits on calls and
+    connections apply to each process."""
 
     limits: Limits = Limits()
     """Sizes and counts."""

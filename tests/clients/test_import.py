@@ -15,6 +15,8 @@ from session_notes import PrimaryClient, Turn, Unavailable
 
 from tests.support import Sidecar
 
+LAZY_MODULES = {f"session_notes.{module}" for module in session_notes._LAZY.values()}
+
 
 def python(program: str) -> str:
     """Return the output of a Python program in a new process."""
@@ -31,8 +33,17 @@ def test_the_client_is_light() -> None:
     packages = {name.partition(".")[0] for name in imported - grpcs_own} - sys.stdlib_module_names
     assert packages <= {"google", "session_notes"}
     unneeded = {"google.protobuf.json_format", "uuid", "random", "session_notes.status.v1.status_pb2", "redis"}
-    assert not unneeded & imported
+    assert not (unneeded | LAZY_MODULES) & imported
     assert not {name for name in imported if name.endswith("_pb2_grpc")}, "the clients need no stubs"
+
+
+def test_every_public_name_can_be_imported() -> None:
+    """Every name in `__all__` exists and is listed by `dir`, including those that are imported at their first use."""
+    listed = python("import session_notes; print(*dir(session_notes))").split()
+    assert set(session_notes.__all__) <= set(listed)
+    python("from session_notes import *")
+    with pytest.raises(AttributeError, match="no attribute 'NoClient'"):
+        session_notes.NoClient  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_only_the_transport_imports_grpc() -> None:

@@ -85,7 +85,7 @@ class Runner:
         if step.get("eventually"):
             eventually(lambda: self._holds(step))
         elif step["call"] == "run":
-            self._conduct(step)
+            self._perform_run(step)
         else:
             self._check(step, lambda: self._call(step["call"], self._given(step.get("with", {}))))
 
@@ -118,10 +118,10 @@ class Runner:
         for name, path in step.get("save", {}).items():
             self._names[name] = at(result, path)
 
-    def _conduct(self, step: dict[str, Any]) -> None:
+    def _perform_run(self, step: dict[str, Any]) -> None:
         given = self._given(step.get("with", {}))
 
-        def conduct() -> Any:
+        def perform() -> Any:
             observer = self._observer(given)
             with observer.run(given.pop("session_id"), **given) as self._run:
                 self._results(step, self._run)
@@ -130,10 +130,10 @@ class Runner:
                     raise Oops("never recorded")
 
         if "raises" not in step:
-            self._check({name: step[name] for name in ("fails",) if name in step}, conduct)
+            self._check({name: step[name] for name in ("fails",) if name in step}, perform)
             return
         with pytest.raises(Oops):
-            conduct()
+            perform()
 
     def _observer(self, given: dict[str, Any]) -> ObserverClient:
         name = given.pop("observer", "")
@@ -201,10 +201,10 @@ class Runner:
 
 def nested(levels: int) -> dict[str, Any]:
     """Return objects nested `levels` deep."""
-    made: dict[str, Any] = {}
+    levels_so_far: dict[str, Any] = {}
     for _ in range(levels - 1):
-        made = {"a": made}
-    return made
+        levels_so_far = {"a": levels_so_far}
+    return levels_so_far
 
 
 def is_matcher(expected: Any) -> bool:
@@ -230,8 +230,8 @@ def equal(expected: Any, actual: Any, path: str) -> None:
         case list():
             if not isinstance(actual, list) or len(expected) != len(actual):
                 raise Mismatch(problem)
-            for number, (one, other) in enumerate(zip(expected, actual, strict=True)):
-                equal(one, other, f"{path}.{number}")
+            for number, (left, right) in enumerate(zip(expected, actual, strict=True)):
+                equal(left, right, f"{path}.{number}")
         case _:
             if isinstance(expected, bool) != isinstance(actual, bool) or expected != actual:
                 raise Mismatch(problem)
@@ -245,7 +245,7 @@ def compare_error(expected: dict[str, Any], error: Exception, check: Callable[[A
         elif path == "is":
             for parent in part:
                 if not isinstance(error, getattr(session_notes, parent)):
-                    raise Mismatch(f"{type(error).__name__} is no {parent}")
+                    raise Mismatch(f"{type(error).__name__} is not a {parent}")
         elif path == "message":
             check(part, str(error), path)
         else:
@@ -274,8 +274,8 @@ def neutral(result: Any) -> Any:
         case timedelta():
             return result.total_seconds()
         case Issue() | Turn():
-            said = {name: getattr(result, name) for name in _names(result)}
-            return {name: neutral(part) for name, part in said.items() if part not in (None, {}, "unspecified")}
+            parts = {name: getattr(result, name) for name in _names(result)}
+            return {name: neutral(part) for name, part in parts.items() if part not in (None, {}, "unspecified")}
         case tuple() if hasattr(result, "_fields"):
             return {name: neutral(getattr(result, name)) for name in result._fields}
         case list() | tuple():
@@ -407,9 +407,9 @@ def test_the_tables_are_complete() -> None:
     failures = [step["fails"] for step in steps if "fails" in step] + [case["error"] for case in STATUSES.values()]
     kinds = {failure if isinstance(failure, str) else failure.get("error") for failure in failures} - {None}
     errors = {
-        n
-        for n in session_notes.__all__
-        if isinstance(t := getattr(session_notes, n), type) and issubclass(t, SessionNotesError)
+        name
+        for name in session_notes.__all__
+        if isinstance(exported := getattr(session_notes, name), type) and issubclass(exported, SessionNotesError)
     }
     assert kinds == errors - {"SessionNotesError"}
 

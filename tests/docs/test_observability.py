@@ -17,7 +17,7 @@ PAGE = (ROOT / "docs" / "observability.md").read_text()
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "session-notes.json").read_text())
 ALERTS = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())
 
-# Words of PromQL other than names of metrics and labels.
+# Keywords of PromQL.
 AGGREGATIONS = {"sum", "min", "max", "avg", "count"}
 FUNCTIONS = {"rate", "increase", "histogram_quantile", "absent"}
 GROUPING = {"by", "without", "on", "ignoring", "group_left", "group_right"}
@@ -27,32 +27,32 @@ OF_PROMETHEUS, TARGET = {"up": {"job", "instance"}}, {"job", "instance"}
 
 
 @pytest.fixture(scope="module")
-def seen() -> Scrape:
+def current_scrape() -> Scrape:
     """A scrape of a running sidecar."""
     with Sidecar(flags=METRICS) as sidecar:
         return scrape(sidecar)
 
 
 @pytest.fixture(scope="module")
-def told(seen: Scrape) -> dict[str, set[str]]:
-    """Return the names of all samples with their labels."""
+def exposed(current_scrape: Scrape) -> dict[str, set[str]]:
+    """The labels of each metric that the sidecar exposes."""
     names: dict[str, set[str]] = {}
-    for sample in seen.samples:
+    for sample in current_scrape.samples:
         names.setdefault(sample.name, set()).update(sample.labels)
     return names
 
 
-def check(expression: str, known: dict[str, set[str]]) -> None:
-    """Assert that every metric and label in a PromQL expression exists. Fails on anything it cannot parse."""
-    known = known | OF_PROMETHEUS
+def check(expression: str, labels_by_metric: dict[str, set[str]]) -> None:
+    """Assert that every metric and label in a PromQL expression exists. Fail on anything that cannot be parsed."""
+    labels_by_metric = labels_by_metric | OF_PROMETHEUS
     rest = re.sub(r'"(?:[^"\\]|\\.)*"', '""', expression)
     rest = re.sub(r"\[\$?\w+\]", "", rest)
     labels: set[str] = set()
     for matchers in re.findall(r"\{(.*?)\}", rest):
         for matcher in filter(None, map(str.strip, matchers.split(","))):
-            found = re.fullmatch(r'(\w+)\s*(?:=~|!~|!=|=)\s*""', matcher)
-            assert found, f"no matcher: {matcher}"
-            labels.add(found[1])
+            match = re.fullmatch(r'(\w+)\s*(?:=~|!~|!=|=)\s*""', matcher)
+            assert match, f"not a matcher: {matcher}"
+            labels.add(match[1])
     rest = re.sub(r"\{.*?\}", "", rest)
     for _, inside in re.findall(rf"\b({'|'.join(GROUPING)})\s*\(([^)]*)\)", rest):
         labels |= set(filter(None, map(str.strip, inside.split(","))))
@@ -60,13 +60,13 @@ def check(expression: str, known: dict[str, set[str]]) -> None:
     metrics = set()
     for word, call in re.findall(r"([A-Za-z_:][\w:]*)\s*(\(?)", rest):
         if call:
-            assert word in AGGREGATIONS | FUNCTIONS, f"no function: {word}"
+            assert word in AGGREGATIONS | FUNCTIONS, f"unknown function: {word}"
         elif word not in AGGREGATIONS | OPERATORS:
             metrics.add(word)
     assert metrics, f"no metric in {expression}"
-    assert metrics <= known.keys(), f"not told by a sidecar: {metrics - known.keys()}"
-    have = set.union(TARGET, *(known[metric] for metric in metrics))
-    assert labels <= have, f"labels that {metrics} have not: {labels - have}"
+    assert metrics <= labels_by_metric.keys(), f"not exposed by a sidecar: {metrics - labels_by_metric.keys()}"
+    have = set.union(TARGET, *(labels_by_metric[metric] for metric in metrics))
+    assert labels <= have, f"labels missing from {metrics}: {labels - have}"
     leftover = re.sub(r"[A-Za-z_:][\w:]*|\d+(\.\d+)?|[-+*/(),<>=!\s]", "", rest)
     assert not leftover, f"cannot read {leftover!r} in {expression}"
 
@@ -82,16 +82,16 @@ def check(expression: str, known: dict[str, set[str]]) -> None:
         "1 > 0",
     ],
 )
-def test_unknown_names_are_rejected(wrong: str, told: dict[str, set[str]]) -> None:
+def test_unknown_names_are_rejected(wrong: str, exposed: dict[str, set[str]]) -> None:
     """The check rejects unknown metrics, labels and functions."""
     with pytest.raises(AssertionError):
-        check(wrong, told)
+        check(wrong, exposed)
 
 
 @pytest.mark.parametrize("rule", ALERTS["groups"][0]["rules"], ids=lambda rule: rule["alert"])
-def test_alerts_use_existing_metrics(rule: dict[str, Any], told: dict[str, set[str]]) -> None:
+def test_alerts_use_existing_metrics(rule: dict[str, Any], exposed: dict[str, set[str]]) -> None:
     """Each alert uses existing metrics and labels, and describes the problem and the next step."""
-    check(rule["expr"], told)
+    check(rule["expr"], exposed)
     assert rule["labels"]["severity"] in {"critical", "warning"}
     assert rule["annotations"]["summary"]
     assert rule["annotations"]["description"]
@@ -105,43 +105,43 @@ def queries() -> Iterator[tuple[str, str]]:
             yield panel["title"], target["expr"]
 
 
-def test_the_dashboard_uses_existing_metrics(told: dict[str, set[str]]) -> None:
+def test_the_dashboard_uses_existing_metrics(exposed: dict[str, set[str]]) -> None:
     """Each panel uses existing metrics and labels, and the data source chosen by the user."""
-    asked = list(queries())
-    assert len(asked) > 20
-    for title, expression in asked:
-        check(expression, told)
+    expressions = list(queries())
+    assert len(expressions) > 20
+    for title, expression in expressions:
+        check(expression, exposed)
         assert 'job=~"$job", instance=~"$instance"' in expression, title
     for variable in DASHBOARD["templating"]["list"][1:]:
         (metric,) = re.findall(r"label_values\((\w+)", variable["definition"])
-        assert metric in told
+        assert metric in exposed
     sources = {panel["datasource"]["uid"] for panel in DASHBOARD["panels"] if "datasource" in panel}
     assert sources == {"${datasource}"}
     assert DASHBOARD["templating"]["list"][0]["type"] == "datasource"
 
 
-def test_the_dashboard_shows_every_metric(told: dict[str, set[str]]) -> None:
+def test_the_dashboard_shows_every_metric(exposed: dict[str, set[str]]) -> None:
     """Every metric of the sidecar is on the dashboard."""
     text = " ".join(expression for _, expression in queries())
-    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in told if name.startswith("session_notes_")}
+    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in exposed if name.startswith("session_notes_")}
     assert {name for name in families if name not in text} == set()
 
 
-def documented() -> dict[str, tuple[str, set[str]]]:
+def documented_metrics() -> dict[str, tuple[str, set[str]]]:
     """Return the metrics in the tables of docs/observability.md, with type and labels."""
     rows = re.findall(r"^\| `(\w+)` \| (counter|gauge|histogram) \|([^|]*)\| [^|]+ \|$", PAGE, re.MULTILINE)
     return {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
 
 
-def in_words(seen: Scrape) -> dict[str, tuple[str, set[str]]]:
+def exposed_metrics(current_scrape: Scrape) -> dict[str, tuple[str, set[str]]]:
     """Return the metrics of a scrape in the same form."""
-    found = {}
-    for family in seen.families.values():
+    metrics = {}
+    for family in current_scrape.families.values():
         name = family.name + ("_total" if family.type == "counter" else "")
-        found[name] = (family.type, {label for sample in family.samples for label in sample.labels} - {"le"})
-    return found
+        metrics[name] = (family.type, {label for sample in family.samples for label in sample.labels} - {"le"})
+    return metrics
 
 
-def test_the_docs_have_every_metric(seen: Scrape) -> None:
+def test_the_docs_have_every_metric(current_scrape: Scrape) -> None:
     """The tables of docs/observability.md list exactly the exposed metrics, with type and labels."""
-    assert documented() == in_words(seen)
+    assert documented_metrics() == exposed_metrics(current_scrape)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_tables_agree_with_the_results() -> None:
-    """The tables of docs/performance.md are those of the JSON in benchmarks/results."""
+    """The tables of docs/performance.md match the JSON in benchmarks/results."""
     command = [sys.executable, "benchmarks/tables.py", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

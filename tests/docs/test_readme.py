@@ -38,13 +38,13 @@ def fresh() -> Iterator[Sidecar]:
 
 def grpcurl(command: str, target: str) -> str:
     """Run a grpcurl command from a page against the test's sidecar."""
-    beside_python = shutil.which("grpcurl", path=str(Path(sys.executable).parent))
-    found = beside_python or shutil.which("grpcurl")
-    if found is None:
+    installed = shutil.which("grpcurl", path=str(Path(sys.executable).parent))
+    executable = installed or shutil.which("grpcurl")
+    if executable is None:
         pytest.skip("no grpcurl: neither from PyPI for this platform nor on PATH")
     assert "localhost:50051" in command
     words = shlex.split(command.replace("localhost:50051", target))
-    return subprocess.run([found, *words[1:]], check=True, capture_output=True, text=True, timeout=20).stdout
+    return subprocess.run([executable, *words[1:]], check=True, capture_output=True, text=True, timeout=20).stdout
 
 
 def commands_and_answers(page: str) -> Iterator[tuple[list[str], dict[str, Any] | None]]:
@@ -139,10 +139,10 @@ def test_the_make_targets_named_exist() -> None:
 def test_links_resolve(page: Path) -> None:
     """Every link to a file or a heading resolves."""
     for link, anchor in re.findall(r"\]\(([^)#:]*)(#[^)]*)?\)", page.read_text()):
-        there = page.parent / link if link else page
-        assert there.exists(), link
-        if anchor and there.suffix == ".md":
-            assert anchor in anchors(there), f"{link}{anchor}"
+        path = page.parent / link if link else page
+        assert path.exists(), link
+        if anchor and path.suffix == ".md":
+            assert anchor in anchors(path), f"{link}{anchor}"
 
 
 def anchors(page: Path) -> set[str]:

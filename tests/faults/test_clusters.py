@@ -137,7 +137,7 @@ def test_sentinels_with_a_separate_login(user: str, tmp_path: Path) -> None:
         with sidecar_on(url) as refused:
             eventually(lambda: "NOT_SERVING: " in refused.log)
             assert "no Sentinel names a master" in refused.log
-            assert "give --sentinel-password-file" in refused.log
+            assert "set --sentinel-password-file" in refused.log
         with sidecar_on(url, flags) as sidecar, new_channel(sidecar.target) as channel:
             sidecar.wait_until_serving()
             assert status_of(SessionCalls(channel, new_session_id()).append_turns) == grpc.StatusCode.OK

@@ -54,10 +54,10 @@ def test_abandoned_calls_leak_no_answer(wire: Wire, effort: Callable[[int, int],
     sessions = [wire.session() for _ in range(20)]
     wire.proxy.delay_seconds = 0.002
     # The longest deadline, adapted to the current response time on this machine.
-    answered, abandoned, longest = 0, 0, 0.120
+    completed, abandoned, longest = 0, 0, 0.120
     try:
         for _ in range(effort(50, 1000)):
-            calls, before = [], answered
+            calls, before = [], completed
             for _ in range(100):
                 session = random.choice(sessions)
                 request = notes_api.GetNotesRequest(session_id=session.id)
@@ -71,14 +71,14 @@ def test_abandoned_calls_leak_no_answer(wire: Wire, effort: Callable[[int, int],
                 status = status_of(call.result)
                 assert status in STATUSES
                 if status == grpc.StatusCode.OK:
-                    answered += 1
+                    completed += 1
                     assert call.result().notes.summary == f"notes of {session.id}"
                 else:
                     abandoned += 1
-            longest = min(longest * 1.5, 10.0) if answered - before < 25 else max(longest / 1.5, 0.010)
+            longest = min(longest * 1.5, 10.0) if completed - before < 25 else max(longest / 1.5, 0.010)
     finally:
         wire.proxy.delay_seconds = 0.0
-    assert answered > 100
+    assert completed > 100
     assert abandoned > 100
     for session in sessions:
         assert session.get_notes().notes.summary == f"notes of {session.id}"
@@ -107,11 +107,11 @@ def test_a_stray_reply_among_many_callers(wire: Wire, effort: Callable[[int, int
     stray = wire.proxy.replies_to(sessions[0].id.encode())[-1]
 
     def call(number: int) -> grpc.StatusCode:
-        session, answers = sessions[number % 8], list[notes_api.GetNotesResponse]()
+        session, responses = sessions[number % 8], list[notes_api.GetNotesResponse]()
         if number % 100 == 50:
             wire.proxy.inject_before_reply(session.id.encode(), stray)
-        status = status_of(lambda: answers.append(session.get_notes()))
-        assert {answer.notes.summary for answer in answers} <= {f"notes of {session.id}"}
+        status = status_of(lambda: responses.append(session.get_notes()))
+        assert {response.notes.summary for response in responses} <= {f"notes of {session.id}"}
         return status
 
     with ThreadPoolExecutor(16) as pool:
@@ -184,12 +184,12 @@ def test_a_stray_reply_on_idle_connections(wire: Wire) -> None:
     other.get_notes()
     wire.proxy.inject_at_rest(wire.proxy.replies_to(other.id.encode())[-1])
 
-    def answered() -> bool:
-        answers = []
-        status = status_of(lambda: answers.append(session.get_notes()))
+    def is_ok() -> bool:
+        responses = []
+        status = status_of(lambda: responses.append(session.get_notes()))
         assert status in (grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE)
-        assert {answer.notes.summary for answer in answers} <= {f"notes of {session.id}"}
+        assert {response.notes.summary for response in responses} <= {f"notes of {session.id}"}
         return status == grpc.StatusCode.OK
 
     for _ in range(10):
-        eventually(answered)
+        eventually(is_ok)

@@ -102,11 +102,11 @@ PEERS = {
         "something other than Redis answers",
         "does not speak TLS",
     ),
-    "silent": (lambda: tcp_server(_stay_silent), "it takes connections", "to a TLS handshake"),
+    "silent": (lambda: tcp_server(_stay_silent), "it accepts connections", "to the TLS handshake"),
     "closing": (lambda: tcp_server(lambda _: None), "is it Redis", "is it Redis"),
     "full": (
         lambda: tcp_server(_greet(b"-ERR max number of clients reached\r\n")),
-        "as many clients as it accepts",
+        "its maximum number of clients",
         "does not speak TLS",
     ),
     "protected": (

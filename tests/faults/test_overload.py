@@ -82,7 +82,7 @@ async def results(calls: list[Any]) -> list[Refusal]:
     return refusals
 
 
-def overloaded(refusal: Refusal) -> bool:
+def is_overloaded(refusal: Refusal) -> bool:
     """Return whether a call was rejected as overloaded."""
     return (refusal.code, refusal.reason) == (EXHAUSTED, "OVERLOADED") and refusal.retry_delay_seconds == 0.5
 
@@ -102,7 +102,7 @@ def test_a_batch_response_above_the_limit_is_rejected(small: Sidecar) -> None:
         session.write_notes("run-1", notes("x" * 200_000))
         requests = [GetNotesRequest(session_id=session.id)] * 83
         fits = session.notes.BatchGetNotes(BatchGetNotesRequest(requests=requests), timeout=20)
-        assert all(answer.notes.summary for answer in fits.responses)
+        assert all(reading.notes.summary for reading in fits.responses)
         with refused(EXHAUSTED, "TOO_LARGE") as error:
             session.notes.BatchGetNotes(BatchGetNotesRequest(requests=requests * 12), timeout=20)
     assert (error.metadata["field"], error.metadata["limit"]) == ("responses", str(16 * MEBIBYTE))
@@ -121,7 +121,7 @@ async def test_excess_calls_are_rejected_at_once(small: Sidecar, store: StoreSer
             assert (await check).status
             rejected = await results([call for call in calls if call.done()])
         assert len(rejected) == 400
-        assert all(map(overloaded, rejected)), rejected[0]
+        assert all(map(is_overloaded, rejected)), rejected[0]
         assert Counter(result.code for result in await results(calls)) == {EXHAUSTED: 400, grpc.StatusCode.OK: 200}
     small.wait_until_serving()
     assert_serves_others(small)
@@ -141,7 +141,7 @@ async def test_large_messages_in_excess_do_not_grow_memory(
                 calls = [asyncio.ensure_future(append(request.SerializeToString(), timeout=20)) for request in requests]
                 await until_done(calls, 190 - 17, 3 * AT_ONCE_SECONDS)
                 sizes.append(resident_bytes(small) - before)
-            assert sum(map(overloaded, await results(calls))) >= 190 - 17
+            assert sum(map(is_overloaded, await results(calls))) >= 190 - 17
         small.wait_until_serving()
     assert max(sizes) < 192 * MEBIBYTE, [size // MEBIBYTE for size in sizes]
     assert sizes[-1] - sizes[0] < 96 * MEBIBYTE, [size // MEBIBYTE for size in sizes]
@@ -195,15 +195,15 @@ def test_health_watches_above_the_limit_are_rejected(target: Sidecar) -> None:
         stub = health_pb2_grpc.HealthStub(channel)
         watches = [stub.Watch(health_pb2.HealthCheckRequest(), timeout=60) for _ in range(300)]
         try:
-            answers = Counter[object]()
+            outcomes = Counter[object]()
             for watch in watches:
                 try:
-                    answers[next(watch).status] += 1
+                    outcomes[next(watch).status] += 1
                 except grpc.RpcError as error:
                     refusal = Refusal()
                     refusal.read(error)
-                    answers[refusal.reason] += 1
-            assert answers == {health_pb2.HealthCheckResponse.SERVING: 200, "OVERLOADED": 100}
+                    outcomes[refusal.reason] += 1
+            assert outcomes == {health_pb2.HealthCheckResponse.SERVING: 200, "OVERLOADED": 100}
             assert_serves_others(target)
         finally:
             for watch in watches:

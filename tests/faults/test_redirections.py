@@ -118,14 +118,14 @@ def test_the_owner_of_slots_is_found_in_every_form(owner: bytes) -> None:
 @pytest.mark.parametrize(
     ("ranges", "reason"),
     [
-        (b"*0\r\n", "no node has slots"),
-        (array(array(b":0\r\n", b":16383\r\n")), "no node has slots"),
-        (slots((0, LAST, text("?"), 1)), "no node has slots"),
+        (b"*0\r\n", "no node that it can name has slots"),
+        (array(array(b":0\r\n", b":16383\r\n")), "no node that it can name has slots"),
+        (slots((0, LAST, text("?"), 1)), "no node that it can name has slots"),
         (b"+OK\r\n", "not understood"),
         (array(array(b":0\r\n", b":99999\r\n", array(NULL, b":1\r\n"))), "not understood"),
         (b"-LOADING Redis is loading the dataset in memory\r\n", "loading"),
         (b"-NOPERM this user has no permissions to run the 'cluster|slots' command\r\n", "cluster|slots"),
-        (b"-ERR This instance has cluster support disabled\r\n", "it is no cluster"),
+        (b"-ERR This instance has cluster support disabled\r\n", "it is not a cluster"),
     ],
 )
 def test_unusable_slots_are_refused_with_the_reason(ranges: bytes, reason: str) -> None:
@@ -147,8 +147,8 @@ def test_missing_slots_fail_health() -> None:
     ("reply", "reason"),
     [
         (b"-MOVED 1 :PORT\r\n", "redirect a slot to each other"),
-        (b"-MOVED 1 ?:PORT\r\n", "names no host"),
-        (b"-ASK 1 ?:PORT\r\n", "names no host"),
+        (b"-MOVED 1 ?:PORT\r\n", "without naming its host"),
+        (b"-ASK 1 ?:PORT\r\n", "without naming its host"),
         (b"-MOVED 1 127.0.0.1:1\r\n", "connection refused"),
         (b"-CLUSTERDOWN Hash slot not served\r\n", "CLUSTERDOWN"),
         (b"-CLUSTERDOWN The cluster is down and only accepts read commands\r\n", "CLUSTERDOWN"),
@@ -197,18 +197,18 @@ def test_a_migrating_slot_is_followed() -> None:
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (b"*-1\r\n", "no Sentinel that answers knows a master of that name"),
+        (b"*-1\r\n", "no Sentinel that answers knows a running master with that name"),
         (b"-IDONTKNOW I have not enough information about that name\r\n", "IDONTKNOW"),
-        (b"-NOAUTH Authentication required.\r\n", "give --sentinel-password-file"),
+        (b"-NOAUTH Authentication required.\r\n", "set --sentinel-password-file"),
         (b"-NOPERM this user has no permissions to run the 'sentinel|get-master-addr-by-name' command\r\n", "NOPERM"),
         (b"-LOADING Redis is loading the dataset in memory\r\n", "LOADING"),
-        (b"-ERR unknown command 'SENTINEL'\r\n", "it is no Sentinel"),
+        (b"-ERR unknown command 'SENTINEL'\r\n", "it is not a Sentinel"),
         (bulk("127.0.0.1", "1"), "connection refused"),
-        (bulk("", "1"), "is no address"),
-        (bulk("nowhere.invalid", "6379"), "the name of its host is not found"),
-        (bulk("no\0where", "6379"), "invalid and cannot be looked up"),
-        (bulk("a..b", "6379"), "invalid and cannot be looked up"),
-        (b"+OK\r\n", "is no address"),
+        (bulk("", "1"), "is not an address"),
+        (bulk("nowhere.invalid", "6379"), "its host name cannot be resolved"),
+        (bulk("no\0where", "6379"), "its host name is invalid"),
+        (bulk("a..b", "6379"), "its host name is invalid"),
+        (b"+OK\r\n", "is not an address"),
     ],
 )
 def test_unusable_answers_of_a_sentinel_have_a_reason(answer: bytes, reason: str) -> None:

@@ -33,11 +33,11 @@ class Replicated:
         self.master, self.replica, self.proxy, self.sidecar = master, replica, proxy, sidecar
         self.session = SessionCalls(channel, new_session_id())
 
-    def cut(self) -> None:
-        """Cut the replica off from the master, without either noticing."""
+    def disconnect(self) -> None:
+        """Disconnect the replica from the master without either noticing."""
         self.proxy.black_hole = True
 
-    def mend(self) -> None:
+    def reconnect(self) -> None:
         """Reconnect the replica, and wait until it has caught up."""
         self.proxy.black_hole = False
         self.proxy.refuse()
@@ -45,7 +45,7 @@ class Replicated:
         eventually(lambda: self.replica.info("replication")["master_link_status"] == "up", 30)
         eventually(lambda: status_of(self.session.append_turns) == grpc.StatusCode.OK, 30)
 
-    def replica_holds(self, text: str) -> bool:
+    def replica_has(self, text: str) -> bool:
         """Return whether the replica has a text in the session's runs."""
         key = self.sidecar.store.key(self.session.id, "runs")
         return text.encode() in b"\0".join(self.replica.hgetall(key).values())
@@ -75,7 +75,7 @@ def shared() -> Iterator[Replicated]:
 def store(shared: Replicated) -> Iterator[Replicated]:
     shared.session.id = new_session_id()
     yield shared
-    shared.mend()
+    shared.reconnect()
 
 
 def test_an_acknowledged_write_is_at_the_replica(store: Replicated) -> None:
@@ -83,7 +83,7 @@ def test_an_acknowledged_write_is_at_the_replica(store: Replicated) -> None:
 
     def write(number: int) -> bool:
         store.session.write_notes(f"run-{number}", f"notes-{number}.")
-        return store.replica_holds(f"notes-{number}.")
+        return store.replica_has(f"notes-{number}.")
 
     with ThreadPoolExecutor(16) as pool:
         assert all(pool.map(write, range(20)))
@@ -92,12 +92,12 @@ def test_an_acknowledged_write_is_at_the_replica(store: Replicated) -> None:
 def test_writes_without_the_replica_are_unavailable(store: Replicated) -> None:
     """With the replica cut off, writes are UNAVAILABLE within the timeout, and reads are OK."""
     store.session.write_notes("run-1", "first")
-    store.cut()
+    store.disconnect()
     with refused(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"):
         store.session.write_notes("run-2", "second", timeout=2)
     assert store.session.get_notes(timeout=0.5).ready
     assert store.session.get_session(timeout=0.5).notes["default"].ready
-    assert not store.replica_holds("second")
+    assert not store.replica_has("second")
 
 
 def test_a_retry_without_the_replica_is_unavailable(store: Replicated) -> None:
@@ -105,7 +105,7 @@ def test_a_retry_without_the_replica_is_unavailable(store: Replicated) -> None:
 
     The retry itself writes nothing. That the master has the write does not prove that a replica has it.
     """
-    store.cut()
+    store.disconnect()
     with refused(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"):
         store.session.write_notes("run-1", "unknown")
     with redis.Redis(port=store.master.port) as admin:
@@ -113,10 +113,10 @@ def test_a_retry_without_the_replica_is_unavailable(store: Replicated) -> None:
     eventually(lambda: status_of(store.session.get_notes) == grpc.StatusCode.OK)
     with refused(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"):
         store.session.write_notes("run-1", "unknown")
-    store.mend()
+    store.reconnect()
     retried = store.session.write_notes("run-1", "unknown")
     assert retried.outcome == notes_api.WRITE_OUTCOME_DUPLICATE
-    assert store.replica_holds("unknown")
+    assert store.replica_has("unknown")
 
 
 def test_a_failover_loses_no_acknowledged_write(store: Replicated) -> None:
@@ -124,7 +124,7 @@ def test_a_failover_loses_no_acknowledged_write(store: Replicated) -> None:
 
     def write(number: int) -> tuple[int, grpc.StatusCode]:
         if number == 30:
-            store.cut()
+            store.disconnect()
         return number, status_of(lambda: store.session.update_session(set={f"field-{number}": "x"}))
 
     with ThreadPoolExecutor(8) as pool:
@@ -175,10 +175,10 @@ def test_lost_connections_leak_nothing(store: Replicated) -> None:
 
 def test_health_follows_the_replicas(store: Replicated) -> None:
     """A write that too few replicas have makes health NOT_SERVING with the reason, until they are back."""
-    store.cut()
+    store.disconnect()
     with refused(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"):
         store.session.append_turns(1)
     eventually(lambda: store.sidecar.health() == NOT_SERVING, 5)
-    assert "too few replicas have what was written (--min-replicas-acked)" in store.sidecar.log
-    store.mend()
+    assert "too few replicas have confirmed the write (--min-replicas-acked)" in store.sidecar.log
+    store.reconnect()
     store.sidecar.wait_until_serving(5)

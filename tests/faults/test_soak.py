@@ -110,7 +110,7 @@ class Soak:
         with new_channel(self.stage.sidecar.target) as channel:
             return answers(channel)
 
-    def rest(self, *, new_life: bool = False) -> None:
+    def measure_idle(self, *, new_life: bool = False) -> None:
         """Pause the load, renew the connections to the store, and measure the sidecar."""
         load, proxy, sidecar = self.stage.load, self.stage.proxy, self.stage.sidecar
         load.pause()
@@ -212,14 +212,14 @@ def test_a_soak_keeps_every_promise(
             try:
                 # The first life: all faults once (half of them in the quick form) to warm up, then more.
                 soak.inject(names, 0, longest, at_least=effort(len(FAULTS) // 2, len(FAULTS)))
-                soak.rest(new_life=True)
+                soak.measure_idle(new_life=True)
                 soak.inject(names, begin + 0.45 * seconds, longest, at_least=len(FAULTS) - len(FAULTS) // 2)
-                soak.rest()
+                soak.measure_idle()
                 soak.inject(iter(["sidecar_killed"] * effort(1, 8)), 0, longest / 2, at_least=effort(1, 8))
                 soak.inject(names, 0, longest, at_least=effort(1, len(FAULTS)))
-                soak.rest(new_life=True)
+                soak.measure_idle(new_life=True)
                 soak.inject(names, begin + seconds, longest, at_least=1)
-                soak.rest()
+                soak.measure_idle()
             finally:
                 load.pause()
             sidecar.wait_until_serving(BACK_SECONDS)

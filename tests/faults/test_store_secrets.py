@@ -108,7 +108,7 @@ WRONG: dict[str, str] = {
     "another host": "its certificate is not trusted: IP address mismatch",
     "expired": "its certificate is not trusted: certificate has expired",
     "no client certificate": "it requires a client certificate (--redis-cert)",
-    "a store without TLS": "no answer in time",
+    "a store without TLS": "no answer to the TLS handshake in time",
 }
 
 
@@ -165,7 +165,7 @@ def test_a_url_without_tls_for_a_store_with_tls(authority: Authority, pair: Cert
         sidecar_on(f"redis://127.0.0.1:{store.port}", QUICK) as sidecar,
     ):
         eventually(lambda: lines_of(sidecar))
-        assert "is TLS (rediss://) spoken on both sides" in lines_of(sidecar)[0]
+        assert "do both sides use TLS (rediss://)" in lines_of(sidecar)[0]
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def test_an_unread_watch_does_not_delay_others(target: Sidecar) -> None:
 
 
 @asynccontextmanager
-async def serving(*handlers: grpc.GenericRpcHandler) -> AsyncIterator[str]:
+async def run_server(*handlers: grpc.GenericRpcHandler) -> AsyncIterator[str]:
     """Run a server with these handlers, and yield its address."""
     server = grpc.aio.server()
     server.add_generic_rpc_handlers(handlers)
@@ -109,8 +109,8 @@ async def serving(*handlers: grpc.GenericRpcHandler) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def guarding() -> AsyncIterator[Admission]:
-    """Admission control whose transfers are swept."""
+async def run_admission() -> AsyncIterator[Admission]:
+    """Yield an admission whose transfers are swept."""
     admission = Admission(calls=100, held_bytes=64 * MEBIBYTE, message_bytes=4 * MEBIBYTE)
     sweep = asyncio.create_task(admission.transfers.sweep())
     try:
@@ -122,10 +122,10 @@ async def guarding() -> AsyncIterator[Admission]:
 
 
 @asynccontextmanager
-async def answering(size: int) -> AsyncIterator[tuple[str, Admission, list[int]]]:
+async def run_responding_server(size: int) -> AsyncIterator[tuple[str, Admission, list[int]]]:
     """Run a server whose responses have a size, and yield its address, its admission and the sizes of its responses."""
     sizes = list[int]()
-    async with guarding() as admission:
+    async with run_admission() as admission:
 
         async def handle(_: object, context: Any) -> bytes:
             call = admission.admit(context)
@@ -136,7 +136,7 @@ async def answering(size: int) -> AsyncIterator[tuple[str, Admission, list[int]]
             return bytes(size)
 
         methods: dict[str, Any] = {"Read": grpc.stream_unary_rpc_method_handler(handle)}
-        async with serving(grpc.method_handlers_generic_handler("a.Service", methods)) as target:
+        async with run_server(grpc.method_handlers_generic_handler("a.Service", methods)) as target:
             yield target, admission, sizes
 
 
@@ -145,7 +145,7 @@ def own_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-async def until(condition: Any, seconds: float = 10) -> None:
+async def wait_until(condition: Any, seconds: float = 10) -> None:
     """Wait in the event loop until a condition holds."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - no event marks the condition
@@ -157,12 +157,12 @@ async def test_calls_with_unread_responses_are_ended(
 ) -> None:
     """Calls with unread responses are reset after a while, their bytes and turns are free, and the log has one line."""
     monkeypatch.setattr(transfers, "RESPONSE_SECONDS", 0.3)
-    async with answering(MEBIBYTE) as (target, admission, _):
+    async with run_responding_server(MEBIBYTE) as (target, admission, _):
         with UnreadResponses(target) as peer:
             peer.call("a.Service/Read", GetNotesRequest(), 6)
-            await until(lambda: admission._bytes.total >= 4 * MEBIBYTE)
+            await wait_until(lambda: admission._bytes.total >= 4 * MEBIBYTE)
             await asyncio.wait_for(asyncio.to_thread(peer.wait_for_resets, 4), 20)
-            await until(lambda: not admission.tasks)
+            await wait_until(lambda: not admission.tasks)
             assert (admission._bytes.total, admission._calls.total, admission._peers) == (0, 0, {})
         async with grpc.aio.insecure_channel(target) as channel:
             call: Any = channel.unary_unary("/a.Service/Read")
@@ -174,7 +174,7 @@ async def test_requests_that_arrive_together_are_counted() -> None:
     """Requests that are admitted together, before their bytes arrive, are rejected above the connection's share."""
     reasons = list[str]()
     done = asyncio.Event()
-    async with guarding() as admission:
+    async with run_admission() as admission:
 
         async def handle(_: object, context: Any) -> bytes:
             call = admission.admit(context)
@@ -187,14 +187,14 @@ async def test_requests_that_arrive_together_are_counted() -> None:
 
         methods: dict[str, Any] = {"Send": grpc.stream_unary_rpc_method_handler(handle)}
         async with (
-            serving(grpc.method_handlers_generic_handler("a.Service", methods)) as target,
+            run_server(grpc.method_handlers_generic_handler("a.Service", methods)) as target,
             grpc.aio.insecure_channel(target) as channel,
         ):
             open_call: Any = channel.stream_unary("/a.Service/Send")
             calls = [open_call() for _ in range(12)]
-            await until(lambda: len(admission.transfers.arriving) == 12)
+            await wait_until(lambda: len(admission.transfers.arriving) == 12)
             await asyncio.gather(*[call.write(bytes(4 * MEBIBYTE)) for call in calls])
-            await until(lambda: not admission.transfers.arriving)
+            await wait_until(lambda: not admission.transfers.arriving)
             assert reasons == ["OVERLOADED"] * 4
             assert admission._bytes.total == 32 * MEBIBYTE
             done.set()
@@ -205,13 +205,13 @@ async def test_the_memory_of_unread_responses_is_freed(monkeypatch: pytest.Monke
     """Rounds of 16 MiB of unread responses leave memory flat."""
     monkeypatch.setattr(transfers, "RESPONSE_SECONDS", 0.1)
     sizes = []
-    async with answering(4 * MEBIBYTE) as (target, admission, responses):
+    async with run_responding_server(4 * MEBIBYTE) as (target, admission, responses):
         with ExitStack() as stack:
             for number in range(1, 9):
                 peer = stack.enter_context(UnreadResponses(target))
                 peer.call("a.Service/Read", GetNotesRequest(), 4)
-                await until(lambda: len(responses) == 4 * number)  # noqa: B023 - awaited at once
-                await until(lambda: not admission.tasks)
+                await wait_until(lambda: len(responses) == 4 * number)  # noqa: B023 - awaited at once
+                await wait_until(lambda: not admission.tasks)
                 sizes.append(own_bytes())
     assert sizes[-1] < sizes[2] + 24 * MEBIBYTE, [size // MEBIBYTE for size in sizes]
 
@@ -220,7 +220,7 @@ async def test_an_unread_reflection_stream_is_ended(monkeypatch: pytest.MonkeyPa
     """An unread reflection stream ends after a while, and a stream that waits for its next request goes on."""
     monkeypatch.setattr(transfers, "RESPONSE_SECONDS", 0.3)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
-    async with guarding() as admission:
+    async with run_admission() as admission:
         servicer = ReflectionServicer(Authorization(), admission, ["a.Service"], Telemetry())
         handler: Any = grpc.stream_stream_rpc_method_handler(
             servicer.ServerReflectionInfo,
@@ -229,7 +229,7 @@ async def test_an_unread_reflection_stream_is_ended(monkeypatch: pytest.MonkeyPa
         )
         name = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
         async with (
-            serving(grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler})) as target,
+            run_server(grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler})) as target,
             grpc.aio.insecure_channel(target) as channel,
         ):
             reader: Any = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(timeout=30)
@@ -237,8 +237,8 @@ async def test_an_unread_reflection_stream_is_ended(monkeypatch: pytest.MonkeyPa
             await reader.read()
             with UnreadResponses(target) as peer:
                 peer.call(f"{name}/ServerReflectionInfo", request)
-                await until(lambda: len(admission.tasks) == 2)
-                await until(lambda: len(admission.tasks) == 1)
+                await wait_until(lambda: len(admission.tasks) == 2)
+                await wait_until(lambda: len(admission.tasks) == 1)
                 await reader.write(request)
                 assert (await reader.read()).list_services_response.service[0].name == "a.Service"
             reader.cancel()

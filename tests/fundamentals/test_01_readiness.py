@@ -48,7 +48,7 @@ def test_a_session_without_runs_is_never_run(session: SessionCalls) -> None:
     assert not answer.HasField("latest_run")
 
 
-def test_another_observer_does_not_count(session: SessionCalls) -> None:
+def test_readiness_is_per_observer(session: SessionCalls) -> None:
     """Readiness is per observer: another observer's notes leave it NEVER_RUN."""
     session.write_notes("run-1", observer="tone")
     assert session.get_notes(observer="facts").readiness == READINESS_NEVER_RUN
@@ -57,7 +57,7 @@ def test_another_observer_does_not_count(session: SessionCalls) -> None:
 
 
 def test_the_empty_observer_is_default(session: SessionCalls) -> None:
-    """`""` means `default`."""
+    """An empty `observer` means `default`."""
     session.write_notes("run-1", "said", observer="")
     assert session.get_notes(observer="default").notes.summary == "said"
     assert session.get_notes().run.observer == "default"
@@ -214,19 +214,19 @@ def test_ready_again_after_expiry(session: SessionCalls) -> None:
     assert session.get_notes().notes.summary == "again"
 
 
-def test_a_batch_returns_what_single_calls_would(session: SessionCalls) -> None:
+def test_a_batch_equals_single_calls(session: SessionCalls) -> None:
     """BatchGetNotes returns what GetNotes would for each entry, in the order of the requests, repeats included."""
     other, unknown = SessionCalls(session.channel, new_session_id()), new_session_id()
     session.write_notes("run-1", "one", observed_turn=1)
     other.write_notes("run-2", "two", observer="tone")
-    asked = [
+    requests = [
         GetNotesRequest(session_id=unknown),
         GetNotesRequest(session_id=other.id, observer="tone"),
         GetNotesRequest(session_id=session.id, current_turn=5, max_turns_behind=3),
         GetNotesRequest(session_id=other.id, observer="tone"),
         GetNotesRequest(session_id=other.id),
     ]
-    answers = session.notes.BatchGetNotes(BatchGetNotesRequest(requests=asked), timeout=10).responses
+    answers = session.notes.BatchGetNotes(BatchGetNotesRequest(requests=requests), timeout=10).responses
     assert [answer.notes.summary for answer in answers] == ["", "two", "one", "two", ""]
     assert [answer.ready for answer in answers] == [False, True, True, True, False]
     assert [answer.fresh for answer in answers] == [False, True, False, True, False]
@@ -234,25 +234,25 @@ def test_a_batch_returns_what_single_calls_would(session: SessionCalls) -> None:
 
 
 def test_an_empty_batch_is_empty(session: SessionCalls) -> None:
-    """An empty batch is OK, and so is its empty response."""
+    """An empty batch returns OK and an empty response."""
     assert len(session.notes.BatchGetNotes(BatchGetNotesRequest(), timeout=10).responses) == 0
 
 
-def test_a_session_holds_every_observers_readiness(session: SessionCalls) -> None:
-    """GetSession holds, for every observer that ever began or wrote a run, what GetNotes without bounds returns."""
+def test_a_session_contains_every_observers_readiness(session: SessionCalls) -> None:
+    """GetSession contains, for every observer with a run, the response of GetNotes without bounds."""
     session.append_turns(3)
     session.write_notes("run-1", "tone notes", observer="tone", observed_turn=1)
     session.begin_run("run-1", observer="facts")
     session.begin_run("run-1")
     session.fail_run("run-1")
-    found = session.get_session().notes
-    assert {observer: answer.readiness for observer, answer in found.items()} == {
+    readings = session.get_session().notes
+    assert {observer: answer.readiness for observer, answer in readings.items()} == {
         "tone": READINESS_READY,
         "facts": READINESS_RUNNING,
         "default": READINESS_FAILED,
     }
-    assert found["tone"].notes.summary == "tone notes"
-    assert (found["tone"].turns_behind, found["tone"].fresh, found["default"].fresh) == (2, True, False)
+    assert readings["tone"].notes.summary == "tone notes"
+    assert (readings["tone"].turns_behind, readings["tone"].fresh, readings["default"].fresh) == (2, True, False)
 
 
 @pytest.mark.parametrize("how", ["killed", "paused"])

@@ -48,15 +48,15 @@ def test_a_failures_time_is_the_stores(session: SessionCalls, store: Store) -> N
 def test_an_abandoned_run_ended_with_its_lease(session: SessionCalls) -> None:
     """An abandoned run's `end_time` is when its lease ran out, however late it is read."""
     run = session.begin_run("run-1", lease=timedelta(milliseconds=30)).run
-    ended = eventually(lambda: (found := session.get_notes().latest_run).HasField("end_time") and found).end_time  # type: ignore[union-attr]
+    ended = eventually(lambda: (latest := session.get_notes().latest_run).HasField("end_time") and latest).end_time  # type: ignore[union-attr]
     assert ended.ToMilliseconds() - run.begin_time.ToMilliseconds() == 30
 
 
 def test_a_sessions_times_are_the_stores(session: SessionCalls, store: Store) -> None:
     """A session's `create_time` and `update_time` are the store's times of its first and last change, by any RPC."""
     created = during(store, lambda: session.update_session(set={"a": 1}).update_time)
-    found = session.get_session()
-    assert (found.create_time.ToMilliseconds(), found.update_time.ToMilliseconds()) == (created, created)
+    state = session.get_session()
+    assert (state.create_time.ToMilliseconds(), state.update_time.ToMilliseconds()) == (created, created)
     for change in [
         lambda: session.append_turns(1),
         lambda: session.begin_run("run-1"),
@@ -140,19 +140,19 @@ def test_a_clock_set_back_makes_ages_zero(session: SessionCalls, store: Store) -
     assert answer.fresh
 
 
-def test_the_callers_clock_plays_no_part(session: SessionCalls, store: Store) -> None:
+def test_the_callers_clock_is_not_used(session: SessionCalls, store: Store) -> None:
     """Times in turns are stored as given; no age and no session time is computed from them."""
     year_one, far_future = Timestamp(seconds=-62135596800), Timestamp(seconds=253402300799, nanos=999_999_999)
-    said = turns(2)
-    said[0].time.CopyFrom(far_future)
-    said[1].time.CopyFrom(year_one)
+    new_turns = turns(2)
+    new_turns[0].time.CopyFrom(far_future)
+    new_turns[1].time.CopyFrom(year_one)
     session.begin_run("run-1")
-    session.append_turns(said)
+    session.append_turns(new_turns)
     session.write_notes("run-1")
-    answer, found = session.get_notes(), session.get_session(include_turns=True)
-    assert list(found.turns) == said
+    answer, state = session.get_notes(), session.get_session(include_turns=True)
+    assert list(state.turns) == new_turns
     assert timedelta() <= answer.age.ToTimedelta() < timedelta(minutes=1)
-    assert abs(found.update_time.ToMilliseconds() - store.time_ms()) < 60_000
+    assert abs(state.update_time.ToMilliseconds() - store.time_ms()) < 60_000
 
 
 @pytest.mark.parametrize(

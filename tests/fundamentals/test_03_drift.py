@@ -9,14 +9,14 @@ from tests.support import SessionCalls, eventually
 HOUR = timedelta(hours=1)
 
 
-def test_behind_the_requests_turn(session: SessionCalls) -> None:
+def test_turns_behind_is_measured_against_the_requests_turn(session: SessionCalls) -> None:
     """`turns_behind` is the request's `current_turn` minus `observed_turn`."""
     session.write_notes("run-1", observed_turn=4)
     answer = session.get_notes(current_turn=10)
     assert (answer.observed_turn, answer.turns_behind) == (4, 6)
 
 
-def test_behind_the_stored_transcript(session: SessionCalls) -> None:
+def test_turns_behind_is_measured_against_the_stored_transcript(session: SessionCalls) -> None:
     """Without `current_turn` in the request, the current turn is the length of the stored transcript."""
     session.write_notes("run-1", observed_turn=2)
     session.append_turns(5)
@@ -47,7 +47,7 @@ def test_not_below_zero(session: SessionCalls) -> None:
     assert session.get_notes().turns_behind == 0
 
 
-def test_zero_is_present(session: SessionCalls) -> None:
+def test_zero_turns_behind_is_present(session: SessionCalls) -> None:
     """For notes that saw every turn, `turns_behind` is a present 0."""
     session.append_turns(3)
     session.begin_run("run-1")
@@ -57,7 +57,7 @@ def test_zero_is_present(session: SessionCalls) -> None:
     assert (answer.observed_turn, answer.turns_behind) == (3, 0)
 
 
-def test_absent_where_no_current_turn_is_known(session: SessionCalls) -> None:
+def test_turns_behind_is_absent_without_a_current_turn(session: SessionCalls) -> None:
     """`turns_behind` is absent without both a `current_turn` and a transcript."""
     session.write_notes("run-1", observed_turn=4)
     answer = session.get_notes()
@@ -65,7 +65,7 @@ def test_absent_where_no_current_turn_is_known(session: SessionCalls) -> None:
     assert not answer.HasField("turns_behind")
 
 
-def test_absent_where_the_observed_turn_is_not_known(session: SessionCalls) -> None:
+def test_turns_behind_is_absent_without_an_observed_turn(session: SessionCalls) -> None:
     """`turns_behind` is absent if the run has no `observed_turn`."""
     session.begin_run("run-1")
     session.write_notes("run-1")
@@ -74,7 +74,7 @@ def test_absent_where_the_observed_turn_is_not_known(session: SessionCalls) -> N
     assert not answer.HasField("turns_behind")
 
 
-def test_absent_when_not_ready(session: SessionCalls) -> None:
+def test_drift_is_absent_when_not_ready(session: SessionCalls) -> None:
     """`observed_turn` and `turns_behind` are absent when not ready."""
     session.append_turns(2)
     session.begin_run("run-1", observed_turn=1)
@@ -108,7 +108,7 @@ def test_bounds_only_decide_fresh(session: SessionCalls, bounds: dict[str, objec
     assert (answer.ready, answer.notes.summary) == (True, "the notes")
 
 
-def test_too_old_is_not_fresh_even_without_new_turns(session: SessionCalls) -> None:
+def test_old_notes_are_not_fresh_even_without_new_turns(session: SessionCalls) -> None:
     """One unmet bound is enough: notes that are too old are not fresh, even without new turns."""
     session.append_turns(2)
     session.begin_run("run-1")

@@ -41,7 +41,7 @@ def test_notes_come_back_as_they_were_written(session: SessionCalls, run_id: str
     assert session.list_runs(include_notes=True).runs[0].notes == FULL
 
 
-def test_the_response_holds_the_run(session: SessionCalls, run_id: str) -> None:
+def test_the_response_contains_the_run(session: SessionCalls, run_id: str) -> None:
     """WriteNotes returns the run as written; reads return its notes next to the run, never inside it."""
     answer = session.write_notes(run_id)
     assert (answer.run.run_id, answer.run.number, answer.run.state) == (run_id, 1, RUN_STATE_WRITTEN)
@@ -70,7 +70,7 @@ def test_a_duplicate_does_not_refresh_the_age(session: SessionCalls, store: Stor
     assert answer.age.ToMilliseconds() >= 20
 
 
-def test_a_duplicates_other_fields_change_nothing(session: SessionCalls, store: Store, run_id: str) -> None:
+def test_other_fields_of_a_duplicate_change_nothing(session: SessionCalls, store: Store, run_id: str) -> None:
     """Only the notes make a duplicate: another `observed_turn` or `ttl` in the retry changes nothing."""
     session.write_notes(run_id, observed_turn=3)
     before = store.dump(session.id)
@@ -195,7 +195,7 @@ def test_a_run_id_is_unique_within_session_and_observer(session: SessionCalls) -
     assert session.get_notes(observer="tone").notes.summary == "of tone"
 
 
-def test_a_write_without_run_id_gets_one(session: SessionCalls) -> None:
+def test_a_write_without_run_id_gets_a_generated_id(session: SessionCalls) -> None:
     """Without a `run_id`, WriteNotes generates one and returns it, and it works like any other."""
     first = session.write_notes("")
     assert first.outcome == WRITE_OUTCOME_ACCEPTED
@@ -204,7 +204,7 @@ def test_a_write_without_run_id_gets_one(session: SessionCalls) -> None:
     assert session.write_notes(first.run.run_id).outcome == WRITE_OUTCOME_DUPLICATE
 
 
-def test_a_begin_without_run_id_gets_one(session: SessionCalls) -> None:
+def test_a_begin_without_run_id_gets_a_generated_id(session: SessionCalls) -> None:
     """Without a `run_id`, BeginRun generates one and returns it; a retry begins another run."""
     first, second = session.begin_run(), session.begin_run()
     assert first.run.run_id != second.run.run_id

@@ -40,7 +40,7 @@ def test_a_superseded_run_begun_again_is_that_run(session: SessionCalls) -> None
     assert session.begin_run("next", only_if_idle=True).run.number == 3
 
 
-def test_more_observed_turns_do_not_save_an_older_number(session: SessionCalls) -> None:
+def test_an_older_number_is_superseded_despite_more_observed_turns(session: SessionCalls) -> None:
     """A lower number is SUPERSEDED even if it saw more turns."""
     session.begin_run("old", observed_turn=9)
     session.begin_run("new", observed_turn=2)
@@ -74,12 +74,12 @@ def test_fewer_observed_turns_are_superseded(session: SessionCalls) -> None:
     [
         pytest.param(7, 7, "as many turns are not fewer", id="equal"),
         pytest.param(7, 8, "it saw more", id="more"),
-        pytest.param(7, None, "the second does not say", id="second absent"),
-        pytest.param(None, 3, "the first does not say", id="first absent"),
-        pytest.param(0, 0, "nothing seen is as much as nothing seen", id="zero"),
+        pytest.param(7, None, "the second has no observed_turn", id="second absent"),
+        pytest.param(None, 3, "the first has no observed_turn", id="first absent"),
+        pytest.param(0, 0, "neither has seen a turn", id="zero"),
     ],
 )
-def test_a_newer_run_that_saw_no_less_is_accepted(
+def test_a_newer_run_that_saw_as_many_turns_is_accepted(
     session: SessionCalls, first: int | None, second: int | None, reason: str
 ) -> None:
     """A newer run is ACCEPTED unless both runs have `observed_turn` and it saw fewer turns."""
@@ -179,7 +179,7 @@ def test_a_write_without_begin_has_no_observed_turn(session: SessionCalls) -> No
 
 
 def overtake(session: SessionCalls, times: int) -> None:
-    """Write notes of `count` newer runs."""
+    """Write the notes of `times` newer runs."""
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda _: session.write_notes(), range(times)))
 

@@ -80,7 +80,7 @@ def test_a_retry_gets_the_same_transcript(session: SessionCalls) -> None:
     assert session.get_session().turn_count == 5
 
 
-def test_a_retry_of_a_snapshot_with_no_turns_gets_none(session: SessionCalls) -> None:
+def test_a_retry_of_an_empty_snapshot_returns_no_turns(session: SessionCalls) -> None:
     """A retry returns the first snapshot even if it was taken before the first turn."""
     session.begin_run("run-1", include_transcript=True)
     session.append_turns(2)
@@ -172,7 +172,7 @@ def test_only_if_idle_is_per_observer(session: SessionCalls) -> None:
     assert session.begin_run("run-1", observer="facts", only_if_idle=True).started is True
 
 
-def test_only_if_idle_lets_one_through(session: SessionCalls) -> None:
+def test_only_if_idle_begins_one_of_many_runs(session: SessionCalls) -> None:
     """Of many concurrent calls with `only_if_idle`, exactly one begins, and the others get its run."""
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda n: session.begin_run(f"run-{n}", only_if_idle=True), range(32)))
@@ -232,7 +232,7 @@ def test_any_lease_above_zero(session: SessionCalls, lease: timedelta) -> None:
     assert session.begin_run("run-1", lease=lease).started is True
 
 
-def test_a_hundred_runs_can_be_in_flight(session: SessionCalls) -> None:
+def test_a_hundred_runs_can_be_in_flight_at_most(session: SessionCalls) -> None:
     """Beyond 100 runs in flight the oldest count as abandoned, so that runs that never end do not slow reads."""
     for number in range(1, 103):
         session.begin_run(f"run-{number}", lease=timedelta(hours=1))
@@ -244,6 +244,6 @@ def test_a_hundred_runs_can_be_in_flight(session: SessionCalls) -> None:
 def test_begin_run_creates_the_session(session: SessionCalls) -> None:
     """BeginRun creates the session, at version 0."""
     session.begin_run("run-1")
-    found = session.get_session()
-    assert found.HasField("create_time")
-    assert found.version == 0
+    state = session.get_session()
+    assert state.HasField("create_time")
+    assert state.version == 0

@@ -30,10 +30,10 @@ def test_a_field_comes_back_as_it_was_set(session: SessionCalls) -> None:
         'odd name {} * "\n': 1,
     }
     session.update_session(set=content)
-    assert dict(session.get_session().fields) == {name: value(one) for name, one in content.items()}
+    assert dict(session.get_session().fields) == {name: value(item) for name, item in content.items()}
 
 
-def test_others_fields_are_left_alone(session: SessionCalls) -> None:
+def test_other_fields_are_unchanged(session: SessionCalls) -> None:
     """UpdateSession sets and removes only the fields in the request."""
     session.update_session(set={"a": 1, "b": 2, "c": 3})
     session.update_session(set={"b": "new"}, remove=["c", "not there"])
@@ -44,12 +44,12 @@ def test_two_writers_never_lose_each_others_fields(session: SessionCalls) -> Non
     """Concurrent writers never lose each other's fields, and each raises the version by 1."""
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda number: session.update_session(set={f"field-{number}": number}), range(200)))
-    found = session.get_session()
-    assert {name: content.number_value for name, content in found.fields.items()} == {
+    state = session.get_session()
+    assert {name: content.number_value for name, content in state.fields.items()} == {
         f"field-{number}": number for number in range(200)
     }
     assert sorted(answer.version for answer in answers) == list(range(1, 201))
-    assert found.version == 200
+    assert state.version == 200
 
 
 def test_the_version_counts_update_session_alone(session: SessionCalls) -> None:
@@ -68,7 +68,7 @@ def test_the_version_counts_update_session_alone(session: SessionCalls) -> None:
     assert session.update_session(remove=["a"]).version == 3
 
 
-def test_an_update_of_nothing_counts(session: SessionCalls) -> None:
+def test_an_empty_update_raises_the_version(session: SessionCalls) -> None:
     """Each successful UpdateSession raises the version by 1, even without any field."""
     assert [session.update_session().version for _ in range(3)] == [1, 2, 3]
 
@@ -85,7 +85,7 @@ def test_another_version_aborts(session: SessionCalls, store: Store) -> None:
     assert store.dump(session.id) == before
 
 
-def test_another_version_of_no_session_aborts(session: SessionCalls, store: Store) -> None:
+def test_an_expected_version_of_a_new_session_aborts(session: SessionCalls, store: Store) -> None:
     """A session that UpdateSession has never changed is at version 0."""
     with refused(grpc.StatusCode.ABORTED, "VERSION_MISMATCH") as error:
         session.update_session(set={"a": 2}, expected_version=1)
@@ -93,7 +93,7 @@ def test_another_version_of_no_session_aborts(session: SessionCalls, store: Stor
     assert store.keys(session.id) == []
 
 
-def test_of_two_that_expect_a_version_one_wins(session: SessionCalls) -> None:
+def test_one_of_many_updates_of_a_version_succeeds(session: SessionCalls) -> None:
     """Of many concurrent updates that expect the same version, one succeeds."""
 
     def update(number: int) -> grpc.StatusCode:
@@ -102,8 +102,8 @@ def test_of_two_that_expect_a_version_one_wins(session: SessionCalls) -> None:
     with ThreadPoolExecutor(16) as pool:
         ends = list(pool.map(update, range(32)))
     assert sorted(end.name for end in ends) == ["ABORTED"] * 31 + ["OK"]
-    found = session.get_session()
-    assert (found.version, found.fields["winner"].number_value) == (1, ends.index(grpc.StatusCode.OK))
+    state = session.get_session()
+    assert (state.version, state.fields["winner"].number_value) == (1, ends.index(grpc.StatusCode.OK))
 
 
 def test_another_turn_count_aborts(session: SessionCalls, store: Store) -> None:
@@ -140,8 +140,8 @@ def test_a_read_sees_one_moment(session: SessionCalls) -> None:
     session.update_session(set={"a": 1, "b": 1})
 
     def read(_: int) -> bool:
-        found = session.get_session()
-        return found.fields["a"].number_value == found.fields["b"].number_value == found.version
+        state = session.get_session()
+        return state.fields["a"].number_value == state.fields["b"].number_value == state.version
 
     with ThreadPoolExecutor(4) as pool:
         reads = pool.map(read, range(100))
@@ -153,7 +153,7 @@ def test_a_read_sees_one_moment(session: SessionCalls) -> None:
 def test_a_client_that_disconnects_leaves_all_or_none(session: SessionCalls, store: Store) -> None:
     """After a client disconnects mid-call, the write has taken effect completely or not at all."""
     dice = random.Random(1)
-    kept: list[int] = []
+    expected: list[int] = []
     for number in range(150):
         # Begin in order: a write whose client has disconnected may still be in flight when the next run writes.
         session.begin_run(f"run-{number}")
@@ -169,7 +169,7 @@ def test_a_client_that_disconnects_leaves_all_or_none(session: SessionCalls, sto
         if dice.random() < 0.5:
             # Whatever the outcome was, a retry with the same id makes it happen once.
             session.write_notes(f"run-{number}", f"notes {number}")
-            kept.append(number)
+            expected.append(number)
             answer = session.get_notes()
             assert (answer.run.run_id, answer.notes.summary) == (f"run-{number}", f"notes {number}")
     for run in session.list_runs(include_notes=True).runs:
@@ -179,13 +179,13 @@ def test_a_client_that_disconnects_leaves_all_or_none(session: SessionCalls, sto
             assert run.state in (RUN_STATE_WRITTEN, RUN_STATE_SUPERSEDED)
             assert run.notes.summary == f"notes {run.run_id[4:]}"
             assert run.HasField("end_time")
-    numbers = [session.write_notes(f"run-{number}", f"notes {number}") for number in kept]
-    assert {answer.outcome for answer in numbers} == {WRITE_OUTCOME_DUPLICATE}
-    assert len({answer.run.number for answer in numbers}) == len(kept)
+    answers = [session.write_notes(f"run-{number}", f"notes {number}") for number in expected]
+    assert {answer.outcome for answer in answers} == {WRITE_OUTCOME_DUPLICATE}
+    assert len({answer.run.number for answer in answers}) == len(expected)
     assert store.without_ttl() == []
 
 
-def test_a_storm_of_cancellations_mixes_up_nothing(session: SessionCalls) -> None:
+def test_cancelled_calls_leave_counters_and_replies_consistent(session: SessionCalls) -> None:
     """Calls cancelled at random leave all counters consistent, and no response reaches another caller."""
     dice = random.Random(2)
     for number in range(150):
@@ -199,9 +199,9 @@ def test_a_storm_of_cancellations_mixes_up_nothing(session: SessionCalls) -> Non
         eventually(lambda calls=calls: dice.random() < 0.7 or all(call.done() for call in calls), every=0.0005)  # type: ignore[misc]
         for call in calls:
             call.cancel()
-    found = session.get_session(include_turns=True)
-    assert found.session_id == session.id
-    assert found.version == len(found.fields) > 1
-    assert found.turn_count == len(found.turns) > 1
-    assert len({turn.text for turn in found.turns}) >= len(found.turns) - 1
-    assert all(name == f"field-{int(one.number_value)}" for name, one in found.fields.items())
+    state = session.get_session(include_turns=True)
+    assert state.session_id == session.id
+    assert state.version == len(state.fields) > 1
+    assert state.turn_count == len(state.turns) > 1
+    assert len({turn.text for turn in state.turns}) >= len(state.turns) - 1
+    assert all(name == f"field-{int(content.number_value)}" for name, content in state.fields.items())

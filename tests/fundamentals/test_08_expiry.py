@@ -56,7 +56,7 @@ NO_WRITES = [
 
 @pytest.mark.parametrize("change", WRITES)
 def test_the_default_is_a_day(session: SessionCalls, store: Store, change: Callable[[SessionCalls], object]) -> None:
-    """By default every key of a session expires 24 h after its last write, by whichever RPC."""
+    """By default every key of a session expires 24 h after its last write by any RPC."""
     full(session)
     change(session)
     expires_after(session, store, DAY_MS)
@@ -143,10 +143,10 @@ def test_a_session_that_expired_is_unknown(session: SessionCalls, store: Store) 
     full(session)
     session.update_session(ttl=SHORT)
     eventually(lambda: not store.keys(session.id))
-    found = session.get_session(include_turns=True)
-    assert (found.session_id, found.version, found.turn_count, len(found.fields)) == (session.id, 0, 0, 0)
+    state = session.get_session(include_turns=True)
+    assert (state.session_id, state.version, state.turn_count, len(state.fields)) == (session.id, 0, 0, 0)
     for absent in ("create_time", "update_time", "expires_in"):
-        assert not found.HasField(absent), absent
+        assert not state.HasField(absent), absent
     assert list(session.list_runs().runs) == []
     assert session.begin_run("written").run.number == 1
     expires_after(session, store, DAY_MS)
@@ -162,7 +162,7 @@ def test_a_session_that_expired_is_unknown(session: SessionCalls, store: Store) 
 def test_a_late_write_keeps_a_session_no_longer_than_before(
     session: SessionCalls, store: Store, late: Callable[[SessionCalls], object]
 ) -> None:
-    """A late write to an expired session creates it with the ttl that it had, not with the default."""
+    """A late write to an expired session re-creates it with its previous ttl, not with the default."""
     full(session)
     session.update_session(ttl=SHORT)
     eventually(lambda: not store.keys(session.id))
@@ -207,9 +207,9 @@ def test_expires_in_of_a_session_is_its_ttl(session: SessionCalls, store: Store)
     """`expires_in` of a session equals the TTL of its keys."""
     full(session)
     upper = store.ttls_ms(session.id)[store.key(session.id).encode()]
-    said = session.get_session().expires_in.ToMilliseconds()
+    expires_in_ms = session.get_session().expires_in.ToMilliseconds()
     lower = store.ttls_ms(session.id)[store.key(session.id).encode()]
-    assert lower - 1 <= said <= upper + 1
+    assert lower - 1 <= expires_in_ms <= upper + 1
 
 
 def test_expires_in_of_notes_without_a_ttl_is_the_sessions(session: SessionCalls) -> None:
@@ -308,8 +308,8 @@ def test_the_transcript_keeps_2000_turns(session: SessionCalls) -> None:
     for start in range(1, 2001, 500):
         session.append_turns(turns(500, start=start))
     assert session.append_turns(turns(5, start=2001)) == 2005
-    found = session.get_session(include_turns=True)
-    assert (found.turn_count, list(found.turns)) == (2005, turns(2000, start=6))
+    state = session.get_session(include_turns=True)
+    assert (state.turn_count, list(state.turns)) == (2005, turns(2000, start=6))
     begun = session.begin_run("run-1", include_transcript=True)
     assert (begun.run.observed_turn, list(begun.transcript)) == (2005, turns(2000, start=6))
     assert session.append_turns(turns(1, start=2006), expected_turn_count=2005) == 2006
@@ -326,5 +326,5 @@ def test_one_append_may_be_longer_than_the_transcript(session: SessionCalls) -> 
 def test_turns_are_returned_on_request(session: SessionCalls) -> None:
     """GetSession returns the transcript only on request, but always the turn count."""
     session.append_turns(3)
-    found = session.get_session()
-    assert (found.turn_count, list(found.turns)) == (3, [])
+    state = session.get_session()
+    assert (state.turn_count, list(state.turns)) == (3, [])

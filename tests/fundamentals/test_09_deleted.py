@@ -36,7 +36,7 @@ def refused_as_deleted(session: SessionCalls, run_id: str, observer: str = "") -
 
 
 def test_a_deleted_session_is_unknown(session: SessionCalls) -> None:
-    """After DeleteSession, every read returns what it returns for an unknown session."""
+    """After DeleteSession, every read returns the same as for an unknown session."""
     fill(session)
     assert session.delete().existed is True
     assert session.get_session(include_turns=True) == Session(session_id=session.id, turn_count=0)
@@ -115,7 +115,7 @@ def test_the_run_ids_stay_for_an_hour(session: SessionCalls, store: Store) -> No
 
 
 def test_a_refusal_does_not_extend_the_hour(session: SessionCalls, store: Store) -> None:
-    """An observer that keeps retrying does not make the run ids stay longer."""
+    """Retries by an observer do not prolong the life of the run ids."""
     fill(session)
     session.delete()
     (before,) = store.ttls_ms(session.id).values()
@@ -137,9 +137,9 @@ def test_a_new_run_creates_a_new_session(session: SessionCalls) -> None:
     session.delete()
     assert session.begin_run("new").run.number == 1
     assert session.write_notes("new", "new notes").outcome == WRITE_OUTCOME_ACCEPTED
-    found = session.get_session(include_turns=True)
-    assert (found.version, found.turn_count, len(found.fields)) == (0, 0, 0)
-    assert set(found.notes) == {"default"}
+    state = session.get_session(include_turns=True)
+    assert (state.version, state.turn_count, len(state.fields)) == (0, 0, 0)
+    assert set(state.notes) == {"default"}
     assert [run.run_id for run in session.list_runs().runs] == ["new"]
 
 
@@ -152,7 +152,7 @@ def test_the_old_runs_stay_refused_in_a_new_session(session: SessionCalls) -> No
     assert session.get_notes().latest_run.run_id == "new"
 
 
-def test_deleted_twice_the_runs_of_both_lives_are_refused(session: SessionCalls) -> None:
+def test_runs_of_both_deletions_are_refused(session: SessionCalls) -> None:
     """After a second deletion, the runs of the first are still refused."""
     session.begin_run("first-life")
     session.delete()
@@ -172,14 +172,14 @@ def test_the_primary_may_create_it_again(session: SessionCalls) -> None:
 
 
 def test_an_unknown_run_of_a_deleted_session_is_not_found(session: SessionCalls) -> None:
-    """FailRun of a run that was never known stays NOT_FOUND after a deletion."""
+    """FailRun of a run that never existed is still NOT_FOUND after a deletion."""
     fill(session)
     session.delete()
     with refused(grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND"):
         session.fail_run("unknown")
 
 
-def test_runs_in_flight_do_not_bring_it_back(session: SessionCalls, store: Store) -> None:
+def test_runs_in_flight_do_not_restore_deleted_data(session: SessionCalls, store: Store) -> None:
     """Observers that write during the deletion do not bring user data back."""
     ids = count()
     for number in range(400):

@@ -12,8 +12,8 @@ RPCS = {
 }
 
 
-def test_the_rpcs_are_these_and_no_others() -> None:
-    """The contract holds exactly these two services with exactly these RPCs."""
+def test_the_services_have_exactly_these_rpcs() -> None:
+    """The contract has exactly these two services with exactly these RPCs."""
     services = {
         **session_notes_pb2.DESCRIPTOR.services_by_name,
         **session_state_pb2.DESCRIPTOR.services_by_name,
@@ -32,7 +32,7 @@ def test_no_rpc_streams() -> None:
 
 
 def test_a_read_does_not_wait_for_notes(session: SessionCalls) -> None:
-    """GetNotes returns immediately while a run is in flight: it is no long poll."""
+    """GetNotes returns immediately while a run is in flight: it is not a long poll."""
     session.begin_run("run-1")
     before = time.monotonic()
     assert session.get_notes(timeout=2).ready is False

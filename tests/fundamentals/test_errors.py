@@ -43,7 +43,7 @@ class Row(NamedTuple):
     rpc: str
     fields: dict[str, Any]
     field: str
-    """The field at fault; ending in `…` where what stands below it is at fault too."""
+    """The invalid field. A trailing `…` includes the fields below it."""
     reason: str
 
 
@@ -145,7 +145,8 @@ ROWS = [
 def names(at_fault: str, field: str) -> bool:
     """Return whether BadRequest names the row's field."""
     return any(
-        field.startswith(one.removesuffix("…")) if one.endswith("…") else field == one for one in at_fault.split("|")
+        field.startswith(path.removesuffix("…")) if path.endswith("…") else field == path
+        for path in at_fault.split("|")
     )
 
 
@@ -183,7 +184,7 @@ def test_an_id_is_printable_ascii(session: SessionCalls, store: Store, bad_id: s
 
 
 @pytest.mark.parametrize("rpc", [rpc for rpc in ALL_RPCS if "session_id" in fields_of(rpc)])
-def test_a_session_must_be_named(session: SessionCalls, rpc: str) -> None:
+def test_an_empty_session_id_is_invalid(session: SessionCalls, rpc: str) -> None:
     """An empty `session_id` is INVALID_ARGUMENT in every RPC that has one."""
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as error:
         session.call(rpc, request_of(rpc, ""))
@@ -196,8 +197,8 @@ def test_any_other_id_is_valid(session: SessionCalls, good_id: str) -> None:
     calls = SessionCalls(session.channel, (good_id + session.id)[:256] if len(good_id) < 256 else session.id)
     calls.append_turns(1)
     calls.write_notes(good_id, "said", observer=good_id)
-    found = calls.get_session(include_turns=True)
-    assert (found.session_id, found.turn_count, set(found.notes)) == (calls.id, 1, {good_id})
+    state = calls.get_session(include_turns=True)
+    assert (state.session_id, state.turn_count, set(state.notes)) == (calls.id, 1, {good_id})
     assert calls.get_notes(observer=good_id).run.run_id == good_id
     assert calls.delete().existed is True
 
@@ -252,6 +253,6 @@ def test_bounds_are_inclusive(session: SessionCalls) -> None:
     fields = {"struct": Value(struct_value=nested_struct(16)), "list": nested_list(16), "a" * 256: value(0)}
     session.call(UPDATE, request_of(UPDATE, session.id, set=fields))
     assert dict(session.get_session().fields) == fields
-    said = [Turn(), Turn(extra=nested_struct(16)), Turn(time=Timestamp(seconds=-62135596800))]
-    session.append_turns(said)
-    assert list(session.get_session(include_turns=True).turns) == said
+    new_turns = [Turn(), Turn(extra=nested_struct(16)), Turn(time=Timestamp(seconds=-62135596800))]
+    session.append_turns(new_turns)
+    assert list(session.get_session(include_turns=True).turns) == new_turns

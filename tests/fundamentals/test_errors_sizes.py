@@ -17,23 +17,23 @@ UPDATE = "SessionState/UpdateSession"
 
 def notes_of(size: int) -> Notes:
     """Return notes of exactly `size` bytes."""
-    made = Notes(summary="x" * (size - 4))
-    assert made.ByteSize() == size
-    return made
+    message = Notes(summary="x" * (size - 4))
+    assert message.ByteSize() == size
+    return message
 
 
 def value_of(size: int) -> Value:
     """Return a value of exactly `size` bytes."""
-    made = Value(string_value="x" * (size - 4))
-    assert made.ByteSize() == size
-    return made
+    message = Value(string_value="x" * (size - 4))
+    assert message.ByteSize() == size
+    return message
 
 
 def turn_of(size: int) -> Turn:
     """Return a turn of exactly `size` bytes."""
-    made = Turn(text="x" * (size - 4))
-    assert made.ByteSize() == size
-    return made
+    message = Turn(text="x" * (size - 4))
+    assert message.ByteSize() == size
+    return message
 
 
 def test_notes_of_256_kib(session: SessionCalls, store: Store) -> None:
@@ -48,7 +48,7 @@ def test_notes_of_256_kib(session: SessionCalls, store: Store) -> None:
     assert store.dump(session.id) == before
 
 
-def test_notes_of_many_small_parts(session: SessionCalls) -> None:
+def test_the_notes_limit_applies_to_many_small_parts(session: SessionCalls) -> None:
     """The limit applies to the notes as a whole, however small their parts."""
     with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE") as error:
         session.write_notes("run-1", Notes(issues=[Issue(text="x" * 98)] * 2622))
@@ -79,23 +79,23 @@ def test_a_field_of_256_kib(session: SessionCalls, store: Store) -> None:
 def test_a_batch_of_1000(session: SessionCalls) -> None:
     """A batch of 1,000 requests is accepted; 1,001 entries are TOO_LARGE."""
     session.write_notes("run-1", "said")
-    asked = [GetNotesRequest(session_id=session.id if index == 999 else f"unknown-{index}") for index in range(1000)]
-    answers = session.notes.BatchGetNotes(BatchGetNotesRequest(requests=asked), timeout=30).responses
+    requests = [GetNotesRequest(session_id=session.id if index == 999 else f"unknown-{index}") for index in range(1000)]
+    answers = session.notes.BatchGetNotes(BatchGetNotesRequest(requests=requests), timeout=30).responses
     assert [index for index, answer in enumerate(answers) if answer.ready] == [999]
     assert len(answers) == 1000
     with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE") as error:
-        session.notes.BatchGetNotes(BatchGetNotesRequest(requests=[*asked, asked[0]]), timeout=30)
+        session.notes.BatchGetNotes(BatchGetNotesRequest(requests=[*requests, requests[0]]), timeout=30)
     assert error.metadata == {"field": "requests", "limit": "1000", "actual": "1001"}
 
 
 def test_5000_turns_in_one_call(session: SessionCalls, store: Store) -> None:
     """5,000 turns are appended in one call, and the last 2,000 kept; 5,001 entries are TOO_LARGE."""
-    some = [Turn(text=str(number)) for number in range(5000)]
+    new_turns = [Turn(text=str(number)) for number in range(5000)]
     with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE") as error:
-        session.append_turns([*some, Turn()])
+        session.append_turns([*new_turns, Turn()])
     assert error.metadata == {"field": "turns", "limit": "5000", "actual": "5001"}
     assert not store.keys(session.id)
-    assert session.append_turns(some) == 5000
+    assert session.append_turns(new_turns) == 5000
     assert [turn.text for turn in session.get_session(include_turns=True).turns] == [str(n) for n in range(3000, 5000)]
 
 

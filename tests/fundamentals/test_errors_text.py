@@ -109,9 +109,9 @@ def test_a_store_that_refuses_is_unavailable(session_id: str, setting: str, refu
     with (
         StoreServer(valkey_program()) as server,
         Sidecar(server.url) as sidecar,
-        new_channel(sidecar.target) as made,
+        new_channel(sidecar.target) as other_channel,
     ):
-        session = SessionCalls(made, session_id)
+        session = SessionCalls(other_channel, session_id)
         session.write_notes("run-1", "said")
         before = sidecar.store.dump(session_id)
         sidecar.store.client.config_set(setting, refusing)
@@ -126,19 +126,19 @@ def test_a_store_that_refuses_is_unavailable(session_id: str, setting: str, refu
         assert session.write_notes("run-2").run.number == 2
 
 
-def test_a_bad_input_is_refused_before_the_store_is_asked(session_id: str) -> None:
+def test_invalid_input_is_rejected_without_the_store(session_id: str) -> None:
     """Invalid input is INVALID_ARGUMENT even while the store is down, since a retry would not help."""
     with (
         StoreServer(valkey_program()) as server,
         Sidecar(server.url) as sidecar,
-        new_channel(sidecar.target) as made,
+        new_channel(sidecar.target) as other_channel,
     ):
         server.kill()
         with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"):
-            SessionCalls(made, session_id).begin_run("a b", lease=timedelta(0))
+            SessionCalls(other_channel, session_id).begin_run("a b", lease=timedelta(0))
 
 
-def test_one_bad_field_changes_none(session: SessionCalls, store: Store) -> None:
+def test_one_invalid_field_rejects_the_request(session: SessionCalls, store: Store) -> None:
     """A request with one invalid field changes nothing."""
     request = request_of(
         "SessionState/UpdateSession", session.id, set={"good": value(1), "bad": value(float("nan"))}, remove=["other"]

@@ -70,7 +70,7 @@ NO_NUMBERS = ("null", "[1]", "{}", '"1"', "true", "1.5", "-1", "1e400", "Infinit
 
 
 def forged(scope: tuple[str, ...], position: str) -> str:
-    """Return a forged token with any position: the checksum is no secret."""
+    """Return a forged token with any position: the checksum is not a secret."""
     marked = base64.urlsafe_b64decode(paging.token(scope, None) + "===").decode().removesuffix("null]")
     return base64.urlsafe_b64encode(f"{marked}{position}]".encode()).decode().rstrip("=")
 
@@ -121,7 +121,7 @@ def test_foreign_keys_are_not_listed(session: SessionCalls, store: Store) -> Non
     while True:
         request = ListSessionsRequest(page_size=1, page_token=page_token)
         page = session.state.ListSessions(request, timeout=10)
-        listed |= {one.session_id for one in page.sessions}
+        listed |= {summary.session_id for summary in page.sessions}
         if not (page_token := page.next_page_token):
             break
     for other in others:

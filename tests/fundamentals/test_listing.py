@@ -29,9 +29,9 @@ def test_a_summary_matches_the_session(session: SessionCalls) -> None:
     session.write_notes("run-1", observer="tone")
     session.begin_run("run-1", observer="facts")
     session.begin_run("run-1")
-    found = session.get_session()
-    (summary,) = {one.session_id: one for one in listed(session, 1000) if one.session_id == session.id}.values()
-    assert (summary.version, summary.turn_count, summary.update_time) == (1, 3, found.update_time)
+    state = session.get_session()
+    (summary,) = {entry.session_id: entry for entry in listed(session, 1000) if entry.session_id == session.id}.values()
+    assert (summary.version, summary.turn_count, summary.update_time) == (1, 3, state.update_time)
     assert list(summary.observers) == ["default", "facts", "tone"]
     assert timedelta(minutes=59) < summary.expires_in.ToTimedelta() <= timedelta(hours=1)
 
@@ -60,11 +60,11 @@ def test_deleted_sessions_are_not_listed(session: SessionCalls) -> None:
     assert session.id not in {summary.session_id for summary in listed(session)}
 
 
-def test_ids_that_look_like_keys_are_listed_as_themselves(session: SessionCalls) -> None:
+def test_ids_that_look_like_keys_are_listed_unchanged(session: SessionCalls) -> None:
     """An id that looks like a key name is listed unchanged."""
     odd = SessionCalls(session.channel, f"{session.id}:turns")
     odd.append_turns(1)
     odd.begin_run("run-1")
-    found = [summary.session_id for summary in listed(session)]
-    assert f"{session.id}:turns" in found
-    assert session.id not in found
+    ids = [summary.session_id for summary in listed(session)]
+    assert f"{session.id}:turns" in ids
+    assert session.id not in ids

@@ -128,7 +128,7 @@ def test_the_tools_use_what_is_public() -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_import_is_circular(package: str) -> None:
-    """No module imports itself by way of others."""
+    """No module imports itself through others."""
     graph = {name: imports(name, at_import=True) & MODULES.keys() for name, _ in files(package)}
     # Without circles, modules can be removed one by one after all that they import.
     while ready := [name for name, targets in graph.items() if targets.isdisjoint(graph)]:

@@ -1,4 +1,4 @@
-"""The plainest marks of text that reads like a translation do not come back."""
+"""Phrases typical of translated text do not return."""
 
 import re
 import subprocess
@@ -27,10 +27,10 @@ def texts() -> list[tuple[str, str]]:
 
 def test_no_text_has_a_mark_of_translation() -> None:
     """No file contains one of the marks, in code, comments or docs."""
-    found = [
+    offenders = [
         f"{name}:{number}: {line.strip()}"
         for name, text in texts()
         for number, line in enumerate(text.splitlines(), 1)
         if MARKS.search(line)
     ]
-    assert not found, "\n".join(found)
+    assert not offenders, "\n".join(offenders)

@@ -31,12 +31,11 @@ async def restarts(child: ChildProcess, caplog: pytest.LogCaptureFixture, count:
 async def test_a_process_that_ignores_sigterm_is_killed(caplog: pytest.LogCaptureFixture) -> None:
     """A process that does not end within its time after SIGTERM is killed."""
     child = ChildProcess("child", (sys.executable, "-c", IGNORE_SIGTERM), stop_seconds=0.2)
-    await child.spawn(stdout=asyncio.subprocess.PIPE)
-    assert child.process is not None
-    assert await cast(asyncio.StreamReader, child.process.stdout).readline() == b"ready\n"
+    process = await child.spawn(stdout=asyncio.subprocess.PIPE)
+    assert await cast(asyncio.StreamReader, process.stdout).readline() == b"ready\n"
     await child.stop()
     assert child.pid is None
-    assert child.process.returncode == -signal.SIGKILL
+    assert process.returncode == -signal.SIGKILL
     assert caplog.messages == ["child did not stop within 0 s; killing it"]
 
 

@@ -25,7 +25,7 @@ SERVING = 1
 
 @dataclass
 class Load:
-    """Writes made while something crashes.
+    """Writes during a crash, and their outcomes.
 
     Attributes:
         fields: Acknowledged fields.
@@ -59,11 +59,11 @@ class Load:
 @contextmanager
 def write_load(session: SessionCalls, writers: int = 6) -> Iterator[Load]:
     """Write fields, turns and notes from many threads during the block."""
-    load, numbers, stopped, own = Load(), count(1), threading.Event(), new_session_id()[-8:]
+    load, numbers, stopped, prefix = Load(), count(1), threading.Event(), new_session_id()[-8:]
 
     def write(kind: int) -> None:
         while not stopped.is_set():
-            name = f"{own}-{next(numbers)}"
+            name = f"{prefix}-{next(numbers)}"
             calls: list[tuple[Callable[[], object], set[str]]] = [
                 (lambda: session.update_session(set={name: CANARY}, timeout=5), load.fields),  # noqa: B023
                 (lambda: session.append_turns([Turn(text=name)], timeout=5), load.texts),  # noqa: B023
@@ -75,7 +75,7 @@ def write_load(session: SessionCalls, writers: int = 6) -> Iterator[Load]:
             if code == grpc.StatusCode.OK:
                 acknowledged.add(name)
             else:
-                stopped.wait(0.02)  # As a client does. Threads that retry at once take all CPU from the sidecar.
+                stopped.wait(0.02)  # As a client does. Immediate retries would take all CPU from the sidecar.
 
     with ThreadPoolExecutor(writers) as pool:
         running = [pool.submit(write, index % 3) for index in range(writers)]
@@ -89,7 +89,7 @@ def write_load(session: SessionCalls, writers: int = 6) -> Iterator[Load]:
 
 @contextmanager
 def new_connection(sidecar: Sidecar, session_id: str) -> Iterator[SessionCalls]:
-    """Make calls over a new connection. One from before a crash may still wait for its next attempt to connect."""
+    """Make calls over a new connection. An existing one may still be waiting for its next attempt to connect."""
     with new_channel(sidecar.target) as channel:
         yield SessionCalls(channel, session_id)
 
@@ -232,9 +232,9 @@ def replace_by_file(files: Path) -> None:
 DEFECTS: dict[str, Callable[[Path], object]] = {
     "the manifest of its append-only file is broken": lambda files: write(files, "appendonly.aof.manifest", b"rubbish"),
     "the base of its append-only file is broken": lambda files: write(files, "*.base.rdb", b"REDIS0011"),
-    "its files are those of a newer version": lambda files: write(files, "*.base.rdb", b"REDIS0999"),
+    "its files were written by a newer version": lambda files: write(files, "*.base.rdb", b"REDIS0999"),
     "a part of its append-only file is missing": lambda files: next(files.glob("*.base.rdb")).unlink(),
-    "there is something else in the place of one of its files": replace_by_file,
+    "one of its files is a directory, or its directory is a file": replace_by_file,
     "it cannot listen on its unix socket in the data directory": lambda files: (files.parent / "valkey.sock").mkdir(),
 }
 
@@ -251,7 +251,7 @@ def stopped() -> Iterator[Sidecar]:
 
 @pytest.mark.parametrize("cause", DEFECTS)
 def test_a_lasting_cause_is_logged_once(cause: str, stopped: Sidecar) -> None:
-    """A cause that a restart cannot fix is logged once, with the store's own log, and no file is changed."""
+    """A cause that a restart cannot fix is logged once, with the path of the store's own log."""
     data = stopped.data_dir.with_name(f"d{[*DEFECTS].index(cause)}")
     shutil.copytree(stopped.data_dir, data)
     DEFECTS[cause](data / "appendonlydir")

@@ -1,4 +1,4 @@
-"""The data directory: any path and any owner that lets the sidecar write, but no foreign files."""
+"""The data directory: any path, any owner if the sidecar can write to it, and no foreign files."""
 
 import os
 import shutil
@@ -47,7 +47,7 @@ def test_a_directory_with_foreign_files_is_refused(name: str, tmp_path: Path) ->
     """A directory with foreign files is refused, and keeps its mode and its files."""
     tmp_path.chmod(0o755)
     (tmp_path / name).write_text("precious")
-    text = assert_refused("holds files of something else", ["--data-dir", str(tmp_path)])
+    text = assert_refused("contains files of another program", ["--data-dir", str(tmp_path)])
     assert f"--data-dir, such as {tmp_path}/session-notes" in text
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "precious"}
@@ -102,7 +102,7 @@ def test_a_file_of_another_user_is_refused_with_a_hint(name: str) -> None:
         command = [*prefix, *program(), "serve", "--listen", f"127.0.0.1:{free_port()}", "--data-dir", str(reachable)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
         assert done.returncode != 0
-        assert f"must be writable for user {FOREIGN}" in done.stderr
+        assert f"must be writable by user {FOREIGN}" in done.stderr
     finally:
         shutil.rmtree(reachable)
 
@@ -117,7 +117,7 @@ def test_a_deleted_working_directory(tmp_path: Path) -> None:
         ["/bin/sh", "-c", command, "sh", str(gone), *serve], capture_output=True, text=True, timeout=20, check=False
     )
     assert done.returncode == 2
-    assert "write its whole path with --data-dir" in done.stderr
+    assert "give an absolute path with --data-dir" in done.stderr
 
 
 def test_a_foreign_socket_is_kept(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def as_other_user(*, group: int = 0, groups: tuple[int, ...] = ()) -> list[str]:
     ],
 )
 def test_a_volume_of_root(owner: int, group: int, mode: int, user: dict[str, Any], tmp_path: Path) -> None:
-    """A volume's root belongs to root; any user that may write to it can keep data there."""
+    """A volume's root belongs to root; any user that may write to it can use it as the data directory."""
     prefix = as_other_user(**user)
     reachable = Path(f"/tmp/volume-{os.getpid()}")
     reachable.mkdir()
@@ -180,7 +180,7 @@ def _answers(target: str) -> bool:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        pytest.param(["--data-dir", "/usr/share"], "files of something else", id="a directory of the system"),
+        pytest.param(["--data-dir", "/usr/share"], "files of another program", id="a directory of the system"),
         pytest.param(["--data-dir", "/var/session-notes"], "Permission denied", id="a parent of another user"),
         pytest.param(["--data-dir", "~/data"], "no home directory", id="no home directory"),
         pytest.param([], "has no home directory", id="the default"),

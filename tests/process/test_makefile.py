@@ -1,4 +1,4 @@
-"""`make`: its errors, and the environments that it creates again."""
+"""`make`: errors, and the replacement of unusable environments."""
 
 import os
 import shutil
@@ -73,7 +73,7 @@ def test_an_unusable_environment_is_created_again(broken: str, checkout: Path) -
         (binaries / "python").symlink_to(shutil.which(old_python()) or "")
     else:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", checkout / ".venv"], check=True)
-    # Installing pip takes half a minute, and pip would download the sidecar's requirements.
+    # With pip, it would take half a minute longer and download the requirements.
     python = checkout / "python-without-pip"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@" $(test "$2" = venv && echo --without-pip)\n')
     python.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Output: whatever happens to stderr and stdout, calls are answered and the process ends."""
+"""Output: with blocked, full or closed streams, calls are answered and the process ends."""
 
 import fcntl
 import json
@@ -42,7 +42,7 @@ def _answers(target: str) -> bool:
 
 
 def full_pipe() -> tuple[int, int]:
-    """Return a pipe with room for few lines."""
+    """Return a pipe with room for a few lines."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     return reader, writer
@@ -89,7 +89,7 @@ logging.info("after the gap")
 
 @linux
 def test_dropped_lines_are_counted() -> None:
-    """A reader that returns finds the queued lines in order, the number of dropped ones, then later lines."""
+    """A reader that resumes gets the queued lines in order, the number of dropped lines, and then later lines."""
     command = [sys.executable, "-c", LINES]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
@@ -147,7 +147,7 @@ def test_a_log_that_cannot_be_written(stream: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
 def test_a_command_without_stdout(closed: str, sidecar: Sidecar) -> None:
-    """A command whose output is closed does its work and exits with 0."""
+    """A command with closed output succeeds."""
     command = [*program(), "session", "list", "--json", "--target", sidecar.target]
     done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *command], stderr=subprocess.PIPE, timeout=20)
     assert (done.returncode, done.stderr) == (0, b"")

@@ -63,7 +63,7 @@ def test_an_error_is_one_line_with_verbose_too() -> None:
     ],
 )
 def test_an_invalid_setting(arguments: list[str], text: str) -> None:
-    """An invalid setting ends the start with exit code 2 and an error that names the flag, and no variable."""
+    """For an invalid setting, the exit code is 2, and the error names the flag and not its variable."""
     status, output = run_serve(*arguments)
     assert status == 2
     assert text in output
@@ -111,7 +111,7 @@ def test_an_empty_variable_is_ignored() -> None:
     ],
 )
 def test_a_missing_file_or_address(arguments: list[str], text: str) -> None:
-    """A valid setting that names something missing on this machine ends the start with exit code 1."""
+    """If a valid setting names something that this machine lacks, the exit code is 1."""
     assert_refused(text, arguments)
 
 
@@ -184,7 +184,7 @@ def test_an_unlimited_number_of_descriptors(limit: int, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_taken_port_is_noticed_before_a_store_is_started(workers: str, tmp_path: Path) -> None:
-    """For an address that cannot be bound, no store is started. The error tells a taken address from a foreign one."""
+    """For an address that cannot be bound, no store is started. The error distinguishes taken and foreign addresses."""
     data = tmp_path / "data"
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", free_port()))
@@ -227,9 +227,9 @@ def test_a_data_directory_has_one_owner(session_id: str) -> None:
 
 def test_a_unix_socket_has_one_owner(session_id: str, tmp_path: Path) -> None:
     """A second sidecar on a unix socket is refused, and the first keeps its socket."""
-    path = first_path = f"{tmp_path}/s"
+    path = f"{tmp_path}/s"
     with Sidecar(listen=f"unix:{path}") as first:
-        assert_refused(first_path, ["--listen", f"unix:{path}", "--data-dir", f"{tmp_path}/data"])
+        assert_refused(path, ["--listen", f"unix:{path}", "--data-dir", f"{tmp_path}/data"])
         assert_serving(first, session_id)
 
 

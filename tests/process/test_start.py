@@ -1,4 +1,4 @@
-"""Start: without Redis too, quickly, with settings from flags and from the environment."""
+"""Start: without Redis, within 2 s, and with settings from flags and from the environment."""
 
 import os
 import stat
@@ -21,8 +21,8 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def test_it_starts_without_redis_and_reconnects(session_id: str) -> None:
-    """Without Redis, it starts with health NOT_SERVING and calls UNAVAILABLE at once, and later reconnects."""
+def test_a_start_without_redis(session_id: str) -> None:
+    """Without Redis, the sidecar starts, is NOT_SERVING and answers UNAVAILABLE at once. Later it reconnects."""
     port = free_port()
     with Sidecar(f"redis://127.0.0.1:{port}", wait=False) as sidecar, new_channel(sidecar.target) as channel:
         session = SessionCalls(channel, session_id)
@@ -93,7 +93,7 @@ def _is_answered(session: SessionCalls) -> bool:
         return False
 
 
-def test_it_listens_on_a_unix_socket(session_id: str, tmp_path: Path) -> None:
+def test_a_unix_socket_besides_a_port(session_id: str, tmp_path: Path) -> None:
     """`--listen unix:/path` listens on a socket with mode 600, and `--listen` can be repeated."""
     sidecar = Sidecar(flags=["--listen", f"unix:{tmp_path}/s"])
     if len(f"{tmp_path}/s") > 100:
@@ -106,7 +106,7 @@ def test_it_listens_on_a_unix_socket(session_id: str, tmp_path: Path) -> None:
         assert stat.S_IMODE((tmp_path / "s").stat().st_mode) & 0o077 == 0
 
 
-def test_it_listens_only_on_a_unix_socket(session_id: str, sidecar: Sidecar) -> None:
+def test_a_unix_socket_alone(session_id: str, sidecar: Sidecar) -> None:
     """A unix socket can be the only address, and one left behind by a kill is replaced."""
     path = sidecar.data_dir.with_name("only")
     with Sidecar(listen=f"unix:{path}") as other:
@@ -132,13 +132,13 @@ def test_settings_come_from_the_environment(session_id: str) -> None:
         with (
             Sidecar(flags=["--session-ttl", "1h"], env=env) as sidecar,
             Sidecar(store.url, prefix="from-env") as other,
-            new_channel(sidecar.target) as one,
-            new_channel(other.target) as two,
+            new_channel(sidecar.target) as channel,
+            new_channel(other.target) as other_channel,
         ):
             assert str(port) not in sidecar.log
             assert not (sidecar.data_dir / "valkey.sock").exists()
-            SessionCalls(one, session_id).append_turns(1)
-            session = SessionCalls(two, session_id).get_session()
+            SessionCalls(channel, session_id).append_turns(1)
+            session = SessionCalls(other_channel, session_id).get_session()
             assert session.turn_count == 1
             assert 3500 < session.expires_in.seconds <= 3600
             assert other.store.keys(session_id) != []
@@ -160,7 +160,7 @@ def test_the_environment_alone_is_enough() -> None:
 
 
 def test_the_data_directory_has_mode_700() -> None:
-    """The data directory is made with mode 700, so that no other user can read sessions or reach the store."""
+    """The data directory is created with mode 700, so that no other user can read sessions or reach the store."""
     with Sidecar() as sidecar:
         assert stat.S_IMODE(sidecar.data_dir.stat().st_mode) == 0o700
 
@@ -171,14 +171,14 @@ def test_sidecars_share_sessions_through_a_prefix(session_id: str) -> None:
         StoreServer(valkey_program()) as store,
         Sidecar(store.url) as first,
         Sidecar(store.url) as second,
-        Sidecar(store.url, prefix="other") as stranger,
-        new_channel(first.target) as one,
-        new_channel(second.target) as two,
-        new_channel(stranger.target) as three,
+        Sidecar(store.url, prefix="other") as other,
+        new_channel(first.target) as first_channel,
+        new_channel(second.target) as second_channel,
+        new_channel(other.target) as other_channel,
     ):
-        SessionCalls(one, session_id).write_notes("run-1", "said")
-        assert SessionCalls(two, session_id).get_notes().notes.summary == "said"
-        assert SessionCalls(three, session_id).get_notes().ready is False
-        assert SessionCalls(two, session_id).begin_run("run-2").run.number == 2
-        assert stranger.store.keys() == []
+        SessionCalls(first_channel, session_id).write_notes("run-1", "said")
+        assert SessionCalls(second_channel, session_id).get_notes().notes.summary == "said"
+        assert SessionCalls(other_channel, session_id).get_notes().ready is False
+        assert SessionCalls(second_channel, session_id).begin_run("run-2").run.number == 2
+        assert other.store.keys() == []
         assert {key.partition(b":")[0] for key in first.store.client.scan_iter()} == {b"session-notes"}

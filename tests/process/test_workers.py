@@ -66,12 +66,12 @@ def test_every_worker_answers_on_the_one_port(session_id: str) -> None:
     """The port's connections reach all workers; data written through one is read through the other."""
     with sidecar_with_workers() as sidecar, channel_per_worker(sidecar) as each:
         assert len(each) == 2
-        one, two = (SessionCalls(channel, session_id) for channel in each.values())
-        one.write_notes("run-1", "said")
-        assert two.get_notes().notes.summary == "said"
-        assert two.begin_run("run-2").run.number == 2
-        assert one.append_turns(1) == 1
-        assert two.append_turns(1) == 2
+        first, second = (SessionCalls(channel, session_id) for channel in each.values())
+        first.write_notes("run-1", "said")
+        assert second.get_notes().notes.summary == "said"
+        assert second.begin_run("run-2").run.number == 2
+        assert first.append_turns(1) == 1
+        assert second.append_turns(1) == 2
         assert sidecar.log.count(f"listening on {sidecar.target}") == 1
 
 
@@ -206,7 +206,7 @@ def test_sigterm_to_every_process_is_one_shutdown() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_shutdown_while_workers_start(number: signal.Signals) -> None:
-    """A signal that arrives before the workers handle signals stops them all the same."""
+    """A signal that arrives before the workers have installed their handlers still stops them."""
     with sidecar_with_workers() as sidecar:
         assert sidecar.process is not None
         first = workers(sidecar)
@@ -277,7 +277,7 @@ def test_a_stopped_worker_does_not_outlive_its_supervisor() -> None:
 
 
 def test_a_worker_whose_supervisor_died_early_ends() -> None:
-    """A worker whose supervisor dies first notices it by the end of their socket."""
+    """A worker ends when the socket to its supervisor is closed."""
     supervisor, child = socket.socketpair()
     settings = Settings(listen=(f"127.0.0.1:{free_port()}",), redis_url=f"redis://127.0.0.1:{free_port()}", workers=2)
     command = [sys.executable, "-P", "-m", "session_notes_server.sidecar.worker"]
@@ -307,7 +307,7 @@ def test_a_port_is_held_while_no_worker_listens(flags: list[str], session_id: st
     """While no worker runs, no other sidecar can take the port."""
     with sidecar_with_workers() as sidecar:
         assert sidecar.process is not None
-        # Stopped, it cannot restart them.
+        # A stopped supervisor cannot restart them.
         sidecar.process.send_signal(signal.SIGSTOP)
         for pid in workers(sidecar):
             os.kill(pid, signal.SIGKILL)
@@ -373,7 +373,7 @@ def test_a_deletion_through_any_worker_is_erased() -> None:
         for channel in each.values():
             session = SessionCalls(channel, new_session_id())
             texts = write_everywhere(session)
-            # Not all of them: a rewrite meanwhile drops replaced data, and compresses.
+            # Not all texts, because a rewrite drops replaced data and compresses the rest.
             eventually(lambda texts=texts: traces(sidecar.data_dir, texts))  # type: ignore[misc]
             assert session.delete().existed
             assert_erased_in_time(sidecar.data_dir, texts)
@@ -422,7 +422,7 @@ def test_health_follows_the_store_in_every_worker() -> None:
         assert len(lines) == 10
 
 
-def test_it_starts_while_redis_is_down_and_heals(session_id: str) -> None:
+def test_a_start_while_redis_is_down(session_id: str) -> None:
     """Without a store, every worker starts and is NOT_SERVING, and serves once the store runs."""
     port = free_port()
     with sidecar_with_workers(f"redis://127.0.0.1:{port}", wait=False) as sidecar, channel_per_worker(sidecar) as each:
@@ -448,7 +448,7 @@ def _has_code(channel: grpc.Channel, token: str, code: grpc.StatusCode) -> bool:
 
 
 def test_certificates_are_reloaded_in_every_worker(tmp_path: Path) -> None:
-    """Every worker serves TLS, and replaces a replaced certificate."""
+    """Every worker serves TLS, and loads a replaced certificate."""
     before, after = Authority(tmp_path / "before"), Authority(tmp_path / "after")
     served, new = (authority.issue("served", "localhost", "127.0.0.1") for authority in (before, after))
     with sidecar_with_workers(
@@ -500,7 +500,7 @@ def test_a_password_is_not_exposed(session_id: str) -> None:
 
 
 def test_no_core_files() -> None:
-    """Workers write no core files, which would hold what users said."""
+    """Workers write no core files, which would contain user data."""
     with core_files_allowed(), sidecar_with_workers() as sidecar:
         assert [pid for pid in workers(sidecar) if may_write_core_files(pid)] == []
 

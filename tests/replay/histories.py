@@ -94,7 +94,7 @@ def foreign_notes(session: SessionHistory, run: int, turns: int) -> dict[str, ob
 
 
 def run_begin(session_id: str, number: int) -> Write:
-    """Return the begin of a run, on a snapshot of as many turns as its number, at most four."""
+    """Return the write that begins a run, on a snapshot of as many turns as its number, at most four."""
     names, sent = [f"run-{number}"], float(number)
     return Write(session_id, "run", names, sent, sent + 0.1, "acknowledged", number, min(number, 4))
 

@@ -46,8 +46,8 @@ def files(tmp_path: Path) -> Mapping[str, Path]:
         ({"password_file": "folder"}, "cannot read"),
         ({"sentinel_password_file": "folder"}, "cannot read"),
         ({"ca": "missing"}, "does not exist"),
-        ({"ca": "key"}, "no certificate of an authority"),
-        ({"cert": "cert", "key": "other_key"}, "are no certificate and its key"),
+        ({"ca": "key"}, "contains no CA certificate"),
+        ({"cert": "cert", "key": "other_key"}, "are not a certificate and its key"),
     ],
 )
 def test_invalid_files_are_refused(files: Mapping[str, Path], given: Mapping[str, str], message: str) -> None:
@@ -68,10 +68,10 @@ def test_half_a_pair_is_an_invalid_setting(files: Mapping[str, Path], given: str
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--redis-url", "redis://127.0.0.1:1", "--redis-ca", "ca"], "are about TLS"),
-        (["--redis-url", "redis+cluster://127.0.0.1:1", "--redis-ca", "ca"], "are about TLS"),
-        (["--redis-url", "unix:///tmp/s", "--redis-cert", "cert", "--redis-key", "key"], "are about TLS"),
-        (["--redis-url", f"redis://:{SECRET}@127.0.0.1:1", "--redis-password-file", "password"], "give one"),
+        (["--redis-url", "redis://127.0.0.1:1", "--redis-ca", "ca"], "need TLS"),
+        (["--redis-url", "redis+cluster://127.0.0.1:1", "--redis-ca", "ca"], "need TLS"),
+        (["--redis-url", "unix:///tmp/s", "--redis-cert", "cert", "--redis-key", "key"], "need TLS"),
+        (["--redis-url", f"redis://:{SECRET}@127.0.0.1:1", "--redis-password-file", "password"], "remove one"),
         (["--redis-password-file", "password"], "--redis-url"),
         (["--sentinel-password-file", "password"], "--redis-url"),
         (["--redis-url", "redis://127.0.0.1:1", "--sentinel-password-file", "password"], "redis+sentinel://"),

@@ -1,1 +1,1 @@
-"""The command `session-notes`: the command line of the sidecar and the tools around it."""
+"""The `session-notes` command: the sidecar's command line and its tools."""

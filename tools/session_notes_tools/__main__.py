@@ -1,7 +1,7 @@
 """The entry point of the `session-notes` command."""
 
-# Until there is something to shut down, Ctrl-C ends the process without a traceback. This precedes all other imports,
-# including that of `signal`, since they take time.
+# Until there is something to shut down, Ctrl-C ends the process without a traceback. This comes before all other
+# imports, even `signal`, because they take time.
 import _signal  # type: ignore[import-not-found]
 
 if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
@@ -10,22 +10,22 @@ if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
 import os
 import sys
 
-# If stdin, stdout or stderr is closed, the next file to be opened would get its descriptor, and messages meant for the
+# If stdin, stdout or stderr is closed, the next file opened would get its descriptor, and messages meant for the
 # terminal would be written to that file.
 for number, stream in enumerate(("stdin", "stdout", "stderr")):
     if getattr(sys, stream) is None:
         os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # Opened as `number`, the lowest free descriptor.
         setattr(sys, stream, open(number, "r" if number == 0 else "w"))  # noqa: PTH123, SIM115 - stays open to the end
 # Both must be set before grpc is imported. Existing values take precedence.
-# gRPC's core logs to stderr in its own format, and only repeats the sidecar's log and the statuses of calls.
+# gRPC's core logs to stderr in its own format, repeating the sidecar's log and the statuses of calls.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-# A forked child of this process immediately executes another program, such as the embedded store, and so does not need
-# gRPC's fork support. With calls in flight under load, that support crashed one child in four.
+# Child processes execute another program, such as the embedded store, right after the fork, so they do not need gRPC's
+# fork support, which crashed one child in four when calls were in flight under load.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
 def main() -> None:
-    """Run the command line, or print how to install it."""
+    """Run the command line, or explain how to install what it needs."""
     try:
         from session_notes_tools.command_line import app
     except ModuleNotFoundError as error:

@@ -8,17 +8,17 @@ import json
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
-from types import TracebackType
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from session_notes_server.child_process import ChildProcess
 
+# The sidecar takes up to 5 s for calls in flight, and then up to 10 s for its store.
 STOP_SECONDS = 15.0
 _LONGEST_LINE_BYTES = 64 * 1024 * 1024
 
 
 class ProcessFailed(Exception):
-    """A child process failed. The message contains its name and the last line of its stderr."""
+    """A child process failed. The text contains its name and the last line of its stderr."""
 
 
 class PythonProcess(ChildProcess):
@@ -28,6 +28,9 @@ class PythonProcess(ChildProcess):
         name: Its name in error texts.
         arguments: The interpreter's arguments, such as `-m` and a module.
         env: Its environment. None: the environment of this process.
+
+    Attributes:
+        stdin, stdout, stderr: Its standard streams, once started.
     """
 
     def __init__(self, name: str, arguments: Iterable[str], env: Mapping[str, str] | None = None) -> None:
@@ -40,11 +43,16 @@ class PythonProcess(ChildProcess):
     async def start(self) -> None:
         """Start the program with its standard streams connected to pipes."""
         pipe = asyncio.subprocess.PIPE
-        await self.spawn(stdin=pipe, stdout=pipe, stderr=pipe, limit=_LONGEST_LINE_BYTES, env=self._env)
+        process = await self.spawn(stdin=pipe, stdout=pipe, stderr=pipe, limit=_LONGEST_LINE_BYTES, env=self._env)
+        self.stdin = cast(asyncio.StreamWriter, process.stdin)
+        self.stdout = cast(asyncio.StreamReader, process.stdout)
+        self.stderr = cast(asyncio.StreamReader, process.stderr)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
         if self._drain is not None:
             self._drain.cancel()
@@ -53,13 +61,13 @@ class PythonProcess(ChildProcess):
 
     async def read_stderr_line(self) -> str | None:
         """Return the next line of stderr, or None at its end."""
-        line = (await self._pipes.stderr.readline()).decode(errors="replace")
+        line = (await self.stderr.readline()).decode(errors="replace")
         if line.strip():
             self._stderr_tail.append(line.rstrip())
         return line or None
 
     def drain_stderr(self) -> None:
-        """Read the rest of stderr in the background, since a full pipe would block the program."""
+        """Read the rest of stderr in the background, because a full pipe would block the program."""
 
         async def drain() -> None:
             while await self.read_stderr_line() is not None:
@@ -69,17 +77,12 @@ class PythonProcess(ChildProcess):
 
     async def send_job(self, job: dict[str, Any], sessions: Iterable[dict[str, Any]]) -> None:
         """Send a job and its sessions to stdin, one JSON document per line, with an empty line at the end."""
-        stdin = self._pipes.stdin
-        with contextlib.suppress(ConnectionError):  # It has exited. Its exit code gives the reason.
+        with contextlib.suppress(ConnectionError):  # The program has exited. `check_exit` reports it.
             for part in (job, *sessions):
-                stdin.write(json.dumps(part).encode() + b"\n")
-                await stdin.drain()
-            stdin.write(b"\n")
-            await stdin.drain()
-
-    def close_stdin(self) -> None:
-        """Close stdin, which asks the program to finish."""
-        self._pipes.stdin.close()
+                self.stdin.write(json.dumps(part).encode() + b"\n")
+                await self.stdin.drain()
+            self.stdin.write(b"\n")
+            await self.stdin.drain()
 
     async def lines(self) -> AsyncIterator[bytes]:
         """Yield the lines of stdout until the program ends.
@@ -87,7 +90,7 @@ class PythonProcess(ChildProcess):
         Raises:
             ProcessFailed: If it fails.
         """
-        async for line in self._pipes.stdout:
+        async for line in self.stdout:
             yield line
         await self.check_exit()
 
@@ -102,18 +105,6 @@ class PythonProcess(ChildProcess):
 
     def failure(self, text: str) -> ProcessFailed:
         """Return an error with this text and the last line of stderr."""
-        # Lines without letters or digits are frames, such as those around the traceback of an exception group.
+        # Without letters and digits, a line is only decoration, as around the traceback of an exception group.
         lines = [line for line in self._stderr_tail if any(map(str.isalnum, line))]
         return ProcessFailed(": ".join([f"the {self.name} {text}", *lines[-1:]]))
-
-    @property
-    def _pipes(self) -> _Pipes:
-        return cast(_Pipes, self.process)
-
-
-class _Pipes:
-    """The type of a process whose standard streams are pipes."""
-
-    stdin: asyncio.StreamWriter
-    stdout: asyncio.StreamReader
-    stderr: asyncio.StreamReader

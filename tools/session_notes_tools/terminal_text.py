@@ -23,14 +23,14 @@ def python_escape(character: str) -> str:
 
 
 def visible(text: str, *, keep: str = "", escape: Callable[[str], str] = python_escape) -> str:
-    """Replace the characters that a terminal would act on, or would not show.
+    """Escape characters that a terminal would interpret or not display.
 
-    A joiner is kept directly after a non-ASCII letter, mark or symbol, where it is part of the glyph, as in a family
-    emoji. Anywhere else it would be invisible.
+    A joiner stays if it directly follows a non-ASCII letter, mark or symbol, where it is part of the glyph, as in a
+    family emoji. Anywhere else it would be invisible.
 
     Args:
         text: Any text.
-        keep: Control characters to leave as they are.
+        keep: Control characters to leave unchanged.
         escape: Returns the replacement for a character.
     """
     if text.isprintable() and not _INVISIBLE.search(text):

@@ -1,5 +1,7 @@
 """Active runs for asyncio, and the block of `async with observer.run(...)`: the counterpart of `_runs`."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
@@ -16,8 +18,8 @@ from session_notes._types import Notes
 if TYPE_CHECKING:
     from session_notes._async_observer import AsyncObserverClient
 
-# How long a cancellation waits for the end of a run that was about to begin. A healthy sidecar takes about 2 ms. With
-# any other one, the run ends after the cancellation.
+# How long a cancellation waits for the end of a run that was about to begin. A healthy sidecar takes about 2 ms. If it
+# takes longer, the run ends after the cancellation.
 _MAX_END_SECONDS = 0.2
 _ending: set[asyncio.Task[None]] = set()
 
@@ -31,7 +33,7 @@ class AsyncActiveRun(BaseRun):
     """
 
     def __init__(
-        self, client: "AsyncObserverClient", session_id: str, begun: BeginResult, deadline: float | None = None
+        self, client: AsyncObserverClient, session_id: str, begun: BeginResult, deadline: float | None = None
     ) -> None:
         super().__init__(session_id, begun, deadline)
         self._client = client
@@ -39,18 +41,18 @@ class AsyncActiveRun(BaseRun):
     async def write(
         self, notes: Notes, *, observed_turn: int | None = None, ttl: timedelta | None = None
     ) -> WriteResult:
-        """Write the notes, once. The outcome tells whether they are current or a newer run's notes remain.
+        """Write the notes, once per run. The outcome shows whether they are now current, or a newer run's notes are.
 
         Args:
             notes: The notes.
-            observed_turn: Number of turns that the run saw. None: as given when it began.
+            observed_turn: Number of turns that the run saw. None: as set when the run began.
             ttl: How long the notes stay current. None: as long as the session.
 
         Raises:
             UsageError: If the run has ended.
             SessionDeleted: If the session was deleted during the run. Discard the notes.
             Unavailable: If there is no response in time. Whether the notes were written is unknown. A retry is safe.
-            SessionNotesError: If the call fails otherwise. Nothing was written.
+            SessionNotesError: If the call fails for another reason. Nothing was written.
         """
         with self._writing():
             return await self._client.write_notes(
@@ -67,7 +69,7 @@ class AsyncActiveRun(BaseRun):
         Raises:
             UsageError: If the run has written its notes.
             SessionDeleted: If the session was deleted during the run.
-            SessionNotesError: If the call fails otherwise.
+            SessionNotesError: If the call fails for another reason.
         """
         text = failure_text(reason)
         self._start_failing(text)
@@ -86,7 +88,7 @@ class AsyncRunBlock:
     """The block of `async with observer.run(...)`: the run begins on entry and ends on exit."""
 
     def __init__(
-        self, client: "AsyncObserverClient", session_id: str, begin: Callable[[], Awaitable[BeginResult]]
+        self, client: AsyncObserverClient, session_id: str, begin: Callable[[], Awaitable[BeginResult]]
     ) -> None:
         self._client = client
         self._session_id = session_id
@@ -111,7 +113,7 @@ class AsyncRunBlock:
     ) -> None:
         await self._run._fail_quietly(block_failure(error))
 
-    async def _end(self, begin: "asyncio.Future[BeginResult]", reason: str) -> None:
+    async def _end(self, begin: asyncio.Future[BeginResult], reason: str) -> None:
         """Record the failure of a run whose BeginRun was cancelled by its caller."""
         await asyncio.wait([begin])
         if not begin.cancelled() and begin.exception() is None:
@@ -125,10 +127,10 @@ class AsyncRunBlock:
 
 
 async def finish(work: Coroutine[Any, Any, object]) -> None:
-    """Await short work to its end, and only then raise a cancellation that arrived in the meantime.
+    """Await short work until it is done, and only then raise a cancellation that arrived in the meantime.
 
-    A cancelled scope of anyio cancels every await inside it. Without this, a run whose block is left by such a scope
-    could not be recorded as failed.
+    A cancelled scope of anyio cancels every await inside it. Without this function, a run whose block such
+    a scope cancels could not be recorded as failed.
     """
     task = asyncio.ensure_future(work)
     cancellation: asyncio.CancelledError | None = None

@@ -1,8 +1,10 @@
-"""Delivery of pending turns: what a recorder sends for a session, and how it interprets the response.
+"""Delivery of pending turns: the calls of a recorder for a session, and the interpretation of their responses.
 
 A visit to a session is a generator. It yields calls as functions without arguments and receives their results. A thread
 drives it with a blocking client, a task with an asyncio client.
 """
+
+from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator
@@ -42,7 +44,7 @@ _REJECTED_TURN = r"turns\[(\d+)\]"
 _NO_EFFECT = (Overloaded, InvalidArgument, TooLarge, Unauthenticated, PermissionDenied, UsageError)
 
 
-def visit(backlog: Backlog, session: PendingSession, client: "Client", timeout: timedelta) -> Visit:
+def visit(backlog: Backlog, session: PendingSession, client: Client, timeout: timedelta) -> Visit:
     """Append some of a session's pending turns, and submit a run if one is due. End at the first failure."""
     failure: Exception | None = None
     try:
@@ -89,7 +91,7 @@ async def drive_async(steps: Visit) -> None:
         steps.close()
 
 
-def _append(backlog: Backlog, session: PendingSession, client: "Client", timeout: timedelta) -> Visit:
+def _append(backlog: Backlog, session: PendingSession, client: Client, timeout: timedelta) -> Visit:
     uncertain_before, expected = session.uncertain, session.stored or 0
     batch = backlog.batch(session)
     turns = [entry.turn for entry in batch]
@@ -150,12 +152,12 @@ def _reject(backlog: Backlog, session: PendingSession, batch: list[Entry], error
 
 
 def _rejects_content(error: InvalidArgument | TooLarge) -> bool:
-    """Return whether the request is invalid. An invalid token, which has no reason, is not due to a turn."""
+    """Return whether the error is about the turns. An invalid token, an error without a reason, is not."""
     return bool(error.reason or getattr(error, "violations", ()))
 
 
 def _contains(session: Session, before: int, turns: list[Turn]) -> bool:
-    """Return whether these turns follow the first `before` ones. The transcript may no longer have the oldest."""
+    """Return whether these turns follow the first `before` ones. The transcript may no longer contain the oldest."""
     if session.turn_count < before + len(turns):
         return False
     first = session.turn_count - len(session.turns)

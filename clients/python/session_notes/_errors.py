@@ -20,6 +20,8 @@ SessionNotesError
 └── UsageError               (also a RuntimeError) a closed or unopened client, a run ended twice
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -53,7 +55,7 @@ class SessionNotesError(Exception):
     Attributes:
         reason: The name of the contract's `ErrorReason` without its prefix, such as `STORE_UNAVAILABLE`. May be empty.
         metadata: Details of the reason, such as `{"expected": "4", "actual": "6"}`.
-        retry_after: How long the sidecar asks callers to wait before the next call. None: it does not ask.
+        retry_after: Time that the sidecar asks callers to wait before the next call. None: not specified.
     """
 
     # The part of the message that is safe to log: text of this package only, no user data.
@@ -73,8 +75,8 @@ class SessionNotesError(Exception):
         self.retry_after = retry_after
 
     @staticmethod
-    def from_rpc_error(error: grpc.RpcError) -> "SessionNotesError":
-        """Return the exception of this package for one that a gRPC stub raised."""
+    def from_rpc_error(error: grpc.RpcError) -> SessionNotesError:
+        """Translate an error that a gRPC stub raised."""
         return translate(error)
 
     def _number(self, name: str) -> int | None:
@@ -168,7 +170,7 @@ class RunInFlight(SessionNotesError):
         run: The other run.
     """
 
-    run: "Run | None" = None
+    run: Run | None = None
 
 
 class SessionDeleted(SessionNotesError):
@@ -176,11 +178,11 @@ class SessionDeleted(SessionNotesError):
 
 
 class ServerError(SessionNotesError):
-    """A bug in the sidecar, or a server that is not a sidecar. The message of a bug has an id of the log."""
+    """A bug in the sidecar, or a server that is not a sidecar. For a bug, the message contains an id from the log."""
 
 
 class UsageError(SessionNotesError, RuntimeError):
-    """The client is closed, not open, or of another event loop; or the run has ended. Correct the program."""
+    """The client is closed, not open, or belongs to another event loop; or the run has ended. Correct the program."""
 
 
 _BY_REASON: Mapping[str, type[SessionNotesError]] = {
@@ -194,13 +196,13 @@ _BY_REASON: Mapping[str, type[SessionNotesError]] = {
     "TURN_COUNT_MISMATCH": TurnCountMismatch,
 }
 
-# For errors of gRPC itself, and for reasons that are newer than this client.
+# For errors of gRPC itself, and for reasons that this version of the client does not know.
 _BY_CODE: Mapping[grpc.StatusCode, type[SessionNotesError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
     grpc.StatusCode.RESOURCE_EXHAUSTED: TooLarge,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
-    # close() cancelled the call. The cancellation of a task does not get here.
+    # `close` cancelled the call. A cancelled task raises CancelledError instead.
     grpc.StatusCode.CANCELLED: Unavailable,
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
     grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
@@ -222,9 +224,9 @@ def invalid(argument: str, problem: str, keys: str = "") -> InvalidArgument:
 
 
 def for_logs(error: BaseException) -> str:
-    """Return what a log may contain of an error: its class, and the invalid part of a request without any content.
+    """Describe an error for the log by its class, and an invalid request also by the name of its invalid part.
 
-    Any other message may contain what the user said.
+    Other text is omitted, because it may contain what the user said.
     """
     safe = error._for_logs if isinstance(error, SessionNotesError) else ""
     if safe:
@@ -239,7 +241,7 @@ def for_logs(error: BaseException) -> str:
 
 
 def translate(error: grpc.RpcError) -> SessionNotesError:
-    """Return the exception of this package for an error of gRPC."""
+    """Translate an error of gRPC into an exception of this package."""
     from session_notes.status.v1 import status_pb2  # Takes a millisecond, and most processes never need it.
 
     details = _details(error)
@@ -275,7 +277,7 @@ def _details(error: grpc.RpcError) -> Iterable[Any]:
     return ()
 
 
-def _find(details: Iterable[Any], into: "M") -> "M":
+def _find(details: Iterable[Any], into: M) -> M:
     # Not Any.Unpack: it compares full names, and those of status.proto differ from the originals on purpose.
     name = f"/google.rpc.{into.DESCRIPTOR.name}"
     for detail in details:

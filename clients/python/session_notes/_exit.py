@@ -1,5 +1,7 @@
 """End of the process: recorders with pending turns store them first, within a time limit."""
 
+from __future__ import annotations
+
 import atexit
 import os
 import sys
@@ -13,12 +15,12 @@ if TYPE_CHECKING:
     from session_notes._recorder import Recorder
 
 # Recorders with pending turns. The references keep them alive until their turns are stored.
-_watched: "set[Recorder]" = set()
+_watched: set[Recorder] = set()
 # The process in which the exit handler is registered.
 _registered_in = os.getpid()
 
 
-def watch(recorder: "Recorder") -> None:
+def watch(recorder: Recorder) -> None:
     """Store a recorder's pending turns if the process ends before `unwatch`."""
     global _registered_in
     _watched.add(recorder)
@@ -33,7 +35,7 @@ def watch(recorder: "Recorder") -> None:
             Finalize(None, _finish, exitpriority=0)
 
 
-def unwatch(recorder: "Recorder") -> None:
+def unwatch(recorder: Recorder) -> None:
     """Forget a recorder that has no pending turns left."""
     _watched.discard(recorder)
 
@@ -42,7 +44,7 @@ def _finish() -> None:
     deadline = time.monotonic() + EXIT_TIMEOUT.total_seconds()
     recorders = list(_watched)
     for recorder in recorders:
-        # A run that begins now would not end.
+        # A run that begins now would never end.
         recorder._backlog.close(submit=False)
     for recorder in recorders:
         try:

@@ -1,8 +1,10 @@
 """Spans by OpenTelemetry's API, which `_spans` uses if the application traces.
 
 Following the semantic conventions for RPC, a call is one span with all its attempts. Spans contain no user data: no
-text of an error, and no id of a session.
+error text, and no session id.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -52,7 +54,7 @@ class CallSpan:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: "TracebackType | None"
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._code is not None:
             self._span.set_attribute("rpc.grpc.status_code", self._code.value[0])
@@ -62,7 +64,7 @@ class CallSpan:
             self._span.set_status(StatusCode.ERROR)
         self._current.__exit__(kind, error, traceback)
 
-    def record_status(self, code: "Enum") -> None:
+    def record_status(self, code: Enum) -> None:
         """Record the gRPC status of an attempt."""
         self._code = code
 

@@ -1,8 +1,10 @@
-"""Registry of pending work per session: turns and runs that the sidecar does not know of yet.
+"""Registry of pending work per session: turns and runs that the sidecar does not know yet.
 
 Recorders and background observers register here. Other clients of the same sidecar in this process then count pending
 turns in the drift of a reading (see `_drift`), and delete a session together with its pending work.
 """
+
+from __future__ import annotations
 
 import asyncio
 import os
@@ -37,7 +39,7 @@ class TurnCounts:
 class Holder(Protocol):
     """An object with pending work."""
 
-    def _forget(self, session_id: str) -> "Future[None] | None":
+    def _forget(self, session_id: str) -> Future[None] | None:
         """Drop the pending work of a session that is about to be deleted. Must not block.
 
         Returns:
@@ -51,7 +53,7 @@ class Holder(Protocol):
 _MAX_WAIT_IN_LOOP_SECONDS = 0.2
 
 _lock = threading.Lock()
-_holders: "dict[str, weakref.WeakSet[Holder]]" = {}
+_holders: dict[str, weakref.WeakSet[Holder]] = {}
 
 
 def _replace_lock() -> None:
@@ -70,32 +72,32 @@ def register(target: str, holder: Holder) -> None:
         _holders.setdefault(_targets.canonical(target), weakref.WeakSet()).add(holder)
 
 
-def exist(target: str) -> bool:
+def has_holders(target: str) -> bool:
     """Return whether any holder has been registered for a sidecar."""
     return _targets.canonical(target) in _holders
 
 
-def forget(target: str, session_id: str) -> "list[Future[None]]":
+def forget(target: str, session_id: str) -> list[Future[None]]:
     """Drop the pending work of a session, and return futures of the calls in flight for it."""
     futures = (holder._forget(session_id) for holder in _registered(target))
     return [future for future in futures if future is not None]
 
 
-def settle(futures: "list[Future[None]]", timeout: timedelta) -> timedelta:
+def settle(futures: list[Future[None]], timeout: timedelta) -> timedelta:
     """Wait for calls in flight to end, and return the rest of the timeout."""
     if not futures or not isinstance(timeout, timedelta):
         return timeout
     start = time.monotonic()
     seconds = min(timeout.total_seconds(), threading.TIMEOUT_MAX)
     with suppress(RuntimeError):
-        # Called in an event loop, which this wait blocks. Its calls reach the sidecar, but cannot end.
+        # This wait blocks the caller's event loop. The loop's calls reach the sidecar, but cannot end meanwhile.
         if asyncio.get_running_loop():
             seconds = min(seconds, _MAX_WAIT_IN_LOOP_SECONDS)
     wait(futures, seconds)
     return timeout - timedelta(seconds=time.monotonic() - start)
 
 
-async def settle_async(futures: "list[Future[None]]", timeout: timedelta) -> timedelta:  # noqa: ASYNC109
+async def settle_async(futures: list[Future[None]], timeout: timedelta) -> timedelta:  # noqa: ASYNC109
     """Do the same as `settle` without blocking the event loop."""
     if not futures or not isinstance(timeout, timedelta):
         return timeout

@@ -1,5 +1,7 @@
 """Core of both background observers: arguments, rules and log messages, without threads or tasks."""
 
+from __future__ import annotations
+
 import asyncio
 import functools
 import inspect
@@ -111,7 +113,7 @@ class Pool(ABC, Generic[Client, Run, Stop, Analysis]):
     def _begin_call(self, session_id: str) -> Call[BeginResult]:
         return _notes_calls.begin_run(session_id, self._client.observer, None, None, self._lease, False, True)
 
-    def _forget(self, session_id: str) -> "Future[None] | None":
+    def _forget(self, session_id: str) -> Future[None] | None:
         with self._lock:
             job = self._schedule.forget(session_id)
             self._work_ended()

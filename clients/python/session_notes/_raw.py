@@ -1,5 +1,7 @@
 """Blocking client for raw calls. `_async_raw` is generated from it: see clients/python/async_clients.py."""
 
+from __future__ import annotations
+
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -16,9 +18,9 @@ if TYPE_CHECKING:
 class RawClient:
     """Client that sends the request messages of `session_notes.v1` and returns the response messages.
 
-    It serves what the other clients omit, such as page tokens, batches over several observers, and the size of a
-    response. `from_message` of `Reading`, `Run`, `Session` and `SessionSummary` converts a message into the result of
-    the other clients.
+    It supports features that the other clients omit: page tokens, batches over several observers, and the size of a
+    response. `from_message` of `Reading`, `Run`, `Session` and `SessionSummary` converts a message into a result of the
+    other clients.
 
         >>> from session_notes.v1.session_state_pb2 import ListSessionsRequest
         >>> with RawClient() as raw:
@@ -62,10 +64,10 @@ class RawClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection. Calls in flight in other threads end as Unavailable, later calls raise UsageError."""
+        """Close the connection. Calls in flight in other threads raise Unavailable. Later calls raise UsageError."""
         self._transport.close()
 
-    def call(self, request: "Message", *, timeout: timedelta | None = None) -> Any:
+    def call(self, request: Message, *, timeout: timedelta | None = None) -> Any:
         """Send a request message and return the response message. Never retried.
 
         Args:
@@ -74,6 +76,6 @@ class RawClient:
 
         Raises:
             InvalidArgument: If it is not a request message of `session_notes.v1`, or the sidecar rejects it.
-            SessionNotesError: If the call fails otherwise.
+            SessionNotesError: If the call fails for another reason.
         """
         return self._transport.send(_calls.raw(request), timeout, self._timeout)

@@ -5,6 +5,8 @@ separately because only asyncio has cancellation. tests/clients/test_counterpart
 docstrings.
 """
 
+from __future__ import annotations
+
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -138,7 +140,7 @@ class BaseRun:
         raise UsageError("a run that writes its notes cannot fail")
 
     def _starts_failing_quietly(self, reason: str) -> bool:
-        """Mark the run as failed. Return False if it has ended otherwise, or belongs to the parent process."""
+        """Mark the run as failed. Return False if it has already ended, or belongs to the parent process."""
         return not self._inherited and self._fails_now(reason)
 
     def _fails_now(self, reason: str) -> bool:
@@ -154,7 +156,7 @@ class BaseRun:
         try:
             yield
         except (SessionDeleted, RunAlreadyWritten):
-            pass  # The run has ended otherwise, so that there is no failure to record.
+            pass  # The run has ended in another way: there is no failure to record.
         except Exception as error:  # Any exception, such as that of a token function.
             warn(
                 "session %s, run %d: its failure could not be recorded: %s",
@@ -173,24 +175,24 @@ class ActiveRun(BaseRun):
     """
 
     def __init__(
-        self, client: "ObserverClient", session_id: str, begun: BeginResult, deadline: float | None = None
+        self, client: ObserverClient, session_id: str, begun: BeginResult, deadline: float | None = None
     ) -> None:
         super().__init__(session_id, begun, deadline)
         self._client = client
 
     def write(self, notes: Notes, *, observed_turn: int | None = None, ttl: timedelta | None = None) -> WriteResult:
-        """Write the notes, once. The outcome tells whether they are current or a newer run's notes remain.
+        """Write the notes, once per run. The outcome shows whether they are now current, or a newer run's notes are.
 
         Args:
             notes: The notes.
-            observed_turn: Number of turns that the run saw. None: as given when it began.
+            observed_turn: Number of turns that the run saw. None: as set when the run began.
             ttl: How long the notes stay current. None: as long as the session.
 
         Raises:
             UsageError: If the run has ended.
             SessionDeleted: If the session was deleted during the run. Discard the notes.
             Unavailable: If there is no response in time. Whether the notes were written is unknown. A retry is safe.
-            SessionNotesError: If the call fails otherwise. Nothing was written.
+            SessionNotesError: If the call fails for another reason. Nothing was written.
         """
         with self._writing():
             return self._client.write_notes(
@@ -207,7 +209,7 @@ class ActiveRun(BaseRun):
         Raises:
             UsageError: If the run has written its notes.
             SessionDeleted: If the session was deleted during the run.
-            SessionNotesError: If the call fails otherwise.
+            SessionNotesError: If the call fails for another reason.
         """
         text = failure_text(reason)
         self._start_failing(text)
@@ -225,7 +227,7 @@ class ActiveRun(BaseRun):
 class RunBlock:
     """The block of `with observer.run(...)`: the run begins on entry and ends on exit."""
 
-    def __init__(self, client: "ObserverClient", session_id: str, begin: Callable[[], BeginResult]) -> None:
+    def __init__(self, client: ObserverClient, session_id: str, begin: Callable[[], BeginResult]) -> None:
         self._client = client
         self._session_id = session_id
         self._begin = begin

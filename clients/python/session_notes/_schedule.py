@@ -1,5 +1,7 @@
 """Schedule of a background observer: one run at a time per session, with repeated submissions coalesced."""
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future
@@ -14,7 +16,7 @@ Run = TypeVar("Run", bound="BaseRun")
 Stop = TypeVar("Stop")
 
 _MAX_LINKS = 16
-"""Span links of a run. If a session was submitted more often, the latest submissions count."""
+"""Maximum number of span links of a run. Only the latest submissions are linked."""
 
 
 class Job(Generic[Run, Stop]):
@@ -30,7 +32,7 @@ class Job(Generic[Run, Stop]):
         forgotten: Whether the session was deleted in the meantime.
     """
 
-    def __init__(self, session_id: str, submitters: "Iterable[SpanContext]", stop: Stop) -> None:
+    def __init__(self, session_id: str, submitters: Iterable[SpanContext], stop: Stop) -> None:
         self.session_id = session_id
         self.submitters = submitters
         self.stop = stop
@@ -61,7 +63,7 @@ class Schedule(Generic[Run, Stop]):
         """Whether no session is queued or has a worker."""
         return not self._queued and not self.jobs
 
-    def submit(self, session_id: str, submitter: "SpanContext | None") -> None:
+    def submit(self, session_id: str, submitter: SpanContext | None) -> None:
         """Queue a session. No effect if it is queued already. If it has a worker, it is run once more afterwards."""
         if submitter is not None:
             self._submitters.setdefault(session_id, deque(maxlen=_MAX_LINKS)).append(submitter)

@@ -1,8 +1,10 @@
 """Spans of calls and runs if the application traces with OpenTelemetry, at almost no cost otherwise.
 
 OpenTelemetry's API has no-op spans for this purpose, but importing it takes longer than importing this package. It is
-therefore used only if the application has imported it, which one that traces does before its first call.
+therefore used only if the application has already imported it, as applications that trace do at their start.
 """
+
+from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -23,13 +25,13 @@ class NoSpan:
     metadata: Sequence[tuple[str, str]] = ()
     """Metadata to send with the call."""
 
-    def __enter__(self) -> "NoSpan":
+    def __enter__(self) -> NoSpan:
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
 
-    def record_status(self, code: "Enum") -> None:
+    def record_status(self, code: Enum) -> None:
         """Record the gRPC status of an attempt."""
 
     def record_retry(self) -> None:
@@ -39,7 +41,7 @@ class NoSpan:
 _NO_SPAN = NoSpan()
 
 
-def call_span(method: str, target: str) -> "CallSpan | NoSpan":
+def call_span(method: str, target: str) -> CallSpan | NoSpan:
     """Return the span of one call with all its attempts.
 
     Args:
@@ -53,7 +55,7 @@ def call_span(method: str, target: str) -> "CallSpan | NoSpan":
     return CallSpan(method, target)
 
 
-def current_span() -> "SpanContext | None":
+def current_span() -> SpanContext | None:
     """Return the current span, to link to."""
     if _API not in sys.modules:
         return None
@@ -62,7 +64,7 @@ def current_span() -> "SpanContext | None":
     return current_span()
 
 
-def run_span(submitters: "Iterable[SpanContext]") -> AbstractContextManager[None]:
+def run_span(submitters: Iterable[SpanContext]) -> AbstractContextManager[None]:
     """Return the span of a background run: the root of a trace, linked to the spans that submitted the session.
 
     It is not their child, because it outlives them.

@@ -1,5 +1,7 @@
 """Turns prepared for storage: the closest turn that a sidecar accepts, and what had to be changed."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -83,7 +85,7 @@ def _valid_extra(turn: Turn, max_bytes: int, changes: list[str]) -> dict[str, An
 
 
 class _BoundedCopy:
-    """A copy of a JSON-like object that ends at a maximum size: a list may contain itself several times."""
+    """A copy of a JSON-like object, up to a maximum size: a list that contains itself could have any size."""
 
     def __init__(self, max_bytes: int) -> None:
         self._left = max_bytes

@@ -1,5 +1,7 @@
 """Text prepared for storage: valid Unicode of limited size."""
 
+from __future__ import annotations
+
 from session_notes._limits import MAX_FAILURE_BYTES
 
 _ELLIPSIS = "…"

@@ -5,6 +5,8 @@ locks and threads on one side, event loops and cancellation on the other. They s
 tests/clients/test_counterparts.py compares their signatures.
 """
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Callable
 from contextlib import suppress

@@ -1,20 +1,20 @@
-/** Checks of arguments, which reject wrong types and values by the argument's name and never quote the value. */
+/** Argument checks. Their errors name the invalid argument and never quote its value. */
 
 import type { JsonValue as WireJson } from "@bufbuild/protobuf";
 
 import { InvalidArgument } from "./errors.js";
 import type { JsonObject, JsonValue } from "./types.js";
 
-// Levels of JSON: above the sidecar's limit of 16, so that the sidecar decides, but within protobuf's limits. Protobuf reads at
-// most 100 nested messages, and a level takes up to three.
+// Levels of JSON: more than the sidecar's limit of 16, so that the sidecar enforces its own limit, but within protobuf's. Protobuf
+// parses at most 100 nested messages, and a level takes up to three.
 const MAX_DEPTH = 32;
 
 // The longest part of a key in an error message.
 const MAX_KEY_LENGTH = 60;
 
 /**
- * Returns the error for an invalid argument. `name` is the argument or the part of it, with its position; `problem` never
- * quotes the value.
+ * Returns the error for an invalid argument. `name` is the path of the argument or of a part of it; `problem` never quotes the
+ * value.
  */
 export function refusal(name: string, problem: string): InvalidArgument {
   return new InvalidArgument(`${name} ${problem}`, { reason: "INVALID_FIELD" });
@@ -24,7 +24,7 @@ export function wrongType(name: string, expected: string, content: unknown): Inv
   return refusal(name, `must be ${expected}, not ${kindOf(content)}`);
 }
 
-/** Checks a string; `name` identifies it to the caller. */
+/** Checks a string; the error refers to it as `name`. */
 export function text(name: string, content: unknown): string {
   if (typeof content !== "string") {
     throw wrongType(name, "a string", content);
@@ -65,8 +65,8 @@ export function milliseconds(name: string, ms: unknown): number {
   return ms;
 }
 
-/** Checks an array. A string would be iterable, too, but is always a mistake. */
-export function several<T>(name: string, items: readonly T[]): readonly T[] {
+/** Checks an array. Strings are iterable too, but always a mistake. */
+export function array<T>(name: string, items: readonly T[]): readonly T[] {
   const given: unknown = items;
   if (!Array.isArray(given)) {
     const hint = typeof given === "object" && given !== null ? ": pass [...] with it" : "";
@@ -77,13 +77,13 @@ export function several<T>(name: string, items: readonly T[]): readonly T[] {
 
 /** Checks an array of strings. */
 export function texts(name: string, items: readonly string[]): string[] {
-  return several(name, items).map((item, index) => text(`${name}[${index}]`, item));
+  return array(name, items).map((item, index) => text(`${name}[${index}]`, item));
 }
 
 /** Checks an object, such as options. */
 export function object<T extends object>(name: string, content: T): T {
   const given: unknown = content;
-  // Arrays and Maps are not valid: they would be taken for empty objects.
+  // Reject arrays and Maps, which would pass for empty objects.
   if (typeof given !== "object" || given === null || Symbol.iterator in given) {
     throw wrongType(name, "an object", content);
   }
@@ -126,13 +126,13 @@ function json(name: string, content: JsonValue, keys = "", depth = 0): WireJson 
   const entries: [string, WireJson][] = [];
   for (const [key, item] of Object.entries(content)) {
     if (item !== undefined) {
-      entries.push([text(`a key of ${name}${keys}`, key), json(name, item, keys + shown(key), depth + 1)]);
+      entries.push([text(`a key of ${name}${keys}`, key), json(name, item, keys + keyInPath(key), depth + 1)]);
     }
   }
   return Object.fromEntries(entries);
 }
 
-export function shown(key: string): string {
+export function keyInPath(key: string): string {
   return `[${JSON.stringify(key.length > MAX_KEY_LENGTH ? `${key.slice(0, MAX_KEY_LENGTH)}…` : key)}]`;
 }
 

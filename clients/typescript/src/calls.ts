@@ -12,7 +12,7 @@ import {
   toBinary,
 } from "@bufbuild/protobuf";
 
-import { flag, several, text, texts } from "./arguments.js";
+import { flag, array, text, texts } from "./arguments.js";
 import { InvalidArgument, RunInFlight, ServerError } from "./errors.js";
 import { failureReason } from "./failures.js";
 import { SessionNotes, WriteOutcome as WireWriteOutcome } from "./gen/session_notes/v1/session_notes_pb.js";
@@ -41,17 +41,17 @@ export interface Call<T> {
   /** The RPC's full path. */
   readonly path: string;
   readonly request: Uint8Array;
-  /** Converts the response to the caller's result. */
+  /** Converts the response to the result of the call. */
   readonly read: (response: Uint8Array) => T;
   /** Whether the call is idempotent and can be retried. */
   readonly idempotent: boolean;
 }
 
-/** A page of a listing, and the token of the next page; empty: this is the last page. */
+/** A page of a listing, and the token of the next page, which is empty on the last page. */
 export type Page<T> = readonly [items: readonly T[], nextToken: string];
 
 export function getNotes(sessionId: string, options: NotesOptions): Call<Reading> {
-  // Never retried: a primary needs to know about an outage now, not a deadline later.
+  // Never retried: a primary needs to know about an outage immediately.
   return call(
     SessionNotes.method.getNotes,
     () => notesRequest("sessionId", sessionId, options),
@@ -63,13 +63,13 @@ export function batchGetNotes(sessionIds: readonly string[], options: BatchOptio
   return call(
     SessionNotes.method.batchGetNotes,
     () => ({
-      requests: several("sessionIds", sessionIds).map((sessionId, index) =>
+      requests: array("sessionIds", sessionIds).map((sessionId, index) =>
         notesRequest(`sessionIds[${index}]`, sessionId, options),
       ),
     }),
     ({ responses }) => {
       if (responses.length !== sessionIds.length) {
-        throw new ServerError(`${responses.length} answers to ${sessionIds.length} requests`);
+        throw new ServerError(`${responses.length} responses to ${sessionIds.length} requests`);
       }
       return responses.map((response, index) =>
         wire.readingFrom(sessionIds[index] ?? "", options.observer ?? "", response),
@@ -250,7 +250,7 @@ export async function* pages<T>(fetch: (pageToken: string) => Promise<Page<T>>):
   } while (token !== "");
 }
 
-/** Returns the run's id, or a new one. Generated here and not by the sidecar, so that every attempt has the same id. */
+/** Returns the run's id, or a new one. The client generates it, so that every attempt has the same id. */
 export function runIdOrNew(runId: string | undefined): string {
   return text("runId", runId ?? "") || randomBytes(16).toString("hex");
 }
@@ -269,7 +269,7 @@ function call<Request extends DescMessage, Response extends DescMessage, T>(
   };
 }
 
-/** Serializes a request. One that cannot be built is rejected as the sidecar would reject it. */
+/** Serializes a request. Throws InvalidArgument, as the sidecar would return it, if the request cannot be built. */
 function encoded<Schema extends DescMessage>(schema: Schema, build: () => MessageInitShape<Schema>): Uint8Array {
   try {
     return toBinary(schema, create(schema, build()));
@@ -283,6 +283,6 @@ function decoded<Schema extends DescMessage>(schema: Schema, response: Uint8Arra
   try {
     return fromBinary(schema, response);
   } catch {
-    throw new ServerError(`the answer is no ${schema.typeName}`);
+    throw new ServerError(`the response is not a ${schema.typeName}`);
   }
 }

@@ -5,18 +5,18 @@ import { Client, type ChannelOptions } from "@grpc/grpc-js";
 import type { Credentials } from "./credentials.js";
 
 const OPTIONS: ChannelOptions = {
-  // With gRPC's defaults, a client notices a restarted sidecar only seconds later, or two minutes after a long outage.
+  // With gRPC's defaults, a client reconnects seconds after the sidecar restarts, and up to two minutes after a long outage.
   "grpc.initial_reconnect_backoff_ms": 100,
   "grpc.max_reconnect_backoff_ms": 1000,
-  // The sidecar limits requests. A response with a whole session can exceed gRPC's default of 4 MiB.
+  // A response with a whole session can exceed gRPC's default limit of 4 MiB.
   "grpc.max_receive_message_length": -1,
   // The sidecar is local; a proxy configured for internet access must not carry its calls.
   "grpc.enable_http_proxy": 0,
-  // Skip the DNS lookup of a service config, which does not exist.
+  // Skip the DNS lookup for a service config, since none exists.
   "grpc.service_config_disable_resolution": 1,
 };
 
-/** Opens a channel, which connects at the first call. */
+/** Opens a channel, which connects on the first call. */
 export function openChannel(target: string, credentials: Credentials): Client {
   return new Client(target, credentials.forChannel(), OPTIONS);
 }

@@ -1,4 +1,4 @@
-/** Credentials of a client: the token of each call, and TLS. */
+/** Credentials of a client: TLS, and the token sent with each call. */
 
 import { readFileSync, statSync } from "node:fs";
 import { BlockList, isIP } from "node:net";
@@ -11,34 +11,33 @@ import { InvalidArgument, Unauthenticated } from "./errors.js";
 
 const RECHECK_MS = 1000;
 
-/** A token, or a function that returns the current one. The function runs in every call, so it must be fast. */
+/** A token, or a function that returns the current one. The function runs for every call, so it must be fast. */
 export type Token = string | (() => string);
 
 /**
- * TLS settings. Without any file, `{}` trusts the certificate authorities that Node
- * trusts.
+ * TLS settings. An empty object enables TLS with the certificate authorities that Node trusts.
  *
- * Files are read when a client is created, and again within a second after they are replaced. The client then reconnects;
+ * Files are read when a client is created, and reread within a second after they are replaced. The client then reconnects;
  * calls in flight finish on the old connection. New files take effect once they match each other.
  *
  * @example
  * new PrimaryClient("notes.example.org:50051", { tls: { caFile: "ca.pem" }, token: tokenFile("token") });
  */
 export interface TLS {
-  /** Certificate authorities of the sidecar, as PEM. Absent: the authorities that Node trusts. */
+  /** PEM file with the sidecar's certificate authorities. Absent: the authorities that Node trusts. */
   readonly caFile?: string | undefined;
-  /** Certificate of the client, as PEM, if the sidecar requires one. */
+  /** PEM file with the client's certificate, if the sidecar requires one. */
   readonly certFile?: string | undefined;
-  /** Private key of the client's certificate, as PEM. */
+  /** PEM file with the private key of the client's certificate. */
   readonly keyFile?: string | undefined;
 }
 
 /**
- * Returns a token function that reads a file, and reads it again when it changes. If that fails, the last token stays.
+ * Returns a token function that reads a file, and rereads it when it changes. If that fails, the last token stays in use.
  *
  * The token is the first line that is neither blank nor a comment (#), as in the sidecar's files.
  *
- * @throws InvalidArgument The file holds no token.
+ * @throws InvalidArgument The file contains no token.
  */
 export function tokenFile(path: string): () => string {
   text("the path of a token file", path);
@@ -70,8 +69,8 @@ export class Credentials {
 
   /**
    * @param target The sidecar's address.
-   * @param token The client's argument; undefined: from the environment.
-   * @param tls The client's argument; undefined: from the environment.
+   * @param token The client's option; undefined: use the environment.
+   * @param tls The client's option; undefined: use the environment.
    * @throws InvalidArgument The credentials do not match, or the token would leave this machine unencrypted.
    */
   constructor(target: string, token: Token | undefined, tls: TLS | undefined) {
@@ -88,7 +87,9 @@ export class Credentials {
       validToken(this.#token);
     }
     if (this.#token !== undefined && encryption === undefined && !unix && !isLoopback(target)) {
-      throw new InvalidArgument("a token is sent to another machine only over TLS: pass tls, or set SESSION_NOTES_TLS_CA");
+      throw new InvalidArgument(
+        "a token is sent to another machine only over TLS: pass tls, or set SESSION_NOTES_TLS_CA",
+      );
     }
     this.#tls = encryption;
     this.#fingerprint = this.#fingerprints();
@@ -100,12 +101,12 @@ export class Credentials {
     return this.#channel;
   }
 
-  /** Checks the TLS files at the next call, since an outdated file may be the reason for a failed connection. */
+  /** Makes the next call check the TLS files, because outdated files may be why a connection failed. */
   recheckSoon(): void {
     this.#nextCheck = 0;
   }
 
-  /** Returns whether the TLS files have changed and match each other. True once per change; checked once per second. */
+  /** Returns whether the TLS files have changed and match each other. True once per change; checks once per second. */
   replaced(): boolean {
     if (this.#tls === undefined || performance.now() < this.#nextCheck) {
       return false;
@@ -163,14 +164,14 @@ function callTokenFunction(getToken: () => string): string {
   try {
     token = getToken();
   } catch (error) {
-    // Leave out the error's text, which may hold a secret; the error is the cause.
+    // Leave out the error's text, which may contain a secret. The error itself is the cause.
     const unauthenticated = new Unauthenticated(`the token function threw ${kindOf(error)}`);
     unauthenticated.cause = error;
     throw unauthenticated;
   }
   if (typeof token !== "string") {
     if (token instanceof Promise) {
-      // Async functions are invalid. Node would end the process if the promise rejected unhandled.
+      // Async functions are invalid. An unhandled rejection of the promise would end the process.
       token.catch(() => undefined);
     }
     throw new InvalidArgument(`the token function must return a string, not ${kindOf(token)}`);

@@ -1,4 +1,4 @@
-/** Environment variables of clients, and warnings about misspelled ones. */
+/** Environment variables of the clients, and warnings about misspelled ones. */
 
 const PREFIX = "SESSION_NOTES_";
 const NAMES = ["TARGET", "TOKEN", "TOKEN_FILE", "TLS_CA", "TLS_CERT", "TLS_KEY"] as const;
@@ -12,9 +12,8 @@ export function variable(name: (typeof NAMES)[number]): string | undefined {
 }
 
 /**
- * Warns once of each variable that is probably a misspelled client variable. Names that resemble none of them are ignored: the
- * sidecar has variables of its own, and Kubernetes sets `SESSION_NOTES_PORT` and others for a service called
- * session-notes.
+ * Warns once about each variable that is probably a misspelled client variable. Other names are ignored: the sidecar has its own
+ * variables, and Kubernetes sets `SESSION_NOTES_PORT` and others for a service called session-notes.
  */
 export function warnOfMisspelledNames(): void {
   for (const name of Object.keys(process.env)) {
@@ -44,7 +43,7 @@ function nearestTo(name: string): string | undefined {
   return nearest?.[0] ?? names.findLast((candidate) => name.startsWith(`${candidate}_`));
 }
 
-/** Returns the edit distance between two words: insertions, deletions, changes and swaps of neighbours. */
+/** Returns the edit distance between two words: insertions, deletions, substitutions and transpositions. */
 function editDistance(left: string, right: string): number {
   let previous: number[] = [];
   let row = Array.from({ length: right.length + 1 }, (_, index) => index);

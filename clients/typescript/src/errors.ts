@@ -2,30 +2,30 @@
  * Errors of the clients, so that callers never import gRPC.
  *
  * SessionNotesError
- * ├── InvalidArgument          the request breaks the contract; `violations` names the fields
- * ├── TooLarge                 a limit on sizes is exceeded; `limit` and `actual`
+ * ├── InvalidArgument          the request violates the contract; `violations` lists the fields
+ * ├── TooLarge                 a size limit is exceeded; `limit` and `actual`
  * ├── Unavailable              an outage: the sidecar or the store is down or stopping, or this client was closed
  * │   ├── DeadlineExceeded     no response in time
  * │   └── Overloaded           too many calls in flight; this one had no effect
- * ├── Unauthenticated          the sidecar does not know this caller
+ * ├── Unauthenticated          the sidecar does not recognize the caller's credentials
  * ├── PermissionDenied         the caller's role does not permit the call
  * ├── Conflict                 another writer was faster
  * │   ├── VersionMismatch      the session is at another version; `actual`
  * │   └── TurnCountMismatch    the transcript has another length; `actual`
  * ├── RunNotFound              the run does not exist
- * ├── RunAlreadyWritten        the run has written notes, or other notes
+ * ├── RunAlreadyWritten        the run has already written its notes
  * ├── RunAlreadyFailed         the run has ended without notes
  * ├── RunInFlight              `onlyIfIdle` found another run in flight; `run`
- * ├── SessionDeleted           the session was deleted while the run was in flight: give up
+ * ├── SessionDeleted           the session was deleted while the run was in flight: do not retry
  * ├── ServerError              any other error; for a bug in the sidecar, the message has an id that is also in its log
- * └── UsageError               a closed client, a run ended twice
+ * └── UsageError               a call on a closed client, or a run ended twice
  *
  * A call whose `signal` is aborted rejects with the signal's reason instead, as everywhere in Node.
  */
 
 import type { Run } from "./types.js";
 
-/** An invalid field: its path from the request's root, and the rule that it breaks. */
+/** An invalid field: its path from the root of the request, and the rule that it violates. */
 export interface FieldViolation {
   readonly field: string;
   readonly description: string;
@@ -59,7 +59,7 @@ export class SessionNotesError extends Error {
   }
 }
 
-/** The request breaks the contract. */
+/** The request violates the contract. */
 export class InvalidArgument extends SessionNotesError {
   static {
     this.prototype.name = "InvalidArgument";
@@ -74,7 +74,7 @@ export class InvalidArgument extends SessionNotesError {
   }
 }
 
-/** The request exceeds a limit, in bytes or, for batches, in entries. */
+/** The request exceeds a limit in bytes or, for batches, turns and fields, in entries. */
 export class TooLarge extends SessionNotesError {
   static {
     this.prototype.name = "TooLarge";
@@ -91,7 +91,7 @@ export class TooLarge extends SessionNotesError {
   }
 }
 
-/** An outage. After a read, go on without. After a write, the outcome is unknown. */
+/** An outage. After a read, continue without the data. After a write, the outcome is unknown. */
 export class Unavailable extends SessionNotesError {
   static {
     this.prototype.name = "Unavailable";
@@ -112,7 +112,7 @@ export class Overloaded extends Unavailable {
   }
 }
 
-/** The sidecar does not know this caller. */
+/** The sidecar does not recognize the caller's credentials. */
 export class Unauthenticated extends SessionNotesError {
   static {
     this.prototype.name = "Unauthenticated";
@@ -126,7 +126,7 @@ export class PermissionDenied extends SessionNotesError {
   }
 }
 
-/** Another writer was faster. Read again, then decide again. */
+/** Another writer was faster. Read again before retrying. */
 export class Conflict extends SessionNotesError {
   static {
     this.prototype.name = "Conflict";
@@ -164,7 +164,7 @@ export class RunNotFound extends SessionNotesError {
   }
 }
 
-/** The run has written its notes, so it can neither write others nor fail. */
+/** The run has already written its notes, so it can neither write different ones nor fail. */
 export class RunAlreadyWritten extends SessionNotesError {
   static {
     this.prototype.name = "RunAlreadyWritten";
@@ -193,7 +193,7 @@ export class RunInFlight extends SessionNotesError {
   }
 }
 
-/** The session was deleted while the run was in flight. Give up: the user's data must stay deleted. */
+/** The session was deleted while the run was in flight. Do not retry: the user's data must stay deleted. */
 export class SessionDeleted extends SessionNotesError {
   static {
     this.prototype.name = "SessionDeleted";
@@ -207,7 +207,7 @@ export class ServerError extends SessionNotesError {
   }
 }
 
-/** A mistake in using the client: it is closed, or a run was ended twice. */
+/** A misuse of the client: a call after `close()`, or a run ended twice. */
 export class UsageError extends SessionNotesError {
   static {
     this.prototype.name = "UsageError";

@@ -1,13 +1,13 @@
-/** Reasons of failed runs, in a form that the sidecar accepts. */
+/** Failure reasons of runs. */
 
 import { kindOf } from "./arguments.js";
 
-// The sidecar's limit on the reason of a failure, and the mark of a truncated one.
+// The sidecar's limit on a failure reason, and the mark of a truncated one.
 const MAX_REASON_BYTES = 4096;
 const TRUNCATION_MARK = "…";
 
 /**
- * Returns a failure's reason in a form that the sidecar accepts, so that any run can fail. An error becomes
+ * Returns a failure reason that the sidecar accepts, whatever the input, so that any run can fail. An error becomes
  * `Name: message`.
  */
 export function failureReason(reason: unknown): string {
@@ -15,7 +15,7 @@ export function failureReason(reason: unknown): string {
   if (bytes.length <= MAX_REASON_BYTES) {
     return bytes.toString();
   }
-  // Do not cut inside a character.
+  // Do not cut through a character.
   let end = MAX_REASON_BYTES - Buffer.byteLength(TRUNCATION_MARK);
   while (((bytes[end] ?? 0) & 0xc0) === 0x80) {
     end -= 1;
@@ -35,7 +35,7 @@ function textOf(reason: unknown): string {
     : errorName(reason);
 }
 
-/** Returns the name of an error's class. Its text is left out because it may hold user data. */
+/** Returns the name of an error's class, without the message, which may contain user data. */
 export function errorName(error: unknown): string {
   return kindOf(error);
 }

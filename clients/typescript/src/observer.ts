@@ -18,7 +18,7 @@ import type {
   WriteResult,
 } from "./types.js";
 
-/** Default timeout of an observer's calls, retries included: no user waits for them, and a sidecar restarts in less. */
+/** Default timeout of an observer's calls, retries included: no user waits for them, and a sidecar restarts faster. */
 export const DEFAULT_RUN_TIMEOUT_MS = 10_000;
 
 const ENDED_WITHOUT_NOTES = "ended without notes";
@@ -34,8 +34,8 @@ export interface ObserverOptions extends ConnectionOptions {
 /**
  * Client of a process that analyses sessions. One client serves any number of concurrent runs.
  *
- * Every call is retried while the sidecar is unavailable, until its timeout and with the same run id, so nothing is
- * begun or written twice.
+ * Calls are retried with the same run id while the sidecar is unavailable, until their timeout, so nothing is begun or written
+ * twice.
  *
  * @example
  * using observer = new ObserverClient(undefined, { observer: "coach" });
@@ -71,10 +71,11 @@ export class ObserverClient implements Disposable {
   }
 
   /**
-   * Performs one run: begins it, passes it to `work` with the transcript, and ensures that it ends. Resolves to the result of `work`.
+   * Performs one run: begins it, calls `work` with the run and its transcript, and ensures that the run ends. Resolves to the result
+   * of `work`.
    *
-   * If `work` throws or writes no notes, the run fails; errors of `work` are rethrown. If the run cannot
-   * begin, `work` is not called, and the promise rejects with:
+   * If `work` throws or writes no notes, the run fails; errors from `work` are rethrown. If the run cannot begin, `work` is not
+   * called, and the promise rejects with:
    * - RunAlreadyWritten: the run with this `runId` has written its notes, so the work is done;
    * - RunAlreadyFailed: the run with this `runId` has failed; retry with another id;
    * - RunInFlight: `onlyIfIdle` was set, and another run is in flight;
@@ -102,14 +103,14 @@ export class ObserverClient implements Disposable {
     return result;
   }
 
-  /** Begins a run. If the signal aborts the call, a run that has begun nevertheless is recorded as failed. */
+  /** Begins a run. If the signal aborts the call, a run that began anyway is recorded as failed. */
   async #begin(sessionId: string, options: RunOptions): Promise<BeginResult> {
     const { signal, runId: requestedId } = object("options", options);
     const runId = calls.runIdOrNew(requestedId);
     try {
       return await this.beginRun(sessionId, { ...options, runId });
     } catch (error) {
-      // A run with the caller's own id may be in flight elsewhere. The aborting caller does not wait for this.
+      // Do not fail a run with the caller's own id, which may be in flight elsewhere. The caller does not wait for this call.
       if (signal?.aborted === true && error === signal.reason && requestedId === undefined) {
         this.failRun(sessionId, runId, errorName(error), { timeoutMs: FAIL_TIMEOUT_MS }).catch(() => undefined);
       }
@@ -117,7 +118,7 @@ export class ObserverClient implements Disposable {
     }
   }
 
-  /** Only begins a run. Unlike with `run`, the caller must end it. The run's state shows whether it has already ended. */
+  /** Begins a run that, unlike with `run`, the caller must end. Its state shows whether it has already ended. */
   async beginRun(sessionId: string, options: BeginOptions = {}): Promise<BeginResult> {
     object("options", options);
     return this.#send(calls.beginRun(sessionId, this.observer, options), options);
@@ -125,7 +126,7 @@ export class ObserverClient implements Disposable {
 
   /**
    * Writes the notes of a run, with or without BeginRun. Rejects with:
-   * - RunAlreadyWritten: the run has written other notes;
+   * - RunAlreadyWritten: the run has already written different notes;
    * - RunAlreadyFailed: the run has ended without notes;
    * - SessionDeleted: the run existed when the session was deleted;
    * - Unavailable: an outage; the outcome is unknown. With `runId`, a retry is safe;
@@ -142,7 +143,7 @@ export class ObserverClient implements Disposable {
   /**
    * Ends a run without notes and records the reason, like `ActiveRun.fail`. Idempotent. Rejects with:
    * - RunNotFound: the run does not exist;
-   * - RunAlreadyWritten: the run has written notes;
+   * - RunAlreadyWritten: the run has already written its notes;
    * - another SessionNotesError: any other failure.
    */
   async failRun(
@@ -166,7 +167,7 @@ export class ObserverClient implements Disposable {
   listRuns(
     sessionId: string,
     options: ListOptions & {
-      /** Whether to return the notes of each run, superseded ones included. */
+      /** Whether to return the notes of each run, including superseded runs. */
       readonly includeNotes?: boolean | undefined;
     } = {},
   ): AsyncGenerator<Run, void, undefined> {

@@ -31,13 +31,13 @@ export const DEFAULT_STATE_TIMEOUT_MS = 2000;
 /** Connection options of a client. */
 export interface ConnectionOptions {
   /**
-   * The token, or a function that returns it for every call, such as `tokenFile(path)`. Absent: the
-   * environment variable `SESSION_NOTES_TOKEN`, else the file in `SESSION_NOTES_TOKEN_FILE`.
+   * The token, or a function that returns it for every call, such as `tokenFile(path)`. Absent: the environment variable
+   * `SESSION_NOTES_TOKEN`, else the file named by `SESSION_NOTES_TOKEN_FILE`.
    */
   readonly token?: Token | undefined;
   /**
-   * TLS settings. Absent: the files in `SESSION_NOTES_TLS_CA`, `SESSION_NOTES_TLS_CERT` and
-   * `SESSION_NOTES_TLS_KEY`, else no TLS. Without TLS, a token is only sent to this machine.
+   * TLS settings. Absent: the files named by `SESSION_NOTES_TLS_CA`, `SESSION_NOTES_TLS_CERT` and `SESSION_NOTES_TLS_KEY`, else no
+   * TLS. Without TLS, a token is only sent to this machine.
    */
   readonly tls?: TLS | undefined;
 }
@@ -87,10 +87,11 @@ export class PrimaryClient implements Disposable {
   }
 
   /**
-   * Reads the current notes of one observer, with their age. One short read that waits for no observer and is never retried.
+   * Reads the current notes of one observer, with their age. This is one short read, which never waits for an observer and is never
+   * retried.
    *
-   * An unknown session is not ready, never an error. Rejects with:
-   * - Unavailable: an outage, unless `unavailableOk`;
+   * For a session that does not exist, the reading is not ready; this is not an error. Rejects with:
+   * - Unavailable: an outage, unless `unavailableOk` is set;
    * - another SessionNotesError: any other failure.
    *
    * @example
@@ -109,7 +110,7 @@ export class PrimaryClient implements Disposable {
   }
 
   /**
-   * Reads the notes of up to 1,000 sessions, in the order of their ids. The timeout is that of session state.
+   * Reads the notes of up to 1,000 sessions, in the order of `sessionIds`. The default timeout is `stateTimeoutMs`.
    *
    * @example
    * const readings = await primary.batchGetNotes(ids, { maxTurnsBehind: 5 });
@@ -127,7 +128,7 @@ export class PrimaryClient implements Disposable {
   }
 
   /**
-   * Reads the whole session atomically. An unknown session is empty, at version 0.
+   * Reads the whole session atomically. A session that does not exist is empty, at version 0.
    *
    * @example
    * const session = await primary.getSession("session-1", { includeTurns: true });
@@ -180,7 +181,7 @@ export class PrimaryClient implements Disposable {
   }
 
   /**
-   * Lists summaries of all sessions, in no order, fetched page by page. Made for people.
+   * Lists summaries of all sessions, fetched page by page, in no particular order. Intended for people.
    *
    * @example
    * for await (const { sessionId, turnCount } of primary.listSessions()) {
@@ -197,7 +198,7 @@ export class PrimaryClient implements Disposable {
   }
 }
 
-/** Returns the message of an outage if the caller wants a reading instead; rethrows any other error. */
+/** Returns the message of an outage if the caller accepts one as a reading; rethrows any other error. */
 function outage(error: unknown, { unavailableOk }: BatchOptions): string {
   if (unavailableOk === true && error instanceof Unavailable) {
     return error.message;

@@ -26,7 +26,7 @@ export class Ready implements ReadyReading {
   }
 
   asToolResult(): ToolResult {
-    // Only the state of a newer run: its failure is for people, and a model might read it to the user.
+    // Include only the state of a newer run: its failure reason is for people, and a model might read it to the user.
     const newer = this.latestRun && this.latestRun.number > this.run.number ? this.latestRun.state : undefined;
     return {
       ready: true,

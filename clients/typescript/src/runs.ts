@@ -9,7 +9,7 @@ import { errorName, failureReason } from "./failures.js";
 import type { ObserverClient } from "./observer.js";
 import type { BeginResult, NewNotes, Run, RunWriteOptions, Turn, WriteResult } from "./types.js";
 
-/** Timeout for recording a failure at the end of a run. If it passes, the run ends with its lease. */
+/** Timeout for recording a failure at the end of a run. After a timeout, the run ends when its lease expires. */
 export const FAIL_TIMEOUT_MS = 2000;
 
 /**
@@ -30,7 +30,7 @@ export class ActiveRun {
   readonly runId: string;
   /** The run's number. */
   readonly number: number;
-  /** How many turns the run sees; undefined: unknown. */
+  /** Number of turns that the run sees; undefined: unknown. */
   readonly observedTurn: number | undefined;
   /** When the snapshot was taken, by the store's clock. */
   readonly beginTime: Date | undefined;
@@ -67,9 +67,10 @@ export class ActiveRun {
   }
 
   /**
-   * Writes the notes, once. Notes of a newer run stay; the outcome tells whether these became current. Rejects with:
+   * Writes the notes, at most once. They never replace those of a newer run; the outcome shows whether they became current. Rejects
+   * with:
    * - UsageError: the run has ended;
-   * - SessionDeleted: the session was deleted meanwhile; give up;
+   * - SessionDeleted: the session was deleted in the meantime; do not retry;
    * - Unavailable: an outage; the outcome is unknown. Writing the same notes again is safe;
    * - another SessionNotesError: any other failure; nothing was written.
    */
@@ -80,7 +81,7 @@ export class ActiveRun {
     if (this.#state !== "open") {
       throw new UsageError("a run writes its notes once");
     }
-    // After a failed write another one may follow, which is safe with the same run id.
+    // Another write may follow a failed one, which is safe with the same run id.
     this.#state = "writing";
     try {
       const { observedTurn, ttlMs } = object("options", options);
@@ -97,9 +98,9 @@ export class ActiveRun {
   }
 
   /**
-   * Ends the run without notes and records the reason, even after the run's `signal` is aborted. People read the reason, so leave
-   * out user data. An error is recorded as `Name: message`; text beyond 4 KiB is cut. Rejects with a
-   * UsageError if the run has written its notes.
+   * Ends the run without notes and records the reason, even after the run's `signal` is aborted. The reason is for people, so leave
+   * out user data. An error is recorded as `Name: message`; text beyond 4 KiB is cut. Rejects with UsageError if the run has written
+   * its notes.
    */
   async fail(reason: string | Error): Promise<Run> {
     const recorded = failureReason(reason);
@@ -123,10 +124,10 @@ export class ActiveRun {
       await this.#client.failRun(this.sessionId, this.runId, reason, { timeoutMs: FAIL_TIMEOUT_MS });
     } catch (error) {
       if (error instanceof SessionDeleted || error instanceof RunAlreadyWritten) {
-        // No failure to record: the run was deleted with its session, or has written.
+        // There is no failure to record: the run was deleted with its session, or has written its notes.
         return;
       }
-      // The lease ends the run instead. Log only the error's class: its text may hold user data.
+      // The run ends when its lease expires. Log only the error's class: its message may contain user data.
       const session = logName(this.sessionId);
       process.emitWarning(
         `session ${session}, run ${this.number}: its failure could not be recorded: ${errorName(error)}`,
@@ -156,7 +157,7 @@ export class ActiveRun {
 }
 
 /**
- * Returns the name of a session in logs. Ids are chosen by callers and may identify the user, so this is the start of the SHA-256, as
+ * Returns the name of a session in logs. Callers choose ids, which may identify the user, so this is the start of their SHA-256, as
  * printed by `printf %s ID | sha256sum | cut -c1-8`.
  */
 function logName(sessionId: string): string {

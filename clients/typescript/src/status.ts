@@ -1,4 +1,4 @@
-/** Conversion of gRPC errors. */
+/** Conversion of gRPC errors to the errors of this package. */
 
 import { status as Code, type ServiceError } from "@grpc/grpc-js";
 import { fromBinary, type DescMessage, type MessageShape } from "@bufbuild/protobuf";
@@ -69,7 +69,7 @@ export function translate(error: Pick<ServiceError, "code" | "details" | "metada
   };
   const kind = BY_REASON.get(errorDetails.reason ?? "") ?? BY_CODE.get(error.code) ?? ServerError;
   const code = Code[error.code];
-  // gRPC ends some messages with an empty note.
+  // grpc-js ends some messages with an empty resolution note.
   const message = error.details.replace(/\.? Resolution note: $/, "") || code;
   if (kind === InvalidArgument) {
     const violations = find(details, BadRequestSchema)?.fieldViolations ?? [];
@@ -95,7 +95,7 @@ function detailsOf(error: Pick<ServiceError, "metadata">): readonly Any[] {
 }
 
 function find<Schema extends DescMessage>(details: readonly Any[], schema: Schema): MessageShape<Schema> | undefined {
-  // anyUnpack compares full names, which differ from the originals on purpose; see status.proto.
+  // anyUnpack compares full names, which intentionally differ from the originals; see status.proto.
   const detail = details.find((candidate) => candidate.typeUrl.endsWith(`/google.rpc.${schema.name}`));
   if (detail === undefined) {
     return undefined;

@@ -1,4 +1,4 @@
-/** Targets: the addresses of sidecars, and which of them gRPC can connect to. */
+/** Targets: addresses of sidecars, and checks that gRPC can connect to them. */
 
 import { isIPv4, isIPv6 } from "node:net";
 
@@ -13,7 +13,7 @@ export const DEFAULT_TARGET = "127.0.0.1:50051";
 const MAX_PATH_BYTES = 107;
 
 /**
- * Returns the address to call: the argument, else the environment's, else the default.
+ * Returns the address to call: the argument, else the environment variable, else the default.
  *
  * @throws InvalidArgument The address is invalid.
  */
@@ -27,8 +27,8 @@ export function targetOrDefault(target: string | undefined): string {
   const address = target || fromEnvironment || DEFAULT_TARGET;
   if (!isAddress(address)) {
     const source = fromEnvironment === undefined ? "" : "SESSION_NOTES_TARGET: ";
-    const shown = isPrintable(address) ? address : JSON.stringify(address);
-    throw new InvalidArgument(`${source}${shown} is not an address: use host:port or unix:/path`);
+    const printable = isPrintable(address) ? address : JSON.stringify(address);
+    throw new InvalidArgument(`${source}${printable} is not an address: use host:port or unix:/path`);
   }
   return address;
 }

@@ -1,8 +1,8 @@
 /**
  * Transport of calls: deadlines, retries and errors.
  *
- * gRPC's own retry policy stops after five attempts, and a sidecar may take longer to restart. Here only the deadline limits
- * retries, and the sidecar's retry delay applies.
+ * gRPC's own retry policy stops after five attempts, and a sidecar may take longer to restart. This transport retries until the
+ * deadline, and respects the sidecar's retry delay.
  */
 
 import { type Client, type ServiceError, status as Code } from "@grpc/grpc-js";
@@ -19,7 +19,7 @@ import type { CallOptions } from "./types.js";
 const MIN_PAUSE_MS = 50;
 const MAX_PAUSE_MS = 1000;
 
-// The wire format allows at most 99,999,999 hours. Beyond that, gRPC throws where no caller can catch it.
+// The wire format allows at most 99,999,999 hours. Beyond that, gRPC throws an error that no caller can catch.
 const MAX_TIMEOUT_MS = 100 * 365 * 24 * 3600 * 1000;
 
 // A longer timer fires immediately.
@@ -62,8 +62,8 @@ class Attempts {
   }
 
   /**
-   * Returns the error of the last attempt, with that of the previous one as its cause. Without a response, the message names the
-   * call, the target and the timeout.
+   * Returns the error of the last attempt, with the previous attempt's error as its cause. If there was no response, the message
+   * names the call, the target and the timeout.
    */
   #final(error: SessionNotesError): SessionNotesError {
     if (this.#previous !== undefined) {
@@ -74,7 +74,7 @@ class Attempts {
       if (error instanceof DeadlineExceeded) {
         problem = `no answer within ${this.#timeoutMs / 1000} s`;
         if (this.#previous !== undefined) {
-          // The deadline passed during an attempt. The previous error tells why it took so long.
+          // The deadline passed during an attempt. The previous error explains why the call took so long.
           problem += `; before that: ${this.#previous.message}`;
         }
       }
@@ -91,7 +91,7 @@ export class Transport {
   /** Functions that end an attempt or a pause in progress. */
   readonly #inProgress = new Set<() => void>();
   #client: Client | undefined;
-  /** The previous channel after the TLS files were replaced: calls in flight finish on it. */
+  /** The channel before the TLS files were replaced. Calls in flight finish on it. */
   #previous: Client | undefined;
 
   constructor(target: string | undefined, token: Token | undefined, tls: TLS | undefined) {
@@ -100,7 +100,7 @@ export class Transport {
     this.#client = openChannel(this.#target, this.#credentials);
   }
 
-  /** Closes the connection; calls in flight end as Unavailable. */
+  /** Closes the connection; calls in flight reject with Unavailable. */
   close(): void {
     const client = this.#client;
     this.#client = undefined;
@@ -168,7 +168,7 @@ export class Transport {
     });
   }
 
-  /** Runs an operation that close() and the caller's signal can end. `begin` starts it and returns how to end it. */
+  /** Runs an operation that close() and the caller's signal can end. `begin` starts it and returns a function that ends it. */
   #interruptible<T>(signal: AbortSignal | undefined, begin: (done: (outcome: T) => void) => () => void): Promise<T> {
     return new Promise((resolve) => {
       const end = begin((outcome) => {
@@ -184,7 +184,7 @@ export class Transport {
   /** Reconnects after the TLS files were replaced. */
   #reconnectIfReplaced(): void {
     if (this.#client !== undefined && this.#credentials.replaced()) {
-      // Calls in flight finish on their channel, unless the files are replaced twice meanwhile.
+      // Calls in flight finish on their channel, unless the files are replaced a second time before they do.
       this.#previous?.close();
       this.#previous = this.#client;
       this.#client = openChannel(this.#target, this.#credentials);

@@ -1,11 +1,11 @@
 /**
  * Public types: plain, readonly values without protobuf or gRPC.
  *
- * Times are `Date`s by the store's clock, truncated to milliseconds. Durations are numbers of milliseconds with names like
- * `ageMs`, and may have a fraction. Counts are plain numbers: the contract keeps them below 2^53.
+ * Times are `Date`s from the store's clock, truncated to milliseconds. Durations are numbers of milliseconds with names like
+ * `ageMs`, and may have a fraction. Counts are plain numbers, which the contract limits to less than 2^53.
  */
 
-/** A JSON value. Undefined properties are left out, as by `JSON.stringify`. */
+/** A JSON value. Undefined properties are omitted, as by `JSON.stringify`. */
 export type JsonValue = null | boolean | number | string | readonly JsonValue[] | JsonObject;
 
 /** A JSON object. */
@@ -18,9 +18,9 @@ export interface JsonObject {
  *
  * - `never_run`: no notes, and no run on record.
  * - `running`: no notes yet; the latest run is in flight.
- * - `ready`: current notes exist, even while a newer run is in flight or has failed.
+ * - `ready`: current notes exist. A newer run may be in flight or may have failed.
  * - `failed`: no notes; the latest run failed or was abandoned.
- * - `expired`: notes existed, and their time to live has passed.
+ * - `expired`: the ttl of the notes has passed, or the store has lost the observer's runs.
  * - `unavailable`: an outage. Set by the client with `unavailableOk`, never by a sidecar.
  * - `unspecified`: a value that this client is too old to know.
  */
@@ -30,12 +30,12 @@ export type Readiness = "never_run" | "running" | "ready" | "failed" | "expired"
  * State of a run.
  *
  * - `superseded`: wrote after a newer run, or saw fewer turns than the current notes. Its notes are in the history only.
- * - `abandoned`: the lease ran out before the run wrote or failed.
+ * - `abandoned`: the lease expired before the run wrote or failed.
  * - `unspecified`: a value that this client is too old to know.
  */
 export type RunState = "running" | "written" | "superseded" | "failed" | "abandoned" | "unspecified";
 
-/** Severity of an issue: good to know, should be dealt with in this conversation, or in the next turn. */
+/** Severity of an issue: worth knowing, should be addressed in this conversation, or in the next turn. */
 export type Severity = "info" | "warning" | "critical";
 
 /**
@@ -54,21 +54,21 @@ export interface Issue {
   readonly text: string;
   /** Severity of the finding. Absent: not rated, or a value that this client is too old to know. */
   readonly severity?: Severity | undefined;
-  /** The turn in question, counted from 1. Absent: no particular turn. */
+  /** The turn that the finding refers to, counted from 1; 0: before the first turn. Absent: no particular turn. */
   readonly turn?: number | undefined;
 }
 
 /** The conclusions of one run of an observer. */
 export interface Notes {
-  /** Topic → share of the topic that the conversation has covered, 0 to 1. */
+  /** Share of each topic that the conversation has covered, from 0 to 1. */
   readonly coverage: Readonly<Record<string, number>>;
   /** Findings, in the order in which the primary should read them. */
   readonly issues: readonly Issue[];
   /** Suggestions for what to say or ask next, best first. */
   readonly followUpSuggestions: readonly string[];
-  /** A few sentences on the state of the conversation. */
+  /** A short summary of the conversation so far. */
   readonly summary: string;
-  /** Any further data, as JSON: at most 16 levels deep, numbers up to ±(2^53 − 1). */
+  /** Additional data as JSON: at most 16 levels deep, numbers up to ±(2^53 − 1). */
   readonly extra: JsonObject;
 }
 
@@ -77,35 +77,35 @@ export type NewNotes = { readonly [Part in keyof Notes]?: Notes[Part] | undefine
 
 /** One utterance in the conversation. */
 export interface Turn {
-  /** The speaker: `user`, `primary`, a name. */
+  /** The speaker: `user`, `primary` or a person's name, for example. */
   readonly speaker: string;
   /** The words spoken. */
   readonly text: string;
-  /** When they were spoken, by the caller's clock; stored as given. */
+  /** When they were spoken, by the caller's clock; stored unchanged. */
   readonly time?: Date | undefined;
-  /** Any further data, as JSON. Absent: none. */
+  /** Additional data as JSON. Absent: none. */
   readonly extra?: JsonObject | undefined;
 }
 
 /** One execution of an observer. */
 export interface Run {
-  /** Id, unique within session and observer. */
+  /** Id, unique per session and observer. */
   readonly runId: string;
-  /** Number, counting from 1; a higher number is a newer run. */
+  /** Sequence number from 1; a higher number means a newer run. */
   readonly number: number;
   /** The observer that the run belongs to. */
   readonly observer: string;
   /** State of the run. */
   readonly state: RunState;
-  /** How many turns the run had seen; undefined: unknown. */
+  /** Number of turns that the run had seen; undefined: unknown. */
   readonly observedTurn: number | undefined;
   /** When BeginRun took the snapshot; undefined: the run had no BeginRun. */
   readonly beginTime: Date | undefined;
-  /** When the run was written, failed or abandoned; undefined: in flight. */
+  /** When the run wrote its notes, failed or was abandoned; undefined: in flight. */
   readonly endTime: Date | undefined;
-  /** Why the run ended without notes, as given by the observer. */
+  /** The observer's reason for ending the run without notes; empty if it has not failed. */
   readonly failure: string;
-  /** Notes of the run, if requested from `listRuns`. */
+  /** Notes of the run, if requested in `listRuns`. */
   readonly notes: Notes | undefined;
 }
 
@@ -115,11 +115,11 @@ export interface ReadingBase {
   readonly sessionId: string;
   /** The observer whose notes were read. */
   readonly observer: string;
-  /** The newest run, in any state; undefined: the observer has never begun one. */
+  /** The newest run, in any state; undefined: the observer has never begun a run. */
   readonly latestRun: Run | undefined;
   /**
-   * Returns the result of a tool call for the primary's model: short plain JSON without empty values, identical
-   * to the Python client's.
+   * Returns the result of a tool call for the primary's model: short, plain JSON without empty values, identical to the Python
+   * client's.
    *
    * @example
    * JSON.stringify(reading.asToolResult()); // {"ready":false,"reason":"never_run"}
@@ -138,9 +138,9 @@ export interface ReadyReading extends ReadingBase {
   readonly snapshotAgeMs: number | undefined;
   /** When the notes were written. */
   readonly writeTime: Date;
-  /** How many turns the notes' run had seen; undefined: unknown. */
+  /** Number of turns that the run behind the notes had seen; undefined: unknown. */
   readonly observedTurn: number | undefined;
-  /** Drift: how many turns the conversation has had since; undefined: unknown. */
+  /** Drift: number of turns since then; undefined: unknown. */
   readonly turnsBehind: number | undefined;
   /** Whether the notes meet the bounds in the call. */
   readonly fresh: boolean;
@@ -153,7 +153,7 @@ export interface ReadyReading extends ReadingBase {
 /** No notes, with the reason. */
 export interface NotReadyReading extends ReadingBase {
   readonly ready: false;
-  /** The reason. */
+  /** The reason that there are no notes. */
   readonly readiness: Exclude<Readiness, "ready">;
   /** Always false: only notes can be fresh. */
   readonly fresh: false;
@@ -171,7 +171,7 @@ export interface NotReadyReading extends ReadingBase {
  */
 export type Reading = ReadyReading | NotReadyReading;
 
-/** Result of `asToolResult`. The names are those of the wire format, in every language. */
+/** Result of `asToolResult`, with the names of the wire format in every language. */
 export type ToolResult =
   | { readonly ready: false; readonly reason: Exclude<Readiness, "ready"> }
   | {
@@ -180,7 +180,7 @@ export type ToolResult =
       readonly snapshot_age_seconds?: number;
       readonly turns_behind?: number;
       readonly fresh: boolean;
-      /** State of a newer run, if one has begun since the notes' run. */
+      /** State of the latest run, if it is newer than the notes' run. */
       readonly newer_run?: RunState;
       readonly notes: {
         readonly coverage?: Readonly<Record<string, number>>;
@@ -191,18 +191,18 @@ export type ToolResult =
       };
     };
 
-/** A session at one moment. */
+/** The state of a session at one moment. */
 export interface Session {
   readonly sessionId: string;
   /** The primary's fields. */
   readonly fields: JsonObject;
-  /** How many times `updateSession` has changed the session; 0: never. */
+  /** Number of times that `updateSession` has changed the session. */
   readonly version: number;
-  /** How many turns were ever appended. */
+  /** Number of turns ever appended. */
   readonly turnCount: number;
   /** The transcript, oldest turn first, if requested. */
   readonly turns: readonly Turn[];
-  /** Observer → result of `getNotes` without bounds. */
+  /** For each observer, the result of `getNotes` without bounds. */
   readonly notes: Readonly<Record<string, Reading>>;
   /** When the session was created; undefined: it does not exist. */
   readonly createTime: Date | undefined;
@@ -254,11 +254,11 @@ export interface CallOptions {
 export interface NotesOptions extends CallOptions {
   /** The observer whose notes to read. Absent: `default`. */
   readonly observer?: string | undefined;
-  /** The highest age that counts as fresh. Absent: no bound. */
+  /** Largest age that counts as fresh. Absent: no bound. */
   readonly maxAgeMs?: number | undefined;
   /** The caller's own count of turns in the conversation. Absent: the length of the stored transcript. */
   readonly currentTurn?: number | undefined;
-  /** The highest drift that counts as fresh. Absent: no bound. */
+  /** Largest drift that counts as fresh. Absent: no bound. */
   readonly maxTurnsBehind?: number | undefined;
   /** Whether an outage resolves to a reading with `readiness: "unavailable"` instead of rejecting. */
   readonly unavailableOk?: boolean | undefined;
@@ -273,7 +273,7 @@ export interface UpdateOptions extends CallOptions {
   readonly remove?: readonly string[] | undefined;
   /** Change nothing unless the session is at this version. */
   readonly expectedVersion?: number | undefined;
-  /** How long the session is kept after its last change, from now on. Absent: unchanged. */
+  /** How long the session is kept after its last change. Stays in effect until set again. Absent: unchanged. */
   readonly ttlMs?: number | undefined;
 }
 
@@ -285,18 +285,18 @@ export interface AppendOptions extends CallOptions {
 
 /** Options of listings, which are fetched page by page; `timeoutMs` applies to each page. */
 export interface ListOptions extends CallOptions {
-  /** The highest number of items in a page. Absent: the sidecar's default. */
+  /** Maximum number of items per page. Absent: the sidecar's default. */
   readonly pageSize?: number | undefined;
 }
 
 /** Options of `run`. */
 export interface RunOptions {
   /**
-   * The run's id. Absent: a new one. Set it if a supervisor may restart the same work: a run that has begun and not ended
-   * continues, and finished work is not repeated.
+   * The run's id. Absent: a new one. Set it if a supervisor may restart the same work: a run in flight continues, and finished work
+   * is not repeated.
    */
   readonly runId?: string | undefined;
-  /** How many turns the run will see. Absent: the length of the stored transcript. */
+  /** Number of turns that the run will see. Absent: the length of the stored transcript. */
   readonly observedTurn?: number | undefined;
   /** How long the run may take before it counts as abandoned. Absent: 5 minutes. */
   readonly leaseMs?: number | undefined;
@@ -304,7 +304,7 @@ export interface RunOptions {
   readonly onlyIfIdle?: boolean | undefined;
   /** Whether to return the transcript. Absent: yes. */
   readonly includeTranscript?: boolean | undefined;
-  /** Aborts the run's calls except `fail`. They reject with the signal's reason, and the run fails. */
+  /** Aborts the run's calls except `fail`: they reject with the signal's reason, and the run fails. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -313,7 +313,7 @@ export type BeginOptions = RunOptions & CallOptions;
 
 /** Options of `ActiveRun.write`. */
 export interface RunWriteOptions {
-  /** How many turns the run has seen. Absent: as recorded at its begin. */
+  /** Number of turns that the run has seen. Absent: the number recorded when it began. */
   readonly observedTurn?: number | undefined;
   /** How long the notes are valid. Absent: as long as the session. */
   readonly ttlMs?: number | undefined;

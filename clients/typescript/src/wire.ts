@@ -13,9 +13,9 @@ import {
 import {
   object,
   refusal,
-  several,
+  array,
   shareOf,
-  shown,
+  keyInPath,
   struct,
   text,
   texts,
@@ -69,12 +69,12 @@ export function count(name: string, content: unknown): bigint | undefined {
   return content === undefined ? undefined : BigInt(wholeNumber(name, content));
 }
 
-/** Converts a page size. The sidecar's own limit is far below that of the field. */
+/** Converts a page size, clamped to the range of the field. The sidecar's own limit is far lower. */
 export function pageSize(content: unknown): number {
   return Math.min(wholeNumber("pageSize", content), 2 ** 31 - 1);
 }
 
-/** Converts a duration, to the microsecond. Beyond protobuf's range it is clamped; the sidecar has lower limits. */
+/** Converts a duration, rounded to microseconds and clamped to protobuf's range. The sidecar's own limits are lower. */
 export function duration(name: string, ms: unknown): Duration | undefined {
   if (ms === undefined) {
     return undefined;
@@ -99,10 +99,10 @@ export function notesMessage(notes: NewNotes): MessageInitShape<typeof NotesSche
     coverage: Object.fromEntries(
       Object.entries(object("notes.coverage", coverage)).map(([topic, share]) => [
         text("a topic of notes.coverage", topic),
-        shareOf("notes.coverage" + shown(topic), share),
+        shareOf("notes.coverage" + keyInPath(topic), share),
       ]),
     ),
-    issues: several("notes.issues", issues).map((issue, index) => issueMessage(`notes.issues[${index}]`, issue)),
+    issues: array("notes.issues", issues).map((issue, index) => issueMessage(`notes.issues[${index}]`, issue)),
     followUpSuggestions: texts("notes.followUpSuggestions", followUpSuggestions),
     summary: text("notes.summary", summary),
     ...extraMessage("notes.extra", extra),
@@ -123,7 +123,7 @@ function issueMessage(name: string, issue: Issue): MessageInitShape<typeof Issue
 
 /** Converts turns to messages. */
 export function turnMessages(turns: readonly Turn[]): MessageInitShape<typeof TurnSchema>[] {
-  return several("turns", turns).map((turn, index) => turnMessage(`turns[${index}]`, turn));
+  return array("turns", turns).map((turn, index) => turnMessage(`turns[${index}]`, turn));
 }
 
 function turnMessage(name: string, turn: Turn): MessageInitShape<typeof TurnSchema> {
@@ -245,7 +245,7 @@ export function date(message: Timestamp): Date {
   return new Date(Number(message.seconds) * 1000 + Math.floor(message.nanos / 1e6));
 }
 
-/** Converts a duration to milliseconds, to the microsecond. */
+/** Converts a duration to milliseconds, truncated to microseconds. */
 export function millisecondsOf(message: Duration): number {
   return (Number(message.seconds) * 1e6 + Math.trunc(message.nanos / 1000)) / 1000;
 }
@@ -253,7 +253,7 @@ export function millisecondsOf(message: Duration): number {
 /** Returns a part of a response that the contract guarantees. */
 export function present<T>(name: string, part: T | undefined): T {
   if (part === undefined) {
-    throw new ServerError(`the answer has no ${name}`);
+    throw new ServerError(`the response has no ${name}`);
   }
   return part;
 }

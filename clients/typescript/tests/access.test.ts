@@ -56,8 +56,8 @@ function withEnvironment(context: { after(undo: () => void): void }, variables: 
   });
 }
 
-/** Asserts that no property of an error holds a secret. */
-function quiet(error: unknown): boolean {
+/** Returns whether no property of a value contains a secret. */
+function holdsNoSecret(error: unknown): boolean {
   return !inspect(error, { depth: 10, showHidden: true }).includes("canary");
 }
 
@@ -72,7 +72,7 @@ suite("with tokens", { concurrency: false }, () => {
     await sidecar[Symbol.asyncDispose]();
   });
 
-  test("each client calls with its own token, and within its own role", async () => {
+  test("each client uses its own token and is limited to its role", async () => {
     const sessionId = newSessionId();
     using primary = new PrimaryClient(sidecar.target, { token: TOKENS.primary });
     using observer = new ObserverClient(sidecar.target, { token: () => TOKENS.observer });
@@ -92,13 +92,13 @@ suite("with tokens", { concurrency: false }, () => {
       await assert.rejects(client.getNotes("s", { unavailableOk: true, timeoutMs: 5000 }), (error) => {
         assert(error instanceof Unauthenticated);
         assert.equal(error.reason, "UNAUTHENTICATED");
-        return quiet(error);
+        return holdsNoSecret(error);
       });
-      assert(quiet(client));
+      assert(holdsNoSecret(client));
     }
   });
 
-  test("the environment has a token or names its file; an option takes precedence", async (context) => {
+  test("the token can come from the environment or a file named there; an option takes precedence", async (context) => {
     const file = secret(join(home, "mine"), "", "# mine", TOKENS.observer);
     withEnvironment(context, { SESSION_NOTES_TOKEN_FILE: file });
     using observer = new ObserverClient(sidecar.target);
@@ -110,7 +110,7 @@ suite("with tokens", { concurrency: false }, () => {
     await assert.rejects(primary.listSessions().next(), PermissionDenied);
   });
 
-  test("a token file is read again; if it is emptied or removed, the last token stays", async () => {
+  test("a token file is reread; if it is emptied or removed, the last token stays in use", async () => {
     const file = secret(join(home, "rotated"), "an-unknown-token");
     using primary = new PrimaryClient(sidecar.target, { token: tokenFile(file) });
     await assert.rejects(primary.getSession("s"), Unauthenticated);
@@ -143,7 +143,7 @@ suite("with tokens", { concurrency: false }, () => {
     await primary.getSession("s");
   });
 
-  test("an async token function is rejected by its return value, and its rejection does not end the process", async () => {
+  test("an async token function is rejected, and the rejection of its promise does not end the process", async () => {
     const token = (() => Promise.reject(new Error("canary"))) as never;
     using primary = new PrimaryClient(sidecar.target, { token });
     const message = "the token function must return a string, not Promise";
@@ -216,9 +216,9 @@ suite("with certificates", { concurrency: false }, () => {
   });
 
   const refused: Readonly<Record<string, TLS | undefined>> = {
-    "a sidecar of another authority": { caFile: pem("other-ca.pem"), ...mine },
-    "a sidecar of an authority unknown to Node": mine,
-    "no certificate of one's own": { caFile: pem("ca.pem") },
+    "a sidecar with another authority": { caFile: pem("other-ca.pem"), ...mine },
+    "a sidecar with an authority that Node does not trust": mine,
+    "no client certificate": { caFile: pem("ca.pem") },
     "no encryption": undefined,
   };
   for (const [name, tls] of Object.entries(refused)) {
@@ -246,7 +246,7 @@ suite("credentials", () => {
           (error) => {
             assert(error instanceof InvalidArgument);
             assert.match(error.message, /TLS/);
-            return quiet(error);
+            return holdsNoSecret(error);
           },
         );
         new Client(target).close();
@@ -261,7 +261,7 @@ suite("credentials", () => {
     });
   }
 
-  test("invalid credentials are rejected when a client is created, if known by then, and never shown", async () => {
+  test("invalid credentials are rejected when a client is created, if possible, and never shown", async () => {
     const refused: (() => unknown)[] = ["", "canary two", "canary\n", "canary-\u00fc"].map(
       (token) => () => new PrimaryClient("127.0.0.1:1", { token }),
     );
@@ -281,9 +281,9 @@ suite("credentials", () => {
       () => tokenFile(0 as never),
     );
     for (const make of refused) {
-      assert.throws(make, (error) => error instanceof InvalidArgument && quiet(error));
+      assert.throws(make, (error) => error instanceof InvalidArgument && holdsNoSecret(error));
     }
     using client = new PrimaryClient("127.0.0.1:1", { token: () => "canary two" });
-    await assert.rejects(client.getSession("s"), (error) => error instanceof InvalidArgument && quiet(error));
+    await assert.rejects(client.getSession("s"), (error) => error instanceof InvalidArgument && holdsNoSecret(error));
   });
 });

@@ -124,7 +124,7 @@ suite("arguments of a wrong kind", { concurrency: true }, () => {
         for (const [argument, values] of Object.entries(wrong)) {
           for (const [value, problem] of values) {
             if (value === null && (argument === "runId" || argument === "pageSize")) {
-              continue; // As if it were absent.
+              continue; // Here null counts as absent.
             }
             const given: unknown[] = [...fit];
             const position = positions.indexOf(argument);
@@ -228,7 +228,7 @@ suite("deadlines and runs", { concurrency: false }, () => {
     });
   }
 
-  test("long durations are left to the sidecar to judge", async () => {
+  test("long durations are validated by the sidecar", async () => {
     const sessionId = newSessionId();
     using primary = new PrimaryClient(sidecar.target);
     using observer = new ObserverClient(sidecar.target);
@@ -363,7 +363,10 @@ suite("targets", { concurrency: true }, () => {
   for (const target of impossible) {
     test(`invalid: ${JSON.stringify(target)}`, () => {
       for (const Client of [PrimaryClient, ObserverClient]) {
-        assert.throws(() => new Client(target), /^InvalidArgument: .* is not an address: use host:port or unix:\/path$/);
+        assert.throws(
+          () => new Client(target),
+          /^InvalidArgument: .* is not an address: use host:port or unix:\/path$/,
+        );
       }
     });
   }

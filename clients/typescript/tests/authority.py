@@ -1,4 +1,4 @@
-"""Makes two authorities in the folder given, and certificates of the first one for a sidecar and a primary."""
+"""Create two authorities in the given folder, and certificates from the first for a sidecar and a primary."""
 
 import sys
 from pathlib import Path
@@ -10,8 +10,8 @@ authority = trustme.CA()
 authority.cert_pem.write_to_path(home / "ca.pem")
 trustme.CA().cert_pem.write_to_path(home / "other-ca.pem")
 for name, identities in {"sidecar": ("localhost", "127.0.0.1"), "primary": ("primary.example.org",)}.items():
-    made = authority.issue_cert(*identities)
-    (home / f"{name}.pem").write_bytes(b"".join(pem.bytes() for pem in made.cert_chain_pems))
+    certificate = authority.issue_cert(*identities)
+    (home / f"{name}.pem").write_bytes(b"".join(pem.bytes() for pem in certificate.cert_chain_pems))
     key = home / f"{name}.key"
     key.touch(0o600)
-    key.write_bytes(made.private_key_pem.bytes())
+    key.write_bytes(certificate.private_key_pem.bytes())

@@ -28,7 +28,7 @@ const execute = promisify(execFile);
 const PATIENT = { timeoutMs: 5000 };
 
 /** Returns the duration of a promise in milliseconds. */
-async function took(work: () => Promise<unknown>): Promise<number> {
+async function durationOf(work: () => Promise<unknown>): Promise<number> {
   const started = performance.now();
   await work();
   return performance.now() - started;
@@ -45,7 +45,7 @@ suite("a client", { concurrency: false }, () => {
     await sidecar[Symbol.asyncDispose]();
   });
 
-  test("calls over a unix socket as over TCP", async () => {
+  test("works over a unix socket", async () => {
     const sessionId = newSessionId();
     using observer = new ObserverClient(sidecar.unix);
     using primary = new PrimaryClient(sidecar.unix, { token: "an-unneeded-token", ...PATIENT });
@@ -55,7 +55,7 @@ suite("a client", { concurrency: false }, () => {
     assert.equal(reading.notes.summary, "x");
   });
 
-  test("takes its target from the environment, and uses no proxy", async (context) => {
+  test("reads its target from the environment, and ignores proxies", async (context) => {
     const variables = { SESSION_NOTES_TARGET: sidecar.target, http_proxy: `http://${await unreachable()}` };
     for (const [name, value] of Object.entries(variables)) {
       process.env[name] = process.env[name.replace("http", "grpc")] = value;
@@ -96,9 +96,9 @@ suite("a client", { concurrency: false }, () => {
   test("keeps a run's session id out of logs", async () => {
     using observer = new ObserverClient(sidecar.target);
     await observer.run("jane.doe@example.org", async (run) => {
-      const shown = `<ActiveRun: run ${run.number} of observer 'default' on session 7f73355b>`;
-      assert.equal(inspect(run), shown);
-      assert.equal(String(run), shown);
+      const text = `<ActiveRun: run ${run.number} of observer 'default' on session 7f73355b>`;
+      assert.equal(inspect(run), text);
+      assert.equal(String(run), text);
       await run.write({});
     });
   });
@@ -107,10 +107,10 @@ suite("a client", { concurrency: false }, () => {
     const sessionId = newSessionId();
     const observer = new ObserverClient(sidecar.target);
     const warned = once(process, "warning") as Promise<[Error]>;
-    let atWork: ActiveRun | undefined;
+    let activeRun: ActiveRun | undefined;
     await assert.rejects(
       observer.run(sessionId, (run) => {
-        atWork = run;
+        activeRun = run;
         observer.close();
         throw new RangeError("my card is 4111");
       }),
@@ -120,7 +120,7 @@ suite("a client", { concurrency: false }, () => {
     const digest = createHash("sha256").update(sessionId).digest("hex").slice(0, 8);
     assert.equal(warning.name, "SessionNotesWarning");
     assert.equal(warning.message, `session ${digest}, run 1: its failure could not be recorded: UsageError`);
-    assert(atWork?.ended);
+    assert(activeRun?.ended);
   });
 
   test("does not warn if there is no failure to record", async (context) => {
@@ -171,7 +171,7 @@ suite("a client", { concurrency: false }, () => {
     await sidecar.end("SIGKILL");
     const calls = [() => primary.getNotes(sessionId), () => primary.updateSession(sessionId, { a: 1 })];
     for (const call of calls) {
-      assert((await took(() => assert.rejects(call, Unavailable))) < 1000);
+      assert((await durationOf(() => assert.rejects(call, Unavailable))) < 1000);
     }
     const reading = await primary.getNotes(sessionId, { unavailableOk: true });
     assert(!reading.ready);
@@ -219,16 +219,16 @@ suite("a call", { concurrency: true }, () => {
       [100, 95, 900],
       [0, 0, 500],
     ] as const) {
-      const ms = await took(() => assert.rejects(primary.getNotes("s", { timeoutMs }), DeadlineExceeded));
+      const ms = await durationOf(() => assert.rejects(primary.getNotes("s", { timeoutMs }), DeadlineExceeded));
       assert(ms >= least && ms < most, `${ms} ms`);
     }
     await assert.rejects(primary.getNotes("s", { timeoutMs: NaN }), { name: "InvalidArgument" });
   });
 
-  test("as set for the client", async () => {
+  test("has the timeout set for the client", async () => {
     using primary = new PrimaryClient(silent.target, { timeoutMs: 50, stateTimeoutMs: 60 });
     for (const call of [() => primary.getNotes("s"), () => primary.deleteSession("s")]) {
-      assert((await took(() => assert.rejects(call, DeadlineExceeded))) < 1000);
+      assert((await durationOf(() => assert.rejects(call, DeadlineExceeded))) < 1000);
     }
   });
 
@@ -242,13 +242,13 @@ suite("a call", { concurrency: true }, () => {
     setTimeout(() => {
       controller.abort(reason);
     }, 50);
-    assert((await took(() => assert.rejects(waiting, reason))) < 5000);
+    assert((await durationOf(() => assert.rejects(waiting, reason))) < 5000);
   });
 
   test("that is aborted between two attempts does not wait for the next", async () => {
     using observer = new ObserverClient(await unreachable(), { timeoutMs: 60_000 });
     const signal = AbortSignal.timeout(300);
-    const ms = await took(() => assert.rejects(observer.beginRun("s", { signal }), { name: "TimeoutError" }));
+    const ms = await durationOf(() => assert.rejects(observer.beginRun("s", { signal }), { name: "TimeoutError" }));
     assert(ms < 5000, `${ms} ms`);
   });
 
@@ -262,7 +262,7 @@ suite("a call", { concurrency: true }, () => {
       primary.close();
       observer.close();
     }, 200);
-    assert((await took(() => Promise.all(waiting))) < 5000);
+    assert((await durationOf(() => Promise.all(waiting))) < 5000);
   });
 
   test("names the target", async () => {
@@ -277,9 +277,9 @@ suite("a call", { concurrency: true }, () => {
 
   test("has a stack with its caller", async () => {
     using primary = new PrimaryClient(await unreachable());
-    async function whoCalled(): Promise<Reading> {
+    async function callingFunction(): Promise<Reading> {
       return await primary.getNotes("s");
     }
-    await assert.rejects(whoCalled, (error: Error) => error.stack?.includes("whoCalled") === true);
+    await assert.rejects(callingFunction, (error: Error) => error.stack?.includes("callingFunction") === true);
   });
 });

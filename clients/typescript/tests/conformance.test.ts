@@ -112,8 +112,8 @@ class Runner {
   }
 
   close(): void {
-    for (const one of [this.#primary, ...this.#observers.values()]) {
-      one.close();
+    for (const openClient of [this.#primary, ...this.#observers.values()]) {
+      openClient.close();
     }
   }
 
@@ -131,7 +131,7 @@ class Runner {
     if (step.eventually === true) {
       await eventually(() => holds(() => this.#step({ ...step, eventually: false })));
     } else if (step.call === "run") {
-      await this.#conduct(step);
+      await this.#performRun(step);
     } else {
       await this.#check(step, () => this.#call(step));
     }
@@ -184,9 +184,9 @@ class Runner {
     }
   }
 
-  async #conduct(step: Step): Promise<void> {
+  async #performRun(step: Step): Promise<void> {
     const { session_id: sessionId, observer, ...options } = this.#resolved(step.with ?? {}) as JsonObject;
-    const conduct = () =>
+    const perform = () =>
       this.#observer(observer).run(
         sessionId as string,
         async (run) => {
@@ -201,9 +201,9 @@ class Runner {
       );
     if (step.raises === undefined) {
       const { call, fails } = step;
-      await this.#check(fails === undefined ? { call } : { call, fails }, conduct);
+      await this.#check(fails === undefined ? { call } : { call, fails }, perform);
     } else {
-      await assert.rejects(conduct, Oops);
+      await assert.rejects(perform, Oops);
     }
   }
 
@@ -234,9 +234,9 @@ class Runner {
       if (name === undefined) {
         return content;
       }
-      const known = this.#names.get(name) ?? newSessionId();
-      this.#names.set(name, known);
-      return known;
+      const value = this.#names.get(name) ?? newSessionId();
+      this.#names.set(name, value);
+      return value;
     }
     if (Array.isArray(content)) {
       return content.map((item) => this.#resolved(item));

@@ -22,7 +22,7 @@ function examples(): string[] {
 }
 
 suite("the package", { concurrency: false }, () => {
-  // Inside the package, so that a consumer in it finds the dependencies.
+  // Create the consumer inside the package, so that it finds the dependencies.
   const home = mkdtempSync(join(PACKAGE, "build", "consumer-"));
   const modules = join(home, "node_modules");
   let files: string[] = [];
@@ -32,10 +32,10 @@ suite("the package", { concurrency: false }, () => {
     const pack = ["pack", "--ignore-scripts", "--json", "--pack-destination", home];
     const packed: unknown = JSON.parse(execFileSync("npm", pack, { cwd: PACKAGE, encoding: "utf8" }));
     // npm 10 and 11 print a list, npm 12 an object.
-    const [one] = Object.values(packed as Record<string, { filename: string; files: { path: string }[] }>);
-    assert(one !== undefined);
-    files = one.files.map(({ path }) => path);
-    execFileSync("tar", ["-xzf", join(home, one.filename), "-C", modules]);
+    const [archive] = Object.values(packed as Record<string, { filename: string; files: { path: string }[] }>);
+    assert(archive !== undefined);
+    files = archive.files.map(({ path }) => path);
+    execFileSync("tar", ["-xzf", join(home, archive.filename), "-C", modules]);
     symlinkSync("package", join(modules, "session-notes"));
   });
 
@@ -43,7 +43,7 @@ suite("the package", { concurrency: false }, () => {
     rmSync(home, { recursive: true, force: true });
   });
 
-  test("holds the built files, README and LICENSE", () => {
+  test("contains the built files, README and LICENSE", () => {
     const rest = files.filter((file) => !/^dist\/.*\.(js|d\.ts)$/.test(file));
     assert.deepEqual(rest.sort(), ["LICENSE", "README.md", "package.json"]);
     for (const file of ["dist/index.js", "dist/index.d.ts", "dist/gen/session_notes/v1/session_notes_pb.js"]) {
@@ -60,7 +60,7 @@ suite("the package", { concurrency: false }, () => {
   test("compiles the README's examples with the strictest settings", () => {
     assert(examples().length >= 4);
     const narrowed = `import type { Reading } from "session-notes";
-      export function told(reading: Reading): number | string {
+      export function describe(reading: Reading): number | string {
         return reading.ready ? reading.ageMs + reading.notes.issues.length : reading.readiness;
       }
       // @ts-expect-error: a reading that is not ready has no age
@@ -125,11 +125,11 @@ suite("the package", { concurrency: false }, () => {
     assert(typed.length > 5);
     for (const file of typed) {
       const source = ts.createSourceFile(file, read(file), ts.ScriptTarget.ES2022);
-      const look = (node: ts.Node): void => {
+      const visit = (node: ts.Node): void => {
         assert.notEqual(node.kind, ts.SyntaxKind.AnyKeyword, `any in ${file}`);
-        ts.forEachChild(node, look);
+        ts.forEachChild(node, visit);
       };
-      look(source);
+      visit(source);
     }
   });
 });

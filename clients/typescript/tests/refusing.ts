@@ -1,4 +1,4 @@
-/** A gRPC server that rejects every call with one status, for errors that a sidecar does not produce today. */
+/** A gRPC server that rejects every call with the same status, for errors that are hard to provoke in a sidecar. */
 
 import { Metadata, Server, ServerCredentials, status as Code } from "@grpc/grpc-js";
 
@@ -10,7 +10,7 @@ export class Refusing {
   message = "the store is away";
   /** `grpc-status-details-bin`. */
   details: Uint8Array | undefined;
-  /** How many calls get a response; later ones get none. */
+  /** Number of calls that get a response; later ones get none. */
   answers = Infinity;
   /** The request of each call. */
   readonly requests: Buffer[] = [];

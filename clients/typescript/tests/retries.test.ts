@@ -46,7 +46,7 @@ suite("retries", { concurrency: false }, () => {
     refusing.stop();
   });
 
-  const once: Readonly<Record<string, (primary: PrimaryClient) => Promise<unknown>>> = {
+  const neverRetried: Readonly<Record<string, (primary: PrimaryClient) => Promise<unknown>>> = {
     appendTurns: (primary) => primary.appendTurns("s", [{ speaker: "user", text: "x" }]),
     "appendTurns, counted": (primary) =>
       primary.appendTurns("s", [{ speaker: "user", text: "x" }], { expectedTurnCount: 0 }),
@@ -56,7 +56,7 @@ suite("retries", { concurrency: false }, () => {
     batchGetNotes: (primary) => primary.batchGetNotes(["s"]),
   };
 
-  for (const [name, call] of Object.entries(once)) {
+  for (const [name, call] of Object.entries(neverRetried)) {
     test(`a primary's ${name} is never retried`, async () => {
       using primary = new PrimaryClient(refusing.target, { timeoutMs: 2000 });
       await assert.rejects(call(primary), Unavailable);

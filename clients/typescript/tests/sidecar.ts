@@ -59,9 +59,9 @@ export class Sidecar implements AsyncDisposable {
     const waiting = setTimeout(() => child.kill("SIGKILL"), START_MS);
     for await (const line of createInterface({ input: child.stderr })) {
       log.push(line);
-      const found = /listening on (127\.0\.0\.1:\d+)\s*$/.exec(line);
-      if (found?.[1] !== undefined) {
-        this.target = found[1];
+      const match = /listening on (127\.0\.0\.1:\d+)\s*$/.exec(line);
+      if (match?.[1] !== undefined) {
+        this.target = match[1];
         break;
       }
     }

@@ -1,12 +1,12 @@
-"""The embedded store's append-only file, read and repaired from outside the store.
+"""Measurement and repair of the embedded store's append-only file, from outside the store.
 
-It consists of several files: a base, with the data at the time of the last rewrite, and one or more incremental files
-with the commands since then. A manifest lists them in this order.
+The append-only file consists of several files: a base, with the data at the time of the last rewrite, and one or more
+incremental files with the commands since then. A manifest lists them in this order.
 
-Valkey 9.1 opens the incremental file of a rewrite without O_APPEND. If a full disk takes only part of a command, Valkey
-cuts that part off, and later continues at the offset where the part ended. The gap between holds NULs, which Valkey
-refuses to read at its next start. (Its own `valkey-check-aof --fix` removes everything after them, and cannot read
-Valkey's base files.)
+Valkey 9.1 opens the incremental file of a rewrite without O_APPEND. If the disk becomes full in the middle of a
+command, Valkey truncates the file to the last whole command, but later continues at the offset where the partial
+command ended. The hole in between contains NULs, which Valkey refuses to load at its next start. `valkey-check-aof
+--fix` removes everything after the hole, and cannot read Valkey's base files.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _CHUNK_BYTES = 1 << 20
 
 
 class _Broken(Exception):
-    """The file does not continue with a whole command."""
+    """No whole command follows."""
 
 
 @dataclass(frozen=True)
 class Repair:
-    """The result of a repair: the bytes that it removed.
+    """The numbers of bytes that a repair removed.
 
     Attributes:
-        empty: Bytes that held nothing.
-        lost: Bytes of commands that could not be read, and of everything after them.
+        empty: NULs between commands.
+        lost: Commands that could not be read, and everything after them.
     """
 
     empty: int
@@ -40,7 +40,7 @@ class Repair:
 
 
 def in_use(data_dir: Path, kinds: str = "bi") -> list[Path]:
-    """Return the base (b) and the incremental files (i), oldest first. A rewrite never reuses a name."""
+    """Return the base (b) and the incremental files (i), oldest first. Rewrites never reuse a name."""
     folder = data_dir / _FOLDER
     try:
         # Each line: file NAME seq NUMBER type KIND
@@ -51,16 +51,16 @@ def in_use(data_dir: Path, kinds: str = "bi") -> list[Path]:
 
 
 def size(files: Iterable[Path]) -> int:
-    """Return the total size of files in bytes. For all files in use, the store expects `aof_current_size`."""
+    """Return the total size of files in bytes. The store reports the expected total as `aof_current_size`."""
     return sum(path.stat().st_size for path in files)
 
 
 def repair(data_dir: Path) -> Repair:
-    """Remove from the incremental files what the store could not read. No store may be running on them.
+    """Remove unreadable data from the incremental files. The store must not be running.
 
-    NULs between two commands are removed alone. Anything else that cannot be read is removed with everything after it,
-    also in later files: a command is worthless without those before it. Each file is replaced in one step, so that a
-    killed repair leaves it as it was.
+    NULs between two commands are removed. Any other unreadable data is removed with everything after it, also in later
+    files, because a command is worthless without those before it. Each file is replaced atomically, so that a killed
+    repair does not change it.
 
     Raises:
         OSError: If a file cannot be read or written, for example because the disk is full.
@@ -79,11 +79,11 @@ def repair(data_dir: Path) -> Repair:
 
 def _readable(path: Path) -> tuple[list[tuple[int, int]], int]:
     """Return the spans of whole commands and transactions, and the number of NULs between and after them."""
-    # Read, not mapped: if the disk fails to deliver a mapped page, the process dies; a failed read is an OSError.
+    # Not mapped into memory: a disk error kills a process that reads a mapped page, but `read` raises OSError.
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         spans, nuls, start, at = list[tuple[int, int]](), 0, 0, 0
-        # The state before a transaction, in case it does not end.
+        # The result before a transaction, in case it is incomplete.
         before: tuple[list[tuple[int, int]], int] | None = None
         with contextlib.suppress(_Broken):
             while at < size:
@@ -102,7 +102,7 @@ def _readable(path: Path) -> tuple[list[tuple[int, int]], int]:
 
 
 def _skip_nuls(file: BinaryIO, at: int) -> int:
-    """Move past the NULs at an offset, and return their number."""
+    """Skip the NULs at an offset, and return their number."""
     nuls = 0
     while chunk := file.read(1 if not nuls else _CHUNK_BYTES):
         count = len(chunk) - len(chunk.lstrip(b"\0"))
@@ -114,7 +114,7 @@ def _skip_nuls(file: BinaryIO, at: int) -> int:
 
 
 def _skip_command(file: BinaryIO, size: int) -> bytes:
-    """Move past a command, and return its name."""
+    """Skip a command, and return its name."""
     line = _read_line(file)
     if line[:1] == b"#":  # An annotation: one line.
         return b""
@@ -140,7 +140,7 @@ def _parse_number(line: bytes, mark: bytes) -> int:
 
 
 def _read_line(file: BinaryIO) -> bytes:
-    # No line with a length or a time is longer.
+    # Lines with a length or a timestamp are shorter.
     line = file.readline(64)
     if not line.endswith(b"\r\n"):
         raise _Broken
@@ -148,18 +148,17 @@ def _read_line(file: BinaryIO) -> bytes:
 
 
 def _rewrite(path: Path, spans: list[tuple[int, int]], temporary: Path) -> None:
-    """Replace a file by spans of it, in one step and on disk when this returns."""
-    with path.open("rb") as file, temporary.open("wb") as other:
-        other_fd = other.fileno()
-        os.fchmod(other_fd, 0o600)
+    """Replace a file with spans of itself, atomically and durably."""
+    with path.open("rb") as file, temporary.open("wb") as output:
+        os.fchmod(output.fileno(), 0o600)
         for start, end in spans:
             file.seek(start)
             left = end - start
             while left and (chunk := file.read(min(left, _CHUNK_BYTES))):
-                other.write(chunk)
+                output.write(chunk)
                 left -= len(chunk)
-        other.flush()
-        os.fsync(other_fd)
+        output.flush()
+        os.fsync(output.fileno())
     temporary.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:

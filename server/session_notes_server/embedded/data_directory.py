@@ -1,8 +1,8 @@
-"""The embedded store's data directory: its checks, its locks, and the takeover from a store left behind.
+"""The embedded store's data directory: checks, locks, and takeover from an orphaned store.
 
-Two lock files tell who uses the directory. A sidecar holds the first for as long as it lives. Its store holds the
-second through an inherited descriptor. A store that outlived a killed sidecar is therefore recognized without guessing
-by process id, and is stopped before another one starts on the same files.
+The directory has two lock files. A sidecar locks the first until it ends. Its store inherits a descriptor of the second
+and locks it until the store ends. A store that outlived a killed sidecar is therefore detected without guessing from
+process ids, and is stopped before another one starts on the same files.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from session_notes_server.settings import MAX_SOCKET_PATH_BYTES, InvalidSetting,
 log = logging.getLogger(__name__)
 
 TAKEOVER_SECONDS = 10.0
-# Only a sidecar gives files these names: a directory with one of them is a data directory.
+# A directory with one of these files is a data directory.
 _SIDECAR_LOCK, _STORE_LOCK = "sidecar.lock", "valkey.lock"
-# The directory that mkfs makes in a file system's root.
+# mkfs creates this directory in the root of a file system.
 _LOST_AND_FOUND = "lost+found"
-# Temporary files of a rewrite by the store, and of a repair by `append_only_file`, that was killed.
+# Temporary files of a killed rewrite by the store, or of a killed repair by `append_only_file`.
 _LEFTOVER = re.compile(r"temp-(rewriteaof-(bg-)?[0-9]+|mended)\.aof")
 
 
@@ -38,8 +38,8 @@ class DataDirectory:
     """A directory for the data of one embedded store, used by one sidecar at a time.
 
     Args:
-        path: The directory. If missing, `claim` makes it with mode 700. An existing one keeps its mode, and must be
-            empty or a data directory already.
+        path: The directory. If missing, `claim` creates it with mode 700. An existing one keeps its mode, and must be
+            empty or a data directory.
 
     Attributes:
         path: The directory's absolute path.
@@ -48,7 +48,7 @@ class DataDirectory:
 
     Raises:
         InvalidSetting: If the path is too long, or relative to a directory that does not exist.
-        EmbeddedError: If the directory holds other files, or cannot be read.
+        EmbeddedError: If the directory contains other files, or cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,12 +56,12 @@ class DataDirectory:
             self.path = path.expanduser().absolute()
         except RuntimeError:
             raise InvalidSetting(
-                f"there is no home directory for the data directory {path}: write its whole path with --data-dir"
+                f"this user has no home directory for the data directory {path}: give an absolute path with --data-dir"
             ) from None
         except FileNotFoundError:
             raise InvalidSetting(
-                f"the working directory, where the data directory {path} should be, is deleted: "
-                "write its whole path with --data-dir"
+                f"the data directory {path} is relative to the working directory, which was deleted: "
+                "give an absolute path with --data-dir"
             ) from None
         self.socket = self.path / "valkey.sock"
         self.log = self.path / "valkey.log"
@@ -72,7 +72,7 @@ class DataDirectory:
         if len(os.fsencode(self.socket)) > MAX_SOCKET_PATH_BYTES:
             raise InvalidSetting(
                 f"the data directory's path is too long for a unix socket in it: {self.path}\n"
-                "Choose a shorter one with --data-dir."
+                "Choose a shorter path with --data-dir."
             )
         try:
             names = {path.name for path in self.path.iterdir()}
@@ -82,12 +82,12 @@ class DataDirectory:
             raise self.unusable(error) from None
         if names - {_LOST_AND_FOUND} and not names & {_SIDECAR_LOCK, _STORE_LOCK}:
             raise EmbeddedError(
-                f"the data directory holds files of something else: {self.path}\n"
-                f"Choose an empty or a new one with --data-dir, such as {self.path / 'session-notes'}"
+                f"the data directory contains files of another program: {self.path}\n"
+                f"Choose an empty or new directory with --data-dir, such as {self.path / 'session-notes'}"
             )
 
     def claim(self) -> None:
-        """Make the directory if missing, and lock it for this sidecar.
+        """Create the directory if missing, and lock it for this sidecar.
 
         Raises:
             EmbeddedError: If another sidecar uses the directory, or it cannot be used.
@@ -106,8 +106,8 @@ class DataDirectory:
         mode = stat.S_IMODE(self.path.stat().st_mode)
         if mode & 0o022 and not mode & stat.S_ISVTX:
             log.warning(
-                "other users can change the data directory %s (mode %o): they cannot read its files, but can remove "
-                "them",
+                "other users can write to the data directory %s (mode %o): they cannot read its files, but they can "
+                "remove them",
                 *(self.path, mode),
             )
 
@@ -117,7 +117,7 @@ class DataDirectory:
             self._lock.close()
 
     async def lock_for_store(self) -> IO[str]:
-        """Lock the directory for a store, and stop a store left behind by a killed sidecar first.
+        """Lock the directory for a store. First stop the store of a killed sidecar, if it is still running.
 
         Raises:
             EmbeddedError: If that store does not stop.
@@ -127,21 +127,21 @@ class DataDirectory:
         lock = lock_file(path)
         if lock is not None:
             return lock
-        log.warning("a store left behind by a killed sidecar is still running on %s; taking its data over", self.path)
+        log.warning("the store of a killed sidecar still runs on %s; stopping it to take over its data", self.path)
         self._send_shutdown()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + TAKEOVER_SECONDS
         while (lock := lock_file(path)) is None:
             if loop.time() > deadline:
                 raise EmbeddedError(
-                    f"a store left behind on {self.path} does not stop.\n"
-                    "End the process valkey-server that runs on this directory, and start the sidecar again."
+                    f"the store of a killed sidecar is still running on {self.path} and does not stop.\n"
+                    "Kill the valkey-server process that uses this directory, and start the sidecar again."
                 )
             await asyncio.sleep(0.01)
         return lock
 
     def remove_leftovers(self) -> None:
-        """Remove temporary files of killed rewrites and repairs: the store never does."""
+        """Remove the temporary files of killed rewrites and repairs. The store never removes them."""
         for path in self.path.iterdir():
             if _LEFTOVER.fullmatch(path.name) and path.is_file():
                 path.unlink()
@@ -156,7 +156,7 @@ class DataDirectory:
         text = f"the data directory cannot be used: {self.path} ({error.strerror})."
         if isinstance(error, PermissionError):
             text += (
-                f"\nIt must be writable for user {os.geteuid()}, group {os.getegid()} "
+                f"\nIt must be writable by user {os.geteuid()}, group {os.getegid()} "
                 "(in Kubernetes: set fsGroup in the pod's securityContext)."
             )
         return EmbeddedError(f"{text}\nChoose another with --data-dir.")
@@ -168,4 +168,4 @@ class DataDirectory:
                 client.connect(str(self.socket))
                 client.sendall(b"SHUTDOWN\r\n")
             except OSError:
-                pass  # It is stopping already, or hangs: then the wait for its lock ends in an error.
+                pass  # It is already stopping. If it hangs, the wait for its lock times out.

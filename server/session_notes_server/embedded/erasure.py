@@ -1,8 +1,8 @@
-"""Erasure from the embedded store's files: has the store rewrite its append-only file from what it holds.
+"""Erasure of deleted data from the embedded store's files, through rewrites of the append-only file.
 
-In the append-only file a deletion is one more command, and the deleted data stays before it until the file is
-rewritten. A rewrite also removes the hole that a full disk may have left in the file (see `append_only_file`), which
-the store would not notice before its next start.
+A deletion appends a command to the file. The deleted data stays in the file until the store rewrites it from memory. A
+rewrite also removes a hole left by a full disk (see `append_only_file`), which the store itself would not notice before
+its next start.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from session_notes_server.settings import ERASED_WITHIN
 
 log = logging.getLogger(__name__)
 
-# Replaced text and expired data are gone from the files after this time.
+# The longest time that replaced and expired data stays in the files.
 REWRITE_EVERY = timedelta(hours=1)
-# The least time between two rewrites, which bounds the cost of many deletions. A deletion just after the start of a
-# rewrite waits for this pause and for both rewrites, and must still be erased within ERASED_WITHIN.
+# The pause between two rewrites bounds the cost of many deletions. Data deleted just after the start of a rewrite waits
+# for that rewrite, this pause and another rewrite, which together must not exceed ERASED_WITHIN.
 PAUSE_SECONDS = 3.0
 CHECK_SECONDS = 1.0
 POLL_SECONDS = 0.05
@@ -30,7 +30,7 @@ FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 0.1, 60.0
 
 
 class RewriteFailed(Exception):
-    """The store did not rewrite its file. It does not run, is loading, or its disk is full."""
+    """The store did not rewrite its file: it is not running, is loading, or its disk is full."""
 
 
 class Erasure:
@@ -50,12 +50,12 @@ class Erasure:
         self._requested = self._done = 0
 
     def request(self) -> None:
-        """Have what was deleted erased from the files within ERASED_WITHIN."""
+        """Request that the data deleted so far is erased from the files within ERASED_WITHIN."""
         self._requested += 1
         self._wanted.set()
 
     async def run(self) -> None:
-        """Rewrite the file on request, when it is broken, and every hour. Runs until cancelled."""
+        """Rewrite the file on request, when it has a hole, and every hour. Runs until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._check_regularly())
             tasks.create_task(self._rewrite_when_wanted())
@@ -72,16 +72,15 @@ class Erasure:
 
     async def _check_regularly(self) -> None:
         while True:
-            with contextlib.suppress(RewriteFailed):  # The store does not run. A rewrite follows its next start.
+            with contextlib.suppress(RewriteFailed):  # The store is not running. Its next start requests a rewrite.
                 await self._check()
             await asyncio.sleep(CHECK_SECONDS)
 
     async def _check(self) -> None:
-        """Check that the store can write to its file, and that the file has the size that the store expects."""
+        """Check that the store can write to its file, and that the file has the expected size."""
         try:
             files = append_only_file.in_use(self._dir)
-            # Measured before the store is asked: it knows of anything it writes in between, so that a busy file does
-            # not look broken.
+            # Measured before INFO, so that writes in between cannot make the file seem too large.
             size_on_disk = append_only_file.size(files)
         except OSError:
             return  # A rewrite has just replaced the files.
@@ -89,8 +88,8 @@ class Erasure:
         if not _can_write(info):
             if self._can_write.is_set():
                 log.error(
-                    "the embedded store cannot write to its disk, and refuses writes: %d bytes of answered writes are "
-                    "in memory only, and are lost if the store ends before there is room; nothing can be erased",
+                    "the embedded store cannot write to its disk and refuses writes: %d bytes of acknowledged writes "
+                    "are in memory only, and are lost if it ends before space is freed; deleted data cannot be erased",
                     _number(info, "aof_buffer_length"),
                 )
                 self._can_write.clear()
@@ -99,11 +98,11 @@ class Erasure:
         if not self._can_write.is_set():
             log.info("the embedded store can write to its disk again")
             self._can_write.set()
-        # The only trace of a write that failed for a moment is a file that is too large. If a rewrite ended in between,
-        # the store reported the size of other files than those measured.
+        # The only trace of a brief write failure is a file that is too large. If a rewrite has ended since the
+        # measurement, INFO reports the size of other files.
         too_large = _is_idle(info) and size_on_disk > _number(info, "aof_current_size")
         if too_large and self._done == self._requested and append_only_file.in_use(self._dir) == files:
-            log.warning("the embedded store's file has a hole, as a full disk leaves one; rewriting the file")
+            log.warning("the embedded store's append-only file has a hole, probably from a full disk; rewriting it")
             self.request()
 
     async def _rewrite_when_wanted(self) -> None:
@@ -133,10 +132,10 @@ class Erasure:
                 return
 
     async def _rewrite(self) -> None:
-        # A rewrite in flight may have begun before the deletion, with the data that the store held then.
+        # A rewrite in flight may have begun before the deletion, and would write the deleted data.
         info = await self._wait_until_idle()
-        # Commands not yet written to the file would be part of the new base and then be appended after it: a turn would
-        # be stored twice.
+        # Commands not yet written to the file would be in the new base and also be appended after it, which would store
+        # a turn twice.
         if not _can_write(info):
             raise RewriteFailed
         requested = self._requested
@@ -156,7 +155,7 @@ class Erasure:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _send(self, command: str) -> str:
-        """Send a command over a connection that is used once, and return the reply."""
+        """Send a command over a new connection, and return the reply."""
         try:
             async with asyncio.timeout(REPLY_SECONDS):
                 reader, writer = await asyncio.open_unix_connection(self._socket)

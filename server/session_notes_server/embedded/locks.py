@@ -1,4 +1,4 @@
-"""Lock files: held by a process and by children that inherit the descriptor, released by the kernel when they end."""
+"""Lock files, held by a process and by children that inherit the descriptor. The kernel releases them at their end."""
 
 from __future__ import annotations
 

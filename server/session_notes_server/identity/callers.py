@@ -1,4 +1,4 @@
-"""Callers: their roles, the tokens and certificate names that stand for a role, and the sidecar's own certificate."""
+"""Callers' roles, the tokens and certificate names that grant a role, and the sidecar's own certificate."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _DIGEST_OF_NOTHING = hashlib.sha256(b"").digest()
 
 
 class Role(StrEnum):
-    """The role of a caller, which decides the methods it may call."""
+    """The role of a caller, which determines the methods that it may call."""
 
     PRIMARY = "primary"
     """Talks to the user: reads notes and owns the session's state."""
@@ -44,14 +44,11 @@ class Role(StrEnum):
 class Tokens:
     """Tokens in the files `primary`, `observer` and `admin` of a directory, one per line. Only hashes stay in memory.
 
-    A role can have several tokens, so that a new token is accepted before the old one is withdrawn. A missing file
-    leaves its role without tokens. A file that cannot be used does not hold up changes to the other files.
-
-    Args:
-        directory: The directory of the three files.
+    A role can have several tokens, so that a new token can be accepted before the old one is revoked. A missing file
+    means that its role has no tokens. An unusable file does not prevent changes to the other files.
 
     Raises:
-        CredentialsError: If a file cannot be used, or if none holds a token.
+        CredentialsError: If a file is unusable, or if no file contains a token.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -82,7 +79,7 @@ class Tokens:
         return role
 
     def _refresh(self) -> list[str]:
-        """Reload the files, give each token the role of its file, and return a fault for each token in two files."""
+        """Reload the files, map each token to the role of its file, and return a fault for each token in two files."""
         contents = tuple(file.current() for file in self._files.values())
         if contents == self._contents:
             return []
@@ -103,11 +100,8 @@ class Tokens:
 class CertificateRoles:
     """Roles of client certificates by the names in them, from a file of lines `role name`.
 
-    Args:
-        path: The file.
-
     Raises:
-        CredentialsError: If the file cannot be used, or is empty.
+        CredentialsError: If the file is unusable or empty.
     """
 
     def __init__(self, path: Path) -> None:
@@ -125,13 +119,10 @@ class CertificateRoles:
 class Certificates:
     """The sidecar's certificate and, for mutual TLS, the authority that signs its clients' certificates.
 
-    Args:
-        cert: The certificate, a PEM file.
-        key: Its private key, a PEM file.
-        client_ca: The certificate of the clients' authority. None: clients need no certificate.
+    All are PEM files. Without `client_ca`, clients need no certificate.
 
     Raises:
-        CredentialsError: If a file cannot be used, or if key and certificate do not match.
+        CredentialsError: If a file is unusable, or if key and certificate do not match.
     """
 
     def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
@@ -146,7 +137,7 @@ class Certificates:
         )
 
     def _changed_configuration(self) -> grpc.ServerCertificateConfiguration | None:
-        # gRPC asks at every handshake, from threads of its own.
+        # gRPC calls this at every handshake, from its own threads.
         with self._lock:
             content = self._files.current()
             if content == self._served:
@@ -156,9 +147,9 @@ class Certificates:
 
 
 def plain_token(directory: Path, roles: Iterable[Role]) -> tuple[Path, int] | None:
-    """Return the file and line of a token of one of the roles, in the form in which a client's `TokenFile` reads it.
+    """Return the file and line of a token that a client's `TokenFile` can read, for the first of the roles with one.
 
-    Hashes of tokens are skipped: a client cannot send them.
+    A file that begins with a hash is skipped, because a client cannot send a hash.
     """
     for role in roles:
         path = directory / role
@@ -195,7 +186,7 @@ def _load_roles(path: Path) -> dict[str, Role]:
         match line.split():
             case [role, name] if role in set(Role):
                 if roles.setdefault(name, Role(role)) != role:
-                    raise CredentialsError(f"line {number} of {path} gives a second role to a name")
+                    raise CredentialsError(f"line {number} of {path} assigns a second role to a name")
             case _:
                 names = ", ".join(Role)
                 raise CredentialsError(f"line {number} of {path} is not `role name`, where role is one of {names}")
@@ -220,7 +211,7 @@ def _load_certificates(cert: Path, key: Path, client_ca: Path | None) -> tuple[b
             context.load_verify_locations(client_ca)
         except (ssl.SSLError, OSError):
             raise CredentialsError(f"{client_ca} does not hold an authority's certificate") from None
-    # OpenSSL reads the files, while gRPC is given their content. Both must have seen the same.
+    # OpenSSL reads the files, and gRPC gets their content. Both must be the same.
     if read() != content:
         raise CredentialsError(f"{cert} or {key} changed while it was read")
     return content

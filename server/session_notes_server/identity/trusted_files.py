@@ -1,8 +1,8 @@
-"""Files with credentials: read only if their owner and mode can be trusted, and reloaded when they change.
+"""Credential files, which are read only if their owner and mode can be trusted, and reloaded when they change.
 
-Callers' tokens and certificates come from such files, and so do the sidecar's credentials for the store. A file that
-cannot be used keeps the sidecar from starting. Later, its last valid content stays in use, and one log line names the
-file and the fault, but never its content.
+They contain callers' tokens and certificates, and the sidecar's credentials for the store. An unusable file prevents
+the sidecar from starting. If a file becomes unusable later, its last valid content stays in use, and one log line names
+the file and the fault, but never the content.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ MAX_FILE_BYTES = 1024 * 1024
 
 
 class CredentialsError(StartupError):
-    """A file that cannot be used. The text tells an operator which file and why, and never quotes its content."""
+    """An unusable credential file. The text names the file and the fault, and never quotes the content."""
 
 
 class Reloader(Generic[T]):
     """The content of files, read again on access, at most once a second.
 
-    The files are small and local. Reading them costs less than all the ways in which a file's times can hide a change.
+    The files are small and local, so reading them is cheap. Their modification times could miss a change.
 
     Args:
-        name: What the files hold, for the log.
-        load: Reads and checks the files. Raises CredentialsError if they cannot be used.
+        name: A description of the content, for the log.
+        load: Reads and checks the files. Raises CredentialsError if they are unusable.
     """
 
     def __init__(self, name: str, load: Callable[[], T]) -> None:
@@ -47,11 +47,7 @@ class Reloader(Generic[T]):
         self._next = time.monotonic() + RELOAD_SECONDS
 
     def current(self, *, force: bool = False) -> T:
-        """Return the last valid content.
-
-        Args:
-            force: Read the files even if less than a second has passed.
-        """
+        """Return the last valid content. With `force`, read the files even if less than a second has passed."""
         if force or time.monotonic() >= self._next:
             try:
                 content = self._load()
@@ -68,11 +64,7 @@ class Reloader(Generic[T]):
 
 
 def read_trusted_file(path: Path, *, secret: bool = False) -> bytes:
-    """Return the content of a file whose owner and mode can be trusted.
-
-    Args:
-        path: The file.
-        secret: Whether no other user may be able to read it.
+    """Return the content of a file whose owner and mode can be trusted. No other user may read a `secret` file.
 
     Raises:
         CredentialsError: If the file does not exist, cannot be trusted or cannot be read.
@@ -86,7 +78,7 @@ def read_trusted_file(path: Path, *, secret: bool = False) -> bytes:
 def read_if_present(path: Path, *, secret: bool = False) -> bytes | None:
     """Return the content of a file as `read_trusted_file` does, or None if it does not exist."""
     try:
-        # Non-blocking, because opening a pipe in the file's place would hold up the call that asks.
+        # Non-blocking, because opening a named pipe would otherwise block the thread.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             _check_trusted(path, os.fstat(file.fileno()), secret=secret)
             content = file.read(MAX_FILE_BYTES + 1)
@@ -100,7 +92,7 @@ def read_if_present(path: Path, *, secret: bool = False) -> bytes | None:
 
 
 def lines(path: Path, content: bytes) -> Iterator[tuple[int, str]]:
-    """Yield the number and the text of every line that is neither empty nor a comment."""
+    """Yield the number and text of every line that is neither empty nor a comment."""
     try:
         text = content.decode()
     except UnicodeDecodeError:
@@ -116,8 +108,8 @@ def _check_trusted(path: Path, status: os.stat_result, *, secret: bool) -> None:
         raise CredentialsError(f"{path} is not a regular file")
     if status.st_uid not in {os.geteuid(), 0}:
         raise CredentialsError(f"{path} belongs to another user; its owner must be the sidecar's user or root")
-    # The group may read a file of root's, because containers mount secrets that way. PostgreSQL allows the same for its
-    # private key.
+    # A file of root may be readable by its group, because containers mount secrets that way. PostgreSQL applies the
+    # same rule to its private key.
     forbidden = (0o027 if status.st_uid == 0 != os.geteuid() else 0o077) if secret else 0o002
     if status.st_mode & forbidden:
         advice = "other users can read or change it: chmod 600" if secret else "other users can change it: chmod o-w"

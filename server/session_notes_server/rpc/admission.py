@@ -1,8 +1,8 @@
 """Admission control: bounds on calls and on the bytes they hold, per connection and in total.
 
-Excess calls are rejected at once, before their request is even read. gRPC's own limit on calls would also reject health
-checks, gives no reason and does not count bytes. Handlers therefore read their request themselves, once they are
-admitted; until then, HTTP/2 flow control leaves it with the caller.
+Excess calls are rejected immediately, before their request is read. gRPC's own limit on calls would also reject health
+checks, gives no reason and does not count bytes. Each handler therefore reads its own request, once its call is
+admitted. Until then, HTTP/2 flow control leaves the request with the caller.
 """
 
 from __future__ import annotations
@@ -18,30 +18,25 @@ from session_notes_server.rpc.transfers import ThrottledWarning, Transfer, Trans
 from session_notes_server.settings import Limits
 
 LARGE_CALLS, LARGE_CALLS_PER_PEER = 16, 4
-"""Bounds on potentially large requests being read, and on potentially large responses being made. Others wait."""
+"""How many potentially large requests are read, and potentially large responses built, at a time. Others wait."""
 
 HELD_MESSAGES = 16
-"""The requests and responses of all calls in flight may hold this many messages of the largest size, 64 MiB by default;
-those of one connection half of that. Parsed, packed for the store and on their way there, they take about five times as
-much memory."""
+"""Bound on the bytes of all calls in flight, as a number of messages of the maximum size. By default this is 64 MiB.
+One connection may use half of it. Parsed, packed and in transit to the store, requests take about five times as much
+memory."""
 
 HEALTH_CHECKS, HEALTH_WATCHES, REFLECTION_STREAMS = 1000, 200, 200
-"""Health has bounds of its own, because it must answer whatever the other calls do, and needs no credentials. A change
-is sent to all Watches in one go. For 10,000 of them that held up all other calls for seconds; for 200, for 10 ms."""
+"""Health has separate bounds, because it must respond whatever other calls do, and requires no credentials. A change is
+sent to all Watches in one step. With 10,000 Watches this delayed other calls by seconds, and with 200 by 10 ms."""
 
 HEALTH_BYTES = 1024
-"""Largest request to health: it holds the name of a service, and any caller can send it."""
+"""Maximum size of a health request, which contains only a service name and can come from any caller."""
 
 
 class Admission:
-    """Counts one kind of calls and the bytes they hold, from before the request is read until the response is.
+    """Bounds on one kind of call: calls in flight, the bytes they hold, and the size of a request.
 
     Must be created inside the event loop that serves the calls.
-
-    Args:
-        calls: How many calls may be in flight.
-        held_bytes: How many bytes their requests and responses may hold.
-        message_bytes: How many bytes one request may have.
     """
 
     def __init__(self, *, calls: int, held_bytes: int, message_bytes: int) -> None:
@@ -52,9 +47,7 @@ class Admission:
         self._admitted: set[AdmittedCall] = set()
         self._requests = asyncio.Semaphore(LARGE_CALLS)
         self._responses = asyncio.Semaphore(LARGE_CALLS)
-        self._rejections = ThrottledWarning(
-            "rejected %d calls as OVERLOADED: too many calls, or bytes of them, in flight"
-        )
+        self._rejections = ThrottledWarning("rejected %d calls as OVERLOADED: too many calls or bytes in flight")
         self.transfers = Transfers(self.overloaded)
         self._loop = asyncio.get_running_loop()
 
@@ -64,18 +57,18 @@ class Admission:
         return [call.task for call in self._admitted]
 
     def admit(self, context: grpc.aio.ServicerContext[Any, Any]) -> AdmittedCall:
-        """Admit the call of the current task, until gRPC is done with it.
+        """Admit the current task's call, until the task ends.
 
         Raises:
             StatusError: RESOURCE_EXHAUSTED if there is no room. The call has had no effect.
         """
-        # Pass the loop: before Python 3.12, finding the running one is a system call.
+        # Pass the loop, because before Python 3.12 finding the running loop is a system call.
         task = asyncio.current_task(self._loop)
         assert task is not None  # noqa: S101 - for the type checker: handlers run in tasks
         name = context.peer()
         peer = self._peers.get(name) or Peer(name)
         call = AdmittedCall(context, task, self, peer)
-        # A callback of the task, because gRPC keeps a callback of the context in a cycle that only the collector frees.
+        # Not a callback of the context, which gRPC keeps in a reference cycle until the garbage collector runs.
         task.add_done_callback(call._leave)
         if not (self._calls.fits(peer.calls, 1) and self._bytes.fits(peer.held, 0)):
             call.sending()
@@ -88,15 +81,15 @@ class Admission:
         return call
 
     def overloaded(self) -> errors.StatusError:
-        """Return the rejection of a call for lack of room, and count it for the log."""
+        """Return the status of a call rejected for lack of room, and count the call for the log."""
         self._rejections.add(1, self._loop.time())
         return errors.overloaded()
 
 
 class Peer:
-    """A connection, as far as gRPC tells connections apart.
+    """A connection, as identified by gRPC.
 
-    gRPC gives all callers on a unix socket the same name, so each of their calls counts as a connection of its own.
+    gRPC gives all callers on a unix socket the same name, so each of their calls counts as a separate connection.
     """
 
     __slots__ = ("anonymous", "calls", "held", "name", "requests", "responses")
@@ -127,10 +120,7 @@ class AdmittedCall(Transfer):
         self._waited = self._responds = False
 
     async def read_request(self, *, large: bool = False) -> bytes:
-        """Read the request.
-
-        Args:
-            large: Whether it may be large. Large requests are read a few at a time.
+        """Read the request. Requests that may be `large` are read a few at a time.
 
         Raises:
             StatusError: RESOURCE_EXHAUSTED if it is too large or there is no room for it, DEADLINE_EXCEEDED if it does
@@ -165,7 +155,7 @@ class AdmittedCall(Transfer):
         return data
 
     async def wait_to_respond(self) -> None:
-        """Wait until a potentially large response may be made.
+        """Wait until this call may build a potentially large response.
 
         Raises:
             StatusError: RESOURCE_EXHAUSTED if there is no room for it.
@@ -173,8 +163,8 @@ class AdmittedCall(Transfer):
         admission, peer = self._admission, self.peer
         if peer.responses is None:
             peer.responses = asyncio.Semaphore(LARGE_CALLS_PER_PEER)
-        # The connection's semaphore is held until the response has been read, the other one only until it is made and
-        # its bytes are counted.
+        # The connection's semaphore is held until the caller has read the response, the shared one only until the
+        # response is built and its bytes are counted.
         await peer.responses.acquire()
         self._waited = True
         await admission._responses.acquire()
@@ -183,14 +173,10 @@ class AdmittedCall(Transfer):
             raise admission.overloaded()
 
     def hold_response(self, size: int, *, droppable: bool) -> None:
-        """Count the bytes of the response, which the call holds until its caller has read them.
-
-        Args:
-            size: How many bytes.
-            droppable: Whether the call had no effect, so that it can still be rejected.
+        """Count the bytes of the response, until the caller has read it.
 
         Raises:
-            StatusError: RESOURCE_EXHAUSTED if there is no room for a droppable response.
+            StatusError: RESOURCE_EXHAUSTED if there is no room for a droppable response, whose call had no effect.
         """
         admission = self._admission
         if droppable and not admission._bytes.fits(self.peer.held, size):
@@ -199,7 +185,7 @@ class AdmittedCall(Transfer):
         self.sending()
 
     def sending(self) -> None:
-        """Note that a response or the status goes to gRPC now, and begin to time the caller."""
+        """Start the time limit for the caller to read a response or status, which now goes to gRPC."""
         if self._responds:
             self._responds = False
             self._admission._responses.release()
@@ -207,7 +193,7 @@ class AdmittedCall(Transfer):
         self._admission.transfers.unread[self] = None
 
     def sent(self) -> None:
-        """Note that the caller has read a response of a stream."""
+        """Stop the time limit, because the caller has read a response of a stream."""
         self._admission.transfers.unread.pop(self, None)
 
     def _hold(self, size: int) -> None:
@@ -234,7 +220,7 @@ class AdmittedCall(Transfer):
 
 
 class Admissions(NamedTuple):
-    """Admission control for each kind of call, so that no kind can keep out the others."""
+    """Admission control for each kind of call, so that no kind can crowd out the others."""
 
     calls: Admission
     health_checks: Admission
@@ -243,7 +229,7 @@ class Admissions(NamedTuple):
 
     @classmethod
     def of(cls, limits: Limits) -> Self:
-        """Return the admission control that the limits ask for."""
+        """Create admission control with the limits from the settings."""
         size = limits.message_bytes
         counts = (HEALTH_CHECKS, HEALTH_WATCHES, REFLECTION_STREAMS)
         return cls(

@@ -1,8 +1,8 @@
 """Authorization: the table of methods and roles, and the check of every call against it.
 
-Access is denied by default: no role may call a method without a row, and an RPC of the contract without a row keeps the
-sidecar from starting. `grpc.health.v1` alone is not checked, because probes have no credentials and learn nothing but
-whether the sidecar serves.
+Access is denied by default. No role may call a method without a row, and a contract method without a row prevents the
+sidecar from starting. Only `grpc.health.v1` is exempt, because probes have no credentials and learn only whether the
+sidecar is serving.
 """
 
 from __future__ import annotations
@@ -33,43 +33,38 @@ ALLOWED: dict[str, frozenset[Role]] = {
     "session_notes.v1.SessionState.UpdateSession": _PRIMARY,
     "session_notes.v1.SessionState.AppendTurns": _PRIMARY,
     "session_notes.v1.SessionState.DeleteSession": _PRIMARY,
-    # Names every session, including those that are not the caller's.
+    # Lists every session.
     "session_notes.v1.SessionState.ListSessions": _ADMIN,
     # All methods of a service.
     "grpc.reflection.v1alpha.ServerReflection": _EVERY_ROLE,
-    # Names every caller that is connected.
+    # Lists every connected caller.
     "grpc.channelz.v1.Channelz": _ADMIN,
 }
-"""The roles that may call a method of the contract, or any method of another service."""
+"""Permitted roles, per method of the contract, or per service outside the contract."""
 
 
 def _check_table() -> None:
     methods = {method.full_name for service in SERVICES for method in service.methods}
     rows = {name for name in ALLOWED if name.startswith("session_notes.")}
-    if wrong := methods ^ rows:
-        raise RuntimeError(f"methods without a row in ALLOWED, or rows without a method: {sorted(wrong)}")
+    if difference := methods ^ rows:
+        raise RuntimeError(f"methods without a row in ALLOWED, or rows without a method: {sorted(difference)}")
 
 
 _check_table()
 
 
 class Authorization:
-    """Admits or rejects callers by their role. With neither tokens nor certificate roles, any caller may call anything.
-
-    Args:
-        tokens: The tokens and their roles.
-        certificate_roles: The roles of client certificates.
-    """
+    """Role checks for callers. With neither tokens nor certificate roles, any caller may call any method."""
 
     def __init__(self, tokens: Tokens | None = None, certificate_roles: CertificateRoles | None = None) -> None:
         self._tokens = tokens
         self._certificate_roles = certificate_roles
 
     def check(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        """Return if the caller may call the method, given by its full name.
+        """Check that the caller may call a method, given by its full name.
 
         Raises:
-            StatusError: UNAUTHENTICATED or PERMISSION_DENIED.
+            StatusError: UNAUTHENTICATED or PERMISSION_DENIED, if it may not.
         """
         if self._tokens is None and self._certificate_roles is None:
             return
@@ -83,7 +78,7 @@ class Authorization:
         if self._tokens is not None:
             headers = [text for key, text in context.invocation_metadata() or () if key == "authorization"]
             if headers:
-                # An unknown token is a mistake or an attack, whatever role the certificate has.
+                # An unknown token is a mistake or an attack, even next to a known certificate.
                 scheme, _, token = str(headers[0]).partition(" ")
                 token = token.strip()
                 usable = token and len(headers) == 1 and scheme.lower() == "bearer"

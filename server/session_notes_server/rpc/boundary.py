@@ -1,4 +1,4 @@
-"""The boundary of the sidecar: turns servicers into handlers that take bytes and return bytes or a status."""
+"""The boundary to gRPC: handlers that take bytes, call a servicer, and return bytes or a status."""
 
 from __future__ import annotations
 
@@ -27,28 +27,23 @@ log = logging.getLogger(__name__)
 LAST_CALLS_SECONDS = 0.1
 
 LARGE_REQUESTS = {"BatchGetNotes", "WriteNotes", "UpdateSession", "AppendTurns"}
-"""Methods whose requests carry texts of users and observers. All others have some hundred bytes and never wait."""
+"""Methods whose requests carry text of users and observers. Other requests have a few hundred bytes and never wait."""
 
 LARGE_RESPONSES = {"BatchGetNotes", "BeginRun", "GetSession", "ListRuns", "ListSessions"}
-"""Methods whose responses may carry much of a session, or of many. GetNotes returns one document and never waits."""
+"""Methods whose responses may hold much of a session, or of many. GetNotes returns one document and never waits."""
 
 READS = ("Get", "BatchGet", "List")
-"""Prefixes of the methods that change nothing."""
+"""Name prefixes of read-only methods."""
 
 if unknown := (LARGE_REQUESTS | LARGE_RESPONSES) - {method.name for service in SERVICES for method in service.methods}:
-    raise AssertionError(f"methods that the contract does not have: {sorted(unknown)}")
+    raise AssertionError(f"methods that are not in the contract: {sorted(unknown)}")
 
 
 class Boundary:
-    """Makes the handlers that gRPC serves, and keeps track of the calls in flight.
+    """The handlers that gRPC serves, with admission control, authorization and telemetry.
 
-    With a deserializer and a handler of the usual kind, gRPC sends the caller the text of whatever either raises. The
-    handlers made here therefore take and return bytes, and translate every error themselves.
-
-    Args:
-        authorization: Checks callers, before a request is read.
-        admission: Bounds the calls in flight.
-        telemetry: Observes every call.
+    If gRPC's usual deserializers or handlers raise, gRPC sends the text of the exception to the caller. These handlers
+    therefore take and return bytes, and translate every error themselves.
     """
 
     def __init__(self, authorization: Authorization, admission: Admission, telemetry: Telemetry) -> None:
@@ -59,28 +54,28 @@ class Boundary:
         self._stopping = False
 
     def handlers(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
-        """Return handlers for all methods of a service, by the names in its descriptor."""
+        """Return handlers for all methods of a service."""
         return grpc.method_handlers_generic_handler(
             service.full_name,
             {
-                # On the wire the same as unary_unary, but the handler decides when its request is read.
+                # Identical to unary_unary on the wire, but the handler decides when to read the request.
                 method.name: grpc.stream_unary_rpc_method_handler(self._handler(method, getattr(servicer, method.name)))
                 for method in service.methods
             },
         )
 
     def unknown_methods(self) -> grpc.GenericRpcHandler:
-        """Return a handler to be registered last, which reports calls of unknown methods and handles none."""
+        """Return a handler that reports calls to unknown methods to telemetry. It must be registered last."""
         return _UnknownMethods(self._telemetry)
 
     async def drain(self, grace_seconds: float) -> None:
-        """Reject new calls and wait for those in flight; end what has not finished by then with a status.
+        """Reject new calls, wait for those in flight, and after the grace period end the rest with a status.
 
-        `grpc.aio.Server.stop` alone would end calls that have just arrived as CANCELLED, without a reason, and return
-        before the handlers it cancelled are done.
+        `grpc.aio.Server.stop` alone would end newly arrived calls as CANCELLED without a reason, and return before the
+        handlers that it cancels are done.
         """
         self._stopping = True
-        # Calls on their way here are rejected one by one for this long, so that their callers learn why.
+        # For this long, calls that still arrive are rejected one by one with a reason.
         await asyncio.sleep(LAST_CALLS_SECONDS)
         self._admission.transfers.give_up_requests()
         if calls := self._admission.tasks:
@@ -91,7 +86,7 @@ class Boundary:
                 await asyncio.wait(late, timeout=1.0)
 
     def _handler(self, method: MethodDescriptor, behaviour: Callable[[Any, Any], Awaitable[Message]]) -> Any:
-        # Looked up once: a descriptor builds its name anew on each access.
+        # Looked up once, because a descriptor rebuilds its name on each access.
         request_type, name, droppable = (
             GetMessageClass(method.input_type),
             method.full_name,
@@ -112,24 +107,24 @@ class Boundary:
                     await call.wait_to_respond()
                 request = _parsed(request_type, data)
                 response = await behaviour(request, context)
-                answer = response.SerializeToString()
-                call.hold_response(len(answer), droppable=droppable)
+                serialized = response.SerializeToString()
+                call.hold_response(len(serialized), droppable=droppable)
                 telemetry.end(observed, grpc.StatusCode.OK, request=request, response=response)
-                return answer
+                return serialized
             except StatusError as error:
-                # The traceback's frames hold the request, and this frame holds the status. The cycle would keep both
-                # until the next collection.
+                # The traceback refers to the request, and this frame to the status. The cycle would keep both in memory
+                # until the next garbage collection.
                 status = error.with_traceback(None)
             except StoreUnavailable as error:
                 self._refusals.record(error.__cause__)
                 status = errors.store_unavailable()
             except asyncio.CancelledError:
-                # The caller has left, or the sidecar is stopping. Raising CancelledError would leave a caller that is
-                # still connected waiting for its deadline.
+                # The caller has left, or the sidecar is shutting down. On shutdown, raising CancelledError would leave
+                # the caller waiting for its deadline.
                 status, cancelled = errors.shutting_down(), not self._stopping
             except Exception as error:
                 error_id = secrets.token_hex(4)
-                # Log neither the exception's text nor the values in its frames: they may hold what a user said.
+                # Log neither the exception's text nor the values in its frames, because both may contain user data.
                 frames = "".join(traceback.format_tb(error.__traceback__))
                 log.error(
                     "error %s in %s: %s\n%s",

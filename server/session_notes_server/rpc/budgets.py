@@ -1,17 +1,17 @@
-"""Budgets: bounds that connections share and that no connection can exhaust for the others."""
+"""Budgets: bounds shared by all connections, which no single connection can exhaust."""
 
 from __future__ import annotations
 
 
 class Budget:
-    """A bound in total, a bound per connection, and a reserve for connections that hold little.
+    """A total bound, a bound per connection, and a reserve for connections that hold little.
 
     Without the reserve, a few connections that reach the total bound would lock out all others.
 
     Args:
-        bound: How much all connections may hold. The reserve is a quarter of this, on top.
-        each: How much one connection may hold. A connection that holds little may exceed it once.
-        little: How much counts as little.
+        bound: The most that all connections may hold. The reserve is an additional quarter of this.
+        each: The most that one connection may hold. A connection that holds little may exceed it once.
+        little: The most that counts as little.
     """
 
     __slots__ = ("_bound", "_each", "_little", "_with_reserve", "total")

@@ -1,7 +1,7 @@
 """Conversion of the store's records to the contract's messages, with readiness, age, drift and freshness.
 
-Messages are filled in place, field by field, because building parts from keywords and copying them takes twice as long.
-Messages that hold stored notes or turns come from `raw_messages`, which takes them as bytes.
+Messages are filled in place, field by field. Building submessages from keyword arguments and copying them takes twice
+as long. Messages with stored notes or turns are those of `raw_messages`, whose fields take bytes.
 """
 
 from __future__ import annotations
@@ -31,13 +31,7 @@ def fill_reading(
 ) -> None:
     """Fill a GetNotesResponse.
 
-    Args:
-        response: The response.
-        observer: The name of the observer.
-        record: The observer's record.
-        current_turn: The caller's current turn, which takes precedence over the stored turn count.
-        max_age: The bound on age, inclusive.
-        max_turns_behind: The bound on drift, inclusive.
+    The caller's `current_turn` takes precedence over the stored turn count. Both bounds are inclusive.
     """
     response.ready = response.fresh = False
     response.readiness = current_readiness = readiness(record)
@@ -118,7 +112,7 @@ def fill_session(message: Any, session_id: str, record: SessionRecord, *, includ
 
 
 def summary(record: SummaryRecord) -> SessionSummary:
-    """Return a SessionSummary."""
+    """Convert a record to a SessionSummary."""
     message = SessionSummary(
         session_id=record.session_id,
         version=record.version,
@@ -131,7 +125,7 @@ def summary(record: SummaryRecord) -> SessionSummary:
 
 
 def timestamp(us: int) -> Timestamp:
-    """Return a time of the store's clock as a Timestamp."""
+    """Convert a time of the store's clock, in microseconds, to a Timestamp."""
     message = Timestamp()
     _fill_time(message, us)
     return message
@@ -159,12 +153,12 @@ def _earlier(notes_expire_us: int | None, session_expires_us: int | None) -> int
 
 
 def _fill_time(message: Timestamp, us: int) -> None:
-    # Assigning even a 0 makes the field present.
+    # Assigning even 0 makes the field present.
     message.seconds, rest_us = divmod(us, 1_000_000)
     message.nanos = rest_us * 1000
 
 
 def _fill_span(message: Duration, us: int) -> None:
-    # Never negative, even if the store's clock has been set back.
+    # Never negative, even if the store's clock was set back.
     message.seconds, rest_us = divmod(us, 1_000_000) if us > 0 else (0, 0)
     message.nanos = rest_us * 1000

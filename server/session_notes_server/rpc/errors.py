@@ -1,6 +1,6 @@
-"""Statuses of rejected calls: every status code, reason and message a caller can get, as one table of functions.
+"""Statuses of rejected calls: every status code, reason and message that a caller can get.
 
-The reasons are those of ErrorReason in the protos. The messages are fixed. They never hold anything a caller sent, an
+The reasons are those of ErrorReason in the protos. The messages are fixed texts. They never contain caller data, an
 address or the text of an exception.
 """
 
@@ -22,7 +22,7 @@ from session_notes_server.store import Refused, scripts
 log = logging.getLogger(__name__)
 
 DOMAIN = "session-notes"
-# gRPC replaces any status whose details exceed 16 KB by RESOURCE_EXHAUSTED.
+# gRPC replaces any status whose details exceed 16 KB with RESOURCE_EXHAUSTED.
 MAX_VIOLATIONS = 20
 RETRY_DELAY = timedelta(milliseconds=500)
 
@@ -31,9 +31,7 @@ class StatusError(Exception):
     """An error that ends a call with a status.
 
     Attributes:
-        code: The status code.
         reason: A name of ErrorReason without its prefix.
-        message: The status message, fixed for each kind of error.
         details: Messages of google.rpc, with ErrorInfo first.
     """
 
@@ -48,7 +46,7 @@ class StatusError(Exception):
         self.details = (error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata), *details)
 
     def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
-        """Return the details as trailing metadata, in the form of gRPC's richer error model."""
+        """Return the details as trailing metadata, in gRPC's richer error model."""
         packed = []
         for detail in self.details:
             packed.append(any_pb2.Any())
@@ -58,11 +56,7 @@ class StatusError(Exception):
 
 
 def invalid_fields(violations: Sequence[tuple[str, str]]) -> StatusError:
-    """Return the status of a request whose fields break the contract.
-
-    Args:
-        violations: Paths of fields, and what is wrong with each. The first 20 are named.
-    """
+    """Return the status of a request with invalid fields, given as paths and descriptions. The first 20 are named."""
     bad_request = error_details_pb2.BadRequest(
         field_violations=[
             error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
@@ -97,24 +91,24 @@ def too_large(field: str, *, limit: int, actual: int, unit: str = "bytes") -> St
 
 
 def overloaded() -> StatusError:
-    """Return the status of a call for which there is no room. The call has had no effect."""
+    """Return the status of a call rejected for lack of room. The call has had no effect."""
     return StatusError(
         StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "the sidecar is overloaded; retry later", None, _retry_info()
     )
 
 
 def refused(refusal: Refused) -> StatusError:
-    """Return the status of a refusal by the store's rules; INTERNAL, with a log line, for one the table lacks."""
+    """Return the status of a refusal by the store. A refusal that is not in the table is logged, and is INTERNAL."""
     status = _REFUSALS.get(refusal.name)
     if status is None:
         error_id = secrets.token_hex(4)
-        log.error("error %s: the refusal %s of the store has no status", error_id, refusal.name)
+        log.error("error %s: the store's refusal %s has no status", error_id, refusal.name)
         return internal(error_id)
     code, reason, message = status
     return StatusError(code, reason, message, refusal.details)
 
 
-# Names of refusals in the scripts, with status code, reason and message.
+# Status code, reason and message, by the name of the refusal in the scripts.
 _REFUSALS = {
     "VERSION_MISMATCH": (
         StatusCode.ABORTED,
@@ -163,7 +157,7 @@ if difference := scripts.refusals() ^ _REFUSALS.keys():
 
 
 def store_unavailable() -> StatusError:
-    """Return the status of a call whose store is unreachable, too slow, or refuses for a reason that may pass."""
+    """Return the status of a call whose store is unreachable, too slow, or temporarily unable to serve it."""
     return StatusError(
         StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", "the store is unavailable; retry later", None, _retry_info()
     )
@@ -198,7 +192,7 @@ def permission_denied(method: str) -> StatusError:
 
 
 def internal(error_id: str) -> StatusError:
-    """Return the status of a bug, which the log describes under the same id."""
+    """Return the status of a bug. The log describes the bug under the same id."""
     return StatusError(
         StatusCode.INTERNAL,
         "INTERNAL",

@@ -1,4 +1,4 @@
-"""Limits that gRPC and HTTP/2 enforce. A test shows the effect of each."""
+"""Limits enforced by gRPC and HTTP/2. Each is covered by a test."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from datetime import timedelta
 from session_notes_server.addresses import AddressError
 from session_notes_server.settings import Settings
 
-# Between neighbours, no TLS or HTTP/2 handshake takes longer. gRPC's own limit is two minutes.
+# Between nearby hosts, no TLS or HTTP/2 handshake takes longer. gRPC's default is two minutes.
 HANDSHAKE_SECONDS = 5
-# A connection that has reached its maximum age takes no new calls; clients open another and notice nothing. Calls in
-# flight have this long to end. Only Watches and callers that do not read take longer.
+# A connection at its maximum age accepts no new calls, and clients open another. Calls in flight have this long to end.
+# Only Watches, and calls whose responses are not read, take longer.
 AGE_GRACE_SECONDS = 30
-# Descriptors kept free for the store, tokens and certificates: this many, or half of all if that is fewer. A sidecar
-# without connections has about 25 open.
+# File descriptors reserved for the store, tokens and certificates: this many, or half the limit if that is fewer. A
+# sidecar without connections uses about 25.
 SPARE_DESCRIPTORS, MIN_DESCRIPTORS = 100, 64
 # Enough for tokens and traces. With gRPC's default, metadata between 8 and 16 KiB is rejected at random.
 METADATA_BYTES = 16 * 1024
@@ -23,7 +23,7 @@ _MAX_INT = 2**31 - 1
 
 
 def connections_per_address(settings: Settings) -> int:
-    """Return how many connections an address accepts, so that descriptors suffice for all.
+    """Return how many connections each address may accept, so that file descriptors suffice for all addresses.
 
     Raises:
         AddressError: If the limit on open files is too low.
@@ -40,19 +40,19 @@ def connections_per_address(settings: Settings) -> int:
 
 
 def options(settings: Settings) -> list[tuple[str, int]]:
-    """Return the options of a server, by gRPC core's names."""
+    """Return the options of the gRPC server."""
     age = min(settings.max_connection_age // timedelta(milliseconds=1), _MAX_INT)  # gRPC's value for no limit.
     return [
-        # Two sidecars on one port would share its calls at random, so a port in use must be an error. Workers share
-        # theirs, and their supervisor keeps other processes out.
+        # Two sidecars on one port would share its calls at random, so a port in use must be an error. Workers share a
+        # port, and their supervisor reserves it for them.
         ("grpc.so_reuseport", int(settings.workers > 1)),
-        # Up to twice the limit, the sidecar itself rejects the request and names the limit. gRPC's rejection does not.
+        # The sidecar itself rejects requests of up to twice the limit, because gRPC's status does not name the limit.
         ("grpc.max_receive_message_length", min(2 * settings.limits.message_bytes, _MAX_INT)),
-        # With the probe, gRPC takes several MiB of each request, wanted or not. Without it, all but 64 KiB per
-        # connection stay with the caller until a handler reads.
+        # With bandwidth probes, gRPC receives several MiB of each request before a handler reads it. Without, all but
+        # 64 KiB per connection stay with the caller.
         ("grpc.http2.bdp_probe", 0),
-        # Beyond this many calls that no handler has taken up, gRPC cancels some at random and without a reason. One
-        # burst of a few hundred sessions reaches its default of 1,000.
+        # Beyond this many calls waiting for a handler, gRPC cancels some at random and without a reason. A burst of a
+        # few hundred sessions reaches the default of 1,000.
         ("grpc.server.max_pending_requests", 10_000),
         ("grpc.server.max_pending_requests_hard_limit", 20_000),
         ("grpc.max_metadata_size", METADATA_BYTES),

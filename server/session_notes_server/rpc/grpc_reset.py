@@ -1,4 +1,4 @@
-"""Reset of calls in grpc.aio, which has no function for it."""
+"""Reset of calls, for which grpc.aio has no function."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ from typing import Any
 
 
 def reset(calls: Set[asyncio.Task[Any]]) -> None:
-    """End calls whose handlers have returned but whose responses are still unread, and free what gRPC holds for them.
+    """Reset calls whose handlers have returned but whose responses are unread, and free their memory.
 
-    grpc.aio sends RST_STREAM and frees a call only when the last reference to its state is dropped. Two tasks hold one:
-    the handler's task, and a task that waits for the caller to cancel. The second is found through the objects its
-    coroutine refers to.
-
-    Args:
-        calls: The tasks of the calls' handlers.
+    The calls are given as the tasks of their handlers. grpc.aio sends RST_STREAM and frees a call only when the last
+    reference to its state is dropped. Two tasks refer to it: the handler's task, and a task that waits for the caller
+    to cancel. The second is found through the references of its coroutine.
     """
     for task in asyncio.all_tasks():
         waiting = getattr(task.get_coro(), "cr_await", None)

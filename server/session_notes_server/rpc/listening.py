@@ -1,4 +1,4 @@
-"""Listening: the addresses that are safe to listen on, and exclusive use of each."""
+"""Listening addresses: checks that they are safe, and exclusive use of each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def check_addresses(settings: Settings) -> None:
-    """Check that the addresses are reachable only as the settings allow, before anything is started.
+    """Check, before anything starts, that the addresses are reachable only as the settings permit.
 
     Raises:
         AddressError: If a host does not resolve.
@@ -37,7 +37,7 @@ def check_addresses(settings: Settings) -> None:
         if address.startswith("unix:"):
             if settings.tls_client_ca and not settings.tokens_dir:
                 raise InvalidSetting(
-                    f"cannot listen on {address}: callers on a unix socket have no certificate, so that all would be "
+                    f"cannot listen on {address}: callers on a unix socket have no certificate, and all would be "
                     "rejected. Give --tokens-dir too."
                 )
             continue
@@ -46,8 +46,8 @@ def check_addresses(settings: Settings) -> None:
             continue
         if settings.channelz and not authenticated:
             raise InvalidSetting(
-                f"refusing to listen on {address} with --channelz: it would show any caller who is connected. Give "
-                "--tokens-dir or --tls-client-ca, with which only the role admin may call it, or listen on 127.0.0.1."
+                f"refusing to listen on {address} with --channelz: any caller could list the connected peers. Give "
+                "--tokens-dir or --tls-client-ca, which limit channelz to the role admin, or listen on 127.0.0.1."
             )
         if settings.insecure_listen:
             log.warning("%s can be reached from other machines without TLS or without authentication", address)
@@ -63,13 +63,8 @@ def check_addresses(settings: Settings) -> None:
 def bound(server: grpc.aio.Server, address: str, certificates: Certificates | None, *, held: bool) -> Iterator[str]:
     """Bind a gRPC server to an address, and yield the address with the actual port.
 
-    TCP uses TLS if there are certificates. A unix socket does not, because it never leaves this machine.
-
-    Args:
-        server: The server.
-        address: An address that `check_addresses` has accepted.
-        certificates: The sidecar's certificates, if it has any.
-        held: Whether the supervisor holds the address for this process.
+    TCP uses TLS if there are certificates. A unix socket never does, because its traffic stays on this machine. The
+    supervisor has already reserved a `held` address. `check_addresses` must have accepted the address.
 
     Raises:
         AddressError: If the address is in use.
@@ -80,14 +75,14 @@ def bound(server: grpc.aio.Server, address: str, certificates: Certificates | No
         mask = os.umask(0o177)  # Only its owner may use a unix socket.
         try:
             if address.startswith("unix:"):
-                # gRPC takes a URI.
+                # gRPC expects a URI.
                 port = server.add_insecure_port(f"unix:{quote(os.fsencode(_path(address)))}")
             elif certificates is None:
                 port = server.add_insecure_port(address)
             else:
                 port = server.add_secure_port(address, certificates.credentials)
         except RuntimeError:
-            # Another process has bound it since it was checked.
+            # Another process has bound it in the meantime.
             raise _bind_error(address, errno.EADDRINUSE) from None
         finally:
             os.umask(mask)
@@ -96,14 +91,13 @@ def bound(server: grpc.aio.Server, address: str, certificates: Certificates | No
 
 @contextlib.contextmanager
 def hold(address: str, *, shared: bool) -> Iterator[str]:
-    """Keep an address from other processes, and yield the address with the actual port.
+    """Reserve an address for this process, and yield the address with the actual port.
 
-    Args:
-        address: An address that `check_addresses` has accepted.
-        shared: Whether worker processes may listen on it meanwhile, which requires Linux.
+    On a `shared` address, worker processes can listen meanwhile, which requires Linux. `check_addresses` must have
+    accepted the address.
 
     Raises:
-        AddressError: If another process has the address, or it is not one of this machine.
+        AddressError: If the address is in use, or is not an address of this machine.
         InvalidSetting: If the path of a unix socket is not usable.
     """
     with contextlib.ExitStack() as stack:
@@ -113,9 +107,9 @@ def hold(address: str, *, shared: bool) -> Iterator[str]:
             return
         host, port = host_and_port(address)
         try:
-            for family, place in _sockaddrs(host, port):
+            for family, sockaddr in _sockaddrs(host, port):
                 holder = stack.enter_context(socket.socket(family))
-                _take(holder, (place[0], port, *place[2:]))
+                _reserve(holder, (sockaddr[0], port, *sockaddr[2:]))
                 if shared:
                     _share(holder)
                 port = holder.getsockname()[1]
@@ -124,24 +118,25 @@ def hold(address: str, *, shared: bool) -> Iterator[str]:
         yield f"{address.rpartition(':')[0]}:{port}"
 
 
-def _take(holder: socket.socket, place: tuple[Any, ...]) -> None:
-    """Listen on a given port, as its only listener, or bind a port that the system chooses."""
+def _reserve(holder: socket.socket, sockaddr: tuple[Any, ...]) -> None:
+    """Listen on the given port as its only listener, or for port 0 bind a port that the system chooses."""
     if holder.family is socket.AF_INET6:
-        # As gRPC does: all IPv6 addresses include all IPv4 addresses.
+        # Like gRPC, so that the IPv6 wildcard address includes all IPv4 addresses.
         holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    if place[1]:
+    if sockaddr[1]:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    holder.bind(place)
-    if place[1]:
+    holder.bind(sockaddr)
+    if sockaddr[1]:
         holder.listen()
 
 
 def _share(holder: socket.socket) -> None:
     """Stop listening on a port, and then let processes of the same user share it.
 
-    A socket that is bound but not listening takes no connections, and yet no other socket can bind its port without
-    SO_REUSEPORT. It must have listened before. Bound without SO_REUSEADDR, it would collide with the remaining
-    connections of a sidecar that has just ended. With SO_REUSEADDR alone, two supervisors could hold one port.
+    A socket that is bound but not listening accepts no connections, and still prevents sockets without SO_REUSEPORT
+    from binding its port. On a given port it must have listened first. Binding without SO_REUSEADDR would fail while
+    connections of a sidecar that has just ended remain. Binding with SO_REUSEADDR, but never listening, would let two
+    supervisors hold one port.
     """
     if holder.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
@@ -150,12 +145,12 @@ def _share(holder: socket.socket) -> None:
 
 
 def _sockaddrs(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
-    """Return what gRPC binds for a host: all its addresses, where every IPv4 address stands for every IPv6 one too."""
+    """Return the addresses that gRPC binds for a host: all of them, or the IPv6 wildcard in place of any wildcard."""
     entries = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     ipv6 = _has_ipv6()
-    if ipv6 and any(ipaddress.ip_address(place[0]).is_unspecified for *_, place in entries):
+    if ipv6 and any(ipaddress.ip_address(sockaddr[0]).is_unspecified for *_, sockaddr in entries):
         return [(socket.AF_INET6, ("::", port))]
-    return [(family, place) for family, *_, place in entries if ipv6 or family is not socket.AF_INET6]
+    return [(family, sockaddr) for family, *_, sockaddr in entries if ipv6 or family is not socket.AF_INET6]
 
 
 def _has_ipv6() -> bool:
@@ -169,7 +164,7 @@ def _bind_error(address: str, number: int | None) -> AddressError:
     reason = {
         errno.EADDRINUSE: "it is in use",
         errno.EADDRNOTAVAIL: "it is not an address of this machine",
-        errno.EACCES: "this user may not, because a port below 1024 requires more rights",
+        errno.EACCES: "this user may not bind it, because ports below 1024 require more privileges",
     }.get(number or 0, "the system does not allow it")
     return AddressError(f"cannot listen on {address}: {reason}. Choose another with --listen.")
 
@@ -180,9 +175,9 @@ def _path(address: str) -> Path:
 
 @contextlib.contextmanager
 def _exclusive_socket(path: Path) -> Iterator[None]:
-    """Give a unix socket one owner, a private directory, and no leftover in its place.
+    """Reserve the path of a unix socket, create its private directory, and remove a stale socket.
 
-    gRPC would take over the path of a running server and, when it stops, delete the socket of its successor.
+    gRPC alone would take over the path of a running server, and on shutdown delete the socket of its successor.
     """
     if not path.is_absolute():
         raise InvalidSetting(f"cannot listen on unix:{path}: the path must be absolute.")
@@ -191,12 +186,12 @@ def _exclusive_socket(path: Path) -> Iterator[None]:
             f"cannot listen on unix:{path}: a socket's path must not exceed {MAX_SOCKET_PATH_BYTES} bytes."
         )
     try:
-        # A private directory can be made in one that everyone may write to, such as a volume shared by containers.
+        # Its parent may be world-writable, such as a volume shared by containers.
         path.parent.mkdir(mode=0o700, exist_ok=True)
         _check_directory(path)
         lock_path = path.with_name(path.name + ".lock")
-        is_leftover = path.is_socket() and lock_path.exists()
-        if path.exists() and not is_leftover:
+        is_stale = path.is_socket() and lock_path.exists()
+        if path.exists() and not is_stale:
             raise AddressError(
                 f"cannot listen on unix:{path}: another file has this path. Choose another with --listen."
             )
@@ -206,7 +201,7 @@ def _exclusive_socket(path: Path) -> Iterator[None]:
                 f"cannot listen on unix:{path}: another sidecar is listening. Choose another with --listen."
             )
         with lock:
-            if is_leftover:
+            if is_stale:
                 path.unlink(missing_ok=True)
             yield
     except OSError as error:
@@ -216,8 +211,8 @@ def _exclusive_socket(path: Path) -> Iterator[None]:
 def _check_directory(path: Path) -> None:
     """Check that no other user can replace the socket with one of their own.
 
-    The socket's mode keeps others from connecting. A user who may change the directory could still impersonate the
-    sidecar to its clients. A sticky directory such as /tmp is safe, because others cannot remove the socket there.
+    The socket's mode prevents other users from connecting. A user who can change the directory could still impersonate
+    the sidecar to its clients. A sticky directory such as /tmp is safe, because other users cannot remove the socket.
     """
     status = path.parent.stat()
     if status.st_uid not in {os.geteuid(), 0}:

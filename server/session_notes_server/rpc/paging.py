@@ -15,13 +15,13 @@ _MAX_CURSOR = 2**64 - 1
 
 
 def token(scope: tuple[str, ...], position: Any) -> str:
-    """Return a token for a position within a scope, which is the method and what it lists."""
+    """Return the token for a position. Its scope is the method and the arguments of the listing."""
     text = json.dumps([_checksum(scope), position], separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def position(scope: tuple[str, ...], page_token: str) -> Any:
-    """Return the position in a token, whatever it is.
+    """Return the position in a token, unvalidated.
 
     Raises:
         ValueError: If the token does not belong to this scope.
@@ -37,9 +37,9 @@ def position(scope: tuple[str, ...], page_token: str) -> Any:
 
 
 def run_number(content: Any) -> int:
-    """Return the position in a list of runs.
+    """Validate a position in a list of runs, and return it.
 
-    The checksum guards against mistakes only. A caller can forge it, so a position must be validated in full.
+    The checksum guards against mistakes only. A caller can forge it, so every position must be validated in full.
 
     Raises:
         ValueError: If the content is not such a position.
@@ -48,7 +48,7 @@ def run_number(content: Any) -> int:
 
 
 def scan_position(content: Any) -> tuple[list[str], ScanPosition | None]:
-    """Return the position in a list of sessions: ids that are still to be listed, and where the scan continues.
+    """Validate a position in a list of sessions, and return its pending ids and the position of the scan after them.
 
     Raises:
         ValueError: If the content is not such a position.

@@ -1,8 +1,8 @@
 """Response messages whose notes and turns stay serialized, as the store holds them.
 
-On the wire, a message field and a bytes field are the same. These classes are the contract's, except that a few fields
-take bytes. Parsing 2 KB of notes and serializing them again would cost as much as the rest of the response, and several
-milliseconds for a transcript of 2,000 turns. Stored messages were validated when they were written.
+On the wire, message fields and bytes fields are encoded identically. These classes are the contract's, except that a
+few fields take bytes. Parsing and serializing 2 KB of notes would cost as much as the rest of the response, and a
+transcript of 2,000 turns several milliseconds. Stored messages were validated when they were written.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _add(file: FileDescriptor, pool: DescriptorPool, added: set[str]) -> None:
                 field.type = FieldDescriptorProto.TYPE_BYTES
                 field.ClearField("type_name")
                 if field.label == FieldDescriptorProto.LABEL_OPTIONAL:
-                    # An empty message is present although it has no bytes.
+                    # Even an empty message is present.
                     field.proto3_optional = True
                     field.oneof_index = len(message.oneof_decl)
                     message.oneof_decl.add(name=f"_{field.name}")
@@ -83,7 +83,7 @@ class BatchResponse:
     """A BatchGetNotesResponse: up to 64 MiB of notes, copied once from the store to the wire.
 
     Attributes:
-        responses: The responses, with empty notes in place of notes.
+        responses: The responses, with empty notes in place of the stored ones.
     """
 
     _RESPONSES = _tag(session_notes_pb2.BatchGetNotesResponse, "responses")
@@ -94,13 +94,13 @@ class BatchResponse:
         self._notes: list[bytes | None] = []
 
     def add(self, notes: bytes | None) -> GetNotesResponse:
-        """Return the next response, which the caller fills with everything but its notes."""
+        """Append a response and return it. The caller fills in everything but the notes."""
         self._notes.append(notes)
         self.responses.append(GetNotesResponse())
         return self.responses[-1]
 
     def SerializeToString(self) -> bytes:
-        """Return the message. Each response is followed by its notes, which a parser merges into the empty ones."""
+        """Serialize the message. Each response is followed by its notes, which a parser merges into the empty ones."""
         parts = list[bytes]()
         for response, notes in zip(self.responses, self._notes, strict=True):
             head = response.SerializeToString()
@@ -111,7 +111,7 @@ class BatchResponse:
 
 
 if TYPE_CHECKING:
-    # For the type checker they are the contract's classes. Only `conversion`, which fills them, passes bytes.
+    # The type checker sees the contract's classes. Only `conversion`, which fills them, passes bytes.
     from session_notes.v1.session_notes_pb2 import (
         BeginRunResponse,
         GetNotesResponse,

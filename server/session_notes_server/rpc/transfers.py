@@ -1,4 +1,4 @@
-"""Time limits for slow callers: on requests that are arriving, and on responses that are not yet read."""
+"""Time limits for slow callers: on requests that are arriving, and on responses that are unread."""
 
 from __future__ import annotations
 
@@ -16,24 +16,19 @@ SWEEP_SECONDS = 0.25
 """Interval of the sweep. A request that has not arrived after one to two intervals is slow."""
 
 SLOW_REQUESTS, SLOW_REQUESTS_PER_PEER = 8, 2
-"""Bounds on slow requests. Each can hold up to twice the largest message, which is what gRPC accepts."""
+"""Bounds on slow requests, in total and per connection. Each can hold twice the maximum message, gRPC's own limit."""
 
 REQUEST_SECONDS = 10.0
-"""Time for a request to arrive while few are slow: enough for 4 MiB at 3.4 Mbit/s. Callers are nearby."""
+"""Time limit for a request to arrive, within the bounds on slow requests. Enough for 4 MiB at 3.4 Mbit/s."""
 
 RESPONSE_SECONDS = 20.0
-"""Time for a caller to read its response. Then its call is reset, and what it held is freed."""
+"""Time limit for a caller to read its response. Beyond it, the call is reset and its memory freed."""
 
 LOG_SECONDS = 60.0
 
 
 class Transfer:
-    """The current transfer of a call: its request on the way in, or its response on the way out.
-
-    Args:
-        task: The task of the call's handler.
-        peer: The call's connection.
-    """
+    """The current transfer of a call: its arriving request, or its unread response."""
 
     __slots__ = ("began", "given_up", "peer", "task")
 
@@ -42,49 +37,49 @@ class Transfer:
         self.peer = peer
         self.began = 0.0
         self.given_up: errors.StatusError | None = None
-        """The status of a request that did not arrive, once its task has been cancelled for it."""
+        """The status of the call, once its task is cancelled because the request did not arrive."""
 
     def give_up(self, status: Callable[[], errors.StatusError]) -> None:
-        """Stop waiting for the request, and have the call end with a status."""
+        """Stop waiting for the request, and end the call with a status."""
         if self.given_up is None:
             self.given_up = status()
             self.task.cancel()
 
 
 class Transfers:
-    """The transfers of all calls, in order of their beginning.
+    """The transfers of all calls, oldest first.
 
     Args:
-        overloaded: Makes the rejection of a slow request when too many are slow.
+        overloaded: Returns the status for a request beyond the bounds on slow requests.
     """
 
     def __init__(self, overloaded: Callable[[], errors.StatusError]) -> None:
         self.arriving: dict[Transfer, None] = {}
-        """Requests that have not arrived."""
+        """Requests that are arriving."""
         self.unread: dict[Transfer, None] = {}
-        """Responses that have not been read."""
+        """Responses that are unread."""
         self._overloaded = overloaded
         self._resets = ThrottledWarning(f"reset %d calls whose responses were unread after {RESPONSE_SECONDS:.0f} s")
         self._loop = asyncio.get_running_loop()
 
     async def sweep(self) -> None:
-        """Give up late requests and reset calls with late responses, until cancelled."""
+        """Give up late requests and reset calls with unread responses, until cancelled."""
         loop = self._loop
         while True:
             last = loop.time()
             await asyncio.sleep(SWEEP_SECONDS)
             if loop.time() - last > 2 * SWEEP_SECONDS:
-                continue  # This process is late, not its callers.
+                continue  # This process was slow, not its callers.
             self._sweep_requests(last)
             self._sweep_responses(loop.time())
 
     def give_up_requests(self) -> None:
-        """Give up all requests that have not arrived, on shutdown."""
+        """Give up all requests that are arriving, on shutdown."""
         for transfer in self.arriving:
             transfer.give_up(errors.shutting_down)
 
     def _sweep_requests(self, last: float) -> None:
-        """Give up requests that began to arrive before `last`: late ones, and the newest of those beyond the bounds."""
+        """Give up requests that began before `last` and are late, or are not among the oldest within the bounds."""
         slow, slow_per_peer = 0, dict[object, int]()
         for transfer in self.arriving:
             if transfer.began >= last:
@@ -98,7 +93,7 @@ class Transfers:
             slow, slow_per_peer[transfer.peer] = slow + 1, slow_of_peer + 1
 
     def _sweep_responses(self, now: float) -> None:
-        """Reset calls whose responses have been unread for too long."""
+        """Reset calls whose responses have been unread for longer than the limit."""
         late = set[asyncio.Task[Any]]()
         for transfer in self.unread:
             if now - transfer.began <= RESPONSE_SECONDS:
@@ -110,10 +105,9 @@ class Transfers:
 
 
 class ThrottledWarning:
-    """A warning that counts calls, logged at most once a minute.
+    """A warning with the number of calls since the last one, logged at most once a minute.
 
-    Args:
-        text: The warning, with `%d` for the number of calls since the last one.
+    For events per call. `store.LogThrottle` is for a state that persists, whose reason is repeated less and less often.
     """
 
     def __init__(self, text: str) -> None:
@@ -122,7 +116,7 @@ class ThrottledWarning:
         self._next = 0.0
 
     def add(self, count: int, now: float) -> None:
-        """Count calls, and log them unless the last warning is recent."""
+        """Add to the count, and log it unless the last warning is less than a minute old."""
         self._count += count
         if now >= self._next:
             log.warning(self._text, self._count)

@@ -1,4 +1,4 @@
-"""Validation of requests. A check collects all faults under their fields' paths and raises them together."""
+"""Request validation. A check collects all faults under the paths of their fields, and raises them together."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from session_notes_server.rpc import errors
 MAX_DEPTH = 16
 MAX_NAME_BYTES = 256
 MAX_ENTRIES = 5000
-"""Turns, fields or names in one request. They take the store several milliseconds, in which it serves no other call."""
+"""Maximum turns, fields or names in a request. They block the store for several milliseconds."""
 MAX_REASON_BYTES = 4096
-# The integers that a JSON number represents exactly (RFC 8259, section 6). The store compares turns as such numbers.
+# The largest integer up to which JSON numbers (RFC 8259, section 6) and the numbers of the store's scripts are exact.
 MAX_EXACT = 2**53 - 1
 MAX_SPAN = timedelta(days=36525)
 
@@ -33,12 +33,12 @@ _ID = re.compile(r"[!-z|~]{1,256}")  # Printable ASCII without space, `{` and `}
 # The ranges in google/protobuf/timestamp.proto and duration.proto. JSON cannot represent values outside of them.
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 _MAX_DURATION_SECONDS = 315_576_000_000
-# How many values are checked, in about a millisecond, before other calls get their turn in the loop.
+# Values checked, in about a millisecond, before other calls may run.
 _VALUES_PER_TURN = 1000
 
 
 def is_id(value: Any) -> bool:
-    """Return whether a value has the form of a session's or run's id, or of an observer's name."""
+    """Return whether a value is a valid session id, run id or observer name."""
     return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
@@ -46,7 +46,7 @@ class Check:
     """The validation of one request.
 
     Attributes:
-        at: Prefix of the paths of all fields checked from now on, for the entries of a batch.
+        at: Path prefix of the fields that are checked next, such as `requests[3].` in a batch.
     """
 
     def __init__(self) -> None:
@@ -55,11 +55,7 @@ class Check:
         self._checked = 0
 
     def done(self) -> None:
-        """Raise all faults together.
-
-        Raises:
-            StatusError: INVALID_ARGUMENT, naming the fields, if there are faults.
-        """
+        """Raise a StatusError with all faults, if any: INVALID_ARGUMENT."""
         if self._violations:
             raise errors.invalid_fields(self._violations)
 
@@ -68,12 +64,7 @@ class Check:
         self._violations.append((self.at + field, description))
 
     def size(self, field: str, value: Message | str | bytes, limit: int) -> None:
-        """Reject an oversized value at once, because checking its content is the effort that the limit bounds.
-
-        Args:
-            field: The field's path.
-            value: A text, or a message, serialized or not.
-            limit: The largest size in bytes.
+        """Check the size in bytes. An oversized value raises immediately, because the limit bounds the cost of checks.
 
         Raises:
             StatusError: RESOURCE_EXHAUSTED, with the limit.
@@ -86,7 +77,7 @@ class Check:
             raise errors.too_large(self.at + field, limit=limit, actual=actual)
 
     def entries(self, field: str, entries: Collection[Any], limit: int = MAX_ENTRIES) -> None:
-        """Reject too many entries at once, as `size` does."""
+        """Check the number of entries. Too many raise immediately, as in `size`."""
         if (actual := len(entries)) > limit:
             raise errors.too_large(self.at + field, limit=limit, actual=actual, unit="entries")
 
@@ -124,7 +115,7 @@ class Check:
         return value
 
     def page_size(self, value: int, *, default: int, maximum: int) -> int:
-        """Check the size of a page, and return it within the maximum."""
+        """Check a page size, and return it, or the default for 0, capped at the maximum."""
         if value < 0:
             self.wrong("page_size", "must not be negative")
         return min(value or default, maximum)
@@ -213,7 +204,7 @@ class Check:
             values = chain.from_iterable(map(_children, below))
 
     async def _yield_after(self, checked: int) -> None:
-        """Count checked values, and let other calls run after a thousand."""
+        """Count checked values, and let other calls run after every thousand."""
         self._checked += checked
         if self._checked >= _VALUES_PER_TURN:
             self._checked = 0

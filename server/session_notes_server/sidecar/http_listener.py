@@ -1,4 +1,4 @@
-"""The HTTP address of `session-notes mcp`, under the sidecar's rules for addresses, tokens and certificates."""
+"""The HTTP address of `session-notes mcp`, subject to the sidecar's rules for addresses, tokens and certificates."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _WILDCARD_NAMES = {"", "0.0.0.0", "[::]"}  # noqa: S104 - recognized, not listen
 
 
 class HttpListener:
-    """An address for readers of notes, checked before anything is started.
+    """An HTTP address for readers of notes. It is checked on construction.
 
     Args:
-        address: `host:port`; port 0 is a free one.
-        tokens_dir: The directory of the tokens, as for the sidecar. None: callers need no token.
+        address: `host:port`. Port 0 means any free port.
+        tokens_dir: The directory with the tokens of each role. None: callers need no token.
         cert: The certificate for TLS, a PEM file. None: no TLS.
         key: The certificate's private key.
 
     Attributes:
         loopback: Whether only this machine can reach the address.
-        names: The names in the address by which callers may reach this machine; none for a wildcard.
+        names: The host names that callers may use; empty for a wildcard address.
 
     Raises:
-        InvalidSetting: If the address has another form.
+        InvalidSetting: If the address is not `host:port`.
         StartupError: If the host does not resolve, or a file cannot be used.
     """
 
@@ -38,7 +38,7 @@ class HttpListener:
         self.loopback = is_loopback(address, self._host)
         self.names = [] if self._name in _WILDCARD_NAMES else [self._name]
         if cert and key:
-            # The server loads them itself. This applies the sidecar's checks of owner, mode and content.
+            # The HTTP server loads the files itself. This only checks their owner, mode and content.
             Certificates(cert, key, None)
 
     def accepts_token(self, token: str) -> bool:
@@ -46,21 +46,21 @@ class HttpListener:
         return self._tokens is not None and self._tokens.role_of(token) in (Role.PRIMARY, Role.ADMIN)
 
     def open(self) -> tuple[socket.socket, str]:
-        """Listen, and return the socket with its URL.
+        """Listen, and return the socket and its URL.
 
         Raises:
-            AddressError: If another process has the address, or it is not an address of this machine.
+            AddressError: If the address is in use, or is not an address of this machine.
         """
         try:
             entries = socket.getaddrinfo(
                 self._host or None, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
             # A name such as localhost has addresses of both families, and most callers use IPv4.
-            family, _, _, _, place = min(entries, key=lambda entry: entry[0] is not socket.AF_INET)
-            listener = socket.create_server(place[:2], family=family)
+            family, _, _, _, socket_address = min(entries, key=lambda entry: entry[0] is not socket.AF_INET)
+            listener = socket.create_server(socket_address[:2], family=family)
         except OSError:
             raise AddressError(
-                f"cannot listen on {self._address}: it is taken, or it is not an address of this machine. Choose "
+                f"cannot listen on {self._address}: it is in use, or is not an address of this machine. Choose "
                 "another with --listen."
             ) from None
         return listener, f"{self._scheme}://{self._name}:{listener.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""Process lifecycle, the same for a sidecar, a supervisor and a worker: event loop, stop signals, background tasks."""
+"""Lifecycle of all the sidecar's processes: event loop, stop signals, background tasks."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from session_notes_server.sidecar.systemd import STOPPING, notify
 log = logging.getLogger(__name__)
 
 SAME_REQUEST_SECONDS = 0.5
-"""Two signals within this time are one request to stop: `timeout`, service managers and terminals send a signal to a
-process and to its process group."""
+"""Signals within this time of the first count as one request to stop, because `timeout`, service managers and terminals
+signal both a process and its process group."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def run(main: Coroutine[None, None, None]) -> None:
-    """Run a process of the sidecar to its end, on uvloop if it is installed."""
-    with contextlib.closing(main):  # Ctrl-C may come before it runs.
+    """Run the main coroutine of a process, on uvloop if it is installed."""
+    with contextlib.closing(main):  # Ctrl-C may arrive before it runs.
         try:
             import uvloop
         except ModuleNotFoundError:
@@ -32,16 +32,15 @@ def run(main: Coroutine[None, None, None]) -> None:
             factory = uvloop.new_event_loop
         with asyncio.Runner(loop_factory=factory) as runner:
             runner.run(main)
-    # The loop no longer handles the signals, and the rest of the process takes no time.
+    # The loop no longer handles them, and the process is about to end.
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 class Shutdown:
-    """The request to stop, made by SIGTERM, SIGINT or SIGHUP.
+    """The request to stop, made by SIGTERM, SIGINT or SIGHUP. The constructor installs the signal handlers.
 
-    A second signal makes it urgent: calls in flight are no longer awaited. Signals are handled from the construction
-    on.
+    A second signal makes the shutdown urgent: it no longer waits for calls in flight.
 
     Attributes:
         urgent: Set by the second signal.
@@ -52,7 +51,7 @@ class Shutdown:
         self._loop = asyncio.get_running_loop()
         self._requested_at = 0.0
         for number in _SIGNALS:
-            # Under nohup, SIGHUP is ignored, so that the process outlives its terminal.
+            # Under nohup, SIGHUP stays ignored, so that the process outlives its terminal.
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 self._loop.add_signal_handler(number, self._handle_signal)
 
@@ -93,17 +92,17 @@ def log_addresses(addresses: Sequence[str]) -> None:
 
 
 def disable_core_files() -> None:
-    """Keep this process and its children from writing core files, which would hold what users said.
+    """Prevent core files of this process and its children, which would contain user data.
 
-    A core file of the embedded store would be in its data directory.
+    The embedded store would write its core file to the data directory.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 @contextlib.asynccontextmanager
-async def background(*works: Coroutine[None, None, None]) -> AsyncIterator[None]:
+async def background(*coroutines: Coroutine[None, None, None]) -> AsyncIterator[None]:
     """Run coroutines as tasks during the block, and cancel them at its end."""
-    tasks = [asyncio.create_task(work) for work in works]
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         yield
     finally:

@@ -1,11 +1,11 @@
 """Logging to stderr: a line for each change of state and, on request, a line for each call.
 
-A line is text for people, or one JSON object for programs. No line holds what users said, the id of a session or a run,
-or a secret.
+A line is text for people, or one JSON object for programs. No line contains user data, the id of a session or run, or a
+secret.
 
-A thread writes the lines, so that a stderr that blocks (a full pipe without a reader) does not block calls. Up to
-BUFFER_BYTES of lines wait for it. Further lines are dropped, and one line reports their number once stderr accepts
-lines again.
+A thread writes the lines, so that a blocked stderr (a full pipe without a reader) does not block calls. Up to
+BUFFER_BYTES of lines are queued. Further lines are dropped, and one line reports their number once stderr accepts lines
+again.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _FIELDS = ("method", "code", "duration_ms", "error_id")
 
 BUFFER_BYTES = 1 << 20
 WRITE_SECONDS, RETRY_SECONDS = 0.05, 10.0
-"""The time that a log call waits for its line to be written, so that lines and actions keep their order; and the time
-for which log calls do not wait after one has waited in vain."""
+"""The time that a log call waits for its line to be written, which keeps lines and actions in order. If that wait times
+out, log calls do not wait at all during the next RETRY_SECONDS."""
 
 EXIT_SECONDS = 1.0
-"""The time that the process, when it ends, waits for a stderr that accepts no lines."""
+"""The limit on a final flush, and on a wait for a blocked stdout."""
 
 STDOUT, STDERR = 1, 2
 
@@ -97,8 +97,8 @@ class _Output:
     def put(self, stream: int, line: bytes) -> None:
         """Queue a line, or drop it if the queue is full."""
         with self._changed:
-            # Once full, the queue accepts nothing until it is empty, so that the report of the dropped lines is written
-            # in their place.
+            # Once full, the queue accepts nothing until it is empty, so that the report on dropped lines is written in
+            # their place.
             if self._full or self._size + len(line) > BUFFER_BYTES:
                 self._full = True
                 self.lost += 1
@@ -169,9 +169,9 @@ class _JSONFormatter(logging.Formatter):
 
 
 def _is_relevant(record: logging.LogRecord) -> bool:
-    # gRPC logs a traceback whenever a caller leaves before its response: in a voice agent, at every interruption.
-    raised = record.exc_info[0] if record.exc_info else None
-    return raised is None or raised.__name__ != "ExecuteBatchError"
+    # gRPC logs a traceback for every call that its caller cancels, which a voice agent does at every interruption.
+    error_type = record.exc_info[0] if record.exc_info else None
+    return error_type is None or error_type.__name__ != "ExecuteBatchError"
 
 
 class _Handler(logging.Handler):
@@ -201,7 +201,7 @@ def _encode(line: str) -> bytes:
 
 
 def _grouped(lines: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, list[bytes]]]:
-    """Group lines into atomic writes to a pipe, so that other processes' lines do not get in between."""
+    """Group lines into atomic writes to a pipe, so that lines of several processes are not mixed."""
     group, size, group_stream = list[bytes](), 0, STDERR
     for stream, line in lines:
         if group and (stream != group_stream or size + len(line) > select.PIPE_BUF):
@@ -214,10 +214,10 @@ def _grouped(lines: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, list[byt
 
 
 def _write_all(stream: int, data: bytes) -> bool:
-    """Write to a stream, waiting for stderr without a limit and for stdout at most EXIT_SECONDS.
+    """Write data to a stream. Wait for stderr without a limit, and for stdout at most EXIT_SECONDS.
 
     Returns:
-        Whether the stream accepted all of it.
+        Whether all data was written.
     """
     poll = select.poll()
     poll.register(stream, select.POLLOUT)

@@ -1,4 +1,4 @@
-"""Resources that the settings name: authorization, certificates and store, opened before anything is started."""
+"""Resources that the settings name: authorization, certificates and store, opened before the sidecar starts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Resources:
         if redis is not None:
             return cls(authorization, certificates, None, redis)
         embedded = EmbeddedValkey(settings.data_dir or default_data_dir())
-        # Not parsed from a URL, in which characters of the path could have another meaning.
+        # Not parsed from a URL, in which some characters of the path would have a special meaning.
         socket = Address(str(embedded.socket), 0)
         return cls(authorization, certificates, embedded, RedisTarget(f"unix://{socket}", (socket,)))
 
@@ -53,8 +53,8 @@ async def run_embedded_store(embedded: EmbeddedValkey | None, shutdown: Shutdown
     """Run the embedded store during the block, if there is one.
 
     Yields:
-        A function to call after each deletion, which has the deleted data erased from the store's files. It has no
-        effect on a Redis, whose files are its operator's responsibility.
+        A function to call after each deletion. It requests the erasure of the deleted data from the store's files, and
+        does nothing for a Redis, whose files are its operator's responsibility.
 
     Raises:
         EmbeddedError: If the store cannot be started.
@@ -73,9 +73,9 @@ async def run_embedded_store(embedded: EmbeddedValkey | None, shutdown: Shutdown
 
 def _authorization(settings: Settings) -> Authorization:
     if settings.tls_roles and not settings.tls_client_ca:
-        raise InvalidSetting("--tls-roles applies to clients' certificates: give --tls-client-ca too")
+        raise InvalidSetting("--tls-roles applies to clients' certificates: add --tls-client-ca")
     if settings.tls_client_ca and not (settings.tls_roles or settings.tokens_dir):
-        raise InvalidSetting("with --tls-client-ca alone no caller has a role: give --tls-roles or --tokens-dir too")
+        raise InvalidSetting("with --tls-client-ca alone no caller has a role: add --tls-roles or --tokens-dir")
     return Authorization(
         Tokens(settings.tokens_dir) if settings.tokens_dir else None,
         CertificateRoles(settings.tls_roles) if settings.tls_roles else None,

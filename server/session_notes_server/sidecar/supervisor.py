@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 async def supervise(settings: Settings, on_ready: Callable[[Sequence[str]], None] = log_addresses) -> None:
     """Run the sidecar in `settings.workers` processes until SIGTERM, SIGINT or SIGHUP.
 
-    Args and Raises are those of `sidecar.serve`.
+    For arguments and errors see `sidecar.serve`.
     """
     shutdown = Shutdown()
     _check_shareable(settings)
@@ -70,9 +70,9 @@ def _check_shareable(settings: Settings) -> None:
 
 
 def _are_alive(workers: Sequence[WorkerProcess]) -> bool:
-    # Each worker is pinged, whatever the others answered.
-    answers = [worker.is_alive() for worker in workers]
-    return all(answers)
+    # Not in `all()`, which would stop at the first dead worker: `is_alive` must ping each one.
+    alive = [worker.is_alive() for worker in workers]
+    return all(alive)
 
 
 async def _report_ready(
@@ -86,7 +86,7 @@ async def _report_ready(
 
 @contextlib.asynccontextmanager
 async def _expose_metrics(settings: Settings, workers: Sequence[WorkerProcess]) -> AsyncIterator[None]:
-    """Expose the sum of all workers' metrics during the block, if the settings ask for metrics."""
+    """Expose the sum of all workers' metrics during the block, if the settings enable them."""
     if settings.metrics_listen is None:
         yield
         return

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 READY, ALIVE, STOPPING = "READY=1", "WATCHDOG=1", "STOPPING=1"
 
 SEND_SECONDS = 1.0
-# systemd recommends two pings per watchdog interval. With four, a single late ping does not get the process killed.
+# systemd recommends two pings per watchdog interval. With four, one late ping does not end the process.
 PINGS_PER_INTERVAL = 4
 
 

@@ -1,7 +1,7 @@
-"""A worker's program: serves calls as a sidecar of one process does, on addresses that its supervisor holds.
+"""The program of a worker: serves calls like a sidecar of one process, on addresses that its supervisor holds.
 
-Standard input is the socket to the supervisor: instructions and pings come in, messages go out, and its end ends the
-worker.
+Standard input is a socket to the supervisor. Through it, the worker receives its instructions and pings, and sends
+messages. The worker ends when the supervisor closes it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
     try:
         run(_serve(settings, supervisor, metrics))
     except StartupError as error:
-        # Something has changed since the supervisor checked it.
+        # A file, for example, has changed since the supervisor checked it.
         log.error("%s", " ".join(str(error).split()))
         sys.exit(1)
 

@@ -1,4 +1,4 @@
-"""A worker as its supervisor sees it: a child process, and the messages that the two exchange over a socket."""
+"""The supervisor's side of a worker: its process, and the messages exchanged over a socket."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from session_notes_server.telemetry.metrics import cells
 log = logging.getLogger(__name__)
 
 SERVING, DELETED, ALIVE = b"s", b"d", b"w"
-"""A worker's messages: it serves calls; a session was deleted; it is alive (the response to PING)."""
+"""A worker's messages: it serves calls; a session was deleted; it is alive (in response to PING)."""
 
 PING = b"?"
 """The supervisor's message to a worker that serves calls."""
@@ -30,32 +30,30 @@ PING = b"?"
 class WorkerProcess(ChildProcess):
     """A worker process, and its successors after restarts.
 
-    Its standard input is a socket to the supervisor. The settings are sent over it: on a command line, other users
-    could see a password.
+    Its standard input is a socket to the supervisor. The settings are sent over the socket, because other users could
+    see a password on a command line.
 
     Args:
         number: The worker's number, from 1.
         settings: The settings, with all addresses held and the store running.
         shutdown: An urgent shutdown is passed on to the worker.
-        on_deletion: Called after each deletion, and after an end that may have hidden one.
+        on_deletion: Called after each deletion, and after a crash, which may have prevented the report of one.
 
     Attributes:
         counts: A descriptor of the memory for its metrics. None: no metrics.
-        serving: Set once it has served calls.
+        serving: Set once the worker serves calls for the first time.
     """
 
     def __init__(self, number: int, settings: Settings, shutdown: Shutdown, on_deletion: Callable[[], None]) -> None:
         super().__init__(
             f"worker {number}",
-            # -P: a module in the current directory must not replace one of the sidecar's.
+            # -P: modules in the current directory must not shadow installed ones.
             (sys.executable, "-P", "-m", "session_notes_server.sidecar.worker"),
             stop_seconds=settings.grace.total_seconds() + STOP_SECONDS,
-            # A killed sidecar dies as a whole and at once, so that a new one can take its addresses.
-            prepare=partial(die_with_parent, signal.SIGKILL),
         )
         self.counts = cells.shared() if settings.metrics_listen else None
         self.serving = asyncio.Event()
-        # A unix socket has one listener.
+        # Processes cannot share a unix socket.
         listen = tuple(address for address in settings.listen if number == 1 or not address.startswith("unix:"))
         verbose = log.isEnabledFor(logging.DEBUG)
         self._instructions = pickle.dumps((number, replace(settings, listen=listen), verbose, self.counts))
@@ -91,10 +89,15 @@ class WorkerProcess(ChildProcess):
         with child_socket, contextlib.ExitStack() as on_failure:
             self._reader, writer = await asyncio.open_unix_connection(sock=parent_socket)
             on_failure.callback(writer.close)
-            await self.spawn(stdin=child_socket.fileno(), pass_fds=[] if self.counts is None else [self.counts])
+            await self.spawn(
+                stdin=child_socket.fileno(),
+                pass_fds=[] if self.counts is None else [self.counts],
+                # Workers end at once with a killed supervisor, so that a new sidecar can listen on their addresses.
+                preexec_fn=partial(die_with_parent, signal.SIGKILL),
+            )
             on_failure.pop_all()
         writer.write(self._instructions)
-        # Not pinged before its first message: it would read the ping as part of its instructions.
+        # No ping before the first message: the worker would read the ping as part of its instructions.
         self._writer, self._awaits_message = writer, True
 
     async def wait(self) -> int:
@@ -129,5 +132,5 @@ class WorkerProcess(ChildProcess):
         await self._shutdown.urgent.wait()
         while True:
             self.send_signal(signal.SIGTERM)
-            # The worker takes a signal that follows its first one too soon for the same request.
+            # The worker ignores a second signal that follows the first one within this time.
             await asyncio.sleep(SAME_REQUEST_SECONDS)

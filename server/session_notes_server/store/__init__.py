@@ -1,6 +1,6 @@
 """The store: sessions, notes, runs and transcripts in Redis or Valkey.
 
-Only this package speaks to Redis or builds a key.
+No other package talks to Redis or builds keys.
 """
 
 from session_notes_server.store.base import OPERATIONS

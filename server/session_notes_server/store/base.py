@@ -1,4 +1,4 @@
-"""The base of the store's operations: executors, instrumentation, and how replies are read."""
+"""The base of the store's operations: executors, instrumentation, and reading replies."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ T = TypeVar("T")
 S = TypeVar("S", bound="StoreBase")
 
 LARGE_REPLY_BYTES = 256 * 1024
-"""A larger reply is read while no other large reply is, so that the store serves other calls in between."""
+"""Replies larger than this are read one at a time, so that the store serves other calls in between."""
 
 SESSIONS_PER_ROUND_TRIP = 100
-"""Sessions that are read in one round trip. Other calls are served between round trips."""
+"""Number of sessions read in one round trip. Other calls are served between round trips."""
 
 REMEMBERED_TTLS = 10_000
-"""Sessions whose own ttl is remembered, in about 2 MB."""
+"""Number of sessions whose own ttl is remembered, in about 2 MB."""
 
 OPERATIONS: list[str] = []
-"""Names of all operations, in the order of their definition."""
+"""Names of all operations, in definition order."""
 
 
 def operation(
@@ -48,7 +48,7 @@ class StoreBase:
     """The executors and settings that operations share.
 
     Args:
-        notes: Executor for `get_notes` alone, so that no other call can hold up a primary.
+        notes: Executor for `get_notes` alone, so that no other call can delay a primary.
         reads: Executor for the other operations that only read.
         writes: Executor for operations that change a session.
         session_ttl: How long a session is kept after its last change, unless it has its own ttl.
@@ -78,15 +78,15 @@ class StoreBase:
 class SessionTTLs:
     """The sessions' own ttls, as far as this process knows them.
 
-    The store forgets a session's ttl when the session expires. A late write starts the session anew, and must not keep
-    for a day what was meant to be kept for seconds.
+    The store loses a session's ttl when the session expires. A late write re-creates the session, and must not keep
+    data for a day that was meant to last seconds.
     """
 
     def __init__(self) -> None:
         self._ttls: dict[str, int] = {}
 
     def remember(self, session_id: str, ttl_ms: int | None) -> None:
-        """Remember a session's own ttl, in milliseconds. None: it has none."""
+        """Remember a session's own ttl in milliseconds. None: the session has the default ttl."""
         self._ttls.pop(session_id, None)
         if ttl_ms is not None:
             self._ttls[session_id] = ttl_ms
@@ -112,12 +112,12 @@ def accepted(reply: list[Any]) -> list[Any]:
     """Return a reply with its outcome decoded.
 
     Raises:
-        Refused: If the reply is a refusal: its name, then names and values of details.
+        Refused: If the reply is a refusal, which consists of its name and the names and values of its details.
     """
-    word, *rest = reply
-    outcome = word.decode()
+    name, *rest = reply
+    outcome = name.decode()
     if outcome not in scripts.OUTCOMES:
-        raise Refused(outcome, {name.decode(): value.decode() for name, value in pairs(rest)})
+        raise Refused(outcome, {key.decode(): value.decode() for key, value in pairs(rest)})
     return [outcome, *rest]
 
 

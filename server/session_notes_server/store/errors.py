@@ -1,7 +1,7 @@
-"""Store errors: what each means, whether it is transient, and how the log describes it.
+"""Store errors: their meaning, whether they are transient, and their descriptions in the log.
 
-Descriptions are fixed texts. The only words taken over from an error come from small vocabularies, such as a Redis
-command or OpenSSL's name of a fault. An error's own text never is: it may hold a secret, or what a user said.
+Descriptions are fixed texts. The only words copied from an error come from small vocabularies, such as the name of a
+Redis command or of an OpenSSL fault. The text of an error is never copied, because it may contain secrets or user data.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from hiredis import ReplyError
 
 
 class StoreUnavailable(Exception):
-    """The store is unreachable, too slow, or refuses for a transient reason. The outcome of a write is unknown."""
+    """The store is unreachable, too slow, or temporarily refuses the operation. The outcome of a write is unknown."""
 
 
 class Refused(Exception):
-    """The store's rules refuse an operation. Nothing was changed.
+    """The store's rules refused an operation. Nothing was changed.
 
     Attributes:
         name: The refusal, as the script names it.
@@ -39,7 +39,7 @@ class ReplyTooLarge(Exception):
     """The result is larger than the caller accepts.
 
     Attributes:
-        size: Its size in bytes.
+        size: Size of the result in bytes.
     """
 
     def __init__(self, size: int) -> None:
@@ -48,10 +48,10 @@ class ReplyTooLarge(Exception):
 
 
 class ConnectionLost(ConnectionError):
-    """The connection was lost. Commands that were sent over it and not answered may have been executed, or not.
+    """The connection was lost. Commands without a reply may or may not have been executed.
 
     Attributes:
-        replies: Replies that came before, if several commands were sent together.
+        replies: Replies received before the loss, if several commands were sent together.
     """
 
     def __init__(self, replies: Sequence[Any] = ()) -> None:
@@ -60,7 +60,7 @@ class ConnectionLost(ConnectionError):
 
 
 class Unusable(ConnectionError):
-    """A store, a node or a Sentinel that cannot be used. The text is fixed, holds no secret, and goes into the log."""
+    """A store, a node or a Sentinel that cannot be used. The message is a fixed text for the log, without secrets."""
 
 
 class Unresponsive(Unusable, TimeoutError):
@@ -72,7 +72,7 @@ class Unconfirmed(Unusable):
 
 
 class NoMaster(ConnectionError):
-    """No Sentinel names a usable master. The cause says why. Without a cause, no Sentinel knows the name."""
+    """No Sentinel names a usable master. The cause is the reason. Without a cause, no Sentinel knows the name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +83,22 @@ class ErrorCode:
     """Why the store cannot be used, for the log."""
 
     transient: bool = True
-    """The call is answered UNAVAILABLE. Otherwise, the error is a bug of the sidecar or of another program."""
+    """Whether the call ends as UNAVAILABLE. If not, the error is a bug in the sidecar or in another program."""
 
     outdated: bool = False
-    """The node may no longer be the right one: find out again which one is."""
+    """Whether the node may no longer be the right one, so that the topology must be read again."""
 
     refuses_calls: bool = False
-    """Some calls can meet it while others are served, so the log has a line for refused calls."""
+    """Whether some calls can get this error while others are served, so that refused calls are logged."""
 
     redirects: bool = False
-    """The key is at another node. This says nothing about the node that answered."""
+    """Whether the key is at another node. The node that replied may be healthy."""
 
     rejects_connections: bool = False
-    """The server refuses the connection as a whole, even commands that any user may run."""
+    """Whether the server refuses the whole connection, even commands that any user may run."""
 
     sentinel_advice: str = ""
-    """What to do if a Sentinel replies with it."""
+    """Advice if a Sentinel replies with this code."""
 
 
 CODES = {
@@ -121,16 +121,16 @@ CODES = {
         redirects=True,
     ),
     "NOAUTH": ErrorCode(
-        "it requires a user or a password, and none is configured (NOAUTH)",
+        "it requires a user or a password, but none is configured (NOAUTH)",
         rejects_connections=True,
-        sentinel_advice="; give --sentinel-password-file",
+        sentinel_advice="; set --sentinel-password-file",
     ),
     "NOPERM": ErrorCode(
-        "the user may not run a command inside the scripts (NOPERM); docs/operating.md lists all that it needs",
+        "the user may not run a command inside the scripts (NOPERM); docs/operating.md lists those it needs",
         refuses_calls=True,
     ),
     "NOREPLICAS": ErrorCode("it has too few replicas (NOREPLICAS)", outdated=True, refuses_calls=True),
-    "NOSCRIPT": ErrorCode("it does not know a script that it was just sent (NOSCRIPT)", transient=False),
+    "NOSCRIPT": ErrorCode("it does not know a script that was just sent to it (NOSCRIPT)", transient=False),
     "OOM": ErrorCode("it is out of memory (OOM)", refuses_calls=True),
     "READONLY": ErrorCode("it is a read-only replica (READONLY)", outdated=True, refuses_calls=True),
     "TRYAGAIN": ErrorCode(
@@ -147,16 +147,16 @@ CODES = {
         "a key has a value of another type: another program writes keys with this prefix (WRONGTYPE)", transient=False
     ),
 }
-"""Every code that a store may reply with. Any other is a bug of the sidecar."""
+"""Every code that a store may reply with. Any other code is a bug in the sidecar."""
 
 # Errors without a code, by a part of their text.
 _BY_TEXT = {
-    "AUTH": "a password is configured, and it has none for this user",
-    "cluster support disabled": "it is no cluster: write redis:// or rediss://",
-    "DB index is out of range": "it has no database of that number",
-    "max number of clients": "it has as many clients as it accepts (maxclients)",
-    "SENTINEL": "it is no Sentinel",
-    "unknown command": "it lacks a command of Redis 6.2: use Redis 6.2, Valkey 7.2 or newer",
+    "AUTH": "a password is configured, but this user has none",
+    "cluster support disabled": "it is not a cluster: write redis:// or rediss://",
+    "DB index is out of range": "it has no database with that number",
+    "max number of clients": "it has reached its maximum number of clients (maxclients)",
+    "SENTINEL": "it is not a Sentinel",
+    "unknown command": "it lacks a command of Redis 6.2: use Redis 6.2 or newer, or Valkey 7.2 or newer",
 }
 
 _BY_TLS_FAULT = {
@@ -173,8 +173,7 @@ _BY_TLS_FAULT = {
 
 _BY_ERRNO = {
     errno.ECONNREFUSED: "connection refused: nothing listens at this address",
-    errno.ECONNRESET: "it resets the connection: is it Redis, and is TLS (rediss://) spoken on both sides, or on "
-    "neither?",
+    errno.ECONNRESET: "it resets the connection: is it Redis, and do both sides use TLS (rediss://), or neither?",
     errno.EPIPE: "it closes the connection",
     errno.ENOENT: "the socket does not exist",
     errno.EACCES: "no permission to connect to the socket",
@@ -184,9 +183,10 @@ _BY_ERRNO = {
 
 
 def error_codes(refusal: ReplyError) -> set[str]:
-    """Return the codes in an error reply. Redis 6 puts the code of an error in a script behind a dash.
+    """Return the codes in an error reply.
 
-    For a forbidden command in a script, Redis 7 and Valkey reply ERR. Here it is NOPERM, as outside of scripts.
+    For an error inside a script, Redis 6 puts the code after a dash. For a forbidden command inside a script, Redis 7
+    and Valkey reply ERR; the result is NOPERM, as outside scripts.
     """
     text = str(refusal)
     if re.match(r"(ERR )?(The user executing the script can't |ACL failure in script: )", text):
@@ -195,7 +195,7 @@ def error_codes(refusal: ReplyError) -> set[str]:
 
 
 def known_codes(refusal: ReplyError) -> list[ErrorCode]:
-    """Return the meanings of an error reply's codes, as far as they are in the table."""
+    """Return the table entries for the codes in an error reply."""
     return [CODES[code] for code in sorted(error_codes(refusal) & CODES.keys())]
 
 
@@ -205,7 +205,7 @@ def topology_is_outdated(refusal: ReplyError) -> bool:
 
 
 def is_redirection(error: BaseException | None) -> bool:
-    """Return whether an error says that a key is at another node."""
+    """Return whether an error reports that a key is at another node."""
     return isinstance(error, ReplyError) and any(code.redirects for code in known_codes(error))
 
 
@@ -222,7 +222,7 @@ def describe_error(error: BaseException | None, *, has_answered: bool = False) -
     """Describe why an operation failed, for an operator.
 
     Args:
-        error: The cause of the failure. The first error in its chain with a description decides.
+        error: The failure. The first error in its chain of causes that has a description decides.
         has_answered: Whether the store has answered before. If so, a timeout casts no doubt on address and TLS.
     """
     for cause in _chain(error):
@@ -231,10 +231,10 @@ def describe_error(error: BaseException | None, *, has_answered: bool = False) -
         if description := _description(cause):
             return description
     if error is None:
-        return "unexpected answer"
+        return "unexpected reply"
     if isinstance(error, ConnectionLost):
-        return "it closes the connection; is TLS (rediss://) spoken on both sides, or on neither?"
-    return f"unexpected answer ({type(error).__name__})"
+        return "it closes the connection; do both sides use TLS (rediss://), or neither?"
+    return f"unexpected reply ({type(error).__name__})"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -251,16 +251,16 @@ def _description(error: BaseException) -> str:
     if isinstance(error, NoMaster):
         return _no_master_description(error.__cause__)
     if isinstance(error, ssl.SSLCertVerificationError):
-        # OpenSSL's words, and the host name of the URL.
+        # The message is a fixed text of OpenSSL, with the host name from the URL.
         return f"its certificate is not trusted: {error.verify_message.rstrip('.')}"
     if isinstance(error, ssl.SSLError):
         return _BY_TLS_FAULT.get(error.reason, f"TLS failed ({error.reason})")
     if isinstance(error, socket.gaierror):
-        return "the name of its host is not found"
+        return "its host name cannot be resolved"
     if isinstance(error, TimeoutError):
-        return "no answer in time; is the address right, and TLS (rediss://) spoken on both sides, or on neither?"
+        return "no answer in time; is the address right, and do both sides use TLS (rediss://), or neither?"
     if isinstance(error, OSError):
-        # For a name with several addresses, asyncio has the error numbers in its text alone.
+        # For a name with several addresses, the error of asyncio has the numbers only in its text.
         numbers = {error.errno} if error.errno else {int(n) for n in re.findall(r"\[Errno (\d+)\]", str(error))}
         return _BY_ERRNO.get(numbers.pop(), "") if len(numbers) == 1 else ""
     return ""
@@ -270,7 +270,7 @@ def _refusal_description(refusal: ReplyError) -> str:
     text = str(refusal)
     if "NOPERM" in error_codes(refusal):
         if command := re.search(r"run the '([a-z]+(?:\|[a-z-]+)?)' command", text):
-            return f"the user may not run the command {command[1]} (NOPERM); docs/operating.md lists all that it needs"
+            return f"the user may not run the command {command[1]} (NOPERM); docs/operating.md lists those it needs"
         if "key" in text:
             return "the user may not use keys with this prefix (NOPERM)"
     for code in known_codes(refusal):
@@ -280,7 +280,7 @@ def _refusal_description(refusal: ReplyError) -> str:
 
 def _no_master_description(cause: BaseException | None) -> str:
     if cause is None:
-        return "no Sentinel that answers knows a master of that name that is up"
+        return "no Sentinel that answers knows a running master with that name"
     codes = known_codes(cause) if isinstance(cause, ReplyError) else []
     advice = next((code.sentinel_advice for code in codes if code.sentinel_advice), "")
     return f"no Sentinel names a master: {describe_error(cause)}{advice}"

@@ -1,4 +1,4 @@
-"""Inspection of a store for its operator: version, configuration, permissions, expiry. It changes nothing."""
+"""Read-only inspection of a store for its operator: version, configuration, permissions, expiry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from session_notes_server.store.redis.connection import Connection, pack
 from session_notes_server.store.redis.target import RedisTarget
 from session_notes_server.store.redis.topology import Timeouts, open_topology
 
-# All that the command line needs of the store.
+# Everything that the command line needs from the store.
 __all__ = ["COMMAND_LOGS", "RedisTarget", "StoreInspection", "StoreUnavailable", "describe_error", "inspect_store"]
 
 ROUND_TRIPS = 10
@@ -24,11 +24,11 @@ SAMPLED_KEYS = 1000
 _SCAN_STEPS, _KEYS_PER_STEP = 20, 500
 
 COMMAND_LOGS = ("slowlog-log-slower-than", "commandlog-request-larger-than", "commandlog-reply-larger-than")
-"""Settings of logs that keep arguments of commands. -1 switches a log off. The last two exist since Valkey 8.1."""
+"""Settings of the logs that record command arguments. -1 disables a log. The last two exist since Valkey 8.1."""
 
 _CONFIG = ("save", "appendfsync", "dir", "min-replicas-to-write", *COMMAND_LOGS)
 
-# Every command that the sidecar's user must be allowed, as in docs/operating.md, with arguments of the right form.
+# Every command that the sidecar's user must be allowed to run, as in docs/operating.md, with well-formed arguments.
 NEEDED = (
     *("time", "info server", "scan 0", "eval return 1 KEY", "evalsha sha 1 KEY"),
     *("exists KEY", "unlink KEY", "rename KEY KEY", "pttl KEY", "pexpireat KEY 1"),
@@ -40,7 +40,7 @@ NEEDED_IN_A_CLUSTER = ("cluster|slots",)
 NEEDED_FOR_REPLICAS = ("set KEY 1", "wait 1 1")
 
 # KEYS[1]: a key of the sidecar. ARGV: commands.
-# Reply: the commands that the user may not run, or false (nil) if the store cannot tell. Only Redis 7 and Valkey can.
+# Reply: the commands that the user may not run, or false (nil) if the store cannot check. Only Redis 7 and Valkey can.
 _FORBIDDEN = """
 if not redis.acl_check_cmd then return false end
 local forbidden = {}
@@ -57,19 +57,19 @@ return forbidden
 
 @dataclass(slots=True)
 class StoreInspection:
-    """What one node reports. Anything it does not report is empty or None, and `refused` says why."""
+    """A report on one node. Anything the node does not reveal is empty or None; `refused` has the reasons."""
 
     info: Mapping[str, str] = field(default_factory=dict)
     """The reply to INFO."""
 
     config: dict[str, str] = field(default_factory=dict)
-    """Some of its settings."""
+    """A selection of its settings."""
 
     cluster: Mapping[str, str] = field(default_factory=dict)
     """The reply to CLUSTER INFO, if it is a cluster."""
 
     refused: dict[str, str] = field(default_factory=dict)
-    """Commands that were refused, and why, in fixed words."""
+    """Commands that were refused, and the reasons, in fixed texts."""
 
     round_trip_seconds: list[float] = field(default_factory=list)
     """Durations of some round trips."""
@@ -81,10 +81,10 @@ class StoreInspection:
     """Commands that the sidecar needs and its user may not run."""
 
     keys_sampled: int = 0
-    """How many keys with the prefix were checked."""
+    """Number of keys with the prefix that were checked."""
 
     keys_without_ttl: int = 0
-    """How many of these never expire."""
+    """Number of these keys that never expire."""
 
 
 async def inspect_store(
@@ -96,10 +96,10 @@ async def inspect_store(
         target: The store.
         prefix: Prefix of the sidecar's keys.
         reply_timeout: Limit for an attempt to connect, and for each reply.
-        replicas: Whether writes wait for replicas, which takes more permissions.
+        replicas: Whether writes wait for replicas, which requires more permissions.
 
     Raises:
-        StoreUnavailable: If a node cannot be used. The cause says why.
+        StoreUnavailable: If a node cannot be used. The cause is the reason.
     """
     seconds = reply_timeout.total_seconds()
     needed = NEEDED + (NEEDED_IN_A_CLUSTER if target.is_cluster else ())
@@ -144,7 +144,7 @@ async def _inspect(connection: Connection, keys: Keys, needed: Sequence[str], ta
 
 
 async def _sample_keys(inspection: StoreInspection, connection: Connection, run: Any, keys: Keys) -> None:
-    """Check the expiry of some keys with the prefix. The number of scan steps is bounded, whatever else is stored."""
+    """Check the expiry of some keys with the prefix. The number of scan steps is bounded, however many keys exist."""
     cursor = 0
     for _ in range(_SCAN_STEPS):
         step = await run("SCAN", cursor, "MATCH", keys.any_pattern, "COUNT", _KEYS_PER_STEP)

@@ -1,4 +1,4 @@
-"""The seam through which telemetry observes the store."""
+"""The interface through which telemetry observes the store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 class Instrumentation(Protocol):
     """Wraps the work of a store or an executor, to measure or trace it.
 
-    A `Store` wraps each operation, and an `Executor` each round of scripts. Without it, nothing is wrapped.
+    A `Store` wraps each operation, and an `Executor` each script, batch of scripts and scan.
     """
 
     async def instrument(self, name: str, work: Coroutine[Any, Any, T], *, batch_size: int = 1) -> T:
@@ -20,5 +20,5 @@ class Instrumentation(Protocol):
         Args:
             name: The operation or the script.
             work: A coroutine that has not started.
-            batch_size: Number of sessions it is about.
+            batch_size: Number of sessions that the work concerns.
         """

@@ -22,7 +22,7 @@ class Keys:
         return session, f"{session}:turns", f"{session}:runs", f"{session}:deleted", f"{session}:ids"
 
     def marker(self, session_id: str) -> str:
-        """Return a short-lived key without meaning, at the session's node."""
+        """Return a key at the session's node for short-lived, meaningless values."""
         return f"{self.prefix}:{{{session_id}}}:marker"
 
     def probe(self, hash_tag: str) -> str:
@@ -44,5 +44,5 @@ class Keys:
         return re.sub(r"([*?\[\]\\^-])", r"\\\1", self.prefix)
 
     def session_id(self, key: bytes) -> str:
-        """Return the session id in a key that `pattern` matches. For another program's key, it may be no valid id."""
+        """Return the session id in a key that `pattern` matches. For another program's key, the id may be invalid."""
         return key[len(self.prefix.encode()) + 2 : -1].decode(errors="replace")

@@ -1,4 +1,4 @@
-"""Throttling of log messages that repeat: each is logged at once, then less and less often."""
+"""Throttling of repeated log messages: each is logged immediately, then less and less often."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 5.0, 60.0
 
 
 class LogThrottle:
-    """Decides when a message is due: at once, then after pauses that grow to a minute. Each message has its own."""
+    """Decides for each message when it is due: immediately, then after pauses that grow to a minute.
+
+    For a state that persists. `rpc.transfers.ThrottledWarning` is for events per call, whose number it logs.
+    """
 
     def __init__(self) -> None:
-        # By message: when it is due next, the pause after that, and how often it came since it was last due.
+        # Per message: when it is due next, the pause after that, and how often it occurred since it was last due.
         self._messages: dict[str, tuple[float, float, int]] = {}
 
     def due(self, message: str) -> int | None:
-        """Count a message. If it is due, return how often it came since it was last due: 0 the first time."""
+        """Count a message. If it is due, return how often it occurred since it was last due: 0 the first time."""
         now = time.monotonic()
         not_before, pause, count = self._messages.get(message, (now, FIRST_PAUSE_SECONDS, 0))
         if now < not_before:
@@ -34,13 +37,13 @@ class LogThrottle:
 
 
 class RefusalLog:
-    """Logs why the store refuses calls while it serves others. An outage is logged by health instead."""
+    """Logs why the store refuses some calls while it serves others. Outages are logged by health instead."""
 
     def __init__(self) -> None:
         self._throttle = LogThrottle()
 
     def record(self, error: BaseException | None) -> None:
-        """Log the cause of a failed operation, if it is such a refusal and a line for it is due."""
+        """Log the cause of a failed operation, if it is such a refusal and its log line is due."""
         refused = isinstance(error, ReplyError) and any(code.refuses_calls for code in known_codes(error))
         if not refused and not isinstance(error, Unconfirmed):
             return

@@ -20,10 +20,10 @@ from session_notes_server.store.errors import ReplyTooLarge
 from session_notes_server.store.records import ListedRun, ObserverRecord, RunRecord
 
 LARGE_NOTES_BYTES = 16 * 1024
-"""Larger notes in a batch are read after the others, because many entries are read together."""
+"""Notes larger than this are read after the other entries of a batch, because many entries are read together."""
 
 LARGE_SHARE_BYTES = 1024 * 1024
-"""About how many bytes of a batch's large notes are read together."""
+"""Approximate number of bytes of a batch's large notes that are read together."""
 
 
 class NotesOperations(StoreBase):
@@ -80,7 +80,7 @@ class NotesOperations(StoreBase):
         """Begin a run, or return one that has already begun.
 
         Returns:
-            Whether the run is the caller's (not another one in flight), the run, and the transcript of its snapshot.
+            Whether the run is the caller's and not another one in flight, the run, and the transcript of its snapshot.
 
         Raises:
             Refused: If the session was deleted, or its runs take too much space.
@@ -116,13 +116,13 @@ class NotesOperations(StoreBase):
         observed_turn: int | None,
         ttl: timedelta | None,
     ) -> tuple[str, RunRecord]:
-        """Write a run's notes, once.
+        """Write a run's notes, at most once.
 
         Returns:
             ACCEPTED, DUPLICATE or SUPERSEDED, and the run.
 
         Raises:
-            Refused: If the run has ended otherwise, the session was deleted, or its runs take too much space.
+            Refused: If the run has other notes or has failed, the session was deleted, or its runs take too much space.
         """
         reply = await self._writes.run(
             session_id,
@@ -146,7 +146,7 @@ class NotesOperations(StoreBase):
         """End a run without notes.
 
         Raises:
-            Refused: If there is no such run, it has written notes, or the session was deleted.
+            Refused: If the run does not exist or has written notes, or the session was deleted.
         """
         reply = await self._writes.run(
             session_id,

@@ -1,4 +1,4 @@
-"""The store: every operation. Each that concerns one session is one script, and so one atomic step."""
+"""The store: all operations. An operation on one session is one script, and therefore one atomic step."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from session_notes_server.store.sessions import SessionOperations
 class Store(NotesOperations, SessionOperations):
     """Sessions in Redis or Valkey.
 
-    Every operation can raise the executor's StoreUnavailable. The arguments are those of `StoreBase`.
+    Every operation can raise StoreUnavailable. The arguments are those of `StoreBase`.
     """

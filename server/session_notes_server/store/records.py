@@ -13,7 +13,7 @@ from session_notes.v1 import notes_pb2
 
 
 class State(enum.IntEnum):
-    """The state of a run, with the numbers of the contract's RunState. Lua scripts know the states by these names."""
+    """The state of a run, numbered as in the contract's RunState. Lua scripts use the same names."""
 
     RUNNING = notes_pb2.RUN_STATE_RUNNING
     WRITTEN = notes_pb2.RUN_STATE_WRITTEN
@@ -22,9 +22,9 @@ class State(enum.IntEnum):
     ABANDONED = notes_pb2.RUN_STATE_ABANDONED
 
 
-# GetNotes makes one of these per call. A named tuple takes a third of the time of a frozen dataclass.
+# GetNotes creates several of these per call. A named tuple takes a third of the time of a frozen dataclass.
 class RunRecord(NamedTuple):
-    """A run, as it was at the moment of reading."""
+    """A run, as it was when it was read."""
 
     run_id: str
     number: int
@@ -43,7 +43,7 @@ class RunRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ListedRun:
-    """A run of the history, with its notes if they were asked for and are still kept."""
+    """A run of the history, with its notes if they were requested and are still stored."""
 
     run: RunRecord
     notes: bytes | None
@@ -53,11 +53,10 @@ class ObserverRecord(NamedTuple):
     """The notes and runs of one observer of a session, read at `now_us`.
 
     Attributes:
-        current: The run whose notes are current, also when their ttl has passed.
+        current: The run whose notes are current, even if their ttl has passed.
         notes: The current notes. None if there are none, or their ttl has passed.
-        latest: The run that began last.
-        runs_lost: The observer has had runs, and the store has lost them by eviction. Then `current` and `latest` are
-            None.
+        latest: The run with the highest number.
+        runs_lost: Whether the store has lost the observer's runs by eviction. `current` and `latest` are then None.
     """
 
     now_us: int
@@ -86,7 +85,7 @@ class ObserverRecord(NamedTuple):
         latest = current
         if latest_reply != current_reply:
             latest = RunRecord.of(latest_reply, failure) if latest_reply is not None else None
-        # An observer with a state has begun a run, and so has a latest one, unless the store lost it.
+        # An observer with a state has begun a run, so it has a latest run unless the store lost it.
         lost = latest is None
         return cls(now_us, turn_count, now_us + expires_ms * 1000, current, notes, notes_expire_us, latest, lost)
 
@@ -123,13 +122,13 @@ class SummaryRecord:
 
 
 class ScanPosition(NamedTuple):
-    """The point at which a walk through all sessions continues."""
+    """The position from which a walk through all sessions continues."""
 
     nodes: str
-    """A digest of the walked processes and their slots. Cursors of other processes mean nothing."""
+    """A digest of the nodes' processes and slots. A cursor is valid only in the process that issued it."""
 
     node: int
-    """Index of the node that is being walked."""
+    """Index of the node being walked."""
 
     cursor: int
-    """Its SCAN cursor."""
+    """SCAN cursor of this node."""

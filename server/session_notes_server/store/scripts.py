@@ -1,8 +1,8 @@
 """The Lua scripts and their arguments: one script per operation, so that each operation is one atomic step.
 
-A class here is the signature of a script: `GetNotes` holds the arguments of `lua/get_notes.lua`, which finds each under
-the same name in a Lua local. The loader generates these locals, so no script reads ARGV by position. What a script does
-and replies is described at its top; KEYS are described in `lua/common.lua`.
+Each class of arguments is the signature of a script: the fields of `GetNotes` are the arguments of `lua/get_notes.lua`.
+The loader generates a Lua local of the same name for each, so no script reads ARGV by position. The comment at the top
+of a script describes its reply, and `lua/common.lua` describes KEYS.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from session_notes_server.store.redis.connection import pack
 
 
 class GetNotes(NamedTuple):
-    """Read an observer's current notes. Notes of more than `max_notes_bytes` are not read."""
+    """Read an observer's current notes, unless they are larger than `max_notes_bytes`."""
 
     observer: str
     max_notes_bytes: int | None = None
 
 
 class BeginRun(NamedTuple):
-    """Begin a run, unless the transcript it asks for is larger than `max_reply_bytes`."""
+    """Begin a run, unless the requested transcript is larger than `max_reply_bytes`."""
 
     session_id: str
     default_ttl_ms: int
@@ -41,7 +41,7 @@ class BeginRun(NamedTuple):
 
 
 class WriteNotes(NamedTuple):
-    """Write a run's notes. A session that starts with them gets `former_ttl_ms`, where it had such a ttl before."""
+    """Write a run's notes. If this creates the session, its ttl is `former_ttl_ms`, the ttl before it expired."""
 
     session_id: str
     default_ttl_ms: int
@@ -82,7 +82,7 @@ class GetSession(NamedTuple):
 
 
 class UpdateSession(NamedTuple):
-    """Set fields, whose names and values come in the same order, and remove others."""
+    """Set fields, with names and values in the same order, and remove others."""
 
     session_id: str
     default_ttl_ms: int
@@ -125,12 +125,12 @@ Arguments: TypeAlias = (
 )
 
 OUTCOMES = frozenset({"OK", "ACCEPTED", "DUPLICATE", "SUPERSEDED"})
-"""The first words of replies that report success, from scripts that can refuse. Any other is a refusal."""
+"""First words of successful replies from scripts that can refuse. Any other first word is a refusal."""
 
 _FOLDER = files(__package__) / "lua"
-# ARGV[1] is the tag, see `lua/common.lua`.
+# ARGV[1] is the tag; see `lua/common.lua`.
 _FIRST_ARGUMENT = 2
-# How a scalar argument becomes a Lua value. An absent one is sent as '', of which `tonumber` makes nil.
+# Lua expressions for scalar arguments. An absent argument is sent as '', which `tonumber` converts to nil.
 _FROM_ARGV = {
     str: "ARGV[{0}]",
     bytes: "ARGV[{0}]",
@@ -145,9 +145,9 @@ class Script:
     """A Lua script.
 
     Attributes:
-        name: Its name.
-        text: Its text.
-        sha: The SHA-1 digest by which EVALSHA finds it.
+        name: Name of the script.
+        text: Source of the script.
+        sha: SHA-1 digest by which EVALSHA finds it.
         is_plain: Whether no argument is a bool or a list.
     """
 
@@ -158,28 +158,28 @@ class Script:
 
     @classmethod
     def of(cls, name: str, text: str, *, is_plain: bool = True) -> Self:
-        """Return the script of this text."""
+        """Return a script with this source."""
         return cls(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), is_plain)
 
     @classmethod
     def load(cls, arguments: type[Arguments]) -> Self:
-        """Read the script of a signature, and put before it what all scripts share and the locals for its arguments."""
+        """Read the script of a signature, and prepend the shared code and the locals for its arguments."""
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", arguments.__name__).lower()
         text = "\n".join([_constants(), _lua("common"), _locals(arguments), _lua(name)])
         kinds = get_type_hints(arguments).values()
         return cls.of(name, text, is_plain=not any(kind is bool or get_origin(kind) is Sequence for kind in kinds))
 
     def evalsha(self, keys: Sequence[str], tag: int, arguments: Sequence[Any]) -> bytes:
-        """Return the command that runs the script by its digest. A node that does not know it replies NOSCRIPT."""
+        """Return the command that runs the script by its digest. A node that lacks the script replies NOSCRIPT."""
         return pack("EVALSHA", self.sha, len(keys), *keys, tag, *self._words(arguments))
 
     def eval(self, keys: Sequence[str], tag: int, arguments: Sequence[Any]) -> bytes:
-        """Return the command that runs the script by its text, after which the node knows it."""
+        """Return the command that runs the script by its source, after which the node knows it."""
         return pack("EVAL", self.text, len(keys), *keys, tag, *self._words(arguments))
 
     def _words(self, arguments: Sequence[Any]) -> list[Any]:
-        """Return arguments as the script takes them: '' for None, '1' for True, each list behind its length."""
-        if self.is_plain:  # A third of the time, and GetNotes is plain.
+        """Return the arguments in the form the script expects: '' for None, 1 for True, lists after their length."""
+        if self.is_plain:  # Takes a third of the time, and GetNotes is plain.
             return ["" if argument is None else argument for argument in arguments]
         words = list[Any]()
         for argument in arguments:
@@ -205,7 +205,7 @@ def _constants() -> str:
 
 
 def _locals(arguments: type[Arguments]) -> str:
-    """Return Lua that defines a local for each argument. Lists come last, each behind its length."""
+    """Return Lua that defines a local for each argument. Lists come last, each after its length."""
     lines, lists = list[str](), 0
     for index, (name, kind) in enumerate(get_type_hints(arguments).items(), _FIRST_ARGUMENT):
         if get_origin(kind) is Sequence:
@@ -222,14 +222,14 @@ SCRIPTS = {arguments: Script.load(arguments) for arguments in get_args(Arguments
 """The script of each signature."""
 
 PROBE = Script.of("probe", "redis.call('RPUSHX', KEYS[1], '') return {ARGV[1]}")
-"""A write that changes nothing, for health. KEYS[1] never exists, so nothing is stored, replicated or logged.
+"""A write that changes nothing, for health checks. KEYS[1] never exists, so nothing is stored, replicated or logged.
 
 RPUSHX is refused wherever a write is: on a replica, out of memory, with a full disk, by an ACL. ARGV[1] is the tag.
 """
 
 
 def refusals() -> frozenset[str]:
-    """Return the names by which scripts refuse: every `return { TAG, 'NAME'` that is no outcome."""
+    """Return the names of all refusals: every `return { TAG, 'NAME'` in a script that is not an outcome."""
     texts = [entry.read_text(encoding="utf-8") for entry in _FOLDER.iterdir() if entry.name.endswith(".lua")]
     names = {name for text in texts for name in re.findall(r"return \{ TAG, '([A-Z_]+)'", text)}
     return frozenset(names - OUTCOMES)

@@ -1,4 +1,4 @@
-"""Operations on whole sessions: their fields, their transcript, their listing."""
+"""Operations on whole sessions: reading, fields, transcript, deletion, listing."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class SessionOperations(StoreBase):
 
     @operation
     async def delete_session(self, session_id: str) -> bool:
-        """Remove all of a session but the ids of its runs, and return whether it existed."""
+        """Remove a session except for the ids of its runs, and return whether it existed."""
         self._session_ttls.remember(session_id, None)
         try:
             (existed,) = await self._writes.run(session_id, scripts.DeleteSession())
@@ -120,12 +120,11 @@ class SessionOperations(StoreBase):
     async def scan_sessions(self, position: ScanPosition | None, count: int) -> tuple[list[str], ScanPosition | None]:
         """Take one step of a walk through all sessions.
 
-        The walk starts anew if the store is not the one it began in: after a restart or a failover, its cursors mean
-        other sessions.
+        The walk starts over after a restart or a failover of the store, because that makes its cursors invalid.
 
         Args:
-            position: Where to continue. None: at the start.
-            count: About how many sessions to return.
+            position: Where to continue. None: start a new walk.
+            count: Approximate number of sessions to return.
 
         Returns:
             Session ids, and where to continue. None at the end.

@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 def log_call(method: str, code: grpc.StatusCode, seconds: float) -> None:
-    """Log the end of a call of a method, given by its full name."""
+    """Log the end of a call to a method, given by its full name."""
     if log.isEnabledFor(logging.DEBUG):
         milliseconds = round(seconds * 1000, 3)
         log.debug(

@@ -1,4 +1,4 @@
-"""Telemetry of calls: the one object to which every call is reported, for metrics, traces and the call log."""
+"""Telemetry of calls. Every call is reported to one object, for metrics, traces and the call log."""
 
 from __future__ import annotations
 
@@ -22,12 +22,7 @@ if TYPE_CHECKING:
 
 
 class Telemetry:
-    """Observes the calls of a sidecar's process.
-
-    Args:
-        metrics: Counts calls and what they return. None: no metrics.
-        traces: Makes a span per call. None: no traces.
-    """
+    """Telemetry of a sidecar's process. Metrics and traces are optional."""
 
     def __init__(self, metrics: Metrics | None = None, traces: Traces | None = None) -> None:
         self._metrics = metrics
@@ -35,19 +30,14 @@ class Telemetry:
         self.store_operations: Instrumentation | None = metrics.store if metrics is not None else None
         """Instrumentation for the store's operations."""
         self.store_scripts: Instrumentation | None = traces.store if traces is not None else None
-        """Instrumentation for the scripts that they run."""
+        """Instrumentation for the scripts of these operations."""
 
     def method(self, name: str, *, traced: bool = True) -> MethodTelemetry:
-        """Return the telemetry of a method, given by its full name.
-
-        Args:
-            name: The full name.
-            traced: Whether its calls are worth a span.
-        """
+        """Return the telemetry of a method, given by its full name. Its calls have spans only if `traced`."""
         return MethodTelemetry(name, self._metrics, self._traces if traced else None)
 
     def unknown_method(self) -> None:
-        """Report a call of a method that does not exist."""
+        """Report a call to a method that does not exist."""
         if self._metrics is not None:
             self._metrics.unknown_method()
 
@@ -58,13 +48,7 @@ class Telemetry:
 
 
 class MethodTelemetry:
-    """Observes the calls of one method.
-
-    Args:
-        name: The method's full name.
-        metrics: The process's metrics, if wanted.
-        traces: The process's traces, if wanted.
-    """
+    """Telemetry of one method's calls."""
 
     __slots__ = ("_metrics", "_name", "_spans")
 
@@ -74,7 +58,7 @@ class MethodTelemetry:
         self._spans = traces.of_method(name) if traces is not None else None
 
     def begin(self, context: grpc.aio.ServicerContext[Any, Any]) -> ObservedCall:
-        """Report a new call, and return what `end` needs. Both must run in the call's task."""
+        """Report the start of a call, and return its state for `end`. Both must run in the call's task."""
         if self._metrics is not None:
             self._metrics.began()
         return perf_counter(), self._spans.begin(context) if self._spans is not None else None
@@ -88,15 +72,7 @@ class MethodTelemetry:
         request: Message | None = None,
         response: Message | None = None,
     ) -> None:
-        """Report the end of a call.
-
-        Args:
-            call: What `begin` returned.
-            code: The call's status.
-            reason: For an error of the contract, the name of its ErrorReason.
-            request: The request, if it was parsed.
-            response: The response, if the call succeeded.
-        """
+        """Report the end of a call. For an error of the contract, `reason` is the name of its ErrorReason."""
         began, span = call
         seconds = perf_counter() - began
         if self._metrics is not None:
@@ -107,7 +83,7 @@ class MethodTelemetry:
 
     @contextmanager
     def around(self, context: grpc.aio.ServicerContext[Any, Any]) -> Iterator[None]:
-        """Report a call for as long as the block runs, with the status in its context."""
+        """Report a call that lasts as long as the block, with the status in its context."""
         call, code = self.begin(context), grpc.StatusCode.OK
         try:
             yield

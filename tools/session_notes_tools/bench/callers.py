@@ -33,8 +33,8 @@ class _CallerProcess(PythonProcess):
 
     async def send(self, message: Any) -> None:
         """Send a message as a line of JSON."""
-        self._pipes.stdin.write(json.dumps(message).encode() + b"\n")
-        await self._pipes.stdin.drain()
+        self.stdin.write(json.dumps(message).encode() + b"\n")
+        await self.stdin.drain()
 
     async def call(self, index: int, in_flight: int, seconds: float) -> tuple[list[float], float, float]:
         """Call a target for `seconds`, and return latencies in µs, elapsed seconds and CPU seconds.
@@ -44,7 +44,7 @@ class _CallerProcess(PythonProcess):
             ProcessFailed: If the process exits.
         """
         await self.send((index, in_flight, seconds))
-        if not (line := await self._pipes.stdout.readline()):
+        if not (line := await self.stdout.readline()):
             raise self.failure("exited unexpectedly")
         if isinstance(result := json.loads(line), str):
             raise BenchError(f"a call failed: {' '.join(result.split())[:_ERROR_TEXT_LENGTH]}")

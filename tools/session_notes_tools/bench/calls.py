@@ -1,4 +1,4 @@
-"""The `calls` section: every call at every place under every load, compared with the floor."""
+"""The `calls` section: every call to every server under every load, compared with the floor."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SESSIONS = 100
 
 
 async def measure_temporary_sidecar(*, rounds: int, seconds: float, seed: int, progress: Progress) -> dict[str, Any]:
-    """Measure a temporary sidecar over TCP and a unix socket, and every contender that this machine has."""
+    """Measure a temporary sidecar over TCP and a unix socket, and every contender available."""
     notes = make_notes()
     async with contextlib.AsyncExitStack() as stack:
         store = await stack.enter_async_context(run_store())

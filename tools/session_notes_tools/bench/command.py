@@ -155,7 +155,7 @@ def _measure(target: str | None, pids: Sequence[int], *, full: bool, **settings:
 
 
 async def _until_signalled(measurement: Awaitable[dict[str, Any]]) -> dict[str, Any]:
-    """Measure. Like Ctrl-C, SIGTERM and SIGHUP cancel the measurement, so that it cleans up."""
+    """Await a measurement. SIGTERM and SIGHUP cancel it as Ctrl-C does, so that it cleans up."""
     import asyncio
 
     task = cast("asyncio.Task[Any]", asyncio.current_task())

@@ -69,7 +69,7 @@ async def measure_growth(*, rounds: int, seconds: float, seed: int, progress: Pr
 
 
 def _larger_sessions(address: str) -> Iterator[tuple[str, int, Sessions, dict[str, int]]]:
-    """Yield dimension, size, sessions and their arguments of `fill`, for each size in each dimension."""
+    """Yield dimension, size, sessions and the arguments of `fill`, for each size in each dimension."""
     for kib in NOTES_KIB:
         yield "KiB of notes", kib, Sessions(address, GROUP_SIZE, make_notes(kib * 1024)), {}
     for turns in TURNS:

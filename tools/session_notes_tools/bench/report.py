@@ -20,7 +20,7 @@ SECTIONS = {
 }
 """The sections that `--full` adds, by their key in the document, with their titles."""
 
-# Other keys are headings with spaces in place of underscores.
+# Headings by key. The heading of any other key is the key with spaces instead of underscores.
 _HEADINGS = {
     "of": "dimension",
     "what": "operation",

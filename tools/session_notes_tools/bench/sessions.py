@@ -28,7 +28,7 @@ from session_notes_tools.bench.targets import Target
 NOTES_BYTES = 2048
 BATCH_SIZE = 100
 TTL_SECONDS = 3600
-"""The sessions' time to live. It is longer than a full bench, and removes the sessions of a killed one."""
+"""The sessions' time to live, longer than a full bench. It removes the sessions of a killed bench."""
 
 _FILL_IN_FLIGHT = 64
 _TURNS_PER_APPEND = 500

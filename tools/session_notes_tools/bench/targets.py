@@ -1,4 +1,4 @@
-"""Targets: the calls that a bench can make."""
+"""The calls that a bench can make."""
 
 from __future__ import annotations
 

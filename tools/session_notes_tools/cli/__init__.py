@@ -1,1 +1,1 @@
-"""Commands of `session-notes`, one module per group, and the parts they share."""
+"""Commands of `session-notes`, one module per group, and the code they share."""

@@ -19,7 +19,7 @@ from session_notes_tools.cli.parameters import argument
 def completion(ctx: click.Context, shell: str) -> None:
     """Print a shell script that completes commands, options and values.
 
-    Bash must be 4.4 or newer.
+    For bash, version 4.4 or newer is required.
     """
-    # The command's name is fixed: the script completes `session-notes`, however this program was started.
+    # The name is fixed because the script completes `session-notes`, however this program was started.
     shell_complete(ctx.find_root().command, {}, "session-notes", "_SESSION_NOTES_COMPLETE", f"{shell}_source")

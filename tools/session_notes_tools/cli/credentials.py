@@ -1,4 +1,4 @@
-"""Options with which a command connects to a sidecar: a token file, and TLS."""
+"""Options for connecting to a sidecar: a token file and TLS files."""
 
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -19,7 +19,7 @@ PANEL = "Common options"
 
 @dataclass(frozen=True)
 class _Options:
-    """The options as given; None leaves the clients' own default."""
+    """Parsed options. None stands for the client's default."""
 
     token_file: Path | None = None
     tls_ca: Path | None = None
@@ -31,29 +31,29 @@ _options: ContextVar[_Options] = ContextVar("credentials")
 
 
 def credentials_options(command: Callable[..., T]) -> Callable[..., T]:
-    """Add the options to a command. `token` and `tls` read them, so that commands need not pass them on."""
+    """Add the options to a command. It need not pass them on: `token` and `tls` read them."""
 
-    # A token itself is not an option: other users can read command lines, and shells keep them in their history.
+    # The token itself is not an option: other users can read command lines, and shells record them in their history.
     @path_option(
         "--token-file",
         envvar="SESSION_NOTES_TOKEN_FILE",
         panel=PANEL,
-        help="A file with the token that identifies you to the sidecar.",
+        help="A file that contains your token for the sidecar.",
     )
     @path_option(
         "--tls-ca",
         envvar="SESSION_NOTES_TLS_CA",
         panel=PANEL,
-        help="Encrypt, and trust only sidecars with a certificate of this authority, a PEM file.",
+        help="Use TLS, and trust only sidecars with a certificate from this authority (a PEM file).",
     )
     @path_option(
         "--tls-cert",
         envvar="SESSION_NOTES_TLS_CERT",
         panel=PANEL,
-        help="Your client certificate, a PEM file, if the sidecar requires one.",
+        help="Your client certificate (a PEM file), if the sidecar requires one.",
     )
     @path_option(
-        "--tls-key", envvar="SESSION_NOTES_TLS_KEY", panel=PANEL, help="The private key of --tls-cert, a PEM file."
+        "--tls-key", envvar="SESSION_NOTES_TLS_KEY", panel=PANEL, help="The private key of --tls-cert (a PEM file)."
     )
     @wraps(command)
     def run(
@@ -66,7 +66,7 @@ def credentials_options(command: Callable[..., T]) -> Callable[..., T]:
 
 
 def token() -> "TokenFile | None":
-    """Return the token to call with, for a client's `token` argument."""
+    """Return the `token` argument for a client; None if no file was given."""
     from session_notes import TokenFile
 
     path = _options.get(_Options()).token_file
@@ -74,7 +74,7 @@ def token() -> "TokenFile | None":
 
 
 def tls(target: str) -> "TLS | None":
-    """Return the certificates to use, for a client's `tls` argument. A unix socket is never encrypted."""
+    """Return the `tls` argument for a client; None if no file was given, or if the target is a unix socket."""
     from session_notes import TLS
 
     options = _options.get(_Options())

@@ -1,4 +1,4 @@
-"""The documents that `--json` prints. Every key is always present, null where it has no value; spans are in seconds."""
+"""JSON documents printed by `--json`. Every key is present, null if it has no value; durations are in seconds."""
 
 import json
 import sys
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 def write(document: Any) -> None:
-    """Print a document: indented on a terminal, else on one line."""
+    """Print a document, indented on a terminal and on one line elsewhere."""
     utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
     text = json.dumps(document, ensure_ascii=not utf8, indent=2 if sys.stdout.isatty() else None)
-    # JSON leaves characters alone that act on a terminal. As escapes they make the same document.
-    click.echo(visible(text, keep="\n", escape=lambda letter: json.dumps(letter)[1:-1]))
+    # JSON permits some characters that a terminal would interpret. Escaping them does not change the document.
+    click.echo(visible(text, keep="\n", escape=lambda character: json.dumps(character)[1:-1]))
 
 
 def value(content: Any) -> Any:
-    """Return a JSON value with names in a stable order, which the wire does not keep."""
+    """Return a JSON value with its names sorted, since maps on the wire have no stable order."""
     match content:
         case Mapping():
             return {name: value(item) for name, item in sorted(content.items())}
@@ -33,17 +33,17 @@ def value(content: Any) -> Any:
 
 
 def seconds(span: timedelta | None) -> float | None:
-    """Return a span of time in seconds."""
+    """Return a duration in seconds."""
     return None if span is None else span.total_seconds()
 
 
 def time(moment: datetime | None) -> str | None:
-    """Return a time in RFC 3339."""
+    """Return a time in the format of RFC 3339."""
     return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def notes(content: "Notes | None") -> dict[str, Any] | None:
-    """Return notes, in the form that `notes write --file` reads."""
+    """Return notes, in the format that `notes write --file` accepts."""
     if content is None:
         return None
     return {
@@ -58,7 +58,7 @@ def notes(content: "Notes | None") -> dict[str, Any] | None:
 
 
 def turn(content: "Turn") -> dict[str, Any]:
-    """Return a turn, in the form of a line that `session append --file` reads."""
+    """Return a turn, in the format that `session append --file` accepts on each line."""
     return {
         "speaker": content.speaker,
         "text": content.text,

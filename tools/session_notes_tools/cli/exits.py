@@ -1,4 +1,4 @@
-"""Exit codes of commands, and the error message that comes with every code but 0."""
+"""Exit codes and error messages of commands."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ _TRACEBACK_VARIABLE = "SESSION_NOTES_TRACEBACK"
 
 
 class ExitCode(IntEnum):
-    """The exit codes, for scripts."""
+    """Exit codes for scripts."""
 
     OK = 0
     UNEXPECTED = 1
@@ -37,7 +37,7 @@ EXIT_CODES_HELP = "\n".join(
     [
         "Exit codes:",
         f"  {ExitCode.OK:d}  success",
-        f"  {ExitCode.UNEXPECTED:d}  unexpected error or interrupted; `serve`: cannot start; `doctor`: a problem",
+        f"  {ExitCode.UNEXPECTED:d}  unexpected error or interrupted; serve: cannot start; doctor: a problem",
         f"  {ExitCode.USAGE:d}  wrong usage, an invalid setting, or a value that the sidecar rejects",
         f"  {ExitCode.NOT_READY:d}  notes get: no notes are ready; with --fresh: no fresh notes",
         f"  {ExitCode.UNAVAILABLE:d}  the sidecar or its store is unavailable, too slow or overloaded",
@@ -49,7 +49,7 @@ EXIT_CODES_HELP = "\n".join(
 
 
 class Failure(Exception):
-    """Ends a command with a message for people, which may have several lines, and an exit code for scripts."""
+    """An error that ends a command with a message, possibly of several lines, and an exit code."""
 
     def __init__(self, message: str, code: ExitCode) -> None:
         super().__init__(message)
@@ -57,11 +57,11 @@ class Failure(Exception):
 
 
 def failure_of(error: Exception, target: str = "") -> Failure:
-    """Return the failure that a client's error leads to.
+    """Convert an error to the failure that ends the command.
 
     Args:
-        error: An error of `session_notes`. Any other error is unexpected.
-        target: The address that was called, if there was one.
+        error: An error of `session_notes`. Any other type is reported as unexpected.
+        target: The address that was called, if any.
     """
     import session_notes as client
 
@@ -102,22 +102,21 @@ def failure_of(error: Exception, target: str = "") -> Failure:
 
 
 def _no_answer(target: str, details: str) -> Failure:
-    # gRPC reports each step of an attempt to connect. The last one is the cause.
+    # gRPC reports each step of an attempt to connect; the last one is the cause.
     where = f" at {target}" if target else ""
     cause = details.rpartition(": ")[2].rstrip("]")
     return Failure(f"no sidecar answers{where}: {cause}", ExitCode.UNAVAILABLE)
 
 
 def one_line(text: str) -> str:
-    """Return foreign text as one line, so that it cannot pass for lines of this program."""
+    """Join foreign text into one line, so that it cannot imitate output of this program."""
     return " ".join(text.split())
 
 
 class Program(Group):
-    """The group of all commands, which prints errors instead of tracebacks.
+    """The group of all commands, which prints errors on stderr as `error: …` instead of tracebacks.
 
-    Every error is a message on stderr, `error: …`. To see the traceback of a bug, set SESSION_NOTES_TRACEBACK=1, or run
-    `serve -v`, which logs it.
+    To see the traceback of a bug, set SESSION_NOTES_TRACEBACK=1, or run `serve -v`, which logs it.
     """
 
     def resolve_command(
@@ -148,7 +147,7 @@ def _exit_code(run: Callable[[], Any]) -> int:
     """Run a command, print its error if there is one, and return its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            # A character that the terminal's encoding lacks becomes an escape, not an error.
+            # Escape characters that the terminal's encoding lacks, instead of failing.
             stream.reconfigure(errors="backslashreplace")
     try:
         code = run()

@@ -14,7 +14,7 @@ from session_notes_tools.cli.parameters import option
 
 
 def _complete_services(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Return the service names to complete. The full names are literals: a Tab does not wait for gRPC's import."""
+    """Return the matching service names. They are literals, so that completion does not import gRPC."""
     names = (HEALTH_LIVE, HEALTH_READY, "session_notes.v1.SessionNotes", "session_notes.v1.SessionState")
     return [name for name in names if name.startswith(incomplete)]
 
@@ -24,10 +24,10 @@ def _complete_services(ctx: click.Context, param: click.Parameter, incomplete: s
     "--service",
     metavar="NAME",
     shell_complete=_complete_services,
-    help="`live`: the process, whatever its store does; `ready`: the process and its store; or the full name of a "
-    "service, such as session_notes.v1.SessionNotes.",
+    help="The service to check: `live` for the process alone, `ready` for the process and its store, or a full name "
+    "such as session_notes.v1.SessionNotes.",
     default="",
-    show_default="as ready",
+    show_default="the same as ready",
 )
 @common_options
 def health(
@@ -38,7 +38,7 @@ def health(
 ) -> None:
     """Check whether the sidecar serves calls. The exit code is 0 only if it does.
 
-    The exit code is 4 if the sidecar or its store is unavailable, 6 if the service is unknown.
+    The exit code is 4 if the sidecar or its store is unavailable, and 6 if the service is unknown.
     """
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc

@@ -1,4 +1,4 @@
-"""The layout of `--help`: plain text as wide as the terminal, with no flag, variable or example cut or broken."""
+"""The layout of `--help`: text wrapped to the terminal's width without breaking flags, variables or examples."""
 
 from textwrap import fill
 
@@ -7,11 +7,11 @@ import click
 from session_notes_tools.cli.parameters import Argument, Option
 
 _SECOND_COLUMN = 26
-"""The cell in which descriptions start. A name that is too long for the first column gets a line to itself."""
+"""The column in which descriptions start. A name too long for the first column gets a line to itself."""
 
 
 class Command(click.Command):
-    """A command with this layout of `--help`."""
+    """A command with this layout."""
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the help text."""
@@ -19,7 +19,7 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group of commands with this layout of `--help`."""
+    """A group of commands with this layout."""
 
     command_class = Command
 
@@ -43,7 +43,7 @@ def _help_text(command: click.Command, ctx: click.Context, width: int) -> str:
             sections.setdefault(panel, []).append(_option_row(parameter))
     if isinstance(command, click.Group):
         usage.append(command.subcommand_metavar)
-        # The first paragraph of a command says what it does.
+        # The first paragraph is the command's summary.
         sections["Commands"] = [
             (name, _paragraphs(subcommand.help)[0]) for name, subcommand in command.commands.items()
         ]
@@ -65,7 +65,7 @@ def _argument_usage(argument: Argument) -> str:
 
 
 def _option_row(option: click.Option) -> tuple[str, str]:
-    # The short form comes first, as is usual.
+    # By convention, the short form comes first.
     names = ", ".join(sorted(option.opts, key=len))
     description = [option.help or ""]
     if isinstance(option, Option) and option.default_in_words:

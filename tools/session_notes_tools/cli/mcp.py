@@ -24,35 +24,38 @@ log = logging.getLogger(__name__)
 
 @click.command(
     cls=Command,
-    epilog="Needs the extra `mcp`: in a checkout, pip install '.[server,mcp]'\n\n"
+    epilog="Requires the extra `mcp`: in a checkout, pip install '.[server,mcp]'\n\n"
     "Examples:\n  session-notes mcp --session s1\n  session-notes mcp --listen 127.0.0.1:8765",
 )
 @option(
     "--session",
     metavar="SESSION",
-    help="Serve this session only: tools take no session id, and no other session can be read.",
+    help="Serve only this session: tools take no session id, and no other session can be read.",
     show_default="all sessions",
 )
 @option(
     "--listen",
     metavar="ADDRESS",
-    help="Serve over streamable HTTP at /mcp on this host:port (port 0: a free one).",
+    help="Serve streamable HTTP at /mcp on this host:port (port 0 picks a free one).",
     show_default="stdin and stdout",
 )
 @path_option(
     "--tokens-dir",
     metavar="DIR",
     panel=_HTTP,
-    help="Admit only callers with a token of the role primary or admin: a directory as for `serve`.",
+    help="Admit only callers with a token of the role primary or admin. The directory is as for `serve`.",
     show_default="no token required",
 )
-@path_option("--listen-tls-cert", panel=_HTTP, help="Encrypt with this certificate, a PEM file.", show_default="no TLS")
-@path_option("--listen-tls-key", panel=_HTTP, help="The private key of --listen-tls-cert, a PEM file.")
+@path_option(
+    "--listen-tls-cert", panel=_HTTP, help="Use TLS with this certificate (a PEM file).", show_default="no TLS"
+)
+@path_option("--listen-tls-key", panel=_HTTP, help="The private key of --listen-tls-cert (a PEM file).")
 @option(
     "--insecure-listen",
     is_flag=True,
     panel=_HTTP,
-    help="Listen without TLS even on an address that other machines can reach, behind a proxy that encrypts.",
+    help="Allow listening without TLS on an address that other machines can reach, for use behind a proxy that "
+    "terminates TLS.",
 )
 @option(
     "--host",
@@ -66,7 +69,7 @@ log = logging.getLogger(__name__)
 @span_option(
     "--timeout",
     panel=PANEL,
-    help="The time that reading notes may take before they are `unavailable`: 500ms, 5s.",
+    help="The longest time to wait for notes before reporting them as `unavailable`: 500ms, 5s.",
     default="250ms",
 )
 @credentials_options
@@ -83,10 +86,10 @@ def mcp(
 ) -> None:
     """Serve notes and sessions to language models, read-only, over the Model Context Protocol.
 
-    An address that other machines can reach needs --tokens-dir, and TLS or --insecure-listen. The sidecar need not be
-    running yet: until it is, notes are `unavailable`.
+    An address that other machines can reach requires --tokens-dir, and either TLS or --insecure-listen. The sidecar
+    need not be running yet; until it is, notes are `unavailable`.
     """
-    # Both imports take time.
+    # Imported here because they take time.
     import asyncio
 
     from session_notes import AsyncPrimaryClient, SessionNotesError
@@ -100,7 +103,7 @@ def mcp(
     if listen is not None:
         listener = _checked_listener(listen, tokens_dir, listen_tls_cert, listen_tls_key, insecure=insecure_listen)
     elif tokens_dir or listen_tls_cert or listen_tls_key or insecure_listen or host:
-        raise usage_error("--listen", "required by the options for HTTP")
+        raise usage_error("--listen", "required with the other options for HTTP")
     _log_to_stderr()
     try:
         client = AsyncPrimaryClient(target, token=token(), tls=tls(target), timeout=timeout)
@@ -125,7 +128,7 @@ def mcp(
             )
 
     if listener is None:
-        # Nothing else ends a pending read of stdin, and there is nothing to finish.
+        # Only the default handler interrupts a pending read of stdin, and there is nothing to shut down.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from session_notes_server.settings import StartupError
 
@@ -138,12 +141,12 @@ def mcp(
 def _checked_listener(
     address: str, tokens_dir: Path | None, cert: Path | None, key: Path | None, *, insecure: bool
 ) -> "HttpListener":
-    """Check the options for HTTP. Whatever is wrong is reported before anything is started."""
+    """Check the options for HTTP, so that errors are reported before anything starts."""
     from session_notes_server.settings import InvalidSetting, StartupError
     from session_notes_server.sidecar.http_listener import HttpListener
 
     if (cert is None) != (key is None):
-        raise usage_error("--listen-tls-cert", "give both a certificate and its --listen-tls-key")
+        raise usage_error("--listen-tls-cert", "give both a certificate and its key with --listen-tls-key")
     try:
         listener = HttpListener(address, tokens_dir, cert, key)
     except InvalidSetting:
@@ -159,7 +162,7 @@ def _checked_listener(
         raise usage_error(
             "--listen",
             f"tokens and notes would cross the network to {address} unencrypted. Give --listen-tls-cert and "
-            "--listen-tls-key; behind a proxy that encrypts, give --insecure-listen",
+            "--listen-tls-key or, behind a proxy that terminates TLS, --insecure-listen",
         )
     return listener
 
@@ -175,7 +178,7 @@ def _log_to_stderr() -> None:
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """Reduce a logged exception to its type. Its text may hold a request, and so what users said."""
+    """Replace a logged exception with its type, since its text may contain a request and thus user data."""
     if record.exc_info and record.exc_info[0]:
         record.msg, record.args = f"{record.getMessage()}: {record.exc_info[0].__name__}", ()
         record.exc_info = None

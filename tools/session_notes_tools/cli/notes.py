@@ -43,9 +43,9 @@ app = Group("notes", help="Read and write notes.")
     "--max-turns-behind",
     type=int,
     metavar="N",
-    help="Number of turns that notes may be behind and still count as fresh.",
+    help="Drift up to which notes count as fresh, in turns.",
 )
-@option("--fresh", is_flag=True, help="Exit with 3 also if the notes are not fresh.")
+@option("--fresh", is_flag=True, help="Also exit with 3 if the notes are not fresh.")
 @common_options
 def get(
     session_id: str,
@@ -60,7 +60,7 @@ def get(
 ) -> None:
     """Show the current notes with their age and the number of turns they are behind.
 
-    The exit code is 3 if no notes are ready: none were written yet, the run failed, or they have expired.
+    The exit code is 3 if no notes are ready because none have been written yet, the run failed, or they have expired.
     """
     from session_notes import Readiness
 
@@ -95,19 +95,19 @@ def get(
     "--coverage",
     multiple=True,
     metavar="TOPIC=SHARE",
-    help="The share of a topic that is covered, 0 to 1. Repeatable.",
+    help="The covered share of a topic, from 0 to 1. Repeatable.",
 )
 @option(
     "--issue",
     multiple=True,
     metavar="SEVERITY:TEXT",
-    help="A point worth raising. The severity is info, warning or critical, and may be left out. Repeatable.",
+    help="An issue to raise. The severity is info, warning or critical, and may be omitted. Repeatable.",
 )
-@option("--follow-up", multiple=True, metavar="TEXT", help="What to say or ask next. Repeatable.")
-@option("--extra", metavar="JSON", help="Further content, as a JSON object.")
+@option("--follow-up", multiple=True, metavar="TEXT", help="A suggestion for what to say or ask next. Repeatable.")
+@option("--extra", metavar="JSON", help="Additional data, as a JSON object.")
 @path_option(
     "--file",
-    help="Read the notes from a file instead, - for stdin, in the form that `notes get --json` prints under `notes`.",
+    help="Read the notes from this file instead (- for stdin), in the format of `notes` in `notes get --json`.",
 )
 @option("--run-id", metavar="RUN", help="The run that wrote the notes.", show_default="a new run")
 @option(
@@ -115,9 +115,9 @@ def get(
     type=int,
     metavar="N",
     help="The number of turns that the run saw.",
-    show_default="as given at its begin",
+    show_default="the number given when it began",
 )
-@span_option("--ttl", help="The time until the notes expire: 90s, 15m, 24h.", show_default="with the session")
+@span_option("--ttl", help="The time until the notes expire: 90s, 15m, 24h.", show_default="when the session does")
 @observer_option
 @common_options
 def write(
@@ -138,8 +138,8 @@ def write(
 ) -> None:
     """Write the notes of a run.
 
-    They become the current notes unless a newer run has written. In that case they are stored in the history only, and
-    the exit code is 5. Writing the same notes for the same run again changes nothing.
+    They become the current notes unless a newer run has already written notes. In that case they are stored in the
+    history only, and the exit code is 5. Writing the same notes again for the same run has no effect.
     """
     from session_notes import WriteOutcome
 
@@ -156,7 +156,8 @@ def write(
         raise usage_error("--file", "give the notes in a file or in options, not both")
     if file is None and not any(given.values()):
         raise usage_error(
-            "nothing to write", "give --summary or another part, or a --file; for empty notes, a --file with {}"
+            "nothing to write",
+            "give --summary or another part of the notes, or a --file; for empty notes, a --file with {}",
         )
     notes = notes_from_document(given if file is None else json_object("--file", read_text(file)))
     with observer_client(target, timeout, observer) as client:
@@ -174,8 +175,8 @@ def write(
         meaning = {
             WriteOutcome.ACCEPTED: "these are now the current notes",
             WriteOutcome.DUPLICATE: "this run had already written the same notes; nothing changed",
-            WriteOutcome.SUPERSEDED: "a newer run has written; these notes are in the history only",
-        }.get(result.outcome, "an outcome that this version does not know; update it")
+            WriteOutcome.SUPERSEDED: "a newer run has already written notes; these are in the history only",
+        }.get(result.outcome, "an outcome unknown to this version of session-notes; update it")
         output.echo(
             output.line((result.outcome.value, "bold"), f": {meaning}"),
             output.id_line((f"run {result.run.number} ({result.run.run_id}) of {result.run.observer}", "dim")),

@@ -1,4 +1,4 @@
-"""Notes as options and files give them, parsed and checked."""
+"""Parsers for notes given in options or in a file."""
 
 import difflib
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ _SEVERITIES = ("info", "warning", "critical")
 
 
 def coverage_share(text: str) -> tuple[str, float]:
-    """Parse `TOPIC=SHARE`. The last `=` counts, as a topic may contain one."""
+    """Parse `TOPIC=SHARE`, split at the last `=` since a topic may contain one."""
     topic, _, share = text.rpartition("=")
     try:
         return topic, float(share)
@@ -36,13 +36,13 @@ def issue_fields(text: str) -> dict[str, Any]:
 
 
 def _similar_severity(word: str) -> str | None:
-    """Return the severity that a word abbreviates or comes close to."""
+    """Return the severity that a word abbreviates or misspells, if any."""
     abbreviated = [severity for severity in _SEVERITIES if len(word) > 2 and severity.startswith(word)]
     return next(iter([*abbreviated, *difflib.get_close_matches(word, _SEVERITIES, 1, 0.75)]), None)
 
 
 def notes_from_document(content: dict[str, Any]) -> "Notes":
-    """Return the notes of a document in the form of `documents.notes`, in which keys may be missing or null."""
+    """Parse notes in the format of `documents.notes`. Keys may be missing or null."""
     from session_notes import Notes
 
     if unknown := sorted(content.keys() - set(_KEYS)):
@@ -78,7 +78,7 @@ def _issue(index: int, content: Any) -> "Issue":
 
     where = f"issues[{index}]"
     if not isinstance(content, dict) or not isinstance(content.get("text"), str):
-        raise usage_error("--file", f"{where} must be an object with a text")
+        raise usage_error("--file", f"{where} must be an object with a string `text`")
     if unknown := sorted(content.keys() - set(_ISSUE_KEYS)):
         raise usage_error("--file", f"unknown key {unknown[0]!r} in {where}; the keys are {', '.join(_ISSUE_KEYS)}")
     severity, turn = content.get("severity") or "unspecified", content.get("turn")

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, parsers for their text, and clients to call with."""
+"""Arguments and options shared by several commands, parsers for their values, and clients for the sidecar."""
 
 import json
 import sys
@@ -30,11 +30,11 @@ target_option = option(
     envvar="SESSION_NOTES_TARGET",
     panel=PANEL,
     help="The address of the sidecar: host:port or unix:/path.",
-    # The clients' default too, which takes longer to import.
+    # Also the clients' default, which takes longer to import.
     default=DEFAULT_ADDRESS,
 )
 _timeout_option = span_option(
-    "--timeout", panel=PANEL, help="The time to wait for a response: 500ms, 5s, 1m.", default="5s"
+    "--timeout", panel=PANEL, help="The longest time to wait for a response: 500ms, 5s, 1m.", default="5s"
 )
 _json_option = option("--json", "as_json", is_flag=True, panel=PANEL, help="Print one JSON document, for scripts.")
 
@@ -46,8 +46,8 @@ def common_options(command: Callable[..., T]) -> Callable[..., T]:
 
 @contextmanager
 def primary_client(target: str, timeout: timedelta) -> Iterator["PrimaryClient"]:
-    """Open a client with one timeout for all calls, whose errors end the command with the right exit code."""
-    # This import takes half of a command's time. --help and usage errors do without.
+    """Open a client whose errors end the command with the matching exit code. The timeout applies to all calls."""
+    # This import takes half of a command's time, and neither --help nor usage errors need it.
     from session_notes import PrimaryClient, SessionNotesError
 
     try:
@@ -59,7 +59,7 @@ def primary_client(target: str, timeout: timedelta) -> Iterator["PrimaryClient"]
 
 @contextmanager
 def observer_client(target: str, timeout: timedelta, observer: str) -> Iterator["ObserverClient"]:
-    """Open the same for an observer."""
+    """Open a client of an observer whose errors end the command with the matching exit code."""
     from session_notes import ObserverClient, SessionNotesError
 
     try:
@@ -70,7 +70,7 @@ def observer_client(target: str, timeout: timedelta, observer: str) -> Iterator[
 
 
 def session_exists(client: "PrimaryClient", session_id: str) -> bool:
-    """Return whether the store has data of a session; true if this caller may not read it."""
+    """Return whether the store has any data of a session. If that cannot be read, assume that it does."""
     from session_notes import SessionNotesError
 
     try:
@@ -80,7 +80,7 @@ def session_exists(client: "PrimaryClient", session_id: str) -> bool:
 
 
 def usage_error(parameter: str, message: str) -> Failure:
-    """Return the usage error that names the option or argument at fault."""
+    """Return a usage error that names the option or argument at fault."""
     return Failure(f"{parameter}: {message}", ExitCode.USAGE)
 
 
@@ -93,7 +93,7 @@ def name_and_value(parameter: str, text: str) -> tuple[str, str]:
 
 
 def json_value(text: str) -> Any:
-    """Parse strict JSON. Python's parser alone would accept NaN and Infinity too.
+    """Parse strict JSON. Unlike Python's parser, reject NaN and Infinity.
 
     Raises:
         ValueError: If the text is not JSON.
@@ -109,7 +109,7 @@ def json_value(text: str) -> Any:
 
 
 def json_object(parameter: str, text: str, *, where: str = "") -> dict[str, Any]:
-    """Parse a JSON object; `where` names its place in the input, for errors."""
+    """Parse a JSON object. In errors, `where` names its place in the input."""
     place = f"{where}: " if where else ""
     try:
         content = json_value(text)
@@ -121,7 +121,7 @@ def json_object(parameter: str, text: str, *, where: str = "") -> dict[str, Any]
 
 
 def read_text(path: Path) -> str:
-    """Return the content of a `--file`; `-` is stdin."""
+    """Read a `--file`; `-` is stdin."""
     try:
         return (sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()).decode("utf-8-sig")
     except UnicodeDecodeError:

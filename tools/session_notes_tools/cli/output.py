@@ -1,8 +1,7 @@
-"""Text and tables on stdout: coloured and fitted on a terminal, plain and whole in a pipe.
+"""Text and tables on stdout: coloured and fitted to a terminal, plain and untruncated in a pipe.
 
-Text that users, primaries and observers wrote is printed as written. It is never parsed as rich's markup. Characters
-that act on a terminal or are invisible become escapes, so that no text can move the cursor, recolour the rest or pass
-for another.
+Text from users, primaries and observers is printed literally, never parsed as rich markup. Control characters and
+invisible characters are escaped, so that no text can move the cursor, change colours or imitate other text.
 """
 
 import os
@@ -25,7 +24,7 @@ _MIN_ID_CELLS = 9
 
 
 def plain(text: str, *, lines: bool = False) -> str:
-    """Return text without control or invisible characters; `lines` keeps its line breaks."""
+    """Escape control and invisible characters. Tabs become spaces and, without `lines`, so do line breaks."""
     spaced = text.replace("\t", " ") if lines else text.replace("\t", " ").replace("\n", " ")
     return visible(spaced, keep="\n")
 
@@ -40,7 +39,7 @@ def echo(*parts: "RenderableType") -> None:
     with console.capture() as captured:
         for part in parts:
             console.print(part)
-    # Tables pad their cells with spaces, which are of no use in a pipe.
+    # Tables pad their cells with spaces, which are useless in a pipe.
     click.echo("\n".join(text.rstrip() for text in captured.get().removesuffix("\n").split("\n")))
 
 
@@ -50,14 +49,14 @@ def width() -> int:
 
 
 def line(*parts: str | tuple[str, str]) -> "Text":
-    """Return one line of texts or (text, style) pairs."""
+    """Return a line composed of texts and (text, style) pairs."""
     from rich.text import Text
 
     return Text.assemble(*((plain(part), "") if isinstance(part, str) else (plain(part[0]), part[1]) for part in parts))
 
 
 def id_line(*parts: str | tuple[str, str]) -> "Text":
-    """Return a line that contains ids. It is never wrapped, so that a copied id is whole."""
+    """Return a line that contains ids. It is never wrapped, so that ids can be copied whole."""
     text = line(*parts)
     text.no_wrap = True
     return text
@@ -68,8 +67,8 @@ def headed_table(*headers: str, ids: Collection[str] = (), folded: Collection[st
 
     Args:
         headers: The headings.
-        ids: Headings of columns that hold an `Id`, which shrinks where room is short.
-        folded: Headings of columns whose texts wrap onto further lines where room is short.
+        ids: Headings of columns of `Id` cells, which shrink if space is short.
+        folded: Headings of columns whose text wraps if space is short.
     """
     from rich.table import Table
 
@@ -87,11 +86,13 @@ def grid() -> "Table":
 
 
 class Id:
-    """An id in a table cell: always one line. Where room is short it loses its middle, as ids often differ at the ends.
+    """An id in a table cell, always on one line.
+
+    If space is short, its middle is cut, since ids often differ at the ends.
 
     Args:
         text: The id, or several.
-        style: A style of rich.
+        style: A rich style.
     """
 
     def __init__(self, text: str, style: str = "") -> None:
@@ -112,7 +113,7 @@ class Id:
 
 
 def without_middle(text: str, width: int) -> str:
-    """Return text in at most `width` cells: `abcd…wxyz`."""
+    """Shorten text to at most `width` cells by cutting its middle: `abcd…wxyz`."""
     if len(text) <= width:
         return text
     end = (width - 1) // 2
@@ -124,9 +125,9 @@ def _console() -> "Console":
 
     console = Console(markup=False, highlight=False, emoji=False)
     if os.environ.get("NO_COLOR"):
-        # rich by itself would still print bold and dim.
+        # By itself, rich would still print bold and dim.
         console = Console(markup=False, highlight=False, emoji=False, color_system=None)
     if not console.is_terminal:
-        # Lines stay whole, so that grep finds what belongs together.
+        # Do not wrap lines, so that grep finds whole rows.
         console.width = 100_000
     return console

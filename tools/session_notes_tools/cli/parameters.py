@@ -1,4 +1,4 @@
-"""Options and arguments as commands declare them, and the types of their values."""
+"""Classes and decorators for options and arguments, and the types of their values."""
 
 import re
 from collections.abc import Sequence
@@ -14,29 +14,29 @@ _LONGEST_SPAN = timedelta(days=36525)
 
 
 class Option(click.Option):
-    """An option of click with a section in `--help` and a default in words.
+    """A click option with a section in `--help` and a description of its default.
 
     Args:
         names: The flags, and the name of the parameter if it differs.
         panel: The section of `--help` that lists it.
-        show_default: The default in words, if the value itself does not explain it.
+        show_default: The description of the default, if the value does not speak for itself.
     """
 
     def __init__(self, names: Sequence[str], *, panel: str = "Options", **others: Any) -> None:
         super().__init__(names, **others)
         self.panel = panel
-        # `self.default` cannot be used: without a default it holds a marker of click's.
+        # Not `self.default`, which is a marker object of click's if there is no default.
         self.default_in_words = str(others.get("show_default") or others.get("default", ""))
 
     def get_error_hint(self, ctx: click.Context | None) -> str:
-        """Return the option at fault, with its environment variable if the value came from there."""
+        """Return the name of the option, and its environment variable if the value came from there."""
         hint = super().get_error_hint(ctx)
         from_variable = ctx is not None and ctx.get_parameter_source(self.name) is click.ParameterSource.ENVIRONMENT
         return f"{hint} (env var: '{self.envvar}')" if from_variable else hint
 
 
 class Argument(click.Argument):
-    """An argument of click with a text in `--help`."""
+    """A click argument with a description in `--help`."""
 
     def __init__(self, names: Sequence[str], *, help: str, **others: Any) -> None:
         super().__init__(names, **others)
@@ -44,7 +44,7 @@ class Argument(click.Argument):
 
 
 def span_or_zero(text: str | timedelta) -> timedelta:
-    """Parse a span of time such as `90s`, `24h`, `1.5d` or `0s`."""
+    """Parse a duration such as `90s`, `24h`, `1.5d` or `0s`."""
     if isinstance(text, timedelta):
         return text
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text.strip(), re.ASCII)
@@ -60,7 +60,7 @@ def span_or_zero(text: str | timedelta) -> timedelta:
 
 
 def span(text: str | timedelta) -> timedelta:
-    """Parse a span of time above zero, such as `90s`, `24h` or `1.5d`."""
+    """Parse a duration above zero, such as `90s`, `24h` or `1.5d`."""
     length = span_or_zero(text)
     if not length:
         raise click.BadParameter("must be above 0")

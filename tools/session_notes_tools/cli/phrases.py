@@ -1,4 +1,4 @@
-"""Ages, spans of time, counts and readiness in words."""
+"""Ages, durations, counts and readiness in words."""
 
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from session_notes import Reading
 
-UNKNOWN_SESSION = "no data for this session: the id may be wrong, or the session was deleted or has expired"
+UNKNOWN_SESSION = "no data for this session; the id may be wrong, or the session was deleted or has expired"
 _READINESS = {
-    "never_run": "no observer of this name has run on this session yet",
+    "never_run": "this observer has not run on this session yet",
     "running": "no notes yet; a run is in flight",
     "ready": "notes exist",
     "failed": "no notes; the latest run ended without any",
@@ -17,7 +17,7 @@ _READINESS = {
 
 
 def amount(span: timedelta) -> str:
-    """Return a span in its largest unit, rounded down: `12 s`, `3 min`, `2 h`, `5 d`."""
+    """Return a duration in its largest unit, rounded down: `12 s`, `3 min`, `2 h`, `5 d`."""
     seconds = int(span.total_seconds())
     if seconds < 60:
         return f"{seconds} s"
@@ -32,7 +32,7 @@ def ago(age: timedelta) -> str:
 
 
 def remaining(span: timedelta | None) -> str:
-    """Return a remaining time in up to two units, rounded, so that 24 hours just set do not read as 23."""
+    """Return a remaining time in up to two units. It is rounded, so that 24 h just set do not become 23 h."""
     if span is None:
         return "-"
     seconds = span.total_seconds()
@@ -44,7 +44,7 @@ def remaining(span: timedelta | None) -> str:
 
 
 def moment(time: datetime | None) -> str:
-    """Return a time of the store's clock. It is not turned into an age: that would mix the clocks of two hosts."""
+    """Return a time of the store's clock. Converting it to an age would mix the clocks of two hosts."""
     return "-" if time is None else f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
 
 
@@ -61,10 +61,10 @@ def reading_summary(reading: "Reading") -> str:
     if reading.snapshot_age is not None:
         parts.append(f"snapshot {ago(reading.snapshot_age)}")
     if reading.turns_behind is not None:
-        parts.append(f"{count(reading.turns_behind, 'turn')} behind" if reading.turns_behind else "no turn behind")
+        parts.append(f"{count(reading.turns_behind, 'turn')} behind")
     return "ready: " + ", ".join(parts)
 
 
 def unknown_session_summary(reading: "Reading") -> str:
-    """Return the same for a session that the store has no data for."""
+    """Return the summary for a session of which the store has no data."""
     return f"not ready ({reading.readiness.value}): {UNKNOWN_SESSION}"

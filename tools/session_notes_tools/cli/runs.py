@@ -24,7 +24,7 @@ app = Group("runs", help="Begin, fail and list the runs of an observer.")
 @option(
     "--run-id",
     metavar="RUN",
-    help="The id of the run, with which a retry finds it again.",
+    help="The id of the run, which makes a retry safe.",
     show_default="a new id",
 )
 @option(
@@ -38,7 +38,7 @@ app = Group("runs", help="Begin, fail and list the runs of an observer.")
 @option(
     "--only-if-idle",
     is_flag=True,
-    help="Begin only if no other run of this observer is in flight; else exit with 5.",
+    help="Begin only if no other run of this observer is in flight; otherwise exit with 5.",
 )
 @option("--transcript", is_flag=True, help="Show the transcript that the run sees.")
 @observer_option
@@ -82,7 +82,7 @@ def begin(
 @app.command(epilog="Example: session-notes runs fail s1 r1 --reason 'the model did not answer'")
 @session_argument
 @argument("run_id", metavar="RUN", help="The id of the run.")
-@option("--reason", metavar="TEXT", help="The reason, for people. Other callers can read it.", default="")
+@option("--reason", metavar="TEXT", help="The reason in plain words, which other callers can read.", default="")
 @observer_option
 @common_options
 def fail(
@@ -96,7 +96,7 @@ def fail(
 ) -> None:
     """Record that a run ended without notes, and why. Idempotent.
 
-    The exit code is 6 if the run is unknown, 5 if it has written notes.
+    The exit code is 6 if the run is unknown, and 5 if it has already written notes.
     """
     from session_notes_tools.cli import documents, views
 
@@ -121,7 +121,7 @@ def list_(
     timeout: timedelta,
     as_json: bool,
 ) -> None:
-    """Show the runs in the history, newest first."""
+    """Show the run history of an observer, newest first."""
     from session_notes_tools.cli import documents, output, phrases, views
 
     with observer_client(target, timeout, observer) as client:

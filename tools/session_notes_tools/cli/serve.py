@@ -30,15 +30,15 @@ log = logging.getLogger(__name__)
 def serve(dev: bool, verbose: bool, **values: Any) -> None:
     """Start the sidecar.
 
-    Without options it listens on this machine only, with an embedded Valkey whose data outlives restarts. SIGTERM,
-    SIGHUP or Ctrl-C stops it after the calls in flight have finished; a second signal stops it at once.
+    By default it listens on this machine only and uses an embedded Valkey, whose data survives restarts. SIGTERM,
+    SIGHUP or Ctrl-C stops it after the calls in flight have finished; a second signal stops it immediately.
 
-    Traces are exported to the OpenTelemetry collector that OTEL_EXPORTER_OTLP_ENDPOINT names.
+    To export traces to an OpenTelemetry collector, set OTEL_EXPORTER_OTLP_ENDPOINT.
     """
-    # Until there is something to shut down, Ctrl-C ends the process as it did before the command line took over.
+    # Until there is something to shut down, Ctrl-C again ends the process without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     choose_poller()
-    # Imported only now: gRPC must not be imported before the poller is chosen, and other commands need none of it.
+    # Imported here because gRPC must not be imported before the poller is chosen, and other commands need none of this.
     from tempfile import TemporaryDirectory
 
     from session_notes_server.sidecar import log_setup
@@ -60,7 +60,7 @@ def serve(dev: bool, verbose: bool, **values: Any) -> None:
 
     keeps_data = not dev or settings.data_dir is not None or settings.redis_url is not None
     try:
-        # From now on there may be a directory to remove.
+        # From here on there may be a temporary directory to remove.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with nullcontext() if keeps_data else TemporaryDirectory(prefix="session-notes-dev-") as folder:
             if folder is not None:
@@ -75,7 +75,7 @@ def serve(dev: bool, verbose: bool, **values: Any) -> None:
 
 
 def _make_hint(message: str) -> str:
-    """Return how `make run` passes the flag that an error names, if make started this process."""
+    """Return a hint on passing the flag that an error names through `make run`, if make started this process."""
     flag = re.search(r"--[a-z-]+", message)
     if flag is None or os.environ.get("STARTED_BY") != "make run":
         return ""

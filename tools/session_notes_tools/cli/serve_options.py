@@ -1,4 +1,4 @@
-"""The options of `session-notes serve`, and the settings they make up."""
+"""Options of `session-notes serve`, and their conversion to settings."""
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -24,40 +24,41 @@ _OPTIONS = (
         multiple=True,
         metavar="ADDRESS",
         envvar="SESSION_NOTES_LISTEN",
-        help="An address to listen on: host:port (port 0: a free one) or unix:/path. Repeatable; in the variable, "
-        "separate several addresses with spaces.",
+        help="An address to listen on: host:port (port 0 picks a free one) or unix:/path. Repeatable; in the "
+        "variable, separate addresses with spaces.",
         show_default=_DEFAULTS.listen[0],
     ),
     option(
         "--insecure-listen",
         is_flag=True,
         envvar="SESSION_NOTES_INSECURE_LISTEN",
-        help="Listen on addresses that other machines can reach even without TLS or authentication.",
+        help="Allow listening without TLS or authentication on addresses that other machines can reach.",
     ),
     path_option(
         "--tokens-dir",
         metavar="DIR",
         envvar="SESSION_NOTES_TOKENS_DIR",
-        help="Admit only callers with a token. The directory's files primary, observer and admin hold the tokens of "
-        "each role, one per line, or sha256: and the hash of a token. They are read again when they change.",
+        help="Admit only callers with a token. The directory's files primary, observer and admin contain the tokens of "
+        "each role, one per line, or sha256: and the hash of a token. They are reloaded when they change.",
         show_default="no token required",
     ),
     path_option(
         "--tls-cert",
         envvar="SESSION_NOTES_SERVER_TLS_CERT",
-        help="Encrypt TCP with this certificate, a PEM file. Read again when it changes.",
+        help="Use TLS on TCP addresses with this certificate (a PEM file). Reloaded when it changes.",
         show_default="no TLS",
     ),
-    path_option("--tls-key", envvar="SESSION_NOTES_SERVER_TLS_KEY", help="The private key of --tls-cert, a PEM file."),
+    path_option("--tls-key", envvar="SESSION_NOTES_SERVER_TLS_KEY", help="The private key of --tls-cert (a PEM file)."),
     path_option(
         "--tls-client-ca",
         envvar="SESSION_NOTES_TLS_CLIENT_CA",
-        help="Admit only callers with a certificate of this authority, a PEM file.",
+        help="Admit only callers with a certificate from this authority (a PEM file).",
     ),
     path_option(
         "--tls-roles",
         envvar="SESSION_NOTES_TLS_ROLES",
-        help="A file with the roles of callers by a name (DNS, URI or CN) in their certificate: lines `role name`.",
+        help="A file that assigns roles to names (DNS, URI or CN) in client certificates, in lines of the form "
+        "`role name`.",
     ),
     option(
         "--redis-url",
@@ -66,8 +67,8 @@ _OPTIONS = (
         panel=PANEL,
         help="The Redis (6.2 or newer) or Valkey (7.2 or newer) to use: redis://, rediss:// or unix://, "
         "redis+cluster://host:port,host:port, redis+sentinel://host:port,host:port/service. "
-        "A user precedes the host (user@host). Keep the password in --redis-password-file: other users can read "
-        "command lines.",
+        "A user name precedes the host (user@host). Put the password into --redis-password-file, as other users can "
+        "read command lines.",
         show_default="an embedded Valkey in the data directory",
     ),
     redis_secrets_options,
@@ -76,30 +77,30 @@ _OPTIONS = (
         "--data-dir",
         metavar="DIR",
         envvar="SESSION_NOTES_DATA_DIR",
-        help="The directory of the embedded Valkey: new, empty, or already used for this. One sidecar per directory. "
-        f"What DeleteSession removed is gone from its files within {ERASED_WITHIN.total_seconds():.0f}s.",
+        help="The data directory of the embedded Valkey, for one sidecar at a time: new, empty, or already used for "
+        "this. Data removed by DeleteSession is erased from its files within "
+        f"{ERASED_WITHIN.total_seconds():.0f}s.",
         show_default="~/.local/share/session-notes",
     ),
     prefix_option,
     span_option(
         "--session-ttl",
         envvar="SESSION_NOTES_SESSION_TTL",
-        help="The time that a session is kept after its last change, unless it has a ttl of its own: 90s, 15m, 24h, "
-        "7d.",
+        help="The time to keep a session after its last change, unless it has its own ttl: 90s, 15m, 24h, 7d.",
         default=_DEFAULTS.session_ttl,
         show_default=f"{_DEFAULTS.session_ttl // timedelta(hours=1)}h",
     ),
     span_option(
         "--notes-timeout",
         envvar="SESSION_NOTES_NOTES_TIMEOUT",
-        help="The time that GetNotes waits for a silent Redis before it returns UNAVAILABLE.",
+        help="The longest time that GetNotes waits for Redis before it returns UNAVAILABLE.",
         default=_DEFAULTS.notes_timeout,
         show_default=f"{_DEFAULTS.notes_timeout // timedelta(milliseconds=1)}ms",
     ),
     span_option(
         "--store-timeout",
         envvar="SESSION_NOTES_STORE_TIMEOUT",
-        help="The time that any call waits for Redis before it returns UNAVAILABLE.",
+        help="The longest time that any call waits for Redis before it returns UNAVAILABLE.",
         default=_DEFAULTS.store_timeout,
         show_default=f"{_DEFAULTS.store_timeout // timedelta(seconds=1)}s",
     ),
@@ -113,46 +114,46 @@ _OPTIONS = (
     span_option(
         "--grace",
         envvar="SESSION_NOTES_GRACE",
-        help="The time that calls in flight have to finish after SIGTERM.",
+        help="The time allowed for calls in flight to finish after SIGTERM.",
         default=_DEFAULTS.grace,
         show_default=f"{_DEFAULTS.grace // timedelta(seconds=1)}s",
     ),
     _count_option(
         "--max-notes-bytes",
         envvar="SESSION_NOTES_MAX_NOTES_BYTES",
-        help="The largest size of a notes document or session field.",
+        help="The maximum size of a notes document or session field.",
         default=_DEFAULTS.limits.notes_bytes,
     ),
     _count_option(
         "--max-turn-bytes",
         envvar="SESSION_NOTES_MAX_TURN_BYTES",
-        help="The largest size of a turn.",
+        help="The maximum size of a turn.",
         default=_DEFAULTS.limits.turn_bytes,
     ),
     _count_option(
         "--max-batch",
         envvar="SESSION_NOTES_MAX_BATCH",
-        help="The largest number of requests in one BatchGetNotes.",
+        help="The maximum number of requests in one BatchGetNotes.",
         default=_DEFAULTS.limits.batch_requests,
     ),
     _count_option(
         "--max-message-bytes",
         envvar="SESSION_NOTES_MAX_MESSAGE_BYTES",
-        help="The largest size of a request message.",
+        help="The maximum size of a request message.",
         default=_DEFAULTS.limits.message_bytes,
     ),
     _count_option(
         "--max-concurrent-calls",
         envvar="SESSION_NOTES_MAX_CONCURRENT_CALLS",
-        help="The largest number of calls in flight. Further calls are rejected with RESOURCE_EXHAUSTED.",
+        help="The maximum number of calls in flight. Further calls are rejected with RESOURCE_EXHAUSTED.",
         default=_DEFAULTS.limits.concurrent_calls,
     ),
     _count_option(
         "--workers",
         envvar="SESSION_NOTES_WORKERS",
-        help="The number of processes that serve calls, to use more than one core; Linux only. They share the "
-        "connections to a TCP port. A unix socket is served by the first one. The limits on calls and connections "
-        "apply to each process.",
+        help="The number of processes that serve calls, to use more than one core (Linux only). They share the "
+        "connections to a TCP port; a unix socket is served by the first process. Limits on calls and connections "
+        "apply per process.",
         default=_DEFAULTS.workers,
     ),
     option(
@@ -166,8 +167,8 @@ _OPTIONS = (
         metavar="ADDRESS",
         envvar="SESSION_NOTES_METRICS_LISTEN",
         panel=_OBSERVABILITY,
-        help="Serve metrics for Prometheus at http://ADDRESS/metrics: host:port (port 0: a free one, which is "
-        "logged). They hold no user data, and callers need no credentials, so other machines may reach it.",
+        help="Serve metrics for Prometheus at http://ADDRESS/metrics: host:port (port 0 picks a free one and logs it). "
+        "They contain no user data and require no credentials, so other machines may be able to reach them.",
         show_default="no metrics",
     ),
     option(
@@ -175,7 +176,7 @@ _OPTIONS = (
         is_flag=True,
         envvar="SESSION_NOTES_CHANNELZ",
         panel=_OBSERVABILITY,
-        help="Serve grpc.channelz.v1, which lists clients and the state of their connections: to the role admin, or "
+        help="Serve grpc.channelz.v1, which lists clients and the state of their connections, to the role admin or "
         "to this machine only.",
     ),
     option(
@@ -184,7 +185,7 @@ _OPTIONS = (
         metavar="FORMAT",
         envvar="SESSION_NOTES_LOG_FORMAT",
         panel=_OBSERVABILITY,
-        help="The format of log lines: text, for people, or json, for programs.",
+        help="The format of log lines: text (for people) or json (for programs).",
         default=_DEFAULTS.log_format.value,
     ),
     option(
@@ -201,7 +202,7 @@ def serve_options(command: Callable[..., T]) -> Callable[..., T]:
 
 
 def settings_from(values: Mapping[str, Any]) -> Settings:
-    """Return the settings of the parsed options."""
+    """Build the settings from the parsed options."""
     fields = dict(values)
     limits = Limits(
         notes_bytes=fields.pop("max_notes_bytes"),

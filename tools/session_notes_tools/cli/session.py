@@ -66,8 +66,8 @@ def get(
     "fields",
     nargs=-1,
     metavar="NAME=VALUE",
-    help="Fields to set. A value that is JSON is stored as JSON, any other as text; "
-    "for the text 2 write '\"2\"', in both quotes.",
+    help="Fields to set. A value that is valid JSON is stored as JSON, any other as text. "
+    "To store 2 as text, write '\"2\"' with both kinds of quotes.",
 )
 @option("--remove", multiple=True, metavar="NAME", help="A field to remove. Repeatable.")
 @option(
@@ -78,7 +78,7 @@ def get(
 )
 @span_option(
     "--ttl",
-    help="From now on, the time that the session is kept after its last change: 90s, 2h, 7d.",
+    help="The time to keep the session after its last change, from now on: 90s, 2h, 7d.",
     show_default="unchanged",
 )
 @common_options
@@ -92,7 +92,7 @@ def set_(
     timeout: timedelta,
     as_json: bool,
 ) -> None:
-    """Set and remove fields in one atomic step. Other fields stay as they are."""
+    """Set and remove fields atomically. Other fields remain unchanged."""
     from session_notes_tools.cli import documents, output
 
     given = [name_and_value("NAME=VALUE", text) for text in fields]
@@ -118,7 +118,8 @@ def set_(
 @argument("turns", nargs=-1, metavar="SPEAKER TEXT", help="The turns to append, oldest first.")
 @path_option(
     "--file",
-    help="Read the turns from a file instead, - for stdin: a JSON object per line, with speaker, text, time, extra.",
+    help="Read the turns from this file instead (- for stdin), one JSON object per line with speaker, text and, "
+    "optionally, time and extra.",
 )
 @option(
     "--expected-turn-count",
@@ -136,7 +137,7 @@ def append(
     timeout: timedelta,
     as_json: bool,
 ) -> None:
-    """Append turns to the transcript in one atomic step."""
+    """Append turns to the transcript atomically."""
     from session_notes import Turn
 
     from session_notes_tools.cli import documents, output, phrases
@@ -161,7 +162,7 @@ def append(
 
 @app.command(epilog="Example: session-notes session delete s1 --yes")
 @session_argument
-@option("--yes", "-y", is_flag=True, help="Delete without confirmation. Required where stdin is not a terminal.")
+@option("--yes", "-y", is_flag=True, help="Delete without confirmation. Required if stdin is not a terminal.")
 @common_options
 def delete(
     session_id: str,
@@ -170,14 +171,14 @@ def delete(
     timeout: timedelta,
     as_json: bool,
 ) -> None:
-    """Remove every trace of a session: fields, transcript, notes, runs.
+    """Delete all data of a session: fields, transcript, notes and runs.
 
     An in-flight run cannot resurrect it. Deleting a session that does not exist is not an error.
     """
     from session_notes_tools.cli import documents, output
 
     if not yes and not sys.stdin.isatty():
-        raise usage_error("--yes", "required, as stdin is not a terminal to confirm on")
+        raise usage_error("--yes", "required because stdin is not a terminal")
     if not yes:
         click.confirm(f"Delete session {output.plain(session_id)} permanently?", abort=True, err=True)
     with primary_client(target, timeout) as client:
@@ -220,7 +221,7 @@ def _field_value(text: str) -> Any:
 
 
 def _turn(number: int, text: str) -> "Turn":
-    """Return the turn of a line in the form of `documents.turn`, in which time and extra may be missing or null."""
+    """Parse a turn in the format of `documents.turn`. The keys time and extra may be missing or null."""
     from session_notes import Turn
 
     where = f"line {number}"

@@ -1,4 +1,4 @@
-"""Readings, notes, runs and sessions as people see them."""
+"""Readings, notes, runs and sessions printed for people."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,13 +36,13 @@ RUN_COLUMNS: Mapping[str, RunColumn] = {
     "ENDED": lambda run: line(moment(run.end_time)),
     "FAILURE": lambda run: line(run.failure or "-"),
 }
-"""The columns of tables of runs, by heading."""
+"""The columns of a table of runs, by heading."""
 
 
 def runs_table(
     runs: "Iterable[Run]", headers: Sequence[str], columns: Mapping[str, RunColumn] = RUN_COLUMNS
 ) -> "Table":
-    """Return a table with a row per run.
+    """Return a table with one row per run.
 
     Args:
         runs: The runs.
@@ -56,14 +56,14 @@ def runs_table(
 
 
 def show_run(run: "Run") -> None:
-    """Print one run in a line."""
+    """Print a run on one line."""
     saw = "" if run.observed_turn is None or run.end_time else f", sees {count(run.observed_turn, 'turn')}"
     echo(id_line((f"run {run.number}", "bold"), f" ({run.run_id}) of {run.observer}: {run.state.value}{saw}"))
 
 
 def show_runs(runs: "Sequence[Run]", *, notes: bool) -> None:
-    """Print a table of runs; `notes` adds the notes of each run below."""
-    # In a narrow terminal the end times would leave no room for ids.
+    """Print a table of runs and, with `notes`, the notes of each run below it."""
+    # On a narrow terminal, end times would leave no room for ids.
     hidden = () if width() >= _WIDE_CELLS else ("ENDED",)
     echo(runs_table(runs, [header for header in RUN_COLUMNS if header not in hidden]))
     for run in runs if notes else ():
@@ -111,13 +111,13 @@ def _stale_reasons(reading: "Reading", max_age: timedelta | None, max_turns_behi
         if reading.turns_behind > max_turns_behind:
             yield f"more than {count(max_turns_behind, 'turn')} behind"
     elif reading.observed_turn is None:
-        yield "drift unknown, as the run did not record which turns it saw"
+        yield "drift unknown, because the run did not record how many turns it saw"
     else:
-        yield "drift unknown, as no turn is stored: give --current-turn"
+        yield "drift unknown, because no turn is stored; give --current-turn"
 
 
 def notes_parts(notes: "Notes") -> "Iterator[RenderableType]":
-    """Yield notes part by part."""
+    """Yield the parts of notes as lines and tables."""
     from rich.text import Text
 
     if notes.summary:
@@ -170,7 +170,7 @@ def show_session(session: "Session") -> None:
 
 
 def show_turns(turns: "Sequence[Turn]", *, last: int) -> None:
-    """Print turns; `last` is the number of the last one."""
+    """Print numbered turns. `last` is the number of the last one."""
     table = grid()
     for number, turn in enumerate(turns, last - len(turns) + 1):
         table.add_row(line((f"  {number}", "dim")), line((turn.speaker or "-", "bold")), line(turn.text))

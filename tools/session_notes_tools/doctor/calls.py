@@ -1,4 +1,4 @@
-"""Checks of a sidecar by calls: its health, the caller's permissions, the duration of reads, a round trip of notes."""
+"""Checks that call a sidecar: its health, the caller's permissions, the latency of reads, a round trip of notes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ READS = 5
 _SESSION_TTL = timedelta(minutes=5)
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...] | None
-"""The metadata of a call: the token, if there is one."""
+"""The metadata of a call, with the token if there is one."""
 
 _DENIED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 _UNAVAILABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
@@ -40,7 +40,7 @@ def check_health(channel: grpc.Channel, seconds: float) -> Generator[Finding, No
     """Check whether the sidecar is live and ready.
 
     Returns:
-        Whether it is ready; None if it is not a sidecar.
+        Whether it is ready; None if it does not respond or is not a sidecar.
     """
     stub = health_pb2_grpc.HealthStub(channel)
     serving = {}
@@ -61,25 +61,25 @@ def check_health(channel: grpc.Channel, seconds: float) -> Generator[Finding, No
     elif serving[HEALTH_LIVE]:
         yield problem(
             "health",
-            "live but not ready: its store is unavailable",
-            "see the reason in its log; to check the store from here, give the --redis-url of serve",
+            "live but not ready, because its store is unavailable",
+            "see its log for the cause; to check the store from here, give the same --redis-url as for `serve`",
         )
     else:
-        yield problem("health", "it is shutting down", "wait for its next start")
+        yield problem("health", "it is shutting down", "wait until it has restarted")
     return ready
 
 
 def check_credentials(
     channel: grpc.Channel, metadata: Metadata, seconds: float, *, certificate: bool
 ) -> Generator[Finding, None, bool]:
-    """Check which role the token or the certificate has.
+    """Determine the role of the token or the certificate.
 
     Returns:
         Whether the caller may read notes.
     """
 
     def admitted(method: Any, request: Any, sent: Metadata) -> bool:
-        # The requests are invalid on purpose. Permissions are checked first, so that no call has an effect.
+        # The requests are deliberately invalid. Permissions are checked first, and no call has an effect.
         try:
             method(request, timeout=seconds, metadata=sent)
         except grpc.RpcError as error:
@@ -106,8 +106,8 @@ def check_credentials(
         yield problem("credentials", f"no response to a call ({error.code().name})", "see the sidecar's log")
         return False
     if anonymous and not certificate:
-        unused = "; the given token is ignored" if metadata else ""
-        yield ok("credentials", f"none needed: every caller may call every method{unused}")
+        unused = "; your token is ignored" if metadata else ""
+        yield ok("credentials", f"none required: every caller may call every method{unused}")
         return True
     credential = "the token" if metadata else "your certificate"
     role = "admin" if admin else "primary" if primary else "observer" if observer else "reader"
@@ -120,7 +120,7 @@ def _denied(metadata: Metadata, *, certificate: bool) -> Finding:
         return problem(
             "credentials",
             "the sidecar does not know the token",
-            "it must be a line of a file in the sidecar's --tokens-dir, as it is or hashed",
+            "add the token or its hash to a file in the sidecar's --tokens-dir, on a line of its own",
         )
     if certificate:
         return problem(
@@ -129,7 +129,7 @@ def _denied(metadata: Metadata, *, certificate: bool) -> Finding:
     return problem(
         "credentials",
         "it requires a token, and none was given",
-        "give --token-file FILE, or SESSION_NOTES_TOKEN_FILE",
+        "give --token-file FILE or set SESSION_NOTES_TOKEN_FILE",
     )
 
 
@@ -146,25 +146,25 @@ def check_reads(channel: grpc.Channel, metadata: Metadata, seconds: float) -> Fi
             return problem("reads", f"GetNotes fails with {error.code().name}", "see the sidecar's log")
         durations.append(time.monotonic() - began)
     median, deadline = statistics.median(durations), DEFAULT_NOTES_TIMEOUT.total_seconds()
-    says = f"GetNotes takes {ms(median)} (median of {READS}, longest {ms(max(durations))})"
+    says = f"GetNotes takes {ms(median)} (median of {READS}, maximum {ms(max(durations))})"
     if median * 2 > deadline:
         return warning(
             "reads",
             f"{says}; the default deadline of a primary is {ms(deadline)}",
-            "run the sidecar next to its callers, and Redis close to it",
+            "run the sidecar next to its callers and close to Redis",
         )
     return ok("reads", says)
 
 
 def check_round_trip(target: str, token: TokenFile | None, tls: TLS | None, timeout: timedelta) -> Iterator[Finding]:
-    """Write, read and delete notes, in a session made for this check."""
+    """Write, read and delete notes in a temporary session."""
     session_id, notes = _new_session_id(), Notes(summary="written by session-notes doctor")
     try:
         with (
             PrimaryClient(target, token=token, tls=tls, timeout=timeout, state_timeout=timeout) as primary,
             ObserverClient(target, token=token, tls=tls, timeout=timeout) as observer,
         ):
-            # A caller that may not delete the session fails before the session exists.
+            # Deleting first ensures that a caller without permission to delete fails before the session exists.
             primary.delete_session(session_id)
             primary.update_session(session_id, ttl=_SESSION_TTL)
             try:
@@ -178,14 +178,18 @@ def check_round_trip(target: str, token: TokenFile | None, tls: TLS | None, time
     except SessionNotesError as error:
         yield problem(
             "writes",
-            f"notes cannot be written, read and deleted ({type(error).__name__})",
-            "use the token of an admin; if you do, see the sidecar's log",
+            f"writing, reading and deleting notes failed ({type(error).__name__})",
+            "use an admin's token; if you already do, see the sidecar's log",
         )
         return
     if reading.notes != notes or after_deletion.ready:
-        yield problem("writes", "the notes read are not the notes written", "this is a bug: please report it")
+        yield problem(
+            "writes",
+            "the notes read differ from those written, or outlive their session",
+            "this is a bug: please report it",
+        )
         return
-    yield ok("writes", "notes were written, read and deleted, in a session made for this check")
+    yield ok("writes", "notes were written, read and deleted in a temporary session")
     yield clock("the store's clock", result.write_time.timestamp() - (began + ended) / 2)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from session_notes_tools.doctor.findings import Finding
 
 _STYLES = {"ok": "green", "skipped": "dim", "warning": "yellow", "problem": "bold red"}
-# The widths of the longest verdict and of the longest name of a check.
+# The lengths of the longest verdict and the longest check name.
 _COLUMN_WIDTHS = (7, 11)
 
 
@@ -32,7 +32,7 @@ _COLUMN_WIDTHS = (7, 11)
     metavar="URL",
     envvar="SESSION_NOTES_REDIS_URL",
     panel=PANEL,
-    help="Check this Redis or Valkey too: the URL as for `serve`.",
+    help="Also check this Redis or Valkey. The URL is as for `serve`.",
     show_default="only the sidecar is checked",
 )
 @redis_secrets_options
@@ -41,7 +41,7 @@ _COLUMN_WIDTHS = (7, 11)
 @option(
     "--write",
     is_flag=True,
-    help="Also write, read and delete notes, in a session made for this. Needs the token of an admin.",
+    help="Also write, read and delete notes in a temporary session. Requires an admin's token.",
 )
 @common_options
 def doctor(
@@ -61,9 +61,9 @@ def doctor(
 ) -> None:
     """Check a sidecar and its store, and advise on each problem.
 
-    The sidecar: its address, TLS, health, your token, its version. Redis, with --redis-url: its version, eviction,
-    persistence, expiry, and the permissions of its user. Nothing is changed, except with --write. The exit code is 1 if
-    there is a problem, 0 if there are only warnings.
+    The checks cover the sidecar's address, TLS, health and version, and your token. With --redis-url, they also cover
+    the version, eviction, persistence and expiry of Redis, and the permissions of its user. Nothing is changed without
+    --write. The exit code is 1 if there is a problem, and 0 if there are only warnings.
     """
     from session_notes_server.sidecar.resources import redis_target
 
@@ -92,7 +92,7 @@ def doctor(
     except InvalidSetting as error:
         raise Failure(str(error), ExitCode.USAGE) from error
     except StartupError as error:
-        parts["redis"] = [problem("files", str(error), "fix the file: with it, a sidecar would not start either")]
+        parts["redis"] = [problem("files", str(error), "fix the file; a sidecar would not start with it either")]
     checks: list[dict[str, Any]] = []
     for part, findings in parts.items():
         if not as_json:
@@ -121,7 +121,7 @@ def _document(finding: "Finding") -> dict[str, Any]:
 
 
 def _show(finding: "Finding") -> None:
-    """Print a finding at once, as the next check may take time."""
+    """Print a finding immediately, since the next check may take time."""
     from session_notes_tools.cli import output
 
     row = output.grid()

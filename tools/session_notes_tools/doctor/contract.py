@@ -19,8 +19,8 @@ CONTRACT = (error_reason_pb2, notes_pb2, turn_pb2, session_notes_pb2, session_st
 
 
 def check_contract(channel: grpc.Channel, metadata: Metadata, seconds: float) -> Finding:
-    """Compare the RPCs, fields and enum values of the sidecar with this version's, as no RPC returns a version."""
-    this_version = f"this is {version('session-notes')}"
+    """Compare the sidecar's RPCs, fields and enum values with this version's, since no RPC returns a version."""
+    this_version = f"this is session-notes {version('session-notes')}"
     requests = [reflection_pb2.ServerReflectionRequest(file_by_filename=module.DESCRIPTOR.name) for module in CONTRACT]
     try:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)

@@ -1,4 +1,4 @@
-"""The result of a check. Its texts are fixed words with names, numbers and settings, never what a user wrote."""
+"""The result of a check. Its texts contain names, numbers and settings, but never user data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Verdict(StrEnum):
     """Not checked, or not visible from here."""
 
     WARNING = "warning"
-    """It works, and may cause trouble later."""
+    """It works, but may cause trouble later."""
 
     PROBLEM = "problem"
     """It does not work."""
@@ -27,8 +27,8 @@ class Finding:
     Attributes:
         check: The name of the check, one word.
         verdict: Its severity.
-        says: What was found.
-        advice: What to do about it; empty if there is nothing to do.
+        says: The observation.
+        advice: The recommended action; empty if there is none.
     """
 
     check: str
@@ -43,12 +43,12 @@ def ok(check: str, says: str) -> Finding:
 
 
 def skipped(check: str, says: str, advice: str = "") -> Finding:
-    """Return a finding about something that was not checked."""
+    """Return a finding for a check that was not made."""
     return Finding(check, Verdict.SKIPPED, says, advice)
 
 
 def warning(check: str, says: str, advice: str) -> Finding:
-    """Return a finding that an operator should know of and decide on."""
+    """Return a finding that an operator should decide on."""
     return Finding(check, Verdict.WARNING, says, advice)
 
 
@@ -58,12 +58,12 @@ def problem(check: str, says: str, advice: str) -> Finding:
 
 
 def clock(name: str, ahead_seconds: float) -> Finding:
-    """Compare a clock with this machine's. Never a problem: ages come from the store's clock alone."""
+    """Return a finding about a clock. It is never a problem, since ages come from the store's clock alone."""
     size = f"{abs(ahead_seconds):.1f} s {'ahead of' if ahead_seconds > 0 else 'behind'}"
     relation = "agrees with" if abs(ahead_seconds) < 0.1 else f"is {size}"
     return ok("clock", f"{name} {relation} this machine's; no age depends on this machine's clock")
 
 
 def ms(seconds: float) -> str:
-    """Return a span of time in milliseconds."""
+    """Return a duration in milliseconds."""
     return f"{seconds * 1000:.2f} ms"

@@ -1,4 +1,4 @@
-"""First contact with an address through plain sockets, as gRPC reports little about what is wrong there."""
+"""Probes of an address over plain sockets, since gRPC reports little about the cause of a failure."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SocketAddress:
 
     @classmethod
     def parse(cls, target: str) -> Self:
-        """Parse `host:port`, `unix:/path` and their longer forms. Of several addresses, the first counts.
+        """Parse `host:port`, `unix:/path` and their longer forms. Of several addresses, the first is used.
 
         Raises:
             ValueError: If the target has another form.
@@ -59,7 +59,7 @@ class SocketAddress:
         """Connect to the first IP address of the host that accepts.
 
         Raises:
-            OSError: If none accepts, or the name does not resolve. Of several errors, the last is raised.
+            OSError: If none accepts, or if the name does not resolve. Of several errors, the last is raised.
             TimeoutError: If it takes longer than `seconds`.
         """
         if not self.port:
@@ -77,21 +77,21 @@ class SocketAddress:
 def resolve(host: str, port: int, seconds: float) -> list[Any]:
     """Return the addresses of a host, as `getaddrinfo` does, within a time limit.
 
-    The look-up runs in a daemon thread, as nothing else ends it while name servers do not respond.
+    The lookup runs in a daemon thread, since it cannot be interrupted while name servers do not respond.
 
     Raises:
         OSError: If the name does not resolve.
-        TimeoutError: If the look-up takes longer than `seconds`.
+        TimeoutError: If the lookup takes longer than `seconds`.
     """
     results: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
-    def look_up() -> None:
+    def resolve_host() -> None:
         try:
             results.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         except (OSError, UnicodeError):
             results.put(socket.gaierror(socket.EAI_NONAME, "not found"))
 
-    threading.Thread(target=look_up, daemon=True).start()
+    threading.Thread(target=resolve_host, daemon=True).start()
     try:
         result = results.get(timeout=seconds)
     except queue.Empty:
@@ -102,11 +102,14 @@ def resolve(host: str, port: int, seconds: float) -> list[Any]:
 
 
 def other_server(connection: socket.socket) -> str:
-    """Send the preface of HTTP/2, and return the kind of a server that does not speak it; empty if it does.
+    """Send the HTTP/2 preface, and identify a server that does not speak HTTP/2.
+
+    Returns:
+        The kind of server; empty if it speaks HTTP/2.
 
     Raises:
         TimeoutError: If there is no reply.
-        ConnectionError: If it closes the connection, or replies with a TLS alert.
+        ConnectionError: If the server closes the connection or replies with a TLS alert.
         ssl.SSLError: If TLS fails late, for example because a client certificate is missing.
     """
     connection.sendall(_PREFACE)
@@ -126,7 +129,7 @@ def other_server(connection: socket.socket) -> str:
 
 
 def speaks_tls(address: SocketAddress, seconds: float) -> bool:
-    """Return whether the server speaks TLS, with any certificate."""
+    """Return whether the server speaks TLS. Any certificate is accepted."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
@@ -137,7 +140,7 @@ def speaks_tls(address: SocketAddress, seconds: float) -> bool:
 
 
 def connect_tls(address: SocketAddress, context: ssl.SSLContext, seconds: float) -> ssl.SSLSocket:
-    """Connect over TLS as gRPC does: certificate and name are verified, HTTP/2 is agreed upon.
+    """Connect over TLS as gRPC does, verifying the certificate and the name in it and negotiating HTTP/2.
 
     Raises:
         OSError: If the connection or the handshake fails.
@@ -151,9 +154,9 @@ def connect_tls(address: SocketAddress, context: ssl.SSLContext, seconds: float)
 
 
 def peer_certificate(address: SocketAddress, context: ssl.SSLContext, seconds: float) -> dict[str, Any]:
-    """Return the server's certificate if a trusted authority signed it, whatever its name and dates; else nothing.
+    """Return the server's certificate, whatever its name and dates; empty unless a trusted authority signed it.
 
-    No data is sent over this connection. The context is not usable afterwards.
+    No data is sent over the connection. Do not use the context afterwards: it no longer checks names and dates.
     """
     context.check_hostname = False
     context.verify_flags |= ssl.VerifyFlags(_NO_CHECK_TIME)

@@ -1,4 +1,4 @@
-"""Checks of the way to a sidecar: its address, the connection, TLS, and whether gRPC is spoken there."""
+"""Checks of whether a sidecar can be reached: its address, the connection, TLS and HTTP/2."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from session_notes_tools.doctor.findings import Finding, ms, ok, problem, warnin
 
 EXPIRY_WARNING = timedelta(days=14)
 
-_START = "start it with session-notes serve, or name its address with --target or SESSION_NOTES_TARGET"
+_START = "start the sidecar with `session-notes serve`, or give its address with --target or SESSION_NOTES_TARGET"
 OTHER_SERVER = f"another server may be listening there; {_START}"
-_SOCKET_OWNER = "only its owner can use the socket: run this, and your clients, as the user of the sidecar"
+_SOCKET_OWNER = "only its owner can use the socket; run the doctor and your clients as the sidecar's user"
 
 
 def check_reachability(target: str, tls: TLS | None, seconds: float) -> Generator[Finding, None, bool]:
-    """Check the address, the connection and the protocol spoken over it.
+    """Check the address, the connection and the protocol.
 
     Returns:
-        Whether gRPC can be spoken there.
+        Whether the server speaks HTTP/2, over TLS if requested.
     """
     try:
         address = probe.SocketAddress.parse(target)
     except ValueError:
-        yield problem("address", f"only gRPC can resolve {target}", "name the sidecar's address as host:port")
+        yield problem("address", f"only gRPC can resolve {target}", "give the sidecar's address as host:port")
         return False
     began = time.monotonic()
     try:
@@ -60,7 +60,7 @@ def _unreachable(target: str, error: OSError) -> Finding:
     advice = _SOCKET_OWNER if error.errno == errno.EACCES else _START
     if isinstance(error, socket.gaierror):
         advice = "check the host name, and whether this machine can resolve it"
-    return problem("address", f"no connection to {target}: {describe_error(error)}", advice)
+    return problem("address", f"cannot connect to {target} ({describe_error(error)})", advice)
 
 
 def _other_server(kind: str) -> Finding | None:
@@ -68,19 +68,21 @@ def _other_server(kind: str) -> Finding | None:
 
 
 def _plain_text_fault(connection: socket.socket, address: probe.SocketAddress, seconds: float) -> Finding | None:
-    """Return what is wrong with the protocol spoken without TLS, if anything is."""
+    """Return the problem with the protocol spoken without TLS, if there is one."""
     try:
         return _other_server(probe.other_server(connection))
     except TimeoutError:
-        return problem("protocol", "it accepts connections and does not respond", OTHER_SERVER)
+        return problem("protocol", "it accepts connections but does not respond", OTHER_SERVER)
     except OSError:
         if address.port and probe.speaks_tls(address, seconds):
-            return problem("protocol", "it requires TLS", "give --tls-ca FILE, the authority of its certificate")
-        return problem("protocol", "it closes the connection at once", OTHER_SERVER)
+            return problem(
+                "protocol", "it requires TLS", "give --tls-ca FILE, with the authority that signed its certificate"
+            )
+        return problem("protocol", "it closes the connection immediately", OTHER_SERVER)
 
 
 def _tls_fault(address: probe.SocketAddress, tls: TLS, seconds: float) -> Generator[Finding, None, Finding | None]:
-    """Check the certificate, and return what is wrong with the protocol spoken over TLS, if anything is."""
+    """Check the certificate, and return the problem with the protocol spoken over TLS, if there is one."""
     try:
         context = ssl.create_default_context(cafile=tls.ca)
         if tls.cert and tls.key:
@@ -88,8 +90,8 @@ def _tls_fault(address: probe.SocketAddress, tls: TLS, seconds: float) -> Genera
     except (OSError, ValueError):
         return problem(
             "certificate",
-            "a file of --tls-ca, --tls-cert or --tls-key holds no certificate, or no key that matches it",
-            "use PEM files, and a key that is not encrypted",
+            "a file of --tls-ca, --tls-cert or --tls-key contains no certificate or no matching key",
+            "use PEM files, and an unencrypted key",
         )
     context.set_alpn_protocols(["h2"])
     try:
@@ -97,19 +99,19 @@ def _tls_fault(address: probe.SocketAddress, tls: TLS, seconds: float) -> Genera
     except ssl.SSLCertVerificationError as error:
         return _untrusted(address, context, error, seconds)
     except TimeoutError:
-        return problem("protocol", "it accepts connections and does not respond over TLS", OTHER_SERVER)
+        return problem("protocol", "it accepts connections but does not respond over TLS", OTHER_SERVER)
     except OSError as error:
         if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
             return _client_certificate_rejected(tls)
-        return problem("protocol", "it does not speak TLS", "leave out --tls-ca, or start the sidecar with --tls-cert")
+        return problem("protocol", "it does not speak TLS", "omit --tls-ca, or start the sidecar with --tls-cert")
     with connection:
         yield _trusted(connection.getpeercert() or {})
         try:
             return _other_server(probe.other_server(connection))
         except TimeoutError:
-            return problem("protocol", "it accepts connections and does not respond", OTHER_SERVER)
+            return problem("protocol", "it accepts connections but does not respond", OTHER_SERVER)
         except OSError:
-            # In TLS 1.3 the server checks a client certificate after the handshake. gRPC then closes the connection.
+            # In TLS 1.3, the server checks a client certificate after the handshake and closes the connection.
             return _client_certificate_rejected(tls)
 
 
@@ -128,20 +130,20 @@ def _trusted(certificate: dict[str, Any]) -> Finding:
     left = end - datetime.now(UTC)
     says = f"for {_names(certificate)}, valid until {end:%Y-%m-%d}"
     if left < EXPIRY_WARNING:
-        return warning("certificate", f"{says}: {_days(left)} left", "renew it; the sidecar reads it again by itself")
+        return warning("certificate", f"{says}: {_days(left)} left", "renew it; the sidecar reloads it automatically")
     return ok("certificate", says)
 
 
 def _untrusted(
     address: probe.SocketAddress, context: ssl.SSLContext, error: ssl.SSLCertVerificationError, seconds: float
 ) -> Finding:
-    """Return why a certificate is not trusted: its authority, its dates or its names."""
+    """Return the reason for not trusting a certificate: its authority, its dates or its names."""
     certificate = probe.peer_certificate(address, context, seconds)
     if not certificate:
         return problem(
             "certificate",
             f"it is not trusted: {error.verify_message.rstrip('.')}",
-            "--tls-ca must name the authority that signed it",
+            "--tls-ca must contain the authority that signed it",
         )
     begin, end, now = _time(certificate["notBefore"]), _time(certificate["notAfter"]), datetime.now(UTC)
     if now > end:

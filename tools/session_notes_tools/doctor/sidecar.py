@@ -1,4 +1,4 @@
-"""All checks of a sidecar, from the outside in, up to the first that makes the next ones pointless."""
+"""All checks of a sidecar, in order, up to the first problem that makes the remaining checks pointless."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def check_sidecar(
 
     Args:
         target: Its address.
-        read_token: Returns the token to call with; None: the token that the environment names, if any.
-        read_tls: Returns the certificates; None: those that the environment names, if any.
+        read_token: Returns the token, or None for the one named in the environment, if any.
+        read_tls: Returns the certificates, or None for those named in the environment, if any.
         timeout: The limit for each step.
-        write: Whether to write and delete notes too, in a session made for this. Else nothing is changed.
+        write: Whether to write and delete notes too, in a temporary session. Otherwise, nothing is changed.
     """
     try:
         token, tls = read_token(), read_tls()
@@ -38,7 +38,7 @@ def check_sidecar(
         endpoint = Endpoint(target, token=token, tls=tls)
         channel = endpoint.open_channel()
     except SessionNotesError as error:
-        # An error of the client's own checks, which names files and options only.
+        # An error from the client's own checks; it names only files and options.
         yield problem("options", str(error), "see session-notes doctor --help, under Common options")
         return
     seconds = timeout.total_seconds()
@@ -64,9 +64,9 @@ def check_sidecar(
 
 
 def _target_fault(target: str, tls: TLS | None) -> Finding | None:
-    """Return what the clients object to in a target, in their words."""
+    """Return the problem with a target that the clients reject, if they do, in their words."""
     try:
-        # Without a token, only the target can be wrong.
+        # Without a token, only the target can be invalid.
         Endpoint(target, tls=tls, anonymous=True)
     except InvalidArgument as error:
         says, _, advice = str(error).rpartition(": ")

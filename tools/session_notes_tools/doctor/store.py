@@ -1,4 +1,4 @@
-"""All checks of Redis or Valkey: whether it can be used, and whether it keeps sessions as long as it should."""
+"""All checks of Redis or Valkey: whether it can be used, and whether it keeps sessions until they expire."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from session_notes_tools.doctor.findings import Finding, Verdict, clock, ms, ok,
 SLOW_SECONDS = 0.02
 NEARLY_FULL, FULL = 0.8, 0.95
 _SEVERITY = list(Verdict)
-_USE_ADMIN = "to check this, give --redis-url once with the user of an admin"
+_USE_ADMIN = "to check this, run the doctor once with an admin's user in --redis-url"
 
 
 def check_store(target: RedisTarget, prefix: str, *, timeout: timedelta, min_replicas: int) -> Iterator[Finding]:
-    """Check a store. Nothing is changed in it.
+    """Check a store without changing it.
 
     Args:
         target: The store.
@@ -45,20 +45,22 @@ def check_store(target: RedisTarget, prefix: str, *, timeout: timedelta, min_rep
     for address in target.addresses:
         try:
             if address.port:
-                # Before asyncio does it: at its end, asyncio would wait for a look-up that name servers hold up.
+                # Before asyncio does: on exit, it would wait for lookups for as long as name servers do not respond.
                 probe.resolve(address.host, address.port, timeout.total_seconds())
         except OSError as error:
             unresolved.append(error)
     if len(unresolved) == len(target.addresses):
-        yield problem("connection", f"{target.name}: {describe_error(unresolved[0])}", "check the host name")
+        yield problem(
+            "connection", f"cannot use {target.name} ({describe_error(unresolved[0])})", "check the host name"
+        )
         return
     try:
         nodes = asyncio.run(inspect_store(target, prefix, reply_timeout=timeout, replicas=min_replicas > 0))
     except StoreUnavailable as error:
         yield problem(
             "connection",
-            f"{target.name} cannot be used: {describe_error(error.__cause__)}",
-            "check that it is running, and that --redis-url and the options for Redis are right",
+            f"cannot use {target.name} ({describe_error(error.__cause__)})",
+            "check that it is running, and that --redis-url and the options for Redis are correct",
         )
         return
     checks = (
@@ -104,10 +106,12 @@ def _unknown(check: str, node: StoreInspection, command: str) -> Finding:
 
 def _connection(node: StoreInspection) -> Finding:
     median, longest = statistics.median(node.round_trip_seconds), max(node.round_trip_seconds)
-    says = f"a round trip takes {ms(median)} (median of {len(node.round_trip_seconds)}, longest {ms(longest)})"
+    says = f"a round trip takes {ms(median)} (median of {len(node.round_trip_seconds)}, maximum {ms(longest)})"
     if median > SLOW_SECONDS:
         limit = Settings().notes_timeout // timedelta(milliseconds=1)
-        return warning("connection", f"{says}; by default, GetNotes waits {limit} ms", "run the sidecar closer to it")
+        return warning(
+            "connection", f"{says}; by default, GetNotes waits at most {limit} ms", "run the sidecar closer to it"
+        )
     return ok("connection", says)
 
 
@@ -136,31 +140,35 @@ def _role(target: RedisTarget, node: StoreInspection) -> Finding:
         )
     in_cluster = node.info.get("cluster_enabled") == "1"
     if in_cluster and not target.is_cluster:
-        return problem("role", "a node of a cluster", "write redis+cluster:// or rediss+cluster://")
+        return problem("role", "a node of a cluster", "use a URL with redis+cluster:// or rediss+cluster://")
     if not in_cluster:
         return ok("role", "a master" + (", according to Sentinel" if target.service else ""))
     state, slots = node.cluster.get("cluster_state"), node.cluster.get("cluster_slots_assigned")
     if state is None:
-        return skipped("role", f"in a cluster of unknown state: {node.refused.get('CLUSTER')}", _USE_ADMIN)
+        return skipped("role", f"a master in a cluster of unknown state: {node.refused.get('CLUSTER')}", _USE_ADMIN)
     if state != "ok" or slots != "16384":
-        return problem("role", f"in a cluster that is down: {slots} of 16384 slots are served", "see CLUSTER NODES")
-    return ok("role", "in a complete cluster")
+        return problem(
+            "role", f"a master in a cluster that is down; {slots} of 16384 slots are assigned", "see CLUSTER NODES"
+        )
+    return ok("role", "a master in a complete cluster")
 
 
 @_needs_info
 def _eviction(node: StoreInspection) -> Finding:
     policy, limit = node.info.get("maxmemory_policy", ""), _number(node.info, "maxmemory")
     evicted = _number(node.info, "evicted_keys")
-    says = f"{policy}; {count(evicted, 'key')} evicted since its start" if evicted else policy
-    advice = "set maxmemory-policy noeviction, by CONFIG SET and in its configuration file"
-    loss = "evicts sessions before they expire, whole or in part (fields, transcript, runs)"
+    says = f"{policy}; {count(evicted, 'key')} evicted since it started" if evicted else policy
+    advice = "set maxmemory-policy noeviction, with CONFIG SET and in its configuration file"
+    loss = (
+        "when memory runs short, it evicts sessions before they expire, in whole or in part (fields, transcript, runs)"
+    )
     if policy == "noeviction":
         return ok("eviction", says)
     if not limit:
-        return warning("eviction", f"{says}: without maxmemory it evicts nothing, with maxmemory it would", advice)
+        return warning("eviction", f"{says}; without maxmemory it evicts nothing, but with maxmemory it would", advice)
     if policy.startswith("volatile-"):
-        return warning("eviction", f"{says}: as every session expires, a shortage of memory {loss}", advice)
-    return problem("eviction", f"{says}: a shortage of memory {loss}", advice)
+        return warning("eviction", f"{says}; as every session has a TTL, {loss}", advice)
+    return problem("eviction", f"{says}; {loss}", advice)
 
 
 @_needs_info
@@ -170,9 +178,9 @@ def _memory(node: StoreInspection) -> Finding:
         return ok("memory", f"{_size(used)} used, no limit (maxmemory 0)")
     says = f"{_size(used)} used of {_size(limit)}"
     if used >= limit * FULL:
-        return problem("memory", f"{says}: it refuses writes, or soon will", "raise maxmemory, or free memory")
+        return problem("memory", f"{says}; it refuses writes, or soon will", "raise maxmemory, or free memory")
     if used >= limit * NEARLY_FULL:
-        return warning("memory", f"{says}: once full, it refuses writes", "raise maxmemory, or free memory")
+        return warning("memory", f"{says}; once full, it refuses writes", "raise maxmemory, or free memory")
     return ok("memory", says)
 
 
@@ -182,18 +190,22 @@ def _persistence(node: StoreInspection) -> Finding:
         return problem("persistence", "its last write to disk failed", "see its log; the disk may be full or read-only")
     if node.info.get("aof_enabled") == "1":
         return _append_only_file(node.config.get("appendfsync", ""))
-    advice = "set appendonly yes, by CONFIG SET and in its configuration file, unless notes may be lost"
+    advice = "set appendonly yes, with CONFIG SET and in its configuration file, unless notes may be lost"
     if node.config.get("save"):
         age = timedelta(seconds=max(0.0, time.time() - _number(node.info, "rdb_last_save_time")))
         changes = count(_number(node.info, "rdb_changes_since_last_save"), "change")
         return warning(
             "persistence",
-            f"snapshots only, the last one {ago(age)}: a crash loses all later changes ({changes} so far)",
+            f"snapshots only, the last one {ago(age)}; a crash loses all later changes ({changes} so far)",
             advice,
         )
     if "save" in node.config:
-        return warning("persistence", "none: a crash or a restart loses every session", advice)
-    return warning("persistence", f"no append-only file; snapshots are unknown ({node.refused.get('CONFIG')})", advice)
+        return warning("persistence", "none; a crash or a restart loses every session", advice)
+    return warning(
+        "persistence",
+        f"no append-only file; whether it takes snapshots is unknown ({node.refused.get('CONFIG')})",
+        advice,
+    )
 
 
 def _append_only_file(fsync_policy: str) -> Finding:
@@ -202,9 +214,9 @@ def _append_only_file(fsync_policy: str) -> Finding:
         "everysec": "a power failure can lose the last second or two",
         "no": "a power failure can lose the last half minute",
     }.get(fsync_policy)
-    says = f"append-only file, appendfsync {fsync_policy}: {loss}" if loss else "append-only file"
+    says = f"append-only file, appendfsync {fsync_policy}; {loss}" if loss else "append-only file"
     if fsync_policy == "no":
-        return warning("persistence", says, "set appendfsync everysec, by CONFIG SET and in its configuration file")
+        return warning("persistence", says, "set appendfsync everysec, with CONFIG SET and in its configuration file")
     return ok("persistence", says)
 
 
@@ -217,9 +229,9 @@ def _disk(target: RedisTarget, node: StoreInspection) -> Finding:
         usage = shutil.disk_usage(directory)
     except OSError:
         return skipped("disk", "not visible from here")
-    says = f"{_size(usage.free)} free where it stores its files"
+    says = f"{_size(usage.free)} free in its directory"
     if usage.free < usage.total * (1 - FULL):
-        return warning("disk", f"{says}: once the disk is full, it refuses writes", "free disk space")
+        return warning("disk", f"{says}; once the disk is full, it refuses writes", "free disk space")
     return ok("disk", says)
 
 
@@ -231,8 +243,8 @@ def _replicas(min_replicas: int, node: StoreInspection) -> Finding:
     if connected < needed:
         return problem(
             "replicas",
-            f"{connected} connected, and writes need {needed}: every write is UNAVAILABLE",
-            "connect more, or lower --min-replicas-acked and min-replicas-to-write",
+            f"{connected} connected, but writes need {needed}; every write fails with UNAVAILABLE",
+            "connect more replicas, or lower --min-replicas-acked and min-replicas-to-write",
         )
     if connected and not min_replicas:
         return ok("replicas", f"{connected} connected; a failover can lose the last writes (--min-replicas-acked 0)")
@@ -246,20 +258,24 @@ def _log(node: StoreInspection) -> Finding:
         return _unknown("log", node, "CONFIG")
     enabled = [name for name in COMMAND_LOGS if node.config.get(name, "-1") != "-1"]
     if not enabled:
-        return ok("log", "no log of slow or large commands keeps what users said")
+        return ok("log", "it does not log slow or large commands, which contain user data")
     return warning(
         "log",
-        "its log of slow or large commands keeps the start of what users said, even after a session expired",
+        "its log of slow or large commands contains user data, even after the session has expired",
         f"{', '.join(f'CONFIG SET {name} -1' for name in enabled)}; see docs/operating.md, Privacy and erasure",
     )
 
 
 def _permissions(node: StoreInspection) -> Finding:
-    advice = "permit it: docs/operating.md lists the user's ACL, under Redis with TLS and ACL"
+    advice = "permit it; docs/operating.md lists the user's ACL, under Redis with TLS and ACL"
     if "EVAL" in node.refused:
         return problem("permissions", f"scripts cannot run: {node.refused['EVAL']}", advice)
     if node.forbidden_commands is None:
-        return skipped("permissions", "scripts can run; before Redis 7, their permissions are unknown", "try --write")
+        return skipped(
+            "permissions",
+            "scripts can run; Redis before 7 does not report the permissions of the commands in them",
+            "try --write",
+        )
     if node.forbidden_commands:
         commands = ", ".join(node.forbidden_commands)
         return problem("permissions", f"the user may not run {commands} on the sidecar's keys", advice)
@@ -271,14 +287,14 @@ def _expiry(node: StoreInspection) -> Finding:
         return skipped("expiry", f"unknown: {node.refused['SCAN']}")
     if not node.keys_sampled:
         return ok("expiry", "no key with the prefix yet")
-    checked = f"{count(node.keys_sampled, 'key')} with the prefix checked"
+    checked = f"checked {count(node.keys_sampled, 'key')} with the prefix"
     if node.keys_without_ttl:
         return warning(
             "expiry",
-            f"{checked}, {node.keys_without_ttl} never expire",
-            "another program writes keys with this prefix, as all keys of a sidecar expire: choose another --prefix",
+            f"{checked}, {node.keys_without_ttl} without a TTL",
+            "all keys of a sidecar expire, so another program writes keys with this prefix; choose another --prefix",
         )
-    return ok("expiry", f"{checked}, all expire")
+    return ok("expiry", f"{checked}, all with a TTL")
 
 
 def _clock(node: StoreInspection) -> Finding:

@@ -1,6 +1,6 @@
 """The observer's analysis in a replay: cheap, deterministic, and unique to its session, run and snapshot.
 
-Its repetition on the played transcript detects notes that are damaged, or belong to another session, run or snapshot.
+Repeating it on the played transcript reveals damaged notes, and notes of another session, run or snapshot.
 """
 
 from __future__ import annotations

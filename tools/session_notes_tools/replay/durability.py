@@ -30,7 +30,7 @@ _STATES: Mapping[str, set[str]] = {
 
 
 def no_turn_is_lost(case: Case) -> Checks:
-    """The stored transcript is complete, and is the one that was played."""
+    """The stored transcript is complete, and equals the played one."""
     if read_back := case.history.read_back:
         expected = min(read_back.turn_count, TRANSCRIPT_TURNS)
         yield unless(
@@ -84,7 +84,7 @@ def writes_are_stored_once(case: Case) -> Checks:
 
 
 def writes_keep_real_time_order(case: Case) -> Checks:
-    """A write has the number in its response, and a higher one than every write that ended before it was sent."""
+    """A write has the number in its response, above those of all writes that had ended before it was sent."""
     for kind, stored in case.stored.items():
         numbers, numbered = dict(stored), []
         for write in case.writes[kind]:
@@ -104,7 +104,7 @@ def writes_keep_real_time_order(case: Case) -> Checks:
 
 
 def writes_are_seen(case: Case) -> Checks:
-    """A read shows every write that was acknowledged before the read was sent, or a newer one."""
+    """A read shows the newest write that was acknowledged before the read was sent, or a newer one."""
     for kind, writes in case.writes.items():
         acknowledged = sorted(
             (write for write in writes if write.outcome == "acknowledged"), key=attrgetter("received")
@@ -153,7 +153,7 @@ def counts_grow_by_one(case: Case) -> Checks:
                 yield unless(write.number == expected, f"{kind} write {expected} was counted as {write.number}")
 
 
-def deleted_is_gone(case: Case) -> Checks:
+def deleted_session_is_gone(case: Case) -> Checks:
     """No part of a session remains after its deletion."""
     if case.history.remains is not None:
         yield unless(not case.history.remains, f"left after the deletion: {case.history.remains}")

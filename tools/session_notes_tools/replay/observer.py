@@ -76,7 +76,7 @@ _EARLY_SHARE = 0.15
 
 @dataclass(frozen=True, slots=True)
 class ObserverJob:
-    """The observer's settings, besides the session ids."""
+    """The observer's settings, apart from the session ids."""
 
     target: str
     seed: int

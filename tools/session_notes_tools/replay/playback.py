@@ -1,4 +1,4 @@
-"""The run of a replay, which starts the sidecar and both processes, and audits the sessions at the end."""
+"""The course of a replay, from starting the sidecar and both processes to auditing the sessions."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class Progress(Protocol):
 async def play(plans: Sequence[PlannedSession], settings: Settings, progress: Progress) -> tuple[History, float]:
     """Run a replay, and return its history and the seconds that playing took.
 
-    Even if it ends by Ctrl-C, SIGTERM or a closed terminal, it leaves no process running, and no session unless `keep`
-    is set.
+    Even after Ctrl-C, SIGTERM or a closed terminal, no process is left running, and no session is left behind unless
+    `keep` is set.
 
     Raises:
         Unavailable: If the sidecar stays unavailable.
@@ -109,7 +109,7 @@ async def play(plans: Sequence[PlannedSession], settings: Settings, progress: Pr
 async def _run_processes(
     target: str, plans: Sequence[PlannedSession], settings: Settings, history: History, progress: Progress
 ) -> None:
-    """Run the primary and the observer process to their end."""
+    """Run the primary and observer processes until both end."""
     async with _process("observer") as observer, _process("primary") as primary:
 
         async def follow_primary() -> None:
@@ -121,8 +121,8 @@ async def _run_processes(
             }
             await primary.send_job(job, (plan.as_json() for plan in plans))
             await _follow(primary, history, progress)
-            # The observer cannot know that no more turns follow.
-            observer.close_stdin()
+            # Ask the observer to finish: it cannot know that no more turns follow.
+            observer.stdin.close()
 
         async def follow_observer() -> None:
             # The observer receives only ids, and must learn everything else from the sidecar.

@@ -41,7 +41,7 @@ _RPCS: Mapping[WriteKind, str] = {"turn": "AppendTurns", "field": "UpdateSession
 
 @dataclass(frozen=True, slots=True)
 class PrimaryJob:
-    """The primary's settings, besides its sessions."""
+    """The primary's settings, apart from its sessions."""
 
     target: str
     seed: int

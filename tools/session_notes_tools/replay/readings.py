@@ -27,7 +27,7 @@ def run_numbers_never_fall(case: Case) -> Checks:
 
 
 def write_times_never_fall(case: Case) -> Checks:
-    """From one read to the next, the write time never goes back."""
+    """From one read to the next, the write time never decreases."""
     yield from _never_falls("write time", [read.write_time_us for read in case.all_reads])
 
 

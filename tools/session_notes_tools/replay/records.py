@@ -150,7 +150,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """The sidecar stayed unavailable until a process gave up; `reason` is the sidecar's, if it gave one."""
+    """The sidecar stayed unavailable until a process gave up; `reason` comes from the sidecar, if at all."""
 
     error: str
     reason: str

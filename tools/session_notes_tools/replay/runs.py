@@ -32,7 +32,7 @@ def run_numbers_have_no_gaps(case: Case) -> Checks:
         yield unless(listed == expected, f"run numbers with a gap, a repeat or out of order: {listed} of {newest}")
 
 
-def superseded_is_never_current(case: Case) -> Checks:
+def superseded_notes_are_never_current(case: Case) -> Checks:
     """Notes of a superseded run are never read."""
     superseded = {write.run_id for write in case.first_writes.values() if write.outcome == "superseded"}
     for read in case.all_reads:
@@ -42,7 +42,7 @@ def superseded_is_never_current(case: Case) -> Checks:
 
 
 def slow_runs_do_not_overwrite(case: Case) -> Checks:
-    """A write is superseded if a newer run had written, and only then."""
+    """A write is superseded if and only if a newer run has already written."""
     writes = list(case.first_writes.values())
     for write in writes:
         newer = [other for other in writes if other.number > write.number]

@@ -131,7 +131,7 @@ class Top(App[None]):
             await self._page.read()
         except SessionNotesError as error:
             if self.connection.last_success is None and not isinstance(error, Unavailable):
-                # Retrying does not help, for example without a token.
+                # A retry cannot help, for example if the token is missing.
                 raise
             self.connection.fail(output.plain(str(failure_of(error, self.client.target))))
         else:

@@ -1,4 +1,4 @@
-"""The client of `session-notes top`, with the four RPCs that it makes."""
+"""The client of `session-notes top`, with the four RPCs that it needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The columns of the table in display order, each with its title, help, cells, sort order and JSON.
+"""The columns of the table in display order: the title, help, cells, sort order and JSON of each.
 
 To add a column:
 

@@ -1,4 +1,4 @@
-"""The status of the connection to the sidecar, so that an outage never looks like an empty table."""
+"""The status of the connection to the sidecar, which keeps an outage from looking like an empty table."""
 
 from __future__ import annotations
 

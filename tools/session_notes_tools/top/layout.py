@@ -15,7 +15,7 @@ Layout = Sequence[tuple[Column, int]]
 def lay_out(columns: Sequence[Column], rows: Sequence[Row], width: int) -> tuple[Layout, list[Column]]:
     """Return the columns that fit with their widths, and the columns that do not fit.
 
-    Each column is followed by one blank cell, which shows the mark of the sorted column.
+    Each column is followed by one blank cell, where the sorted column has its mark.
     """
     shown = list(columns)
     while sum(column.width + 1 for column in shown) > width and any(column.drop_order for column in shown):

@@ -83,7 +83,7 @@ class Session(_message.Message):
     session_id: _builtins.str
     """The id in the request."""
     version: _builtins.int
-    """How many times UpdateSession has changed the session. 0: never."""
+    """Number of times that UpdateSession has changed the session. 0: never."""
     turn_count: _builtins.int
     """Number of turns ever appended. Always present."""
     @_builtins.property
@@ -463,7 +463,7 @@ class SessionSummary(_message.Message):
     session_id: _builtins.str
     """The session's id."""
     version: _builtins.int
-    """How many times UpdateSession has changed the session."""
+    """Number of times that UpdateSession has changed the session."""
     turn_count: _builtins.int
     """Number of turns ever appended."""
     @_builtins.property

@@ -46,7 +46,7 @@ class SessionStateStub:
 
     Not idempotent: each successful call increments the version by 1. With `expected_version` a retry is safe: it is
     ABORTED if the first attempt succeeded. Errors:
-    - ABORTED, VERSION_MISMATCH: the session is at another version, which the metadata has as `actual`.
+    - ABORTED, VERSION_MISMATCH: the session is at another version, reported as `actual` in the metadata.
     - RESOURCE_EXHAUSTED, TOO_LARGE: a field is too large, or all fields together exceed 8 MiB (`field` is `set`). The
       size of a field is that of its name and value, plus 256 bytes. A change that reduces the total is always
       accepted.
@@ -56,19 +56,19 @@ class SessionStateStub:
     restored as in WriteNotes.
 
     Not idempotent. With `expected_turn_count` a retry is safe: it is ABORTED if the first attempt succeeded. Errors:
-    - ABORTED, TURN_COUNT_MISMATCH: the transcript has another length, which the metadata has as `actual`.
+    - ABORTED, TURN_COUNT_MISMATCH: the transcript has another length, reported as `actual` in the metadata.
     """
     DeleteSession: _grpc.UnaryUnaryMultiCallable[_session_state_pb2.DeleteSessionRequest, _session_state_pb2.DeleteSessionResponse]
-    """Deletes the session and all its data. For an hour afterwards, calls for its existing runs are rejected
-    (SESSION_DELETED), so that an in-flight analysis does not resurrect a deleted user. Only the ids of these runs are
-    stored for this purpose.
+    """Deletes the session and all its data. For an hour afterwards, calls for runs that existed at the deletion are
+    rejected (SESSION_DELETED), so that an in-flight analysis does not resurrect a deleted user. Only the ids of these
+    runs are kept for this purpose.
 
     Idempotent: a repeated call returns OK and `existed: false`.
     """
     ListSessions: _grpc.UnaryUnaryMultiCallable[_session_state_pb2.ListSessionsRequest, _session_state_pb2.ListSessionsResponse]
     """Lists summaries of all sessions, in pages and in no particular order. Intended for people: it scans the whole
-    store. Every session that exists throughout the listing is listed, even if the store restarts or fails over in
-    between; the next page then starts the listing over. Sessions created or deleted during the listing may or may not
+    store. Every session that exists throughout the listing is listed, even if the store restarts or fails over: the
+    listing then starts over with the next page. Sessions created or deleted during the listing may or may not
     be listed, and a session can be listed twice. A session can be missed only while slots of a cluster are being moved
     between nodes.
 
@@ -93,7 +93,7 @@ class SessionStateAsyncStub(SessionStateStub):
 
     Not idempotent: each successful call increments the version by 1. With `expected_version` a retry is safe: it is
     ABORTED if the first attempt succeeded. Errors:
-    - ABORTED, VERSION_MISMATCH: the session is at another version, which the metadata has as `actual`.
+    - ABORTED, VERSION_MISMATCH: the session is at another version, reported as `actual` in the metadata.
     - RESOURCE_EXHAUSTED, TOO_LARGE: a field is too large, or all fields together exceed 8 MiB (`field` is `set`). The
       size of a field is that of its name and value, plus 256 bytes. A change that reduces the total is always
       accepted.
@@ -103,19 +103,19 @@ class SessionStateAsyncStub(SessionStateStub):
     restored as in WriteNotes.
 
     Not idempotent. With `expected_turn_count` a retry is safe: it is ABORTED if the first attempt succeeded. Errors:
-    - ABORTED, TURN_COUNT_MISMATCH: the transcript has another length, which the metadata has as `actual`.
+    - ABORTED, TURN_COUNT_MISMATCH: the transcript has another length, reported as `actual` in the metadata.
     """
     DeleteSession: _aio.UnaryUnaryMultiCallable[_session_state_pb2.DeleteSessionRequest, _session_state_pb2.DeleteSessionResponse]  # type: ignore[assignment]
-    """Deletes the session and all its data. For an hour afterwards, calls for its existing runs are rejected
-    (SESSION_DELETED), so that an in-flight analysis does not resurrect a deleted user. Only the ids of these runs are
-    stored for this purpose.
+    """Deletes the session and all its data. For an hour afterwards, calls for runs that existed at the deletion are
+    rejected (SESSION_DELETED), so that an in-flight analysis does not resurrect a deleted user. Only the ids of these
+    runs are kept for this purpose.
 
     Idempotent: a repeated call returns OK and `existed: false`.
     """
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_state_pb2.ListSessionsRequest, _session_state_pb2.ListSessionsResponse]  # type: ignore[assignment]
     """Lists summaries of all sessions, in pages and in no particular order. Intended for people: it scans the whole
-    store. Every session that exists throughout the listing is listed, even if the store restarts or fails over in
-    between; the next page then starts the listing over. Sessions created or deleted during the listing may or may not
+    store. Every session that exists throughout the listing is listed, even if the store restarts or fails over: the
+    listing then starts over with the next page. Sessions created or deleted during the listing may or may not
     be listed, and a session can be listed twice. A session can be missed only while slots of a cluster are being moved
     between nodes.
 
@@ -149,7 +149,7 @@ class SessionStateServicer(metaclass=_abc_1.ABCMeta):
 
         Not idempotent: each successful call increments the version by 1. With `expected_version` a retry is safe: it is
         ABORTED if the first attempt succeeded. Errors:
-        - ABORTED, VERSION_MISMATCH: the session is at another version, which the metadata has as `actual`.
+        - ABORTED, VERSION_MISMATCH: the session is at another version, reported as `actual` in the metadata.
         - RESOURCE_EXHAUSTED, TOO_LARGE: a field is too large, or all fields together exceed 8 MiB (`field` is `set`). The
           size of a field is that of its name and value, plus 256 bytes. A change that reduces the total is always
           accepted.
@@ -165,7 +165,7 @@ class SessionStateServicer(metaclass=_abc_1.ABCMeta):
         restored as in WriteNotes.
 
         Not idempotent. With `expected_turn_count` a retry is safe: it is ABORTED if the first attempt succeeded. Errors:
-        - ABORTED, TURN_COUNT_MISMATCH: the transcript has another length, which the metadata has as `actual`.
+        - ABORTED, TURN_COUNT_MISMATCH: the transcript has another length, reported as `actual` in the metadata.
         """
 
     @_abc_1.abstractmethod
@@ -174,9 +174,9 @@ class SessionStateServicer(metaclass=_abc_1.ABCMeta):
         request: _session_state_pb2.DeleteSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_state_pb2.DeleteSessionResponse, _abc.Awaitable[_session_state_pb2.DeleteSessionResponse]]:
-        """Deletes the session and all its data. For an hour afterwards, calls for its existing runs are rejected
-        (SESSION_DELETED), so that an in-flight analysis does not resurrect a deleted user. Only the ids of these runs are
-        stored for this purpose.
+        """Deletes the session and all its data. For an hour afterwards, calls for runs that existed at the deletion are
+        rejected (SESSION_DELETED), so that an in-flight analysis does not resurrect a deleted user. Only the ids of these
+        runs are kept for this purpose.
 
         Idempotent: a repeated call returns OK and `existed: false`.
         """
@@ -188,8 +188,8 @@ class SessionStateServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_state_pb2.ListSessionsResponse, _abc.Awaitable[_session_state_pb2.ListSessionsResponse]]:
         """Lists summaries of all sessions, in pages and in no particular order. Intended for people: it scans the whole
-        store. Every session that exists throughout the listing is listed, even if the store restarts or fails over in
-        between; the next page then starts the listing over. Sessions created or deleted during the listing may or may not
+        store. Every session that exists throughout the listing is listed, even if the store restarts or fails over: the
+        listing then starts over with the next page. Sessions created or deleted during the listing may or may not
         be listed, and a session can be listed twice. A session can be missed only while slots of a cluster are being moved
         between nodes.
 

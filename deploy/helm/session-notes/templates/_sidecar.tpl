@@ -1,6 +1,6 @@
 {{/*
-Templates for pods of a chart that depends on this one. All take this chart's scope: index .Subcharts "session-notes".
-deploy/helm/example uses each of them.
+Templates for pods of a chart that depends on this one. Their argument is this chart's scope:
+index .Subcharts "session-notes". For the use of each, see deploy/helm/example.
 */}}
 
 {{- define "session-notes.sidecar" -}}

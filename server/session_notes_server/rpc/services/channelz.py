@@ -23,7 +23,7 @@ def service() -> ServiceDescriptor:
 
 
 class ChannelzServicer:
-    """The servicer of grpcio-channelz, without its errors, which hold the text of exceptions."""
+    """grpcio-channelz's servicer, without its error messages, which contain the text of exceptions."""
 
     def __getattr__(self, name: str) -> Callable[[Any, Any], Awaitable[Message]]:
         method = getattr(channelz.ChannelzServicer, name)
@@ -35,7 +35,7 @@ class ChannelzServicer:
                 raise errors.invalid_fields([(request.DESCRIPTOR.fields[0].name, "does not exist in this process")])
             if response is None:
                 log.error("grpcio and grpcio-channelz do not match: install the same version of both")
-                raise RuntimeError("grpcio-channelz cannot read what grpcio returns")
+                raise RuntimeError("grpcio-channelz cannot parse the response of grpcio")
             return response
 
         return handle

@@ -1,12 +1,12 @@
-"""Health checks: `grpc.health.v1` follows the store, which is probed all the time.
+"""Health checks: `grpc.health.v1` reflects the store, which is probed continuously.
 
-The probe makes the same demands on the store as calls do, so that a store which answers but refuses every write is not
-ready. Each change is one log line. A new reason counts as a change: once a password is corrected, a certificate may be
-the next fault. While nothing changes, the log repeats the reason ever more rarely.
+The probe requires of the store what calls require, so that a store that responds but refuses every write is not ready.
+Each change is one log line. A new reason is a change: once the password is corrected, the certificate may be the next
+fault. While nothing changes, the log repeats the reason less and less often.
 
-Two service names separate what a supervisor should do. `ready`, like the empty name: calls can be served, store
-included; if not, send them elsewhere. `live`: this process is running; if not, restart it. A store that is down is no
-reason to restart the sidecar, which recovers by itself.
+There are two service names. `ready`, like the empty name, means that calls can be served, store included. Otherwise,
+traffic should go elsewhere. `live` means that the process is running. Otherwise, it should be restarted. An outage of
+the store is no reason to restart the sidecar, which recovers by itself.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from session_notes_server.telemetry.calls import MethodTelemetry, Telemetry
 
 log = logging.getLogger(__name__)
 
-# While the store is down its connections alone try to reach it, so the probe costs nothing.
+# While the store is down, only its connections try to reach it, so probes cost nothing.
 INTERVAL_SECONDS, DOWN_INTERVAL_SECONDS = 0.5, 0.1
-# GetNotes drops a connection that is silent for 80 ms and has another some milliseconds later. That is no outage.
+# GetNotes drops a connection that is silent for 80 ms, and has a new one milliseconds later. This is not an outage.
 OUTAGE_SECONDS = 0.5
 
 SERVICE_NAME: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -41,12 +41,12 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Health:
-    """Follows the store, and serves its health as the sidecar's.
+    """The sidecar's health, which is that of its store.
 
     Args:
-        executors: The store's executors. The store is up when all of them reach it.
-        services: The service names whose health follows the store, besides `ready` and the empty name.
-        telemetry: Observes every call, and the store.
+        executors: The store's executors. The store is up if all of them reach it.
+        services: The service names with the store's health, besides `ready` and the empty name.
+        telemetry: The process's telemetry.
     """
 
     def __init__(self, executors: Sequence[Executor], services: Sequence[str], telemetry: Telemetry) -> None:
@@ -60,12 +60,7 @@ class Health:
         self._failing_since: float | None = None
 
     def handlers(self, checks: Admission, watches: Admission) -> grpc.GenericRpcHandler:
-        """Return the handlers of `grpc.health.v1`. It needs no credentials, so it has bounds of its own.
-
-        Args:
-            checks: Bounds the Checks in flight.
-            watches: Bounds the Watches in flight.
-        """
+        """Return the handlers of `grpc.health.v1`, which requires no credentials and therefore has separate bounds."""
         encode = health_pb2.HealthCheckResponse.SerializeToString
         check = self._handler("Check", self.servicer.Check, checks)
         watch = self._handler("Watch", self.servicer.Watch, watches)
@@ -81,7 +76,7 @@ class Health:
         return _bounded(behaviour, admission, self._telemetry.method(f"{SERVICE_NAME}.{method}", traced=False))
 
     async def check(self) -> bool:
-        """Probe the store once and publish the result, an outage only once it has lasted."""
+        """Probe the store once and publish the result. An outage is published once it has lasted half a second."""
         try:
             for executor in self._executors:
                 await executor.ping()
@@ -96,7 +91,7 @@ class Health:
         return bool(self._up)
 
     async def follow(self) -> None:
-        """Probe the store until cancelled. The first probe comes after a pause, because `check` has made one."""
+        """Probe the store until cancelled. The first probe follows a pause, because `check` has been called once."""
         while True:
             await asyncio.sleep(INTERVAL_SECONDS if self._failing_since is None else DOWN_INTERVAL_SECONDS)
             await self.check()
@@ -122,10 +117,10 @@ class Health:
 
 
 class HealthServicer(aio.HealthServicer):  # type: ignore[misc]  # grpc_health has no types
-    """gRPC's servicer, with a Watch that holds up no other caller.
+    """gRPC's servicer, with a Watch that does not block other callers.
 
-    gRPC's Watch holds a lock while it writes. Until its caller reads, the service's health could not change, and no
-    other caller would learn of a change.
+    gRPC's Watch holds a lock while it writes. Until its caller reads, the service's health cannot change, and no other
+    caller learns of a change.
     """
 
     def __init__(self) -> None:
@@ -153,7 +148,7 @@ def _bounded(behaviour: Callable[[Any, Any], Awaitable[Any]], admission: Admissi
     async def handle(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         with telemetry.around(context):
             try:
-                # Treated as large, because it may be, and its caller is unknown.
+                # Read as a large request, because it may be one, and its caller is not authenticated.
                 data = await admission.admit(context).read_request(large=True)
                 request = health_pb2.HealthCheckRequest.FromString(data)
             except DecodeError:

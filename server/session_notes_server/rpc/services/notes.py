@@ -29,14 +29,14 @@ from session_notes_server.settings import Limits
 from session_notes_server.store import ObserverRecord, Refused, ReplyTooLarge, Store
 from session_notes_server.store.limits import HISTORY_RUNS
 
-# How many responses of a batch are made, in about a millisecond, before other calls get their turn in the loop.
+# Responses of a batch that are built, in about a millisecond, before other calls may run.
 _RESPONSES_PER_TURN = 100
 
 _OUTCOMES = {name.removeprefix("WRITE_OUTCOME_"): number for name, number in WriteOutcome.items()}
 
 
 class NotesServicer(SessionNotesServicer):
-    """Validates a request, calls the store once and converts its record. The protos define the methods."""
+    """The servicer. Each method validates its request, calls the store once and converts the record."""
 
     def __init__(self, store: Store, limits: Limits) -> None:
         self._store = store
@@ -102,7 +102,7 @@ class NotesServicer(SessionNotesServicer):
         run_id = check.run_id(request.run_id)
         observed_turn = check.count("observed_turn", request)
         ttl = check.lifetime("ttl", request)
-        # The deterministic form does not depend on the order of map entries, so equal messages have equal digests.
+        # Deterministic serialization sorts map entries, so that equal messages have equal digests.
         notes = request.notes.SerializeToString(deterministic=True)
         if request.HasField("notes"):
             check.size("notes", notes, self._limits.notes_bytes)
@@ -167,12 +167,7 @@ class NotesServicer(SessionNotesServicer):
 
 
 class NotesQuery:
-    """A validated GetNotesRequest.
-
-    Args:
-        request: The request.
-        check: Records what is wrong with it. Until it is done, the query may be invalid.
-    """
+    """A GetNotesRequest, which is valid if `check.done` does not raise."""
 
     def __init__(self, request: GetNotesRequest, check: Check) -> None:
         self.session_id = check.session_id(request.session_id)

@@ -1,4 +1,4 @@
-"""Server reflection for callers that have a role: the sidecar's methods are no other caller's business."""
+"""Server reflection, for callers that have a role."""
 
 from __future__ import annotations
 
@@ -19,14 +19,7 @@ _METHOD = f"{SERVICE_NAME}.ServerReflectionInfo"
 
 
 class ReflectionServicer(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # grpc_reflection has no types
-    """gRPC's reflection, with authorization and admission control.
-
-    Args:
-        authorization: Checks callers.
-        admission: Bounds the streams in flight.
-        service_names: The services to describe.
-        telemetry: Observes every call.
-    """
+    """gRPC's servicer, with authorization, admission control and telemetry."""
 
     def __init__(
         self, authorization: Authorization, admission: Admission, service_names: list[str], telemetry: Telemetry
@@ -39,7 +32,7 @@ class ReflectionServicer(reflection.aio.ReflectionServicer):  # type: ignore[mis
     async def ServerReflectionInfo(
         self, request_iterator: AsyncIterable[Any], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[Any]:
-        """Answer a client's questions about the services, for example grpcurl's."""
+        """Describe the services to a client such as grpcurl."""
         with self._telemetry.around(context):
             try:
                 call = self._admission.admit(context)

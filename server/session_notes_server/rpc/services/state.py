@@ -27,7 +27,7 @@ PAGE_SIZE, MAX_PAGE_SIZE = 100, 1000
 
 
 class StateServicer(SessionStateServicer):
-    """Validates a request, calls the store once and converts its record. The protos define the methods."""
+    """The servicer. Each method validates its request, calls the store once and converts the record."""
 
     def __init__(self, store: Store, limits: Limits) -> None:
         self._store = store
@@ -96,21 +96,21 @@ class StateServicer(SessionStateServicer):
         limit = check.page_size(request.page_size, default=PAGE_SIZE, maximum=MAX_PAGE_SIZE)
         scope = ("ListSessions",)
         pending: list[str] = []
-        place: ScanPosition | None = None
+        scan: ScanPosition | None = None
         if request.page_token:
             try:
-                pending, place = paging.scan_position(paging.position(scope, request.page_token))
+                pending, scan = paging.scan_position(paging.position(scope, request.page_token))
             except ValueError:
                 check.wrong("page_token", "is not a next_page_token of this listing")
         check.done()
-        # A step of the scan can yield more than the page holds. The rest is carried over in the token.
-        if len(pending) < limit and (place is not None or not request.page_token):
-            ids, place = await self._store.scan_sessions(place, count=limit - len(pending))
-            # Another program's key may look like a session's. Neither a token nor a page may hold what is not an id.
+        # A step of the scan can return more ids than fit on the page. The token carries the rest.
+        if len(pending) < limit and (scan is not None or not request.page_token):
+            ids, scan = await self._store.scan_sessions(scan, count=limit - len(pending))
+            # Keys of other programs may look like those of sessions. Tokens and pages must contain valid ids only.
             pending = [*pending, *filter(is_id, ids)]
         page, pending = pending[:limit], pending[limit:]
         summaries = await self._store.summaries(page)
         return ListSessionsResponse(
             sessions=[conversion.summary(summary) for summary in summaries],
-            next_page_token=paging.token(scope, (pending, place)) if pending or place else "",
+            next_page_token=paging.token(scope, (pending, scan)) if pending or scan else "",
         )

@@ -10,7 +10,7 @@ drop_leftovers(session[3])
 local length
 for _, turn in ipairs(turns) do
   length = redis.call('RPUSH', TURNS, turn)
-  -- The list can be lost while the hash is not: its first turn starts the sum anew.
+  -- The store can lose the list and keep the hash. The first turn of a new list restarts the sum.
   bytes = (length > 1 and bytes or 0) + #turn
 end
 while length > TRANSCRIPT_TURNS or bytes > TRANSCRIPT_BYTES and length > 1 do

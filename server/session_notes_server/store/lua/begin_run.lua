@@ -1,7 +1,7 @@
 -- Arguments, as locals: `BeginRun` in scripts.py.
--- Reply: { 'OK', 1 (started) or 0, run, why it failed, { turn, … }, the session's own ttl (ms) or '' }, or
---   { 'SESSION_DELETED' | 'RUNS_TOO_LARGE', … }, or { 'LARGE', bytes } for a transcript larger than max_reply_bytes, with nothing
---   changed. Not started: the run is another one, in flight, and only_if_idle was set.
+-- Reply: { 'OK', 1 (started) or 0, run, failure reason, { turn, … }, the session's own ttl (ms) or '' }, or
+--   { 'SESSION_DELETED' | 'RUNS_TOO_LARGE', … }, or { 'LARGE', bytes } for a transcript larger than max_reply_bytes, with
+--   nothing changed. Not started: only_if_idle was set, and the run is another one in flight.
 if was_deleted(observer, run_id) then return { TAG, 'SESSION_DELETED' } end
 
 local session = redis.call('HMGET', SESSION, 'turns', 'turn_bytes', 'ttl', 'created')
@@ -45,7 +45,7 @@ end
 
 local transcript = {}
 if include_transcript then
-  -- Leave out turns that came after the snapshot, so that a retry gets what the first call got.
+  -- Leave out turns appended after the snapshot, so that a retry gets the same transcript as the first call.
   transcript = redis.call('LRANGE', TURNS, 0, (run.turns or turn_count) - turn_count - 1)
 end
 return { TAG, 'OK', 1, run_reply(run), failure_of(observer, run), transcript, own_ttl }

@@ -1,5 +1,5 @@
--- Shared by all scripts. The loader puts before this file a local for each name in limits.py and each state of a run, and
--- after it a local for each argument of the script.
+-- Shared by all scripts. The loader prepends a local for each name in limits.py and for each state of a run, and appends a
+-- local for each argument of the script.
 --
 -- KEYS of one session, all in one slot:
 --   1 session   hash
@@ -11,21 +11,21 @@
 --   2 turns     list: serialized turns, the newest TRANSCRIPT_TURNS, up to TRANSCRIPT_BYTES
 --   3 runs      hash
 --                 r:<observer> <number>   a packed run
---                 p:<observer> <number>   its payload: notes, or why it failed
---                 bytes                   size of both, over all runs
+--                 p:<observer> <number>   its payload: notes or failure reason
+--                 bytes                   total size of both
 --   4 deleted   hash
---                 <observer> <run id>     a number, for a run known at the last deletion, refused as long as the key exists;
---                                         or @<µs>, for a run of an earlier deletion, refused until then
+--                 <observer> <run id>     a number: the run existed at the last deletion and is refused while the key exists;
+--                                         or @<µs>: it existed at an earlier deletion and is refused until then
 --   5 ids       hash
 --                 <observer> <run id>     the run's number. A deletion renames the key to `deleted`, in one step
 -- The state of an observer is { seq, current, running = { { number, lease }, … }, late = { number, … } }: the number of the newest
 -- run, the number of the run whose notes are current, the runs in flight, and late runs that are still remembered.
 --
--- The hash `session` is the root. Without it there is no session, and anything in the other keys was left by an earlier one
--- (the store evicted the hash, or an operator deleted it). Reads begin at the hash; writes call `drop_leftovers` first. Any other
--- key can be lost on its own: its contents are then gone and nothing else, except that `ids` is rebuilt from the runs.
+-- The hash `session` is the root. Without it the session does not exist, and the other keys are leftovers of an earlier session
+-- (the store evicted the hash, or an operator deleted it). Reads begin at the hash; writes call `drop_leftovers` first. Losing any
+-- other key loses only its contents, and `ids` is rebuilt from the runs.
 --
--- ARGV[1] is the tag. Every reply begins with it, which tells a caller its own reply from a stray one. The caller strips it.
+-- ARGV[1] is the tag. Every reply begins with it, so that the caller can detect a stray reply. The caller strips it.
 --
 -- Times are microseconds of the store's clock since 1970. A double holds them exactly until the year 2255.
 -- In a reply, false (nil to the caller) stands for an absent value.
@@ -37,14 +37,14 @@ local clock = redis.call('TIME')
 local NOW = clock[1] * US_PER_SECOND + clock[2]
 local NOW_MS = math.floor(NOW / US_PER_MS)
 
--- Read a list argument: its length at `position`, then its elements. Return the list and the position behind it.
+-- Read a list argument: its length at `position`, then its elements. Return the list and the position after it.
 local function read_list(position)
   local list, last = {}, position + tonumber(ARGV[position])
   for i = position + 1, last do list[#list + 1] = ARGV[i] end
   return list, last + 1
 end
 
--- Return a whole number as text. Lua's own conversion turns a large one into an approximation like 1.7e+15.
+-- Return a whole number as text. Lua's own conversion approximates large numbers, like 1.7e+15.
 local function integer(number)
   return string.format('%d', number)
 end
@@ -57,8 +57,8 @@ local function unpack_or_nil(packed)
   return packed and cmsgpack.unpack(packed) or nil
 end
 
--- Remove what an earlier session of this id left behind, if there is no session now (`created` is false). A script that changes a
--- session calls this before it reads any key but the hash.
+-- Remove the leftovers of an earlier session with this id, if the session does not exist (`created` is false). A script that
+-- changes a session calls this before it reads any key but the hash.
 local function drop_leftovers(created)
   if not created then redis.call('UNLINK', TURNS, RUNS, IDS) end
 end
@@ -100,15 +100,15 @@ local function load_payload(observer, number)
   return redis.call('HGET', RUNS, run_field('p', observer, number))
 end
 
--- Keep a run's payload, if the run is in the history or its notes are current.
+-- Store a run's payload, if the run is in the history or its notes are current.
 local function save_payload(observer, state, run, payload)
   if run.number == state.current or run.number > state.seq - HISTORY_RUNS then
     set_run_field(run_field('p', observer, run.number), payload)
   end
 end
 
--- Rebuild IDS from the runs, if the store has lost that key alone. Otherwise a late write would pass for a new run's and win, and
--- a deletion would not know which runs to refuse.
+-- Rebuild IDS from the runs, if the store has lost only that key. Otherwise a late write would be mistaken for a new run's and
+-- become current, and a deletion would not know which runs to refuse.
 local function restore_ids()
   if redis.call('EXISTS', IDS) == 1 then return end
   local restored = false
@@ -153,9 +153,9 @@ local function is_in_flight(state, number)
   return false
 end
 
--- Drop what is no longer kept of a run. One that left the history loses its payload; its record stays, so that a late retry is
--- recognized. One that is no longer remembered is forgotten, unless it is in flight: its write must be recognized as an old run's.
--- Current notes stay, however old their run is.
+-- Drop the parts of a run that are no longer needed. A run that has left the history loses its payload; its record stays, so that
+-- a late retry is recognized. A run beyond REMEMBERED_RUNS is forgotten, unless it is in flight, since its write must be recognized
+-- as an old run's. Current notes stay, however old their run is.
 local function retire(observer, state, number)
   if number < 1 or number == state.current then return end
   if number <= state.seq - REMEMBERED_RUNS then
@@ -165,7 +165,7 @@ local function retire(observer, state, number)
   end
 end
 
--- Remember a run that is no longer in flight and is too old to be remembered otherwise: it is now one of the MAX_LATE_RUNS.
+-- Keep a run that is no longer in flight as one of the MAX_LATE_RUNS, if it is too old to be remembered otherwise.
 local function keep_as_late(observer, state, number)
   if number > state.seq - REMEMBERED_RUNS then return end
   state.late = state.late or {}
@@ -173,7 +173,7 @@ local function keep_as_late(observer, state, number)
   if #state.late > MAX_LATE_RUNS then retire(observer, state, table.remove(state.late, 1)) end
 end
 
--- Remove from the runs in flight one that has ended (nil: none), and all whose lease has run out.
+-- Remove from the runs in flight the one that has `ended` (nil: none), and all whose lease has expired.
 local function prune_in_flight(observer, state, ended)
   local in_flight = state.running
   state.running = {}
@@ -186,7 +186,7 @@ local function prune_in_flight(observer, state, ended)
   end
 end
 
--- Return a run with the next number. A run whose record is lost gets its old number again, so that an old run stays an old one.
+-- Return a run with the next number. A run whose record is lost gets its old number again, so that it still counts as old.
 -- The caller saves the run and the observer's state.
 local function new_run(observer, state, run_id)
   local field = observer .. ' ' .. run_id
@@ -201,8 +201,8 @@ local function new_run(observer, state, run_id)
   return { id = run_id, number = state.seq, state = RUNNING }
 end
 
--- Make room in RUNS for a run with `size` bytes of notes. If need be, drop notes from the observer's history, oldest first. Return
--- nil, or a refusal, which leaves everything as it was.
+-- Make room in RUNS for a run with `size` bytes of notes. If necessary, drop notes from the observer's history, oldest first.
+-- Return nil, or a refusal, in which case nothing is changed.
 local function make_room(observer, state, size)
   local cost = state.seq == 0 and OBSERVER_COST_BYTES or RUN_COST_BYTES
   local bytes = tonumber(redis.call('HGET', RUNS, 'bytes') or 0) + size + cost
@@ -221,8 +221,7 @@ local function make_room(observer, state, size)
   return nil
 end
 
--- Return a run as a reply: { id, number, state, observed turn, begin, end }, or false. A
--- run whose lease has run out is ABANDONED.
+-- Return a run as a reply: { id, number, state, observed turn, begin, end }, or false. A run whose lease has expired is ABANDONED.
 local function run_reply(run)
   if not run then return false end
   local state, ended = run.state, run.ended
@@ -239,7 +238,7 @@ local function has_expired(run)
 end
 
 -- Return an observer as a reply: { current run, its notes (false once their ttl has passed), when they expire (µs), latest run,
--- why that failed }, or false for an observer without runs.
+-- its failure reason }, or false for an observer without runs.
 local function observer_reply(observer, packed)
   local state = unpack_or_nil(packed)
   if not state then return false end
@@ -253,7 +252,7 @@ local function observer_reply(observer, packed)
   return { run_reply(current), notes or false, expires, run_reply(latest), failure_of(observer, latest) }
 end
 
--- Return whether a deletion knew this run, and still refuses it.
+-- Return whether the run existed at a deletion and is still refused.
 local function was_deleted(observer, run_id)
   local entry = redis.call('HGET', DELETED, observer .. ' ' .. run_id)
   if not entry then return false end
@@ -261,8 +260,8 @@ local function was_deleted(observer, run_id)
   return not until_time or tonumber(until_time) > NOW
 end
 
--- Finish a change: create the session if need be, note the time, and set one expiry on all keys. A session that starts now gets
--- `former_ttl_ms` as its ttl, if that is not nil.
+-- Finish a change: create the session if necessary, record the time, and set the same expiry on all keys. If this creates the
+-- session and `former_ttl_ms` is not nil, it becomes the session's own ttl.
 local function touch(session_id, default_ttl_ms, former_ttl_ms)
   if redis.call('HSETNX', SESSION, 'created', integer(NOW)) == 1 then
     redis.call('HSET', SESSION, 'id', session_id)
@@ -274,8 +273,8 @@ local function touch(session_id, default_ttl_ms, former_ttl_ms)
   for _, key in ipairs({ SESSION, TURNS, RUNS, IDS }) do redis.call('PEXPIREAT', key, expiry) end
 end
 
--- Return { tag, 'LARGE', size } in place of a reply that would exceed `limit` bytes (nil: no limit), else nil. The caller asks
--- again without a limit, once no other large reply is being read.
+-- Return { tag, 'LARGE', size } in place of a reply that would exceed `limit` bytes (nil: no limit), else nil. The caller
+-- runs the script again without a limit, once no other large reply is being read.
 local function too_large(size, limit)
   return limit and size > limit and { TAG, 'LARGE', size } or nil
 end

@@ -1,5 +1,5 @@
 -- Arguments, as locals: `FailRun` in scripts.py.
--- Reply: { 'OK', run, why it failed }, or { 'SESSION_DELETED' | 'RUN_NOT_FOUND' | 'RUN_ALREADY_WRITTEN' }.
+-- Reply: { 'OK', run, failure reason }, or { 'SESSION_DELETED' | 'RUN_NOT_FOUND' | 'RUN_ALREADY_WRITTEN' }.
 if was_deleted(observer, run_id) then return { TAG, 'SESSION_DELETED' } end
 
 drop_leftovers(redis.call('HGET', SESSION, 'created'))

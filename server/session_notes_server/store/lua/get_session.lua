@@ -1,7 +1,7 @@
 -- Arguments, as locals: `GetSession` in scripts.py.
 -- Reply: { now, ms until the session expires (negative: no session), version, turn count, created or false, updated or false,
---   { field, value, … }, { observer, observer_reply, … }, { turn, … } }, or { 'LARGE', bytes } if all of it is larger than
---   max_reply_bytes.
+--   { field, value, … }, { observer, observer_reply, … }, { turn, … } }, or { 'LARGE', bytes } if the session is larger
+--   than max_reply_bytes.
 if max_reply_bytes then
   local sizes = redis.call('HMGET', SESSION, 'field_bytes', 'turn_bytes')
   local bytes = tonumber(sizes[1] or 0) + tonumber(redis.call('HGET', RUNS, 'bytes') or 0)

@@ -1,5 +1,5 @@
 -- Arguments, as locals: `ListRuns` in scripts.py.
--- Reply: { { { run, why it failed, notes or false }, … }, 1 if there are more runs or 0 }, or { 'LARGE', bytes } if the notes are
+-- Reply: { { { run, failure reason, notes or false }, … }, 1 if there are more runs or 0 }, or { 'LARGE', bytes } if the notes are
 --   larger than max_reply_bytes.
 local seq = load_observer(observer).seq
 local oldest = math.max(1, seq - HISTORY_RUNS + 1)

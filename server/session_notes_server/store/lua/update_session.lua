@@ -6,7 +6,7 @@ if expected_version and expected_version ~= version then
   return { TAG, 'VERSION_MISMATCH', 'expected', integer(expected_version), 'actual', integer(version) }
 end
 
--- Return the size of a stored field, or 0 if there is none. No stored value is empty.
+-- Return the size of a stored field, or 0 if it does not exist. Stored values are never empty.
 local function size_of(name)
   local size = redis.call('HSTRLEN', SESSION, 'f:' .. name)
   return size > 0 and size + #name + FIELD_COST_BYTES or 0

@@ -21,7 +21,7 @@ run.digest = digest
 run.expires = ttl_us and NOW + ttl_us or nil
 prune_in_flight(observer, state, run.number)
 
--- The mark to beat is the current notes' run, even when the ttl of the notes has passed.
+-- The mark to beat is the run of the current notes, even if their ttl has passed.
 local previous = state.current
 local mark = previous and load_run(observer, previous)
 if previous and (run.number < previous or (mark and mark.observed and run.observed and run.observed < mark.observed)) then

@@ -15,18 +15,18 @@ from session_notes_server.store.log_throttle import LogThrottle
 
 log = logging.getLogger(__name__)
 
-# When the loop was held up, a timer and a reply can be due at once, and the timer runs first. So a timer that is due
-# gives replies that have arrived this long to be read.
+# After the event loop was blocked, a timer and a reply can be due at the same time, and the timer runs first. A due
+# timer therefore waits this long for replies that have already arrived.
 _GRACE_SECONDS = 0.002
 _INCOMPLETE = object()
 _untrusted_log = LogThrottle()
 
 WINDOW = 16
-"""How many commands, or batches of commands, are with the node at a time. The others wait in this process.
+"""Maximum number of commands, or batches of commands, that await a reply from the node. Others wait in this process.
 
-A node executes everything that has come over one connection before it turns to the next one, and replies that come
-together are handled together. Without this bound, a burst of large commands would hold up all other calls, and above
-all a primary's GetNotes, although these have their own connection.
+A node executes everything it has received over one connection before it turns to the next one, and replies that arrive
+together are processed together. Without this bound, a burst of large commands would delay all other calls, even a
+primary's GetNotes, which has a separate connection.
 """
 
 
@@ -36,11 +36,11 @@ def pack(*words: str | int | bytes) -> bytes:
 
 
 class Connection(asyncio.Protocol):
-    """Sends commands as they come, and gives each call its replies, in the order of the commands.
+    """A pipelined connection, which matches replies to calls by their order.
 
-    There are two time limits, because a limit per call alone would mistake a queue for an outage. Of hundreds of
-    pending calls, one may wait long while the node answers the others. When a node sends nothing at all, the connection
-    is given up, and all pending calls fail.
+    A time limit per call alone would mistake a queue for an outage: among hundreds of pending calls, one may wait long
+    while the node answers the others. Therefore a second limit applies to silence. When a node sends nothing at all,
+    the connection is closed, and all pending calls fail.
 
     Args:
         timeout_seconds: Limit for the replies to one `send`.
@@ -55,9 +55,9 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
         self._pending: deque[_Pending] = deque()
-        # Commands of the last pending calls, which have not been sent yet.
+        # Commands of pending calls that have not been sent yet.
         self._unsent: deque[bytes] = deque()
-        # How many pending calls, from the first on, have timed out.
+        # Number of pending calls that have timed out. These are always the oldest.
         self._timed_out = 0
         self._last_data = self._listening_since = self._loop.time()
         self._timer: asyncio.Handle | None = None
@@ -69,10 +69,10 @@ class Connection(asyncio.Protocol):
 
         Args:
             commands: One or more commands.
-            count: How many.
+            count: Number of commands.
 
         Raises:
-            ConnectionLost: If the connection is lost, or was before.
+            ConnectionLost: If the connection is lost, now or already.
             TimeoutError: If the replies take too long, although the node answers other calls.
         """
         future: asyncio.Future[list[Any]] = self._loop.create_future()
@@ -89,7 +89,7 @@ class Connection(asyncio.Protocol):
         return future
 
     def abort(self, cause: Exception | None = None) -> None:
-        """Close the connection at once. Pending calls fail with ConnectionLost, from `cause`. Idempotent."""
+        """Close the connection immediately. Pending calls fail with ConnectionLost, from `cause`. Idempotent."""
         if self._transport is None:
             return
         self._transport.abort()
@@ -104,11 +104,11 @@ class Connection(asyncio.Protocol):
                 pending.future.set_exception(lost)
         self._on_lost()
 
-    def abort_untrusted(self, why: str) -> Unusable:
-        """Close the connection because of a reply that belongs to no call. Log it, throttled, and return the cause."""
-        if (count := _untrusted_log.due(why)) is not None:
+    def abort_untrusted(self, problem: str) -> Unusable:
+        """Close the connection after a reply that belongs to no call. Log it, throttled, and return the cause."""
+        if (count := _untrusted_log.due(problem)) is not None:
             repeated = f" ({count} times since the last such line)" if count else ""
-            log.error("%s; dropping the connection%s", why, repeated)
+            log.error("%s; dropping the connection%s", problem, repeated)
         cause = Unusable("its replies do not match the commands: is it Redis, and is there a proxy in between?")
         self.abort(cause)
         return cause
@@ -156,7 +156,7 @@ class Connection(asyncio.Protocol):
         self._timed_out -= self._timed_out > 0
         if self._unsent and self._transport is not None:
             self._transport.write(self._unsent.popleft())
-        # The future of a caller that has left is done.
+        # If the caller was cancelled, its future is done.
         if not first.future.done():
             first.future.set_result(first.replies)
         if self._retired and not self._pending:
@@ -178,7 +178,7 @@ class Connection(asyncio.Protocol):
 
     def _wait_for_replies(self) -> None:
         if self._loop.time() - self._timer_due > self._silence_seconds / 2:
-            # The loop was held up and could not have received anything. That is no silence of the node.
+            # The event loop was blocked and could not receive anything, so the node was not silent.
             self._listening_since = self._loop.time()
         self._timer = self._loop.call_later(_GRACE_SECONDS, self._check_timeouts)
 
@@ -198,7 +198,7 @@ class Connection(asyncio.Protocol):
 
 
 class _Pending:
-    """A call whose replies are pending: how many, which have come, and since when it waits."""
+    """A call with pending replies: their number, those received so far, and when the call began to wait."""
 
     __slots__ = ("count", "future", "replies", "since")
 
@@ -214,11 +214,11 @@ def _ignore() -> None:
 
 
 def _describe_stranger(data: bytes) -> str:
-    """Describe the server that answers in place of Redis, by the first bytes it sent."""
+    """Describe a server that is not Redis by the first bytes it sent."""
     if data[:2] == b"\x15\x03":  # A TLS alert.
-        return "it speaks TLS: write rediss:// (is TLS (rediss://) spoken on both sides, or on neither?)"
+        return "it speaks TLS: write rediss:// (do both sides use TLS (rediss://), or neither?)"
     if data[:1] == b"<" or data[:5] == b"HTTP/":
-        return "an HTTP server answers, and no Redis: is the port right?"
+        return "an HTTP server answers, not Redis: is the port right?"
     if data[3:9] == b"\x04\0\0\0\0\0":  # A SETTINGS frame of HTTP/2.
-        return "a gRPC or HTTP/2 server answers, and no Redis: is the port right?"
+        return "a gRPC or HTTP/2 server answers, not Redis: is the port right?"
     return "something other than Redis answers: is the port right?"

@@ -1,7 +1,7 @@
-"""Credentials for Redis: passwords and certificates in files that are read again as they change.
+"""Credentials for Redis: passwords and certificates in files that are reread when they change.
 
-A file that cannot be used is refused at the start, as in `identity.trusted_files`. Later, the last good content stays
-in use. The log then has one line that names the file and what is wrong with it, and never quotes its content.
+A file that cannot be used is rejected at the start, as in `identity.trusted_files`. Later, the last good content stays
+in use, and one log line names the file and the problem without quoting the content.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from session_notes_server.settings import InvalidSetting
 
 
 class RedisSecrets:
-    """Credentials from files. Each connection asks for them anew, so that rotated ones take effect at once.
+    """Credentials from files. Each new connection rereads them, so that rotated credentials take effect immediately.
 
     Args:
-        password_file: Holds the password, on one line. None: it is in the URL, or there is none.
-        ca: Authorities that sign the certificates of Redis, a PEM file. None: the authorities of this system.
-        cert: Client certificate, for a Redis that requires one, a PEM file.
-        key: Private key of `cert`.
+        password_file: File that contains the password on one line. None: the password is in the URL, or there is none.
+        ca: PEM file with the authorities that sign Redis' certificates. None: the authorities of this system.
+        cert: PEM file with the client certificate, if Redis requires one.
+        key: PEM file with the private key of `cert`.
         sentinel_user: User at the Sentinels. Empty: the default user.
-        sentinel_password_file: Holds the password at the Sentinels, on one line. None: they require none.
+        sentinel_password_file: File that contains the Sentinels' password on one line. None: they require none.
 
     Raises:
         CredentialsError: If a file cannot be used.
-        InvalidSetting: If `cert` or `key` is given alone, or `sentinel_user` without a password.
+        InvalidSetting: If only one of `cert` and `key` is given, or `sentinel_user` without a password.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class RedisSecrets:
         if (cert is None) != (key is None):
             raise InvalidSetting("a client certificate for Redis needs both --redis-cert and --redis-key")
         if sentinel_user and not sentinel_password_file:
-            raise InvalidSetting("--sentinel-user needs a password: give --sentinel-password-file")
+            raise InvalidSetting("--sentinel-user needs a password: set --sentinel-password-file")
         self.sentinel_user = sentinel_user
         self.uses_sentinels = sentinel_password_file is not None
         self.uses_tls = ca is not None or cert is not None
@@ -55,11 +55,11 @@ class RedisSecrets:
 
     @property
     def has_password(self) -> bool:
-        """Whether a file holds the password, so that the URL must not."""
+        """Whether the password comes from a file, so that the URL must not contain one."""
         return self._password is not None
 
     def password(self) -> str | None:
-        """Return the current password, or None if no file holds one."""
+        """Return the current password, or None if it does not come from a file."""
         return self._password.current(force=True) if self._password else None
 
     def sentinel_password(self) -> str | None:
@@ -86,9 +86,9 @@ def _read_password(path: Path) -> str:
     except UnicodeDecodeError:
         raise CredentialsError(f"{path} is not UTF-8: write the password as UTF-8") from None
     if not text:
-        raise CredentialsError(f"{path} is empty: it must hold the password of Redis")
+        raise CredentialsError(f"{path} is empty: it must contain the password of Redis")
     if "\n" in text:
-        raise CredentialsError(f"{path} has more than one line: it must hold the password of Redis alone")
+        raise CredentialsError(f"{path} has more than one line: it must contain only the password of Redis")
     return text
 
 
@@ -112,16 +112,16 @@ def _context(files: _Files, contents: _Contents) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=ca)
     except (ssl.SSLError, OSError):
-        raise CredentialsError(f"{ca} holds no certificate of an authority: give a PEM file that does") from None
+        raise CredentialsError(f"{ca} contains no CA certificate: use a PEM file that does") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if cert:
         try:
-            # An empty password, so that OpenSSL does not ask for one on the terminal: an encrypted key is refused.
+            # The empty password keeps OpenSSL from prompting on the terminal. An encrypted key is rejected.
             context.load_cert_chain(cert, key, password=lambda: b"")
         except (ssl.SSLError, ValueError, OSError) as error:
-            reason = getattr(error, "reason", None) or "no PEM, or encrypted"
-            raise CredentialsError(f"{cert} and {key} are no certificate and its key ({reason})") from None
-    # OpenSSL reads the files itself. It must have seen what was checked.
+            reason = getattr(error, "reason", None) or "not PEM, or encrypted"
+            raise CredentialsError(f"{cert} and {key} are not a certificate and its key ({reason})") from None
+    # OpenSSL reads the files itself. Make sure it read the checked contents.
     if _read_files(files) != contents:
         changed = next(filter(None, files))
         raise CredentialsError(f"{changed} or a file that belongs to it changed while it was read")

@@ -1,4 +1,4 @@
-"""Running scripts: one command per call, replies that are checked to be its own, and errors classified."""
+"""Execution of scripts: one command per call, with each reply matched to its call and each error classified."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from session_notes_server.store.scripts import PROBE, SCRIPTS, Arguments, Script
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# How often one call follows a redirection, or sends a script that a node does not know.
+# Attempts per call. A redirection costs one, and so does a node that does not know the script.
 _MAX_ATTEMPTS = 5
 _ASKING = pack("ASKING")
 
@@ -52,8 +52,8 @@ class Executor:
         prefix: Prefix of every key. Sidecars with the same prefix share sessions.
         timeout: Limit for one operation.
         silence_timeout: How long a node may send nothing while replies are pending. None: `timeout`.
-        min_replicas: How many replicas must acknowledge the data behind a reply before it is returned.
-        instrumentation: Wraps each script and each scan.
+        min_replicas: Number of replicas that must have the data behind a reply before it is returned.
+        instrumentation: Wraps each script, batch of scripts and scan.
     """
 
     def __init__(
@@ -84,10 +84,10 @@ class Executor:
     async def ping(self) -> None:
         """Check that Redis serves calls. In a cluster, check every node that has slots.
 
-        This runs a script that could write and changes nothing. A PING would succeed where every write is refused.
+        This runs a write that changes nothing. A PING would succeed on a node that refuses every write.
 
         Raises:
-            StoreUnavailable: If it does not. The cause says why.
+            StoreUnavailable: If it does not. The cause is the reason.
         """
         await asyncio.gather(*(self._probe(tag) for tag in await self._nodes.hash_tags()))
 
@@ -132,7 +132,7 @@ class Executor:
                 raise StoreUnavailable from error
             if not isinstance(reply, ReplyError):
                 return connection, _strip_tag(connection, reply, tag)
-            # An error carries no tag. If it belonged to another call, this one would run twice, or fail for no reason.
+            # An error carries no tag. Were it meant for another call, this one would run twice or fail for no reason.
             await self._verify(connection)
             match str(reply).split():
                 case ["NOSCRIPT", *_]:
@@ -140,8 +140,8 @@ class Executor:
                 case ["MOVED", _, address]:
                     node, asking = await self._nodes.moved(keys[0], address, node), b""
                 case ["ASK", _, address]:
-                    # For a slot in migration, a node serves a command only if it names one key, or if all of its keys
-                    # are there. Otherwise it replies TRYAGAIN.
+                    # While a slot migrates, a node serves a command only if it names a single key or the node has all
+                    # of its keys. Otherwise it replies TRYAGAIN.
                     node, asking = self._nodes.asked(address, node), _ASKING
                 case _:
                     if topology_is_outdated(reply):
@@ -182,7 +182,7 @@ class Executor:
             received = await _send(connection, commands, len(indices))
             for index, tag, reply in zip(indices, tags, received, strict=True):
                 if isinstance(reply, ReplyError):
-                    # The node may not know the script, or no longer have the slot. `run` handles both.
+                    # The node may not know the script or may no longer have the slot. `run` handles both.
                     replies[index] = await self.run(*calls[index])
                 else:
                     replies[index] = _strip_tag(connection, reply, tag)
@@ -191,10 +191,10 @@ class Executor:
         return replies
 
     async def run_serially(self, operation: Callable[[], Awaitable[T]]) -> T:
-        """Run an operation with a large reply, and no other such operation of this executor meanwhile.
+        """Run an operation with a large reply while this executor runs no other such operation.
 
-        An operation whose caller leaves still runs to its end before the next one starts, since the store makes its
-        reply in any case.
+        If the caller is cancelled, the operation still finishes before the next one starts, since the store produces
+        its reply anyway.
         """
         await self._serial.acquire()
         work = asyncio.ensure_future(operation())
@@ -227,24 +227,24 @@ class Executor:
         return ids, ScanPosition(digest, position.node + 1, 0) if position.node + 1 < len(nodes) else None
 
     async def _identity(self, node: Node) -> list[Any]:
-        """Return the id of the node's process, and the slots it knows of. A new process scans in another order."""
+        """Return the id of the node's process, and the slots it knows of. A new process scans in a different order."""
         commands = [pack("INFO", "server"), *([pack("CLUSTER", "SLOTS")] if self._is_cluster else [])]
         info, *slots = await self._verify(await node.get(), *commands)
         owners = [(first, last, master[2:3]) for first, last, master, *_ in (slots[0] if slots else [])]
         return [re.findall(rb"^run_id:(\w+)", info, re.MULTILINE), owners]
 
     async def _verify(self, connection: Connection, *commands: bytes) -> list[Any]:
-        """Send commands whose replies carry no tag, then one whose reply does, and return the replies of the former.
+        """Send commands whose replies carry no tag, followed by a tagged one, and return the untagged replies.
 
-        A reply with the right tag shows that the connection's replies are in step with its commands. A PING would not
-        do: a Redis that cannot write to its disk refuses it, although it serves reads.
+        The right tag at the end proves that the replies match the commands. A PING in its place would not work, because
+        a Redis that cannot write to its disk refuses it, although it serves reads.
         """
         tag = next(self._tags)
         fence = pack("EVAL", "return {ARGV[1]}", 0, tag)
         *replies, fence_reply = await _send(connection, b"".join([*commands, fence]), len(commands) + 1)
         if isinstance(fence_reply, ReplyError):
             if exception_for(fence_reply) is fence_reply:
-                # Nothing in the fence can be refused for good, so this error belongs to another call.
+                # The fence cannot be refused permanently, so this error belongs to another call.
                 connection.abort()
             raise StoreUnavailable from fence_reply
         _strip_tag(connection, fence_reply, tag)
@@ -265,7 +265,7 @@ def _strip_tag(connection: Connection, reply: Any, tag: int) -> list[Any]:
     """Return a reply without its tag.
 
     Raises:
-        StoreUnavailable: If the tag is another one. A stray reply shifts all that follow, so the connection is closed.
+        StoreUnavailable: If the tag differs. A stray reply shifts all that follow, so the connection is closed.
     """
     if isinstance(reply, list) and reply[:1] == [b"%d" % tag]:
         return reply[1:]

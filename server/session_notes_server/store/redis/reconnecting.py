@@ -1,4 +1,4 @@
-"""Reconnecting with a backoff: resources that are re-created whenever they are lost."""
+"""Reconnecting with backoff: resources that are re-created whenever they are lost."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from session_notes_server.store.errors import StoreUnavailable
 
 T = TypeVar("T")
 
-# Short at first, because the store may just be restarting. In the end rare enough to cost nothing, and often enough to
-# be back within two seconds of the store's return.
+# The first pause is short, because the store may just be restarting. The last one is long enough for attempts to cost
+# nothing, and short enough to reconnect within two seconds of the store's return.
 FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 0.02, 0.5
-# A resource that is lost or rejected so soon after its creation is probably useless, and so is the next one.
+# A resource that is lost or rejected this soon after its creation was probably useless, and so will the next one be.
 _SHORT_LIFE_SECONDS = 2 * LAST_BACKOFF_SECONDS
-# How long callers wait while attempts fail, so that a restart or a reset goes unnoticed.
+# How long callers wait while attempts fail, so that they do not notice a restart or a reset.
 _BLINK_SECONDS = 0.1
 
 
 class Backoff:
-    """Attempts at something, shared by all who make them: one at a time, with growing pauses after failures.
+    """A schedule of attempts that resources can share: one at a time, with growing pauses after failures.
 
-    A pause counts from the beginning of the failed attempt. An attempt at a silent store takes long enough by itself.
+    A pause counts from the beginning of the failed attempt, since an attempt at a silent store already takes long.
     """
 
     def __init__(self) -> None:
         self.failure: Exception | None = None
-        """Why the last attempt failed, if it did."""
+        """The exception of the last attempt, if it failed."""
         self._lock = asyncio.Lock()
         self._not_before = 0.0
         self._pause = FIRST_BACKOFF_SECONDS
 
     @asynccontextmanager
     async def attempt(self) -> AsyncIterator[None]:
-        """Wait until an attempt is due, then run the block as one. An exception from the block is a failure."""
+        """Wait until an attempt is due, then run the block as the attempt. It fails if the block raises."""
         loop = asyncio.get_running_loop()
         async with self._lock:
             if (wait := self._not_before - loop.time()) > 0:
@@ -55,16 +55,16 @@ class Backoff:
 
 
 class Renewable(Generic[T]):
-    """A resource that calls need, such as a connection. It is created when first used, and again whenever it is lost.
+    """A resource that calls need, such as a connection. It is created on first use, and again whenever it is lost.
 
     Callers never create it themselves, so a store that is down, or refuses the password, sees one attempt per backoff
-    however many calls there are. Callers wait for a moment after a loss. Later they fail at once.
+    however many calls arrive. Callers wait briefly after a loss. Later they fail immediately.
 
     Args:
         create: Creates the resource, within its own time limit.
-        backoff: When to try. Several resources may share one.
-        patience_seconds: How long after the loss a caller waits.
-        discard: Called with a resource that was replaced.
+        backoff: Schedule of the attempts. Several resources may share one.
+        patience_seconds: How long after a loss callers wait.
+        discard: Called with each resource that was replaced.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Renewable(Generic[T]):
         discard: Callable[[T], object] = lambda _: None,
     ) -> None:
         self.value: T | None = None
-        """The resource, while there is one."""
+        """The resource, or None while it does not exist."""
         self._create = create
         self._backoff = backoff
         self._patience_seconds = patience_seconds
@@ -91,7 +91,7 @@ class Renewable(Generic[T]):
         """Return the resource, once it exists.
 
         Raises:
-            StoreUnavailable: If it has been missing for a while. The cause says why.
+            StoreUnavailable: If it has been missing for too long. The cause is the reason.
         """
         if self.value is None:
             self.renew()
@@ -110,7 +110,7 @@ class Renewable(Generic[T]):
         return self.value
 
     def lose(self, value: T) -> None:
-        """Note that a resource was lost. If it is the current one, create another."""
+        """Report the loss of a resource. If it is the current one, create another."""
         if value is self.value:
             self.value = None
             self._missing_since = asyncio.get_running_loop().time()
@@ -133,12 +133,12 @@ class Renewable(Generic[T]):
         self._start_renewal(self._next_pause)
 
     async def renewed(self) -> None:
-        """Wait for a renewal in progress to end, for as long as callers wait after a loss."""
+        """Wait for a renewal in progress to end, at most as long as callers wait after a loss."""
         if self._renewal is not None:
             await asyncio.wait([self._renewal], timeout=self._patience_seconds)
 
     async def aclose(self) -> None:
-        """Create no more. Callers that find no resource fail at once."""
+        """Stop creating resources. Callers that find none fail immediately."""
         self._closed = True
         if self._renewal is not None:
             self._renewal.cancel()
@@ -154,7 +154,7 @@ class Renewable(Generic[T]):
     async def _renew(self, pause_seconds: float) -> None:
         loop = asyncio.get_running_loop()
         if loop.time() < self._created + _SHORT_LIFE_SECONDS:
-            # Re-creating at once what was lost at once would be a storm of connections.
+            # Without this pause, connections that are lost immediately would be re-created in a tight loop.
             await asyncio.sleep(pause_seconds)
         while True:
             try:

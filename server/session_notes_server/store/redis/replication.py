@@ -8,18 +8,18 @@ from weakref import WeakKeyDictionary
 from session_notes_server.store.errors import ConnectionLost, StoreUnavailable, Unconfirmed
 from session_notes_server.store.redis.connection import Connection, pack
 
-# The share of a call's time that WAIT may take. A call may have to sit out an earlier WAIT first.
+# The share of a call's time limit that WAIT may take. The call may have to wait for an earlier WAIT first.
 _WAIT_SHARE = 0.4
 
 
 class ReplicaAcks:
-    """Waits until enough replicas have what a node answered over a connection.
+    """Waits until enough replicas have the data behind the replies on a connection.
 
-    WAIT holds up everything behind it on its connection. So at most one is in flight per connection, and it counts for
-    all calls that asked before it was sent.
+    WAIT delays all later commands on its connection. Therefore at most one is in flight per connection, and it serves
+    all calls that began to wait before it was sent.
 
     Args:
-        required: How many replicas must have the data. 0: none.
+        required: Number of replicas that must have the data. 0: none.
         timeout_seconds: Limit for a call.
     """
 
@@ -30,14 +30,14 @@ class ReplicaAcks:
         self._states: WeakKeyDictionary[Connection, _State] = WeakKeyDictionary()
 
     async def wait(self, connection: Connection, key: str) -> None:
-        """Wait until enough replicas have everything that was answered over a connection so far.
+        """Wait until enough replicas have the data behind all replies on a connection so far.
 
         Args:
             connection: A connection to a node.
-            key: A key of the sidecar that lives at this node.
+            key: A key of the sidecar that is stored at this node.
 
         Raises:
-            StoreUnavailable: If they do not, as far as is known.
+            StoreUnavailable: If too few replicas confirmed it in time.
         """
         state = self._states.get(connection)
         if state is None:
@@ -45,7 +45,7 @@ class ReplicaAcks:
         if state.next is None:
             state.next = asyncio.create_task(self._send_wait(connection, state, key))
         if not await asyncio.shield(state.next):
-            raise StoreUnavailable from Unconfirmed("too few replicas have what was written (--min-replicas-acked)")
+            raise StoreUnavailable from Unconfirmed("too few replicas have confirmed the write (--min-replicas-acked)")
 
     def are_missing(self, connection: Connection) -> bool:
         """Return whether too few replicas had the data when WAIT last ran on this connection."""
@@ -55,9 +55,8 @@ class ReplicaAcks:
     async def _send_wait(self, connection: Connection, state: _State, key: str) -> bool:
         async with state.lock:
             state.next = None
-            # WAIT covers only writes of its own connection. The data behind a reply may have been written over another
-            # one, if the call is a retry of a write whose reply was lost. Hence this write, which comes after all of
-            # them.
+            # WAIT covers only writes of its own connection. If a call is the retry of a write whose reply was lost, its
+            # data was written over another connection. This SET comes after all of them, so WAIT covers them too.
             commands = pack("SET", key, 1, "PX", 1000) + pack("WAIT", self.required, self._wait_ms)
             try:
                 _, replicas = await connection.send(commands, 2)

@@ -1,4 +1,4 @@
-"""Sentinels: finding the master, by whichever Sentinel answers first."""
+"""Sentinels: finding the master through the first Sentinel that answers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _ASKING_SHARE = 0.6
 
 
 async def open_master(target: RedisTarget, *, timeout_seconds: float, silence_seconds: float) -> OpenedConnection:
-    """Connect to the master: the first node that a Sentinel names and that is no replica.
+    """Connect to the master: the first node that a Sentinel names and that is not a replica.
 
-    All Sentinels are asked at once. So one that is down or silent costs no time, and one that has not heard of a
-    failover does not decide alone.
+    All Sentinels are asked concurrently, so that one that is down or silent costs no time, and one that has not heard
+    of a failover does not decide alone.
 
     Raises:
-        OSError: If there is no master that can be reached.
+        OSError: If no master can be reached.
         hiredis.ReplyError: If the master refuses the user, the password or the database.
     """
     failure: OSError | ReplyError | None = None
@@ -68,7 +68,7 @@ async def _masters(target: RedisTarget, timeout_seconds: float) -> AsyncGenerato
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     if not masters:
-        # A Sentinel that does not know the name explains most, and an error reply more than an unreachable Sentinel.
+        # Report the most informative failure: a Sentinel without the name, then an error reply, then no connection.
         failures.sort(key=lambda error: not isinstance(error, ReplyError))
         raise NoMaster from failures[0] if len(failures) == len(tasks) else None
 
@@ -90,4 +90,4 @@ async def _ask(target: RedisTarget, address: Address, timeout_seconds: float) ->
         case [bytes(host), bytes(port)] if host and port.isdigit() and 0 < int(port) < 65536:
             return Address(host.decode(errors="replace"), int(port))
         case _:
-            raise Unusable("a Sentinel's answer is no address: is it a Sentinel?")
+            raise Unusable("a Sentinel's reply is not an address: is it a Sentinel?")

@@ -1,4 +1,4 @@
-"""Connecting to Redis: the store that a URL names, and how a connection to one of its nodes is opened and logged in."""
+"""The target of a Redis URL, and opening and authenticating connections to its nodes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from session_notes_server.store.redis.credentials import RedisSecrets
 from session_notes_server.store.redis.reconnecting import Backoff
 from session_notes_server.store.redis.url import Address, RedisURL
 
-# The share of the connection timeout that a TLS handshake may take, to tell its silence from that of the network.
+# The share of the connection timeout for a TLS handshake, so that its timeout differs from one of the network.
 _HANDSHAKE_SHARE = 0.8
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedConnection:
-    """A connection that is logged in, and what the server reports about itself."""
+    """An authenticated connection, and the mode and role that the server reports."""
 
     connection: Connection
 
@@ -43,12 +43,12 @@ class RedisTarget:
     """The address for logs, without credentials."""
 
     addresses: tuple[Address, ...]
-    """Of the node, of some nodes of the cluster, or of the Sentinels."""
+    """Addresses of the node, of some nodes of the cluster, or of the Sentinels."""
 
     is_cluster: bool = False
 
     service: str = ""
-    """Sentinel's name for the master. Empty: there is no Sentinel."""
+    """Sentinel's name for the master. Empty: no Sentinels are used."""
 
     tls: bool = False
     user: str = ""
@@ -58,7 +58,7 @@ class RedisTarget:
 
     db: int = 0
     backoffs: dict[Address, Backoff] = field(default_factory=lambda: defaultdict(Backoff), compare=False, repr=False)
-    """By address. All connections to a node share one, so that they attempt to connect in turn."""
+    """Backoffs by address. All connections to a node share one, so that they attempt to connect in turn."""
 
     @classmethod
     def parse(cls, text: str, secrets: RedisSecrets | None = None) -> Self:
@@ -66,7 +66,7 @@ class RedisTarget:
 
         Raises:
             InvalidRedisURL: If the URL is invalid.
-            InvalidSetting: If a password is in both, or a secret has no use with this URL.
+            InvalidSetting: If both have a password, or a credential does not apply to this URL.
         """
         secrets = secrets or RedisSecrets()
         url = RedisURL.parse(text)
@@ -83,28 +83,28 @@ class RedisTarget:
         )
         if secrets.uses_tls and not target.tls:
             raise InvalidSetting(
-                f"--redis-ca, --redis-cert and --redis-key are about TLS, and {target.name} has none: write rediss://, "
-                "rediss+cluster:// or rediss+sentinel://"
+                f"--redis-ca, --redis-cert and --redis-key need TLS, which {target.name} does not use: write "
+                "rediss://, rediss+cluster:// or rediss+sentinel://"
             )
         if secrets.has_password and target.password:
-            raise InvalidSetting("the Redis URL and --redis-password-file both have a password: give one")
+            raise InvalidSetting("the Redis URL and --redis-password-file both have a password: remove one")
         if secrets.uses_sentinels and not target.service:
             raise InvalidSetting(
-                f"--sentinel-user and --sentinel-password-file are for Sentinels, and {target.name} has none: write "
+                f"--sentinel-user and --sentinel-password-file need Sentinels, which {target.name} does not use: write "
                 "redis+sentinel:// or rediss+sentinel://"
             )
         return target
 
     async def open(self, address: Address, *, timeout_seconds: float, silence_seconds: float) -> OpenedConnection:
-        """Connect to a node, and log in.
+        """Connect to a node and authenticate.
 
         Args:
-            address: Where it listens. A host name is resolved anew each time.
+            address: Address of the node. A host name is resolved again each time.
             timeout_seconds: Limit for connecting, and later for each call over the connection.
             silence_seconds: How long the node may send nothing while replies are pending.
 
         Raises:
-            OSError: If it is unreachable, its certificate is not trusted, or it is no suitable Redis.
+            OSError: If it is unreachable, its certificate is not trusted, or it is not a suitable Redis.
             hiredis.ReplyError: If it refuses the user, the password or the database.
         """
         password = self.secrets.password() or self.password
@@ -117,10 +117,10 @@ class RedisTarget:
         return opened
 
     async def open_sentinel(self, address: Address, *, timeout_seconds: float) -> OpenedConnection:
-        """Connect to a Sentinel, and log in with the user and password for Sentinels.
+        """Connect to a Sentinel and authenticate with the user and password for Sentinels.
 
         Raises:
-            OSError: If it is unreachable, or no Sentinel.
+            OSError: If it is unreachable or not a Sentinel.
             hiredis.ReplyError: If it refuses the user or the password.
         """
         password = self.secrets.sentinel_password() or ""
@@ -134,14 +134,14 @@ class RedisTarget:
         )
         if opened.mode not in ("sentinel", ""):
             opened.connection.abort()
-            raise Unusable("it is a Redis and no Sentinel: write redis:// or rediss://")
+            raise Unusable("it is a Redis, not a Sentinel: write redis:// or rediss://")
         return opened
 
     async def _open(
         self, address: Address, user: str, password: str, db: int, *, timeout_seconds: float, silence_seconds: float
     ) -> OpenedConnection:
         connection: Connection | None = None
-        # Before the time limit starts, because loading the system's authorities takes milliseconds.
+        # Load this before the time limit starts, because loading the system's authorities takes milliseconds.
         context = self.secrets.tls_context() if self.tls and address.port else None
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -175,21 +175,21 @@ async def _connect(
             connection, address.host, address.port, ssl=context, ssl_handshake_timeout=handshake_seconds
         )
     except ssl.SSLError:
-        raise  # Some of them are also ValueErrors.
-    except ValueError as error:  # A cluster or a Sentinel can name a host that is no valid name.
-        raise Unusable("the name of its host is invalid and cannot be looked up") from error
+        raise  # Some SSLErrors are also ValueErrors.
+    except ValueError as error:  # A cluster or a Sentinel can send an invalid host name.
+        raise Unusable("its host name is invalid") from error
     except ConnectionAbortedError as error:
         raise Unresponsive(_NO_HANDSHAKE) from error
     return connected
 
 
-_NO_CONNECTION = "no answer in time to an attempt to connect: is the address right, and does a firewall let it through?"
-_NO_HANDSHAKE = "no answer in time to a TLS handshake: does it speak TLS? If not, write redis://"
+_NO_CONNECTION = "no answer to the connection attempt in time: is the address right, and does a firewall block it?"
+_NO_HANDSHAKE = "no answer to the TLS handshake in time: does it speak TLS? If not, write redis://"
 _NO_REPLY = (
-    "no answer in time, though it takes connections: is it Redis, and is TLS (rediss://) spoken on both sides, or on "
+    "no answer in time, although it accepts connections: is it Redis, and do both sides use TLS (rediss://), or "
     "neither?"
 )
-_CLOSED = "it closes the connection at once: is it Redis, and is TLS (rediss://) spoken on both sides, or on neither?"
+_CLOSED = "it closes the connection immediately: is it Redis, and do both sides use TLS (rediss://), or neither?"
 
 
 async def _log_in(connection: Connection, user: str, password: str, db: int) -> OpenedConnection:
@@ -200,7 +200,7 @@ async def _log_in(connection: Connection, user: str, password: str, db: int) -> 
         required.append(("SELECT", db))
     # HELLO, which every user may send, reports what the server is. SETNAME is for CLIENT LIST, and may be refused.
     commands = [*required, ("HELLO",), ("CLIENT", "SETNAME", "session-notes")]
-    # In one packet: a server that rejects connections closes them, and after a second packet its reason would be lost.
+    # Send one packet: a server that rejects a connection closes it, and a second packet would lose the reason.
     lost: ConnectionLost | None = None
     try:
         replies: Sequence[Any] = await connection.send(b"".join(pack(*command) for command in commands), len(commands))

@@ -1,4 +1,4 @@
-"""Topology of the store: which node has a key. A single node, a Sentinel's master, or the owner of the key's slot."""
+"""Topology of the store: the node for a key, which is a single node, a Sentinel's master, or the owner of a slot."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Timeouts:
 
 
 class Topology(Protocol):
-    """What all kinds of store have in common."""
+    """Interface common to all kinds of store."""
 
     async def of(self, key: str) -> Node:
         """Return the node that has a key."""
@@ -44,40 +44,40 @@ class Topology(Protocol):
         """Return all nodes that have keys, in a stable order."""
 
     async def hash_tags(self) -> Sequence[str]:
-        """Return a hash tag for each of these nodes, so that keys with the tag live at the node.
+        """Return a hash tag for each of these nodes. Keys with that tag are stored at the node.
 
         Raises:
             StoreUnavailable: If some keys have no node.
         """
 
     async def moved(self, key: str, to: str, by: Node) -> Node:
-        """Follow a redirection that holds for all commands from now on, and return the new node.
+        """Follow a permanent redirection (MOVED), and return the new node.
 
         Args:
             key: The key.
-            to: `host:port`, in any form in which a node writes it.
+            to: `host:port`, in any form that nodes use.
             by: The node that redirects.
 
         Raises:
-            StoreUnavailable: If no node gives the address.
+            StoreUnavailable: If no node reveals the address.
         """
 
     def asked(self, to: str, by: Node) -> Node:
-        """Follow a redirection that holds for one command, and return the other node.
+        """Follow a redirection of one command (ASK), and return the other node.
 
         Raises:
-            StoreUnavailable: If the redirection gives no address.
+            StoreUnavailable: If the redirection contains no address.
         """
 
     def refresh(self, node: Node) -> None:
-        """Find out again which node is the right one, because this one may no longer be."""
+        """Read the topology again, because this node may no longer be the right one."""
 
     async def aclose(self) -> None:
         """Close all connections."""
 
 
 def open_topology(target: RedisTarget, timeouts: Timeouts) -> Topology:
-    """Return the topology of any kind of store. Nothing is connected yet."""
+    """Return the topology of any kind of store, without connecting yet."""
     return Cluster(target, timeouts) if target.is_cluster else SingleNode(target, timeouts)
 
 
@@ -94,7 +94,7 @@ class SingleNode:
         return self._node
 
     async def all(self) -> Sequence[Node]:
-        """Return the node alone."""
+        """Return a list of the only node."""
         return [self._node]
 
     async def hash_tags(self) -> Sequence[str]:
@@ -102,15 +102,15 @@ class SingleNode:
         return ["0"]
 
     async def moved(self, key: str, to: str, by: Node) -> Node:
-        """Refuse: this is a node of a cluster, used as a single node."""
+        """Raise StoreUnavailable: this is a node of a cluster, used as a single node."""
         raise StoreUnavailable from ReplyError("MOVED")
 
     def asked(self, to: str, by: Node) -> Node:
-        """Refuse, as `moved` does."""
+        """Raise StoreUnavailable, as `moved` does."""
         raise StoreUnavailable from ReplyError("MOVED")
 
     def refresh(self, node: Node) -> None:
-        """Connect anew: Sentinel, the name's address, or a proxy may lead to another node by now."""
+        """Connect again: Sentinel, DNS or a proxy may now lead to another node."""
         node.renew()
 
     async def aclose(self) -> None:
@@ -139,19 +139,19 @@ class Cluster:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def of(self, key: str) -> Node:
-        """Return the node that has the key's slot, as far as is known."""
+        """Return the node that has the key's slot, according to the last known slots."""
         address = (await self._slots.get()).owners[cluster_slots.slot_of(key)]
         if address is None:
             self._slots.renew()
             raise StoreUnavailable from ReplyError("CLUSTERDOWN")
         node = self._at(address)
         if node.value is None:
-            # If another node takes over its slots, that node has another address.
+            # Another node may have taken over its slots, at another address.
             self._slots.renew()
         return node
 
     async def all(self) -> Sequence[Node]:
-        """Return the nodes that have slots, by their addresses."""
+        """Return the nodes that have slots, sorted by address."""
         return [self._at(address) for address in sorted((await self._slots.get()).nodes, key=str)]
 
     async def hash_tags(self) -> Sequence[str]:
@@ -172,13 +172,13 @@ class Cluster:
         return self._nodes[address]
 
     async def moved(self, key: str, to: str, by: Node) -> Node:
-        """Note the new owner of the key's slot, and fetch all slots again: others may have moved too."""
+        """Record the new owner of the key's slot, and fetch all slots again, since others may have moved too."""
         address = self._redirection(to, by)
         if address is not None and self._slots.value is not None:
             self._slots.value.move(cluster_slots.slot_of(key), address)
         self._slots.renew()
         if address is None:
-            # The redirection names no host. CLUSTER SLOTS gives more names.
+            # The redirection names no host. CLUSTER SLOTS contains more names.
             await self._slots.renewed()
             node = await self.of(key)
             if node is by:
@@ -208,7 +208,7 @@ class Cluster:
     async def _fetch_slots(self) -> cluster_slots.SlotMap:
         connected = [address for address, node in self._nodes.items() if node.value is not None]
         others = [*self._target.addresses, *self._nodes]
-        # There may be time for a few of them only. Then these should not always be the same.
+        # There may be time for only a few of them, and these should not always be the same.
         random.shuffle(others)
         failures: list[Exception] = []
         try:
@@ -223,7 +223,7 @@ class Cluster:
                         return slots
         except TimeoutError as error:
             failures.append(error)
-        # A node's answer explains more than another node's being unreachable.
+        # A reply from one node is more informative than the failure to reach another.
         raise next((error for error in failures if isinstance(error, ReplyError | Unusable)), failures[0])
 
     async def _fetch_slots_from(self, address: Address) -> cluster_slots.SlotMap:
@@ -244,7 +244,7 @@ class Cluster:
             task.add_done_callback(self._closing.discard)
 
 
-_UNNAMED = "a node of the cluster redirects to another one and names no host (cluster-preferred-endpoint-type)"
+_UNNAMED = "a node of the cluster redirects to another one without naming its host (cluster-preferred-endpoint-type)"
 
 
 def _node(connect: Callable[[], Awaitable[Connection]], backoff: Backoff, timeouts: Timeouts) -> Node:
@@ -257,7 +257,7 @@ async def _connect(node: Node, target: RedisTarget, address: Address, timeouts: 
 
 
 def _tied(node: Node, connection: Connection) -> Connection:
-    """Have the node learn when the connection is lost."""
+    """Notify the node when the connection is lost."""
     connection.on_lost(partial(node.lose, connection))
     return connection
 

@@ -1,4 +1,4 @@
-"""Redis URLs: the accepted forms, and errors that say what to write instead and hold no secret."""
+"""Redis URLs: the accepted forms, and errors that suggest corrections without revealing secrets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from session_notes_server.settings import InvalidSetting
 
 
 class InvalidRedisURL(InvalidSetting):
-    """An invalid Redis URL. The text can be shown to a user: it holds no secret."""
+    """An invalid Redis URL. The message contains no secrets, so it can be shown to a user."""
 
 
 FORMS = """\
@@ -24,7 +24,7 @@ With TLS: rediss://, rediss+cluster:// or rediss+sentinel://"""
 _SCHEMES = {f"{scheme}{kind}" for scheme in ("redis", "rediss") for kind in ("", "+cluster", "+sentinel")} | {"unix"}
 _REDIS_PORT, _SENTINEL_PORT = 6379, 26379
 
-# Not by urlsplit, which refuses passwords with brackets, and takes a password with a slash for a host.
+# urlsplit rejects passwords with brackets, and mistakes a password with a slash for a host.
 _URL = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?",
     re.DOTALL | re.IGNORECASE,

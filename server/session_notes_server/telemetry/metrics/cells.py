@@ -1,8 +1,8 @@
-"""Memory for the numbers of a process: floats in a fixed layout, which another process may read at any time.
+"""Memory for the metrics of a process: floats in a fixed layout, which other processes may read at any time.
 
-Counting is one addition to a float. It needs no lock, because only the event loop's thread counts, and no lookup of
-labels, because the place of every series is fixed. prometheus_client's own counters need both, and files to add up
-several processes. For the dozen numbers of a call, that cost several times as much.
+Counting is one addition to a float. It takes no lock, because only the event loop's thread counts, and no lookup of
+labels, because the index of every series is fixed. prometheus_client's counters take both, and files to sum several
+processes. For the dozen numbers per call, they cost several times as much.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ def private() -> Cells:
 
 
 def shared() -> int:
-    """Return a descriptor of memory for cells that several processes share. Linux only.
+    """Return a file descriptor of memory for cells that several processes share. Linux only.
 
-    The memory belongs to no process and no file system. It outlives a worker that is killed, and the worker's
-    replacement counts on from there.
+    The memory outlives a worker that is killed, and the worker's replacement continues its counts.
     """
     descriptor = os.memfd_create("session-notes-metrics")
     os.truncate(descriptor, _BYTES)
@@ -57,13 +56,7 @@ def _first_index(family: Family, labels: tuple[str, ...]) -> int:
 
 
 class Number:
-    """A counter or a gauge.
-
-    Args:
-        cells: The cells of the process.
-        family: The metric.
-        labels: The labels of the series.
-    """
+    """One series of a counter or a gauge."""
 
     __slots__ = ("_cells", "_index")
 
@@ -80,7 +73,7 @@ class Number:
 
 
 class Histogram:
-    """Counts of values by size. The arguments are those of `Number`."""
+    """One series of a histogram: counts of values by size, and their sum."""
 
     __slots__ = ("_bounds", "_cells", "_index", "_sum_index")
 

@@ -35,14 +35,13 @@ LAG_INTERVAL_SECONDS = 0.1
 
 
 class Metrics:
-    """What one process counts. Only the event loop's thread may use it.
+    """The metrics of one process, for use by the thread of the event loop only.
 
-    Args:
-        cells: Memory for the numbers. It may hold those of an earlier process, whose place this one takes.
+    A worker continues the counts that the cells hold from a worker that it replaces.
     """
 
     def __init__(self, cells: Cells) -> None:
-        # The calls that an earlier process had in flight have ended with it.
+        # Calls that were in flight in the replaced process ended with it.
         for (kind,) in IN_FLIGHT.series:
             Number(cells, IN_FLIGHT, kind).set(0.0)
         notes = NotesMetrics(cells)
@@ -57,7 +56,7 @@ class Metrics:
         self._unknown_handled = Number(cells, HANDLED, *UNKNOWN, CODES[grpc.StatusCode.UNIMPLEMENTED])
 
     def unknown_method(self) -> None:
-        """Count a call of a method that does not exist."""
+        """Count a call to a method that does not exist."""
         self._unknown_started.add()
         self._unknown_handled.add()
 
@@ -70,18 +69,14 @@ class Metrics:
 
 
 class StoreMetrics:
-    """Durations and failures of the store's operations. Implements `store.Instrumentation`.
-
-    Args:
-        cells: The cells of the process.
-    """
+    """Durations and failures of the store's operations. Implements `store.Instrumentation`."""
 
     def __init__(self, cells: Cells) -> None:
         self._seconds = {operation: Histogram(cells, STORE_SECONDS, operation) for operation in OPERATIONS}
         self._failures = {operation: Number(cells, STORE_FAILURES, operation) for operation in OPERATIONS}
 
     async def instrument(self, name: str, work: Coroutine[Any, Any, T], *, batch_size: int = 1) -> T:
-        """Await an operation, and count how long it takes. A refusal counts as an answer, an outage as a failure."""
+        """Await an operation, and record its duration, refusals included. An outage counts as a failure instead."""
         began = perf_counter()
         try:
             result = await work
@@ -96,15 +91,7 @@ class StoreMetrics:
 
 
 class MethodMetrics:
-    """Metrics of the calls of one method.
-
-    Args:
-        cells: The cells of the process.
-        kind: The method's `grpc_type`.
-        service: Its service.
-        name: Its name.
-        notes: Metrics of what calls read and write.
-    """
+    """Metrics of one method's calls. Its kind is the label `grpc_type`."""
 
     __slots__ = ("_content", "_handled", "_in_flight", "_ok", "_refused", "_seconds", "_started")
 
@@ -130,7 +117,7 @@ class MethodMetrics:
         request: Message | None,
         response: Message | None,
     ) -> None:
-        """Count the end of a call, and what it read or wrote."""
+        """Count the end of a call, and the notes and runs in its request and response."""
         self._in_flight.add(-1.0)
         # Looking up an enum member takes longer than counting, and most calls end in OK.
         (self._ok if code is grpc.StatusCode.OK else self._handled[code]).add()

@@ -1,4 +1,4 @@
-"""Exposition of metrics over HTTP in Prometheus's formats. Nothing else imports prometheus_client."""
+"""Exposition of metrics over HTTP in Prometheus's formats. Only this module imports prometheus_client."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Processes = Callable[[], Mapping[str, int]]
 
 PATH = "/metrics"
 
-# A scrape takes several milliseconds, and there are one or two Prometheus servers.
+# Enough for one or two Prometheus servers, whose scrapes take several milliseconds.
 MAX_CONNECTIONS, IDLE_SECONDS = 8, 5.0
 
 
@@ -43,9 +43,9 @@ async def exposed(address: str, cells: Sequence[Cells], processes: Processes | N
     """Serve scrapes within the block.
 
     Args:
-        address: `host:port`, where port 0 stands for any free port.
-        cells: The cells of every process that counts.
-        processes: The processes of a sidecar that has several. None: this process only.
+        address: `host:port`. Port 0 selects a free port.
+        cells: The cells of every process that serves calls.
+        processes: The processes of a sidecar with workers, or None for this process only.
 
     Raises:
         AddressError: If the address is in use, or is not one of this machine.
@@ -79,8 +79,9 @@ class _Numbers(Collector):
     def collect(self) -> Iterator[Metric]:
         for family in ALL:
             metric = _EMPTY[family.kind](family.name, family.text, labels=family.labels)
-            for labels, places in series(family):
-                _fill(metric, family, labels, [family.combine(cells[at] for cells in self._cells) for at in places])
+            for labels, indices in series(family):
+                numbers = [family.combine(cells[index] for cells in self._cells) for index in indices]
+                _fill(metric, family, labels, numbers)
             yield metric
 
 
@@ -116,7 +117,7 @@ class _Build(Collector):
 
 
 class _EachProcess(Collector):
-    """prometheus_client's metrics of a process, per process. A new process starts at 0, so they are not added up."""
+    """prometheus_client's metrics of a process, per process. A new process starts at 0, so they are not summed."""
 
     def __init__(self, processes: Processes) -> None:
         self._processes = processes
@@ -138,12 +139,12 @@ def _listening(address: str, registry: CollectorRegistry) -> Iterator[_Server]:
         text = f"cannot serve metrics on {address}: write host:port, with a port from 0 to 65535."
         raise InvalidSetting(text) from None
     try:
-        ((family, _, _, _, place), *_) = socket.getaddrinfo(
+        ((family, _, _, _, sockaddr), *_) = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         _Server.address_family = family
         handler = type("_Handler", (_Handler,), {"registry": registry})
-        server = _Server(place[:2], handler)
+        server = _Server(sockaddr[:2], handler)
     except (OSError, UnicodeError):
         raise AddressError(
             f"cannot serve metrics on {address}: it is in use, or not an address of this machine. Choose another with "

@@ -1,4 +1,4 @@
-"""The metrics and all their series: every label has a few values, known in advance."""
+"""The metrics and all their series. Every label has a few values, which are known in advance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from session_notes_server.store import OPERATIONS
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A metric in Prometheus's sense."""
+    """A metric family, as defined by Prometheus."""
 
     name: str
     """The name, without the `_total` of a counter."""
@@ -51,7 +51,7 @@ CODES |= {grpc.StatusCode.OK: "OK", grpc.StatusCode.CANCELLED: "Canceled"}
 
 UNARY, SERVER_STREAM, BIDI_STREAM = "unary", "server_stream", "bidi_stream"
 UNKNOWN = (UNARY, "unknown", "unknown")
-"""All methods that do not exist, whatever their names."""
+"""The labels of all methods that do not exist."""
 
 METHODS = (
     *((UNARY, service.full_name, method.name) for service in SERVICES for method in service.methods),
@@ -82,7 +82,8 @@ STARTED = Family("grpc_server_started", "counter", "Calls that began.", _METHOD,
 HANDLED = Family(
     "grpc_server_handled",
     "counter",
-    "Calls that ended, by status. Canceled: the caller left, or its deadline passed.",
+    "Calls that ended, by status. Canceled: the caller left, or its deadline passed. DeadlineExceeded: the request did "
+    "not arrive in time.",
     (*_METHOD, "grpc_code"),
     tuple((*method, code) for method in (*METHODS, UNKNOWN) for code in CODES.values()),
 )
@@ -105,7 +106,7 @@ REFUSED = Family(
     "session_notes_calls_refused",
     "counter",
     "Calls to the contract's services that ended with one of its errors, by reason (ErrorReason). OVERLOADED: too many "
-    "calls, or bytes of them, were in flight.",
+    "calls or bytes were in flight.",
     ("reason",),
     tuple((reason,) for reason in REASONS),
 )

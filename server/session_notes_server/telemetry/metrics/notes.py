@@ -26,19 +26,15 @@ from session_notes_server.telemetry.metrics.families import (
 )
 
 MAX_RUNS = 100_000
-"""How many runs in flight are remembered, in about 30 MB."""
+"""Maximum number of runs in flight that are tracked, in about 30 MB."""
 
 _READY = Readiness.READINESS_READY
 _NO_LONGER_IN_FLIGHT = {StatusCode.ALREADY_EXISTS, StatusCode.FAILED_PRECONDITION}
-"""With these, WriteNotes and FailRun tell a run that it has ended already."""
+"""Statuses of WriteNotes and FailRun that mean that the run has already ended."""
 
 
 class NotesMetrics:
-    """Metrics of what calls read and write.
-
-    Args:
-        cells: The cells of the process.
-    """
+    """Metrics of the notes and runs that calls read and write."""
 
     def __init__(self, cells: Cells) -> None:
         number, histogram = partial(Number, cells), partial(Histogram, cells)
@@ -110,22 +106,22 @@ class NotesMetrics:
 
 
 class _RunsInFlight:
-    """Runs that began through this process, until they or their leases end. Only hashes of their ids are held."""
+    """Runs that began through this process, until they or their leases end. Only hashes of their ids are stored."""
 
     def __init__(self, begun: Number, in_flight: Number) -> None:
         self._begun, self._in_flight = begun, in_flight
-        self._in_flight.set(0.0)  # A worker inherits the cells of the one that it replaces.
+        self._in_flight.set(0.0)  # A worker inherits the cells of the worker that it replaces.
         self._leases: dict[int, asyncio.TimerHandle] = {}
 
     def begin(self, run: int, lease_seconds: float) -> None:
-        """Note a run, unless it is known."""
+        """Add a run, unless it is already tracked."""
         if run not in self._leases and len(self._leases) < MAX_RUNS:
             self._leases[run] = asyncio.get_running_loop().call_later(lease_seconds, self.end, run)
             self._begun.add()
             self._in_flight.set(len(self._leases))
 
     def end(self, run: int) -> None:
-        """Note that a run is no longer in flight. Idempotent."""
+        """Remove a run. Idempotent."""
         if lease := self._leases.pop(run, None):
             lease.cancel()
             self._in_flight.set(len(self._leases))

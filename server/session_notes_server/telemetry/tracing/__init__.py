@@ -1,4 +1,4 @@
-"""Tracing with OpenTelemetry, enabled by its own environment variables. Nothing of it is imported otherwise.
+"""Tracing with OpenTelemetry, which is imported only if its environment variables enable it.
 
 docs/tracing.md lists the spans and their attributes.
 """
@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 
 
 def start_traces() -> Traces | None:
-    """Begin to export spans, or return None if tracing is not enabled or not possible.
+    """Start to export spans, or return None if tracing is disabled or cannot start.
 
-    A fault in tracing is logged once and affects nothing else, because the variables may be meant for all programs of a
-    pod, and the sidecar must answer calls.
+    A fault is logged once and affects nothing else. The variables may be set for all programs of a pod, and the sidecar
+    must serve calls.
     """
     if not is_enabled(os.environ):
         return None
@@ -32,7 +32,7 @@ def start_traces() -> Traces | None:
     try:
         traces = Traces()
     except Exception as error:
-        # The text of the exception may repeat a header that holds a key.
+        # The text of the exception may quote a header that contains a key.
         log.warning("no traces: one of the OTEL_ variables is invalid (%s)", type(error).__name__)
         return None
     log.info("calls are traced")

@@ -1,4 +1,4 @@
-"""Export of spans over OTLP, as configured by the OTEL_ variables, without ever holding up a call."""
+"""Export of spans over OTLP, as configured by the OTEL_ variables, which never delays a call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Export:
-    """A tracer provider whose spans are exported by a thread of their own.
+    """A tracer provider whose spans are exported in a separate thread.
 
     Spans wait in a queue of fixed length (OTEL_BSP_MAX_QUEUE_SIZE, 2,048). When it is full, the oldest are dropped.
 
@@ -28,14 +28,14 @@ class Export:
     """
 
     def __init__(self) -> None:
-        # This logger repeats headers that it cannot parse, keys included.
+        # This logger quotes headers that it cannot parse, keys included.
         logging.getLogger("opentelemetry.util.re").setLevel(logging.CRITICAL)
         self._exporter = _LoggingExporter(_exporter())
-        # Not at exit, where nothing bounds the time it takes; `flush` does it instead.
+        # Shut down by `flush`, because at exit nothing would bound the time.
         self.provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         self.provider.add_span_processor(BatchSpanProcessor(self._exporter))
-        # Until now these loggers may have reported invalid variables. From now on they would log callers' headers in
-        # full, and a line for each span that is dropped or sent.
+        # These loggers have now reported any invalid variables. Afterwards they would log callers' headers in full, and
+        # a line for each span that is dropped or sent.
         for name in ("opentelemetry", "urllib3"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
@@ -47,10 +47,10 @@ class Export:
 
         def export() -> None:
             self.provider.shutdown()
-            with contextlib.suppress(RuntimeError):  # The loop has been closed meanwhile.
+            with contextlib.suppress(RuntimeError):  # The loop is closed.
                 loop.call_soon_threadsafe(done.set)
 
-        # A daemon thread ends with the process, which a thread of the loop's executor would hold up.
+        # A daemon thread ends with the process. A thread of the loop's executor would delay the exit.
         threading.Thread(target=export, daemon=True).start()
         try:
             async with asyncio.timeout(max(seconds, 0)):
@@ -60,9 +60,9 @@ class Export:
 
 
 class _LoggingExporter(SpanExporter):
-    """Passes spans on, and logs when exports begin to fail and when they work again.
+    """An exporter that logs when another one begins to fail, and when it works again.
 
-    It replaces the log lines of the exporters, which write several per batch.
+    This replaces the log lines of the other exporter, which writes several per batch.
     """
 
     def __init__(self, exporter: SpanExporter) -> None:
@@ -90,7 +90,7 @@ class _LoggingExporter(SpanExporter):
 
 
 class _LastMessage(logging.Handler):
-    """Keeps the last message of the exporters, which is not logged."""
+    """A log handler that stores the last message of the exporters instead of logging it."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -101,7 +101,7 @@ class _LastMessage(logging.Handler):
         logger.propagate = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a message. Part of logging.Handler."""
+        """Store a message. Part of logging.Handler."""
         self.text = " ".join(record.getMessage().split())
 
 
@@ -117,9 +117,9 @@ def _exporter() -> SpanExporter:
 
 
 def _resource() -> Resource:
-    """Return the resource, which the variables override.
+    """Return the resource. The OTEL_ variables override its attributes.
 
-    The SDK's other detectors are left out, because a command line may hold secrets.
+    The SDK's other detectors are not used, because they add the command line, which may contain secrets.
     """
     attributes = {
         "service.name": "session-notes",

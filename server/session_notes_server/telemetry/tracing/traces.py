@@ -23,11 +23,10 @@ from session_notes_server.telemetry.tracing.export import Export
 
 T = TypeVar("T")
 
-# With these codes the sidecar is at fault; with all others, the caller.
+# Statuses that are the sidecar's fault. DEADLINE_EXCEEDED is not: its only cause is a request that arrives too slowly.
 _SERVER_ERRORS = frozenset(
     {
         grpc.StatusCode.UNKNOWN,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
         grpc.StatusCode.UNIMPLEMENTED,
         grpc.StatusCode.INTERNAL,
         grpc.StatusCode.UNAVAILABLE,
@@ -37,23 +36,23 @@ _SERVER_ERRORS = frozenset(
 _W3C = TraceContextTextMapPropagator()
 # The only headers that are read: baggage may name a user.
 _HEADERS = frozenset(_W3C.fields)
-# Where few traces are sampled, most calls match this. The SDK takes 20 times as long to find out.
+# Where few traces are sampled, most calls match this. The SDK takes 20 times as long to decide.
 _UNSAMPLED = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f][02468ace]")
 _ROOT = Context()
 
 
 class Traces:
-    """Makes the spans of a process, and exports them.
+    """The spans of a process, and their export.
 
     Attributes:
-        store: Makes a span for each script of a call that has one.
+        store: Makes the spans of scripts.
     """
 
     def __init__(self) -> None:
         self._export = Export()
         self._tracer = self._export.provider.get_tracer("session_notes_server", version("session-notes"))
         self.store = StoreSpans(self._tracer)
-        # By default (OTEL_TRACES_SAMPLER) a call is sampled only if its caller samples it.
+        # True by default. OTEL_TRACES_SAMPLER can select another sampler.
         self._follows_callers = isinstance(self._export.provider.sampler, ParentBased)
 
     async def flush(self, seconds: float) -> None:
@@ -66,13 +65,7 @@ class Traces:
 
 
 class MethodSpans:
-    """Makes a span for each call of one method.
-
-    Args:
-        tracer: Makes spans.
-        name: The method's full name.
-        follows_callers: Whether a call that its caller does not sample gets no span.
-    """
+    """Spans of one method's calls. With `follows_callers`, a call that its caller does not sample has no span."""
 
     def __init__(self, tracer: Tracer, name: str, *, follows_callers: bool) -> None:
         service, _, method = name.rpartition(".")
@@ -90,12 +83,7 @@ class MethodSpans:
 
 
 class CallSpan:
-    """The span of a call, current until it ends.
-
-    Args:
-        span: The span.
-        context: The call.
-    """
+    """The span of a call, current until it ends."""
 
     __slots__ = ("_context", "_span", "_token")
 
@@ -107,10 +95,12 @@ class CallSpan:
     def end(self, code: grpc.StatusCode) -> None:
         """End the span with the call's status. Must run in the task that began it."""
         detach(self._token)
-        if code is grpc.StatusCode.CANCELLED and self._context.time_remaining() == 0:
+        # gRPC cancels a call whose deadline passes. The sidecar was too slow, unlike after a request timeout.
+        deadline_passed = code is grpc.StatusCode.CANCELLED and self._context.time_remaining() == 0
+        if deadline_passed:
             code = grpc.StatusCode.DEADLINE_EXCEEDED
         self._span.set_attribute("rpc.grpc.status_code", code.value[0])
-        if code in _SERVER_ERRORS:
+        if deadline_passed or code in _SERVER_ERRORS:
             self._span.set_attribute("error.type", code.name)
             self._span.set_status(StatusCode.ERROR)
         self._span.end()
@@ -119,7 +109,7 @@ class CallSpan:
 class StoreSpans:
     """Spans around the store's scripts. Implements `store.Instrumentation`.
 
-    There are spans only within the recorded span of a call. Work that the sidecar does for itself belongs to no trace.
+    A script has a span only within a recorded span of a call. The sidecar's own work belongs to no trace.
     """
 
     def __init__(self, tracer: Tracer) -> None:
@@ -137,7 +127,7 @@ class StoreSpans:
         try:
             return await work
         except Exception as error:
-            # Its name alone. Its text may quote what Redis repeats of a command.
+            # Not the text, in which Redis may quote a part of the command.
             span.set_attribute("error.type", type(error).__name__)
             span.set_status(StatusCode.ERROR)
             raise

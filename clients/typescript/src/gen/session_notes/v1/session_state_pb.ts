@@ -41,7 +41,7 @@ export type Session = Message<"session_notes.v1.Session"> & {
   fields: { [key: string]: Value };
 
   /**
-   * How many times UpdateSession has changed the session. 0: never.
+   * Number of times that UpdateSession has changed the session. 0: never.
    *
    * @generated from field: int64 version = 3;
    */
@@ -398,7 +398,7 @@ export type SessionSummary = Message<"session_notes.v1.SessionSummary"> & {
   sessionId: string;
 
   /**
-   * How many times UpdateSession has changed the session.
+   * Number of times that UpdateSession has changed the session.
    *
    * @generated from field: int64 version = 2;
    */
@@ -466,7 +466,7 @@ export const SessionState: GenService<{
    *
    * Not idempotent: each successful call increments the version by 1. With `expected_version` a retry is safe: it is
    * ABORTED if the first attempt succeeded. Errors:
-   * - ABORTED, VERSION_MISMATCH: the session is at another version, which the metadata has as `actual`.
+   * - ABORTED, VERSION_MISMATCH: the session is at another version, reported as `actual` in the metadata.
    * - RESOURCE_EXHAUSTED, TOO_LARGE: a field is too large, or all fields together exceed 8 MiB (`field` is `set`). The
    *   size of a field is that of its name and value, plus 256 bytes. A change that reduces the total is always
    *   accepted.
@@ -483,7 +483,7 @@ export const SessionState: GenService<{
    * restored as in WriteNotes.
    *
    * Not idempotent. With `expected_turn_count` a retry is safe: it is ABORTED if the first attempt succeeded. Errors:
-   * - ABORTED, TURN_COUNT_MISMATCH: the transcript has another length, which the metadata has as `actual`.
+   * - ABORTED, TURN_COUNT_MISMATCH: the transcript has another length, reported as `actual` in the metadata.
    *
    * @generated from rpc session_notes.v1.SessionState.AppendTurns
    */
@@ -493,9 +493,9 @@ export const SessionState: GenService<{
     output: typeof AppendTurnsResponseSchema;
   },
   /**
-   * Deletes the session and all its data. For an hour afterwards, calls for its existing runs are rejected
-   * (SESSION_DELETED), so that an in-flight analysis does not resurrect a deleted user. Only the ids of these runs are
-   * stored for this purpose.
+   * Deletes the session and all its data. For an hour afterwards, calls for runs that existed at the deletion are
+   * rejected (SESSION_DELETED), so that an in-flight analysis does not resurrect a deleted user. Only the ids of these
+   * runs are kept for this purpose.
    *
    * Idempotent: a repeated call returns OK and `existed: false`.
    *
@@ -508,8 +508,8 @@ export const SessionState: GenService<{
   },
   /**
    * Lists summaries of all sessions, in pages and in no particular order. Intended for people: it scans the whole
-   * store. Every session that exists throughout the listing is listed, even if the store restarts or fails over in
-   * between; the next page then starts the listing over. Sessions created or deleted during the listing may or may not
+   * store. Every session that exists throughout the listing is listed, even if the store restarts or fails over: the
+   * listing then starts over with the next page. Sessions created or deleted during the listing may or may not
    * be listed, and a session can be listed twice. A session can be missed only while slots of a cluster are being moved
    * between nodes.
    *
