@@ -112,7 +112,7 @@ def test_rejected_flags(sidecar: Sidecar, tmp_path: Path, code: int, error: str,
     names = {"TOKENS": str(token_files(tmp_path / "tokens")), "EMPTY": str(tmp_path / "empty"), "TAKEN": sidecar.target}
     arguments = [re.sub("|".join(names), lambda match: names[match[0]], flag) for flag in flags]
 
-    done = Cli(sidecar.target).here("mcp", *arguments)
+    done = Cli(sidecar.target).in_process("mcp", *arguments)
 
     assert (done.code, error in done.err) == (code, True), done
     assert "Traceback" not in done.err
