@@ -1,4 +1,4 @@
-"""The real `session-notes` program, run as people and scripts run it."""
+"""The real `session-notes` program, run as users and scripts run it."""
 
 import fcntl
 import json
@@ -26,7 +26,7 @@ ENV = {
 
 
 @dataclass(frozen=True)
-class Ended:
+class Result:
     """The exit code and the output of a command."""
 
     code: int
@@ -35,7 +35,7 @@ class Ended:
 
     @property
     def json(self) -> Any:
-        """The one JSON document on stdout."""
+        """The JSON document on stdout."""
         return json.loads(self.out)
 
     @property
@@ -49,14 +49,14 @@ class Ended:
 
 
 class Cli:
-    """Runs commands against one sidecar."""
+    """The program, configured for one sidecar."""
 
     def __init__(self, target: str) -> None:
         self.env = ENV | {"SESSION_NOTES_TARGET": target}
 
     def __call__(
         self, *arguments: str, stdin: str = "", env: Mapping[str, str] | None = None, encoding: str = "utf-8"
-    ) -> Ended:
+    ) -> Result:
         done = subprocess.run(
             [*program(), *arguments],
             input=stdin.encode(),
@@ -64,26 +64,26 @@ class Cli:
             capture_output=True,
             timeout=30,
         )
-        ended = Ended(done.returncode, done.stdout.decode(encoding), done.stderr.decode(encoding))
-        assert "Traceback" not in ended.err, ended.err
-        unquoted = ended.err
+        result = Result(done.returncode, done.stdout.decode(encoding), done.stderr.decode(encoding))
+        assert "Traceback" not in result.err, result.err
+        unquoted = result.err
         for argument in sorted(arguments, key=len, reverse=True):
             unquoted = unquoted.replace(argument, "")
-        assert not leaks(unquoted), ended.err
-        return ended
+        assert not leaks(unquoted), result.err
+        return result
 
-    def here(self, *arguments: str, stdin: str = "") -> Ended:
+    def in_process(self, *arguments: str, stdin: str = "") -> Result:
         """Run a command within this process, which is faster."""
         done = CliRunner().invoke(app, arguments, input=stdin, env=self.env, prog_name="session-notes")
-        return Ended(done.exit_code, done.stdout, done.stderr)
+        return Result(done.exit_code, done.stdout, done.stderr)
 
-    def together(self, *commands: Sequence[str]) -> list[Ended]:
+    def run_all(self, *commands: Sequence[str]) -> list[Result]:
         """Run several commands concurrently, and return their results in order."""
         with ThreadPoolExecutor(4) as pool:
             return list(pool.map(lambda command: self(*command), commands))
 
-    def on_terminal(self, *arguments: str, types: str = "", env: Mapping[str, str] | None = None) -> tuple[int, str]:
-        """Run a command on a terminal with typed input, and return its exit code and the screen."""
+    def on_terminal(self, *arguments: str, keys: str = "", env: Mapping[str, str] | None = None) -> tuple[int, str]:
+        """Run a command on a terminal, type keys, and return the exit code and the screen."""
         master, terminal = pty.openpty()
         try:
             fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
@@ -92,7 +92,7 @@ class Cli:
                 [*program(), *arguments], stdin=terminal, stdout=terminal, stderr=terminal, env=environment
             )
             os.close(terminal)
-            os.write(master, types.encode())
+            os.write(master, keys.encode())
             screen = b""
             with suppress(OSError):  # On Linux, reading fails once the program has closed the terminal.
                 while read := os.read(master, 4096):

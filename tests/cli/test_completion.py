@@ -1,4 +1,4 @@
-"""Completion in real shells: the script is sourced, and called as a Tab calls it."""
+"""Completion in real shells: the script is sourced, and its function is called as on Tab."""
 
 import shutil
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from tests.cli.completion import environment, script
 from tests.support import SERVICES, program
 
-# At a Tab, bash finds the function registered for the command and calls it with the words.
+# On Tab, bash calls the function registered for the command with the words.
 TAB = """
 set -e
 source "$1"
@@ -55,7 +55,7 @@ def bash(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",
 )
 def test_bash(bash: Path, env: dict[str, str], words: list[str], offered: set[str]) -> None:
-    """Commands, options and fixed values are completed, ids are not, and files are left to bash."""
+    """Commands, options and fixed values are completed, ids are not, and file names are left to bash."""
     done = subprocess.run(
         ["bash", "--norc", "-c", TAB, "bash", str(bash), "session-notes", *words],
         capture_output=True,
@@ -67,8 +67,8 @@ def test_bash(bash: Path, env: dict[str, str], words: list[str], offered: set[st
     assert set(done.stdout.split()) == offered
 
 
-def test_the_line_for_bashrc(bash: Path, env: dict[str, str], tmp_path: Path) -> None:
-    """With the line from the help in .bashrc, a new shell has the completion."""
+def test_line_for_bashrc(bash: Path, env: dict[str, str], tmp_path: Path) -> None:
+    """A new shell completes the command if .bashrc contains the line from the help."""
     (tmp_path / ".bashrc").write_text('eval "$(session-notes completion bash)"\n')
     home = env | {"HOME": str(tmp_path)}
     completion = subprocess.run(
@@ -79,23 +79,23 @@ def test_the_line_for_bashrc(bash: Path, env: dict[str, str], tmp_path: Path) ->
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells(env: dict[str, str], shell: str) -> None:
-    """The scripts for zsh and fish parse in these shells if installed, and complete commands."""
+    """The scripts for zsh and fish complete commands, and parse in these shells if they are installed."""
     text = script(env, shell)
     assert f"_SESSION_NOTES_COMPLETE={shell}_complete" in text
     if path := shutil.which(shell):
         subprocess.run([path, "-n"], input=text, check=True, text=True, timeout=30)
-    asked = {"_SESSION_NOTES_COMPLETE": f"{shell}_complete", "COMP_WORDS": "session-notes heal", "COMP_CWORD": "1"}
-    asked |= {"COMP_CWORD": "heal"} if shell == "fish" else {}
-    done = subprocess.run(program(), capture_output=True, text=True, env=env | asked, timeout=30)
+    variables = {"_SESSION_NOTES_COMPLETE": f"{shell}_complete", "COMP_WORDS": "session-notes heal", "COMP_CWORD": "1"}
+    variables |= {"COMP_CWORD": "heal"} if shell == "fish" else {}
+    done = subprocess.run(program(), capture_output=True, text=True, env=env | variables, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
     assert "health" in done.stdout
 
 
-def test_completion_imports_little(env: dict[str, str]) -> None:
-    """A Tab imports neither gRPC, redis, the clients nor rich."""
-    asked = {"_SESSION_NOTES_COMPLETE": "bash_complete", "COMP_WORDS": "session-notes serve --", "COMP_CWORD": "2"}
+def test_imports(env: dict[str, str]) -> None:
+    """Completion does not import gRPC, redis, the clients or rich."""
+    variables = {"_SESSION_NOTES_COMPLETE": "bash_complete", "COMP_WORDS": "session-notes serve --", "COMP_CWORD": "2"}
     done = subprocess.run(
-        program(), capture_output=True, text=True, env=env | asked | {"PYTHONPROFILEIMPORTTIME": "1"}, timeout=30
+        program(), capture_output=True, text=True, env=env | variables | {"PYTHONPROFILEIMPORTTIME": "1"}, timeout=30
     )
     assert "plain,--listen" in done.stdout.split()
     modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}

@@ -1,4 +1,4 @@
-"""`session-notes doctor`: faults of sidecars, and other servers, are each named with advice, and in time."""
+"""`session-notes doctor` recognizes faulty sidecars and other servers within its timeout, and gives advice."""
 
 import datetime
 import socket
@@ -31,14 +31,14 @@ QUICK = ("--timeout", "400ms")
 
 def doctor(target: str, *arguments: str, about: str = "sidecar") -> Diagnosis:
     """Run the doctor against a target."""
-    return Diagnosis(Cli(target).here("doctor", "--json", *arguments), about)
+    return Diagnosis(Cli(target).in_process("doctor", "--json", *arguments), about)
 
 
-def test_a_sidecar_in_order(cli: Cli, sidecar: Sidecar) -> None:
-    """Each check prints a line and the exit code is 0; --write writes, reads and deletes notes, and leaves nothing."""
-    human, written = cli.together(["doctor"], ["doctor", "--write", "--json"])
-    assert (human.code, human.err) == (0, "")
-    lines = human.out.splitlines()
+def test_healthy_sidecar(cli: Cli, sidecar: Sidecar) -> None:
+    """Each check prints a line and the exit code is 0; --write leaves no notes behind."""
+    text, written = cli.run_all(["doctor"], ["doctor", "--write", "--json"])
+    assert (text.code, text.err) == (0, "")
+    lines = text.out.splitlines()
     assert [line.split()[:2] for line in lines[1:-1]] == [["ok", check] for check in SIDECAR_CHECKS]
     assert (lines[0], lines[-1]) == ("sidecar", "0 problems, 0 warnings")
     diagnosis = Diagnosis(written)
@@ -51,32 +51,32 @@ def test_a_sidecar_in_order(cli: Cli, sidecar: Sidecar) -> None:
     assert not [key for key in keys if b"doctor" in key and not key.endswith(b":deleted")]
 
 
-def test_without_write_nothing_is_written(cli: Cli, sidecar: Sidecar) -> None:
-    """Checking a sidecar and its store leaves the keys of the store as they were."""
+def test_nothing_is_written_without_write(cli: Cli, sidecar: Sidecar) -> None:
+    """Without --write, the keys in the store remain unchanged."""
     before = sidecar.store.keys()
-    diagnosis = Diagnosis(cli.here("doctor", "--json", "--redis-url", sidecar.store.url))
+    diagnosis = Diagnosis(cli.in_process("doctor", "--json", "--redis-url", sidecar.store.url))
     assert diagnosis.code == 0
     assert sidecar.store.keys() == before
 
 
-def test_no_server_at_the_address() -> None:
-    """An address without a server, a missing socket, an unknown host and a malformed address each come with advice."""
+def test_unreachable_addresses() -> None:
+    """There is advice for an address without a server, a missing socket, an unknown host and a malformed address."""
     port, unix = doctor(f"127.0.0.1:{free_port()}"), doctor("unix:/no/such/socket")
     assert port.checks == unix.checks == ["address"]
     assert "nothing listens at this address" in port.problem
     assert "the socket does not exist" in unix.problem
     assert "session-notes serve" in port.advice("address")
     name = doctor("nowhere.invalid:50051")
-    assert "not found" in name.problem
+    assert "cannot be resolved" in name.problem
     for nonsense in ("nonsense", "127.0.0.1:0", "127.0.0.1:99999", "http://localhost"):
         assert "host:port" in doctor(nonsense).advice("address")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems queue more connections")
 def test_dropped_packets_do_not_exceed_the_timeout() -> None:
-    """An address that never replies, as behind a firewall, is reported after the timeout."""
+    """An address that never accepts, as behind a firewall, is reported after the timeout."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as stack:
-        # A full queue drops further connections.
+        # A full backlog drops further connections.
         for _ in range(4):
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
@@ -90,7 +90,7 @@ def test_dropped_packets_do_not_exceed_the_timeout() -> None:
 
 
 def test_a_silent_server_does_not_exceed_the_timeout() -> None:
-    """A server that accepts connections and never replies is reported soon after the timeout."""
+    """A server that accepts connections but never replies is reported soon after the timeout."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         target = f"127.0.0.1:{silent.getsockname()[1]}"
         began = time.monotonic()
@@ -105,11 +105,11 @@ class Web(BaseHTTPRequestHandler):
     """A web server."""
 
     def log_message(self, *_: Any) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
-def test_another_server_listens() -> None:
-    """A web server, a Redis and another gRPC server are named as such, not taken for a sidecar."""
+def test_other_servers() -> None:
+    """A web server, a Redis and another gRPC server are each identified."""
     with HTTPServer(("127.0.0.1", 0), Web) as web, StoreServer(valkey_program()) as redis, a_server() as other:
         thread = threading.Thread(target=web.serve_forever)
         thread.start()
@@ -156,7 +156,7 @@ def guarded(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def test_credentials(guarded: Sidecar, authority: Authority, tmp_path: Path) -> None:
-    """A missing token, an unknown one and a token of each role are told apart, and no token is printed."""
+    """A missing token, an unknown one and a token of each role are distinguished, and no token is printed."""
     encrypted = ("--tls-ca", str(authority.path))
     assert "it requires a token" in doctor(guarded.target, *encrypted).problem
     wrong = write_secret(tmp_path / "wrong", "canary-wrong")
@@ -175,7 +175,7 @@ def test_credentials(guarded: Sidecar, authority: Authority, tmp_path: Path) -> 
 
 
 def test_tls_on_one_side_only(guarded: Sidecar, sidecar: Sidecar, authority: Authority) -> None:
-    """TLS on the server alone, or on the client alone, comes with the option to give or to leave out."""
+    """If only one side uses TLS, the advice names the option to add or to omit."""
     plain = doctor(guarded.target)
     assert plain.problem == "protocol: it requires TLS"
     assert "--tls-ca" in plain.advice("protocol")
@@ -184,7 +184,7 @@ def test_tls_on_one_side_only(guarded: Sidecar, sidecar: Sidecar, authority: Aut
 
 
 def test_certificates(authority: Authority, tmp_path: Path) -> None:
-    """Certificates that expired, are not valid yet, have another name or authority, or expire soon are told apart."""
+    """Expired, not yet valid, soon expiring, misnamed and untrusted certificates are distinguished."""
 
     def check(shown: Certificate, trusted: Authority = authority) -> Diagnosis:
         with a_server(credentials=grpc.ssl_server_credentials([shown.pems])) as target:
@@ -211,7 +211,7 @@ def issued(authority: Authority, name: str, begins: datetime.datetime, ends: dat
 
 
 def test_client_certificates(authority: Authority, tmp_path: Path) -> None:
-    """A missing client certificate, one of another authority, one without a role and one with a role are told apart."""
+    """Missing, untrusted, roleless and valid client certificates are distinguished."""
     certificate, caller = authority.issue("sidecar", "127.0.0.1"), authority.issue("caller", "coach.example.org")
     without_role, stranger = (
         authority.issue("without-role", "x.example.org"),
@@ -238,8 +238,8 @@ def test_client_certificates(authority: Authority, tmp_path: Path) -> None:
         assert check(caller).says("credentials") == "your certificate has the role observer"
 
 
-def test_a_sidecar_of_another_version() -> None:
-    """A sidecar whose contract lacks an RPC, or has one more, causes a warning that names it."""
+def test_sidecar_of_another_version() -> None:
+    """A missing or additional RPC in the sidecar's contract causes a warning that names it."""
     with a_server([*another_version(lacks="ListRuns")]) as older, a_server([*another_version(has="Later")]) as newer:
         old, new = doctor(older), doctor(newer)
     assert (old.verdict("contract"), new.verdict("contract")) == ("warning", "warning")
@@ -301,12 +301,12 @@ def another_version(lacks: str = "", has: str = "") -> Iterator[grpc.GenericRpcH
     )
 
 
-def test_a_store_that_is_down() -> None:
-    """A sidecar that is live but not ready is a problem, and --redis-url shows the cause in the store."""
+def test_unavailable_store() -> None:
+    """A sidecar that is live but not ready is a problem, and --redis-url reveals its cause in the store."""
     url = f"redis://:canary@127.0.0.1:{free_port()}/0"
     with Sidecar(url, wait=False) as sidecar:
-        ended = Cli(sidecar.target).here("doctor", "--json", "--redis-url", url)
-    diagnosis, store = Diagnosis(ended), Diagnosis(ended, "redis")
+        result = Cli(sidecar.target).in_process("doctor", "--json", "--redis-url", url)
+    diagnosis, store = Diagnosis(result), Diagnosis(result, "redis")
     assert "not ready" in diagnosis.says("health")
     assert "--redis-url" in diagnosis.advice("health")
     assert diagnosis.verdict("reads") == "skipped"

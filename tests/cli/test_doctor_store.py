@@ -1,4 +1,4 @@
-"""`session-notes doctor --redis-url`: settings of a store that lose sessions are reported before they do."""
+"""`session-notes doctor --redis-url` reports settings of a store that may lose sessions."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ CHECKS = [
 
 @pytest.fixture(scope="module", params=["valkey", "redis"])
 def server(request: pytest.FixtureRequest) -> Iterator[StoreServer]:
-    """Run a store of each kind, which tests may configure."""
+    """Run a store of each kind, whose settings tests may change."""
     program = valkey_program() if request.param == "valkey" else redis_program()
     if program is None:
         pytest.skip("redis-server is not on PATH")
@@ -52,13 +52,13 @@ def check(cli: Cli, server: StoreServer) -> Callable[..., Diagnosis]:
     """Return a function that runs the doctor against the store."""
 
     def check(*arguments: str, url: str = server.url) -> Diagnosis:
-        return Diagnosis(cli.here("doctor", "--json", "--redis-url", url, *arguments), "redis")
+        return Diagnosis(cli.in_process("doctor", "--json", "--redis-url", url, *arguments), "redis")
 
     return check
 
 
-def test_the_docs_list_every_check() -> None:
-    """docs/command-line.md lists the checks of sidecar and store in order, with the thresholds of the code."""
+def test_docs_list_every_check() -> None:
+    """docs/command-line.md lists all checks in order, with the thresholds used in the code."""
     page = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text()
     sidecar_part, store_part = page.partition("### The sidecar")[2].split("### Redis or Valkey")
     checks = [re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE) for part in (sidecar_part, store_part)]
@@ -72,8 +72,8 @@ def test_the_docs_list_every_check() -> None:
     assert f"primary's {DEFAULT_NOTES_TIMEOUT // timedelta(milliseconds=1)} ms" in sidecar_part
 
 
-def test_every_check_has_a_line(check: Callable[..., Diagnosis], admin: Any) -> None:
-    """Every check prints a line, in order; a well-configured store has no warning until its log keeps users' words."""
+def test_well_configured_store(check: Callable[..., Diagnosis], admin: Any) -> None:
+    """All checks run in order without a warning; turning the slow log on causes one."""
     admin.config_set("appendonly", "yes")
     for name in COMMAND_LOGS:
         if admin.config_get(name):
@@ -88,7 +88,7 @@ def test_every_check_has_a_line(check: Callable[..., Diagnosis], admin: Any) -> 
 
 
 def test_eviction(check: Callable[..., Diagnosis], admin: Any) -> None:
-    """A policy that evicts sessions is a problem once memory is limited; volatile-* is a warning."""
+    """A policy that evicts sessions is a problem if memory is limited; volatile-* is a warning."""
     admin.config_set("maxmemory-policy", "allkeys-lru")
     assert check().verdict("eviction") == "warning"
     admin.config_set("maxmemory", "100mb")
@@ -103,8 +103,8 @@ def test_eviction(check: Callable[..., Diagnosis], admin: Any) -> None:
 
 
 def test_memory(check: Callable[..., Diagnosis], admin: Any) -> None:
-    """Memory in use is a warning near the limit and a problem beyond it."""
-    # Created by a script: sent from here, it would also fill the buffers of a connection, which count.
+    """Memory use is a warning near the limit and a problem beyond it."""
+    # A script creates the value, since sending it would also fill connection buffers, which count as memory in use.
     admin.eval("redis.call('SET', KEYS[1], string.rep('x', 20000000), 'EX', 100)", 1, "large")
     used = admin.info("memory")["used_memory"]
     for share, verdict in ((0.5, "ok"), (0.88, "warning"), (1.2, "problem")):
@@ -113,7 +113,7 @@ def test_memory(check: Callable[..., Diagnosis], admin: Any) -> None:
 
 
 def test_persistence(check: Callable[..., Diagnosis], admin: Any) -> None:
-    """Without persistence, with snapshots and with an append-only file, the line says what a crash would lose."""
+    """The line states the loss in a crash without persistence, with snapshots and with an append-only file."""
     without = check()
     assert without.verdict("persistence") == "warning"
     assert "loses every session" in without.says("persistence")
@@ -130,23 +130,23 @@ def test_persistence(check: Callable[..., Diagnosis], admin: Any) -> None:
 
 
 def test_replicas(check: Callable[..., Diagnosis], admin: Any) -> None:
-    """Fewer replicas than writes wait for are a problem, as every write is then UNAVAILABLE."""
+    """Fewer replicas than writes wait for are a problem, since every write then fails with UNAVAILABLE."""
     assert check().verdict("replicas") == "ok"
     assert check("--min-replicas-acked", "1").verdict("replicas") == "problem"
     admin.config_set("min-replicas-to-write", 2)
     assert check().verdict("replicas") == "problem"
 
 
-def test_a_replica_is_not_a_master(check: Callable[..., Diagnosis], server: StoreServer) -> None:
-    """A replica, which refuses writes, is a problem; the advice names Sentinel's URL."""
+def test_replica_as_store(check: Callable[..., Diagnosis], server: StoreServer) -> None:
+    """A replica, which refuses writes, is a problem; the advice includes the URL form for Sentinel."""
     with StoreServer(valkey_program(), ["--replicaof", "127.0.0.1", str(free_port())]) as replica:
         diagnosis = check(url=replica.url)
     assert diagnosis.verdict("role") == "problem"
     assert "redis+sentinel" in diagnosis.advice("role")
 
 
-def test_keys_without_a_ttl(check: Callable[..., Diagnosis], admin: Any) -> None:
-    """Keys with the prefix that never expire belong to another program; they are counted, not named."""
+def test_keys_without_ttl(check: Callable[..., Diagnosis], admin: Any) -> None:
+    """Keys with the prefix but without a TTL, which belong to another program, are counted but not named."""
     assert "no key with the prefix yet" in check().says("expiry")
     admin.hset(f"{DEFAULT_PREFIX}:{{canary-x}}", "a", "b")
     admin.set(f"{DEFAULT_PREFIX}:{{canary-y}}:turns", "a", ex=100)
@@ -155,23 +155,23 @@ def test_keys_without_a_ttl(check: Callable[..., Diagnosis], admin: Any) -> None
     assert "checked 2 keys with the prefix, 1 without a TTL" in diagnosis.says("expiry")
 
 
-def test_a_user_without_permissions(
+def test_user_without_permissions(
     check: Callable[..., Diagnosis], server: StoreServer, admin: Any, tmp_path: Path
 ) -> None:
-    """The commands that a user may not run are named; of a wrong password, only that it is wrong."""
+    """The commands that a user may not run are named; a wrong password is reported without printing it."""
     login = ("--redis-password-file", str(write_secret(tmp_path / "password", PASSWORD)))
     url = server.url.replace("redis://", "redis://app@")
     allowed = ("reset", "on", f"~{DEFAULT_PREFIX}:*", "+@all", "-rename", "-rpush", f">{PASSWORD}")
     admin.execute_command("ACL", "SETUSER", "app", *allowed)
     diagnosis = check(*login, url=url)
-    if diagnosis.verdict("permissions") != "skipped":  # Redis 6 cannot tell.
+    if diagnosis.verdict("permissions") != "skipped":  # Redis 6 does not report permissions.
         assert (diagnosis.code, diagnosis.verdict("permissions")) == (1, "problem")
         assert "the user may not run rename, rpush" in diagnosis.says("permissions")
     admin.execute_command("ACL", "SETUSER", "app", "resetpass", ">another")
     assert "wrong user or password" in check(*login, url=url).problem
 
 
-def test_a_silent_store(check: Callable[..., Diagnosis], server: StoreServer) -> None:
+def test_silent_store(check: Callable[..., Diagnosis], server: StoreServer) -> None:
     """A store that does not reply is reported within the timeout."""
     server.pause()
     try:
@@ -181,15 +181,15 @@ def test_a_silent_store(check: Callable[..., Diagnosis], server: StoreServer) ->
 
 
 def test_invalid_urls_files_and_hosts(check: Callable[..., Diagnosis], cli: Cli, tmp_path: Path) -> None:
-    """An invalid URL is a usage error; a password file that others can read, and an unknown host, are problems."""
-    assert cli.here("doctor", "--redis-url", "localhost").code == 2
+    """An invalid URL is a usage error; a password file readable by others and an unknown host are problems."""
+    assert cli.in_process("doctor", "--redis-url", "localhost").code == 2
     readable = write_secret(tmp_path / "password", PASSWORD)
     readable.chmod(0o644)
     assert "has mode 0644" in check("--redis-password-file", str(readable)).problem
     assert "its host name cannot be resolved" in check(url="redis://nowhere.invalid").problem
 
 
-def test_the_embedded_store(cli: Cli, sidecar: Sidecar) -> None:
+def test_embedded_store(cli: Cli, sidecar: Sidecar) -> None:
     """The embedded store passes every check."""
-    diagnosis = Diagnosis(cli.here("doctor", "--json", "--redis-url", sidecar.store.url), "redis")
+    diagnosis = Diagnosis(cli.in_process("doctor", "--json", "--redis-url", sidecar.store.url), "redis")
     assert {diagnosis.verdict(check) for check in CHECKS} == {"ok"}

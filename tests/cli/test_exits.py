@@ -1,4 +1,4 @@
-"""Help, exit codes and error messages; colour for terminals only, and never a traceback."""
+"""Help, exit codes, error messages and colours."""
 
 import re
 import subprocess
@@ -31,20 +31,20 @@ def unreachable() -> Cli:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_command_has_help(unreachable: Cli, command: list[str]) -> None:
-    """Every command has help, with an example unless it is a group; that of the program lists the exit codes."""
-    ended = unreachable.here(*command, "--help")
-    assert (ended.code, ended.err) == (0, "")
-    assert f"Usage: {' '.join(['session-notes', *command])} " in ended.out
+    """Every command has help: with an example unless it is a group, and with the exit codes if it is the program."""
+    result = unreachable.in_process(*command, "--help")
+    assert (result.code, result.err) == (0, "")
+    assert f"Usage: {' '.join(['session-notes', *command])} " in result.out
     if command in ([], ["notes"], ["runs"], ["session"]):
-        assert ("Exit codes:" in ended.out) == (not command)
+        assert ("Exit codes:" in result.out) == (not command)
     else:
-        assert f"session-notes {' '.join(command)}" in ended.out.partition("Example")[2]
+        assert f"session-notes {' '.join(command)}" in result.out.partition("Example")[2]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_help_follows_conventions(unreachable: Cli, command: list[str]) -> None:
-    """Arguments and values are in capitals, flags have none, and lines fit 80 columns with nothing cut or broken."""
-    shown = unreachable.here(*command, "--help").out
+    """Arguments and values are in capitals, flags have no value, and lines fit 80 columns without broken words."""
+    shown = unreachable.in_process(*command, "--help").out
     assert max(map(len, shown.splitlines())) <= 80
     assert not re.search(r"[<>…]", shown.partition("Example")[0])
     assert "{" not in shown.partition("\n\n")[0]
@@ -63,12 +63,12 @@ def test_every_exit_code_is_listed() -> None:
 
 
 def test_usage_errors(unreachable: Cli) -> None:
-    """Wrong usage exits with 2 and one line, with a suggestion and the help to read; --version prints the version."""
-    typo, version = unreachable.together(["note", "get"], ["--version"])
+    """Wrong usage exits with 2 and a one-line error that refers to the help; --version prints the version."""
+    typo, version = unreachable.run_all(["note", "get"], ["--version"])
     flag, missing, bare = (
-        unreachable.here("notes", "get", "s", "--bogus"),
-        unreachable.here("notes", "get"),
-        unreachable.here("notes"),
+        unreachable.in_process("notes", "get", "s", "--bogus"),
+        unreachable.in_process("notes", "get"),
+        unreachable.in_process("notes"),
     )
     assert "did you mean 'notes'" in typo.error.lower()
     assert "--bogus" in flag.error
@@ -79,20 +79,20 @@ def test_usage_errors(unreachable: Cli) -> None:
     assert version.out.startswith("session-notes 0.")
 
 
-def test_an_error_may_have_several_lines(unreachable: Cli) -> None:
+def test_error_of_several_lines(unreachable: Cli) -> None:
     """The error about a Redis URL lists the valid forms, one per line, within 80 columns."""
-    ended = unreachable.here("serve", "--redis-url", "localhost:6379")
-    first, *forms, last = ended.err.splitlines()
-    assert (ended.code, ended.out) == (2, "")
+    result = unreachable.in_process("serve", "--redis-url", "localhost:6379")
+    first, *forms, last = result.err.splitlines()
+    assert (result.code, result.out) == (2, "")
     assert first == "error: not a Redis URL: the scheme is missing. Write one of"
     assert [form.partition("://")[0] for form in forms] == ["  redis", "  unix", "  redis+cluster", "  redis+sentinel"]
     assert "rediss://" in last
-    assert max(map(len, ended.err.splitlines())) <= 80
+    assert max(map(len, result.err.splitlines())) <= 80
 
 
 def test_health(cli: Cli, sidecar: Sidecar) -> None:
-    """The exit code of `health` is 0 only if the sidecar serves, and 6 for an unknown service."""
-    human, in_json, service, unknown = cli.together(
+    """`health` exits with 0 if the sidecar or a service serves, and with 6 for an unknown service."""
+    human, in_json, service, unknown = cli.run_all(
         ["health"],
         ["health", "--json"],
         ["health", "--service", SERVICES[0]],
@@ -106,12 +106,12 @@ def test_health(cli: Cli, sidecar: Sidecar) -> None:
 
 
 def test_no_store_is_4() -> None:
-    """A sidecar without its store exits with 4, unlike a session without notes."""
+    """Commands exit with 4 if the sidecar has no store, except for a check of liveness."""
     with Sidecar(f"redis://127.0.0.1:{free_port()}/0", wait=False) as sidecar:
         cli = Cli(sidecar.target)
-        health, live, notes = cli.together(["health"], ["health", "--service", "live"], ["notes", "get", "s"])
-        in_json = cli.here("health", "--json")
-        write = cli.here("notes", "write", "s", "--summary", "x", "--timeout", "400ms")
+        health, live, notes = cli.run_all(["health"], ["health", "--service", "live"], ["notes", "get", "s"])
+        in_json = cli.in_process("health", "--json")
+        write = cli.in_process("notes", "write", "s", "--summary", "x", "--timeout", "400ms")
     assert (health.code, in_json.code, notes.code, write.code) == (4, 4, 4, 4)
     assert health.out.startswith("NOT_SERVING ")
     assert (live.code, live.out) == (0, f"SERVING  live at {sidecar.target}\n")
@@ -120,23 +120,23 @@ def test_no_store_is_4() -> None:
 
 
 def test_no_sidecar_is_4(unreachable: Cli) -> None:
-    """An address without a sidecar exits with 4 and is named: at once by reads, within the timeout by retried calls."""
+    """Commands exit with 4 and name the address if no sidecar is there, retried calls within their timeout."""
     target = unreachable.env["SESSION_NOTES_TARGET"]
     other = f"127.0.0.1:{free_port()}"
-    ends = [
+    results = [
         unreachable("notes", "get", "s"),
-        unreachable.here("health"),
-        unreachable.here("runs", "list", "s", "--timeout", "300ms"),
-        unreachable.here("session", "set", "s", "a=1"),
-        unreachable.here("session", "list", "--timeout", "300ms", "--target", other),
+        unreachable.in_process("health"),
+        unreachable.in_process("runs", "list", "s", "--timeout", "300ms"),
+        unreachable.in_process("session", "set", "s", "a=1"),
+        unreachable.in_process("session", "list", "--timeout", "300ms", "--target", other),
     ]
-    for ended in ends:
-        assert ended.code == 4
-        assert ended.error.startswith(f"no sidecar answers at {other if ended is ends[-1] else target}: ")
+    for result in results:
+        assert result.code == 4
+        assert result.error.startswith(f"no sidecar answers at {other if result is results[-1] else target}: ")
 
 
 def test_statuses_map_to_exit_codes(sidecar: Sidecar) -> None:
-    """Permission denied exits with 7, no response with 4, any other status with 1; the server's text is one line."""
+    """Each status has its exit code, and the server's text is escaped and printed on one line."""
     codes = {
         "unauthenticated": (grpc.StatusCode.UNAUTHENTICATED, 7),
         "permission": (grpc.StatusCode.PERMISSION_DENIED, 7),
@@ -145,13 +145,13 @@ def test_statuses_map_to_exit_codes(sidecar: Sidecar) -> None:
         "silent": (None, 4),
     }
     with answering({name: code for name, (code, _) in codes.items()}) as target:
-        ends = Cli(target).together(*(["session", "get", name, "--timeout", "2s"] for name in codes))
-        health = Cli(target).here("health")
-    for (_, expected), ended in zip(codes.values(), ends, strict=True):
-        assert ended.code == expected, ended
-        assert ended.error
-    assert "who [bold]are[/bold] you" in ends[0].error
-    assert "\\x1b[31m" in ends[0].error
+        results = Cli(target).run_all(*(["session", "get", name, "--timeout", "2s"] for name in codes))
+        health = Cli(target).in_process("health")
+    for (_, expected), result in zip(codes.values(), results, strict=True):
+        assert result.code == expected, result
+        assert result.error
+    assert "who [bold]are[/bold] you" in results[0].error
+    assert "\\x1b[31m" in results[0].error
     assert health.code == 1
     assert "UNIMPLEMENTED" in health.error
 
@@ -183,9 +183,9 @@ def answering(codes: dict[str, grpc.StatusCode | None]) -> Iterator[str]:
 
 
 def test_colour_is_for_terminals(cli: Cli, session: SessionCalls) -> None:
-    """Colours appear on a terminal only, and not with NO_COLOR; texts of users cause none."""
+    """Colours appear only on a terminal and without NO_COLOR; user data cannot cause any."""
     session.write_notes("r1", "[bold red]not[/bold red] :smile: \x1b[31mmine\x1b[0m \x9b2J")
-    piped, piped_json = cli.together(["notes", "get", session.id], ["notes", "get", session.id, "--json"])
+    piped, piped_json = cli.run_all(["notes", "get", session.id], ["notes", "get", session.id, "--json"])
     _, colourful = cli.on_terminal("notes", "get", session.id)
     _, plain = cli.on_terminal("notes", "get", session.id, env={"NO_COLOR": "1"})
     _, document = cli.on_terminal("notes", "get", session.id, "--json")
@@ -199,10 +199,10 @@ def test_colour_is_for_terminals(cli: Cli, session: SessionCalls) -> None:
         assert "\x9b" not in shown
     assert piped_json.json["notes"]["summary"].endswith("\x1b[0m \x9b2J")
     assert piped_json.out.count("\n") == 1
-    assert document.count("\n") > 10, "on a terminal JSON is laid out for reading"
+    assert document.count("\n") > 10, "JSON is not indented on a terminal"
 
 
-def test_a_closed_pipe_is_quiet(cli: Cli) -> None:
+def test_closed_pipe(cli: Cli) -> None:
     """A reader that closes the pipe early causes no error message."""
     running = subprocess.Popen(
         [*program(), "session", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=cli.env
@@ -215,7 +215,7 @@ def test_a_closed_pipe_is_quiet(cli: Cli) -> None:
     assert (running.wait(30), message) == (1, b"")
 
 
-def test_a_terminal_that_lacks_characters(cli: Cli, session: SessionCalls) -> None:
+def test_encoding_that_lacks_characters(cli: Cli, session: SessionCalls) -> None:
     """A character that the encoding lacks becomes an escape, and the command succeeds."""
     session.write_notes("r1", "é → e")
     human = cli("notes", "get", session.id, env={"PYTHONIOENCODING": "latin-1"}, encoding="latin-1")
@@ -225,10 +225,10 @@ def test_a_terminal_that_lacks_characters(cli: Cli, session: SessionCalls) -> No
     assert in_json.json["notes"]["summary"] == "é → e"
 
 
-def test_help_is_quick(unreachable: Cli) -> None:
-    """--help imports neither gRPC, redis nor the clients."""
-    ended = unreachable("--help", env={"PYTHONPROFILEIMPORTTIME": "1"})
-    assert (ended.code, "Usage: session-notes " in ended.out) == (0, True)
-    modules = {line.rpartition("|")[2].strip() for line in ended.err.splitlines()}
+def test_imports_of_help(unreachable: Cli) -> None:
+    """--help does not import gRPC, redis or the clients."""
+    result = unreachable("--help", env={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert (result.code, "Usage: session-notes " in result.out) == (0, True)
+    modules = {line.rpartition("|")[2].strip() for line in result.err.splitlines()}
     assert "click" in modules
     assert not modules & {"grpc", "redis", "google.protobuf", "session_notes"}

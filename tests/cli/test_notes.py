@@ -39,7 +39,7 @@ def test_written_notes_are_read(cli: Cli, session: SessionCalls) -> None:
         extra=struct({"deep": {"n": 2}}),
     )
 
-    read, stale = cli.together(
+    read, stale = cli.run_all(
         ["notes", "get", session.id, "--max-age", "1m"],
         ["notes", "get", session.id, "--max-turns-behind", "0", "--current-turn", "2"],
     )
@@ -49,12 +49,12 @@ def test_written_notes_are_read(cli: Cli, session: SessionCalls) -> None:
     for part in ("Goals are clear.", "goals", "100%", "25%", "warning  No budget", "time: short", "1. Who decides?"):
         assert part in read.out
     assert '{"deep": {"n": 2}}' in read.out
-    assert stale.code == 0, "stale notes are a failure with --fresh only"
+    assert stale.code == 0, "stale notes are a failure without --fresh"
     assert "1 turn behind, stale" in stale.out
 
 
 def test_json_has_every_key(cli: Cli, session: SessionCalls) -> None:
-    """JSON has every key: seconds as numbers, times in RFC 3339, enum values in lower case, null for no value."""
+    """JSON has every key: seconds as numbers, times in RFC 3339, enum values in lower case, and null for no value."""
     session.append_turns(2)
     session.begin_run("r1")
     written = cli(
@@ -62,7 +62,7 @@ def test_json_has_every_key(cli: Cli, session: SessionCalls) -> None:
     )
     assert written.json["outcome"] == "accepted"
     assert written.json["run"]["number"] == 1
-    read, other = cli.together(
+    read, other = cli.run_all(
         ["notes", "get", session.id, "--json"], ["notes", "get", session.id, "--observer", "other", "--json"]
     )
     reading = read.json
@@ -93,36 +93,36 @@ def test_json_has_every_key(cli: Cli, session: SessionCalls) -> None:
 
 
 def test_not_ready_exits_with_3(cli: Cli, session: SessionCalls) -> None:
-    """Notes that are not ready, or with --fresh not fresh, exit with 3 and a reason."""
+    """`notes get` exits with 3 and prints a reason if notes are not ready or, with --fresh, not fresh."""
     session.begin_run("r1", observer="failed")
     session.fail_run("r1", observer="failed", reason="the model is [bold]down[/bold]")
     session.begin_run("r1", observer="running")
     session.write_notes("r1", observed_turn=1)
-    never, failed, running, stale, fresh = cli.together(
+    never, failed, running, stale, fresh = cli.run_all(
         ["notes", "get", session.id, "--observer", "never"],
         ["notes", "get", session.id, "--observer", "failed"],
         ["notes", "get", session.id, "--observer", "running"],
         ["notes", "get", session.id, "--fresh", "--current-turn", "9", "--max-turns-behind", "7"],
         ["notes", "get", session.id, "--fresh", "--current-turn", "9", "--max-turns-behind", "8"],
     )
-    for ended, why in (
+    for result, why in (
         (never, "not ready (never_run): this observer has not run"),
         (failed, "not ready (failed): "),
         (failed, "latest run 1 (r1): failed: the model is [bold]down[/bold]"),
         (running, "not ready (running): "),
         (stale, "8 turns behind, stale"),
     ):
-        assert (ended.code, ended.err) == (3, "")
-        assert why in ended.out
+        assert (result.code, result.err) == (3, "")
+        assert why in result.out
     assert fresh.code == 0
 
 
 def test_outcomes(cli: Cli, session: SessionCalls) -> None:
-    """Repeated notes exit with 0; superseded notes, and other notes for the same run, exit with 5."""
+    """`notes write` exits with 0 for repeated notes, and with 5 for superseded or different notes."""
     session.begin_run("slow")
     session.begin_run("quick")
     session.write_notes("quick", notes_pb2.Notes(summary="a summary"))
-    again, late, other = cli.together(
+    again, late, other = cli.run_all(
         ["notes", "write", session.id, "--run-id", "quick", "--summary", "a summary"],
         ["notes", "write", session.id, "--run-id", "slow", "--summary", "late", "--json"],
         ["notes", "write", session.id, "--run-id", "quick", "--summary", "another"],
@@ -134,8 +134,8 @@ def test_outcomes(cli: Cli, session: SessionCalls) -> None:
     assert other.error == "this run has already written other notes (RUN_ALREADY_WRITTEN)"
 
 
-def test_a_file_takes_the_notes_of_json(cli: Cli, session: SessionCalls, tmp_path: Path) -> None:
-    """`notes write --file` restores the notes that `notes get --json` prints, from a file and from stdin."""
+def test_file_accepts_json_output(cli: Cli, session: SessionCalls, tmp_path: Path) -> None:
+    """`notes write --file` accepts the notes printed by `notes get --json`, in a file and on stdin."""
     content = notes_pb2.Notes(
         coverage={"goals": 0.5},
         issues=[notes_pb2.Issue(text="[i]x[/i]\n\u2028é", severity=notes_pb2.SEVERITY_INFO, turn=0)],
@@ -184,9 +184,9 @@ def test_a_file_takes_the_notes_of_json(cli: Cli, session: SessionCalls, tmp_pat
     ids=["options", "file"],
 )
 def test_invalid_notes_are_named(cli: Cli, session: SessionCalls, rows: list[tuple[list[str], str, str]]) -> None:
-    """Invalid options and files exit with 2 and one line that names the option or field, and the reason."""
+    """Invalid options and files cause exit code 2 and a one-line error that names the option or field."""
     for arguments, stdin, message in rows:
-        ended = cli.here("notes", "write", session.id, *arguments, stdin=stdin)
-        assert ended.code == 2, ended
-        assert message in ended.error
+        result = cli.in_process("notes", "write", session.id, *arguments, stdin=stdin)
+        assert result.code == 2, result
+        assert message in result.error
     assert not session.get_notes().ready

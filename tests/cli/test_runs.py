@@ -13,7 +13,7 @@ def test_begin(cli: Cli, session: SessionCalls) -> None:
     assert (begun.code, begun.err) == (0, "")
     assert "run 1 (r1) of default: running, sees 2 turns" in begun.out
     assert "  2  user  turn 2\n" in begun.out
-    again, busy, other = cli.together(
+    again, busy, other = cli.run_all(
         ["runs", "begin", session.id, "--run-id", "r1", "--transcript", "--json"],
         ["runs", "begin", session.id, "--only-if-idle"],
         ["runs", "begin", session.id, "--observer", "other", "--observed-turn", "1", "--json"],
@@ -27,11 +27,11 @@ def test_begin(cli: Cli, session: SessionCalls) -> None:
 
 
 def test_fail(cli: Cli, session: SessionCalls) -> None:
-    """`runs fail` records the reason; it exits with 6 for an unknown run, with 5 for one that has written."""
+    """`runs fail` records the reason; it exits with 6 for an unknown run, and with 5 for one that has written notes."""
     session.begin_run("r1")
     session.begin_run("r2")
     session.write_notes("written")
-    failed, in_json, unknown, written = cli.together(
+    failed, in_json, unknown, written = cli.run_all(
         ["runs", "fail", session.id, "r1", "--reason", "out of [red]quota[/red]"],
         ["runs", "fail", session.id, "r2", "--json"],
         ["runs", "fail", session.id, "r3"],
@@ -45,12 +45,12 @@ def test_fail(cli: Cli, session: SessionCalls) -> None:
 
 
 def test_list(cli: Cli, session: SessionCalls) -> None:
-    """`runs list` prints one line per run, newest first, however long its failure; --notes adds the notes."""
+    """`runs list` prints one line per run, newest first, however long the failure is; --notes adds the notes."""
     session.begin_run("r1", observed_turn=1)
     session.begin_run("r2")
     session.fail_run("r2", reason="the [b]model[/b] " + "went away " * 30 + "\nat last")
     session.write_notes("r1", notes_pb2.Notes(summary="so far", coverage={"goals": 0.5}))
-    table, with_notes, in_json, json_notes, empty = cli.together(
+    table, with_notes, in_json, json_notes, empty = cli.run_all(
         ["runs", "list", session.id],
         ["runs", "list", session.id, "--notes"],
         ["runs", "list", session.id, "--json"],

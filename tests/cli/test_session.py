@@ -12,7 +12,7 @@ from tests.support import CANARY, SessionCalls, new_session_id, turns
 
 
 def test_set(cli: Cli, session: SessionCalls) -> None:
-    """Values are JSON or text, removed fields go, others stay; a version mismatch and invalid arguments are errors."""
+    """Fields are set to JSON or text, removed or unchanged; a version mismatch and invalid arguments are errors."""
     session.update_session(set={"kept": 1, "gone": 2})
     done = cli(
         "session", "set", session.id, 'goal="refund"', "count=2", "list=[1, {}]", "no=null", "text=a=b [b]c[/b]",
@@ -27,9 +27,9 @@ def test_set(cli: Cli, session: SessionCalls) -> None:
     assert 7000 < session.get_session().expires_in.seconds <= 7200
 
     refused = cli("session", "set", session.id, "count=3", "--expected-version", "1")
-    nothing = cli.here("session", "set", session.id)
-    nameless = cli.here("session", "set", session.id, "count")
-    twice = cli.here("session", "set", session.id, "a=1", "a=2")
+    nothing = cli.in_process("session", "set", session.id)
+    nameless = cli.in_process("session", "set", session.id, "count")
+    twice = cli.in_process("session", "set", session.id, "a=1", "a=2")
     assert (refused.code, refused.error) == (5, "the session is at version 2, not 1 (VERSION_MISMATCH)")
     assert (nothing.code, nameless.code, twice.code) == (2, 2, 2)
     assert "nothing to change" in nothing.error
@@ -41,7 +41,7 @@ def test_set(cli: Cli, session: SessionCalls) -> None:
 
 
 def test_append(cli: Cli, session: SessionCalls, tmp_path: Path) -> None:
-    """Turns are appended from pairs or JSON lines; another turn count and invalid lines are errors."""
+    """Turns are given as pairs or JSON lines; a mismatched turn count and invalid lines are errors."""
     appended = cli("session", "append", session.id, "user", "hello", "primary", "", "--expected-turn-count", "0")
     assert (appended.code, appended.out) == (0, f"{session.id} has 2 turns\n")
     file = tmp_path / "turns.jsonl"
@@ -64,8 +64,8 @@ def test_append(cli: Cli, session: SessionCalls, tmp_path: Path) -> None:
     assert not stored[3].HasField("time")
 
     refused = cli("session", "append", session.id, "user", "x", "--expected-turn-count", "2")
-    odd = cli.here("session", "append", session.id, "user")
-    none = cli.here("session", "append", session.id)
+    odd = cli.in_process("session", "append", session.id, "user")
+    none = cli.in_process("session", "append", session.id)
     assert (odd.code, none.code, refused.code) == (2, 2, 5)
     assert "no text follows the speaker 'user'" in odd.error
     assert "--file" in none.error
@@ -75,9 +75,9 @@ def test_append(cli: Cli, session: SessionCalls, tmp_path: Path) -> None:
         ('{"speaker": "a"}', "line 1: text must be a string"),
         ('{"speaker": "a", "text": "b", "time": "2026-01-31T13:00:00"}', "line 1: time must be"),
     ):
-        ended = cli.here("session", "append", session.id, "--file", "-", stdin=stdin)
-        assert ended.code == 2
-        assert why in ended.error
+        result = cli.in_process("session", "append", session.id, "--file", "-", stdin=stdin)
+        assert result.code == 2
+        assert why in result.error
     assert session.get_session().turn_count == 4
 
 
@@ -86,7 +86,7 @@ def test_get(cli: Cli, session: SessionCalls) -> None:
     session.update_session(set={"goal": "[red]refund[/red]"})
     session.append_turns(turns(3))
     session.write_notes("r1", observed_turn=1, observer="coach")
-    human, in_json, json_turns, missing = cli.together(
+    human, in_json, json_turns, missing = cli.run_all(
         ["session", "get", session.id, "--turns"],
         ["session", "get", session.id, "--json"],
         ["session", "get", session.id, "--json", "--turns"],
@@ -109,27 +109,27 @@ def test_get(cli: Cli, session: SessionCalls) -> None:
     assert re.fullmatch("session .* does not exist", missing.error)
 
 
-def test_a_turn_of_an_unnamed_speaker(cli: Cli, session: SessionCalls) -> None:
+def test_turn_without_speaker(cli: Cli, session: SessionCalls) -> None:
     """A turn without a speaker shows a dash in its column."""
     session.append_turns([turn_pb2.Turn(text="hello")])
     assert cli("session", "get", session.id, "--turns").out.splitlines()[-1] == "  1  -  hello"
 
 
-def test_delete_asks_first(cli: Cli, session: SessionCalls) -> None:
-    """`session delete` confirms on a terminal and requires --yes elsewhere; an unknown session is not an error."""
+def test_delete_asks_for_confirmation(cli: Cli, session: SessionCalls) -> None:
+    """`session delete` asks on a terminal and requires --yes elsewhere; an unknown session is not an error."""
     session.append_turns(1)
-    unasked = cli("session", "delete", session.id)
-    assert unasked.code == 2
-    assert "--yes" in unasked.error
-    code, screen = cli.on_terminal("session", "delete", session.id, types="n\n")
+    without_terminal = cli("session", "delete", session.id)
+    assert without_terminal.code == 2
+    assert "--yes" in without_terminal.error
+    code, screen = cli.on_terminal("session", "delete", session.id, keys="n\n")
     assert code == 1
     assert f"Delete session {session.id} permanently? [y/N]: " in screen
     assert session.get_session().turn_count == 1
-    code, screen = cli.on_terminal("session", "delete", session.id, types="y\n")
+    code, screen = cli.on_terminal("session", "delete", session.id, keys="y\n")
     assert code == 0
     assert screen.rstrip().endswith("deleted")
     assert session.get_session().turn_count == 0
-    again, in_json = cli.together(
+    again, in_json = cli.run_all(
         ["session", "delete", session.id, "--yes"], ["session", "delete", session.id, "-y", "--json"]
     )
     assert (again.code, again.out) == (0, f"{session.id} did not exist\n")
@@ -142,7 +142,7 @@ def test_list(cli: Cli, session: SessionCalls) -> None:
     older.append_turns(2)
     session.update_session(set={"a": 1})
     session.write_notes("r1", observer="coach")
-    table, in_json = cli.together(["session", "list"], ["session", "list", "--json"])
+    table, in_json = cli.run_all(["session", "list"], ["session", "list", "--json"])
     head, *rows = table.out.splitlines()
     assert head == head.upper()
     cells = {row.split()[0]: row.split()[1:] for row in rows}

@@ -1,4 +1,4 @@
-"""Output for people: texts as written, ids on one line, a reason with every refusal; and warnings about variables."""
+"""Output for people: literal texts, whole ids, reasons, and warnings about environment variables."""
 
 import json
 import re
@@ -25,7 +25,7 @@ ACTIVE_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
 def test_active_and_invisible_characters_are_escaped() -> None:
-    """Every control, format, surrogate, private and separator character becomes an escape, even between letters."""
+    """Every control, format, surrogate, private-use and separator character is escaped, even between letters."""
     for code in range(sys.maxunicode + 1):
         character = chr(code)
         if unicodedata.category(character) in ACTIVE_CATEGORIES and character not in "\n\t":
@@ -36,7 +36,7 @@ def test_active_and_invisible_characters_are_escaped() -> None:
     "text", ["\ufe0f", "\u3164", "\u034f", "a\ufe0fb", "a\u200db", "\u200d\u200d", "é\u200d\u200d"]
 )
 def test_characters_without_a_glyph_are_escaped(text: str) -> None:
-    """Selectors, fillers and joiners that join nothing become escapes too."""
+    """Selectors, fillers and joiners that join nothing are escaped too."""
     assert "\\u" in plain(text)
 
 
@@ -50,7 +50,7 @@ def test_joiners_within_a_glyph_stay(text: str) -> None:
 
 
 def test_no_text_acts_on_a_terminal(cli: Cli, session: SessionCalls) -> None:
-    """Every command that shows notes, failures, fields or turns escapes them; JSON remains the same document."""
+    """Every command escapes notes, failures, fields and turns; JSON remains the same document."""
     evil = f"pay {OVERRIDE}001{ISOLATE} {ZERO_WIDTH}{TAG}{SOFT_HYPHEN}end"
     session.append_turns([_turn(evil)])
     session.update_session(set={evil: evil})
@@ -93,7 +93,7 @@ def _notes(text: str) -> notes_pb2.Notes:
 
 
 def test_ids_lose_their_middle_and_are_never_wrapped(cli: Cli, session: SessionCalls) -> None:
-    """At 80 columns a row is one line with both ends of each id; in pipes and outside tables an id is whole."""
+    """At 80 columns, a row is one line with both ends of each id; in pipes and outside tables, ids are whole."""
     with new_channel(cli.env["SESSION_NOTES_TARGET"]) as channel:
         long = SessionCalls(channel, f"abcd-{new_session_id()}-{'x' * 60}-wxyz")
         run_id, observer = f"efgh-{'y' * 60}-stuv", f"ijkl-{'z' * 40}-opqr"
@@ -129,7 +129,7 @@ def test_ids_lose_their_middle_and_are_never_wrapped(cli: Cli, session: SessionC
 
 
 def test_every_enum_value_has_a_style_and_words() -> None:
-    """The tables of styles and words name every value of the contract's enums, and no other."""
+    """The tables of styles and words contain exactly the values of the contract's enums."""
     readiness = {value.value for value in Readiness} - {"unspecified", "unavailable"}
     assert READINESS_STYLES.keys() == _READINESS.keys() == readiness
     assert _STATE_STYLES.keys() == {value.value for value in RunState} - {"unspecified"}
@@ -137,11 +137,11 @@ def test_every_enum_value_has_a_style_and_words() -> None:
 
 
 def test_stale_notes_give_reasons(cli: Cli, session: SessionCalls) -> None:
-    """The line of stale notes names the bounds not met, or why drift is unknown; that of fresh notes says so."""
+    """Stale notes come with the exceeded bounds, or the reason for an unknown drift; fresh notes are marked as such."""
     session.append_turns(3)
     session.write_notes("r1", "a summary", observed_turn=1)
     session.write_notes("r1", "a summary", observer="other")
-    old, behind, both, without_turn, fresh = cli.together(
+    old, behind, both, without_turn, fresh = cli.run_all(
         ["notes", "get", session.id, "--max-age", "0s"],
         ["notes", "get", session.id, "--max-turns-behind", "1"],
         ["notes", "get", session.id, "--max-age", "0s", "--max-turns-behind", "1"],
@@ -162,9 +162,9 @@ def test_stale_notes_without_a_transcript_ask_for_the_turn(cli: Cli, session: Se
 
 
 def test_an_unknown_session_differs_from_one_without_runs(cli: Cli, session: SessionCalls) -> None:
-    """`notes get` and `runs list` say whether the store has any data of the session."""
+    """`notes get` and `runs list` report if the store has no data of the session."""
     session.append_turns(1)
-    existing, unknown, no_runs, unknown_runs = cli.together(
+    existing, unknown, no_runs, unknown_runs = cli.run_all(
         ["notes", "get", session.id],
         ["notes", "get", new_session_id()],
         ["runs", "list", session.id],
@@ -179,26 +179,26 @@ def test_an_unknown_session_differs_from_one_without_runs(cli: Cli, session: Ses
 
 
 @pytest.mark.parametrize(("issue", "meant"), [("warn:x", "warning"), ("Crit: x", "critical"), ("warnign:x", "warning")])
-def test_an_unknown_severity_is_an_error(cli: Cli, session: SessionCalls, issue: str, meant: str) -> None:
-    """A misspelt severity is not taken for the start of the text; the error names the right word."""
-    ended = cli("notes", "write", session.id, "--issue", issue)
-    assert ended.code == 2
-    assert f"write {meant}:TEXT" in ended.error
+def test_misspelt_severity(cli: Cli, session: SessionCalls, issue: str, meant: str) -> None:
+    """A misspelt severity is not taken for text; the error suggests the correct word."""
+    result = cli("notes", "write", session.id, "--issue", issue)
+    assert result.code == 2
+    assert f"write {meant}:TEXT" in result.error
     assert session.get_notes().ready is False
 
 
 @pytest.mark.parametrize("issue", ["no budget: none at all", "ok: x", "x"])
-def test_a_text_with_a_colon_is_a_text(cli: Cli, session: SessionCalls, issue: str) -> None:
-    """A prefix that comes close to no severity is part of the text."""
+def test_issue_text_with_a_colon(cli: Cli, session: SessionCalls, issue: str) -> None:
+    """A prefix that resembles no severity is part of the text."""
     assert cli("notes", "write", session.id, "--issue", issue).code == 0
     assert session.get_notes().notes.issues[0].text == issue
 
 
-def test_a_count_of_one_is_singular(cli: Cli, session: SessionCalls) -> None:
-    """A conflict about a transcript of one turn says `1 turn`."""
+def test_count_of_one(cli: Cli, session: SessionCalls) -> None:
+    """One turn is printed as `1 turn`, in the singular."""
     session.append_turns(1)
-    ended = cli("session", "append", session.id, "user", "x", "--expected-turn-count", "5")
-    assert ended.error.startswith("the transcript has 1 turn, not 5")
+    result = cli("session", "append", session.id, "user", "x", "--expected-turn-count", "5")
+    assert result.error.startswith("the transcript has 1 turn, not 5")
 
 
 @pytest.mark.parametrize(
@@ -210,16 +210,16 @@ def test_a_count_of_one_is_singular(cli: Cli, session: SessionCalls) -> None:
         ("SESSIONNOTES_TARGET", "; is it SESSION_NOTES_TARGET?"),
     ],
 )
-def test_a_misspelt_variable_is_warned_about(cli: Cli, session: SessionCalls, name: str, hint: str) -> None:
+def test_misspelt_variable(cli: Cli, session: SessionCalls, name: str, hint: str) -> None:
     """A misspelt variable causes one warning with its name, never its value, and the command runs."""
-    ended = cli("session", "list", env={name: "canary-value"})
-    assert ended.code == 0
-    assert ended.err.count("\n") == 1
-    assert f"warning: the environment variable {name} is unknown and has no effect{hint}" in ended.err
+    result = cli("session", "list", env={name: "canary-value"})
+    assert result.code == 0
+    assert result.err.count("\n") == 1
+    assert f"warning: the environment variable {name} is unknown and has no effect{hint}" in result.err
 
 
-def test_a_sidecar_logs_a_misspelt_variable() -> None:
-    """A sidecar logs one warning about a misspelt variable, as JSON if configured so, with workers too."""
+def test_misspelt_variable_of_a_sidecar() -> None:
+    """A sidecar with workers logs a single warning about a misspelt variable, in the configured format."""
     env = {"SESSION_NOTES_LISTN": "canary", "SESSION_NOTES_LOG_FORMAT": "json", "SESSION_NOTES_WORKERS": "2"}
     with Sidecar(env=env) as sidecar:
         lines = [json.loads(line) for line in sidecar.log.splitlines() if "LISTN" in line]
@@ -232,7 +232,7 @@ def test_a_sidecar_logs_a_misspelt_variable() -> None:
 
 
 def test_known_and_foreign_variables_cause_no_warning(cli: Cli) -> None:
-    """Variables of options, of Kubernetes for a service of this name, and of other programs cause no warning."""
+    """Variables of options, of other programs, and of Kubernetes for a service of this name cause no warning."""
     kubernetes = ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_GRPC", "PORT", "PORT_50051_TCP_ADDR"]
     others = {f"SESSION_NOTES_{name}": "x" for name in kubernetes} | {"SESSION_MANAGER": "x"}
     assert cli("session", "list", env=others).err == ""

@@ -16,7 +16,7 @@ def row_of(text: str, session_id: str) -> str:
 
 
 def test_once(cli: Cli, session: SessionCalls, channel: grpc.Channel) -> None:
-    """Text and JSON agree, ids are whole, and FRESH is shown only with a bound, as the sidecar decides it."""
+    """Text and JSON agree, ids are whole, and FRESH is shown only if a bound is given."""
     session.append_turns(3)
     content = notes("Clear.")
     session.begin_run("r1", observer="coach", observed_turn=1)
@@ -25,7 +25,7 @@ def test_once(cli: Cli, session: SessionCalls, channel: grpc.Channel) -> None:
     quiet = SessionCalls(channel, new_session_id())
     quiet.append_turns(1)
     # Without a terminal, --once is implied.
-    shown, bounded, as_json = cli.together(["top", "--once"], ["top", "--max-turns-behind", "1"], ["top", "--json"])
+    shown, bounded, as_json = cli.run_all(["top", "--once"], ["top", "--max-turns-behind", "1"], ["top", "--json"])
 
     assert (shown.code, shown.err, bounded.code, as_json.code) == (0, "", 0, 0)
     assert shown.out.split("\n")[0].split() == (
@@ -60,16 +60,16 @@ def test_once(cli: Cli, session: SessionCalls, channel: grpc.Channel) -> None:
 
 
 def test_errors_of_once(cli: Cli) -> None:
-    """An outage is an error, never an empty table, and too short an interval is rejected."""
+    """An outage is an error, not an empty table, and too short an interval is rejected."""
     outage = cli("top", "--once", "--target", f"127.0.0.1:{free_port()}")
-    too_short = cli.here("top", "--once", "--interval", "1ms")
+    too_short = cli.in_process("top", "--once", "--interval", "1ms")
     assert (outage.code, too_short.code) == (4, 2)
     assert outage.error.startswith("no sidecar answers at 127.0.0.1:")
     assert "at least 100ms" in too_short.error
 
 
 def test_imports_of_other_commands() -> None:
-    """The command line imports neither textual nor rich nor the clients until a command needs them."""
+    """The command line imports textual, rich and the clients only when a command needs them."""
     script = (
         "import sys; from session_notes_tools.command_line import app; "
         "print(sorted({'textual', 'session_notes', 'rich'} & set(sys.modules)))"

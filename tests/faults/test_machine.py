@@ -174,7 +174,7 @@ def test_a_hole_is_repaired_at_the_next_start(disk: Path) -> None:
         sidecar.start()
         assert recorder.problems(sidecar.store) == []
         assert sidecar.log.count("its append-only file is broken") == 1
-        assert "repaired, nothing is lost" in sidecar.log
+        assert "no data is lost" in sidecar.log
 
 
 def test_a_kill_on_a_full_disk_loses_only_what_was_logged(disk: Path) -> None:

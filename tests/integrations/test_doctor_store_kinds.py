@@ -37,7 +37,7 @@ def test_documented_acl_user(kind: str, sidecar: Sidecar, tmp_path: Path) -> Non
 
         def as_user(*allowed: str) -> Diagnosis:
             admin.execute_command("ACL", "SETUSER", "app", *allowed, f">{PASSWORD}")
-            return Diagnosis(Cli(sidecar.target).here("doctor", "--json", "--redis-url", url, *login), "redis")
+            return Diagnosis(Cli(sidecar.target).in_process("doctor", "--json", "--redis-url", url, *login), "redis")
 
         diagnosis = as_user(*rules())
         assert diagnosis.code == 0
@@ -54,13 +54,15 @@ def test_documented_acl_user(kind: str, sidecar: Sidecar, tmp_path: Path) -> Non
 def test_cluster(sidecar: Sidecar) -> None:
     """All nodes are inspected and the worst result is reported; a URL of a single node gets advice."""
     with valkey_cluster() as url:
-        whole = Diagnosis(Cli(sidecar.target).here("doctor", "--json", "--redis-url", url), "redis")
+        healthy = Diagnosis(Cli(sidecar.target).in_process("doctor", "--json", "--redis-url", url), "redis")
         first = url.removeprefix("redis+cluster://").partition(",")[0]
         with redis.Redis.from_url(f"redis://{first}") as node:
             node.config_set("maxmemory-policy", "allkeys-lru")
-        worst = Diagnosis(Cli(sidecar.target).here("doctor", "--json", "--redis-url", url), "redis")
-        single = Diagnosis(Cli(sidecar.target).here("doctor", "--json", "--redis-url", f"redis://{first}"), "redis")
-    assert (whole.verdict("role"), whole.verdict("eviction")) == ("ok", "ok")
+        worst = Diagnosis(Cli(sidecar.target).in_process("doctor", "--json", "--redis-url", url), "redis")
+        single = Diagnosis(
+            Cli(sidecar.target).in_process("doctor", "--json", "--redis-url", f"redis://{first}"), "redis"
+        )
+    assert (healthy.verdict("role"), healthy.verdict("eviction")) == ("ok", "ok")
     assert worst.verdict("eviction") == "warning"
     assert "(1 of 3 nodes)" in worst.says("eviction")
     assert single.verdict("role") == "problem"
@@ -87,7 +89,9 @@ def test_sentinel_and_replica(sidecar: Sidecar, tmp_path: Path) -> None:
 
         def diagnose(service: str, *arguments: str) -> Diagnosis:
             url = f"redis+sentinel://127.0.0.1:{port}/{service}"
-            return Diagnosis(Cli(sidecar.target).here("doctor", "--json", "--redis-url", url, *arguments), "redis")
+            return Diagnosis(
+                Cli(sidecar.target).in_process("doctor", "--json", "--redis-url", url, *arguments), "redis"
+            )
 
         eventually(lambda: diagnose("mymaster", "--min-replicas-acked", "1").code == 0, 30)
         diagnosis = diagnose("mymaster")
@@ -107,7 +111,7 @@ def test_tls(sidecar: Sidecar, tmp_path: Path) -> None:
 
         def diagnose(scheme: str, *arguments: str) -> Diagnosis:
             url = f"{scheme}://127.0.0.1:{store.port}"
-            done = Cli(sidecar.target).here("doctor", "--json", "--timeout", "2s", "--redis-url", url, *arguments)
+            done = Cli(sidecar.target).in_process("doctor", "--json", "--timeout", "2s", "--redis-url", url, *arguments)
             return Diagnosis(done, "redis")
 
         assert diagnose("rediss", "--redis-ca", str(authority.path)).code == 0

@@ -42,7 +42,7 @@ def tls_fault(name: str) -> ssl.SSLError:
         (ReplyError(f"ERR Error running script {SECRET}: -READONLY x"), "read-only"),
         (ConnectionRefusedError(111, SECRET), "connection refused"),
         (OSError(f"[Errno {errno.ECONNREFUSED}] {SECRET}"), "refused"),
-        (socket.gaierror(-2, SECRET), "not found"),
+        (socket.gaierror(-2, SECRET), "cannot be resolved"),
         (tls_fault("TLSV13_ALERT_CERTIFICATE_REQUIRED"), "--redis-cert"),
         (tls_fault("WRONG_VERSION_NUMBER"), "does not speak TLS"),
         (tls_fault("A_FAULT"), "TLS failed (A_FAULT)"),

@@ -8,23 +8,21 @@ The process that talks to the user:
     ...     primary.get_notes("session-1", unavailable_ok=True).as_tool_result()
     {'ready': False, 'reason': 'never_run'}
 
-In a conversation, `TurnRecorder` stores turns without holding it up, even during an outage.
+`TurnRecorder` stores turns in the background, so that the conversation never waits, not even during an outage.
 
-The process that analyses:
+The process that analyses the conversation:
 
     >>> from session_notes import Notes, ObserverClient
     >>> with ObserverClient() as observer, observer.run("session-1") as run:
     ...     run.write(Notes(summary=f"{len(run.transcript)} turns so far"))
 
 `BackgroundObserver` runs analyses in a thread pool. Every class has a counterpart for asyncio: `AsyncPrimaryClient`,
-`AsyncTurnRecorder`, `AsyncObserverClient`, `AsyncBackgroundObserver`. Every exception is a `SessionNotesError`, whose
-subclasses are listed at the top of `session_notes/_errors.py`.
+`AsyncTurnRecorder`, `AsyncObserverClient`, `AsyncBackgroundObserver`. Every exception is a `SessionNotesError`.
+`session_notes/_errors.py` begins with a list of all its subclasses.
 """
 
-from __future__ import annotations
-
 import importlib
-from typing import TYPE_CHECKING
+import typing
 
 from session_notes._async_observer import AsyncObserverClient
 from session_notes._async_primary import AsyncPrimaryClient
@@ -63,7 +61,7 @@ from session_notes._runs import ActiveRun
 from session_notes._targets import DEFAULT_TARGET
 from session_notes._types import Issue, Notes, Readiness, RunState, Severity, Turn, WriteOutcome
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from session_notes._async_background import AsyncBackgroundObserver
     from session_notes._async_raw import AsyncRawClient
     from session_notes._async_recorder import AsyncTurnRecorder
@@ -125,7 +123,7 @@ __all__ = [
     "unknown_variables",
 ]
 
-# Imported at their first use, because few processes need them: 1 ms less per import of this package.
+# Imported at their first use: few processes need them, and together they take 0.8 ms.
 _LAZY = {
     "AsyncBackgroundObserver": "_async_background",
     "AsyncRawClient": "_async_raw",
@@ -133,7 +131,7 @@ _LAZY = {
     "RawClient": "_raw",
 }
 
-if not TYPE_CHECKING:  # A type checker that saw `__getattr__` would accept any name.
+if not typing.TYPE_CHECKING:  # A type checker that saw `__getattr__` would accept any name.
 
     def __getattr__(name: str) -> object:
         if name not in _LAZY:

@@ -61,7 +61,7 @@ class AsyncBackgroundObserver(
     def _reset(self) -> None:
         super()._reset()
         self._loop: asyncio.AbstractEventLoop | None = None
-        # The event loop holds weak references only.
+        # The event loop has only weak references to its tasks.
         self._tasks: set[asyncio.Task[None]] = set()
         self._workers = 0
         self._analyses: dict[AsyncActiveRun, asyncio.Task[_Outcome]] = {}
@@ -87,7 +87,7 @@ class AsyncBackgroundObserver(
         self._accept(session_id)
 
     async def close(self, timeout: timedelta = DEFAULT_OBSERVER_CLOSE_TIMEOUT) -> bool:
-        """Stop accepting sessions, finish those that were submitted, and return whether all finished in time.
+        """Stop accepting sessions, finish the submitted ones, and return whether all finished in time.
 
         After the timeout, queued sessions are dropped, and runs in flight are cancelled and recorded as failed, which
         takes up to 2 s more. While the sidecar is unavailable, BeginRun is retried for up to 1.5 s. If `close` is
@@ -178,7 +178,7 @@ class AsyncBackgroundObserver(
             count = min(self._schedule.queued, self._max_workers - self._workers)
             self._workers += count
         for _ in range(count):
-            # In an empty context, as in a new thread: a run does not belong to the request that first submitted.
+            # In an empty context, as in a new thread: a run does not belong to the request that submitted its session.
             self._start_task(self._work(), Context())
 
     async def _work(self) -> None:

@@ -1,5 +1,5 @@
 """Asyncio client for the primary. Generated from `_primary` by clients/python/async_clients.py: do not edit."""
-# ruff: noqa: ASYNC109 - the deadline is sent with the call; asyncio.timeout would not tell the sidecar.
+# ruff: noqa: ASYNC109 - the deadline is sent with the call; asyncio.timeout would not reach the sidecar.
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from session_notes._types import Turn
 
 
 class AsyncPrimaryClient:
-    """Client for the process that talks to the user: reads notes, and keeps the session's fields and transcript.
+    """Client for the process that talks to the user: reads notes, and maintains the session's fields and transcript.
 
         >>> async with AsyncPrimaryClient() as primary:
         ...     await primary.append_turns("session-1", [Turn("user", "Can we start in May?")])
@@ -31,8 +31,8 @@ class AsyncPrimaryClient:
         target: Address of the sidecar, such as `127.0.0.1:50051` or `unix:/run/session-notes.sock`. None: the
             environment variable `SESSION_NOTES_TARGET`, else `127.0.0.1:50051`.
         token: Token of this client, or a function that returns it for every call, such as `TokenFile`. None: the
-            environment variable `SESSION_NOTES_TOKEN`, else the file named by `SESSION_NOTES_TOKEN_FILE`. Without TLS,
-            a token is sent to this machine only.
+            environment variable `SESSION_NOTES_TOKEN`, else the file named by `SESSION_NOTES_TOKEN_FILE`. A token
+            requires TLS, unless the sidecar is on this machine.
         tls: TLS for the connection. None: the files named by `SESSION_NOTES_TLS_CA`, `SESSION_NOTES_TLS_CERT` and
             `SESSION_NOTES_TLS_KEY`, else no encryption.
         timeout: Default timeout of `get_notes`.
@@ -66,7 +66,7 @@ class AsyncPrimaryClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection. Calls in flight in other tasks end as Unavailable, later calls raise UsageError."""
+        """Close the connection. Calls in flight in other tasks raise Unavailable. Later calls raise UsageError."""
         await self._transport.close()
 
     async def get_notes(
@@ -80,13 +80,13 @@ class AsyncPrimaryClient:
         timeout: timedelta | None = None,
         unavailable_ok: bool = False,
     ) -> Reading:
-        """Read the current notes of one observer, with their age and drift. Never waits for an observer, never retries.
+        """Read the current notes of one observer, with their age and drift. Never retried, and never waits for a run.
 
             >>> reading = await primary.get_notes("session-1", max_turns_behind=3, unavailable_ok=True)
             >>> advice = reading.notes if reading.fresh else None
 
         Args:
-            session_id: The session. A session without data is not ready, never an error.
+            session_id: The session. One without data is a reading that is not ready, never an error.
             observer: Name of the observer. Empty: `default`.
             max_age: Oldest age of fresh notes, inclusive. None: any age.
             current_turn: Number of turns in the conversation. None: the stored turns, plus those pending in recorders
@@ -96,8 +96,8 @@ class AsyncPrimaryClient:
             unavailable_ok: Whether to return a reading with the readiness `unavailable` if there is no response.
 
         Raises:
-            Unavailable: If there is no response in time, unless `unavailable_ok`.
-            SessionNotesError: If the call fails otherwise.
+            Unavailable: If there is no response in time and `unavailable_ok` is false.
+            SessionNotesError: If the call fails for another reason.
         """
         call = _notes_calls.get_notes(session_id, observer, max_age, current_turn, max_turns_behind, unavailable_ok)
         call = _drift.counting_pending(call, self._transport.target)
@@ -137,7 +137,7 @@ class AsyncPrimaryClient:
             >>> session.fields["language"], session.notes["default"].readiness
 
         Args:
-            session_id: The session. One without data is empty and has version 0.
+            session_id: The session. Without data, the result is empty and has version 0.
             include_turns: Whether to return the transcript.
             timeout: Timeout of this call. None: the client's `state_timeout`.
 
@@ -166,13 +166,13 @@ class AsyncPrimaryClient:
             set: JSON values by field name. At most 256 KiB per field.
             remove: Fields to remove. Absent fields are ignored.
             expected_version: Change nothing unless the session has this version. None: any version.
-            ttl: How long the session is kept after its last change, from now on. None: as before, initially 24 h.
+            ttl: Time from the last change until the session expires. None: unchanged, initially 24 h.
             timeout: Timeout of this call. None: the client's `state_timeout`.
 
         Raises:
             VersionMismatch: If the session has another version.
             Unavailable: If there is no response in time. Whether the change took effect is unknown.
-            SessionNotesError: If the call fails otherwise.
+            SessionNotesError: If the call fails for another reason.
         """
         call = _state_calls.update_session(session_id, set, remove, expected_version, ttl)
         return await self._transport.send(call, timeout, self._state_timeout)
@@ -190,7 +190,7 @@ class AsyncPrimaryClient:
             >>> count = await primary.append_turns("session-1", [Turn("user", "Hello"), Turn("primary", "Hello!")])
             >>> count = await primary.append_turns("session-1", [Turn("user", "Bye")], expected_turn_count=count)
 
-        The call waits for a response, up to its timeout. In a conversation, use a recorder, which does not wait.
+        The call waits for a response, up to its timeout. During a conversation, use a recorder, which does not wait.
 
         Args:
             session_id: The session. Created if it does not exist.
@@ -202,7 +202,7 @@ class AsyncPrimaryClient:
             TurnCountMismatch: If the transcript does not have `expected_turn_count` turns.
             Unavailable: If there is no response in time. Whether the turns were appended is unknown. With
                 `expected_turn_count`, a retry is safe.
-            SessionNotesError: If the call fails otherwise.
+            SessionNotesError: If the call fails for another reason.
         """
         call = _state_calls.append_turns(session_id, turns, expected_turn_count)
         return await self._transport.send(call, timeout, self._state_timeout)
@@ -210,7 +210,7 @@ class AsyncPrimaryClient:
     async def delete_session(self, session_id: str, *, timeout: timedelta | None = None) -> bool:
         """Delete every trace of a session, and return whether it existed. Never retried.
 
-        Runs in flight cannot resurrect the session. Turns and runs that are pending for it in recorders and background
+        Runs in flight cannot resurrect the session. Its pending turns and runs in recorders and background
         observers of this process are dropped. A turn recorded later creates the session anew.
 
         Raises:

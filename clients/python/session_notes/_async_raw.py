@@ -1,5 +1,5 @@
 """Asyncio client for raw calls. Generated from `_raw` by clients/python/async_clients.py: do not edit."""
-# ruff: noqa: ASYNC109 - the deadline is sent with the call; asyncio.timeout would not tell the sidecar.
+# ruff: noqa: ASYNC109 - the deadline is sent with the call; asyncio.timeout would not reach the sidecar.
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class AsyncRawClient:
     """Client that sends the request messages of `session_notes.v1` and returns the response messages.
 
-    It serves what the other clients omit, such as page tokens, batches over several observers, and the size of a
-    response. `from_message` of `Reading`, `Run`, `Session` and `SessionSummary` converts a message into the result of
-    the other clients.
+    It supports features that the other clients omit: page tokens, batches over several observers, and the size of a
+    response. `from_message` of `Reading`, `Run`, `Session` and `SessionSummary` converts a message into a result of the
+    other clients.
 
         >>> from session_notes.v1.session_state_pb2 import ListSessionsRequest
         >>> async with AsyncRawClient() as raw:
@@ -66,7 +66,7 @@ class AsyncRawClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection. Calls in flight in other tasks end as Unavailable, later calls raise UsageError."""
+        """Close the connection. Calls in flight in other tasks raise Unavailable. Later calls raise UsageError."""
         await self._transport.close()
 
     async def call(self, request: Message, *, timeout: timedelta | None = None) -> Any:
@@ -78,6 +78,6 @@ class AsyncRawClient:
 
         Raises:
             InvalidArgument: If it is not a request message of `session_notes.v1`, or the sidecar rejects it.
-            SessionNotesError: If the call fails otherwise.
+            SessionNotesError: If the call fails for another reason.
         """
         return await self._transport.send(_calls.raw(request), timeout, self._timeout)

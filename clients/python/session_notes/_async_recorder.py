@@ -25,17 +25,18 @@ class AsyncTurnRecorder(Recorder):
         >>> async with AsyncPrimaryClient() as primary, AsyncTurnRecorder(primary, observer) as recorder:
         ...     recorder.record("session-1", Turn("user", "Can we start in May?"))
 
-    The promises are those of `TurnRecorder`. `record` is a plain method: it returns immediately and never raises, in
-    the event loop as in any thread. If the event loop ends without `close`, the rest is stored when the process ends.
+    It makes the same promises as `TurnRecorder`. `record` is a plain method: it returns immediately and never raises,
+    in the event loop and in any thread. If the loop ends without `close`, pending turns are stored when the process
+    ends.
 
     Args:
-        client: Appends the turns. It is not closed. Its event loop is that of the recorder.
-        observer: Receives a session after each recording: an `AsyncBackgroundObserver` or a `BackgroundObserver`. None:
-            no runs are submitted; another process may observe.
+        client: Appends the turns. It is not closed. The recorder belongs to the same event loop.
+        observer: Receives a session once its turns are stored: an `AsyncBackgroundObserver` or a `BackgroundObserver`.
+            None: no runs are submitted; another process may observe.
         timeout: Timeout of each call.
 
     Raises:
-        InvalidArgument: If the client is a blocking one (use `TurnRecorder`), or not a client.
+        InvalidArgument: If the client is blocking (use `TurnRecorder`), or of another type.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class AsyncTurnRecorder(Recorder):
         await self.close()
 
     async def close(self, timeout: timedelta = DEFAULT_RECORDER_CLOSE_TIMEOUT) -> bool:  # noqa: ASYNC109
-        """Accept no more turns, store those that are pending, and return whether all were stored in time.
+        """Stop accepting turns, store the pending ones, and return whether all were stored in time.
 
         Raises:
             UsageError: If the recorder belongs to another event loop, which is running.
@@ -125,7 +126,7 @@ class AsyncTurnRecorder(Recorder):
         self._loop = self._task = self._wake = self._visit = None
 
     async def _work(self, wake: asyncio.Event) -> None:
-        """Visit sessions until nothing is pending. A task that merely waited would hinder the end of its loop."""
+        """Visit sessions until nothing is pending. A task that kept waiting would keep its loop from ending."""
         backlog = self._backlog
         while True:
             wake.clear()

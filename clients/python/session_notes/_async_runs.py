@@ -18,8 +18,8 @@ from session_notes._types import Notes
 if TYPE_CHECKING:
     from session_notes._async_observer import AsyncObserverClient
 
-# How long a cancellation waits for the end of a run that was about to begin. A healthy sidecar takes about 2 ms. With
-# any other one, the run ends after the cancellation.
+# How long a cancellation waits for the end of a run that was about to begin. A healthy sidecar takes about 2 ms. If it
+# takes longer, the run ends after the cancellation.
 _MAX_END_SECONDS = 0.2
 _ending: set[asyncio.Task[None]] = set()
 
@@ -41,18 +41,18 @@ class AsyncActiveRun(BaseRun):
     async def write(
         self, notes: Notes, *, observed_turn: int | None = None, ttl: timedelta | None = None
     ) -> WriteResult:
-        """Write the notes, once. The outcome tells whether they are current or a newer run's notes remain.
+        """Write the notes, once per run. The outcome shows whether they are now current, or a newer run's notes are.
 
         Args:
             notes: The notes.
-            observed_turn: Number of turns that the run saw. None: as given when it began.
+            observed_turn: Number of turns that the run saw. None: as set when the run began.
             ttl: How long the notes stay current. None: as long as the session.
 
         Raises:
             UsageError: If the run has ended.
             SessionDeleted: If the session was deleted during the run. Discard the notes.
             Unavailable: If there is no response in time. Whether the notes were written is unknown. A retry is safe.
-            SessionNotesError: If the call fails otherwise. Nothing was written.
+            SessionNotesError: If the call fails for another reason. Nothing was written.
         """
         with self._writing():
             return await self._client.write_notes(
@@ -69,7 +69,7 @@ class AsyncActiveRun(BaseRun):
         Raises:
             UsageError: If the run has written its notes.
             SessionDeleted: If the session was deleted during the run.
-            SessionNotesError: If the call fails otherwise.
+            SessionNotesError: If the call fails for another reason.
         """
         text = failure_text(reason)
         self._start_failing(text)
@@ -127,10 +127,10 @@ class AsyncRunBlock:
 
 
 async def finish(work: Coroutine[Any, Any, object]) -> None:
-    """Await short work to its end, and only then raise a cancellation that arrived in the meantime.
+    """Await short work until it is done, and only then raise a cancellation that arrived in the meantime.
 
-    A cancelled scope of anyio cancels every await inside it. Without this, a run whose block is left by such a scope
-    could not be recorded as failed.
+    A cancelled scope of anyio cancels every await inside it. Without this function, a run whose block such
+    a scope cancels could not be recorded as failed.
     """
     task = asyncio.ensure_future(work)
     cancellation: asyncio.CancelledError | None = None

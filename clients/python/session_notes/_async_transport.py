@@ -2,7 +2,7 @@
 
 The counterpart of `_transport`, which explains why there are two.
 """
-# ruff: noqa: ASYNC109 - the deadline is sent with the call; asyncio.timeout would not tell the sidecar.
+# ruff: noqa: ASYNC109 - the deadline is sent with the call; asyncio.timeout would not reach the sidecar.
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from session_notes._transport import CLOSED_DURING_CALL
 T = TypeVar("T")
 
 _OTHER_LOOP = (
-    "this client belongs to the event loop in which it was opened: use another one in each loop, within `async with`"
+    "this client belongs to the event loop in which it was opened: create one per loop, and open it by `async with`"
 )
 
 _INHERITED: list[object] = []

@@ -1,7 +1,7 @@
 """Background observer: a thread pool that runs an analysis over submitted sessions.
 
-`_async_background` is the counterpart for asyncio. The rules are in `_pool`, which both share. Waiting is written
-separately: conditions and a watchdog on one side, tasks and cancellation on the other.
+`_async_background` is the counterpart for asyncio. Both share the rules in `_pool`, and differ in how they wait: by
+conditions and a watchdog, or by tasks and cancellation.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class BackgroundObserver(_pool.Pool[ObserverClient, ActiveRun, threading.Event, 
         >>> with BackgroundObserver(analyse) as observer:
         ...     observer.submit("session-1")
 
-    There is one run at a time per session, over the transcript as of the run's begin. A session submitted again while
-    it is queued is run once. Submitted again while it is running, it is run once more.
+    Each session has at most one run at a time, which sees the transcript as of its begin. A session that is submitted
+    again while it is queued is run once. If it is submitted again during its run, it is run once more.
 
     If an analysis raises, returns None, or overruns `time_limit`, its run is recorded as failed. Every failure,
     including an outage of the sidecar, is logged by the logger `session_notes` and never reaches the caller of
@@ -68,12 +68,12 @@ class BackgroundObserver(_pool.Pool[ObserverClient, ActiveRun, threading.Event, 
 
     def _reset(self) -> None:
         super()._reset()
-        # Conditions on the one lock.
+        # Conditions that share the lock.
         self._work_queued = threading.Condition(self._lock)
         self._runs_changed = threading.Condition(self._lock)
         self._all_done = threading.Condition(self._lock)
-        # Deadlines of the runs, in the order in which they began. All have the same limit: the first is the next to
-        # overrun.
+        # Deadlines of the runs, in the order in which they began. All runs have the same limit, so the first one is the
+        # next to overrun.
         self._running: dict[ActiveRun, float] = {}
         self._workers = 0
         self._watched = False
@@ -98,7 +98,7 @@ class BackgroundObserver(_pool.Pool[ObserverClient, ActiveRun, threading.Event, 
         self._accept(session_id)
 
     def close(self, timeout: timedelta = DEFAULT_OBSERVER_CLOSE_TIMEOUT) -> bool:
-        """Stop accepting sessions, finish those that were submitted, and return whether all finished in time.
+        """Stop accepting sessions, finish the submitted ones, and return whether all finished in time.
 
         After the timeout, queued sessions are dropped and runs in flight are recorded as failed, which takes up to 2 s
         more. While the sidecar is unavailable, BeginRun is retried for up to 1.5 s.

@@ -25,13 +25,13 @@ MAX_PENDING_BYTES = 16 * 1024 * 1024
 """Bounds on pending turns of all sessions together. Turns beyond either bound are dropped, the newest first."""
 
 MAX_IDLE_SESSIONS = 10_000
-"""Sessions without pending turns whose turn count is remembered. The sidecar is asked again about any other."""
+"""Sessions without pending turns whose turn count is remembered. For any other session, the sidecar is asked again."""
 
-# A call stays far below the sidecar's limits of 5,000 turns and 4 MiB, because its timeout is that of a single turn.
+# Far below the sidecar's limits of 5,000 turns and 4 MiB, because the timeout of a call does not grow with its size.
 _MAX_CALL_TURNS = 250
 _MAX_CALL_BYTES = 512 * 1024
 
-# Not compiled at import, like all patterns of this package: that takes time, and few processes need each of them.
+# Like all patterns of this package, compiled at its first use, because that takes time, and few processes need each.
 _SESSION_ID = r"[!-z|~]{1,256}"
 
 
@@ -109,7 +109,7 @@ class Backlog:
             try:
                 storable = prepare(turn, self.turn_limit)
             except Exception as error:
-                # A TypeError has a message of this package. Of any other error, the class only.
+                # The message of a TypeError is from this package. Any other error is logged by its class only.
                 changes[f"a turn left out: {error if type(error) is TypeError else type(error).__name__}"] += 1
                 continue
             prepared.append(storable)
@@ -204,10 +204,10 @@ class Backlog:
             )
 
     def batch(self, session: PendingSession) -> list[Entry]:
-        """Return the turns for the next call, and mark them as uncertain until `confirm` or `reject`."""
+        """Return the turns for the next call, and mark them as uncertain until their outcome is known."""
         with self.changed:
-            # After an unknown outcome, the same turns again. The response to others would not tell whether these are
-            # stored.
+            # After an unknown outcome, send the same turns again. The response to any others would not reveal whether
+            # these are stored.
             batch = list(islice(session.pending, session.uncertain)) or self._next_batch(session)
             session.uncertain = len(batch)
             return batch
@@ -235,7 +235,7 @@ class Backlog:
                 self._turns -= 1
                 self._bytes -= entry.size
             dropped = self._dropped
-            # Not before the backlog is half empty. If turns arrive faster than they are stored, each would log a line.
+            # Only once the backlog is half empty. Otherwise, each turn would log a line while turns arrive too fast.
             recovered = dropped and self._turns <= MAX_PENDING_TURNS // 2 and self._bytes <= MAX_PENDING_BYTES // 2
             if recovered:
                 self._dropped = 0
@@ -243,13 +243,13 @@ class Backlog:
             warn("turns are stored again; %d were dropped", dropped)
 
     def replace(self, session: PendingSession, index: int, storable: Storable) -> None:
-        """Replace a pending turn by a smaller version of it. Call it with `changed` held."""
+        """Replace a pending turn with a smaller version. Must be called with `changed` held."""
         entry = session.pending[index]
         session.pending[index] = Entry(storable.turn, storable.size, entry.observe)
         self._bytes += storable.size - entry.size
 
     def remove(self, session: PendingSession, index: int) -> None:
-        """Remove a pending turn. Its run becomes due after the turn before it. Call it with `changed` held."""
+        """Remove a pending turn. Its run becomes due after the previous turn. Must be called with `changed` held."""
         entry = session.pending[index]
         del session.pending[index]
         session.one_by_one = max(0, session.one_by_one - 1)
@@ -261,7 +261,7 @@ class Backlog:
             session.run_due = True
 
     def due_observer(self, session: PendingSession) -> Observer | None:
-        """Return the observer if a run is due, which then no longer is."""
+        """Return the observer if a run is due, and mark the run as submitted."""
         with self.changed:
             due, session.run_due = session.run_due, False
             return self._observer if due else None
@@ -271,7 +271,7 @@ class Backlog:
         with self.changed:
             session.visited = False
             ended, session.visit_ended = session.visit_ended, None
-            worth_logging = self.visits.count(session, failure) and not session.forgotten
+            worth_logging = self.visits.record_outcome(session, failure) and not session.forgotten
             pending = self._turns
             if not session.forgotten:
                 if session.idle:

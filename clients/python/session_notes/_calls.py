@@ -1,6 +1,6 @@
 """RPCs as values: the request, how to decode the response, and whether a retry is safe.
 
-Nothing is sent here, so that blocking and asyncio clients share all of it. `_notes_calls` and `_state_calls` build the
+This module sends nothing, so blocking and asyncio clients share it. `_notes_calls` and `_state_calls` build the
 calls of each service, and the transports send them.
 """
 
@@ -36,7 +36,7 @@ class Call(Generic[T]):
         request: The request message.
         response_type: Class of the response message.
         read: Decodes the response into the client's result.
-        retryable: Whether sending it twice has the same effect as once, so that it may be retried.
+        retryable: Whether the call may be retried: sending it twice has the same effect as sending it once.
         fallback: Returns the result to use if there is no response. None: the error is raised.
     """
 
@@ -66,7 +66,7 @@ def new_run_id() -> str:
 
 
 def check_options(observer: str = "", **spans: timedelta) -> None:
-    """Reject options of a client with which none of its calls could be encoded.
+    """Reject options of a client that would make every call fail to encode.
 
     Raises:
         InvalidArgument: If an option has the wrong type.
@@ -80,7 +80,7 @@ def check_options(observer: str = "", **spans: timedelta) -> None:
 
 
 def builder(build: Callable[P, Call[T]]) -> Callable[P, Call[T]]:
-    """Make a function raise InvalidArgument for arguments that cannot be encoded, as the sidecar would."""
+    """Decorate a function that builds a call, so that arguments that cannot be encoded raise InvalidArgument."""
 
     @functools.wraps(build)
     def checked(*args: P.args, **kwargs: P.kwargs) -> Call[T]:

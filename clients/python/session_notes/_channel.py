@@ -1,4 +1,4 @@
-"""Channels to a sidecar: the only place that creates them, with target, TLS and channel options."""
+"""Channels to a sidecar. Every channel of this package is opened by this module, with the same options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OPTIONS: tuple[tuple[str, str | int], ...] = (
     # With gRPC's own backoff a restarted sidecar goes unnoticed for seconds, and up to two minutes after a long outage.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # Despite its name, this limits one connection attempt. It must not be so short that it fails on a busy machine.
+    # Despite its name, this is the timeout of one connection attempt. A shorter one fails on a busy machine.
     ("grpc.min_reconnect_backoff_ms", 2000),
     # The sidecar limits requests only. A session with its whole transcript may exceed gRPC's 4 MiB.
     ("grpc.max_receive_message_length", -1),
@@ -76,7 +76,7 @@ class Endpoint:
         """Return a channel with the same options as the clients'. It connects at the first call.
 
         Raises:
-            InvalidArgument: If a file of the TLS cannot be read.
+            InvalidArgument: If a TLS file cannot be read.
         """
         return open_channel(self.target, self.tls)
 
@@ -84,7 +84,7 @@ class Endpoint:
         """Return an asyncio channel with the same options as the clients'. It belongs to the running event loop.
 
         Raises:
-            InvalidArgument: If a file of the TLS cannot be read.
+            InvalidArgument: If a TLS file cannot be read.
         """
         return open_async_channel(self.target, self.tls)
 

@@ -12,7 +12,7 @@ from session_notes import _environment, _targets
 from session_notes._errors import InvalidArgument, Unauthenticated
 
 Token: TypeAlias = str | Callable[[], str]
-"""A token, or a function that returns the current one. The function is called for every call, so it must be fast."""
+"""A token, or a function that returns the current one. The function runs within every call, so it must be fast."""
 
 # Not pathlib: it would add a third to the import time of this package.
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -32,11 +32,11 @@ class TLS:
     >>> PrimaryClient("notes.example.org:50051", tls=TLS(ca="ca.pem"), token=TokenFile("token"))
 
     Raises:
-        InvalidArgument: If a path is not a path, or if only one of `cert` and `key` is given.
+        InvalidArgument: If a path has the wrong type, or only one of `cert` and `key` is set.
     """
 
     ca: PathLike | None = None
-    """PEM file of the authorities that may sign the sidecar's certificate. None: the authorities that gRPC trusts."""
+    """PEM file of the authorities that may sign the sidecar's certificate. None: gRPC's default authorities."""
 
     cert: PathLike | None = None
     """PEM file of the client's certificate, for a sidecar that requires one (mTLS)."""
@@ -54,9 +54,9 @@ class TLS:
 
 
 class TLSFiles:
-    """The files of a TLS, watched for replacement.
+    """Fingerprints of the TLS files of a client, to detect their replacement.
 
-    gRPC copies their content into its credentials, so that new files need a new channel.
+    gRPC copies the content of the files into its credentials, so new files require a new channel.
     """
 
     __slots__ = ("_fingerprints", "_next_check", "_tls")
@@ -71,7 +71,7 @@ class TLSFiles:
         self._next_check = 0.0
 
     def replaced(self) -> bool:
-        """Return whether the files have changed and match each other. True once per change; checks once a second."""
+        """Return whether the files have changed and match, once per change. Checks them at most once a second."""
         if time.monotonic() < self._next_check:
             return False
         self._next_check = time.monotonic() + _CHECK_SECONDS
@@ -196,7 +196,7 @@ class Credentials:
 
 
 def unreadable(path: PathLike, error: Exception, prefix: str = "") -> InvalidArgument:
-    """Return the error for a file that cannot be read."""
+    """Return the error for an unreadable file."""
     why = error.strerror if isinstance(error, OSError) else "not a valid path"
     name = os.fsdecode(path)
     return InvalidArgument(f"{prefix}{name if name.isprintable() else repr(name)} cannot be read: {why}")
@@ -242,7 +242,7 @@ def _is_token(text: object) -> bool:
 
 def _validated(token: str) -> str:
     if not _is_token(token):
-        # The text omits the token, because errors end up in logs. It is not a field of the request, hence no reason.
+        # Without the token, because errors end up in logs. Without a reason, because no field of a request is invalid.
         error = InvalidArgument("a token must be printable ASCII without spaces")
         error._for_logs = str(error)
         raise error

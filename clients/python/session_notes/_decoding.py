@@ -77,7 +77,7 @@ def json_value(message: Value) -> Any:
         case "null_value" | None:
             return None
         case "number_value":
-            # The wire has doubles only. An integer becomes an int again.
+            # All numbers on the wire are doubles. Integers become int again.
             number = message.number_value
             return int(number) if number.is_integer() and abs(number) <= MAX_EXACT_NUMBER else number
         case kind:

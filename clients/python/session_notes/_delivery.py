@@ -1,4 +1,4 @@
-"""Delivery of pending turns: what a recorder sends for a session, and how it interprets the response.
+"""Delivery of pending turns: the calls of a recorder for a session, and the interpretation of their responses.
 
 A visit to a session is a generator. It yields calls as functions without arguments and receives their results. A thread
 drives it with a blocking client, a task with an asyncio client.
@@ -152,12 +152,12 @@ def _reject(backlog: Backlog, session: PendingSession, batch: list[Entry], error
 
 
 def _rejects_content(error: InvalidArgument | TooLarge) -> bool:
-    """Return whether the request is invalid. An invalid token, which has no reason, is not due to a turn."""
+    """Return whether the error is about the turns. An invalid token, an error without a reason, is not."""
     return bool(error.reason or getattr(error, "violations", ()))
 
 
 def _contains(session: Session, before: int, turns: list[Turn]) -> bool:
-    """Return whether these turns follow the first `before` ones. The transcript may no longer have the oldest."""
+    """Return whether these turns follow the first `before` ones. The transcript may no longer contain the oldest."""
     if session.turn_count < before + len(turns):
         return False
     first = session.turn_count - len(session.turns)

@@ -1,8 +1,8 @@
 """Correction of a reading's drift for turns that are still pending in this process.
 
 The sidecar computes drift from the turns that it has stored, including those of other writers. The correction adds the
-turns that recorders of this process have not stored yet. A `current_turn` of the caller is used only as a lower bound,
-because a recorder's own count is too low as long as the number of stored turns is unknown.
+turns that recorders of this process have not stored yet. A caller's `current_turn` is only a lower bound: it may come
+from a recorder, whose count is too low until it knows the number of stored turns.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def batch_counting_pending(call: Call[list[Reading]], target: str) -> Call[list[
 
 
 class _Correction:
-    """The correction of one reading. Removes `current_turn` from the request, to which the sidecar would compare."""
+    """The correction of one reading. Removes `current_turn`, so that the sidecar counts from the stored turns."""
 
     def __init__(self, target: str, request: Any, counts: _pending.TurnCounts) -> None:
         self._target = target
@@ -68,7 +68,7 @@ class _Correction:
 
 def _correction(target: str, request: Any) -> _Correction | None:
     """Return the correction for a request, or None if no turns of its session are pending."""
-    if not _pending.exist(target):
+    if not _pending.has_holders(target):
         return None
     counts = _pending.turn_counts(target, request.session_id)
     if counts is None or not counts.pending or (request.HasField("current_turn") and counts.stored is not None):

@@ -1,4 +1,4 @@
-"""Encoding: from the arguments of a client to protobuf messages, with an error for each invalid part.
+"""Encoding of a client's arguments as protobuf messages, with errors that name the invalid part.
 
 The sidecar enforces ranges and sizes. An argument is rejected only if the wire cannot represent it.
 """
@@ -19,11 +19,11 @@ from session_notes._limits import MAX_EXACT_NUMBER, MAX_JSON_DEPTH
 from session_notes._types import Issue, Notes, Severity, Turn
 from session_notes.v1 import notes_pb2, turn_pb2
 
-# Deeper than the sidecar allows, so that it decides, but shallow enough to be sent. Protobuf parses at most 100 nested
-# messages, and a level of JSON takes up to three.
+# Deeper than the sidecar's limit, so that the sidecar rejects it, but shallow enough to send. Protobuf parses at most
+# 100 nested messages, and a level of JSON takes up to three.
 _MAX_ENCODED_DEPTH = 2 * MAX_JSON_DEPTH
 
-# Length of a key in an error, beyond which it is shortened.
+# Longer keys are shortened in errors.
 _MAX_SHOWN_KEY = 60
 
 _TOO_DEEP = f"must not be nested deeper than {MAX_JSON_DEPTH}"
@@ -34,7 +34,7 @@ _MAX_DURATION = timedelta(seconds=315_576_000_000)
 
 
 class Unencodable(TypeError):
-    """An argument that the wire cannot represent. `_errors.invalid` makes the public error of it."""
+    """An argument that the wire cannot represent. `_errors.invalid` returns the public error for it."""
 
     def __init__(self, argument: str, problem: str, keys: str = "") -> None:
         super().__init__(f"{argument}{keys} {problem}")

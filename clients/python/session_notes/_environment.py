@@ -12,7 +12,7 @@ _PREFIX = "SESSION_NOTES_"
 _NAMES = tuple(_PREFIX + name for name in ("TARGET", "TOKEN", "TOKEN_FILE", "TLS_CA", "TLS_CERT", "TLS_KEY"))
 _MAX_EDITS = 2
 # Kubernetes sets these in every container, for a service named session-notes.
-_OF_KUBERNETES = r"SESSION_NOTES_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)"
+_KUBERNETES_NAME = r"SESSION_NOTES_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)"
 
 _warned: set[str] = set()
 
@@ -27,14 +27,14 @@ def unknown_variables(known: Collection[str] = _NAMES, *, complete: bool = False
 
     Args:
         known: The variables that have an effect. By default those of the clients.
-        complete: Whether `known` has all variables of session-notes that this process reads. If so, every other name
-            with the prefix `SESSION_NOTES_` is unknown. Otherwise, only names that resemble a known one are.
+        complete: Whether `known` lists all variables of session-notes that this process reads. If so, every other name
+            with the prefix `SESSION_NOTES_` is unknown. Otherwise, only names that resemble a known name are.
     """
     warnings = dict[str, str]()
     for name in os.environ:
         if name[:7].upper() != _PREFIX[:7] or name in known or not (name.isascii() and name.isidentifier()):
             continue
-        if re.fullmatch(_OF_KUBERNETES, name):
+        if re.fullmatch(_KUBERNETES_NAME, name):
             continue
         nearest = _nearest(name.upper(), known)
         if nearest or (complete and name.startswith(_PREFIX)):
@@ -44,7 +44,7 @@ def unknown_variables(known: Collection[str] = _NAMES, *, complete: bool = False
 
 
 def warn_of_misspelt_names() -> None:
-    """Log a warning for each variable that is probably a misspelt client variable, once per process."""
+    """Log each variable that is probably a misspelt client variable, once per process."""
     for name, warning in unknown_variables().items():
         if name not in _warned:
             _warned.add(name)

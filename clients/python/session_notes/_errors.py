@@ -55,7 +55,7 @@ class SessionNotesError(Exception):
     Attributes:
         reason: The name of the contract's `ErrorReason` without its prefix, such as `STORE_UNAVAILABLE`. May be empty.
         metadata: Details of the reason, such as `{"expected": "4", "actual": "6"}`.
-        retry_after: How long the sidecar asks callers to wait before the next call. None: it does not ask.
+        retry_after: Time that the sidecar asks callers to wait before the next call. None: not specified.
     """
 
     # The part of the message that is safe to log: text of this package only, no user data.
@@ -76,7 +76,7 @@ class SessionNotesError(Exception):
 
     @staticmethod
     def from_rpc_error(error: grpc.RpcError) -> SessionNotesError:
-        """Return the exception of this package for one that a gRPC stub raised."""
+        """Translate an error that a gRPC stub raised."""
         return translate(error)
 
     def _number(self, name: str) -> int | None:
@@ -178,11 +178,11 @@ class SessionDeleted(SessionNotesError):
 
 
 class ServerError(SessionNotesError):
-    """A bug in the sidecar, or a server that is not a sidecar. The message of a bug has an id of the log."""
+    """A bug in the sidecar, or a server that is not a sidecar. For a bug, the message contains an id from the log."""
 
 
 class UsageError(SessionNotesError, RuntimeError):
-    """The client is closed, not open, or of another event loop; or the run has ended. Correct the program."""
+    """The client is closed, not open, or belongs to another event loop; or the run has ended. Correct the program."""
 
 
 _BY_REASON: Mapping[str, type[SessionNotesError]] = {
@@ -196,13 +196,13 @@ _BY_REASON: Mapping[str, type[SessionNotesError]] = {
     "TURN_COUNT_MISMATCH": TurnCountMismatch,
 }
 
-# For errors of gRPC itself, and for reasons that are newer than this client.
+# For errors of gRPC itself, and for reasons that this version of the client does not know.
 _BY_CODE: Mapping[grpc.StatusCode, type[SessionNotesError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
     grpc.StatusCode.RESOURCE_EXHAUSTED: TooLarge,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
-    # close() cancelled the call. The cancellation of a task does not get here.
+    # `close` cancelled the call. A cancelled task raises CancelledError instead.
     grpc.StatusCode.CANCELLED: Unavailable,
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
     grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
@@ -224,9 +224,9 @@ def invalid(argument: str, problem: str, keys: str = "") -> InvalidArgument:
 
 
 def for_logs(error: BaseException) -> str:
-    """Return what a log may contain of an error: its class, and the invalid part of a request without any content.
+    """Describe an error for the log by its class, and an invalid request also by the name of its invalid part.
 
-    Any other message may contain what the user said.
+    Other text is omitted, because it may contain what the user said.
     """
     safe = error._for_logs if isinstance(error, SessionNotesError) else ""
     if safe:
@@ -241,7 +241,7 @@ def for_logs(error: BaseException) -> str:
 
 
 def translate(error: grpc.RpcError) -> SessionNotesError:
-    """Return the exception of this package for an error of gRPC."""
+    """Translate an error of gRPC into an exception of this package."""
     from session_notes.status.v1 import status_pb2  # Takes a millisecond, and most processes never need it.
 
     details = _details(error)

@@ -44,7 +44,7 @@ def _finish() -> None:
     deadline = time.monotonic() + EXIT_TIMEOUT.total_seconds()
     recorders = list(_watched)
     for recorder in recorders:
-        # A run that begins now would not end.
+        # A run that begins now would never end.
         recorder._backlog.close(submit=False)
     for recorder in recorders:
         try:

@@ -50,7 +50,7 @@ class _Calls:
                 self._changed.notify_all()
 
     def hold(self) -> None:
-        """Hold new calls, and wait briefly for the others to end."""
+        """Block new calls, and wait briefly for those in flight to end."""
         with self._changed:
             self._forks += 1
             self._changed.wait_for(lambda: not self.inside, _WAIT_SECONDS)
@@ -75,7 +75,7 @@ _unusable = ""
 
 
 def register(forkable: Forkable) -> None:
-    """Have `_forked` called in every child of this process, as long as the object exists."""
+    """Reset the object in every child of this process, as long as it exists."""
     _forkables.add(forkable)
 
 
@@ -83,7 +83,7 @@ def check() -> None:
     """Raise if gRPC calls would hang or crash in this process.
 
     Raises:
-        UsageError: If the process was forked at a moment after which gRPC does not work.
+        UsageError: If gRPC does not work in this forked process.
     """
     if _unusable:
         raise UsageError(

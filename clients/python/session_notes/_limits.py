@@ -18,7 +18,7 @@ MAX_JSON_DEPTH = 16
 """Deepest nesting of `extra` and of session fields."""
 
 MAX_EXACT_NUMBER = 2**53 - 1
-"""Largest integer below which a double holds every integer. JSON on the wire has doubles only."""
+"""Largest integer up to which a double represents every integer exactly. All JSON numbers on the wire are doubles."""
 
 MAX_TIMEOUT = timedelta(days=36_500)
 """Longest timeout. gRPC treats a deadline much farther in the future as one in the past."""
@@ -54,4 +54,4 @@ BEGIN_TIMEOUT_AT_CLOSE = timedelta(seconds=1.5)
 """How long a closing background observer retries BeginRun. gRPC reconnects once a second."""
 
 FAIL_TIMEOUT = timedelta(seconds=2)
-"""Timeout for recording a run's failure where the run is lost anyway. Without the record, the run's lease expires."""
+"""Timeout for recording the failure of a run that is lost anyway. After it, the run's lease expires instead."""

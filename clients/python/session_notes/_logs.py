@@ -1,4 +1,4 @@
-"""Logging of the package: one logger, session ids as digests, and no exception from a handler."""
+"""Logging of the package: one logger, with session ids as digests, and without exceptions from handlers."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def log(level: int, message: str, *args: object) -> None:
 
 
 def warn(message: str, *args: object) -> None:
-    """Log a warning, as `log`."""
+    """Log a warning, as `log` does."""
     log(logging.WARNING, message, *args)
 
 
 def session_digest(session_id: object) -> str:
     """Return the name of a session in logs. Never raise.
 
-    Callers choose session ids, and an id may identify the user. The log therefore has the first 8 hexadecimal digits of
-    the id's SHA-256, as printed by `printf %s ID | sha256sum | cut -c1-8`.
+    Callers choose session ids, and an id may identify the user. The log therefore contains only the first 8 hexadecimal
+    digits of the id's SHA-256, as printed by `printf %s ID | sha256sum | cut -c1-8`.
     """
     import hashlib  # A tenth of the package's import time, and most processes never log a session.
 

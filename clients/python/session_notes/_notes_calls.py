@@ -25,7 +25,7 @@ def get_notes(
     max_turns_behind: int | None,
     unavailable_ok: bool,
 ) -> Call[Reading]:
-    """Build SessionNotes.GetNotes. Not retried, because an immediate "unavailable" serves a primary better."""
+    """Build SessionNotes.GetNotes. Not retried, because a primary needs an immediate answer more than a late one."""
     request = api.GetNotesRequest(
         session_id=_encoding.text("session_id", session_id),
         observer=_encoding.text("observer", observer),
@@ -50,7 +50,7 @@ def batch_get_notes(
     max_turns_behind: int | None,
     unavailable_ok: bool,
 ) -> Call[list[Reading]]:
-    """Build SessionNotes.BatchGetNotes. Not retried, as GetNotes."""
+    """Build SessionNotes.BatchGetNotes. Not retried, like GetNotes."""
     ids = _encoding.texts("session_ids", session_ids)
     common = api.GetNotesRequest(
         observer=_encoding.text("observer", observer),

@@ -34,8 +34,8 @@ class ObserverClient:
         target: Address of the sidecar, such as `127.0.0.1:50051` or `unix:/run/session-notes.sock`. None: the
             environment variable `SESSION_NOTES_TARGET`, else `127.0.0.1:50051`.
         token: Token of this client, or a function that returns it for every call, such as `TokenFile`. None: the
-            environment variable `SESSION_NOTES_TOKEN`, else the file named by `SESSION_NOTES_TOKEN_FILE`. Without TLS,
-            a token is sent to this machine only.
+            environment variable `SESSION_NOTES_TOKEN`, else the file named by `SESSION_NOTES_TOKEN_FILE`. A token
+            requires TLS, unless the sidecar is on this machine.
         tls: TLS for the connection. None: the files named by `SESSION_NOTES_TLS_CA`, `SESSION_NOTES_TLS_CERT` and
             `SESSION_NOTES_TLS_KEY`, else no encryption.
         observer: Name of the observer. Empty: `default`.
@@ -68,7 +68,7 @@ class ObserverClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection. Calls in flight in other threads end as Unavailable, later calls raise UsageError."""
+        """Close the connection. Calls in flight in other threads raise Unavailable. Later calls raise UsageError."""
         self._transport.close()
 
     def run(
@@ -90,7 +90,7 @@ class ObserverClient:
 
         Args:
             session_id: The session. Created if it does not exist.
-            run_id: Id of the run. None: a new one. Pass the same id if a supervisor may restart the same work: a run in
+            run_id: Id of the run. None: a new one. Pass your own id if a supervisor may restart the work: a run in
                 flight then continues, and finished work is not repeated.
             observed_turn: Number of turns that the run sees. None: the number of stored turns.
             lease: How long the run may take before it counts as abandoned. None: 5 minutes.
@@ -98,11 +98,11 @@ class ObserverClient:
             include_transcript: Whether to return the transcript.
 
         Raises:
-            RunAlreadyWritten: If the run with this `run_id` has written its notes, current or not. The work is done.
+            RunAlreadyWritten: If the run with this `run_id` has already written its notes. The work is done.
             RunAlreadyFailed: If the run with this `run_id` has failed. Retry the work with another id.
             RunInFlight: If another run is in flight and `only_if_idle` is set.
-            SessionDeleted: If the run was known when the session was deleted.
-            SessionNotesError: If the run cannot begin otherwise.
+            SessionDeleted: If the session was deleted after this run had begun.
+            SessionNotesError: If the run cannot begin for another reason.
         """
         begin = functools.partial(
             self.begin_run,
@@ -155,18 +155,18 @@ class ObserverClient:
         Args:
             session_id: The session. Created if it does not exist.
             notes: The notes.
-            run_id: The run that they are from. None: a new one.
-            observed_turn: Number of turns that the run saw. None: as given when it began.
+            run_id: The run that produced the notes. None: a new run.
+            observed_turn: Number of turns that the run saw. None: as set when the run began.
             ttl: How long the notes stay current. None: as long as the session.
             timeout: Timeout of this call. None: the client's `timeout`.
 
         Raises:
             RunAlreadyWritten: If the run has written other notes.
             RunAlreadyFailed: If the run has ended without notes.
-            SessionDeleted: If the run was known when the session was deleted.
+            SessionDeleted: If the session was deleted after this run had begun.
             Unavailable: If there is no response in time. Whether the notes were written is unknown. With a `run_id`, a
                 retry is safe.
-            SessionNotesError: If the call fails otherwise.
+            SessionNotesError: If the call fails for another reason.
         """
         call = _notes_calls.write_notes(session_id, self.observer, run_id, notes, observed_turn, ttl)
         return self._transport.send(call, timeout, self._timeout)
@@ -190,7 +190,7 @@ class ObserverClient:
         Raises:
             RunNotFound: If the run does not exist.
             RunAlreadyWritten: If the run has written notes.
-            SessionNotesError: If the call fails otherwise.
+            SessionNotesError: If the call fails for another reason.
         """
         call = _notes_calls.fail_run(session_id, self.observer, run_id, failure_text(reason))
         return self._transport.send(call, timeout, self._timeout)
@@ -205,7 +205,7 @@ class ObserverClient:
 
         Args:
             session_id: The session.
-            include_notes: Whether each run has its notes.
+            include_notes: Whether to return each run's notes.
             page_size: Runs per page. 0: the sidecar's default.
             timeout: Timeout of each page. None: the client's `timeout`.
 

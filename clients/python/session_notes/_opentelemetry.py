@@ -1,7 +1,7 @@
 """Spans by OpenTelemetry's API, which `_spans` uses if the application traces.
 
 Following the semantic conventions for RPC, a call is one span with all its attempts. Spans contain no user data: no
-text of an error, and no id of a session.
+error text, and no session id.
 """
 
 from __future__ import annotations

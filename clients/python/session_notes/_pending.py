@@ -1,4 +1,4 @@
-"""Registry of pending work per session: turns and runs that the sidecar does not know of yet.
+"""Registry of pending work per session: turns and runs that the sidecar does not know yet.
 
 Recorders and background observers register here. Other clients of the same sidecar in this process then count pending
 turns in the drift of a reading (see `_drift`), and delete a session together with its pending work.
@@ -72,7 +72,7 @@ def register(target: str, holder: Holder) -> None:
         _holders.setdefault(_targets.canonical(target), weakref.WeakSet()).add(holder)
 
 
-def exist(target: str) -> bool:
+def has_holders(target: str) -> bool:
     """Return whether any holder has been registered for a sidecar."""
     return _targets.canonical(target) in _holders
 
@@ -90,7 +90,7 @@ def settle(futures: list[Future[None]], timeout: timedelta) -> timedelta:
     start = time.monotonic()
     seconds = min(timeout.total_seconds(), threading.TIMEOUT_MAX)
     with suppress(RuntimeError):
-        # Called in an event loop, which this wait blocks. Its calls reach the sidecar, but cannot end.
+        # This wait blocks the caller's event loop. The loop's calls reach the sidecar, but cannot end meanwhile.
         if asyncio.get_running_loop():
             seconds = min(seconds, _MAX_WAIT_IN_LOOP_SECONDS)
     wait(futures, seconds)

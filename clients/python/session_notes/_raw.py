@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class RawClient:
     """Client that sends the request messages of `session_notes.v1` and returns the response messages.
 
-    It serves what the other clients omit, such as page tokens, batches over several observers, and the size of a
-    response. `from_message` of `Reading`, `Run`, `Session` and `SessionSummary` converts a message into the result of
-    the other clients.
+    It supports features that the other clients omit: page tokens, batches over several observers, and the size of a
+    response. `from_message` of `Reading`, `Run`, `Session` and `SessionSummary` converts a message into a result of the
+    other clients.
 
         >>> from session_notes.v1.session_state_pb2 import ListSessionsRequest
         >>> with RawClient() as raw:
@@ -64,7 +64,7 @@ class RawClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection. Calls in flight in other threads end as Unavailable, later calls raise UsageError."""
+        """Close the connection. Calls in flight in other threads raise Unavailable. Later calls raise UsageError."""
         self._transport.close()
 
     def call(self, request: Message, *, timeout: timedelta | None = None) -> Any:
@@ -76,6 +76,6 @@ class RawClient:
 
         Raises:
             InvalidArgument: If it is not a request message of `session_notes.v1`, or the sidecar rejects it.
-            SessionNotesError: If the call fails otherwise.
+            SessionNotesError: If the call fails for another reason.
         """
         return self._transport.send(_calls.raw(request), timeout, self._timeout)

@@ -1,7 +1,7 @@
-"""Recorder: stores turns without holding up the conversation, and submits runs for them.
+"""Recorder: stores turns in the background, and submits runs for them.
 
-`Recorder` has the promises that both recorders share. `TurnRecorder` keeps them with a thread, `AsyncTurnRecorder` in
-`_async_recorder` with a task. tests/clients/test_counterparts.py compares the two.
+`Recorder` has the code that both recorders share. `TurnRecorder` runs it in a thread, `AsyncTurnRecorder` in
+`_async_recorder` in a task. tests/clients/test_counterparts.py compares the two.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Recorder(ABC):
 
         Args:
             session_id: The session.
-            turns: The turns, in order. None: only a run is submitted, once the pending turns are stored.
+            turns: The turns, in order. Without turns, only a run is submitted, once the pending turns are stored.
             observe: Whether to submit a run. False: the next turn's run covers these turns.
         """
         try:
@@ -64,7 +64,7 @@ class Recorder(ABC):
             warn("%s may not be recorded: %s", counted(turns), type(error).__name__)
 
     def turns(self, session_id: str) -> int | None:
-        """Return the length of the conversation, pending turns included. None: no turn of it was recorded here.
+        """Return the length of the conversation, pending turns included. None: this recorder has no turn of it.
 
         Until the sidecar first responds, only the pending turns are known.
         """
@@ -73,11 +73,11 @@ class Recorder(ABC):
 
     @abstractmethod
     def _start(self) -> None:
-        """Make the thread or task visit sessions, and start it if necessary."""
+        """Wake the thread or task, and start it if necessary."""
 
     @abstractmethod
     def _runs(self) -> bool:
-        """Return whether the thread or task continues without help."""
+        """Return whether the thread or task is running."""
 
     def _forget(self, session_id: str) -> Future[None] | None:
         return self._backlog.forget(session_id)
@@ -141,11 +141,12 @@ class TurnRecorder(Recorder):
 
     Args:
         client: Appends the turns. It is not closed.
-        observer: Receives a session after each recording. None: no runs are submitted; another process may observe.
+        observer: Receives a session once its turns are stored. None: no runs are submitted; another process may
+            observe.
         timeout: Timeout of each call.
 
     Raises:
-        InvalidArgument: If the client or the observer is one for asyncio (use `AsyncTurnRecorder`), or neither.
+        InvalidArgument: If the client or observer is for asyncio (use `AsyncTurnRecorder`), or of another type.
     """
 
     def __init__(
@@ -177,7 +178,7 @@ class TurnRecorder(Recorder):
         self.close()
 
     def close(self, timeout: timedelta = DEFAULT_RECORDER_CLOSE_TIMEOUT) -> bool:
-        """Accept no more turns, store those that are pending, and return whether all were stored in time."""
+        """Stop accepting turns, store the pending ones, and return whether all were stored in time."""
         _calls.check_options(timeout=timeout)
         backlog = self._backlog
         backlog.close()
@@ -251,10 +252,10 @@ def blocking_client_like(client: Any) -> PrimaryClient:
 
 
 def has_method(thing: object, name: str) -> bool:
-    """Return whether this is an object, not a class, with such a method."""
+    """Return whether an object has a method. A class does not count."""
     return not isinstance(thing, type) and hasattr(thing, name)
 
 
 def kind_of(thing: object) -> str:
-    """Return the class of an object, for an error message."""
+    """Describe the type of an object for an error message."""
     return f"the class {thing.__name__}" if isinstance(thing, type) else type(thing).__name__

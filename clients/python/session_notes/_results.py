@@ -25,8 +25,8 @@ class Run:
         number: 1, 2, 3, …. A higher number is a newer run.
         observer: Name of the observer.
         state: State of the run.
-        observed_turn: Number of turns that it saw. None: unknown.
-        begin_time: When it took its snapshot. None: it was written without BeginRun.
+        observed_turn: Number of turns that the run saw. None: unknown.
+        begin_time: When it took its snapshot of the conversation. None: it was written without BeginRun.
         end_time: When it was written, failed or abandoned. None: it is in flight.
         failure: Why it ended without notes, as reported by its observer.
         notes: Its notes, if `list_runs` was called with `include_notes`.
@@ -44,7 +44,7 @@ class Run:
 
     @classmethod
     def from_message(cls, message: notes_pb2.Run) -> "Run":
-        """Return the run of a `session_notes.v1.Run`."""
+        """Convert a `session_notes.v1.Run`."""
         return cls(
             run_id=message.run_id,
             number=message.number,
@@ -60,7 +60,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The current notes of one observer for one session, and how far to trust them.
+    """The current notes of one observer for one session, and how current they are.
 
         >>> summary = reading.notes.summary if reading.notes else "no notes yet"
         >>> advice = reading.notes if reading.fresh else None
@@ -69,18 +69,18 @@ class Reading:
         session_id: The session.
         observer: Name of the observer.
         ready: Whether there are notes.
-        readiness: The same in detail: if there are no notes, why.
+        readiness: Whether there are notes, and if not, why.
         notes: The notes. None unless ready.
         age: Time since the notes were written. None unless ready.
         snapshot_age: Time since their run took its snapshot of the conversation. None without BeginRun.
         write_time: When they were written.
         observed_turn: Number of turns that their run saw. None: unknown.
-        turns_behind: Drift: number of turns since. None: unknown.
+        turns_behind: Number of turns since then (drift). None: unknown.
         fresh: Whether the notes meet the bounds of the call. Never true unless ready.
         run: The run that wrote them.
         latest_run: The newest run in any state. None: there has been no run.
         expires_in: Time until the notes expire.
-        unavailable_reason: Why there was no response, for humans, if `readiness` is UNAVAILABLE.
+        unavailable_reason: Why there was no response, for humans. Empty unless `readiness` is UNAVAILABLE.
     """
 
     session_id: str
@@ -103,7 +103,7 @@ class Reading:
     def from_message(
         cls, message: session_notes_pb2.GetNotesResponse, *, session_id: str, observer: str = ""
     ) -> "Reading":
-        """Return the reading of a `session_notes.v1.GetNotesResponse`.
+        """Convert a `session_notes.v1.GetNotesResponse`.
 
         Args:
             message: The response.
@@ -174,7 +174,7 @@ class Session:
         version: Number of changes by `update_session`.
         turn_count: Number of turns ever appended.
         turns: The latest turns, up to 2,000, oldest first. Empty unless `include_turns` was set.
-        notes: The reading of each observer by its name, as returned by `get_notes`.
+        notes: The reading of each observer, by the observer's name.
         create_time: When the session was created. None: it does not exist.
         update_time: When it was last changed by any caller. None: it does not exist.
         expires_in: Time until it expires if nothing changes it. None: it does not exist.
@@ -192,7 +192,7 @@ class Session:
 
     @classmethod
     def from_message(cls, message: session_state_pb2.Session) -> "Session":
-        """Return the session of a `session_notes.v1.Session`."""
+        """Convert a `session_notes.v1.Session`."""
         return cls(
             session_id=message.session_id,
             fields={name: _decoding.json_value(content) for name, content in message.fields.items()},
@@ -221,7 +221,7 @@ class SessionSummary(NamedTuple):
 
     @classmethod
     def from_message(cls, message: session_state_pb2.SessionSummary) -> "SessionSummary":
-        """Return the summary of a `session_notes.v1.SessionSummary`."""
+        """Convert a `session_notes.v1.SessionSummary`."""
         return cls(
             session_id=message.session_id,
             version=message.version,

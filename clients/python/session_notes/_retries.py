@@ -1,7 +1,7 @@
 """Attempts of one call: its deadline, and when the next attempt is due.
 
-gRPC's own retry policy ends after five attempts, measured as 1.5 s, and a sidecar may take longer to restart. Here only
-the deadline ends the attempts, and the sidecar's `retry_after` counts.
+gRPC's own retry policy ends after five attempts, measured as 1.5 s, and a sidecar may take longer to restart. With
+`Attempts`, only the deadline ends them, and the sidecar's `retry_after` is respected.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Attempts:
         """Return the seconds to wait before the next attempt.
 
         Raises:
-            SessionNotesError: If there is no next attempt: the given error.
+            SessionNotesError: The error of this attempt, if it was the last one.
         """
         transient = code is grpc.StatusCode.UNAVAILABLE or isinstance(error, Overloaded)
         if not self._call.retryable or not transient:

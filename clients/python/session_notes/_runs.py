@@ -140,7 +140,7 @@ class BaseRun:
         raise UsageError("a run that writes its notes cannot fail")
 
     def _starts_failing_quietly(self, reason: str) -> bool:
-        """Mark the run as failed. Return False if it has ended otherwise, or belongs to the parent process."""
+        """Mark the run as failed. Return False if it has already ended, or belongs to the parent process."""
         return not self._inherited and self._fails_now(reason)
 
     def _fails_now(self, reason: str) -> bool:
@@ -156,7 +156,7 @@ class BaseRun:
         try:
             yield
         except (SessionDeleted, RunAlreadyWritten):
-            pass  # The run has ended otherwise, so that there is no failure to record.
+            pass  # The run has ended in another way: there is no failure to record.
         except Exception as error:  # Any exception, such as that of a token function.
             warn(
                 "session %s, run %d: its failure could not be recorded: %s",
@@ -181,18 +181,18 @@ class ActiveRun(BaseRun):
         self._client = client
 
     def write(self, notes: Notes, *, observed_turn: int | None = None, ttl: timedelta | None = None) -> WriteResult:
-        """Write the notes, once. The outcome tells whether they are current or a newer run's notes remain.
+        """Write the notes, once per run. The outcome shows whether they are now current, or a newer run's notes are.
 
         Args:
             notes: The notes.
-            observed_turn: Number of turns that the run saw. None: as given when it began.
+            observed_turn: Number of turns that the run saw. None: as set when the run began.
             ttl: How long the notes stay current. None: as long as the session.
 
         Raises:
             UsageError: If the run has ended.
             SessionDeleted: If the session was deleted during the run. Discard the notes.
             Unavailable: If there is no response in time. Whether the notes were written is unknown. A retry is safe.
-            SessionNotesError: If the call fails otherwise. Nothing was written.
+            SessionNotesError: If the call fails for another reason. Nothing was written.
         """
         with self._writing():
             return self._client.write_notes(
@@ -209,7 +209,7 @@ class ActiveRun(BaseRun):
         Raises:
             UsageError: If the run has written its notes.
             SessionDeleted: If the session was deleted during the run.
-            SessionNotesError: If the call fails otherwise.
+            SessionNotesError: If the call fails for another reason.
         """
         text = failure_text(reason)
         self._start_failing(text)

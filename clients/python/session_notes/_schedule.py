@@ -16,7 +16,7 @@ Run = TypeVar("Run", bound="BaseRun")
 Stop = TypeVar("Stop")
 
 _MAX_LINKS = 16
-"""Span links of a run. If a session was submitted more often, the latest submissions count."""
+"""Maximum number of span links of a run. Only the latest submissions are linked."""
 
 
 class Job(Generic[Run, Stop]):

@@ -56,7 +56,7 @@ def update_session(
 
 @builder
 def append_turns(session_id: str, turns: Iterable[Turn], expected_turn_count: int | None) -> Call[int]:
-    """Build SessionState.AppendTurns. Not retried, as UpdateSession."""
+    """Build SessionState.AppendTurns. Not retried, like UpdateSession."""
     request = api.AppendTurnsRequest(
         session_id=_encoding.text("session_id", session_id),
         turns=_encoding.turn_messages(turns),
@@ -67,7 +67,7 @@ def append_turns(session_id: str, turns: Iterable[Turn], expected_turn_count: in
 
 @builder
 def delete_session(session_id: str) -> Call[bool]:
-    """Build SessionState.DeleteSession. Not retried: harmless, but the result would be that nothing existed."""
+    """Build SessionState.DeleteSession. Not retried: after a lost response, a retry would return False."""
     request = api.DeleteSessionRequest(session_id=_encoding.text("session_id", session_id))
     return Call(_SERVICE + "DeleteSession", request, api.DeleteSessionResponse, lambda message: message.existed)
 

@@ -1,4 +1,4 @@
-"""Addresses of sidecars: which targets are valid, and how gRPC and other modules need them written."""
+"""Addresses of sidecars: validation, and the spellings that gRPC and other modules need."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from session_notes import _environment
 from session_notes._errors import InvalidArgument
 
 DEFAULT_TARGET = "127.0.0.1:50051"
-"""Address of the sidecar if neither the argument nor the environment variable `SESSION_NOTES_TARGET` names another."""
+"""Address of the sidecar, unless the argument or the environment variable `SESSION_NOTES_TARGET` names another."""
 
 _HOST = r"[A-Za-z0-9_.-]+"
 
@@ -26,7 +26,7 @@ _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01
 
 
 def target_or_default(target: str | None) -> str:
-    """Return the target to connect to: the given one, else that of the environment, else the default.
+    """Return the target to connect to: the argument, else the environment variable, else the default.
 
     Raises:
         InvalidArgument: If it is not an address. Whether anything listens on it is not checked.
@@ -63,7 +63,7 @@ def without_scheme(target: str) -> str:
 
 
 def canonical(target: str) -> str:
-    """Return one spelling for targets that address the same sidecar: clients of a process may spell it differently."""
+    """Return the same spelling for all targets of one sidecar. Clients in a process may spell it differently."""
     if target.startswith("unix://"):
         return "unix:" + target.removeprefix("unix://")
     address = without_scheme(target)
@@ -74,7 +74,7 @@ def canonical(target: str) -> str:
 def is_loopback(target: str) -> bool:
     """Return whether all addresses of a network target are loopback addresses.
 
-    The only host name that counts is `localhost`. No name is resolved.
+    The only accepted host name is `localhost`, because names are not resolved.
     """
     import ipaddress  # Needed only for a client with a token.
 
@@ -121,7 +121,7 @@ def _is_address(target: str) -> bool:
 def _host_of(address: str) -> str:
     """Return the host of `host:port`. Empty if either is missing or invalid."""
     host, _, port = address.rpartition(":")
-    # gRPC replaces a missing port by 443, and truncates one that is too large.
+    # gRPC replaces a missing port with 443, and truncates one that is too large.
     return host if port.isascii() and port.isdecimal() and 0 < int(port[:6]) <= 65535 else ""
 
 

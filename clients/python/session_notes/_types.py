@@ -16,7 +16,7 @@ class Readiness(StrEnum):
     """Whether there are current notes, and if not, why."""
 
     UNSPECIFIED = "unspecified"
-    """A value that is newer than this client."""
+    """A value that this version of the client does not know."""
     NEVER_RUN = "never_run"
     RUNNING = "running"
     """No notes yet. The latest run is in flight."""
@@ -34,7 +34,7 @@ class RunState(StrEnum):
     """State of a run."""
 
     UNSPECIFIED = "unspecified"
-    """A value that is newer than this client."""
+    """A value that this version of the client does not know."""
     RUNNING = "running"
     WRITTEN = "written"
     SUPERSEDED = "superseded"
@@ -48,7 +48,7 @@ class Severity(StrEnum):
     """Severity of an issue."""
 
     UNSPECIFIED = "unspecified"
-    """Not given, or a value that is newer than this client."""
+    """Not set, or a value that this version of the client does not know."""
     INFO = "info"
     WARNING = "warning"
     """Should be addressed in this conversation."""
@@ -60,7 +60,7 @@ class WriteOutcome(StrEnum):
     """Outcome of a write."""
 
     UNSPECIFIED = "unspecified"
-    """A value that is newer than this client."""
+    """A value that this version of the client does not know."""
     ACCEPTED = "accepted"
     """These are now the current notes."""
     DUPLICATE = "duplicate"

@@ -44,11 +44,11 @@ class PendingSession:
         stored: Number of stored turns, as last reported. None: unknown.
         pending: The pending turns, in order.
         run_due: Whether a run is due.
-        uncertain: Number of leading pending turns that were sent, expecting `stored` turns, with an unknown outcome.
-        one_by_one: Number of leading pending turns to be sent separately, because an unknown one of them was rejected.
+        uncertain: Number of leading pending turns that were sent, expecting `stored` turns. Their outcome is unknown.
+        one_by_one: Number of leading pending turns to send separately, to find the one that was rejected.
         failures: Consecutive visits that failed.
         visited: Whether a visit is running.
-        visit_ended: Done when the running visit ends. None: no one waits for it.
+        visit_ended: A future that is done when the running visit ends. None: no caller waits for it.
         forgotten: Whether the session was deleted.
     """
 
@@ -75,7 +75,7 @@ class Visits:
 
     Attributes:
         last_error: Class of the latest failure. Empty: none yet.
-        outage_failures: Consecutive failures, over all sessions, that are not due to a session. During an outage, one
+        outage_failures: Consecutive failures, over all sessions, that no session causes. During an outage, one
             call per pause suffices for all sessions together.
     """
 
@@ -135,8 +135,8 @@ class Visits:
         due = time.monotonic() if self._ready else self._later[0][0]
         return max(0.0, max(due, self._resume_at) - time.monotonic())
 
-    def count(self, session: PendingSession, failure: Exception | None) -> bool:
-        """Count the outcome of a visit. Return whether to log a failure: the second in a row, not the first."""
+    def record_outcome(self, session: PendingSession, failure: Exception | None) -> bool:
+        """Record the outcome of a visit, and return whether to log it: the second consecutive failure is logged."""
         if failure is None:
             session.failures = self.outage_failures = 0
             self._resume_at = 0.0

@@ -141,8 +141,8 @@ class EmbeddedValkey(ChildProcess):
             )
         elif repaired.empty:
             log.warning(
-                "the embedded store's append-only file had a hole, probably from a full disk: removed %d empty "
-                "bytes; no data is lost",
+                "the embedded store's append-only file had a hole, probably from a full disk; removed it (%d empty "
+                "bytes), and no data is lost",
                 repaired.empty,
             )
 
