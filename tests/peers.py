@@ -1,4 +1,4 @@
-"""Peers of a client that misbehave: a server that rejects every call, and a proxy that loses replies."""
+"""Misbehaving peers of a client: a server that rejects every call, and a proxy that loses replies."""
 
 import socket
 import threading
@@ -8,7 +8,7 @@ from contextlib import suppress
 import grpc
 
 
-class Rejecting:
+class RejectingServer:
     """A gRPC server that responds to every call with one status, for statuses that a sidecar does not send today."""
 
     def __init__(self) -> None:
@@ -16,10 +16,10 @@ class Rejecting:
         self.message = ""
         self.details: bytes | None = None
         self.answers = 1_000_000
-        """Number of calls that get a response. Later calls get none."""
+        """Number of calls that get a response. Later calls hang."""
         self.requests: list[bytes] = []
         self.cancelled = threading.Event()
-        """Set when a caller has cancelled a call that gets no response."""
+        """Set once a caller has cancelled a call that hangs."""
         self._server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers((self._handler(),))
         self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
@@ -77,7 +77,7 @@ class Proxy:
         self._flowing.set()
 
     def reset(self) -> None:
-        """Break all connections. Later ones work."""
+        """Break all connections, and pass everything on later ones."""
         self._break()
         self._dropping.clear()
         self._flowing.set()

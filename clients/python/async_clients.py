@@ -1,29 +1,32 @@
-"""Generator of the asyncio clients: derives `_async_primary.py` and others from the blocking clients.
+"""Generator of the asyncio clients, a development tool outside the package.
+
+It derives each file in `MODULES` from a blocking client by text substitution. That suffices because they differ only
+in `async`, `await` and a few names. After a change to a blocking client, run `make format`, or:
 
     python clients/python/async_clients.py
 
-Edit the blocking client, then run this program (`make format` does). A test fails if a generated file is out of date.
+tests/clients/test_counterparts.py fails if a generated file is out of date or its docstrings differ. If a new construct
+needs `await`, add a pattern to `_SUBSTITUTIONS`; mypy detects a missing one.
 """
-
-from __future__ import annotations
 
 import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent / "session_notes"
+# Blocking module → generated module.
 MODULES = {"_primary.py": "_async_primary.py", "_observer.py": "_async_observer.py", "_raw.py": "_async_raw.py"}
 
 _HEAD = '''"""Asyncio client for {role}. Generated from `{source}` by clients/python/async_clients.py: do not edit."""
-# ruff: noqa: ASYNC109 - the deadline is sent with the call; asyncio.timeout would not tell the sidecar.
+# ruff: noqa: ASYNC109 - the deadline is sent with the call; asyncio.timeout would not reach the sidecar.
 '''
 
-# Applied in order, as regular expressions, to code and docstrings.
+# Regular expressions and their replacements, applied in order to code and docstrings.
 _SUBSTITUTIONS = (
     # The context manager.
     (r"    def __enter__\(self\) -> Self:", "    async def __aenter__(self) -> Self:\n        self._transport.open()"),
     (r"    def __exit__\(", "    async def __aexit__("),
     (r"(?<=        )self\.close\(\)", "await self.close()"),
-    # Methods. Only `run` stays a plain function, because its result is entered by `async with`.
+    # Methods. `run` stays a plain method, because its result is entered by `async with`.
     (r"\n    def (?!_|run\b)", "\n    async def "),
     (r"self\._transport\.(send|close)\(", r"await self._transport.\1("),
     (r"_pending\.settle\(", "await _pending.settle_async("),
@@ -47,21 +50,21 @@ _SUBSTITUTIONS = (
 )
 
 
-def asynchronous(text: str) -> str:
-    """Return code or a docstring of a blocking client as that of its asyncio counterpart."""
+def to_asyncio(text: str) -> str:
+    """Convert code or a docstring of a blocking client into that of its asyncio counterpart."""
     for pattern, replacement in _SUBSTITUTIONS:
         text = re.sub(pattern, replacement, text)
     return text
 
 
-def generated(source: str) -> str:
-    """Return the asyncio counterpart of a blocking module."""
+def generate(source: str) -> str:
+    """Return the content of the asyncio counterpart of a blocking module."""
     blocking = (PACKAGE / source).read_text(encoding="utf-8")
     docstring, _, code = blocking.partition("\n")
     role = re.search(r"client for (.+?)\.", docstring)
     assert role is not None, docstring  # noqa: S101
-    module = asynchronous(code)
-    # The names of the generated modules sort before the others.
+    module = to_asyncio(code)
+    # Sort imports again, as ruff does: the substitutions have changed their names.
     imports = re.compile(r"(?:from session_notes.*\n)+")
     module = imports.sub(lambda block: "".join(sorted(block[0].splitlines(True), key=_module_name)), module)
     names = re.compile(r"(?<=import )\w+(?:, \w+)+$", re.MULTILINE)
@@ -80,4 +83,4 @@ def _isort_key(name: str) -> tuple[bool, bool, str]:
 
 if __name__ == "__main__":
     for source, target in MODULES.items():
-        (PACKAGE / target).write_text(generated(source), encoding="utf-8")
+        (PACKAGE / target).write_text(generate(source), encoding="utf-8")

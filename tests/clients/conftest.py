@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 from session_notes import AsyncObserverClient, AsyncPrimaryClient, ObserverClient, PrimaryClient
 
-from tests.peers import Proxy, Rejecting
+from tests.peers import Proxy, RejectingServer
 from tests.support import Sidecar, free_port
 
 
@@ -55,15 +55,15 @@ def silent() -> Iterator[str]:
 
 
 @pytest.fixture
-def rejecting() -> Iterator[Rejecting]:
+def rejecting() -> Iterator[RejectingServer]:
     """A server that rejects every call with the status that the test sets."""
-    server = Rejecting()
+    server = RejectingServer()
     yield server
     server.stop()
 
 
 @pytest.fixture
-def retry_later(rejecting: Rejecting) -> Rejecting:
+def retry_later(rejecting: RejectingServer) -> RejectingServer:
     """A server that is unavailable and asks callers to retry in a minute."""
     status = status_pb2.Status()
     status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=60)))

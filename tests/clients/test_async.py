@@ -28,7 +28,7 @@ from session_notes import (
     WriteOutcome,
 )
 
-from tests.peers import Proxy, Rejecting
+from tests.peers import Proxy, RejectingServer
 from tests.support import Sidecar, eventually
 
 
@@ -203,7 +203,7 @@ async def test_closing_ends_calls_in_flight(silent: str) -> None:
     assert not call.cancelled()
 
 
-async def test_closing_ends_a_pause_between_attempts(retry_later: Rejecting) -> None:
+async def test_closing_ends_a_pause_between_attempts(retry_later: RejectingServer) -> None:
     """A call that waits for its next attempt ends immediately as well, even if the client is opened again."""
     observer = AsyncObserverClient(retry_later.target, timeout=timedelta(minutes=5))
     async with observer:

@@ -40,19 +40,19 @@ class Analysis:
     """An analysis that counts, can be held, and detects two concurrent runs for one session."""
 
     def __init__(self) -> None:
-        self.may_go = asyncio.Event()
-        self.may_go.set()
+        self.released = asyncio.Event()
+        self.released.set()
         self.started: list[AsyncActiveRun] = []
         self.cancelled: list[AsyncActiveRun] = []
-        self.twice_at_once = False
+        self.overlapped = False
         self._running: Counter[str] = Counter()
 
     async def __call__(self, run: AsyncActiveRun) -> Notes:
         self._running[run.session_id] += 1
-        self.twice_at_once |= self._running[run.session_id] > 1
+        self.overlapped |= self._running[run.session_id] > 1
         self.started.append(run)
         try:
-            await self.may_go.wait()
+            await self.released.wait()
         except asyncio.CancelledError:
             self.cancelled.append(run)
             raise
@@ -130,7 +130,7 @@ async def test_an_analysis_has_no_context_of_its_submitter(
 
 async def test_submissions_are_merged(async_observer: AsyncObserverClient, analysis: Analysis) -> None:
     """At most `max_workers` analyses run at once. A queued session is run once, a running one once more."""
-    analysis.may_go.clear()
+    analysis.released.clear()
     sessions = [new_session_id() for _ in range(30)]
     background = AsyncBackgroundObserver(analysis, client=async_observer, max_workers=3)
     for session_id in sessions:
@@ -139,10 +139,10 @@ async def test_submissions_are_merged(async_observer: AsyncObserverClient, analy
     for session_id in sessions * 3:
         background.submit(session_id)
     assert len(analysis.started) == 3
-    analysis.may_go.set()
+    analysis.released.set()
     assert await background.close(timedelta(seconds=30))
     assert Counter(Counter(run.session_id for run in analysis.started).values()) == {1: 27, 2: 3}
-    assert not analysis.twice_at_once
+    assert not analysis.overlapped
     assert (await ended(async_observer, sessions[0], 2))[-1].state is RunState.WRITTEN, "the client stays open"
 
 
@@ -186,7 +186,7 @@ async def test_a_failed_analysis_is_recorded_and_logged(
 
 async def test_an_overrun_is_cancelled(async_observer: AsyncObserverClient, analysis: Analysis) -> None:
     """An analysis that overruns has failed at its limit. If it ignores the cancellation, its result is discarded."""
-    analysis.may_go.clear()
+    analysis.released.clear()
     limit = timedelta(seconds=0.2)
     session_id = new_session_id()
     async with AsyncBackgroundObserver(analysis, client=async_observer, time_limit=limit) as background:
@@ -217,9 +217,9 @@ async def test_an_overrun_is_cancelled(async_observer: AsyncObserverClient, anal
     assert [run.notes for run in runs] == [None, None, Notes(summary="late")]
 
 
-async def test_close_keeps_its_timeout(async_observer: AsyncObserverClient, analysis: Analysis) -> None:
+async def test_close_respects_its_timeout(async_observer: AsyncObserverClient, analysis: Analysis) -> None:
     """After the timeout of `close`, running analyses are cancelled and failed, and queued sessions are dropped."""
-    analysis.may_go.clear()
+    analysis.released.clear()
     sessions = [new_session_id() for _ in range(5)]
     background = AsyncBackgroundObserver(analysis, client=async_observer, max_workers=2)
     for session_id in sessions:
@@ -241,7 +241,7 @@ async def test_close_in_a_cancelled_scope_ends_analyses(
     async_observer: AsyncObserverClient, analysis: Analysis, session_id: str
 ) -> None:
     """A cancel scope of anyio cancels every await, and still no analysis outlives the block and its run has failed."""
-    analysis.may_go.clear()
+    analysis.released.clear()
     with anyio.move_on_after(10) as scope:
         async with AsyncBackgroundObserver(analysis, client=async_observer) as background:
             background.submit(session_id)
@@ -267,7 +267,7 @@ def test_a_loop_that_ends_without_close(sidecar: Sidecar, observer: ObserverClie
 
     async def main() -> AsyncBackgroundObserver:
         analysis = Analysis()
-        analysis.may_go.clear()
+        analysis.released.clear()
         background = AsyncBackgroundObserver(analysis, target=sidecar.target, max_workers=1)
         background.submit(session_id)
         background.submit("waiting")
@@ -337,7 +337,7 @@ async def test_a_deleted_session_is_dropped(
     sidecar: Sidecar, async_primary: AsyncPrimaryClient, analysis: Analysis
 ) -> None:
     """A deleted session is dropped whether queued, running or due again, also if another thread deletes it."""
-    analysis.may_go.clear()
+    analysis.released.clear()
     running, waiting = new_session_id(), new_session_id()
     background = AsyncBackgroundObserver(analysis, target=sidecar.target, max_workers=1)
     background.submit(running)
@@ -347,7 +347,7 @@ async def test_a_deleted_session_is_dropped(
     for session_id in (running, waiting):
         assert await asyncio.to_thread(_pending.forget, sidecar.target, session_id) == []
         await async_primary.delete_session(session_id)
-    analysis.may_go.set()
+    analysis.released.set()
     assert await background.close()
     assert len(analysis.started) == 1
     with pytest.raises(SessionDeleted):
@@ -396,7 +396,7 @@ async def test_a_token_function_that_raises_fails_one_call(
     session_id = new_session_id()
     background.submit(session_id)
     assert (await ended(async_observer, session_id))[0].state is RunState.WRITTEN
-    analysis.may_go.clear()
+    analysis.released.clear()
     background.submit(new_session_id())
     await until(lambda: len(analysis.started) == 2)
     raising = True
@@ -404,7 +404,7 @@ async def test_a_token_function_that_raises_fails_one_call(
 
 
 async def test_a_log_filter_that_raises_stops_nothing(async_observer: AsyncObserverClient, session_id: str) -> None:
-    """A log filter that raises costs neither later sessions nor the record of a failure."""
+    """A log filter that raises neither stops later sessions nor prevents the record of a failure."""
 
     def refuse(record: logging.LogRecord) -> bool:
         raise OSError(record.msg)

@@ -36,7 +36,7 @@ from session_notes import (
 )
 from session_notes.v1.session_notes_pb2 import BeginRunRequest
 
-from tests.peers import Proxy, Rejecting
+from tests.peers import Proxy, RejectingServer
 from tests.support import Sidecar, eventually, new_session_id
 
 
@@ -44,21 +44,21 @@ class Analysis:
     """An analysis that counts, can be held, and detects two concurrent runs for one session."""
 
     def __init__(self) -> None:
-        self.may_go = threading.Event()
-        self.may_go.set()
+        self.released = threading.Event()
+        self.released.set()
         self.started: list[ActiveRun] = []
-        self.twice_at_once = False
-        self._at_work: Counter[str] = Counter()
+        self.overlapped = False
+        self._running: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def __call__(self, run: ActiveRun) -> Notes:
         with self._lock:
-            self._at_work[run.session_id] += 1
-            self.twice_at_once |= self._at_work[run.session_id] > 1
+            self._running[run.session_id] += 1
+            self.overlapped |= self._running[run.session_id] > 1
             self.started.append(run)
-        assert self.may_go.wait(60)
+        assert self.released.wait(60)
         with self._lock:
-            self._at_work[run.session_id] -= 1
+            self._running[run.session_id] -= 1
         return Notes(summary=f"{len(run.transcript)} turns")
 
 
@@ -72,7 +72,7 @@ def analysis() -> Iterator[Analysis]:
     """An analysis that returns immediately unless the test holds it."""
     analysis = Analysis()
     yield analysis
-    analysis.may_go.set()
+    analysis.released.set()
 
 
 @pytest.fixture
@@ -81,9 +81,9 @@ def start(observer: ObserverClient) -> Iterator[Callable[..., BackgroundObserver
     started: list[BackgroundObserver] = []
 
     def start(analyse: Callable[[ActiveRun], Notes | None], **options: object) -> BackgroundObserver:
-        made = BackgroundObserver(analyse, client=observer, **options)  # type: ignore[arg-type]
-        started.append(made)
-        return made
+        background = BackgroundObserver(analyse, client=observer, **options)  # type: ignore[arg-type]
+        started.append(background)
+        return background
 
     yield start
     for background in started:
@@ -137,7 +137,7 @@ def test_a_thousand_submissions(
 ) -> None:
     """1,000 submissions of 300 sessions neither block nor create more threads, and the newest turn of each is noted."""
     sessions = [new_session_id() for _ in range(300)]
-    analysis.may_go.clear()
+    analysis.released.clear()
     background = BackgroundObserver(analysis, target=sidecar.target, max_workers=4)
     for number, session_id in enumerate(sessions):
         primary.append_turns(session_id, [Turn("user", f"turn {number}")], timeout=timedelta(seconds=30))
@@ -150,13 +150,13 @@ def test_a_thousand_submissions(
         background.submit(session_id)
         assert len(threads()) <= 4 + 1, "the workers and one watchdog"
     assert len(analysis.started) == 4
-    analysis.may_go.set()
+    analysis.released.set()
     assert background.close(timedelta(minutes=1))
     for number, session_id in enumerate(sessions):
         turns = 4 if number < 100 else 3
         reading = primary.get_notes(session_id, timeout=timedelta(seconds=5))
         assert (reading.notes, reading.turns_behind) == (Notes(summary=f"{turns} turns"), 0)
-    assert not analysis.twice_at_once
+    assert not analysis.overlapped
     # Sessions that were running when submitted again had one more run. All others had one.
     assert Counter(Counter(run.session_id for run in analysis.started).values()) == {1: 296, 2: 4}
 
@@ -169,7 +169,7 @@ def test_submissions_during_a_run_cause_one_more_run(
     session_id: str,
 ) -> None:
     """Any number of submissions during a run cause exactly one more run, over the newest turns."""
-    analysis.may_go.clear()
+    analysis.released.clear()
     background = start(analysis)
     primary.append_turns(session_id, [Turn("user", "a")])
     background.submit(session_id)
@@ -178,24 +178,24 @@ def test_submissions_during_a_run_cause_one_more_run(
         primary.append_turns(session_id, [Turn("user", "b")])
         background.submit(session_id)
     assert len(analysis.started) == 1, "one run at a time"
-    analysis.may_go.set()
+    analysis.released.set()
     assert background.close()
     assert [(run.state, run.observed_turn) for run in runs(observer, session_id)] == [
         (RunState.WRITTEN, 1),
         (RunState.WRITTEN, 6),
     ]
-    assert not analysis.twice_at_once
+    assert not analysis.overlapped
 
 
 def test_sessions_are_analysed_concurrently(start: Callable[..., BackgroundObserver], analysis: Analysis) -> None:
     """As many sessions run concurrently as there are workers."""
-    analysis.may_go.clear()
+    analysis.released.clear()
     background = start(analysis, max_workers=3)
     for _ in range(5):
         background.submit(new_session_id())
     eventually(lambda: len(analysis.started) == 3)
     assert len(threads()) == 4
-    analysis.may_go.set()
+    analysis.released.set()
     assert background.close()
     assert len(analysis.started) == 5
 
@@ -278,7 +278,7 @@ def test_an_overrun_fails_at_its_limit(
     session_id: str,
 ) -> None:
     """The run fails while the analysis hangs. Its late result is discarded, and its session waits until it returns."""
-    analysis.may_go.clear()
+    analysis.released.clear()
     background = start(analysis, time_limit=timedelta(seconds=0.5))
     started = time.monotonic()
     background.submit(session_id)
@@ -295,11 +295,11 @@ def test_an_overrun_fails_at_its_limit(
     background.submit(other)
     eventually(lambda: len(analysis.started) == 2)
     assert analysis.started[1].session_id == other, "the hung analysis still has its session"
-    analysis.may_go.set()
+    analysis.released.set()
     first, second = ended(observer, session_id, 2)
     assert (first.state, first.notes) == (RunState.FAILED, None)
     assert (second.state, second.notes) == (RunState.WRITTEN, Notes(summary="0 turns"))
-    assert not analysis.twice_at_once
+    assert not analysis.overlapped
 
 
 def test_each_overrun_has_its_own_limit(
@@ -312,7 +312,7 @@ def test_each_overrun_has_its_own_limit(
         background.submit(session_id)
     for session_id in quick:
         assert ended(observer, session_id)[0].state is RunState.WRITTEN
-    analysis.may_go.clear()
+    analysis.released.clear()
     slow = [new_session_id() for _ in range(8)]
     for session_id in slow:
         background.submit(session_id)
@@ -337,7 +337,7 @@ def test_an_analysis_can_read_its_remaining_time(
     assert run.failure == "time limit of 0.3 s passed"
 
 
-def test_the_lease_follows_the_time_limit(rejecting: Rejecting, analysis: Analysis) -> None:
+def test_the_lease_follows_the_time_limit(rejecting: RejectingServer, analysis: Analysis) -> None:
     """If the process dies, the run is abandoned soon after its time limit."""
     rejecting.code = grpc.StatusCode.FAILED_PRECONDITION
     with BackgroundObserver(analysis, target=rejecting.target, time_limit=timedelta(seconds=20)) as background:
@@ -351,13 +351,13 @@ def test_close_finishes_submitted_sessions(
 ) -> None:
     """Leaving the block finishes all sessions, including those submitted during a run. Later ones are rejected."""
     sessions = [new_session_id() for _ in range(50)]
-    analysis.may_go.clear()
+    analysis.released.clear()
     with BackgroundObserver(analysis, target=sidecar.target, max_workers=2) as background:
         for submitted in sessions:
             background.submit(submitted)
         eventually(lambda: len(analysis.started) == 2)
         background.submit(analysis.started[0].session_id)
-        analysis.may_go.set()
+        analysis.released.set()
     assert len(analysis.started) == 51
     assert {reading.ready for reading in primary.batch_get_notes(sessions)} == {True}
     with pytest.raises(UsageError, match="closed"):
@@ -365,11 +365,11 @@ def test_close_finishes_submitted_sessions(
     assert background.close(timedelta()), "closing twice is as once"
 
 
-def test_close_keeps_its_timeout(
+def test_close_respects_its_timeout(
     observer: ObserverClient, start: Callable[..., BackgroundObserver], analysis: Analysis
 ) -> None:
     """After the timeout of `close`, running analyses have failed, queued sessions are dropped, and it returns False."""
-    analysis.may_go.clear()
+    analysis.released.clear()
     background = start(analysis, max_workers=2)
     sessions = [new_session_id() for _ in range(5)]
     for session_id in sessions:
@@ -382,7 +382,7 @@ def test_close_keeps_its_timeout(
     for session_id in sessions[:2]:
         (run,) = runs(observer, session_id)
         assert (run.state, run.failure) == (RunState.FAILED, "observer closed")
-    analysis.may_go.set()
+    analysis.released.set()
     eventually(lambda: not threads())
     assert [len(runs(observer, session_id)) for session_id in sessions] == [1, 1, 0, 0, 0]
     assert runs(observer, sessions[0])[0].state is RunState.FAILED
@@ -390,8 +390,8 @@ def test_close_keeps_its_timeout(
 
 
 def test_close_does_not_wait_for_a_sidecar_that_hangs(analysis: Analysis) -> None:
-    """Recording any number of failures at a sidecar that hangs takes 2 s in total."""
-    analysis.may_go.clear()
+    """If the sidecar hangs, recording any number of failures takes 2 s in total."""
+    analysis.released.clear()
     with Sidecar() as sidecar:
         assert sidecar.process is not None
         background = BackgroundObserver(analysis, target=sidecar.target)
@@ -408,7 +408,7 @@ def test_close_does_not_wait_for_a_sidecar_that_hangs(analysis: Analysis) -> Non
 
 
 def test_close_does_not_wait_for_an_unavailable_sidecar(silent: str, analysis: Analysis) -> None:
-    """`close` keeps its timeout if the sidecar is unavailable."""
+    """`close` respects its timeout if the sidecar is unavailable."""
     background = BackgroundObserver(analysis, target=silent)
     for _ in range(10):
         background.submit(new_session_id())
@@ -418,7 +418,7 @@ def test_close_does_not_wait_for_an_unavailable_sidecar(silent: str, analysis: A
 
 
 def test_an_outage_costs_no_worker(session_id: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A run that cannot begin and notes that cannot be written are logged, and the same worker continues."""
+    """A run that cannot begin, or whose notes cannot be written, is logged, and its worker continues."""
     caplog.set_level(logging.WARNING, "session_notes")
     with Sidecar() as sidecar, ObserverClient(sidecar.target, timeout=timedelta(seconds=2)) as client:
 
@@ -600,7 +600,7 @@ def test_the_log_names_the_fields_that_the_sidecar_rejects(
 def test_a_log_filter_that_raises_stops_nothing(
     observer: ObserverClient, start: Callable[..., BackgroundObserver], session_id: str
 ) -> None:
-    """A log filter that raises costs neither the worker nor the record of the failure."""
+    """A log filter that raises neither ends the worker nor prevents the record of the failure."""
 
     def refuse(record: logging.LogRecord) -> bool:
         raise OSError(record.msg)
@@ -636,7 +636,7 @@ def test_sessions_wait_until_a_thread_can_be_started(
         start_thread(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start_or_not)
-    analysis.may_go.clear()
+    analysis.released.clear()
     background = start(analysis, time_limit=timedelta(seconds=0.2), max_workers=2)
     first, second = new_session_id(), new_session_id()
     background.submit(first)
@@ -675,7 +675,7 @@ def test_a_token_function_that_raises_fails_one_call(
             raise LookupError("the secret")
         return "token"
 
-    analysis.may_go.clear()
+    analysis.released.clear()
     limit = timedelta(seconds=0.3)
     background = BackgroundObserver(analysis, target=sidecar.target, token=token, max_workers=3, time_limit=limit)
     background.submit(new_session_id())
@@ -704,7 +704,7 @@ def test_a_deleted_session_is_dropped(
     sidecar: Sidecar, primary: PrimaryClient, observer: ObserverClient, analysis: Analysis
 ) -> None:
     """A deleted session is dropped whether queued, running or due again, and nothing creates it anew."""
-    analysis.may_go.clear()
+    analysis.released.clear()
     running, waiting = new_session_id(), new_session_id()
     background = BackgroundObserver(analysis, target=sidecar.target, max_workers=1)
     for session_id in (running, running, waiting):
@@ -714,7 +714,7 @@ def test_a_deleted_session_is_dropped(
     for session_id in (running, waiting):
         assert forget(sidecar.target, session_id) == []
         primary.delete_session(session_id)
-    analysis.may_go.set()
+    analysis.released.set()
     assert background.close()
     assert len(analysis.started) == 1
     with pytest.raises(SessionDeleted):
@@ -729,8 +729,8 @@ def test_a_deleted_session_is_dropped(
 def test_the_run_of_a_deleted_session_is_not_recorded_as_failed(
     sidecar: Sidecar, primary: PrimaryClient, start: Callable[..., BackgroundObserver], analysis: Analysis
 ) -> None:
-    """The overrun and the close of a deleted session's run write nothing. Submitted again, the session is observed."""
-    analysis.may_go.clear()
+    """Neither an overrun nor `close` writes to a deleted session. A session submitted again is observed."""
+    analysis.released.clear()
     session_id, again = new_session_id(), new_session_id()
     background = start(analysis, time_limit=timedelta(seconds=0.2))
     for submitted in (session_id, again):
@@ -740,7 +740,7 @@ def test_the_run_of_a_deleted_session_is_not_recorded_as_failed(
         primary.delete_session(submitted)
     eventually(lambda: not analysis.started[1].remaining)
     background.submit(again)
-    analysis.may_go.set()
+    analysis.released.set()
     assert background.close()
     assert primary.get_session(session_id).create_time is None
     assert primary.get_notes(again, timeout=timedelta(seconds=5)).ready

@@ -9,14 +9,14 @@ import anyio
 import pytest
 from session_notes import AsyncObserverClient, AsyncPrimaryClient, ObserverClient, RunState, Unavailable
 
-from tests.peers import Proxy, Rejecting
+from tests.peers import Proxy, RejectingServer
 from tests.support import eventually, new_session_id
 
 Work = Callable[[], Coroutine[Any, Any, object]]
 
 
 @pytest.fixture
-def hanging(rejecting: Rejecting) -> Rejecting:
+def hanging(rejecting: RejectingServer) -> RejectingServer:
     """A server that responds to no call."""
     rejecting.answers = 0
     return rejecting
@@ -72,7 +72,7 @@ async def _cancel(work: Work) -> None:
 @pytest.mark.parametrize(
     "cancel", [_move_on_after, _fail_after, _task_group, _nested_scopes, _timeout, _wait_for, _cancel]
 )
-async def test_a_call_is_cancelled(hanging: Rejecting, cancel: Callable[[Work], Awaitable[None]]) -> None:
+async def test_a_call_is_cancelled(hanging: RejectingServer, cancel: Callable[[Work], Awaitable[None]]) -> None:
     """Each way of cancelling a call is caught by its own scope, and the task and the client remain usable."""
     async with AsyncPrimaryClient(hanging.target, timeout=timedelta(minutes=1)) as primary:
         await cancel(lambda: primary.get_notes("s", unavailable_ok=True))
@@ -85,9 +85,9 @@ async def test_a_call_is_cancelled(hanging: Rejecting, cancel: Callable[[Work], 
 
 @pytest.mark.parametrize("cancel", [_move_on_after, _fail_after, _task_group, _timeout, _cancel])
 async def test_a_pause_between_attempts_is_cancelled(
-    retry_later: Rejecting, cancel: Callable[[Work], Awaitable[None]]
+    retry_later: RejectingServer, cancel: Callable[[Work], Awaitable[None]]
 ) -> None:
-    """A call that waits for its next attempt can be cancelled as well."""
+    """A call that waits for its next attempt can be cancelled, too."""
     async with AsyncObserverClient(retry_later.target, timeout=timedelta(minutes=5)) as observer:
         await cancel(lambda: observer.begin_run("s"))
         assert len(retry_later.requests) == 1

@@ -19,7 +19,7 @@ from session_notes import (
     Unavailable,
 )
 
-from tests.peers import Rejecting
+from tests.peers import RejectingServer
 
 FAR = [timedelta.max, timedelta(seconds=10**9), timedelta(days=365_000), timedelta(days=60)]
 PASSED = [timedelta(), timedelta(seconds=-1), timedelta.min]
@@ -104,7 +104,7 @@ async def test_an_outage_names_the_call_and_the_target(unreachable: str) -> None
             await observer.write_notes("s", Notes())
 
 
-def test_a_timeout_contains_the_error_of_the_previous_attempt(rejecting: Rejecting) -> None:
+def test_a_timeout_contains_the_error_of_the_previous_attempt(rejecting: RejectingServer) -> None:
     """The error of a timeout after a rejected attempt contains both."""
     rejecting.code, rejecting.message, rejecting.answers = grpc.StatusCode.UNAVAILABLE, "the store is away", 1
     started = time.monotonic()

@@ -39,7 +39,7 @@ from session_notes import (
     VersionMismatch,
 )
 
-from tests.peers import Rejecting
+from tests.peers import RejectingServer
 from tests.support import eventually
 
 SHORT = timedelta(milliseconds=300)
@@ -227,7 +227,9 @@ def test_unavailable_ok_hides_nothing_else(primary: PrimaryClient) -> None:
         (grpc.StatusCode.FAILED_PRECONDITION, ServerError),
     ],
 )
-def test_every_status_has_an_error(rejecting: Rejecting, code: grpc.StatusCode, kind: type[SessionNotesError]) -> None:
+def test_every_status_has_an_error(
+    rejecting: RejectingServer, code: grpc.StatusCode, kind: type[SessionNotesError]
+) -> None:
     """A status without a known reason is translated by its code. An unexpected one is a ServerError."""
     rejecting.code, rejecting.message = code, "internal error 3f9c2a71"
     with PrimaryClient(rejecting.target) as primary, pytest.raises(SessionNotesError) as caught:
@@ -237,7 +239,7 @@ def test_every_status_has_an_error(rejecting: Rejecting, code: grpc.StatusCode, 
     assert not isinstance(caught.value, grpc.RpcError)
 
 
-def test_error_details_are_decoded(rejecting: Rejecting) -> None:
+def test_error_details_are_decoded(rejecting: RejectingServer) -> None:
     """An error has the reason, the metadata and the time to wait. Malformed details are ignored."""
     status = status_pb2.Status(code=code_pb2.UNAVAILABLE)
     retry = error_details_pb2.RetryInfo()
@@ -260,7 +262,7 @@ def test_error_details_are_decoded(rejecting: Rejecting) -> None:
         assert (caught.value.reason, caught.value.retry_after) == ("", None)
 
 
-def test_a_request_that_arrives_too_late_is_a_deadline_exceeded(rejecting: Rejecting) -> None:
+def test_a_request_that_arrives_too_late_is_a_deadline_exceeded(rejecting: RejectingServer) -> None:
     """REQUEST_TIMEOUT, for a request that does not reach the sidecar in time, is a DeadlineExceeded."""
     status = status_pb2.Status(code=code_pb2.DEADLINE_EXCEEDED)
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason="REQUEST_TIMEOUT"))
@@ -299,7 +301,7 @@ def test_closing_ends_calls_in_flight(silent: str) -> None:
             call.result(10)
 
 
-def test_closing_ends_a_pause_between_attempts(retry_later: Rejecting) -> None:
+def test_closing_ends_a_pause_between_attempts(retry_later: RejectingServer) -> None:
     """A call that waits for its next attempt ends immediately. A later call raises UsageError."""
     observer = ObserverClient(retry_later.target, timeout=timedelta(minutes=5))
     with ThreadPoolExecutor(1) as thread:

@@ -63,7 +63,7 @@ class RealTurns:
             assert reading.fresh == (self.turns - reading.observed_turn <= bound)
 
     def check_tool(self, bound: int, result: dict[str, object]) -> None:
-        """Fail if a tool result hides it."""
+        """Fail if a tool result hides how far the conversation has moved on since its notes."""
         if result["ready"]:
             notes = cast(dict[str, str], result["notes"])
             observed = int(notes["summary"].split()[0])

@@ -172,12 +172,12 @@ def test_an_observer_starts_empty_in_a_child(
     Its lock may be held by another thread of the parent at the moment of the fork.
     """
     program = """
-begun, may_go, held, parent = threading.Event(), threading.Event(), threading.Event(), os.getpid()
+begun, released, held, parent = threading.Event(), threading.Event(), threading.Event(), os.getpid()
 
 def analyse(run):
     begun.set()
     if os.getpid() == parent:
-        may_go.wait(30)
+        released.wait(30)
     return Notes(summary=run.session_id[:5])
 
 background = BackgroundObserver(analyse, target=TARGET, max_workers=1)

@@ -64,8 +64,8 @@ def imports_at_import(module: Path) -> set[str]:
     return names
 
 
-def test_no_module_imports_itself() -> None:
-    """The imports of the package's modules have no circles."""
+def test_no_circular_imports() -> None:
+    """The modules of the package have no circular imports."""
     package = Path(session_notes.__file__).parent
     imported = {path.stem: imports_at_import(path) for path in package.glob("_*.py") if path.stem != "__init__"}
     assert len(imported) > 30

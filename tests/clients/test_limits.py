@@ -6,7 +6,7 @@ from session_notes_server.settings import Limits
 
 
 def test_limits_are_those_of_the_sidecar() -> None:
-    """What the client shortens or cuts is exactly what a sidecar with default settings would reject."""
+    """The client's limits are those of a sidecar with default settings."""
     assert Limits().turn_bytes == _limits.MAX_TURN_BYTES
     assert validation.MAX_REASON_BYTES == _limits.MAX_FAILURE_BYTES
     assert validation.MAX_DEPTH == _limits.MAX_JSON_DEPTH

@@ -39,7 +39,7 @@ def test_a_session_without_data_is_not_ready(primary: PrimaryClient, session_id:
 
 
 def test_notes_are_read_as_written(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:
-    """A reading has all of the notes, their run, their age, and the drift."""
+    """A reading has the notes, their run, their age, and the drift."""
     primary.append_turns(session_id, [Turn("user", "a"), Turn("primary", "b")])
     with observer.run(session_id) as run:
         run.write(NOTES, ttl=timedelta(minutes=5))
@@ -233,7 +233,7 @@ def test_the_outcome_of_a_write(observer: ObserverClient, session_id: str) -> No
 
 
 def test_enum_values_of_a_newer_sidecar_are_unspecified() -> None:
-    """An enum value that is newer than this client is read as unspecified."""
+    """An enum value that this version of the client does not know is read as unspecified."""
     from session_notes.v1.notes_pb2 import Issue as IssueMessage
     from session_notes.v1.notes_pb2 import Notes as NotesMessage
     from session_notes.v1.notes_pb2 import Run as RunMessage

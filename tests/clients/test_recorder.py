@@ -35,7 +35,7 @@ from session_notes import (
 )
 from session_notes._storable import Storable
 
-from tests.peers import Proxy, Rejecting
+from tests.peers import Proxy, RejectingServer
 from tests.support import CANARY, Sidecar, eventually, new_session_id
 
 LONG = timedelta(seconds=30)
@@ -87,7 +87,7 @@ class TestOrder:
     """Turns are stored in order, and runs follow them."""
 
     def test_turns_stay_in_order(self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
-        """Turns keep their order at any rate and number."""
+        """Any number of turns keep their order at any rate."""
         for number in range(1000):
             recorder.record(session_id, *turns(number))
         assert recorder.turns(session_id) == 1000
@@ -95,7 +95,7 @@ class TestOrder:
         assert stored_texts(primary, session_id) == [str(number) for number in range(1000)]
 
     def test_more_than_fits_in_one_call(self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
-        """A conversation that exceeds the limits of one call, by number or size, is stored by several."""
+        """A conversation that exceeds the limits of one call, in number or size, is stored by several calls."""
         recorder.record(session_id, *turns(*range(6000)))
         other = new_session_id()
         recorder.record(other, *turns(*["x" * 60_000] * 100))
@@ -157,7 +157,7 @@ class TestOutage:
                     recorder.record("a", *turns(number))
                     recorder.record("b", *turns(number - 9))
             assert (recorder.turns("a"), recorder.turns("b")) == (40, 31)
-            # Until an attempt has failed with an unknown outcome.
+            # Wait until an attempt has failed with an unknown outcome.
             eventually(lambda: recorder._backlog.visits.outage_failures > 1, 20)
             if how == "killed":
                 own_sidecar.start()
@@ -200,7 +200,7 @@ class TestOutage:
                 assert recorder.close(LONG)
         assert [reading.turn_count for reading in map(primary.get_session, ids)] == [1] * 50
 
-    def test_an_outage_costs_no_call_per_recording(self, rejecting: Rejecting, session_id: str) -> None:
+    def test_an_outage_costs_no_call_per_recording(self, rejecting: RejectingServer, session_id: str) -> None:
         """A sidecar that cannot store gets at most a few calls per second, with any number of waiting sessions."""
         rejecting.code = grpc.StatusCode.UNAVAILABLE
         with PrimaryClient(rejecting.target) as client:
@@ -247,7 +247,7 @@ class TestOutage:
         assert sum("dropped" in record.getMessage() for record in caplog.records) == 2
 
     def test_pending_bytes_are_bounded(self, unavailable: tuple[PrimaryClient, TurnRecorder], session_id: str) -> None:
-        """A few long turns reach the bound on bytes."""
+        """A few long turns reach the limit in bytes."""
         recorder = unavailable[1]
         for _ in range(6):
             recorder.record(session_id, *turns(*["x" * 60_000] * 100))
@@ -592,12 +592,12 @@ class TestDeleted:
         self, sidecar: Sidecar, primary: PrimaryClient, session_id: str
     ) -> None:
         """A deletion waits for the call in flight, which would otherwise resurrect the session."""
-        started, may_go = threading.Event(), threading.Event()
+        started, released = threading.Event(), threading.Event()
 
         class Slow(PrimaryClient):
             def append_turns(self, *args: Any, **kwargs: Any) -> int:
                 started.set()
-                assert may_go.wait(30)
+                assert released.wait(30)
                 return super().append_turns(*args, **kwargs)
 
         with Slow(sidecar.target) as slow, TurnRecorder(slow) as recorder, ThreadPoolExecutor() as threads:
@@ -606,7 +606,7 @@ class TestDeleted:
             deletion = threads.submit(primary.delete_session, session_id, timeout=LONG)
             with pytest.raises(TimeoutError):
                 deletion.result(0.2)
-            may_go.set()
+            released.set()
             assert deletion.result(30)
         assert sidecar.store.keys(session_id) == []
 
@@ -878,7 +878,7 @@ class TestWrongKind:
             wrong[0][0]()
 
 
-def test_a_rejected_batch_is_sent_turn_by_turn(rejecting: Rejecting, session_id: str) -> None:
+def test_a_rejected_batch_is_sent_turn_by_turn(rejecting: RejectingServer, session_id: str) -> None:
     """A rejection that names no turn costs one call per turn, and then ends."""
     status = status_pb2.Status()
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason="MALFORMED_MESSAGE", domain="session-notes"))

@@ -23,7 +23,7 @@ from session_notes import (
     WriteOutcome,
 )
 
-from tests.peers import Proxy, Rejecting
+from tests.peers import Proxy, RejectingServer
 from tests.support import Sidecar, eventually
 
 
@@ -109,7 +109,7 @@ UNSAFE: dict[str, Callable[[PrimaryClient, str], object]] = {
 
 
 @pytest.mark.parametrize("call", UNSAFE)
-def test_a_primary_does_not_retry_writes_or_readings(rejecting: Rejecting, call: str) -> None:
+def test_a_primary_does_not_retry_writes_or_readings(rejecting: RejectingServer, call: str) -> None:
     """A primary's writes are not retried, because they could take effect twice, nor are its reads of notes."""
     rejecting.code = grpc.StatusCode.UNAVAILABLE
     with PrimaryClient(rejecting.target) as primary, pytest.raises(Unavailable):
@@ -118,7 +118,7 @@ def test_a_primary_does_not_retry_writes_or_readings(rejecting: Rejecting, call:
 
 
 @pytest.mark.parametrize("code", ["INTERNAL", "RESOURCE_EXHAUSTED", "ABORTED", "DEADLINE_EXCEEDED", "CANCELLED"])
-def test_errors_that_would_recur_are_not_retried(rejecting: Rejecting, code: str) -> None:
+def test_errors_that_would_recur_are_not_retried(rejecting: RejectingServer, code: str) -> None:
     """Only UNAVAILABLE is retried."""
     rejecting.code = grpc.StatusCode[code]
     with ObserverClient(rejecting.target) as observer, pytest.raises(SessionNotesError):
@@ -126,7 +126,7 @@ def test_errors_that_would_recur_are_not_retried(rejecting: Rejecting, code: str
     assert len(rejecting.requests) == 1
 
 
-def test_retries_stay_within_the_timeout_and_slow_down(rejecting: Rejecting) -> None:
+def test_retries_stay_within_the_timeout_and_slow_down(rejecting: RejectingServer) -> None:
     """An observer retries until its timeout, with growing pauses, and then raises the last error."""
     rejecting.code, rejecting.message = grpc.StatusCode.UNAVAILABLE, "the store is away"
     with ObserverClient(rejecting.target, timeout=timedelta(seconds=1)) as observer:
@@ -143,7 +143,7 @@ def test_retries_stay_within_the_timeout_and_slow_down(rejecting: Rejecting) -> 
         assert len(rejecting.requests) > 1, "a primary's reads of state are worth a second try"
 
 
-def test_a_timeout_during_an_attempt_reports_the_previous_error(rejecting: Rejecting) -> None:
+def test_a_timeout_during_an_attempt_reports_the_previous_error(rejecting: RejectingServer) -> None:
     """If the timeout ends during an attempt, the error reports that and the error of the previous attempt."""
     rejecting.code, rejecting.message, rejecting.answers = grpc.StatusCode.UNAVAILABLE, "the store is away", 1
     with (
@@ -155,7 +155,7 @@ def test_a_timeout_during_an_attempt_reports_the_previous_error(rejecting: Rejec
     assert len(rejecting.requests) == 2
 
 
-def test_retry_info_is_respected(rejecting: Rejecting) -> None:
+def test_retry_info_is_respected(rejecting: RejectingServer) -> None:
     """RetryInfo is respected. If it exceeds the timeout, the client does not wait."""
     status = status_pb2.Status()
     retry = error_details_pb2.RetryInfo()
@@ -182,7 +182,7 @@ def overloaded() -> bytes:
     return bytes(status.SerializeToString())
 
 
-def test_overload_is_retried(rejecting: Rejecting) -> None:
+def test_overload_is_retried(rejecting: RejectingServer) -> None:
     """RESOURCE_EXHAUSTED with OVERLOADED is retried like UNAVAILABLE, and raises a subclass of Unavailable."""
     rejecting.code, rejecting.details = grpc.StatusCode.RESOURCE_EXHAUSTED, overloaded()
     with ObserverClient(rejecting.target) as observer, pytest.raises(Overloaded):
@@ -196,7 +196,7 @@ def test_overload_is_retried(rejecting: Rejecting) -> None:
     assert len(rejecting.requests) == 2
 
 
-async def test_overload_is_retried_in_asyncio(rejecting: Rejecting) -> None:
+async def test_overload_is_retried_in_asyncio(rejecting: RejectingServer) -> None:
     """The asyncio clients retry after an overload as well."""
     rejecting.code, rejecting.details = grpc.StatusCode.RESOURCE_EXHAUSTED, overloaded()
     async with AsyncObserverClient(rejecting.target) as observer:

@@ -1,4 +1,4 @@
-"""Runs of an observer: begun, given the transcript, written once, and certain to end."""
+"""Runs of an observer: they get the transcript, are written once, and always end."""
 
 import logging
 import subprocess
@@ -77,7 +77,7 @@ def test_a_block_that_raises_is_a_failed_run(observer: ObserverClient, session_i
 
 
 def test_an_interrupt_is_a_failed_run_too(observer: ObserverClient, session_id: str) -> None:
-    """Ctrl-C in the block ends the run as well."""
+    """Ctrl-C in the block ends the run, too."""
     with pytest.raises(KeyboardInterrupt), observer.run(session_id):
         raise KeyboardInterrupt
     assert only_run(observer, session_id).failure == "KeyboardInterrupt"

@@ -1,5 +1,5 @@
 """Asyncio client for observers. Generated from `_observer` by clients/python/async_clients.py: do not edit."""
-# ruff: noqa: ASYNC109 - the deadline is sent with the call; asyncio.timeout would not tell the sidecar.
+# ruff: noqa: ASYNC109 - the deadline is sent with the call; asyncio.timeout would not reach the sidecar.
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 The counterpart of `_transport`, which explains why there are two.
 """
-# ruff: noqa: ASYNC109 - the deadline is sent with the call; asyncio.timeout would not tell the sidecar.
+# ruff: noqa: ASYNC109 - the deadline is sent with the call; asyncio.timeout would not reach the sidecar.
 
 from __future__ import annotations
 
