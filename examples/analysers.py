@@ -1,4 +1,4 @@
-"""Analysers: notes from a transcript by plain rules, or with a language model at an OpenAI-compatible endpoint.
+"""Analysers that make notes from a transcript, by rules or with a language model at an OpenAI-compatible endpoint.
 
 An analyser is any function from a run to notes. `BackgroundObserver` does the rest.
 """
@@ -22,8 +22,8 @@ class Topic:
 
     Attributes:
         name: Its name in the notes' coverage.
-        keywords: Prefixes of words with which the user covers it; each has the same weight.
-        question: A question with which the primary can raise it.
+        keywords: Prefixes of the words that cover it, each with the same weight.
+        question: A question that the primary can ask about it.
     """
 
     name: str
@@ -41,20 +41,20 @@ TOPICS = (
 
 
 def analyser_from_environment() -> Analyser:
-    """Return an analyser with the language model in `SESSION_NOTES_MODEL`, or else with rules.
+    """Return an analyser with the language model named in `SESSION_NOTES_MODEL`, or with rules if it is not set.
 
-    `OPENAI_API_KEY` alone does not select a model: many shells have one, and sending users' words to a provider must be
-    a decision.
+    `OPENAI_API_KEY` alone does not select a model: it is set in many shells, and sending users' words to a provider
+    must be a deliberate choice.
     """
     model = os.environ.get("SESSION_NOTES_MODEL")
     return OpenAICompatible(TOPICS, model) if model else RuleBased(TOPICS)
 
 
 class RuleBased:
-    """An analyser that looks for keywords and question marks. Its summary says that it understands nothing.
+    """An analyser that looks for keywords and question marks. Its summary states that no language model was used.
 
-    Coverage is the share of a topic's keywords in the user's turns. A question of the user counts as answered when the
-    primary makes a statement that repeats one of its longer words.
+    Coverage is the share of a topic's keywords in the user's turns. A user's question counts as answered when a later
+    statement of the primary repeats one of the question's longer words.
     """
 
     def __init__(self, topics: Sequence[Topic]) -> None:
@@ -62,7 +62,7 @@ class RuleBased:
 
     def __call__(self, run: ActiveRun) -> Notes:
         """Analyse the run's copy of the transcript."""
-        # The copy of a long conversation has only its last turns; issues number turns from the start.
+        # The copy of a long conversation has only the last turns, but issues number turns from the start.
         first = (run.observed_turn or 0) - len(run.transcript) + 1
         return self.analyse(run.transcript, first)
 
@@ -88,13 +88,12 @@ class RuleBased:
 class OpenAICompatible:
     """An analyser that asks a language model. Needs the extra `openai`: `pip install '.[openai]'` in a checkout.
 
-    `OPENAI_API_KEY` and `OPENAI_BASE_URL` select the endpoint, as in any program with the `openai` package. Errors are
-    raised, so that the run is recorded as failed and the primary keeps the last good notes, with their age, instead of
-    a guess.
+    `OPENAI_API_KEY` and `OPENAI_BASE_URL` select the endpoint, as in any program with the `openai` package. Errors
+    propagate, so that the run is recorded as failed and the primary keeps the last good notes, with their age.
     """
 
     def __init__(self, topics: Sequence[Topic], model: str) -> None:
-        # No retries: they would exceed the run's time limit, and another run follows soon.
+        # No retries: they could exceed the run's time limit, and another run follows soon.
         self._client = connect(max_retries=0)
         self._model = model
         self._instructions = _INSTRUCTIONS + "".join(f"\n- {topic.name}: {topic.question}" for topic in topics)
@@ -119,14 +118,14 @@ class OpenAICompatible:
 _INSTRUCTIONS = """You observe a conversation between a user and an assistant; its turns are numbered. You never speak
 to the user; your notes help the assistant. Answer with one JSON object and nothing else:
 {"coverage": {"<topic>": <share covered, 0 to 1>},
- "issues": [{"text": "<the problem>", "severity": "info" | "warning" | "critical", "turn": <its turn or null>}],
+ "issues": [{"text": "<the problem>", "severity": "info" | "warning" | "critical", "turn": <turn number or null>}],
  "follow_up_suggestions": ["<a next sentence for the assistant, best first>"],
  "summary": "<where the conversation stands, at most three sentences>"}
 Unanswered questions and contradictions are issues. The topics to cover:"""
 
 
 class UnusableAnswer(ValueError):
-    """A model's answer that does not have the requested form. The text names the part, without the user's words."""
+    """A model's answer that does not have the requested form. The message names the part, without user data."""
 
 
 def notes_from_answer(text: str) -> Notes:
@@ -145,7 +144,7 @@ def notes_from_answer(text: str) -> Notes:
         raise UnusableAnswer("coverage must be numbers from 0 to 1")
     suggestions = _part(answer, "follow_up_suggestions", list)
     if not all(isinstance(suggestion, str) for suggestion in suggestions):
-        raise UnusableAnswer("follow_up_suggestions must be texts")
+        raise UnusableAnswer("follow_up_suggestions must be strings")
     return Notes(
         coverage=coverage,
         issues=[_issue(issue) for issue in _part(answer, "issues", list)],
@@ -159,7 +158,7 @@ def _issue(answer: Any) -> Issue:
     if severity not in list(Severity):
         raise UnusableAnswer("severity must be info, warning or critical")
     if turn is not None and (type(turn) is not int or turn < 0):
-        raise UnusableAnswer("turn must be a turn's number or null")
+        raise UnusableAnswer("turn must be a turn number or null")
     return Issue(_part(answer, "text", str), Severity(severity), turn)
 
 
@@ -180,15 +179,17 @@ def _share_used(keywords: Sequence[str], words: Sequence[str]) -> float:
 def _unanswered(turns: Sequence[Turn], first: int) -> list[tuple[int, str]]:
     """Return the user's unanswered questions, each with the number of its turn."""
     questions = []
-    stated: set[str] = set()  # The words of later statements: turns are visited from the last to the first.
+    answer_words: set[str] = set()  # From the primary's later statements, since turns are visited in reverse.
     for number, turn in reversed(list(enumerate(turns, first))):
         sentences = re.findall(r"[^.!?\s][^.!?]*[.!?]?", turn.text)
         if turn.speaker != "user":
-            stated.update(word for sentence in sentences if not sentence.endswith("?") for word in _words(sentence))
+            answer_words.update(
+                word for sentence in sentences if not sentence.endswith("?") for word in _words(sentence)
+            )
             continue
         for sentence in reversed(sentences):
             longer_words = {word for word in _words(sentence) if len(word) > 3}
             # "And why?" has no longer words, so any statement answers it.
-            if sentence.endswith("?") and not (longer_words & stated if longer_words else stated):
+            if sentence.endswith("?") and not (longer_words & answer_words if longer_words else answer_words):
                 questions.append((number, sentence))
     return questions[::-1]

@@ -1,7 +1,7 @@
 """A demo in five scenes with a sidecar, a primary and an observer, played by `make demo`.
 
-Every line it prints is real. The sidecar and the observer are separate processes. This process is the primary, and a
-slow worker of the observer.
+All printed values are real. The sidecar and the observer are separate processes. This process is the primary, and also
+a slow worker of the observer.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from session_notes import ActiveRun, ObserverClient, PrimaryClient, Reading, Tur
 
 SESSION_ID = "demo"
 
-# Without the settings of this shell: the demo uses its own store and sidecar, and rules instead of a language model.
+# Drop the shell's settings: the demo uses its own store and sidecar, and rules instead of a language model.
 ENVIRONMENT = {name: text for name, text in os.environ.items() if not name.startswith("SESSION_NOTES_")}
 
 
@@ -49,7 +49,7 @@ class Demo:
     def _not_ready(self) -> None:
         self._screen.scene("1  Not ready", "No observer has analysed this conversation yet.")
         self._exchange("Hello! Our goal is a web shop that does not lose customers. Can we start in May?")
-        self._explain("having no notes is an answer, not an error. It comes at once, and the primary goes on.")
+        self._explain("having no notes is an answer, not an error. It comes immediately, and the primary continues.")
 
     def _ready_with_age(self) -> None:
         self._screen.scene("2  Ready, with an age", "The observer takes a copy of the transcript and writes its notes.")
@@ -71,7 +71,7 @@ class Demo:
         last = self._exchange("The budget is 40,000, at a fixed price.")
         self._explain(
             f"the notes are {last.turns_behind} turns behind, so fresh is {json.dumps(last.fresh)}. They are returned "
-            "all the same: the sidecar reports how stale they are, and the primary decides."
+            "anyway: the sidecar reports how stale they are, and the primary decides whether to use them."
         )
 
     def _newer_run(self) -> Reading:
@@ -87,8 +87,8 @@ class Demo:
     def _slow_old_run(self, slow_run: ActiveRun, newer: Reading) -> None:
         self._screen.scene(
             "5  A slow old run is superseded",
-            f"Run {slow_run.number} finishes at last and writes its notes. It has seen {slow_run.observed_turn} turns; "
-            f"the current notes, from run {run_number(newer)}, have seen {newer.observed_turn}.",
+            f"Run {slow_run.number} finishes at last and writes its notes. It has seen {slow_run.observed_turn} turns. "
+            f"Run {run_number(newer)}, which wrote the current notes, has seen {newer.observed_turn}.",
         )
         self._screen.line("calls", f"run.write(notes)   # run {slow_run.number}", "yellow")
         result = slow_run.write(RuleBased(TOPICS)(slow_run))
@@ -96,7 +96,7 @@ class Demo:
         reading = self._read()
         unchanged = (reading.run, reading.notes, reading.write_time) == (newer.run, newer.notes, newer.write_time)
         self._explain(
-            f"{result.outcome}: the notes go to the history only. The reading is "
+            f"{result.outcome}: the notes go only to the history. The reading is "
             f"{'unchanged' if unchanged else 'CHANGED'}: from run {run_number(reading)}, {age(reading)} old. If the "
             "last write had won, the primary would now know less than before."
         )
@@ -149,7 +149,7 @@ def _sidecar() -> Iterator[str]:
     """Run a sidecar on a free port, with a store in a temporary folder. Yield its address; remove both at the end."""
     with tempfile.TemporaryDirectory(prefix="session-notes-demo-") as folder:
         serve = ["-m", "session_notes_tools", "serve", "--listen", "127.0.0.1:0", "--data-dir", folder]
-        # In a new process group: Ctrl-C reaches only the demo, which then stops the sidecar last.
+        # In a new session, so that Ctrl-C reaches only the demo, which stops the sidecar last.
         process = subprocess.Popen(
             [sys.executable, *serve], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -186,7 +186,7 @@ def main() -> None:
             screen.scene(
                 "session-notes",
                 "A primary talks to the user. An observer takes notes in another process. Neither calls the other: "
-                f"they share only the sidecar, now on {target}.",
+                f"they share only the sidecar, which listens on {target}.",
             )
             Demo(screen, target, primary, recorder, observer).play()
     except KeyboardInterrupt:

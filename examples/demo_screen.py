@@ -1,4 +1,4 @@
-"""The demo's output: its layout, and the pauses for reading it."""
+"""The demo's output: layout, and pauses for reading."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from rich.text import Text
 
 
 class Screen:
-    """Prints scenes and labelled lines, and pauses after each for as long as reading it takes.
+    """Prints scenes and labelled lines, and pauses after each for long enough to read it.
 
     Args:
         fast: Print without pauses.
@@ -25,7 +25,7 @@ class Screen:
 
     def __init__(self, *, fast: bool) -> None:
         self._console = Console(highlight=False)
-        # Lines are not wrapped in a pipe or a file, so that they can be searched.
+        # Output to a pipe or a file is not wrapped, so that it can be searched.
         self._wrap_at = self._console.width if sys.stdout.isatty() else sys.maxsize
         self._fast = fast
 
@@ -40,7 +40,7 @@ class Screen:
         self._print(label, Text(text, style))
 
     def result(self, result: dict[str, Any], *, with_notes: bool = False) -> None:
-        """Print the result of a call as JSON; notes in it are abbreviated unless asked for."""
+        """Print the result of a call as JSON, with its notes abbreviated unless `with_notes` is set."""
         if with_notes:
             text = _as_lines(result)
         else:
@@ -48,7 +48,7 @@ class Screen:
         self._print("returns", JSONHighlighter()(text))
 
     def pause(self, characters: int) -> None:
-        """Wait for as long as reading so many characters takes. The demo has no other fixed delays."""
+        """Pause for long enough to read this many characters. The demo has no other fixed delays."""
         if not self._fast:
             time.sleep(min(characters, self.MAX_CHARACTERS) / self.CHARACTERS_PER_SECOND)
 
@@ -64,7 +64,7 @@ class Screen:
 
 
 def _as_lines(result: dict[str, Any], indent: str = "") -> str:
-    """Return JSON with one line per entry, and one per entry of the notes in it."""
+    """Return JSON with one line per entry, including those of the notes."""
     parts = [
         f"{indent}  {json.dumps(name)}: {_as_lines(part, indent + '  ') if name == 'notes' else json.dumps(part)}"
         for name, part in result.items()

@@ -1,4 +1,4 @@
-"""The connection to a language model: any endpoint with OpenAI's chat completions."""
+"""A client for a language model at any endpoint with OpenAI's chat completions."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -8,11 +8,11 @@ if TYPE_CHECKING:
 
 
 def connect(*, timeout: float | None = None, max_retries: int = 2) -> "OpenAI":
-    """Return a client for the endpoint in `OPENAI_API_KEY` and `OPENAI_BASE_URL`; exit the program if that fails.
+    """Return a client for the endpoint that `OPENAI_API_KEY` and `OPENAI_BASE_URL` select. Exit if that fails.
 
     Args:
-        timeout: The limit of a call in seconds; None: each call sets its own.
-        max_retries: The most retries of a call.
+        timeout: The time limit of a call, in seconds. None: each call sets its own.
+        max_retries: The maximum number of retries per call.
     """
     try:
         from openai import OpenAI, OpenAIError

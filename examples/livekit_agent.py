@@ -1,6 +1,6 @@
 """A voice agent with LiveKit Agents. Its model can read an observer's notes on the call.
 
-    pip install session-notes livekit-agents
+    pip install . livekit-agents      # in a checkout
     LIVEKIT_URL=... LIVEKIT_API_KEY=... LIVEKIT_API_SECRET=... python examples/livekit_agent.py dev
 
 It uses the sidecar at SESSION_NOTES_TARGET. Without a sidecar, the call works as usual, but without notes.
@@ -38,16 +38,16 @@ def agent_with_notes(notes: AsyncNotesTool) -> Agent:
 
 
 def record_turns(session: AgentSession[Any], recorder: TurnRecorder, session_id: str) -> None:
-    """Record every turn of a session, and submit a run after each turn of the user."""
+    """Record every turn of a session, and submit a run after each user turn."""
 
     @session.on("conversation_item_added")
     def record(event: ConversationItemAddedEvent) -> None:
         item = event.item
         if isinstance(item, ChatMessage) and item.role in ("user", "assistant") and item.text_content:
             by_user = item.role == "user"
-            # A text message was not spoken and has only the time of its arrival.
+            # A text message was not spoken, so it has only its time of arrival.
             began = datetime.fromtimestamp(item.metrics.get("started_speaking_at") or item.created_at, UTC)
-            # Of an interrupted answer, LiveKit keeps the part that was played.
+            # For an interrupted answer, LiveKit keeps only the part that was played.
             turn = spoken_turn("user" if by_user else "primary", item.text_content, began, interrupted=item.interrupted)
             recorder.record(session_id, turn, observe=by_user)
 
@@ -55,7 +55,7 @@ def record_turns(session: AgentSession[Any], recorder: TurnRecorder, session_id:
 @server.rtc_session()
 async def handle_call(job: JobContext) -> None:
     """Handle one call. LiveKit runs this in a new process per call."""
-    # Job ids are unique per call. A room's name would do as well if it identifies no person and has no space.
+    # Job ids are unique per call. A room name would also work if it identifies no person and has no space.
     session_id = job.job.id
     call = AsyncExitStack()
     job.add_shutdown_callback(call.aclose)

@@ -12,7 +12,7 @@ from analysers import analyser_from_environment
 from session_notes import ActiveRun, BackgroundObserver, Notes
 
 TIME_LIMIT = timedelta(minutes=1)
-"""The limit of one analysis."""
+"""The time limit of an analysis."""
 
 
 def main() -> None:
@@ -27,11 +27,11 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     analyse = analyser_from_environment()
 
-    analysed = set()
+    analysed_ids = set()
 
     def analyse_and_print(run: ActiveRun) -> Notes:
         notes = analyse(run)
-        analysed.add(run.session_id)
+        analysed_ids.add(run.session_id)
         print(f"run {run.number} over {run.observed_turn or 0} turns of {run.session_id}: {notes.summary}", flush=True)
         return notes
 
@@ -44,13 +44,15 @@ def main() -> None:
                 observer.close(TIME_LIMIT)
                 break
             time.sleep(arguments.every.total_seconds())
-    if arguments.once and (missing := [session_id for session_id in arguments.session if session_id not in analysed]):
+    if arguments.once and (
+        missing := [session_id for session_id in arguments.session if session_id not in analysed_ids]
+    ):
         # The client has logged the reason.
         sys.exit(f"no notes on {', '.join(missing)}. If no sidecar is running, start one with: make run")
 
 
 def span(text: str) -> timedelta:
-    """Return the span that a text such as `500ms`, `5s` or `2m` stands for."""
+    """Parse a span such as `500ms`, `5s` or `2m`."""
     for unit, name in (("ms", "milliseconds"), ("s", "seconds"), ("m", "minutes")):
         if text.endswith(unit) and (number := float(text.removesuffix(unit))) > 0:
             return timedelta(**{name: number})

@@ -1,6 +1,6 @@
 """A voice agent with Pipecat. Its model can read an observer's notes on the call.
 
-    pip install session-notes 'pipecat-ai[runner,webrtc]'
+    pip install . 'pipecat-ai[runner,webrtc]'                # in a checkout
     OPENAI_API_KEY=... python examples/pipecat_agent.py      # then open http://localhost:7860/client
 
 It uses the sidecar at SESSION_NOTES_TARGET. Without a sidecar, the call works as usual, but without notes.
@@ -52,13 +52,13 @@ def context_with_notes(llm: LLMService[Any], notes: AsyncNotesTool) -> LLMContex
 
 
 def record_turns(aggregators: LLMContextAggregatorPair, recorder: TurnRecorder, session_id: str) -> None:
-    """Record every turn of a pipeline, and submit a run after each turn of the user."""
+    """Record every turn of a pipeline, and submit a run after each user turn."""
 
     async def record_user(aggregator: LLMUserAggregator, message: UserTurnMessageAddedMessage) -> None:
         recorder.record(session_id, spoken_turn("user", message.content, _time(message.timestamp)))
 
     async def record_answer(aggregator: LLMAssistantAggregator, message: AssistantTurnStoppedMessage) -> None:
-        # The aggregator comes after the output, so this is the spoken part: empty if the user interrupted at once.
+        # The aggregator follows the output, so this is the spoken part. An immediate interruption leaves it empty.
         if message.content:
             turn = spoken_turn("primary", message.content, _time(message.timestamp), interrupted=message.interrupted)
             recorder.record(session_id, turn, observe=False)
@@ -68,7 +68,7 @@ def record_turns(aggregators: LLMContextAggregatorPair, recorder: TurnRecorder, 
 
 
 def _time(timestamp: str) -> datetime:
-    """Return the time a turn began. Pipecat gives none for a message that was added outside a turn."""
+    """Return when a turn began, or now for a message added outside a turn, for which Pipecat has no time."""
     return datetime.fromisoformat(timestamp) if timestamp else datetime.now(UTC)
 
 

@@ -1,6 +1,6 @@
 """The primary process: a chat in the terminal.
 
-Before each answer it reads the observer's current notes once. It never waits for the observer or calls it.
+Before each answer it reads the observer's current notes once. It never calls the observer or waits for it.
 """
 
 import argparse
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageParam
 
 MAX_TURNS_BEHIND = 4
-"""The greatest drift in turns at which this primary follows the notes."""
+"""The maximum drift, in turns, of notes that this primary follows."""
 
 Responder = Callable[[Sequence[Turn], Reading], str]
 
 
 class Conversation:
-    """One conversation with a user. Its transcript is in the sidecar, where observers find it.
+    """A conversation with a user. The sidecar stores its transcript for observers.
 
     Args:
-        client: The connection to the sidecar.
+        client: Reads the notes and the existing transcript.
         recorder: Stores the turns without delaying the conversation, even while the sidecar does not respond.
         session_id: The session; an existing one is continued.
         respond: Makes an answer from the transcript and the notes.
@@ -50,7 +50,7 @@ class Conversation:
         self._append(Turn("user", text))
 
     def read_notes(self) -> Reading:
-        """Read the current notes: the primary's tool call. An outage is a reading too, so the user gets an answer."""
+        """Read the current notes. During an outage the reading is `unavailable`, so the user still gets an answer."""
         return self._client.get_notes(
             self._session_id,
             max_turns_behind=MAX_TURNS_BEHIND,
@@ -72,17 +72,17 @@ class Conversation:
 
 
 def answer_by_rule(turns: Sequence[Turn], reading: Reading) -> str:
-    """Return the next suggestion of the notes. Rules do not understand the user and do not pretend to."""
+    """Return the next suggestion from the notes. Rules do not understand the user and do not pretend to."""
     if reading.notes is None or not reading.fresh:
-        # The notes are missing, or about an earlier point of the conversation: no advice is better than wrong advice.
+        # The notes are missing or too old. No advice is better than wrong advice.
         return "Noted. Please go on."
-    spoken = "\n".join(turn.text for turn in turns if turn.speaker == "primary")
+    answers = "\n".join(turn.text for turn in turns if turn.speaker == "primary")
     # Notes are always slightly behind, so their suggestions may have been used already.
     for issue in reading.notes.issues:
-        if issue.text not in spoken:
+        if issue.text not in answers:
             return f"Noted. One thing is still open: {issue.text}."
     for suggestion in reading.notes.follow_up_suggestions:
-        if suggestion not in spoken:
+        if suggestion not in answers:
             return f"Noted. {suggestion}"
     return "Thank you, that is all I wanted to know."
 
@@ -99,7 +99,8 @@ class OpenAIResponder:
         instructions = (
             "You are an assistant in a first conversation with a user who is planning a project. Answer in one or two"
             " sentences. A colleague who is listening has left you these notes. Raise issues first, then follow-ups."
-            f" The further the notes are behind, the less you rely on them. {json.dumps(reading.as_tool_result())}"
+            " The further behind the notes are, the less you should rely on them."
+            f" {json.dumps(reading.as_tool_result())}"
         )
         messages: list[ChatCompletionMessageParam] = [{"role": "system", "content": instructions}]
         for turn in turns:
@@ -121,7 +122,7 @@ def main() -> None:
         metavar="SECONDS",
         type=seconds,
         default=5.0,
-        help="time between two lines of a script, in which an observer can take notes; default: 5, the observer's own",
+        help="pause between lines of a script, for an observer to take notes; default: 5, the observer's default",
     )
     arguments = parser.parse_args()
 
@@ -144,14 +145,14 @@ def main() -> None:
 
 
 def seconds(text: str) -> float:
-    """Return a text as a number of seconds, at most a day."""
+    """Parse a number of seconds from 0 to a day."""
     if 0 <= (number := float(text)) <= 86400:
         return number
     raise ValueError(text)
 
 
 def _lines(script: Path | None, pause: float) -> Iterator[str]:
-    """Yield the user's lines without empty ones, with pauses between those of a script."""
+    """Yield the user's lines, except empty ones, with pauses between the lines of a script."""
     if script is None and sys.stdin.isatty():
         with suppress(EOFError, KeyboardInterrupt):
             while True:

@@ -1,4 +1,4 @@
-"""The common part of the voice agents: the notes tool, the recorder, and turns with their times.
+"""Code that the voice agents share: the notes tool, the recorder, and turns with their times.
 
 Nothing in this module delays the audio.
 """
@@ -13,13 +13,13 @@ from session_notes import ActiveRun, AsyncPrimaryClient, BackgroundObserver, Not
 from session_notes.integrations.tools import AsyncNotesTool
 
 NOTES_TIMEOUT = timedelta(milliseconds=150)
-"""The limit of the tool's call. When it passes, the model gets `unavailable` and goes on without notes."""
+"""The time limit of a tool call. After it, the model gets `unavailable` and continues without notes."""
 
 MAX_TURNS_BEHIND = 4
-"""The greatest drift in turns at which notes are fresh."""
+"""The maximum drift of fresh notes, in turns."""
 
 CLOSE_TIMEOUT = timedelta(seconds=2)
-"""How long the last turns, and then the last analysis, may take after the call has ended."""
+"""The time limit, after a call, for storing the last turns, and then again for the last analysis."""
 
 INSTRUCTIONS = (
     "You are on the phone with a caller who is planning a project. Answer in one or two spoken sentences. Before you"
@@ -35,7 +35,7 @@ def spoken_turn(speaker: str, text: str, began: datetime, *, interrupted: bool =
 
     Args:
         speaker: `user` or `primary`.
-        text: The spoken words; of an interrupted answer, those before the interruption.
+        text: The spoken words. For an interrupted answer, those before the interruption.
         began: When the speaker began, with a time zone.
         interrupted: Whether the user interrupted this answer.
     """
@@ -50,7 +50,7 @@ async def observed_call(
 
     Args:
         session_id: The call's session. The application chooses it; the model never sees it.
-        analyse: Makes notes; None: the analyser that the environment selects.
+        analyse: Makes notes. None: the analyser that the environment selects.
     """
     with ExitStack() as threads:
         writer = threads.enter_context(PrimaryClient())

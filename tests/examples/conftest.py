@@ -1,4 +1,4 @@
-"""Fixtures that run the examples as their readers do: as separate programs."""
+"""Fixtures that run the examples as separate programs, as their readers do."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from tests.support import Sidecar, leaks
 
 @pytest.fixture
 def start(request: pytest.FixtureRequest) -> Callable[..., subprocess.Popen[str]]:
-    """Starts a program of `examples/` on the shared sidecar; keywords are additional environment variables."""
+    """Start a program in `examples/` on the shared sidecar. Keyword arguments are environment variables."""
 
     def start_program(name: str, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         sidecar: Sidecar = request.getfixturevalue("sidecar")
@@ -39,7 +39,7 @@ def start(request: pytest.FixtureRequest) -> Callable[..., subprocess.Popen[str]
 
 @pytest.fixture
 def run(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., str]:
-    """Runs a program of `examples/` until it exits with 0, and returns its output."""
+    """Run a program in `examples/` until it exits with 0, and return its output."""
 
     def run_program(name: str, *arguments: str, stdin: str = "", **variables: str) -> str:
         process = start(name, *arguments, **variables)

@@ -1,4 +1,4 @@
-"""The demo: real values, scenes in order, and nothing left behind."""
+"""The demo: scenes in order, real values, and no leftover files or processes."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def processes_of(folder: Path) -> list[str]:
 
 
 def test_scenes_show_real_values(run: Callable[..., str], temporary: Path) -> None:
-    """Each scene prints the values that it is about, and the demo removes its files and processes."""
+    """Each scene prints the values that it explains, and the demo leaves neither files nor processes."""
     output = run("demo.py", "--fast", TMPDIR=str(temporary))
 
     positions = [output.index(f"─ {title} ─") for title in SCENES]

@@ -1,4 +1,4 @@
-"""The examples with a language model, against an endpoint with chat completions on loopback."""
+"""The examples with a language model, served by a chat completions endpoint on loopback."""
 
 import json
 import threading
@@ -30,7 +30,7 @@ NOTES = Notes(
 
 
 class Endpoint(Provider):
-    """Answers every chat completion with `answer`, once `open` is set."""
+    """An endpoint that answers every chat completion with `answer`, once `open` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Endpoint(Provider):
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment variables that make the examples use it."""
+        """The environment variables that make the examples use this endpoint."""
         return {
             "OPENAI_API_KEY": "none",
             "OPENAI_BASE_URL": f"{self.url}/v1",
@@ -117,7 +117,7 @@ def test_non_json_answer_fails_the_run(
 def test_slow_model_is_cancelled_at_the_time_limit(
     sidecar: Sidecar, endpoint: Endpoint, analyser: Analyser, primary: PrimaryClient, session_id: str
 ) -> None:
-    """The call of the model ends with the run, so that no thread keeps waiting for it."""
+    """The model call ends with the run, so that no thread is left waiting."""
     endpoint.open.clear()
     limit = timedelta(seconds=0.5)
 
@@ -146,7 +146,7 @@ def test_primary_answers_with_the_model(
 
 
 @pytest.mark.parametrize(
-    ("reason", "text"),
+    ("case", "text"),
     [
         ("plain", json.dumps(GOOD)),
         ("in a code block", f"```json\n{json.dumps(GOOD)}\n```"),
@@ -154,9 +154,9 @@ def test_primary_answers_with_the_model(
         ("with an unknown key", json.dumps(GOOD | {"confidence": 1})),
     ],
 )
-def test_usable_answers(reason: str, text: str) -> None:
+def test_usable_answers(case: str, text: str) -> None:
     """Notes are found in answers that wrap or extend the requested JSON."""
-    assert notes_from_answer(text) == NOTES, reason
+    assert notes_from_answer(text) == NOTES, case
 
 
 @pytest.mark.parametrize(

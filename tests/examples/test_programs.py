@@ -37,18 +37,18 @@ def test_programs_share_only_a_session(run: Run, sidecar: Sidecar, session_id: s
     script = tmp_path / "talk.txt"
     script.write_text("Can we start in May?\n\nThe budget is small.\n")
 
-    before = run("primary.py", "--session", session_id, "--script", str(script), "--pause", "0")
-    observed = run("observer.py", "--session", session_id, "--once")
-    after = run("primary.py", "--session", session_id, stdin="And now?\nThe price is 10.\nFixed.\n")
+    first_chat = run("primary.py", "--session", session_id, "--script", str(script), "--pause", "0")
+    observation = run("observer.py", "--session", session_id, "--once")
+    second_chat = run("primary.py", "--session", session_id, stdin="And now?\nThe price is 10.\nFixed.\n")
 
-    assert tool_results(before) == [{"ready": False, "reason": "never_run"}] * 2
-    assert f"run 1 over 4 turns of {session_id}" in observed
-    assert [(result["turns_behind"], result["fresh"]) for result in tool_results(after)] == [
+    assert tool_results(first_chat) == [{"ready": False, "reason": "never_run"}] * 2
+    assert f"run 1 over 4 turns of {session_id}" in observation
+    assert [(result["turns_behind"], result["fresh"]) for result in tool_results(second_chat)] == [
         (1, True),
         (3, True),
         (5, False),
     ]
-    assert [line.removeprefix("primary > ") for line in after.splitlines() if line.startswith("primary > ")] == [
+    assert [line.removeprefix("primary > ") for line in second_chat.splitlines() if line.startswith("primary > ")] == [
         'Noted. One thing is still open: "Can we start in May?" has not been answered.',
         "Noted. What is the goal, and what would be a success?",
         "Noted. Please go on.",
@@ -92,7 +92,7 @@ def test_primary_without_a_sidecar(start: Start) -> None:
 
 
 def test_hanging_sidecar_does_not_delay_answers(start: Start, proxy: Proxy, session_id: str) -> None:
-    """Each answer follows when the call for notes times out, while turns wait in the recorder."""
+    """The primary answers once the notes call times out, while turns stay pending in the recorder."""
     primary = start("primary.py", "--session", session_id, SESSION_NOTES_TARGET=proxy.target)
     stdin, stdout = primary.stdin, primary.stdout
     assert stdin is not None

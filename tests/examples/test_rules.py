@@ -10,12 +10,12 @@ TOPICS = [Topic("budget", ("budget", "price"), "What is the budget?"), Topic("ti
 
 
 def conversation(*texts: str) -> list[Turn]:
-    """Return texts as turns: of the primary after a >, else of the user."""
+    """Return texts as turns. A leading > marks a turn of the primary."""
     return [Turn("primary", text[1:].strip()) if text.startswith(">") else Turn("user", text) for text in texts]
 
 
 @pytest.mark.parametrize(
-    ("reason", "turns", "budget", "timing"),
+    ("case", "turns", "budget", "timing"),
     [
         ("no turns", [], 0, 0),
         ("half of the keywords", ["Our budget is small."], 0.5, 0),
@@ -26,14 +26,14 @@ def conversation(*texts: str) -> list[Turn]:
         ("only the user's turns count", ["> What is your budget, and when do you start?"], 0, 0),
     ],
 )
-def test_coverage(reason: str, turns: Sequence[str], budget: float, timing: float) -> None:
+def test_coverage(case: str, turns: Sequence[str], budget: float, timing: float) -> None:
     """Coverage is the share of a topic's keywords in the user's turns."""
     notes = RuleBased(TOPICS).analyse(conversation(*turns))
-    assert notes.coverage == {"budget": budget, "timing": timing}, reason
+    assert notes.coverage == {"budget": budget, "timing": timing}, case
 
 
 @pytest.mark.parametrize(
-    ("reason", "turns", "issues"),
+    ("case", "turns", "issues"),
     [
         ("no answer", ["Can we start?"], [(1, "Can we start?")]),
         ("a statement repeats a word", ["Can we start?", "> You can start in May."], []),
@@ -51,17 +51,17 @@ def test_coverage(reason: str, turns: Sequence[str], budget: float, timing: floa
         ("the primary's questions are ignored", ["> Can we start?"], []),
     ],
 )
-def test_unanswered_questions(reason: str, turns: Sequence[str], issues: list[tuple[int, str]]) -> None:
+def test_unanswered_questions(case: str, turns: Sequence[str], issues: list[tuple[int, str]]) -> None:
     """A question of the user is an issue until the primary states something that repeats one of its longer words."""
     notes = RuleBased(TOPICS).analyse(conversation(*turns))
     assert [(issue.turn, issue.text) for issue in notes.issues] == [
         (turn, f'"{question}" has not been answered') for turn, question in issues
-    ], reason
+    ], case
     assert {issue.severity for issue in notes.issues} <= {Severity.WARNING}
 
 
 @pytest.mark.parametrize(
-    ("reason", "turns", "suggestions"),
+    ("case", "turns", "suggestions"),
     [
         ("everything is open", [], ["What is the budget?", "When?"]),
         ("least covered first", ["The price?"], ["When?", "What is the budget?"]),
@@ -69,10 +69,10 @@ def test_unanswered_questions(reason: str, turns: Sequence[str], issues: list[tu
         ("nothing is open", ["We start; budget and price are clear."], []),
     ],
 )
-def test_follow_ups(reason: str, turns: Sequence[str], suggestions: list[str]) -> None:
-    """The questions of the topics that are not covered are suggested, least covered first."""
+def test_follow_ups(case: str, turns: Sequence[str], suggestions: list[str]) -> None:
+    """The questions on topics that are not fully covered are suggested, least covered first."""
     notes = RuleBased(TOPICS).analyse(conversation(*turns))
-    assert list(notes.follow_up_suggestions) == suggestions, reason
+    assert list(notes.follow_up_suggestions) == suggestions, case
 
 
 def test_turn_numbers_count_from_the_start_of_the_conversation() -> None:
@@ -81,6 +81,6 @@ def test_turn_numbers_count_from_the_start_of_the_conversation() -> None:
 
 
 def test_summary_names_the_rules() -> None:
-    """The summary discloses that rules made the notes."""
+    """The summary states that rules made the notes."""
     summary = RuleBased(TOPICS).analyse(conversation("Can we start?")).summary
     assert summary.startswith("By rules, not by a language model: 1 of 2 topics still open, 1 of")

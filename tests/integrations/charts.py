@@ -1,4 +1,4 @@
-"""The Helm charts of deploy/, rendered, and the programs that tests run on deploy/."""
+"""Helpers that render the Helm charts in deploy/ and run programs on its files."""
 
 import shutil
 import subprocess
@@ -17,14 +17,14 @@ needs_helm = pytest.mark.skipif(
 )
 
 SECURE = ("--set", "redis.url=rediss://redis:6380,deployment.tlsSecret=tls,tokensSecret=tokens,redis.secret=redis")
-"""The values without which the chart renders nothing."""
+"""The values that the chart requires."""
 
 
 def run(*command: str | Path) -> str:
     """Return the output of a program.
 
     Raises:
-        AssertionError: If it fails, with its output.
+        AssertionError: If the program fails. The message is its output.
     """
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr

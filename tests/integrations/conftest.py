@@ -14,12 +14,12 @@ from tests.integrations.container import build
 
 ROOT = Path(__file__).parents[2]
 
-# These tests need the environment of `make test-integrations`; `pytest tests` in another one skips them.
+# These tests need the environment of `make test-integrations`. `pytest tests` in another environment skips them.
 collect_ignore_glob = [] if find_spec("kubernetes_validate") else ["test_*.py", "frameworks/*"]
 
 
 def _shared_folder(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """Return a folder that one worker of xdist makes and all workers share."""
+    """Return a folder that one xdist worker makes and all workers share."""
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
     with (shared / f"{name}.lock").open("w") as lock:
@@ -42,7 +42,7 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that an image has as /opt/session-notes."""
+    """The contents of /opt/session-notes in an image."""
     if os.geteuid():
         pytest.skip("only root can make namespaces and change users")
     return _shared_folder(tmp_path_factory, "image", lambda folder: build(folder / "session-notes")) / "session-notes"

@@ -1,8 +1,8 @@
 """Containers without a container engine: the Dockerfile's image in Linux namespaces.
 
 The root file system has the contents of the image: the system's /usr and /etc, Python, and the result of the
-Dockerfile's commands in /opt/session-notes. It is read-only except for the volumes, has no network, and runs the
-image's command as process 1, as the image's user and without capabilities.
+Dockerfile's commands in /opt/session-notes. It is read-only except for the volumes. The container has no network. It
+runs the image's command as process 1, as the image's user and without capabilities.
 """
 
 import json
@@ -50,7 +50,7 @@ exec chroot "$root" "$@"
 
 @dataclass
 class Image:
-    """The result of a stage of the Dockerfile."""
+    """The result of a Dockerfile stage."""
 
     env: dict[str, str] = field(default_factory=dict)
     user: str = "0:0"
@@ -107,7 +107,7 @@ def _pairs(text: str) -> dict[str, str]:
 
 
 def build(into: Path) -> None:
-    """Run the commands of the stage `build` on the files that it copies, with `into` as /opt/session-notes."""
+    """Run the commands of the stage `build` on its copied files, with `into` as /opt/session-notes."""
     stage, context = images()["build"], into.with_name("context")
     for *sources, target in stage.copied:
         for source in sources:
@@ -121,7 +121,7 @@ def build(into: Path) -> None:
     mount = f"mount -t tmpfs none /opt; mkdir {INSTALLED}; mount --bind {shlex.quote(str(into))} {INSTALLED}"
     search_path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     for command in stage.run:
-        # With pip's cache, which has the packages of this environment already.
+        # Use pip's cache, which already has the packages of this environment.
         words = [word for word in command if word != "--no-cache-dir"]
         subprocess.run(
             ["unshare", "--mount", "sh", "-euc", f'{mount}; exec "$@"', "sh", *words],
@@ -146,7 +146,7 @@ class Container:
 
     Args:
         image: The image.
-        installed: The folder that `build` has made.
+        installed: The folder that `build` made.
         volumes: The directories shared with the host.
         arguments: Arguments of the entry point, instead of the image's command.
         env: Environment variables besides the image's.
@@ -222,7 +222,7 @@ class Container:
         return (self._home / "log").read_text(errors="replace")
 
     def exec(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in the container to its end, as an exec probe or `docker exec` does."""
+        """Run a command in the container until it ends, as an exec probe or `docker exec` does."""
         inside = ["nsenter", f"--target={self.pid}", "--mount", "--pid", "--net", "--ipc", "--uts", "--root", "--wd=/"]
         return subprocess.run(
             [*inside, *self._confined(command)], capture_output=True, text=True, timeout=30, check=False

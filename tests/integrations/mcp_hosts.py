@@ -1,4 +1,4 @@
-"""Hosts of MCP servers that run `session-notes mcp` over stdio and HTTP, and a sidecar that hangs."""
+"""MCP hosts that run `session-notes mcp` over stdio and HTTP, and a sidecar that hangs."""
 
 import json
 import re
@@ -23,13 +23,13 @@ AS_JSON = {"coverage": {"goals": 1.0}, "summary": "Ziele sind klar. Größe fehl
 SESSIONS = "session-notes://sessions"
 UNAVAILABLE = {"ready": False, "reason": "unavailable"}
 NEVER_RUN = {"ready": False, "reason": "never_run"}
-# Longer than the default, since tests share a few cores. A refused connection is still noticed at once.
+# Longer than the default, since tests share a few cores. A refused connection still fails immediately.
 COMMAND = ("mcp", "--timeout", "10s")
 
 
 @pytest.fixture
 def noted_session(sidecar: Sidecar) -> str:
-    """A session with a field, two turns and notes on them, and an id that needs escaping in an address."""
+    """A session with a field, two turns and notes on them, and an id that needs escaping in a URI."""
     session_id = f"{new_session_id()}/?#%"
     write_notes(sidecar.target, session_id)
     return session_id
@@ -45,7 +45,7 @@ def write_notes(target: str, session_id: str) -> None:
 
 
 class Host:
-    """A host that starts the command and keeps its stderr."""
+    """A host that starts the command and logs its stderr."""
 
     def __init__(self, log: Path) -> None:
         self.log = log
@@ -92,7 +92,7 @@ class Host:
 
     @contextmanager
     def raw_stdio(self, target: str) -> Iterator["RawMessages"]:
-        """Start a server on stdin and stdout and yield its raw messages, for input that no proper client sends."""
+        """Start a server on stdin and stdout and yield its raw messages, for input that no correct client sends."""
         with self.log.open("a") as log:
             process = subprocess.Popen(
                 [*program(), *COMMAND],
@@ -161,12 +161,12 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 @pytest.fixture(params=["stdio", "http"])
 def connect(request: pytest.FixtureRequest, host: Host) -> Connect:
-    """Starts the command and connects to it, over stdio or HTTP."""
+    """Start the command and connect to it, over stdio or HTTP."""
     return host.over_stdio if request.param == "stdio" else host.over_http
 
 
 async def read(client: Client, uri: str) -> Any:
-    """Return the document at an address."""
+    """Return the document at a URI."""
     (content,) = (await client.read_resource(uri)).contents
     assert isinstance(content, TextResourceContents)
     assert (content.uri, content.mime_type) == (uri, "application/json")

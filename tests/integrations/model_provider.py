@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 
 class Provider(ThreadingHTTPServer):
-    """Answers requests in order, and keeps each request with its `path`."""
+    """A provider that returns its answers in order and stores each request with its `path`."""
 
     daemon_threads = True
 

@@ -1,4 +1,4 @@
-"""The clients' spans in an application that traces: calls are part of its trace, background runs are linked to it."""
+"""Client spans in an application with tracing: calls are part of its trace, and background runs are linked to it."""
 
 import asyncio
 import socket
@@ -106,7 +106,7 @@ def test_call_is_part_of_the_applications_trace(traced: Sidecar, collector: Coll
 async def test_async_call_is_part_of_the_applications_trace(
     traced: Sidecar, collector: Collector, session_id: str
 ) -> None:
-    """A call from a task is part of the trace too."""
+    """A call from a task is also part of the trace."""
     async with AsyncPrimaryClient(traced.target) as primary:
         with TRACER.start_as_current_span("turn") as turn:
             await primary.get_notes(session_id)
@@ -128,7 +128,7 @@ def test_error(traced: Sidecar, collector: Collector, session_id: str) -> None:
 
 
 def test_retries_are_events(collector: Collector, session_id: str) -> None:
-    """A call with retries until its deadline is one span, with an event per retry."""
+    """A call that is retried until its deadline is one span, with an event per retry."""
     with (
         ObserverClient(f"127.0.0.1:{free_port()}", timeout=timedelta(milliseconds=500)) as observer,
         TRACER.start_as_current_span("turn") as turn,
@@ -142,7 +142,7 @@ def test_retries_are_events(collector: Collector, session_id: str) -> None:
 
 
 async def test_async_retries_are_events(collector: Collector, session_id: str) -> None:
-    """Retries of a call from a task are events too."""
+    """Retries of a call from a task are also events."""
     async with AsyncObserverClient(f"127.0.0.1:{free_port()}", timeout=timedelta(milliseconds=500)) as observer:
         with TRACER.start_as_current_span("turn") as turn, pytest.raises(Unavailable):
             await observer.begin_run(session_id)
@@ -163,10 +163,10 @@ async def test_cancelled_call(collector: Collector, session_id: str) -> None:
 
 def test_background_run_is_linked_to_its_submit(traced: Sidecar, collector: Collector, session_id: str) -> None:
     """A background run and its analysis are a separate trace, linked to the span that submitted it."""
-    seen: list[trace.Span] = []
+    analysis_spans: list[trace.Span] = []
 
     def analyse(run: ActiveRun) -> Notes:
-        seen.append(trace.get_current_span())
+        analysis_spans.append(trace.get_current_span())
         return Notes(summary=f"{CANARY}: {len(run.transcript)} turns")
 
     with PrimaryClient(traced.target) as primary:
@@ -176,7 +176,7 @@ def test_background_run_is_linked_to_its_submit(traced: Sidecar, collector: Coll
         TRACER.start_as_current_span("request") as request,
     ):
         observer.submit(session_id)
-    run_trace = trace_id(seen[0])
+    run_trace = trace_id(analysis_spans[0])
     assert run_trace != trace_id(request)
     run = wait_for_span(collector, run_trace, "session_notes.background_run", INTERNAL)
     assert not run.parent
@@ -191,10 +191,10 @@ async def test_async_background_run_is_linked_to_its_submit(
     traced: Sidecar, collector: Collector, session_id: str
 ) -> None:
     """The calls and the analysis of a run are one trace, linked to the submit; exceeding the limit is an error."""
-    seen: list[trace.Span] = []
+    analysis_spans: list[trace.Span] = []
 
     async def analyse(run: AsyncActiveRun) -> Notes:
-        seen.append(trace.get_current_span())
+        analysis_spans.append(trace.get_current_span())
         if run.number == 2:
             await asyncio.Event().wait()
         return Notes()
@@ -203,9 +203,9 @@ async def test_async_background_run_is_linked_to_its_submit(
     async with AsyncBackgroundObserver(analyse, target=traced.target, time_limit=limit) as observer:
         with TRACER.start_as_current_span("request") as request:
             observer.submit(session_id)
-            await asyncio.to_thread(eventually, lambda: seen)
+            await asyncio.to_thread(eventually, lambda: analysis_spans)
             observer.submit(session_id)
-    for span, last in zip(seen, ("WriteNotes", "FailRun"), strict=True):
+    for span, last in zip(analysis_spans, ("WriteNotes", "FailRun"), strict=True):
         run = wait_for_span(collector, trace_id(span), "session_notes.background_run", INTERNAL)
         assert [int.from_bytes(link, "big") for link in run.links] == [request.get_span_context().span_id]
         for name in ("BeginRun", last):
@@ -215,16 +215,16 @@ async def test_async_background_run_is_linked_to_its_submit(
 
 def test_failed_background_run(traced: Sidecar, collector: Collector, session_id: str) -> None:
     """An analysis that raises or exceeds its limit is an error, and FailRun is part of the run's trace."""
-    seen: list[trace.Span] = []
-    may_go = threading.Event()
+    analysis_spans: list[trace.Span] = []
+    released = threading.Event()
 
     def raising(run: ActiveRun) -> Notes:
-        seen.append(trace.get_current_span())
+        analysis_spans.append(trace.get_current_span())
         raise ValueError(CANARY)
 
     def hanging(run: ActiveRun) -> Notes:
-        seen.append(trace.get_current_span())
-        may_go.wait(20)
+        analysis_spans.append(trace.get_current_span())
+        released.wait(20)
         return Notes()
 
     with BackgroundObserver(raising, target=traced.target) as observer:
@@ -232,11 +232,14 @@ def test_failed_background_run(traced: Sidecar, collector: Collector, session_id
     with BackgroundObserver(hanging, target=traced.target, time_limit=timedelta(milliseconds=50)) as observer:
         observer.submit(session_id)
         failed = eventually(
-            lambda: seen[1:] and only_span(collector.spans(trace_id(seen[1])), f"{NOTES}/FailRun", CLIENT)
+            lambda: (
+                analysis_spans[1:]
+                and only_span(collector.spans(trace_id(analysis_spans[1])), f"{NOTES}/FailRun", CLIENT)
+            )
         )
-        may_go.set()
+        released.set()
     assert failed
-    for span in seen:
+    for span in analysis_spans:
         run = wait_for_span(collector, trace_id(span), "session_notes.background_run", INTERNAL)
         assert (run.status, run.events) == (ERROR, [])
         assert wait_for_span(collector, trace_id(span), f"{NOTES}/FailRun", CLIENT).parent == run.id

@@ -35,7 +35,7 @@ def host() -> Iterator[Path]:
 
 
 def volume(host: Path, inside: str, mode: int, owner: int = 0) -> Volume:
-    """Return a volume, made with this mode and owner if it does not exist."""
+    """Return a volume. If it does not exist, make it with this mode and owner."""
     path = host / inside.strip("/").replace("/", "-")
     if not path.exists():
         path.mkdir()
@@ -59,12 +59,12 @@ def write_and_read(container: Container, session: str) -> None:
 
 
 def test_docker(installed: Path, host: Path) -> None:
-    """As with `docker run --read-only` and two volumes, it serves, keeps data, and exits with 0 at the stop signal."""
+    """As with `docker run --read-only` and two volumes, the image serves, keeps data, and exits with 0 on a stop."""
     image = images()["sidecar"]
     uid = int(image.user.partition(":")[0])
-    assert uid > 0, "root"
+    assert uid > 0, "the image runs as root"
     volumes = [volume(host, path, 0o700, uid) for path in ("/run/session-notes", "/var/lib/session-notes")]
-    for attempt in ("first", "again"):
+    for attempt in ("first", "second"):
         with Container(image, installed, volumes) as container:
             eventually(lambda container=container: passes(container, image.healthcheck), 30, every=0.2)  # type: ignore[misc]
             status = Path(f"/proc/{container.pid}/status").read_text()
@@ -139,12 +139,12 @@ def test_pod(installed: Path, host: Path) -> None:
             assert primary.process.wait(30) == 0
             assert '"ready": true' in primary.log
         assert running.stop() == 0, running.log
-        # The kernel has ended its child processes.
+        # The kernel ends the remaining child processes with the first process.
         assert "Traceback" not in running.log
 
 
 def test_probes_during_a_store_outage(installed: Path, host: Path) -> None:
-    """While the store is down, the pod is started and alive but not ready. It is ready again once the store is back."""
+    """While the store is down, the pod is started and alive but not ready. It is ready once the store is up."""
     (sidecar,) = pod("sidecar/sidecar.yaml")["initContainers"]
     (ready,) = pod("readiness/readiness.yaml")["initContainers"]
     readiness = ready["readinessProbe"]["exec"]["command"]
@@ -164,7 +164,7 @@ def test_probes_during_a_store_outage(installed: Path, host: Path) -> None:
 
 
 def test_kubernetes_secrets(installed: Path, host: Path) -> None:
-    """Tokens are read from a Secret's files, which belong to root and the pod's group and are behind links."""
+    """Tokens are read from a Secret's files, which belong to root and the pod's group and are behind symbolic links."""
     (sidecar,) = pod("sidecar/sidecar.yaml")["initContainers"]
     gid = pod("overlays/example/redis.yaml")["securityContext"]["fsGroup"]
     sidecar = sidecar | {"env": [{"name": "SESSION_NOTES_TOKENS_DIR", "value": "/run/secrets/tokens"}]}
@@ -214,7 +214,7 @@ def test_chart(installed: Path, host: Path) -> None:
 
 
 def secret(host: Path, inside: str, gid: int, **files: str) -> Volume:
-    """Return a Secret as Kubernetes mounts it: files of root and the pod's group behind replaceable links."""
+    """Return a Secret as Kubernetes mounts it: files of root and the pod's group behind symbolic links."""
     shared = volume(host, inside, 0o755)
     (shared.host / "..1").mkdir()
     (shared.host / "..data").symlink_to("..1")

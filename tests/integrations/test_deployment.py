@@ -22,7 +22,7 @@ BIN = Path(sys.executable).parent
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl on PATH")
 
 
-def validated(manifests: str, tmp_path: Path) -> list[dict[str, Any]]:
+def validate(manifests: str, tmp_path: Path) -> list[dict[str, Any]]:
     """Return the Kubernetes objects after strict validation by Kubernetes' schemas, which finds misspelt fields."""
     file = tmp_path / "manifests.yaml"
     file.write_text(manifests)
@@ -65,15 +65,15 @@ def sidecar_of(manifests: list[dict[str, Any]]) -> dict[str, Any]:
 def test_validation_finds_a_misspelt_field(tmp_path: Path) -> None:
     """The validation of the other tests rejects a field that Kubernetes would silently ignore."""
     manifest = (DEPLOY / "kubernetes/base/conversation.yaml").read_text()
-    validated(manifest, tmp_path)
+    validate(manifest, tmp_path)
     with pytest.raises(AssertionError, match="readOnlyRootFileSystem"):
-        validated(manifest.replace("readOnlyRootFilesystem", "readOnlyRootFileSystem"), tmp_path)
+        validate(manifest.replace("readOnlyRootFilesystem", "readOnlyRootFileSystem"), tmp_path)
 
 
 @needs_kubectl
 def test_kustomize_base(tmp_path: Path) -> None:
     """The base adds the sidecar to a pod, with probes that need no network."""
-    sidecar = sidecar_of(validated(run("kubectl", "kustomize", DEPLOY / "kubernetes/base"), tmp_path))
+    sidecar = sidecar_of(validate(run("kubectl", "kustomize", DEPLOY / "kubernetes/base"), tmp_path))
     for probe in ("startupProbe", "livenessProbe"):
         assert sidecar[probe]["exec"]["command"] == ["session-notes", "health", "--service", "live"]
     assert "readinessProbe" not in sidecar
@@ -82,8 +82,8 @@ def test_kustomize_base(tmp_path: Path) -> None:
 
 @needs_kubectl
 def test_kustomize_overlay_with_redis(tmp_path: Path) -> None:
-    """The example overlay has a registry's images, Redis over TLS with a password file, and no embedded store."""
-    manifests = validated(run("kubectl", "kustomize", DEPLOY / "kubernetes/overlays/example"), tmp_path)
+    """The example overlay uses a registry's images, and Redis over TLS with a password file, not an embedded store."""
+    manifests = validate(run("kubectl", "kustomize", DEPLOY / "kubernetes/overlays/example"), tmp_path)
     sidecar = sidecar_of(manifests)
     assert {manifest["metadata"]["namespace"] for manifest in manifests} == {"agents"}
     assert sidecar["image"].startswith("registry.example.org/session-notes:")
@@ -98,7 +98,7 @@ def test_kustomize_readiness_component(tmp_path: Path) -> None:
     (tmp_path / "kubernetes/test").mkdir()
     kustomization = {"resources": ["../base"], "components": ["../readiness"]}
     (tmp_path / "kubernetes/test/kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-    sidecar = sidecar_of(validated(run("kubectl", "kustomize", tmp_path / "kubernetes/test"), tmp_path))
+    sidecar = sidecar_of(validate(run("kubectl", "kustomize", tmp_path / "kubernetes/test"), tmp_path))
     assert sidecar["readinessProbe"]["exec"]["command"][-1] == "ready"
 
 
@@ -106,9 +106,7 @@ def test_kustomize_readiness_component(tmp_path: Path) -> None:
 def test_chart(tmp_path: Path) -> None:
     """The chart renders a Deployment with TLS and tokens whose readiness follows the store, and its Service."""
     run(HELM or "", "lint", "--strict", CHART, *SECURE)
-    deployment, service = sorted(
-        validated(render(CHART, *SECURE), tmp_path), key=lambda manifest: str(manifest["kind"])
-    )
+    deployment, service = sorted(validate(render(CHART, *SECURE), tmp_path), key=lambda manifest: str(manifest["kind"]))
     assert_confined(deployment)
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     assert service["spec"]["selector"].items() <= labels.items()
@@ -144,7 +142,7 @@ def test_example_chart(tmp_path: Path) -> None:
     """The example chart depends on the chart and renders the same sidecar as the kustomize base."""
     shutil.copytree(DEPLOY / "helm", tmp_path / "helm")
     run(HELM or "", "dependency", "build", tmp_path / "helm/example")
-    sidecar = sidecar_of(validated(render(tmp_path / "helm/example"), tmp_path))
+    sidecar = sidecar_of(validate(render(tmp_path / "helm/example"), tmp_path))
     other = yaml.safe_load((DEPLOY / "kubernetes/sidecar/sidecar.yaml").read_text())
     (base,) = other["spec"]["template"]["spec"]["initContainers"]
     for key in ("startupProbe", "livenessProbe", "resources", "securityContext", "volumeMounts"):
@@ -158,7 +156,7 @@ def test_chart_schema() -> None:
 
 
 def test_compose_file() -> None:
-    """The file follows the compose specification after its YAML merges, and Valkey accepts its settings."""
+    """The file follows the compose specification after its YAML merges, and Valkey accepts its service's arguments."""
     file = DEPLOY / "compose/compose.yaml"
     run(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", file)
     services = yaml.safe_load(file.read_text())["services"]
@@ -170,7 +168,6 @@ def test_compose_file() -> None:
         assert service["build"].get("target", "sidecar") in stages
         assert service["volumes"] == ["sockets:/run/session-notes"]
         assert (ROOT / service["build"]["dockerfile"]).exists()
-    # Valkey accepts the arguments of its service.
     arguments = services["valkey"]["command"].split()
     assert arguments[0] == "valkey-server"
     with StoreServer(valkey_program(), arguments[1:]) as store, redis.Redis.from_url(store.url) as client:
@@ -190,7 +187,7 @@ def test_dockerfile() -> None:
     assert image.healthcheck == ["session-notes", "health", "--service", "live"]
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", image.user)
     assert image.stop_signal == "SIGTERM"
-    # The build context has only the copied files.
+    # The build context contains only the copied files.
     ignored = (DEPLOY / "docker/Dockerfile.dockerignore").read_text().splitlines()
     copied = [*images()["build"].copied, *images()["examples"].copied]
     included = {f"!{source}" for *sources, _ in copied for source in sources}
@@ -251,7 +248,7 @@ def test_systemd_unit(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    # The program is not installed.
+    # systemd-analyze reports that the program is not installed.
     complaints = [line for line in done.stderr.splitlines() if "/opt/session-notes/bin/session-notes" not in line]
     assert [line for line in complaints if "session-notes" in line] == []
     score = run("systemd-analyze", "security", "--offline=true", "--json=short", units / "session-notes.service")

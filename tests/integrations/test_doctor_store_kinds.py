@@ -54,7 +54,7 @@ def test_documented_acl_user(kind: str, sidecar: Sidecar, tmp_path: Path) -> Non
 def test_cluster(sidecar: Sidecar) -> None:
     """All nodes are inspected and the worst result is reported; a URL of a single node gets advice."""
     with valkey_cluster() as url:
-        whole = Diagnosis(Cli(sidecar.target).in_process("doctor", "--json", "--redis-url", url), "redis")
+        healthy = Diagnosis(Cli(sidecar.target).in_process("doctor", "--json", "--redis-url", url), "redis")
         first = url.removeprefix("redis+cluster://").partition(",")[0]
         with redis.Redis.from_url(f"redis://{first}") as node:
             node.config_set("maxmemory-policy", "allkeys-lru")
@@ -62,7 +62,7 @@ def test_cluster(sidecar: Sidecar) -> None:
         single = Diagnosis(
             Cli(sidecar.target).in_process("doctor", "--json", "--redis-url", f"redis://{first}"), "redis"
         )
-    assert (whole.verdict("role"), whole.verdict("eviction")) == ("ok", "ok")
+    assert (healthy.verdict("role"), healthy.verdict("eviction")) == ("ok", "ok")
     assert worst.verdict("eviction") == "warning"
     assert "(1 of 3 nodes)" in worst.says("eviction")
     assert single.verdict("role") == "problem"

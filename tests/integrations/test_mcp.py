@@ -1,4 +1,4 @@
-"""The tools and resources of `session-notes mcp`, with the protocol's own client, over stdio and HTTP."""
+"""The tools and resources of `session-notes mcp`, read with the protocol's own client over stdio and HTTP."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ __all__ = ["connect", "host", "noted_session"]
 
 
 async def test_tools_of_all_sessions(connect: Connect, sidecar: Sidecar, noted_session: str) -> None:
-    """Every tool is read-only, has schemas and reads its document."""
+    """Every tool is read-only, has schemas and returns its document."""
     async with connect(sidecar.target) as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
         notes = await call(client, "get_notes", session_id=noted_session, max_turns_behind=0)
@@ -69,7 +69,7 @@ async def test_tools_of_all_sessions(connect: Connect, sidecar: Sidecar, noted_s
 
 
 async def test_resources_of_all_sessions(connect: Connect, sidecar: Sidecar, noted_session: str) -> None:
-    """Stored sessions and the forms of addresses are listed; resources have the same documents as the tools."""
+    """Stored sessions and URI templates are listed. Resources have the same documents as the tools."""
     address = f"{SESSIONS}/{quote(noted_session, safe='')}"
     async with connect(sidecar.target) as client:
         listed = [str(resource.uri) for resource in (await client.list_resources()).resources]
@@ -104,7 +104,7 @@ async def test_host_with_the_protocol_before_2026(connect: Connect, sidecar: Sid
 
 
 async def test_server_of_one_session(connect: Connect, sidecar: Sidecar, noted_session: str) -> None:
-    """With --session, tools take no id, and neither a tool nor an address reads another session."""
+    """With --session, tools take no id, and no tool or resource reads another session."""
     write_notes(sidecar.target, other := new_session_id())
     async with connect(sidecar.target, "--session", noted_session) as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
@@ -150,7 +150,7 @@ async def test_outage(connect: Connect) -> None:
             with pytest.raises(MCPError, match="cannot be reached"):
                 await client.list_resources()
 
-            # After its restart, the sidecar is reached again.
+            # The server reconnects after the sidecar restarts.
             sidecar.start()
             async with asyncio.timeout(30):
                 while (await client.call_tool("get_session", {"session_id": session_id})).is_error:  # noqa: ASYNC110
@@ -194,7 +194,7 @@ async def test_unknown_session(sidecar: Sidecar, session_id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tool", "arguments", "names"),
+    ("tool", "arguments", "name"),
     [
         ("get_notes", {}, "session_id"),
         ("get_notes", {"session_id": "no good"}, "session_id"),
@@ -210,17 +210,17 @@ async def test_unknown_session(sidecar: Sidecar, session_id: str) -> None:
         ("list_sessions", {"page_size": 3}, "page_size"),
     ],
 )
-async def test_invalid_arguments(sidecar: Sidecar, tool: str, arguments: dict[str, Any], names: str) -> None:
+async def test_invalid_arguments(sidecar: Sidecar, tool: str, arguments: dict[str, Any], name: str) -> None:
     """The failure names the invalid argument on one line, so that the model can correct it."""
     async with in_process(sidecar) as client:
         text = failure(await client.call_tool(tool, arguments))
 
-    assert names in text
+    assert name in text
     assert "\n" not in text
 
 
 async def test_documented_limits(sidecar: Sidecar) -> None:
-    """The descriptions of the tools, and docs/integrations.md, name the limits of the store and of the listing."""
+    """The tool descriptions and docs/integrations.md state the limits of the store and of the listing."""
     async with in_process(sidecar) as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
     assert f"last {HISTORY_RUNS} runs" in (tools["list_runs"].description or "")
@@ -277,7 +277,7 @@ async def test_whole_numbers_stay_whole(sidecar: Sidecar, session_id: str) -> No
 
 @pytest.mark.parametrize("role", ["primary", "admin", None])
 async def test_servers_own_token(host: Host, tmp_path: Path, role: str | None) -> None:
-    """A server with a primary's token reads sessions but lists none; with an unknown token every read is an error."""
+    """A primary's token permits reads but no listing, an admin's token permits both, an unknown token neither."""
     secret = write_secret(tmp_path / "token", TOKENS[role] if role else "canary-wrong")
     with Sidecar(flags=["--tokens-dir", str(token_files(tmp_path / "tokens"))]) as sidecar:
         flags = ("--token-file", str(secret))

@@ -1,4 +1,4 @@
-"""The command `session-notes mcp`: access over HTTP, rejected flags, and start and end with its host."""
+"""The command `session-notes mcp`: access over HTTP, rejected flags, and its lifetime with a host."""
 
 import json
 import os
@@ -70,7 +70,7 @@ async def test_log_has_no_request_data(host: Host, sidecar: Sidecar) -> None:
 
 
 async def test_public_address(host: Host, sidecar: Sidecar, tmp_path: Path) -> None:
-    """On an address for other machines, callers need a token and TLS."""
+    """On an address that other machines can reach, callers need a token and TLS."""
     authority = Authority(tmp_path / "authority")
     certificate = authority.issue("mcp", "localhost")
     flags = ["--tokens-dir", str(token_files(tmp_path / "tokens"))]
@@ -103,7 +103,7 @@ async def test_public_address(host: Host, sidecar: Sidecar, tmp_path: Path) -> N
             "does not exist",
             ["--listen", "127.0.0.1:0", "--listen-tls-cert", "EMPTY/cert", "--listen-tls-key", "EMPTY/key"],
         ),
-        (1, "is taken", ["--listen", "TAKEN"]),
+        (1, "is in use", ["--listen", "TAKEN"]),
     ],
 )
 def test_rejected_flags(sidecar: Sidecar, tmp_path: Path, code: int, error: str, flags: list[str]) -> None:
@@ -129,7 +129,7 @@ def test_missing_package(tmp_path: Path) -> None:
 
 
 async def test_documented_configuration(host: Host, sidecar: Sidecar, noted_session: str) -> None:
-    """The host configuration in docs/integrations.md starts a server, apart from the path and the port."""
+    """The host configuration in docs/integrations.md starts a server, given this machine's path and port."""
     docs = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text()
     (block,) = re.findall(r"^```json\n(\{\n.*?)^```", docs, re.MULTILINE | re.DOTALL)
     entry = json.loads(block)["mcpServers"]["session-notes"]

@@ -22,7 +22,7 @@ __all__ = ["hanging", "host"]
 
 @pytest.mark.parametrize("read", READS)
 def test_cancelled_calls(host: Host, hanging: Hanging, read: Any) -> None:
-    """A call cancelled in flight, at once or twice gets no response, and the server keeps serving."""
+    """A call that is cancelled in flight, immediately or twice gets no response, and the server keeps serving."""
     with host.raw_stdio(hanging.target) as server:
         server.send({"id": 1} | read)
         hanging.wait_for_call()
@@ -60,7 +60,7 @@ def test_invalid_messages(host: Host, sidecar: Sidecar) -> None:
 
 
 def test_host_that_disconnects_during_a_call(host: Host, hanging: Hanging) -> None:
-    """The server exits with 0."""
+    """The server exits with 0 when the host disconnects."""
     with host.raw_stdio(hanging.target) as server:
         server.send({"id": 1} | READS[0])
         hanging.wait_for_call()

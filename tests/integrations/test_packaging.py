@@ -49,7 +49,7 @@ def test_metadata(distributions: Path) -> None:
 
 
 def test_wheel_contents(distributions: Path) -> None:
-    """The wheel has the three packages with types, stubs and Lua scripts, without tests, examples and byte code."""
+    """The wheel has the three packages with types, stubs and Lua scripts, without tests, examples or bytecode."""
     names = set(zipfile.ZipFile(wheel_in(distributions)).namelist())
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {
         "session_notes",
@@ -82,8 +82,10 @@ def test_sdist_contents(distributions: Path, tmp_path: Path) -> None:
 
 def test_client_requirements(client_environment: Path) -> None:
     """A plain install has only gRPC, protobuf and gRPC's own requirements."""
-    listed = run(sys.executable, "-m", "pip", "--python", client_environment / "bin/python", "list", "--format=freeze")
-    names = {line.partition("==")[0].partition(" @")[0] for line in listed.split("\n") if "=" in line or "@" in line}
+    packages = run(
+        sys.executable, "-m", "pip", "--python", client_environment / "bin/python", "list", "--format=freeze"
+    )
+    names = {line.partition("==")[0].partition(" @")[0] for line in packages.split("\n") if "=" in line or "@" in line}
     assert names == {"grpcio", "protobuf", "session-notes", "typing_extensions"}
     script = "import session_notes; print(session_notes.PrimaryClient.__name__)"
     assert run(client_environment / "bin/python", "-I", "-c", script).strip() == "PrimaryClient"

@@ -93,7 +93,7 @@ BEHIND = {"ready": True, "turns_behind": 1, "fresh": False, "notes": AS_JSON}
     ],
 )
 def test_definitions_have_the_packages_types(tool: NotesTool, method: str, package: Any) -> None:
-    """A definition has every required key of the package's own type and no unknown one."""
+    """A definition has every required key of the package's own type and no unknown key."""
     definition = getattr(tool, method)()
 
     assert TypeAdapter(package).validate_python(definition) == definition
@@ -148,7 +148,7 @@ def test_chat_completions(tool: NotesTool) -> None:
 
 
 async def test_async_chat_completions(sidecar: Sidecar, noted_session: str) -> None:
-    """The asyncio clients do the same."""
+    """The asyncio clients read the notes in the same way."""
     messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "So?"}]
     with running(Provider(*CHAT)) as model:
         async with (
@@ -180,7 +180,7 @@ def response(output: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_responses(tool: NotesTool) -> None:
-    """The tool works the same with OpenAI's responses."""
+    """With OpenAI's Responses API, the model calls the tool, gets the notes and answers."""
     items: ResponseInputParam = [{"role": "user", "content": "So?"}]
     call = {"type": "function_call", "id": "f1", "call_id": "c1", "name": "get_session_notes", "arguments": "{}"}
     text = {"type": "output_text", "text": ANSWER, "annotations": []}
@@ -248,7 +248,7 @@ def test_messages(tool: NotesTool) -> None:
 
 
 async def test_async_messages(sidecar: Sidecar, noted_session: str) -> None:
-    """The asyncio clients do the same."""
+    """The asyncio clients read the notes in the same way."""
     messages: list[MessageParam] = [{"role": "user", "content": "So?"}]
     with running(Provider(*MESSAGES)) as model:
         async with (
@@ -311,7 +311,7 @@ async def test_call_ends_with_the_clients_timeout() -> None:
 
 
 async def test_rejected_token_is_unavailable(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The result is `unavailable`; the log has the cause, without the token and the session."""
+    """A rejected token makes the result `unavailable`. The log has the cause, without the token and the session."""
     caplog.set_level(logging.DEBUG)
     session_id = new_session_id()
     with Sidecar(flags=["--tokens-dir", str(token_files(tmp_path / "tokens"))]) as sidecar:

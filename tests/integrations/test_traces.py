@@ -29,8 +29,8 @@ from tests.support import (
 )
 
 NOTES, STATE = SERVICES
-SOON = {"OTEL_BSP_SCHEDULE_DELAY": "20"}
-"""Export spans after 20 ms."""
+EXPORT_SOON = {"OTEL_BSP_SCHEDULE_DELAY": "20"}
+"""The setting that exports spans after 20 ms."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def collector() -> Iterator[Collector]:
 @pytest.fixture(scope="module")
 def traced(collector: Collector) -> Iterator[Sidecar]:
     """A sidecar that exports to the collector."""
-    with Sidecar(env=SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}) as sidecar:
+    with Sidecar(env=EXPORT_SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}) as sidecar:
         yield sidecar
 
 
@@ -55,7 +55,7 @@ def session(traced: Sidecar) -> Iterator[SessionCalls]:
 
 
 class Caller:
-    """A caller with its own trace, without OpenTelemetry."""
+    """A caller with its own trace that does not use OpenTelemetry."""
 
     def __init__(self, channel: grpc.Channel, *, sampled: bool = True) -> None:
         self.trace, self.span = os.urandom(16), os.urandom(8)
@@ -101,8 +101,8 @@ CALLS: dict[str, tuple[str, Callable[[SessionCalls], object]]] = {
 }
 
 
-def of_call(collector: Collector, name: str, code: int) -> tuple[Span, list[Span]]:
-    """Return the newest call of a name and code, and its store operations."""
+def call_spans(collector: Collector, name: str, code: int) -> tuple[Span, list[Span]]:
+    """Return the newest span of a call with this name and code, and its store operations."""
 
     def newest() -> Span | None:
         spans = [span for span in collector.spans() if span.name == name]
@@ -115,12 +115,12 @@ def of_call(collector: Collector, name: str, code: int) -> tuple[Span, list[Span
 
 @pytest.mark.parametrize("name", CALLS)
 def test_call_and_store_operation_are_spans(name: str, session: SessionCalls, collector: Collector) -> None:
-    """The spans are named after the conventions for RPC and databases, nested, and without an error."""
+    """The spans are nested, follow the conventions for RPC and databases, and have no error."""
     operation, call = CALLS[name]
     if name.endswith("ListSessions"):
         session.append_turns(1)
     call(session)
-    span, operations = of_call(collector, name, 0)
+    span, operations = call_spans(collector, name, 0)
     service, _, method = name.partition("/")
     assert span.kind == SERVER
     assert not span.parent
@@ -133,7 +133,7 @@ def test_call_and_store_operation_are_spans(name: str, session: SessionCalls, co
     }
     assert operation in {operation.name for operation in operations}
     sizes = [operation.attributes.pop("db.operation.batch.size", 1) for operation in operations]
-    # After a batch, single commands may be repeated for a store that did not have the script yet.
+    # After a batch, single commands may be repeated if the store did not have the script yet.
     assert (3 in sizes) == ("Batch" in name) or "List" in name
     for store_span in operations:
         assert (store_span.kind, store_span.status) == (CLIENT, UNSET)
@@ -155,7 +155,7 @@ def test_trace_continues_from_the_caller(traced: Sidecar, collector: Collector, 
 
 
 def test_unsampled_trace(traced: Sidecar, collector: Collector, session_id: str) -> None:
-    """The caller decides whether a trace is sampled; an invalid `traceparent` begins a new trace."""
+    """The caller decides whether a trace is sampled; an invalid `traceparent` starts a new trace."""
     with new_channel(traced.target) as channel:
         unsampled, broken = Caller(channel, sampled=False), Caller(channel)
         unsampled.call("SessionNotes/GetNotes", request(session_id))
@@ -164,14 +164,14 @@ def test_unsampled_trace(traced: Sidecar, collector: Collector, session_id: str)
         sampled = Caller(channel)
         sampled.call("SessionNotes/GetNotes", request(session_id))
         collector.wait_for("get_notes", trace=sampled.trace)
-        assert of_call(collector, f"{STATE}/GetSession", 0)[0].trace
+        assert call_spans(collector, f"{STATE}/GetSession", 0)[0].trace
         assert not collector.spans(unsampled.trace)
         assert all(span.parent for span in collector.spans() if span.name == "get_notes"), "an operation without a call"
 
 
 def test_sampler_overrides_the_caller(collector: Collector, session_id: str) -> None:
     """With OTEL_TRACES_SAMPLER=always_on, all traces are exported."""
-    env = SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_TRACES_SAMPLER": "always_on"}
+    env = EXPORT_SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_TRACES_SAMPLER": "always_on"}
     with Sidecar(env=env) as sidecar, new_channel(sidecar.target) as channel:
         unsampled = Caller(channel, sampled=False)
         unsampled.call("SessionNotes/GetNotes", request(session_id))
@@ -183,7 +183,7 @@ def test_rejected_call_is_not_an_error(session: SessionCalls, collector: Collect
     """The span of a call with INVALID_ARGUMENT has the code, no error status and no store operation."""
     with refused(grpc.StatusCode.INVALID_ARGUMENT):
         session.get_notes(observer=f"{CANARY} two words")
-    span, operations = of_call(collector, f"{NOTES}/GetNotes", grpc.StatusCode.INVALID_ARGUMENT.value[0])
+    span, operations = call_spans(collector, f"{NOTES}/GetNotes", grpc.StatusCode.INVALID_ARGUMENT.value[0])
     assert (span.status, operations, span.events) == (UNSET, [], [])
 
 
@@ -192,7 +192,7 @@ def test_outage_deadline_and_cancellation(collector: Collector) -> None:
     flags = ("--notes-timeout", "2s")
     with (
         StoreServer(valkey_program()) as server,
-        Sidecar(server.url, flags=flags, env=SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}) as sidecar,
+        Sidecar(server.url, flags=flags, env=EXPORT_SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}) as sidecar,
         new_channel(sidecar.target) as channel,
     ):
         session = SessionCalls(channel, new_session_id())
@@ -208,17 +208,17 @@ def test_outage_deadline_and_cancellation(collector: Collector) -> None:
             return grpc.StatusCode.CANCELLED.value[0] in codes
 
         eventually(cancel_a_call)
-        span, _ = of_call(collector, f"{NOTES}/GetNotes", grpc.StatusCode.CANCELLED.value[0])
+        span, _ = call_spans(collector, f"{NOTES}/GetNotes", grpc.StatusCode.CANCELLED.value[0])
         assert span.status == UNSET
         with refused(grpc.StatusCode.DEADLINE_EXCEEDED):
             session.get_notes(timeout=0.2)
-        span, _ = of_call(collector, f"{NOTES}/GetNotes", grpc.StatusCode.DEADLINE_EXCEEDED.value[0])
+        span, _ = call_spans(collector, f"{NOTES}/GetNotes", grpc.StatusCode.DEADLINE_EXCEEDED.value[0])
         assert (span.status, span.attributes["error.type"]) == (ERROR, "DEADLINE_EXCEEDED")
         server.resume()
         server.kill()
         with refused(grpc.StatusCode.UNAVAILABLE):
             session.get_notes()
-        span, operations = of_call(collector, f"{NOTES}/GetNotes", grpc.StatusCode.UNAVAILABLE.value[0])
+        span, operations = call_spans(collector, f"{NOTES}/GetNotes", grpc.StatusCode.UNAVAILABLE.value[0])
         assert (span.status, span.attributes["error.type"]) == (ERROR, "UNAVAILABLE")
         assert [(operation.status, operation.attributes["error.type"]) for operation in operations] == [
             (ERROR, "StoreUnavailable")
@@ -239,7 +239,7 @@ def test_no_user_data_is_exported(traced: Sidecar, collector: Collector, session
         session.call("SessionNotes/WriteNotes", CANARY.encode())
     for headers in ({"x-user": CANARY}, {"tracestate": f"no {CANARY}"}, {"traceparent": CANARY * 100}):
         Caller(session.channel).call("SessionNotes/GetNotes", request(session.id), **headers)
-    span, _ = of_call(collector, f"{NOTES}/GetNotes", grpc.StatusCode.INTERNAL.value[0])
+    span, _ = call_spans(collector, f"{NOTES}/GetNotes", grpc.StatusCode.INTERNAL.value[0])
     assert span.status == ERROR
     assert not span.events
     assert session.id.startswith(f"session-{CANARY}")
@@ -249,9 +249,9 @@ def test_no_user_data_is_exported(traced: Sidecar, collector: Collector, session
 
 
 def test_collector_outage_does_not_delay_calls() -> None:
-    """Calls stay fast during an outage of the collector; the log has one line, and one when it is back."""
+    """Calls stay fast while the collector is down. The log has one line about it, and one once it is back."""
     port = free_port()
-    env = SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}", "OTEL_EXPORTER_OTLP_TIMEOUT": "0.2"}
+    env = EXPORT_SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}", "OTEL_EXPORTER_OTLP_TIMEOUT": "0.2"}
     env["OTEL_EXPORTER_OTLP_HEADERS"] = f"api-key={CANARY}"
     with Sidecar(env=env) as sidecar, new_channel(sidecar.target) as channel:
         session, latencies = SessionCalls(channel, new_session_id()), list[float]()
@@ -272,7 +272,7 @@ def test_collector_outage_does_not_delay_calls() -> None:
 
 @pytest.mark.parametrize("http", [False, True], ids=["grpc", "http"])
 def test_shutdown_exports_the_last_spans(http: bool) -> None:
-    """On SIGTERM the last spans are exported over either protocol, and the status is 0."""
+    """On SIGTERM the last spans are exported over either protocol, and the exit code is 0."""
     env = {"OTEL_BSP_SCHEDULE_DELAY": "60000", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf" if http else "grpc"}
     with (
         Collector(http=http) as collector,
@@ -286,7 +286,7 @@ def test_shutdown_exports_the_last_spans(http: bool) -> None:
 
 
 def test_shutdown_does_not_wait_for_a_hanging_collector() -> None:
-    """With a collector that never responds, the sidecar stops within the grace period, and the status is 0."""
+    """With a collector that never responds, the sidecar stops within the grace period, and the exit code is 0."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         env = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"}
         with Sidecar(env=env, flags=("--grace", "1s")) as sidecar:
@@ -301,7 +301,7 @@ def test_shutdown_does_not_wait_for_a_hanging_collector() -> None:
 
 def test_workers_are_separate_instances(collector: Collector) -> None:
     """With --workers, each worker exports spans under its own instance id."""
-    env = SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_SERVICE_NAME": "two-workers"}
+    env = EXPORT_SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_SERVICE_NAME": "two-workers"}
 
     def instances() -> set[str | int]:
         resources = (span.resource for span in collector.spans() if span.resource["service.name"] == "two-workers")
@@ -309,17 +309,17 @@ def test_workers_are_separate_instances(collector: Collector) -> None:
 
     with Sidecar(env=env, flags=("--workers", "2")) as sidecar:
 
-        def both() -> bool:
+        def both_exported() -> bool:
             with new_channel(sidecar.target) as channel:
                 # The status does not matter: a new connection may exceed the deadline.
                 status_of(SessionCalls(channel, new_session_id()).get_notes)
             return len(instances()) == 2
 
-        eventually(both, 20)
+        eventually(both_exported, 20)
 
 
 def test_missing_packages(tmp_path: Path) -> None:
-    """If traces are enabled without the extra `otel`, as by a pod's environment, the sidecar warns and serves."""
+    """If tracing is enabled without the extra `otel`, such as by a pod's environment, the sidecar warns and serves."""
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['opentelemetry'] = None")
     path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "PYTHONPATH": path}
@@ -329,7 +329,7 @@ def test_missing_packages(tmp_path: Path) -> None:
 
 
 def test_invalid_variables() -> None:
-    """The sidecar warns about an invalid variable, without its value, which may hold a key, and serves."""
+    """The sidecar serves and warns about an invalid variable, without its value, which may contain a key."""
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_TIMEOUT": f"{CANARY}-soon"}
     env |= {"OTEL_EXPORTER_OTLP_HEADERS": f"{CANARY} {CANARY}"}
     with Sidecar(env=env) as sidecar, new_channel(sidecar.target) as channel:

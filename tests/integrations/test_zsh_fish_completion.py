@@ -15,7 +15,7 @@ from tests.stores import eventually
 
 @pytest.fixture
 def env() -> dict[str, str]:
-    """Return an environment with the program on PATH."""
+    """An environment with the program on PATH."""
     return environment()
 
 

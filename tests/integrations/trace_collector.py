@@ -62,7 +62,7 @@ class Collector:
             self._stop = [server.shutdown, server.server_close]
         else:
             grpc_server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.so_reuseport", 0)])
-            add: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server  # without types
+            add: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server  # has no type hints
             add(self._servicer(), grpc_server)
             grpc_server.add_insecure_port(f"127.0.0.1:{self.port}")
             grpc_server.start()

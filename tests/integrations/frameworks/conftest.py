@@ -1,4 +1,4 @@
-"""Fixtures for a primary in a framework and an observer in the background, on the shared sidecar."""
+"""Fixtures for a primary in a framework and a background observer, on the shared sidecar."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -16,7 +16,7 @@ __all__ = ["EXAMPLES", "async_primary", "observer", "primary", "proxy", "silent"
 
 @pytest.fixture
 def analysis() -> Iterator[Analysis]:
-    """The analysis of the observer in the background."""
+    """The analysis of the background observer."""
     analysis = Analysis()
     yield analysis
     analysis.released.set()
@@ -24,14 +24,14 @@ def analysis() -> Iterator[Analysis]:
 
 @pytest.fixture
 def recorder(primary: PrimaryClient, observer: ObserverClient, analysis: Analysis) -> Iterator[TurnRecorder]:
-    """A recorder that stores turns and submits runs of the observer."""
+    """A recorder that stores turns and submits observer runs."""
     with BackgroundObserver(analysis, client=observer) as background, TurnRecorder(primary, background) as recorder:
         yield recorder
 
 
 @pytest.fixture
 def hanging_recorder(proxy: Proxy, session_id: str) -> Iterator[TurnRecorder]:
-    """A recorder whose sidecar no longer responds, with a timeout of half a minute."""
+    """A recorder whose sidecar no longer responds, with a timeout of 30 s."""
     with PrimaryClient(proxy.target) as primary:
         primary.get_session(session_id)
         proxy.drop_replies()

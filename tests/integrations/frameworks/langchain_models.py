@@ -11,7 +11,7 @@ from pydantic import Field
 
 
 class ScriptedModel(BaseChatModel):
-    """A chat model that returns its steps in order; a step that is an exception is raised."""
+    """A chat model that returns its steps in order and raises those that are exceptions."""
 
     steps: list[Any]
     received: list[BaseMessage] = Field(default_factory=list)
@@ -26,7 +26,7 @@ class ScriptedModel(BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[Any, AIMessage]:
-        """Keep the offered tools."""
+        """Store the offered tools."""
         self.offered = list(tools)
         return self
 

@@ -17,7 +17,7 @@ class _ScriptedStream(llm.LLMStream):
 
 
 class ScriptedLLM(llm.LLM[Any]):
-    """The model."""
+    """A language model that follows the script."""
 
     def chat(
         self, *, chat_ctx: llm.ChatContext, tools: Any = None, conn_options: Any = None, **_: Any

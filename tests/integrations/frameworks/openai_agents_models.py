@@ -18,7 +18,7 @@ from openai.types.responses import (
 class ScriptedModel(Model):
     """A model that returns its steps in order.
 
-    A step is a text, a list of outputs, or an exception, which is raised.
+    A step is a text, a list of outputs, or an exception to raise.
     """
 
     def __init__(self, *steps: str | list[Any] | Exception) -> None:

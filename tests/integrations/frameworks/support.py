@@ -1,4 +1,4 @@
-"""The observer's analysis, a recorder in memory, and conditions on a session, for the tests of all frameworks."""
+"""Helpers for the tests of all frameworks: an analysis, an in-memory recorder, and waiting for notes."""
 
 import asyncio
 import threading
@@ -14,7 +14,7 @@ from tests.support import eventually
 
 @dataclass
 class Caller:
-    """An application's context of a conversation. The model does not see it."""
+    """An application's context for a conversation, which the model does not see."""
 
     session_id: str
 
@@ -27,7 +27,7 @@ class MemoryRecorder:
         self._error = error
 
     def record(self, session_id: str, *turns: Turn, observe: bool = True) -> None:
-        """Keep the turns."""
+        """Store the turns, or raise the error."""
         if self._error:
             raise self._error
         self.turns += turns
@@ -38,12 +38,12 @@ class MemoryRecorder:
         return utterances(self.turns)
 
     async def wait_for_turns(self, count: int) -> None:
-        """Return once the recorder has so many turns."""
+        """Return once the recorder has this many turns."""
         await asyncio.to_thread(eventually, lambda: len(self.turns) >= count, 10)
 
 
 class Analysis:
-    """An analysis that counts the turns of the transcript. Tests can make it as slow as a model."""
+    """An analysis that counts the turns of the transcript. Tests can block it, as a slow model would."""
 
     def __init__(self) -> None:
         self.released = threading.Event()
@@ -55,7 +55,7 @@ class Analysis:
 
 
 def no_session(_: object) -> str:
-    """Raise an error whose text is user data, as an application's function may."""
+    """Raise an error whose message is user data, as an application's function may."""
     raise KeyError("my order 4711")
 
 
@@ -82,7 +82,7 @@ def wait_for_summary(client: PrimaryClient, session_id: str, expected: str) -> N
 
 @contextmanager
 def promptly() -> Iterator[None]:
-    """Fail if the block takes longer than a busy machine explains; waiting for a hanging sidecar takes much longer."""
-    before = time.monotonic()
+    """Fail if the block takes 5 s. A busy machine needs less time, and waiting for a hanging sidecar takes more."""
+    start = time.monotonic()
     yield
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - start < 5

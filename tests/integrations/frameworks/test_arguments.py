@@ -1,4 +1,4 @@
-"""Clients, recorders and sessions of the wrong kind are rejected when a tool or a hook is made."""
+"""Clients, recorders and session ids of the wrong type are rejected when a tool or a hook is made."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +32,7 @@ HOOKS: list[Callable[..., Any]] = [
 
 
 @pytest.mark.parametrize(
-    ("make", "client", "names"),
+    ("make", "client", "error"),
     [
         (lambda client: NotesTool(client, "s1"), AsyncPrimaryClient, "PrimaryClient.*use AsyncNotesTool"),
         (lambda client: AsyncNotesTool(client, "s1"), PrimaryClient, "AsyncPrimaryClient.*use NotesTool"),
@@ -43,9 +43,9 @@ HOOKS: list[Callable[..., Any]] = [
         (notes_server, PrimaryClient, "AsyncPrimaryClient"),
     ],
 )
-def test_wrong_client(make: Callable[[Any], Any], client: Callable[[str], Any], names: str) -> None:
-    """The error names the accepted class, and the tool for the other one."""
-    with pytest.raises(InvalidArgument, match=names):
+def test_wrong_client(make: Callable[[Any], Any], client: Callable[[str], Any], error: str) -> None:
+    """The error names the accepted class and, for the other primary client, the right tool."""
+    with pytest.raises(InvalidArgument, match=error):
         make(client(TARGET))
     with pytest.raises(InvalidArgument, match=r"not (NoneType|PrimaryClient|AsyncPrimaryClient|ObserverClient)$|; for"):
         make(None)
@@ -60,7 +60,7 @@ class CoroutineRecorder:
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_wrong_recorder(hook: Callable[..., Any]) -> None:
-    """A hook rejects clients, observers, classes and coroutine functions, and sessions of the wrong type."""
+    """A hook rejects clients, observers, classes and coroutine functions, and session ids of the wrong type."""
     with PrimaryClient(TARGET) as primary, ObserverClient(TARGET) as client:
         with BackgroundObserver(lambda run: Notes(), client=client) as background:
             for wrong in (primary, AsyncPrimaryClient(TARGET), background, None, CoroutineRecorder(), TurnRecorder):
@@ -74,7 +74,7 @@ def test_wrong_recorder(hook: Callable[..., Any]) -> None:
 
 
 async def test_async_recorder(async_primary: AsyncPrimaryClient, primary: PrimaryClient, session_id: str) -> None:
-    """Hooks accept an `AsyncTurnRecorder` in the loop that it was opened in."""
+    """Hooks accept an `AsyncTurnRecorder` in the event loop in which it was opened."""
     agent: Agent[None, str] = Agent(TestModel(custom_output_text="Certainly."))
     async with AsyncTurnRecorder(async_primary) as recorder:
         await agent.run("Hello", capabilities=[pydantic_ai.Observed(recorder, session_id)])

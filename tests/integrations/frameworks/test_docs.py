@@ -25,15 +25,15 @@ SECTIONS: dict[str, str] = dict(re.findall(r"^## (.+?)\n.*?^```python\n(.*?)^```
 async def execute(section: str, **names: Any) -> None:
     """Run the code of a section, which may contain `await`, with these names defined."""
     lines = SECTIONS[section].replace('"session-1"', "session_id")
-    running = eval(compile(lines, section, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
-    if inspect.isawaitable(running):
-        await running
+    result = eval(compile(lines, section, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
+    if inspect.isawaitable(result):
+        await result
 
 
 async def test_setup_code(
     sidecar: Sidecar, analysis: Analysis, primary: PrimaryClient, session_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The setup of the process provides the client and the recorder that the other sections use."""
+    """The setup code provides the client and the recorder that the other sections use."""
     monkeypatch.setenv("SESSION_NOTES_TARGET", sidecar.target)
 
     async def serve(reader: AsyncPrimaryClient, recorder: TurnRecorder) -> None:
@@ -73,7 +73,7 @@ async def test_framework_code(
 
 
 async def test_voice_code(sidecar: Sidecar, session_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The code of the voice agents starts a call; test_voice_agents.py covers the rest of one."""
+    """The code of the voice agents starts a call. test_voice_agents.py covers the rest of a call."""
     monkeypatch.setenv("SESSION_NOTES_TARGET", sidecar.target)
     names = {name: vars(livekit_agent)[name] for name in ("AgentSession", "agent_with_notes", "record_turns")}
     await execute(

@@ -34,7 +34,7 @@ from tests.integrations.frameworks.support import (
 PREFACE = "Let me look that up."
 
 
-def on(session_id: str) -> RunnableConfig:
+def thread(session_id: str) -> RunnableConfig:
     """Return the config of a graph's thread."""
     return {"configurable": {"thread_id": session_id}}
 
@@ -48,7 +48,7 @@ def test_tool_reads_the_notes_of_the_thread(primary: PrimaryClient, noted_sessio
     """The model gets the notes of the thread's session, whatever arguments it sends."""
     model = ScriptedModel(steps=[read_notes(), "Certainly."])
     agent = create_agent(model, [notes_tool(primary, max_age=timedelta(minutes=5), max_turns_behind=1)])
-    result = agent.invoke(hello(), on(noted_session))
+    result = agent.invoke(hello(), thread(noted_session))
     assert result["messages"][-1].text == "Certainly."
     assert '"summary": "Wants a refund."' in model.tool_result
     assert '"fresh": true' in model.tool_result
@@ -58,7 +58,7 @@ def test_tool_reads_the_notes_of_the_thread(primary: PrimaryClient, noted_sessio
 async def test_tool_in_an_event_loop(
     primary: PrimaryClient, async_primary: AsyncPrimaryClient, noted_session: str
 ) -> None:
-    """Both clients serve an agent in an event loop, and the application can look up the session in its own way."""
+    """Both clients work in an event loop, and the application can choose the session with its own function."""
     for client in (primary, async_primary):
         model = ScriptedModel(steps=[read_notes(), "Certainly."])
         agent = create_agent(model, [notes_tool(client, lambda config: config["metadata"]["caller"])])
@@ -86,7 +86,7 @@ def test_tool_without_a_thread(primary: PrimaryClient) -> None:
 
 
 def graph_with(model: BaseChatModel, tool: Any, node: Callable[..., Any]) -> Any:
-    """Return a graph built by hand: model, tools, and a node for the observer at the end."""
+    """Return a graph of a model and tools, with the observer's node at the end."""
     graph = StateGraph(MessagesState)
     graph.add_node("model", lambda state: {"messages": [model.invoke(state["messages"])]})
     graph.add_node("tools", ToolNode([tool]))
@@ -102,10 +102,10 @@ async def test_node_records_and_submits(recorder: TurnRecorder, primary: Primary
     """Each exchange is in the transcript once, without tool messages, and the observer writes notes on it."""
     model = ScriptedModel(steps=[read_notes(), "What did you order?", "Thank you."])
     graph = graph_with(model, notes_tool(primary), ObserverNode(recorder))
-    graph.invoke(hello("I want my money back."), on(session_id))
+    graph.invoke(hello("I want my money back."), thread(session_id))
     wait_for_summary(primary, session_id, "2 turns")
     assert model.tool_result == '{"ready": false, "reason": "never_run"}'
-    await graph.ainvoke(hello("A lamp."), on(session_id))
+    await graph.ainvoke(hello("A lamp."), thread(session_id))
     wait_for_summary(primary, session_id, "4 turns")
     assert stored_utterances(primary, session_id) == [
         ("user", "I want my money back."),
@@ -116,11 +116,11 @@ async def test_node_records_and_submits(recorder: TurnRecorder, primary: Primary
 
 
 async def test_middleware_records_and_submits(recorder: TurnRecorder, primary: PrimaryClient, session_id: str) -> None:
-    """The middleware of an agent does the same."""
+    """The middleware records each exchange, and the observer writes notes on it."""
     model = ScriptedModel(steps=["What did you order?", "Thank you."])
     agent = create_agent(model, middleware=[ObserverMiddleware(recorder)], checkpointer=InMemorySaver())
-    agent.invoke(hello("I want my money back."), on(session_id))
-    await agent.ainvoke(hello("A lamp."), on(session_id))
+    agent.invoke(hello("I want my money back."), thread(session_id))
+    await agent.ainvoke(hello("A lamp."), thread(session_id))
     wait_for_summary(primary, session_id, "4 turns")
     assert stored_utterances(primary, session_id)[2:] == [("user", "A lamp."), ("primary", "Thank you.")]
 
@@ -170,29 +170,29 @@ async def test_user_turns_of_any_input(input: list[Any], texts: list[str]) -> No
     expected = [*(("user", text) for text in texts), ("primary", "Certainly.")]
     recorder = MemoryRecorder()
     agent = create_agent(ScriptedModel(steps=["Certainly."]), middleware=[ObserverMiddleware(recorder)])
-    agent.invoke({"messages": input}, on("session-1"))
+    agent.invoke({"messages": input}, thread("session-1"))
     assert recorder.utterances == expected
 
     recorder = MemoryRecorder()
     graph = graph_with(ScriptedModel(steps=["Certainly."]), look_up, ObserverNode(recorder))
-    await graph.ainvoke({"messages": input}, on("session-1"))
+    await graph.ainvoke({"messages": input}, thread("session-1"))
     assert recorder.utterances == expected
 
 
 async def test_text_before_a_tool_call() -> None:
-    """It is recorded in order, without the call, its result and reasoning."""
+    """The text is recorded in order, without the call, its result and reasoning."""
     answer = AIMessage([{"type": "reasoning", "reasoning": "Hm."}, {"type": "text", "text": "Here."}])
     expected = [("user", "Hello"), ("primary", PREFACE), ("primary", "Here.")]
     recorder = MemoryRecorder()
     model = ScriptedModel(steps=[tool_call("look_up", PREFACE), answer])
     agent = create_agent(model, [look_up], middleware=[ObserverMiddleware(recorder)])
-    async for _ in agent.astream(hello(), on("session-1")):
+    async for _ in agent.astream(hello(), thread("session-1")):
         pass
     assert recorder.utterances == expected
 
     recorder = MemoryRecorder()
     model = ScriptedModel(steps=[tool_call("look_up", PREFACE), answer])
-    graph_with(model, look_up, ObserverNode(recorder)).invoke(hello(), on("session-1"))
+    graph_with(model, look_up, ObserverNode(recorder)).invoke(hello(), thread("session-1"))
     assert recorder.utterances == expected
 
 
@@ -202,7 +202,7 @@ def test_tool_result_as_the_answer() -> None:
     recorder = MemoryRecorder()
     model = ScriptedModel(steps=[tool_call("answer_directly", PREFACE)])
     agent = create_agent(model, [answer_directly], middleware=[ObserverMiddleware(recorder)])
-    agent.invoke(hello(), on("session-1"))
+    agent.invoke(hello(), thread("session-1"))
     assert recorder.utterances == expected
 
     recorder = MemoryRecorder()
@@ -213,7 +213,7 @@ def test_tool_result_as_the_answer() -> None:
     graph.add_node("observe", ObserverNode(recorder))
     graph.add_edge(START, "agent")
     graph.add_edge("agent", "observe")
-    graph.compile().invoke(hello(), on("session-1"))
+    graph.compile().invoke(hello(), thread("session-1"))
     assert recorder.utterances == expected
 
 
@@ -226,8 +226,8 @@ def test_summary_is_not_recorded() -> None:
     model = ScriptedModel(steps=[*steps, "Here.", "Bye."])
     middleware: Any = [summarization, ObserverMiddleware(recorder)]
     agent = create_agent(model, [look_up], middleware=middleware, checkpointer=InMemorySaver())
-    agent.invoke(hello(), on("session-1"))
-    result = agent.invoke(hello("Thanks"), on("session-1"))
+    agent.invoke(hello(), thread("session-1"))
+    result = agent.invoke(hello("Thanks"), thread("session-1"))
     assert any(message.additional_kwargs.get("lc_source") for message in result["messages"])
     assert recorder.utterances == [
         ("user", "Hello"),
@@ -247,43 +247,43 @@ class Answer(BaseModel):
 
 @pytest.mark.parametrize("strategy", [ToolStrategy, ProviderStrategy])
 def test_structured_response(strategy: Any) -> None:
-    """It is recorded as JSON with either strategy."""
+    """A structured response is recorded as JSON with either strategy."""
     recorder = MemoryRecorder()
     step = tool_call("Answer", text="I see") if strategy is ToolStrategy else AIMessage('{"text":"I see"}')
     agent = create_agent(
         ScriptedModel(steps=[step]), middleware=[ObserverMiddleware(recorder)], response_format=strategy(Answer)
     )
-    agent.invoke(hello(), on("session-1"))
+    agent.invoke(hello(), thread("session-1"))
     assert recorder.utterances == [("user", "Hello"), ("primary", '{"text":"I see"}')]
 
 
 def test_run_with_an_approval() -> None:
-    """It is recorded once, at its end, with the text from before the pause, even if another process resumes it."""
+    """The run is recorded once, at its end, with the text from before the pause, even if another process resumes it."""
     recorder = MemoryRecorder()
     memory = InMemorySaver()
     steps: list[Any] = [tool_call("look_up", PREFACE), "Done."]
 
     def agent() -> Any:
-        asking: Any = HumanInTheLoopMiddleware(interrupt_on={"look_up": True})
-        middleware: Any = [asking, ObserverMiddleware(recorder)]
+        approval: Any = HumanInTheLoopMiddleware(interrupt_on={"look_up": True})
+        middleware: Any = [approval, ObserverMiddleware(recorder)]
         return create_agent(ScriptedModel(steps=steps), [look_up], middleware=middleware, checkpointer=memory)
 
-    assert "__interrupt__" in agent().invoke(hello(), on("session-1"))
+    assert "__interrupt__" in agent().invoke(hello(), thread("session-1"))
     del steps[:-1]
-    agent().invoke(Command(resume={"decisions": [{"type": "approve"}]}), on("session-1"))
+    agent().invoke(Command(resume={"decisions": [{"type": "approve"}]}), thread("session-1"))
     assert recorder.utterances == [("user", "Hello"), ("primary", PREFACE), ("primary", "Done.")]
 
 
 def test_interrupted_run_that_is_not_resumed() -> None:
-    """Its turns are recorded with the next run."""
+    """The turns of the interrupted run are recorded with the next run."""
     recorder = MemoryRecorder()
     model = ScriptedModel(steps=[tool_call("look_up", PREFACE), "Never mind."])
-    asking: Any = HumanInTheLoopMiddleware(interrupt_on={"look_up": True})
+    approval: Any = HumanInTheLoopMiddleware(interrupt_on={"look_up": True})
     agent: Any = create_agent(
-        model, [look_up], middleware=[asking, ObserverMiddleware(recorder)], checkpointer=InMemorySaver()
+        model, [look_up], middleware=[approval, ObserverMiddleware(recorder)], checkpointer=InMemorySaver()
     )
-    agent.invoke(hello(), on("session-1"))
-    agent.invoke(hello("Leave it."), on("session-1"))
+    agent.invoke(hello(), thread("session-1"))
+    agent.invoke(hello("Leave it."), thread("session-1"))
     assert recorder.utterances == [
         ("user", "Hello"),
         ("primary", PREFACE),
@@ -311,8 +311,8 @@ def test_resumed_graph(kind: str) -> None:
     graph.add_conditional_edges("observe", lambda state: END if state["messages"][-1].text == "Done." else "ask")
     graph.add_edge("ask", "agent")
     run = graph.compile(checkpointer=InMemorySaver())
-    run.invoke(hello("Refund it."), on("session-1"))
-    run.invoke(Command(resume="yes"), on("session-1"))
+    run.invoke(hello("Refund it."), thread("session-1"))
+    run.invoke(Command(resume="yes"), thread("session-1"))
     expected = [("user", "Refund it."), ("primary", "Shall I?"), ("user", "Yes."), ("primary", "Done.")]
     assert recorder.utterances == expected
 
@@ -331,8 +331,8 @@ def test_second_answer_after_an_interrupt() -> None:
     for edge in pairwise([START, "agent", "observe", "ask", "agent2", "observe2"]):
         graph.add_edge(*edge)
     run = graph.compile(checkpointer=InMemorySaver())
-    run.invoke(hello(), on("session-1"))
-    run.invoke(Command(resume="yes"), on("session-1"))
+    run.invoke(hello(), thread("session-1"))
+    run.invoke(Command(resume="yes"), thread("session-1"))
     assert recorder.utterances == [("user", "Hello"), ("primary", "Shall I?"), ("primary", "Done.")]
 
 
@@ -350,17 +350,17 @@ def test_two_exchanges_since_the_last_recording() -> None:
     for edge in [(START, "agent"), ("ask", "agent2"), ("agent2", "observe2")]:
         graph.add_edge(*edge)
     run = graph.compile(checkpointer=InMemorySaver())
-    run.invoke(hello(), on("session-1"))
-    run.invoke(hello("Refund it."), on("session-1"))
-    run.invoke(Command(resume="4711"), on("session-1"))
-    run.invoke(hello("Thanks."), on("session-1"))
+    run.invoke(hello(), thread("session-1"))
+    run.invoke(hello("Refund it."), thread("session-1"))
+    run.invoke(Command(resume="4711"), thread("session-1"))
+    run.invoke(hello("Thanks."), thread("session-1"))
     first, question = [("user", "Hello"), ("primary", "Hi.")], [("user", "Refund it."), ("primary", "Which order?")]
     answer, last = [("user", "4711"), ("primary", "Done.")], [("user", "Thanks."), ("primary", "Bye.")]
     assert recorder.utterances == [*first, *question, *answer, *last]
 
 
 def test_node_that_restarts_after_an_interrupt() -> None:
-    """LangGraph runs the node from its start: the new answer is recorded, the user's message is not repeated."""
+    """LangGraph reruns the node from its start. The new answer is recorded; the user's message is not repeated."""
     recorder = MemoryRecorder()
     model = ScriptedModel(steps=["Shall I?", "Shall I now?"])
     agent = create_agent(model, middleware=[ObserverMiddleware(recorder)], checkpointer=False)
@@ -374,8 +374,8 @@ def test_node_that_restarts_after_an_interrupt() -> None:
     graph.add_node("node", node)
     graph.add_edge(START, "node")
     run = graph.compile(checkpointer=InMemorySaver())
-    run.invoke(hello(), on("session-1"))
-    run.invoke(Command(resume="yes"), on("session-1"))
+    run.invoke(hello(), thread("session-1"))
+    run.invoke(Command(resume="yes"), thread("session-1"))
     assert recorder.utterances == [("user", "Hello"), ("primary", "Shall I?"), ("primary", "Shall I now?")]
 
 
@@ -385,18 +385,18 @@ def test_retry_of_a_failed_run() -> None:
     model = ScriptedModel(steps=[RuntimeError(), "Here."])
     agent = create_agent(model, middleware=[ObserverMiddleware(recorder)], checkpointer=InMemorySaver())
     with pytest.raises(RuntimeError):
-        agent.invoke(hello(), on("session-1"))
-    agent.invoke(None, on("session-1"))
+        agent.invoke(hello(), thread("session-1"))
+    agent.invoke(None, thread("session-1"))
     assert recorder.utterances == [("user", "Hello"), ("primary", "Here.")]
 
 
 def test_redacted_messages() -> None:
-    """Messages are recorded as other middleware has redacted them."""
+    """Messages that other middleware redacts are recorded in redacted form."""
     recorder = MemoryRecorder()
     model = ScriptedModel(steps=["I write to a@example.com."])
-    redacting: Any = PIIMiddleware("email", apply_to_output=True)
-    agent: Any = create_agent(model, middleware=[ObserverMiddleware(recorder), redacting])
-    agent.invoke(hello("I am b@example.com"), on("session-1"))
+    redaction: Any = PIIMiddleware("email", apply_to_output=True)
+    agent: Any = create_agent(model, middleware=[ObserverMiddleware(recorder), redaction])
+    agent.invoke(hello("I am b@example.com"), thread("session-1"))
     assert [speaker for speaker, _ in recorder.utterances] == ["user", "primary"]
     assert "example.com" not in str(recorder.utterances)
 

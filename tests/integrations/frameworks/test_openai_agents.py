@@ -152,7 +152,7 @@ async def test_user_turns_of_any_input(input: Any, texts: list[str]) -> None:
 
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_text_before_a_tool_call(streamed: bool) -> None:
-    """It is recorded in order, without the call and its result."""
+    """The text is recorded in order, without the call and its result."""
     recorder = MemoryRecorder()
     model = ScriptedModel([message(PREFACE), tool_call("look_up")], [message("One more moment."), message("Here.")])
     agent = Agent(name="Support", model=model, tools=[look_up])
@@ -191,7 +191,7 @@ async def test_handoff(nested: bool) -> None:
 
 
 async def test_agent_as_a_tool() -> None:
-    """Its answer is a tool result and is not recorded, even if it has the same hooks."""
+    """The answer of an agent that runs as a tool is not recorded, even if that agent has the same hooks."""
     recorder = MemoryRecorder()
     hooks = ObserverHooks(recorder, "session-1")
     clerk = Agent(name="Clerk", model=ScriptedModel([message("in store")], [message("in store")]))
@@ -204,7 +204,7 @@ async def test_agent_as_a_tool() -> None:
 
 @pytest.mark.parametrize("other_process", [False, True])
 async def test_run_with_an_approval(other_process: bool) -> None:
-    """It is recorded once, at its end, with the text from before the pause, even if another process resumes it."""
+    """The run is recorded once, at its end, with the text from before the pause, even if another process resumes it."""
     recorder = MemoryRecorder()
     model = ScriptedModel([message("I can do that."), tool_call("refund")], [message("Done.")])
     agent = Agent(name="Support", model=model, tools=[refund])
@@ -246,7 +246,7 @@ async def test_input_guardrail() -> None:
 
 
 async def test_concurrent_runs() -> None:
-    """With one hooks object, each run is recorded whole and on its own session."""
+    """With one hooks object, each run is recorded completely and in its own session."""
     recorders: dict[str, MemoryRecorder] = {}
 
     class SessionRecorder:
@@ -270,7 +270,7 @@ async def test_concurrent_runs() -> None:
 @pytest.mark.parametrize("session_id", ["session-1", no_session, lambda run: None])
 @pytest.mark.parametrize("output", ["Certainly.", None, object(), {"a": b"\xff"}])
 async def test_hook_errors_do_not_reach_the_run(session_id: Any, output: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """The run survives an unknown session, a failing recorder and an odd output; the log has no user data."""
+    """The run survives an unknown session, a failing recorder and an unusual output; the log has no user data."""
     agent = Agent(name="Support", model=ScriptedModel("Certainly."))
     hooks = ObserverHooks(MemoryRecorder(RuntimeError("my order 4711")), session_id)
     assert (await Runner.run(agent, "Hello", hooks=hooks)).final_output == "Certainly."

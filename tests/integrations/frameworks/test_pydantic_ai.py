@@ -45,7 +45,7 @@ EARLIER: list[ModelMessage] = [ModelRequest([UserPromptPart("Earlier")]), ModelR
 
 
 class ScriptedModel(FunctionModel):
-    """A model that returns its steps in order; a step is a list of parts, or an exception, which is raised."""
+    """A model that returns its steps in order. A step is a list of parts, or an exception to raise."""
 
     def __init__(self, *steps: list[Any] | Exception) -> None:
         self.tool_result: Any = None
@@ -166,7 +166,7 @@ async def test_user_turns_of_any_input(prompt: Any, history: list[ModelMessage] 
 
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_text_before_a_tool_call(streamed: bool) -> None:
-    """It is recorded in order, without the call and its result."""
+    """The text is recorded in order, without the call and its result."""
     recorder = MemoryRecorder()
     agent = recorded_agent(recorder, [PREFACE, ToolCallPart("look_up")], ["Here."])
     if streamed:
@@ -179,14 +179,14 @@ async def test_text_before_a_tool_call(streamed: bool) -> None:
 
 
 async def test_thinking_is_not_recorded() -> None:
-    """The text parts of a response make one turn, without the thinking."""
+    """The text parts of a response form one turn, without the thinking."""
     recorder = MemoryRecorder()
     await recorded_agent(recorder, [ThinkingPart("Hm."), "Here ", "it is."]).run("Hello")
     assert recorder.utterances == [("user", "Hello"), ("primary", "Here it is.")]
 
 
 async def test_run_with_an_approval() -> None:
-    """The user's message is recorded with the first run, the answer with the second, and the request not at all."""
+    """The user's message is recorded with the first run and the answer with the second, without the request."""
     recorder = MemoryRecorder()
     agent = recorded_agent(
         recorder,
@@ -207,7 +207,7 @@ async def test_run_with_an_approval() -> None:
 
 
 async def test_output_of_a_tool_or_a_validator() -> None:
-    """The output is recorded, without the text it was made from and without rejected responses."""
+    """The output is recorded, without the text from which it was made and without rejected responses."""
 
     def shout(text: str) -> str:
         return text.upper()
@@ -283,7 +283,7 @@ async def test_retry_of_a_failed_run() -> None:
 
 @pytest.mark.parametrize("session_id", ["session-1", no_session, lambda run: None])
 async def test_hook_errors_do_not_reach_the_run(session_id: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """The run survives an unknown session, a failing recorder and an odd result; the log has no user data."""
+    """The run survives an unknown session, a failing recorder and an unusual result; the log has no user data."""
     observed = Observed(MemoryRecorder(RuntimeError("my order 4711")), session_id)
     agent: Agent[None, str] = Agent(ScriptedModel(["Certainly."]), capabilities=[observed])
     assert (await agent.run("Hello")).output == "Certainly."
@@ -295,7 +295,7 @@ async def test_hook_errors_do_not_reach_the_run(session_id: Any, caplog: pytest.
 
 
 async def test_tool_timeout(silent: str) -> None:
-    """Pydantic AI's own timeout ends a call of the tool; the model learns of it, and the run continues."""
+    """Pydantic AI's own timeout ends a tool call, and the run continues."""
     async with AsyncPrimaryClient(silent, timeout=timedelta(seconds=30)) as client:
         agent: Agent[None, str] = Agent(
             ScriptedModel([ToolCallPart("get_session_notes")], ["Certainly."]),

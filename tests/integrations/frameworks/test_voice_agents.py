@@ -1,4 +1,4 @@
-"""The examples with Pipecat and LiveKit Agents, with the real pipelines in text and scripted models."""
+"""The examples with Pipecat and LiveKit Agents: the real pipelines, in text mode with scripted models."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -60,7 +60,7 @@ async def call_parts(
 
 
 async def livekit_call(notes: AsyncNotesTool, recorder: TurnRecorder, session_id: str) -> Any:
-    """Hold one exchange with LiveKit's agent and return the result of its tool."""
+    """Run one exchange with LiveKit's agent and return the result of its tool."""
     async with ScriptedLLM() as model, AgentSession[Any](llm=model) as session:
         livekit_agent.record_turns(session, recorder, session_id)
         await session.start(livekit_agent.agent_with_notes(notes))
@@ -97,7 +97,7 @@ class ScriptedService(LLMService[Any]):
 
 
 async def pipecat_call(notes: AsyncNotesTool, recorder: TurnRecorder, session_id: str) -> Any:
-    """Hold one exchange with Pipecat's agent and return the result of its tool."""
+    """Run one exchange with Pipecat's agent and return the result of its tool."""
     model = ScriptedService()
     aggregators = LLMContextAggregatorPair(
         pipecat_agent.context_with_notes(model, notes),

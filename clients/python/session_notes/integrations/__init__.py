@@ -1,5 +1,5 @@
-"""Integrations of the client with agent frameworks, model APIs and the Model Context Protocol.
+"""Integrations with agent frameworks, model APIs and the Model Context Protocol.
 
-Import the module of an integration by its name. It needs only the packages of its own extra, such as
+Import each integration by its module name. It needs only the packages of its own extra, for example
 `pip install '.[mcp]'` in a checkout.
 """

@@ -1,4 +1,4 @@
-"""LangChain's messages as turns, for LangGraph and for LangChain's agents."""
+"""Conversion of LangChain messages to turns, for the LangGraph and LangChain integrations."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ from session_notes.integrations._messages import after_last, field_of
 
 
 def messages_in(content: Any) -> list[BaseMessage]:
-    """Return the messages among the items of a state, in any form that LangChain accepts; skip everything else."""
+    """Return the messages in a state's list, in any form that LangChain accepts. Skip all other items."""
     messages: list[BaseMessage] = []
     for item in content if isinstance(content, Iterable) else ():
         try:
@@ -29,27 +29,27 @@ def messages_in(content: Any) -> list[BaseMessage]:
 
 
 def last_exchange(messages: list[BaseMessage]) -> list[tuple[Any, Turn]]:
-    """Return the user's last messages and the answer to them, as turns with their message ids.
+    """Return the user's last messages and the answer, as pairs of message id and turn.
 
-    Without an answer, the exchange is the user's messages alone.
+    If there is no answer yet, return only the user's messages.
     """
     answer = after_last(messages, is_from_user)
     return turns_from(messages, after_last(messages[:answer], lambda message: not _is_user_side(message)))
 
 
 def turns_from(messages: list[BaseMessage], start: int) -> list[tuple[Any, Turn]]:
-    """Return the messages from a position on as turns with their message ids, without tool calls and their results.
+    """Return the messages from `start` on, as pairs of message id and turn, without tool calls and tool results.
 
-    The results at the very end are kept: a tool with `return_direct` has given the answer.
+    Results at the very end are included, as the answer of a tool with `return_direct`.
     """
-    results = after_last(messages, lambda message: not isinstance(message, ToolMessage))
-    spoken = [message for message in messages[start:results] if is_from_user(message) or is_from_model(message)]
-    spoken += [message for message in messages[max(start, results) :] if field_of(message, "status") != "error"]
-    return [(message.id, turn_of(message)) for message in spoken]
+    end = after_last(messages, lambda message: not isinstance(message, ToolMessage))
+    exchange = [message for message in messages[start:end] if is_from_user(message) or is_from_model(message)]
+    exchange += [message for message in messages[max(start, end) :] if field_of(message, "status") != "error"]
+    return [(message.id, turn_of(message)) for message in exchange]
 
 
 def is_from_user(message: BaseMessage) -> bool:
-    """Return whether the user wrote this message, rather than the framework in the user's name."""
+    """Return whether the user wrote this message, as opposed to the framework on the user's behalf."""
     if isinstance(message, ChatMessage):
         return message.role in ("user", "human")
     return isinstance(message, HumanMessage) and not message.additional_kwargs.get("lc_source")
@@ -63,7 +63,7 @@ def is_from_model(message: BaseMessage) -> bool:
 
 
 def turn_of(message: BaseMessage) -> Turn:
-    """Return a message as a turn of the user, or else of the primary; a refusal counts as text."""
+    """Convert a message to a turn of the user or the primary. A refusal counts as text."""
     content, text = message.content, str(message.text)
     if isinstance(content, list):
         refusals = [part.get("refusal") for part in content if isinstance(part, Mapping)]
@@ -73,5 +73,5 @@ def turn_of(message: BaseMessage) -> Turn:
 
 
 def _is_user_side(message: BaseMessage) -> bool:
-    # System messages, and human messages that the framework wrote, may stand among the user's own.
+    # System messages, and human messages that the framework wrote, may be mixed in with the user's.
     return isinstance(message, SystemMessage | HumanMessage) or is_from_user(message)

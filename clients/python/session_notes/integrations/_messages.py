@@ -1,4 +1,4 @@
-"""Access to the messages of any framework: their fields, their texts, and the last one of a kind."""
+"""Framework-independent helpers for messages: fields, output text, and the position after a match."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -7,7 +7,7 @@ Item = TypeVar("Item")
 
 
 def field_of(item: Any, name: str) -> Any:
-    """Return a field of a message, which may be a mapping or an object; None if it has no such field."""
+    """Return a field of a mapping or an object; None if it has no such field."""
     return item.get(name) if isinstance(item, Mapping) else getattr(item, name, None)
 
 

@@ -18,25 +18,25 @@ from session_notes.integrations._sessions import NoSession, check_session_id, se
 log = logging.getLogger("session_notes")
 
 MAX_REMEMBERED_MESSAGES = 10_000
-"""The number of message ids that the hooks of one recorder remember, over all sessions."""
+"""The maximum number of message ids that a recorder's hooks remember, across all sessions."""
 
 
 class Recorder(Protocol):
     """A `TurnRecorder`, an `AsyncTurnRecorder`, or any object with the same `record` method."""
 
     def record(self, session_id: str, *turns: Turn, observe: bool = True) -> None:
-        """Append the turns to the transcript and then submit a run. Return at once."""
+        """Append the turns to the transcript, then submit a run. Return immediately."""
 
 
 class RecordingHook:
-    """The common part of all hooks: records the turns of a run on the session that its context belongs to.
+    """The common part of all hooks, which records the turns of a run in the session of its context.
 
     Args:
         recorder: Stores the turns and submits runs.
-        session_id: The session id, or a function that returns it for the framework's context.
+        session_id: The session id, or a function that maps the framework's context to one.
 
     Raises:
-        InvalidArgument: If the recorder has no usable `record` method, or the session is neither a string nor a plain
+        InvalidArgument: If the recorder has no usable `record` method, or `session_id` is neither a string nor a plain
             function.
     """
 
@@ -49,31 +49,31 @@ class RecordingHook:
         check_session_id(session_id)
         self._recorder = recorder
         self._session_id = session_id
-        # All hooks of a recorder share one set. Each holds the recorder, so its `id` is not reused meanwhile.
+        # All hooks of a recorder share these ids. Each hook references the recorder, so its `id` is not reused.
         self._recorded = _RECORDED.setdefault(id(recorder), _RecordedMessages())
 
     def record(self, context: Any, turns: Iterable[Turn]) -> None:
-        """Record turns on the session of a context; do nothing if there are none."""
-        if collected := tuple(turns):
-            self._recorder.record(session_of(self._session_id, context), *collected)
+        """Record turns in the session of a context. Do nothing if there are none."""
+        if new := tuple(turns):
+            self._recorder.record(session_of(self._session_id, context), *new)
 
     def after_recorded(self, context: Any, message_ids: Sequence[Any]) -> int:
-        """Return the position after the last message that is remembered as recorded; 0 if none is."""
+        """Return the position after the last message known to be recorded; 0 if there is none."""
         session_id = session_of(self._session_id, context)
         return after_last(message_ids, lambda message_id: self._recorded.contains(session_id, message_id))
 
     def record_once(self, context: Any, messages: Iterable[tuple[Any, Turn]]) -> None:
-        """Record those turns with a text whose message ids are not remembered as recorded."""
+        """Record the turns that have text and whose messages have not been recorded yet."""
         session_id = session_of(self._session_id, context)
-        spoken = [(message_id, turn) for message_id, turn in messages if turn.text.strip()]
-        if new := [turn for message_id, turn in spoken if self._recorded.add(session_id, message_id)]:
+        with_text = [(message_id, turn) for message_id, turn in messages if turn.text.strip()]
+        if new := [turn for message_id, turn in with_text if self._recorded.add(session_id, message_id)]:
             self._recorder.record(session_id, *new)
 
 
 class ErrorBoundary:
-    """A context that keeps a hook's errors out of the framework's run and logs their class.
+    """A context manager that logs the class of a hook's error and keeps it out of the framework's run.
 
-    The text and traceback of an error are not logged, since they may contain what the user said.
+    The error's message and traceback are not logged, since they may contain user data.
     """
 
     def __enter__(self) -> None:
@@ -105,7 +105,7 @@ class _RecordedMessages:
             return (session_id, message_id) in self._ids
 
     def add(self, session_id: str, message_id: object) -> bool:
-        """Remember a message. Return whether it is new; a message without an id always is."""
+        """Remember a message and return whether it is new. A message without an id is always new."""
         if not isinstance(message_id, str) or not message_id:
             return True
         key = (session_id, message_id)
@@ -119,4 +119,4 @@ class _RecordedMessages:
 
 
 _RECORDED: WeakValueDictionary[int, _RecordedMessages] = WeakValueDictionary()
-"""The recorded messages of each recorder, by the recorder's `id`."""
+"""The recorded messages of each recorder, keyed by the recorder's `id`."""

@@ -1,4 +1,4 @@
-"""The notes tool of a framework: what the model sees of it, and the session that each call reads."""
+"""The notes tool of a framework: its name and description, and the session of each call."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,7 +11,7 @@ Tool = TypeVar("Tool", bound=NotesTool | AsyncNotesTool)
 
 
 class NotesOptions(TypedDict, total=False):
-    """The options of a tool besides its client and session; meanings and defaults as for `NotesTool`."""
+    """The options of a tool besides its client and session. `NotesTool` documents them."""
 
     observer: str
     max_age: timedelta | None
@@ -21,15 +21,15 @@ class NotesOptions(TypedDict, total=False):
 
 
 class ToolBinding(Generic[Tool]):
-    """A notes tool whose session is looked up in the framework's context at each call.
+    """A notes tool that takes the session of each call from the framework's context.
 
     Args:
-        make: Makes the tool of a session: `NotesTool` or `AsyncNotesTool` with its client.
-        session_id: The session id, or a function that returns it for the framework's context.
-        options: Passed on to the tool.
+        make: Makes the tool of a session: `NotesTool` or `AsyncNotesTool`, bound to a client.
+        session_id: The session id, or a function that maps the framework's context to one.
+        options: The options of the tool.
 
     Raises:
-        InvalidArgument: If the session is neither a string nor a plain function.
+        InvalidArgument: If `session_id` is neither a string nor a plain function.
     """
 
     def __init__(
@@ -43,5 +43,5 @@ class ToolBinding(Generic[Tool]):
         self._options = options
 
     def tool_for(self, context: Any) -> Tool:
-        """Return the tool of the session that a context belongs to."""
+        """Return the tool for the session of a context."""
         return self._make(session_of(self._session_id, context), **self._options)

@@ -1,4 +1,4 @@
-"""LangChain agents: a tool that reads the notes, and middleware that records each run and submits one of the observer.
+"""LangChain agents: a tool that reads notes, and middleware that records turns and submits observer runs.
 
     >>> agent = create_agent(
     ...     model,
@@ -7,15 +7,15 @@
     ... )
     >>> agent.invoke({"messages": [("user", "...")]}, {"configurable": {"thread_id": "session-1"}})
 
-By default, the session is the agent's thread.
+By default, the thread id is the session id.
 
-At the end of a run, the middleware records in order: the human messages at the end of its input, each message of the
-model, and the results of tools with `return_direct`; a structured response as JSON. An interrupted run is recorded when
-it has been resumed and ends. `session_notes.integrations.langgraph` lists what is not recorded.
+At the end of a run, the middleware records, in order: the human messages at the end of the input, each model message,
+and the results of tools with `return_direct`. A structured response is recorded as JSON. An interrupted run is recorded
+once it has been resumed and ends. See `session_notes.integrations.langgraph` for the content that is not recorded.
 
-By the end of a run, a summary may have replaced its messages (`SummarizationMiddleware`). The middleware therefore
-keeps the run's turns in a private key of the agent's state. Callers never see this key, and a checkpointer preserves it
-over an interrupt.
+`SummarizationMiddleware` may replace messages with a summary before the run ends. The middleware therefore stores the
+run's turns under a private key of the agent's state. Callers never see this key, and a checkpointer preserves it across
+interrupts.
 """
 
 from typing import Annotated, Any, NotRequired
@@ -49,22 +49,22 @@ _TURNS = "session_notes_turns"
 
 
 class _State(AgentState[Any]):
-    """The agent's state with the turns of the run so far: the id, speaker and text of each message."""
+    """The agent's state, with the turns of the run so far: message id, speaker and text."""
 
     session_notes_turns: NotRequired[Annotated[list[list[Any]], PrivateStateAttr]]
 
 
 class ObserverMiddleware(AgentMiddleware[_State, Any]):
-    """Middleware that records the turns of each run and submits a run of the observer.
+    """Middleware that records the turns of each run, then submits an observer run.
 
     It never delays the agent, changes a message, or raises.
 
     Args:
         recorder: A `TurnRecorder` or an `AsyncTurnRecorder`.
-        session_id: The session id, or a function that returns it for the run's config.
+        session_id: The session id, or a function that maps the run's config to one.
 
     Raises:
-        InvalidArgument: If the recorder is of another kind.
+        InvalidArgument: If the recorder or the session id has the wrong type.
     """
 
     state_schema = _State
@@ -74,7 +74,7 @@ class ObserverMiddleware(AgentMiddleware[_State, Any]):
         self._hook = RecordingHook(recorder, session_id)
 
     def before_agent(self, state: _State, runtime: Runtime[Any]) -> dict[str, Any] | None:
-        """Keep the user's new messages. LangChain calls this at the start of a run."""
+        """Store the user's new messages in the state. LangChain calls this at the start of a run."""
         with ErrorBoundary():
             messages = messages_in(field_of(state, "messages"))
             start = after_last(
@@ -88,7 +88,7 @@ class ObserverMiddleware(AgentMiddleware[_State, Any]):
         return None
 
     def after_model(self, state: _State, runtime: Runtime[Any]) -> dict[str, Any] | None:
-        """Keep the model's message. LangChain calls this after each call of the model."""
+        """Store the model's message in the state. LangChain calls this after each model call."""
         with ErrorBoundary():
             messages = messages_in(field_of(state, "messages"))
             if (last := next((message for message in reversed(messages) if is_from_model(message)), None)) is not None:
@@ -102,27 +102,29 @@ class ObserverMiddleware(AgentMiddleware[_State, Any]):
             exchange = last_exchange(messages)
             structured = field_of(state, "structured_response")
             if structured is not None and messages and isinstance(messages[-1], ToolMessage):
-                # This tool result only confirms that a response exists.
+                # The tool result is only a confirmation. The structured response is the answer.
                 exchange[-1:] = [(messages[-1].id, Turn("primary", output_text(structured)))]
             ids = [entry[0] for entry in entries]
             new = exchange[after_last(exchange, lambda message: message[0] in ids) :]
-            # Prefer a message's present text: other middleware may have removed personal data from it.
-            present = {message.id: turn_of(message) for message in messages if message.id}
-            turns = [(key, present.get(key, Turn(speaker, text))) for key, speaker, text in entries]
+            # Record the current text of a message: other middleware may have redacted personal data.
+            current = {message.id: turn_of(message) for message in messages if message.id}
+            turns = [
+                (message_id, current.get(message_id, Turn(speaker, text))) for message_id, speaker, text in entries
+            ]
             self._hook.record_once(get_config(), [*turns, *new])
             return {_TURNS: []}
         return None
 
     async def abefore_agent(self, state: _State, runtime: Runtime[Any]) -> dict[str, Any] | None:
-        """Do the same in the event loop, so that an `AsyncTurnRecorder` can be used."""
+        """Run `before_agent` in the event loop, as an `AsyncTurnRecorder` requires."""
         return self.before_agent(state, runtime)
 
     async def aafter_model(self, state: _State, runtime: Runtime[Any]) -> dict[str, Any] | None:
-        """Do the same in the event loop."""
+        """Run `after_model` in the event loop."""
         return self.after_model(state, runtime)
 
     async def aafter_agent(self, state: _State, runtime: Runtime[Any]) -> dict[str, Any] | None:
-        """Do the same in the event loop."""
+        """Run `after_agent` in the event loop."""
         return self.after_agent(state, runtime)
 
 

@@ -1,4 +1,4 @@
-"""LangGraph: a tool that reads the notes, and a node that records each exchange and submits a run of the observer.
+"""LangGraph: a tool that reads notes, and a node that records exchanges and submits observer runs.
 
     >>> graph = StateGraph(MessagesState)
     >>> graph.add_node("agent", create_agent(model, [notes_tool(primary, max_turns_behind=2)]))
@@ -7,21 +7,21 @@
     >>> graph.add_edge("agent", "observe")
     >>> graph.compile().invoke({"messages": [("user", "...")]}, {"configurable": {"thread_id": "session-1"}})
 
-By default, the session is the graph's thread.
+By default, the thread id is the session id.
 
-When the graph reaches the node, it records from `messages`, in order:
+When the graph reaches the node, the node records from `messages`, in order:
 
-- The user's turn: all human messages directly before the model's last messages. System messages may stand between or
-  after them. Earlier messages are history.
-- Each message of the model since then, including text before a tool call, and refusals.
-- Results of tools at the very end, which are the answer of a tool with `return_direct`.
+- The user's messages: all human messages directly before the model's last messages, even with system messages between
+  or after them. Earlier messages are history.
+- Each model message since then, including text before a tool call, and refusals.
+- Tool results at the very end, as the answer of a tool with `return_direct`.
 
-A message is recorded once, even if the graph reaches several nodes or is resumed: all nodes of one recorder remember
-the ids of recorded messages. If one of the messages is remembered, everything after it is recorded. Put the node where
-an exchange ends, for example before an `interrupt()` that asks the user.
+All nodes of a recorder share the ids of recorded messages. A message is therefore recorded once, even if the graph
+reaches several nodes or is resumed. If `messages` contains recorded messages, the node records everything after the
+last one. Place the node where an exchange ends, for example before an `interrupt()` that asks the user.
 
-Tool calls, other results, reasoning, images and human messages that the framework wrote (`lc_source`, such as a
-summary) are not recorded.
+Not recorded: tool calls, other tool results, reasoning, images, and human messages that the framework wrote, such as
+summaries (`lc_source`).
 """
 
 from collections.abc import Callable
@@ -46,11 +46,11 @@ except ImportError as error:
     raise missing_extra(__name__, error) from error
 
 SessionId = str | Callable[[RunnableConfig], str]
-"""A session id, or a function that returns it for a run's config."""
+"""A session id, or a function that maps a run's config to one."""
 
 
 def thread_id(config: RunnableConfig) -> str:
-    """Return the id of the graph's thread, which is the session id by default.
+    """Return the thread id of a config, which is the default session id.
 
     Raises:
         InvalidArgument: If the config has no thread id.
@@ -64,19 +64,19 @@ def thread_id(config: RunnableConfig) -> str:
 def notes_tool(
     client: PrimaryClient | AsyncPrimaryClient, session_id: SessionId = thread_id, **options: Unpack[NotesOptions]
 ) -> StructuredTool:
-    """Make a tool for an agent or a `ToolNode` that reads the notes on the session.
+    """Make a tool that reads a session's notes, for an agent or a `ToolNode`.
 
-    The model cannot choose another session. Results are those of `NotesTool`: during an outage,
-    `{"ready": False, "reason": "unavailable"}`.
+    The model cannot choose the session. The results are those of `NotesTool`, including
+    `{"ready": False, "reason": "unavailable"}` during an outage.
 
     Args:
-        client: Reads the notes. A `PrimaryClient` serves `invoke`, and `ainvoke` in a thread. An `AsyncPrimaryClient`
-            serves `ainvoke` only, in the loop that it was opened in.
-        session_id: The session id, or a function that returns it for the run's config.
+        client: Reads the notes. A `PrimaryClient` supports `invoke`, and `ainvoke` in a thread. An `AsyncPrimaryClient`
+            supports only `ainvoke`, in the event loop in which it was opened.
+        session_id: The session id, or a function that maps the run's config to one.
         **options: Options of `NotesTool`: `observer`, `max_age`, `max_turns_behind`, `name`, `description`.
 
     Raises:
-        InvalidArgument: If the client is of another class.
+        InvalidArgument: If the client or the session id has the wrong type.
     """
     check_client(client, PrimaryClient, AsyncPrimaryClient)
     if isinstance(client, PrimaryClient):
@@ -98,16 +98,16 @@ def notes_tool(
 
 
 class ObserverNode(Runnable[Any, None]):
-    """A node that records the last exchange in `messages` and submits a run of the observer.
+    """A node that records the new messages in `messages`, then submits an observer run.
 
     It never delays the graph, changes its state, or raises.
 
     Args:
         recorder: A `TurnRecorder` or an `AsyncTurnRecorder`.
-        session_id: The session id, or a function that returns it for the run's config.
+        session_id: The session id, or a function that maps the run's config to one.
 
     Raises:
-        InvalidArgument: If the recorder is of another kind.
+        InvalidArgument: If the recorder or the session id has the wrong type.
     """
 
     def __init__(self, recorder: Recorder, session_id: SessionId = thread_id) -> None:
@@ -118,12 +118,12 @@ class ObserverNode(Runnable[Any, None]):
         with ErrorBoundary():
             context = ensure_config(config)
             messages = messages_in(input if isinstance(input, list | tuple) else field_of(input, "messages"))
-            # Several exchanges may be new: after an interrupt that asked the user, or a run that failed.
+            # Several exchanges may be new, for example after an interrupt that asked the user or after a failed run.
             start = self._hook.after_recorded(context, [message.id for message in messages])
             self._hook.record_once(context, turns_from(messages, start) if start else last_exchange(messages))
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> None:
-        """Do the same in the event loop, so that an `AsyncTurnRecorder` can be used."""
+        """Run `invoke` in the event loop, as an `AsyncTurnRecorder` requires."""
         self.invoke(input, config)
 
     __call__ = invoke

@@ -1,4 +1,4 @@
-"""OpenAI Agents SDK: a tool that reads the notes, and hooks that record each run and submit one of the observer.
+"""OpenAI Agents SDK: a tool that reads notes, and hooks that record turns and submit observer runs.
 
 >>> agent = Agent(
 ...     name="Support",
@@ -8,18 +8,18 @@
 >>> hooks = ObserverHooks(recorder, lambda run: run.context.session_id)
 >>> await Runner.run(agent, "I want my money back.", context=caller, hooks=hooks)
 
-Once a run has its final output, the hooks record in order:
+Once a run has its final output, the hooks record, in order:
 
-- The user's turn: all messages of the user at the end of the input. Developer and system messages may follow them.
-  Messages before an answer or a tool call are history. Messages that no run has answered are recorded with the next run
-  that has them in its input.
-- Each message of every agent, including text before a tool call or a handoff, and refusals.
-- The final output, unless it is the last of these messages. It is a tool's result if the tool ends the run
-  (`tool_use_behavior`), and JSON if it is structured.
+- The user's messages at the end of the input, even with developer or system messages between or after them. Messages
+  before an answer or a tool call are history. Unanswered messages are recorded with the next run whose input contains
+  them.
+- The messages of every agent, including text before a tool call or a handoff, and refusals.
+- The final output, unless it repeats the last of these messages. If a tool ends the run (`tool_use_behavior`), the
+  output is the tool's result. Structured output is recorded as JSON.
 
-Tool calls and their results, reasoning, images, files, the history that a handoff nests in a message, and agents that
-run as tools are not recorded. The SDK calls its hooks before output guardrails. An answer that a guardrail rejects is
-therefore recorded.
+Not recorded: tool calls and their results, reasoning, images, files, history that a handoff nests in a message, and
+agents that run as tools. The SDK calls its hooks before output guardrails, so an answer that a guardrail rejects is
+recorded.
 """
 
 import weakref
@@ -43,22 +43,22 @@ except ImportError as error:
     raise missing_extra(__name__, error) from error
 
 SessionId = str | Callable[[RunContextWrapper[Any]], str]
-"""A session id, or a function that returns it for a run's context."""
+"""A session id, or a function that maps a run's context to one."""
 
 
 def notes_tool(client: AsyncPrimaryClient, session_id: SessionId, **options: Unpack[NotesOptions]) -> FunctionTool:
-    """Make a tool for `Agent(tools=[...])` that reads the notes on the session.
+    """Make a tool that reads a session's notes, for `Agent(tools=[...])`.
 
-    The model cannot choose another session. Results are those of `AsyncNotesTool`, as JSON: during an outage,
-    `{"ready": false, "reason": "unavailable"}`.
+    The model cannot choose the session. The results are those of `AsyncNotesTool`, as JSON, including
+    `{"ready": false, "reason": "unavailable"}` during an outage.
 
     Args:
-        client: Reads the notes; opened in the loop that the agent runs in.
-        session_id: The session id, or a function that returns it for the run's context.
+        client: Reads the notes. Open it in the event loop in which the agent runs.
+        session_id: The session id, or a function that maps the run's context to one.
         **options: Options of `AsyncNotesTool`: `observer`, `max_age`, `max_turns_behind`, `name`, `description`.
 
     Raises:
-        InvalidArgument: If the client is not an `AsyncPrimaryClient`.
+        InvalidArgument: If the client is not an `AsyncPrimaryClient`, or the session id has the wrong type.
     """
     check_client(client, AsyncPrimaryClient)
     binding = ToolBinding(partial(AsyncNotesTool, client), session_id, options)
@@ -75,17 +75,17 @@ def notes_tool(client: AsyncPrimaryClient, session_id: SessionId, **options: Unp
 
 
 class ObserverHooks(RunHooks[Any]):
-    """Hooks that record the turns of each run and then submit a run of the observer.
+    """Hooks that record the turns of each run, then submit an observer run.
 
-    They never delay a run, change it, or raise. Pass them to `Runner.run(..., hooks=...)`; one object serves any number
-    of concurrent runs. A run without a final output is not recorded.
+    They never delay a run, change it, or raise. Pass them to `Runner.run(..., hooks=...)`. One object can serve any
+    number of concurrent runs. A run without a final output is not recorded.
 
     Args:
         recorder: A `TurnRecorder` or an `AsyncTurnRecorder`.
-        session_id: The session id, or a function that returns it for the run's context.
+        session_id: The session id, or a function that maps the run's context to one.
 
     Raises:
-        InvalidArgument: If the recorder is of another kind.
+        InvalidArgument: If the recorder or the session id has the wrong type.
     """
 
     def __init__(self, recorder: Recorder, session_id: SessionId) -> None:
@@ -93,7 +93,7 @@ class ObserverHooks(RunHooks[Any]):
         self._runs = _Runs()
 
     async def on_agent_start(self, context: AgentHookContext[Any], agent: Agent[Any]) -> None:
-        """Begin a run. The SDK calls this at the start of a run and after each handoff."""
+        """Begin a run, or continue it after a handoff."""
         with ErrorBoundary():
             self._runs.start(context, agent)
 
@@ -107,7 +107,7 @@ class ObserverHooks(RunHooks[Any]):
     async def on_llm_start(
         self, context: RunContextWrapper[Any], agent: Agent[Any], system_prompt: str | None, input_items: list[Any]
     ) -> None:
-        """Add the earlier messages of a resumed run. The SDK calls this before each call of a model."""
+        """Add the earlier messages of a resumed run. The SDK calls this before each model call."""
         with ErrorBoundary():
             if run := self._runs.get(context):
                 run.add_input(input_items)
@@ -140,7 +140,7 @@ class _Run:
     model_called: bool = False
 
     def add_input(self, items: Sequence[Any]) -> None:
-        """Add the messages from before a pause for an approval: the first call of a resumed run has them as input."""
+        """Add the messages from before a pause for approval, which are in the input of a resumed run's first call."""
         if self.prompts and not self.model_called:
             start = after_last(items, lambda item: field_of(item, "role") == "user")
             self.messages = _message_texts(items[start:]) if start else []
@@ -152,9 +152,9 @@ class _Run:
         self.calling = any(field_of(item, "type") == "function_call" for item in response.output)
 
     def turns(self, output: Any) -> list[Turn]:
-        """Return the run with its final output as turns, without empty ones."""
+        """Return the turns of the run with its final output, without empty turns."""
         messages, answer = list(self.messages), output_text(output)
-        # Unless a tool ended the run, the output repeats the last message. If structured, the message is the raw JSON.
+        # Unless a tool ended the run, the output repeats the last message, which is raw JSON if it is structured.
         if messages and (messages[-1] == answer or not (self.calling or isinstance(output, str))):
             messages.pop()
         turns = [Turn("user", text) for text in self.prompts]
@@ -163,21 +163,21 @@ class _Run:
 
 
 class _Runs:
-    """The runs in flight, identified by their `usage`: the only object that all hooks of a run receive."""
+    """The runs in flight, identified by their `usage`, the only object that all hooks of a run receive."""
 
     def __init__(self) -> None:
         self._runs: dict[int, tuple[weakref.ref[Usage], _Run]] = {}
 
     def get(self, context: RunContextWrapper[Any]) -> _Run | None:
-        """Return the run of a context; None if its start was not seen."""
+        """Return the run of a context; None if its start was missed."""
         entry = self._runs.get(id(context.usage))
         return entry[1] if entry else None
 
     def start(self, context: AgentHookContext[Any], agent: Agent[Any]) -> None:
-        """Begin a run, unless the agent takes over an existing one or runs as a tool of its agent."""
+        """Begin a run, unless the agent takes over an existing run or is a tool of that run's agent."""
         run = self.get(context)
         if run and run.handed_over:
-            # Keep the prompts: the input of the next agent may have them only in a nested history.
+            # Keep the prompts: the next agent's input may contain them only in nested history.
             run.agent, run.handed_over = agent, False
         elif not run or not run.calling or run.agent is agent:
             self._put(context, _Run(agent, _unanswered(context.turn_input)))
@@ -188,7 +188,7 @@ class _Runs:
 
     def _put(self, context: RunContextWrapper[Any], run: _Run) -> None:
         key = id(context.usage)
-        # The weak reference also drops a run that fails, for which the SDK calls no last hook.
+        # The SDK calls no final hook for a failed run. The weak reference drops that run.
         self._runs[key] = (weakref.ref(context.usage, lambda _: self._runs.pop(key, None)), run)
 
 
@@ -199,7 +199,7 @@ def _message_texts(items: Sequence[Any]) -> list[str]:
 
 
 def _unanswered(items: Sequence[Any]) -> list[str]:
-    """Return the user's messages after the last answer: with an SDK session, the input is the whole conversation."""
+    """Return the user's messages after the last answer. With an SDK session, the input is the whole conversation."""
     start = after_last(items, lambda item: field_of(item, "role") not in ("user", "developer", "system"))
     return [_text(field_of(item, "content"), "\n") for item in items[start:] if field_of(item, "role") == "user"]
 

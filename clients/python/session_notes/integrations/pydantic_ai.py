@@ -1,4 +1,4 @@
-"""Pydantic AI: a tool that reads the notes, and a capability that records each run and submits one of the observer.
+"""Pydantic AI: a tool that reads notes, and a capability that records turns and submits observer runs.
 
 >>> agent = Agent(
 ...     "openai:gpt-5",
@@ -8,17 +8,17 @@
 ... )
 >>> await agent.run("I want my money back.", deps=Caller("session-1"))
 
-At the end of a run, the capability records in order:
+At the end of a run, the capability records, in order:
 
-- The user's turn: each text of the prompt, including `TextContent`; unanswered messages of the user at the end of
-  `message_history`; and messages that the run received while it was in flight.
+- The user's messages: unanswered ones at the end of `message_history`, each text of the prompt, including
+  `TextContent`, and messages that arrive during the run.
 - The text of each response, including text before a tool call.
-- The output. It replaces the text that it was made from; the output of a tool follows that text. Structured output is
-  recorded as JSON.
+- The output, in place of the response text from which it was made. A tool's output comes after that text. Structured
+  output is recorded as JSON.
 
-Tool calls and their results, thinking, images, files, instructions, the request for an approval
-(`DeferredToolRequests`), and responses that an output validator rejected are not recorded. The transcripts of a
-realtime session are recorded when it ends. An answer that the user interrupted has `extra={"interrupted": True}`.
+Not recorded: tool calls and their results, thinking, images, files, instructions, approval requests
+(`DeferredToolRequests`), and responses that an output validator rejected. The transcripts of a realtime session are
+recorded when it ends. An answer that the user interrupted has `extra={"interrupted": True}`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -55,22 +55,22 @@ except ImportError as error:
     raise missing_extra(__name__, error) from error
 
 SessionId = str | Callable[[RunContext[Any]], str]
-"""A session id, or a function that returns it for a run's context, such as from its `deps`."""
+"""A session id, or a function that maps a run's context, such as its `deps`, to one."""
 
 
 def notes_tool(client: AsyncPrimaryClient, session_id: SessionId, **options: Unpack[NotesOptions]) -> Tool[Any]:
-    """Make a tool for `Agent(tools=[...])` that reads the notes on the session.
+    """Make a tool that reads a session's notes, for `Agent(tools=[...])`.
 
-    The model cannot choose another session. Results are those of `AsyncNotesTool`: during an outage,
-    `{"ready": False, "reason": "unavailable"}`.
+    The model cannot choose the session. The results are those of `AsyncNotesTool`, including
+    `{"ready": False, "reason": "unavailable"}` during an outage.
 
     Args:
-        client: Reads the notes; opened in the loop that the agent runs in.
-        session_id: The session id, or a function that returns it for the run's context.
+        client: Reads the notes. Open it in the event loop in which the agent runs.
+        session_id: The session id, or a function that maps the run's context to one.
         **options: Options of `AsyncNotesTool`: `observer`, `max_age`, `max_turns_behind`, `name`, `description`.
 
     Raises:
-        InvalidArgument: If the client is not an `AsyncPrimaryClient`.
+        InvalidArgument: If the client is not an `AsyncPrimaryClient`, or the session id has the wrong type.
     """
     check_client(client, AsyncPrimaryClient)
     binding = ToolBinding(partial(AsyncNotesTool, client), session_id, options)
@@ -88,16 +88,16 @@ def notes_tool(client: AsyncPrimaryClient, session_id: SessionId, **options: Unp
 
 
 class Observed(AbstractCapability[Any]):
-    """A capability that records the turns of each run and then submits a run of the observer.
+    """A capability that records the turns of each run, then submits an observer run.
 
     It never delays a run, changes it, or raises. A run without a result is not recorded.
 
     Args:
         recorder: A `TurnRecorder` or an `AsyncTurnRecorder`.
-        session_id: The session id, or a function that returns it for the run's context.
+        session_id: The session id, or a function that maps the run's context to one.
 
     Raises:
-        InvalidArgument: If the recorder is of another kind.
+        InvalidArgument: If the recorder or the session id has the wrong type.
     """
 
     def __init__(self, recorder: Recorder, session_id: SessionId) -> None:
@@ -105,9 +105,9 @@ class Observed(AbstractCapability[Any]):
         self._unanswered: list[Turn] = []
 
     async def for_run(self, ctx: RunContext[Any]) -> "Observed":
-        """Keep the unanswered messages of the history. Pydantic AI calls this before a run.
+        """Return a copy for one run, with the unanswered messages of the history. Pydantic AI calls this before a run.
 
-        They are kept as received: a history processor may later put a summary in front of the prompt.
+        The messages are copied now, because a history processor may later insert a summary before the prompt.
         """
         observed = copy(self)
         with ErrorBoundary():
@@ -115,20 +115,20 @@ class Observed(AbstractCapability[Any]):
         return observed
 
     async def after_run(self, ctx: RunContext[Any], *, result: AgentRunResult[Any]) -> AgentRunResult[Any]:
-        """Record the run. Pydantic AI calls this with its result."""
+        """Record the run. Pydantic AI calls this with the run's result."""
         with ErrorBoundary():
             self._hook.record(ctx, _turns(self._unanswered, ctx.prompt, result))
         return result
 
 
 def _turns(unanswered: list[Turn], prompt: Any, result: AgentRunResult[Any]) -> list[Turn]:
-    """Return the turns of a run, after the earlier messages that were not answered."""
+    """Return the turns of a run, starting with the unanswered messages."""
     new = result.new_messages()
     # Messages that a history processor inserted, such as a summary, have no run id.
     new = [message for message in new if message.run_id] or new
     prompts = [part for message in new for part in message.parts if isinstance(part, UserPromptPart)]
     sent = next((part for part in prompts if part.content == prompt), prompts[0] if prompt and prompts else None)
-    # The prompt as the application gave it: a processor may have changed the part that was sent.
+    # Record the application's prompt: a history processor may have changed the part that was sent.
     turns = [*unanswered, *_prompt_turns(prompt)]
     for number, message in enumerate(new):
         if isinstance(message, ModelRequest):
@@ -168,32 +168,32 @@ def _response_turns(response: ModelResponse) -> Iterator[Turn]:
                 "primary", part.content, extra={"interrupted": True} if part.interrupted_at_ms is not None else {}
             )
         elif text:
-            # The model resumes after a tool that the provider ran: a turn ends before the tool.
+            # The provider ran a tool, and the model resumes after it. The turn ends before the tool.
             yield Turn("primary", text)
             text = ""
     yield Turn("primary", text)
 
 
 def _with_output(turns: list[Turn], new: Sequence[ModelMessage], output: Any) -> list[Turn]:
-    """Return the turns with the run's output, in place of the response text that it was made from."""
+    """Return the turns with the run's output, instead of the response text from which it was made."""
     if isinstance(output, DeferredToolRequests | BinaryContent):
         return turns
     answer = output_text(output)
     last = next((message for message in reversed(new) if isinstance(message, ModelResponse)), None)
-    spoken = [turn for turn in turns if turn.text.strip()]
+    with_text = [turn for turn in turns if turn.text.strip()]
     if not answer.strip() or last is None or any(isinstance(part, SpeechPart) for part in last.parts):
-        return spoken
-    made_of_text = any(isinstance(part, TextPart) for part in last.parts) and not any(
+        return with_text
+    made_from_text = any(isinstance(part, TextPart) for part in last.parts) and not any(
         isinstance(part, ToolCallPart) for part in last.parts
     )
-    if spoken and spoken[-1].speaker == "primary" and (made_of_text or spoken[-1].text == answer):
-        spoken.pop()
-    return [*spoken, Turn("primary", answer)]
+    if with_text and with_text[-1].speaker == "primary" and (made_from_text or with_text[-1].text == answer):
+        with_text.pop()
+    return [*with_text, Turn("primary", answer)]
 
 
 def _is_rejected(later: Sequence[ModelMessage]) -> bool:
-    """Return whether the run asked for another response, given the messages after this one."""
-    # Without a tool call, only this feedback makes a run ask for another response.
+    """Return whether the run rejected a response, given the messages after it."""
+    # Besides tool calls, only this feedback makes a run request another response.
     return bool(later) and any(
         part.part_kind == "retry-feedback" or (part.part_kind == "retry-prompt" and part.tool_name is None)
         for part in later[0].parts

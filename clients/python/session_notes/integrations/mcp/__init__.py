@@ -1,6 +1,6 @@
 """An MCP server for a sidecar: read-only tools and resources for notes and sessions.
 
-The command `session-notes mcp` runs it. In a program, over stdio:
+The command `session-notes mcp` runs it. To run it in a program, over stdio:
 
     >>> async with AsyncPrimaryClient() as client:
     ...     await serve_stdio(notes_server(client, session_id="session-1"))
@@ -30,19 +30,19 @@ from session_notes.integrations.mcp._tools import make_tools
 __all__ = ["notes_server", "serve_http", "serve_stdio"]
 
 _INSTRUCTIONS = (
-    "Notes of background observers on conversations with users, and the stored data on these conversations. "
-    "Everything is read-only. Notes can be out of date: each reading has its age, the number of turns since, and "
-    "whether it is within the requested bounds."
+    "Background observers' notes on conversations with users, and the stored data on these conversations. Everything "
+    "is read-only. Notes can be out of date: each reading reports their age, the number of turns since, and whether "
+    "they are within the requested bounds."
 )
 
 
 def notes_server(client: AsyncPrimaryClient, *, session_id: str | None = None) -> "Server[Any]":
-    """Make a server of the package `mcp`, for any of its transports.
+    """Make a `Server` of the package `mcp`, for any of its transports.
 
     Args:
-        client: Reads from the sidecar; open while the server runs.
-        session_id: The only session to serve; the tools then take no id, and no other session can be read. None: all
-            sessions; the model passes the id.
+        client: Reads from the sidecar. It must be open while the server runs.
+        session_id: The only session to serve. The tools then take no session id. None: all sessions, and the model
+            passes the id.
 
     Raises:
         InvalidArgument: If the client is not an `AsyncPrimaryClient`.
@@ -58,7 +58,7 @@ def notes_server(client: AsyncPrimaryClient, *, session_id: str | None = None) -
     async def call_tool(_: Any, request: types.CallToolRequestParams) -> types.CallToolResult:
         tool = tools.get(request.name)
         if tool is None:
-            raise MCPError(types.INVALID_PARAMS, "no such tool; tools/list returns the available ones")
+            raise MCPError(types.INVALID_PARAMS, "no such tool; tools/list returns the available tools")
         return await tool.call(request.arguments or {})
 
     async def list_resources(_: Any, __: Any) -> types.ListResourcesResult:

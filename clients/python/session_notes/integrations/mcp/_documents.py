@@ -1,13 +1,13 @@
-"""JSON documents for models and their hosts: each a type, which is also its schema, and its conversion.
+"""JSON documents for models and their hosts: types, which also define the schemas, and conversions.
 
-As in `Reading.as_tool_result`, empty and unknown values are left out.
+As in `Reading.as_tool_result`, empty and unknown values are omitted.
 """
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, NotRequired, TypeAlias
 
 from pydantic import Field
-from typing_extensions import TypedDict  # typing's own has no schema before Python 3.12
+from typing_extensions import TypedDict  # before Python 3.12, pydantic rejects typing.TypedDict
 
 from session_notes import Reading, Run, Session, SessionSummary, Turn
 from session_notes._types import notes_as_dict
@@ -15,7 +15,7 @@ from session_notes._types import notes_as_dict
 Document: TypeAlias = dict[str, Any]
 """A document of one of the types below."""
 
-Time = Annotated[str, Field(description="A time of the store's clock, in RFC 3339 and UTC.")]
+Time = Annotated[str, Field(description="A time by the store's clock, as RFC 3339 in UTC.")]
 
 
 class IssueDocument(TypedDict):
@@ -23,13 +23,13 @@ class IssueDocument(TypedDict):
 
     text: str
     severity: NotRequired[Annotated[str, Field(description="info, warning or critical")]]
-    turn: NotRequired[Annotated[int, Field(description="The number of the turn it is about, counted from 1.")]]
+    turn: NotRequired[Annotated[int, Field(description="The number of the affected turn, counted from 1.")]]
 
 
 class NotesDocument(TypedDict):
-    """The conclusions of an observer."""
+    """An observer's conclusions."""
 
-    coverage: NotRequired[Annotated[dict[str, float], Field(description="Topic: share covered, 0 to 1.")]]
+    coverage: NotRequired[Annotated[dict[str, float], Field(description="Share covered of each topic, 0 to 1.")]]
     issues: NotRequired[list[IssueDocument]]
     follow_up_suggestions: NotRequired[list[str]]
     summary: NotRequired[str]
@@ -79,26 +79,26 @@ class SessionDocument(TypedDict):
 
     session_id: str
     fields: Annotated[dict[str, Any], Field(description="The application's own data on the conversation.")]
-    version: Annotated[int, Field(description="The number of updates of the fields.")]
+    version: Annotated[int, Field(description="The number of times that the fields were updated.")]
     turn_count: Annotated[int, Field(description="The number of turns ever appended.")]
     turns: NotRequired[Annotated[list[TurnDocument], Field(description="The last turns, oldest first.")]]
-    notes: Annotated[dict[str, ReadingDocument], Field(description="Observer: its current notes.")]
+    notes: Annotated[dict[str, ReadingDocument], Field(description="The current notes of each observer.")]
     create_time: Time
     update_time: Time
     expires_in_seconds: NotRequired[float]
 
 
 class RunDocument(TypedDict):
-    """An analysis of the conversation by an observer."""
+    """An observer's analysis of the conversation."""
 
     number: Annotated[int, Field(description="Newer runs have higher numbers.")]
     run_id: str
     observer: str
     state: Annotated[str, Field(description="running, written, superseded, failed or abandoned")]
-    observed_turn: NotRequired[Annotated[int, Field(description="The number of turns in its copy.")]]
+    observed_turn: NotRequired[Annotated[int, Field(description="The number of turns that the run has seen.")]]
     begin_time: NotRequired[Time]
     end_time: NotRequired[Time]
-    failure: NotRequired[Annotated[str, Field(description="Why it failed, for the operators of the observer.")]]
+    failure: NotRequired[Annotated[str, Field(description="Why the run failed, for the observer's operators.")]]
     notes: NotRequired[NotesDocument]
 
 
@@ -118,7 +118,7 @@ class SummaryDocument(TypedDict):
 
 
 class SummariesDocument(TypedDict):
-    """The sessions that are stored."""
+    """Stored sessions."""
 
     sessions: list[SummaryDocument]
     more: Annotated[bool, Field(description="Whether more sessions exist.")]

@@ -1,4 +1,4 @@
-"""Errors of reads, and the fixed texts that a model or its host gets for them."""
+"""Read errors, and their descriptions for a model or its host."""
 
 import logging
 
@@ -8,11 +8,11 @@ log = logging.getLogger(__name__)
 
 
 class NoSuchSession(Exception):
-    """The session was never written to, has expired or was deleted, or the address is not that of a session."""
+    """The session was never written to, has expired or was deleted, or the URI is not that of a session."""
 
 
 def describe_error(error: Exception) -> str:
-    """Return the text for a failed read: fixed words or those of the sidecar, never an arbitrary exception's."""
+    """Return the text for a failed read: a fixed text or the sidecar's, never that of an arbitrary exception."""
     match error:
         case NoSuchSession():
             return "no such session; check the id"
@@ -21,7 +21,7 @@ def describe_error(error: Exception) -> str:
         case Unavailable():
             return "the session-notes sidecar cannot be reached; continue without it"
         case Unauthenticated() | PermissionDenied():
-            return "this MCP server is not allowed to read that: its own token or certificate does not permit it"
+            return "this MCP server is not allowed to read this data: its own token or certificate does not permit it"
     reason = error.reason if isinstance(error, SessionNotesError) else ""
     log.error("a read failed: %s %s", type(error).__name__, reason)
     return "session-notes failed with an internal error; continue without it"

@@ -1,4 +1,4 @@
-"""Streamable HTTP: serves on one socket, checks bearer tokens, and rejects the pages of other sites."""
+"""Streamable HTTP, with bearer tokens and protection against web pages of other sites."""
 
 import os
 import signal
@@ -29,16 +29,15 @@ async def serve_http(
     tls_cert: str | os.PathLike[str] | None = None,
     tls_key: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then finish the calls in flight. Only for a process's main thread.
+    """Serve until SIGTERM or SIGINT, then finish the calls in flight. Must run in the main thread.
 
     Args:
-        server: The server.
+        server: The MCP server.
         listener: A listening socket.
-        hosts: The names that callers may use for this machine besides those of loopback, without a port. Requests for
-            other names are rejected: a web page can make a browser call any address under a name of the page's own
-            domain (DNS rebinding).
-        accepts_token: Returns whether a bearer token may call; None: every caller may, without a token.
-        tls_cert: The certificate for TLS, a PEM file; None: no TLS.
+        hosts: Host names that callers may use besides the loopback names, without a port. Requests for other names are
+            rejected, to prevent DNS rebinding: a web page can point a name of its own domain to any address.
+        accepts_token: Returns whether a bearer token is accepted. None: callers need no token.
+        tls_cert: The certificate for TLS, a PEM file. None: no TLS.
         tls_key: The certificate's private key.
     """
     names = [*_LOOPBACK, *hosts]
@@ -46,7 +45,7 @@ async def serve_http(
     names += [f"{name}:*" for name in names]
     app: ASGIApp = server.streamable_http_app(
         streamable_http_path=PATH,
-        # Every call is a read that returns at once, so there is no state to keep between requests.
+        # Every call is a read that returns immediately, so no state is kept between requests.
         stateless_http=True,
         json_response=True,
         transport_security=TransportSecuritySettings(
@@ -85,7 +84,7 @@ class _TokenCheck:
             scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not self._accepts_token(token.strip()):
                 rejection = PlainTextResponse(
-                    "send a bearer token of the role primary or admin\n", 401, {"WWW-Authenticate": "Bearer"}
+                    "send a bearer token with the role primary or admin\n", 401, {"WWW-Authenticate": "Bearer"}
                 )
                 await rejection(scope, receive, send)
                 return

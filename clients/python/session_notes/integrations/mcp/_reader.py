@@ -1,4 +1,4 @@
-"""Reads from a sidecar, as documents, for the tools and the resources."""
+"""A reader of notes, sessions and runs, for the tools and resources."""
 
 from datetime import timedelta
 
@@ -8,11 +8,11 @@ from session_notes.integrations.mcp._documents import Document
 from session_notes.integrations.mcp._errors import NoSuchSession
 
 MAX_LISTED = 100
-"""The most sessions in a listing: it is for orientation, and a store may hold a million."""
+"""The maximum number of sessions in a listing. A listing is for orientation; a store may contain a million sessions."""
 
 
 class Reader:
-    """Reads notes, sessions and runs through a client."""
+    """Reads notes, sessions and runs with a client, and returns them as documents."""
 
     def __init__(self, client: AsyncPrimaryClient) -> None:
         self._client = client
@@ -60,7 +60,7 @@ class Reader:
         runs: list[Document] = []
         token = ""
         while True:
-            # The public primary client has no method for ListRuns, which is for debugging; its role permits the call.
+            # ListRuns is for debugging, so `AsyncPrimaryClient` has no method for it. Its role permits the call.
             call = _notes_calls.list_runs(session_id, observer, include_notes, 0, token)
             page, token = await self._client._transport.send(call, None, DEFAULT_STATE_TIMEOUT)
             runs += [_documents.run_document(run) for run in page]
@@ -69,7 +69,7 @@ class Reader:
 
     async def sessions(self) -> Document:
         """Return a `SummariesDocument` of at most `MAX_LISTED` sessions."""
-        # Keyed by id: a session that changes during the listing can be in it twice.
+        # Keyed by id, since a session that changes during the listing can appear in it twice.
         summaries: dict[str, Document] = {}
         async for summary in self._client.list_sessions(page_size=MAX_LISTED):
             if summary.session_id not in summaries and len(summaries) == MAX_LISTED:

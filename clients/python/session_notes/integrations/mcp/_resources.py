@@ -1,4 +1,4 @@
-"""MCP resources: the addresses of sessions, transcripts and notes."""
+"""MCP resources: URIs for sessions, transcripts and notes."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from session_notes.integrations.mcp._reader import Reader
 
 _JSON = "application/json"
 _SESSIONS = "session-notes://sessions/"
-_ADDRESS = re.compile(
+_URI = re.compile(
     re.escape(_SESSIONS) + "(?P<session>[^/?#]+)(?:/(?P<transcript>transcript)|/notes/(?P<observer>[^/?#]+))?"
 )
 
@@ -33,7 +33,7 @@ class Resources:
     async def list_all(self) -> list[types.Resource]:
         """Return one resource per session, or all resources of the only session.
 
-        Without the permission to list sessions, return none; a host can still use the templates.
+        If the client may not list sessions, return none. A host can still use the templates.
         """
         if self._session_id is not None:
             return [
@@ -51,43 +51,42 @@ class Resources:
         ]
 
     def templates(self) -> list[types.ResourceTemplate]:
-        """Return the forms of all addresses."""
+        """Return a template for each kind of URI."""
         session = "{session_id}" if self._session_id is None else quote(self._session_id, safe="")
-        forms = [("/notes/{observer}", "notes", "An observer's current notes on a session, with their age.")]
+        templates = [("/notes/{observer}", "notes", "An observer's current notes on a session, with their age.")]
         if self._session_id is None:
-            forms = [
+            templates = [
                 ("", "session", "A session: fields, turn count and every observer's notes."),
                 ("/transcript", "transcript", "A session with its turns."),
-                *forms,
+                *templates,
             ]
         return [
             types.ResourceTemplate(
                 uri_template=f"{_SESSIONS}{session}{suffix}", name=name, description=description, mime_type=_JSON
             )
-            for suffix, name, description in forms
+            for suffix, name, description in templates
         ]
 
     async def read(self, uri: str) -> types.TextResourceContents:
-        """Return the document at an address.
+        """Return the document at a URI.
 
         Raises:
-            NoSuchSession: If the session does not exist or this server does not serve it, or the address has another
-                form.
+            NoSuchSession: If the session does not exist or this server does not serve it, or the URI has another form.
             SessionNotesError: If the read fails.
         """
         text = json.dumps(await self._document(uri), ensure_ascii=False)
         return types.TextResourceContents(uri=uri, mime_type=_JSON, text=text)
 
     async def _document(self, uri: str) -> Document:
-        address = _ADDRESS.fullmatch(uri)
-        if address is None:
+        match = _URI.fullmatch(uri)
+        if match is None:
             raise NoSuchSession
-        session_id = unquote(address["session"])
+        session_id = unquote(match["session"])
         if self._session_id not in {None, session_id}:
             raise NoSuchSession
-        if address["observer"]:
-            return await self._reader.notes(session_id, unquote(address["observer"]))
-        return await self._reader.session(session_id, include_turns=bool(address["transcript"]))
+        if match["observer"]:
+            return await self._reader.notes(session_id, unquote(match["observer"]))
+        return await self._reader.session(session_id, include_turns=bool(match["transcript"]))
 
 
 def _resource(session_id: str, suffix: str, name: str, description: str) -> types.Resource:

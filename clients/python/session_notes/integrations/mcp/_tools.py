@@ -1,4 +1,4 @@
-"""MCP tools: their definitions, the check of their arguments, and their results."""
+"""MCP tools: definitions, validation of arguments, and results."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -25,7 +25,7 @@ _READ_ONLY = types.ToolAnnotations(
     read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
 )
 
-Observer = Annotated[str, Field(description="The observer; omit it for the one named default.")]
+Observer = Annotated[str, Field(description="The observer's name. Omit it for the observer named default.")]
 
 
 class Arguments(BaseModel):
@@ -37,11 +37,11 @@ class Arguments(BaseModel):
 class GetNotes(Arguments):
     observer: Observer = ""
     max_age_seconds: Annotated[
-        float | None, Field(ge=0, le=1e9, description="The greatest age at which notes are fresh.")
+        float | None, Field(ge=0, le=1e9, description="The maximum `age_seconds` of fresh notes.")
     ] = None
-    max_turns_behind: Annotated[
-        int | None, Field(ge=0, description="The most turns since the observer's copy at which notes are fresh.")
-    ] = None
+    max_turns_behind: Annotated[int | None, Field(ge=0, description="The maximum `turns_behind` of fresh notes.")] = (
+        None
+    )
 
     @property
     def max_age(self) -> timedelta | None:
@@ -60,9 +60,9 @@ class GetSession(Arguments):
 
 class ListRuns(Arguments):
     observer: Observer = ""
-    include_notes: Annotated[bool, Field(description="Whether to return each run's notes, superseded ones too.")] = (
-        False
-    )
+    include_notes: Annotated[
+        bool, Field(description="Whether to return each run's notes, including superseded ones.")
+    ] = False
 
 
 class ListSessions(Arguments):
@@ -71,14 +71,14 @@ class ListSessions(Arguments):
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool: its definition for the host, the model of its arguments, and the read behind it."""
+    """A tool: its definition for the host, the model of its arguments, and its read function."""
 
     definition: types.Tool
     arguments: type[Arguments]
     read: Callable[[Any], Awaitable[Document]]
 
     async def call(self, arguments: dict[str, Any]) -> types.CallToolResult:
-        """Return the result of a call. A failure is a result too, with a text for the model."""
+        """Call the tool and return the result. A failure is also a result, with a text for the model."""
         try:
             document = await self.read(self.arguments.model_validate(arguments))
         except ValidationError as error:
@@ -90,7 +90,7 @@ class Tool:
 
 
 def make_tools(reader: Reader, session_id: str | None) -> dict[str, Tool]:
-    """Return the tools by name. With a session id, they read that session only and take none."""
+    """Return the tools by name. With a session id, they read only that session and take no session id."""
 
     def session_of(arguments: Any) -> str:
         return arguments.session_id if session_id is None else session_id
@@ -114,13 +114,13 @@ def make_tools(reader: Reader, session_id: str | None) -> dict[str, Tool]:
     async def list_sessions(_: ListSessions) -> Document:
         return await reader.sessions()
 
-    # A server of one session is for a model that talks to its user; one of all sessions is for people who inspect them.
+    # A server of one session is for a model that talks to the user. A server of all sessions is for inspection.
     session = "a conversation (a session)" if session_id is None else "this conversation"
     guide = READING_GUIDE if session_id is None else f"{READING_GUIDE}\n{CONVERSATION_GUIDE}"
     tools = [
         _tool(
             get_notes,
-            f"Reads a background observer's notes on {session}: {NOTES_CONTENTS}. Returns at once.\n{guide}",
+            f"Reads a background observer's notes on {session}: {NOTES_CONTENTS}. Returns immediately.\n{guide}",
             _with_session_id(GetNotes, session_id),
             ReadingDocument,
         ),
@@ -133,7 +133,7 @@ def make_tools(reader: Reader, session_id: str | None) -> dict[str, Tool]:
         ),
         _tool(
             list_runs,
-            f"Lists an observer's last 20 runs on {session} with their outcomes, newest first. Explains why notes are "
+            f"Lists an observer's last 20 runs on {session} with their outcomes, newest first. Shows why notes are "
             "missing or old.",
             _with_session_id(ListRuns, session_id),
             RunsDocument,
@@ -143,14 +143,13 @@ def make_tools(reader: Reader, session_id: str | None) -> dict[str, Tool]:
         tools += [
             _tool(
                 batch_get_notes,
-                "Reads the notes on several sessions at once, in the order of their ids, as get_notes does for each.",
+                "Reads the notes on several sessions, each as get_notes does, in the order of the ids.",
                 BatchGetNotes,
                 ReadingsDocument,
             ),
             _tool(
                 list_sessions,
-                f"Lists at most {MAX_LISTED} stored sessions, in no particular order. `more` tells whether others "
-                "exist.",
+                f"Lists at most {MAX_LISTED} stored sessions, in no particular order. `more`: whether others exist.",
                 ListSessions,
                 SummariesDocument,
             ),
