@@ -10,8 +10,9 @@ import pytest
 import redis
 from session_notes import DEFAULT_NOTES_TIMEOUT
 from session_notes_server.store import COMMAND_LOGS
+from session_notes_tools.doctor.durability import FULL, NEARLY_FULL
 from session_notes_tools.doctor.reachability import EXPIRY_WARNING
-from session_notes_tools.doctor.store import FULL, NEARLY_FULL, SLOW_SECONDS
+from session_notes_tools.doctor.store import SLOW_SECONDS
 
 from tests.access.callers import write_secret
 from tests.cli.diagnosis import SIDECAR_CHECKS, Diagnosis

@@ -1,5 +1,6 @@
 /**
- * Public types: plain, readonly values without protobuf or gRPC.
+ * Public types: plain, readonly values without protobuf or gRPC. They are in one file because they refer to each other and hold no
+ * code.
  *
  * Times are `Date`s from the store's clock, truncated to milliseconds. Durations are numbers of milliseconds with names like
  * `ageMs`, and may have a fraction. Counts are plain numbers, which the contract limits to less than 2^53.

@@ -1,12 +1,10 @@
-"""All checks of Redis or Valkey: whether it can be used, and whether it keeps sessions until they expire."""
+"""All checks of Redis or Valkey. Those of what it keeps are in `durability`."""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
 import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -21,15 +19,14 @@ from session_notes_server.store.inspection import (
     inspect_store,
 )
 
-from session_notes_tools.cli.phrases import ago, count
-from session_notes_tools.doctor import probe
+from session_notes_tools.cli.phrases import count
+from session_notes_tools.doctor import durability, probe
 from session_notes_tools.doctor.findings import Finding, Verdict, clock, ms, ok, problem, skipped, warning
+from session_notes_tools.doctor.store_info import USE_ADMIN, needs_info, number, unknown
 
 # A quarter of the time that GetNotes waits for the store by default.
 SLOW_SECONDS = 0.02
-NEARLY_FULL, FULL = 0.8, 0.95
 _SEVERITY = list(Verdict)
-_USE_ADMIN = "to check this, run the doctor once with an admin's user in --redis-url"
 
 
 def check_store(target: RedisTarget, prefix: str, *, timeout: timedelta, min_replicas: int) -> Iterator[Finding]:
@@ -67,10 +64,10 @@ def check_store(target: RedisTarget, prefix: str, *, timeout: timedelta, min_rep
         _connection,
         _version,
         partial(_role, target),
-        _eviction,
-        _memory,
-        _persistence,
-        partial(_disk, target),
+        durability.eviction,
+        durability.memory,
+        durability.persistence,
+        partial(durability.disk, target),
         partial(_replicas, min_replicas),
         _log,
         _permissions,
@@ -90,20 +87,6 @@ def _worst(findings: list[Finding]) -> Finding:
     return replace(worst, says=f"{worst.says} ({same} of {len(findings)} nodes)")
 
 
-def _needs_info(check: Callable[[StoreInspection], Finding]) -> Callable[[StoreInspection], Finding]:
-    """Skip a check on a node that refuses INFO."""
-    name = check.__name__.removeprefix("_")
-
-    def check_or_skip(node: StoreInspection) -> Finding:
-        return check(node) if node.info else _unknown(name, node, "INFO")
-
-    return check_or_skip
-
-
-def _unknown(check: str, node: StoreInspection, command: str) -> Finding:
-    return skipped(check, f"unknown: {node.refused.get(command)}", _USE_ADMIN)
-
-
 def _connection(node: StoreInspection) -> Finding:
     median, longest = statistics.median(node.round_trip_seconds), max(node.round_trip_seconds)
     says = f"a round trip takes {ms(median)} (median of {len(node.round_trip_seconds)}, maximum {ms(longest)})"
@@ -115,7 +98,7 @@ def _connection(node: StoreInspection) -> Finding:
     return ok("connection", says)
 
 
-@_needs_info
+@needs_info
 def _version(node: StoreInspection) -> Finding:
     valkey, redis = node.info.get("valkey_version"), node.info.get("redis_version", "")
     name, number, oldest = ("Valkey", valkey, (7, 2)) if valkey else ("Redis", redis, (6, 2))
@@ -131,7 +114,7 @@ def _version_numbers(version: str) -> tuple[int, ...]:
 
 def _role(target: RedisTarget, node: StoreInspection) -> Finding:
     if not node.info:
-        return _unknown("role", node, "INFO")
+        return unknown("role", node, "INFO")
     if node.info.get("role") != "master":
         return problem(
             "role",
@@ -145,7 +128,7 @@ def _role(target: RedisTarget, node: StoreInspection) -> Finding:
         return ok("role", "a master" + (", according to Sentinel" if target.service else ""))
     state, slots = node.cluster.get("cluster_state"), node.cluster.get("cluster_slots_assigned")
     if state is None:
-        return skipped("role", f"a master in a cluster of unknown state: {node.refused.get('CLUSTER')}", _USE_ADMIN)
+        return skipped("role", f"a master in a cluster of unknown state: {node.refused.get('CLUSTER')}", USE_ADMIN)
     if state != "ok" or slots != "16384":
         return problem(
             "role", f"a master in a cluster that is down; {slots} of 16384 slots are assigned", "see CLUSTER NODES"
@@ -153,92 +136,10 @@ def _role(target: RedisTarget, node: StoreInspection) -> Finding:
     return ok("role", "a master in a complete cluster")
 
 
-@_needs_info
-def _eviction(node: StoreInspection) -> Finding:
-    policy, limit = node.info.get("maxmemory_policy", ""), _number(node.info, "maxmemory")
-    evicted = _number(node.info, "evicted_keys")
-    says = f"{policy}; {count(evicted, 'key')} evicted since it started" if evicted else policy
-    advice = "set maxmemory-policy noeviction, with CONFIG SET and in its configuration file"
-    loss = (
-        "when memory runs short, it evicts sessions before they expire, in whole or in part (fields, transcript, runs)"
-    )
-    if policy == "noeviction":
-        return ok("eviction", says)
-    if not limit:
-        return warning("eviction", f"{says}; without maxmemory it evicts nothing, but with maxmemory it would", advice)
-    if policy.startswith("volatile-"):
-        return warning("eviction", f"{says}; as every session has a TTL, {loss}", advice)
-    return problem("eviction", f"{says}; {loss}", advice)
-
-
-@_needs_info
-def _memory(node: StoreInspection) -> Finding:
-    used, limit = _number(node.info, "used_memory"), _number(node.info, "maxmemory")
-    if not limit:
-        return ok("memory", f"{_size(used)} used, no limit (maxmemory 0)")
-    says = f"{_size(used)} used of {_size(limit)}"
-    if used >= limit * FULL:
-        return problem("memory", f"{says}; it refuses writes, or soon will", "raise maxmemory, or free memory")
-    if used >= limit * NEARLY_FULL:
-        return warning("memory", f"{says}; once full, it refuses writes", "raise maxmemory, or free memory")
-    return ok("memory", says)
-
-
-@_needs_info
-def _persistence(node: StoreInspection) -> Finding:
-    if "err" in (node.info.get("aof_last_write_status"), node.info.get("rdb_last_bgsave_status")):
-        return problem("persistence", "its last write to disk failed", "see its log; the disk may be full or read-only")
-    if node.info.get("aof_enabled") == "1":
-        return _append_only_file(node.config.get("appendfsync", ""))
-    advice = "set appendonly yes, with CONFIG SET and in its configuration file, unless notes may be lost"
-    if node.config.get("save"):
-        age = timedelta(seconds=max(0.0, time.time() - _number(node.info, "rdb_last_save_time")))
-        changes = count(_number(node.info, "rdb_changes_since_last_save"), "change")
-        return warning(
-            "persistence",
-            f"snapshots only, the last one {ago(age)}; a crash loses all later changes ({changes} so far)",
-            advice,
-        )
-    if "save" in node.config:
-        return warning("persistence", "none; a crash or a restart loses every session", advice)
-    return warning(
-        "persistence",
-        f"no append-only file; whether it takes snapshots is unknown ({node.refused.get('CONFIG')})",
-        advice,
-    )
-
-
-def _append_only_file(fsync_policy: str) -> Finding:
-    loss = {
-        "always": "a crash loses no acknowledged write",
-        "everysec": "a power failure can lose the last second or two",
-        "no": "a power failure can lose the last half minute",
-    }.get(fsync_policy)
-    says = f"append-only file, appendfsync {fsync_policy}; {loss}" if loss else "append-only file"
-    if fsync_policy == "no":
-        return warning("persistence", says, "set appendfsync everysec, with CONFIG SET and in its configuration file")
-    return ok("persistence", says)
-
-
-def _disk(target: RedisTarget, node: StoreInspection) -> Finding:
-    directory = node.config.get("dir")
-    # Only a store behind a unix socket is certain to be on this machine.
-    if target.addresses[0].port or not directory:
-        return skipped("disk", "not visible from here")
-    try:
-        usage = shutil.disk_usage(directory)
-    except OSError:
-        return skipped("disk", "not visible from here")
-    says = f"{_size(usage.free)} free in its directory"
-    if usage.free < usage.total * (1 - FULL):
-        return warning("disk", f"{says}; once the disk is full, it refuses writes", "free disk space")
-    return ok("disk", says)
-
-
 def _replicas(min_replicas: int, node: StoreInspection) -> Finding:
     if not node.info:
-        return _unknown("replicas", node, "INFO")
-    connected = _number(node.info, "connected_slaves")
+        return unknown("replicas", node, "INFO")
+    connected = number(node.info, "connected_slaves")
     needed = max(min_replicas, int(node.config.get("min-replicas-to-write") or 0))
     if connected < needed:
         return problem(
@@ -255,7 +156,7 @@ def _replicas(min_replicas: int, node: StoreInspection) -> Finding:
 
 def _log(node: StoreInspection) -> Finding:
     if "CONFIG" in node.refused:
-        return _unknown("log", node, "CONFIG")
+        return unknown("log", node, "CONFIG")
     enabled = [name for name in COMMAND_LOGS if node.config.get(name, "-1") != "-1"]
     if not enabled:
         return ok("log", "it does not log slow or large commands, which contain user data")
@@ -301,12 +202,3 @@ def _clock(node: StoreInspection) -> Finding:
     if node.clock_ahead_seconds is None:
         return skipped("clock", f"unknown: {node.refused.get('TIME')}")
     return clock("its clock", node.clock_ahead_seconds)
-
-
-def _number(info: Mapping[str, str], name: str) -> int:
-    text = info.get(name, "")
-    return int(text) if text.isdecimal() else 0
-
-
-def _size(size: int) -> str:
-    return f"{size / 2**20:.0f} MiB" if size < 10 * 2**30 else f"{size / 2**30:.0f} GiB"

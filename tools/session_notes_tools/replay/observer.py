@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import Enum, auto
 
 from session_notes import (
     ActiveRun,
@@ -42,6 +41,7 @@ from session_notes_tools.replay.records import (
     notes_json,
     time_us,
 )
+from session_notes_tools.replay.visits import Fate, ObservedSession, Visit
 
 CALL_TIMEOUT = timedelta(seconds=20)
 ROUND_SECONDS = 0.2
@@ -53,18 +53,6 @@ MAX_IDLE_ROUNDS = 10
 
 BATCH = 1000
 SHORT_LEASE = timedelta(milliseconds=20)
-
-
-class Fate(Enum):
-    """The course of a run."""
-
-    WRITES = auto()
-    SLOW = auto()
-    """Takes long enough for a newer run to write first."""
-    TWICE = auto()
-    """Writes the same notes again later, like a client that got no response."""
-    FAILS = auto()
-    ABANDONED = auto()
 
 
 _FATES = {Fate.WRITES: 78, Fate.SLOW: 9, Fate.TWICE: 8, Fate.FAILS: 3, Fate.ABANDONED: 2}
@@ -81,53 +69,6 @@ class ObserverJob:
     target: str
     seed: int
     threads: int
-
-
-@dataclass(slots=True)
-class ObservedSession:
-    """The observer's view of a session.
-
-    Attributes:
-        has_turns: Whether it has any turns yet.
-        visits: The number of visits so far.
-        blocking_visit: The visit that blocks further ones; None if a round may begin the next.
-        idle_rounds: The number of rounds in a row without changes.
-        next_round: The first round that checks it again.
-    """
-
-    index: int
-    session_id: str
-    has_turns: bool = False
-    visits: int = 0
-    blocking_visit: int | None = None
-    idle_rounds: int = 0
-    next_round: int = 0
-
-    def begin_visit(self) -> int:
-        """Begin a visit that blocks further ones, and return its number."""
-        self.visits += 1
-        self.blocking_visit = self.visits
-        return self.visits
-
-    def release(self, visit: int) -> None:
-        """Allow the next visit, unless it has already begun."""
-        if self.blocking_visit == visit:
-            self.blocking_visit = None
-
-
-@dataclass(frozen=True, slots=True)
-class Visit:
-    """A visit to a session; `number` counts from 1, and `rng` does not depend on the thread."""
-
-    session: ObservedSession
-    number: int
-    fate: Fate
-    rng: random.Random
-
-    @property
-    def run_id(self) -> str:
-        """The id of its run."""
-        return f"run-{self.number}"
 
 
 class Observer:
