@@ -11,11 +11,7 @@ METRICS = ("--metrics-listen", "127.0.0.1:0")
 
 
 class Scrape:
-    """One scrape: every series with its value.
-
-    Args:
-        text: The response.
-    """
+    """One scrape, with the value of every series."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -23,7 +19,7 @@ class Scrape:
         self.samples = [sample for family in self.families.values() for sample in family.samples]
 
     def __call__(self, name: str, **labels: str) -> float:
-        """Return the sum of a metric's series with these labels. At least one must exist."""
+        """Return the sum of the metric's series with these labels. At least one series must exist."""
         values = [
             sample.value for sample in self.samples if sample.name == name and labels.items() <= sample.labels.items()
         ]

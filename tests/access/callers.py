@@ -18,12 +18,12 @@ from tests.support import Refusal, new_session_id
 
 TOKENS = {role: f"canary-{role}-5b1e9d02c7" for role in ("primary", "observer", "admin")}
 
-# Channels do not share connections, so that each has its own handshake.
+# Channels do not share connections, so each makes its own handshake.
 _OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
 
 
 def write_secret(path: Path, *lines: str) -> Path:
-    """Replace a file by one that only its owner can read."""
+    """Write lines to a file that only its owner can read, replacing the file atomically."""
     new = path.with_name(f".{path.name}.new")
     new.touch(0o600)
     new.write_text("".join(f"{line}\n" for line in lines))
@@ -31,7 +31,7 @@ def write_secret(path: Path, *lines: str) -> Path:
 
 
 def token_files(directory: Path, tokens: Mapping[str, str] = TOKENS) -> Path:
-    """Write the token files of a directory for `--tokens-dir`."""
+    """Create a directory for `--tokens-dir` and write its token files."""
     directory.mkdir(mode=0o700, exist_ok=True)
     for role, token in tokens.items():
         write_secret(directory / role, token)
@@ -62,7 +62,7 @@ class Authority:
         self._ca.cert_pem.write_to_path(self.path)
 
     def issue(self, name: str, *identities: str, common_name: str | None = None) -> Certificate:
-        """Issue a certificate for DNS names and IP addresses, which replaces the one of the same name."""
+        """Issue a certificate for DNS names and IP addresses, replacing the files of the same name."""
         issued = self._ca.issue_cert(*identities, common_name=common_name)
         chain = b"".join(pem.bytes() for pem in issued.cert_chain_pems)
         return self.write(name, issued.private_key_pem.bytes(), chain)
@@ -115,7 +115,7 @@ def bearer(token: str | None) -> tuple[tuple[str, str], ...]:
 def outcome(
     channel: grpc.Channel, method: str, request: bytes = b"", *, metadata: tuple[tuple[str, str], ...] = ()
 ) -> Refusal:
-    """Make a unary call by its full path, and return how it ended. On success, the code is OK."""
+    """Make a unary call by its full path, and return its status. On success, the code is OK."""
     refusal = Refusal()
     call: Any = channel.unary_unary(method)
     try:

@@ -36,13 +36,13 @@ def plain(token_sidecar: Sidecar) -> Iterator[grpc.Channel]:
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """The authority that the sidecar with certificates and its clients trust."""
+    """The authority trusted by the sidecar that requires certificates, and by its clients."""
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture(scope="session")
 def mtls_sidecar(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
-    """A sidecar that requires client certificates, with roles for some of their names, and the tokens of `TOKENS`."""
+    """A sidecar that requires client certificates, grants roles to some names, and accepts the tokens of `TOKENS`."""
     home = tmp_path_factory.mktemp("mtls")
     served = authority.issue("sidecar", "localhost", "127.0.0.1")
     roles = write_secret(

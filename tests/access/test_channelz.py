@@ -1,4 +1,4 @@
-"""channelz, gRPC's view of its own connections: off by default, and for the role admin only."""
+"""channelz, gRPC's view of its own connections: off by default, and only for the role admin."""
 
 import sys
 from collections.abc import Iterator
@@ -26,15 +26,15 @@ def calls_started(channel: grpc.Channel, token: str | None = None) -> int:
 
 
 @pytest.fixture(scope="module")
-def open_to_all() -> Iterator[Sidecar]:
+def unauthenticated() -> Iterator[Sidecar]:
     """A sidecar with channelz and without authentication."""
     with Sidecar(flags=[FLAG]) as sidecar:
         yield sidecar
 
 
-def test_connections_and_calls_can_be_listed(open_to_all: Sidecar) -> None:
-    """Servers, their sockets and their calls can be listed, and reflection describes the service."""
-    with new_channel(open_to_all.target) as channel:
+def test_connections_and_calls_can_be_listed(unauthenticated: Sidecar) -> None:
+    """channelz lists servers, their sockets and their calls, and reflection describes the service."""
+    with new_channel(unauthenticated.target) as channel:
         before = calls_started(channel)
         for _ in range(5):
             SessionCalls(channel, new_session_id()).get_notes()
@@ -51,15 +51,15 @@ def test_connections_and_calls_can_be_listed(open_to_all: Sidecar) -> None:
         assert DescriptorPool(database).FindServiceByName(SERVICE).methods
 
 
-def test_an_unknown_id_is_invalid(open_to_all: Sidecar) -> None:
-    """An unknown id is INVALID_ARGUMENT with a fixed text, not an exception's."""
-    with new_channel(open_to_all.target) as channel:
+def test_an_unknown_id_is_invalid(unauthenticated: Sidecar) -> None:
+    """An unknown id is INVALID_ARGUMENT with a fixed message, not the text of an exception."""
+    with new_channel(unauthenticated.target) as channel:
         with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as error:
             channelz_pb2_grpc.ChannelzStub(channel).GetSocket(
                 channelz_pb2.GetSocketRequest(socket_id=10**9), timeout=10
             )
         assert error.message == "socket_id does not exist in this process"
-        assert "error" not in open_to_all.log.lower()
+        assert "error" not in unauthenticated.log.lower()
 
 
 def test_channelz_is_off_by_default(sidecar: Sidecar) -> None:
@@ -69,7 +69,7 @@ def test_channelz_is_off_by_default(sidecar: Sidecar) -> None:
 
 
 def test_channelz_requires_the_role_admin(tmp_path: Path) -> None:
-    """With authentication, only the role admin may call it."""
+    """With authentication, only the role admin may call channelz."""
     with (
         Sidecar(flags=[FLAG, "--tokens-dir", str(token_files(tmp_path / "tokens"))]) as sidecar,
         new_channel(sidecar.target) as channel,
@@ -82,9 +82,9 @@ def test_channelz_requires_the_role_admin(tmp_path: Path) -> None:
             calls_started(channel)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shares out a port's connections")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux distributes a port's connections")
 def test_each_worker_reports_its_own_calls() -> None:
-    """With several workers, the one that has the connection answers, about its own calls."""
+    """With several workers, the worker with the connection responds, and reports only its own calls."""
     with sidecar_with_workers(flags=[FLAG]) as sidecar, channel_per_worker(sidecar) as channels:
         first, second = channels.values()
         before = calls_started(first), calls_started(second)

@@ -1,4 +1,4 @@
-"""Credentials in the clients and the command line: tokens, certificates, and no token in plain text on the network."""
+"""Credentials in the clients and the command line: tokens, certificates, and no plaintext token on the network."""
 
 import asyncio
 import subprocess
@@ -29,11 +29,11 @@ from tests.cli.program import ENV, Cli
 from tests.support import Sidecar, eventually, new_session_id, program
 
 SHORT = timedelta(milliseconds=300)
-"""A timeout for calls that are retried until it has passed."""
+"""A timeout for calls that are retried until it expires."""
 
 
 def test_clients_call_with_their_token(token_sidecar: Sidecar) -> None:
-    """Primary and observer call with their tokens. Errors for missing tokens and other roles' methods hold no token."""
+    """Clients send their tokens. Errors for a missing or unknown token, or a method of another role, quote none."""
     target, session_id = token_sidecar.target, new_session_id()
     with PrimaryClient(target, token=TOKENS["primary"]) as primary:
         primary.append_turns(session_id, [Turn("user", "hello")])
@@ -63,7 +63,7 @@ async def test_asyncio_clients_call_with_their_token(token_sidecar: Sidecar) -> 
 
 
 def test_a_background_observer_calls_with_its_token(token_sidecar: Sidecar) -> None:
-    """Its threads use its token. A token next to a client is an error."""
+    """A background observer sends its token from all threads. A token in addition to a client is an error."""
     session_id = new_session_id()
 
     def analyse(run: object) -> Notes:
@@ -95,7 +95,7 @@ def test_credentials_come_from_the_environment(
 
 
 def test_a_token_file_is_reloaded(token_sidecar: Sidecar, tmp_path: Path) -> None:
-    """A client uses a new token as soon as the file holds it. If the file is emptied, the last token stays in use."""
+    """A client uses a new token as soon as the file has it. Without a token in the file, the last one stays in use."""
     file = write_secret(tmp_path / "token", "an-unknown-token")
     with PrimaryClient(token_sidecar.target, token=TokenFile(file)) as primary:
         with pytest.raises(Unauthenticated):
@@ -111,7 +111,7 @@ def test_a_token_file_is_reloaded(token_sidecar: Sidecar, tmp_path: Path) -> Non
 def test_tls_with_a_client_certificate(
     mtls_sidecar: Sidecar, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Authority and certificate come from `tls` or from the environment."""
+    """A client takes authority and certificate from `tls` or from the environment."""
     client = authority.issue("client", "primary.example.org")
     tls = TLS(authority.path, client.cert, client.key)
     with PrimaryClient(mtls_sidecar.target, tls=tls) as primary:
@@ -153,7 +153,7 @@ REMOTE = (
 @pytest.mark.parametrize("target", REMOTE)
 @pytest.mark.parametrize("client", [PrimaryClient, ObserverClient, AsyncPrimaryClient, AsyncObserverClient])
 def test_a_token_is_sent_to_other_machines_only_with_tls(client: Callable[..., object], target: str) -> None:
-    """Without TLS, making such a client is an error, before any connection and without the token in its text."""
+    """Creating a client with a token for another machine, but without TLS, raises an error that quotes no token."""
     with pytest.raises(InvalidArgument, match="TLS") as refused:
         client(target, token=TOKENS["admin"])
     assert "canary" not in repr(refused.value)
@@ -170,7 +170,7 @@ def test_a_local_target_needs_no_tls(target: str) -> None:
 
 
 def test_unusable_credentials_are_refused(tmp_path: Path) -> None:
-    """Unusable credentials are an error when the client is made, or a function returns them, and are never quoted."""
+    """Unusable credentials are rejected when the client is created or a function returns them, and are never quoted."""
     for token in ("", "canary two", "canary\n", "canary-\u00fc"):
         with pytest.raises(InvalidArgument) as refused:
             PrimaryClient("127.0.0.1:1", token=token)
@@ -189,14 +189,14 @@ def test_unusable_credentials_are_refused(tmp_path: Path) -> None:
         assert "canary" not in repr(refused.value)
 
 
-def _move(content: Certificate, to: Certificate) -> None:
+def _replace(old: Certificate, new: Certificate) -> None:
     """Replace the files of a certificate, the key first."""
-    content.key.replace(to.key)
-    content.cert.replace(to.cert)
+    new.key.replace(old.key)
+    new.cert.replace(old.cert)
 
 
 def test_replaced_tls_files_take_effect(mtls_sidecar: Sidecar, authority: Authority) -> None:
-    """An open client uses its new certificate once both files are replaced and match."""
+    """An open client uses a new certificate once both files are replaced and match."""
     certificate = authority.issue("rotated", "primary.example.org")
     with PrimaryClient(mtls_sidecar.target, tls=TLS(authority.path, certificate.cert, certificate.key)) as client:
         with pytest.raises(PermissionDenied):
@@ -218,14 +218,14 @@ def test_replaced_tls_files_take_effect(mtls_sidecar: Sidecar, authority: Author
 
 
 async def test_replaced_tls_files_take_effect_for_asyncio(mtls_sidecar: Sidecar, authority: Authority) -> None:
-    """An asyncio client too uses its new certificate, and calls in flight end on their old connection."""
+    """An asyncio client also uses a new certificate, and calls in flight finish on the old connection."""
     certificate = authority.issue("async-rotated", "primary.example.org")
     async with AsyncPrimaryClient(
         mtls_sidecar.target, tls=TLS(authority.path, certificate.cert, certificate.key)
     ) as client:
         await client.get_session("s")
         earlier = client._transport._channel
-        _move(authority.issue("async-rotated-new", "the-admin", common_name="the-admin"), certificate)
+        _replace(certificate, authority.issue("async-rotated-new", "the-admin", common_name="the-admin"))
         ended: list[type] = []
 
         async def call() -> None:
@@ -246,7 +246,7 @@ async def test_replaced_tls_files_take_effect_for_asyncio(mtls_sidecar: Sidecar,
 def test_a_client_recovers_once_its_authority_is_corrected(
     mtls_sidecar: Sidecar, authority: Authority, tmp_path: Path
 ) -> None:
-    """A client that does not trust the sidecar's authority works once its file holds that authority."""
+    """A client that does not trust the sidecar's authority recovers once its file contains that authority."""
     certificate, ca = authority.issue("early", "primary.example.org"), tmp_path / "ca.pem"
     ca.write_bytes(Authority(tmp_path / "other").path.read_bytes())
     with PrimaryClient(mtls_sidecar.target, tls=TLS(ca, certificate.cert, certificate.key)) as client:
@@ -260,7 +260,7 @@ def test_a_client_recovers_once_its_authority_is_corrected(
 
 
 class Vault:
-    """A token function that can raise, with a secret in the exception's text."""
+    """A token function that can raise an exception with a secret in its text."""
 
     def __init__(self) -> None:
         self.broken = True
@@ -271,8 +271,8 @@ class Vault:
         return TOKENS["primary"]
 
 
-async def test_a_token_function_raises(token_sidecar: Sidecar) -> None:
-    """Its exception is the cause of an Unauthenticated, whose text does not quote it. The next call asks again."""
+async def test_a_token_function_that_raises(token_sidecar: Sidecar) -> None:
+    """Its exception is the cause of an Unauthenticated that does not quote it. The next call runs it again."""
     vault = Vault()
     async with AsyncPrimaryClient(token_sidecar.target, token=vault) as client:
         with PrimaryClient(token_sidecar.target, token=vault) as primary:
@@ -288,8 +288,8 @@ async def test_a_token_function_raises(token_sidecar: Sidecar) -> None:
             await client.get_session("s")
 
 
-def test_a_token_function_returns_no_token() -> None:
-    """The error names the type that it returned, not the value. An async function is refused at once."""
+def test_a_token_function_that_returns_no_token() -> None:
+    """The error names the type of the returned value, and not the value. An async function is refused immediately."""
 
     async def token() -> str:
         return TOKENS["primary"]
@@ -305,7 +305,7 @@ def test_a_token_function_returns_no_token() -> None:
 
 
 def test_credentials_of_a_wrong_type_are_refused() -> None:
-    """The error names the argument when the client is made."""
+    """Creating a client with such a credential raises an error that names the argument."""
     for client in (PrimaryClient, AsyncObserverClient):
         with pytest.raises(InvalidArgument, match=r"^token must be a str, or a function that returns one, not int$"):
             client("127.0.0.1:1", token=42)  # type: ignore[arg-type]
@@ -322,7 +322,7 @@ def test_credentials_of_a_wrong_type_are_refused() -> None:
 
 
 def test_the_command_line_accepts_a_token_file(token_sidecar: Sidecar, tmp_path: Path) -> None:
-    """`--token-file` or its variable. There is no flag for the token itself, which other users could read."""
+    """`--token-file` or its variable names the file. No flag takes the token itself, which other users could read."""
     cli = Cli(token_sidecar.target)
     file = str(token_files(tmp_path / "tokens") / "primary")
     session_id = new_session_id()
@@ -339,7 +339,7 @@ def test_the_command_line_accepts_a_token_file(token_sidecar: Sidecar, tmp_path:
 
 
 def test_the_command_line_accepts_certificates(mtls_sidecar: Sidecar, authority: Authority) -> None:
-    """`--tls-ca`, `--tls-cert` and `--tls-key` work for every command, including health."""
+    """`--tls-ca`, `--tls-cert` and `--tls-key` work with every command, including health."""
     client = authority.issue("by-hand", "primary.example.org")
     tls = ("--tls-ca", str(authority.path), "--tls-cert", str(client.cert), "--tls-key", str(client.key))
     cli = Cli(mtls_sidecar.target)
@@ -361,7 +361,7 @@ def test_help_shows_no_secret() -> None:
 
 
 def test_no_secret_in_any_log(token_sidecar: Sidecar, mtls_sidecar: Sidecar) -> None:
-    """Logs and command lines hold no token, whether it was accepted or not."""
+    """Logs and command lines contain no token, whether it was accepted or not."""
     with PrimaryClient(token_sidecar.target, token="canary-unknown") as unknown, pytest.raises(Unauthenticated):
         unknown.get_session("s")
     with PrimaryClient(token_sidecar.target, token=TOKENS["primary"]) as primary:

@@ -1,4 +1,4 @@
-"""Addresses to listen on: other machines can reach the sidecar only if the settings make that safe, or insist."""
+"""Listening addresses: other machines can reach the sidecar only if that is safe, or with --insecure-listen."""
 
 import socket
 import stat
@@ -18,7 +18,7 @@ PORT = 50051
 
 
 def test_an_address_on_the_network_is_refused(tmp_path: Path) -> None:
-    """Without TLS and authentication, the sidecar does not start on such an address, and says what to do."""
+    """Without TLS and authentication, the sidecar does not start on a network address. The error lists remedies."""
     status, text = run_serve("--listen", "0.0.0.0:0", "--data-dir", str(tmp_path / "data"))
     assert status == 2
     for word in ("0.0.0.0:0", "--tls-cert", "--tls-key", "--tokens-dir", "--tls-client-ca", "--insecure-listen"):
@@ -61,7 +61,7 @@ def test_loopback_requires_nothing(host: str) -> None:
 
 
 def test_a_host_counts_as_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host with a loopback address and another one is on the network."""
+    """A host with both a loopback address and another address is on the network."""
     entries = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in ("127.0.0.1", "192.0.2.1")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: entries)
     with pytest.raises(InvalidSetting, match="--insecure-listen"):
@@ -70,7 +70,7 @@ def test_a_host_counts_as_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("address", [f"unix-abstract:{PORT}", f"dns:///0.0.0.0:{PORT}", f"nowhere.invalid:{PORT}"])
 def test_other_forms_of_an_address_are_refused(address: str) -> None:
-    """Addresses that gRPC understands but the check does not are refused."""
+    """Forms of addresses that only gRPC understands, and not the check, are refused."""
     with pytest.raises(AddressError, match="cannot listen"):
         check_addresses(Settings(listen=(address,)))
 
@@ -86,7 +86,7 @@ def test_insecure_listen_overrides_the_check() -> None:
 
 
 def test_tls_and_tokens_permit_the_network(authority: Authority, tokens_dir: Path) -> None:
-    """With both, the sidecar starts; an additional unix socket requires the token too, and is not encrypted."""
+    """With TLS and tokens, the sidecar starts. A unix socket in addition requires a token, but is not encrypted."""
     served = authority.issue("open", "localhost", "127.0.0.1")
     socket_path = tokens_dir.parent / "s"
     flags = ["--tls-cert", str(served.cert), "--tls-key", str(served.key), "--tokens-dir", str(tokens_dir)]
@@ -104,14 +104,14 @@ def test_tls_and_tokens_permit_the_network(authority: Authority, tokens_dir: Pat
 
 
 def test_a_unix_socket_requires_tokens_next_to_certificates() -> None:
-    """With certificates as the only credentials, every caller on a unix socket would be rejected: an error."""
+    """If certificates are the only credentials, a unix socket is refused, because its callers would be rejected."""
     settings = Settings(listen=("unix:/run/s",), **TLS, tls_client_ca=Path("ca"))  # type: ignore[arg-type]
     with pytest.raises(InvalidSetting, match="--tokens-dir"):
         check_addresses(settings)
 
 
 def test_a_socket_directory_that_others_can_change_is_refused(tmp_path: Path) -> None:
-    """Another user could replace the socket there, but not in a sticky directory."""
+    """A directory where another user could replace the socket is refused. A sticky directory is accepted."""
     shared = tmp_path / "shared"
     shared.mkdir()
     for mode in (0o777, 0o775):
@@ -126,7 +126,7 @@ def test_a_socket_directory_that_others_can_change_is_refused(tmp_path: Path) ->
 
 
 def test_a_missing_socket_directory_is_made_private(tmp_path: Path) -> None:
-    """A world-writable volume shared by containers can thus hold the socket. Only the last directory is created."""
+    """The socket's directory is created with mode 0700, even in a world-writable volume. Its parents must exist."""
     shared = tmp_path / "v"
     shared.mkdir()
     shared.chmod(0o777)

@@ -30,11 +30,11 @@ MALFORMED = b"\xff"
 @pytest.mark.parametrize("role", TOKENS)
 @pytest.mark.parametrize("rpc", ALLOWED)
 def test_a_role_may_call_its_methods_only(plain: grpc.Channel, rpc: str, role: str) -> None:
-    """A role may call its own methods. Calls of others are rejected before the request is parsed."""
+    """A role may call its own methods. Calls to other methods are rejected before the request is parsed."""
     method, metadata = f"/session_notes.v1.{rpc}", bearer(TOKENS[role])
     if role in ALLOWED[rpc]:
         reached = outcome(plain, method, metadata=metadata)
-        # The servicer rejects it for want of a session id.
+        # The call reaches the servicer, which rejects it for a missing session id.
         assert reached.reason == "INVALID_FIELD" or reached.code is grpc.StatusCode.OK
         return
     denied = outcome(plain, method, MALFORMED, metadata=metadata)
@@ -51,7 +51,7 @@ BAD_CREDENTIALS = [
     pytest.param((("authorization", f"Basic {TOKENS['admin']}"),), id="another scheme"),
     pytest.param((("authorization", "Bearer "),), id="an empty token"),
     pytest.param((("authorization", "Bearer"),), id="a scheme alone"),
-    pytest.param((("authorization", "Bearer    "),), id="spaces for a token"),
+    pytest.param((("authorization", "Bearer    "),), id="spaces in place of a token"),
     pytest.param(bearer(TOKENS["observer"]) + bearer(TOKENS["admin"]), id="two tokens"),
     pytest.param((("x-authorization", f"Bearer {TOKENS['admin']}"),), id="another header"),
 ]
@@ -75,8 +75,8 @@ def test_the_scheme_is_case_insensitive(plain: grpc.Channel) -> None:
     assert listing.code is grpc.StatusCode.OK
 
 
-def listed(channel: grpc.Channel, metadata: tuple[tuple[str, str], ...]) -> list[str]:
-    """Return the services that reflection lists for a caller."""
+def listed_services(channel: grpc.Channel, metadata: tuple[tuple[str, str], ...]) -> list[str]:
+    """Return the services that reflection lists for these credentials."""
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
     (response,) = stub.ServerReflectionInfo(iter([request]), metadata=metadata, timeout=10)
@@ -86,22 +86,22 @@ def listed(channel: grpc.Channel, metadata: tuple[tuple[str, str], ...]) -> list
 @pytest.mark.parametrize("role", TOKENS)
 def test_reflection_is_for_every_role(plain: grpc.Channel, role: str) -> None:
     """Every role may list the services."""
-    assert "session_notes.v1.SessionNotes" in listed(plain, bearer(TOKENS[role]))
+    assert "session_notes.v1.SessionNotes" in listed_services(plain, bearer(TOKENS[role]))
 
 
 @pytest.mark.parametrize("metadata", BAD_CREDENTIALS)
 def test_reflection_requires_a_role(plain: grpc.Channel, metadata: tuple[tuple[str, str], ...]) -> None:
     """Without a role, reflection is UNAUTHENTICATED."""
     with pytest.raises(grpc.RpcError) as raised:
-        listed(plain, metadata)
+        listed_services(plain, metadata)
     assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_only_health_needs_no_credentials(plain: grpc.Channel) -> None:
-    """Of all services that reflection lists, only health answers calls without credentials."""
+    """Of all services that reflection lists, only health accepts calls without credentials."""
     pool = descriptor_pool.Default()
     open_services = set()
-    for name in listed(plain, bearer(TOKENS["admin"])):
+    for name in listed_services(plain, bearer(TOKENS["admin"])):
         for method in pool.FindServiceByName(name).methods:
             method_call: Any = plain.stream_stream(f"/{name}/{method.name}")
             call = method_call(iter([b""]), timeout=5)
@@ -116,7 +116,7 @@ def test_only_health_needs_no_credentials(plain: grpc.Channel) -> None:
 
 
 def test_health_needs_no_credentials(plain: grpc.Channel) -> None:
-    """Probes have no credentials, and get an answer."""
+    """A health check without credentials gets a response."""
     assert is_serving(plain)
 
 

@@ -26,7 +26,7 @@ UNAUTHENTICATED, PERMISSION_DENIED = grpc.StatusCode.UNAUTHENTICATED, grpc.Statu
 
 
 def allowed(channel: grpc.Channel, token: str | None = None) -> list[grpc.StatusCode]:
-    """Return the status of GetNotes, AppendTurns, BeginRun and ListSessions; permitted but invalid is OK."""
+    """Return the status of GetNotes, AppendTurns, BeginRun and ListSessions. INVALID_ARGUMENT counts as OK."""
     methods = (
         "SessionNotes/GetNotes",
         "SessionState/AppendTurns",
@@ -58,7 +58,7 @@ def test_a_certificate_has_a_role(mtls_sidecar: Sidecar, authority: Authority) -
 
 
 def test_a_certificate_of_two_roles_has_none(mtls_sidecar: Sidecar, authority: Authority) -> None:
-    """A certificate with names of two roles has no role, because the choice would be arbitrary."""
+    """A certificate whose names have two roles has none, because the choice would be arbitrary."""
     both = authority.issue("both", "primary.example.org", common_name="the-admin")
     with encrypted_channel(mtls_sidecar.target, authority, both) as channel:
         assert allowed(channel) == [UNAUTHENTICATED] * 4
@@ -73,7 +73,7 @@ def test_a_token_takes_precedence_over_the_certificate(mtls_sidecar: Sidecar, au
 
 
 def test_a_connection_requires_a_certificate(mtls_sidecar: Sidecar, authority: Authority, tmp_path: Path) -> None:
-    """Without a certificate of the authority, or without TLS, no call is possible, not even a health check."""
+    """Without a certificate from the authority, or without TLS, no call is possible, not even a health check."""
     stranger = Authority(tmp_path / "other").issue("stranger", "primary.example.org")
     for client in (None, stranger):
         with encrypted_channel(mtls_sidecar.target, authority, client) as channel:
@@ -91,8 +91,8 @@ def test_a_client_rejects_another_authority(mtls_sidecar: Sidecar, authority: Au
 
 
 def test_certificates_and_roles_change_without_a_restart(tmp_path: Path) -> None:
-    """New connections use a new certificate. A key that does not match is logged, and the last valid pair stays. A new
-    client authority and new roles take effect too."""
+    """New connections use a new certificate. A key that does not match is logged, and the last valid pair stays in use.
+    A new client authority and new roles also take effect."""
     before, after = Authority(tmp_path / "before"), Authority(tmp_path / "after")
     served = before.issue("served", "localhost", "127.0.0.1")
     roles = write_secret(tmp_path / "roles", "primary caller.example.org")
@@ -129,7 +129,7 @@ def test_certificates_and_roles_change_without_a_restart(tmp_path: Path) -> None
 
 
 def test_inconsistent_settings_are_refused(authority: Authority, tokens_dir: Path, tmp_path: Path) -> None:
-    """Incomplete or inconsistent TLS settings are refused with an error that says what is missing or wrong."""
+    """Incomplete or inconsistent TLS settings are refused with an error that names the fault."""
     pair = authority.issue("pair", "localhost")
     other = authority.issue("other", "localhost")
     cert, key, ca = pair.cert, pair.key, authority.path

@@ -24,8 +24,8 @@ def hash_of(token: str) -> str:
 
 
 def test_a_token_is_rotated_without_a_restart(tokens_dir: Path) -> None:
-    """A new token is accepted before the old one is withdrawn. A file that cannot be trusted changes nothing and is
-    logged without its content. A deleted file withdraws its tokens."""
+    """A new token is accepted before the old one is revoked. A file that cannot be trusted changes nothing, and is
+    logged without its content. Deleting a file revokes its tokens."""
     with (
         Sidecar(flags=["--tokens-dir", str(tokens_dir), "--verbose"]) as sidecar,
         new_channel(sidecar.target) as channel,
@@ -69,10 +69,10 @@ def test_a_token_is_rotated_without_a_restart(tokens_dir: Path) -> None:
         pytest.param("primary", f"{OLD}\n{hash_of('')}", 0o600, "line 2 of", id="the hash of an empty token"),
     ],
 )
-def test_unusable_files_are_refused_at_the_start(
+def test_unusable_files_are_refused_at_startup(
     tmp_path: Path, role: str, content: str, mode: int, message: str
 ) -> None:
-    """The error names the file and the line, and quotes no content."""
+    """The error names the file and the line, and does not quote the content."""
     file = write_secret(tmp_path / role, content)
     file.chmod(mode)
     with pytest.raises(CredentialsError) as raised:
@@ -86,7 +86,7 @@ def test_unusable_files_are_refused_at_the_start(
 def test_a_fault_is_logged_once(
     tokens_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However many calls check the tokens, a fault is one line, and its correction another."""
+    """A fault is logged once, and its correction once, however many calls check the tokens."""
     monkeypatch.setattr(trusted_files, "RELOAD_SECONDS", 0)
     tokens = Tokens(tokens_dir)
     with caplog.at_level("INFO"):
@@ -101,7 +101,7 @@ def test_a_fault_is_logged_once(
 def test_a_token_is_revoked_while_another_file_is_broken(
     tokens_dir: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    """The token is withdrawn, a new one is accepted, and the tokens of the broken file stay valid."""
+    """A token is revoked and a new one accepted, while the tokens of the broken file stay valid."""
     monkeypatch.setattr(trusted_files, "RELOAD_SECONDS", 0)
     tokens = Tokens(tokens_dir)
     write_secret(tokens_dir / broken, "not a token")
@@ -115,7 +115,7 @@ def test_a_token_is_revoked_while_another_file_is_broken(
 def test_the_hash_of_an_empty_token_is_an_error(
     tokens_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log names the file and the line, and an empty token has no role."""
+    """The hash of an empty token grants no role, and the log names the file and the line."""
     monkeypatch.setattr(trusted_files, "RELOAD_SECONDS", 0)
     tokens = Tokens(tokens_dir)
     write_secret(tokens_dir / "primary", OLD, hash_of(""))
@@ -126,7 +126,7 @@ def test_the_hash_of_an_empty_token_is_an_error(
 def test_a_token_that_gets_a_second_role_keeps_its_first(
     tokens_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A token in two files is logged once. Once it is moved to the second file, it has that role."""
+    """A token in two files is logged once. When it is removed from the first file, it gets the role of the second."""
     monkeypatch.setattr(trusted_files, "RELOAD_SECONDS", 0)
     tokens = Tokens(tokens_dir)
     write_secret(tokens_dir / "admin", TOKENS["admin"], OLD)
@@ -137,14 +137,14 @@ def test_a_token_that_gets_a_second_role_keeps_its_first(
 
 
 def test_a_pipe_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
-    """Opening a pipe does not block, and it is not a regular file."""
+    """A named pipe is refused without blocking, because it is not a regular file."""
     os.mkfifo(tmp_path / "primary", 0o600)
     with pytest.raises(CredentialsError, match="is not a regular file"):
         Tokens(tmp_path)
 
 
 def test_a_token_has_one_role(tokens_dir: Path) -> None:
-    """The sidecar does not start with one token in two files, even if one of them holds its hash."""
+    """The sidecar does not start if a token is in two files, even if one of them has only its hash."""
     write_secret(tokens_dir / "admin", hash_of(OLD))
     status, text = run_serve("--tokens-dir", str(tokens_dir))
     assert status > 0

@@ -105,7 +105,7 @@ def test_not_ready_exits_with_3(cli: Cli, session: SessionCalls) -> None:
         ["notes", "get", session.id, "--fresh", "--current-turn", "9", "--max-turns-behind", "7"],
         ["notes", "get", session.id, "--fresh", "--current-turn", "9", "--max-turns-behind", "8"],
     )
-    for result, why in (
+    for result, reason in (
         (never, "not ready (never_run): this observer has not run"),
         (failed, "not ready (failed): "),
         (failed, "latest run 1 (r1): failed: the model is [bold]down[/bold]"),
@@ -113,7 +113,7 @@ def test_not_ready_exits_with_3(cli: Cli, session: SessionCalls) -> None:
         (stale, "8 turns behind, stale"),
     ):
         assert (result.code, result.err) == (3, "")
-        assert why in result.out
+        assert reason in result.out
     assert fresh.code == 0
 
 

@@ -70,14 +70,14 @@ def test_append(cli: Cli, session: SessionCalls, tmp_path: Path) -> None:
     assert "no text follows the speaker 'user'" in odd.error
     assert "--file" in none.error
     assert refused.error == "the transcript has 4 turns, not 2 (TURN_COUNT_MISMATCH)"
-    for stdin, why in (
+    for stdin, reason in (
         ('{"speaker": "a", "text": "b"}\n{"speaker"', "line 2: not valid JSON"),
         ('{"speaker": "a"}', "line 1: text must be a string"),
         ('{"speaker": "a", "text": "b", "time": "2026-01-31T13:00:00"}', "line 1: time must be"),
     ):
         result = cli.in_process("session", "append", session.id, "--file", "-", stdin=stdin)
         assert result.code == 2
-        assert why in result.error
+        assert reason in result.error
     assert session.get_session().turn_count == 4
 
 

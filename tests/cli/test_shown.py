@@ -178,12 +178,14 @@ def test_an_unknown_session_differs_from_one_without_runs(cli: Cli, session: Ses
     assert "no data for this session" in unknown_runs.out
 
 
-@pytest.mark.parametrize(("issue", "meant"), [("warn:x", "warning"), ("Crit: x", "critical"), ("warnign:x", "warning")])
-def test_misspelt_severity(cli: Cli, session: SessionCalls, issue: str, meant: str) -> None:
+@pytest.mark.parametrize(
+    ("issue", "severity"), [("warn:x", "warning"), ("Crit: x", "critical"), ("warnign:x", "warning")]
+)
+def test_misspelt_severity(cli: Cli, session: SessionCalls, issue: str, severity: str) -> None:
     """A misspelt severity is not taken for text; the error suggests the correct word."""
     result = cli("notes", "write", session.id, "--issue", issue)
     assert result.code == 2
-    assert f"write {meant}:TEXT" in result.error
+    assert f"write {severity}:TEXT" in result.error
     assert session.get_notes().ready is False
 
 

@@ -103,7 +103,7 @@ async def test_public_address(host: Host, sidecar: Sidecar, tmp_path: Path) -> N
             "does not exist",
             ["--listen", "127.0.0.1:0", "--listen-tls-cert", "EMPTY/cert", "--listen-tls-key", "EMPTY/key"],
         ),
-        (1, "is taken", ["--listen", "TAKEN"]),
+        (1, "is in use", ["--listen", "TAKEN"]),
     ],
 )
 def test_rejected_flags(sidecar: Sidecar, tmp_path: Path, code: int, error: str, flags: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Metrics count exactly, hold nothing of users, and do not affect calls, whatever scrapers do."""
+"""Metrics are exact, contain no user data, and do not affect calls, whatever scrapers do."""
 
 import os
 import signal
@@ -39,19 +39,19 @@ def metered() -> Iterator[Sidecar]:
 
 @pytest.fixture
 def calls(metered: Sidecar, session_id: str) -> Iterator[SessionCalls]:
-    """Calls to the sidecar with metrics, on a session of this test's own."""
+    """Calls to the sidecar with metrics, on a new session."""
     with new_channel(metered.target) as channel:
         yield SessionCalls(channel, session_id)
 
 
-class Difference:
+class Changes:
     """Changes of a sidecar's metrics from now on. Other tests call the same sidecar."""
 
     def __init__(self, sidecar: Sidecar) -> None:
         self._sidecar, self._before = sidecar, scrape(sidecar)
 
     def series(self, name: str, *labels: str) -> dict[tuple[str, ...], float]:
-        """Return the series that changed, and by how much."""
+        """Return the change of every series that changed."""
         before, now = self._before.series(name, *labels), scrape(self._sidecar).series(name, *labels)
         return {key: value - before.get(key, 0) for key, value in now.items() if value != before.get(key, 0)}
 
@@ -62,7 +62,7 @@ def test_metrics_are_off_by_default(sidecar: Sidecar) -> None:
 
 
 def test_every_series_exists_from_the_start(metered: Sidecar) -> None:
-    """Every method has a series for every status from the start, at 0, so that a rate includes the first error."""
+    """Every method has a series for every status, with the value 0 at first, so that rates include the first error."""
     at_start = scrape(metered)
     methods = {
         *((NOTES, name) for name in ("GetNotes", "BatchGetNotes", "BeginRun", "WriteNotes", "FailRun", "ListRuns")),
@@ -86,8 +86,8 @@ def test_every_series_exists_from_the_start(metered: Sidecar) -> None:
 
 
 def test_calls_are_counted_by_method_and_status(metered: Sidecar, calls: SessionCalls) -> None:
-    """Each call is counted once, with its status spelled as in Go, and its duration once."""
-    grown = Difference(metered)
+    """Each call and its duration are counted once, with the status spelled as in Go."""
+    changes = Changes(metered)
     for _ in range(3):
         calls.get_notes()
     calls.append_turns(2)
@@ -104,29 +104,29 @@ def test_calls_are_counted_by_method_and_status(metered: Sidecar, calls: Session
         ("unary", "session_notes.v1.SessionState", "AppendTurns", "Aborted"): 1,
         ("unary", NOTES, "FailRun", "NotFound"): 1,
     }
-    assert grown.series(HANDLED, "grpc_type", "grpc_service", "grpc_method", "grpc_code") == expected
+    assert changes.series(HANDLED, "grpc_type", "grpc_service", "grpc_method", "grpc_code") == expected
     by_method = {("GetNotes",): 4, ("AppendTurns",): 2, ("FailRun",): 1}
-    assert grown.series("grpc_server_started_total", "grpc_method") == by_method
-    assert grown.series("grpc_server_handling_seconds_count", "grpc_method") == by_method
-    assert grown.series("session_notes_calls_refused_total", "reason") == {
+    assert changes.series("grpc_server_started_total", "grpc_method") == by_method
+    assert changes.series("grpc_server_handling_seconds_count", "grpc_method") == by_method
+    assert changes.series("session_notes_calls_refused_total", "reason") == {
         ("INVALID_FIELD",): 1,
         ("TURN_COUNT_MISMATCH",): 1,
         ("RUN_NOT_FOUND",): 1,
     }
-    # A call rejected before it reaches the store is not a store operation. A refusal by the store is.
-    assert grown.series("session_notes_store_operation_seconds_count", "operation") == {
+    # A refusal by the store is a store operation. A call rejected before it reaches the store is not.
+    assert changes.series("session_notes_store_operation_seconds_count", "operation") == {
         ("get_notes",): 3,
         ("append_turns",): 2,
         ("fail_run",): 1,
     }
-    duration = grown.series("grpc_server_handling_seconds_sum", "grpc_method")[("GetNotes",)]
-    in_store = grown.series("session_notes_store_operation_seconds_sum", "operation")[("get_notes",)]
+    duration = changes.series("grpc_server_handling_seconds_sum", "grpc_method")[("GetNotes",)]
+    in_store = changes.series("session_notes_store_operation_seconds_sum", "operation")[("get_notes",)]
     assert 0 < in_store < duration < 10
 
 
 def test_readings_are_counted(metered: Sidecar, calls: SessionCalls) -> None:
-    """Readings count by readiness and freshness, with age and drift. Each entry of a batch is a reading."""
-    grown = Difference(metered)
+    """Readings are counted by readiness and freshness, with age and drift. Each entry of a batch is a reading."""
+    changes = Changes(metered)
     calls.get_notes()
     calls.begin_run("run-1", observed_turn=3)
     calls.get_notes()
@@ -140,28 +140,28 @@ def test_readings_are_counted(metered: Sidecar, calls: SessionCalls) -> None:
     calls.notes.BatchGetNotes(api.BatchGetNotesRequest(requests=[request, request]), timeout=10)
     with refused(grpc.StatusCode.INVALID_ARGUMENT):
         calls.get_notes(observer="not a name")
-    assert grown.series("session_notes_reads_total", "readiness", "fresh") == {
+    assert changes.series("session_notes_reads_total", "readiness", "fresh") == {
         ("never_run", "false"): 1,
         ("running", "false"): 1,
         ("failed", "false"): 1,
         ("ready", "true"): 3,
         ("ready", "false"): 1,
     }
-    assert grown.series("session_notes_read_age_seconds_count") == {(): 4}
-    assert 0 < grown.series("session_notes_read_age_seconds_sum")[()] < 40
+    assert changes.series("session_notes_read_age_seconds_count") == {(): 4}
+    assert 0 < changes.series("session_notes_read_age_seconds_sum")[()] < 40
     # The current turn of one reading is unknown.
-    assert grown.series("session_notes_read_turns_behind_count") == {(): 3}
-    assert grown.series("session_notes_read_turns_behind_sum") == {(): 4}
-    assert grown.series("session_notes_read_turns_behind_bucket", "le") == {
+    assert changes.series("session_notes_read_turns_behind_count") == {(): 3}
+    assert changes.series("session_notes_read_turns_behind_sum") == {(): 4}
+    assert changes.series("session_notes_read_turns_behind_bucket", "le") == {
         **{(bound,): 2 for bound in ("0.0", "1.0", "2.0", "3.0")},
         **{(bound,): 3 for bound in ("5.0", "8.0", "13.0", "20.0", "50.0", "100.0", "+Inf")},
     }
 
 
 def test_writes_and_runs_are_counted_by_outcome(metered: Sidecar, calls: SessionCalls) -> None:
-    """Writes count by outcome, and runs as they begin and end. A retry begins no run, and a duplicate ends none."""
+    """Writes are counted by outcome, and runs at begin and end. A retry begins no run, and a duplicate ends none."""
     in_flight = scrape(metered)("session_notes_runs_at_work")
-    grown = Difference(metered)
+    changes = Changes(metered)
     for run_id in ("run-1", "run-2", "run-3", "run-4", "run-4"):
         calls.begin_run(run_id)
     assert scrape(metered)("session_notes_runs_at_work") == in_flight + 4
@@ -173,18 +173,18 @@ def test_writes_and_runs_are_counted_by_outcome(metered: Sidecar, calls: Session
         calls.write_notes("run-2", "something else")
     assert scrape(metered)("session_notes_runs_at_work") == in_flight + 1
     assert calls.begin_run("run-5", only_if_idle=True).started is False
-    # The run learns that its session is deleted.
+    # The write reports that the session is deleted, which ends the run.
     calls.state.DeleteSession(DeleteSessionRequest(session_id=calls.id), timeout=10)
     with refused(grpc.StatusCode.FAILED_PRECONDITION, "SESSION_DELETED"):
         calls.write_notes("run-4", "said")
     assert scrape(metered)("session_notes_runs_at_work") == in_flight
-    assert grown.series("session_notes_writes_total", "outcome") == {
+    assert changes.series("session_notes_writes_total", "outcome") == {
         ("accepted",): 1,
         ("duplicate",): 1,
         ("superseded",): 1,
     }
-    assert grown.series("session_notes_runs_begun_total") == {(): 4}
-    assert grown.series("session_notes_runs_ended_total", "how") == {
+    assert changes.series("session_notes_runs_begun_total") == {(): 4}
+    assert changes.series("session_notes_runs_ended_total", "how") == {
         ("written",): 1,
         ("superseded",): 1,
         ("failed",): 1,
@@ -192,7 +192,7 @@ def test_writes_and_runs_are_counted_by_outcome(metered: Sidecar, calls: Session
 
 
 def test_a_run_is_in_flight_until_its_lease_ends(metered: Sidecar, calls: SessionCalls) -> None:
-    """A run that never ends is in flight until its lease runs out."""
+    """A run that never ends counts as in flight until its lease runs out."""
     in_flight = scrape(metered)("session_notes_runs_at_work")
     calls.begin_run("run-1", lease=Duration(nanos=300_000_000))
     assert scrape(metered)("session_notes_runs_at_work") == in_flight + 1
@@ -200,8 +200,8 @@ def test_a_run_is_in_flight_until_its_lease_ends(metered: Sidecar, calls: Sessio
 
 
 def test_health_and_reflection_are_counted(metered: Sidecar) -> None:
-    """gRPC's own services are counted by type. A Watch is in flight while it is held."""
-    grown = Difference(metered)
+    """gRPC's own services are counted by type. A Watch is in flight until it ends."""
+    changes = Changes(metered)
     with new_channel(metered.target) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         health.Check(health_pb2.HealthCheckRequest(), timeout=5)
@@ -212,7 +212,7 @@ def test_health_and_reflection_are_counted(metered: Sidecar) -> None:
         assert scrape(metered)("session_notes_calls_in_flight", grpc_type="server_stream") == 1
         watch.cancel()
         eventually(lambda: scrape(metered)("session_notes_calls_in_flight", grpc_type="server_stream") == 0)
-    assert grown.series(HANDLED, "grpc_type", "grpc_method", "grpc_code") == {
+    assert changes.series(HANDLED, "grpc_type", "grpc_method", "grpc_code") == {
         ("unary", "Check", "OK"): 1,
         ("unary", "Check", "NotFound"): 1,
         ("server_stream", "Watch", "Canceled"): 1,
@@ -222,19 +222,19 @@ def test_health_and_reflection_are_counted(metered: Sidecar) -> None:
 def test_unknown_methods_are_one_series(metered: Sidecar) -> None:
     """Calls of methods that do not exist share one series, so that callers cannot add series."""
     names = len(scrape(metered).samples)
-    grown = Difference(metered)
+    changes = Changes(metered)
     with new_channel(metered.target) as channel:
         for number in range(20):
             with refused(grpc.StatusCode.UNIMPLEMENTED):
                 channel.unary_unary(f"/{NOTES}/{CANARY}{number}", bytes)(b"", timeout=5)
-    assert grown.series(HANDLED, "grpc_service", "grpc_method", "grpc_code") == {
+    assert changes.series(HANDLED, "grpc_service", "grpc_method", "grpc_code") == {
         ("unknown", "unknown", "Unimplemented"): 20
     }
     assert len(scrape(metered).samples) == names
 
 
-def test_metrics_hold_nothing_of_users(metered: Sidecar) -> None:
-    """Metrics hold no id, no name that a caller chose, and no content."""
+def test_metrics_contain_no_user_data(metered: Sidecar) -> None:
+    """Metrics contain no id, no name that a caller chose, and no content."""
     with new_channel(metered.target) as channel:
         calls = SessionCalls(channel, f"{CANARY}-{new_session_id()}")
         calls.append_turns(1)
@@ -318,7 +318,7 @@ def threads(sidecar: Sidecar) -> int:
     return len(list(Path(f"/proc/{sidecar.process.pid}/task").iterdir()))
 
 
-def test_hostile_scrapers_affect_no_one_else(metered: Sidecar, calls: SessionCalls) -> None:
+def test_hostile_scrapers_do_not_affect_others(metered: Sidecar, calls: SessionCalls) -> None:
     """Silent connections, garbage and unread responses affect neither scrapes nor calls, and add no log line."""
     server, log, max_threads = address(metered), metered.log, threads(metered) + 10
     with ExitStack() as stack:
@@ -338,9 +338,9 @@ def test_hostile_scrapers_affect_no_one_else(metered: Sidecar, calls: SessionCal
     assert metered.log == log
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shares out a port's connections")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux distributes a port's connections")
 def test_metrics_of_workers_are_summed(session_id: str) -> None:
-    """With several workers, one port serves the sums of all, including a worker that was killed."""
+    """With several workers, one port serves the sums of all workers, including one that was killed."""
     with sidecar_with_workers(flags=METRICS) as sidecar:
         with channel_per_worker(sidecar) as channels:
             for pid, count in zip(channels, (3, 5), strict=True):
@@ -352,7 +352,7 @@ def test_metrics_of_workers_are_summed(session_id: str) -> None:
             assert now("session_notes_store_up") == 1
             processes = {sample.labels["process"] for sample in now.samples if sample.name == "process_open_fds"}
             assert processes == {"supervisor", "worker 1", "worker 2"}
-            # The garbage collector of the supervisor alone would be misleading.
+            # Metrics of only the supervisor's garbage collector would be misleading.
             assert "python_gc" not in now.text
         victim = workers(sidecar)[0]
         os.kill(victim, signal.SIGKILL)
@@ -367,7 +367,7 @@ def test_metrics_of_workers_are_summed(session_id: str) -> None:
 
 @pytest.mark.parametrize("flags", [[], ["--workers", "2"]], ids=["alone", "workers"])
 def test_an_address_in_use_is_an_error(flags: list[str]) -> None:
-    """An address for metrics that is in use is an error at the start."""
+    """A metrics address that is in use is an error at startup."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = f"127.0.0.1:{other.getsockname()[1]}"
         text = assert_refused(taken, ["--metrics-listen", taken, *flags])
@@ -375,7 +375,7 @@ def test_an_address_in_use_is_an_error(flags: list[str]) -> None:
 
 
 def test_head_is_supported(metered: Sidecar) -> None:
-    """HEAD, which monitors send, has the response of GET without its body."""
+    """HEAD, which monitors send, returns the headers of GET without a body."""
     host, port = address(metered)
     for method in ("GET", "HEAD"):
         request = urllib.request.Request(f"http://{host}:{port}/metrics", method=method)

@@ -1,4 +1,4 @@
-"""Repair of the embedded store's append-only file: it removes what the store could not read, and nothing else."""
+"""Repair of the embedded store's append-only file, which removes only unreadable parts."""
 
 from pathlib import Path
 
@@ -26,19 +26,19 @@ HOLE = bytes(100)
         (SET + HOLE + PUSH, SET + PUSH, 100),
         (HOLE + SET + b"\0" + PUSH + HOLE, SET + PUSH, 201),
         (MULTI + SET + HOLE + PUSH + EXEC + SET, MULTI + SET + PUSH + EXEC + SET, 100),
-        # An incomplete command goes, with everything after it.
+        # An incomplete command is removed, and everything after it.
         (SET + PUSH[:-1], SET, 0),
         (SET + PUSH[:9] + HOLE + SET, SET, 0),
         (SET + b"nonsense" + SET, SET, 0),
         (SET + b"*x\r\n" + SET, SET, 0),
         (SET + PUSH.replace(b"$5", b"$4") + SET, SET, 0),
-        # A transaction without its end goes too.
+        # An unfinished transaction is also removed.
         (SET + MULTI + PUSH + HOLE + SET, SET, 0),
         (SET + MULTI + SET + EXEC + HOLE + MULTI + PUSH, SET + MULTI + SET + EXEC, 100),
     ],
 )
-def test_a_repair_keeps_whole_commands(before: bytes, after: bytes, nul_bytes: int, tmp_path: Path) -> None:
-    """NULs between whole commands are removed, and so is all that follows an unreadable byte, later files included."""
+def test_a_repair_keeps_complete_commands(before: bytes, after: bytes, nul_bytes: int, tmp_path: Path) -> None:
+    """A repair removes NULs between commands, and everything after an unreadable byte, later files included."""
     folder = tmp_path / "appendonlydir"
     folder.mkdir()
     (folder / "appendonly.aof.manifest").write_text(

@@ -1,10 +1,10 @@
-"""Budgets: a bound in total, a bound per connection, and a reserve for connections that hold little."""
+"""Budgets: a total bound, a bound per connection, and a reserve for connections that hold little."""
 
 from session_notes_server.rpc.budgets import Budget
 
 
 def test_bounds_hold_in_total_and_per_connection() -> None:
-    """A connection is refused beyond its own bound and beyond the total one."""
+    """A connection may exceed neither its own bound nor the total bound."""
     budget = Budget(100, each=50, little=10)
     assert budget.fits(40, 10)
     assert not budget.fits(40, 11)
@@ -14,7 +14,7 @@ def test_bounds_hold_in_total_and_per_connection() -> None:
 
 
 def test_a_connection_that_holds_little_may_exceed_its_bound_once() -> None:
-    """A response larger than a connection's bound is not refused forever."""
+    """A response larger than a connection's bound fits if the connection holds little."""
     budget = Budget(100, each=50, little=10)
     assert budget.fits(0, 100)
     assert budget.fits(10, 90)
@@ -23,7 +23,7 @@ def test_a_connection_that_holds_little_may_exceed_its_bound_once() -> None:
 
 
 def test_the_reserve_is_for_connections_that_hold_little() -> None:
-    """However much others hold, little fits until the reserve is full, and nothing large does."""
+    """At the total bound, small amounts fit until the reserve is full, and large amounts do not."""
     budget = Budget(100, each=50, little=10)
     budget.total = 100
     assert budget.fits(0, 0)

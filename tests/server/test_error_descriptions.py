@@ -1,4 +1,4 @@
-"""Descriptions of store errors, for logs: words to act on, and never an error's own text."""
+"""Descriptions of store errors for logs: what to act on, and never the text of the error."""
 
 import errno
 import logging
@@ -21,7 +21,7 @@ SECRET = "canary-91be"
 
 
 def tls_fault(name: str) -> ssl.SSLError:
-    """Return an error of OpenSSL's."""
+    """Return an OpenSSL error."""
     error = ssl.SSLError(1, SECRET)
     error.reason = name
     return error
@@ -56,7 +56,7 @@ def tls_fault(name: str) -> ssl.SSLError:
     ],
 )
 def test_a_description_is_a_fixed_text(error: Exception | None, expected: str) -> None:
-    """Each kind of error is described by its class and code, and no part of its own text gets into the description."""
+    """The description depends on the error's class and code, and contains none of its text."""
     description = describe_error(error)
     assert expected in description
     assert SECRET not in description
@@ -85,10 +85,10 @@ def test_a_missing_permission_is_recognized_inside_a_script(text: str) -> None:
     assert "NOPERM" in error_codes(ReplyError(text))
 
 
-def test_refused_calls_are_logged_once_a_minute(
+def test_refused_calls_are_throttled_in_the_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log has one line a minute per reason, however many calls are refused, and none for an outage."""
+    """However many calls are refused, the log has one line per reason and pause, and none for an outage."""
     refusals = RefusalLog()
     for _ in range(3):
         refusals.record(ReplyError("READONLY x"))
@@ -106,7 +106,7 @@ def test_refused_calls_are_logged_once_a_minute(
 @pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("form", ["{} x", "ERR Error running script (call to f_6): @user_script:1: -{} x"])
 def test_a_code_has_one_meaning(code: str, form: str) -> None:
-    """A code means what the table says, on its own and inside a script, as Redis 6 quotes it."""
+    """A code has the meaning in the table, by itself and as Redis 6 quotes it from inside a script."""
     refusal = ReplyError(form.format(code))
     assert f"({code})" in describe_error(refusal)
     assert isinstance(exception_for(refusal), StoreUnavailable if CODES[code].transient else ReplyError)
@@ -114,7 +114,7 @@ def test_a_code_has_one_meaning(code: str, form: str) -> None:
 
 
 def test_an_unknown_code_is_a_bug() -> None:
-    """An error reply with no code of the table is raised as it is, and its text is not in the description."""
+    """An error reply whose code is not in the table is raised unchanged, and its text is not in the description."""
     refusal = ReplyError(f"WHATEVER {SECRET}")
     assert exception_for(refusal) is refusal
     assert SECRET not in describe_error(refusal)

@@ -1,4 +1,4 @@
-"""Throttled log messages: a message that repeats is logged at once, then less and less often."""
+"""Throttled log messages: a repeated message is logged immediately, then less and less often."""
 
 import time
 
@@ -7,7 +7,7 @@ from session_notes_server.store import LogThrottle
 
 
 def test_a_repeated_message_is_due_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twice a second for five minutes: due after 0, 5, 15, 35, 75 s, then once a minute, each time with its count."""
+    """Repeated twice a second, a message is due after 0, 5, 15, 35 and 75 s, then once a minute, with its count."""
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     throttle, due = LogThrottle(), []
@@ -18,7 +18,7 @@ def test_a_repeated_message_is_due_less_and_less_often(monkeypatch: pytest.Monke
     assert due == [(0, 0), (5, 10), (15, 20), (35, 40), (75, 80), (135, 120), (195, 120), (255, 120)]
 
 
-def test_alternating_messages_are_counted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alternating_messages_are_counted_separately(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two messages that alternate are due once each."""
     monkeypatch.setattr(time, "monotonic", lambda: 0.0)
     throttle = LogThrottle()

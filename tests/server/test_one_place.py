@@ -49,7 +49,7 @@ def test_run_states_are_those_of_the_contract() -> None:
 
 @pytest.mark.parametrize("script", LUA, ids=lambda script: script.stem)
 def test_scripts_define_no_numbers(script: Path) -> None:
-    """No script has a number of two digits or more: limits and units come from limits.py."""
+    """No script contains a number of two digits or more, because limits and units come from limits.py."""
     assert re.findall(r"\b\d{2,}\b|\b\d+e\d+\b", code_of(script)) == []
 
 
@@ -107,5 +107,5 @@ def test_one_table_lists_the_refusals() -> None:
 
 
 def test_every_public_method_of_the_store_is_an_operation() -> None:
-    """So telemetry sees each of them."""
+    """Every public method of Store is in OPERATIONS, so that telemetry has metrics for it."""
     assert {name for name in dir(Store) if not name.startswith("_")} == set(OPERATIONS)

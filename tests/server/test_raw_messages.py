@@ -1,4 +1,4 @@
-"""Responses with raw bytes are, on the wire, the contract's own messages."""
+"""Responses with raw bytes are identical to the contract's messages on the wire."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ NOTES = Notes(coverage={"a": 0.5, "b": 1}, summary="ü", follow_up_suggestions=[
 
 @pytest.mark.parametrize("notes", [NOTES, Notes()])
 def test_stored_notes_are_unchanged_in_a_batch(notes: Notes) -> None:
-    """A batch returns notes as they are stored, and empty notes are present."""
+    """A batch returns notes as they are stored. Empty notes are present."""
     batch = raw_messages.BatchResponse()
-    response: Any = batch.add(notes.SerializeToString())  # For the type checker, its notes are a message.
+    response: Any = batch.add(notes.SerializeToString())  # The type checker expects a message as notes.
     response.ready, response.run.run_id = True, "r"
     response.notes = b""
     parsed = session_notes_pb2.BatchGetNotesResponse.FromString(batch.SerializeToString()).responses[0]
@@ -25,7 +25,7 @@ def test_stored_notes_are_unchanged_in_a_batch(notes: Notes) -> None:
 
 
 def test_stored_turns_are_unchanged_in_a_session() -> None:
-    """A session returns its turns as they are stored, in order, next to fields that are not raw."""
+    """A session returns its turns as they are stored and in order, along with fields that are not raw."""
     turns = [Turn(speaker="user", text="a"), Turn(), Turn(speaker="primary")]
     response: Any = raw_messages.GetSessionResponse()
     response.session.turns.extend(turn.SerializeToString() for turn in turns)
@@ -36,7 +36,7 @@ def test_stored_turns_are_unchanged_in_a_session() -> None:
 
 
 def test_fields_are_those_of_the_contract() -> None:
-    """Names, numbers and types are the contract's, except that the messages in BYTES_FIELDS are bytes."""
+    """Names, numbers and types are those of the contract, except that the fields in BYTES_FIELDS are bytes."""
     for name in raw_messages.__all__:
         raw = getattr(raw_messages, name).DESCRIPTOR
         contract = session_notes_pb2.DESCRIPTOR.pool.FindMessageTypeByName(raw.full_name)

@@ -17,7 +17,7 @@ from session_notes_server.store import InvalidRedisURL, RedisTarget
     ],
 )
 def test_the_name_of_a_url_holds_no_secret(url: str, name: str) -> None:
-    """A URL of any form is accepted, and its name for logs has no password, user or database."""
+    """A URL of any form is accepted, and its name in logs has no password, user or database."""
     assert RedisTarget.parse(url).name == name
 
 
@@ -43,7 +43,7 @@ def test_percent_encoding_is_decoded_once(url: str, user: str, password: str, db
 
 
 def test_the_service_of_a_sentinel_is_decoded_once() -> None:
-    """An encoded slash belongs to the service's name; the database comes after the name."""
+    """An encoded slash is part of the service's name. The database follows the name."""
     target = RedisTarget.parse("redis+sentinel://h/my%2Fmaster%2541/3")
     assert (target.service, target.db) == ("my/master%41", 3)
 
@@ -53,7 +53,7 @@ def test_the_service_of_a_sentinel_is_decoded_once() -> None:
     "password", ["p@ss/word#1", "s3cret/x", "s3cret#x", "s3cret?x", "1234/s3cret", "/s3cret", "#", "a/b"]
 )
 def test_a_password_that_must_be_encoded_gets_advice(kind: str, password: str) -> None:
-    """A password with a character that ends a URL's host part is rejected with advice, and is not quoted."""
+    """A password with a character that would end the URL's host part is rejected with advice, and is not quoted."""
     location = "/run/s" if kind == "unix" else "h:6379/main" if kind.endswith("sentinel") else "h:6379"
     with pytest.raises(InvalidRedisURL) as rejected:
         RedisTarget.parse(f"{kind}://:{password}@{location}")
@@ -77,7 +77,7 @@ def test_a_password_that_must_be_encoded_gets_advice(kind: str, password: str) -
     ],
 )
 def test_an_error_names_the_invalid_part(url: str, message: str) -> None:
-    """The message says which part of the URL is invalid."""
+    """The message names the invalid part of the URL."""
     with pytest.raises(InvalidRedisURL, match=message):
         RedisTarget.parse(url)
 
@@ -97,7 +97,7 @@ def test_an_error_names_the_invalid_part(url: str, message: str) -> None:
     ],
 )
 def test_an_error_shows_the_accepted_forms(url: str, reason: str) -> None:
-    """The message for an invalid URL has the accepted forms, and quotes nothing secret."""
+    """The message for an invalid URL lists the accepted forms, and quotes no secret."""
     with pytest.raises(InvalidRedisURL) as rejected:
         RedisTarget.parse(url)
     assert "redis+sentinel://" in str(rejected.value), reason

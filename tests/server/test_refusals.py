@@ -1,4 +1,4 @@
-"""Refusals of the store: one table gives each its status."""
+"""Refusals of the store: one table maps each to its status."""
 
 import logging
 
@@ -9,14 +9,14 @@ from session_notes_server.store import Refused, scripts
 
 
 def test_every_refusal_of_the_scripts_has_a_status() -> None:
-    """The names in the scripts are found, and none is answered INTERNAL."""
+    """Every refusal named in the scripts has a status other than INTERNAL."""
     names = scripts.refusals()
     assert {"SESSION_DELETED", "VERSION_MISMATCH", "RUN_NOT_FOUND", "FIELDS_TOO_LARGE", "RUNS_TOO_LARGE"} <= names
     assert {name for name in names if errors.refused(Refused(name, {})).code is grpc.StatusCode.INTERNAL} == set()
 
 
 def test_an_unknown_refusal_is_internal(caplog: pytest.LogCaptureFixture) -> None:
-    """An unknown refusal is INTERNAL, no reason to give up an analysis. The log has its name and the error's id."""
+    """An unknown refusal is INTERNAL, and the log has its name and the error's id."""
     with caplog.at_level(logging.ERROR):
         status = errors.refused(Refused("A_NEW_RULE", {}))
     assert (status.code, status.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")

@@ -43,7 +43,7 @@ class TracesInMemory:
 
 
 async def test_a_late_request_ends_as_deadline_exceeded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call without a request gets DEADLINE_EXCEEDED with the reason REQUEST_TIMEOUT; its span is not an error."""
+    """A call without a request ends as DEADLINE_EXCEEDED with the reason REQUEST_TIMEOUT. Its span is not an error."""
     monkeypatch.setattr(transfers, "REQUEST_SECONDS", 0.3)
     admission = Admission(calls=10, held_bytes=1 << 20, message_bytes=1 << 16)
     traces = TracesInMemory()

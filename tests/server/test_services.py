@@ -1,4 +1,4 @@
-"""The contract's services are listed once; every other table of services, methods or fields agrees with that list."""
+"""The contract's services are listed once. Every other table of services, methods or fields agrees with that list."""
 
 import importlib
 import pkgutil
@@ -23,13 +23,13 @@ def test_every_service_of_the_contract_is_listed() -> None:
 
 
 def test_metrics_name_methods_of_the_contract() -> None:
-    """Every method has its series, and what is counted from responses belongs to an existing method."""
+    """Every method has metrics, and the metrics from responses belong to existing methods."""
     assert {f"{service}.{name}" for _, service, name in families.METHODS} >= METHODS
     assert NotesMetrics(cells.private()).by_method.keys() <= METHODS
 
 
 def test_raw_fields_exist() -> None:
-    """Each field that is copied as bytes exists, and is a message in the contract."""
+    """Each field in BYTES_FIELDS exists, and is a message in the contract."""
     pool = FILES[0].pool
     for message, field in BYTES_FIELDS.items():
         descriptor = pool.FindMessageTypeByName(f"session_notes.v1.{message}").fields_by_name[field]

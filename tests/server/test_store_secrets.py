@@ -1,4 +1,4 @@
-"""Files with credentials for Redis: which are refused at the start, and how they are reloaded."""
+"""Credential files for Redis: unusable files are refused at startup, and changed files are reloaded."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.refused_starts import SECRET, assert_refused
 
 @pytest.fixture
 def files(tmp_path: Path) -> Mapping[str, Path]:
-    """Return valid and invalid files, by name."""
+    """Valid and invalid files, by name."""
     authority = Authority(tmp_path / "authority")
     pair, other = authority.issue("pair", "redis"), authority.issue("other", "redis")
     readable = write_secret(tmp_path / "readable", SECRET)
@@ -51,7 +51,7 @@ def files(tmp_path: Path) -> Mapping[str, Path]:
     ],
 )
 def test_invalid_files_are_refused(files: Mapping[str, Path], given: Mapping[str, str], message: str) -> None:
-    """The error names the file and what is wrong with it, and quotes nothing of its content."""
+    """The error names the file and the fault, and does not quote the content."""
     with pytest.raises(CredentialsError, match=message) as refused:
         RedisSecrets(**cast(Any, {name: files[file] for name, file in given.items()}))
     assert SECRET not in str(refused.value)
@@ -60,7 +60,7 @@ def test_invalid_files_are_refused(files: Mapping[str, Path], given: Mapping[str
 
 @pytest.mark.parametrize(("given", "message"), [("cert", "--redis-key"), ("key", "--redis-cert")])
 def test_half_a_pair_is_an_invalid_setting(files: Mapping[str, Path], given: str, message: str) -> None:
-    """A certificate without its key, or a key without its certificate, is refused whatever the file holds."""
+    """A certificate without a key, or a key without a certificate, is refused."""
     with pytest.raises(InvalidSetting, match=message):
         RedisSecrets(**cast(Any, {given: files[given]}))
 
@@ -81,7 +81,7 @@ def test_half_a_pair_is_an_invalid_setting(files: Mapping[str, Path], given: str
     ],
 )
 def test_conflicting_store_settings_are_refused(files: Mapping[str, Path], flags: list[str], message: str) -> None:
-    """The sidecar does not start, and above all not without TLS where TLS was meant. It says why, without a secret."""
+    """The sidecar does not start, and in particular not without TLS where TLS was intended. The error has no secret."""
     arguments = [str(files[flag]) if flag in files else flag for flag in flags]
     text = assert_refused(message, arguments, code=1 if "empty" in flags else 2)
     assert SECRET not in text
@@ -91,13 +91,13 @@ def test_conflicting_store_settings_are_refused(files: Mapping[str, Path], flags
     "query", ["ssl_cert_reqs=none", "ssl_check_hostname=false", "password=x", "db=1&ssl_ciphers=x"]
 )
 def test_a_url_cannot_disable_verification(query: str) -> None:
-    """Options that redis-py would read from a URL are refused. Only the database is accepted."""
+    """Options that redis-py would read from a URL are refused, except for the database."""
     with pytest.raises(InvalidRedisURL, match="nothing but db"):
         RedisTarget.parse(f"rediss://127.0.0.1:1?{query}")
 
 
 def test_changed_files_take_effect_at_once(files: Mapping[str, Path], caplog: pytest.LogCaptureFixture) -> None:
-    """The next use reads a new password or certificate. An invalid file keeps the last content, with one log line."""
+    """The next use reads a new password or certificate. An invalid file is logged once, and the last content stays."""
     secrets = RedisSecrets(password_file=files["password"], ca=files["ca"], cert=files["cert"], key=files["key"])
     assert secrets.password() == SECRET
     first = secrets.tls_context()

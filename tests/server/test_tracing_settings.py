@@ -1,4 +1,4 @@
-"""Tracing is enabled by OpenTelemetry's own environment variables, and costs nothing otherwise."""
+"""Tracing is enabled by OpenTelemetry's own environment variables, and is not imported otherwise."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Validation of large requests yields to other calls."""
+"""Validation of large requests, which yields to other calls."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from session_notes_server.rpc.validation import Check
 
 @pytest.mark.parametrize("large", ["values", "levels", "turns"])
 async def test_other_calls_run_meanwhile(large: str) -> None:
-    """60,000 values of a document, or 60,000 turns, are checked in at least 60 steps of the event loop."""
+    """60,000 values of a document, or 60,000 turns, are validated in at least 60 steps of the event loop."""
     check, steps = Check(), 0
     if large == "turns":
         checking = check.turns([Turn()] * 60_000, 100)

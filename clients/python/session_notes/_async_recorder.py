@@ -126,7 +126,7 @@ class AsyncTurnRecorder(Recorder):
         self._loop = self._task = self._wake = self._visit = None
 
     async def _work(self, wake: asyncio.Event) -> None:
-        """Visit sessions until nothing is pending. A task that kept waiting would keep its loop from ending."""
+        """Visit sessions until nothing is pending. A waiting task would keep its loop from ending."""
         backlog = self._backlog
         while True:
             wake.clear()

@@ -31,7 +31,7 @@ MAX_IDLE_SESSIONS = 10_000
 _MAX_CALL_TURNS = 250
 _MAX_CALL_BYTES = 512 * 1024
 
-# Like all patterns of this package, compiled at its first use, because that takes time, and few processes need each.
+# Like all patterns of this package, compiled at its first use, because few processes need each of them.
 _SESSION_ID = r"[!-z|~]{1,256}"
 
 

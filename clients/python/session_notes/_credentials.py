@@ -1,5 +1,5 @@
 """Credentials of a client: the token sent with each call, and the TLS files."""
-# Without `from __future__ import annotations`: dataclasses would parse the strings, which takes 0.3 ms at import.
+# Without `from __future__ import annotations`, because dataclasses would parse the text, in 0.3 ms per import.
 
 import inspect
 import os

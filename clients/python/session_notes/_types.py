@@ -3,7 +3,7 @@
 Numbers inside `extra` and session fields are doubles on the wire. Integers up to ±(2^53 - 1) are returned as `int`, all
 other numbers as `float`.
 """
-# Without `from __future__ import annotations`: dataclasses would parse the strings, which takes 0.3 ms at import.
+# Without `from __future__ import annotations`, because dataclasses would parse the text, in 0.3 ms per import.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

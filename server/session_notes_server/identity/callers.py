@@ -69,7 +69,7 @@ class Tokens:
     def role_of(self, token: str) -> Role | None:
         """Return the role of a token, or None if it is not in the files."""
         for fault in self._refresh():
-            log.error("%s; it keeps the role it had, if any", fault)
+            log.error("%s; the token keeps its current role, if any", fault)
         digest = hashlib.sha256(token.encode()).digest()
         role = None
         # Compare with every token, each in constant time, so that the duration reveals nothing about them.

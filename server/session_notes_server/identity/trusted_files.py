@@ -32,7 +32,7 @@ class CredentialsError(StartupError):
 class Reloader(Generic[T]):
     """The content of files, read again on access, at most once a second.
 
-    The files are small and local, so reading them is cheap. Their modification times could miss a change.
+    The files are small and local, so reading them is cheap, and modification times could miss a change.
 
     Args:
         name: A description of the content, for the log.
@@ -112,5 +112,7 @@ def _check_trusted(path: Path, status: os.stat_result, *, secret: bool) -> None:
     # same rule to its private key.
     forbidden = (0o027 if status.st_uid == 0 != os.geteuid() else 0o077) if secret else 0o002
     if status.st_mode & forbidden:
-        advice = "other users can read or change it: chmod 600" if secret else "other users can change it: chmod o-w"
-        raise CredentialsError(f"{path} has mode {stat.S_IMODE(status.st_mode):04o}, {advice}")
+        access, mode = ("read or change", "600") if secret else ("change", "o-w")
+        raise CredentialsError(
+            f"{path} has mode {stat.S_IMODE(status.st_mode):04o}: other users can {access} it; run chmod {mode} on it"
+        )

@@ -78,7 +78,7 @@ class Authorization:
         if self._tokens is not None:
             headers = [text for key, text in context.invocation_metadata() or () if key == "authorization"]
             if headers:
-                # An unknown token is a mistake or an attack, even next to a known certificate.
+                # An unknown token is a mistake or an attack, even together with a known certificate.
                 scheme, _, token = str(headers[0]).partition(" ")
                 token = token.strip()
                 usable = token and len(headers) == 1 and scheme.lower() == "bearer"

@@ -16,7 +16,7 @@ SWEEP_SECONDS = 0.25
 """Interval of the sweep. A request that has not arrived after one to two intervals is slow."""
 
 SLOW_REQUESTS, SLOW_REQUESTS_PER_PEER = 8, 2
-"""Bounds on slow requests, in total and per connection. Each can hold twice the maximum message, gRPC's own limit."""
+"""Bounds on slow requests, in total and per connection. Each can hold twice the maximum message size."""
 
 REQUEST_SECONDS = 10.0
 """Time limit for a request to arrive, within the bounds on slow requests. Enough for 4 MiB at 3.4 Mbit/s."""

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
     "--tokens-dir",
     metavar="DIR",
     panel=_HTTP,
-    help="Admit only callers with a token of the role primary or admin. The directory is as for `serve`.",
+    help="Admit only callers with a token of the role primary or admin. See `serve` for the directory's files.",
     show_default="no token required",
 )
 @path_option(

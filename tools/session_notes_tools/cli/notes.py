@@ -145,21 +145,21 @@ def write(
 
     from session_notes_tools.cli import documents, output
 
-    given: dict[str, Any] = {
+    parts: dict[str, Any] = {
         "summary": summary,
         "coverage": dict(coverage_share(text) for text in coverage),
         "issues": [issue_fields(text) for text in issue],
         "follow_up_suggestions": list(follow_up),
         "extra": {} if extra is None else json_object("--extra", extra),
     }
-    if file is not None and any(given.values()):
+    if file is not None and any(parts.values()):
         raise usage_error("--file", "give the notes in a file or in options, not both")
-    if file is None and not any(given.values()):
+    if file is None and not any(parts.values()):
         raise usage_error(
             "nothing to write",
             "give --summary or another part of the notes, or a --file; for empty notes, a --file with {}",
         )
-    notes = notes_from_document(given if file is None else json_object("--file", read_text(file)))
+    notes = notes_from_document(parts if file is None else json_object("--file", read_text(file)))
     with observer_client(target, timeout, observer) as client:
         result = client.write_notes(session_id, notes, run_id=run_id, observed_turn=observed_turn, ttl=ttl)
     if as_json:

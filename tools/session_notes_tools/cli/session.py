@@ -95,11 +95,11 @@ def set_(
     """Set and remove fields atomically. Other fields remain unchanged."""
     from session_notes_tools.cli import documents, output
 
-    given = [name_and_value("NAME=VALUE", text) for text in fields]
-    if not given and not remove and ttl is None:
+    pairs = [name_and_value("NAME=VALUE", text) for text in fields]
+    if not pairs and not remove and ttl is None:
         raise usage_error("nothing to change", "give NAME=VALUE, --remove or --ttl")
-    changes = {name: _field_value(text) for name, text in given}
-    if len(changes) < len(given):
+    changes = {name: _field_value(text) for name, text in pairs}
+    if len(changes) < len(pairs):
         raise usage_error("NAME=VALUE", "a field is set twice")
     with primary_client(target, timeout) as client:
         result = client.update_session(session_id, changes, remove=remove, expected_version=expected_version, ttl=ttl)

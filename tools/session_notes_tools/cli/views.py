@@ -57,8 +57,8 @@ def runs_table(
 
 def show_run(run: "Run") -> None:
     """Print a run on one line."""
-    saw = "" if run.observed_turn is None or run.end_time else f", sees {count(run.observed_turn, 'turn')}"
-    echo(id_line((f"run {run.number}", "bold"), f" ({run.run_id}) of {run.observer}: {run.state.value}{saw}"))
+    observed = "" if run.observed_turn is None or run.end_time else f", sees {count(run.observed_turn, 'turn')}"
+    echo(id_line((f"run {run.number}", "bold"), f" ({run.run_id}) of {run.observer}: {run.state.value}{observed}"))
 
 
 def show_runs(runs: "Sequence[Run]", *, notes: bool) -> None:
@@ -92,9 +92,9 @@ def show_reading(
     if reading.notes:
         echo(*notes_parts(reading.notes))
     if reading.run:
-        saw = "" if reading.observed_turn is None else f", saw {count(reading.observed_turn, 'turn')}"
+        observed = "" if reading.observed_turn is None else f", saw {count(reading.observed_turn, 'turn')}"
         expiry = f", expires in {remaining(reading.expires_in)}" if reading.expires_in is not None else ""
-        echo(id_line((f"from run {reading.run.number} ({reading.run.run_id}){saw}{expiry}", "dim")))
+        echo(id_line((f"from run {reading.run.number} ({reading.run.run_id}){observed}{expiry}", "dim")))
     latest = reading.latest_run
     if latest and (reading.run is None or latest.number > reading.run.number):
         failure = f": {latest.failure}" if latest.failure else ""

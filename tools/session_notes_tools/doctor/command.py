@@ -32,7 +32,7 @@ _COLUMN_WIDTHS = (7, 11)
     metavar="URL",
     envvar="SESSION_NOTES_REDIS_URL",
     panel=PANEL,
-    help="Also check this Redis or Valkey. The URL is as for `serve`.",
+    help="Also check this Redis or Valkey. See `serve` for the forms of the URL.",
     show_default="only the sidecar is checked",
 )
 @redis_secrets_options

@@ -23,7 +23,7 @@ from session_notes_server.telemetry.tracing.export import Export
 
 T = TypeVar("T")
 
-# Statuses that are the sidecar's fault. DEADLINE_EXCEEDED is not: its only cause is a request that arrives too slowly.
+# Statuses that are the sidecar's fault. It returns DEADLINE_EXCEEDED only for a request that arrives too slowly.
 _SERVER_ERRORS = frozenset(
     {
         grpc.StatusCode.UNKNOWN,
@@ -95,7 +95,7 @@ class CallSpan:
     def end(self, code: grpc.StatusCode) -> None:
         """End the span with the call's status. Must run in the task that began it."""
         detach(self._token)
-        # gRPC cancels a call whose deadline passes. The sidecar was too slow, unlike after a request timeout.
+        # gRPC cancels a call whose deadline passes. Unlike a request timeout, this counts as the sidecar's fault.
         deadline_passed = code is grpc.StatusCode.CANCELLED and self._context.time_remaining() == 0
         if deadline_passed:
             code = grpc.StatusCode.DEADLINE_EXCEEDED
