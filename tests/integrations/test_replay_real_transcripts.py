@@ -1,4 +1,4 @@
-"""`session-notes replay` with many real transcripts at once, which takes half a minute on all cores."""
+"""`session-notes replay` with many concurrent real transcripts, which takes half a minute on all cores."""
 
 from pathlib import Path
 

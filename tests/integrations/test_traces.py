@@ -319,7 +319,7 @@ def test_workers_are_separate_instances(collector: Collector) -> None:
 
 
 def test_missing_packages(tmp_path: Path) -> None:
-    """If tracing is enabled without the extra `otel`, such as by a pod's environment, the sidecar warns and serves."""
+    """If a pod's environment enables tracing without the extra `otel`, the sidecar warns and serves."""
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['opentelemetry'] = None")
     path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "PYTHONPATH": path}

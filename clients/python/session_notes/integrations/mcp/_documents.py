@@ -29,7 +29,7 @@ class IssueDocument(TypedDict):
 class NotesDocument(TypedDict):
     """An observer's conclusions."""
 
-    coverage: NotRequired[Annotated[dict[str, float], Field(description="Share covered of each topic, 0 to 1.")]]
+    coverage: NotRequired[Annotated[dict[str, float], Field(description="Share of each topic covered, 0 to 1.")]]
     issues: NotRequired[list[IssueDocument]]
     follow_up_suggestions: NotRequired[list[str]]
     summary: NotRequired[str]
