@@ -26,7 +26,7 @@ _SUBSTITUTIONS = (
     (r"    def __enter__\(self\) -> Self:", "    async def __aenter__(self) -> Self:\n        self._transport.open()"),
     (r"    def __exit__\(", "    async def __aexit__("),
     (r"(?<=        )self\.close\(\)", "await self.close()"),
-    # Methods. `run` stays a plain method, because its result is entered by `async with`.
+    # Methods. `run` stays a plain method, because its result is entered with `async with`.
     (r"\n    def (?!_|run\b)", "\n    async def "),
     (r"self\._transport\.(send|close)\(", r"await self._transport.\1("),
     (r"_pending\.settle\(", "await _pending.settle_async("),
@@ -41,7 +41,7 @@ _SUBSTITUTIONS = (
     (r"(>>>|\.\.\.)( +)((?:\w+ = )?)(?=(?:primary|observer|raw|run)\.\w+\()", r"\1\2\3await "),
     (
         r"Safe to use from several threads\. Create one per process, and close it or use it in `with`\.",
-        "Opened by `async with`. It belongs to that event loop, and raises UsageError in any other.",
+        "Open it with `async with`. It belongs to that event loop, and raises UsageError in any other.",
     ),
     (r"in flight in other threads", "in flight in other tasks"),
     (r"(a|the duration of a) `with` block", r"\1 `async with` block"),

@@ -288,7 +288,7 @@ def test_a_client_in_another_loop_raises_usage_error(sidecar: Sidecar, session_i
             asyncio.run(use())
         finally:
             done.set()
-        assert holding.result(30) is False, "the loop it belongs to is not disturbed"
+        assert holding.result(30) is False, "the client still works in its own loop"
 
 
 def test_a_client_left_open_by_its_loop(sidecar: Sidecar, session_id: str) -> None:

@@ -95,7 +95,7 @@ async def test_a_submitted_session_gets_notes(
     assert reading.expires_in <= timedelta(minutes=5)
     with pytest.raises(UsageError, match="closed"):
         background.submit(session_id)
-    assert await background.close(), "closing twice is as once"
+    assert await background.close(), "closing again has no effect"
 
 
 async def test_an_observer_opens_at_its_first_submit(

@@ -122,7 +122,7 @@ def test_a_submitted_session_gets_notes(
     """The analysis gets the transcript, and its notes are current for the given `ttl`."""
     primary.append_turns(session_id, [Turn("user", "a"), Turn("primary", "b")])
     background = start(Analysis(), ttl=timedelta(minutes=5))
-    assert threads() == [], "threads start when there is work"
+    assert threads() == [], "threads start on demand"
     background.submit(session_id)
     eventually(lambda: primary.get_notes(session_id, timeout=timedelta(seconds=5)).ready)
     reading = primary.get_notes(session_id, timeout=timedelta(seconds=5))
@@ -294,7 +294,7 @@ def test_an_overrun_fails_at_its_limit(
     other = new_session_id()
     background.submit(other)
     eventually(lambda: len(analysis.started) == 2)
-    assert analysis.started[1].session_id == other, "the hung analysis still has its session"
+    assert analysis.started[1].session_id == other, "the hung analysis still occupies its session"
     analysis.released.set()
     first, second = ended(observer, session_id, 2)
     assert (first.state, first.notes) == (RunState.FAILED, None)
@@ -362,7 +362,7 @@ def test_close_finishes_submitted_sessions(
     assert {reading.ready for reading in primary.batch_get_notes(sessions)} == {True}
     with pytest.raises(UsageError, match="closed"):
         background.submit(session_id)
-    assert background.close(timedelta()), "closing twice is as once"
+    assert background.close(timedelta()), "closing again has no effect"
 
 
 def test_close_respects_its_timeout(
@@ -386,7 +386,7 @@ def test_close_respects_its_timeout(
     eventually(lambda: not threads())
     assert [len(runs(observer, session_id)) for session_id in sessions] == [1, 1, 0, 0, 0]
     assert runs(observer, sessions[0])[0].state is RunState.FAILED
-    assert list(observer.list_runs(sessions[0])), "a client of the caller's own stays open"
+    assert list(observer.list_runs(sessions[0])), "the caller's client stays open"
 
 
 def test_close_does_not_wait_for_a_sidecar_that_hangs(analysis: Analysis) -> None:
@@ -681,10 +681,10 @@ def test_a_token_function_that_raises_fails_one_call(
     background.submit(new_session_id())
     eventually(lambda: len(analysis.started) == 1)
     raising.set()
-    assert asked.wait(20), "the watchdog has asked"
+    assert asked.wait(20), "the watchdog asks for a token"
     asked.clear()
     background.submit(new_session_id())
-    assert asked.wait(20), "a worker has asked"
+    assert asked.wait(20), "a worker asks for a token"
     raising.clear()
     session_id = new_session_id()
     background.submit(session_id)

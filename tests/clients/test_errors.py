@@ -173,7 +173,7 @@ def test_an_unreachable_sidecar_is_unavailable(unreachable: str) -> None:
             primary.get_notes("s")
         assert time.monotonic() - started < 0.3
     assert not isinstance(caught.value, DeadlineExceeded)
-    assert unreachable in str(caught.value), "the message says whom the client tried to reach"
+    assert unreachable in str(caught.value), "the message names the target"
 
 
 def test_a_silent_sidecar_exceeds_the_deadline(silent: str) -> None:

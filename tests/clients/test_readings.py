@@ -109,7 +109,7 @@ def test_a_tool_result_is_compact_json(primary: PrimaryClient, observer: Observe
     assert json.loads(json.dumps(result)) == result
     assert set(result["notes"]) == {"coverage", "issues", "follow_up_suggestions", "summary", "extra"}
     assert "turns_behind" not in result, "the current turn is unknown"
-    assert "snapshot_age_seconds" not in result, "the run was written without being begun"
+    assert "snapshot_age_seconds" not in result, "the run was written without BeginRun"
 
 
 @pytest.mark.parametrize(("fails", "state"), [(False, "running"), (True, "failed")])

@@ -135,12 +135,12 @@ def test_retries_stay_within_the_timeout_and_slow_down(rejecting: RejectingServe
             observer.begin_run("s")
         assert time.monotonic() - started < 1.2
     assert 3 <= len(rejecting.requests) <= 8
-    assert len(set(rejecting.requests)) == 1, "every try is the same, run id included"
+    assert len(set(rejecting.requests)) == 1, "every attempt sends the same request, run id included"
     with PrimaryClient(rejecting.target, state_timeout=timedelta(milliseconds=300)) as primary:
         rejecting.requests.clear()
         with pytest.raises(Unavailable):
             primary.get_session("s")
-        assert len(rejecting.requests) > 1, "a primary's reads of state are worth a second try"
+        assert len(rejecting.requests) > 1, "a primary's reads of state are retried"
 
 
 def test_a_timeout_during_an_attempt_reports_the_previous_error(rejecting: RejectingServer) -> None:

@@ -44,7 +44,7 @@ def test_a_run_gets_the_transcript_and_writes(
         assert (run.session_id, run.observer, run.number, run.observed_turn) == (session_id, "default", 1, 2)
         assert run.transcript == turns
         assert run.begin_time is not None
-        assert run.remaining is None, "unreachable set a limit"
+        assert run.remaining is None, "no time limit is set"
         result = run.write(Notes(summary="x"))
     assert run.ended
     assert (result.outcome, result.run.run_id) == (WriteOutcome.ACCEPTED, run.run_id)
@@ -205,7 +205,7 @@ def test_a_failure_that_cannot_be_recorded_hides_no_exception(
         observer.close()
         raise LookupError("my card is 4111")
     (digest, *_) = subprocess.check_output(["sha256sum"], input=session_id, text=True).split()
-    assert f"session {digest[:8]}, run {run.number}: " in caplog.text, "as the docs say that it is computed"
+    assert f"session {digest[:8]}, run {run.number}: " in caplog.text, "computed as documented"
     assert session_id not in caplog.text
     assert run.run_id not in caplog.text
     assert "4111" not in caplog.text

@@ -105,7 +105,7 @@ class Runner:
             self._compare_error(step["fails"], error)
             return
         if "fails" in step:
-            raise Mismatch(f"it did not fail, but gave {result!r}")
+            raise Mismatch(f"it did not fail, but returned {result!r}")
         self._results(step, result)
 
     def _results(self, step: dict[str, Any], result: Any) -> None:

@@ -19,7 +19,7 @@ def test_the_page_states_the_bounds() -> None:
     text = " ".join(PAGE.read_text().split())
     cost = f"{PAGES} ListSessions calls, {BATCHES} BatchGetNotes calls of {BATCH_SIZE} rows and {RUNS} ListRuns calls"
     assert f"at most {cost}" in text
-    assert f"At most {MAX_SESSIONS:,} sessions are kept" in text
+    assert f"At most {MAX_SESSIONS:,} sessions are shown" in text
 
 
 def test_sort_keys_are_distinct_letters_of_the_titles() -> None:

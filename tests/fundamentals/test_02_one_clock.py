@@ -160,7 +160,7 @@ def test_the_callers_clock_is_not_used(session: SessionCalls, store: Store) -> N
     [
         pytest.param(timedelta(hours=1), True, id="younger"),
         pytest.param(timedelta(milliseconds=10), False, id="older"),
-        pytest.param(timedelta(0), False, id="no age is young enough"),
+        pytest.param(timedelta(0), False, id="no age meets a bound of 0"),
     ],
 )
 def test_max_age_is_measured_against_the_age(

@@ -86,18 +86,20 @@ def test_drift_is_absent_when_not_ready(session: SessionCalls) -> None:
 @pytest.mark.parametrize(
     ("bounds", "fresh"),
     [
-        pytest.param({}, True, id="no bound never makes notes unfresh"),
-        pytest.param({"current_turn": 10**6}, True, id="drift alone, without a bound, does not either"),
-        pytest.param({"max_age": HOUR}, True, id="young enough"),
+        pytest.param({}, True, id="without bounds, notes are fresh"),
+        pytest.param({"current_turn": 10**6}, True, id="drift without a bound does not matter"),
+        pytest.param({"max_age": HOUR}, True, id="within max_age"),
         pytest.param({"current_turn": 7, "max_turns_behind": 3}, True, id="the bound is inclusive"),
         pytest.param({"current_turn": 8, "max_turns_behind": 3}, False, id="one turn too many"),
-        pytest.param({"current_turn": 4, "max_turns_behind": 0}, True, id="nothing came since, within 0"),
+        pytest.param({"current_turn": 4, "max_turns_behind": 0}, True, id="no drift, within a bound of 0"),
         pytest.param({"current_turn": 5, "max_turns_behind": 0}, False, id="a bound of 0 is a bound"),
-        pytest.param({"current_turn": 1, "max_turns_behind": 0}, True, id="clipped at 0, within any bound"),
-        pytest.param({"current_turn": 7, "max_turns_behind": 3, "max_age": HOUR}, True, id="both bounds hold"),
-        pytest.param({"current_turn": 8, "max_turns_behind": 3, "max_age": HOUR}, False, id="only the age holds"),
-        pytest.param({"max_turns_behind": 100}, False, id="a bound that cannot be checked makes notes unfresh"),
-        pytest.param({"max_turns_behind": 100, "max_age": HOUR}, False, id="whatever the other one says"),
+        pytest.param({"current_turn": 1, "max_turns_behind": 0}, True, id="never negative, so within any bound"),
+        pytest.param({"current_turn": 7, "max_turns_behind": 3, "max_age": HOUR}, True, id="both bounds are met"),
+        pytest.param(
+            {"current_turn": 8, "max_turns_behind": 3, "max_age": HOUR}, False, id="only the age bound is met"
+        ),
+        pytest.param({"max_turns_behind": 100}, False, id="a bound that cannot be checked is not met"),
+        pytest.param({"max_turns_behind": 100, "max_age": HOUR}, False, id="even if the other bound is met"),
     ],
 )
 def test_bounds_only_decide_fresh(session: SessionCalls, bounds: dict[str, object], *, fresh: bool) -> None:

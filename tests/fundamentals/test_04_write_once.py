@@ -115,11 +115,11 @@ def test_the_order_of_a_struct_does_not_count(session: SessionCalls, run_id: str
         pytest.param(notes("one"), Notes(), id="empty ones"),
         pytest.param(Notes(), notes("one"), id="after empty ones"),
         pytest.param(notes(coverage={"a": 0.5}), notes(coverage={"a": 0.25}), id="another share"),
-        pytest.param(notes(coverage={"a": 0.0}), notes(), id="a share of 0 is not none"),
+        pytest.param(notes(coverage={"a": 0.0}), notes(), id="a share of 0 is not an absent one"),
         pytest.param(
             Notes(follow_up_suggestions=["a", "b"]), Notes(follow_up_suggestions=["b", "a"]), id="a list's order counts"
         ),
-        pytest.param(notes(issues=[Issue(turn=0)]), notes(issues=[Issue()]), id="turn 0 is not no turn"),
+        pytest.param(notes(issues=[Issue(turn=0)]), notes(issues=[Issue()]), id="turn 0 is not an absent turn"),
         pytest.param(notes(extra=struct({})), notes(extra=struct({"a": None})), id="null is not absent"),
     ],
 )

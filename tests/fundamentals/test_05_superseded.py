@@ -72,11 +72,11 @@ def test_fewer_observed_turns_are_superseded(session: SessionCalls) -> None:
 @pytest.mark.parametrize(
     ("first", "second", "reason"),
     [
-        pytest.param(7, 7, "as many turns are not fewer", id="equal"),
+        pytest.param(7, 7, "an equal number is not fewer", id="equal"),
         pytest.param(7, 8, "it saw more", id="more"),
         pytest.param(7, None, "the second has no observed_turn", id="second absent"),
         pytest.param(None, 3, "the first has no observed_turn", id="first absent"),
-        pytest.param(0, 0, "neither has seen a turn", id="zero"),
+        pytest.param(0, 0, "neither saw a turn", id="zero"),
     ],
 )
 def test_a_newer_run_that_saw_as_many_turns_is_accepted(

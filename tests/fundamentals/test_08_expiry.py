@@ -49,7 +49,7 @@ NO_WRITES = [
     pytest.param(lambda session: session.list_runs(include_notes=True), id="ListRuns"),
     pytest.param(lambda session: session.state.ListSessions(ListSessionsRequest()), id="ListSessions"),
     pytest.param(lambda session: session.write_notes("written"), id="WriteNotes, DUPLICATE"),
-    pytest.param(lambda session: session.begin_run("begun"), id="BeginRun of a run begun before"),
+    pytest.param(lambda session: session.begin_run("begun"), id="BeginRun, retried"),
     pytest.param(lambda session: session.begin_run("other", only_if_idle=True), id="BeginRun, not idle"),
 ]
 

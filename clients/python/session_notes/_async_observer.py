@@ -26,7 +26,7 @@ class AsyncObserverClient:
         ...     async with observer.run("session-1") as run:
         ...         await run.write(Notes(summary=f"{len(run.transcript)} turns so far"))
 
-    Opened by `async with`. It belongs to that event loop, and raises UsageError in any other.
+    Open it with `async with`. It belongs to that event loop, and raises UsageError in any other.
 
     Every call is retried until its timeout while the sidecar is unavailable, always with the same run id, so that
     no run begins twice and no notes are written twice.

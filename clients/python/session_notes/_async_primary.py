@@ -25,7 +25,7 @@ class AsyncPrimaryClient:
         ...     reading.as_tool_result()
         {'ready': False, 'reason': 'never_run'}
 
-    Opened by `async with`. It belongs to that event loop, and raises UsageError in any other.
+    Open it with `async with`. It belongs to that event loop, and raises UsageError in any other.
 
     Args:
         target: Address of the sidecar, such as `127.0.0.1:50051` or `unix:/run/session-notes.sock`. None: the

@@ -28,7 +28,7 @@ class AsyncRawClient:
         ...     page = await raw.call(ListSessionsRequest(page_size=50, page_token=token))
         ...     summaries = [SessionSummary.from_message(session) for session in page.sessions]
 
-    Opened by `async with`. It belongs to that event loop, and raises UsageError in any other.
+    Open it with `async with`. It belongs to that event loop, and raises UsageError in any other.
 
     Args:
         target: Address of the sidecar, as for `AsyncPrimaryClient`.

@@ -120,7 +120,7 @@ class AsyncRunBlock:
             await AsyncActiveRun(self._client, self._session_id, begin.result())._fail_quietly(reason)
 
     def __enter__(self) -> NoReturn:
-        raise UsageError("enter a run of an AsyncObserverClient by `async with`")
+        raise UsageError("enter a run of an AsyncObserverClient with `async with`")
 
     def __exit__(self, *_: object) -> None:
         pass
@@ -129,7 +129,7 @@ class AsyncRunBlock:
 async def finish(work: Coroutine[Any, Any, object]) -> None:
     """Await short work until it is done, and only then raise a cancellation that arrived in the meantime.
 
-    A cancelled scope of anyio cancels every await inside it. Without this function, a run whose block such
+    A cancelled anyio scope cancels every await inside it. Without this function, a run whose block such
     a scope cancels could not be recorded as failed.
     """
     task = asyncio.ensure_future(work)

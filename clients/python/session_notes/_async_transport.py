@@ -27,7 +27,7 @@ from session_notes._transport import CLOSED_DURING_CALL
 T = TypeVar("T")
 
 _OTHER_LOOP = (
-    "this client belongs to the event loop in which it was opened: create one per loop, and open it by `async with`"
+    "this client belongs to the event loop in which it was opened: create one per loop, and open it with `async with`"
 )
 
 _INHERITED: list[object] = []
@@ -183,7 +183,7 @@ def _running_loop() -> asyncio.AbstractEventLoop:
 async def _response(sent: Awaitable[Any], closed: asyncio.Event) -> Any:
     """Await a response, and pass on the caller's own cancellation.
 
-    gRPC replaces the cancellation of its caller by a CancelledError of its own, which a cancel scope of anyio does not
+    gRPC replaces its caller's cancellation with a different CancelledError, which an anyio cancel scope does not
     recognize and lets escape. Behind a shield, the caller gets the original one.
     """
     caller = asyncio.current_task()

@@ -77,7 +77,7 @@ class Pool(ABC, Generic[Client, Run, Stop, Analysis]):
 
     @abstractmethod
     def _reset(self) -> None:
-        """Start without work and workers: on creation, and in a forked child, because the parent keeps its own."""
+        """Set up an empty state, on creation and in a forked child: work and workers remain with the parent."""
         # Protects all mutable state. Never held while waiting.
         self._lock = threading.Lock()
         self._schedule: Schedule[Run, Stop] = Schedule()

@@ -242,7 +242,7 @@ class RunBlock:
         self._run._fail_quietly(block_failure(error))
 
     async def __aenter__(self) -> NoReturn:
-        raise UsageError("enter a run of an ObserverClient by `with`; use AsyncObserverClient for asyncio")
+        raise UsageError("enter a run of an ObserverClient with `with`; for asyncio, use AsyncObserverClient")
 
     async def __aexit__(self, *_: object) -> None:
         pass
