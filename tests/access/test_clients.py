@@ -272,7 +272,7 @@ class Vault:
 
 
 async def test_a_token_function_that_raises(token_sidecar: Sidecar) -> None:
-    """Its exception is the cause of an Unauthenticated that does not quote it. The next call runs it again."""
+    """The exception is the cause of an Unauthenticated that does not quote it. The next call retries the function."""
     vault = Vault()
     async with AsyncPrimaryClient(token_sidecar.target, token=vault) as client:
         with PrimaryClient(token_sidecar.target, token=vault) as primary:

@@ -19,7 +19,7 @@ OLD, NEW = TOKENS["primary"], "canary-primary-2-77aa"
 
 
 def hash_of(token: str) -> str:
-    """Return the line of a token file that holds a token's hash."""
+    """Return the line for a token's hash in a token file."""
     return f"sha256:{hashlib.sha256(token.encode()).hexdigest()}"
 
 

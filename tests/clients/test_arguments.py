@@ -210,11 +210,11 @@ WRONG_PARTS: dict[str, tuple[Callable[[PrimaryClient, ObserverClient], Any], str
     ),
     "nested NaN": (
         lambda _, o: o.write_notes("s", Notes(extra={"a": {"b": math.nan}})),
-        "notes.extra['a']['b'] must not hold NaN or infinity",
+        "notes.extra['a']['b'] must not contain NaN or infinity",
     ),
     "a number above any double": (
         lambda _, o: o.write_notes("s", Notes(extra={"a": 10**400})),
-        "notes.extra['a'] must not hold numbers beyond 2^53 - 1; send them as strings",
+        "notes.extra['a'] must not contain numbers beyond 2^53 - 1; send them as strings",
     ),
     "a dict for notes": (
         lambda _, o: o.write_notes("s", {"summary": "x"}),  # type: ignore[arg-type]
@@ -266,7 +266,7 @@ WRONG_PARTS: dict[str, tuple[Callable[[PrimaryClient, ObserverClient], Any], str
     ),
     "a number that is not exact": (
         lambda p, _: p.update_session("s", {"order": {"id": 2**60}}),
-        "set['order']['id'] must not hold numbers beyond 2^53 - 1; send them as strings",
+        "set['order']['id'] must not contain numbers beyond 2^53 - 1; send them as strings",
     ),
     "a single suggestion": (
         lambda _, o: o.write_notes("s", Notes(follow_up_suggestions="Who?")),

@@ -325,7 +325,7 @@ def test_missing_packages(tmp_path: Path) -> None:
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "PYTHONPATH": path}
     with Sidecar(env=env) as sidecar, new_channel(sidecar.target) as channel:
         SessionCalls(channel, new_session_id()).get_notes()
-        assert "pip install '.[otel]' in its checkout" in sidecar.log
+        assert "pip install '.[otel]' in a checkout" in sidecar.log
 
 
 def test_invalid_variables() -> None:

@@ -89,7 +89,7 @@ def write_load(session: SessionCalls, writers: int = 6) -> Iterator[Load]:
 
 @contextmanager
 def new_connection(sidecar: Sidecar, session_id: str) -> Iterator[SessionCalls]:
-    """Make calls over a new connection. An existing one may still be waiting for its next attempt to connect."""
+    """Make calls over a new connection. An existing one may still be waiting for its next connection attempt."""
     with new_channel(sidecar.target) as channel:
         yield SessionCalls(channel, session_id)
 

@@ -352,7 +352,7 @@ def test_metrics_of_workers_are_summed(session_id: str) -> None:
             assert now("session_notes_store_up") == 1
             processes = {sample.labels["process"] for sample in now.samples if sample.name == "process_open_fds"}
             assert processes == {"supervisor", "worker 1", "worker 2"}
-            # Metrics of only the supervisor's garbage collector would be misleading.
+            # Metrics of the supervisor's garbage collector alone would be misleading.
             assert "python_gc" not in now.text
         victim = workers(sidecar)[0]
         os.kill(victim, signal.SIGKILL)

@@ -140,7 +140,7 @@ def test_a_call_in_flight_is_finished(number: signal.Signals, session_id: str) -
         admin.client_pause(60_000, all=False)
         request = WriteNotesRequest(session_id=session_id, run_id="run-1", notes=notes("late"))
         call = session.notes.WriteNotes.future(request, timeout=10)
-        # In flight for certain: the store has received the command, and blocks it.
+        # Make sure the call is in flight: the paused store has received the command and blocks it.
         eventually(lambda: any("b" in client["flags"] for client in admin.client_list()))
         assert sidecar.process is not None
         sidecar.process.send_signal(number)

@@ -1,4 +1,4 @@
-"""Descriptions of store errors for logs: what to act on, and never the text of the error."""
+"""Descriptions of store errors for logs, which help an operator and never quote the error's text."""
 
 import errno
 import logging

@@ -1,4 +1,4 @@
-"""Redis URLs: the accepted forms, and error messages that hold no secret."""
+"""Redis URLs: the accepted forms, and error messages without secrets."""
 
 import pytest
 from session_notes_server.store import InvalidRedisURL, RedisTarget

@@ -21,7 +21,7 @@ from tests.support import Refusal
 
 
 class Servicer:
-    """A servicer whose methods no call reaches."""
+    """A servicer whose methods are never called."""
 
     def __getattr__(self, _: str) -> None:
         return None

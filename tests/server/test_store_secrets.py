@@ -81,7 +81,7 @@ def test_half_a_pair_is_an_invalid_setting(files: Mapping[str, Path], given: str
     ],
 )
 def test_conflicting_store_settings_are_refused(files: Mapping[str, Path], flags: list[str], message: str) -> None:
-    """The sidecar does not start, and in particular not without TLS where TLS was intended. The error has no secret."""
+    """The sidecar refuses to start, rather than connect without the intended TLS. The error contains no secret."""
     arguments = [str(files[flag]) if flag in files else flag for flag in flags]
     text = assert_refused(message, arguments, code=1 if "empty" in flags else 2)
     assert SECRET not in text

@@ -1,4 +1,4 @@
-"""Tracing is enabled by OpenTelemetry's own environment variables, and is not imported otherwise."""
+"""Tracing is enabled by OpenTelemetry's own environment variables. Without them, no package of it is imported."""
 
 import subprocess
 import sys

@@ -27,7 +27,7 @@ _MAX_ENCODED_DEPTH = 2 * MAX_JSON_DEPTH
 _MAX_SHOWN_KEY = 60
 
 _TOO_DEEP = f"must not be nested deeper than {MAX_JSON_DEPTH}"
-_INEXACT = "must not hold numbers beyond 2^53 - 1; send them as strings"
+_INEXACT = "must not contain numbers beyond 2^53 - 1; send them as strings"
 
 # Longest Duration of protobuf, about 10,000 years.
 _MAX_DURATION = timedelta(seconds=315_576_000_000)
@@ -180,7 +180,7 @@ def _number(argument: str, content: float) -> float:
     except OverflowError:
         raise Unencodable(argument, _INEXACT) from None
     if not math.isfinite(number):
-        raise Unencodable(argument, "must not hold NaN or infinity")
+        raise Unencodable(argument, "must not contain NaN or infinity")
     if abs(number) > MAX_EXACT_NUMBER:
         raise Unencodable(argument, _INEXACT)
     return number

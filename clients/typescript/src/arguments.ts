@@ -109,7 +109,7 @@ function json(name: string, content: JsonValue, keys = "", depth = 0): WireJson 
     throw refusal(name, "must not be nested deeper than 16");
   }
   if (typeof content === "number" && !Number.isFinite(content)) {
-    throw refusal(name + keys, "must not hold NaN or infinity");
+    throw refusal(name + keys, "must not contain NaN or infinity");
   }
   if (content === null || typeof content === "boolean" || typeof content === "number") {
     return content;

@@ -16,7 +16,7 @@
  * ├── RunAlreadyWritten        the run has already written its notes
  * ├── RunAlreadyFailed         the run has ended without notes
  * ├── RunInFlight              `onlyIfIdle` found another run in flight; `run`
- * ├── SessionDeleted           the session was deleted while the run was in flight: do not retry
+ * ├── SessionDeleted           the session was deleted after the run began: do not retry
  * ├── ServerError              any other error; for a bug in the sidecar, the message has an id that is also in its log
  * └── UsageError               a call on a closed client, or a run ended twice
  *
@@ -193,7 +193,7 @@ export class RunInFlight extends SessionNotesError {
   }
 }
 
-/** The session was deleted while the run was in flight. Do not retry: the user's data must stay deleted. */
+/** The session was deleted after the run began. Do not retry: the user's data must stay deleted. */
 export class SessionDeleted extends SessionNotesError {
   static {
     this.prototype.name = "SessionDeleted";

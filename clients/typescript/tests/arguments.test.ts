@@ -175,7 +175,7 @@ suite("arguments of a wrong kind", { concurrency: true }, () => {
     ["notes.issues[0].turn must be a number, not string", { issues: [{ text: "x", turn: "7" }] }],
     ["notes.followUpSuggestions[1] must be a string, not number", { followUpSuggestions: ["Who?", 5] }],
     ["notes.summary must be a string, not null", { summary: null }],
-    ['notes.extra["a"][1]["b"] must not hold NaN or infinity', { extra: { a: [1, { b: NaN }] } }],
+    ['notes.extra["a"][1]["b"] must not contain NaN or infinity', { extra: { a: [1, { b: NaN }] } }],
     ['notes.extra["a"][1] must be JSON, not function', { extra: { a: [1, () => 1] } }],
     ['notes.extra["a"] must be JSON, not Map', { extra: { a: new Map() } }],
     ['notes.extra["a"] must not contain a lone surrogate (half a character)', { extra: { a: "\udc00" } }],

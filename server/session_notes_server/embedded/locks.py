@@ -1,4 +1,4 @@
-"""Lock files, held by a process and by children that inherit the descriptor. The kernel releases them at their end."""
+"""Lock files, held by a process and by children that inherit the descriptor, until the last of them ends."""
 
 from __future__ import annotations
 

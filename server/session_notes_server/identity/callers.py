@@ -197,7 +197,7 @@ def _load_certificates(cert: Path, key: Path, client_ca: Path | None) -> tuple[b
         try:
             context.load_verify_locations(client_ca)
         except (ssl.SSLError, OSError):
-            raise CredentialsError(f"{client_ca} does not hold an authority's certificate") from None
+            raise CredentialsError(f"{client_ca} contains no CA certificate: use a PEM file that does") from None
     # OpenSSL reads the files, and gRPC gets their content. Both must be the same.
     if read() != content:
         raise CredentialsError(f"{cert} or {key} changed while it was read")

@@ -123,7 +123,7 @@ class Boundary:
                 self._refusals.record(error.__cause__)
                 status = errors.store_unavailable()
             except asyncio.CancelledError:
-                # The caller has left, or the sidecar is shutting down. On shutdown, raising CancelledError would leave
+                # The caller is gone, or the sidecar is shutting down. On shutdown, raising CancelledError would leave
                 # the caller waiting for its deadline.
                 status, cancelled = errors.shutting_down(), not self._stopping
             except Exception as error:

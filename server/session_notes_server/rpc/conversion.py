@@ -69,7 +69,7 @@ def fill_reading(
 
 
 def readiness(record: ObserverRecord) -> Readiness.ValueType:
-    """Return whether the observer has current notes, or why it has none."""
+    """Return the readiness: whether the observer has current notes, and the reason if it has none."""
     if record.current is not None and record.notes is not None:
         return _READY
     if record.latest is not None:

@@ -139,7 +139,7 @@ _REFUSALS = {
     "SESSION_DELETED": (
         StatusCode.FAILED_PRECONDITION,
         "SESSION_DELETED",
-        "the session was deleted while this run was in flight",
+        "the session was deleted after this run began",
     ),
     "FIELDS_TOO_LARGE": (
         StatusCode.RESOURCE_EXHAUSTED,

@@ -134,8 +134,8 @@ def _share(holder: socket.socket) -> None:
     """Stop listening on a port, and then let processes of the same user share it.
 
     A socket that is bound but not listening accepts no connections, and still prevents sockets without SO_REUSEPORT
-    from binding its port. On a given port it must have listened first. Binding without SO_REUSEADDR would fail while
-    connections of a sidecar that has just ended remain. Binding with SO_REUSEADDR, but never listening, would let two
+    from binding its port. On a given port, the socket must first have listened: binding without SO_REUSEADDR would fail
+    while connections of a sidecar that has just ended remain, and binding with it, but never listening, would let two
     supervisors hold one port.
     """
     if holder.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):

@@ -107,7 +107,8 @@ class Transfers:
 class ThrottledWarning:
     """A warning with the number of calls since the last one, logged at most once a minute.
 
-    For events per call. `store.LogThrottle` is for a state that persists, whose reason is repeated less and less often.
+    For events that single calls cause. `store.LogThrottle` is for a persistent state, whose reason it repeats less and
+    less often.
     """
 
     def __init__(self, text: str) -> None:

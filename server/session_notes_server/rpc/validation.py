@@ -190,9 +190,9 @@ class Check:
                         return self.wrong(field, "must set the kind of every value")
                     if kind == "number_value":
                         if not math.isfinite(value.number_value):
-                            return self.wrong(field, "must not hold NaN or infinity")
+                            return self.wrong(field, "must not contain NaN or infinity")
                         if abs(value.number_value) > MAX_EXACT:
-                            return self.wrong(field, "must not hold numbers beyond 2^53 - 1; send them as strings")
+                            return self.wrong(field, "must not contain numbers beyond 2^53 - 1; send them as strings")
                     elif kind in {"struct_value", "list_value"}:
                         below.append(getattr(value, kind))
                 await self._yield_after(len(batch))

@@ -32,7 +32,7 @@ def run(main: Coroutine[None, None, None]) -> None:
             factory = uvloop.new_event_loop
         with asyncio.Runner(loop_factory=factory) as runner:
             runner.run(main)
-    # The loop no longer handles them, and the process is about to end.
+    # The loop no longer handles signals, and the process is about to end.
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -80,7 +80,7 @@ class Shutdown:
 
 
 def announce_shutdown(settings: Settings) -> None:
-    """Tell the service manager and the log that the shutdown begins."""
+    """Notify the service manager of the shutdown, and log it."""
     notify(STOPPING)
     log.info("stopping: no new calls, at most %.0f s for those in flight", settings.grace.total_seconds())
 

@@ -41,7 +41,7 @@ STREAMS_GRACE_SECONDS = 0.25
 """Time for streams and last responses to end, once no call is in flight."""
 
 LAST_SPANS_SECONDS = 0.25
-"""Minimum time to export the last spans, for when calls have used up the grace period."""
+"""Minimum time to export the last spans, even if calls have used up the grace period."""
 
 
 async def serve(settings: Settings, on_ready: Callable[[Sequence[str]], None] = log_addresses) -> None:
@@ -102,7 +102,7 @@ async def serve_calls(
     on_deletion: Callable[[], None],
     metrics: Metrics | None,
 ) -> AsyncIterator[list[str]]:
-    """Serve calls during the block. At its end, refuse new calls and wait for those in flight.
+    """Serve calls during the block. At its end, reject new calls and wait for those in flight.
 
     Args:
         settings: The settings of this process.

@@ -1,4 +1,4 @@
-"""The program of a worker: serves calls like a sidecar of one process, on addresses that its supervisor holds.
+"""The program of a worker: serves calls like a single-process sidecar, on addresses that its supervisor holds.
 
 Standard input is a socket to the supervisor. Through it, the worker receives its instructions and pings, and sends
 messages. The worker ends when the supervisor closes it.

@@ -17,7 +17,7 @@ FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 5.0, 60.0
 class LogThrottle:
     """Decides for each message when it is due: immediately, then after pauses that grow to a minute.
 
-    For a state that persists. `rpc.transfers.ThrottledWarning` is for events per call, whose number it logs.
+    For a persistent state. `rpc.transfers.ThrottledWarning` is for events that single calls cause, which it counts.
     """
 
     def __init__(self) -> None:

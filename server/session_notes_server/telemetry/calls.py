@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Telemetry:
-    """Telemetry of a sidecar's process. Metrics and traces are optional."""
+    """Telemetry of one process of the sidecar. Metrics and traces are optional."""
 
     def __init__(self, metrics: Metrics | None = None, traces: Traces | None = None) -> None:
         self._metrics = metrics

@@ -47,7 +47,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_RUN_NOT_FOUND: _ErrorReason.ValueType  # 6
     """NOT_FOUND from FailRun. The run does not exist."""
     ERROR_REASON_SESSION_DELETED: _ErrorReason.ValueType  # 7
-    """FAILED_PRECONDITION. The session was deleted while the run was in flight. Do not retry: the user's data must stay
+    """FAILED_PRECONDITION. The session was deleted after the run began. Do not retry: the user's data must stay
     deleted.
     """
     ERROR_REASON_VERSION_MISMATCH: _ErrorReason.ValueType  # 8
@@ -114,7 +114,7 @@ ERROR_REASON_RUN_ALREADY_FAILED: ErrorReason.ValueType  # 5
 ERROR_REASON_RUN_NOT_FOUND: ErrorReason.ValueType  # 6
 """NOT_FOUND from FailRun. The run does not exist."""
 ERROR_REASON_SESSION_DELETED: ErrorReason.ValueType  # 7
-"""FAILED_PRECONDITION. The session was deleted while the run was in flight. Do not retry: the user's data must stay
+"""FAILED_PRECONDITION. The session was deleted after the run began. Do not retry: the user's data must stay
 deleted.
 """
 ERROR_REASON_VERSION_MISMATCH: ErrorReason.ValueType  # 8

@@ -74,7 +74,7 @@ class StateServicer(SessionStateServicer):
         session_id = check.session_id(request.session_id)
         expected_count = check.count("expected_turn_count", request)
         if not request.turns:
-            check.wrong("turns", "must hold at least one turn")
+            check.wrong("turns", "must contain at least one turn")
         check.entries("turns", request.turns)
         await check.turns(request.turns, self._limits.turn_bytes)
         check.done()

@@ -173,7 +173,7 @@ local function keep_as_late(observer, state, number)
   if #state.late > MAX_LATE_RUNS then retire(observer, state, table.remove(state.late, 1)) end
 end
 
--- Remove from the runs in flight the one that has `ended` (nil: none), and all whose lease has expired.
+-- Remove the run that has `ended` (nil: none), and all runs whose lease has expired, from the runs in flight.
 local function prune_in_flight(observer, state, ended)
   local in_flight = state.running
   state.running = {}

@@ -132,7 +132,7 @@ class Executor:
                 raise StoreUnavailable from error
             if not isinstance(reply, ReplyError):
                 return connection, _strip_tag(connection, reply, tag)
-            # An error carries no tag. Were it meant for another call, this one would run twice or fail for no reason.
+            # An error carries no tag. If it belonged to another call, this one could run twice or fail for no reason.
             await self._verify(connection)
             match str(reply).split():
                 case ["NOSCRIPT", *_]:

@@ -44,7 +44,7 @@ class Topology(Protocol):
         """Return all nodes that have keys, in a stable order."""
 
     async def hash_tags(self) -> Sequence[str]:
-        """Return a hash tag for each of these nodes. Keys with that tag are stored at the node.
+        """Return a hash tag for each node that has keys. Keys with that tag are stored at the node.
 
         Raises:
             StoreUnavailable: If some keys have no node.
@@ -94,7 +94,7 @@ class SingleNode:
         return self._node
 
     async def all(self) -> Sequence[Node]:
-        """Return a list of the only node."""
+        """Return the only node, in a list."""
         return [self._node]
 
     async def hash_tags(self) -> Sequence[str]:

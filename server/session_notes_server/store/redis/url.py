@@ -110,7 +110,7 @@ class RedisURL:
 
 
 _ENCODE = (
-    "the user or the password has a character that a URL cannot hold as it is: percent-encode it ('/' is %2F, "
+    "the user or the password contains a character that is special in a URL: percent-encode it ('/' is %2F, "
     "'#' is %23, '?' is %3F, '@' is %40, '%' is %25), or use --redis-password-file"
 )
 

@@ -159,7 +159,7 @@ READ_DRIFT = Family(
 WRITES = Family(
     "session_notes_writes",
     "counter",
-    "Writes by outcome. superseded: too late, newer notes stay; duplicate: a retry.",
+    "Writes by outcome. superseded: newer notes exist; duplicate: a retry.",
     ("outcome",),
     tuple((outcome,) for outcome in OUTCOMES.values()),
 )

@@ -27,13 +27,13 @@ def start_traces() -> Traces | None:
     try:
         from session_notes_server.telemetry.tracing.traces import Traces
     except ModuleNotFoundError:
-        log.warning("no traces: OpenTelemetry's packages are missing: pip install '.[otel]' in its checkout")
+        log.warning("no traces, because OpenTelemetry's packages are missing: run pip install '.[otel]' in a checkout")
         return None
     try:
         traces = Traces()
     except Exception as error:
         # The text of the exception may quote a header that contains a key.
-        log.warning("no traces: one of the OTEL_ variables is invalid (%s)", type(error).__name__)
+        log.warning("no traces, because one of the OTEL_ variables is invalid (%s)", type(error).__name__)
         return None
     log.info("calls are traced")
     return traces

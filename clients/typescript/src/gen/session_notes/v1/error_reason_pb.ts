@@ -77,7 +77,7 @@ export enum ErrorReason {
   RUN_NOT_FOUND = 6,
 
   /**
-   * FAILED_PRECONDITION. The session was deleted while the run was in flight. Do not retry: the user's data must stay
+   * FAILED_PRECONDITION. The session was deleted after the run began. Do not retry: the user's data must stay
    * deleted.
    *
    * @generated from enum value: ERROR_REASON_SESSION_DELETED = 7;
