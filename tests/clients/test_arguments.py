@@ -106,7 +106,7 @@ METHODS: dict[type, dict[str, tuple[dict[str, Any], dict[str, Mapping[Any, str]]
         ),
         "fail_run": (
             {"session_id": "s", "run_id": "r"},
-            # No reason is invalid. Each is converted to text, so that the run ends.
+            # Every reason is valid: it is converted to text, so that the run ends.
             {"session_id": TEXT, "run_id": TEXT, "reason": {}, "timeout": SPAN},
         ),
         "list_runs": (

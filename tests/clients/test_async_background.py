@@ -240,7 +240,7 @@ async def test_close_respects_its_timeout(async_observer: AsyncObserverClient, a
 async def test_close_in_a_cancelled_scope_ends_analyses(
     async_observer: AsyncObserverClient, analysis: Analysis, session_id: str
 ) -> None:
-    """A cancel scope of anyio cancels every await, and still no analysis outlives the block and its run has failed."""
+    """Even if an anyio cancel scope cancels every await, no analysis outlives the block, and its run has failed."""
     analysis.released.clear()
     with anyio.move_on_after(10) as scope:
         async with AsyncBackgroundObserver(analysis, client=async_observer) as background:
@@ -312,11 +312,11 @@ async def test_all_kinds_of_async_functions_are_accepted(
 async def test_the_wrong_kind_is_rejected(async_observer: AsyncObserverClient) -> None:
     """A function or client of the other kind is rejected on creation, with the class that accepts it."""
     for analyse in (lambda run: None, functools.partial(print), print):
-        with pytest.raises(InvalidArgument, match="must be an async function; BackgroundObserver takes others"):
+        with pytest.raises(InvalidArgument, match="for a plain function, use BackgroundObserver"):
             AsyncBackgroundObserver(analyse)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument, match="async function itself"):
         AsyncBackgroundObserver(_observe(None))  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgument, match=r"not ObserverClient: BackgroundObserver takes that"):
+    with pytest.raises(InvalidArgument, match=r"not ObserverClient; for an ObserverClient, use BackgroundObserver"):
         AsyncBackgroundObserver(_observe, client=ObserverClient())  # type: ignore[arg-type]
     for options in ({"max_workers": 0}, {"time_limit": 5}, {"client": async_observer, "observer": "x"}):
         with pytest.raises(InvalidArgument):
@@ -359,7 +359,7 @@ async def test_a_deleted_session_is_dropped(
 async def test_a_session_deleted_while_its_run_begins(
     async_primary: AsyncPrimaryClient, primary: PrimaryClient, analysis: Analysis, proxy: Proxy, session_id: str
 ) -> None:
-    """A future is done when BeginRun has ended. Nothing is analysed, and the deletion leaves nothing."""
+    """The deletion can wait until BeginRun has ended. Nothing is analysed, and nothing of the session remains."""
     background = AsyncBackgroundObserver(analysis, target=proxy.target)
     background.submit(new_session_id())
     await until(lambda: analysis.started)
@@ -404,7 +404,7 @@ async def test_a_token_function_that_raises_fails_one_call(
 
 
 async def test_a_log_filter_that_raises_stops_nothing(async_observer: AsyncObserverClient, session_id: str) -> None:
-    """A log filter that raises neither stops later sessions nor prevents the record of a failure."""
+    """A log filter that raises neither stops later sessions nor prevents a failure from being recorded."""
 
     def refuse(record: logging.LogRecord) -> bool:
         raise OSError(record.msg)

@@ -135,14 +135,14 @@ def test_a_submitted_session_gets_notes(
 def test_a_thousand_submissions(
     sidecar: Sidecar, primary: PrimaryClient, observer: ObserverClient, analysis: Analysis
 ) -> None:
-    """1,000 submissions of 300 sessions neither block nor create more threads, and the newest turn of each is noted."""
+    """1,000 submissions of 300 sessions neither block nor create more threads, and all notes are up to date."""
     sessions = [new_session_id() for _ in range(300)]
     analysis.released.clear()
     background = BackgroundObserver(analysis, target=sidecar.target, max_workers=4)
     for number, session_id in enumerate(sessions):
         primary.append_turns(session_id, [Turn("user", f"turn {number}")], timeout=timedelta(seconds=30))
         background.submit(session_id)
-    # All workers are held, so that a submit that waited for one would wait until the end.
+    # All workers are held, so a `submit` that waited for one would block until the end.
     eventually(lambda: len(analysis.started) == 4)
     for number in range(300, 1000):
         session_id = sessions[number % 300]
@@ -497,7 +497,7 @@ class _Observing:
 @pytest.mark.parametrize("analyse", [_observe, functools.partial(_observe), _Observing(), _Observing().__call__])
 def test_an_async_analysis_is_rejected(analyse: Any) -> None:
     """An async analysis is rejected on creation, with the class that accepts it."""
-    with pytest.raises(InvalidArgument, match="AsyncBackgroundObserver takes those"):
+    with pytest.raises(InvalidArgument, match="for an async function, use AsyncBackgroundObserver"):
         BackgroundObserver(analyse)
 
 
@@ -507,7 +507,7 @@ def test_the_wrong_kind_is_rejected() -> None:
         BackgroundObserver(_observe(None))  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument, match="analyse must be a function of a run, not Notes"):
         BackgroundObserver(Notes())  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgument, match=r"client must be .*ObserverClient, not .*AsyncBackgroundObserver takes"):
+    with pytest.raises(InvalidArgument, match=r"client must be .*ObserverClient, not .*, use AsyncBackgroundObserver"):
         BackgroundObserver(Analysis(), client=AsyncObserverClient())  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument, match=r"client must be a session_notes\.ObserverClient, not PrimaryClient$"):
         BackgroundObserver(Analysis(), client=PrimaryClient())  # type: ignore[arg-type]
@@ -600,7 +600,7 @@ def test_the_log_names_the_fields_that_the_sidecar_rejects(
 def test_a_log_filter_that_raises_stops_nothing(
     observer: ObserverClient, start: Callable[..., BackgroundObserver], session_id: str
 ) -> None:
-    """A log filter that raises neither ends the worker nor prevents the record of the failure."""
+    """A log filter that raises neither ends the worker nor prevents the failure from being recorded."""
 
     def refuse(record: logging.LogRecord) -> bool:
         raise OSError(record.msg)
@@ -750,7 +750,7 @@ def test_the_run_of_a_deleted_session_is_not_recorded_as_failed(
 def test_a_session_deleted_while_its_run_begins(
     primary: PrimaryClient, observer: ObserverClient, analysis: Analysis, proxy: Proxy, session_id: str, lost: bool
 ) -> None:
-    """A future is done when BeginRun has ended. Nothing is analysed, and the deletion leaves nothing."""
+    """The deletion can wait until BeginRun has ended. Nothing is analysed, and nothing of the session remains."""
     background = BackgroundObserver(analysis, target=proxy.target)
     background.submit(new_session_id())
     eventually(lambda: analysis.started)

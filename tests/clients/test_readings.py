@@ -256,7 +256,7 @@ def test_enum_values_of_a_newer_sidecar_are_unspecified() -> None:
 def test_type_checkers_distinguish_notes_from_none(
     primary: PrimaryClient, observer: ObserverClient, session_id: str
 ) -> None:
-    """The documented access to notes needs no cast: `make check` checks this file by mypy's strict mode."""
+    """The documented access to notes needs no cast: `make check` checks this file with mypy --strict."""
     observer.write_notes(session_id, Notes(summary="Goals are clear."))
     reading = primary.get_notes(session_id, timeout=timedelta(seconds=5))
     summary: str = reading.notes.summary if reading.notes else ""

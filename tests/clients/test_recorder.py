@@ -350,7 +350,7 @@ class TestStorable:
     def test_an_invalid_extra_is_left_out(
         self, recorder: TurnRecorder, primary: PrimaryClient, session_id: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """An invalid `extra` is left out without a trace in the log, and the text stays."""
+        """An invalid `extra` is left out and its content not logged, and the text stays."""
         deep: Any = {}
         for _ in range(16):
             deep = {CANARY: deep}

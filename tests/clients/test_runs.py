@@ -200,7 +200,7 @@ def test_nothing_is_logged_if_there_is_no_failure_to_record(
 def test_a_failure_that_cannot_be_recorded_hides_no_exception(
     observer: ObserverClient, session_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The caller gets the exception of its block even if the sidecar is gone. The log has the other one."""
+    """The caller gets the exception of its block even if the sidecar is gone. The other one is logged."""
     with pytest.raises(LookupError, match="my card"), observer.run(session_id) as run:  # noqa: PT012 - as above
         observer.close()
         raise LookupError("my card is 4111")

@@ -93,7 +93,7 @@ CLIENTS: list[Callable[[Any], object]] = [PrimaryClient, ObserverClient, AsyncPr
 
 @pytest.mark.parametrize("target", INVALID)
 def test_an_invalid_address_is_rejected(target: str) -> None:
-    """An invalid address is rejected on creation. As an outage, `unavailable_ok` would hide it forever."""
+    """An invalid address is rejected on creation. As an outage, it would be hidden by `unavailable_ok`."""
     for client in CLIENTS:
         with pytest.raises(InvalidArgument, match=r" is not an address: use host:port or unix:/path$") as caught:
             client(target)
@@ -105,7 +105,7 @@ def test_an_invalid_address_is_rejected(target: str) -> None:
 
 @pytest.mark.parametrize("target", VALID)
 def test_every_address_that_grpc_knows_is_accepted(target: str) -> None:
-    """All forms of addresses that gRPC knows are accepted."""
+    """Every form of address that gRPC supports is accepted."""
     for client in CLIENTS:
         client(target)
 

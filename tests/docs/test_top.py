@@ -17,7 +17,8 @@ def test_the_page_lists_all_columns() -> None:
 def test_the_page_states_the_bounds() -> None:
     """The page states the cost of a refresh and the maximum number of sessions as in the code."""
     text = " ".join(PAGE.read_text().split())
-    assert f"at most {PAGES} ListSessions, {BATCHES} BatchGetNotes of {BATCH_SIZE} rows and {RUNS} ListRuns" in text
+    cost = f"{PAGES} ListSessions calls, {BATCHES} BatchGetNotes calls of {BATCH_SIZE} rows and {RUNS} ListRuns calls"
+    assert f"at most {cost}" in text
     assert f"At most {MAX_SESSIONS:,} sessions are kept" in text
 
 

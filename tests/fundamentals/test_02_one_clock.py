@@ -173,7 +173,7 @@ def test_max_age_is_measured_against_the_age(
 
 
 def test_max_age_does_not_bound_the_snapshots_age(session: SessionCalls, store: Store) -> None:
-    """New notes are fresh by `max_age` even if their snapshot is older than that."""
+    """New notes meet `max_age` even if their snapshot is older."""
     begun = session.begin_run("run-1").run.begin_time.ToMilliseconds()
     eventually(lambda: store.time_ms() > begun + 1500)
     session.write_notes("run-1")

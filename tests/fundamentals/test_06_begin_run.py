@@ -12,7 +12,7 @@ from tests.support import SessionCalls, eventually, turns
 
 SHORT = timedelta(milliseconds=30)
 
-# Returns when the lease of a run ends, as stored.
+# Returns the stored end of a run's lease.
 LEASE = "return string.format('%d', cmsgpack.unpack(redis.call('HGET', KEYS[1], ARGV[1])).lease)"
 
 
@@ -160,7 +160,7 @@ def test_only_if_idle_ignores_an_abandoned_run(session: SessionCalls) -> None:
 
 
 def test_only_if_idle_finds_its_own_run(session: SessionCalls) -> None:
-    """A retry with `only_if_idle` finds the run of the first attempt, and that is started."""
+    """A retry with `only_if_idle` returns the run of the first attempt, with `started: true`."""
     session.begin_run("run-1", only_if_idle=True)
     answer = session.begin_run("run-1", only_if_idle=True)
     assert (answer.started, answer.run.number) == (True, 1)

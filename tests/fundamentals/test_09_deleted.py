@@ -15,7 +15,7 @@ CANARY = "canary-3c1e7a"
 
 
 def fill(session: SessionCalls) -> None:
-    """Put the canary wherever user data can be."""
+    """Put the canary into every part of a session that can contain user data."""
     session.update_session(set={f"{CANARY} name": f"{CANARY} text"})
     session.append_turns([Turn(speaker=CANARY, text=f"{CANARY} said")])
     session.write_notes("written", notes(CANARY, extra=struct({CANARY: CANARY})))

@@ -88,7 +88,7 @@ def test_a_bug_is_internal_with_an_id(session: SessionCalls, store: Store, sidec
 
 
 def test_no_user_data_in_the_log(session: SessionCalls, sidecar: Sidecar) -> None:
-    """The sidecar's log holds no user data, from accepted or rejected calls."""
+    """The sidecar's log contains no user data from accepted or rejected calls."""
     prepared(session)
     for call in refusals():
         with pytest.raises(grpc.RpcError):

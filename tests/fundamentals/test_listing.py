@@ -1,4 +1,4 @@
-"""ListSessions: paged summaries, for people."""
+"""ListSessions: paged summaries of all sessions."""
 
 from collections.abc import Iterator
 from datetime import timedelta

@@ -29,7 +29,7 @@ class AsyncObserverClient:
     Opened by `async with`. It belongs to that event loop, and raises UsageError in any other.
 
     Every call is retried until its timeout while the sidecar is unavailable, always with the same run id, so that
-    nothing begins or is written twice.
+    no run begins twice and no notes are written twice.
 
     Args:
         target: Address of the sidecar, such as `127.0.0.1:50051` or `unix:/run/session-notes.sock`. None: the

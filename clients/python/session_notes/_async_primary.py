@@ -86,12 +86,12 @@ class AsyncPrimaryClient:
             >>> advice = reading.notes if reading.fresh else None
 
         Args:
-            session_id: The session. One without data is a reading that is not ready, never an error.
+            session_id: The session. Without data, the result is a reading that is not ready, never an error.
             observer: Name of the observer. Empty: `default`.
-            max_age: Oldest age of fresh notes, inclusive. None: any age.
+            max_age: Maximum age of fresh notes, inclusive. None: any age.
             current_turn: Number of turns in the conversation. None: the stored turns, plus those pending in recorders
                 of this process.
-            max_turns_behind: Largest drift of fresh notes, inclusive. None: any drift.
+            max_turns_behind: Maximum drift of fresh notes, inclusive. None: any drift.
             timeout: Timeout of this call. None: the client's `timeout`.
             unavailable_ok: Whether to return a reading with the readiness `unavailable` if there is no response.
 

@@ -33,8 +33,8 @@ class BackgroundObserver(_pool.Pool[ObserverClient, ActiveRun, threading.Event, 
         >>> with BackgroundObserver(analyse) as observer:
         ...     observer.submit("session-1")
 
-    Each session has at most one run at a time, which sees the transcript as of its begin. A session that is submitted
-    again while it is queued is run once. If it is submitted again during its run, it is run once more.
+    Each session has at most one run at a time, which sees the transcript as of the moment it begins. A session that is
+    submitted again while it is queued is run once. If it is submitted again during its run, it is run once more.
 
     If an analysis raises, returns None, or overruns `time_limit`, its run is recorded as failed. Every failure,
     including an outage of the sidecar, is logged by the logger `session_notes` and never reaches the caller of

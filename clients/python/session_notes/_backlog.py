@@ -31,7 +31,7 @@ MAX_IDLE_SESSIONS = 10_000
 _MAX_CALL_TURNS = 250
 _MAX_CALL_BYTES = 512 * 1024
 
-# Like all patterns of this package, compiled at its first use, because few processes need each of them.
+# Compiled at its first use, like all patterns of this package, because few processes need it.
 _SESSION_ID = r"[!-z|~]{1,256}"
 
 

@@ -118,7 +118,7 @@ class TokenFile:
 
     def __init__(self, path: PathLike) -> None:
         if not isinstance(path, str | os.PathLike):
-            raise InvalidArgument(f"the path of a token file must be a path, not {type(path).__name__}")
+            raise InvalidArgument(f"the path of a token file must be a str or a path, not {type(path).__name__}")
         self._path = os.fspath(path)
         try:
             self._fingerprint = _fingerprint(self._path)

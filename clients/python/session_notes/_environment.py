@@ -63,7 +63,7 @@ def _nearest(name: str, known: Collection[str] = _NAMES) -> str | None:
 
 
 def _is_suffix(end: str) -> bool:
-    """Return whether this may extend a client variable: `_FILE` or letters, unlike SESSION_NOTES_TOKENS_DIR."""
+    """Return whether a typo may have added this: `_FILE` or letters, unlike the `S_DIR` of `TOKENS_DIR`."""
     return end.startswith("_") or end.isalpha()
 
 

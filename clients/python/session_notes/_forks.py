@@ -88,7 +88,7 @@ def check() -> None:
     if _unusable:
         raise UsageError(
             f"this process was forked from one in which {_unusable}, and gRPC does not work in such a child: "
-            "fork before clients are used (gunicorn without --preload, for example), or start processes by spawn"
+            "fork before clients are used (gunicorn without --preload, for example), or start processes with spawn"
         )
 
 

@@ -28,7 +28,7 @@ class ObserverClient:
     Safe to use from several threads. Create one per process, and close it or use it in `with`.
 
     Every call is retried until its timeout while the sidecar is unavailable, always with the same run id, so that
-    nothing begins or is written twice.
+    no run begins twice and no notes are written twice.
 
     Args:
         target: Address of the sidecar, such as `127.0.0.1:50051` or `unix:/run/session-notes.sock`. None: the

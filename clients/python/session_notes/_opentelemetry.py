@@ -1,4 +1,4 @@
-"""Spans by OpenTelemetry's API, which `_spans` uses if the application traces.
+"""Spans created with OpenTelemetry's API, which `_spans` uses if the application traces.
 
 Following the semantic conventions for RPC, a call is one span with all its attempts. Spans contain no user data: no
 error text, and no session id.

@@ -33,7 +33,7 @@ Analysis = TypeVar("Analysis")
 
 CLOSED = "observer closed"
 
-_COROUTINE = "the analysis returned a coroutine: AsyncBackgroundObserver takes async functions"
+_COROUTINE = "the analysis returned a coroutine; for an async function, use AsyncBackgroundObserver"
 _PACKAGE = os.path.dirname(__file__) + os.sep
 
 
@@ -188,7 +188,7 @@ class Pool(ABC, Generic[Client, Run, Stop, Analysis]):
             kind = type(client).__name__
             hint = ""
             if isinstance(client, self._other_client_type):
-                hint = f": {_class(not self._asynchronous)} takes that"
+                hint = f"; for an {self._other_client_type.__name__}, use {_class(not self._asynchronous)}"
             raise InvalidArgument(f"client must be a session_notes.{self._client_type.__name__}, not {kind}{hint}")
         if connects:
             raise InvalidArgument("pass either client, or target, token, tls and observer to create one")
@@ -225,9 +225,9 @@ def _check_analysis(analyse: object, asynchronous: bool) -> None:
     if not callable(analyse):
         raise InvalidArgument(f"analyse must be a function of a run, not {type(analyse).__name__}")
     if asynchronous and not _is_async(inspect.unwrap(analyse)) and not _is_async(analyse):
-        raise InvalidArgument(f"analyse must be an async function; {_class(False)} takes others")
+        raise InvalidArgument(f"analyse must be an async function; for a plain function, use {_class(False)}")
     if not asynchronous and _is_async(analyse):
-        raise InvalidArgument(f"analyse must not be an async function; {_class(True)} takes those")
+        raise InvalidArgument(f"analyse must be a plain function; for an async function, use {_class(True)}")
 
 
 def _is_async(analyse: Any) -> bool:

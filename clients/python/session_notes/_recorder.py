@@ -162,7 +162,9 @@ class TurnRecorder(Recorder):
         if not has_method(client, "append_turns"):
             raise WrongKind(f"TurnRecorder needs a PrimaryClient, not {kind_of(client)}")
         if observer is not None and hasattr(type(observer), "__aenter__"):
-            raise WrongKind("TurnRecorder needs a BackgroundObserver; with one for asyncio use AsyncTurnRecorder")
+            raise WrongKind(
+                "TurnRecorder needs a BackgroundObserver; for an AsyncBackgroundObserver use AsyncTurnRecorder"
+            )
         if observer is not None and not has_method(observer, "submit"):
             raise WrongKind(f"observer must be a BackgroundObserver, not {kind_of(observer)}")
         super().__init__(client, observer, timeout)
@@ -236,7 +238,7 @@ class TurnRecorder(Recorder):
             return session
 
     def _open_client(self) -> Any:
-        """Return the client, or a copy of it if it is closed, so that turns recorded before are still stored."""
+        """Return the client, or a copy of it if it is closed, so that turns recorded earlier are still stored."""
         transport = getattr(self._client, "_transport", None)
         if transport is None or not transport.closed:
             return self._client

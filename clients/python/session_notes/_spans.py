@@ -1,7 +1,7 @@
 """Spans of calls and runs if the application traces with OpenTelemetry, at almost no cost otherwise.
 
 OpenTelemetry's API has no-op spans for this purpose, but importing it takes longer than importing this package. It is
-therefore used only if the application has already imported it, as applications that trace do at their start.
+therefore used only if the application has already imported it, as tracing applications do at startup.
 """
 
 from __future__ import annotations

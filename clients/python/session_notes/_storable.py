@@ -85,7 +85,7 @@ def _valid_extra(turn: Turn, max_bytes: int, changes: list[str]) -> dict[str, An
 
 
 class _BoundedCopy:
-    """A copy of a JSON-like object, up to a maximum size: a list that contains itself could have any size."""
+    """A copy of a JSON-like object, up to a maximum size: copying a list that contains itself would never end."""
 
     def __init__(self, max_bytes: int) -> None:
         self._left = max_bytes

@@ -44,7 +44,8 @@ class PendingSession:
         stored: Number of stored turns, as last reported. None: unknown.
         pending: The pending turns, in order.
         run_due: Whether a run is due.
-        uncertain: Number of leading pending turns that were sent, expecting `stored` turns. Their outcome is unknown.
+        uncertain: Number of leading pending turns that were sent, with `stored` as the expected turn count, and whose
+            outcome is unknown.
         one_by_one: Number of leading pending turns to send separately, to find the one that was rejected.
         failures: Consecutive visits that failed.
         visited: Whether a visit is running.
@@ -75,8 +76,8 @@ class Visits:
 
     Attributes:
         last_error: Class of the latest failure. Empty: none yet.
-        outage_failures: Consecutive failures, over all sessions, that no session causes. During an outage, one
-            call per pause suffices for all sessions together.
+        outage_failures: Consecutive failures, across all sessions, that are not specific to a session. During an
+            outage, one call per pause suffices for all sessions together.
     """
 
     def __init__(self) -> None:
@@ -129,7 +130,7 @@ class Visits:
         return None
 
     def seconds_to_next(self) -> float | None:
-        """Return the time until a visit is due. None: not before a session is added."""
+        """Return the time in seconds until a visit is due. None: no session is queued."""
         if not self._ready and not self._later:
             return None
         due = time.monotonic() if self._ready else self._later[0][0]

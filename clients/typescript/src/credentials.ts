@@ -18,7 +18,7 @@ export type Token = string | (() => string);
  * TLS settings. An empty object enables TLS with the certificate authorities that Node trusts.
  *
  * Files are read when a client is created, and reread within a second after they are replaced. The client then reconnects;
- * calls in flight finish on the old connection. New files take effect once they match each other.
+ * calls in flight finish on the old connection. New files take effect once certificate and key match.
  *
  * @example
  * new PrimaryClient("notes.example.org:50051", { tls: { caFile: "ca.pem" }, token: tokenFile("token") });
@@ -71,7 +71,7 @@ export class Credentials {
    * @param target The sidecar's address.
    * @param token The client's option; undefined: use the environment.
    * @param tls The client's option; undefined: use the environment.
-   * @throws InvalidArgument The credentials do not match, or the token would leave this machine unencrypted.
+   * @throws InvalidArgument A value is invalid, or the token would leave this machine unencrypted.
    */
   constructor(target: string, token: Token | undefined, tls: TLS | undefined) {
     if (token !== undefined && typeof token !== "string" && typeof token !== "function") {

@@ -1,4 +1,4 @@
-/** Environment variables of the clients, and warnings about misspelled ones. */
+/** Environment variables of the clients, and warnings about misspelt ones. */
 
 const PREFIX = "SESSION_NOTES_";
 const NAMES = ["TARGET", "TOKEN", "TOKEN_FILE", "TLS_CA", "TLS_CERT", "TLS_KEY"] as const;
@@ -12,7 +12,7 @@ export function variable(name: (typeof NAMES)[number]): string | undefined {
 }
 
 /**
- * Warns once about each variable that is probably a misspelled client variable. Other names are ignored: the sidecar has its own
+ * Warns once about each variable that is probably a misspelt client variable. Other names are ignored: the sidecar has its own
  * variables, and Kubernetes sets `SESSION_NOTES_PORT` and others for a service called session-notes.
  */
 export function warnOfMisspelledNames(): void {

@@ -34,8 +34,8 @@ export interface ObserverOptions extends ConnectionOptions {
 /**
  * Client of a process that analyses sessions. One client serves any number of concurrent runs.
  *
- * Calls are retried with the same run id while the sidecar is unavailable, until their timeout, so nothing is begun or written
- * twice.
+ * Calls are retried with the same run id while the sidecar is unavailable, until their timeout, so no run begins twice and
+ * no notes are written twice.
  *
  * @example
  * using observer = new ObserverClient(undefined, { observer: "coach" });

@@ -181,7 +181,7 @@ export class PrimaryClient implements Disposable {
   }
 
   /**
-   * Lists summaries of all sessions, fetched page by page, in no particular order. Intended for people.
+   * Lists summaries of all sessions, fetched page by page, in no particular order. Meant for debugging and dashboards.
    *
    * @example
    * for await (const { sessionId, turnCount } of primary.listSessions()) {

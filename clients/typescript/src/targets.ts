@@ -1,4 +1,4 @@
-/** Targets: addresses of sidecars, and checks that gRPC can connect to them. */
+/** Targets: addresses of sidecars, and their validation. */
 
 import { isIPv4, isIPv6 } from "node:net";
 

@@ -1,6 +1,6 @@
 /**
- * Public types: plain, readonly values without protobuf or gRPC. They are in one file because they refer to each other and hold no
- * code.
+ * Public types: plain, readonly values without protobuf or gRPC. They are in one file because they refer to each other and contain
+ * no code.
  *
  * Times are `Date`s from the store's clock, truncated to milliseconds. Durations are numbers of milliseconds with names like
  * `ageMs`, and may have a fraction. Counts are plain numbers, which the contract limits to less than 2^53.
@@ -255,11 +255,11 @@ export interface CallOptions {
 export interface NotesOptions extends CallOptions {
   /** The observer whose notes to read. Absent: `default`. */
   readonly observer?: string | undefined;
-  /** Largest age that counts as fresh. Absent: no bound. */
+  /** Maximum age of fresh notes, inclusive. Absent: any age. */
   readonly maxAgeMs?: number | undefined;
   /** The caller's own count of turns in the conversation. Absent: the length of the stored transcript. */
   readonly currentTurn?: number | undefined;
-  /** Largest drift that counts as fresh. Absent: no bound. */
+  /** Maximum drift of fresh notes, inclusive. Absent: any drift. */
   readonly maxTurnsBehind?: number | undefined;
   /** Whether an outage resolves to a reading with `readiness: "unavailable"` instead of rejecting. */
   readonly unavailableOk?: boolean | undefined;
@@ -316,7 +316,7 @@ export type BeginOptions = RunOptions & CallOptions;
 export interface RunWriteOptions {
   /** Number of turns that the run has seen. Absent: the number recorded when it began. */
   readonly observedTurn?: number | undefined;
-  /** How long the notes are valid. Absent: as long as the session. */
+  /** How long the notes stay current. Absent: as long as the session. */
   readonly ttlMs?: number | undefined;
 }
 

@@ -386,7 +386,7 @@ function compareError(expected: JsonObject, error: client.SessionNotesError): vo
       for (const parent of part as string[]) {
         const kind = (client as unknown as Record<string, new () => Error>)[parent];
         if (kind === undefined || !(error instanceof kind)) {
-          throw new Mismatch(`${error.name} is no ${parent}`);
+          throw new Mismatch(`${error.name} is not a ${parent}`);
         }
       }
     } else {
