@@ -54,8 +54,8 @@ run: .venv/run ## start the sidecar on 127.0.0.1:50051 (ARGS="--listen ..." for 
 demo: .venv/run ## play a conversation with a primary and an observer (under a minute)
 	@$(BIN)/python examples/demo.py $(ARGS)
 
-# Tests that can run in parallel come first. The faults measure how long calls take while something is broken, so they run
-# separately. With ARGS, one pytest run selects from all tests.
+# The fault tests measure how long calls take while something is broken, so they run after the others. With ARGS, one pytest
+# run selects from all tests.
 test: .venv/dev ## run the tests (ARGS="-k name" selects tests)
 ifdef ARGS
 	@$(BIN)/python -m pytest -n 4 --dist loadgroup $(ARGS)

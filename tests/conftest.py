@@ -86,7 +86,7 @@ def sidecar_over() -> Iterator[Callable[[str], Sidecar]]:
 
 @pytest.fixture(scope="session")
 def sidecar(request: pytest.FixtureRequest, sidecar_over: Callable[[str], Sidecar]) -> Sidecar:
-    """A running sidecar, shared by the tests of a worker, on the embedded store unless a folder parametrizes it."""
+    """A running sidecar, shared by the tests of a worker, on the embedded store unless a conftest parametrizes it."""
     given = request.config.getoption("--redis-url")
     return sidecar_over(given or getattr(request, "param", "embedded"))
 

@@ -6,6 +6,7 @@ import grpc
 import pytest
 from google.protobuf import descriptor_pool
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from session_notes_server.contract import SERVICES
 from session_notes_server.rpc import authorization
 
 from tests.access.callers import TOKENS, bearer, is_serving, outcome
@@ -25,6 +26,12 @@ ALLOWED = {
     "SessionState/ListSessions": {"admin"},
 }
 MALFORMED = b"\xff"
+
+
+def test_the_table_lists_every_method() -> None:
+    """The table of this file lists every method of the contract, so that a new one is tested."""
+    methods = {method.full_name for service in SERVICES for method in service.methods}
+    assert {f"session_notes.v1.{rpc.replace('/', '.')}" for rpc in ALLOWED} == methods
 
 
 @pytest.mark.parametrize("role", TOKENS)

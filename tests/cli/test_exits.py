@@ -79,6 +79,22 @@ def test_usage_errors(unreachable: Cli) -> None:
     assert version.out.startswith("session-notes 0.")
 
 
+def test_errors_name_flags(cli: Cli, tmp_path: Path) -> None:
+    """An error about an argument of the clients names the flag or argument of the command line instead."""
+    token = tmp_path / "token"
+    token.write_text("token")
+    get = ["notes", "get", "s"]
+    for arguments, message in (
+        ([*get, "--current-turn", "-1", "--max-turns-behind", "-1"], r"--current-turn: .*; --max-turns-behind: .*"),
+        (["runs", "fail", "s", "{}"], "RUN: must be .*"),
+        ([*get, "--tls-cert", "c"], "--tls-cert and --tls-key must be given together"),
+        ([*get, "--token-file", str(token), "--target", "192.0.2.1:1"], ".* TLS: give --tls-ca, or set SESSION_.*"),
+    ):
+        result = cli.in_process(*arguments)
+        assert result.code == 2, result
+        assert re.fullmatch(message, result.error)
+
+
 def test_error_of_several_lines(unreachable: Cli) -> None:
     """The error about a Redis URL lists the valid forms, one per line, within 80 columns."""
     result = unreachable.in_process("serve", "--redis-url", "localhost:6379")
@@ -120,7 +136,7 @@ def test_no_store_is_4() -> None:
 
 
 def test_no_sidecar_is_4(unreachable: Cli) -> None:
-    """Commands exit with 4 and name the address if no sidecar is there, retried calls within their timeout."""
+    """Without a sidecar, commands exit with 4 and name the address; retries end within the timeout."""
     target = unreachable.env["SESSION_NOTES_TARGET"]
     other = f"127.0.0.1:{free_port()}"
     results = [

@@ -165,8 +165,9 @@ def test_file_accepts_json_output(cli: Cli, session: SessionCalls, tmp_path: Pat
             ([], "", "nothing to write"),
             (["--summary", "x", "--ttl", "0s"], "", "'--ttl'"),
             (["--summary", "x", "--ttl", "5"], "", "'--ttl': write a number and a unit"),
-            (["--summary", "x", "--observed-turn", "-1"], "", "observed_turn: "),
-            (["--observer", "{}", "--summary", "x"], "", "observer: "),
+            (["--summary", "x", "--observed-turn", "-1"], "", "--observed-turn: must be"),
+            (["--summary", "x", "--observed-turn", "9" * 19], "", "--observed-turn must be"),
+            (["--observer", "{}", "--summary", "x"], "", "--observer: "),
         ],
         [
             (["--file", "-"], "not json", "--file: not valid JSON"),

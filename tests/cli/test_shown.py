@@ -162,7 +162,7 @@ def test_stale_notes_without_a_transcript_ask_for_the_turn(cli: Cli, session: Se
 
 
 def test_an_unknown_session_differs_from_one_without_runs(cli: Cli, session: SessionCalls) -> None:
-    """`notes get` and `runs list` report if the store has no data of the session."""
+    """`notes get` and `runs list` state when the store has no data of the session."""
     session.append_turns(1)
     existing, unknown, no_runs, unknown_runs = cli.run_all(
         ["notes", "get", session.id],

@@ -33,19 +33,19 @@ def descriptors(sidecar: Sidecar) -> int:
     return len(list((_proc(sidecar) / "fd").iterdir()))
 
 
-def assert_in_time(row: Callable[[], list[float]], median: float = MEDIAN_SECONDS) -> None:
-    """Assert that one of three rows of calls is in time, since the machine may be busy.
+def assert_in_time(series: Callable[[], list[float]], median: float = MEDIAN_SECONDS) -> None:
+    """Assert that one of three series of calls is in time, since the machine may be busy.
 
     Args:
-        row: Makes calls, and returns the seconds that each took.
-        median: The limit of the row's median, in seconds. The limit of its maximum is 250 ms.
+        series: Makes the calls of a series, and returns the seconds that each took.
+        median: The limit of the series' median, in seconds. The limit of its maximum is 250 ms.
     """
-    rows = []
+    measured = []
     for _ in range(3):
-        rows.append(sorted(row()))
-        if statistics.median(rows[-1]) <= median and rows[-1][-1] <= WORST_SECONDS:
+        measured.append(sorted(series()))
+        if statistics.median(measured[-1]) <= median and measured[-1][-1] <= WORST_SECONDS:
             return
-    raise AssertionError(f"not in time: {rows}")
+    raise AssertionError(f"not in time: {measured}")
 
 
 def assert_serves_others(sidecar: Sidecar) -> None:

@@ -1,4 +1,4 @@
-"""A recorder of the writes to one session, whose history the promises of `session-notes replay` check."""
+"""A recorder of the writes to one session, which checks them against the promises of `session-notes replay`."""
 
 import time
 from collections import Counter

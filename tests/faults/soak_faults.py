@@ -93,7 +93,7 @@ def connections_refused(stage: Stage, rng: Random, seconds: float) -> None:
 
 
 def connections_held(stage: Stage, rng: Random, seconds: float) -> None:
-    """Let connections go dead one by one, at the calls on one session."""
+    """Let connections go dead one by one, as soon as each sends a call on one session."""
     stage.proxy.hold(stage.session_id(rng))
     time.sleep(seconds)
     stage.proxy.hold(b"")

@@ -1,8 +1,8 @@
 """GetNotes is bounded: in any state of the store, a primary gets a response within 100 ms, if only UNAVAILABLE.
 
 Latency is measured at the caller, over a warm connection, with the sidecar's default limits. Test machines are noisy,
-so one of three rows of calls must have a median of at most 100 ms (150 ms for a crowd of threads in the test's own
-process) and a maximum of at most 250 ms. A missing limit fails all three rows.
+so one of three series of calls must have a median of at most 100 ms (150 ms for a crowd of threads in the test's own
+process) and a maximum of at most 250 ms. A missing limit fails all three series.
 """
 
 import threading
@@ -41,10 +41,10 @@ class Bench:
     def assert_answers(self, times: int, expected: grpc.StatusCode) -> None:
         """Assert that GetNotes, called repeatedly, ends with the expected status and in time."""
 
-        def row() -> list[float]:
+        def series() -> list[float]:
             return [self.time(self.session, expected) for _ in range(times)]
 
-        assert_in_time(row)
+        assert_in_time(series)
 
     def time(self, session: SessionCalls, expected: grpc.StatusCode) -> float:
         """Return the seconds that a GetNotes takes to end with the expected status."""
@@ -140,11 +140,11 @@ def test_a_known_outage_is_answered_at_once(bench: Bench) -> None:
     bench.time(bench.session, grpc.StatusCode.UNAVAILABLE)
     bench.time(bench.session, grpc.StatusCode.UNAVAILABLE)
 
-    def row() -> list[float]:
+    def series() -> list[float]:
         with ThreadPoolExecutor(8) as pool:
             return sorted(pool.map(lambda _: bench.time(bench.session, grpc.StatusCode.UNAVAILABLE), range(8)))
 
-    assert_in_time(row, median=0.050)
+    assert_in_time(series, median=0.050)
 
 
 def test_a_dead_connection_is_replaced(bench: Bench) -> None:
@@ -189,7 +189,7 @@ def test_a_burst_is_sent_to_the_store_in_parts(bench: Bench) -> None:
 def test_a_queue_is_no_outage(bench: Bench) -> None:
     """Calls that queue for more than 80 ms at a slow store that keeps answering are all OK.
 
-    One row of three is enough, since the machine itself may stall for that long.
+    One series of three is enough, since the machine itself may stall for that long.
     """
     sessions = [SessionCalls(bench.session.channel, new_session_id()) for _ in range(8)]
     for session in sessions:
@@ -246,7 +246,7 @@ def test_a_single_lost_reply_is_answered_in_time(bench: Bench) -> None:
         while not stopped.is_set():
             status_of(bench.session.get_notes)
 
-    def row() -> list[float]:
+    def series() -> list[float]:
         bench.proxy.lose_reply(unlucky.id.encode())
         return [bench.time(unlucky, grpc.StatusCode.UNAVAILABLE)]
 
@@ -254,7 +254,7 @@ def test_a_single_lost_reply_is_answered_in_time(bench: Bench) -> None:
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(call_repeatedly)
         try:
-            assert_in_time(row)
+            assert_in_time(series)
         finally:
             stopped.set()
         future.result()

@@ -30,7 +30,7 @@ LOGGED = r"error {} in session_notes"
 
 
 def test_user_data_is_in_no_log_and_no_error() -> None:
-    """A canary in every field is in neither logs nor errors, with a verbose log, over faults of each kind and a bug.
+    """A canary in every field is in neither logs nor errors, with a verbose log, through faults of all kinds and a bug.
 
     The bug is a stored value of a type that the scripts do not expect. It is INTERNAL, with an error id that is logged.
     """

@@ -68,7 +68,7 @@ def test_ages_ignore_the_sidecars_clock(sidecars: dict[int, Sidecar], writer: in
             )
             assert (reading.ready, reading.fresh, reading.write_time) == (True, True, written)
             assert 0 < reading.expires_in.ToMilliseconds() <= 600_000
-        assert ages == sorted(ages), "ages grow from one call to the next"
+        assert ages == sorted(ages), "an age fell from one call to the next"
         for session in sessions.values():
             stored = session.get_session()
             assert before - 1 <= stored.update_time.ToMilliseconds() <= store.time_ms() + 1

@@ -1,4 +1,4 @@
-"""Erasure: deleted data leaves every file of the embedded store, even over crashes and rewrites."""
+"""Erasure: deleted data leaves every file of the embedded store, even across crashes and rewrites."""
 
 import asyncio
 import os

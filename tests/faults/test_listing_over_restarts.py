@@ -1,4 +1,4 @@
-"""A listing of sessions continues over a restart or a failover of the store and misses none."""
+"""A listing of sessions continues across a restart or failover of the store and misses no session."""
 
 from collections.abc import Callable
 
@@ -36,7 +36,7 @@ def list_sessions(channel: grpc.Channel, page_size: int, halfway: Callable[[], N
 
 
 def test_no_session_is_missed_when_the_store_restarts() -> None:
-    """A listing over a restart, with page tokens from the store's previous process, returns each of 2,000 sessions."""
+    """A listing across a restart, with page tokens of the store's previous process, returns each of 2,000 sessions."""
     with (
         StoreServer(valkey_program(), ["--appendonly", "yes"]) as server,
         Sidecar(server.url) as sidecar,

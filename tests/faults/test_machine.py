@@ -390,7 +390,7 @@ def _cut_the_network(sidecar: Sidecar, far: str, times: int) -> None:
         session = SessionCalls(channel, new_session_id())
         session.write_notes("run-1", "written before")
 
-        def row(expected: grpc.StatusCode) -> list[float]:
+        def series(expected: grpc.StatusCode) -> list[float]:
             durations = []
             for _ in range(10):
                 began = time.perf_counter()
@@ -399,9 +399,9 @@ def _cut_the_network(sidecar: Sidecar, far: str, times: int) -> None:
             return durations
 
         for _ in range(times):
-            assert_in_time(lambda: row(grpc.StatusCode.OK))
+            assert_in_time(lambda: series(grpc.StatusCode.OK))
             subprocess.run(["ip", "-n", far, "link", "set", "cable", "down"], check=True)
-            assert_in_time(lambda: row(grpc.StatusCode.UNAVAILABLE))
+            assert_in_time(lambda: series(grpc.StatusCode.UNAVAILABLE))
             with refused(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"):
                 session.append_turns()
             eventually(lambda: sidecar.health("ready") == NOT_SERVING, HEALTH_SECONDS)

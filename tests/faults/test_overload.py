@@ -96,7 +96,7 @@ async def until_done(calls: Sequence[asyncio.Future[Any]], count: int, seconds: 
 
 
 def test_a_batch_response_above_the_limit_is_rejected(small: Sidecar) -> None:
-    """A batch whose response exceeds the bytes of all calls together is TOO_LARGE, with the limit."""
+    """A batch whose response exceeds the limit for all calls together is TOO_LARGE, with that limit."""
     with new_channel(small.target) as channel:
         session = SessionCalls(channel, new_session_id())
         session.write_notes("run-1", notes("x" * 200_000))

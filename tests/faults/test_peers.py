@@ -58,7 +58,7 @@ def test_no_descriptors_left(target: Sidecar) -> None:
 
 
 def test_health_watches_do_not_affect_others(target: Sidecar) -> None:
-    """100 health Watches on one connection each get SERVING, and others are served."""
+    """Each of 100 health Watches on one connection gets SERVING, and other clients are served."""
     with new_channel(target.target) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         watches = [stub.Watch(health_pb2.HealthCheckRequest(), timeout=60) for _ in range(100)]

@@ -122,7 +122,7 @@ def test_the_sidecar_never_repeats_a_write(deployment: Deployment, how: str) -> 
 
 @pytest.mark.parametrize("how", LOSSES)
 def test_the_client_retries_lost_replies(deployment: Deployment, how: str, effort: Callable[[int, int], int]) -> None:
-    """The Python client retries over lost replies by itself, and each run is stored once and in order."""
+    """The Python client itself retries after lost replies, and each run is stored once and in order."""
     session_id, rounds = new_session_id(), effort(2, 100)
     with ObserverClient(deployment.sidecar.target, timeout=timedelta(seconds=10)) as observer:
         for number in range(1, rounds + 1):

@@ -1,4 +1,4 @@
-"""Errors of the store: each is UNAVAILABLE with a fixed text, never UNKNOWN or INTERNAL, until it is over."""
+"""Errors of the store: while one lasts, calls are UNAVAILABLE with a fixed text, never UNKNOWN or INTERNAL."""
 
 import itertools
 import os

@@ -378,7 +378,7 @@ def test_the_documented_acl_rules_are_exact(kind: str, password_file: Path) -> N
                 # A run that could not begin is NOT_FOUND later.
                 assert codes <= {OK, UNAVAILABLE, grpc.StatusCode.NOT_FOUND}, (rule, codes)
                 if UNAVAILABLE not in codes:
-                    eventually(lambda: sidecar.health() == NOT_SERVING)  # Else the rule would be superfluous.
+                    eventually(lambda: sidecar.health() == NOT_SERVING)  # Otherwise the rule would be superfluous.
             assert lines_of(sidecar, "NOPERM")
             for command in ("scan", "evalsha"):
                 assert lines_of(sidecar, f"the user may not run the command {command} (NOPERM)"), command

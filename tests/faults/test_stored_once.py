@@ -1,4 +1,4 @@
-"""Acknowledged writes are stored exactly once, over crashes of sidecar and store, and with many writers."""
+"""Acknowledged writes are stored exactly once, across crashes of sidecar and store, and with many writers."""
 
 import random
 from collections.abc import Callable

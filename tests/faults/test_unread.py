@@ -155,7 +155,7 @@ async def wait_until(condition: Any, seconds: float = 10) -> None:
 async def test_calls_with_unread_responses_are_ended(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Calls with unread responses are reset after a while, their bytes and turns are free, and the log has one line."""
+    """Calls with unread responses are reset after a while, their admission is released, and the log has one line."""
     monkeypatch.setattr(transfers, "RESPONSE_SECONDS", 0.3)
     async with run_responding_server(MEBIBYTE) as (target, admission, _):
         with UnreadResponses(target) as peer:

@@ -94,7 +94,7 @@ async def test_public_address(host: Host, sidecar: Sidecar, tmp_path: Path) -> N
         (2, "--listen-tls-cert", ["--listen", "0.0.0.0:0", "--tokens-dir", "TOKENS"]),
         (2, "host:port", ["--listen", "unix:/tmp/mcp.sock"]),
         (2, "host:port", ["--listen", "localhost"]),
-        (2, "give both a certificate", ["--listen", "127.0.0.1:0", "--listen-tls-key", "key"]),
+        (2, "must be given together with", ["--listen", "127.0.0.1:0", "--listen-tls-key", "key"]),
         (2, "--listen", ["--tokens-dir", "TOKENS"]),
         (2, "--listen", ["--host", "notes.example.org"]),
         (1, "no token", ["--listen", "127.0.0.1:0", "--tokens-dir", "EMPTY"]),

@@ -142,7 +142,7 @@ def test_an_unreachable_sidecar_is_reported_in_one_line(transcripts: Path) -> No
 
 
 def test_a_restart_of_the_sidecar_loses_nothing(transcripts: Path) -> None:
-    """Calls without a response are retried over a restart, and no write counts twice."""
+    """Calls without a response are retried across a restart, and no write counts twice."""
     with Sidecar() as sidecar:
         process = start(transcripts, "--target", sidecar.target, "--turn-interval", "300ms", "--json")
         eventually(lambda: replayed_sessions(sidecar), 30)

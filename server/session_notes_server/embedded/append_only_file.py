@@ -58,9 +58,9 @@ def size(files: Iterable[Path]) -> int:
 def repair(data_dir: Path) -> Repair:
     """Remove unreadable data from the incremental files. The store must not be running.
 
-    NULs between two commands are removed. Any other unreadable data is removed with everything after it, also in later
-    files, because a command is worthless without those before it. Each file is replaced atomically, so that a killed
-    repair does not change it.
+    NULs between two commands are removed. Any other unreadable data is removed with everything after it, including
+    later files, because a command is worthless without those before it. Each file is replaced atomically, so that an
+    interrupted repair leaves it unchanged.
 
     Raises:
         OSError: If a file cannot be read or written, for example because the disk is full.

@@ -1,4 +1,4 @@
-"""Callers' roles, the tokens and certificate names that grant a role, and the sidecar's own certificate."""
+"""The tokens and certificate names that grant a role, and the sidecar's own certificate."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import re
 import ssl
 import threading
 from collections.abc import Iterable
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
 import grpc
 
+from session_notes_server.identity.roles import Role
 from session_notes_server.identity.trusted_files import (
     CredentialsError,
     Reloader,
@@ -26,19 +26,6 @@ from session_notes_server.identity.trusted_files import (
 log = logging.getLogger(__name__)
 
 _DIGEST_OF_NOTHING = hashlib.sha256(b"").digest()
-
-
-class Role(StrEnum):
-    """The role of a caller, which determines the methods that it may call."""
-
-    PRIMARY = "primary"
-    """Talks to the user: reads notes and owns the session's state."""
-
-    OBSERVER = "observer"
-    """Begins and ends runs, writes notes and reads the transcript."""
-
-    ADMIN = "admin"
-    """May call every method."""
 
 
 class Tokens:

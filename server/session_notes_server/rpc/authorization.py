@@ -13,10 +13,11 @@ from typing import Any
 import grpc
 
 from session_notes_server.contract import SERVICES
-from session_notes_server.identity.callers import CertificateRoles, Role, Tokens
+from session_notes_server.identity.callers import CertificateRoles, Tokens
+from session_notes_server.identity.roles import Role
 from session_notes_server.rpc import errors
 
-_EVERY_ROLE = frozenset(Role)
+_EVERY_ROLE = frozenset({Role.PRIMARY, Role.OBSERVER, Role.ADMIN})
 _PRIMARY = frozenset({Role.PRIMARY, Role.ADMIN})
 _OBSERVER = frozenset({Role.OBSERVER, Role.ADMIN})
 _ADMIN = frozenset({Role.ADMIN})

@@ -32,11 +32,15 @@ LARGE_REQUESTS = {"BatchGetNotes", "WriteNotes", "UpdateSession", "AppendTurns"}
 LARGE_RESPONSES = {"BatchGetNotes", "BeginRun", "GetSession", "ListRuns", "ListSessions"}
 """Methods whose responses may hold much of a session, or of many. GetNotes returns one document and never waits."""
 
-READS = ("Get", "BatchGet", "List")
-"""Name prefixes of read-only methods."""
+READS = {"GetNotes", "BatchGetNotes", "ListRuns", "GetSession", "ListSessions"}
+"""Read-only methods. If there is no room for the response of one, the call can still be rejected."""
 
-if unknown := (LARGE_REQUESTS | LARGE_RESPONSES) - {method.name for service in SERVICES for method in service.methods}:
-    raise AssertionError(f"methods that are not in the contract: {sorted(unknown)}")
+WRITES = {"BeginRun", "WriteNotes", "FailRun", "UpdateSession", "AppendTurns", "DeleteSession"}
+"""All other methods of the contract."""
+
+_METHODS = {method.name for service in SERVICES for method in service.methods}
+if READS | WRITES != _METHODS or not LARGE_REQUESTS | LARGE_RESPONSES <= _METHODS:
+    raise AssertionError("READS and WRITES must list every method of the contract, and the other sets no other method")
 
 
 class Boundary:
@@ -90,7 +94,7 @@ class Boundary:
         request_type, name, droppable = (
             GetMessageClass(method.input_type),
             method.full_name,
-            method.name.startswith(READS),
+            method.name not in WRITES,
         )
         large_request, large_response = method.name in LARGE_REQUESTS, method.name in LARGE_RESPONSES
         telemetry = self._telemetry.method(name)

@@ -1,4 +1,4 @@
-"""Response messages whose notes and turns stay serialized, as the store holds them.
+"""Response messages whose notes and turns stay serialized, as they are stored.
 
 On the wire, message fields and bytes fields are encoded identically. These classes are the contract's, except that a
 few fields take bytes. Parsing and serializing 2 KB of notes would cost as much as the rest of the response, and a

@@ -6,7 +6,8 @@ import socket
 from pathlib import Path
 
 from session_notes_server.addresses import AddressError, host_and_port, is_loopback
-from session_notes_server.identity.callers import Certificates, Role, Tokens
+from session_notes_server.identity.callers import Certificates, Tokens
+from session_notes_server.identity.roles import Role
 
 _WILDCARD_NAMES = {"", "0.0.0.0", "[::]"}  # noqa: S104 - recognized, not listened on
 

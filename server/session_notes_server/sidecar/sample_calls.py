@@ -15,7 +15,8 @@ from urllib.parse import quote
 
 from session_notes.v1 import session_notes_pb2
 
-from session_notes_server.identity.callers import Role, plain_token
+from session_notes_server.identity.callers import plain_token
+from session_notes_server.identity.roles import Role
 from session_notes_server.settings import Settings
 
 _NOTES_SERVICE = session_notes_pb2.DESCRIPTOR.services_by_name["SessionNotes"].full_name

@@ -34,14 +34,14 @@ MEANINGFUL_TIME = timedelta(seconds=1)
     multiple=True,
     type=int,
     metavar="N",
-    help="Id of a process of the sidecar at --target, to measure its CPU time. Repeatable.",
+    help="The id of a process of the sidecar at --target, to measure its CPU time. Repeatable.",
 )
 @option(
     "--full", is_flag=True, help="Also measure growth, start time, workers and a cluster. Takes several minutes longer."
 )
-@option("--rounds", type=click.IntRange(min=1), metavar="N", help="Number of rounds.", default=5)
-@span_option("--slice", "slice_", help="Time per target and round.", default="500ms")
-@option("--seed", type=int, metavar="N", help="Seed of the order within the rounds.", default=1)
+@option("--rounds", type=click.IntRange(min=1), metavar="N", help="The number of rounds.", default=5)
+@span_option("--slice", "slice_", help="The time per target and round.", default="500ms")
+@option("--seed", type=int, metavar="N", help="The seed of the order within the rounds.", default=1)
 @path_option("--results", metavar="DIR", help="Also write bench.json and bench.svg to this directory.")
 @option("--json", "as_json", is_flag=True, help="Print one JSON document, for scripts.")
 def bench(
@@ -65,7 +65,7 @@ def bench(
     from session_notes_tools.cli.options import usage_error
 
     if pid and target is None:
-        raise usage_error("--pid", "needs --target")
+        raise usage_error("--pid", "requires --target")
     if full and target is not None:
         raise usage_error("--full", "measures temporary sidecars only; remove --target")
     document = _measure(target, pid, full=full, rounds=rounds, seconds=slice_.total_seconds(), seed=seed)

@@ -31,7 +31,7 @@ _options: ContextVar[_Options] = ContextVar("credentials")
 
 
 def credentials_options(command: Callable[..., T]) -> Callable[..., T]:
-    """Add the options to a command. It need not pass them on: `token` and `tls` read them."""
+    """Add the options to a command. Its function does not receive them; `token` and `tls` return them."""
 
     # The token itself is not an option: other users can read command lines, and shells record them in their history.
     @path_option(
@@ -74,10 +74,16 @@ def token() -> "TokenFile | None":
 
 
 def tls(target: str) -> "TLS | None":
-    """Return the `tls` argument for a client; None if no file was given, or if the target is a unix socket."""
-    from session_notes import TLS
+    """Return the `tls` argument for a client; None if no file was given, or if the target is a unix socket.
+
+    Raises:
+        InvalidArgument: If only one of --tls-cert and --tls-key was given.
+    """
+    from session_notes import TLS, InvalidArgument
 
     options = _options.get(_Options())
     if target.startswith("unix:") or not (options.tls_ca or options.tls_cert or options.tls_key):
         return None
+    if (options.tls_cert is None) != (options.tls_key is None):
+        raise InvalidArgument("--tls-cert and --tls-key must be given together")
     return TLS(options.tls_ca, options.tls_cert, options.tls_key)

@@ -70,9 +70,10 @@ def failure_of(error: Exception, target: str = "") -> Failure:
     message = one_line(str(error))
     match error:
         case client.InvalidArgument(violations=[_, *_] as violations):
-            return Failure(one_line("; ".join(f"{v.field}: {v.description}" for v in violations)), ExitCode.USAGE)
+            texts = (f"{_flag_of(v.field) or v.field}: {v.description}" for v in violations)
+            return Failure(one_line("; ".join(texts)), ExitCode.USAGE)
         case client.InvalidArgument():
-            code = ExitCode.USAGE
+            message, code = _with_flags(message), ExitCode.USAGE
         case client.TooLarge(actual=int(actual)):
             message, code = f"{message}: {actual}", ExitCode.USAGE
         case client.TooLarge():
@@ -99,6 +100,23 @@ def failure_of(error: Exception, target: str = "") -> Failure:
         case _:
             return Failure(f"unexpected {type(error).__name__}: {message}", ExitCode.UNEXPECTED)
     return Failure(f"{message} ({error.reason})" if error.reason else message, code)
+
+
+def _flag_of(argument: str) -> str | None:
+    """Return the flag or the name in capitals that the running command has for a client's argument, if any."""
+    context = click.get_current_context(silent=True)
+    for parameter in context.command.params if context else ():
+        if parameter.name == argument:
+            return parameter.opts[0] if isinstance(parameter, click.Option) else parameter.metavar
+    return None
+
+
+def _with_flags(message: str) -> str:
+    """Replace the names of arguments in a client's error by flags."""
+    argument, space, problem = message.partition(" ")
+    tls_ca = _flag_of("tls_ca")
+    alternative = f"give {tls_ca}, or " if tls_ca else ""
+    return f"{_flag_of(argument) or argument}{space}{problem}".replace("pass tls, or ", alternative)
 
 
 def _no_answer(target: str, details: str) -> Failure:

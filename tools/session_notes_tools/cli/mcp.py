@@ -146,7 +146,7 @@ def _checked_listener(
     from session_notes_server.sidecar.http_listener import HttpListener
 
     if (cert is None) != (key is None):
-        raise usage_error("--listen-tls-cert", "give both a certificate and its key with --listen-tls-key")
+        raise usage_error("--listen-tls-cert", "must be given together with --listen-tls-key")
     try:
         listener = HttpListener(address, tokens_dir, cert, key)
     except InvalidSetting:

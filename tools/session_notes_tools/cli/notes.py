@@ -31,7 +31,7 @@ app = Group("notes", help="Read and write notes.")
 )
 @session_argument
 @observer_option
-@span_option("--max-age", type=span_or_zero, help="Age up to which notes count as fresh: 30s, 5m.")
+@span_option("--max-age", type=span_or_zero, help="The age up to which notes count as fresh: 30s, 5m.")
 @option(
     "--current-turn",
     type=int,
@@ -43,7 +43,7 @@ app = Group("notes", help="Read and write notes.")
     "--max-turns-behind",
     type=int,
     metavar="N",
-    help="Drift up to which notes count as fresh, in turns.",
+    help="The drift up to which notes count as fresh, in turns.",
 )
 @option("--fresh", is_flag=True, help="Also exit with 3 if the notes are not fresh.")
 @common_options

@@ -70,7 +70,7 @@ def observer_client(target: str, timeout: timedelta, observer: str) -> Iterator[
 
 
 def session_exists(client: "PrimaryClient", session_id: str) -> bool:
-    """Return whether the store has any data of a session. If that cannot be read, assume that it does."""
+    """Return whether the store has any data of a session, or True if the session cannot be read."""
     from session_notes import SessionNotesError
 
     try:

@@ -144,7 +144,7 @@ def append(
 
     if (file is None) == (not turns):
         raise usage_error(
-            "turns", "give SPEAKER TEXT …, or a --file" if file is None else "give SPEAKER TEXT … or a --file, not both"
+            "SPEAKER TEXT", "give turns or a --file" if file is None else "give turns or a --file, not both"
         )
     if len(turns) % 2:
         raise usage_error("SPEAKER TEXT", f"no text follows the speaker {turns[-1]!r}")

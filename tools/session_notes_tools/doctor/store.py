@@ -1,4 +1,4 @@
-"""All checks of Redis or Valkey. Those of what it keeps are in `durability`."""
+"""All checks of Redis or Valkey, in order. Those of its durability are in `durability`."""
 
 from __future__ import annotations
 

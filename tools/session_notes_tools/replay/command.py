@@ -35,25 +35,37 @@ if TYPE_CHECKING:
     "--sessions",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Number of sessions to play. If the file has fewer, its dialogues repeat under new ids.",
+    help="The number of sessions to play. If the file has fewer, its dialogues repeat under new ids.",
     show_default="as many as the file has",
 )
 @option(
     "--target",
     metavar="ADDRESS",
-    help="Sidecar to use: host:port or unix:/path. Its other sessions are not touched.",
+    help="The sidecar to use: host:port or unix:/path. Its other sessions are not touched.",
     show_default="a temporary one with an embedded store",
 )
 @option(
-    "--concurrency", type=click.IntRange(min=1), metavar="N", help="Number of sessions to play at a time.", default=100
+    "--concurrency",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="The number of sessions to play at a time.",
+    default=100,
 )
-@option("--observers", type=click.IntRange(min=1, max=256), metavar="N", help="Number of observer threads.", default=16)
-@span_option("--turn-interval", type=span_or_zero, help="Average time between the turns of a session.", default="300ms")
 @option(
-    "--seed", type=int, metavar="N", help="Seed of the simulated delays and failures. Timing still varies.", default=1
+    "--observers", type=click.IntRange(min=1, max=256), metavar="N", help="The number of observer threads.", default=16
 )
-@option("--keep", is_flag=True, help="Do not delete the sessions at the end. Needs --target.")
-@option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@span_option(
+    "--turn-interval", type=span_or_zero, help="The average time between the turns of a session.", default="300ms"
+)
+@option(
+    "--seed",
+    type=int,
+    metavar="N",
+    help="The seed of the simulated delays and failures. Timing still varies.",
+    default=1,
+)
+@option("--keep", is_flag=True, help="Do not delete the sessions at the end. Requires --target.")
+@option("--json", "as_json", is_flag=True, help="Print one JSON document, for scripts.")
 def replay(
     file: Path,
     sessions: int | None,
@@ -79,7 +91,7 @@ def replay(
     from session_notes_tools.replay.transcripts import BadTranscripts, read_dialogues
 
     if keep and target is None:
-        raise usage_error("--keep", "needs --target; a temporary sidecar is deleted with its sessions")
+        raise usage_error("--keep", "requires --target; a temporary sidecar is deleted with its sessions")
     try:
         dialogues = read_dialogues(file)
     except BadTranscripts as error:

@@ -84,7 +84,7 @@ def writes_are_stored_once(case: Case) -> Checks:
 
 
 def writes_keep_real_time_order(case: Case) -> Checks:
-    """A write has the number in its response, above those of all writes that had ended before it was sent."""
+    """A write is stored under the number in its response, above those of all writes that ended before it was sent."""
     for kind, stored in case.stored.items():
         numbers, numbered = dict(stored), []
         for write in case.writes[kind]:

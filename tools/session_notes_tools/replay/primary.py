@@ -31,7 +31,7 @@ from session_notes_tools.replay.retry import retry_over_outage
 from session_notes_tools.replay.transcripts import Slots
 
 CALL_TIMEOUT = timedelta(seconds=20)
-"""Long, since no user is waiting and a busy machine breaks no promise."""
+"""Long, since no user is waiting, and a slow response on a busy machine breaks no promise."""
 
 FRESH_TURNS = 2
 """The drift up to which notes count as fresh."""
@@ -116,7 +116,7 @@ class Primary:
     async def _write(
         self, session_id: str, kind: WriteKind, names: list[str], write: Callable[[], Awaitable[int]], expected: int
     ) -> None:
-        """Make a write, and retry it over an outage, which its expected count makes safe."""
+        """Make a write, and retry it during an outage, which its expected count makes safe."""
         sent, unsure = time.monotonic(), False
 
         async def attempt() -> int:

@@ -32,7 +32,7 @@ def write_times_never_fall(case: Case) -> Checks:
 
 
 def write_times_match_responses(case: Case) -> Checks:
-    """Readings of notes have the write time in the response to WriteNotes."""
+    """Readings have the write time that WriteNotes returned."""
     for read in case.all_reads:
         if write := case.first_writes.get(read.run_id or ""):
             time = write.write_time_us

@@ -29,7 +29,8 @@ class Write:
         kind: Appended turns, set fields, a run (begun, or created by WriteNotes), or notes that became current.
         names: The unique names that it wrote, in order.
         outcome: `rejected` if it certainly had no effect; `unknown` if it took effect once or not at all.
-        number: The turn count, version or run number in the response, that of the last name; 0 unless acknowledged.
+        number: The turn count, version or run number in the response, which is that of the last name; 0 unless
+            acknowledged.
         observed_turn: The snapshot of a run, if recorded.
     """
 
@@ -45,7 +46,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A read that showed a turn count, a version or the run number of current notes, 0 for none."""
+    """A read that showed a turn count, a version, or the run number of the current notes (0 if there are none)."""
 
     session_id: str
     kind: WriteKind
@@ -150,7 +151,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """The sidecar stayed unavailable until a process gave up; `reason` comes from the sidecar, if at all."""
+    """The sidecar stayed unavailable until a process gave up; `reason` is empty if the sidecar gave none."""
 
     error: str
     reason: str

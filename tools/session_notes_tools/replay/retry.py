@@ -1,4 +1,4 @@
-"""Retries of idempotent calls over an outage of the sidecar."""
+"""Retries of idempotent calls during an outage of the sidecar."""
 
 from __future__ import annotations
 

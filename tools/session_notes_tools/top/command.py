@@ -16,14 +16,16 @@ _SHORTEST_INTERVAL = timedelta(milliseconds=100)
 
 
 @click.command(cls=Command, epilog="Examples:\n  session-notes top\n  session-notes top --once | grep failed")
-@span_option("--interval", help="Pause between refreshes: 500ms, 1s, 1m.", default="1s")
+@span_option("--interval", help="The pause between refreshes: 500ms, 1s, 1m.", default="1s")
 @option("--once", is_flag=True, help="Print the table once as plain text. The default if stdout is not a terminal.")
-@span_option("--max-age", type=span_or_zero, help="Age up to which notes count as fresh: 30s, 5m. Adds FRESH.")
+@span_option(
+    "--max-age", type=span_or_zero, help="The age up to which notes count as fresh: 30s, 5m. Adds the column FRESH."
+)
 @option(
     "--max-turns-behind",
     type=int,
     metavar="N",
-    help="Drift up to which notes count as fresh, in turns. Adds FRESH.",
+    help="The drift up to which notes count as fresh, in turns. Adds the column FRESH.",
 )
 @common_options
 def top(

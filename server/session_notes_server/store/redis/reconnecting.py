@@ -25,7 +25,7 @@ _BLINK_SECONDS = 0.1
 class Backoff:
     """A schedule of attempts that resources can share: one at a time, with growing pauses after failures.
 
-    A pause counts from the beginning of the failed attempt, since an attempt at a silent store already takes long.
+    A pause counts from the beginning of the failed attempt, since trying to reach a silent store already takes long.
     """
 
     def __init__(self) -> None:

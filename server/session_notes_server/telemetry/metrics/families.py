@@ -82,8 +82,8 @@ STARTED = Family("grpc_server_started", "counter", "Calls that began.", _METHOD,
 HANDLED = Family(
     "grpc_server_handled",
     "counter",
-    "Calls that ended, by status. Canceled: the caller left, or its deadline passed. DeadlineExceeded: the request did "
-    "not arrive in time.",
+    "Calls that ended, by status. Canceled: the caller cancelled or disconnected, or its deadline passed. "
+    "DeadlineExceeded: the request did not arrive in time.",
     (*_METHOD, "grpc_code"),
     tuple((*method, code) for method in (*METHODS, UNKNOWN) for code in CODES.values()),
 )
