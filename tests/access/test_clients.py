@@ -313,7 +313,7 @@ def test_credentials_of_a_wrong_type_are_refused() -> None:
             client("127.0.0.1:1", tls=True)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument, match=r"^tls\.ca must be a path, not int$"):
         TLS(ca=0)  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgument, match=r"must be a path, not int$"):
+    with pytest.raises(InvalidArgument, match=r"must be a str or a path, not int$"):
         TokenFile(0)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument):
         TokenFile("a\0b")

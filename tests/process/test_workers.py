@@ -479,7 +479,7 @@ def test_a_restarted_worker_reports_an_unusable_file(tmp_path: Path) -> None:
         (directory / "primary").chmod(0o644)
         os.kill(workers(sidecar)[1], signal.SIGKILL)
         eventually(lambda: "restarting it in 0.4 s" in sidecar.log)
-        assert re.search(r"worker 2: \S+/primary has mode 0644, .*: chmod 600", sidecar.log)
+        assert re.search(r"worker 2: \S+/primary has mode 0644: .*; run chmod 600", sidecar.log)
         assert "ended by itself (exit code 1)" in sidecar.log
         assert "Traceback" not in sidecar.log
         (directory / "primary").chmod(0o600)
