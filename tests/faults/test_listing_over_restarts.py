@@ -8,7 +8,7 @@ from session_notes.v1.session_state_pb2_grpc import SessionStateStub
 from session_notes.v1.turn_pb2 import Turn
 
 from tests.stores import StoreServer, valkey_program
-from tests.support import Sidecar, eventually, new_channel, new_session_id
+from tests.support import Sidecar, answers, eventually, new_channel, new_session_id
 
 
 def create_sessions(channel: grpc.Channel, count: int) -> set[str]:
@@ -47,8 +47,7 @@ def test_no_session_is_missed_when_the_store_restarts() -> None:
         def restart() -> None:
             server.kill()
             server.start()
-            eventually(sidecar.store.answers, 20)
-            sidecar.wait_until_serving()
+            eventually(lambda: answers(channel), 20)
 
         assert set(list_sessions(channel, 200, restart)) == ids
 
