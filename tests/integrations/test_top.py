@@ -153,11 +153,10 @@ def test_detail(top: Callable[..., Terminal], calls: Callable[[str], SessionCall
     terminal.type(ESC)
     terminal.see("5 rows")
     terminal.type(DOWN + ENTER)
-    terminal.see("Not red.")
+    terminal.see("1. Ask for it.")
+    terminal.see("observer default")
     assert r"\x1b[31mNot red." in terminal.text
     assert "warning  no [b]date[/b]  turn 3" in " ".join(terminal.text.split("\n")).replace("    ", "  ")
-    assert "1. Ask for it." in terminal.text
-    assert "observer default" in terminal.text
     assert "the model did not answer" in terminal.text
     calls("trip-3").delete()
     terminal.see("this session no longer exists")
