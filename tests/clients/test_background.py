@@ -433,6 +433,8 @@ def test_an_outage_costs_no_worker(session_id: str, caplog: pytest.LogCaptureFix
         background.submit("another")
         eventually(lambda: f"session {name_in_logs('another')}: no run could begin: Unavailable" in caplog.text)
         sidecar.start()
+        # Reconnecting may take longer than the client's short timeout.
+        assert list(client.list_runs("a-third", timeout=timedelta(seconds=20))) == []
         background.submit("a-third")
         assert background.close()
         assert [run.state for run in client.list_runs("a-third")] == [RunState.WRITTEN]
