@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple, Self, TypeAlias, get_args, get_origin, get_type_hints
 
@@ -165,9 +166,10 @@ class Script:
     def load(cls, arguments: type[Arguments]) -> Self:
         """Read the script of a signature, and prepend the shared code and the locals for its arguments."""
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", arguments.__name__).lower()
-        text = "\n".join([_constants(), _lua("common"), _locals(arguments), _lua(name)])
-        kinds = get_type_hints(arguments).values()
-        return cls.of(name, text, is_plain=not any(kind is bool or get_origin(kind) is Sequence for kind in kinds))
+        kinds = get_type_hints(arguments)
+        text = "\n".join([_shared(), _locals(arguments.__name__, kinds), _lua(name)])
+        is_plain = not any(kind is bool or get_origin(kind) is Sequence for kind in kinds.values())
+        return cls.of(name, text, is_plain=is_plain)
 
     def evalsha(self, keys: Sequence[str], tag: int, arguments: Sequence[Any]) -> bytes:
         """Return the command that runs the script by its digest. A node that lacks the script replies NOSCRIPT."""
@@ -198,22 +200,23 @@ def _lua(name: str) -> str:
     return (_FOLDER / f"{name}.lua").read_text(encoding="utf-8")
 
 
-def _constants() -> str:
-    """Return Lua that defines the limits and the states of a run."""
+@cache
+def _shared() -> str:
+    """Return the Lua before every script: the limits, the states of a run, and `lua/common.lua`."""
     numbers = {**{name: value for name, value in vars(limits).items() if name.isupper()}, **State.__members__}
-    return "\n".join(f"local {name} = {value:d}" for name, value in numbers.items())
+    return "\n".join([*(f"local {name} = {value:d}" for name, value in numbers.items()), _lua("common")])
 
 
-def _locals(arguments: type[Arguments]) -> str:
+def _locals(signature: str, kinds: Mapping[str, Any]) -> str:
     """Return Lua that defines a local for each argument. Lists come last, each after its length."""
     lines, lists = list[str](), 0
-    for index, (name, kind) in enumerate(get_type_hints(arguments).items(), _FIRST_ARGUMENT):
+    for index, (name, kind) in enumerate(kinds.items(), _FIRST_ARGUMENT):
         if get_origin(kind) is Sequence:
             lines.append(f"local {name}, next_argument = read_list({'next_argument' if lists else index})")
             lists += 1
         else:
             if lists:
-                raise AssertionError(f"{arguments.__name__}: {name} comes after a list")
+                raise AssertionError(f"{signature}: {name} comes after a list")
             lines.append(f"local {name} = {_FROM_ARGV[kind].format(index)}")
     return "\n".join(lines)
 
