@@ -39,8 +39,8 @@ WRITES = {"BeginRun", "WriteNotes", "FailRun", "UpdateSession", "AppendTurns", "
 """All other methods of the contract."""
 
 _METHODS = {method.name for service in SERVICES for method in service.methods}
-if READS | WRITES != _METHODS or not LARGE_REQUESTS | LARGE_RESPONSES <= _METHODS:
-    raise AssertionError("READS and WRITES must list every method of the contract, and the other sets no other method")
+if READS ^ WRITES != _METHODS or not LARGE_REQUESTS | LARGE_RESPONSES <= _METHODS:
+    raise AssertionError("READS or WRITES must list each method of the contract, and the other sets no other method")
 
 
 class Boundary:
