@@ -39,6 +39,12 @@ class TemporarySidecar:
     pid: int
 
 
+def drop_credentials() -> None:
+    """Remove clients' credentials from the environment: they belong to another sidecar, and this one has none."""
+    for name in [name for name in os.environ if name.startswith(("SESSION_NOTES_TOKEN", "SESSION_NOTES_TLS"))]:
+        del os.environ[name]
+
+
 @contextlib.asynccontextmanager
 async def temporary_sidecar(*flags: str) -> AsyncIterator[TemporarySidecar]:
     """Run a sidecar with additional flags of `serve`.

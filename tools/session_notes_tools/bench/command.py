@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -116,13 +115,12 @@ def _measure(target: str | None, pids: Sequence[int], *, full: bool, **settings:
     from session_notes_tools.bench.machine import machine_facts
     from session_notes_tools.cli.exits import failure_of
     from session_notes_tools.python_process import ProcessFailed
+    from session_notes_tools.temporary_sidecar import drop_credentials
 
     if missing := [pid for pid in pids if not psutil.pid_exists(pid)]:
         raise usage_error("--pid", f"no process has the id {missing[0]}")
     if target is None:
-        # Credentials in the environment belong to another sidecar. The temporary one uses neither tokens nor TLS.
-        for name in [name for name in os.environ if name.startswith(("SESSION_NOTES_TOKEN", "SESSION_NOTES_TLS"))]:
-            del os.environ[name]
+        drop_credentials()
     optional = {"h2load": find_h2load(), **({"daprd": find_daprd()} if target is None else {})}
     document: dict[str, Any] = {
         "machine": machine_facts(),

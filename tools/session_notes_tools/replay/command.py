@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -119,11 +118,10 @@ def _run(dialogues: list[Dialogue], sessions: int, settings: Settings) -> dict[s
     from session_notes_tools.replay.playback import play
     from session_notes_tools.replay.report import summary
     from session_notes_tools.replay.verdicts import judge
+    from session_notes_tools.temporary_sidecar import drop_credentials
 
     if settings.target is None:
-        # Credentials in the environment belong to another sidecar. The temporary one uses neither tokens nor TLS.
-        for name in [name for name in os.environ if name.startswith(("SESSION_NOTES_TOKEN", "SESSION_NOTES_TLS"))]:
-            del os.environ[name]
+        drop_credentials()
     plans = plan_sessions(dialogues, sessions, secrets.token_hex(4))
     try:
         with _progress() as progress:
