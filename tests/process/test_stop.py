@@ -14,8 +14,17 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from session_notes.v1.session_notes_pb2 import WRITE_OUTCOME_ACCEPTED, WriteNotesRequest
 
-from tests.stores import StoreServer, is_alive, valkey_program
-from tests.support import SessionCalls, Sidecar, eventually, new_channel, notes, status_of
+from tests.stores import Store, StoreServer, is_alive, valkey_program
+from tests.support import (
+    DEFAULT_PREFIX,
+    SessionCalls,
+    Sidecar,
+    eventually,
+    new_channel,
+    notes,
+    program,
+    status_of,
+)
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux shares a port's connections")
 
@@ -123,6 +132,21 @@ def test_a_second_signal_is_urgent(workers: str, session_id: str) -> None:
         eventually(signal_ends_it, 30)
         assert process.returncode == 0
         assert call.code() is grpc.StatusCode.UNAVAILABLE
+        admin.client_unpause()
+
+
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=linux)])
+def test_shutdown_during_the_first_check_of_the_store(workers: str) -> None:
+    """SIGTERM ends a start that waits for a store which accepts connections but does not respond."""
+    flags = ["--listen", "127.0.0.1:0", "--notes-timeout", "60s", "--store-timeout", "60s", "--workers", workers]
+    with StoreServer(valkey_program()) as server:
+        admin = Store(server.url, DEFAULT_PREFIX).client
+        admin.client_pause(60_000, all=False)
+        command = [*program(), "serve", "--redis-url", server.url, *flags]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            eventually(lambda: sum("b" in client["flags"] for client in admin.client_list()) >= int(workers))
+            process.terminate()
+            assert process.wait(10) == 0
         admin.client_unpause()
 
 

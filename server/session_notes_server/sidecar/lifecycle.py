@@ -67,16 +67,24 @@ class Shutdown:
         """Wait for the request to stop."""
         await self._requested.wait()
 
-    async def unless_urgent(self, work: Coroutine[None, None, None]) -> None:
+    async def unless_requested(self, work: Coroutine[None, None, object]) -> None:
+        """Run work until it ends, or until the request to stop."""
+        await _unless(self._requested, work)
+
+    async def unless_urgent(self, work: Coroutine[None, None, object]) -> None:
         """Run work until it ends, or until the shutdown is urgent."""
-        task, urgent = asyncio.create_task(work), asyncio.create_task(self.urgent.wait())
-        try:
-            await asyncio.wait((task, urgent), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            urgent.cancel()
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await _unless(self.urgent, work)
+
+
+async def _unless(event: asyncio.Event, work: Coroutine[None, None, object]) -> None:
+    task, occurred = asyncio.create_task(work), asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait((task, occurred), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        occurred.cancel()
+        task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 def announce_shutdown(settings: Settings) -> None:

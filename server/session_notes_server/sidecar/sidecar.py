@@ -107,7 +107,7 @@ async def serve_calls(
     Args:
         settings: The settings of this process.
         resources: The resources that the settings name, with the store running.
-        shutdown: An urgent shutdown ends the wait for calls in flight.
+        shutdown: A shutdown ends the first check of the store, and an urgent one the wait for calls in flight.
         on_deletion: Called after each deletion.
         metrics: Where calls are counted. None: calls are not counted.
 
@@ -118,7 +118,7 @@ async def serve_calls(
     telemetry = Telemetry(metrics, traces)
     async with (
         _open_store(settings, resources.redis, on_deletion, telemetry) as (store, executors),
-        _follow_health(executors, telemetry) as health,
+        _follow_health(executors, telemetry, shutdown) as health,
         contextlib.AsyncExitStack() as stack,
     ):
         admissions = Admissions.of(settings.limits)
@@ -208,9 +208,12 @@ async def _open_store(
 
 
 @contextlib.asynccontextmanager
-async def _follow_health(executors: Sequence[Executor], telemetry: Telemetry) -> AsyncIterator[Health]:
+async def _follow_health(
+    executors: Sequence[Executor], telemetry: Telemetry, shutdown: Shutdown
+) -> AsyncIterator[Health]:
     """Follow the store's health during the block. It is checked once before any call is served."""
     health = Health(executors, [service.full_name for service in SERVICES], telemetry)
-    await health.check()
+    # A store that accepts connections but does not respond must not delay a shutdown.
+    await shutdown.unless_requested(health.check())
     async with background(health.follow()):
         yield health
