@@ -20,20 +20,22 @@ from tests.support import DEFAULT_PREFIX, SessionCalls, Sidecar, leaks, new_chan
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--redis-url", help="run against this store instead of stores started by the tests")
+    parser.addoption("--engine", choices=["native", "grpcio"], default="native", help="the engine of all sidecars")
     parser.addoption("--soak", action="store_true", help="run tests/faults at full length, for up to an hour")
     parser.addoption("--seed", type=int, help="seed of soak and fuzz tests, to repeat a run (default: random)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the seed in the main process, so that all xdist workers share it."""
+    """Choose the engine, and the seed in the main process, so that all xdist workers share it."""
+    os.environ["SESSION_NOTES_ENGINE"] = config.option.engine
     if config.option.seed is None:
         config.option.seed = random.randrange(1_000_000)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Print the seed, and whether a store is missing."""
+    """Print the engine and the seed, and whether a store is missing."""
     missing = [] if redis_program() else ["no redis-server on PATH: tests that need it are skipped"]
-    return [f"random seed: --seed {config.option.seed}", *missing]
+    return [f"engine: --engine {config.option.engine}", f"random seed: --seed {config.option.seed}", *missing]
 
 
 @pytest.hookimpl(optionalhook=True)

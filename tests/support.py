@@ -131,6 +131,7 @@ class Sidecar:
         self._wait = wait
         excluded = ("SESSION_NOTES_", "OTEL_")
         inherited = {name: text for name, text in os.environ.items() if not name.startswith(excluded)}
+        inherited["SESSION_NOTES_ENGINE"] = os.environ["SESSION_NOTES_ENGINE"]  # Set by the option --engine.
         self._env = inherited | dict(env or {})
         self._command = [*program(), "serve", "--listen", self.target]
         self._command += ["--redis-url", redis_url] if redis_url else ["--data-dir", str(self.data_dir)]

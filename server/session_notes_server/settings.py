@@ -62,6 +62,19 @@ class LogFormat(enum.StrEnum):
     JSON = "json"
 
 
+class EngineName(enum.StrEnum):
+    """The engine that serves calls."""
+
+    AUTO = "auto"
+    """The native engine if the package ngh2 is installed, otherwise grpcio."""
+
+    NATIVE = "native"
+    """gRPC on libnghttp2, in the thread of the event loop."""
+
+    GRPCIO = "grpcio"
+    """grpc.aio."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Upper limits on sizes and counts. A call that exceeds one fails with RESOURCE_EXHAUSTED."""
@@ -144,6 +157,9 @@ class Settings:
 
     channelz: bool = False
     """Whether to serve gRPC's own view of its connections."""
+
+    engine: EngineName = EngineName.AUTO
+    """The engine that serves calls. Both keep the same promises; the native one takes a fraction of the CPU."""
 
     prefix: str = "session-notes"
     """Prefix of every key in the store."""

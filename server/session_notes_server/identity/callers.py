@@ -9,6 +9,7 @@ import re
 import ssl
 import threading
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -114,23 +115,41 @@ class Certificates:
 
     def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
         self._files = Reloader(f"certificate in {cert}", partial(_load_certificates, cert, key, client_ca))
-        self._lock = threading.Lock()
-        self._served = self._files.current()
-        self.credentials = grpc.dynamic_ssl_server_credentials(
-            _configuration(self._served),
+
+    def context(self) -> ssl.SSLContext:
+        """Return the context for the handshake of the next connection, with the current certificate."""
+        return self._files.current().context
+
+    def grpc_credentials(self) -> grpc.ServerCredentials:
+        """Return credentials for a server of gRPC, which follow changes of the files."""
+        served, lock = self._files.current(), threading.Lock()
+
+        def changed_configuration() -> grpc.ServerCertificateConfiguration | None:
+            # gRPC calls this at every handshake, from its own threads.
+            nonlocal served
+            with lock:
+                current = self._files.current()
+                if current == served:
+                    return None
+                served = current
+                return _configuration(current)
+
+        return grpc.dynamic_ssl_server_credentials(
+            _configuration(served),
             # None keeps the current configuration; types-grpcio does not list it.
-            self._changed_configuration,  # type: ignore[arg-type]
-            require_client_authentication=client_ca is not None,
+            changed_configuration,  # type: ignore[arg-type]
+            require_client_authentication=served.client_ca is not None,
         )
 
-    def _changed_configuration(self) -> grpc.ServerCertificateConfiguration | None:
-        # gRPC calls this at every handshake, from its own threads.
-        with self._lock:
-            content = self._files.current()
-            if content == self._served:
-                return None
-            self._served = content
-            return _configuration(content)
+
+@dataclass(frozen=True, slots=True)
+class _LoadedCertificates:
+    """The content of the files of `Certificates`, and a context made of it."""
+
+    cert: bytes
+    key: bytes
+    client_ca: bytes | None
+    context: ssl.SSLContext = field(compare=False)
 
 
 def plain_token(directory: Path, roles: Iterable[Role]) -> tuple[Path, int] | None:
@@ -180,13 +199,15 @@ def _load_roles(path: Path) -> dict[str, Role]:
     return roles
 
 
-def _load_certificates(cert: Path, key: Path, client_ca: Path | None) -> tuple[bytes, bytes, bytes | None]:
+def _load_certificates(cert: Path, key: Path, client_ca: Path | None) -> _LoadedCertificates:
     def read() -> tuple[bytes, bytes, bytes | None]:
         authority = read_trusted_file(client_ca) if client_ca else None
         return read_trusted_file(cert), read_trusted_file(key, secret=True), authority
 
     content = read()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
     try:
         # An encrypted key is an error: OpenSSL must not ask for its password on a terminal.
         context.load_cert_chain(cert, key, password=lambda: b"")
@@ -194,6 +215,7 @@ def _load_certificates(cert: Path, key: Path, client_ca: Path | None) -> tuple[b
         reason = getattr(error, "reason", None) or "not PEM, or encrypted"
         raise CredentialsError(f"{cert} and {key} are not a certificate and its key ({reason})") from None
     if client_ca:
+        context.verify_mode = ssl.CERT_REQUIRED
         try:
             context.load_verify_locations(client_ca)
         except (ssl.SSLError, OSError):
@@ -201,9 +223,8 @@ def _load_certificates(cert: Path, key: Path, client_ca: Path | None) -> tuple[b
     # OpenSSL reads the files, and gRPC gets their content. Both must be the same.
     if read() != content:
         raise CredentialsError(f"{cert} or {key} changed while it was read")
-    return content
+    return _LoadedCertificates(*content, context)
 
 
-def _configuration(content: tuple[bytes, bytes, bytes | None]) -> grpc.ServerCertificateConfiguration:
-    cert, key, client_ca = content
-    return grpc.ssl_server_certificate_configuration([(key, cert)], root_certificates=client_ca)
+def _configuration(loaded: _LoadedCertificates) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(loaded.key, loaded.cert)], root_certificates=loaded.client_ca)

@@ -2,18 +2,20 @@
 
 Excess calls are rejected immediately, before their request is read. gRPC's own limit on calls would also reject health
 checks, gives no reason and does not count bytes. Each handler therefore reads its own request, once its call is
-admitted. Until then, HTTP/2 flow control leaves the request with the caller.
+admitted. Until then, HTTP/2 flow control leaves all but 64 KiB of the request with the caller.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable
 from typing import Any, NamedTuple, Self
 
 import grpc
 
 from session_notes_server.rpc import errors
 from session_notes_server.rpc.budgets import Budget
+from session_notes_server.rpc.engines import Engine
 from session_notes_server.rpc.transfers import ThrottledWarning, Transfer, Transfers
 from session_notes_server.settings import Limits
 
@@ -39,16 +41,17 @@ class Admission:
     Must be created inside the event loop that serves the calls.
     """
 
-    def __init__(self, *, calls: int, held_bytes: int, message_bytes: int) -> None:
+    def __init__(self, engine: Engine, *, calls: int, held_bytes: int, message_bytes: int) -> None:
+        self._engine = engine
         self._message_bytes = message_bytes
         self._calls = Budget(calls, each=calls, little=max(calls // 100, 1))
         self._bytes = Budget(held_bytes, each=held_bytes // 2, little=message_bytes // 4)
-        self._peers: dict[str, Peer] = {}
+        self._peers: dict[Hashable, Peer] = {}
         self._admitted: set[AdmittedCall] = set()
         self._requests = asyncio.Semaphore(LARGE_CALLS)
         self._responses = asyncio.Semaphore(LARGE_CALLS)
         self._rejections = ThrottledWarning("rejected %d calls as OVERLOADED: too many calls or bytes in flight")
-        self.transfers = Transfers(self.overloaded)
+        self.transfers = Transfers(self.overloaded, engine.drop_unread)
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -65,16 +68,15 @@ class Admission:
         # Pass the loop, because before Python 3.12 finding the running loop is a system call.
         task = asyncio.current_task(self._loop)
         assert task is not None  # noqa: S101 - for the type checker: handlers run in tasks
-        name = context.peer()
-        peer = self._peers.get(name) or Peer(name)
+        connection = self._engine.connection(context)
+        peer = self._peers.get(connection) or Peer(connection)
         call = AdmittedCall(context, task, self, peer)
-        # Not a callback of the context, which gRPC keeps in a reference cycle until the garbage collector runs.
-        task.add_done_callback(call._leave)
+        self._engine.on_end(context, task, call._leave)
         if not (self._calls.fits(peer.calls, 1) and self._bytes.fits(peer.held, 0)):
             call.sending()
             raise self.overloaded()
-        if not peer.anonymous:
-            self._peers[name] = peer
+        if connection is not None:
+            self._peers[connection] = peer
         self._admitted.add(call)
         self._calls.total += 1
         peer.calls += 1
@@ -87,16 +89,12 @@ class Admission:
 
 
 class Peer:
-    """A connection, as identified by gRPC.
+    """A connection, or a single call whose connection is unknown."""
 
-    gRPC gives all callers on a unix socket the same name, so each of their calls counts as a separate connection.
-    """
+    __slots__ = ("calls", "connection", "held", "requests", "responses")
 
-    __slots__ = ("anonymous", "calls", "held", "name", "requests", "responses")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.anonymous = name.startswith("unix:")
+    def __init__(self, connection: Hashable | None) -> None:
+        self.connection = connection
         self.calls = 0
         self.held = 0
         self.requests: asyncio.Semaphore | None = None
@@ -108,13 +106,12 @@ class AdmittedCall(Transfer):
 
     peer: Peer
 
-    __slots__ = ("_admission", "_context", "_held", "_responds", "_waited")
+    __slots__ = ("_admission", "_held", "_responds", "_waited")
 
     def __init__(
         self, context: grpc.aio.ServicerContext[Any, Any], task: asyncio.Task[Any], admission: Admission, peer: Peer
     ) -> None:
-        super().__init__(task, peer)
-        self._context = context
+        super().__init__(context, task, peer)
         self._admission = admission
         self._held = 0
         self._waited = self._responds = False
@@ -127,6 +124,9 @@ class AdmittedCall(Transfer):
                 not arrive in time, INVALID_ARGUMENT if the caller ends the stream without one.
         """
         admission, peer = self._admission, self.peer
+        message = admission._engine.arrived(self.context, self._reserve)
+        if message is not None:
+            return message
         if large:
             if peer.requests is None:
                 peer.requests = asyncio.Semaphore(LARGE_CALLS_PER_PEER)
@@ -137,7 +137,7 @@ class AdmittedCall(Transfer):
         self.began = admission._loop.time()
         admission.transfers.arriving[self] = None
         try:
-            data = await self._context.read()
+            message = await admission._engine.read(self.context, self._reserve)
         except asyncio.CancelledError:
             if self.given_up is None:
                 raise
@@ -145,14 +145,18 @@ class AdmittedCall(Transfer):
             raise self.given_up from None
         finally:
             del admission.transfers.arriving[self]
-        if not isinstance(data, bytes):
+        if message is None:
             raise errors.malformed_message()
-        if len(data) > admission._message_bytes:
-            raise errors.too_large("", limit=admission._message_bytes, actual=len(data))
-        if not admission._bytes.fits(peer.held, len(data)):
+        return message
+
+    def _reserve(self, size: int) -> None:
+        """Count the bytes of a request, unless it is too large or there is no room for it."""
+        admission = self._admission
+        if size > admission._message_bytes:
+            raise errors.too_large("", limit=admission._message_bytes, actual=size)
+        if not admission._bytes.fits(self.peer.held, size):
             raise admission.overloaded()
-        self._hold(len(data))
-        return data
+        self._hold(size)
 
     async def wait_to_respond(self) -> None:
         """Wait until this call may build a potentially large response.
@@ -212,7 +216,7 @@ class AdmittedCall(Transfer):
         peer.calls -= 1
         peer.held -= self._held
         if not peer.calls:
-            admission._peers.pop(peer.name, None)
+            admission._peers.pop(peer.connection, None)
         if self._responds:
             admission._responses.release()
         if self._waited and peer.responses is not None:
@@ -228,11 +232,11 @@ class Admissions(NamedTuple):
     reflection_streams: Admission
 
     @classmethod
-    def of(cls, limits: Limits) -> Self:
-        """Create admission control with the limits from the settings."""
+    def of(cls, limits: Limits, engine: Engine) -> Self:
+        """Create admission control for an engine, with the limits from the settings."""
         size = limits.message_bytes
         counts = (HEALTH_CHECKS, HEALTH_WATCHES, REFLECTION_STREAMS)
         return cls(
-            Admission(calls=limits.concurrent_calls, held_bytes=HELD_MESSAGES * size, message_bytes=size),
-            *(Admission(calls=count, held_bytes=4 * size, message_bytes=HEALTH_BYTES) for count in counts),
+            Admission(engine, calls=limits.concurrent_calls, held_bytes=HELD_MESSAGES * size, message_bytes=size),
+            *(Admission(engine, calls=count, held_bytes=4 * size, message_bytes=HEALTH_BYTES) for count in counts),
         )

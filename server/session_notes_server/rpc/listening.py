@@ -12,16 +12,15 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
-
-import grpc
 
 from session_notes_server.addresses import AddressError, host_and_port, is_loopback
 from session_notes_server.embedded.locks import lock_file
-from session_notes_server.identity.callers import Certificates
 from session_notes_server.settings import MAX_SOCKET_PATH_BYTES, InvalidSetting, Settings
 
 log = logging.getLogger(__name__)
+
+BACKLOG = 4096
+"""Connections that the kernel completes while this process is busy. The kernel applies its own limit as well."""
 
 
 def check_addresses(settings: Settings) -> None:
@@ -60,36 +59,6 @@ def check_addresses(settings: Settings) -> None:
 
 
 @contextlib.contextmanager
-def bound(server: grpc.aio.Server, address: str, certificates: Certificates | None, *, held: bool) -> Iterator[str]:
-    """Bind a gRPC server to an address, and yield the address with the actual port.
-
-    TCP uses TLS if there are certificates. A unix socket never does, because its traffic stays on this machine. The
-    supervisor has already reserved a `held` address. `check_addresses` must have accepted the address.
-
-    Raises:
-        AddressError: If the address is in use.
-    """
-    with contextlib.ExitStack() as stack:
-        if address.startswith("unix:") and not held:
-            stack.enter_context(_exclusive_socket(_path(address)))
-        mask = os.umask(0o177)  # Only its owner may use a unix socket.
-        try:
-            if address.startswith("unix:"):
-                # gRPC expects a URI.
-                port = server.add_insecure_port(f"unix:{quote(os.fsencode(_path(address)))}")
-            elif certificates is None:
-                port = server.add_insecure_port(address)
-            else:
-                port = server.add_secure_port(address, certificates.credentials)
-        except RuntimeError:
-            # Another process has bound it in the meantime.
-            raise _bind_error(address, errno.EADDRINUSE) from None
-        finally:
-            os.umask(mask)
-        yield address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
-
-
-@contextlib.contextmanager
 def hold(address: str, *, shared: bool) -> Iterator[str]:
     """Reserve an address for this process, and yield the address with the actual port.
 
@@ -102,7 +71,7 @@ def hold(address: str, *, shared: bool) -> Iterator[str]:
     """
     with contextlib.ExitStack() as stack:
         if address.startswith("unix:"):
-            stack.enter_context(_exclusive_socket(_path(address)))
+            stack.enter_context(exclusive_socket(socket_path(address)))
             yield address
             return
         host, port = host_and_port(address)
@@ -114,8 +83,53 @@ def hold(address: str, *, shared: bool) -> Iterator[str]:
                     _share(holder)
                 port = holder.getsockname()[1]
         except OSError as error:
-            raise _bind_error(address, error.errno) from None
+            raise bind_error(address, error.errno) from None
         yield f"{address.rpartition(':')[0]}:{port}"
+
+
+@contextlib.contextmanager
+def sockets(address: str, *, held: bool) -> Iterator[tuple[list[socket.socket], str]]:
+    """Listen on an address, and yield the sockets and the address with the actual port.
+
+    The supervisor has already reserved a `held` address. `check_addresses` must have accepted the address.
+
+    Raises:
+        AddressError: If the address is in use, or is not an address of this machine.
+        InvalidSetting: If the path of a unix socket is not usable.
+    """
+    with contextlib.ExitStack() as stack:
+        if address.startswith("unix:"):
+            path = socket_path(address)
+            if held:
+                path.unlink(missing_ok=True)  # Of a worker that this one replaces.
+            else:
+                stack.enter_context(exclusive_socket(path))
+            listening = stack.enter_context(socket.socket(socket.AF_UNIX))
+            mask = os.umask(0o177)  # Only its owner may use a unix socket.
+            try:
+                listening.bind(str(path))
+                stack.callback(path.unlink, missing_ok=True)
+                listening.listen(BACKLOG)
+            except OSError as error:
+                raise bind_error(address, error.errno) from None
+            finally:
+                os.umask(mask)
+            yield [listening], address
+            return
+        host, port = host_and_port(address)
+        opened = list[socket.socket]()
+        try:
+            for family, sockaddr in _sockaddrs(host, port):
+                opened.append(listening := stack.enter_context(socket.socket(family)))
+                if family is socket.AF_INET6:
+                    listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if held else socket.SO_REUSEADDR, 1)
+                listening.bind((sockaddr[0], port, *sockaddr[2:]))
+                listening.listen(BACKLOG)
+                port = listening.getsockname()[1]
+        except OSError as error:
+            raise bind_error(address, error.errno) from None
+        yield opened, f"{address.rpartition(':')[0]}:{port}"
 
 
 def _reserve(holder: socket.socket, sockaddr: tuple[Any, ...]) -> None:
@@ -160,7 +174,8 @@ def _has_ipv6() -> bool:
     return False
 
 
-def _bind_error(address: str, number: int | None) -> AddressError:
+def bind_error(address: str, number: int | None) -> AddressError:
+    """Return the error for an address that cannot be bound, with the reason for an errno."""
     reason = {
         errno.EADDRINUSE: "it is in use",
         errno.EADDRNOTAVAIL: "it is not an address of this machine",
@@ -169,12 +184,13 @@ def _bind_error(address: str, number: int | None) -> AddressError:
     return AddressError(f"cannot listen on {address}: {reason}. Choose another with --listen.")
 
 
-def _path(address: str) -> Path:
+def socket_path(address: str) -> Path:
+    """Return the path in the address of a unix socket."""
     return Path(address.removeprefix("unix:"))
 
 
 @contextlib.contextmanager
-def _exclusive_socket(path: Path) -> Iterator[None]:
+def exclusive_socket(path: Path) -> Iterator[None]:
     """Reserve the path of a unix socket, create its private directory, and remove a stale socket.
 
     gRPC alone would take over the path of a running server, and on shutdown delete the socket of its successor.

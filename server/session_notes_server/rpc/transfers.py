@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 from session_notes_server.rpc import errors
-from session_notes_server.rpc.grpc_reset import reset
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +21,8 @@ REQUEST_SECONDS = 10.0
 """Time limit for a request to arrive, within the bounds on slow requests. Enough for 4 MiB at 3.4 Mbit/s."""
 
 RESPONSE_SECONDS = 20.0
-"""Time limit for a caller to read its response. Beyond it, the call is reset and its memory freed."""
+"""Time limit for a caller to read its response. Beyond it, the memory is freed: grpc.aio's engine resets the call, and
+the native engine closes the connection."""
 
 LOG_SECONDS = 60.0
 
@@ -30,9 +30,10 @@ LOG_SECONDS = 60.0
 class Transfer:
     """The current transfer of a call: its arriving request, or its unread response."""
 
-    __slots__ = ("began", "given_up", "peer", "task")
+    __slots__ = ("began", "context", "given_up", "peer", "task")
 
-    def __init__(self, task: asyncio.Task[Any], peer: object) -> None:
+    def __init__(self, context: Any, task: asyncio.Task[Any], peer: object) -> None:
+        self.context = context
         self.task = task
         self.peer = peer
         self.began = 0.0
@@ -51,19 +52,23 @@ class Transfers:
 
     Args:
         overloaded: Returns the status for a request beyond the bounds on slow requests.
+        drop_unread: Ends calls whose responses are unread.
     """
 
-    def __init__(self, overloaded: Callable[[], errors.StatusError]) -> None:
+    def __init__(
+        self, overloaded: Callable[[], errors.StatusError], drop_unread: Callable[[list[Transfer]], None]
+    ) -> None:
         self.arriving: dict[Transfer, None] = {}
         """Requests that are arriving."""
         self.unread: dict[Transfer, None] = {}
         """Responses that are unread."""
         self._overloaded = overloaded
-        self._resets = ThrottledWarning(f"reset %d calls whose responses were unread after {RESPONSE_SECONDS:.0f} s")
+        self._drop_unread = drop_unread
+        self._drops = ThrottledWarning(f"ended %d calls whose responses were unread after {RESPONSE_SECONDS:.0f} s")
         self._loop = asyncio.get_running_loop()
 
     async def sweep(self) -> None:
-        """Give up late requests and reset calls with unread responses, until cancelled."""
+        """Give up late requests and end calls with unread responses, until cancelled."""
         loop = self._loop
         while True:
             last = loop.time()
@@ -93,15 +98,15 @@ class Transfers:
             slow, slow_per_peer[transfer.peer] = slow + 1, slow_of_peer + 1
 
     def _sweep_responses(self, now: float) -> None:
-        """Reset calls whose responses have been unread for longer than the limit."""
-        late = set[asyncio.Task[Any]]()
+        """End calls whose responses have been unread for longer than the limit."""
+        late = list[Transfer]()
         for transfer in self.unread:
             if now - transfer.began <= RESPONSE_SECONDS:
                 break
-            late.add(transfer.task)
+            late.append(transfer)
         if late:
-            self._resets.add(len(late), now)
-            reset(late)
+            self._drops.add(len(late), now)
+            self._drop_unread(late)
 
 
 class ThrottledWarning:

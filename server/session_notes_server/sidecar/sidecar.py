@@ -8,14 +8,14 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 
-import grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from session_notes_server.contract import SERVICES
 from session_notes_server.rpc.admission import Admissions
 from session_notes_server.rpc.boundary import Boundary
-from session_notes_server.rpc.grpc_options import connections_per_address, options
-from session_notes_server.rpc.listening import bound, check_addresses, hold
+from session_notes_server.rpc.connections import connections_per_address
+from session_notes_server.rpc.engines import Engine, open_engine
+from session_notes_server.rpc.listening import check_addresses, hold
 from session_notes_server.rpc.services import SERVICERS, reflection
 from session_notes_server.rpc.services.health import SERVICE_NAME as HEALTH
 from session_notes_server.rpc.services.health import Health
@@ -121,18 +121,15 @@ async def serve_calls(
         _follow_health(executors, telemetry, shutdown) as health,
         contextlib.AsyncExitStack() as stack,
     ):
-        admissions = Admissions.of(settings.limits)
+        engine = open_engine(settings, resources.certificates)
+        admissions = Admissions.of(settings.limits, engine)
         boundary = Boundary(resources.authorization, admissions.calls, telemetry)
-        server = grpc.aio.server(options=options(settings))
-        _add_services(server, settings, resources, store, health, admissions, boundary, telemetry)
+        _add_services(engine, settings, resources, store, health, admissions, boundary, telemetry)
         await stack.enter_async_context(background(*(admission.transfers.sweep() for admission in admissions)))
         if metrics is not None:
             await stack.enter_async_context(background(metrics.watch_loop()))
-        addresses = [
-            stack.enter_context(bound(server, address, resources.certificates, held=settings.workers > 1))
-            for address in settings.listen
-        ]
-        await server.start()
+        addresses = [stack.enter_context(engine.listening(address)) for address in settings.listen]
+        await engine.start()
         yield addresses
         grace_seconds = settings.grace.total_seconds()
         deadline = loop.time() + grace_seconds
@@ -141,13 +138,13 @@ async def serve_calls(
         if shutdown.urgent.is_set():
             await boundary.drain(0)
         # Responses may still be in transit, and health and reflection streams never end by themselves.
-        await server.stop(STREAMS_GRACE_SECONDS)
+        await engine.stop(STREAMS_GRACE_SECONDS)
     if traces is not None:
         await traces.flush(max(deadline - loop.time(), LAST_SPANS_SECONDS))
 
 
 def _add_services(
-    server: grpc.aio.Server,
+    engine: Engine,
     settings: Settings,
     resources: Resources,
     store: Store,
@@ -156,23 +153,23 @@ def _add_services(
     boundary: Boundary,
     telemetry: Telemetry,
 ) -> None:
-    """Register the handlers of all services with the server."""
-    server.add_generic_rpc_handlers(
+    """Register the handlers of all services with the engine."""
+    engine.add_generic_rpc_handlers(
         [boundary.handlers(service, SERVICERS[service.full_name](store, settings.limits)) for service in SERVICES]
     )
-    server.add_generic_rpc_handlers([health.handlers(admissions.health_checks, admissions.health_watches)])
+    engine.add_generic_rpc_handlers([health.handlers(admissions.health_checks, admissions.health_watches)])
     names = [*(service.full_name for service in SERVICES), HEALTH, reflection.SERVICE_NAME]
     if settings.channelz:
         from session_notes_server.rpc.services import channelz
 
         service = channelz.service()
-        server.add_generic_rpc_handlers([boundary.handlers(service, channelz.ChannelzServicer())])
+        engine.add_generic_rpc_handlers([boundary.handlers(service, channelz.ChannelzServicer())])
         names.append(service.full_name)
     reflection_servicer = reflection.ReflectionServicer(
         resources.authorization, admissions.reflection_streams, names, telemetry
     )
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection_servicer, server)
-    server.add_generic_rpc_handlers([boundary.unknown_methods()])
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection_servicer, engine)
+    engine.add_generic_rpc_handlers([boundary.unknown_methods()])
 
 
 @contextlib.asynccontextmanager

@@ -14,7 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
-from session_notes_server.rpc.grpc_options import connections_per_address
+from session_notes_server.rpc.connections import connections_per_address
 from session_notes_server.rpc.listening import check_addresses, hold
 from session_notes_server.settings import InvalidSetting, Settings
 from session_notes_server.sidecar.lifecycle import (

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import click
-from session_notes_server.settings import ERASED_WITHIN, Limits, LogFormat, Settings
+from session_notes_server.settings import ERASED_WITHIN, EngineName, Limits, LogFormat, Settings
 
 from session_notes_tools.cli.parameters import option, path_option, span_option
 from session_notes_tools.cli.store_options import PANEL, min_replicas_acked_option, prefix_option, redis_secrets_options
@@ -157,6 +157,15 @@ _OPTIONS = (
         default=_DEFAULTS.workers,
     ),
     option(
+        "--engine",
+        type=click.Choice([name.value for name in EngineName]),
+        envvar="SESSION_NOTES_ENGINE",
+        help="The engine that serves calls: native (libnghttp2) or grpcio (grpc.aio). Both keep the same promises, and "
+        "native takes a fraction of the CPU.",
+        default=_DEFAULTS.engine.value,
+        show_default="auto: native where the package ngh2 is installed",
+    ),
+    option(
         "--dev",
         is_flag=True,
         help="For development: keep no data (an embedded Valkey in a temporary directory, unless --data-dir or "
@@ -213,4 +222,5 @@ def settings_from(values: Mapping[str, Any]) -> Settings:
     )
     fields["listen"] = fields["listen"] or _DEFAULTS.listen
     fields["log_format"] = LogFormat(fields["log_format"])
+    fields["engine"] = EngineName(fields["engine"])
     return Settings(**fields, limits=limits)

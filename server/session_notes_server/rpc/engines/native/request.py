@@ -1,0 +1,156 @@
+"""The request of a call: its messages, as they arrive and as the handler reads them.
+
+Until the handler reads, the caller may send one stream window (64 KiB), and these bytes count as waiting. Each byte is
+acknowledged, which lets the caller send another one, when the handler reads or the request is complete or dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from session_notes_server.rpc import errors
+from session_notes_server.rpc.engines.native import wire
+
+if TYPE_CHECKING:
+    from session_notes_server.rpc.engines.native.connection import Connection
+
+
+class Request:
+    """The request of one call.
+
+    Attributes:
+        encoding: The encoding of compressed messages. Empty: none.
+        ended: Whether the caller has ended its side.
+    """
+
+    __slots__ = (
+        "_body",
+        "_connection",
+        "_failure",
+        "_is_read",
+        "_stream",
+        "_unacknowledged",
+        "_waiter",
+        "encoding",
+        "ended",
+    )
+
+    def __init__(self, connection: Connection, stream: int, *, ended: bool) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._body: bytes | bytearray = b""
+        self._unacknowledged = 0
+        self._is_read = False
+        self._failure: errors.StatusError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self.encoding = b""
+        self.ended = ended
+
+    def receive(self, data: bytes, *, ended: bool) -> None:
+        """Take bytes from the connection."""
+        self.ended = ended
+        self._unacknowledged += len(data)
+        if self._failure is not None:
+            self._acknowledge()
+            return
+        if self._body:
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += data
+        else:
+            self._body = data
+        if not self._is_read:
+            self._connection.count_waiting(len(data))
+            if not self._connection.may_wait():
+                self.drop(errors.overloaded())
+        elif not ended:
+            self._acknowledge()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def drop(self, status: errors.StatusError) -> None:
+        """Free the bytes of the request, including those still to come. The handler gets `status` if it reads."""
+        if not self._is_read:
+            self._connection.count_waiting(-len(self._body))
+        self._body, self._is_read, self._failure = b"", True, status
+        if self._unacknowledged:
+            self._acknowledge()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def arrived(self, reserve: Callable[[int], None]) -> bytes | None:
+        """Return the next message, uncompressed, if it is complete and the request has no other; see `read`."""
+        body = self._body
+        size = len(body) - wire.PREFIX_BYTES
+        if not self.ended or size < 0 or body[0] or int.from_bytes(body[1:5], "big") != size:
+            return None
+        reserve(size)
+        if not self._is_read:
+            self._connection.count_waiting(-len(body))
+            self._is_read = True
+        self._body = b""
+        self._acknowledge()
+        return bytes(body[wire.PREFIX_BYTES :])
+
+    async def read(self, reserve: Callable[[int], None]) -> bytes | None:
+        """Receive the next message.
+
+        Args:
+            reserve: Called with the size of the message once its prefix has arrived, and again with the size of a
+                decompressed message. It raises an error to refuse the message.
+
+        Returns:
+            The message, or None if the caller ended its side before another one.
+
+        Raises:
+            StatusError: If the request is malformed, or was dropped.
+        """
+        if not self._is_read:
+            self._is_read = True
+            self._connection.count_waiting(-len(self._body))
+        end = 0
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            if not end and len(self._body) >= wire.PREFIX_BYTES:
+                end = wire.PREFIX_BYTES + int.from_bytes(self._body[1:5], "big")
+                reserve(end - wire.PREFIX_BYTES)
+            if end and len(self._body) >= end:
+                compressed, message = self._body[0], bytes(self._body[wire.PREFIX_BYTES : end])
+                self._body = self._body[end:]
+                if self._unacknowledged:
+                    self._acknowledge()
+                return self._decompressed(message, reserve) if compressed else message
+            if self.ended:
+                if self._body:
+                    raise errors.malformed_message()
+                return None
+            await self._wait()
+
+    def _decompressed(self, message: bytes, reserve: Callable[[int], None]) -> bytes:
+        limit = self._connection.max_message_bytes
+        try:
+            decompressed = wire.decompress(message, self.encoding, limit)
+        except wire.MessageTooLarge:
+            raise errors.too_large("", limit=limit, actual=limit + 1) from None
+        except wire.MalformedMessage:
+            raise errors.malformed_message() from None
+        reserve(len(decompressed))
+        return decompressed
+
+    async def _wait(self) -> None:
+        """Let the caller send more, and wait for it."""
+        if self._unacknowledged:
+            self._acknowledge()
+            self._connection.flush_soon()
+        self._waiter = self._connection.loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _acknowledge(self) -> None:
+        self._connection.acknowledge(self._stream, self._unacknowledged)
+        self._unacknowledged = 0
