@@ -13,6 +13,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc
 import pytest
+from session_notes_server.settings import EngineName
 
 from tests.stores import KINDS, Store, StoreServer, redis_program, valkey_cluster
 from tests.support import DEFAULT_PREFIX, SessionCalls, Sidecar, leaks, new_channel, new_session_id
@@ -56,6 +57,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return kind[1] if kind else super()._split_scope(nodeid)
 
     return ByStore(config, log)
+
+
+@pytest.fixture(scope="session")
+def engine(request: pytest.FixtureRequest) -> EngineName:
+    """The engine of all sidecars, chosen by the option --engine."""
+    return EngineName(request.config.option.engine)
 
 
 @pytest.fixture(scope="session")

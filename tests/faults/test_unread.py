@@ -2,7 +2,7 @@
 
 import asyncio
 import resource
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from session_notes.v1.session_state_pb2 import GetSessionRequest
 from session_notes_server.rpc import transfers
 from session_notes_server.rpc.admission import Admission
 from session_notes_server.rpc.authorization import Authorization
+from session_notes_server.rpc.engines import open_engine
 from session_notes_server.rpc.errors import StatusError
 from session_notes_server.rpc.services.reflection import ReflectionServicer
+from session_notes_server.settings import EngineName, Settings
 from session_notes_server.telemetry.calls import Telemetry
 
 from tests.faults.measures import MEBIBYTE, resident_bytes
@@ -96,37 +98,31 @@ def test_an_unread_watch_does_not_delay_others(target: Sidecar) -> None:
 
 
 @asynccontextmanager
-async def run_server(*handlers: grpc.GenericRpcHandler) -> AsyncIterator[str]:
-    """Run a server with these handlers, and yield its address."""
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers(handlers)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        await server.stop(0)
-
-
-@asynccontextmanager
-async def run_admission() -> AsyncIterator[Admission]:
-    """Yield an admission whose transfers are swept."""
-    admission = Admission(calls=100, held_bytes=64 * MEBIBYTE, message_bytes=4 * MEBIBYTE)
+async def run_engine(
+    engine: EngineName, handlers: Callable[[Admission], grpc.GenericRpcHandler]
+) -> AsyncIterator[tuple[str, Admission]]:
+    """Run an engine with handlers, and yield its address and the admission, whose transfers are swept."""
+    server = open_engine(Settings(engine=engine), None)
+    admission = Admission(server, calls=100, held_bytes=64 * MEBIBYTE, message_bytes=4 * MEBIBYTE)
+    server.add_generic_rpc_handlers([handlers(admission)])
     sweep = asyncio.create_task(admission.transfers.sweep())
     try:
-        yield admission
+        with server.listening("127.0.0.1:0") as target:
+            await server.start()
+            yield target, admission
     finally:
+        await server.stop(0)
         sweep.cancel()
         with suppress(asyncio.CancelledError):
             await sweep
 
 
 @asynccontextmanager
-async def run_responding_server(size: int) -> AsyncIterator[tuple[str, Admission, list[int]]]:
-    """Run a server whose responses have a size, and yield its address, its admission and the sizes of its responses."""
+async def run_responding_engine(engine: EngineName, size: int) -> AsyncIterator[tuple[str, Admission, list[int]]]:
+    """Run an engine whose responses have a size, and yield its address, its admission and the sizes it sent."""
     sizes = list[int]()
-    async with run_admission() as admission:
 
+    def handlers(admission: Admission) -> grpc.GenericRpcHandler:
         async def handle(_: object, context: Any) -> bytes:
             call = admission.admit(context)
             await call.read_request()
@@ -136,8 +132,10 @@ async def run_responding_server(size: int) -> AsyncIterator[tuple[str, Admission
             return bytes(size)
 
         methods: dict[str, Any] = {"Read": grpc.stream_unary_rpc_method_handler(handle)}
-        async with run_server(grpc.method_handlers_generic_handler("a.Service", methods)) as target:
-            yield target, admission, sizes
+        return grpc.method_handlers_generic_handler("a.Service", methods)
+
+    async with run_engine(engine, handlers) as (target, admission):
+        yield target, admission, sizes
 
 
 def own_bytes() -> int:
@@ -153,29 +151,35 @@ async def wait_until(condition: Any, seconds: float = 10) -> None:
 
 
 async def test_calls_with_unread_responses_are_ended(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, engine: EngineName
 ) -> None:
-    """Calls with unread responses are reset after a while, their admission is released, and the log has one line."""
+    """After a while, grpc.aio resets calls with unread responses, and the native engine closes their connection.
+
+    Their admission is released, and the log has one line.
+    """
     monkeypatch.setattr(transfers, "RESPONSE_SECONDS", 0.3)
-    async with run_responding_server(MEBIBYTE) as (target, admission, _):
+    async with run_responding_engine(engine, MEBIBYTE) as (target, admission, _):
         with UnreadResponses(target) as peer:
             peer.call("a.Service/Read", GetNotesRequest(), 6)
             await wait_until(lambda: admission._bytes.total >= 4 * MEBIBYTE)
-            await asyncio.wait_for(asyncio.to_thread(peer.wait_for_resets, 4), 20)
+            if engine is EngineName.NATIVE:
+                await asyncio.wait_for(asyncio.to_thread(peer.wait_for_close), 20)
+            else:
+                await asyncio.wait_for(asyncio.to_thread(peer.wait_for_resets, 4), 20)
             await wait_until(lambda: not admission.tasks)
             assert (admission._bytes.total, admission._calls.total, admission._peers) == (0, 0, {})
         async with grpc.aio.insecure_channel(target) as channel:
             call: Any = channel.unary_unary("/a.Service/Read")
             assert len(await call(b"", timeout=10)) == MEBIBYTE
-    assert "calls whose responses were unread" in caplog.text
+    assert caplog.text.count("calls whose responses were unread") == 1
 
 
-async def test_requests_that_arrive_together_are_counted() -> None:
+async def test_requests_that_arrive_together_are_counted(engine: EngineName) -> None:
     """Requests that are admitted together, before their bytes arrive, are rejected above the connection's share."""
     reasons = list[str]()
     done = asyncio.Event()
-    async with run_admission() as admission:
 
+    def handlers(admission: Admission) -> grpc.GenericRpcHandler:
         async def handle(_: object, context: Any) -> bytes:
             call = admission.admit(context)
             try:
@@ -186,26 +190,29 @@ async def test_requests_that_arrive_together_are_counted() -> None:
             return b""
 
         methods: dict[str, Any] = {"Send": grpc.stream_unary_rpc_method_handler(handle)}
-        async with (
-            run_server(grpc.method_handlers_generic_handler("a.Service", methods)) as target,
-            grpc.aio.insecure_channel(target) as channel,
-        ):
-            open_call: Any = channel.stream_unary("/a.Service/Send")
-            calls = [open_call() for _ in range(12)]
-            await wait_until(lambda: len(admission.transfers.arriving) == 12)
-            await asyncio.gather(*[call.write(bytes(4 * MEBIBYTE)) for call in calls])
-            await wait_until(lambda: not admission.transfers.arriving)
-            assert reasons == ["OVERLOADED"] * 4
-            assert admission._bytes.total == 32 * MEBIBYTE
-            done.set()
-            await asyncio.gather(*calls)
+        return grpc.method_handlers_generic_handler("a.Service", methods)
+
+    async with (
+        run_engine(engine, handlers) as (target, admission),
+        grpc.aio.insecure_channel(target) as channel,
+    ):
+        open_call: Any = channel.stream_unary("/a.Service/Send")
+        calls = [open_call() for _ in range(12)]
+        await wait_until(lambda: len(admission.transfers.arriving) == 12)
+        writes = [asyncio.ensure_future(call.write(bytes(4 * MEBIBYTE))) for call in calls]
+        await wait_until(lambda: not admission.transfers.arriving)
+        assert reasons == ["OVERLOADED"] * 4
+        assert admission._bytes.total == 32 * MEBIBYTE
+        done.set()
+        await asyncio.gather(*calls)
+        await asyncio.gather(*writes, return_exceptions=True)
 
 
-async def test_the_memory_of_unread_responses_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_memory_of_unread_responses_is_freed(monkeypatch: pytest.MonkeyPatch, engine: EngineName) -> None:
     """Rounds of 16 MiB of unread responses leave memory flat."""
     monkeypatch.setattr(transfers, "RESPONSE_SECONDS", 0.1)
     sizes = []
-    async with run_responding_server(4 * MEBIBYTE) as (target, admission, responses):
+    async with run_responding_engine(engine, 4 * MEBIBYTE) as (target, admission, responses):
         with ExitStack() as stack:
             for number in range(1, 9):
                 peer = stack.enter_context(UnreadResponses(target))
@@ -216,29 +223,26 @@ async def test_the_memory_of_unread_responses_is_freed(monkeypatch: pytest.Monke
     assert sizes[-1] < sizes[2] + 24 * MEBIBYTE, [size // MEBIBYTE for size in sizes]
 
 
-async def test_an_unread_reflection_stream_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unread_reflection_stream_is_ended(monkeypatch: pytest.MonkeyPatch, engine: EngineName) -> None:
     """An unread reflection stream ends after a while, and a stream that waits for its next request goes on."""
     monkeypatch.setattr(transfers, "RESPONSE_SECONDS", 0.3)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
-    async with run_admission() as admission:
-        servicer = ReflectionServicer(Authorization(), admission, ["a.Service"], Telemetry())
-        handler: Any = grpc.stream_stream_rpc_method_handler(
-            servicer.ServerReflectionInfo,
-            reflection_pb2.ServerReflectionRequest.FromString,
-            reflection_pb2.ServerReflectionResponse.SerializeToString,
-        )
-        name = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
-        async with (
-            run_server(grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler})) as target,
-            grpc.aio.insecure_channel(target) as channel,
-        ):
-            reader: Any = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(timeout=30)
+
+    def handlers(admission: Admission) -> grpc.GenericRpcHandler:
+        return ReflectionServicer(Authorization(), admission, ["a.Service"], Telemetry()).handlers()[0]
+
+    name = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
+    async with (
+        run_engine(engine, handlers) as (target, admission),
+        grpc.aio.insecure_channel(target) as channel,
+    ):
+        reader: Any = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(timeout=30)
+        await reader.write(request)
+        await reader.read()
+        with UnreadResponses(target) as peer:
+            peer.call(f"{name}/ServerReflectionInfo", request)
+            await wait_until(lambda: len(admission.tasks) == 2)
+            await wait_until(lambda: len(admission.tasks) == 1)
             await reader.write(request)
-            await reader.read()
-            with UnreadResponses(target) as peer:
-                peer.call(f"{name}/ServerReflectionInfo", request)
-                await wait_until(lambda: len(admission.tasks) == 2)
-                await wait_until(lambda: len(admission.tasks) == 1)
-                await reader.write(request)
-                assert (await reader.read()).list_services_response.service[0].name == "a.Service"
-            reader.cancel()
+            assert (await reader.read()).list_services_response.service[0].name == "a.Service"
+        reader.cancel()

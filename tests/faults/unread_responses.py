@@ -2,6 +2,7 @@
 
 import socket
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -61,6 +62,12 @@ class UnreadResponses:
                 head = stream.read(9)
                 stream.read(int.from_bytes(head[:3]))
                 count -= head[3] == RST_STREAM
+
+    def wait_for_close(self) -> None:
+        """Read until the sidecar closes the connection."""
+        with suppress(ConnectionError):
+            while self._socket.recv(65536):
+                pass
 
 
 def _frame(kind: int, flags: int, stream: int, body: bytes = b"") -> bytes:

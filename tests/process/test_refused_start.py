@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from session_notes_server.rpc.grpc_options import connections_per_address
+from session_notes_server.rpc.connections import connections_per_address
 from session_notes_server.settings import DEFAULT_ADDRESS, Settings
 
 from tests.refused_starts import SECRET, assert_refused, assert_serving, run_serve

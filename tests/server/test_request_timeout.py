@@ -14,6 +14,8 @@ from session_notes_server.rpc import transfers
 from session_notes_server.rpc.admission import Admission
 from session_notes_server.rpc.authorization import Authorization
 from session_notes_server.rpc.boundary import Boundary
+from session_notes_server.rpc.engines import open_engine
+from session_notes_server.settings import EngineName, Settings
 from session_notes_server.telemetry.calls import Telemetry
 from session_notes_server.telemetry.tracing.traces import MethodSpans, Traces
 
@@ -42,24 +44,24 @@ class TracesInMemory:
         return MethodSpans(self._provider.get_tracer("tests"), name, follows_callers=False)
 
 
-async def test_a_late_request_ends_as_deadline_exceeded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_late_request_ends_as_deadline_exceeded(monkeypatch: pytest.MonkeyPatch, engine: EngineName) -> None:
     """A call without a request ends as DEADLINE_EXCEEDED with the reason REQUEST_TIMEOUT. Its span is not an error."""
     monkeypatch.setattr(transfers, "REQUEST_SECONDS", 0.3)
-    admission = Admission(calls=10, held_bytes=1 << 20, message_bytes=1 << 16)
+    server = open_engine(Settings(engine=engine), None)
+    admission = Admission(server, calls=10, held_bytes=1 << 20, message_bytes=1 << 16)
     traces = TracesInMemory()
     boundary = Boundary(Authorization(), admission, Telemetry(traces=cast(Traces, traces)))
     sweep = asyncio.create_task(admission.transfers.sweep())
-    server = grpc.aio.server()
     server.add_generic_rpc_handlers([boundary.handlers(service, Servicer()) for service in SERVICES])
-    target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    await server.start()
     try:
-        async with grpc.aio.insecure_channel(target) as channel:
-            method: Any = channel.stream_unary(f"/{SERVICES[0].full_name}/GetNotes")
-            call, refusal = method(timeout=20), Refusal()
-            with pytest.raises(grpc.RpcError) as raised:
-                await call
-            refusal.read(raised.value)
+        with server.listening("127.0.0.1:0") as target:
+            await server.start()
+            async with grpc.aio.insecure_channel(target) as channel:
+                method: Any = channel.stream_unary(f"/{SERVICES[0].full_name}/GetNotes")
+                call, refusal = method(timeout=20), Refusal()
+                with pytest.raises(grpc.RpcError) as raised:
+                    await call
+                refusal.read(raised.value)
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "REQUEST_TIMEOUT")
         assert refusal.message == "the request did not arrive in time; retry"
         (span,) = traces.exporter.get_finished_spans()

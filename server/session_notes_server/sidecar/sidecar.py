@@ -8,8 +8,6 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 
-from grpc_reflection.v1alpha import reflection_pb2_grpc
-
 from session_notes_server.contract import SERVICES
 from session_notes_server.rpc.admission import Admissions
 from session_notes_server.rpc.boundary import Boundary
@@ -158,18 +156,17 @@ def _add_services(
         [boundary.handlers(service, SERVICERS[service.full_name](store, settings.limits)) for service in SERVICES]
     )
     engine.add_generic_rpc_handlers([health.handlers(admissions.health_checks, admissions.health_watches)])
-    names = [*(service.full_name for service in SERVICES), HEALTH, reflection.SERVICE_NAME]
+    names = [*(service.full_name for service in SERVICES), HEALTH, *reflection.SERVICE_NAMES]
     if settings.channelz:
-        from session_notes_server.rpc.services import channelz
+        from grpc_channelz.v1 import channelz_pb2
 
-        service = channelz.service()
-        engine.add_generic_rpc_handlers([boundary.handlers(service, channelz.ChannelzServicer())])
+        service = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"]
+        engine.add_generic_rpc_handlers([boundary.handlers(service, engine.channelz_servicer())])
         names.append(service.full_name)
     reflection_servicer = reflection.ReflectionServicer(
         resources.authorization, admissions.reflection_streams, names, telemetry
     )
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection_servicer, engine)
-    engine.add_generic_rpc_handlers([boundary.unknown_methods()])
+    engine.add_generic_rpc_handlers([*reflection_servicer.handlers(), boundary.unknown_methods()])
 
 
 @contextlib.asynccontextmanager

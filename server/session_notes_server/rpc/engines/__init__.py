@@ -73,6 +73,9 @@ class Engine(Protocol):
     def on_end(self, context: Any, task: asyncio.Task[Any], callback: Callable[[object], None]) -> None:
         """Call `callback` once a call has ended and its response has been read or dropped."""
 
+    def channelz_servicer(self) -> object:
+        """Return the servicer of `grpc.channelz.v1` for this engine's connections."""
+
     def drop_unread(self, calls: Iterable[Transfer]) -> None:
         """End calls whose responses have been unread for too long, and free their memory."""
 

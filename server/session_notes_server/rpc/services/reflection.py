@@ -1,4 +1,7 @@
-"""Server reflection, for callers that have a role."""
+"""Server reflection, for callers that have a role.
+
+grpcio-reflection has only v1alpha. Newer clients ask for v1, whose messages are the same on the wire.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,29 @@ from collections.abc import AsyncIterable, AsyncIterator
 from typing import Any
 
 import grpc
-from grpc_reflection.v1alpha import reflection
+from google.protobuf import descriptor_pool, text_format
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from session_notes_server.rpc.admission import Admission
 from session_notes_server.rpc.authorization import Authorization
 from session_notes_server.rpc.errors import StatusError
 from session_notes_server.telemetry.calls import Telemetry
 
-SERVICE_NAME: str = reflection.SERVICE_NAME
+SERVICE_NAMES: tuple[str, ...] = (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")
 
-_METHOD = f"{SERVICE_NAME}.ServerReflectionInfo"
+_METHOD = f"{reflection.SERVICE_NAME}.ServerReflectionInfo"
+
+
+def _describe_v1() -> None:
+    """Add v1's descriptor to the pool, so that a client that lists the service can also describe it."""
+    file = FileDescriptorProto()
+    reflection_pb2.DESCRIPTOR.CopyToProto(file)
+    v1 = text_format.Parse(text_format.MessageToString(file).replace("v1alpha", "v1"), FileDescriptorProto())
+    descriptor_pool.Default().AddSerializedFile(v1.SerializeToString())
+
+
+_describe_v1()
 
 
 class ReflectionServicer(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # grpc_reflection has no types
@@ -28,6 +44,16 @@ class ReflectionServicer(reflection.aio.ReflectionServicer):  # type: ignore[mis
         self._authorization = authorization
         self._admission = admission
         self._telemetry = telemetry.method(_METHOD, traced=False)
+
+    def handlers(self) -> list[grpc.GenericRpcHandler]:
+        """Return the handlers of both versions."""
+        method = grpc.stream_stream_rpc_method_handler(
+            self.ServerReflectionInfo,
+            reflection_pb2.ServerReflectionRequest.FromString,
+            reflection_pb2.ServerReflectionResponse.SerializeToString,
+        )
+        methods = {"ServerReflectionInfo": method}
+        return [grpc.method_handlers_generic_handler(name, methods) for name in SERVICE_NAMES]
 
     async def ServerReflectionInfo(
         self, request_iterator: AsyncIterable[Any], context: grpc.aio.ServicerContext[Any, Any]

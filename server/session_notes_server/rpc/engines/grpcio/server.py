@@ -80,3 +80,9 @@ class GrpcioEngine:
     def drop_unread(self, calls: Iterable[Transfer]) -> None:
         """Reset the calls."""
         reset({call.task for call in calls})
+
+    def channelz_servicer(self) -> object:
+        """Return the servicer of channelz, which reports what gRPC counts."""
+        from session_notes_server.rpc.engines.grpcio.channelz import ChannelzServicer
+
+        return ChannelzServicer()

@@ -171,6 +171,7 @@ class Call:
         self._send(message)
         trailers = [*wire.OK, *wire.headers(self._trailing_metadata)] if self._trailing_metadata else wire.OK
         self.connection.send_trailers(self._stream, trailers)
+        self.connection.succeeded += 1
         self._finish()
 
     def _send(self, message: bytes) -> None:

@@ -52,7 +52,9 @@ class Connection(asyncio.Protocol):
         max_message_bytes: The largest message to receive.
         calls: The calls in flight, by stream.
         opened: When it was accepted, in the loop's time.
-        streams: The number of calls so far.
+        id: A number that no other connection of the engine has.
+        started: The number of calls so far.
+        succeeded: The number of calls that ended with the status OK.
     """
 
     def __init__(self, engine: NativeEngine, on_lost: Callable[[], None], *, encrypted: bool) -> None:
@@ -61,7 +63,8 @@ class Connection(asyncio.Protocol):
         self.max_message_bytes = engine.max_message_bytes
         self.calls: dict[int, Call] = {}
         self.opened = self._last_received = self.loop.time()
-        self.streams = 0
+        self.id = engine.next_id()
+        self.started = self.succeeded = 0
         self._engine = engine
         self._encrypted = encrypted
         self._on_lost = on_lost
@@ -100,10 +103,10 @@ class Connection(asyncio.Protocol):
         """Implement asyncio.Protocol."""
         self._transport = None
         self._on_lost()
-        self._engine.connections.discard(self)
         calls, self.calls = self.calls, {}
         for call in calls.values():
             call.closed()
+        self._engine.remove(self)
 
     def data_received(self, data: bytes) -> None:
         """Implement asyncio.Protocol."""
@@ -155,7 +158,7 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, event: ngh2.RequestReceived) -> None:
         stream, headers = event.stream_id, event.headers
-        self.streams += 1
+        self.started += 1
         self._last_stream = stream
         call = self.calls[stream] = Call(self, stream, headers, ended=event.end_stream)
         fields = dict(headers)

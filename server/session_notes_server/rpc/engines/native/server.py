@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from typing import Any
 
 import grpc
@@ -58,6 +60,10 @@ class NativeEngine:
         self._methods: dict[bytes, Method] = {}
         self._listeners: list[Listener] = []
         self._checks: asyncio.Task[None] | None = None
+        self._ids = count(1)
+        self.next_id: Callable[[], int] = partial(next, self._ids)
+        # Calls on connections that have ended: started, succeeded.
+        self._past_calls = 0, 0
         self._unread = ThrottledWarning(
             f"closed %d connections whose callers did not read for {RESPONSE_SECONDS:.0f} s"
         )
@@ -120,6 +126,26 @@ class NativeEngine:
                 method = self._methods[path] = Method.of(handler)
                 return method
         return None
+
+    def remove(self, connection: Connection) -> None:
+        """Remove a connection that has ended."""
+        self.connections.discard(connection)
+        started, succeeded = self._past_calls
+        self._past_calls = started + connection.started, succeeded + connection.succeeded
+
+    def calls(self) -> tuple[int, int, int]:
+        """Return how many calls have started, succeeded and failed."""
+        started, succeeded = self._past_calls
+        started += sum(connection.started for connection in self.connections)
+        succeeded += sum(connection.succeeded for connection in self.connections)
+        in_flight = sum(len(connection.calls) for connection in self.connections)
+        return started, succeeded, started - succeeded - in_flight
+
+    def channelz_servicer(self) -> object:
+        """Return the servicer of channelz."""
+        from session_notes_server.rpc.engines.native.channelz import ChannelzServicer
+
+        return ChannelzServicer(self)
 
     def log_unread(self) -> None:
         """Log, throttled, that a connection is closed because its caller does not read."""

@@ -7,19 +7,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
-from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
-from grpc_channelz.v1 import channelz, channelz_pb2
+from grpc_channelz.v1 import channelz
 
 from session_notes_server.rpc import errors
 
 log = logging.getLogger(__name__)
-
-
-def service() -> ServiceDescriptor:
-    """Return the descriptor of the service."""
-    descriptor: ServiceDescriptor = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"]
-    return descriptor
 
 
 class ChannelzServicer:
