@@ -68,7 +68,6 @@ class Call:
         "_stream",
         "_task",
         "_trailing_metadata",
-        "_written",
         "connection",
         "request",
     )
@@ -87,7 +86,6 @@ class Call:
         self._code: grpc.StatusCode | None = None
         self._message = ""
         self._on_closed: Callable[[object], None] | None = None
-        self._written: asyncio.Event | None = None
 
     def begin(self, method: Method, timeout_seconds: float | None) -> None:
         """Run the handler in a task, until the deadline."""
@@ -100,7 +98,7 @@ class Call:
     def closed(self) -> None:
         """Note that the stream is closed: the response was sent, or either side has reset the stream."""
         self._ended = True
-        self.request.drop(errors.shutting_down())
+        self.request.close()
         if self._deadline is not None:
             self._deadline.cancel()
         if self._task is not None and not self._task.done():
@@ -118,11 +116,6 @@ class Call:
     def on_closed(self, callback: Callable[[object], None]) -> None:
         """Call `callback` once the stream is closed."""
         self._on_closed = callback
-
-    def written(self) -> None:
-        """Note that bytes of the response were taken by the transport."""
-        if self._written is not None:
-            self._written.set()
 
     async def _run(self) -> None:
         method = self._method
@@ -164,8 +157,7 @@ class Call:
         """Queue the only response, with its status."""
         if self._ended:
             return
-        if self._code not in {None, grpc.StatusCode.OK}:
-            assert self._code is not None  # noqa: S101 - for the type checker
+        if self._code is not None and self._code is not grpc.StatusCode.OK:
             self.end(self._code, self._message, self._trailing_metadata)
             return
         self._send(message)
@@ -249,8 +241,7 @@ class Call:
         """Queue a response of a stream, once the caller has read most of the previous ones."""
         message = self._method.serialize(response) if self._method.serialize is not None else response
         while not self._ended and self.connection.unread_bytes(self._stream) > STREAM_BYTES:
-            self._written = asyncio.Event()
-            await self._written.wait()
+            await self.connection.flushed.wait()
         if not self._ended:
             self._send(message)
             self.connection.flush_soon()

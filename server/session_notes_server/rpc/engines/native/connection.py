@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
@@ -51,6 +52,7 @@ class Connection(asyncio.Protocol):
         peer: The caller's address.
         max_message_bytes: The largest message to receive.
         calls: The calls in flight, by stream.
+        flushed: Set for a moment whenever bytes have been passed to the transport.
         opened: When it was accepted, in the loop's time.
         id: A number that no other connection of the engine has.
         started: The number of calls so far.
@@ -63,6 +65,7 @@ class Connection(asyncio.Protocol):
         self.max_message_bytes = engine.max_message_bytes
         self.calls: dict[int, Call] = {}
         self.opened = self._last_received = self.loop.time()
+        self.flushed = asyncio.Event()
         self.id = engine.next_id()
         self.started = self.succeeded = 0
         self._engine = engine
@@ -166,7 +169,7 @@ class Connection(asyncio.Protocol):
             call.reject([(b":status", b"405"), (b"allow", b"POST")])
         elif not fields.get(b"content-type", b"").startswith(b"application/grpc"):
             call.reject([(b":status", b"415")])
-        elif sum([len(name) + len(value) for name, value in headers]) + 32 * len(headers) > METADATA_BYTES:
+        elif len(b"".join(chain.from_iterable(headers))) + 32 * len(headers) > METADATA_BYTES:
             call.end(grpc.StatusCode.RESOURCE_EXHAUSTED, _OVERSIZED_METADATA)
         else:
             self._begin_method(call, fields)
@@ -269,8 +272,9 @@ class Connection(asyncio.Protocol):
             return
         # Streams also end while their bytes are taken.
         self._handle_events()
-        for call in self.calls.values() if self._paused_since is None else ():
-            call.written()
+        # Wake streams that wait for their caller to read.
+        self.flushed.set()
+        self.flushed.clear()
         if self._left and not self.calls and self._paused_since is None:
             self._close()
 

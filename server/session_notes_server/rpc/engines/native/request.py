@@ -72,13 +72,19 @@ class Request:
 
     def drop(self, status: errors.StatusError) -> None:
         """Free the bytes of the request, including those still to come. The handler gets `status` if it reads."""
-        if not self._is_read:
-            self._connection.count_waiting(-len(self._body))
-        self._body, self._is_read, self._failure = b"", True, status
-        if self._unacknowledged:
-            self._acknowledge()
+        self._failure = status
+        self.close()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def close(self) -> None:
+        """Free the bytes of the request. Its handler does not read any more."""
+        if not self._is_read:
+            self._is_read = True
+            self._connection.count_waiting(-len(self._body))
+        self._body = b""
+        if self._unacknowledged:
+            self._acknowledge()
 
     def arrived(self, reserve: Callable[[int], None]) -> bytes | None:
         """Return the next message, uncompressed, if it is complete and the request has no other; see `read`."""
