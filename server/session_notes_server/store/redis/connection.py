@@ -145,6 +145,15 @@ class Connection(asyncio.Protocol):
                 self.abort(Unusable(_describe_stranger(data)))
                 return
             self.abort_untrusted("unexpected reply from Redis")
+        else:
+            self._send_more()
+
+    def _send_more(self) -> None:
+        """Send as many commands as replies have arrived, in one write: each write costs as much as a reply."""
+        unsent = self._unsent
+        if unsent and self._transport is not None:
+            count = len(unsent) + WINDOW - len(self._pending)
+            self._transport.write(b"".join([unsent.popleft() for _ in range(min(count, len(unsent)))]))
 
     def _take(self, reply: Any) -> None:
         first = self._pending[0]
@@ -154,8 +163,6 @@ class Connection(asyncio.Protocol):
         self._pending.popleft()
         self._has_answered = True
         self._timed_out -= self._timed_out > 0
-        if self._unsent and self._transport is not None:
-            self._transport.write(self._unsent.popleft())
         # If the caller was cancelled, its future is done.
         if not first.future.done():
             first.future.set_result(first.replies)
