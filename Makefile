@@ -21,7 +21,7 @@ define venv
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test test-integrations test-typescript test-pythons faults soak guards oldest bench dist check format protos clean
+.PHONY: help install run demo test test-integrations test-typescript test-pythons compliance faults soak guards oldest bench dist check format protos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,9 +60,14 @@ test: .venv/dev ## run the tests (ARGS="-k name" selects tests)
 ifdef ARGS
 	@$(BIN)/python -m pytest -n 4 --dist loadgroup $(ARGS)
 else
-	@$(BIN)/python -m pytest -n 4 --dist loadgroup --ignore tests/faults --ignore tests/integrations
+	@$(BIN)/python -m pytest -n 4 --dist loadgroup --ignore tests/faults --ignore tests/integrations --ignore tests/compliance
 	@$(BIN)/python -m pytest -n 4 tests/faults
 endif
+
+# The first run builds the suites, which takes two minutes.
+compliance: .venv/dev ## run the suites of h2spec, gRPC and Connect on both engines (needs Go)
+	@$(BIN)/python -m tests.compliance.tools
+	@$(BIN)/python -m pytest -n 2 tests/compliance $(ARGS)
 
 faults: .venv/dev ## run only the fault tests: real kills, silent stores, cut connections, random bytes
 	@$(BIN)/python -m pytest -n 4 tests/faults $(ARGS)
@@ -193,6 +198,6 @@ generate-typescript: .venv/dev clients/typescript/node_modules/.package-lock.jso
 gone:
 
 clean: ## remove environments, caches and builds
-	rm -rf .venv .venv-protos .venv-oldest .venv-integrations .venv-pythons build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-protos .venv-oldest .venv-integrations .venv-pythons build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache
 	rm -rf clients/typescript/node_modules clients/typescript/build clients/typescript/dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
