@@ -103,6 +103,12 @@ class Call:
             self._deadline.cancel()
         if self._task is not None and not self._task.done():
             self._task.cancel()
+            # The handler still holds what it has read, and still counts it.
+            self._task.add_done_callback(self._leave)
+        else:
+            self._leave(self)
+
+    def _leave(self, _: object) -> None:
         if self._on_closed is not None:
             self._on_closed(self)
             self._on_closed = None
@@ -114,7 +120,7 @@ class Call:
             self._task.cancel()
 
     def on_closed(self, callback: Callable[[object], None]) -> None:
-        """Call `callback` once the stream is closed."""
+        """Call `callback` once the stream is closed and the handler has ended."""
         self._on_closed = callback
 
     async def _run(self) -> None:

@@ -179,7 +179,7 @@ class NativeEngine:
         return await context.request.read(reserve)
 
     def on_end(self, context: Call, task: asyncio.Task[Any], callback: Callable[[object], None]) -> None:
-        """Call `callback` when the stream of the call is closed."""
+        """Call `callback` when the stream of the call is closed and its handler has ended."""
         context.on_closed(callback)
 
     def drop_unread(self, calls: Iterable[Transfer]) -> None:
