@@ -146,8 +146,8 @@ class Call:
 
     async def _only_message(self) -> Any:
         message = await self.read()
-        if message is grpc.aio.EOF:
-            raise errors.malformed_message()
+        if message is grpc.aio.EOF or await self.read() is not grpc.aio.EOF:
+            await self.abort(grpc.StatusCode.UNIMPLEMENTED, "the method takes exactly one message")
         return message
 
     async def _respond_with_stream(self, responses: Any) -> None:

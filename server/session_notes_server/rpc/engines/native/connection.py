@@ -167,7 +167,7 @@ class Connection(asyncio.Protocol):
         fields = dict(headers)
         if fields.get(b":method") != b"POST":
             call.reject([(b":status", b"405"), (b"allow", b"POST")])
-        elif not fields.get(b"content-type", b"").startswith(b"application/grpc"):
+        elif not wire.is_grpc(fields.get(b"content-type", b"")):
             call.reject([(b":status", b"415")])
         elif len(b"".join(chain.from_iterable(headers))) + 32 * len(headers) > METADATA_BYTES:
             call.end(grpc.StatusCode.RESOURCE_EXHAUSTED, _OVERSIZED_METADATA)
@@ -308,6 +308,12 @@ class Connection(asyncio.Protocol):
             return
         self.flush_soon()
 
+    def end_calls(self) -> None:
+        """End the calls in flight with a status."""
+        for call in list(self.calls.values()):
+            call.cancel()
+        self._flush()
+
     def _handle_pong(self) -> None:
         self._pinged = None
         if self._leaving_since is not None:
@@ -322,7 +328,8 @@ class Connection(asyncio.Protocol):
             self.abort()
         elif self._leaving_since is not None:
             if now - self._leaving_since > AGE_GRACE_SECONDS:
-                self.abort()
+                self.end_calls()
+                self._close()
             elif now - self._leaving_since > 1.0:
                 self.leave(now=True)  # The caller does not answer pings.
         elif now - self.opened > max_age_seconds:

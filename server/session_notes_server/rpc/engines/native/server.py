@@ -105,8 +105,7 @@ class NativeEngine:
             connection.leave(now=True)
         await self._wait_for(lambda: not self.connections, grace or 0.0)
         for connection in list(self.connections):
-            for call in list(connection.calls.values()):
-                call.cancel()
+            connection.end_calls()
         await self._wait_for(lambda: not self.connections, CLOSE_SECONDS)
         for connection in list(self.connections):
             connection.abort()

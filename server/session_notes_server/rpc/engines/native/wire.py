@@ -48,6 +48,11 @@ class MalformedMessage(Exception):
     """A message that cannot be decompressed."""
 
 
+def is_grpc(content_type: bytes) -> bool:
+    """Return whether a content type is gRPC's, with or without the format of its messages."""
+    return content_type == b"application/grpc" or content_type.startswith((b"application/grpc+", b"application/grpc;"))
+
+
 def timeout_seconds(value: bytes) -> float | None:
     """Return the seconds of a `grpc-timeout`, or None if it is malformed."""
     match = _TIMEOUT.fullmatch(value)
@@ -107,12 +112,12 @@ def decompress(data: bytes, encoding: bytes, limit: int) -> bytes:
 
     Raises:
         MessageTooLarge: If the result would exceed `limit` bytes. No more than that is decompressed.
-        MalformedMessage: If the data is not in this encoding.
+        MalformedMessage: If the data is not in this encoding, or the request names none.
     """
-    decompressor = zlib.decompressobj(ENCODINGS[encoding])
     try:
+        decompressor = zlib.decompressobj(ENCODINGS[encoding])
         message = decompressor.decompress(data, limit + 1)
-    except zlib.error:
+    except (KeyError, zlib.error):
         raise MalformedMessage from None
     if len(message) > limit:
         raise MessageTooLarge
