@@ -9,8 +9,8 @@ import base64
 import binascii
 import re
 import zlib
-from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import grpc
@@ -49,8 +49,8 @@ class MalformedMessage(Exception):
 
 
 def is_grpc(content_type: bytes) -> bool:
-    """Return whether a content type is gRPC's, with or without the format of its messages."""
-    return content_type == b"application/grpc" or content_type.startswith((b"application/grpc+", b"application/grpc;"))
+    """Return whether a content type is that of gRPC with protobuf messages."""
+    return content_type.partition(b";")[0] in {b"application/grpc", b"application/grpc+proto"}
 
 
 def timeout_seconds(value: bytes) -> float | None:
@@ -112,15 +112,35 @@ def decompress(data: bytes, encoding: bytes, limit: int) -> bytes:
 
     Raises:
         MessageTooLarge: If the result would exceed `limit` bytes. No more than that is decompressed.
-        MalformedMessage: If the data is not in this encoding, or the request names none.
+        MalformedMessage: If the data is not in this encoding.
     """
+    decompressor = zlib.decompressobj(ENCODINGS[encoding])
     try:
-        decompressor = zlib.decompressobj(ENCODINGS[encoding])
         message = decompressor.decompress(data, limit + 1)
-    except (KeyError, zlib.error):
+    except zlib.error:
         raise MalformedMessage from None
     if len(message) > limit:
         raise MessageTooLarge
     if not decompressor.eof:
         raise MalformedMessage
     return message
+
+
+def peer(address: Any) -> str:
+    """Return a socket's address in gRPC's form."""
+    if isinstance(address, tuple):
+        host, port = address[:2]
+        return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
+    return "unix:"
+
+
+def names(certificate: Mapping[str, Any]) -> dict[str, list[bytes]]:
+    """Return the names in a certificate, as `ssl` decodes it, by gRPC's names for their kinds."""
+    found: dict[str, list[bytes]] = {"peer_dns": [], "peer_uri": [], "x509_common_name": []}
+    keys = {"DNS": "peer_dns", "URI": "peer_uri"}
+    for kind, name in certificate.get("subjectAltName", ()):
+        if kind in keys:
+            found[keys[kind]].append(name.encode())
+    for group in certificate.get("subject", ()):
+        found["x509_common_name"] += [name.encode() for kind, name in group if kind == "commonName"]
+    return found
