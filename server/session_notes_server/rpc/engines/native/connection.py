@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from itertools import chain
 from typing import TYPE_CHECKING, cast
@@ -43,6 +44,9 @@ IDLE_SECONDS, PONG_SECONDS = 60.0, 20.0
 GOAWAY_SECONDS = 1.0
 """Time for the caller to confirm that it knows of a GOAWAY."""
 
+LINGER_SECONDS = 1.0
+"""Time for the caller to end its side of the connection once this side has ended."""
+
 
 class Connection(asyncio.Protocol):
     """A connection, from its acceptance to its end.
@@ -72,6 +76,7 @@ class Connection(asyncio.Protocol):
         self.max_message_bytes = engine.max_message_bytes
         self._engine, self._on_lost, self._encrypted = engine, on_lost, encrypted
         self._transport: asyncio.Transport | None = None
+        self._closing: asyncio.Transport | None = None
         self._auth_context: dict[str, list[bytes]] | None = None
         self._waiting_bytes = 0
         self._flush_due = False
@@ -83,6 +88,7 @@ class Connection(asyncio.Protocol):
         self._paused_since: float | None = None
         self._pinged: float | None = None
         self._leaving_since: float | None = None
+        self._closed = 0.0
         self._established = self._left = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -109,6 +115,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Implement asyncio.Protocol."""
+        if self._transport is None:
+            return
         self._last_received = self.loop.time()
         try:
             self.http2.receive_data(data)
@@ -247,7 +255,12 @@ class Connection(asyncio.Protocol):
 
     def check(self, now: float, max_age_seconds: float) -> None:
         """Enforce the time limits. Called several times per second."""
-        if self._paused_since is not None and now - self._paused_since > RESPONSE_SECONDS:
+        if self._closing is not None:
+            if now - self._closed > RESPONSE_SECONDS:
+                self.abort()
+            elif now - self._closed > LINGER_SECONDS:
+                self._closing.close()
+        elif self._paused_since is not None and now - self._paused_since > RESPONSE_SECONDS:
             self.drop_unread()
         elif not self._established and now - self._opened > HANDSHAKE_SECONDS:
             self.abort()
@@ -296,16 +309,25 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close the connection at once."""
-        if self._transport is not None:
-            self._transport.abort()
+        if (transport := self._transport or self._closing) is not None:
+            transport.abort()
             self._transport = None
         self._close_calls()
 
     def _close(self) -> None:
-        """Close the connection once the transport has sent its bytes."""
+        """Close the connection once the caller has received its bytes.
+
+        If bytes of the caller, such as window updates, were unread at that moment, the system would reset the
+        connection, and the caller would lose what it has not received yet. So the caller is to end its side first,
+        unless the connection uses TLS, which has a handshake for its end.
+        """
         if self._transport is not None:
-            self._transport.close()
-            self._transport = None
+            self._closing, self._transport, self._closed = self._transport, None, self.loop.time()
+            if self._closing.can_write_eof():
+                with contextlib.suppress(OSError):  # The caller has reset the connection.
+                    self._closing.write_eof()
+            else:
+                self._closing.close()
         self._close_calls()
 
     def _close_calls(self) -> None:
