@@ -16,6 +16,9 @@ compares the two."""
 HEALTH_LIVE, HEALTH_READY = "live", "ready"
 """Names of health services besides those of the contract: the process alone, and the process with its store."""
 
+ENGINE_METADATA = "session-notes-engine"
+"""Key of the trailing metadata with which health's Check names the engine that serves it."""
+
 ERASED_WITHIN = timedelta(seconds=10)
 """The time within which data removed by DeleteSession is erased from every file of the embedded store. It begins with
 the response or, if the sidecar ends before the erasure, with its next start. Erasure takes longer if a rewrite of the
@@ -156,7 +159,7 @@ class Settings:
     """Address at which Prometheus scrapes the metrics: `host:port`. None: no metrics are collected."""
 
     channelz: bool = False
-    """Whether to serve gRPC's own view of its connections."""
+    """Whether to serve `grpc.channelz.v1`, the state of connections and calls."""
 
     engine: EngineName = EngineName.AUTO
     """The engine that serves calls. Both keep the same promises; the native one takes a fraction of the CPU."""

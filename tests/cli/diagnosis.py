@@ -3,7 +3,7 @@
 from tests.cli.program import Result
 from tests.support import leaks
 
-SIDECAR_CHECKS = ["address", "protocol", "health", "credentials", "contract", "reads"]
+SIDECAR_CHECKS = ["address", "protocol", "health", "engine", "credentials", "contract", "reads"]
 
 
 class Diagnosis:

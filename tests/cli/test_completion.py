@@ -47,6 +47,7 @@ def bash(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["notes", ""], {"get", "write"}),
         (["notes", "get", "--max-t"], {"--max-turns-behind"}),
         (["health", "--service", "li"], {"live"}),
+        (["serve", "--engine", ""], {"auto", "native", "grpcio"}),
         (["health", "--service", "session"], set(SERVICES)),
         (["session", "get", ""], set()),
         (["serve", "--tls-cert", "x"], {"-o", "default"}),

@@ -17,6 +17,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
+from session_notes_server.settings import EngineName
 from session_notes_tools.doctor.contract import CONTRACT
 
 from tests.access.callers import TOKENS, Authority, Certificate, token_files, write_secret
@@ -34,7 +35,7 @@ def doctor(target: str, *arguments: str, about: str = "sidecar") -> Diagnosis:
     return Diagnosis(Cli(target).in_process("doctor", "--json", *arguments), about)
 
 
-def test_healthy_sidecar(cli: Cli, sidecar: Sidecar) -> None:
+def test_healthy_sidecar(cli: Cli, sidecar: Sidecar, engine: EngineName) -> None:
     """Each check prints a line and the exit code is 0; --write leaves no notes behind."""
     text, written = cli.run_all(["doctor"], ["doctor", "--write", "--json"])
     assert (text.code, text.err) == (0, "")
@@ -44,6 +45,7 @@ def test_healthy_sidecar(cli: Cli, sidecar: Sidecar) -> None:
     diagnosis = Diagnosis(written)
     assert diagnosis.checks == [*SIDECAR_CHECKS, "writes", "clock"]
     assert {diagnosis.verdict(check) for check in diagnosis.checks} == {"ok"}
+    assert diagnosis.says("engine") == engine
     assert "every caller may call every method" in diagnosis.says("credentials")
     assert "no age depends on" in diagnosis.says("clock")
     assert sidecar.target in diagnosis.says("address")
@@ -239,11 +241,12 @@ def test_client_certificates(authority: Authority, tmp_path: Path) -> None:
 
 
 def test_sidecar_of_another_version() -> None:
-    """A missing or additional RPC in the sidecar's contract causes a warning that names it."""
+    """A missing or additional RPC in the sidecar's contract causes a warning that names it. The engine is unknown."""
     with a_server([*another_version(lacks="ListRuns")]) as older, a_server([*another_version(has="Later")]) as newer:
         old, new = doctor(older), doctor(newer)
     assert (old.verdict("contract"), new.verdict("contract")) == ("warning", "warning")
     assert "older, and lacks SessionNotes.ListRuns" in old.says("contract")
+    assert old.verdict("engine") == "skipped"
     assert "newer, and has SessionNotes.Later too" in new.says("contract")
 
 

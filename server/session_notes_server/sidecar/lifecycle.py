@@ -9,7 +9,8 @@ import resource
 import signal
 from collections.abc import AsyncIterator, Coroutine, Sequence
 
-from session_notes_server.settings import Settings
+from session_notes_server.rpc.engines import INSTALL_NATIVE
+from session_notes_server.settings import EngineName, Settings
 from session_notes_server.sidecar.systemd import STOPPING, notify
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,18 @@ def announce_shutdown(settings: Settings) -> None:
     """Notify the service manager of the shutdown, and log it."""
     notify(STOPPING)
     log.info("stopping: no new calls, at most %.0f s for those in flight", settings.grace.total_seconds())
+
+
+def log_engine(setting: EngineName, engine: EngineName) -> None:
+    """Log the engine that serves calls and, if `auto` lacks the package of the native one, how to install it."""
+    if setting is EngineName.AUTO and engine is EngineName.GRPCIO:
+        log.warning(
+            "engine: grpcio, because the package ngh2 is missing or cannot be imported. With it, calls "
+            "take a fraction of the CPU: %s",
+            INSTALL_NATIVE,
+        )
+    else:
+        log.info("engine: %s", engine)
 
 
 def log_addresses(addresses: Sequence[str]) -> None:

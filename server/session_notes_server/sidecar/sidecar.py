@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from session_notes_server.contract import SERVICES
 from session_notes_server.rpc.admission import Admissions
 from session_notes_server.rpc.boundary import Boundary
 from session_notes_server.rpc.connections import connections_per_address
-from session_notes_server.rpc.engines import Engine, open_engine
+from session_notes_server.rpc.engines import Engine, open_engine, resolve
 from session_notes_server.rpc.listening import check_addresses, hold
 from session_notes_server.rpc.services import SERVICERS, reflection
 from session_notes_server.rpc.services.health import SERVICE_NAME as HEALTH
@@ -24,6 +25,7 @@ from session_notes_server.sidecar.lifecycle import (
     background,
     disable_core_files,
     log_addresses,
+    log_engine,
 )
 from session_notes_server.sidecar.resources import Resources, run_embedded_store
 from session_notes_server.sidecar.systemd import READY, notify, ping_watchdog
@@ -55,24 +57,26 @@ async def serve(settings: Settings, on_ready: Callable[[Sequence[str]], None] = 
     shutdown = Shutdown()
     check_addresses(settings)
     connections_per_address(settings)
+    engine = resolve(settings.engine)
     resources = Resources.open(settings)
     _check_free(settings.listen)
     disable_core_files()
-    async with (
-        background(ping_watchdog(lambda: True)),
-        _collect_metrics(settings) as metrics,
-        run_embedded_store(resources.embedded, shutdown) as on_deletion,
-        serve_calls(settings, resources, shutdown, on_deletion, metrics) as addresses,
-    ):
-        on_ready(addresses)
-        notify(READY)
-        await shutdown.wait()
-        announce_shutdown(settings)
+    async with background(ping_watchdog(lambda: True)), _collect_metrics(settings) as metrics:
+        log_engine(settings.engine, engine)
+        settings = replace(settings, engine=engine)
+        async with (
+            run_embedded_store(resources.embedded, shutdown) as on_deletion,
+            serve_calls(settings, resources, shutdown, on_deletion, metrics) as addresses,
+        ):
+            on_ready(addresses)
+            notify(READY)
+            await shutdown.wait()
+            announce_shutdown(settings)
     log.info("stopped")
 
 
 def _check_free(addresses: Sequence[str]) -> None:
-    """Check that the addresses can be bound, before the store is started. gRPC binds them later."""
+    """Check that the addresses can be bound, before the store is started. The engine binds them later."""
     with contextlib.ExitStack() as held:
         for address in addresses:
             held.enter_context(hold(address, shared=False))
@@ -103,7 +107,7 @@ async def serve_calls(
     """Serve calls during the block. At its end, reject new calls and wait for those in flight.
 
     Args:
-        settings: The settings of this process.
+        settings: The settings of this process. The engine is not `auto`.
         resources: The resources that the settings name, with the store running.
         shutdown: A shutdown ends the first check of the store, and an urgent one the wait for calls in flight.
         on_deletion: Called after each deletion.
@@ -125,6 +129,7 @@ async def serve_calls(
         _add_services(engine, settings, resources, store, health, admissions, boundary, telemetry)
         await stack.enter_async_context(background(*(admission.transfers.sweep() for admission in admissions)))
         if metrics is not None:
+            metrics.serves(engine.name)
             await stack.enter_async_context(background(metrics.watch_loop()))
         addresses = [stack.enter_context(engine.listening(address)) for address in settings.listen]
         await engine.start()
@@ -155,7 +160,7 @@ def _add_services(
     engine.add_generic_rpc_handlers(
         [boundary.handlers(service, SERVICERS[service.full_name](store, settings.limits)) for service in SERVICES]
     )
-    engine.add_generic_rpc_handlers([health.handlers(admissions.health_checks, admissions.health_watches)])
+    engine.add_generic_rpc_handlers([health.handlers(engine.name, admissions.health_checks, admissions.health_watches)])
     names = [*(service.full_name for service in SERVICES), HEALTH, *reflection.SERVICE_NAMES]
     if settings.channelz:
         from grpc_channelz.v1 import channelz_pb2

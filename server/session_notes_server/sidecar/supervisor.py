@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 from session_notes_server.rpc.connections import connections_per_address
+from session_notes_server.rpc.engines import resolve
 from session_notes_server.rpc.listening import check_addresses, hold
 from session_notes_server.settings import InvalidSetting, Settings
 from session_notes_server.sidecar.lifecycle import (
@@ -23,6 +24,7 @@ from session_notes_server.sidecar.lifecycle import (
     background,
     disable_core_files,
     log_addresses,
+    log_engine,
 )
 from session_notes_server.sidecar.resources import Resources, run_embedded_store
 from session_notes_server.sidecar.systemd import READY, notify, ping_watchdog
@@ -41,18 +43,20 @@ async def supervise(settings: Settings, on_ready: Callable[[Sequence[str]], None
     _check_shareable(settings)
     check_addresses(settings)
     connections_per_address(settings)
+    engine = resolve(settings.engine)
     resources = Resources.open(settings)
     disable_core_files()
     with contextlib.ExitStack() as held:
         addresses = tuple(held.enter_context(hold(address, shared=True)) for address in settings.listen)
         async with contextlib.AsyncExitStack() as stack:
             on_deletion = await stack.enter_async_context(run_embedded_store(resources.embedded, shutdown))
-            bound_settings = replace(settings, listen=addresses)
+            bound_settings = replace(settings, listen=addresses, engine=engine)
             workers = [
                 WorkerProcess(number, bound_settings, shutdown, on_deletion)
                 for number in range(1, settings.workers + 1)
             ]
             await stack.enter_async_context(_expose_metrics(settings, workers))
+            log_engine(settings.engine, engine)
             await stack.enter_async_context(background(ping_watchdog(lambda: _are_alive(workers))))
             await stack.enter_async_context(
                 background(_report_ready(workers, addresses, on_ready), *(worker.keep_running() for worker in workers))

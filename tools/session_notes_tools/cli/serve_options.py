@@ -159,11 +159,11 @@ _OPTIONS = (
     option(
         "--engine",
         type=click.Choice([name.value for name in EngineName]),
+        metavar="ENGINE",
         envvar="SESSION_NOTES_ENGINE",
-        help="The engine that serves calls: native (libnghttp2) or grpcio (grpc.aio). Both keep the same promises, and "
-        "native takes a fraction of the CPU.",
+        help="The engine that serves calls: native (libnghttp2), grpcio (grpc.aio), or auto, which is native if the "
+        "package ngh2 is installed. Both keep the same promises; native takes a fraction of the CPU.",
         default=_DEFAULTS.engine.value,
-        show_default="auto: native where the package ngh2 is installed",
     ),
     option(
         "--dev",

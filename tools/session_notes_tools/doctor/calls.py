@@ -21,9 +21,9 @@ from session_notes import (
     TokenFile,
 )
 from session_notes.v1 import session_notes_pb2, session_notes_pb2_grpc, session_state_pb2, session_state_pb2_grpc
-from session_notes_server.settings import HEALTH_LIVE, HEALTH_READY
+from session_notes_server.settings import ENGINE_METADATA, HEALTH_LIVE, HEALTH_READY
 
-from session_notes_tools.doctor.findings import Finding, clock, ms, ok, problem, warning
+from session_notes_tools.doctor.findings import Finding, clock, ms, ok, problem, skipped, warning
 from session_notes_tools.doctor.reachability import OTHER_SERVER
 
 READS = 5
@@ -37,16 +37,16 @@ _UNAVAILABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
 def check_health(channel: grpc.Channel, seconds: float) -> Generator[Finding, None, bool | None]:
-    """Check whether the sidecar is live and ready.
+    """Check whether the sidecar is live and ready, and which engine serves its calls.
 
     Returns:
         Whether it is ready; None if it does not respond or is not a sidecar.
     """
     stub = health_pb2_grpc.HealthStub(channel)
-    serving = {}
+    serving, engine = {}, None
     for service in (HEALTH_LIVE, HEALTH_READY):
         try:
-            response = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=seconds)
+            response, call = stub.Check.with_call(health_pb2.HealthCheckRequest(service=service), timeout=seconds)
         except grpc.RpcError as error:
             code = error.code()
             if code in _UNAVAILABLE:
@@ -55,6 +55,7 @@ def check_health(channel: grpc.Channel, seconds: float) -> Generator[Finding, No
                 yield problem("health", f"a gRPC server, but not a sidecar ({code.name})", OTHER_SERVER)
             return None
         serving[service] = response.status == health_pb2.HealthCheckResponse.SERVING
+        engine = dict(call.trailing_metadata()).get(ENGINE_METADATA)
     ready = bool(serving[HEALTH_READY])
     if ready:
         yield ok("health", "live and ready")
@@ -66,6 +67,7 @@ def check_health(channel: grpc.Channel, seconds: float) -> Generator[Finding, No
         )
     else:
         yield problem("health", "it is shutting down", "wait until it has restarted")
+    yield ok("engine", engine) if engine else skipped("engine", "unknown: the sidecar is older, and does not name it")
     return ready
 
 

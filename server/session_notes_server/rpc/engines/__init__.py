@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
@@ -80,27 +79,33 @@ class Engine(Protocol):
         """End calls whose responses have been unread for too long, and free their memory."""
 
 
+INSTALL_NATIVE = "pip install '.[server]' in the checkout of session-notes"
+"""How to install the package of the native engine."""
+
+
 def resolve(name: EngineName) -> EngineName:
-    """Return the engine that serves: for `auto` the native one, if its package is installed.
+    """Return the engine that serves: for `auto` the native one, if its package can be imported.
 
     Raises:
-        InvalidSetting: If the native engine is required and its package is not installed.
+        InvalidSetting: If the native engine is required and its package cannot be imported.
     """
-    installed = find_spec("ngh2") is not None
-    if name is EngineName.AUTO:
-        return EngineName.NATIVE if installed else EngineName.GRPCIO
-    if name is EngineName.NATIVE and not installed:
+    if name is EngineName.GRPCIO:
+        return name
+    try:
+        import ngh2  # noqa: F401
+    except ImportError as error:
+        if name is EngineName.AUTO:
+            return EngineName.GRPCIO
         raise InvalidSetting(
-            "--engine native needs the package ngh2: install it (pip install 'session-notes[server]'), or use --engine "
-            "auto"
-        )
-    return name
+            f"--engine native needs the package ngh2 ({error}): {INSTALL_NATIVE}, or give --engine grpcio"
+        ) from None
+    return EngineName.NATIVE
 
 
 def open_engine(settings: Settings, certificates: Certificates | None) -> Engine:
-    """Create the engine that the settings name."""
+    """Create the engine that the settings name, which is not `auto`: see `resolve`."""
     # Imported only if used: each engine imports a network stack.
-    if resolve(settings.engine) is EngineName.NATIVE:
+    if settings.engine is EngineName.NATIVE:
         from session_notes_server.rpc.engines.native.server import NativeEngine
 
         return NativeEngine(settings, certificates)

@@ -23,7 +23,7 @@ from grpc_health.v1.health import aio
 
 from session_notes_server.rpc import errors
 from session_notes_server.rpc.admission import Admission
-from session_notes_server.settings import HEALTH_LIVE, HEALTH_READY
+from session_notes_server.settings import ENGINE_METADATA, HEALTH_LIVE, HEALTH_READY, EngineName
 from session_notes_server.store import Executor, LogThrottle, StoreUnavailable, describe_error
 from session_notes_server.telemetry.calls import MethodTelemetry, Telemetry
 
@@ -59,10 +59,18 @@ class Health:
         self._log_throttle = LogThrottle()
         self._failing_since: float | None = None
 
-    def handlers(self, checks: Admission, watches: Admission) -> grpc.GenericRpcHandler:
-        """Return the handlers of `grpc.health.v1`, which requires no credentials and therefore has separate bounds."""
+    def handlers(self, engine: EngineName, checks: Admission, watches: Admission) -> grpc.GenericRpcHandler:
+        """Return the handlers of `grpc.health.v1`, which requires no credentials and therefore has separate bounds.
+
+        Check also names the engine that serves it, in its trailing metadata.
+        """
+
+        async def named_check(request: Any, context: Any) -> Any:
+            context.set_trailing_metadata(((ENGINE_METADATA, engine.value),))
+            return await self.servicer.Check(request, context)
+
         encode = health_pb2.HealthCheckResponse.SerializeToString
-        check = self._handler("Check", self.servicer.Check, checks)
+        check = self._handler("Check", named_check, checks)
         watch = self._handler("Watch", self.servicer.Watch, watches)
         return grpc.method_handlers_generic_handler(
             SERVICE_NAME,
@@ -117,9 +125,9 @@ class Health:
 
 
 class HealthServicer(aio.HealthServicer):  # type: ignore[misc]  # grpc_health has no types
-    """gRPC's servicer, with a Watch that does not block other callers.
+    """The servicer of grpcio-health-checking, with a Watch that does not block other callers.
 
-    gRPC's Watch holds a lock while it writes. Until its caller reads, the service's health cannot change, and no other
+    Its own Watch holds a lock while it writes. Until its caller reads, the service's health cannot change, and no other
     caller learns of a change.
     """
 

@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from session_notes_server.settings import EngineName
 from session_notes_server.store import OPERATIONS, StoreUnavailable
 from session_notes_server.telemetry.metrics.cells import Cells, Histogram, Number
 from session_notes_server.telemetry.metrics.families import (
     CODES,
+    ENGINE,
     HANDLED,
     HANDLING,
     IN_FLIGHT,
@@ -51,6 +53,7 @@ class Metrics:
         """Metrics of methods, by full name."""
         self.store = StoreMetrics(cells)
         self.store_up = Number(cells, STORE_UP)
+        self._engines = {name: Number(cells, ENGINE, name) for (name,) in ENGINE.series}
         self._lag = Histogram(cells, LOOP_LAG)
         self._unknown_started = Number(cells, STARTED, *UNKNOWN)
         self._unknown_handled = Number(cells, HANDLED, *UNKNOWN, CODES[grpc.StatusCode.UNIMPLEMENTED])
@@ -59,6 +62,10 @@ class Metrics:
         """Count a call to a method that does not exist."""
         self._unknown_started.add()
         self._unknown_handled.add()
+
+    def serves(self, engine: EngineName) -> None:
+        """Record the engine that serves calls."""
+        self._engines[engine].set(1.0)
 
     async def watch_loop(self) -> None:
         """Measure how late the event loop runs its timers, until cancelled."""

@@ -104,11 +104,11 @@ def _fill(metric: Any, family: Family, labels: Sequence[str], numbers: Sequence[
 
 
 class _Build(Collector):
-    """The versions of the sidecar, Python and gRPC."""
+    """The versions of the sidecar, Python and grpcio."""
 
     def __init__(self) -> None:
         labels = {"version": version("session-notes"), "python": platform.python_version(), "grpc": grpc.__version__}
-        text = "1, with the versions of the sidecar, Python and gRPC."
+        text = "1, with the versions of the sidecar, Python and grpcio."
         self._metric = GaugeMetricFamily("session_notes_build_info", text, labels=[*labels])
         self._metric.add_metric([*labels.values()], 1)
 

@@ -13,6 +13,7 @@ from session_notes.v1.error_reason_pb2 import ErrorReason
 from session_notes.v1.session_notes_pb2 import Readiness, WriteOutcome
 
 from session_notes_server.contract import SERVICES
+from session_notes_server.settings import EngineName
 from session_notes_server.store import OPERATIONS
 
 
@@ -90,7 +91,7 @@ HANDLED = Family(
 HANDLING = Family(
     "grpc_server_handling_seconds",
     "histogram",
-    "Duration of calls, from their arrival in a handler until their response is handed to gRPC.",
+    "Duration of calls, from their arrival in a handler until their response is handed to the engine.",
     _METHOD,
     METHODS,
     _SECONDS,
@@ -182,6 +183,14 @@ RUNS_AT_WORK = Family(
     "Runs begun through this sidecar that are in flight. A run that ends through another worker or sidecar counts "
     "until its lease runs out.",
 )
+ENGINE = Family(
+    "session_notes_engine_info",
+    "gauge",
+    "1 for the engine that serves calls.",
+    ("engine",),
+    tuple((name.value,) for name in EngineName if name is not EngineName.AUTO),
+    combine=max,
+)
 LOOP_LAG = Family(
     "session_notes_event_loop_lag_seconds",
     "histogram",
@@ -193,5 +202,5 @@ ALL = (
     *(STARTED, HANDLED, HANDLING, IN_FLIGHT, REFUSED),
     *(STORE_SECONDS, STORE_FAILURES, STORE_UP),
     *(READS, READ_AGE, READ_DRIFT, WRITES, RUNS_BEGUN, RUNS_ENDED, RUNS_AT_WORK),
-    LOOP_LAG,
+    *(ENGINE, LOOP_LAG),
 )
