@@ -1,7 +1,7 @@
 """Admission control: bounds on calls and on the bytes they hold, per connection and in total.
 
-Excess calls are rejected immediately, before their request is read. gRPC's own limit on calls would also reject health
-checks, gives no reason and does not count bytes. Each handler therefore reads its own request, once its call is
+Excess calls are rejected immediately, before their request is read. An engine's own limit on calls would also reject
+health checks, gives no reason and does not count bytes. Each handler therefore reads its own request, once its call is
 admitted. Until then, HTTP/2 flow control leaves all but 64 KiB of the request with the caller.
 """
 
@@ -189,7 +189,7 @@ class AdmittedCall(Transfer):
         self.sending()
 
     def sending(self) -> None:
-        """Start the time limit for the caller to read a response or status, which now goes to gRPC."""
+        """Start the time limit for the caller to read a response or status, which now goes to the engine."""
         if self._responds:
             self._responds = False
             self._admission._responses.release()

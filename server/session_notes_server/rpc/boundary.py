@@ -1,4 +1,4 @@
-"""The boundary to gRPC: handlers that take bytes, call a servicer, and return bytes or a status."""
+"""The boundary to the engines: handlers that take bytes, call a servicer, and return bytes or a status."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ if READS ^ WRITES != _METHODS or not LARGE_REQUESTS | LARGE_RESPONSES <= _METHOD
 
 
 class Boundary:
-    """The handlers that gRPC serves, with admission control, authorization and telemetry.
+    """The handlers that an engine serves, with admission control, authorization and telemetry.
 
-    If gRPC's usual deserializers or handlers raise, gRPC sends the text of the exception to the caller. These handlers
+    If a usual deserializer or handler raises, grpc.aio sends the text of the exception to the caller. These handlers
     therefore take and return bytes, and translate every error themselves.
     """
 

@@ -193,7 +193,7 @@ def socket_path(address: str) -> Path:
 def exclusive_socket(path: Path) -> Iterator[None]:
     """Reserve the path of a unix socket, create its private directory, and remove a stale socket.
 
-    gRPC alone would take over the path of a running server, and on shutdown delete the socket of its successor.
+    grpc.aio alone would take over the path of a running server, and on shutdown delete the socket of its successor.
     """
     if not path.is_absolute():
         raise InvalidSetting(f"cannot listen on unix:{path}: the path must be absolute.")

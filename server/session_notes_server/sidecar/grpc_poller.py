@@ -1,4 +1,4 @@
-"""gRPC's poller, which must be chosen before gRPC is imported."""
+"""grpc.aio's poller, which must be chosen before gRPC is imported."""
 
 import os
 

@@ -169,7 +169,7 @@ class _JSONFormatter(logging.Formatter):
 
 
 def _is_relevant(record: logging.LogRecord) -> bool:
-    # gRPC logs a traceback for every call that its caller cancels, which a voice agent does at every interruption.
+    # grpc.aio logs a traceback for every call that its caller cancels, which a voice agent does at every interruption.
     error_type = record.exc_info[0] if record.exc_info else None
     return error_type is None or error_type.__name__ != "ExecuteBatchError"
 

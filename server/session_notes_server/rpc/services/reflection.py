@@ -35,7 +35,7 @@ _describe_v1()
 
 
 class ReflectionServicer(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # grpc_reflection has no types
-    """gRPC's servicer, with authorization, admission control and telemetry."""
+    """The servicer of grpcio-reflection, with authorization, admission control and telemetry."""
 
     def __init__(
         self, authorization: Authorization, admission: Admission, service_names: list[str], telemetry: Telemetry

@@ -95,7 +95,7 @@ class CallSpan:
     def end(self, code: grpc.StatusCode) -> None:
         """End the span with the call's status. Must run in the task that began it."""
         detach(self._token)
-        # gRPC cancels a call whose deadline passes. Unlike a request timeout, this counts as the sidecar's fault.
+        # The engine cancels a call whose deadline passes. Unlike a request timeout, this counts as the sidecar's fault.
         deadline_passed = code is grpc.StatusCode.CANCELLED and self._context.time_remaining() == 0
         if deadline_passed:
             code = grpc.StatusCode.DEADLINE_EXCEEDED

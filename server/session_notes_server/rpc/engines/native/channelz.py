@@ -38,7 +38,7 @@ class ChannelzServicer:
     async def GetServerSockets(self, request: Any, context: Any) -> Any:  # noqa: D102
         if request.server_id != _SERVER_ID:
             raise _does_not_exist("server_id")
-        ids = sorted(id(connection) for connection in self._engine.connections)
+        ids = sorted(connection.id for connection in self._engine.connections)
         page = [number for number in ids if number >= request.start_socket_id]
         size = request.max_results or _PAGE
         return messages.GetServerSocketsResponse(
@@ -47,7 +47,7 @@ class ChannelzServicer:
 
     async def GetSocket(self, request: Any, context: Any) -> Any:  # noqa: D102
         for connection in self._engine.connections:
-            if id(connection) == request.socket_id:
+            if connection.id == request.socket_id:
                 return messages.GetSocketResponse(socket=_socket(connection))
         raise _does_not_exist("socket_id")
 
@@ -72,9 +72,7 @@ def _socket(connection: Connection) -> Any:
         streams_succeeded=connection.succeeded,
         streams_failed=connection.started - connection.succeeded - len(connection.calls),
     )
-    return messages.Socket(
-        ref=messages.SocketRef(socket_id=id(connection)), data=data, remote=_address(connection.peer)
-    )
+    return messages.Socket(ref=messages.SocketRef(socket_id=connection.id), data=data, remote=_address(connection.peer))
 
 
 def _address(peer: str) -> Any:

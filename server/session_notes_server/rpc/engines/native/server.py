@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from typing import Any
 
 import grpc
@@ -58,6 +60,8 @@ class NativeEngine:
         self._methods: dict[bytes, Method] = {}
         self._listeners: list[Listener] = []
         self._checks: asyncio.Task[None] | None = None
+        self._ids = count(1)
+        self.next_id: Callable[[], int] = partial(next, self._ids)
         # Calls on connections that have ended: started, succeeded.
         self._past_calls = 0, 0
         self._unread = ThrottledWarning(
@@ -101,7 +105,8 @@ class NativeEngine:
             connection.leave(now=True)
         await self._wait_for(lambda: not self.connections, grace or 0.0)
         for connection in list(self.connections):
-            connection.end_calls()
+            for call in list(connection.calls.values()):
+                call.cancel()
         await self._wait_for(lambda: not self.connections, CLOSE_SECONDS)
         for connection in list(self.connections):
             connection.abort()
@@ -149,12 +154,9 @@ class NativeEngine:
     async def _check(self) -> None:
         while True:
             await asyncio.sleep(CHECK_SECONDS)
-            self._check_connections()
-
-    def _check_connections(self) -> None:
-        now = self.loop.time()
-        for connection in list(self.connections):
-            connection.check(now, self._max_age_seconds)
+            now = self.loop.time()
+            for connection in list(self.connections):
+                connection.check(now, self._max_age_seconds)
 
     async def _wait_for(self, condition: Callable[[], bool], seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -177,13 +179,14 @@ class NativeEngine:
         return await context.request.read(reserve)
 
     def on_end(self, context: Call, task: asyncio.Task[Any], callback: Callable[[object], None]) -> None:
-        """Call `callback` when the stream of the call is closed and its handler has ended."""
-        context.on_closed = callback
+        """Call `callback` when the stream of the call is closed."""
+        context.on_closed(callback)
 
     def drop_unread(self, calls: Iterable[Transfer]) -> None:
         """Close the connections of the calls: their callers do not read."""
         for connection in {call.context.connection for call in calls}:
-            connection.drop_unread()
+            self.log_unread()
+            connection.abort()
 
 
 @dataclass
