@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
 
 import grpc
-from grpc.aio import AbortError
+from grpc.aio import EOF, AbortError
 
 from session_notes_server.rpc import errors
 from session_notes_server.rpc.engines.native import wire
@@ -53,30 +53,14 @@ class Call:
     Attributes:
         connection: Its connection.
         request: Its request.
+        on_closed: Called once its stream is closed and its handler has ended.
     """
-
-    __slots__ = (
-        "_code",
-        "_deadline",
-        "_ended",
-        "_headers",
-        "_initial_metadata",
-        "_message",
-        "_method",
-        "_on_closed",
-        "_started",
-        "_stream",
-        "_task",
-        "_trailing_metadata",
-        "connection",
-        "request",
-    )
 
     def __init__(self, connection: Connection, stream: int, headers: Sequence[wire.Header], *, ended: bool) -> None:
         self.connection = connection
         self.request = Request(connection, stream, ended=ended)
-        self._stream = stream
-        self._headers = headers
+        self.on_closed: Callable[[object], None] | None = None
+        self._stream, self._headers = stream, headers
         self._method: Method
         self._task: asyncio.Task[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -85,7 +69,6 @@ class Call:
         self._trailing_metadata: wire.Metadata = ()
         self._code: grpc.StatusCode | None = None
         self._message = ""
-        self._on_closed: Callable[[object], None] | None = None
 
     def begin(self, method: Method, timeout_seconds: float | None) -> None:
         """Run the handler in a task, until the deadline."""
@@ -95,27 +78,46 @@ class Call:
         if timeout_seconds is not None:
             self._deadline = loop.call_later(timeout_seconds, self._expire)
 
-    def closed(self) -> None:
-        """Note that the stream is closed: the response was sent, or either side has reset the stream."""
+    def end(self, code: grpc.StatusCode, message: str, trailing_metadata: wire.Metadata = ()) -> None:
+        """Queue a status, unless the call has one."""
+        if self._ended:
+            return
+        self._code, self._message = code, message
+        trailers = wire.status(code, message, trailing_metadata)
+        if self._started:
+            self.connection.http2.send_trailers(self._stream, trailers)
+            self._finish()
+        else:
+            self.reject([*wire.RESPONSE, *wire.headers(self._initial_metadata), *trailers])
+
+    def reject(self, headers: Sequence[wire.Header]) -> None:
+        """Queue a response of headers alone."""
+        self.connection.http2.send_response(self._stream, headers, end_stream=True)
+        self._finish()
+
+    def cancel(self, code: grpc.StatusCode, message: str) -> None:
+        """End the call with a status, and cancel its handler."""
+        self.end(code, message)
+        if self._task is not None:
+            self._task.cancel()
+
+    def close(self) -> None:
+        """Release the call once its stream is closed: the response was sent, or either side has reset the stream."""
         self._ended = True
         self.request.close()
         if self._deadline is not None:
             self._deadline.cancel()
         if self._task is not None and not self._task.done():
             self._task.cancel()
-        if self._on_closed is not None:
-            self._on_closed(self)
-            self._on_closed = None
+            # The handler still holds what it has read, and still counts it.
+            self._task.add_done_callback(self._leave)
+        else:
+            self._leave(self)
 
-    def cancel(self) -> None:
-        """Cancel the handler, and end the call with a status."""
-        self.end(grpc.StatusCode.UNAVAILABLE, "the sidecar is shutting down")
-        if self._task is not None:
-            self._task.cancel()
-
-    def on_closed(self, callback: Callable[[object], None]) -> None:
-        """Call `callback` once the stream is closed."""
-        self._on_closed = callback
+    def _leave(self, _: object) -> None:
+        if self.on_closed is not None:
+            self.on_closed(self)
+            self.on_closed = None
 
     async def _run(self) -> None:
         method = self._method
@@ -125,7 +127,7 @@ class Call:
                 await self._respond_with_stream(method.behaviour(request, self))
             else:
                 response = await method.behaviour(request, self)
-                self._respond(method.serialize(response) if method.serialize is not None else response)
+                self._respond(response if method.serialize is None else method.serialize(response))
         except AbortError:
             pass
         except errors.StatusError as error:
@@ -140,8 +142,8 @@ class Call:
 
     async def _only_message(self) -> Any:
         message = await self.read()
-        if message is grpc.aio.EOF:
-            raise errors.malformed_message()
+        if message is EOF or await self.read() is not EOF:
+            await self.abort(grpc.StatusCode.UNIMPLEMENTED, "the method takes exactly one message")
         return message
 
     async def _respond_with_stream(self, responses: Any) -> None:
@@ -150,97 +152,71 @@ class Call:
                 await self.write(response)
         else:
             await responses
-        code = self._code or grpc.StatusCode.OK
-        self.end(code, self._message, self._trailing_metadata)
+        self.end(self._code or grpc.StatusCode.OK, self._message, self._trailing_metadata)
 
     def _respond(self, message: bytes) -> None:
         """Queue the only response, with its status."""
         if self._ended:
             return
-        if self._code is not None and self._code is not grpc.StatusCode.OK:
-            self.end(self._code, self._message, self._trailing_metadata)
-            return
-        self._send(message)
-        trailers = [*wire.OK, *wire.headers(self._trailing_metadata)] if self._trailing_metadata else wire.OK
-        self.connection.send_trailers(self._stream, trailers)
-        self.connection.succeeded += 1
-        self._finish()
+        if self._code is None or self._code is grpc.StatusCode.OK:
+            self._send(message)
+        if self._code is None and not self._trailing_metadata:
+            self.connection.http2.send_trailers(self._stream, wire.OK)
+            self._finish()
+        else:
+            self.end(self._code or grpc.StatusCode.OK, self._message, self._trailing_metadata)
 
     def _send(self, message: bytes) -> None:
         if not self._started:
             self._start()
         prefix = b"\0" + len(message).to_bytes(4, "big")
+        http2 = self.connection.http2
         if len(message) <= FRAME_BYTES:
-            self.connection.send_data(self._stream, prefix + message)
+            http2.send_data(self._stream, prefix + message)
         else:
-            self.connection.send_data(self._stream, prefix)
-            self.connection.send_data(self._stream, message)
+            http2.send_data(self._stream, prefix)
+            http2.send_data(self._stream, message)
 
     def _start(self) -> None:
         self._started = True
-        more = wire.headers(self._initial_metadata) if self._initial_metadata else []
-        self.connection.send_response(self._stream, [*wire.RESPONSE, *more])
-
-    def end(self, code: grpc.StatusCode, message: str, trailing_metadata: wire.Metadata = ()) -> None:
-        """Queue a status, unless the call has one."""
-        if self._ended:
-            return
-        trailers = wire.status(code, message, trailing_metadata)
-        if self._started:
-            self.connection.send_trailers(self._stream, trailers)
-        else:
-            more = wire.headers(self._initial_metadata) if self._initial_metadata else []
-            self.connection.send_response(self._stream, [*wire.RESPONSE, *more, *trailers], end_stream=True)
-        self._code, self._message = code, message
-        self._finish()
-
-    def reject(self, headers: Sequence[wire.Header]) -> None:
-        """Answer a request that is none of gRPC with headers alone."""
-        self.connection.send_response(self._stream, headers, end_stream=True)
-        self._finish()
+        headers = [*wire.RESPONSE, *wire.headers(self._initial_metadata)] if self._initial_metadata else wire.RESPONSE
+        self.connection.http2.send_response(self._stream, headers)
 
     def _finish(self) -> None:
         self._ended = True
         if self._deadline is not None:
             self._deadline.cancel()
-        self.connection.finished(self._stream, self)
+        succeeded = self._started and (self._code is None or self._code is grpc.StatusCode.OK)
+        self.connection.finish(self._stream, request_ended=self.request.ended, succeeded=succeeded)
 
     def _expire(self) -> None:
-        self.end(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
-        if self._task is not None:
-            self._task.cancel()
+        self.cancel(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
 
-    # The interface of grpc.aio.ServicerContext.
+    # The interface of grpc.aio.ServicerContext, and of the iterator of requests.
 
     async def read(self) -> Any:
         """Receive the next message, deserialized. At the end of the request: `grpc.aio.EOF`."""
-        message = await self.request.read(self._check_size)
+        message = await self.request.read(self.connection.check_size)
         if message is None:
-            return grpc.aio.EOF
-        if self._method.deserialize is None:
-            return message
+            return EOF
         try:
-            return self._method.deserialize(message)
+            return message if self._method.deserialize is None else self._method.deserialize(message)
         except Exception:
             raise errors.malformed_message() from None
-
-    def _check_size(self, size: int) -> None:
-        if size > self.connection.max_message_bytes:
-            raise errors.too_large("", limit=self.connection.max_message_bytes, actual=size)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Any:
         message = await self.read()
-        if message is grpc.aio.EOF:
+        if message is EOF:
             raise StopAsyncIteration
         return message
 
     async def write(self, response: Any) -> None:
         """Queue a response of a stream, once the caller has read most of the previous ones."""
-        message = self._method.serialize(response) if self._method.serialize is not None else response
-        while not self._ended and self.connection.unread_bytes(self._stream) > STREAM_BYTES:
+        message = response if self._method.serialize is None else self._method.serialize(response)
+        while not self._ended and self.connection.http2.queued_body_size(self._stream) > STREAM_BYTES:
             await self.connection.flushed.wait()
         if not self._ended:
             self._send(message)
@@ -292,10 +268,4 @@ class Call:
 
     def time_remaining(self) -> float | None:
         """Return the seconds until the deadline, or None without one."""
-        if self._deadline is None:
-            return None
-        return max(self._deadline.when() - self.connection.loop.time(), 0.0)
-
-    def cancelled(self) -> bool:
-        """Return whether the call has ended before its handler."""
-        return self._ended
+        return None if self._deadline is None else max(self._deadline.when() - self.connection.loop.time(), 0.0)

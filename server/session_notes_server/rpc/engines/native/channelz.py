@@ -38,7 +38,7 @@ class ChannelzServicer:
     async def GetServerSockets(self, request: Any, context: Any) -> Any:  # noqa: D102
         if request.server_id != _SERVER_ID:
             raise _does_not_exist("server_id")
-        ids = sorted(connection.id for connection in self._engine.connections)
+        ids = sorted(id(connection) for connection in self._engine.connections)
         page = [number for number in ids if number >= request.start_socket_id]
         size = request.max_results or _PAGE
         return messages.GetServerSocketsResponse(
@@ -47,7 +47,7 @@ class ChannelzServicer:
 
     async def GetSocket(self, request: Any, context: Any) -> Any:  # noqa: D102
         for connection in self._engine.connections:
-            if connection.id == request.socket_id:
+            if id(connection) == request.socket_id:
                 return messages.GetSocketResponse(socket=_socket(connection))
         raise _does_not_exist("socket_id")
 
@@ -61,8 +61,13 @@ class ChannelzServicer:
         raise _does_not_exist("subchannel_id")
 
     def _server(self) -> Any:
-        started, succeeded, failed = self._engine.calls()
-        data = messages.ServerData(calls_started=started, calls_succeeded=succeeded, calls_failed=failed)
+        engine = self._engine
+        in_flight = sum(len(connection.calls) for connection in engine.connections)
+        data = messages.ServerData(
+            calls_started=engine.started,
+            calls_succeeded=engine.succeeded,
+            calls_failed=max(engine.started - engine.succeeded - in_flight, 0),
+        )
         return messages.Server(ref=_SERVER, data=data)
 
 
@@ -70,9 +75,11 @@ def _socket(connection: Connection) -> Any:
     data = messages.SocketData(
         streams_started=connection.started,
         streams_succeeded=connection.succeeded,
-        streams_failed=connection.started - connection.succeeded - len(connection.calls),
+        streams_failed=max(connection.started - connection.succeeded - len(connection.calls), 0),
     )
-    return messages.Socket(ref=messages.SocketRef(socket_id=connection.id), data=data, remote=_address(connection.peer))
+    return messages.Socket(
+        ref=messages.SocketRef(socket_id=id(connection)), data=data, remote=_address(connection.peer)
+    )
 
 
 def _address(peer: str) -> Any:

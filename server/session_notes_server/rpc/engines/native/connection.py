@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable
 from itertools import chain
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import grpc
 import ngh2
 from ngh2 import NGH2Error
 
+from session_notes_server.rpc import errors
 from session_notes_server.rpc.connections import AGE_GRACE_SECONDS, HANDSHAKE_SECONDS, METADATA_BYTES
 from session_notes_server.rpc.engines.native import wire
 from session_notes_server.rpc.engines.native.call import Call
@@ -19,8 +20,6 @@ from session_notes_server.rpc.transfers import RESPONSE_SECONDS
 
 if TYPE_CHECKING:
     from session_notes_server.rpc.engines.native.server import NativeEngine
-
-log = logging.getLogger(__name__)
 
 CONFIGURATION = ngh2.Configuration(
     # Bytes are acknowledged when a handler reads them; see `request`.
@@ -31,6 +30,7 @@ CONFIGURATION = ngh2.Configuration(
     max_inbound_header_list_size=4 * METADATA_BYTES,
     max_inbound_header_count=256,
 )
+
 CONNECTION_WINDOW_BYTES = 2**31 - 1
 """Each stream has a window of 64 KiB. A window for the whole connection would let one stream delay the others, so it is
 unlimited. `may_wait` bounds the bytes of all streams instead."""
@@ -41,86 +41,88 @@ PIECE_BYTES = 64 * 1024
 IDLE_SECONDS, PONG_SECONDS = 60.0, 20.0
 """A connection without traffic is pinged after IDLE_SECONDS, and closed if it does not answer within PONG_SECONDS."""
 
-_OVERSIZED_METADATA = f"the request has more than {METADATA_BYTES} bytes of metadata"
+GOAWAY_SECONDS, EOF_SECONDS, CLOSE_SECONDS = 1.0, 1.0, 20.0
+"""Time for the caller to confirm that it knows of a GOAWAY, to end its side of the connection once this side has ended,
+and to read what was sent before."""
 
 
 class Connection(asyncio.Protocol):
     """A connection, from its acceptance to its end.
 
+    Args:
+        engine: Its engine.
+        on_lost: Called when the connection is lost.
+        encrypted: Whether it uses TLS.
+
     Attributes:
         loop: The event loop.
+        http2: The state of HTTP/2. Its methods fail only after the connection has, when all calls are closed.
         peer: The caller's address.
-        max_message_bytes: The largest message to receive.
         calls: The calls in flight, by stream.
-        flushed: Set for a moment whenever bytes have been passed to the transport.
-        opened: When it was accepted, in the loop's time.
-        id: A number that no other connection of the engine has.
         started: The number of calls so far.
-        succeeded: The number of calls that ended with the status OK.
+        succeeded: The number of calls that ended with a response.
+        flushed: Set for a moment whenever bytes have been passed to the transport.
+        max_message_bytes: The largest message to receive.
     """
 
     def __init__(self, engine: NativeEngine, on_lost: Callable[[], None], *, encrypted: bool) -> None:
         self.loop = engine.loop
+        self.http2 = ngh2.Connection(ngh2.Role.SERVER, CONFIGURATION)
         self.peer = ""
-        self.max_message_bytes = engine.max_message_bytes
         self.calls: dict[int, Call] = {}
-        self.opened = self._last_received = self.loop.time()
-        self.flushed = asyncio.Event()
-        self.id = engine.next_id()
         self.started = self.succeeded = 0
-        self._engine = engine
-        self._encrypted = encrypted
-        self._on_lost = on_lost
-        self._transport: asyncio.Transport | None = None
-        self._http2 = ngh2.Connection(ngh2.Role.SERVER, CONFIGURATION)
-        self._established = False
+        self.flushed = asyncio.Event()
+        self.max_message_bytes = engine.max_message_bytes
+        self._engine, self._on_lost, self._encrypted = engine, on_lost, encrypted
+        self._transport: asyncio.Transport
+        self._auth_context: dict[str, list[bytes]] | None = None
         self._waiting_bytes = 0
         self._flush_due = False
-        self._paused_since: float | None = None
+        # Streams whose response is queued although the caller has not ended its request.
         self._half_closed: set[int] = set()
         self._last_stream = 0
-        self._leaving_since: float | None = None
-        self._left = False
+        # Times of the loop.
+        self._opened = self._last_received = self.loop.time()
+        self._paused_since: float | None = None
         self._pinged: float | None = None
-        self._auth_context: dict[str, list[bytes]] | None = None
-
-    # asyncio.Protocol
+        self._leaving_since: float | None = None
+        self._closing_since: float | None = None
+        self._established = self._left = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Implement asyncio.Protocol."""
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=PIECE_BYTES)
-        self.peer = _peer(transport.get_extra_info("peername"))
+        self._engine.connections.add(self)
+        self.peer = wire.peer(transport.get_extra_info("peername"))
         tls = transport.get_extra_info("ssl_object")
         if self._encrypted and (tls is None or tls.selected_alpn_protocol() != "h2"):
             self.abort()
             return
-        self._engine.connections.add(self)
         settings = {ngh2.Setting.MAX_CONCURRENT_STREAMS: self._engine.max_streams}
         settings[ngh2.Setting.MAX_HEADER_LIST_SIZE] = METADATA_BYTES
-        self._http2.initiate_connection(settings)
-        self._http2.set_local_window_size(CONNECTION_WINDOW_BYTES)
+        self.http2.initiate_connection(settings)
+        self.http2.set_local_window_size(CONNECTION_WINDOW_BYTES)
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Implement asyncio.Protocol."""
-        self._transport = None
         self._on_lost()
-        calls, self.calls = self.calls, {}
-        for call in calls.values():
-            call.closed()
-        self._engine.remove(self)
+        self.abort()
+        self._engine.connections.discard(self)
 
     def data_received(self, data: bytes) -> None:
         """Implement asyncio.Protocol."""
+        if self._closing_since is not None:
+            return
         self._last_received = self.loop.time()
         try:
-            self._http2.receive_data(data)
+            self.http2.receive_data(data)
         except NGH2Error:
             self._fail()
-            return
-        self._handle_events()
-        self.flush_soon()
+        else:
+            self._handle_events()
+            self.flush_soon()
 
     def pause_writing(self) -> None:
         """Implement asyncio.Protocol."""
@@ -131,107 +133,65 @@ class Connection(asyncio.Protocol):
         self._paused_since = None
         self.flush_soon()
 
-    # Events
+    # Calls
 
     def _handle_events(self) -> None:
-        for event in self._http2.events():
+        for event in self.http2.events():
             if isinstance(event, ngh2.DataReceived):
                 call = self.calls.get(event.stream_id)
-                if call is None:
-                    self.acknowledge(event.stream_id, len(event.data))
-                else:
+                if call is not None:
                     call.request.receive(event.data, ended=event.end_stream)
+                else:
+                    self.acknowledge(event.stream_id, len(event.data))
             elif isinstance(event, ngh2.RequestReceived):
                 self._begin(event)
             elif isinstance(event, ngh2.StreamClosed):
                 self._half_closed.discard(event.stream_id)
-                call = self.calls.pop(event.stream_id, None)
-                if call is not None:
-                    call.closed()
+                if (call := self.calls.pop(event.stream_id, None)) is not None:
+                    call.close()
             elif isinstance(event, ngh2.TrailersReceived):
-                call = self.calls.get(event.stream_id)
-                if call is not None:
+                if (call := self.calls.get(event.stream_id)) is not None:
                     call.request.receive(b"", ended=True)
             elif isinstance(event, ngh2.SettingsReceived):
                 self._established = True
             elif isinstance(event, ngh2.PingAcknowledged):
-                self._handle_pong()
+                self._pinged = None
+                if self._leaving_since is not None:
+                    self.leave(now=True)
             elif isinstance(event, ngh2.ConnectionClosed):
                 self._close()
 
     def _begin(self, event: ngh2.RequestReceived) -> None:
         stream, headers = event.stream_id, event.headers
+        self._engine.started += 1
         self.started += 1
         self._last_stream = stream
         call = self.calls[stream] = Call(self, stream, headers, ended=event.end_stream)
         fields = dict(headers)
+        encoding = fields.get(b"grpc-encoding", b"identity")
+        timeout = fields.get(b"grpc-timeout")
+        seconds = wire.timeout_seconds(timeout) if timeout is not None else None
         if fields.get(b":method") != b"POST":
             call.reject([(b":status", b"405"), (b"allow", b"POST")])
-        elif not fields.get(b"content-type", b"").startswith(b"application/grpc"):
+        elif not wire.is_grpc(fields.get(b"content-type", b"")):
             call.reject([(b":status", b"415")])
         elif len(b"".join(chain.from_iterable(headers))) + 32 * len(headers) > METADATA_BYTES:
-            call.end(grpc.StatusCode.RESOURCE_EXHAUSTED, _OVERSIZED_METADATA)
+            call.end(grpc.StatusCode.RESOURCE_EXHAUSTED, f"the metadata is larger than {METADATA_BYTES} bytes")
+        elif (method := self._engine.method(fields.get(b":path", b""))) is None:
+            call.end(grpc.StatusCode.UNIMPLEMENTED, "the method does not exist")
+        elif encoding != b"identity" and encoding not in wire.ENCODINGS:
+            status = wire.status(grpc.StatusCode.UNIMPLEMENTED, "the encoding of the request is not supported")
+            call.reject([*wire.RESPONSE, wire.ACCEPT_ENCODING, *status])
+        elif timeout is not None and seconds is None:
+            call.end(grpc.StatusCode.INTERNAL, "malformed grpc-timeout")
         else:
-            self._begin_method(call, fields)
-
-    def _begin_method(self, call: Call, fields: dict[bytes, bytes]) -> None:
-        method = self._engine.method(fields.get(b":path", b""))
-        if method is None:
-            call.end(grpc.StatusCode.UNIMPLEMENTED, "unknown method")
-            return
-        encoding = fields.get(b"grpc-encoding", b"identity")
-        if encoding != b"identity":
-            if encoding not in wire.ENCODINGS:
-                call.reject([*wire.RESPONSE, wire.ACCEPT_ENCODING, *wire.status(*_UNKNOWN_ENCODING)])
-                return
             call.request.encoding = encoding
-        seconds = None
-        if (timeout := fields.get(b"grpc-timeout")) is not None:
-            seconds = wire.timeout_seconds(timeout)
-            if seconds is None:
-                call.end(grpc.StatusCode.INTERNAL, "malformed grpc-timeout")
-                return
-        call.begin(method, seconds)
-
-    # What calls need. After an error of the connection, these do nothing: the calls are about to end.
-
-    def send_response(self, stream: int, headers: Sequence[wire.Header], *, end_stream: bool = False) -> None:
-        """Queue the headers of a response."""
-        try:
-            self._http2.send_response(stream, headers, end_stream=end_stream)
-        except NGH2Error:
-            log.debug("a response could not be queued")
-
-    def send_data(self, stream: int, data: bytes) -> None:
-        """Queue a part of a response."""
-        try:
-            self._http2.send_data(stream, data)
-        except NGH2Error:
-            log.debug("a response could not be queued")
-
-    def send_trailers(self, stream: int, headers: Sequence[wire.Header]) -> None:
-        """Queue the status of a response."""
-        try:
-            self._http2.send_trailers(stream, headers)
-        except NGH2Error:
-            log.debug("a response could not be queued")
+            call.begin(method, seconds)
 
     def acknowledge(self, stream: int, size: int) -> None:
         """Let the caller send as many bytes again, on the stream and on the connection."""
-        try:
-            self._http2.acknowledge_received_data(size, stream)
-        except NGH2Error:
-            log.debug("bytes could not be acknowledged")
-
-    def unread_bytes(self, stream: int) -> int:
-        """Return how many bytes of a response the transport has not taken."""
-        return self._http2.queued_body_size(stream)
-
-    def finished(self, stream: int, call: Call) -> None:
-        """Note that a call has queued its status."""
-        if not call.request.ended:
-            self._half_closed.add(stream)
-        self.flush_soon()
+        if self._closing_since is None:
+            self.http2.acknowledge_received_data(size, stream)
 
     def count_waiting(self, size: int) -> None:
         """Count bytes of requests that no handler reads yet."""
@@ -242,11 +202,24 @@ class Connection(asyncio.Protocol):
         """Return whether the bytes that wait are within the bounds."""
         return self._engine.waiting.fits(self._waiting_bytes, 0)
 
+    def check_size(self, size: int) -> None:
+        """Raise the error for a message above the maximum size."""
+        if size > self.max_message_bytes:
+            raise errors.too_large("", limit=self.max_message_bytes, actual=size)
+
+    def finish(self, stream: int, *, request_ended: bool, succeeded: bool) -> None:
+        """Send the response of a call, which is queued, and close its stream."""
+        if succeeded:
+            self.succeeded += 1
+            self._engine.succeeded += 1
+        if not request_ended:
+            self._half_closed.add(stream)
+        self.flush_soon()
+
     def auth_context(self) -> dict[str, list[bytes]]:
         """Return the names in the caller's certificate, with gRPC's names for their kinds."""
         if self._auth_context is None:
-            certificate = self._transport.get_extra_info("peercert") if self._transport is not None else None
-            self._auth_context = _names(certificate or {})
+            self._auth_context = wire.names(self._transport.get_extra_info("peercert") or {})
         return self._auth_context
 
     # Output
@@ -259,33 +232,53 @@ class Connection(asyncio.Protocol):
 
     def _flush(self) -> None:
         self._flush_due = False
-        transport = self._transport
-        if transport is None:
+        if self._closing_since is not None or self._paused_since is not None:
             return
         try:
-            while self._paused_since is None and (data := self._http2.data_to_send(PIECE_BYTES)):
-                transport.write(data)
+            while self._paused_since is None and (data := self.http2.data_to_send(PIECE_BYTES)):
+                self._transport.write(data)
             if self._half_closed and self._paused_since is None:
-                self._close_streams()
+                for stream in [stream for stream in self._half_closed if not self.http2.queued_body_size(stream)]:
+                    self._half_closed.discard(stream)
+                    self.http2.reset_stream(stream, 0)
+                    self.flush_soon()
         except NGH2Error:
             self._fail()
             return
-        # Streams also end while their bytes are taken.
-        self._handle_events()
+        self._handle_events()  # Streams also end while their bytes are taken.
         # Wake streams that wait for their caller to read.
         self.flushed.set()
         self.flushed.clear()
         if self._left and not self.calls and self._paused_since is None:
             self._close()
 
-    def _close_streams(self) -> None:
-        """Close streams whose response is sent although the caller has not ended its request."""
-        for stream in [stream for stream in self._half_closed if not self._http2.queued_body_size(stream)]:
-            self._half_closed.discard(stream)
-            self._http2.reset_stream(stream, 0)
-            self.flush_soon()
+    # Time limits, and the end
 
-    # End
+    def check(self, now: float, max_age_seconds: float) -> None:
+        """Enforce the time limits. Called several times per second."""
+        if self._closing_since is not None:
+            if now - self._closing_since > CLOSE_SECONDS:
+                self.abort()
+            elif now - self._closing_since > EOF_SECONDS:
+                self._transport.close()
+        elif self._paused_since is not None and now - self._paused_since > RESPONSE_SECONDS:
+            self.drop_unread()
+        elif not self._established and now - self._opened > HANDSHAKE_SECONDS:
+            self.abort()
+        elif self._leaving_since is not None:
+            if now - self._leaving_since > AGE_GRACE_SECONDS:
+                self.end_calls()
+            elif now - self._leaving_since > GOAWAY_SECONDS:
+                self.leave(now=True)
+        elif now - self._opened > max_age_seconds:
+            self.leave()
+        elif self._pinged is not None:
+            if now - self._pinged > PONG_SECONDS:
+                self.abort()
+        elif now - self._last_received > IDLE_SECONDS:
+            self._pinged = now
+            self.http2.ping()
+            self.flush_soon()
 
     def leave(self, *, now: bool = False) -> None:
         """Send a GOAWAY: the caller opens another connection, and calls in flight end as usual.
@@ -293,85 +286,54 @@ class Connection(asyncio.Protocol):
         The final GOAWAY names the last stream. Unless `now`, it follows once the caller knows of the first one, because
         calls that are on their way would be lost.
         """
-        if self._left or self._transport is None:
+        if self._left or self._closing_since is not None:
             return
-        try:
-            if self._leaving_since is None:
-                self._leaving_since = self.loop.time()
-                self._http2.send_shutdown_notice()
-                self._http2.ping()
-            if now:
-                self._http2.send_goaway(last_stream_id=self._last_stream)
-                self._left = True
-        except NGH2Error:
-            self._fail()
-            return
+        if self._leaving_since is None:
+            self._leaving_since = self.loop.time()
+            self.http2.send_shutdown_notice()
+            self.http2.ping()
+        if now:
+            self.http2.send_goaway(last_stream_id=self._last_stream)
+            self._left = True
         self.flush_soon()
 
-    def _handle_pong(self) -> None:
-        self._pinged = None
-        if self._leaving_since is not None:
-            self.leave(now=True)
+    def end_calls(self) -> None:
+        """End the calls in flight with a status, and close the connection once it is sent."""
+        self.leave(now=True)
+        for call in list(self.calls.values()):
+            call.cancel(grpc.StatusCode.UNAVAILABLE, "the sidecar closes the connection")
 
-    def check(self, now: float, max_age_seconds: float) -> None:
-        """Enforce the time limits. Called several times per second."""
-        if not self._established and now - self.opened > HANDSHAKE_SECONDS:
-            self.abort()
-        elif self._paused_since is not None and now - self._paused_since > RESPONSE_SECONDS:
-            self._engine.log_unread()
-            self.abort()
-        elif self._leaving_since is not None:
-            if now - self._leaving_since > AGE_GRACE_SECONDS:
-                self.abort()
-            elif now - self._leaving_since > 1.0:
-                self.leave(now=True)  # The caller does not answer pings.
-        elif now - self.opened > max_age_seconds:
-            self.leave()
-        elif self._pinged is not None and self._last_received < self._pinged:
-            if now - self._pinged > PONG_SECONDS:
-                self.abort()
-        elif now - self._last_received > IDLE_SECONDS:
-            self._pinged = now
-            self._http2.ping()
-            self.flush_soon()
-
-    def _fail(self) -> None:
-        """Close the connection after an error of the protocol, with the GOAWAY that explains it."""
-        try:
-            if self._transport is not None and (data := self._http2.data_to_send(PIECE_BYTES)):
-                self._transport.write(data)
-        except NGH2Error:
-            pass  # The error is the connection's.
-        self._close()
-
-    def _close(self) -> None:
-        """Close the connection once the transport has sent its bytes."""
-        if self._transport is not None:
-            self._transport.close()
+    def drop_unread(self) -> None:
+        """Close the connection, because its caller does not read."""
+        self._engine.log_unread()
+        self.abort()
 
     def abort(self) -> None:
         """Close the connection at once."""
-        if self._transport is not None:
-            self._transport.abort()
+        self._transport.abort()
+        self._close_calls()
 
+    def _close(self) -> None:
+        """End this side of the connection. The connection closes once the caller has received its last bytes.
 
-_UNKNOWN_ENCODING = (grpc.StatusCode.UNIMPLEMENTED, "the encoding of the request is not supported")
+        If the system closed it while bytes of the caller were unread, such as window updates, it would reset it, and
+        the caller would lose what it has not received. TLS has a handshake for its end.
+        """
+        if self._transport.can_write_eof():
+            with contextlib.suppress(OSError):  # The caller has reset the connection.
+                self._transport.write_eof()
+        else:
+            self._transport.close()
+        self._close_calls()
 
+    def _close_calls(self) -> None:
+        self._closing_since = self._closing_since or self.loop.time()
+        calls, self.calls = self.calls, {}
+        for call in calls.values():
+            call.close()
 
-def _peer(address: Any) -> str:
-    """Return a socket's address in gRPC's form."""
-    if isinstance(address, tuple):
-        host, port = address[:2]
-        return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
-    return "unix:"
-
-
-def _names(certificate: dict[str, Any]) -> dict[str, list[bytes]]:
-    names: dict[str, list[bytes]] = {"peer_dns": [], "peer_uri": [], "x509_common_name": []}
-    keys = {"DNS": "peer_dns", "URI": "peer_uri"}
-    for kind, name in certificate.get("subjectAltName", ()):
-        if kind in keys:
-            names[keys[kind]].append(name.encode())
-    for group in certificate.get("subject", ()):
-        names["x509_common_name"] += [text.encode() for kind, text in group if kind == "commonName"]
-    return names
+    def _fail(self) -> None:
+        """Close the connection after an error of HTTP/2, with the GOAWAY that explains it, if there is one."""
+        with contextlib.suppress(NGH2Error):
+            self._transport.write(self.http2.data_to_send(PIECE_BYTES))
+        self._close()

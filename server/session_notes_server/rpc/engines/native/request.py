@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from grpc import StatusCode
+
 from session_notes_server.rpc import errors
 from session_notes_server.rpc.engines.native import wire
 
@@ -24,18 +26,6 @@ class Request:
         encoding: The encoding of compressed messages. Empty: none.
         ended: Whether the caller has ended its side.
     """
-
-    __slots__ = (
-        "_body",
-        "_connection",
-        "_failure",
-        "_is_read",
-        "_stream",
-        "_unacknowledged",
-        "_waiter",
-        "encoding",
-        "ended",
-    )
 
     def __init__(self, connection: Connection, stream: int, *, ended: bool) -> None:
         self._connection = connection
@@ -136,6 +126,9 @@ class Request:
             await self._wait()
 
     def _decompressed(self, message: bytes, reserve: Callable[[int], None]) -> bytes:
+        if self.encoding not in wire.ENCODINGS:
+            text = "the message is compressed, but the request names no encoding"
+            raise errors.StatusError(StatusCode.INTERNAL, "MALFORMED_MESSAGE", text)
         limit = self._connection.max_message_bytes
         try:
             decompressed = wire.decompress(message, self.encoding, limit)

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
-from itertools import count
 from typing import Any
 
 import grpc
@@ -38,6 +36,8 @@ class NativeEngine:
     Attributes:
         loop: The event loop.
         connections: The open connections.
+        started: The number of calls so far.
+        succeeded: The number of calls that ended with a response.
         waiting: The bytes of requests that no handler reads yet.
         max_message_bytes: The largest message to receive.
         max_streams: The most calls in flight that a connection may have. Admission control refuses calls earlier, with
@@ -50,6 +50,7 @@ class NativeEngine:
         self.loop = asyncio.get_running_loop()
         self.connections: set[Connection] = set()
         self.waiting = Budget(WAITING_BYTES, each=WAITING_BYTES_PER_CONNECTION, little=LITTLE_BYTES)
+        self.started = self.succeeded = 0
         self.max_message_bytes = settings.limits.message_bytes
         self.max_streams = 2 * settings.limits.concurrent_calls
         self._certificates = certificates
@@ -60,10 +61,6 @@ class NativeEngine:
         self._methods: dict[bytes, Method] = {}
         self._listeners: list[Listener] = []
         self._checks: asyncio.Task[None] | None = None
-        self._ids = count(1)
-        self.next_id: Callable[[], int] = partial(next, self._ids)
-        # Calls on connections that have ended: started, succeeded.
-        self._past_calls = 0, 0
         self._unread = ThrottledWarning(
             f"closed %d connections whose callers did not read for {RESPONSE_SECONDS:.0f} s"
         )
@@ -105,8 +102,7 @@ class NativeEngine:
             connection.leave(now=True)
         await self._wait_for(lambda: not self.connections, grace or 0.0)
         for connection in list(self.connections):
-            for call in list(connection.calls.values()):
-                call.cancel()
+            connection.end_calls()
         await self._wait_for(lambda: not self.connections, CLOSE_SECONDS)
         for connection in list(self.connections):
             connection.abort()
@@ -127,20 +123,6 @@ class NativeEngine:
                 return method
         return None
 
-    def remove(self, connection: Connection) -> None:
-        """Remove a connection that has ended."""
-        self.connections.discard(connection)
-        started, succeeded = self._past_calls
-        self._past_calls = started + connection.started, succeeded + connection.succeeded
-
-    def calls(self) -> tuple[int, int, int]:
-        """Return how many calls have started, succeeded and failed."""
-        started, succeeded = self._past_calls
-        started += sum(connection.started for connection in self.connections)
-        succeeded += sum(connection.succeeded for connection in self.connections)
-        in_flight = sum(len(connection.calls) for connection in self.connections)
-        return started, succeeded, started - succeeded - in_flight
-
     def channelz_servicer(self) -> object:
         """Return the servicer of channelz."""
         from session_notes_server.rpc.engines.native.channelz import ChannelzServicer
@@ -154,9 +136,12 @@ class NativeEngine:
     async def _check(self) -> None:
         while True:
             await asyncio.sleep(CHECK_SECONDS)
-            now = self.loop.time()
-            for connection in list(self.connections):
-                connection.check(now, self._max_age_seconds)
+            self._check_connections()
+
+    def _check_connections(self) -> None:
+        now = self.loop.time()
+        for connection in list(self.connections):
+            connection.check(now, self._max_age_seconds)
 
     async def _wait_for(self, condition: Callable[[], bool], seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -179,14 +164,13 @@ class NativeEngine:
         return await context.request.read(reserve)
 
     def on_end(self, context: Call, task: asyncio.Task[Any], callback: Callable[[object], None]) -> None:
-        """Call `callback` when the stream of the call is closed."""
-        context.on_closed(callback)
+        """Call `callback` when the stream of the call is closed and its handler has ended."""
+        context.on_closed = callback
 
     def drop_unread(self, calls: Iterable[Transfer]) -> None:
         """Close the connections of the calls: their callers do not read."""
         for connection in {call.context.connection for call in calls}:
-            self.log_unread()
-            connection.abort()
+            connection.drop_unread()
 
 
 @dataclass

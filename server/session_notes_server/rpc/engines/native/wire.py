@@ -9,8 +9,8 @@ import base64
 import binascii
 import re
 import zlib
-from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import grpc
@@ -46,6 +46,11 @@ class MessageTooLarge(Exception):
 
 class MalformedMessage(Exception):
     """A message that cannot be decompressed."""
+
+
+def is_grpc(content_type: bytes) -> bool:
+    """Return whether a content type is that of gRPC with protobuf messages."""
+    return content_type.partition(b";")[0] in {b"application/grpc", b"application/grpc+proto"}
 
 
 def timeout_seconds(value: bytes) -> float | None:
@@ -119,3 +124,23 @@ def decompress(data: bytes, encoding: bytes, limit: int) -> bytes:
     if not decompressor.eof:
         raise MalformedMessage
     return message
+
+
+def peer(address: Any) -> str:
+    """Return a socket's address in gRPC's form."""
+    if isinstance(address, tuple):
+        host, port = address[:2]
+        return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
+    return "unix:"
+
+
+def names(certificate: Mapping[str, Any]) -> dict[str, list[bytes]]:
+    """Return the names in a certificate, as `ssl` decodes it, by gRPC's names for their kinds."""
+    found: dict[str, list[bytes]] = {"peer_dns": [], "peer_uri": [], "x509_common_name": []}
+    keys = {"DNS": "peer_dns", "URI": "peer_uri"}
+    for kind, name in certificate.get("subjectAltName", ()):
+        if kind in keys:
+            found[keys[kind]].append(name.encode())
+    for group in certificate.get("subject", ()):
+        found["x509_common_name"] += [name.encode() for kind, name in group if kind == "commonName"]
+    return found
