@@ -1,4 +1,4 @@
-"""channelz, gRPC's view of its own connections: off by default, and only for the role admin."""
+"""channelz, the engine's view of its connections: off by default, and only for the role admin."""
 
 import sys
 from collections.abc import Iterator

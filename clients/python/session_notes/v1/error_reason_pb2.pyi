@@ -34,8 +34,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TOO_LARGE: _ErrorReason.ValueType  # 3
     """RESOURCE_EXHAUSTED. A request, field, response or session would exceed a limit. `limit` and `actual` count entries
     for batches, turns and fields, and bytes otherwise. `field` is empty if the whole request (4 MiB by default) or the
-    session (see UpdateSession and WriteNotes) is too large. A request larger than twice the limit is rejected by gRPC
-    itself, with this status and no details.
+    session (see UpdateSession and WriteNotes) is too large. A request larger than twice the limit may be rejected with
+    this status and no details.
         { "field": "notes", "limit": "262144", "actual": "300127" }
     """
     ERROR_REASON_RUN_ALREADY_WRITTEN: _ErrorReason.ValueType  # 4
@@ -101,8 +101,8 @@ ERROR_REASON_MALFORMED_MESSAGE: ErrorReason.ValueType  # 2
 ERROR_REASON_TOO_LARGE: ErrorReason.ValueType  # 3
 """RESOURCE_EXHAUSTED. A request, field, response or session would exceed a limit. `limit` and `actual` count entries
 for batches, turns and fields, and bytes otherwise. `field` is empty if the whole request (4 MiB by default) or the
-session (see UpdateSession and WriteNotes) is too large. A request larger than twice the limit is rejected by gRPC
-itself, with this status and no details.
+session (see UpdateSession and WriteNotes) is too large. A request larger than twice the limit may be rejected with
+this status and no details.
     { "field": "notes", "limit": "262144", "actual": "300127" }
 """
 ERROR_REASON_RUN_ALREADY_WRITTEN: ErrorReason.ValueType  # 4

@@ -46,8 +46,8 @@ export enum ErrorReason {
   /**
    * RESOURCE_EXHAUSTED. A request, field, response or session would exceed a limit. `limit` and `actual` count entries
    * for batches, turns and fields, and bytes otherwise. `field` is empty if the whole request (4 MiB by default) or the
-   * session (see UpdateSession and WriteNotes) is too large. A request larger than twice the limit is rejected by gRPC
-   * itself, with this status and no details.
+   * session (see UpdateSession and WriteNotes) is too large. A request larger than twice the limit may be rejected with
+   * this status and no details.
    *     { "field": "notes", "limit": "262144", "actual": "300127" }
    *
    * @generated from enum value: ERROR_REASON_TOO_LARGE = 3;
