@@ -1,21 +1,34 @@
 """`session-notes bench` as a user runs it, and its sections at sizes that take seconds."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from session_notes import PrimaryClient
-from session_notes_tools.bench import dapr, footprint, growth, h2load, rounds, scale
+from session_notes_tools.bench import (
+    contenders,
+    dapr,
+    footprint,
+    goals,
+    growth,
+    h2load,
+    processes,
+    rounds,
+    scale,
+)
 from session_notes_tools.bench.errors import BenchError
 from session_notes_tools.bench.measurements import Load, Row, Slice
-from session_notes_tools.bench.targets import Target
+from session_notes_tools.bench.targets import Protocol, Target
 
 from tests.support import Sidecar, eventually, free_port, program
 
@@ -42,8 +55,8 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_all_places_are_measured_and_compared_with_the_floor(temporary: Path, tmp_path: Path) -> None:
-    """One run measures each call over TCP and a unix socket, the floor and Redis, and writes a table, JSON and plot."""
+def test_all_places_are_measured_and_compared(temporary: Path, tmp_path: Path) -> None:
+    """One run measures the sidecar on both engines and all contenders, and writes tables, JSON and a plot."""
     done = bench("--results", str(tmp_path / "results"))
     assert done.returncode == 0, done.stderr
     document = json.loads((tmp_path / "results" / "bench.json").read_text())
@@ -52,17 +65,31 @@ def test_all_places_are_measured_and_compared_with_the_floor(temporary: Path, tm
         place: {row["call"] for row in document["calls"] if row["place"] == place}
         for place in {row["place"] for row in document["calls"]}
     }
-    assert calls_at["session-notes (tcp)"] == calls_at["session-notes (unix)"] == CALLS
-    assert calls_at["floor (tcp)"] == calls_at["floor (unix)"] == {"Echo"}
-    assert calls_at["floor, sidecar's poller (tcp)"] == {"Echo"}
-    assert len(calls_at["redis-py, no sidecar"]) == 2
+    daprd = calls_at.pop("daprd (tcp)", None)
+    fastapi = calls_at.pop("FastAPI and redis-py (tcp)", None)
+    assert calls_at == {
+        "bare grpc.aio (tcp)": {"Echo"},
+        "bare native (tcp)": {"Echo"},
+        "session-notes, native (tcp)": {*CALLS, "PrimaryClient.get_notes"},
+        "session-notes, native (unix)": {"GetNotes"},
+        "session-notes, grpcio (tcp)": {"GetNotes", "WriteNotes", "PrimaryClient.get_notes"},
+        "grpc.aio and redis-py (tcp)": {"read", "write"},
+        "redis-py, no sidecar": {"read", "read, modify, write"},
+    }
+    assert daprd == ({"GetState", "SaveState", "DaprClient.get_state"} if shutil.which("daprd") else None)
+    assert fastapi == ({"read", "write"} if h2load.find_h2load() else None)
     for row in document["calls"]:
         assert row["calls"] > 0
         assert 0 < row["median_us"] <= row["p99_us"]
-        is_grpc = row["place"].startswith(("session-notes", "floor", "daprd"))
-        assert (row["server_cpu_us"] is not None) == is_grpc
-    floor = [row for row in document["calls"] if row["place"] == "floor (tcp)"]
-    assert {row["median_us_to_floor"] for row in floor} == {1.0}
+        assert (row["server_cpu_us"] is not None) == (row["protocol"] != "redis")
+    echo = [row for row in document["calls"] if row["place"] == "bare grpc.aio (tcp)"]
+    assert {row["median_us_to_echo"] for row in echo} == {1.0}
+    assert [row["engine"] for row in document["engines"]] == ["native", "grpcio"]
+    assert all(row["idle_mb"] > 0 for row in document["engines"])
+    assert [line.partition(":")[0] for line in document["left_out"]] == [
+        *([] if shutil.which("daprd") else ["daprd"]),
+        *([] if h2load.find_h2load() else ["h2load"]),
+    ]
     assert document["machine"]["packages"]["grpcio"]
     assert "GetNotes" in done.stdout
     assert done.stderr.startswith("warning: each target was called for only 0.03 s in total")
@@ -82,7 +109,7 @@ def test_a_running_sidecar_is_left_as_it_was(sidecar: Sidecar) -> None:
 
 
 def test_the_token_of_the_environment_is_sent(tmp_path: Path) -> None:
-    """A sidecar that requires tokens is measured by Python callers only, since h2load sends no token."""
+    """A sidecar that requires tokens is measured by Python callers, as are the echoes, since h2load sends no token."""
     tokens = tmp_path / "tokens"
     tokens.mkdir(mode=0o700)
     (tokens / "admin").write_text("a-token\n")
@@ -90,8 +117,10 @@ def test_the_token_of_the_environment_is_sent(tmp_path: Path) -> None:
     with Sidecar(flags=["--tokens-dir", str(tokens)]) as sidecar:
         done = bench("--target", sidecar.target, "--json", SESSION_NOTES_TOKEN="a-token")
         assert done.returncode == 0, done.stderr
-        rows = [row for row in json.loads(done.stdout)["calls"] if row["call"] in CALLS]
+        rows = json.loads(done.stdout)["calls"]
+        assert {*CALLS, "Echo"} == {row["call"] for row in rows}
         assert {row["caller"] for row in rows} == {"python"}
+        assert all(row["median_us_to_echo"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -173,13 +202,13 @@ def test_an_unreachable_sidecar_is_an_error() -> None:
 def test_ratios_are_taken_within_a_round() -> None:
     """A machine that is slow in some rounds does not change the median ratio."""
     target = Target("", "", "", "/x", (b"",))
-    row, floor = Row(target, Load("python", 1)), Row(target, Load("python", 1))
+    row, base = Row(target, Load("python", 1)), Row(target, Load("python", 1))
     for slowness in (1.0, 5.0, 1.0, 9.0):
         row.slices.append(Slice([120 * slowness], 1, 60 * slowness, None, None))
-        floor.slices.append(Slice([100 * slowness], 1, 50 * slowness, None, None))
-    assert row.ratio(floor, "median_us") == pytest.approx(1.2)
-    assert row.ratio(floor, "server_cpu_us") == pytest.approx(1.2)
-    assert row.ratio(floor, "store_cpu_us") is None
+        base.slices.append(Slice([100 * slowness], 1, 50 * slowness, None, None))
+    assert row.ratio(base, "median_us") == pytest.approx(1.2)
+    assert row.ratio(base, "server_cpu_us") == pytest.approx(1.2)
+    assert row.ratio(base, "store_cpu_us") is None
 
 
 async def test_growth_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +241,7 @@ async def test_workers_and_cluster() -> None:
     single, double = await scale.measure_workers(no_progress, rounds=1, seconds=0.05)
     assert (single["workers"], double["workers"], single["cpu_to_one_worker"]) == (1, 2, 1.0)
     assert (single["in_flight"], double["in_flight"]) == (64, 128)  # The same load per worker.
-    alone, _, both, *_ = await scale.measure_cluster(no_progress, rounds=1, seconds=0.05)
+    alone, both, *_ = await scale.measure_cluster(no_progress, rounds=1, seconds=0.05)
     assert alone["answers_that_differ"] == both["answers_that_differ"] == "0 of 100"
 
 
@@ -233,10 +262,73 @@ def test_the_encoding_of_dapr_messages() -> None:
 
 
 def test_loads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """h2load calls only gRPC servers, and only if it is on PATH."""
-    redis, grpc = Target("", "", "", "redis: read", ()), Target("", "", "", "/a/b", ())
+    """h2load calls servers if it is on PATH and no token must be sent; otherwise Python callers call those of gRPC."""
+    protocols: list[Protocol] = ["grpc", "http", "redis", "client"]
+    targets = [Target(protocol, "", "", "", (), protocol=protocol) for protocol in protocols]
+
+    def callers(*more: Target) -> dict[str, list[str]]:
+        loads = rounds.loads_for([*targets, *more])
+        return {place: [load.caller for target, load in loads if target.place == place] for place in protocols}
+
+    by_h2load = {"grpc": ["h2load"] * 2, "http": ["h2load"] * 2, "redis": ["python"] * 2, "client": ["python"]}
+    by_python = by_h2load | {"grpc": ["python"] * 2, "http": []}
     monkeypatch.setattr(rounds, "find_h2load", lambda: "/usr/bin/h2load")
-    assert {load.caller for load in rounds.loads_for(redis)} == {"python"}
-    assert {load.caller for load in rounds.loads_for(grpc)} == {"python", "h2load"}
+    assert callers() == by_h2load
+    assert callers(Target("", "", "", "", (), authenticated=True)) == by_python
     monkeypatch.setattr(rounds, "find_h2load", lambda: None)
-    assert {load.caller for load in rounds.loads_for(grpc)} == {"python"}
+    assert callers() == by_python
+
+
+def test_the_rows_that_a_row_is_compared_with() -> None:
+    """A call is compared with the echo of its transport and load, and with its counterparts at daprd and itself."""
+
+    def row(place: str, name: str, in_flight: int = 64) -> Row:
+        return Row(Target(place, name, "unix:x" if "unix" in place else "host:1", "/x", ()), Load("h2load", in_flight))
+
+    rows = {
+        "echo": row("bare grpc.aio (tcp)", "Echo"),
+        "unix": row("bare grpc.aio (unix)", "Echo"),
+        "alone": row("bare grpc.aio (tcp)", "Echo", 1),
+        "get_state": row("daprd (tcp)", "GetState"),
+        "save_state": row("daprd (tcp)", "SaveState"),
+        "get_notes": row("session-notes, native (tcp)", "GetNotes"),
+    }
+
+    def bases(name: str) -> dict[str, Row]:
+        return rounds.base_rows(rows.values(), row("session-notes, native (tcp)", name))
+
+    assert bases("GetNotes") == {"echo": rows["echo"], "daprd": rows["get_state"]}
+    assert bases("WriteNotes") == {"echo": rows["echo"], "daprd": rows["save_state"]}
+    assert bases("BatchGetNotes") == {"echo": rows["echo"], "get_notes": rows["get_notes"]}
+
+
+async def test_a_contender_that_does_not_start_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named with the end of its output and the log of all of it; without output, with the reason alone."""
+
+    @contextlib.asynccontextmanager
+    async def broken() -> AsyncIterator[list[Target]]:
+        command = (sys.executable, "-c", "print('first'); raise SystemExit('second')")
+        async with processes.server_process(*command, port=free_port()):
+            yield []
+
+    @contextlib.asynccontextmanager
+    async def missing() -> AsyncIterator[list[Target]]:
+        contenders.require_packages("json", "no_such_package")
+        yield []
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    async with contextlib.AsyncExitStack() as stack:
+        tested = contenders.Contenders(stack)
+        assert await tested.targets("a server", broken()) == ()
+        assert await tested.targets("another", missing()) == ()
+    (log,) = tmp_path.iterdir()  # noqa: ASYNC240 - nothing else runs in this loop
+    assert set(log.read_text().split()) == {"first", "second"}
+    assert tested.left_out[0].startswith("a server: exited during startup: ")
+    assert tested.left_out[0].endswith(f"; log: {log}")
+    assert tested.left_out[1].startswith("another: not installed: no_such_package (in a checkout: pip install")
+
+
+def test_goals() -> None:
+    """A bar is an upper or lower limit and includes it; a missing figure neither meets nor misses it."""
+    assert [goals.is_met("≤ 0.35", figure) for figure in (0.35, 0.351, None)] == ["yes", "no", None]
+    assert [goals.is_met("≥ 1.1", figure) for figure in (1.1, 1.09)] == ["yes", "no"]

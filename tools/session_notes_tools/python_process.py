@@ -18,7 +18,16 @@ _LONGEST_LINE_BYTES = 64 * 1024 * 1024
 
 
 class ProcessFailed(Exception):
-    """A child process failed. The text contains its name and the last line of its stderr."""
+    """A child process failed. The text contains its name and the last line of its stderr.
+
+    Args:
+        text: The text.
+        log: The last lines of its stderr.
+    """
+
+    def __init__(self, text: str, log: str = "") -> None:
+        super().__init__(text)
+        self.log = log
 
 
 class PythonProcess(ChildProcess):
@@ -107,4 +116,4 @@ class PythonProcess(ChildProcess):
         """Return an error with this text and the last line of stderr."""
         # Without letters and digits, a line is only decoration, as around the traceback of an exception group.
         lines = [line for line in self._stderr_tail if any(map(str.isalnum, line))]
-        return ProcessFailed(": ".join([f"the {self.name} {text}", *lines[-1:]]))
+        return ProcessFailed(": ".join([f"the {self.name} {text}", *lines[-1:]]), "\n".join(self._stderr_tail))

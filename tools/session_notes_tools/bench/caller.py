@@ -1,10 +1,10 @@
 """The caller program of the bench, which makes calls and reports their latencies.
 
-It calls as a Python application does, with grpc.aio and generated messages or with redis-py and JSON. Several of these
-processes run at the same time, because a single one would be the bottleneck.
+It calls as a Python application does: with grpc.aio and generated messages, with redis-py and JSON, or with a client
+library. Several of these processes run at the same time, because a single one would be the bottleneck.
 
-Parent and program exchange JSON lines. The first line on stdin lists the targets, each as [address, method, [base64
-body, …], authenticated]. Each later line requests a slice, [index of the target, calls in flight, seconds]. The
+Parent and program exchange JSON lines. The first line on stdin lists the targets, each as [protocol, address, method,
+[base64 body, …], authenticated]. Each later line requests a slice, [index of the target, calls in flight, seconds]. The
 program responds with one line on stdout, [latencies in µs, elapsed seconds, CPU seconds], or with an error text, after
 which it exits. It also exits at the end of stdin.
 """
@@ -16,13 +16,16 @@ import base64
 import contextlib
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-REDIS_READ, REDIS_UPDATE = "redis: read", "redis: read, modify, write"
-SESSION_TTL_SECONDS = 24 * 3600
+from session_notes_tools.bench.documents import SESSION_TTL_SECONDS
+
+REDIS_READ, REDIS_UPDATE = "read", "read, modify, write"
+PRIMARY_CLIENT, DAPR_CLIENT = "PrimaryClient.get_notes", "DaprClient.get_state"
 DEADLINE_SECONDS = 30
 
 Call = Callable[[bytes], Awaitable[object]]
@@ -37,9 +40,11 @@ async def _main() -> None:
 
     async with contextlib.AsyncExitStack() as stack:
         calls = []
-        for address, method, bodies, authenticated in await read_line():
-            if method in {REDIS_READ, REDIS_UPDATE}:
+        for protocol, address, method, bodies, authenticated in await read_line():
+            if protocol == "redis":
                 call = await _redis_call(address, method, stack)
+            elif protocol == "client":
+                call = _primary_client(address, stack) if method == PRIMARY_CLIENT else _dapr_client(address, stack)
             else:
                 call = await _grpc_call(address, method, authenticated, stack)
             calls.append((call, [base64.b64decode(body) for body in bodies]))
@@ -111,6 +116,32 @@ async def _redis_call(url: str, method: str, stack: contextlib.AsyncExitStack) -
         await client.set(key, json.dumps(session), ex=SESSION_TTL_SECONDS)
 
     return read if method == REDIS_READ else update
+
+
+def _primary_client(address: str, stack: contextlib.AsyncExitStack) -> Call:
+    from session_notes import PrimaryClient
+
+    client = stack.enter_context(PrimaryClient(address))
+
+    async def call(key: bytes) -> object:
+        return client.get_notes(key.decode())
+
+    return call
+
+
+def _dapr_client(addresses: str, stack: contextlib.AsyncExitStack) -> Call:
+    address, http_url = addresses.split()
+    # The client checks the sidecar's health over HTTP, and prints failures to stdout.
+    os.environ["DAPR_HTTP_ENDPOINT"] = http_url
+    with contextlib.redirect_stdout(sys.stderr):
+        from dapr.clients import DaprClient
+
+        client: Any = stack.enter_context(DaprClient(address))
+
+    async def call(key: bytes) -> object:
+        return client.get_state("store", key.decode()).json()
+
+    return call
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ class Callers:
         """Run the processes within the block."""
         calls = [
             (
+                target.protocol,
                 target.address,
                 target.method,
                 [base64.b64encode(body).decode() for body in target.bodies],

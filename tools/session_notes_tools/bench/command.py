@@ -53,12 +53,11 @@ def bench(
     results: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure the cost of a call, compared with a bare gRPC server and with Redis without a sidecar.
+    """Measure the cost of a call on both engines, compared with bare gRPC servers, Dapr, and Redis without a sidecar.
 
     All targets are called in turn, round by round, so that noise on the machine affects all of them alike. Trust the
-    ratios to the floor, a bare grpc.aio server with responses of the same size, more than the absolute figures. The
-    caller `python` calls as an application does. The caller `h2load`, if it is on PATH, calls as fast as the server
-    responds.
+    ratios more than the absolute figures: those to the echo, a bare grpc.aio server with responses of the same size,
+    and those to daprd. Servers are called by h2load, if it is on PATH. A contender that does not start is left out.
     """
     from session_notes_tools.cli import documents, output
     from session_notes_tools.cli.options import usage_error
@@ -108,10 +107,8 @@ def _measure(target: str | None, pids: Sequence[int], *, full: bool, **settings:
     from session_notes import SessionNotesError
     from session_notes_server.settings import StartupError
 
-    from session_notes_tools.bench.calls import measure_sidecar_at, measure_temporary_sidecar
-    from session_notes_tools.bench.dapr import find_daprd
+    from session_notes_tools.bench.calls import measure_sidecar_at, measure_temporary_sidecars
     from session_notes_tools.bench.errors import BenchError
-    from session_notes_tools.bench.h2load import find_h2load
     from session_notes_tools.bench.machine import machine_facts
     from session_notes_tools.cli.exits import failure_of
     from session_notes_tools.python_process import ProcessFailed
@@ -121,16 +118,11 @@ def _measure(target: str | None, pids: Sequence[int], *, full: bool, **settings:
         raise usage_error("--pid", f"no process has the id {missing[0]}")
     if target is None:
         drop_credentials()
-    optional = {"h2load": find_h2load(), **({"daprd": find_daprd()} if target is None else {})}
-    document: dict[str, Any] = {
-        "machine": machine_facts(),
-        "settings": settings,
-        "not_on_path": [name for name, path in optional.items() if path is None],
-    }
+    document: dict[str, Any] = {"machine": machine_facts(), "settings": settings}
     try:
         with _progress() as progress:
             calls = (
-                measure_temporary_sidecar(progress=progress, **settings)
+                measure_temporary_sidecars(progress=progress, **settings)
                 if target is None
                 else measure_sidecar_at(target, pids, progress=progress, **settings)
             )
@@ -140,7 +132,7 @@ def _measure(target: str | None, pids: Sequence[int], *, full: bool, **settings:
                 from session_notes_tools.bench.sections import measure_sections
 
                 document |= asyncio.run(_until_signalled(measure_sections(progress, **settings)))
-                document["bars"] = compare_with_goals(document)
+                document["goals"] = compare_with_goals(document)
     except grpc.RpcError as error:
         raise failure_of(SessionNotesError.from_rpc_error(error), target or "") from None
     except SessionNotesError as error:

@@ -1,16 +1,19 @@
-"""Dapr's sidecar `daprd`, on the same store, if it is on PATH."""
+"""Dapr's sidecar `daprd` on the same store, if it is on PATH, and its Python SDK, if it is installed."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc.aio
 
+from session_notes_tools.bench.caller import DAPR_CLIENT
+from session_notes_tools.bench.contenders import JSONSessions, require_packages
+from session_notes_tools.bench.errors import BenchError
 from session_notes_tools.bench.processes import free_ports, server_process
 from session_notes_tools.bench.stores import Store
 from session_notes_tools.bench.targets import Target
@@ -29,27 +32,34 @@ spec:
 """
 
 
-def find_daprd() -> str | None:
-    """Return the path of daprd, or None if it is not on PATH."""
-    return shutil.which("daprd")
+@dataclass(frozen=True)
+class Daprd:
+    """A running daprd with a document under each key.
+
+    Attributes:
+        address: Its gRPC address.
+        http: The URL of its HTTP port.
+        targets: The calls that read and write the documents.
+    """
+
+    address: str
+    http: str
+    targets: Sequence[Target]
 
 
 @contextlib.asynccontextmanager
-async def dapr_targets(store: Store, session: bytes, count: int) -> AsyncIterator[list[Target]]:
-    """Run daprd and yield its targets, or none if it is not on PATH.
+async def run_daprd(store: Store, sessions: JSONSessions) -> AsyncIterator[Daprd]:
+    """Run daprd.
 
     Args:
         store: The store that it uses.
-        session: The document to store under each key.
-        count: The number of keys.
+        sessions: The sessions to store.
 
     Raises:
-        BenchError: If it does not start.
+        BenchError: If it is not on PATH, or does not start.
     """
-    daprd = find_daprd()
-    if daprd is None:
-        yield []
-        return
+    if (daprd := shutil.which("daprd")) is None:
+        raise BenchError("not on PATH")
     grpc_port, http_port, internal_port, metrics_port = free_ports(4)
     with tempfile.TemporaryDirectory(prefix="session-notes-bench-") as folder:
         (Path(folder) / "store.yaml").write_text(_COMPONENT.format(port=store.port))
@@ -59,22 +69,50 @@ async def dapr_targets(store: Store, session: bytes, count: int) -> AsyncIterato
             *("--dapr-http-port", str(http_port), "--dapr-internal-grpc-port", str(internal_port)),
             *("--metrics-port", str(metrics_port), "--log-level", "error"),
             port=grpc_port,
-            output=asyncio.subprocess.DEVNULL,
-        ) as pid:
+        ) as server:
             address = f"127.0.0.1:{grpc_port}"
             # Field numbers of dapr/proto/runtime/v1/dapr.proto. GetState: store_name 1, key 2.
             # SaveState: store_name 1, states 2, each of key 1 and value 2.
-            keys = [f"bench-{number}".encode() for number in range(count)]
+            document = sessions.document()
+            keys = [session_id.encode() for session_id in sessions.ids]
             reads = tuple(_field(1, b"store") + _field(2, key) for key in keys)
-            writes = tuple(_field(1, b"store") + _field(2, _field(1, key) + _field(2, session)) for key in keys)
+            writes = tuple(_field(1, b"store") + _field(2, _field(1, key) + _field(2, document)) for key in keys)
             async with grpc.aio.insecure_channel(address) as channel:
                 save: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"{_METHODS}SaveState")
-                for write in writes:
-                    await save(write, timeout=30, wait_for_ready=True)
-            yield [
-                Target("daprd (tcp)", name, address, f"{_METHODS}{name}", bodies, (pid,), store.pid)
+                try:
+                    for write in writes:
+                        await save(write, timeout=30, wait_for_ready=True)
+                except grpc.aio.AioRpcError as error:
+                    raise server.failure(f"SaveState failed: {error.details()}") from error
+            targets = [
+                Target("daprd (tcp)", name, address, f"{_METHODS}{name}", bodies, server.pids, store.pid)
                 for name, bodies in (("GetState", reads), ("SaveState", writes))
             ]
+            yield Daprd(address, f"http://127.0.0.1:{http_port}", targets)
+
+
+@contextlib.asynccontextmanager
+async def dapr_client(daprd: Daprd, sessions: JSONSessions) -> AsyncIterator[Sequence[Target]]:
+    """Yield the target that reads a session from daprd with Dapr's Python SDK.
+
+    Raises:
+        BenchError: If the SDK is not installed.
+    """
+    require_packages("dapr")
+    get_state, *_ = daprd.targets
+    keys = tuple(session_id.encode() for session_id in sessions.ids)
+    yield [
+        Target(
+            "daprd (tcp)",
+            "DaprClient.get_state",
+            f"{daprd.address} {daprd.http}",
+            DAPR_CLIENT,
+            keys,
+            get_state.servers,
+            get_state.store,
+            protocol="client",
+        )
+    ]
 
 
 def _field(number: int, content: bytes) -> bytes:

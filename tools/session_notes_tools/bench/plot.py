@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from session_notes_tools.bench.report import server_calls
+from session_notes_tools.bench.rounds import MANY_IN_FLIGHT
+
 Calls = Sequence[Mapping[str, Any]]
 
 
@@ -17,8 +20,8 @@ def draw(calls: Calls, path: Path) -> None:
     from matplotlib import pyplot
 
     panels = (
-        ("median latency, ms, 1 call in flight", "median_us", 1000.0, [row for row in calls if row["in_flight"] == 1]),
-        ("server CPU per call, µs, 64 calls in flight", "server_cpu_us", 1.0, _many_in_flight(calls)),
+        ("median latency, ms, 1 call in flight", "median_us", 1000.0, server_calls(calls, 1)),
+        ("server CPU per call, µs, 64 calls in flight", "server_cpu_us", 1.0, server_calls(calls, MANY_IN_FLIGHT)),
     )
     figure, axes = pyplot.subplots(1, 2, figsize=(13, 6), layout="constrained")
     for axis, (title, key, unit, rows) in zip(axes, panels, strict=True):
@@ -35,12 +38,7 @@ def draw(calls: Calls, path: Path) -> None:
     pyplot.close(figure)
 
 
-def _many_in_flight(calls: Calls) -> Calls:
-    many = [row for row in calls if row["in_flight"] > 1]
-    return [row for row in many if row["caller"] == "h2load"] or many
-
-
 def _color(row: Mapping[str, Any]) -> str:
-    if row["place"].startswith("floor"):
+    if row["place"].startswith("bare"):
         return "#999999"
     return "#2a7fb8" if row["place"].startswith("session-notes") else "#d98c3f"

@@ -6,25 +6,26 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from session_notes_tools.bench.machine import machine_text
+from session_notes_tools.bench.rounds import MANY_IN_FLIGHT
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 SECTIONS = {
+    "engines": "Memory of the sidecar",
     "growth": "Growth",
-    "memory": "Memory",
+    "memory": "Memory by sessions",
     "footprint": "Start and import",
     "workers": "Workers",
     "cluster": "Two sidecars on a cluster",
-    "bars": "Goals",
+    "goals": "Goals",
 }
-"""The sections that `--full` adds, by their key in the document, with their titles."""
+"""The sections after the calls, by their key in the document, with their titles. `--full` adds all but the first."""
 
 # Headings by key. The heading of any other key is the key with spaces instead of underscores.
 _HEADINGS = {
     "of": "dimension",
     "what": "operation",
-    "bar": "goal",
     "median_us": "median, µs",
     "server_cpu_us": "server CPU per call, µs",
     "store_cpu_us": "store CPU per call, µs",
@@ -36,8 +37,13 @@ _HEADINGS = {
     "worst_seconds": "slowest, s",
     "calls_per_second": "calls/s",
     "cpu_to_one_worker": "CPU ÷ one worker",
+    "idle_mb": "idle, MB",
+    "under_load_mb": "under load, MB",
     "answers_that_differ": "different responses",
 }
+
+
+Calls = Sequence[Mapping[str, Any]]
 
 
 class TextTable(NamedTuple):
@@ -47,24 +53,43 @@ class TextTable(NamedTuple):
     rows: Sequence[Sequence[str]]
 
 
-def calls_table(calls: Sequence[Mapping[str, Any]]) -> TextTable:
-    """Return the table of all calls at all places, ordered by load."""
-    headings = ("call", "where", "in flight", "median, ms", "p99, ms", "calls/s", "server CPU, µs")
+def server_calls(calls: Calls, in_flight: int) -> list[Mapping[str, Any]]:
+    """Return the calls to servers with a number of calls in flight."""
+    return [row for row in calls if row["in_flight"] == in_flight and row["protocol"] in {"grpc", "http"}]
+
+
+def servers_table(calls: Calls) -> TextTable:
+    """Return a row per call and server: latency with one call in flight, throughput and CPU with many."""
+    headings = (
+        *("call", "where", "median, ms", "p99, ms", "median ÷ daprd"),
+        *("calls/s, 64 in flight", "p99, ms", "server CPU, µs", "CPU ÷ echo", "CPU ÷ daprd"),
+    )
+    loaded = {(row["call"], row["place"]): row for row in server_calls(calls, MANY_IN_FLIGHT)}
+    rows = []
+    for row in server_calls(calls, 1):
+        many = loaded[row["call"], row["place"]]
+        rows.append(
+            (
+                *(row["call"], row["place"], milliseconds(row["median_us"]), milliseconds(row["p99_us"])),
+                ratio(row.get("median_us_to_daprd")),
+                *(number(many["calls_per_second"]), milliseconds(many["p99_us"]), number(many["server_cpu_us"])),
+                *(ratio(many.get("server_cpu_us_to_echo")), ratio(many.get("server_cpu_us_to_daprd"))),
+            )
+        )
+    return TextTable(headings, rows)
+
+
+def clients_table(calls: Calls) -> TextTable:
+    """Return a row per call of a client library or of redis-py, with one call in flight."""
     return TextTable(
-        (*headings, "median ÷ floor", "CPU ÷ floor"),
+        ("call", "where", "median, ms", "p99, ms", "caller CPU, µs"),
         [
             (
-                row["call"],
-                row["place"],
-                f"{row['in_flight']}{', h2load' if row['caller'] == 'h2load' else ''}",
-                milliseconds(row["median_us"]),
-                milliseconds(row["p99_us"]),
-                number(row["calls_per_second"]),
-                number(row["server_cpu_us"]),
-                ratio(row["median_us_to_floor"]),
-                ratio(row["server_cpu_us_to_floor"]),
+                *(row["call"], row["place"], milliseconds(row["median_us"]), milliseconds(row["p99_us"])),
+                number(row["caller_cpu_us"]),
             )
-            for row in sorted(calls, key=lambda row: (row["in_flight"], row["caller"]))
+            for row in calls
+            if row["in_flight"] == 1 and row["protocol"] in {"client", "redis"}
         ],
     )
 
@@ -81,14 +106,15 @@ def render_report(document: Mapping[str, Any]) -> list[RenderableType]:
 
     parts: list[RenderableType] = [
         Text(machine_text(document["machine"]), style="bold"),
-        _rendered(calls_table(document["calls"])),
+        Text("Servers", style="bold"),
+        rendered(servers_table(document["calls"])),
     ]
+    if (clients := clients_table(document["calls"])).rows:
+        parts += [Text("From Python", style="bold"), rendered(clients)]
     for name, title in SECTIONS.items():
         if document.get(name):
-            parts += [Text(title, style="bold"), _rendered(section_table(document[name]))]
-    if document["not_on_path"]:
-        programs = ", ".join(document["not_on_path"])
-        parts.append(Text(f"not measured, because not on PATH: {programs}", style="yellow"))
+            parts += [Text(title, style="bold"), rendered(section_table(document[name]))]
+    parts += [Text(f"left out: {line}", style="yellow") for line in document["left_out"]]
     return parts
 
 
@@ -111,7 +137,8 @@ def ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _rendered(table: TextTable) -> RenderableType:
+def rendered(table: TextTable) -> RenderableType:
+    """Return a table as a rich renderable."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

@@ -7,27 +7,45 @@ over the rounds.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from session_notes_tools.bench.callers import Callers
+from session_notes_tools.bench.echo import GRPC_AIO
 from session_notes_tools.bench.h2load import call_with_h2load, find_h2load, require_h2load
 from session_notes_tools.bench.measurements import H2LOAD, PYTHON, Load, Row
-from session_notes_tools.bench.targets import Target
+from session_notes_tools.bench.targets import Protocol, Target
 
 MANY_IN_FLIGHT = 64
 FIRST_CALLS = 5 * MANY_IN_FLIGHT
 """The number of calls in h2load's first slice, before its rate is known."""
 
+DAPR_CALLS = {"GetNotes": "GetState", "WriteNotes": "SaveState"}
+"""The calls that are compared with daprd's."""
+
 Progress = Callable[[str], None]
 """Receives a line of text about each step."""
 
 
-def loads_for(target: Target) -> list[Load]:
-    """Return the loads that this machine can put on a target. h2load calls only gRPC servers, and sends no token."""
-    loads = [Load(PYTHON, 1), Load(PYTHON, MANY_IN_FLIGHT)]
-    if find_h2load() and target.method.startswith("/") and not target.authenticated:
-        loads.append(Load(H2LOAD, MANY_IN_FLIGHT))
-    return loads
+def loads_for(targets: Sequence[Target]) -> list[tuple[Target, Load]]:
+    """Return each target with each of the loads that this machine can put on it.
+
+    h2load calls servers. It sends no token, so if one must be sent, or if h2load is not on PATH, Python callers call
+    all gRPC servers instead.
+    """
+    use_h2load = find_h2load() is not None and not any(target.authenticated for target in targets)
+    in_flight: dict[tuple[Protocol, str], tuple[int, ...]] = {
+        ("client", PYTHON): (1,),
+        ("redis", PYTHON): (1, MANY_IN_FLIGHT),
+        ("grpc", H2LOAD if use_h2load else PYTHON): (1, MANY_IN_FLIGHT),
+        ("http", H2LOAD): (1, MANY_IN_FLIGHT) if use_h2load else (),
+    }
+    return [
+        (target, Load(caller, number))
+        for target in targets
+        for (protocol, caller), numbers in in_flight.items()
+        if protocol == target.protocol
+        for number in numbers
+    ]
 
 
 async def measure(
@@ -70,6 +88,25 @@ async def measure(
     return rows
 
 
-def floor_rows(rows: Iterable[Row]) -> Mapping[tuple[str, Load], Row]:
-    """Return the floor's rows by transport and load."""
-    return {(row.target.transport, row.load): row for row in rows if row.target.place.startswith("floor (")}
+def base_rows(rows: Iterable[Row], row: Row) -> dict[str, Row]:
+    """Return the rows with which a row is compared, by name.
+
+    Args:
+        rows: All rows.
+        row: The row to compare.
+    """
+    dapr_call = DAPR_CALLS.get(row.target.name)
+    bases = {}
+    for base in rows:
+        if base.load == row.load:
+            if base.target.place == f"bare {GRPC_AIO} ({row.target.transport})":
+                bases["echo"] = base
+            elif base.target.place.startswith("daprd") and base.target.name == dapr_call:
+                bases["daprd"] = base
+            elif (base.target.place, base.target.name, row.target.name) == (
+                row.target.place,
+                "GetNotes",
+                "BatchGetNotes",
+            ):
+                bases["get_notes"] = base
+    return bases

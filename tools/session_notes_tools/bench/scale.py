@@ -65,7 +65,7 @@ async def measure_workers(progress: Progress, *, rounds: int, seconds: float) ->
 
 
 async def measure_cluster(progress: Progress, *, rounds: int, seconds: float) -> Rows:
-    """Return rows for two sidecars on a cluster of three nodes, each alone and both together.
+    """Return rows for two sidecars on a cluster of three nodes, one alone and both together.
 
     Each case runs with one call in flight, which leaves both sidecars room on a machine with few cores, and with many.
 
@@ -80,7 +80,7 @@ async def measure_cluster(progress: Progress, *, rounds: int, seconds: float) ->
         await sessions.fill()
         differences = await _count_differences(sessions.ids, sidecars)
         first, second = (sessions.targets("", sidecar.target, servers=(sidecar.pid,))[0] for sidecar in sidecars)
-        named = {"first": [first], "second": [second], "both": [first, second]}
+        named = {"one": [first], "both": [first, second]}
         cases = [(name, in_flight) for in_flight in (1, MANY_IN_FLIGHT) for name in named]
         groups = [(named[name], in_flight) for name, in_flight in cases]
         slices = await _measure_in_turn(groups, rounds=rounds, seconds=seconds, progress=progress)

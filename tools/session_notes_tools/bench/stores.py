@@ -52,8 +52,8 @@ async def run_store(*flags: str) -> AsyncIterator[Store]:
             *("--unixsocket", f"{folder}/store.sock", "--logfile", "log", "--loglevel", "warning"),
             *("--appendonly", "yes", "--appendfsync", "everysec", "--save", "", *flags),
             port=port,
-        ) as pid:
-            yield Store(f"unix://{quote(folder)}/store.sock", port, pid)
+        ) as server:
+            yield Store(f"unix://{quote(folder)}/store.sock", port, server.pids[0])
 
 
 def sidecar_on(url: str, *flags: str) -> AbstractAsyncContextManager[TemporarySidecar]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Protocol = Literal["grpc", "http", "redis", "client"]
+"""How callers make a call: gRPC, HTTP/1.1, redis-py, or a client library that makes one call at a time."""
 
 
 @dataclass(frozen=True)
@@ -10,14 +14,16 @@ class Target:
     """One method of one server, with its requests.
 
     Attributes:
-        place: The server's name in the report: `floor (tcp)`, `session-notes (unix)`, …
+        place: The server's name in the report: `bare grpc.aio (tcp)`, `session-notes, native (unix)`, …
         name: The call's name in the report.
-        address: A gRPC address, or a Redis URL.
-        method: `/package.Service/Method`, or one of `caller`'s names for Redis operations.
-        bodies: Serialized requests, sent in turn; for Redis the keys.
+        address: A gRPC address, host and port of an HTTP server, a Redis URL, or the addresses that a client library
+            needs, separated by spaces.
+        method: gRPC: `/package.Service/Method`. HTTP: the verb and the path. Others: one of the names in `caller`.
+        bodies: Requests, sent in turn: serialized messages or documents; for redis-py and client libraries the keys.
         servers: The server's processes, whose CPU time is measured; empty if unknown.
         store: The process of the store behind it, whose CPU time is measured too; None if unknown.
         authenticated: Whether callers send the token and certificates of the environment.
+        protocol: How it is called.
     """
 
     place: str
@@ -28,6 +34,7 @@ class Target:
     servers: tuple[int, ...] = ()
     store: int | None = None
     authenticated: bool = False
+    protocol: Protocol = "grpc"
 
     @property
     def transport(self) -> str:

@@ -1,0 +1,179 @@
+"""The engines serve what handlers of gRPC expect: kinds of methods, metadata, statuses, deadlines, cancellation."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from session_notes_server.settings import EngineName
+
+from tests.engines import PlainCaller, run_engine, service
+
+MEBIBYTE = 1024**2
+
+
+async def test_all_kinds_of_methods(engine: EngineName) -> None:
+    """Requests and responses are single messages or streams, in each combination."""
+
+    async def unary_unary(request: bytes, _: Any) -> bytes:
+        return request * 2
+
+    async def unary_stream(request: bytes, _: Any) -> AsyncIterator[bytes]:
+        for byte in request:
+            yield bytes([byte])
+
+    async def stream_unary(requests: AsyncIterator[bytes], _: Any) -> bytes:
+        return b"".join([request async for request in requests])
+
+    async def stream_stream(requests: AsyncIterator[bytes], context: Any) -> None:
+        async for request in requests:
+            await context.write(request * 2)
+
+    handlers = service(
+        UnaryUnary=grpc.unary_unary_rpc_method_handler(unary_unary),
+        UnaryStream=grpc.unary_stream_rpc_method_handler(unary_stream),
+        StreamUnary=grpc.stream_unary_rpc_method_handler(stream_unary),
+        StreamStream=grpc.stream_stream_rpc_method_handler(stream_stream),
+    )
+    async with run_engine(engine, lambda _: [handlers]) as (target, _), grpc.aio.insecure_channel(target) as channel:
+        calls: Any = channel
+        parts = [b"a", b"", b"c" * MEBIBYTE]
+        assert await calls.unary_unary("/a.Service/UnaryUnary")(b"ab", timeout=10) == b"abab"
+        assert [part async for part in calls.unary_stream("/a.Service/UnaryStream")(b"ab", timeout=10)] == [b"a", b"b"]
+        assert await calls.stream_unary("/a.Service/StreamUnary")(iter(parts), timeout=10) == b"".join(parts)
+        stream = calls.stream_stream("/a.Service/StreamStream")(timeout=10)
+        for part in parts:  # Each response arrives before the next request is sent.
+            await stream.write(part)
+            assert await stream.read() == part * 2
+        await stream.done_writing()
+        assert await stream.read() is grpc.aio.EOF
+        assert await stream.code() is grpc.StatusCode.OK
+
+
+BINARY = bytes(range(256))
+
+
+async def test_metadata_arrives_unchanged(engine: EngineName) -> None:
+    """Metadata of text and bytes arrives unchanged, in both directions, with repeated keys in order."""
+    metadata = (("a-text", "1"), ("a-value-bin", BINARY), ("a-text", "2"), ("no-bytes-bin", b""), ("a-value-bin", b"a"))
+    received = list[tuple[str, str | bytes]]()
+
+    async def handle(_: bytes, context: Any) -> bytes:
+        received.extend(context.invocation_metadata())
+        await context.send_initial_metadata(metadata)
+        context.set_trailing_metadata(metadata)
+        return b""
+
+    def of(pairs: Any, key: str) -> list[str | bytes]:
+        return [value for name, value in pairs if name == key]
+
+    handlers = service(Echo=grpc.unary_unary_rpc_method_handler(handle))
+    async with run_engine(engine, lambda _: [handlers]) as (target, _), grpc.aio.insecure_channel(target) as channel:
+        method: Any = channel.unary_unary("/a.Service/Echo")
+        call = method(b"", timeout=10, metadata=metadata)
+        await call
+        for pairs in (received, await call.initial_metadata(), await call.trailing_metadata()):
+            for key in {key for key, _ in metadata}:
+                assert of(pairs, key) == of(metadata, key)
+
+
+@pytest.mark.parametrize("message", ["", "100 % of %41", "Grüße, 世界 🙂", "two\nlines\tand \x7f"])
+@pytest.mark.parametrize("responses", [0, 1])
+async def test_a_status_arrives_unchanged(engine: EngineName, message: str, responses: int) -> None:
+    """A status message of any text and the details of a status arrive unchanged, without and with a response."""
+
+    async def fail(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        for _ in range(responses):
+            yield request
+        await context.abort(grpc.StatusCode.ABORTED, message, (("a-detail-bin", BINARY),))
+
+    handlers = service(Fail=grpc.unary_stream_rpc_method_handler(fail))
+    async with run_engine(engine, lambda _: [handlers]) as (target, _), grpc.aio.insecure_channel(target) as channel:
+        method: Any = channel.unary_stream("/a.Service/Fail")
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            _ = [response async for response in method(b"", timeout=10)]
+        assert (error.value.code(), error.value.details()) == (grpc.StatusCode.ABORTED, message)
+        assert ("a-detail-bin", BINARY) in tuple(error.value.trailing_metadata())
+
+
+class Waiting:
+    """A method that waits until it is cancelled, with events for both."""
+
+    def __init__(self) -> None:
+        self.started = asyncio.Event()
+        self.cancelled = asyncio.Event()
+
+    async def handle(self, _: bytes, __: Any) -> bytes:
+        self.started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        raise AssertionError("never")
+
+    def service(self, _: object) -> list[grpc.GenericRpcHandler]:
+        """Return the handler of the service."""
+        return [service(Wait=grpc.unary_unary_rpc_method_handler(self.handle))]
+
+
+async def test_the_engine_keeps_deadlines(engine: EngineName) -> None:
+    """At a call's deadline, its handler is cancelled and the call ended, even if the caller itself keeps none."""
+    method = Waiting()
+    async with run_engine(engine, method.service) as (target, _), PlainCaller(target) as caller:
+        response = await asyncio.wait_for(caller.response(caller.call("Wait", {"grpc-timeout": "200m"})), 10)
+        await asyncio.wait_for(method.cancelled.wait(), 10)
+        assert response.headers.get("grpc-status") == "4"
+
+
+@pytest.mark.parametrize("way", ["cancellation", "disconnect"])
+async def test_a_caller_that_leaves_cancels_its_handler(engine: EngineName, way: str) -> None:
+    """The handler of a call is cancelled when its caller cancels the call, or disconnects."""
+    method = Waiting()
+    async with run_engine(engine, method.service) as (target, _):
+        if way == "cancellation":
+            async with grpc.aio.insecure_channel(target) as channel:
+                call: Any = channel.unary_unary("/a.Service/Wait")
+                waiting = call(b"")
+                await asyncio.wait_for(method.started.wait(), 10)
+                waiting.cancel()
+                await asyncio.wait_for(method.cancelled.wait(), 10)
+        else:
+            async with PlainCaller(target) as caller:
+                caller.call("Wait")
+                await asyncio.wait_for(method.started.wait(), 10)
+            await asyncio.wait_for(method.cancelled.wait(), 10)
+
+
+async def test_a_stop_sends_what_is_queued(engine: EngineName) -> None:
+    """A response that its caller has yet to read when the engine stops still arrives completely."""
+    done = asyncio.Event()
+
+    async def handle(_: bytes, __: Any) -> bytes:
+        done.set()
+        return bytes(2 * MEBIBYTE)
+
+    handlers = service(Read=grpc.unary_unary_rpc_method_handler(handle))
+    async with run_engine(engine, lambda _: [handlers]) as (target, server), PlainCaller(target, window=0) as caller:
+        call = caller.call("Read")
+        await asyncio.wait_for(done.wait(), 10)
+        stop = asyncio.create_task(server.stop(30))
+        await asyncio.sleep(0)
+        caller.accept(2**31 - 1)
+        response = await asyncio.wait_for(caller.response(call), 20)
+        assert (len(response.body), response.headers.get("grpc-status")) == (2 * MEBIBYTE + 5, "0")
+        await asyncio.wait_for(stop, 5)
+
+
+async def test_a_stop_waits_for_no_new_connection(engine: EngineName) -> None:
+    """A connection that is made while the engine stops is closed, and does not delay the stop."""
+    method = Waiting()
+    async with run_engine(engine, method.service) as (target, server), PlainCaller(target) as caller:
+        caller.call("Wait")
+        await asyncio.wait_for(method.started.wait(), 10)
+        host, _, port = target.rpartition(":")
+        with socket.create_connection((host, int(port))):
+            stop = asyncio.create_task(server.stop(1))
+            await asyncio.wait_for(stop, 5)
