@@ -1,6 +1,7 @@
 """Engines in the event loop of a test, with handlers of the test, and a caller without the features of gRPC clients."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Any, Self
 
 import grpc
 import ngh2
+from session_notes_server.identity.callers import Certificates
 from session_notes_server.rpc.engines import Engine, open_engine
 from session_notes_server.settings import EngineName, Settings
 
@@ -21,10 +23,12 @@ def service(**methods: Any) -> grpc.GenericRpcHandler:
 
 @asynccontextmanager
 async def run_engine(
-    name: EngineName, handlers: Callable[[Engine], Iterable[grpc.GenericRpcHandler]]
+    name: EngineName,
+    handlers: Callable[[Engine], Iterable[grpc.GenericRpcHandler]],
+    certificates: Certificates | None = None,
 ) -> AsyncIterator[tuple[str, Engine]]:
     """Run an engine with handlers on a free port, and yield its address and the engine."""
-    engine = open_engine(Settings(engine=name), None)
+    engine = open_engine(Settings(engine=name), certificates)
     engine.add_generic_rpc_handlers(handlers(engine))
     try:
         with engine.listening("127.0.0.1:0") as target:
@@ -40,7 +44,7 @@ class Response:
 
     headers: dict[str, str] = field(default_factory=dict)
     """Headers and trailers."""
-    body: bytes = b""
+    body: bytearray = field(default_factory=bytearray)
     error_code: int | None = None
     """HTTP/2's error code, once the call has ended."""
 
@@ -51,10 +55,12 @@ class PlainCaller:
     Args:
         target: The address to connect to.
         window: How many bytes of each response it accepts at first.
+        tls: The context of TLS. None: no TLS.
     """
 
-    def __init__(self, target: str, *, window: int = 65_535) -> None:
+    def __init__(self, target: str, *, window: int = 65_535, tls: ssl.SSLContext | None = None) -> None:
         self._target = target
+        self._tls = tls
         self._window = window
         self._http2 = ngh2.Connection(ngh2.Role.CLIENT)
         self._responses: dict[int, Response] = {}
@@ -63,7 +69,7 @@ class PlainCaller:
 
     async def __aenter__(self) -> Self:
         host, _, port = self._target.rpartition(":")
-        self._reader, self._writer = await asyncio.open_connection(host, int(port))
+        self._reader, self._writer = await asyncio.open_connection(host, int(port), ssl=self._tls)
         self._http2.initiate_connection({ngh2.Setting.INITIAL_WINDOW_SIZE: self._window})
         return self
 

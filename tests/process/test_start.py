@@ -1,14 +1,17 @@
 """Start: without Redis, within 2 s, and with settings from flags and from the environment."""
 
 import os
+import socket
 import stat
 import time
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from session_notes import DEFAULT_TARGET
 from session_notes_server.settings import Settings
@@ -76,6 +79,25 @@ def test_reflection_describes_the_contract(sidecar: Sidecar) -> None:
                 assert not method.server_streaming
 
 
+@pytest.mark.parametrize("version", ["v1alpha", "v1"])
+def test_both_versions_of_reflection(sidecar: Sidecar, version: str) -> None:
+    """Both versions of reflection are served, list each other, and answer several requests of one stream."""
+    requests = (
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="session_notes.v1.GetNotesResponse"),
+    )
+    with new_channel(sidecar.target) as channel:
+        method: Any = channel.stream_stream(
+            f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+            reflection_pb2.ServerReflectionRequest.SerializeToString,
+            reflection_pb2.ServerReflectionResponse.FromString,
+        )
+        listed, described = method(iter(requests), timeout=10)
+    names = {service.name for service in listed.list_services_response.service}
+    assert {*SERVICES, *(f"grpc.reflection.{each}.ServerReflection" for each in ("v1alpha", "v1"))} <= names
+    assert described.file_descriptor_response.file_descriptor_proto
+
+
 def test_the_first_call_is_answered_quickly(session_id: str) -> None:
     """The first call is answered within 2 s of the start, including the start of the embedded store."""
     busy = os.getloadavg()[0] > (os.cpu_count() or 1)  # With other tests in parallel.
@@ -116,6 +138,18 @@ def test_a_unix_socket_alone(session_id: str, sidecar: Sidecar) -> None:
         other.start()
         with new_channel(other.target) as channel:
             assert SessionCalls(channel, session_id).get_notes().ready is False
+
+
+def test_an_ipv6_address(session_id: str) -> None:
+    """An IPv6 address is served, and the log shows it in brackets."""
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as probe:
+            port = probe.getsockname()[1]
+    except OSError:
+        pytest.skip("no IPv6 on this machine")
+    with Sidecar(listen=f"[::1]:{port}") as sidecar, new_channel(sidecar.target) as channel:
+        assert f"listening on [::1]:{port}" in sidecar.log
+        assert SessionCalls(channel, session_id).append_turns(1) == 1
 
 
 def test_settings_come_from_the_environment(session_id: str) -> None:

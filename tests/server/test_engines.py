@@ -2,13 +2,18 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from session_notes_server.settings import EngineName
+from session_notes_server.identity.callers import Certificates
+from session_notes_server.rpc.engines import open_engine
+from session_notes_server.settings import EngineName, Settings
 
+from tests.access.callers import Authority
 from tests.engines import PlainCaller, run_engine, service
 
 MEBIBYTE = 1024**2
@@ -147,16 +152,26 @@ async def test_a_caller_that_leaves_cancels_its_handler(engine: EngineName, way:
             await asyncio.wait_for(method.cancelled.wait(), 10)
 
 
-async def test_a_stop_sends_what_is_queued(engine: EngineName) -> None:
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_a_stop_sends_what_is_queued(engine: EngineName, encrypted: bool, tmp_path: Path) -> None:
     """A response that its caller has yet to read when the engine stops still arrives completely."""
-    done = asyncio.Event()
+    done, certificates, tls = asyncio.Event(), None, None
+    if encrypted:
+        authority = Authority(tmp_path)
+        served = authority.issue("served", "127.0.0.1")
+        certificates = Certificates(served.cert, served.key, None)
+        tls = ssl.create_default_context(cafile=str(authority.path))
+        tls.set_alpn_protocols(["h2"])
 
     async def handle(_: bytes, __: Any) -> bytes:
         done.set()
         return bytes(2 * MEBIBYTE)
 
     handlers = service(Read=grpc.unary_unary_rpc_method_handler(handle))
-    async with run_engine(engine, lambda _: [handlers]) as (target, server), PlainCaller(target, window=0) as caller:
+    async with (
+        run_engine(engine, lambda _: [handlers], certificates) as (target, server),
+        PlainCaller(target, window=0, tls=tls) as caller,
+    ):
         call = caller.call("Read")
         await asyncio.wait_for(done.wait(), 10)
         stop = asyncio.create_task(server.stop(30))
@@ -167,13 +182,39 @@ async def test_a_stop_sends_what_is_queued(engine: EngineName) -> None:
         await asyncio.wait_for(stop, 5)
 
 
-async def test_a_stop_waits_for_no_new_connection(engine: EngineName) -> None:
-    """A connection that is made while the engine stops is closed, and does not delay the stop."""
-    method = Waiting()
-    async with run_engine(engine, method.service) as (target, server), PlainCaller(target) as caller:
-        caller.call("Wait")
-        await asyncio.wait_for(method.started.wait(), 10)
-        host, _, port = target.rpartition(":")
-        with socket.create_connection((host, int(port))):
-            stop = asyncio.create_task(server.stop(1))
-            await asyncio.wait_for(stop, 5)
+async def test_a_stream_waits_for_its_caller(engine: EngineName) -> None:
+    """A handler that streams responses to a caller that does not read them is held back, and goes on when it reads."""
+    sizes = list[int]()
+
+    async def handle(_: bytes, __: Any) -> AsyncIterator[bytes]:
+        for size in [MEBIBYTE] * 20:
+            sizes.append(size)
+            yield bytes(size)
+
+    handlers = service(Read=grpc.unary_stream_rpc_method_handler(handle))
+    async with (
+        run_engine(engine, lambda _: [handlers]) as (target, _),
+        PlainCaller(target, window=0) as caller,
+        grpc.aio.insecure_channel(target) as channel,
+    ):
+        call = caller.call("Read")
+        other: Any = channel.unary_stream("/a.Service/Read")
+        assert len([response async for response in other(b"", timeout=30)]) == 20
+        assert 0 < len(sizes) - 20 < 5
+        caller.accept(2**31 - 1)
+        response = await asyncio.wait_for(caller.response(call), 30)
+        assert len(response.body) == 20 * (MEBIBYTE + 5)
+
+
+async def test_a_host_with_two_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All addresses of a host are served, on one port. The native engine resolves the host itself."""
+    entries = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{number}", 0)) for number in (2, 3)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: entries)
+    engine = open_engine(Settings(engine=EngineName.NATIVE), None)
+    with engine.listening("both.example.org:0") as address:
+        port = int(address.removeprefix("both.example.org:"))
+        await engine.start()
+        for number in (2, 3):
+            async with PlainCaller(f"127.0.0.{number}:{port}") as caller:
+                assert (await caller.response(caller.call("Unknown"))).headers["grpc-status"] == "12"
+        await engine.stop(0)
