@@ -149,8 +149,13 @@ dist: .venv-integrations/ready ## build the wheel and the sdist into dist/, and 
 	@.venv-integrations/bin/python -m build
 	@.venv-integrations/bin/python -m twine check --strict dist/*
 
+.venv/bench: .venv/dev
+	@echo "installing the contenders of the bench into .venv"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[server,dev,bench]'
+	@touch $@
+
 # Run three times, because timings are noisy.
-bench: .venv/dev ## measure the cost per call, next to alternatives, three times (15 minutes; RUNS=1 measures once)
+bench: .venv/bench ## measure the cost per call, next to alternatives, three times (20 minutes; RUNS=1 measures once)
 	@for run in $$(seq $(or $(RUNS),3)); do \
 		$(BIN)/session-notes bench --full --seed $$run --results benchmarks/results/$$run $(ARGS) || exit 1; done
 	@$(BIN)/python benchmarks/tables.py

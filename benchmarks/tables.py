@@ -1,18 +1,22 @@
 """Fills the tables of docs/performance.md from the JSON in benchmarks/results.
 
-`make bench` runs it after a measurement. Each table is enclosed in `<!-- bench: NAME -->` and `<!-- end -->`. A test
-checks that the page matches the JSON.
+`make bench` runs it after a measurement, and it prints the goals. Each table is enclosed in `<!-- bench: NAME -->` and
+`<!-- end -->`. A test checks that the page matches the JSON.
 """
 
 import json
 import re
+import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from session_notes_tools.bench.goals import is_met
 from session_notes_tools.bench.machine import machine_text
-from session_notes_tools.bench.report import TextTable, milliseconds, number, ratio, section_table
+from session_notes_tools.bench.report import TextTable, clients_table, number, rendered, section_table, servers_table
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "docs" / "performance.md",)
@@ -27,41 +31,26 @@ def machine(runs: Runs) -> str:
     return machine_text(runs[-1]["machine"]) + "\n"
 
 
-def calls(runs: Runs) -> str:
-    """Return a row per call and place: latency with one call in flight from Python, CPU with many from h2load."""
-    rows = runs[-1]["calls"]
-    many = {(row["call"], row["place"]): row for row in rows if row["caller"] == "h2load"}
-    headings = ("call", "where", "median, ms", "p99, ms", "median ÷ floor", "calls/s", "CPU per call, µs")
-    cells = []
-    for row in rows:
-        if row["in_flight"] == 1:
-            loaded = many.get((row["call"], row["place"]), {})
-            cells.append(
-                (
-                    row["call"],
-                    row["place"],
-                    milliseconds(row["median_us"]),
-                    milliseconds(row["p99_us"]),
-                    ratio(row["median_us_to_floor"]),
-                    number(loaded.get("calls_per_second")),
-                    number(loaded.get("server_cpu_us")),
-                    ratio(loaded.get("server_cpu_us_to_floor")),
-                )
-            )
-    return markdown(TextTable((*headings, "CPU ÷ floor"), cells))
+def servers(runs: Runs) -> str:
+    """Return a row per call and server."""
+    return markdown(servers_table(runs[-1]["calls"]))
+
+
+def clients(runs: Runs) -> str:
+    """Return a row per call of a client library."""
+    return markdown(clients_table(runs[-1]["calls"]))
 
 
 def growth(runs: Runs) -> str:
-    """Return the median of each call by dimension and size."""
+    """Return a row per dimension, with the medians of each call by size."""
     medians = {(row["of"], row["size"], row["call"]): row["median_us"] for row in runs[-1]["growth"]}
-    names = tuple(dict.fromkeys(name for _, _, name in medians))
-    sizes = sorted({(dimension, size) for dimension, size, _ in medians})
-    return markdown(
-        TextTable(
-            ("dimension", "size", *(f"{name}, µs" for name in names)),
-            [(*map(str, size), *(number(medians.get((*size, name))) for name in names)) for size in sizes],
-        )
-    )
+    calls = tuple(dict.fromkeys(call for _, _, call in medians))
+    rows = []
+    for dimension in sorted({dimension for dimension, _, _ in medians}):
+        sizes = sorted({size for of, size, _ in medians if of == dimension})
+        by_call = [[number(medians.get((dimension, size, call))) for size in sizes] for call in calls]
+        rows.append((dimension, _series(f"{size:,}" for size in sizes), *map(_series, by_call)))
+    return markdown(TextTable(("dimension", "sizes", *(f"{call}, µs" for call in calls)), rows))
 
 
 def section(name: str) -> Callable[[Runs], str]:
@@ -69,34 +58,39 @@ def section(name: str) -> Callable[[Runs], str]:
     return lambda runs: markdown(section_table(runs[-1][name]))
 
 
-def goals(runs: Runs) -> str:
-    """Return the goals and the figures of each run."""
-    headings = ("goal", "at most", *(f"run {index}" for index, _ in enumerate(runs, 1)))
-    return markdown(
-        TextTable(
-            headings,
-            [
-                (row["bar"], f"{row['at_most']:.3g}", *(f"{run['bars'][index]['measured']:.3g}" for run in runs))
-                for index, row in enumerate(runs[-1]["bars"])
-            ],
-        )
-    )
+def goals_table(runs: Runs) -> TextTable:
+    """Return the goals, the figures of each run, and whether the median of the runs meets the goal."""
+    rows = []
+    for goal, *others in zip(*(run["goals"] for run in runs), strict=True):
+        figures = [row["measured"] for row in (goal, *others)]
+        median = None if None in figures else statistics.median(figures)
+        met = is_met(goal["bar"], median) or "-"
+        rows.append((goal["goal"], goal["bar"], *("-" if value is None else f"{value:.3g}" for value in figures), met))
+    return TextTable(("goal", "bar", *(f"run {index}" for index, _ in enumerate(runs, 1)), "met"), rows)
 
 
 def parts(_: Runs) -> str:
-    """Return the figures measured by `parts.py`."""
-    rows = json.loads((RESULTS / "parts.json").read_text())["parts"]
-    headings = ("call", "part, alone in a loop", "µs")
-    return markdown(TextTable(headings, [(row["call"], row["part"], number(row["us"])) for row in rows]))
+    """Return a row per call with the figures measured by `parts.py`."""
+    parts_of = defaultdict(list)
+    for row in json.loads((RESULTS / "parts.json").read_text())["parts"]:
+        parts_of[row["call"]].append(f"{row['part']} {number(row['us'])}")
+    rows = [(call, ", ".join(figures)) for call, figures in parts_of.items()]
+    return markdown(TextTable(("call", "parts, each alone in a loop, µs"), rows))
+
+
+def _series(figures: Iterable[str]) -> str:
+    """Return figures by size as the text of a cell. Figures that were not measured become one dash."""
+    return " · ".join(figures).replace("- · ", "")
 
 
 TABLES: dict[str, Callable[[Runs], str]] = {
     "machine": machine,
-    "calls": calls,
-    "goals": goals,
+    "servers": servers,
+    "clients": clients,
+    "goals": lambda runs: markdown(goals_table(runs)),
     "parts": parts,
     "growth": growth,
-    **{name: section(name) for name in ("memory", "footprint", "workers", "cluster")},
+    **{name: section(name) for name in ("engines", "memory", "footprint", "workers", "cluster")},
 }
 
 
@@ -131,6 +125,7 @@ def main() -> int:
     if outdated and "--check" in sys.argv:
         print(f"tables that differ from benchmarks/results: {', '.join(outdated)}; run python benchmarks/tables.py")
         return 1
+    Console().print(rendered(goals_table(runs)))
     return 0
 
 
