@@ -28,10 +28,12 @@ def fill_reading(
     current_turn: int | None = None,
     max_age: timedelta | None = None,
     max_turns_behind: int | None = None,
+    with_notes: bool = True,
 ) -> None:
     """Fill a GetNotesResponse.
 
-    The caller's `current_turn` takes precedence over the stored turn count. Both bounds are inclusive.
+    The caller's `current_turn` takes precedence over the stored turn count. Both bounds are inclusive. Unless
+    `with_notes`, ready notes are left empty, and the caller adds them.
     """
     response.ready = response.fresh = False
     response.readiness = current_readiness = readiness(record)
@@ -43,7 +45,7 @@ def fill_reading(
     current, notes = record.current, record.notes
     assert current is not None and notes is not None and current.end_us is not None  # noqa: S101, PT018 - READY implies it
     response.ready = True
-    response.notes = notes
+    response.notes = notes if with_notes else b""
     if current is record.latest:
         response.run.CopyFrom(response.latest_run)
     else:

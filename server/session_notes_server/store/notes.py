@@ -42,9 +42,10 @@ class NotesOperations(StoreBase):
             ReplyTooLarge: If the large notes take more than `max_bytes` together.
         """
         replies, large, size = list[list[Any]](), list[tuple[int, int]](), 0
+        arguments = {observer: scripts.GetNotes(observer, LARGE_NOTES_BYTES) for _, observer in entries}
         for start in range(0, len(entries), SESSIONS_PER_ROUND_TRIP):
             calls = [
-                (session_id, scripts.GetNotes(observer, LARGE_NOTES_BYTES))
+                (session_id, arguments[observer])
                 for session_id, observer in entries[start : start + SESSIONS_PER_ROUND_TRIP]
             ]
             for reply in await self._reads.run_many(calls):

@@ -66,7 +66,7 @@ class NotesServicer(SessionNotesServicer):
             raise errors.too_large("responses", limit=max_bytes, actual=error.size) from None
         response = BatchResponse()
         for index, (query, record) in enumerate(zip(queries, records, strict=True)):
-            query.fill(response.add(record.notes), record.without_notes())
+            query.fill(response.add(record.notes), record, with_notes=False)
             if index % _RESPONSES_PER_TURN == _RESPONSES_PER_TURN - 1:
                 await asyncio.sleep(0)
         return response
@@ -176,7 +176,7 @@ class NotesQuery:
         self._current_turn = check.count("current_turn", request)
         self._max_turns_behind = check.count("max_turns_behind", request)
 
-    def fill(self, response: GetNotesResponse, record: ObserverRecord) -> None:
+    def fill(self, response: GetNotesResponse, record: ObserverRecord, *, with_notes: bool = True) -> None:
         """Fill the response from the observer's record."""
         conversion.fill_reading(
             response,
@@ -185,6 +185,7 @@ class NotesQuery:
             current_turn=self._current_turn,
             max_age=self._max_age,
             max_turns_behind=self._max_turns_behind,
+            with_notes=with_notes,
         )
 
 
