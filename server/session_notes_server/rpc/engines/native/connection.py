@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Callable
 from itertools import chain
 from typing import TYPE_CHECKING, cast
@@ -28,7 +29,7 @@ CONFIGURATION = ngh2.Configuration(
     stream_reset_rate_limit=(2_500, 1_000),
     # Larger headers end the connection. Those above METADATA_BYTES are answered with a status.
     max_inbound_header_list_size=4 * METADATA_BYTES,
-    max_inbound_header_count=256,
+    max_inbound_header_count=1024,
 )
 
 CONNECTION_WINDOW_BYTES = 2**31 - 1
@@ -81,6 +82,8 @@ class Connection(asyncio.Protocol):
         # Streams whose response is queued although the caller has not ended its request.
         self._half_closed: set[int] = set()
         self._last_stream = 0
+        # Clients that connected together do not reconnect together.
+        self._max_age_seconds = engine.max_age_seconds * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
         # Times of the loop.
         self._opened = self._last_received = self.loop.time()
         self._paused_since: float | None = None
@@ -254,7 +257,7 @@ class Connection(asyncio.Protocol):
 
     # Time limits, and the end
 
-    def check(self, now: float, max_age_seconds: float) -> None:
+    def check(self, now: float) -> None:
         """Enforce the time limits. Called several times per second."""
         if self._closing_since is not None:
             if now - self._closing_since > CLOSE_SECONDS:
@@ -270,7 +273,7 @@ class Connection(asyncio.Protocol):
                 self.end_calls()
             elif now - self._leaving_since > GOAWAY_SECONDS:
                 self.leave(now=True)
-        elif now - self._opened > max_age_seconds:
+        elif now - self._opened > self._max_age_seconds:
             self.leave()
         elif self._pinged is not None:
             if now - self._pinged > PONG_SECONDS:

@@ -31,8 +31,7 @@ class Request:
         self._connection = connection
         self._stream = stream
         self._body: bytes | bytearray = b""
-        self._unacknowledged = 0
-        self._is_read = False
+        self._waiting = self._unacknowledged = 0
         self._failure: errors.StatusError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.encoding = b""
@@ -42,39 +41,33 @@ class Request:
         """Take bytes from the connection."""
         self.ended = ended
         self._unacknowledged += len(data)
-        if self._failure is not None:
-            self._acknowledge()
-            return
-        if self._body:
-            if isinstance(self._body, bytes):
-                self._body = bytearray(self._body)
-            self._body += data
-        else:
-            self._body = data
-        if not self._is_read:
-            self._connection.count_waiting(len(data))
-            if not self._connection.may_wait():
-                self.drop(errors.overloaded())
-        elif not ended:
-            self._acknowledge()
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._failure is None:
+            if not self._body:
+                self._body = data
+            else:
+                if isinstance(self._body, bytes):
+                    self._body = bytearray(self._body)
+                self._body += data
+            if self._waiter is None:
+                self._count_waiting(len(self._body))
+                if not self._connection.may_wait():
+                    self.drop(errors.overloaded())
+            elif not ended:
+                self._acknowledge()
+        self._wake()
 
     def drop(self, status: errors.StatusError) -> None:
         """Free the bytes of the request, including those still to come. The handler gets `status` if it reads."""
         self._failure = status
-        self.close()
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._body = b""
+        self._count_waiting(0)
+        self._wake()
 
     def close(self) -> None:
-        """Free the bytes of the request. Its handler does not read any more."""
-        if not self._is_read:
-            self._is_read = True
-            self._connection.count_waiting(-len(self._body))
+        """Free the bytes of the request, whose stream is closed."""
         self._body = b""
-        if self._unacknowledged:
-            self._acknowledge()
+        self._count_waiting(0)
+        self._acknowledge()
 
     def arrived(self, reserve: Callable[[int], None]) -> bytes | None:
         """Return the next message, uncompressed, if it is complete and the request has no other; see `read`."""
@@ -83,11 +76,7 @@ class Request:
         if not self.ended or size < 0 or body[0] or int.from_bytes(body[1:5], "big") != size:
             return None
         reserve(size)
-        if not self._is_read:
-            self._connection.count_waiting(-len(body))
-            self._is_read = True
-        self._body = b""
-        self._acknowledge()
+        self.close()
         return bytes(body[wire.PREFIX_BYTES :])
 
     async def read(self, reserve: Callable[[int], None]) -> bytes | None:
@@ -103,9 +92,6 @@ class Request:
         Raises:
             StatusError: If the request is malformed, or was dropped.
         """
-        if not self._is_read:
-            self._is_read = True
-            self._connection.count_waiting(-len(self._body))
         end = 0
         while True:
             if self._failure is not None:
@@ -116,8 +102,8 @@ class Request:
             if end and len(self._body) >= end:
                 compressed, message = self._body[0], bytes(self._body[wire.PREFIX_BYTES : end])
                 self._body = self._body[end:]
-                if self._unacknowledged:
-                    self._acknowledge()
+                self._count_waiting(len(self._body))
+                self._acknowledge()
                 return self._decompressed(message, reserve) if compressed else message
             if self.ended:
                 if self._body:
@@ -141,15 +127,26 @@ class Request:
 
     async def _wait(self) -> None:
         """Let the caller send more, and wait for it."""
-        if self._unacknowledged:
-            self._acknowledge()
-            self._connection.flush_soon()
+        self._count_waiting(0)
+        self._acknowledge()
+        self._connection.flush_soon()
         self._waiter = self._connection.loop.create_future()
         try:
             await self._waiter
         finally:
             self._waiter = None
 
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _count_waiting(self, size: int) -> None:
+        """Set how many bytes of the request count as waiting."""
+        if size != self._waiting:
+            self._connection.count_waiting(size - self._waiting)
+            self._waiting = size
+
     def _acknowledge(self) -> None:
-        self._connection.acknowledge(self._stream, self._unacknowledged)
-        self._unacknowledged = 0
+        if self._unacknowledged:
+            self._connection.acknowledge(self._stream, self._unacknowledged)
+            self._unacknowledged = 0

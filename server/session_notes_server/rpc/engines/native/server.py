@@ -40,6 +40,7 @@ class NativeEngine:
         succeeded: The number of calls that ended with a response.
         waiting: The bytes of requests that no handler reads yet.
         max_message_bytes: The largest message to receive.
+        max_age_seconds: The age at which a connection is closed, give or take a tenth.
         max_streams: The most calls in flight that a connection may have. Admission control refuses calls earlier, with
             a reason.
     """
@@ -55,7 +56,7 @@ class NativeEngine:
         self.max_streams = 2 * settings.limits.concurrent_calls
         self._certificates = certificates
         self._held = settings.workers > 1
-        self._max_age_seconds = settings.max_connection_age.total_seconds()
+        self.max_age_seconds = settings.max_connection_age.total_seconds()
         self._max_connections = connections_per_address(settings)
         self._handlers: list[grpc.GenericRpcHandler] = []
         self._methods: dict[bytes, Method] = {}
@@ -141,7 +142,7 @@ class NativeEngine:
     def _check_connections(self) -> None:
         now = self.loop.time()
         for connection in list(self.connections):
-            connection.check(now, self._max_age_seconds)
+            connection.check(now)
 
     async def _wait_for(self, condition: Callable[[], bool], seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
