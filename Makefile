@@ -54,14 +54,22 @@ run: .venv/run ## start the sidecar on 127.0.0.1:50051 (ARGS="--listen ..." for 
 demo: .venv/run ## play a conversation with a primary and an observer (under a minute)
 	@$(BIN)/python examples/demo.py $(ARGS)
 
+# Every promise holds on both engines, so the tests of the sidecar run on both. Folders that are not listed test no engine.
+ENGINES := native grpcio
+PER_ENGINE := $(addprefix tests/,access clients conformance fundamentals process server)
+define on_each_engine
+@for engine in $(ENGINES); do $(1) --engine $$engine $(ARGS) || exit 1; done
+endef
+
 # The fault tests measure how long calls take while something is broken, so they run after the others. With ARGS, one pytest
 # run selects from all tests.
-test: .venv/dev ## run the tests (ARGS="-k name" selects tests)
+test: .venv/dev ## run the tests, on both engines (with ARGS="-k name" those selected, on the native engine)
 ifdef ARGS
 	@$(BIN)/python -m pytest -n 4 --dist loadgroup $(ARGS)
 else
 	@$(BIN)/python -m pytest -n 4 --dist loadgroup --ignore tests/faults --ignore tests/integrations --ignore tests/compliance
-	@$(BIN)/python -m pytest -n 4 tests/faults
+	@$(BIN)/python -m pytest -n 4 --dist loadgroup --engine grpcio $(PER_ENGINE)
+	@$(MAKE) --no-print-directory faults
 endif
 
 # The first run builds the suites, which takes two minutes.
@@ -69,11 +77,11 @@ compliance: .venv/dev ## run the suites of h2spec, gRPC and Connect on both engi
 	@$(BIN)/python -m tests.compliance.tools
 	@$(BIN)/python -m pytest -n 2 tests/compliance $(ARGS)
 
-faults: .venv/dev ## run only the fault tests: real kills, silent stores, cut connections, random bytes
-	@$(BIN)/python -m pytest -n 4 tests/faults $(ARGS)
+faults: .venv/dev ## run only the fault tests, on both engines: real kills, silent stores, cut connections, random bytes
+	$(call on_each_engine,$(BIN)/python -m pytest -n 4 tests/faults)
 
-soak: .venv/dev ## run the fault tests at full length (at most an hour; FOR=10m shortens it)
-	@timeout --signal=INT --kill-after=60 $(or $(FOR),1h) $(BIN)/python -m pytest tests/faults --soak --timeout 1800 $(ARGS)
+soak: .venv/dev ## run the fault tests at full length (at most an hour per engine; FOR=10m shortens it)
+	$(call on_each_engine,timeout --signal=INT --kill-after=60 $(or $(FOR),1h) $(BIN)/python -m pytest tests/faults --soak --timeout 1800)
 
 guards: .venv/dev ## remove each guard from a copy of the code, and check that its test fails
 	@$(BIN)/python tests/guards.py $(ARGS)
@@ -104,12 +112,18 @@ oldest: .venv-oldest/ready ## run the tests on the oldest supported versions of 
 	@.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[server,dev,integrations]'
 	@touch $@
 
+# Traces, workers and addresses depend on the engine.
+INTEGRATIONS_PER_ENGINE := tests/integrations/test_traces.py $(wildcard tests/integrations/test_worker*.py)
+
 # Modules that import these packages can be type-checked only in this environment, so `make check` skips them.
 TYPED_HERE = find clients/python/session_notes/integrations tests/integrations examples/*_agent.py -name '*.py'
 
 test-integrations: .venv-integrations/ready ## run the tests of the integrations, with the real packages (ARGS="-k name" selects tests)
 	.venv-integrations/bin/mypy $$($(TYPED_HERE))
 	@.venv-integrations/bin/python -m pytest -n 2 tests/integrations $(ARGS)
+ifndef ARGS
+	@.venv-integrations/bin/python -m pytest -n 2 --engine grpcio $(INTEGRATIONS_PER_ENGINE)
+endif
 	@if $(NODE); then $(MAKE) --no-print-directory test-typescript; fi
 
 # Whether the TypeScript client can be built on this machine; prints a message if not.
@@ -141,7 +155,8 @@ test-python-%:
 	set -e; python=.venv-pythons/$*/bin/python; \
 	test -x $$python || "$$found" -m venv .venv-pythons/$*; \
 	$$python -m pip install --quiet --disable-pip-version-check --editable '.[server]' pytest pytest-asyncio pytest-timeout pytest-xdist; \
-	$$python -m pytest -n 2 -k "not redis and not cluster" $(QUICK) $(ARGS)
+	$$python -m pytest -n 2 -k "not redis and not cluster" $(QUICK) $(ARGS); \
+	$$python -m pytest -n 2 --engine grpcio tests/process/test_start.py
 
 # Build into an empty folder, so that no old file is uploaded.
 dist: .venv-integrations/ready ## build the wheel and the sdist into dist/, and check them
