@@ -6,6 +6,7 @@ Handlers of gRPC run unchanged: a call is the context that they get, and the ite
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
 
 import grpc
 from grpc.aio import EOF, AbortError
+from ngh2 import NGH2Error
 
 from session_notes_server.rpc import errors
 from session_notes_server.rpc.engines.native import wire
@@ -90,9 +92,15 @@ class Call:
         else:
             self.reject([*wire.RESPONSE, *wire.headers(self._initial_metadata), *trailers])
 
+    def fail(self, error: errors.StatusError) -> None:
+        """Queue the status of an error."""
+        self.end(error.code, error.message, error.trailing_metadata())
+
     def reject(self, headers: Sequence[wire.Header]) -> None:
         """Queue a response of headers alone."""
-        self.connection.http2.send_response(self._stream, headers, end_stream=True)
+        # The caller may have reset the stream directly after its request.
+        with contextlib.suppress(NGH2Error):
+            self.connection.http2.send_response(self._stream, headers, end_stream=True)
         self._finish()
 
     def cancel(self, code: grpc.StatusCode, message: str) -> None:
@@ -131,7 +139,7 @@ class Call:
         except AbortError:
             pass
         except errors.StatusError as error:
-            self.end(error.code, error.message, error.trailing_metadata())
+            self.fail(error)
         except asyncio.CancelledError:
             self.end(grpc.StatusCode.UNAVAILABLE, "the sidecar is shutting down")
         except Exception as error:
@@ -184,6 +192,9 @@ class Call:
 
     def _finish(self) -> None:
         self._ended = True
+        # Free what the response no longer needs. The caller may take 20 s to read it.
+        self._headers = ()
+        self.request.close()
         if self._deadline is not None:
             self._deadline.cancel()
         succeeded = self._started and (self._code is None or self._code is grpc.StatusCode.OK)
@@ -196,7 +207,7 @@ class Call:
 
     async def read(self) -> Any:
         """Receive the next message, deserialized. At the end of the request: `grpc.aio.EOF`."""
-        message = await self.request.read(self.connection.check_size)
+        message = await self.request.read(self.connection.check_size, counts=False)
         if message is None:
             return EOF
         try:

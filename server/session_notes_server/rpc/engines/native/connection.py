@@ -36,6 +36,15 @@ CONNECTION_WINDOW_BYTES = 2**31 - 1
 """Each stream has a window of 64 KiB. A window for the whole connection would let one stream delay the others, so it is
 unlimited. `may_wait` bounds the bytes of all streams instead."""
 
+USUAL_METADATA_BYTES = 1024
+"""Metadata up to this size is part of what a call costs. More of it counts as waiting until the call has ended."""
+
+READ_BYTES, PART_BYTES = 64 * 1024, 16 * 1024
+"""Bytes read from a connection in one turn of the event loop, so that a flood on one delays the others by milliseconds,
+and bytes parsed at a time. Compressed headers may be a thousand times larger once parsed."""
+
+_buffer = memoryview(bytearray(READ_BYTES))  # Bytes are parsed as soon as they are read, so connections can share it.
+
 PIECE_BYTES = 64 * 1024
 """Bytes passed to the transport at a time. It buffers at most about this many that the caller does not read."""
 
@@ -47,7 +56,7 @@ GOAWAY_SECONDS, EOF_SECONDS, CLOSE_SECONDS = 1.0, 1.0, 20.0
 and to read what was sent before."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """A connection, from its acceptance to its end.
 
     Args:
@@ -78,7 +87,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._auth_context: dict[str, list[bytes]] | None = None
         self._waiting_bytes = 0
-        self._flush_due = False
+        self._flush_due = self._read_paused = False
         # Streams whose response is queued although the caller has not ended its request.
         self._half_closed: set[int] = set()
         self._last_stream = 0
@@ -93,7 +102,7 @@ class Connection(asyncio.Protocol):
         self._established = self._left = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Implement asyncio.Protocol."""
+        """Implement asyncio.BufferedProtocol."""
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=PIECE_BYTES)
         self._engine.connections.add(self)
@@ -109,30 +118,45 @@ class Connection(asyncio.Protocol):
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Implement asyncio.Protocol."""
+        """Implement asyncio.BufferedProtocol."""
         self._on_lost()
         self.abort()
         self._engine.connections.discard(self)
 
-    def data_received(self, data: bytes) -> None:
-        """Implement asyncio.Protocol."""
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Implement asyncio.BufferedProtocol."""
+        return _buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Implement asyncio.BufferedProtocol."""
+        self._last_received = self.loop.time()
+        if nbytes <= PART_BYTES:
+            self._parse(_buffer[:nbytes])
+        else:
+            for start in range(0, nbytes, PART_BYTES):
+                self._parse(_buffer[start : min(start + PART_BYTES, nbytes)])
+            if nbytes == READ_BYTES:
+                # There is more. The event loop would read all of it at once.
+                self._transport.pause_reading()
+                self._read_paused = True
+        self.flush_soon()
+
+    def _parse(self, data: memoryview) -> None:
         if self._closing_since is not None:
             return
-        self._last_received = self.loop.time()
         try:
             self.http2.receive_data(data)
         except NGH2Error:
             self._fail()
         else:
             self._handle_events()
-            self.flush_soon()
 
     def pause_writing(self) -> None:
-        """Implement asyncio.Protocol."""
+        """Implement asyncio.BufferedProtocol."""
         self._paused_since = self.loop.time()
 
     def resume_writing(self) -> None:
-        """Implement asyncio.Protocol."""
+        """Implement asyncio.BufferedProtocol."""
         self._paused_since = None
         self.flush_soon()
 
@@ -173,12 +197,13 @@ class Connection(asyncio.Protocol):
         fields = dict(headers)
         encoding = fields.get(b"grpc-encoding", b"identity")
         timeout = fields.get(b"grpc-timeout")
+        metadata_bytes = len(b"".join(chain.from_iterable(headers))) + 32 * len(headers)
         seconds = wire.timeout_seconds(timeout) if timeout is not None else None
         if fields.get(b":method") != b"POST":
             call.reject([(b":status", b"405"), (b"allow", b"POST")])
         elif not wire.is_grpc(fields.get(b"content-type", b"")):
             call.reject([(b":status", b"415")])
-        elif len(b"".join(chain.from_iterable(headers))) + 32 * len(headers) > METADATA_BYTES:
+        elif metadata_bytes > METADATA_BYTES:
             call.end(grpc.StatusCode.RESOURCE_EXHAUSTED, f"the metadata is larger than {METADATA_BYTES} bytes")
         elif (method := self._engine.method(fields.get(b":path", b""))) is None:
             call.end(grpc.StatusCode.UNIMPLEMENTED, "the method does not exist")
@@ -187,6 +212,8 @@ class Connection(asyncio.Protocol):
             call.reject([*wire.RESPONSE, wire.ACCEPT_ENCODING, *status])
         elif timeout is not None and seconds is None:
             call.end(grpc.StatusCode.INTERNAL, "malformed grpc-timeout")
+        elif metadata_bytes > USUAL_METADATA_BYTES and not call.request.may_wait(metadata_bytes):
+            call.fail(errors.overloaded())
         else:
             call.request.encoding = encoding
             call.begin(method, seconds)
@@ -235,6 +262,9 @@ class Connection(asyncio.Protocol):
 
     def _flush(self) -> None:
         self._flush_due = False
+        if self._read_paused:
+            self._read_paused = False
+            self._transport.resume_reading()
         if self._closing_since is not None or self._paused_since is not None:
             return
         try:

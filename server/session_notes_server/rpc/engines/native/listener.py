@@ -30,7 +30,7 @@ class Listener:
     def __init__(
         self,
         sockets: Sequence[socket.socket],
-        protocol: Callable[[Callable[[], None]], asyncio.Protocol],
+        protocol: Callable[[Callable[[], None]], asyncio.BaseProtocol],
         context: Callable[[], ssl.SSLContext] | None,
         max_connections: int,
     ) -> None:

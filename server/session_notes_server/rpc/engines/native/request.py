@@ -1,7 +1,7 @@
-"""The request of a call: its messages, as they arrive and as the handler reads them.
+"""The request of a call: its metadata, and its messages, as they arrive and as the handler reads them.
 
-Until the handler reads, the caller may send one stream window (64 KiB), and these bytes count as waiting. Each byte is
-acknowledged, which lets the caller send another one, when the handler reads or the request is complete or dropped.
+Until the handler reads, the caller may send one stream window (64 KiB). These bytes, and unusually large metadata,
+count as waiting. Each byte is acknowledged, so that the caller may send another, once the handler reads or has ended.
 """
 
 from __future__ import annotations
@@ -31,28 +31,35 @@ class Request:
         self._connection = connection
         self._stream = stream
         self._body: bytes | bytearray = b""
-        self._waiting = self._unacknowledged = 0
+        self._waiting = self._metadata_bytes = self._unacknowledged = 0
+        self._is_counted = self._is_closed = False
         self._failure: errors.StatusError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.encoding = b""
         self.ended = ended
 
+    def may_wait(self, metadata_bytes: int) -> bool:
+        """Count metadata as waiting until `close`, and return whether the bytes that wait are within the bounds."""
+        self._metadata_bytes = metadata_bytes
+        self._count_waiting(len(self._body))
+        return self._connection.may_wait()
+
     def receive(self, data: bytes, *, ended: bool) -> None:
         """Take bytes from the connection."""
         self.ended = ended
         self._unacknowledged += len(data)
-        if self._failure is None:
+        if self._failure is None and not self._is_closed:
             if not self._body:
                 self._body = data
             else:
                 if isinstance(self._body, bytes):
                     self._body = bytearray(self._body)
                 self._body += data
-            if self._waiter is None:
+            if self._waiter is None or not self._is_counted:
                 self._count_waiting(len(self._body))
                 if not self._connection.may_wait():
                     self.drop(errors.overloaded())
-            elif not ended:
+            if self._waiter is not None and not ended:
                 self._acknowledge()
         self._wake()
 
@@ -64,7 +71,8 @@ class Request:
         self._wake()
 
     def close(self) -> None:
-        """Free the bytes of the request, whose stream is closed."""
+        """Free the bytes of the request, including those still to come. Its handler does not read any more."""
+        self._is_closed, self._metadata_bytes = True, 0
         self._body = b""
         self._count_waiting(0)
         self._acknowledge()
@@ -76,15 +84,18 @@ class Request:
         if not self.ended or size < 0 or body[0] or int.from_bytes(body[1:5], "big") != size:
             return None
         reserve(size)
-        self.close()
+        self._body = b""
+        self._count_waiting(0)
+        self._acknowledge()
         return bytes(body[wire.PREFIX_BYTES :])
 
-    async def read(self, reserve: Callable[[int], None]) -> bytes | None:
+    async def read(self, reserve: Callable[[int], None], *, counts: bool = True) -> bytes | None:
         """Receive the next message.
 
         Args:
             reserve: Called with the size of the message once its prefix has arrived, and again with the size of a
                 decompressed message. It raises an error to refuse the message.
+            counts: Whether `reserve` counts the bytes of the message. If not, they count as waiting.
 
         Returns:
             The message, or None if the caller ended its side before another one.
@@ -92,7 +103,7 @@ class Request:
         Raises:
             StatusError: If the request is malformed, or was dropped.
         """
-        end = 0
+        self._is_counted, end = counts, 0
         while True:
             if self._failure is not None:
                 raise self._failure
@@ -127,7 +138,7 @@ class Request:
 
     async def _wait(self) -> None:
         """Let the caller send more, and wait for it."""
-        self._count_waiting(0)
+        self._count_waiting(0 if self._is_counted else len(self._body))
         self._acknowledge()
         self._connection.flush_soon()
         self._waiter = self._connection.loop.create_future()
@@ -141,7 +152,8 @@ class Request:
             self._waiter.set_result(None)
 
     def _count_waiting(self, size: int) -> None:
-        """Set how many bytes of the request count as waiting."""
+        """Set how many bytes of messages count as waiting, in addition to the metadata."""
+        size += self._metadata_bytes
         if size != self._waiting:
             self._connection.count_waiting(size - self._waiting)
             self._waiting = size
