@@ -15,6 +15,7 @@ from session_notes_server.store.errors import CODES
 SERVER = Path(session_notes_server.__file__).parent
 TOOLS = Path(session_notes_tools.__file__).parent
 LUA = sorted((SERVER / "store" / "lua").glob("*.lua"))
+SHARED = {"common", "changes"}
 LIMITS = {name: value for name, value in vars(limits).items() if name.isupper()}
 UNITS = {"BYTES", "MAX", "PER"}
 
@@ -55,13 +56,13 @@ def test_scripts_define_no_numbers(script: Path) -> None:
 
 @pytest.mark.parametrize("script", LUA, ids=lambda script: script.stem)
 def test_scripts_read_no_argument_by_position(script: Path) -> None:
-    """Only common.lua reads ARGV, for the tag and for lists. All other arguments are generated locals."""
-    assert ("ARGV" in code_of(script)) == (script.stem == "common")
+    """Only shared code reads ARGV, for the tag and for lists. All other arguments are generated locals."""
+    assert ("ARGV" in code_of(script)) == (script.stem in SHARED)
 
 
 def test_each_script_has_one_signature() -> None:
     """Scripts and signatures correspond by name, and each argument is used by its script."""
-    assert {script.name for script in scripts.SCRIPTS.values()} == {script.stem for script in LUA} - {"common"}
+    assert {script.name for script in scripts.SCRIPTS.values()} == {script.stem for script in LUA} - SHARED
     for signature, script in scripts.SCRIPTS.items():
         code = code_of(SERVER / "store" / "lua" / f"{script.name}.lua")
         assert [name for name in signature._fields if not re.search(rf"\b{name}\b", code)] == []

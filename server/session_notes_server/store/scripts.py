@@ -125,6 +125,9 @@ Arguments: TypeAlias = (
     | SessionSummary
 )
 
+READS = {GetNotes, ListRuns, GetSession, SessionSummary}
+"""Scripts that change nothing."""
+
 OUTCOMES = frozenset({"OK", "ACCEPTED", "DUPLICATE", "SUPERSEDED"})
 """First words of successful replies from scripts that can refuse. Any other first word is a refusal."""
 
@@ -167,7 +170,8 @@ class Script:
         """Read the script of a signature, and prepend the shared code and the locals for its arguments."""
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", arguments.__name__).lower()
         kinds = get_type_hints(arguments)
-        text = "\n".join([_shared(), _locals(arguments.__name__, kinds), _lua(name)])
+        changes = [] if arguments in READS else [_lua("changes")]
+        text = "\n".join([_shared(), *changes, _locals(arguments.__name__, kinds), _lua(name)])
         is_plain = not any(kind is bool or get_origin(kind) is Sequence for kind in kinds.values())
         return cls.of(name, text, is_plain=is_plain)
 
