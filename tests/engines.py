@@ -76,8 +76,10 @@ class PlainCaller:
     async def __aexit__(self, *_: object) -> None:
         self._writer.close()
 
-    def call(self, method: str, headers: Mapping[str, str] | None = None) -> int:
-        """Call a method with an empty message, and return the number of the call."""
+    def call(
+        self, method: str, headers: Mapping[str, str] | None = None, *, body: bytes = bytes(5), ended: bool = True
+    ) -> int:
+        """Call a method, by default with an empty message, and return the number of the call."""
         fields = {
             ":method": "POST",
             ":scheme": "http",
@@ -87,7 +89,7 @@ class PlainCaller:
             "te": "trailers",
         } | dict(headers or {})
         call = self._http2.send_request([(name.encode(), text.encode()) for name, text in fields.items()])
-        self._http2.send_data(call, bytes(5), end_stream=True)
+        self._http2.send_data(call, body, end_stream=ended)
         self._writer.write(self._http2.data_to_send())
         self._responses[call] = Response()
         return call

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,52 @@ async def test_a_caller_that_leaves_cancels_its_handler(engine: EngineName, way:
                 caller.call("Wait")
                 await asyncio.wait_for(method.started.wait(), 10)
             await asyncio.wait_for(method.cancelled.wait(), 10)
+
+
+async def test_a_message_is_refused_at_its_prefix(engine: EngineName) -> None:
+    """A message that announces 4 GiB is refused before any of it has arrived, and its handler does not run."""
+    method = Waiting()
+    async with run_engine(engine, method.service) as (target, _), PlainCaller(target) as caller:
+        call = caller.call("Wait", body=b"\0\xff\xff\xff\xff", ended=False)
+        response = await asyncio.wait_for(caller.response(call), 10)
+        assert response.headers["grpc-status"] == "8"
+        assert not method.started.is_set()
+
+
+async def test_bytes_that_no_handler_reads_are_bounded() -> None:
+    """One connection may have 8 MiB waiting for handlers. Calls above that are refused, and other connections served.
+
+    grpc.aio holds back all but 64 KiB of a connection instead.
+    """
+    started, reading = list[bytes](), asyncio.Event()
+
+    async def receive(requests: AsyncIterator[bytes], _: Any) -> bytes:
+        started.append(b"")
+        await reading.wait()
+        return b"".join([request async for request in requests])
+
+    async def echo(request: bytes, _: Any) -> bytes:
+        return request
+
+    handlers = service(
+        Receive=grpc.stream_unary_rpc_method_handler(receive), Echo=grpc.unary_unary_rpc_method_handler(echo)
+    )
+    message = bytes([0]) + (60_000).to_bytes(4, "big") + bytes(60_000)
+    async with (
+        run_engine(EngineName.NATIVE, lambda _: [handlers]) as (target, _),
+        PlainCaller(target) as caller,
+        grpc.aio.insecure_channel(target) as channel,
+    ):
+        await caller.response(caller.call("Echo"))  # Reads how much the engine accepts.
+        calls = [caller.call("Receive", body=message) for _ in range(160)]
+        async with asyncio.timeout(10):
+            while len(started) < 160:  # noqa: ASYNC110 - no event marks the condition
+                await asyncio.sleep(0.01)
+        method: Any = channel.unary_unary("/a.Service/Echo")
+        assert await method(b"a", timeout=10) == b"a"
+        reading.set()
+        statuses = Counter([(await caller.response(call)).headers["grpc-status"] for call in calls])
+        assert statuses == {"0": 8 * MEBIBYTE // 60_005, "8": 160 - 8 * MEBIBYTE // 60_005}
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
