@@ -5,13 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckResponse
 from session_notes.v1.session_notes_pb2 import BatchGetNotesRequest, GetNotesRequest
 from session_notes.v1.session_state_pb2 import GetSessionRequest
 from session_notes.v1.turn_pb2 import Turn
 
-from tests.stores import Store
-from tests.support import SessionCalls, Sidecar, new_channel, new_session_id, status_of
+from tests.stores import Store, StoreServer, valkey_program
+from tests.support import SessionCalls, Sidecar, eventually, new_channel, new_session_id, status_of
 
+NOT_SERVING = HealthCheckResponse.NOT_SERVING
 LARGE = "x" * 250_000
 TIMEOUTS = ("--notes-timeout", "500ms", "--store-timeout", "1s")
 
@@ -65,6 +67,30 @@ def test_large_reads_do_not_block_the_store(kind: str) -> None:
             finished.set()
             assert set(calls.result()) == {grpc.StatusCode.OK, 1}
         assert set(statuses) == {grpc.StatusCode.OK}
+
+
+def test_an_abandoned_large_read_that_fails_is_not_logged() -> None:
+    """A large read whose caller has left, and whose store then times out, leaves no error in the log."""
+    flags = ("--notes-timeout", "500ms", "--store-timeout", "500ms")
+    with (
+        StoreServer(valkey_program()) as server,
+        Sidecar(server.url, flags=flags) as sidecar,
+        new_channel(sidecar.target) as channel,
+    ):
+        session, admin = SessionCalls(channel, new_session_id()), sidecar.store.client
+        for number in range(12):
+            session.update_session(set={f"field-{number}": LARGE})
+        request = GetSessionRequest(session_id=session.id)
+        calls = [session.state.GetSession.future(request, timeout=30) for _ in range(16)]
+        eventually(lambda: any(call.done() for call in calls))
+        admin.client_pause(60_000, all=False)
+        eventually(lambda: any("b" in client["flags"] for client in admin.client_list()))
+        for call in calls:
+            call.cancel()
+        eventually(lambda: sidecar.health() == NOT_SERVING)
+        admin.client_unpause()
+        sidecar.wait_until_serving()
+        assert " ERROR " not in sidecar.log
 
 
 def test_a_deletion_is_fast_with_many_runs(session: SessionCalls, store: Store) -> None:

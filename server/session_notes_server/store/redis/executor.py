@@ -198,8 +198,13 @@ class Executor:
         """
         await self._serial.acquire()
         work = asyncio.ensure_future(operation())
-        work.add_done_callback(lambda _: self._serial.release())
+        work.add_done_callback(self._end_serial)
         return await asyncio.shield(work)
+
+    def _end_serial(self, work: asyncio.Future[Any]) -> None:
+        self._serial.release()
+        if not work.cancelled():
+            work.exception()  # If the caller was cancelled, asyncio would log it as never retrieved.
 
     def scan(
         self, position: ScanPosition | None, count: int
