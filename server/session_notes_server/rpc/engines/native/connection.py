@@ -88,8 +88,9 @@ class Connection(asyncio.BufferedProtocol):
         self._auth_context: dict[str, list[bytes]] | None = None
         self._waiting_bytes = 0
         self._flush_due = self._read_paused = False
-        # Streams whose response is queued although the caller has not ended its request.
-        self._half_closed: set[int] = set()
+        # Streams whose response is queued although the caller has not ended its request: new ones, and those whose
+        # caller has not read it. A check of all of them in every turn would cost more than any frame is worth.
+        self._half_closed, self._unread = set[int](), set[int]()
         self._last_stream = 0
         # Clients that connected together do not reconnect together.
         self._max_age_seconds = engine.max_age_seconds * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
@@ -174,6 +175,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._begin(event)
             elif isinstance(event, ngh2.StreamClosed):
                 self._half_closed.discard(event.stream_id)
+                self._unread.discard(event.stream_id)
                 if (call := self.calls.pop(event.stream_id, None)) is not None:
                     call.close()
             elif isinstance(event, ngh2.TrailersReceived):
@@ -271,10 +273,9 @@ class Connection(asyncio.BufferedProtocol):
             while self._paused_since is None and (data := self.http2.data_to_send(PIECE_BYTES)):
                 self._transport.write(data)
             if self._half_closed and self._paused_since is None:
-                for stream in [stream for stream in self._half_closed if not self.http2.queued_body_size(stream)]:
-                    self._half_closed.discard(stream)
-                    self.http2.reset_stream(stream, 0)
-                    self.flush_soon()
+                self._reset_sent(self._half_closed)
+                self._unread |= self._half_closed
+                self._half_closed.clear()
         except NGH2Error:
             self._fail()
             return
@@ -285,10 +286,19 @@ class Connection(asyncio.BufferedProtocol):
         if self._left and not self.calls and self._paused_since is None:
             self._close()
 
+    def _reset_sent(self, streams: set[int]) -> None:
+        """Reset streams whose response is sent."""
+        for stream in [stream for stream in streams if not self.http2.queued_body_size(stream)]:
+            streams.discard(stream)
+            self.http2.reset_stream(stream, 0)
+            self.flush_soon()
+
     # Time limits, and the end
 
     def check(self, now: float) -> None:
         """Enforce the time limits. Called several times per second."""
+        if self._unread and self._closing_since is None:
+            self._reset_sent(self._unread)
         if self._closing_since is not None:
             if now - self._closing_since > CLOSE_SECONDS:
                 self.abort()
