@@ -1,5 +1,6 @@
 """HTTP/2 frame by frame: a client that sends whatever a test tells it to."""
 
+import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -109,6 +110,12 @@ class Client:
                     head, body = self._received[:9], self._received[9 : 9 + size]
                     self._received = self._received[9 + size :]
                     yield Frame(head[3], head[4], int.from_bytes(head[5:]), body)
+
+    def answers(self) -> bool:
+        """Return whether the sidecar still answers a PING on this connection."""
+        payload = os.urandom(8)
+        self.send(frame(PING, body=payload))
+        return any(received.kind == PING and received.body == payload for received in self.frames())
 
     def wait_for_close(self) -> int | None:
         """Read until the sidecar closes the connection, and return the code of its GOAWAY, if any."""

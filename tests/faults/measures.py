@@ -1,5 +1,6 @@
 """Measurements of a running sidecar: memory, descriptors, and the latency that its callers see."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -21,6 +22,17 @@ def resident_bytes(sidecar: Sidecar) -> int:
 def peak_bytes(sidecar: Sidecar) -> int:
     """Return the peak memory of the sidecar's process."""
     return _status(sidecar, "VmHWM") * 1024
+
+
+def reset_peak(sidecar: Sidecar) -> None:
+    """Let the peak memory of the sidecar's process begin at its present memory."""
+    (_proc(sidecar) / "clear_refs").write_text("5")
+
+
+def cpu_seconds(sidecar: Sidecar) -> float:
+    """Return the CPU time of the sidecar's process."""
+    fields = (_proc(sidecar) / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def threads(sidecar: Sidecar) -> int:

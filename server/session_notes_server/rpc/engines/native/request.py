@@ -111,7 +111,7 @@ class Request:
                 end = wire.PREFIX_BYTES + int.from_bytes(self._body[1:5], "big")
                 reserve(end - wire.PREFIX_BYTES)
             if end and len(self._body) >= end:
-                compressed, message = self._body[0], bytes(self._body[wire.PREFIX_BYTES : end])
+                compressed, message = self._body[0], bytes(memoryview(self._body)[wire.PREFIX_BYTES : end])
                 self._body = self._body[end:]
                 self._count_waiting(len(self._body))
                 self._acknowledge()

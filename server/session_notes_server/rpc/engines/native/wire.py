@@ -120,6 +120,7 @@ def decompress(data: bytes, encoding: bytes, limit: int) -> bytes:
     except zlib.error:
         raise MalformedMessage from None
     if len(message) > limit:
+        del message  # The traceback refers to this frame.
         raise MessageTooLarge
     if not decompressor.eof:
         raise MalformedMessage
