@@ -121,7 +121,7 @@ def test_a_unix_socket_besides_a_port(session_id: str, tmp_path: Path) -> None:
     if len(f"{tmp_path}/s") > 100:
         pytest.skip("the temporary directory's path is too long for a unix socket")
     with sidecar:
-        assert f"listening on unix:{tmp_path}/s" in sidecar.log
+        eventually(lambda: f"listening on unix:{tmp_path}/s" in sidecar.log)
         for target in (f"unix:{tmp_path}/s", sidecar.target):
             with new_channel(target) as channel:
                 assert SessionCalls(channel, session_id).append_turns(1) >= 1
@@ -148,7 +148,7 @@ def test_an_ipv6_address(session_id: str) -> None:
     except OSError:
         pytest.skip("no IPv6 on this machine")
     with Sidecar(listen=f"[::1]:{port}") as sidecar, new_channel(sidecar.target) as channel:
-        assert f"listening on [::1]:{port}" in sidecar.log
+        eventually(lambda: f"listening on [::1]:{port}" in sidecar.log)
         assert SessionCalls(channel, session_id).append_turns(1) == 1
 
 
