@@ -273,9 +273,7 @@ class Connection(asyncio.BufferedProtocol):
             while self._paused_since is None and (data := self.http2.data_to_send(PIECE_BYTES)):
                 self._transport.write(data)
             if self._half_closed and self._paused_since is None:
-                self._reset_sent(self._half_closed)
-                self._unread |= self._half_closed
-                self._half_closed.clear()
+                self._reset_sent()
         except NGH2Error:
             self._fail()
             return
@@ -286,19 +284,24 @@ class Connection(asyncio.BufferedProtocol):
         if self._left and not self.calls and self._paused_since is None:
             self._close()
 
-    def _reset_sent(self, streams: set[int]) -> None:
-        """Reset streams whose response is sent."""
-        for stream in [stream for stream in streams if not self.http2.queued_body_size(stream)]:
-            streams.discard(stream)
-            self.http2.reset_stream(stream, 0)
-            self.flush_soon()
+    def _reset_sent(self) -> None:
+        """Reset half-closed streams whose response is sent. All that can be sent has been."""
+        for stream in self._half_closed:
+            if self.http2.queued_body_size(stream):
+                self._unread.add(stream)
+            else:
+                self.http2.reset_stream(stream, 0)
+                self.flush_soon()
+        self._half_closed.clear()
 
     # Time limits, and the end
 
     def check(self, now: float) -> None:
         """Enforce the time limits. Called several times per second."""
-        if self._unread and self._closing_since is None:
-            self._reset_sent(self._unread)
+        if self._unread:
+            self._half_closed |= self._unread
+            self._unread.clear()
+            self.flush_soon()
         if self._closing_since is not None:
             if now - self._closing_since > CLOSE_SECONDS:
                 self.abort()

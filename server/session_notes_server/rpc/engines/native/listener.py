@@ -82,11 +82,11 @@ class Listener:
 
     async def _connect(self, accepted: socket.socket) -> None:
         """Hand a connection to its protocol, after the TLS handshake."""
-        accepted.setblocking(False)
-        if accepted.family is not socket.AF_UNIX:
-            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         context = self._context() if self._context is not None else None
         try:
+            accepted.setblocking(False)
+            if accepted.family is not socket.AF_UNIX:
+                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self._loop.connect_accepted_socket(
                 lambda: self._protocol(self._release),
                 accepted,
