@@ -77,7 +77,7 @@ def hold(address: str, *, shared: bool) -> Iterator[str]:
         host, port = host_and_port(address)
         try:
             for family, sockaddr in _sockaddrs(host, port):
-                holder = stack.enter_context(socket.socket(family))
+                holder = stack.enter_context(_tcp_socket(family))
                 _reserve(holder, (sockaddr[0], port, *sockaddr[2:]))
                 if shared:
                     _share(holder)
@@ -120,9 +120,7 @@ def sockets(address: str, *, held: bool) -> Iterator[tuple[list[socket.socket], 
         opened = list[socket.socket]()
         try:
             for family, sockaddr in _sockaddrs(host, port):
-                opened.append(listening := stack.enter_context(socket.socket(family)))
-                if family is socket.AF_INET6:
-                    listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+                opened.append(listening := stack.enter_context(_tcp_socket(family)))
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if held else socket.SO_REUSEADDR, 1)
                 listening.bind((sockaddr[0], port, *sockaddr[2:]))
                 listening.listen(BACKLOG)
@@ -132,11 +130,16 @@ def sockets(address: str, *, held: bool) -> Iterator[tuple[list[socket.socket], 
         yield opened, f"{address.rpartition(':')[0]}:{port}"
 
 
+def _tcp_socket(family: socket.AddressFamily) -> socket.socket:
+    created = socket.socket(family)
+    if family is socket.AF_INET6:
+        # Like gRPC, so that the IPv6 wildcard address includes all IPv4 addresses.
+        created.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    return created
+
+
 def _reserve(holder: socket.socket, sockaddr: tuple[Any, ...]) -> None:
     """Listen on the given port as its only listener, or for port 0 bind a port that the system chooses."""
-    if holder.family is socket.AF_INET6:
-        # Like gRPC, so that the IPv6 wildcard address includes all IPv4 addresses.
-        holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     if sockaddr[1]:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     holder.bind(sockaddr)

@@ -257,7 +257,7 @@ class Connection(asyncio.BufferedProtocol):
     # Output
 
     def flush_soon(self) -> None:
-        """Send what is queued at the end of this turn of the event loop."""
+        """Send queued output at the end of this turn of the event loop."""
         if not self._flush_due:
             self._flush_due = True
             self.loop.call_soon(self._flush)
