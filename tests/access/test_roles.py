@@ -19,6 +19,8 @@ ALLOWED = {
     "SessionNotes/BeginRun": {"observer", "admin"},
     "SessionNotes/WriteNotes": {"observer", "admin"},
     "SessionNotes/FailRun": {"observer", "admin"},
+    "SessionNotes/RenewRun": {"observer", "admin"},
+    "SessionNotes/ListDueSessions": {"observer", "admin"},
     "SessionNotes/ListRuns": EVERY_ROLE,
     "SessionState/GetSession": EVERY_ROLE,
     "SessionState/UpdateSession": {"primary", "admin"},

@@ -7,7 +7,16 @@ from session_notes.v1 import session_notes_pb2, session_state_pb2
 from tests.support import SERVICES, SessionCalls
 
 RPCS = {
-    "SessionNotes": {"GetNotes", "BatchGetNotes", "BeginRun", "WriteNotes", "FailRun", "ListRuns"},
+    "SessionNotes": {
+        "GetNotes",
+        "BatchGetNotes",
+        "BeginRun",
+        "WriteNotes",
+        "FailRun",
+        "RenewRun",
+        "ListDueSessions",
+        "ListRuns",
+    },
     "SessionState": {"GetSession", "UpdateSession", "AppendTurns", "DeleteSession", "ListSessions"},
 }
 

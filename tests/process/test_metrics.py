@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from session_notes.v1 import session_notes_pb2 as api
 from session_notes.v1.session_state_pb2 import DeleteSessionRequest
+from session_notes_server.contract import SERVICES
 
 from tests.refused_starts import assert_refused
 from tests.scraping import METRICS, address, scrape
@@ -65,11 +66,7 @@ def test_every_series_exists_from_the_start(metered: Sidecar) -> None:
     """Every method has a series for every status, with the value 0 at first, so that rates include the first error."""
     at_start = scrape(metered)
     methods = {
-        *((NOTES, name) for name in ("GetNotes", "BatchGetNotes", "BeginRun", "WriteNotes", "FailRun", "ListRuns")),
-        *(
-            ("session_notes.v1.SessionState", name)
-            for name in ("GetSession", "UpdateSession", "AppendTurns", "DeleteSession", "ListSessions")
-        ),
+        *((method.containing_service.full_name, method.name) for service in SERVICES for method in service.methods),
         *(("grpc.health.v1.Health", name) for name in ("Check", "Watch")),
         ("grpc.reflection.v1alpha.ServerReflection", "ServerReflectionInfo"),
         ("unknown", "unknown"),

@@ -28,6 +28,9 @@ ALLOWED: dict[str, frozenset[Role]] = {
     "session_notes.v1.SessionNotes.BeginRun": _OBSERVER,
     "session_notes.v1.SessionNotes.WriteNotes": _OBSERVER,
     "session_notes.v1.SessionNotes.FailRun": _OBSERVER,
+    "session_notes.v1.SessionNotes.RenewRun": _OBSERVER,
+    # Lists sessions of every primary, which an observer without a queue must find.
+    "session_notes.v1.SessionNotes.ListDueSessions": _OBSERVER,
     "session_notes.v1.SessionNotes.ListRuns": _EVERY_ROLE,
     # Includes the transcript, which observers must read.
     "session_notes.v1.SessionState.GetSession": _EVERY_ROLE,

@@ -29,13 +29,13 @@ LAST_CALLS_SECONDS = 0.1
 LARGE_REQUESTS = {"BatchGetNotes", "WriteNotes", "UpdateSession", "AppendTurns"}
 """Methods whose requests carry text of users and observers. Other requests have a few hundred bytes and never wait."""
 
-LARGE_RESPONSES = {"BatchGetNotes", "BeginRun", "GetSession", "ListRuns", "ListSessions"}
+LARGE_RESPONSES = {"BatchGetNotes", "BeginRun", "GetSession", "ListDueSessions", "ListRuns", "ListSessions"}
 """Methods whose responses may hold much of a session, or of many. GetNotes returns one document and never waits."""
 
-READS = {"GetNotes", "BatchGetNotes", "ListRuns", "GetSession", "ListSessions"}
+READS = {"GetNotes", "BatchGetNotes", "ListDueSessions", "ListRuns", "GetSession", "ListSessions"}
 """Read-only methods. If there is no room for the response of one, the call can still be rejected."""
 
-WRITES = {"BeginRun", "WriteNotes", "FailRun", "UpdateSession", "AppendTurns", "DeleteSession"}
+WRITES = {"BeginRun", "WriteNotes", "FailRun", "RenewRun", "UpdateSession", "AppendTurns", "DeleteSession"}
 """All other methods of the contract."""
 
 _METHODS = {method.name for service in SERVICES for method in service.methods}

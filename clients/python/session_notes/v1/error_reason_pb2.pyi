@@ -39,16 +39,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         { "field": "notes", "limit": "262144", "actual": "300127" }
     """
     ERROR_REASON_RUN_ALREADY_WRITTEN: _ErrorReason.ValueType  # 4
-    """ALREADY_EXISTS from WriteNotes: the run has already written different notes. FAILED_PRECONDITION from FailRun: the
-    run has already written its notes.
+    """ALREADY_EXISTS from WriteNotes: the run has already written different notes. FAILED_PRECONDITION from FailRun and
+    RenewRun: the run has already written its notes.
     """
     ERROR_REASON_RUN_ALREADY_FAILED: _ErrorReason.ValueType  # 5
-    """FAILED_PRECONDITION from WriteNotes. The run was ended by FailRun."""
+    """FAILED_PRECONDITION from WriteNotes and RenewRun. The run was ended by FailRun."""
     ERROR_REASON_RUN_NOT_FOUND: _ErrorReason.ValueType  # 6
-    """NOT_FOUND from FailRun. The run does not exist."""
+    """NOT_FOUND from FailRun and RenewRun. The run does not exist."""
     ERROR_REASON_SESSION_DELETED: _ErrorReason.ValueType  # 7
-    """FAILED_PRECONDITION. The session was deleted after the run began. Do not retry: the user's data must stay
-    deleted.
+    """FAILED_PRECONDITION. The session was deleted after the run began, or after an append with the same `append_id`. Do
+    not retry: the user's data must stay deleted.
     """
     ERROR_REASON_VERSION_MISMATCH: _ErrorReason.ValueType  # 8
     """ABORTED from UpdateSession. The session is not at the expected version. Read it again before retrying.
@@ -81,6 +81,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED. Too many calls, or too many bytes, are in flight. The call had no effect, so it is always safe
     to retry; `google.rpc.RetryInfo` carries the retry delay.
     """
+    ERROR_REASON_TURNS_ALREADY_APPENDED: _ErrorReason.ValueType  # 16
+    """ALREADY_EXISTS from AppendTurns. An earlier call with the same `append_id` has appended other turns."""
+    ERROR_REASON_SESSION_NOT_ALLOWED: _ErrorReason.ValueType  # 17
+    """PERMISSION_DENIED. The caller's token is limited to sessions whose ids have certain prefixes, and the session is
+    not one of them. Returned whether the session exists or not.
+    """
     ERROR_REASON_REQUEST_TIMEOUT: _ErrorReason.ValueType  # 18
     """DEADLINE_EXCEEDED. The request message did not arrive within 10 s. The call had no effect."""
 
@@ -106,16 +112,16 @@ this status and no details.
     { "field": "notes", "limit": "262144", "actual": "300127" }
 """
 ERROR_REASON_RUN_ALREADY_WRITTEN: ErrorReason.ValueType  # 4
-"""ALREADY_EXISTS from WriteNotes: the run has already written different notes. FAILED_PRECONDITION from FailRun: the
-run has already written its notes.
+"""ALREADY_EXISTS from WriteNotes: the run has already written different notes. FAILED_PRECONDITION from FailRun and
+RenewRun: the run has already written its notes.
 """
 ERROR_REASON_RUN_ALREADY_FAILED: ErrorReason.ValueType  # 5
-"""FAILED_PRECONDITION from WriteNotes. The run was ended by FailRun."""
+"""FAILED_PRECONDITION from WriteNotes and RenewRun. The run was ended by FailRun."""
 ERROR_REASON_RUN_NOT_FOUND: ErrorReason.ValueType  # 6
-"""NOT_FOUND from FailRun. The run does not exist."""
+"""NOT_FOUND from FailRun and RenewRun. The run does not exist."""
 ERROR_REASON_SESSION_DELETED: ErrorReason.ValueType  # 7
-"""FAILED_PRECONDITION. The session was deleted after the run began. Do not retry: the user's data must stay
-deleted.
+"""FAILED_PRECONDITION. The session was deleted after the run began, or after an append with the same `append_id`. Do
+not retry: the user's data must stay deleted.
 """
 ERROR_REASON_VERSION_MISMATCH: ErrorReason.ValueType  # 8
 """ABORTED from UpdateSession. The session is not at the expected version. Read it again before retrying.
@@ -147,6 +153,12 @@ ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 14
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 15
 """RESOURCE_EXHAUSTED. Too many calls, or too many bytes, are in flight. The call had no effect, so it is always safe
 to retry; `google.rpc.RetryInfo` carries the retry delay.
+"""
+ERROR_REASON_TURNS_ALREADY_APPENDED: ErrorReason.ValueType  # 16
+"""ALREADY_EXISTS from AppendTurns. An earlier call with the same `append_id` has appended other turns."""
+ERROR_REASON_SESSION_NOT_ALLOWED: ErrorReason.ValueType  # 17
+"""PERMISSION_DENIED. The caller's token is limited to sessions whose ids have certain prefixes, and the session is
+not one of them. Returned whether the session exists or not.
 """
 ERROR_REASON_REQUEST_TIMEOUT: ErrorReason.ValueType  # 18
 """DEADLINE_EXCEEDED. The request message did not arrive within 10 s. The call had no effect."""

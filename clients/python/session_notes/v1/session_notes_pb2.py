@@ -28,41 +28,53 @@ from session_notes.v1 import notes_pb2 as session__notes_dot_v1_dot_notes__pb2
 from session_notes.v1 import turn_pb2 as session__notes_dot_v1_dot_turn__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$session_notes/v1/session_notes.proto\x12\x10session_notes.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1csession_notes/v1/notes.proto\x1a\x1bsession_notes/v1/turn.proto\"\xc3\x01\n\x0fGetNotesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08observer\x18\x02 \x01(\t\x12*\n\x07max_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x0c\x63urrent_turn\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x1d\n\x10max_turns_behind\x18\x05 \x01(\x03H\x01\x88\x01\x01\x42\x0f\n\r_current_turnB\x13\n\x11_max_turns_behind\"\x87\x04\n\x10GetNotesResponse\x12\x12\n\x05ready\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12.\n\treadiness\x18\x02 \x01(\x0e\x32\x1b.session_notes.v1.Readiness\x12&\n\x05notes\x18\x03 \x01(\x0b\x32\x17.session_notes.v1.Notes\x12&\n\x03\x61ge\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0csnapshot_age\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\nwrite_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\robserved_turn\x18\x07 \x01(\x03H\x01\x88\x01\x01\x12\x19\n\x0cturns_behind\x18\x08 \x01(\x03H\x02\x88\x01\x01\x12\x12\n\x05\x66resh\x18\t \x01(\x08H\x03\x88\x01\x01\x12\"\n\x03run\x18\n \x01(\x0b\x32\x15.session_notes.v1.Run\x12)\n\nlatest_run\x18\x0b \x01(\x0b\x32\x15.session_notes.v1.Run\x12-\n\nexpires_in\x18\x0c \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\n\x06_readyB\x10\n\x0e_observed_turnB\x0f\n\r_turns_behindB\x08\n\x06_fresh\"K\n\x14\x42\x61tchGetNotesRequest\x12\x33\n\x08requests\x18\x01 \x03(\x0b\x32!.session_notes.v1.GetNotesRequest\"N\n\x15\x42\x61tchGetNotesResponse\x12\x35\n\tresponses\x18\x01 \x03(\x0b\x32\".session_notes.v1.GetNotesResponse\"\xd1\x01\n\x0f\x42\x65ginRunRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08observer\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x1a\n\robserved_turn\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12(\n\x05lease\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0conly_if_idle\x18\x06 \x01(\x08\x12\x1a\n\x12include_transcript\x18\x07 \x01(\x08\x42\x10\n\x0e_observed_turn\"\x84\x01\n\x10\x42\x65ginRunResponse\x12\x14\n\x07started\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\"\n\x03run\x18\x02 \x01(\x0b\x32\x15.session_notes.v1.Run\x12*\n\ntranscript\x18\x03 \x03(\x0b\x32\x16.session_notes.v1.TurnB\n\n\x08_started\"\xc7\x01\n\x11WriteNotesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08observer\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12&\n\x05notes\x18\x04 \x01(\x0b\x32\x17.session_notes.v1.Notes\x12\x1a\n\robserved_turn\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12&\n\x03ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\n\x0e_observed_turn\"\x99\x01\n\x12WriteNotesResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.session_notes.v1.WriteOutcome\x12\"\n\x03run\x18\x02 \x01(\x0b\x32\x15.session_notes.v1.Run\x12.\n\nwrite_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"V\n\x0e\x46\x61ilRunRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08observer\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"5\n\x0f\x46\x61ilRunResponse\x12\"\n\x03run\x18\x01 \x01(\x0b\x32\x15.session_notes.v1.Run\"u\n\x0fListRunsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08observer\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x15\n\rinclude_notes\x18\x05 \x01(\x08\"P\n\x10ListRunsResponse\x12#\n\x04runs\x18\x01 \x03(\x0b\x32\x15.session_notes.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x98\x01\n\tReadiness\x12\x19\n\x15READINESS_UNSPECIFIED\x10\x00\x12\x17\n\x13READINESS_NEVER_RUN\x10\x01\x12\x15\n\x11READINESS_RUNNING\x10\x02\x12\x13\n\x0fREADINESS_READY\x10\x03\x12\x14\n\x10READINESS_FAILED\x10\x04\x12\x15\n\x11READINESS_EXPIRED\x10\x05*\x84\x01\n\x0cWriteOutcome\x12\x1d\n\x19WRITE_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16WRITE_OUTCOME_ACCEPTED\x10\x01\x12\x1b\n\x17WRITE_OUTCOME_DUPLICATE\x10\x02\x12\x1c\n\x18WRITE_OUTCOME_SUPERSEDED\x10\x03\x32\x92\x04\n\x0cSessionNotes\x12Q\n\x08GetNotes\x12!.session_notes.v1.GetNotesRequest\x1a\".session_notes.v1.GetNotesResponse\x12`\n\rBatchGetNotes\x12&.session_notes.v1.BatchGetNotesRequest\x1a\'.session_notes.v1.BatchGetNotesResponse\x12Q\n\x08\x42\x65ginRun\x12!.session_notes.v1.BeginRunRequest\x1a\".session_notes.v1.BeginRunResponse\x12W\n\nWriteNotes\x12#.session_notes.v1.WriteNotesRequest\x1a$.session_notes.v1.WriteNotesResponse\x12N\n\x07\x46\x61ilRun\x12 .session_notes.v1.FailRunRequest\x1a!.session_notes.v1.FailRunResponse\x12Q\n\x08ListRuns\x12!.session_notes.v1.ListRunsRequest\x1a\".session_notes.v1.ListRunsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$session_notes/v1/session_notes.proto\x12\x10session_notes.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1csession_notes/v1/notes.proto\x1a\x1bsession_notes/v1/turn.proto\"\xf8\x01\n\x0fGetNotesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08observer\x18\x02 \x01(\t\x12*\n\x07max_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x0c\x63urrent_turn\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x1d\n\x10max_turns_behind\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x33\n\x10max_snapshot_age\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\n\r_current_turnB\x13\n\x11_max_turns_behind\"\xbd\x04\n\x10GetNotesResponse\x12\x12\n\x05ready\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12.\n\treadiness\x18\x02 \x01(\x0e\x32\x1b.session_notes.v1.Readiness\x12&\n\x05notes\x18\x03 \x01(\x0b\x32\x17.session_notes.v1.Notes\x12&\n\x03\x61ge\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0csnapshot_age\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\nwrite_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\robserved_turn\x18\x07 \x01(\x03H\x01\x88\x01\x01\x12\x19\n\x0cturns_behind\x18\x08 \x01(\x03H\x02\x88\x01\x01\x12\x12\n\x05\x66resh\x18\t \x01(\x08H\x03\x88\x01\x01\x12\"\n\x03run\x18\n \x01(\x0b\x32\x15.session_notes.v1.Run\x12)\n\nlatest_run\x18\x0b \x01(\x0b\x32\x15.session_notes.v1.Run\x12-\n\nexpires_in\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\rstale_because\x18\r \x03(\x0e\x32\x1d.session_notes.v1.StaleReasonB\x08\n\x06_readyB\x10\n\x0e_observed_turnB\x0f\n\r_turns_behindB\x08\n\x06_fresh\"K\n\x14\x42\x61tchGetNotesRequest\x12\x33\n\x08requests\x18\x01 \x03(\x0b\x32!.session_notes.v1.GetNotesRequest\"N\n\x15\x42\x61tchGetNotesResponse\x12\x35\n\tresponses\x18\x01 \x03(\x0b\x32\".session_notes.v1.GetNotesResponse\"\xc8\x02\n\x0f\x42\x65ginRunRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08observer\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x1a\n\robserved_turn\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12(\n\x05lease\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0conly_if_idle\x18\x06 \x01(\x08\x12\x1a\n\x12include_transcript\x18\x07 \x01(\x08\x12\x17\n\nafter_turn\x18\x08 \x01(\x03H\x01\x88\x01\x01\x12\x1b\n\x13\x61\x66ter_current_notes\x18\t \x01(\x08\x12\x11\n\tmax_turns\x18\n \x01(\x05\x12\x1d\n\x15include_current_notes\x18\x0b \x01(\x08\x42\x10\n\x0e_observed_turnB\r\n\x0b_after_turn\"\xe1\x01\n\x10\x42\x65ginRunResponse\x12\x14\n\x07started\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\"\n\x03run\x18\x02 \x01(\x0b\x32\x15.session_notes.v1.Run\x12*\n\ntranscript\x18\x03 \x03(\x0b\x32\x16.session_notes.v1.Turn\x12\x17\n\nfirst_turn\x18\x04 \x01(\x03H\x01\x88\x01\x01\x12\x33\n\x07\x63urrent\x18\x05 \x01(\x0b\x32\".session_notes.v1.GetNotesResponseB\n\n\x08_startedB\r\n\x0b_first_turn\"q\n\x0fRenewRunRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08observer\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12(\n\x05lease\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x86\x01\n\x10RenewRunResponse\x12\"\n\x03run\x18\x01 \x01(\x0b\x32\x15.session_notes.v1.Run\x12\x15\n\x08obsolete\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x19\n\x0cturns_behind\x18\x03 \x01(\x03H\x01\x88\x01\x01\x42\x0b\n\t_obsoleteB\x0f\n\r_turns_behind\"\xe4\x01\n\x16ListDueSessionsRequest\x12\x10\n\x08observer\x18\x01 \x01(\t\x12\x1d\n\x10min_turns_behind\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12/\n\x0cmin_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tmin_quiet\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\tB\x13\n\x11_min_turns_behind\"b\n\x17ListDueSessionsResponse\x12.\n\x08sessions\x18\x01 \x03(\x0b\x32\x1c.session_notes.v1.DueSession\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb5\x01\n\nDueSession\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nturn_count\x18\x02 \x01(\x03\x12\x19\n\x0cturns_behind\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12(\n\x05quiet\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\nlatest_run\x18\x05 \x01(\x0b\x32\x15.session_notes.v1.RunB\x0f\n\r_turns_behind\"\xc7\x01\n\x11WriteNotesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08observer\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12&\n\x05notes\x18\x04 \x01(\x0b\x32\x17.session_notes.v1.Notes\x12\x1a\n\robserved_turn\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12&\n\x03ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\n\x0e_observed_turn\"\x99\x01\n\x12WriteNotesResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.session_notes.v1.WriteOutcome\x12\"\n\x03run\x18\x02 \x01(\x0b\x32\x15.session_notes.v1.Run\x12.\n\nwrite_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"V\n\x0e\x46\x61ilRunRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08observer\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"5\n\x0f\x46\x61ilRunResponse\x12\"\n\x03run\x18\x01 \x01(\x0b\x32\x15.session_notes.v1.Run\"u\n\x0fListRunsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08observer\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x15\n\rinclude_notes\x18\x05 \x01(\x08\"P\n\x10ListRunsResponse\x12#\n\x04runs\x18\x01 \x03(\x0b\x32\x15.session_notes.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xc2\x01\n\x0bStaleReason\x12\x1c\n\x18STALE_REASON_UNSPECIFIED\x10\x00\x12\x14\n\x10STALE_REASON_AGE\x10\x01\x12\x1d\n\x19STALE_REASON_SNAPSHOT_AGE\x10\x02\x12\x1d\n\x19STALE_REASON_TURNS_BEHIND\x10\x03\x12\x1e\n\x1aSTALE_REASON_TURNS_UNKNOWN\x10\x04\x12!\n\x1dSTALE_REASON_SNAPSHOT_UNKNOWN\x10\x05*\x98\x01\n\tReadiness\x12\x19\n\x15READINESS_UNSPECIFIED\x10\x00\x12\x17\n\x13READINESS_NEVER_RUN\x10\x01\x12\x15\n\x11READINESS_RUNNING\x10\x02\x12\x13\n\x0fREADINESS_READY\x10\x03\x12\x14\n\x10READINESS_FAILED\x10\x04\x12\x15\n\x11READINESS_EXPIRED\x10\x05*\x84\x01\n\x0cWriteOutcome\x12\x1d\n\x19WRITE_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16WRITE_OUTCOME_ACCEPTED\x10\x01\x12\x1b\n\x17WRITE_OUTCOME_DUPLICATE\x10\x02\x12\x1c\n\x18WRITE_OUTCOME_SUPERSEDED\x10\x03\x32\xcd\x05\n\x0cSessionNotes\x12Q\n\x08GetNotes\x12!.session_notes.v1.GetNotesRequest\x1a\".session_notes.v1.GetNotesResponse\x12`\n\rBatchGetNotes\x12&.session_notes.v1.BatchGetNotesRequest\x1a\'.session_notes.v1.BatchGetNotesResponse\x12Q\n\x08\x42\x65ginRun\x12!.session_notes.v1.BeginRunRequest\x1a\".session_notes.v1.BeginRunResponse\x12W\n\nWriteNotes\x12#.session_notes.v1.WriteNotesRequest\x1a$.session_notes.v1.WriteNotesResponse\x12N\n\x07\x46\x61ilRun\x12 .session_notes.v1.FailRunRequest\x1a!.session_notes.v1.FailRunResponse\x12Q\n\x08RenewRun\x12!.session_notes.v1.RenewRunRequest\x1a\".session_notes.v1.RenewRunResponse\x12\x66\n\x0fListDueSessions\x12(.session_notes.v1.ListDueSessionsRequest\x1a).session_notes.v1.ListDueSessionsResponse\x12Q\n\x08ListRuns\x12!.session_notes.v1.ListRunsRequest\x1a\".session_notes.v1.ListRunsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'session_notes.v1.session_notes_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_READINESS']._serialized_start=2109
-  _globals['_READINESS']._serialized_end=2261
-  _globals['_WRITEOUTCOME']._serialized_start=2264
-  _globals['_WRITEOUTCOME']._serialized_end=2396
+  _globals['_STALEREASON']._serialized_start=3195
+  _globals['_STALEREASON']._serialized_end=3389
+  _globals['_READINESS']._serialized_start=3392
+  _globals['_READINESS']._serialized_end=3544
+  _globals['_WRITEOUTCOME']._serialized_start=3547
+  _globals['_WRITEOUTCOME']._serialized_end=3679
   _globals['_GETNOTESREQUEST']._serialized_start=183
-  _globals['_GETNOTESREQUEST']._serialized_end=378
-  _globals['_GETNOTESRESPONSE']._serialized_start=381
-  _globals['_GETNOTESRESPONSE']._serialized_end=900
-  _globals['_BATCHGETNOTESREQUEST']._serialized_start=902
-  _globals['_BATCHGETNOTESREQUEST']._serialized_end=977
-  _globals['_BATCHGETNOTESRESPONSE']._serialized_start=979
-  _globals['_BATCHGETNOTESRESPONSE']._serialized_end=1057
-  _globals['_BEGINRUNREQUEST']._serialized_start=1060
-  _globals['_BEGINRUNREQUEST']._serialized_end=1269
-  _globals['_BEGINRUNRESPONSE']._serialized_start=1272
-  _globals['_BEGINRUNRESPONSE']._serialized_end=1404
-  _globals['_WRITENOTESREQUEST']._serialized_start=1407
-  _globals['_WRITENOTESREQUEST']._serialized_end=1606
-  _globals['_WRITENOTESRESPONSE']._serialized_start=1609
-  _globals['_WRITENOTESRESPONSE']._serialized_end=1762
-  _globals['_FAILRUNREQUEST']._serialized_start=1764
-  _globals['_FAILRUNREQUEST']._serialized_end=1850
-  _globals['_FAILRUNRESPONSE']._serialized_start=1852
-  _globals['_FAILRUNRESPONSE']._serialized_end=1905
-  _globals['_LISTRUNSREQUEST']._serialized_start=1907
-  _globals['_LISTRUNSREQUEST']._serialized_end=2024
-  _globals['_LISTRUNSRESPONSE']._serialized_start=2026
-  _globals['_LISTRUNSRESPONSE']._serialized_end=2106
-  _globals['_SESSIONNOTES']._serialized_start=2399
-  _globals['_SESSIONNOTES']._serialized_end=2929
+  _globals['_GETNOTESREQUEST']._serialized_end=431
+  _globals['_GETNOTESRESPONSE']._serialized_start=434
+  _globals['_GETNOTESRESPONSE']._serialized_end=1007
+  _globals['_BATCHGETNOTESREQUEST']._serialized_start=1009
+  _globals['_BATCHGETNOTESREQUEST']._serialized_end=1084
+  _globals['_BATCHGETNOTESRESPONSE']._serialized_start=1086
+  _globals['_BATCHGETNOTESRESPONSE']._serialized_end=1164
+  _globals['_BEGINRUNREQUEST']._serialized_start=1167
+  _globals['_BEGINRUNREQUEST']._serialized_end=1495
+  _globals['_BEGINRUNRESPONSE']._serialized_start=1498
+  _globals['_BEGINRUNRESPONSE']._serialized_end=1723
+  _globals['_RENEWRUNREQUEST']._serialized_start=1725
+  _globals['_RENEWRUNREQUEST']._serialized_end=1838
+  _globals['_RENEWRUNRESPONSE']._serialized_start=1841
+  _globals['_RENEWRUNRESPONSE']._serialized_end=1975
+  _globals['_LISTDUESESSIONSREQUEST']._serialized_start=1978
+  _globals['_LISTDUESESSIONSREQUEST']._serialized_end=2206
+  _globals['_LISTDUESESSIONSRESPONSE']._serialized_start=2208
+  _globals['_LISTDUESESSIONSRESPONSE']._serialized_end=2306
+  _globals['_DUESESSION']._serialized_start=2309
+  _globals['_DUESESSION']._serialized_end=2490
+  _globals['_WRITENOTESREQUEST']._serialized_start=2493
+  _globals['_WRITENOTESREQUEST']._serialized_end=2692
+  _globals['_WRITENOTESRESPONSE']._serialized_start=2695
+  _globals['_WRITENOTESRESPONSE']._serialized_end=2848
+  _globals['_FAILRUNREQUEST']._serialized_start=2850
+  _globals['_FAILRUNREQUEST']._serialized_end=2936
+  _globals['_FAILRUNRESPONSE']._serialized_start=2938
+  _globals['_FAILRUNRESPONSE']._serialized_end=2991
+  _globals['_LISTRUNSREQUEST']._serialized_start=2993
+  _globals['_LISTRUNSREQUEST']._serialized_end=3110
+  _globals['_LISTRUNSRESPONSE']._serialized_start=3112
+  _globals['_LISTRUNSRESPONSE']._serialized_end=3192
+  _globals['_SESSIONNOTES']._serialized_start=3682
+  _globals['_SESSIONNOTES']._serialized_end=4399
 # @@protoc_insertion_point(module_scope)

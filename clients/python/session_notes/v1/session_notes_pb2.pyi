@@ -23,6 +23,42 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _StaleReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StaleReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StaleReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STALE_REASON_UNSPECIFIED: _StaleReason.ValueType  # 0
+    """Never sent."""
+    STALE_REASON_AGE: _StaleReason.ValueType  # 1
+    """`age` exceeds `max_age`."""
+    STALE_REASON_SNAPSHOT_AGE: _StaleReason.ValueType  # 2
+    """`snapshot_age` exceeds `max_snapshot_age`."""
+    STALE_REASON_TURNS_BEHIND: _StaleReason.ValueType  # 3
+    """`turns_behind` exceeds `max_turns_behind`."""
+    STALE_REASON_TURNS_UNKNOWN: _StaleReason.ValueType  # 4
+    """`max_turns_behind` is set and the drift is unknown: the run did not report what it had seen, or no turn is known."""
+    STALE_REASON_SNAPSHOT_UNKNOWN: _StaleReason.ValueType  # 5
+    """`max_snapshot_age` is set and the notes have no snapshot: their run had no BeginRun."""
+
+class StaleReason(_StaleReason, metaclass=_StaleReasonEnumTypeWrapper):
+    """Why notes are not fresh."""
+
+STALE_REASON_UNSPECIFIED: StaleReason.ValueType  # 0
+"""Never sent."""
+STALE_REASON_AGE: StaleReason.ValueType  # 1
+"""`age` exceeds `max_age`."""
+STALE_REASON_SNAPSHOT_AGE: StaleReason.ValueType  # 2
+"""`snapshot_age` exceeds `max_snapshot_age`."""
+STALE_REASON_TURNS_BEHIND: StaleReason.ValueType  # 3
+"""`turns_behind` exceeds `max_turns_behind`."""
+STALE_REASON_TURNS_UNKNOWN: StaleReason.ValueType  # 4
+"""`max_turns_behind` is set and the drift is unknown: the run did not report what it had seen, or no turn is known."""
+STALE_REASON_SNAPSHOT_UNKNOWN: StaleReason.ValueType  # 5
+"""`max_snapshot_age` is set and the notes have no snapshot: their run had no BeginRun."""
+Global___StaleReason: _TypeAlias = StaleReason  # noqa: Y015
+
 class _Readiness:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -102,6 +138,7 @@ class GetNotesRequest(_message.Message):
     MAX_AGE_FIELD_NUMBER: _builtins.int
     CURRENT_TURN_FIELD_NUMBER: _builtins.int
     MAX_TURNS_BEHIND_FIELD_NUMBER: _builtins.int
+    MAX_SNAPSHOT_AGE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session to read. Required."""
     observer: _builtins.str
@@ -114,6 +151,12 @@ class GetNotesRequest(_message.Message):
     def max_age(self) -> _duration_pb2.Duration:
         """Largest `age` that counts as fresh, inclusive. Not negative. Absent: no bound."""
 
+    @_builtins.property
+    def max_snapshot_age(self) -> _duration_pb2.Duration:
+        """Largest `snapshot_age` that counts as fresh, inclusive. Not negative. Absent: no bound. `max_age` bounds when the
+        notes were written, this field what they have seen.
+        """
+
     def __init__(
         self,
         *,
@@ -122,10 +165,11 @@ class GetNotesRequest(_message.Message):
         max_age: _duration_pb2.Duration | None = ...,
         current_turn: _builtins.int | None = ...,
         max_turns_behind: _builtins.int | None = ...,
+        max_snapshot_age: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_current_turn", b"_current_turn", "_max_turns_behind", b"_max_turns_behind", "current_turn", b"current_turn", "max_age", b"max_age", "max_turns_behind", b"max_turns_behind"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_current_turn", b"_current_turn", "_max_turns_behind", b"_max_turns_behind", "current_turn", b"current_turn", "max_age", b"max_age", "max_snapshot_age", b"max_snapshot_age", "max_turns_behind", b"max_turns_behind"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_current_turn", b"_current_turn", "_max_turns_behind", b"_max_turns_behind", "current_turn", b"current_turn", "max_age", b"max_age", "max_turns_behind", b"max_turns_behind", "observer", b"observer", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_current_turn", b"_current_turn", "_max_turns_behind", b"_max_turns_behind", "current_turn", b"current_turn", "max_age", b"max_age", "max_snapshot_age", b"max_snapshot_age", "max_turns_behind", b"max_turns_behind", "observer", b"observer", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__current_turn: _TypeAlias = _typing.Literal["current_turn"]  # noqa: Y015
     _WhichOneofArgType__current_turn: _TypeAlias = _typing.Literal["_current_turn", b"_current_turn"]  # noqa: Y015
@@ -156,6 +200,7 @@ class GetNotesResponse(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     LATEST_RUN_FIELD_NUMBER: _builtins.int
     EXPIRES_IN_FIELD_NUMBER: _builtins.int
+    STALE_BECAUSE_FIELD_NUMBER: _builtins.int
     ready: _builtins.bool
     """Whether current notes exist: true exactly if `readiness` is READY. Always present, so that JSON shows a plain
     false.
@@ -169,8 +214,8 @@ class GetNotesResponse(_message.Message):
     ready, or if either number is unknown.
     """
     fresh: _builtins.bool
-    """Whether the notes meet the bounds in the request. Always present. An absent bound is always met. A drift bound is
-    not met if the drift is unknown. False if not ready.
+    """Whether the notes meet the bounds in the request. Always present. An absent bound is always met. A bound is not met
+    if its value is unknown: no drift, or no snapshot. False if not ready. `stale_because` has the reasons.
     """
     @_builtins.property
     def notes(self) -> _notes_pb2.Notes:
@@ -204,6 +249,12 @@ class GetNotesResponse(_message.Message):
     def expires_in(self) -> _duration_pb2.Duration:
         """Time until the notes expire, by their own ttl or with the session, whichever comes first. Absent if not ready."""
 
+    @_builtins.property
+    def stale_because(self) -> _containers.RepeatedScalarFieldContainer[Global___StaleReason.ValueType]:
+        """Why ready notes are not fresh: one reason for each bound that is not met, in the order of the enum. Empty if fresh
+        or not ready.
+        """
+
     def __init__(
         self,
         *,
@@ -219,10 +270,11 @@ class GetNotesResponse(_message.Message):
         run: _notes_pb2.Run | None = ...,
         latest_run: _notes_pb2.Run | None = ...,
         expires_in: _duration_pb2.Duration | None = ...,
+        stale_because: _abc.Iterable[Global___StaleReason.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_fresh", b"_fresh", "_observed_turn", b"_observed_turn", "_ready", b"_ready", "_turns_behind", b"_turns_behind", "age", b"age", "expires_in", b"expires_in", "fresh", b"fresh", "latest_run", b"latest_run", "notes", b"notes", "observed_turn", b"observed_turn", "ready", b"ready", "run", b"run", "snapshot_age", b"snapshot_age", "turns_behind", b"turns_behind", "write_time", b"write_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fresh", b"_fresh", "_observed_turn", b"_observed_turn", "_ready", b"_ready", "_turns_behind", b"_turns_behind", "age", b"age", "expires_in", b"expires_in", "fresh", b"fresh", "latest_run", b"latest_run", "notes", b"notes", "observed_turn", b"observed_turn", "readiness", b"readiness", "ready", b"ready", "run", b"run", "snapshot_age", b"snapshot_age", "turns_behind", b"turns_behind", "write_time", b"write_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fresh", b"_fresh", "_observed_turn", b"_observed_turn", "_ready", b"_ready", "_turns_behind", b"_turns_behind", "age", b"age", "expires_in", b"expires_in", "fresh", b"fresh", "latest_run", b"latest_run", "notes", b"notes", "observed_turn", b"observed_turn", "readiness", b"readiness", "ready", b"ready", "run", b"run", "snapshot_age", b"snapshot_age", "stale_because", b"stale_because", "turns_behind", b"turns_behind", "write_time", b"write_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fresh: _TypeAlias = _typing.Literal["fresh"]  # noqa: Y015
     _WhichOneofArgType__fresh: _TypeAlias = _typing.Literal["_fresh", b"_fresh"]  # noqa: Y015
@@ -304,6 +356,10 @@ class BeginRunRequest(_message.Message):
     LEASE_FIELD_NUMBER: _builtins.int
     ONLY_IF_IDLE_FIELD_NUMBER: _builtins.int
     INCLUDE_TRANSCRIPT_FIELD_NUMBER: _builtins.int
+    AFTER_TURN_FIELD_NUMBER: _builtins.int
+    AFTER_CURRENT_NOTES_FIELD_NUMBER: _builtins.int
+    MAX_TURNS_FIELD_NUMBER: _builtins.int
+    INCLUDE_CURRENT_NOTES_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session to observe. Required."""
     observer: _builtins.str
@@ -317,7 +373,19 @@ class BeginRunRequest(_message.Message):
     only_if_idle: _builtins.bool
     """Begin only if no other run of this observer is in flight on the session."""
     include_transcript: _builtins.bool
-    """Whether to return a copy of the transcript."""
+    """Whether to return a copy of the transcript, or of the part that `after_turn`, `after_current_notes` and `max_turns`
+    select. They have no effect without it.
+    """
+    after_turn: _builtins.int
+    """Return only turns with a higher number than this. Turns are numbered from 1. Not negative. Absent: all turns."""
+    after_current_notes: _builtins.bool
+    """Return only turns that the run of the current notes has not seen; all turns if there are no current notes, or if
+    their run has no `observed_turn`. INVALID_ARGUMENT together with `after_turn`.
+    """
+    max_turns: _builtins.int
+    """Of the selected turns, return at most this many, the newest. Not negative. 0: no maximum."""
+    include_current_notes: _builtins.bool
+    """Whether to return `current`, the observer's current notes."""
     @_builtins.property
     def lease(self) -> _duration_pb2.Duration:
         """How long the run may take before it counts as ABANDONED: above 0, at most 100 years. Absent: 5 minutes. An observer
@@ -334,13 +402,22 @@ class BeginRunRequest(_message.Message):
         lease: _duration_pb2.Duration | None = ...,
         only_if_idle: _builtins.bool = ...,
         include_transcript: _builtins.bool = ...,
+        after_turn: _builtins.int | None = ...,
+        after_current_notes: _builtins.bool = ...,
+        max_turns: _builtins.int = ...,
+        include_current_notes: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_observed_turn", b"_observed_turn", "lease", b"lease", "observed_turn", b"observed_turn"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "_observed_turn", b"_observed_turn", "after_turn", b"after_turn", "lease", b"lease", "observed_turn", b"observed_turn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_observed_turn", b"_observed_turn", "include_transcript", b"include_transcript", "lease", b"lease", "observed_turn", b"observed_turn", "observer", b"observer", "only_if_idle", b"only_if_idle", "run_id", b"run_id", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "_observed_turn", b"_observed_turn", "after_current_notes", b"after_current_notes", "after_turn", b"after_turn", "include_current_notes", b"include_current_notes", "include_transcript", b"include_transcript", "lease", b"lease", "max_turns", b"max_turns", "observed_turn", b"observed_turn", "observer", b"observer", "only_if_idle", b"only_if_idle", "run_id", b"run_id", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__after_turn: _TypeAlias = _typing.Literal["after_turn"]  # noqa: Y015
+    _WhichOneofArgType__after_turn: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn"]  # noqa: Y015
     _WhichOneofReturnType__observed_turn: _TypeAlias = _typing.Literal["observed_turn"]  # noqa: Y015
     _WhichOneofArgType__observed_turn: _TypeAlias = _typing.Literal["_observed_turn", b"_observed_turn"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__after_turn) -> _WhichOneofReturnType__after_turn | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__observed_turn) -> _WhichOneofReturnType__observed_turn | None: ...
 
 Global___BeginRunRequest: _TypeAlias = BeginRunRequest  # noqa: Y015
@@ -354,18 +431,28 @@ class BeginRunResponse(_message.Message):
     STARTED_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
     TRANSCRIPT_FIELD_NUMBER: _builtins.int
+    FIRST_TURN_FIELD_NUMBER: _builtins.int
+    CURRENT_FIELD_NUMBER: _builtins.int
     started: _builtins.bool
     """Whether `run` is the caller's run, begun by this call or by an earlier one with the same id. False: `only_if_idle`
     was set, and `run` is another run in flight. Always present.
     """
+    first_turn: _builtins.int
+    """Number of the first turn in `transcript`, from 1. Absent if `transcript` is empty."""
     @_builtins.property
     def run(self) -> _notes_pb2.Run:
         """The caller's run, or the one in flight."""
 
     @_builtins.property
     def transcript(self) -> _containers.RepeatedCompositeFieldContainer[_turn_pb2.Turn]:
-        """The transcript of the snapshot, oldest turn first, as far as it is still stored (see Session.turns). Empty unless
-        requested and started.
+        """The transcript of the snapshot, oldest turn first, as far as it is still stored (see Session.turns), or the part of
+        it that the request selects. Empty unless requested and started.
+        """
+
+    @_builtins.property
+    def current(self) -> Global___GetNotesResponse:
+        """What GetNotes without bounds returns for this observer in the same atomic step. A repeated call returns the notes
+        that are current now, not those at the first call. Absent unless requested.
         """
 
     def __init__(
@@ -374,16 +461,226 @@ class BeginRunResponse(_message.Message):
         started: _builtins.bool | None = ...,
         run: _notes_pb2.Run | None = ...,
         transcript: _abc.Iterable[_turn_pb2.Turn] | None = ...,
+        first_turn: _builtins.int | None = ...,
+        current: Global___GetNotesResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_started", b"_started", "run", b"run", "started", b"started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_turn", b"_first_turn", "_started", b"_started", "current", b"current", "first_turn", b"first_turn", "run", b"run", "started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_started", b"_started", "run", b"run", "started", b"started", "transcript", b"transcript"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_turn", b"_first_turn", "_started", b"_started", "current", b"current", "first_turn", b"first_turn", "run", b"run", "started", b"started", "transcript", b"transcript"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__first_turn: _TypeAlias = _typing.Literal["first_turn"]  # noqa: Y015
+    _WhichOneofArgType__first_turn: _TypeAlias = _typing.Literal["_first_turn", b"_first_turn"]  # noqa: Y015
     _WhichOneofReturnType__started: _TypeAlias = _typing.Literal["started"]  # noqa: Y015
     _WhichOneofArgType__started: _TypeAlias = _typing.Literal["_started", b"_started"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_turn) -> _WhichOneofReturnType__first_turn | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__started) -> _WhichOneofReturnType__started | None: ...
 
 Global___BeginRunResponse: _TypeAlias = BeginRunResponse  # noqa: Y015
+
+@_typing.final
+class RenewRunRequest(_message.Message):
+    """Request message for RenewRun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    OBSERVER_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """The session of the run. Required."""
+    observer: _builtins.str
+    """The observer. Empty: `default`."""
+    run_id: _builtins.str
+    """The run to renew. Required."""
+    @_builtins.property
+    def lease(self) -> _duration_pb2.Duration:
+        """How long the run may take from now, before it counts as ABANDONED: above 0, at most 100 years. Absent: 5 minutes."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        observer: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        lease: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "observer", b"observer", "run_id", b"run_id", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewRunRequest: _TypeAlias = RenewRunRequest  # noqa: Y015
+
+@_typing.final
+class RenewRunResponse(_message.Message):
+    """Response message for RenewRun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    OBSOLETE_FIELD_NUMBER: _builtins.int
+    TURNS_BEHIND_FIELD_NUMBER: _builtins.int
+    obsolete: _builtins.bool
+    """Whether the run's write would be SUPERSEDED now, because a newer run has written or the current notes have seen
+    more turns. The run may go on, but need not. Always present.
+    """
+    turns_behind: _builtins.int
+    """Number of turns appended since the run's snapshot. Absent if the transcript is lost."""
+    @_builtins.property
+    def run(self) -> _notes_pb2.Run:
+        """The run. RUNNING, or ABANDONED if its lease had expired and its write would be SUPERSEDED."""
+
+    def __init__(
+        self,
+        *,
+        run: _notes_pb2.Run | None = ...,
+        obsolete: _builtins.bool | None = ...,
+        turns_behind: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_obsolete", b"_obsolete", "_turns_behind", b"_turns_behind", "obsolete", b"obsolete", "run", b"run", "turns_behind", b"turns_behind"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_obsolete", b"_obsolete", "_turns_behind", b"_turns_behind", "obsolete", b"obsolete", "run", b"run", "turns_behind", b"turns_behind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__obsolete: _TypeAlias = _typing.Literal["obsolete"]  # noqa: Y015
+    _WhichOneofArgType__obsolete: _TypeAlias = _typing.Literal["_obsolete", b"_obsolete"]  # noqa: Y015
+    _WhichOneofReturnType__turns_behind: _TypeAlias = _typing.Literal["turns_behind"]  # noqa: Y015
+    _WhichOneofArgType__turns_behind: _TypeAlias = _typing.Literal["_turns_behind", b"_turns_behind"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__obsolete) -> _WhichOneofReturnType__obsolete | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__turns_behind) -> _WhichOneofReturnType__turns_behind | None: ...
+
+Global___RenewRunResponse: _TypeAlias = RenewRunResponse  # noqa: Y015
+
+@_typing.final
+class ListDueSessionsRequest(_message.Message):
+    """Request message for ListDueSessions: which observer has work, and how long sessions must wait for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OBSERVER_FIELD_NUMBER: _builtins.int
+    MIN_TURNS_BEHIND_FIELD_NUMBER: _builtins.int
+    MIN_INTERVAL_FIELD_NUMBER: _builtins.int
+    MIN_QUIET_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    observer: _builtins.str
+    """The observer. Empty: `default`."""
+    min_turns_behind: _builtins.int
+    """Smallest number of turns that the current notes have not seen. Not negative. Absent: 1. Sessions without turns are
+    never due.
+    """
+    page_size: _builtins.int
+    """Maximum number of sessions per page. Not negative. 0: 100. More than 1,000: 1,000. A page can have fewer sessions,
+    or none, without being the last.
+    """
+    page_token: _builtins.str
+    """`next_page_token` of the previous page of a listing with the same observer and bounds. Empty: the first page."""
+    @_builtins.property
+    def min_interval(self) -> _duration_pb2.Duration:
+        """Shortest time since the observer's latest run on the session began. Not negative. Absent: 0."""
+
+    @_builtins.property
+    def min_quiet(self) -> _duration_pb2.Duration:
+        """Shortest time since the last turn was appended. Not negative. Absent: 0."""
+
+    def __init__(
+        self,
+        *,
+        observer: _builtins.str = ...,
+        min_turns_behind: _builtins.int | None = ...,
+        min_interval: _duration_pb2.Duration | None = ...,
+        min_quiet: _duration_pb2.Duration | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_turns_behind", b"_min_turns_behind", "min_interval", b"min_interval", "min_quiet", b"min_quiet", "min_turns_behind", b"min_turns_behind"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_turns_behind", b"_min_turns_behind", "min_interval", b"min_interval", "min_quiet", b"min_quiet", "min_turns_behind", b"min_turns_behind", "observer", b"observer", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__min_turns_behind: _TypeAlias = _typing.Literal["min_turns_behind"]  # noqa: Y015
+    _WhichOneofArgType__min_turns_behind: _TypeAlias = _typing.Literal["_min_turns_behind", b"_min_turns_behind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_turns_behind) -> _WhichOneofReturnType__min_turns_behind | None: ...
+
+Global___ListDueSessionsRequest: _TypeAlias = ListDueSessionsRequest  # noqa: Y015
+
+@_typing.final
+class ListDueSessionsResponse(_message.Message):
+    """Response message for ListDueSessions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page. Empty: this is the last page."""
+    @_builtins.property
+    def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___DueSession]:
+        """The sessions, in no particular order."""
+
+    def __init__(
+        self,
+        *,
+        sessions: _abc.Iterable[Global___DueSession] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "sessions", b"sessions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDueSessionsResponse: _TypeAlias = ListDueSessionsResponse  # noqa: Y015
+
+@_typing.final
+class DueSession(_message.Message):
+    """A session on which an observer has work to do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    TURN_COUNT_FIELD_NUMBER: _builtins.int
+    TURNS_BEHIND_FIELD_NUMBER: _builtins.int
+    QUIET_FIELD_NUMBER: _builtins.int
+    LATEST_RUN_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """The session's id."""
+    turn_count: _builtins.int
+    """Number of turns ever appended."""
+    turns_behind: _builtins.int
+    """Number of turns that the observer's current notes have not seen: all turns, if there are no current notes or they
+    do not tell. Always present.
+    """
+    @_builtins.property
+    def quiet(self) -> _duration_pb2.Duration:
+        """Time since the last turn was appended, by the store's clock, never negative."""
+
+    @_builtins.property
+    def latest_run(self) -> _notes_pb2.Run:
+        """The observer's run with the highest number. Absent if it has never begun one."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        turn_count: _builtins.int = ...,
+        turns_behind: _builtins.int | None = ...,
+        quiet: _duration_pb2.Duration | None = ...,
+        latest_run: _notes_pb2.Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_turns_behind", b"_turns_behind", "latest_run", b"latest_run", "quiet", b"quiet", "turns_behind", b"turns_behind"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_turns_behind", b"_turns_behind", "latest_run", b"latest_run", "quiet", b"quiet", "session_id", b"session_id", "turn_count", b"turn_count", "turns_behind", b"turns_behind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__turns_behind: _TypeAlias = _typing.Literal["turns_behind"]  # noqa: Y015
+    _WhichOneofArgType__turns_behind: _TypeAlias = _typing.Literal["_turns_behind", b"_turns_behind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__turns_behind) -> _WhichOneofReturnType__turns_behind | None: ...
+
+Global___DueSession: _TypeAlias = DueSession  # noqa: Y015
 
 @_typing.final
 class WriteNotesRequest(_message.Message):

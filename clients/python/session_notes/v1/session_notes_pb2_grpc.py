@@ -78,6 +78,16 @@ class SessionNotesStub(object):
                 request_serializer=session__notes_dot_v1_dot_session__notes__pb2.FailRunRequest.SerializeToString,
                 response_deserializer=session__notes_dot_v1_dot_session__notes__pb2.FailRunResponse.FromString,
                 _registered_method=True)
+        self.RenewRun = channel.unary_unary(
+                '/session_notes.v1.SessionNotes/RenewRun',
+                request_serializer=session__notes_dot_v1_dot_session__notes__pb2.RenewRunRequest.SerializeToString,
+                response_deserializer=session__notes_dot_v1_dot_session__notes__pb2.RenewRunResponse.FromString,
+                _registered_method=True)
+        self.ListDueSessions = channel.unary_unary(
+                '/session_notes.v1.SessionNotes/ListDueSessions',
+                request_serializer=session__notes_dot_v1_dot_session__notes__pb2.ListDueSessionsRequest.SerializeToString,
+                response_deserializer=session__notes_dot_v1_dot_session__notes__pb2.ListDueSessionsResponse.FromString,
+                _registered_method=True)
         self.ListRuns = channel.unary_unary(
                 '/session_notes.v1.SessionNotes/ListRuns',
                 request_serializer=session__notes_dot_v1_dot_session__notes__pb2.ListRunsRequest.SerializeToString,
@@ -136,8 +146,9 @@ class SessionNotesServicer(object):
         the transcript. Creates the session if it does not exist.
 
         Idempotent per `run_id`: a repeated call returns the run in its current state, with the transcript of the first
-        call's snapshot as far as it is still stored (the last 2,000 turns, at most 8 MiB). To be able to retry, choose the
-        id yourself. With the transcript, the response can exceed the 4 MiB that gRPC clients accept by default. Errors:
+        call's snapshot and window, as far as it is still stored (the last 2,000 turns, at most 8 MiB). To be able to
+        retry, choose the id yourself. With the transcript, the response can exceed the 4 MiB that gRPC clients accept by
+        default. Errors:
         - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
         - RESOURCE_EXHAUSTED, TOO_LARGE: the session has no room for another run; see WriteNotes.
         """
@@ -173,6 +184,36 @@ class SessionNotesServicer(object):
         - NOT_FOUND, RUN_NOT_FOUND: the run does not exist.
         - FAILED_PRECONDITION, RUN_ALREADY_WRITTEN: the run has already written its notes.
         - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewRun(self, request, context):
+        """Gives a run in flight a new lease, counted from now, and reports whether the run is still worth its cost. Renew a
+        long analysis at a third of its lease. A run whose lease has expired is in flight again, unless its write would be
+        SUPERSEDED. Extends the session's lifetime and changes nothing else.
+
+        Idempotent, except that each call counts the lease from its own time. Errors:
+        - NOT_FOUND, RUN_NOT_FOUND: the run does not exist.
+        - FAILED_PRECONDITION, RUN_ALREADY_WRITTEN: the run has already written its notes.
+        - FAILED_PRECONDITION, RUN_ALREADY_FAILED: the run was ended by FailRun.
+        - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDueSessions(self, request, context):
+        """Lists the sessions on which one observer has work to do, in pages and in no particular order: those with new turns,
+        without a run of this observer in flight, and within the bounds of the request. An observer in a process of its own
+        can look for work with it, and find sessions whose trigger was lost. It scans the whole store, so call it every few
+        seconds at most.
+
+        A session that is due throughout the listing is listed exactly once. One that becomes due, or no longer is, may or
+        may not be listed. Begin runs with `only_if_idle`, so that several processes can share the work.
+
+        Idempotent. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -216,6 +257,16 @@ def add_SessionNotesServicer_to_server(servicer, server):
                     servicer.FailRun,
                     request_deserializer=session__notes_dot_v1_dot_session__notes__pb2.FailRunRequest.FromString,
                     response_serializer=session__notes_dot_v1_dot_session__notes__pb2.FailRunResponse.SerializeToString,
+            ),
+            'RenewRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewRun,
+                    request_deserializer=session__notes_dot_v1_dot_session__notes__pb2.RenewRunRequest.FromString,
+                    response_serializer=session__notes_dot_v1_dot_session__notes__pb2.RenewRunResponse.SerializeToString,
+            ),
+            'ListDueSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDueSessions,
+                    request_deserializer=session__notes_dot_v1_dot_session__notes__pb2.ListDueSessionsRequest.FromString,
+                    response_serializer=session__notes_dot_v1_dot_session__notes__pb2.ListDueSessionsResponse.SerializeToString,
             ),
             'ListRuns': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRuns,
@@ -377,6 +428,60 @@ class SessionNotes(object):
             '/session_notes.v1.SessionNotes/FailRun',
             session__notes_dot_v1_dot_session__notes__pb2.FailRunRequest.SerializeToString,
             session__notes_dot_v1_dot_session__notes__pb2.FailRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/session_notes.v1.SessionNotes/RenewRun',
+            session__notes_dot_v1_dot_session__notes__pb2.RenewRunRequest.SerializeToString,
+            session__notes_dot_v1_dot_session__notes__pb2.RenewRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDueSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/session_notes.v1.SessionNotes/ListDueSessions',
+            session__notes_dot_v1_dot_session__notes__pb2.ListDueSessionsRequest.SerializeToString,
+            session__notes_dot_v1_dot_session__notes__pb2.ListDueSessionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

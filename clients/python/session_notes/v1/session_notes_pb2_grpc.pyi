@@ -73,8 +73,9 @@ class SessionNotesStub:
     the transcript. Creates the session if it does not exist.
 
     Idempotent per `run_id`: a repeated call returns the run in its current state, with the transcript of the first
-    call's snapshot as far as it is still stored (the last 2,000 turns, at most 8 MiB). To be able to retry, choose the
-    id yourself. With the transcript, the response can exceed the 4 MiB that gRPC clients accept by default. Errors:
+    call's snapshot and window, as far as it is still stored (the last 2,000 turns, at most 8 MiB). To be able to
+    retry, choose the id yourself. With the transcript, the response can exceed the 4 MiB that gRPC clients accept by
+    default. Errors:
     - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
     - RESOURCE_EXHAUSTED, TOO_LARGE: the session has no room for another run; see WriteNotes.
     """
@@ -102,6 +103,28 @@ class SessionNotesStub:
     - NOT_FOUND, RUN_NOT_FOUND: the run does not exist.
     - FAILED_PRECONDITION, RUN_ALREADY_WRITTEN: the run has already written its notes.
     - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
+    """
+    RenewRun: _grpc.UnaryUnaryMultiCallable[_session_notes_pb2.RenewRunRequest, _session_notes_pb2.RenewRunResponse]
+    """Gives a run in flight a new lease, counted from now, and reports whether the run is still worth its cost. Renew a
+    long analysis at a third of its lease. A run whose lease has expired is in flight again, unless its write would be
+    SUPERSEDED. Extends the session's lifetime and changes nothing else.
+
+    Idempotent, except that each call counts the lease from its own time. Errors:
+    - NOT_FOUND, RUN_NOT_FOUND: the run does not exist.
+    - FAILED_PRECONDITION, RUN_ALREADY_WRITTEN: the run has already written its notes.
+    - FAILED_PRECONDITION, RUN_ALREADY_FAILED: the run was ended by FailRun.
+    - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
+    """
+    ListDueSessions: _grpc.UnaryUnaryMultiCallable[_session_notes_pb2.ListDueSessionsRequest, _session_notes_pb2.ListDueSessionsResponse]
+    """Lists the sessions on which one observer has work to do, in pages and in no particular order: those with new turns,
+    without a run of this observer in flight, and within the bounds of the request. An observer in a process of its own
+    can look for work with it, and find sessions whose trigger was lost. It scans the whole store, so call it every few
+    seconds at most.
+
+    A session that is due throughout the listing is listed exactly once. One that becomes due, or no longer is, may or
+    may not be listed. Begin runs with `only_if_idle`, so that several processes can share the work.
+
+    Idempotent. Changes nothing.
     """
     ListRuns: _grpc.UnaryUnaryMultiCallable[_session_notes_pb2.ListRunsRequest, _session_notes_pb2.ListRunsResponse]
     """Lists the last 20 runs of one observer on one session, newest first, in pages. Intended for debugging. In a full
@@ -156,8 +179,9 @@ class SessionNotesAsyncStub(SessionNotesStub):
     the transcript. Creates the session if it does not exist.
 
     Idempotent per `run_id`: a repeated call returns the run in its current state, with the transcript of the first
-    call's snapshot as far as it is still stored (the last 2,000 turns, at most 8 MiB). To be able to retry, choose the
-    id yourself. With the transcript, the response can exceed the 4 MiB that gRPC clients accept by default. Errors:
+    call's snapshot and window, as far as it is still stored (the last 2,000 turns, at most 8 MiB). To be able to
+    retry, choose the id yourself. With the transcript, the response can exceed the 4 MiB that gRPC clients accept by
+    default. Errors:
     - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
     - RESOURCE_EXHAUSTED, TOO_LARGE: the session has no room for another run; see WriteNotes.
     """
@@ -185,6 +209,28 @@ class SessionNotesAsyncStub(SessionNotesStub):
     - NOT_FOUND, RUN_NOT_FOUND: the run does not exist.
     - FAILED_PRECONDITION, RUN_ALREADY_WRITTEN: the run has already written its notes.
     - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
+    """
+    RenewRun: _aio.UnaryUnaryMultiCallable[_session_notes_pb2.RenewRunRequest, _session_notes_pb2.RenewRunResponse]  # type: ignore[assignment]
+    """Gives a run in flight a new lease, counted from now, and reports whether the run is still worth its cost. Renew a
+    long analysis at a third of its lease. A run whose lease has expired is in flight again, unless its write would be
+    SUPERSEDED. Extends the session's lifetime and changes nothing else.
+
+    Idempotent, except that each call counts the lease from its own time. Errors:
+    - NOT_FOUND, RUN_NOT_FOUND: the run does not exist.
+    - FAILED_PRECONDITION, RUN_ALREADY_WRITTEN: the run has already written its notes.
+    - FAILED_PRECONDITION, RUN_ALREADY_FAILED: the run was ended by FailRun.
+    - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
+    """
+    ListDueSessions: _aio.UnaryUnaryMultiCallable[_session_notes_pb2.ListDueSessionsRequest, _session_notes_pb2.ListDueSessionsResponse]  # type: ignore[assignment]
+    """Lists the sessions on which one observer has work to do, in pages and in no particular order: those with new turns,
+    without a run of this observer in flight, and within the bounds of the request. An observer in a process of its own
+    can look for work with it, and find sessions whose trigger was lost. It scans the whole store, so call it every few
+    seconds at most.
+
+    A session that is due throughout the listing is listed exactly once. One that becomes due, or no longer is, may or
+    may not be listed. Begin runs with `only_if_idle`, so that several processes can share the work.
+
+    Idempotent. Changes nothing.
     """
     ListRuns: _aio.UnaryUnaryMultiCallable[_session_notes_pb2.ListRunsRequest, _session_notes_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Lists the last 20 runs of one observer on one session, newest first, in pages. Intended for debugging. In a full
@@ -254,8 +300,9 @@ class SessionNotesServicer(metaclass=_abc_1.ABCMeta):
         the transcript. Creates the session if it does not exist.
 
         Idempotent per `run_id`: a repeated call returns the run in its current state, with the transcript of the first
-        call's snapshot as far as it is still stored (the last 2,000 turns, at most 8 MiB). To be able to retry, choose the
-        id yourself. With the transcript, the response can exceed the 4 MiB that gRPC clients accept by default. Errors:
+        call's snapshot and window, as far as it is still stored (the last 2,000 turns, at most 8 MiB). To be able to
+        retry, choose the id yourself. With the transcript, the response can exceed the 4 MiB that gRPC clients accept by
+        default. Errors:
         - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
         - RESOURCE_EXHAUSTED, TOO_LARGE: the session has no room for another run; see WriteNotes.
         """
@@ -295,6 +342,40 @@ class SessionNotesServicer(metaclass=_abc_1.ABCMeta):
         - NOT_FOUND, RUN_NOT_FOUND: the run does not exist.
         - FAILED_PRECONDITION, RUN_ALREADY_WRITTEN: the run has already written its notes.
         - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
+        """
+
+    @_abc_1.abstractmethod
+    def RenewRun(
+        self,
+        request: _session_notes_pb2.RenewRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_notes_pb2.RenewRunResponse, _abc.Awaitable[_session_notes_pb2.RenewRunResponse]]:
+        """Gives a run in flight a new lease, counted from now, and reports whether the run is still worth its cost. Renew a
+        long analysis at a third of its lease. A run whose lease has expired is in flight again, unless its write would be
+        SUPERSEDED. Extends the session's lifetime and changes nothing else.
+
+        Idempotent, except that each call counts the lease from its own time. Errors:
+        - NOT_FOUND, RUN_NOT_FOUND: the run does not exist.
+        - FAILED_PRECONDITION, RUN_ALREADY_WRITTEN: the run has already written its notes.
+        - FAILED_PRECONDITION, RUN_ALREADY_FAILED: the run was ended by FailRun.
+        - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDueSessions(
+        self,
+        request: _session_notes_pb2.ListDueSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_notes_pb2.ListDueSessionsResponse, _abc.Awaitable[_session_notes_pb2.ListDueSessionsResponse]]:
+        """Lists the sessions on which one observer has work to do, in pages and in no particular order: those with new turns,
+        without a run of this observer in flight, and within the bounds of the request. An observer in a process of its own
+        can look for work with it, and find sessions whose trigger was lost. It scans the whole store, so call it every few
+        seconds at most.
+
+        A session that is due throughout the listing is listed exactly once. One that becomes due, or no longer is, may or
+        may not be listed. Begin runs with `only_if_idle`, so that several processes can share the work.
+
+        Idempotent. Changes nothing.
         """
 
     @_abc_1.abstractmethod

@@ -299,10 +299,15 @@ class AppendTurnsRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     TURNS_FIELD_NUMBER: _builtins.int
     EXPECTED_TURN_COUNT_FIELD_NUMBER: _builtins.int
+    APPEND_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session to change. Required."""
     expected_turn_count: _builtins.int
     """Append nothing unless the transcript has this many turns. Not negative. Absent: any number."""
+    append_id: _builtins.str
+    """Id of this append, chosen by the caller, in the form of a run id. A session remembers its last 200. Empty: a retry
+    appends the turns again.
+    """
     @_builtins.property
     def turns(self) -> _containers.RepeatedCompositeFieldContainer[_turn_pb2.Turn]:
         """The turns to append, oldest first: at least 1, at most 5,000."""
@@ -313,10 +318,11 @@ class AppendTurnsRequest(_message.Message):
         session_id: _builtins.str = ...,
         turns: _abc.Iterable[_turn_pb2.Turn] | None = ...,
         expected_turn_count: _builtins.int | None = ...,
+        append_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_turn_count", b"_expected_turn_count", "expected_turn_count", b"expected_turn_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_turn_count", b"_expected_turn_count", "expected_turn_count", b"expected_turn_count", "session_id", b"session_id", "turns", b"turns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_turn_count", b"_expected_turn_count", "append_id", b"append_id", "expected_turn_count", b"expected_turn_count", "session_id", b"session_id", "turns", b"turns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_turn_count: _TypeAlias = _typing.Literal["expected_turn_count"]  # noqa: Y015
     _WhichOneofArgType__expected_turn_count: _TypeAlias = _typing.Literal["_expected_turn_count", b"_expected_turn_count"]  # noqa: Y015
@@ -331,18 +337,24 @@ class AppendTurnsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TURN_COUNT_FIELD_NUMBER: _builtins.int
+    DUPLICATE_FIELD_NUMBER: _builtins.int
     turn_count: _builtins.int
-    """Number of turns ever appended."""
+    """Number of turns ever appended. For a duplicate: as the first call returned it."""
+    duplicate: _builtins.bool
+    """Whether an earlier call with the same `append_id` had already appended the turns. Always present."""
     def __init__(
         self,
         *,
         turn_count: _builtins.int = ...,
+        duplicate: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_duplicate", b"_duplicate", "duplicate", b"duplicate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["turn_count", b"turn_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duplicate", b"_duplicate", "duplicate", b"duplicate", "turn_count", b"turn_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__duplicate: _TypeAlias = _typing.Literal["duplicate"]  # noqa: Y015
+    _WhichOneofArgType__duplicate: _TypeAlias = _typing.Literal["_duplicate", b"_duplicate"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__duplicate) -> _WhichOneofReturnType__duplicate | None: ...
 
 Global___AppendTurnsResponse: _TypeAlias = AppendTurnsResponse  # noqa: Y015
 

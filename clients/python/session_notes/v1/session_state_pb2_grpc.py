@@ -96,17 +96,21 @@ class SessionStateServicer(object):
         """Appends turns to the transcript. Creates the session if it does not exist; the ttl of an expired session is
         restored as in WriteNotes.
 
-        Not idempotent. With `expected_turn_count` a retry is safe: it is ABORTED if the first attempt succeeded. Errors:
+        Idempotent per `append_id`: a repeated call with the same turns returns `duplicate` and the turn count of the first
+        call, and changes nothing. Without an id it is not idempotent, but with `expected_turn_count` a retry is safe: it
+        is ABORTED if the first attempt succeeded. Errors:
         - ABORTED, TURN_COUNT_MISMATCH: the transcript has another length, reported as `actual` in the metadata.
+        - ALREADY_EXISTS, TURNS_ALREADY_APPENDED: the `append_id` has already appended other turns.
+        - FAILED_PRECONDITION, SESSION_DELETED: the `append_id` was known when the session was deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSession(self, request, context):
-        """Deletes the session and all its data. For an hour afterwards, calls for runs that existed at the deletion are
-        rejected (SESSION_DELETED), so that an in-flight analysis does not resurrect a deleted user. Only the ids of these
-        runs are kept for this purpose.
+        """Deletes the session and all its data. For an hour afterwards, calls for runs that existed at the deletion, and
+        repeated appends with ids known at the deletion, are rejected (SESSION_DELETED), so that an in-flight analysis or a
+        late retry does not resurrect a deleted user. Only the ids of these runs and appends are kept for this purpose.
 
         Idempotent: a repeated call returns OK and `existed: false`.
         """

@@ -11,7 +11,7 @@ import { enumDesc, fileDesc } from "@bufbuild/protobuf/codegenv2";
  * Describes the file session_notes/v1/error_reason.proto.
  */
 export const file_session_notes_v1_error_reason: GenFile = /*@__PURE__*/
-  fileDesc("CiNzZXNzaW9uX25vdGVzL3YxL2Vycm9yX3JlYXNvbi5wcm90bxIQc2Vzc2lvbl9ub3Rlcy52MSrFBAoLRXJyb3JSZWFzb24SHAoYRVJST1JfUkVBU09OX1VOU1BFQ0lGSUVEEAASHgoaRVJST1JfUkVBU09OX0lOVkFMSURfRklFTEQQARIiCh5FUlJPUl9SRUFTT05fTUFMRk9STUVEX01FU1NBR0UQAhIaChZFUlJPUl9SRUFTT05fVE9PX0xBUkdFEAMSJAogRVJST1JfUkVBU09OX1JVTl9BTFJFQURZX1dSSVRURU4QBBIjCh9FUlJPUl9SRUFTT05fUlVOX0FMUkVBRFlfRkFJTEVEEAUSHgoaRVJST1JfUkVBU09OX1JVTl9OT1RfRk9VTkQQBhIgChxFUlJPUl9SRUFTT05fU0VTU0lPTl9ERUxFVEVEEAcSIQodRVJST1JfUkVBU09OX1ZFUlNJT05fTUlTTUFUQ0gQCBIkCiBFUlJPUl9SRUFTT05fVFVSTl9DT1VOVF9NSVNNQVRDSBAJEiIKHkVSUk9SX1JFQVNPTl9TVE9SRV9VTkFWQUlMQUJMRRAKEh4KGkVSUk9SX1JFQVNPTl9TSFVUVElOR19ET1dOEAsSGQoVRVJST1JfUkVBU09OX0lOVEVSTkFMEAwSIAocRVJST1JfUkVBU09OX1VOQVVUSEVOVElDQVRFRBANEiIKHkVSUk9SX1JFQVNPTl9QRVJNSVNTSU9OX0RFTklFRBAOEhsKF0VSUk9SX1JFQVNPTl9PVkVSTE9BREVEEA8SIAocRVJST1JfUkVBU09OX1JFUVVFU1RfVElNRU9VVBASYgZwcm90bzM");
+  fileDesc("CiNzZXNzaW9uX25vdGVzL3YxL2Vycm9yX3JlYXNvbi5wcm90bxIQc2Vzc2lvbl9ub3Rlcy52MSqUBQoLRXJyb3JSZWFzb24SHAoYRVJST1JfUkVBU09OX1VOU1BFQ0lGSUVEEAASHgoaRVJST1JfUkVBU09OX0lOVkFMSURfRklFTEQQARIiCh5FUlJPUl9SRUFTT05fTUFMRk9STUVEX01FU1NBR0UQAhIaChZFUlJPUl9SRUFTT05fVE9PX0xBUkdFEAMSJAogRVJST1JfUkVBU09OX1JVTl9BTFJFQURZX1dSSVRURU4QBBIjCh9FUlJPUl9SRUFTT05fUlVOX0FMUkVBRFlfRkFJTEVEEAUSHgoaRVJST1JfUkVBU09OX1JVTl9OT1RfRk9VTkQQBhIgChxFUlJPUl9SRUFTT05fU0VTU0lPTl9ERUxFVEVEEAcSIQodRVJST1JfUkVBU09OX1ZFUlNJT05fTUlTTUFUQ0gQCBIkCiBFUlJPUl9SRUFTT05fVFVSTl9DT1VOVF9NSVNNQVRDSBAJEiIKHkVSUk9SX1JFQVNPTl9TVE9SRV9VTkFWQUlMQUJMRRAKEh4KGkVSUk9SX1JFQVNPTl9TSFVUVElOR19ET1dOEAsSGQoVRVJST1JfUkVBU09OX0lOVEVSTkFMEAwSIAocRVJST1JfUkVBU09OX1VOQVVUSEVOVElDQVRFRBANEiIKHkVSUk9SX1JFQVNPTl9QRVJNSVNTSU9OX0RFTklFRBAOEhsKF0VSUk9SX1JFQVNPTl9PVkVSTE9BREVEEA8SJwojRVJST1JfUkVBU09OX1RVUk5TX0FMUkVBRFlfQVBQRU5ERUQQEBIkCiBFUlJPUl9SRUFTT05fU0VTU0lPTl9OT1RfQUxMT1dFRBAREiAKHEVSUk9SX1JFQVNPTl9SRVFVRVNUX1RJTUVPVVQQEmIGcHJvdG8z");
 
 /**
  * Reasons in `google.rpc.ErrorInfo`. Its `reason` is a name below without `ERROR_REASON_`; its `domain` is
@@ -55,30 +55,30 @@ export enum ErrorReason {
   TOO_LARGE = 3,
 
   /**
-   * ALREADY_EXISTS from WriteNotes: the run has already written different notes. FAILED_PRECONDITION from FailRun: the
-   * run has already written its notes.
+   * ALREADY_EXISTS from WriteNotes: the run has already written different notes. FAILED_PRECONDITION from FailRun and
+   * RenewRun: the run has already written its notes.
    *
    * @generated from enum value: ERROR_REASON_RUN_ALREADY_WRITTEN = 4;
    */
   RUN_ALREADY_WRITTEN = 4,
 
   /**
-   * FAILED_PRECONDITION from WriteNotes. The run was ended by FailRun.
+   * FAILED_PRECONDITION from WriteNotes and RenewRun. The run was ended by FailRun.
    *
    * @generated from enum value: ERROR_REASON_RUN_ALREADY_FAILED = 5;
    */
   RUN_ALREADY_FAILED = 5,
 
   /**
-   * NOT_FOUND from FailRun. The run does not exist.
+   * NOT_FOUND from FailRun and RenewRun. The run does not exist.
    *
    * @generated from enum value: ERROR_REASON_RUN_NOT_FOUND = 6;
    */
   RUN_NOT_FOUND = 6,
 
   /**
-   * FAILED_PRECONDITION. The session was deleted after the run began. Do not retry: the user's data must stay
-   * deleted.
+   * FAILED_PRECONDITION. The session was deleted after the run began, or after an append with the same `append_id`. Do
+   * not retry: the user's data must stay deleted.
    *
    * @generated from enum value: ERROR_REASON_SESSION_DELETED = 7;
    */
@@ -147,6 +147,21 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_OVERLOADED = 15;
    */
   OVERLOADED = 15,
+
+  /**
+   * ALREADY_EXISTS from AppendTurns. An earlier call with the same `append_id` has appended other turns.
+   *
+   * @generated from enum value: ERROR_REASON_TURNS_ALREADY_APPENDED = 16;
+   */
+  TURNS_ALREADY_APPENDED = 16,
+
+  /**
+   * PERMISSION_DENIED. The caller's token is limited to sessions whose ids have certain prefixes, and the session is
+   * not one of them. Returned whether the session exists or not.
+   *
+   * @generated from enum value: ERROR_REASON_SESSION_NOT_ALLOWED = 17;
+   */
+  SESSION_NOT_ALLOWED = 17,
 
   /**
    * DEADLINE_EXCEEDED. The request message did not arrive within 10 s. The call had no effect.

@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file session_notes/v1/session_notes.proto.
  */
 export const file_session_notes_v1_session_notes: GenFile = /*@__PURE__*/
-  fileDesc("CiRzZXNzaW9uX25vdGVzL3YxL3Nlc3Npb25fbm90ZXMucHJvdG8SEHNlc3Npb25fbm90ZXMudjEiwwEKD0dldE5vdGVzUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEhAKCG9ic2VydmVyGAIgASgJEioKB21heF9hZ2UYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SGQoMY3VycmVudF90dXJuGAQgASgDSACIAQESHQoQbWF4X3R1cm5zX2JlaGluZBgFIAEoA0gBiAEBQg8KDV9jdXJyZW50X3R1cm5CEwoRX21heF90dXJuc19iZWhpbmQihwQKEEdldE5vdGVzUmVzcG9uc2USEgoFcmVhZHkYASABKAhIAIgBARIuCglyZWFkaW5lc3MYAiABKA4yGy5zZXNzaW9uX25vdGVzLnYxLlJlYWRpbmVzcxImCgVub3RlcxgDIAEoCzIXLnNlc3Npb25fbm90ZXMudjEuTm90ZXMSJgoDYWdlGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEi8KDHNuYXBzaG90X2FnZRgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIuCgp3cml0ZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIaCg1vYnNlcnZlZF90dXJuGAcgASgDSAGIAQESGQoMdHVybnNfYmVoaW5kGAggASgDSAKIAQESEgoFZnJlc2gYCSABKAhIA4gBARIiCgNydW4YCiABKAsyFS5zZXNzaW9uX25vdGVzLnYxLlJ1bhIpCgpsYXRlc3RfcnVuGAsgASgLMhUuc2Vzc2lvbl9ub3Rlcy52MS5SdW4SLQoKZXhwaXJlc19pbhgMIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIICgZfcmVhZHlCEAoOX29ic2VydmVkX3R1cm5CDwoNX3R1cm5zX2JlaGluZEIICgZfZnJlc2giSwoUQmF0Y2hHZXROb3Rlc1JlcXVlc3QSMwoIcmVxdWVzdHMYASADKAsyIS5zZXNzaW9uX25vdGVzLnYxLkdldE5vdGVzUmVxdWVzdCJOChVCYXRjaEdldE5vdGVzUmVzcG9uc2USNQoJcmVzcG9uc2VzGAEgAygLMiIuc2Vzc2lvbl9ub3Rlcy52MS5HZXROb3Rlc1Jlc3BvbnNlItEBCg9CZWdpblJ1blJlcXVlc3QSEgoKc2Vzc2lvbl9pZBgBIAEoCRIQCghvYnNlcnZlchgCIAEoCRIOCgZydW5faWQYAyABKAkSGgoNb2JzZXJ2ZWRfdHVybhgEIAEoA0gAiAEBEigKBWxlYXNlGAUgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhQKDG9ubHlfaWZfaWRsZRgGIAEoCBIaChJpbmNsdWRlX3RyYW5zY3JpcHQYByABKAhCEAoOX29ic2VydmVkX3R1cm4ihAEKEEJlZ2luUnVuUmVzcG9uc2USFAoHc3RhcnRlZBgBIAEoCEgAiAEBEiIKA3J1bhgCIAEoCzIVLnNlc3Npb25fbm90ZXMudjEuUnVuEioKCnRyYW5zY3JpcHQYAyADKAsyFi5zZXNzaW9uX25vdGVzLnYxLlR1cm5CCgoIX3N0YXJ0ZWQixwEKEVdyaXRlTm90ZXNSZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSEAoIb2JzZXJ2ZXIYAiABKAkSDgoGcnVuX2lkGAMgASgJEiYKBW5vdGVzGAQgASgLMhcuc2Vzc2lvbl9ub3Rlcy52MS5Ob3RlcxIaCg1vYnNlcnZlZF90dXJuGAUgASgDSACIAQESJgoDdHRsGAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQhAKDl9vYnNlcnZlZF90dXJuIpkBChJXcml0ZU5vdGVzUmVzcG9uc2USLwoHb3V0Y29tZRgBIAEoDjIeLnNlc3Npb25fbm90ZXMudjEuV3JpdGVPdXRjb21lEiIKA3J1bhgCIAEoCzIVLnNlc3Npb25fbm90ZXMudjEuUnVuEi4KCndyaXRlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlYKDkZhaWxSdW5SZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSEAoIb2JzZXJ2ZXIYAiABKAkSDgoGcnVuX2lkGAMgASgJEg4KBnJlYXNvbhgEIAEoCSI1Cg9GYWlsUnVuUmVzcG9uc2USIgoDcnVuGAEgASgLMhUuc2Vzc2lvbl9ub3Rlcy52MS5SdW4idQoPTGlzdFJ1bnNSZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSEAoIb2JzZXJ2ZXIYAiABKAkSEQoJcGFnZV9zaXplGAMgASgFEhIKCnBhZ2VfdG9rZW4YBCABKAkSFQoNaW5jbHVkZV9ub3RlcxgFIAEoCCJQChBMaXN0UnVuc1Jlc3BvbnNlEiMKBHJ1bnMYASADKAsyFS5zZXNzaW9uX25vdGVzLnYxLlJ1bhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkqmAEKCVJlYWRpbmVzcxIZChVSRUFESU5FU1NfVU5TUEVDSUZJRUQQABIXChNSRUFESU5FU1NfTkVWRVJfUlVOEAESFQoRUkVBRElORVNTX1JVTk5JTkcQAhITCg9SRUFESU5FU1NfUkVBRFkQAxIUChBSRUFESU5FU1NfRkFJTEVEEAQSFQoRUkVBRElORVNTX0VYUElSRUQQBSqEAQoMV3JpdGVPdXRjb21lEh0KGVdSSVRFX09VVENPTUVfVU5TUEVDSUZJRUQQABIaChZXUklURV9PVVRDT01FX0FDQ0VQVEVEEAESGwoXV1JJVEVfT1VUQ09NRV9EVVBMSUNBVEUQAhIcChhXUklURV9PVVRDT01FX1NVUEVSU0VERUQQAzKSBAoMU2Vzc2lvbk5vdGVzElEKCEdldE5vdGVzEiEuc2Vzc2lvbl9ub3Rlcy52MS5HZXROb3Rlc1JlcXVlc3QaIi5zZXNzaW9uX25vdGVzLnYxLkdldE5vdGVzUmVzcG9uc2USYAoNQmF0Y2hHZXROb3RlcxImLnNlc3Npb25fbm90ZXMudjEuQmF0Y2hHZXROb3Rlc1JlcXVlc3QaJy5zZXNzaW9uX25vdGVzLnYxLkJhdGNoR2V0Tm90ZXNSZXNwb25zZRJRCghCZWdpblJ1bhIhLnNlc3Npb25fbm90ZXMudjEuQmVnaW5SdW5SZXF1ZXN0GiIuc2Vzc2lvbl9ub3Rlcy52MS5CZWdpblJ1blJlc3BvbnNlElcKCldyaXRlTm90ZXMSIy5zZXNzaW9uX25vdGVzLnYxLldyaXRlTm90ZXNSZXF1ZXN0GiQuc2Vzc2lvbl9ub3Rlcy52MS5Xcml0ZU5vdGVzUmVzcG9uc2USTgoHRmFpbFJ1bhIgLnNlc3Npb25fbm90ZXMudjEuRmFpbFJ1blJlcXVlc3QaIS5zZXNzaW9uX25vdGVzLnYxLkZhaWxSdW5SZXNwb25zZRJRCghMaXN0UnVucxIhLnNlc3Npb25fbm90ZXMudjEuTGlzdFJ1bnNSZXF1ZXN0GiIuc2Vzc2lvbl9ub3Rlcy52MS5MaXN0UnVuc1Jlc3BvbnNlYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_session_notes_v1_notes, file_session_notes_v1_turn]);
+  fileDesc("CiRzZXNzaW9uX25vdGVzL3YxL3Nlc3Npb25fbm90ZXMucHJvdG8SEHNlc3Npb25fbm90ZXMudjEi+AEKD0dldE5vdGVzUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEhAKCG9ic2VydmVyGAIgASgJEioKB21heF9hZ2UYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SGQoMY3VycmVudF90dXJuGAQgASgDSACIAQESHQoQbWF4X3R1cm5zX2JlaGluZBgFIAEoA0gBiAEBEjMKEG1heF9zbmFwc2hvdF9hZ2UYBiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CDwoNX2N1cnJlbnRfdHVybkITChFfbWF4X3R1cm5zX2JlaGluZCK9BAoQR2V0Tm90ZXNSZXNwb25zZRISCgVyZWFkeRgBIAEoCEgAiAEBEi4KCXJlYWRpbmVzcxgCIAEoDjIbLnNlc3Npb25fbm90ZXMudjEuUmVhZGluZXNzEiYKBW5vdGVzGAMgASgLMhcuc2Vzc2lvbl9ub3Rlcy52MS5Ob3RlcxImCgNhZ2UYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLwoMc25hcHNob3RfYWdlGAUgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEi4KCndyaXRlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhoKDW9ic2VydmVkX3R1cm4YByABKANIAYgBARIZCgx0dXJuc19iZWhpbmQYCCABKANIAogBARISCgVmcmVzaBgJIAEoCEgDiAEBEiIKA3J1bhgKIAEoCzIVLnNlc3Npb25fbm90ZXMudjEuUnVuEikKCmxhdGVzdF9ydW4YCyABKAsyFS5zZXNzaW9uX25vdGVzLnYxLlJ1bhItCgpleHBpcmVzX2luGAwgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEjQKDXN0YWxlX2JlY2F1c2UYDSADKA4yHS5zZXNzaW9uX25vdGVzLnYxLlN0YWxlUmVhc29uQggKBl9yZWFkeUIQCg5fb2JzZXJ2ZWRfdHVybkIPCg1fdHVybnNfYmVoaW5kQggKBl9mcmVzaCJLChRCYXRjaEdldE5vdGVzUmVxdWVzdBIzCghyZXF1ZXN0cxgBIAMoCzIhLnNlc3Npb25fbm90ZXMudjEuR2V0Tm90ZXNSZXF1ZXN0Ik4KFUJhdGNoR2V0Tm90ZXNSZXNwb25zZRI1CglyZXNwb25zZXMYASADKAsyIi5zZXNzaW9uX25vdGVzLnYxLkdldE5vdGVzUmVzcG9uc2UiyAIKD0JlZ2luUnVuUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEhAKCG9ic2VydmVyGAIgASgJEg4KBnJ1bl9pZBgDIAEoCRIaCg1vYnNlcnZlZF90dXJuGAQgASgDSACIAQESKAoFbGVhc2UYBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SFAoMb25seV9pZl9pZGxlGAYgASgIEhoKEmluY2x1ZGVfdHJhbnNjcmlwdBgHIAEoCBIXCgphZnRlcl90dXJuGAggASgDSAGIAQESGwoTYWZ0ZXJfY3VycmVudF9ub3RlcxgJIAEoCBIRCgltYXhfdHVybnMYCiABKAUSHQoVaW5jbHVkZV9jdXJyZW50X25vdGVzGAsgASgIQhAKDl9vYnNlcnZlZF90dXJuQg0KC19hZnRlcl90dXJuIuEBChBCZWdpblJ1blJlc3BvbnNlEhQKB3N0YXJ0ZWQYASABKAhIAIgBARIiCgNydW4YAiABKAsyFS5zZXNzaW9uX25vdGVzLnYxLlJ1bhIqCgp0cmFuc2NyaXB0GAMgAygLMhYuc2Vzc2lvbl9ub3Rlcy52MS5UdXJuEhcKCmZpcnN0X3R1cm4YBCABKANIAYgBARIzCgdjdXJyZW50GAUgASgLMiIuc2Vzc2lvbl9ub3Rlcy52MS5HZXROb3Rlc1Jlc3BvbnNlQgoKCF9zdGFydGVkQg0KC19maXJzdF90dXJuInEKD1JlbmV3UnVuUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEhAKCG9ic2VydmVyGAIgASgJEg4KBnJ1bl9pZBgDIAEoCRIoCgVsZWFzZRgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiKGAQoQUmVuZXdSdW5SZXNwb25zZRIiCgNydW4YASABKAsyFS5zZXNzaW9uX25vdGVzLnYxLlJ1bhIVCghvYnNvbGV0ZRgCIAEoCEgAiAEBEhkKDHR1cm5zX2JlaGluZBgDIAEoA0gBiAEBQgsKCV9vYnNvbGV0ZUIPCg1fdHVybnNfYmVoaW5kIuQBChZMaXN0RHVlU2Vzc2lvbnNSZXF1ZXN0EhAKCG9ic2VydmVyGAEgASgJEh0KEG1pbl90dXJuc19iZWhpbmQYAiABKANIAIgBARIvCgxtaW5faW50ZXJ2YWwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLAoJbWluX3F1aWV0GAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhEKCXBhZ2Vfc2l6ZRgFIAEoBRISCgpwYWdlX3Rva2VuGAYgASgJQhMKEV9taW5fdHVybnNfYmVoaW5kImIKF0xpc3REdWVTZXNzaW9uc1Jlc3BvbnNlEi4KCHNlc3Npb25zGAEgAygLMhwuc2Vzc2lvbl9ub3Rlcy52MS5EdWVTZXNzaW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSK1AQoKRHVlU2Vzc2lvbhISCgpzZXNzaW9uX2lkGAEgASgJEhIKCnR1cm5fY291bnQYAiABKAMSGQoMdHVybnNfYmVoaW5kGAMgASgDSACIAQESKAoFcXVpZXQYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SKQoKbGF0ZXN0X3J1bhgFIAEoCzIVLnNlc3Npb25fbm90ZXMudjEuUnVuQg8KDV90dXJuc19iZWhpbmQixwEKEVdyaXRlTm90ZXNSZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSEAoIb2JzZXJ2ZXIYAiABKAkSDgoGcnVuX2lkGAMgASgJEiYKBW5vdGVzGAQgASgLMhcuc2Vzc2lvbl9ub3Rlcy52MS5Ob3RlcxIaCg1vYnNlcnZlZF90dXJuGAUgASgDSACIAQESJgoDdHRsGAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQhAKDl9vYnNlcnZlZF90dXJuIpkBChJXcml0ZU5vdGVzUmVzcG9uc2USLwoHb3V0Y29tZRgBIAEoDjIeLnNlc3Npb25fbm90ZXMudjEuV3JpdGVPdXRjb21lEiIKA3J1bhgCIAEoCzIVLnNlc3Npb25fbm90ZXMudjEuUnVuEi4KCndyaXRlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlYKDkZhaWxSdW5SZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSEAoIb2JzZXJ2ZXIYAiABKAkSDgoGcnVuX2lkGAMgASgJEg4KBnJlYXNvbhgEIAEoCSI1Cg9GYWlsUnVuUmVzcG9uc2USIgoDcnVuGAEgASgLMhUuc2Vzc2lvbl9ub3Rlcy52MS5SdW4idQoPTGlzdFJ1bnNSZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSEAoIb2JzZXJ2ZXIYAiABKAkSEQoJcGFnZV9zaXplGAMgASgFEhIKCnBhZ2VfdG9rZW4YBCABKAkSFQoNaW5jbHVkZV9ub3RlcxgFIAEoCCJQChBMaXN0UnVuc1Jlc3BvbnNlEiMKBHJ1bnMYASADKAsyFS5zZXNzaW9uX25vdGVzLnYxLlJ1bhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkqwgEKC1N0YWxlUmVhc29uEhwKGFNUQUxFX1JFQVNPTl9VTlNQRUNJRklFRBAAEhQKEFNUQUxFX1JFQVNPTl9BR0UQARIdChlTVEFMRV9SRUFTT05fU05BUFNIT1RfQUdFEAISHQoZU1RBTEVfUkVBU09OX1RVUk5TX0JFSElORBADEh4KGlNUQUxFX1JFQVNPTl9UVVJOU19VTktOT1dOEAQSIQodU1RBTEVfUkVBU09OX1NOQVBTSE9UX1VOS05PV04QBSqYAQoJUmVhZGluZXNzEhkKFVJFQURJTkVTU19VTlNQRUNJRklFRBAAEhcKE1JFQURJTkVTU19ORVZFUl9SVU4QARIVChFSRUFESU5FU1NfUlVOTklORxACEhMKD1JFQURJTkVTU19SRUFEWRADEhQKEFJFQURJTkVTU19GQUlMRUQQBBIVChFSRUFESU5FU1NfRVhQSVJFRBAFKoQBCgxXcml0ZU91dGNvbWUSHQoZV1JJVEVfT1VUQ09NRV9VTlNQRUNJRklFRBAAEhoKFldSSVRFX09VVENPTUVfQUNDRVBURUQQARIbChdXUklURV9PVVRDT01FX0RVUExJQ0FURRACEhwKGFdSSVRFX09VVENPTUVfU1VQRVJTRURFRBADMs0FCgxTZXNzaW9uTm90ZXMSUQoIR2V0Tm90ZXMSIS5zZXNzaW9uX25vdGVzLnYxLkdldE5vdGVzUmVxdWVzdBoiLnNlc3Npb25fbm90ZXMudjEuR2V0Tm90ZXNSZXNwb25zZRJgCg1CYXRjaEdldE5vdGVzEiYuc2Vzc2lvbl9ub3Rlcy52MS5CYXRjaEdldE5vdGVzUmVxdWVzdBonLnNlc3Npb25fbm90ZXMudjEuQmF0Y2hHZXROb3Rlc1Jlc3BvbnNlElEKCEJlZ2luUnVuEiEuc2Vzc2lvbl9ub3Rlcy52MS5CZWdpblJ1blJlcXVlc3QaIi5zZXNzaW9uX25vdGVzLnYxLkJlZ2luUnVuUmVzcG9uc2USVwoKV3JpdGVOb3RlcxIjLnNlc3Npb25fbm90ZXMudjEuV3JpdGVOb3Rlc1JlcXVlc3QaJC5zZXNzaW9uX25vdGVzLnYxLldyaXRlTm90ZXNSZXNwb25zZRJOCgdGYWlsUnVuEiAuc2Vzc2lvbl9ub3Rlcy52MS5GYWlsUnVuUmVxdWVzdBohLnNlc3Npb25fbm90ZXMudjEuRmFpbFJ1blJlc3BvbnNlElEKCFJlbmV3UnVuEiEuc2Vzc2lvbl9ub3Rlcy52MS5SZW5ld1J1blJlcXVlc3QaIi5zZXNzaW9uX25vdGVzLnYxLlJlbmV3UnVuUmVzcG9uc2USZgoPTGlzdER1ZVNlc3Npb25zEiguc2Vzc2lvbl9ub3Rlcy52MS5MaXN0RHVlU2Vzc2lvbnNSZXF1ZXN0Gikuc2Vzc2lvbl9ub3Rlcy52MS5MaXN0RHVlU2Vzc2lvbnNSZXNwb25zZRJRCghMaXN0UnVucxIhLnNlc3Npb25fbm90ZXMudjEuTGlzdFJ1bnNSZXF1ZXN0GiIuc2Vzc2lvbl9ub3Rlcy52MS5MaXN0UnVuc1Jlc3BvbnNlYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_session_notes_v1_notes, file_session_notes_v1_turn]);
 
 /**
  * Request message for GetNotes: which notes to read, and when they count as fresh.
@@ -60,6 +60,14 @@ export type GetNotesRequest = Message<"session_notes.v1.GetNotesRequest"> & {
    * @generated from field: optional int64 max_turns_behind = 5;
    */
   maxTurnsBehind?: bigint | undefined;
+
+  /**
+   * Largest `snapshot_age` that counts as fresh, inclusive. Not negative. Absent: no bound. `max_age` bounds when the
+   * notes were written, this field what they have seen.
+   *
+   * @generated from field: google.protobuf.Duration max_snapshot_age = 6;
+   */
+  maxSnapshotAge?: Duration | undefined;
 };
 
 /**
@@ -135,8 +143,8 @@ export type GetNotesResponse = Message<"session_notes.v1.GetNotesResponse"> & {
   turnsBehind?: bigint | undefined;
 
   /**
-   * Whether the notes meet the bounds in the request. Always present. An absent bound is always met. A drift bound is
-   * not met if the drift is unknown. False if not ready.
+   * Whether the notes meet the bounds in the request. Always present. An absent bound is always met. A bound is not met
+   * if its value is unknown: no drift, or no snapshot. False if not ready. `stale_because` has the reasons.
    *
    * @generated from field: optional bool fresh = 9;
    */
@@ -163,6 +171,14 @@ export type GetNotesResponse = Message<"session_notes.v1.GetNotesResponse"> & {
    * @generated from field: google.protobuf.Duration expires_in = 12;
    */
   expiresIn?: Duration | undefined;
+
+  /**
+   * Why ready notes are not fresh: one reason for each bound that is not met, in the order of the enum. Empty if fresh
+   * or not ready.
+   *
+   * @generated from field: repeated session_notes.v1.StaleReason stale_because = 13;
+   */
+  staleBecause: StaleReason[];
 };
 
 /**
@@ -265,11 +281,41 @@ export type BeginRunRequest = Message<"session_notes.v1.BeginRunRequest"> & {
   onlyIfIdle: boolean;
 
   /**
-   * Whether to return a copy of the transcript.
+   * Whether to return a copy of the transcript, or of the part that `after_turn`, `after_current_notes` and `max_turns`
+   * select. They have no effect without it.
    *
    * @generated from field: bool include_transcript = 7;
    */
   includeTranscript: boolean;
+
+  /**
+   * Return only turns with a higher number than this. Turns are numbered from 1. Not negative. Absent: all turns.
+   *
+   * @generated from field: optional int64 after_turn = 8;
+   */
+  afterTurn?: bigint | undefined;
+
+  /**
+   * Return only turns that the run of the current notes has not seen; all turns if there are no current notes, or if
+   * their run has no `observed_turn`. INVALID_ARGUMENT together with `after_turn`.
+   *
+   * @generated from field: bool after_current_notes = 9;
+   */
+  afterCurrentNotes: boolean;
+
+  /**
+   * Of the selected turns, return at most this many, the newest. Not negative. 0: no maximum.
+   *
+   * @generated from field: int32 max_turns = 10;
+   */
+  maxTurns: number;
+
+  /**
+   * Whether to return `current`, the observer's current notes.
+   *
+   * @generated from field: bool include_current_notes = 11;
+   */
+  includeCurrentNotes: boolean;
 };
 
 /**
@@ -301,12 +347,27 @@ export type BeginRunResponse = Message<"session_notes.v1.BeginRunResponse"> & {
   run?: Run | undefined;
 
   /**
-   * The transcript of the snapshot, oldest turn first, as far as it is still stored (see Session.turns). Empty unless
-   * requested and started.
+   * The transcript of the snapshot, oldest turn first, as far as it is still stored (see Session.turns), or the part of
+   * it that the request selects. Empty unless requested and started.
    *
    * @generated from field: repeated session_notes.v1.Turn transcript = 3;
    */
   transcript: Turn[];
+
+  /**
+   * Number of the first turn in `transcript`, from 1. Absent if `transcript` is empty.
+   *
+   * @generated from field: optional int64 first_turn = 4;
+   */
+  firstTurn?: bigint | undefined;
+
+  /**
+   * What GetNotes without bounds returns for this observer in the same atomic step. A repeated call returns the notes
+   * that are current now, not those at the first call. Absent unless requested.
+   *
+   * @generated from field: session_notes.v1.GetNotesResponse current = 5;
+   */
+  current?: GetNotesResponse | undefined;
 };
 
 /**
@@ -315,6 +376,220 @@ export type BeginRunResponse = Message<"session_notes.v1.BeginRunResponse"> & {
  */
 export const BeginRunResponseSchema: GenMessage<BeginRunResponse> = /*@__PURE__*/
   messageDesc(file_session_notes_v1_session_notes, 5);
+
+/**
+ * Request message for RenewRun.
+ *
+ * @generated from message session_notes.v1.RenewRunRequest
+ */
+export type RenewRunRequest = Message<"session_notes.v1.RenewRunRequest"> & {
+  /**
+   * The session of the run. Required.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * The observer. Empty: `default`.
+   *
+   * @generated from field: string observer = 2;
+   */
+  observer: string;
+
+  /**
+   * The run to renew. Required.
+   *
+   * @generated from field: string run_id = 3;
+   */
+  runId: string;
+
+  /**
+   * How long the run may take from now, before it counts as ABANDONED: above 0, at most 100 years. Absent: 5 minutes.
+   *
+   * @generated from field: google.protobuf.Duration lease = 4;
+   */
+  lease?: Duration | undefined;
+};
+
+/**
+ * Describes the message session_notes.v1.RenewRunRequest.
+ * Use `create(RenewRunRequestSchema)` to create a new message.
+ */
+export const RenewRunRequestSchema: GenMessage<RenewRunRequest> = /*@__PURE__*/
+  messageDesc(file_session_notes_v1_session_notes, 6);
+
+/**
+ * Response message for RenewRun.
+ *
+ * @generated from message session_notes.v1.RenewRunResponse
+ */
+export type RenewRunResponse = Message<"session_notes.v1.RenewRunResponse"> & {
+  /**
+   * The run. RUNNING, or ABANDONED if its lease had expired and its write would be SUPERSEDED.
+   *
+   * @generated from field: session_notes.v1.Run run = 1;
+   */
+  run?: Run | undefined;
+
+  /**
+   * Whether the run's write would be SUPERSEDED now, because a newer run has written or the current notes have seen
+   * more turns. The run may go on, but need not. Always present.
+   *
+   * @generated from field: optional bool obsolete = 2;
+   */
+  obsolete?: boolean | undefined;
+
+  /**
+   * Number of turns appended since the run's snapshot. Absent if the transcript is lost.
+   *
+   * @generated from field: optional int64 turns_behind = 3;
+   */
+  turnsBehind?: bigint | undefined;
+};
+
+/**
+ * Describes the message session_notes.v1.RenewRunResponse.
+ * Use `create(RenewRunResponseSchema)` to create a new message.
+ */
+export const RenewRunResponseSchema: GenMessage<RenewRunResponse> = /*@__PURE__*/
+  messageDesc(file_session_notes_v1_session_notes, 7);
+
+/**
+ * Request message for ListDueSessions: which observer has work, and how long sessions must wait for it.
+ *
+ * @generated from message session_notes.v1.ListDueSessionsRequest
+ */
+export type ListDueSessionsRequest = Message<"session_notes.v1.ListDueSessionsRequest"> & {
+  /**
+   * The observer. Empty: `default`.
+   *
+   * @generated from field: string observer = 1;
+   */
+  observer: string;
+
+  /**
+   * Smallest number of turns that the current notes have not seen. Not negative. Absent: 1. Sessions without turns are
+   * never due.
+   *
+   * @generated from field: optional int64 min_turns_behind = 2;
+   */
+  minTurnsBehind?: bigint | undefined;
+
+  /**
+   * Shortest time since the observer's latest run on the session began. Not negative. Absent: 0.
+   *
+   * @generated from field: google.protobuf.Duration min_interval = 3;
+   */
+  minInterval?: Duration | undefined;
+
+  /**
+   * Shortest time since the last turn was appended. Not negative. Absent: 0.
+   *
+   * @generated from field: google.protobuf.Duration min_quiet = 4;
+   */
+  minQuiet?: Duration | undefined;
+
+  /**
+   * Maximum number of sessions per page. Not negative. 0: 100. More than 1,000: 1,000. A page can have fewer sessions,
+   * or none, without being the last.
+   *
+   * @generated from field: int32 page_size = 5;
+   */
+  pageSize: number;
+
+  /**
+   * `next_page_token` of the previous page of a listing with the same observer and bounds. Empty: the first page.
+   *
+   * @generated from field: string page_token = 6;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message session_notes.v1.ListDueSessionsRequest.
+ * Use `create(ListDueSessionsRequestSchema)` to create a new message.
+ */
+export const ListDueSessionsRequestSchema: GenMessage<ListDueSessionsRequest> = /*@__PURE__*/
+  messageDesc(file_session_notes_v1_session_notes, 8);
+
+/**
+ * Response message for ListDueSessions.
+ *
+ * @generated from message session_notes.v1.ListDueSessionsResponse
+ */
+export type ListDueSessionsResponse = Message<"session_notes.v1.ListDueSessionsResponse"> & {
+  /**
+   * The sessions, in no particular order.
+   *
+   * @generated from field: repeated session_notes.v1.DueSession sessions = 1;
+   */
+  sessions: DueSession[];
+
+  /**
+   * Token of the next page. Empty: this is the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message session_notes.v1.ListDueSessionsResponse.
+ * Use `create(ListDueSessionsResponseSchema)` to create a new message.
+ */
+export const ListDueSessionsResponseSchema: GenMessage<ListDueSessionsResponse> = /*@__PURE__*/
+  messageDesc(file_session_notes_v1_session_notes, 9);
+
+/**
+ * A session on which an observer has work to do.
+ *
+ * @generated from message session_notes.v1.DueSession
+ */
+export type DueSession = Message<"session_notes.v1.DueSession"> & {
+  /**
+   * The session's id.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * Number of turns ever appended.
+   *
+   * @generated from field: int64 turn_count = 2;
+   */
+  turnCount: bigint;
+
+  /**
+   * Number of turns that the observer's current notes have not seen: all turns, if there are no current notes or they
+   * do not tell. Always present.
+   *
+   * @generated from field: optional int64 turns_behind = 3;
+   */
+  turnsBehind?: bigint | undefined;
+
+  /**
+   * Time since the last turn was appended, by the store's clock, never negative.
+   *
+   * @generated from field: google.protobuf.Duration quiet = 4;
+   */
+  quiet?: Duration | undefined;
+
+  /**
+   * The observer's run with the highest number. Absent if it has never begun one.
+   *
+   * @generated from field: session_notes.v1.Run latest_run = 5;
+   */
+  latestRun?: Run | undefined;
+};
+
+/**
+ * Describes the message session_notes.v1.DueSession.
+ * Use `create(DueSessionSchema)` to create a new message.
+ */
+export const DueSessionSchema: GenMessage<DueSession> = /*@__PURE__*/
+  messageDesc(file_session_notes_v1_session_notes, 10);
 
 /**
  * Request message for WriteNotes.
@@ -372,7 +647,7 @@ export type WriteNotesRequest = Message<"session_notes.v1.WriteNotesRequest"> & 
  * Use `create(WriteNotesRequestSchema)` to create a new message.
  */
 export const WriteNotesRequestSchema: GenMessage<WriteNotesRequest> = /*@__PURE__*/
-  messageDesc(file_session_notes_v1_session_notes, 6);
+  messageDesc(file_session_notes_v1_session_notes, 11);
 
 /**
  * Response message for WriteNotes.
@@ -407,7 +682,7 @@ export type WriteNotesResponse = Message<"session_notes.v1.WriteNotesResponse"> 
  * Use `create(WriteNotesResponseSchema)` to create a new message.
  */
 export const WriteNotesResponseSchema: GenMessage<WriteNotesResponse> = /*@__PURE__*/
-  messageDesc(file_session_notes_v1_session_notes, 7);
+  messageDesc(file_session_notes_v1_session_notes, 12);
 
 /**
  * Request message for FailRun.
@@ -450,7 +725,7 @@ export type FailRunRequest = Message<"session_notes.v1.FailRunRequest"> & {
  * Use `create(FailRunRequestSchema)` to create a new message.
  */
 export const FailRunRequestSchema: GenMessage<FailRunRequest> = /*@__PURE__*/
-  messageDesc(file_session_notes_v1_session_notes, 8);
+  messageDesc(file_session_notes_v1_session_notes, 13);
 
 /**
  * Response message for FailRun.
@@ -471,7 +746,7 @@ export type FailRunResponse = Message<"session_notes.v1.FailRunResponse"> & {
  * Use `create(FailRunResponseSchema)` to create a new message.
  */
 export const FailRunResponseSchema: GenMessage<FailRunResponse> = /*@__PURE__*/
-  messageDesc(file_session_notes_v1_session_notes, 9);
+  messageDesc(file_session_notes_v1_session_notes, 14);
 
 /**
  * Request message for ListRuns.
@@ -520,7 +795,7 @@ export type ListRunsRequest = Message<"session_notes.v1.ListRunsRequest"> & {
  * Use `create(ListRunsRequestSchema)` to create a new message.
  */
 export const ListRunsRequestSchema: GenMessage<ListRunsRequest> = /*@__PURE__*/
-  messageDesc(file_session_notes_v1_session_notes, 10);
+  messageDesc(file_session_notes_v1_session_notes, 15);
 
 /**
  * Response message for ListRuns.
@@ -548,7 +823,62 @@ export type ListRunsResponse = Message<"session_notes.v1.ListRunsResponse"> & {
  * Use `create(ListRunsResponseSchema)` to create a new message.
  */
 export const ListRunsResponseSchema: GenMessage<ListRunsResponse> = /*@__PURE__*/
-  messageDesc(file_session_notes_v1_session_notes, 11);
+  messageDesc(file_session_notes_v1_session_notes, 16);
+
+/**
+ * Why notes are not fresh.
+ *
+ * @generated from enum session_notes.v1.StaleReason
+ */
+export enum StaleReason {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: STALE_REASON_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * `age` exceeds `max_age`.
+   *
+   * @generated from enum value: STALE_REASON_AGE = 1;
+   */
+  AGE = 1,
+
+  /**
+   * `snapshot_age` exceeds `max_snapshot_age`.
+   *
+   * @generated from enum value: STALE_REASON_SNAPSHOT_AGE = 2;
+   */
+  SNAPSHOT_AGE = 2,
+
+  /**
+   * `turns_behind` exceeds `max_turns_behind`.
+   *
+   * @generated from enum value: STALE_REASON_TURNS_BEHIND = 3;
+   */
+  TURNS_BEHIND = 3,
+
+  /**
+   * `max_turns_behind` is set and the drift is unknown: the run did not report what it had seen, or no turn is known.
+   *
+   * @generated from enum value: STALE_REASON_TURNS_UNKNOWN = 4;
+   */
+  TURNS_UNKNOWN = 4,
+
+  /**
+   * `max_snapshot_age` is set and the notes have no snapshot: their run had no BeginRun.
+   *
+   * @generated from enum value: STALE_REASON_SNAPSHOT_UNKNOWN = 5;
+   */
+  SNAPSHOT_UNKNOWN = 5,
+}
+
+/**
+ * Describes the enum session_notes.v1.StaleReason.
+ */
+export const StaleReasonSchema: GenEnum<StaleReason> = /*@__PURE__*/
+  enumDesc(file_session_notes_v1_session_notes, 0);
 
 /**
  * Whether current notes exist, and the reason if they do not.
@@ -604,7 +934,7 @@ export enum Readiness {
  * Describes the enum session_notes.v1.Readiness.
  */
 export const ReadinessSchema: GenEnum<Readiness> = /*@__PURE__*/
-  enumDesc(file_session_notes_v1_session_notes, 0);
+  enumDesc(file_session_notes_v1_session_notes, 1);
 
 /**
  * Outcome of WriteNotes.
@@ -645,7 +975,7 @@ export enum WriteOutcome {
  * Describes the enum session_notes.v1.WriteOutcome.
  */
 export const WriteOutcomeSchema: GenEnum<WriteOutcome> = /*@__PURE__*/
-  enumDesc(file_session_notes_v1_session_notes, 1);
+  enumDesc(file_session_notes_v1_session_notes, 2);
 
 /**
  * Observers' notes on sessions, with readiness, age and drift.
@@ -706,8 +1036,9 @@ export const SessionNotes: GenService<{
    * the transcript. Creates the session if it does not exist.
    *
    * Idempotent per `run_id`: a repeated call returns the run in its current state, with the transcript of the first
-   * call's snapshot as far as it is still stored (the last 2,000 turns, at most 8 MiB). To be able to retry, choose the
-   * id yourself. With the transcript, the response can exceed the 4 MiB that gRPC clients accept by default. Errors:
+   * call's snapshot and window, as far as it is still stored (the last 2,000 turns, at most 8 MiB). To be able to
+   * retry, choose the id yourself. With the transcript, the response can exceed the 4 MiB that gRPC clients accept by
+   * default. Errors:
    * - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
    * - RESOURCE_EXHAUSTED, TOO_LARGE: the session has no room for another run; see WriteNotes.
    *
@@ -756,6 +1087,42 @@ export const SessionNotes: GenService<{
     methodKind: "unary";
     input: typeof FailRunRequestSchema;
     output: typeof FailRunResponseSchema;
+  },
+  /**
+   * Gives a run in flight a new lease, counted from now, and reports whether the run is still worth its cost. Renew a
+   * long analysis at a third of its lease. A run whose lease has expired is in flight again, unless its write would be
+   * SUPERSEDED. Extends the session's lifetime and changes nothing else.
+   *
+   * Idempotent, except that each call counts the lease from its own time. Errors:
+   * - NOT_FOUND, RUN_NOT_FOUND: the run does not exist.
+   * - FAILED_PRECONDITION, RUN_ALREADY_WRITTEN: the run has already written its notes.
+   * - FAILED_PRECONDITION, RUN_ALREADY_FAILED: the run was ended by FailRun.
+   * - FAILED_PRECONDITION, SESSION_DELETED: the run existed when the session was deleted.
+   *
+   * @generated from rpc session_notes.v1.SessionNotes.RenewRun
+   */
+  renewRun: {
+    methodKind: "unary";
+    input: typeof RenewRunRequestSchema;
+    output: typeof RenewRunResponseSchema;
+  },
+  /**
+   * Lists the sessions on which one observer has work to do, in pages and in no particular order: those with new turns,
+   * without a run of this observer in flight, and within the bounds of the request. An observer in a process of its own
+   * can look for work with it, and find sessions whose trigger was lost. It scans the whole store, so call it every few
+   * seconds at most.
+   *
+   * A session that is due throughout the listing is listed exactly once. One that becomes due, or no longer is, may or
+   * may not be listed. Begin runs with `only_if_idle`, so that several processes can share the work.
+   *
+   * Idempotent. Changes nothing.
+   *
+   * @generated from rpc session_notes.v1.SessionNotes.ListDueSessions
+   */
+  listDueSessions: {
+    methodKind: "unary";
+    input: typeof ListDueSessionsRequestSchema;
+    output: typeof ListDueSessionsResponseSchema;
   },
   /**
    * Lists the last 20 runs of one observer on one session, newest first, in pages. Intended for debugging. In a full

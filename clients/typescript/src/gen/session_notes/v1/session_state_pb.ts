@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file session_notes/v1/session_state.proto.
  */
 export const file_session_notes_v1_session_state: GenFile = /*@__PURE__*/
-  fileDesc("CiRzZXNzaW9uX25vdGVzL3YxL3Nlc3Npb25fc3RhdGUucHJvdG8SEHNlc3Npb25fbm90ZXMudjEikwQKB1Nlc3Npb24SEgoKc2Vzc2lvbl9pZBgBIAEoCRI1CgZmaWVsZHMYAiADKAsyJS5zZXNzaW9uX25vdGVzLnYxLlNlc3Npb24uRmllbGRzRW50cnkSDwoHdmVyc2lvbhgDIAEoAxIXCgp0dXJuX2NvdW50GAQgASgDSACIAQESJQoFdHVybnMYBSADKAsyFi5zZXNzaW9uX25vdGVzLnYxLlR1cm4SMwoFbm90ZXMYBiADKAsyJC5zZXNzaW9uX25vdGVzLnYxLlNlc3Npb24uTm90ZXNFbnRyeRIvCgtjcmVhdGVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdXBkYXRlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCmV4cGlyZXNfaW4YCSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24aRQoLRmllbGRzRW50cnkSCwoDa2V5GAEgASgJEiUKBXZhbHVlGAIgASgLMhYuZ29vZ2xlLnByb3RvYnVmLlZhbHVlOgI4ARpQCgpOb3Rlc0VudHJ5EgsKA2tleRgBIAEoCRIxCgV2YWx1ZRgCIAEoCzIiLnNlc3Npb25fbm90ZXMudjEuR2V0Tm90ZXNSZXNwb25zZToCOAFCDQoLX3R1cm5fY291bnQiPgoRR2V0U2Vzc2lvblJlcXVlc3QSEgoKc2Vzc2lvbl9pZBgBIAEoCRIVCg1pbmNsdWRlX3R1cm5zGAIgASgIIkAKEkdldFNlc3Npb25SZXNwb25zZRIqCgdzZXNzaW9uGAEgASgLMhkuc2Vzc2lvbl9ub3Rlcy52MS5TZXNzaW9uIpgCChRVcGRhdGVTZXNzaW9uUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEjwKA3NldBgCIAMoCzIvLnNlc3Npb25fbm90ZXMudjEuVXBkYXRlU2Vzc2lvblJlcXVlc3QuU2V0RW50cnkSDgoGcmVtb3ZlGAMgAygJEh0KEGV4cGVjdGVkX3ZlcnNpb24YBCABKANIAIgBARImCgN0dGwYBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24aQgoIU2V0RW50cnkSCwoDa2V5GAEgASgJEiUKBXZhbHVlGAIgASgLMhYuZ29vZ2xlLnByb3RvYnVmLlZhbHVlOgI4AUITChFfZXhwZWN0ZWRfdmVyc2lvbiJZChVVcGRhdGVTZXNzaW9uUmVzcG9uc2USDwoHdmVyc2lvbhgBIAEoAxIvCgt1cGRhdGVfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiiQEKEkFwcGVuZFR1cm5zUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEiUKBXR1cm5zGAIgAygLMhYuc2Vzc2lvbl9ub3Rlcy52MS5UdXJuEiAKE2V4cGVjdGVkX3R1cm5fY291bnQYAyABKANIAIgBAUIWChRfZXhwZWN0ZWRfdHVybl9jb3VudCIpChNBcHBlbmRUdXJuc1Jlc3BvbnNlEhIKCnR1cm5fY291bnQYASABKAMiKgoURGVsZXRlU2Vzc2lvblJlcXVlc3QSEgoKc2Vzc2lvbl9pZBgBIAEoCSI5ChVEZWxldGVTZXNzaW9uUmVzcG9uc2USFAoHZXhpc3RlZBgBIAEoCEgAiAEBQgoKCF9leGlzdGVkIjwKE0xpc3RTZXNzaW9uc1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiYwoUTGlzdFNlc3Npb25zUmVzcG9uc2USMgoIc2Vzc2lvbnMYASADKAsyIC5zZXNzaW9uX25vdGVzLnYxLlNlc3Npb25TdW1tYXJ5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSK8AQoOU2Vzc2lvblN1bW1hcnkSEgoKc2Vzc2lvbl9pZBgBIAEoCRIPCgd2ZXJzaW9uGAIgASgDEhIKCnR1cm5fY291bnQYAyABKAMSLwoLdXBkYXRlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCmV4cGlyZXNfaW4YBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEQoJb2JzZXJ2ZXJzGAYgAygJMuYDCgxTZXNzaW9uU3RhdGUSVwoKR2V0U2Vzc2lvbhIjLnNlc3Npb25fbm90ZXMudjEuR2V0U2Vzc2lvblJlcXVlc3QaJC5zZXNzaW9uX25vdGVzLnYxLkdldFNlc3Npb25SZXNwb25zZRJgCg1VcGRhdGVTZXNzaW9uEiYuc2Vzc2lvbl9ub3Rlcy52MS5VcGRhdGVTZXNzaW9uUmVxdWVzdBonLnNlc3Npb25fbm90ZXMudjEuVXBkYXRlU2Vzc2lvblJlc3BvbnNlEloKC0FwcGVuZFR1cm5zEiQuc2Vzc2lvbl9ub3Rlcy52MS5BcHBlbmRUdXJuc1JlcXVlc3QaJS5zZXNzaW9uX25vdGVzLnYxLkFwcGVuZFR1cm5zUmVzcG9uc2USYAoNRGVsZXRlU2Vzc2lvbhImLnNlc3Npb25fbm90ZXMudjEuRGVsZXRlU2Vzc2lvblJlcXVlc3QaJy5zZXNzaW9uX25vdGVzLnYxLkRlbGV0ZVNlc3Npb25SZXNwb25zZRJdCgxMaXN0U2Vzc2lvbnMSJS5zZXNzaW9uX25vdGVzLnYxLkxpc3RTZXNzaW9uc1JlcXVlc3QaJi5zZXNzaW9uX25vdGVzLnYxLkxpc3RTZXNzaW9uc1Jlc3BvbnNlYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp, file_session_notes_v1_session_notes, file_session_notes_v1_turn]);
+  fileDesc("CiRzZXNzaW9uX25vdGVzL3YxL3Nlc3Npb25fc3RhdGUucHJvdG8SEHNlc3Npb25fbm90ZXMudjEikwQKB1Nlc3Npb24SEgoKc2Vzc2lvbl9pZBgBIAEoCRI1CgZmaWVsZHMYAiADKAsyJS5zZXNzaW9uX25vdGVzLnYxLlNlc3Npb24uRmllbGRzRW50cnkSDwoHdmVyc2lvbhgDIAEoAxIXCgp0dXJuX2NvdW50GAQgASgDSACIAQESJQoFdHVybnMYBSADKAsyFi5zZXNzaW9uX25vdGVzLnYxLlR1cm4SMwoFbm90ZXMYBiADKAsyJC5zZXNzaW9uX25vdGVzLnYxLlNlc3Npb24uTm90ZXNFbnRyeRIvCgtjcmVhdGVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdXBkYXRlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCmV4cGlyZXNfaW4YCSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24aRQoLRmllbGRzRW50cnkSCwoDa2V5GAEgASgJEiUKBXZhbHVlGAIgASgLMhYuZ29vZ2xlLnByb3RvYnVmLlZhbHVlOgI4ARpQCgpOb3Rlc0VudHJ5EgsKA2tleRgBIAEoCRIxCgV2YWx1ZRgCIAEoCzIiLnNlc3Npb25fbm90ZXMudjEuR2V0Tm90ZXNSZXNwb25zZToCOAFCDQoLX3R1cm5fY291bnQiPgoRR2V0U2Vzc2lvblJlcXVlc3QSEgoKc2Vzc2lvbl9pZBgBIAEoCRIVCg1pbmNsdWRlX3R1cm5zGAIgASgIIkAKEkdldFNlc3Npb25SZXNwb25zZRIqCgdzZXNzaW9uGAEgASgLMhkuc2Vzc2lvbl9ub3Rlcy52MS5TZXNzaW9uIpgCChRVcGRhdGVTZXNzaW9uUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEjwKA3NldBgCIAMoCzIvLnNlc3Npb25fbm90ZXMudjEuVXBkYXRlU2Vzc2lvblJlcXVlc3QuU2V0RW50cnkSDgoGcmVtb3ZlGAMgAygJEh0KEGV4cGVjdGVkX3ZlcnNpb24YBCABKANIAIgBARImCgN0dGwYBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24aQgoIU2V0RW50cnkSCwoDa2V5GAEgASgJEiUKBXZhbHVlGAIgASgLMhYuZ29vZ2xlLnByb3RvYnVmLlZhbHVlOgI4AUITChFfZXhwZWN0ZWRfdmVyc2lvbiJZChVVcGRhdGVTZXNzaW9uUmVzcG9uc2USDwoHdmVyc2lvbhgBIAEoAxIvCgt1cGRhdGVfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAinAEKEkFwcGVuZFR1cm5zUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEiUKBXR1cm5zGAIgAygLMhYuc2Vzc2lvbl9ub3Rlcy52MS5UdXJuEiAKE2V4cGVjdGVkX3R1cm5fY291bnQYAyABKANIAIgBARIRCglhcHBlbmRfaWQYBCABKAlCFgoUX2V4cGVjdGVkX3R1cm5fY291bnQiTwoTQXBwZW5kVHVybnNSZXNwb25zZRISCgp0dXJuX2NvdW50GAEgASgDEhYKCWR1cGxpY2F0ZRgCIAEoCEgAiAEBQgwKCl9kdXBsaWNhdGUiKgoURGVsZXRlU2Vzc2lvblJlcXVlc3QSEgoKc2Vzc2lvbl9pZBgBIAEoCSI5ChVEZWxldGVTZXNzaW9uUmVzcG9uc2USFAoHZXhpc3RlZBgBIAEoCEgAiAEBQgoKCF9leGlzdGVkIjwKE0xpc3RTZXNzaW9uc1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiYwoUTGlzdFNlc3Npb25zUmVzcG9uc2USMgoIc2Vzc2lvbnMYASADKAsyIC5zZXNzaW9uX25vdGVzLnYxLlNlc3Npb25TdW1tYXJ5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSK8AQoOU2Vzc2lvblN1bW1hcnkSEgoKc2Vzc2lvbl9pZBgBIAEoCRIPCgd2ZXJzaW9uGAIgASgDEhIKCnR1cm5fY291bnQYAyABKAMSLwoLdXBkYXRlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCmV4cGlyZXNfaW4YBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEQoJb2JzZXJ2ZXJzGAYgAygJMuYDCgxTZXNzaW9uU3RhdGUSVwoKR2V0U2Vzc2lvbhIjLnNlc3Npb25fbm90ZXMudjEuR2V0U2Vzc2lvblJlcXVlc3QaJC5zZXNzaW9uX25vdGVzLnYxLkdldFNlc3Npb25SZXNwb25zZRJgCg1VcGRhdGVTZXNzaW9uEiYuc2Vzc2lvbl9ub3Rlcy52MS5VcGRhdGVTZXNzaW9uUmVxdWVzdBonLnNlc3Npb25fbm90ZXMudjEuVXBkYXRlU2Vzc2lvblJlc3BvbnNlEloKC0FwcGVuZFR1cm5zEiQuc2Vzc2lvbl9ub3Rlcy52MS5BcHBlbmRUdXJuc1JlcXVlc3QaJS5zZXNzaW9uX25vdGVzLnYxLkFwcGVuZFR1cm5zUmVzcG9uc2USYAoNRGVsZXRlU2Vzc2lvbhImLnNlc3Npb25fbm90ZXMudjEuRGVsZXRlU2Vzc2lvblJlcXVlc3QaJy5zZXNzaW9uX25vdGVzLnYxLkRlbGV0ZVNlc3Npb25SZXNwb25zZRJdCgxMaXN0U2Vzc2lvbnMSJS5zZXNzaW9uX25vdGVzLnYxLkxpc3RTZXNzaW9uc1JlcXVlc3QaJi5zZXNzaW9uX25vdGVzLnYxLkxpc3RTZXNzaW9uc1Jlc3BvbnNlYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp, file_session_notes_v1_session_notes, file_session_notes_v1_turn]);
 
 /**
  * The state of a session at one moment.
@@ -255,6 +255,14 @@ export type AppendTurnsRequest = Message<"session_notes.v1.AppendTurnsRequest"> 
    * @generated from field: optional int64 expected_turn_count = 3;
    */
   expectedTurnCount?: bigint | undefined;
+
+  /**
+   * Id of this append, chosen by the caller, in the form of a run id. A session remembers its last 200. Empty: a retry
+   * appends the turns again.
+   *
+   * @generated from field: string append_id = 4;
+   */
+  appendId: string;
 };
 
 /**
@@ -271,11 +279,18 @@ export const AppendTurnsRequestSchema: GenMessage<AppendTurnsRequest> = /*@__PUR
  */
 export type AppendTurnsResponse = Message<"session_notes.v1.AppendTurnsResponse"> & {
   /**
-   * Number of turns ever appended.
+   * Number of turns ever appended. For a duplicate: as the first call returned it.
    *
    * @generated from field: int64 turn_count = 1;
    */
   turnCount: bigint;
+
+  /**
+   * Whether an earlier call with the same `append_id` had already appended the turns. Always present.
+   *
+   * @generated from field: optional bool duplicate = 2;
+   */
+  duplicate?: boolean | undefined;
 };
 
 /**
@@ -482,8 +497,12 @@ export const SessionState: GenService<{
    * Appends turns to the transcript. Creates the session if it does not exist; the ttl of an expired session is
    * restored as in WriteNotes.
    *
-   * Not idempotent. With `expected_turn_count` a retry is safe: it is ABORTED if the first attempt succeeded. Errors:
+   * Idempotent per `append_id`: a repeated call with the same turns returns `duplicate` and the turn count of the first
+   * call, and changes nothing. Without an id it is not idempotent, but with `expected_turn_count` a retry is safe: it
+   * is ABORTED if the first attempt succeeded. Errors:
    * - ABORTED, TURN_COUNT_MISMATCH: the transcript has another length, reported as `actual` in the metadata.
+   * - ALREADY_EXISTS, TURNS_ALREADY_APPENDED: the `append_id` has already appended other turns.
+   * - FAILED_PRECONDITION, SESSION_DELETED: the `append_id` was known when the session was deleted.
    *
    * @generated from rpc session_notes.v1.SessionState.AppendTurns
    */
@@ -493,9 +512,9 @@ export const SessionState: GenService<{
     output: typeof AppendTurnsResponseSchema;
   },
   /**
-   * Deletes the session and all its data. For an hour afterwards, calls for runs that existed at the deletion are
-   * rejected (SESSION_DELETED), so that an in-flight analysis does not resurrect a deleted user. Only the ids of these
-   * runs are kept for this purpose.
+   * Deletes the session and all its data. For an hour afterwards, calls for runs that existed at the deletion, and
+   * repeated appends with ids known at the deletion, are rejected (SESSION_DELETED), so that an in-flight analysis or a
+   * late retry does not resurrect a deleted user. Only the ids of these runs and appends are kept for this purpose.
    *
    * Idempotent: a repeated call returns OK and `existed: false`.
    *
