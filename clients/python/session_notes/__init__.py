@@ -59,7 +59,7 @@ from session_notes._recorder import TurnRecorder
 from session_notes._results import BeginResult, Reading, Run, Session, SessionSummary, UpdateResult, WriteResult
 from session_notes._runs import ActiveRun
 from session_notes._targets import DEFAULT_TARGET
-from session_notes._types import Issue, Notes, Readiness, RunState, Severity, Turn, WriteOutcome
+from session_notes._types import Issue, Notes, Readiness, RunState, Severity, StaleReason, Turn, WriteOutcome
 
 if typing.TYPE_CHECKING:
     from session_notes._async_background import AsyncBackgroundObserver
@@ -108,6 +108,7 @@ __all__ = [
     "SessionNotesError",
     "SessionSummary",
     "Severity",
+    "StaleReason",
     "TokenFile",
     "TooLarge",
     "Turn",

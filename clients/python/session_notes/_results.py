@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from session_notes import _decoding
-from session_notes._types import Notes, Readiness, RunState, Turn, WriteOutcome, notes_as_dict
+from session_notes._types import Notes, Readiness, RunState, StaleReason, Turn, WriteOutcome, notes_as_dict
 from session_notes.v1 import notes_pb2, session_notes_pb2, session_state_pb2
 
 _DEFAULT_OBSERVER = "default"
@@ -77,6 +77,7 @@ class Reading:
         observed_turn: Number of turns that their run saw. None: unknown.
         turns_behind: Number of turns since then (drift). None: unknown.
         fresh: Whether the notes meet the bounds of the call. Never true unless ready.
+        stale_because: The bounds that ready notes do not meet. Empty if they are fresh or not ready.
         run: The run that wrote them.
         latest_run: The newest run in any state. None: there has been no run.
         expires_in: Time until the notes expire.
@@ -94,6 +95,7 @@ class Reading:
     observed_turn: int | None = None
     turns_behind: int | None = None
     fresh: bool = False
+    stale_because: tuple[StaleReason, ...] = ()
     run: Run | None = None
     latest_run: Run | None = None
     expires_in: timedelta | None = None
@@ -122,6 +124,10 @@ class Reading:
             observed_turn=_decoding.optional(message, "observed_turn"),
             turns_behind=_decoding.optional(message, "turns_behind"),
             fresh=message.fresh,
+            stale_because=tuple(
+                _decoding.enum(StaleReason, session_notes_pb2.StaleReason, "STALE_REASON_", reason)
+                for reason in message.stale_because
+            ),
             run=Run.from_message(message.run) if message.HasField("run") else None,
             latest_run=Run.from_message(message.latest_run) if message.HasField("latest_run") else None,
             expires_in=_decoding.optional_span(message, "expires_in"),

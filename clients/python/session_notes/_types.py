@@ -69,6 +69,23 @@ class WriteOutcome(StrEnum):
     """A newer run wrote first, or one that saw more turns. These notes are in the history only."""
 
 
+class StaleReason(StrEnum):
+    """Why notes are not fresh: a bound of the call that they do not meet."""
+
+    UNSPECIFIED = "unspecified"
+    """A value that this version of the client does not know."""
+    AGE = "age"
+    """`age` exceeds `max_age`."""
+    SNAPSHOT_AGE = "snapshot_age"
+    """`snapshot_age` exceeds `max_snapshot_age`."""
+    TURNS_BEHIND = "turns_behind"
+    """`turns_behind` exceeds `max_turns_behind`."""
+    TURNS_UNKNOWN = "turns_unknown"
+    """`max_turns_behind` is set, and the drift is unknown."""
+    SNAPSHOT_UNKNOWN = "snapshot_unknown"
+    """`max_snapshot_age` is set, and the notes were written without BeginRun."""
+
+
 @dataclass(frozen=True, slots=True)
 class Issue:
     """A finding of an observer.
