@@ -17,7 +17,7 @@ while length > TRANSCRIPT_TURNS or bytes > TRANSCRIPT_BYTES and length > 1 do
   bytes = bytes - #redis.call('LPOP', TURNS)
   length = length - 1
 end
-redis.call('HSET', SESSION, 'turn_bytes', integer(bytes))
+redis.call('HSET', SESSION, 'turn_bytes', integer(bytes), 'turned', integer(NOW))
 count = redis.call('HINCRBY', SESSION, 'turns', #turns)
 touch(session_id, default_ttl_ms, former_ttl_ms)
 return { TAG, 'OK', count }

@@ -4,6 +4,7 @@
 -- KEYS of one session, all in one slot:
 --   1 session   hash
 --                 id, version, turns (count), created and updated (µs), ttl (ms, if the session has its own)
+--                 turned                  when the last turn was appended (µs; absent in sessions stored before this field)
 --                 f:<field>               a serialized google.protobuf.Value
 --                 o:<observer>            the packed state of an observer, see below
 --                 observers               names of the observers, each after a space
