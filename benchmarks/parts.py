@@ -71,6 +71,7 @@ def get_notes_parts(session_ids: list[str], replies: bytes) -> Rows:
             check.session_id(entry.session_id)
             check.observer(entry.observer)
             check.bound("max_age", entry)
+            check.bound("max_snapshot_age", entry)
             check.count("current_turn", entry)
             check.count("max_turns_behind", entry)
 

@@ -64,6 +64,8 @@ ROWS = [
     Row(GET, {"max_age": MIXED_SIGNS}, "max_age", "signs that differ"),
     Row(GET, {"max_age": TOO_MANY_NANOS}, "max_age", "nanos of a whole second"),
     Row(GET, {"max_age": NO_DURATION}, "max_age", "out of a Duration's range"),
+    Row(GET, {"max_snapshot_age": NEGATIVE}, "max_snapshot_age", "a negative span"),
+    Row(GET, {"max_snapshot_age": NO_DURATION}, "max_snapshot_age", "out of a Duration's range"),
     Row(GET, {"current_turn": -1}, "current_turn", "a negative turn"),
     Row(GET, {"max_turns_behind": -1}, "max_turns_behind", "a negative number of turns"),
     Row(BEGIN, {"observed_turn": -1}, "observed_turn", "a negative turn"),
@@ -249,7 +251,7 @@ def test_bounds_are_inclusive(session: SessionCalls) -> None:
     edge.extra.fields["smallest"].number_value = -(2**53 - 1)
     edge.extra.fields["lists"].CopyFrom(nested_list(15))
     session.write_notes("run-1", edge, observed_turn=2**53 - 1, ttl=Duration(seconds=36500 * 24 * 3600))
-    assert session.get_notes(max_age=ZERO, current_turn=0, max_turns_behind=0).notes == edge
+    assert session.get_notes(max_age=ZERO, max_snapshot_age=ZERO, current_turn=0, max_turns_behind=0).notes == edge
     fields = {"struct": Value(struct_value=nested_struct(16)), "list": nested_list(16), "a" * 256: value(0)}
     session.call(UPDATE, request_of(UPDATE, session.id, set=fields))
     assert dict(session.get_session().fields) == fields

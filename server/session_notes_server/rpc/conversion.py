@@ -12,12 +12,13 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from session_notes.v1.notes_pb2 import RunState
-from session_notes.v1.session_notes_pb2 import Readiness
+from session_notes.v1.session_notes_pb2 import Readiness, StaleReason
 from session_notes.v1.session_state_pb2 import SessionSummary
 
 from session_notes_server.store import ListedRun, ObserverRecord, RunRecord, SessionRecord, State, SummaryRecord
 
 _READY = Readiness.READINESS_READY
+_MICROSECOND = timedelta(microseconds=1)
 
 
 def fill_reading(
@@ -27,12 +28,13 @@ def fill_reading(
     *,
     current_turn: int | None = None,
     max_age: timedelta | None = None,
+    max_snapshot_age: timedelta | None = None,
     max_turns_behind: int | None = None,
     with_notes: bool = True,
 ) -> None:
     """Fill a GetNotesResponse.
 
-    The caller's `current_turn` takes precedence over the stored turn count. Both bounds are inclusive. Unless
+    The caller's `current_turn` takes precedence over the stored turn count. The bounds are inclusive. Unless
     `with_notes`, ready notes are left empty, and the caller adds them.
     """
     response.ready = response.fresh = False
@@ -54,8 +56,10 @@ def fill_reading(
     now_us = record.now_us
     age_us = now_us - current.end_us
     _fill_span(response.age, age_us)
+    snapshot_age_us = None
     if current.begin_us is not None:
-        _fill_span(response.snapshot_age, now_us - current.begin_us)
+        snapshot_age_us = now_us - current.begin_us
+        _fill_span(response.snapshot_age, snapshot_age_us)
     _fill_span(response.expires_in, _earlier(record.notes_expire_us, record.session_expires_us) - now_us)
 
     turn = current_turn if current_turn is not None else record.turn_count
@@ -65,9 +69,23 @@ def fill_reading(
         if turn is not None:
             response.turns_behind = turns_behind = max(0, turn - current.observed_turn)
 
-    within_age = max_age is None or age_us <= max_age // timedelta(microseconds=1)
-    within_drift = max_turns_behind is None or (turns_behind is not None and turns_behind <= max_turns_behind)
-    response.fresh = within_age and within_drift
+    # In the order of the enum.
+    reasons: list[StaleReason.ValueType] = []
+    if max_age is not None and age_us > max_age // _MICROSECOND:
+        reasons.append(StaleReason.STALE_REASON_AGE)
+    if max_snapshot_age is not None and (snapshot_age_us or 0) > max_snapshot_age // _MICROSECOND:
+        reasons.append(StaleReason.STALE_REASON_SNAPSHOT_AGE)
+    if max_turns_behind is not None:
+        if turns_behind is None:
+            reasons.append(StaleReason.STALE_REASON_TURNS_UNKNOWN)
+        elif turns_behind > max_turns_behind:
+            reasons.append(StaleReason.STALE_REASON_TURNS_BEHIND)
+    if max_snapshot_age is not None and snapshot_age_us is None:
+        reasons.append(StaleReason.STALE_REASON_SNAPSHOT_UNKNOWN)
+    if reasons:
+        response.stale_because.extend(reasons)
+    else:
+        response.fresh = True
 
 
 def readiness(record: ObserverRecord) -> Readiness.ValueType:

@@ -122,16 +122,6 @@ class Check:
 
     def bound(self, field: str, message: Message) -> timedelta | None:
         """Check an optional duration that serves as a bound, which must not be negative."""
-        return self._span(field, message)
-
-    def lifetime(self, field: str, message: Message) -> timedelta | None:
-        """Check an optional duration after which something expires: above 0 and at most 100 years."""
-        span = self._span(field, message)
-        if span is not None and not timedelta(0) < span <= MAX_SPAN:
-            self.wrong(field, "must be above 0 and at most 100 years")
-        return span
-
-    def _span(self, field: str, message: Message) -> timedelta | None:
         if not message.HasField(field):
             return None
         duration: Duration = getattr(message, field)
@@ -143,6 +133,13 @@ class Check:
             self.wrong(field, "must not be negative")
             return None
         return timedelta(seconds=seconds, microseconds=-(-nanos // 1000))  # Rounded up, so that 1 ns is not 0.
+
+    def lifetime(self, field: str, message: Message) -> timedelta | None:
+        """Check an optional duration after which something expires: above 0 and at most 100 years."""
+        span = self.bound(field, message)
+        if span is not None and not timedelta(0) < span <= MAX_SPAN:
+            self.wrong(field, "must be above 0 and at most 100 years")
+        return span
 
     async def notes(self, notes: Notes) -> None:
         """Check the notes in the field `notes`."""

@@ -173,6 +173,7 @@ class NotesQuery:
         self.session_id = check.session_id(request.session_id)
         self.observer = check.observer(request.observer)
         self._max_age = check.bound("max_age", request)
+        self._max_snapshot_age = check.bound("max_snapshot_age", request)
         self._current_turn = check.count("current_turn", request)
         self._max_turns_behind = check.count("max_turns_behind", request)
 
@@ -184,6 +185,7 @@ class NotesQuery:
             record,
             current_turn=self._current_turn,
             max_age=self._max_age,
+            max_snapshot_age=self._max_snapshot_age,
             max_turns_behind=self._max_turns_behind,
             with_notes=with_notes,
         )
