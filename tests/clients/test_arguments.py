@@ -41,6 +41,7 @@ METHODS: dict[type, dict[str, tuple[dict[str, Any], dict[str, Mapping[Any, str]]
                 "session_id": TEXT,
                 "observer": TEXT,
                 "max_age": SPAN,
+                "max_snapshot_age": SPAN,
                 "current_turn": COUNT,
                 "max_turns_behind": COUNT,
                 "timeout": SPAN,
@@ -48,7 +49,14 @@ METHODS: dict[type, dict[str, tuple[dict[str, Any], dict[str, Mapping[Any, str]]
         ),
         "batch_get_notes": (
             {"session_ids": ["s"]},
-            {"session_ids": SEVERAL, "observer": TEXT, "max_age": SPAN, "max_turns_behind": COUNT, "timeout": SPAN},
+            {
+                "session_ids": SEVERAL,
+                "observer": TEXT,
+                "max_age": SPAN,
+                "max_snapshot_age": SPAN,
+                "max_turns_behind": COUNT,
+                "timeout": SPAN,
+            },
         ),
         "get_session": ({"session_id": "s"}, {"session_id": TEXT, "include_turns": FLAG, "timeout": SPAN}),
         "update_session": (
@@ -79,6 +87,10 @@ METHODS: dict[type, dict[str, tuple[dict[str, Any], dict[str, Mapping[Any, str]]
                 "lease": SPAN,
                 "only_if_idle": FLAG,
                 "include_transcript": FLAG,
+                "after_turn": COUNT,
+                "after_current_notes": FLAG,
+                "max_turns": COUNT,
+                "include_current_notes": FLAG,
             },
         ),
         "begin_run": (
@@ -90,6 +102,10 @@ METHODS: dict[type, dict[str, tuple[dict[str, Any], dict[str, Mapping[Any, str]]
                 "lease": SPAN,
                 "only_if_idle": FLAG,
                 "include_transcript": FLAG,
+                "after_turn": COUNT,
+                "after_current_notes": FLAG,
+                "max_turns": COUNT,
+                "include_current_notes": FLAG,
                 "timeout": SPAN,
             },
         ),
@@ -108,6 +124,20 @@ METHODS: dict[type, dict[str, tuple[dict[str, Any], dict[str, Mapping[Any, str]]
             {"session_id": "s", "run_id": "r"},
             # Every reason is valid: it is converted to text, so that the run ends.
             {"session_id": TEXT, "run_id": TEXT, "reason": {}, "timeout": SPAN},
+        ),
+        "renew_run": (
+            {"session_id": "s", "run_id": "r"},
+            {"session_id": TEXT, "run_id": TEXT, "lease": SPAN, "timeout": SPAN},
+        ),
+        "due_sessions": (
+            {},
+            {
+                "min_turns_behind": COUNT,
+                "min_interval": SPAN,
+                "min_quiet": SPAN,
+                "page_size": COUNT,
+                "timeout": SPAN,
+            },
         ),
         "list_runs": (
             {"session_id": "s"},

@@ -14,6 +14,7 @@ from session_notes import (
     Reading,
     RunState,
     Severity,
+    StaleReason,
     Turn,
     WriteOutcome,
 )
@@ -85,6 +86,21 @@ def test_the_callers_bounds_decide_fresh(primary: PrimaryClient, observer: Obser
     assert (fresh.fresh, fresh.turns_behind) == (True, 2)
     assert (stale.fresh, stale.turns_behind, stale.ready) == (False, 3, True)
     assert not primary.get_notes(session_id, max_age=timedelta()).fresh
+
+
+def test_fresh_speaks_of_the_snapshot_too(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:
+    """Notes just written may rest on an old snapshot, or on none. Neither meets a bound, on any sidecar."""
+    observer.write_notes(session_id, Notes(summary="x"))
+    (batch,) = primary.batch_get_notes([session_id], max_snapshot_age=timedelta(hours=1))
+    for reading in (batch, primary.get_notes(session_id, max_snapshot_age=timedelta(hours=1))):
+        assert (reading.ready, reading.fresh) == (True, False)
+        assert reading.stale_because == (StaleReason.SNAPSHOT_UNKNOWN,)
+    with observer.run(session_id) as run:
+        run.write(Notes(summary="y"))
+    assert primary.get_notes(session_id, max_snapshot_age=timedelta(hours=1)).fresh
+    reading = primary.get_notes(session_id, max_snapshot_age=timedelta())
+    assert (reading.fresh, reading.stale_because) == (False, (StaleReason.SNAPSHOT_AGE,))
+    assert reading.as_tool_result()["stale_because"] == ["snapshot_age"]
 
 
 def test_a_tool_result_is_compact_json(primary: PrimaryClient, observer: ObserverClient, session_id: str) -> None:

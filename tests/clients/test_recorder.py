@@ -27,6 +27,7 @@ from session_notes import (
     Notes,
     ObserverClient,
     PrimaryClient,
+    StaleReason,
     Turn,
     TurnRecorder,
     Unavailable,
@@ -282,6 +283,7 @@ class TestDrift:
             recorder.record(session_id, *turns("c", "d", "e"))
             reading = primary.get_notes(session_id, max_turns_behind=2)
             assert (reading.turns_behind, reading.fresh) == (3, False)
+            assert reading.stale_because == (StaleReason.TURNS_BEHIND,)
             assert primary.get_notes(session_id, max_turns_behind=3).fresh
             primary.append_turns(session_id, turns("other"))
             other, reading = primary.batch_get_notes([new_session_id(), session_id], max_turns_behind=3)

@@ -42,8 +42,8 @@ CASES = {
 }
 BROKEN = {case["name"]: case for case in TABLES["broken"]["cases"]}
 
-_SPANS = {"max_age", "ttl", "lease", "timeout"}
-_OBSERVERS = {"begin_run", "write_notes", "fail_run", "list_runs", "run"}
+_SPANS = {"max_age", "max_snapshot_age", "ttl", "lease", "min_interval", "min_quiet", "timeout"}
+_OBSERVERS = {"begin_run", "write_notes", "fail_run", "renew_run", "due_sessions", "list_runs", "run"}
 
 PATIENCE = timedelta(seconds=5)
 """Deadline of GetNotes for a running sidecar: tests share a few cores."""
@@ -400,7 +400,7 @@ def test_the_tables_are_complete() -> None:
     calls = {step["call"] for step in steps}
     public = {name for client in (PrimaryClient, ObserverClient) for name in dir(client) if not name.startswith("_")}
     assert public - {"close"} == {call for call in calls if "." not in call}
-    assert {"run.write", "run.fail"} <= calls
+    assert {"run.write", "run.fail", "run.renew"} <= calls
     gives = [step["gives"] for step in steps if isinstance(step.get("gives"), dict)]
     seen = {expected["readiness"] for expected in gives if "readiness" in expected}
     assert seen | {"unspecified"} == set(Readiness)

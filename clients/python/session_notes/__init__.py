@@ -44,9 +44,11 @@ from session_notes._errors import (
     RunNotFound,
     ServerError,
     SessionDeleted,
+    SessionNotAllowed,
     SessionNotesError,
     TooLarge,
     TurnCountMismatch,
+    TurnsAlreadyAppended,
     Unauthenticated,
     Unavailable,
     UsageError,
@@ -56,7 +58,17 @@ from session_notes._limits import DEFAULT_NOTES_TIMEOUT, DEFAULT_RUN_TIMEOUT, DE
 from session_notes._observer import ObserverClient
 from session_notes._primary import PrimaryClient
 from session_notes._recorder import TurnRecorder
-from session_notes._results import BeginResult, Reading, Run, Session, SessionSummary, UpdateResult, WriteResult
+from session_notes._results import (
+    BeginResult,
+    DueSession,
+    Reading,
+    RenewResult,
+    Run,
+    Session,
+    SessionSummary,
+    UpdateResult,
+    WriteResult,
+)
 from session_notes._runs import ActiveRun
 from session_notes._targets import DEFAULT_TARGET
 from session_notes._types import Issue, Notes, Readiness, RunState, Severity, StaleReason, Turn, WriteOutcome
@@ -84,6 +96,7 @@ __all__ = [
     "BeginResult",
     "Conflict",
     "DeadlineExceeded",
+    "DueSession",
     "Endpoint",
     "FieldViolation",
     "InvalidArgument",
@@ -96,6 +109,7 @@ __all__ = [
     "RawClient",
     "Readiness",
     "Reading",
+    "RenewResult",
     "Run",
     "RunAlreadyFailed",
     "RunAlreadyWritten",
@@ -105,6 +119,7 @@ __all__ = [
     "ServerError",
     "Session",
     "SessionDeleted",
+    "SessionNotAllowed",
     "SessionNotesError",
     "SessionSummary",
     "Severity",
@@ -114,6 +129,7 @@ __all__ = [
     "Turn",
     "TurnCountMismatch",
     "TurnRecorder",
+    "TurnsAlreadyAppended",
     "Unauthenticated",
     "Unavailable",
     "UpdateResult",

@@ -14,7 +14,7 @@ from session_notes._async_runs import AsyncRunBlock
 from session_notes._async_transport import AsyncTransport
 from session_notes._credentials import TLS, Token
 from session_notes._limits import DEFAULT_RUN_TIMEOUT
-from session_notes._results import BeginResult, Run, WriteResult
+from session_notes._results import BeginResult, DueSession, RenewResult, Run, WriteResult
 from session_notes._text import failure_text
 from session_notes._types import Notes
 
@@ -82,6 +82,10 @@ class AsyncObserverClient:
         lease: timedelta | None = None,
         only_if_idle: bool = False,
         include_transcript: bool = True,
+        after_turn: int | None = None,
+        after_current_notes: bool = False,
+        max_turns: int | None = None,
+        include_current_notes: bool = False,
     ) -> AsyncRunBlock:
         """Begin a run for the duration of an `async with` block, and make sure that it ends.
 
@@ -98,6 +102,10 @@ class AsyncObserverClient:
             lease: How long the run may take before it counts as abandoned. None: 5 minutes.
             only_if_idle: Whether to begin only if no other run of this observer is in flight for the session.
             include_transcript: Whether to return the transcript.
+            after_turn: Return only turns with a higher number. Turns are numbered from 1. None: all turns.
+            after_current_notes: Return only turns that the run of the current notes has not seen.
+            max_turns: Of these turns, return at most so many, the newest. None: no maximum.
+            include_current_notes: Whether to return the current notes, as `current`.
 
         Raises:
             RunAlreadyWritten: If the run with this `run_id` has already written its notes. The work is done.
@@ -114,6 +122,10 @@ class AsyncObserverClient:
             lease=lease,
             only_if_idle=only_if_idle,
             include_transcript=include_transcript,
+            after_turn=after_turn,
+            after_current_notes=after_current_notes,
+            max_turns=max_turns,
+            include_current_notes=include_current_notes,
         )
         return AsyncRunBlock(self, session_id, begin)
 
@@ -126,6 +138,10 @@ class AsyncObserverClient:
         lease: timedelta | None = None,
         only_if_idle: bool = False,
         include_transcript: bool = True,
+        after_turn: int | None = None,
+        after_current_notes: bool = False,
+        max_turns: int | None = None,
+        include_current_notes: bool = False,
         timeout: timedelta | None = None,
     ) -> BeginResult:
         """Begin a run without an `async with` block. The caller must end it with `write_notes` or `fail_run`.
@@ -134,7 +150,17 @@ class AsyncObserverClient:
         that has already ended, no error is raised: check the run's `state`.
         """
         call = _notes_calls.begin_run(
-            session_id, self.observer, run_id, observed_turn, lease, only_if_idle, include_transcript
+            session_id,
+            self.observer,
+            run_id=run_id,
+            observed_turn=observed_turn,
+            lease=lease,
+            only_if_idle=only_if_idle,
+            include_transcript=include_transcript,
+            after_turn=after_turn,
+            after_current_notes=after_current_notes,
+            max_turns=max_turns,
+            include_current_notes=include_current_notes,
         )
         return await self._transport.send(call, timeout, self._timeout)
 
@@ -196,6 +222,68 @@ class AsyncObserverClient:
         """
         call = _notes_calls.fail_run(session_id, self.observer, run_id, failure_text(reason))
         return await self._transport.send(call, timeout, self._timeout)
+
+    async def renew_run(
+        self,
+        session_id: str,
+        run_id: str,
+        *,
+        lease: timedelta | None = None,
+        timeout: timedelta | None = None,
+    ) -> RenewResult:
+        """Give a run in flight a new lease, counted from now. Renew a long analysis at a third of its lease.
+
+        Args:
+            session_id: The session.
+            run_id: Id of the run.
+            lease: How long the run may take from now before it counts as abandoned. None: 5 minutes.
+            timeout: Timeout of this call. None: the client's `timeout`.
+
+        Raises:
+            RunNotFound: If the run does not exist.
+            RunAlreadyWritten: If the run has written notes.
+            RunAlreadyFailed: If the run has ended without notes.
+            SessionDeleted: If the session was deleted after this run had begun.
+            SessionNotesError: If the call fails for another reason.
+        """
+        call = _notes_calls.renew_run(session_id, self.observer, run_id, lease)
+        return await self._transport.send(call, timeout, self._timeout)
+
+    async def due_sessions(
+        self,
+        *,
+        min_turns_behind: int | None = None,
+        min_interval: timedelta | None = None,
+        min_quiet: timedelta | None = None,
+        page_size: int = 0,
+        timeout: timedelta | None = None,
+    ) -> AsyncIterator[DueSession]:
+        """Iterate over the sessions that this observer should analyse, in no particular order.
+
+            >>> async for due in observer.due_sessions(min_quiet=timedelta(seconds=2)):
+            ...     print(due.session_id, due.turns_behind)
+
+        These have new turns and no run of this observer in flight. The sidecar scans its whole store for a listing, so
+        list every few seconds at most. To share the work between processes, begin each run with `only_if_idle`.
+
+        Args:
+            min_turns_behind: Minimum number of turns that the current notes have not seen. None: 1.
+            min_interval: Minimum time since this observer's latest run began. None: any time.
+            min_quiet: Minimum time since the last turn was appended. None: any time.
+            page_size: Sessions per page. 0: the sidecar's default.
+            timeout: Timeout of each page. None: the client's `timeout`.
+
+        Raises:
+            SessionNotesError: If a call fails.
+        """
+        token = ""
+        while True:
+            call = _notes_calls.due_sessions(self.observer, min_turns_behind, min_interval, min_quiet, page_size, token)
+            page, token = await self._transport.send(call, timeout, self._timeout)
+            for item in page:
+                yield item
+            if not token:
+                return
 
     async def list_runs(
         self, session_id: str, *, include_notes: bool = False, page_size: int = 0, timeout: timedelta | None = None

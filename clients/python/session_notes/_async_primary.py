@@ -75,6 +75,7 @@ class AsyncPrimaryClient:
         *,
         observer: str = "",
         max_age: timedelta | None = None,
+        max_snapshot_age: timedelta | None = None,
         current_turn: int | None = None,
         max_turns_behind: int | None = None,
         timeout: timedelta | None = None,
@@ -88,7 +89,8 @@ class AsyncPrimaryClient:
         Args:
             session_id: The session. Without data, the result is a reading that is not ready, never an error.
             observer: Name of the observer. Empty: `default`.
-            max_age: Maximum age of fresh notes, inclusive. None: any age.
+            max_age: Maximum age of fresh notes, counted from their write, inclusive. None: any age.
+            max_snapshot_age: Maximum age of the snapshot that fresh notes are based on, inclusive. None: any age.
             current_turn: Number of turns in the conversation. None: the stored turns, plus those pending in recorders
                 of this process.
             max_turns_behind: Maximum drift of fresh notes, inclusive. None: any drift.
@@ -99,7 +101,9 @@ class AsyncPrimaryClient:
             Unavailable: If there is no response in time and `unavailable_ok` is false.
             SessionNotesError: If the call fails for another reason.
         """
-        call = _notes_calls.get_notes(session_id, observer, max_age, current_turn, max_turns_behind, unavailable_ok)
+        call = _notes_calls.get_notes(
+            session_id, observer, max_age, max_snapshot_age, current_turn, max_turns_behind, unavailable_ok
+        )
         call = _drift.counting_pending(call, self._transport.target)
         return await self._transport.send(call, timeout, self._timeout)
 
@@ -109,6 +113,7 @@ class AsyncPrimaryClient:
         *,
         observer: str = "",
         max_age: timedelta | None = None,
+        max_snapshot_age: timedelta | None = None,
         max_turns_behind: int | None = None,
         timeout: timedelta | None = None,
         unavailable_ok: bool = False,
@@ -120,7 +125,9 @@ class AsyncPrimaryClient:
 
         Arguments and errors are those of `get_notes`, except that the default timeout is the client's `state_timeout`.
         """
-        call = _notes_calls.batch_get_notes(session_ids, observer, max_age, max_turns_behind, unavailable_ok)
+        call = _notes_calls.batch_get_notes(
+            session_ids, observer, max_age, max_snapshot_age, max_turns_behind, unavailable_ok
+        )
         call = _drift.batch_counting_pending(call, self._transport.target)
         return await self._transport.send(call, timeout, self._state_timeout)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from session_notes._errors import UsageError, for_logs
 from session_notes._limits import FAIL_TIMEOUT
-from session_notes._results import BeginResult, Run, WriteResult
+from session_notes._results import BeginResult, RenewResult, Run, WriteResult
 from session_notes._runs import BaseRun, block_failure
 from session_notes._text import failure_text
 from session_notes._types import Notes
@@ -74,6 +74,24 @@ class AsyncActiveRun(BaseRun):
         text = failure_text(reason)
         self._start_failing(text)
         return await self._client.fail_run(self.session_id, self.run_id, text)
+
+    async def renew(self, lease: timedelta | None = None) -> RenewResult:
+        """Give the run a new lease, counted from now, and update `obsolete`.
+
+        Args:
+            lease: How long the run may take from now before it counts as abandoned. None: 5 minutes.
+
+        Raises:
+            RunAlreadyWritten: If the run has written its notes.
+            RunAlreadyFailed: If the run has failed.
+            RunNotFound: If the run does not exist any more, because its session has expired.
+            SessionDeleted: If the session was deleted during the run.
+            SessionNotesError: If the call fails for another reason.
+        """
+        with self._renewing():
+            result = await self._client.renew_run(self.session_id, self.run_id, lease=lease)
+        self.obsolete = result.obsolete
+        return result
 
     async def _fail_quietly(self, reason: str, timeout: timedelta = FAIL_TIMEOUT) -> bool:  # noqa: ASYNC109
         """Fail the run without raising, and return whether it had not ended before."""

@@ -13,6 +13,7 @@ from typing import Any
 from session_notes import _pending
 from session_notes._calls import Call
 from session_notes._results import Reading
+from session_notes._types import StaleReason
 
 
 def counting_pending(call: Call[Reading], target: str) -> Call[Reading]:
@@ -49,7 +50,7 @@ class _Correction:
         request.ClearField("current_turn")
 
     def apply(self, reading: Reading) -> Reading:
-        """Return the reading with corrected `turns_behind` and `fresh`."""
+        """Return the reading with corrected `turns_behind`, `fresh` and `stale_because`."""
         observed = reading.observed_turn
         if observed is None:
             return reading
@@ -62,8 +63,12 @@ class _Correction:
         else:
             current = stored + before.pending
         behind = max(current, self._min_current_turn) - observed
-        fresh = reading.fresh and (self._max_turns_behind is None or behind <= self._max_turns_behind)
-        return dataclasses.replace(reading, turns_behind=max(behind, 0), fresh=fresh)
+        reading = dataclasses.replace(reading, turns_behind=max(behind, 0))
+        if self._max_turns_behind is None or behind <= self._max_turns_behind:
+            return reading
+        others = set(reading.stale_because) - {StaleReason.TURNS_UNKNOWN}
+        reasons = tuple(reason for reason in StaleReason if reason in others | {StaleReason.TURNS_BEHIND})
+        return dataclasses.replace(reading, fresh=False, stale_because=reasons)
 
 
 def _correction(target: str, request: Any) -> _Correction | None:

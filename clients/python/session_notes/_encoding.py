@@ -71,9 +71,9 @@ def count(argument: str, content: Any) -> int | None:
     return number
 
 
-def page_size(content: Any) -> int:
-    """Return a page size, capped at 32 bits. The sidecar's limit is far lower."""
-    return min(count("page_size", content) or 0, (1 << 31) - 1)
+def int32(argument: str, content: Any) -> int:
+    """Return an integer, limited to 32 bits. None becomes 0. The sidecar's own limits are far lower."""
+    return max(-(1 << 31), min(count(argument, content) or 0, (1 << 31) - 1))
 
 
 def flag(argument: str, content: Any) -> bool:

@@ -8,9 +8,11 @@ SessionNotesError
 │   └── Overloaded           the sidecar is overloaded; the call had no effect
 ├── Unauthenticated          the sidecar does not know the caller
 ├── PermissionDenied         the caller's role does not permit the call
+│   └── SessionNotAllowed    the caller's token is for other sessions
 ├── Conflict                 another writer was faster
 │   ├── VersionMismatch      the session has another version; `actual`
 │   └── TurnCountMismatch    the transcript has another length; `actual`
+├── TurnsAlreadyAppended     the append id has appended other turns
 ├── RunNotFound              the run does not exist
 ├── RunAlreadyWritten        the run has already written its notes
 ├── RunAlreadyFailed         the run has already ended without notes
@@ -129,6 +131,10 @@ class PermissionDenied(SessionNotesError):
     """The caller's role does not permit the call."""
 
 
+class SessionNotAllowed(PermissionDenied):
+    """The caller's token is limited to other sessions. Raised whether the session exists or not."""
+
+
 class Conflict(SessionNotesError):
     """Another writer was faster. Read again, then decide again."""
 
@@ -149,6 +155,10 @@ class TurnCountMismatch(Conflict):
     def actual(self) -> int | None:
         """The transcript's length."""
         return self._number("actual")
+
+
+class TurnsAlreadyAppended(SessionNotesError):
+    """An earlier append with the same `append_id` has stored other turns. Nothing was appended."""
 
 
 class RunNotFound(SessionNotesError):
@@ -188,6 +198,8 @@ class UsageError(SessionNotesError, RuntimeError):
 _BY_REASON: Mapping[str, type[SessionNotesError]] = {
     "TOO_LARGE": TooLarge,
     "OVERLOADED": Overloaded,
+    "SESSION_NOT_ALLOWED": SessionNotAllowed,
+    "TURNS_ALREADY_APPENDED": TurnsAlreadyAppended,
     "RUN_ALREADY_WRITTEN": RunAlreadyWritten,
     "RUN_ALREADY_FAILED": RunAlreadyFailed,
     "RUN_NOT_FOUND": RunNotFound,

@@ -11,7 +11,7 @@ from typing import Self
 from session_notes import _calls, _notes_calls
 from session_notes._credentials import TLS, Token
 from session_notes._limits import DEFAULT_RUN_TIMEOUT
-from session_notes._results import BeginResult, Run, WriteResult
+from session_notes._results import BeginResult, DueSession, RenewResult, Run, WriteResult
 from session_notes._runs import RunBlock
 from session_notes._text import failure_text
 from session_notes._transport import Transport
@@ -80,6 +80,10 @@ class ObserverClient:
         lease: timedelta | None = None,
         only_if_idle: bool = False,
         include_transcript: bool = True,
+        after_turn: int | None = None,
+        after_current_notes: bool = False,
+        max_turns: int | None = None,
+        include_current_notes: bool = False,
     ) -> RunBlock:
         """Begin a run for the duration of a `with` block, and make sure that it ends.
 
@@ -96,6 +100,10 @@ class ObserverClient:
             lease: How long the run may take before it counts as abandoned. None: 5 minutes.
             only_if_idle: Whether to begin only if no other run of this observer is in flight for the session.
             include_transcript: Whether to return the transcript.
+            after_turn: Return only turns with a higher number. Turns are numbered from 1. None: all turns.
+            after_current_notes: Return only turns that the run of the current notes has not seen.
+            max_turns: Of these turns, return at most so many, the newest. None: no maximum.
+            include_current_notes: Whether to return the current notes, as `current`.
 
         Raises:
             RunAlreadyWritten: If the run with this `run_id` has already written its notes. The work is done.
@@ -112,6 +120,10 @@ class ObserverClient:
             lease=lease,
             only_if_idle=only_if_idle,
             include_transcript=include_transcript,
+            after_turn=after_turn,
+            after_current_notes=after_current_notes,
+            max_turns=max_turns,
+            include_current_notes=include_current_notes,
         )
         return RunBlock(self, session_id, begin)
 
@@ -124,6 +136,10 @@ class ObserverClient:
         lease: timedelta | None = None,
         only_if_idle: bool = False,
         include_transcript: bool = True,
+        after_turn: int | None = None,
+        after_current_notes: bool = False,
+        max_turns: int | None = None,
+        include_current_notes: bool = False,
         timeout: timedelta | None = None,
     ) -> BeginResult:
         """Begin a run without a `with` block. The caller must end it with `write_notes` or `fail_run`.
@@ -132,7 +148,17 @@ class ObserverClient:
         that has already ended, no error is raised: check the run's `state`.
         """
         call = _notes_calls.begin_run(
-            session_id, self.observer, run_id, observed_turn, lease, only_if_idle, include_transcript
+            session_id,
+            self.observer,
+            run_id=run_id,
+            observed_turn=observed_turn,
+            lease=lease,
+            only_if_idle=only_if_idle,
+            include_transcript=include_transcript,
+            after_turn=after_turn,
+            after_current_notes=after_current_notes,
+            max_turns=max_turns,
+            include_current_notes=include_current_notes,
         )
         return self._transport.send(call, timeout, self._timeout)
 
@@ -194,6 +220,67 @@ class ObserverClient:
         """
         call = _notes_calls.fail_run(session_id, self.observer, run_id, failure_text(reason))
         return self._transport.send(call, timeout, self._timeout)
+
+    def renew_run(
+        self,
+        session_id: str,
+        run_id: str,
+        *,
+        lease: timedelta | None = None,
+        timeout: timedelta | None = None,
+    ) -> RenewResult:
+        """Give a run in flight a new lease, counted from now. Renew a long analysis at a third of its lease.
+
+        Args:
+            session_id: The session.
+            run_id: Id of the run.
+            lease: How long the run may take from now before it counts as abandoned. None: 5 minutes.
+            timeout: Timeout of this call. None: the client's `timeout`.
+
+        Raises:
+            RunNotFound: If the run does not exist.
+            RunAlreadyWritten: If the run has written notes.
+            RunAlreadyFailed: If the run has ended without notes.
+            SessionDeleted: If the session was deleted after this run had begun.
+            SessionNotesError: If the call fails for another reason.
+        """
+        call = _notes_calls.renew_run(session_id, self.observer, run_id, lease)
+        return self._transport.send(call, timeout, self._timeout)
+
+    def due_sessions(
+        self,
+        *,
+        min_turns_behind: int | None = None,
+        min_interval: timedelta | None = None,
+        min_quiet: timedelta | None = None,
+        page_size: int = 0,
+        timeout: timedelta | None = None,
+    ) -> Iterator[DueSession]:
+        """Iterate over the sessions that this observer should analyse, in no particular order.
+
+            >>> for due in observer.due_sessions(min_quiet=timedelta(seconds=2)):
+            ...     print(due.session_id, due.turns_behind)
+
+        These have new turns and no run of this observer in flight. The sidecar scans its whole store for a listing, so
+        list every few seconds at most. To share the work between processes, begin each run with `only_if_idle`.
+
+        Args:
+            min_turns_behind: Minimum number of turns that the current notes have not seen. None: 1.
+            min_interval: Minimum time since this observer's latest run began. None: any time.
+            min_quiet: Minimum time since the last turn was appended. None: any time.
+            page_size: Sessions per page. 0: the sidecar's default.
+            timeout: Timeout of each page. None: the client's `timeout`.
+
+        Raises:
+            SessionNotesError: If a call fails.
+        """
+        token = ""
+        while True:
+            call = _notes_calls.due_sessions(self.observer, min_turns_behind, min_interval, min_quiet, page_size, token)
+            page, token = self._transport.send(call, timeout, self._timeout)
+            yield from page
+            if not token:
+                return
 
     def list_runs(
         self, session_id: str, *, include_notes: bool = False, page_size: int = 0, timeout: timedelta | None = None

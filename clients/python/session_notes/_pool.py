@@ -111,7 +111,19 @@ class Pool(ABC, Generic[Client, Run, Stop, Analysis]):
             self._start_workers()
 
     def _begin_call(self, session_id: str) -> Call[BeginResult]:
-        return _notes_calls.begin_run(session_id, self._client.observer, None, None, self._lease, False, True)
+        return _notes_calls.begin_run(
+            session_id,
+            self._client.observer,
+            run_id=None,
+            observed_turn=None,
+            lease=self._lease,
+            only_if_idle=False,
+            include_transcript=True,
+            after_turn=None,
+            after_current_notes=False,
+            max_turns=None,
+            include_current_notes=False,
+        )
 
     def _forget(self, session_id: str) -> Future[None] | None:
         with self._lock:

@@ -154,6 +154,7 @@ class Reading:
              'newer_run': 'running', 'notes': {'coverage': {'goals': 1.0}, 'summary': 'Goals are clear.'}}
 
         `newer_run` is the state of the latest run, present if that run is newer than the one that wrote the notes.
+        `stale_because` is present if the notes are not fresh.
         """
         # The failure of a run is omitted. It is meant for humans, and a model might read it out to the user.
         if not self.ready or self.notes is None:
@@ -164,6 +165,7 @@ class Reading:
             "snapshot_age_seconds": _seconds(self.snapshot_age),
             "turns_behind": self.turns_behind,
             "fresh": self.fresh,
+            "stale_because": [reason.value for reason in self.stale_because] or None,
             "newer_run": newer.state.value if newer else None,
         }
         present = {name: content for name, content in optional.items() if content is not None}
@@ -246,10 +248,64 @@ class UpdateResult(NamedTuple):
 
 
 class BeginResult(NamedTuple):
-    """Result of `begin_run`: the run, and the transcript as of its snapshot, oldest turn first."""
+    """Result of `begin_run`: the run and what it sees.
+
+    Attributes:
+        run: The run.
+        transcript: The requested part of the transcript as of the run's snapshot, oldest turn first.
+        first_turn: Number of the first turn in `transcript`, from 1. None: it is empty.
+        current: Reading of the current notes. None: not requested.
+
+    A sidecar older than this client returns the whole transcript, and neither `first_turn` nor `current`.
+    """
 
     run: Run
     transcript: tuple[Turn, ...]
+    first_turn: int | None = None
+    current: Reading | None = None
+
+
+class RenewResult(NamedTuple):
+    """Result of `renew_run`.
+
+    Attributes:
+        run: The run.
+        obsolete: Whether its write would be superseded now. The run may go on, but need not.
+        turns_behind: Number of turns appended since its snapshot. None: unknown.
+    """
+
+    run: Run
+    obsolete: bool
+    turns_behind: int | None
+
+
+class DueSession(NamedTuple):
+    """A session on which an observer has work to do.
+
+    Attributes:
+        session_id: Id of the session.
+        turn_count: Number of turns ever appended.
+        turns_behind: Number of turns that the observer's current notes have not seen.
+        quiet: Time since the last turn was appended.
+        latest_run: The observer's newest run in any state. None: there has been no run.
+    """
+
+    session_id: str
+    turn_count: int
+    turns_behind: int
+    quiet: timedelta
+    latest_run: Run | None
+
+    @classmethod
+    def from_message(cls, message: session_notes_pb2.DueSession) -> "DueSession":
+        """Convert a `session_notes.v1.DueSession`."""
+        return cls(
+            session_id=message.session_id,
+            turn_count=message.turn_count,
+            turns_behind=message.turns_behind,
+            quiet=message.quiet.ToTimedelta(),
+            latest_run=Run.from_message(message.latest_run) if message.HasField("latest_run") else None,
+        )
 
 
 class WriteResult(NamedTuple):

@@ -17,10 +17,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from session_notes import _forks
-from session_notes._errors import RunAlreadyFailed, RunAlreadyWritten, SessionDeleted, UsageError, for_logs
+from session_notes._errors import (
+    RunAlreadyFailed,
+    RunAlreadyWritten,
+    RunNotFound,
+    SessionDeleted,
+    UsageError,
+    for_logs,
+)
 from session_notes._limits import FAIL_TIMEOUT
 from session_notes._logs import session_digest, warn
-from session_notes._results import BeginResult, Run, WriteResult
+from session_notes._results import BeginResult, Reading, RenewResult, Run, WriteResult
 from session_notes._text import failure_text
 from session_notes._types import Notes, RunState, Turn
 
@@ -40,7 +47,12 @@ class BaseRun:
         number: Number of the run.
         observed_turn: Number of turns that the run sees. None: unknown.
         begin_time: When the run took its snapshot, by the store's clock.
-        transcript: The conversation as of the snapshot, oldest turn first. Empty if not requested.
+        transcript: The conversation as of the snapshot, or the requested part of it, oldest turn first.
+        first_turn: Number of the first turn in `transcript`, from 1. None: it is empty, or the sidecar is older than
+            this client and ignores requests for a part.
+        current: Reading of the notes that were current at the snapshot. None: not requested, or the sidecar is older.
+        obsolete: Whether the run's write would be superseded, or its session is gone, as of the last renewal. The
+            analysis may end early.
 
     Raises:
         RunAlreadyWritten: If the run has already written its notes.
@@ -60,6 +72,9 @@ class BaseRun:
         self.observed_turn: int | None = run.observed_turn
         self.begin_time: datetime | None = run.begin_time
         self.transcript: tuple[Turn, ...] = begun.transcript
+        self.first_turn: int | None = begun.first_turn
+        self.current: Reading | None = begun.current
+        self.obsolete = False
         self._deadline = deadline
         # A thread that ends the run from outside does so in this context, so that its span belongs to the run's trace.
         self._context = copy_context()
@@ -125,8 +140,18 @@ class BaseRun:
         if self._deadline is not None and time.monotonic() >= self._deadline:
             raise UsageError("the time limit of the run has passed")
 
+    @contextmanager
+    def _renewing(self) -> Iterator[None]:
+        """Enclose a RenewRun. A run that can no longer write is obsolete."""
+        try:
+            yield
+        except (RunNotFound, RunAlreadyFailed, SessionDeleted):
+            self.obsolete = True
+            raise
+
     def _session_deleted(self) -> None:
         """End the run without a call: no later write reaches the session."""
+        self.obsolete = True
         with self._lock:
             if self._state in ("open", "writing"):
                 self._state = "deleted"
@@ -214,6 +239,24 @@ class ActiveRun(BaseRun):
         text = failure_text(reason)
         self._start_failing(text)
         return self._client.fail_run(self.session_id, self.run_id, text)
+
+    def renew(self, lease: timedelta | None = None) -> RenewResult:
+        """Give the run a new lease, counted from now, and update `obsolete`.
+
+        Args:
+            lease: How long the run may take from now before it counts as abandoned. None: 5 minutes.
+
+        Raises:
+            RunAlreadyWritten: If the run has written its notes.
+            RunAlreadyFailed: If the run has failed.
+            RunNotFound: If the run does not exist any more, because its session has expired.
+            SessionDeleted: If the session was deleted during the run.
+            SessionNotesError: If the call fails for another reason.
+        """
+        with self._renewing():
+            result = self._client.renew_run(self.session_id, self.run_id, lease=lease)
+        self.obsolete = result.obsolete
+        return result
 
     def _fail_quietly(self, reason: str, timeout: timedelta = FAIL_TIMEOUT) -> bool:
         """Fail the run without raising, and return whether it had not ended before."""

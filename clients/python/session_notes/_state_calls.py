@@ -76,7 +76,7 @@ def delete_session(session_id: str) -> Call[bool]:
 def list_sessions(page_size: int, page_token: str) -> Call[Page[SessionSummary]]:
     """Build SessionState.ListSessions."""
     request = api.ListSessionsRequest(
-        page_size=_encoding.page_size(page_size), page_token=_encoding.text("page_token", page_token)
+        page_size=_encoding.int32("page_size", page_size), page_token=_encoding.text("page_token", page_token)
     )
 
     def read(message: api.ListSessionsResponse) -> Page[SessionSummary]:

@@ -62,7 +62,7 @@ def begin(
     from session_notes_tools.cli import documents, views
 
     with observer_client(target, timeout, observer) as client:
-        run, turns = client.begin_run(
+        begun = client.begin_run(
             session_id,
             run_id=run_id,
             observed_turn=observed_turn,
@@ -70,6 +70,7 @@ def begin(
             only_if_idle=only_if_idle,
             include_transcript=transcript,
         )
+    run, turns = begun.run, begun.transcript
     if as_json:
         document = {"session_id": session_id, "run": documents.run(run), "transcript": [*map(documents.turn, turns)]}
         documents.write(document)

@@ -49,6 +49,12 @@ class ReadingDocument(TypedDict):
     ]
     turns_behind: NotRequired[Annotated[int, Field(description="Turns since that copy.")]]
     fresh: NotRequired[Annotated[bool, Field(description="Whether the notes are within the requested bounds.")]]
+    stale_because: NotRequired[
+        Annotated[
+            list[str],
+            Field(description="Why they are not: age, snapshot_age, turns_behind, turns_unknown or snapshot_unknown."),
+        ]
+    ]
     newer_run: NotRequired[Annotated[str, Field(description="The state of a newer analysis.")]]
     notes: NotRequired[NotesDocument]
 
