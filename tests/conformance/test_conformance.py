@@ -27,6 +27,7 @@ from session_notes import (
     Turn,
 )
 from session_notes._errors import translate
+from session_notes._prompt import without_prompts
 from session_notes.status.v1 import status_pb2
 from session_notes.v1.session_notes_pb2 import GetNotesResponse
 
@@ -355,6 +356,26 @@ def test_ages_are_rounded_as_in_the_table() -> None:
     for age, seconds in TABLES["pure_readings"]["ages"]["cases"]:
         response = json_format.ParseDict(READY | {"age": age}, GetNotesResponse())
         equal(seconds, Reading.from_message(response, session_id="s").as_tool_result()["age_seconds"], age)
+
+
+PROMPTS = {prompt["name"]: prompt for prompt in TABLES["pure_prompts"]["prompts"]}
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_a_response_becomes_the_prompt_in_the_table(name: str) -> None:
+    """A reading gives a model the text in the table, exactly."""
+    case = PROMPTS[name]
+    defaults = {"ready": True, "readiness": "READINESS_READY", "notes": TABLES["pure_prompts"]["notes"]}
+    response = json_format.ParseDict(defaults | case["response"], GetNotesResponse())
+    reading = Reading.from_message(response, session_id="s", observer=case.get("observer", ""))
+    options = {option: case[option] for option in ("min_severity", "max_chars") if option in case}
+    equal("\n".join(case["lines"]), reading.as_prompt(**options), "the prompt")
+
+
+@pytest.mark.parametrize("case", TABLES["pure_prompts"]["spoken"], ids=lambda case: case["text"][:30])
+def test_prompts_are_removed_as_in_the_table(case: dict[str, str]) -> None:
+    """A recorder keeps of a turn's text what is not a prompt."""
+    equal(case["kept"], without_prompts(case["text"]), "the text")
 
 
 class Status(grpc.RpcError):

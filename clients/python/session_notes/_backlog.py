@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import threading
 from collections import Counter, OrderedDict
@@ -16,6 +17,7 @@ from typing import Protocol
 from session_notes._limits import MAX_TURN_BYTES
 from session_notes._logs import counted, session_digest, warn
 from session_notes._pending import TurnCounts
+from session_notes._prompt import without_prompts
 from session_notes._storable import Storable, prepare
 from session_notes._types import Turn
 from session_notes._visits import Entry, PendingSession, Visits
@@ -79,6 +81,8 @@ class Backlog:
             warn("%s not recorded: the session id is not 1 to 256 printable ASCII characters%s", counted(turns), kind)
             return False
         prepared, changes = self._prepare(turns)
+        # If nothing of the turns is left, there is nothing new to observe.
+        observe = observe and bool(prepared or not turns)
         with self.changed:
             dropped_before = self._dropped
             if self.closing:
@@ -107,6 +111,11 @@ class Backlog:
                 changes[f"left out, not a Turn: {type(turn).__name__}"] += 1
                 continue
             try:
+                spoken = without_prompts(turn.text) if isinstance(turn.text, str) else turn.text
+                if spoken is not turn.text:
+                    if not spoken:
+                        continue
+                    turn = dataclasses.replace(turn, text=spoken)
                 storable = prepare(turn, self.turn_limit)
             except Exception as error:
                 # The message of a TypeError is from this package. Any other error is logged by its class only.

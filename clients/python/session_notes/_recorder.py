@@ -51,6 +51,9 @@ class Recorder(ABC):
         beyond 64 KiB is cut and ends with ` […]`. An `extra` that is not JSON is left out, and so is anything that is
         not a `Turn`. Each change is logged.
 
+        Notes are not speech: the text of `Reading.as_prompt` is removed from a turn's text, and a turn without any
+        other text is left out.
+
         Args:
             session_id: The session.
             turns: The turns, in order. Without turns, only a run is submitted, once the pending turns are stored.
