@@ -18,13 +18,17 @@ import { failureReason } from "./failures.js";
 import { SessionNotes, WriteOutcome as WireWriteOutcome } from "./gen/session_notes/v1/session_notes_pb.js";
 import { SessionState } from "./gen/session_notes/v1/session_state_pb.js";
 import type {
+  AppendOptions,
   BatchOptions,
   BeginOptions,
   BeginResult,
+  DueOptions,
+  DueSession,
   JsonObject,
   NewNotes,
   NotesOptions,
   Reading,
+  RenewResult,
   Run,
   Session,
   SessionSummary,
@@ -43,9 +47,15 @@ export interface Call<T> {
   readonly request: Uint8Array;
   /** Converts the response to the result of the call. */
   readonly read: (response: Uint8Array) => T;
-  /** Whether the call is idempotent and can be retried. */
-  readonly idempotent: boolean;
+  /** After which failures the call is retried. */
+  readonly retried: Retried;
 }
+
+/**
+ * Failures after which a call is retried: none; those without effect, which are overloads; or outages too, after which the first
+ * attempt may have taken effect.
+ */
+export type Retried = "never" | "without effect" | "outage";
 
 /** A page of a listing, and the token of the next page, which is empty on the last page. */
 export type Page<T> = readonly [items: readonly T[], nextToken: string];
@@ -81,12 +91,13 @@ export function batchGetNotes(sessionIds: readonly string[], options: BatchOptio
 function notesRequest(
   name: string,
   sessionId: string,
-  { observer = "", maxAgeMs, currentTurn, maxTurnsBehind }: NotesOptions,
+  { observer = "", maxAgeMs, maxSnapshotAgeMs, currentTurn, maxTurnsBehind }: NotesOptions,
 ) {
   return {
     sessionId: text(name, sessionId),
     observer: text("observer", observer),
     maxAge: wire.duration("maxAgeMs", maxAgeMs),
+    maxSnapshotAge: wire.duration("maxSnapshotAgeMs", maxSnapshotAgeMs),
     currentTurn: wire.count("currentTurn", currentTurn),
     maxTurnsBehind: wire.count("maxTurnsBehind", maxTurnsBehind),
   };
@@ -94,25 +105,35 @@ function notesRequest(
 
 export function beginRun(sessionId: string, observer: string, options: BeginOptions): Call<BeginResult> {
   const { runId, observedTurn, leaseMs, onlyIfIdle = false, includeTranscript = true } = options;
+  const { afterTurn, afterCurrentNotes = false, maxTurns = 0, includeCurrentNotes = false } = options;
   return call(
     SessionNotes.method.beginRun,
     () => ({
       sessionId: text("sessionId", sessionId),
       observer: text("observer", observer),
-      runId: runIdOrNew(runId),
+      runId: idOrNew("runId", runId),
       observedTurn: wire.count("observedTurn", observedTurn),
       lease: wire.duration("leaseMs", leaseMs),
       onlyIfIdle: flag("onlyIfIdle", onlyIfIdle),
       includeTranscript: flag("includeTranscript", includeTranscript),
+      afterTurn: wire.count("afterTurn", afterTurn),
+      afterCurrentNotes: flag("afterCurrentNotes", afterCurrentNotes),
+      maxTurns: wire.maximum("maxTurns", maxTurns),
+      includeCurrentNotes: flag("includeCurrentNotes", includeCurrentNotes),
     }),
     (response) => {
       const run = wire.runFrom(wire.present("run", response.run));
       if (!response.started) {
         throw new RunInFlight(run);
       }
-      return { run, transcript: response.transcript.map(wire.turnFrom) };
+      return {
+        run,
+        transcript: response.transcript.map(wire.turnFrom),
+        firstTurn: wire.numberOf(response.firstTurn),
+        current: response.current && wire.readingFrom(sessionId, observer, response.current),
+      };
     },
-    { idempotent: true },
+    "outage",
   );
 }
 
@@ -127,7 +148,7 @@ export function writeNotes(
     () => ({
       sessionId: text("sessionId", sessionId),
       observer: text("observer", observer),
-      runId: runIdOrNew(runId),
+      runId: idOrNew("runId", runId),
       notes: wire.notesMessage(notes),
       observedTurn: wire.count("observedTurn", observedTurn),
       ttl: wire.duration("ttlMs", ttlMs),
@@ -137,7 +158,7 @@ export function writeNotes(
       run: wire.runFrom(wire.present("run", response.run)),
       writeTime: wire.date(wire.present("write_time", response.writeTime)),
     }),
-    { idempotent: true },
+    "outage",
   );
 }
 
@@ -151,7 +172,47 @@ export function failRun(sessionId: string, observer: string, runId: string, reas
       reason: failureReason(reason),
     }),
     (response) => wire.runFrom(wire.present("run", response.run)),
-    { idempotent: true },
+    "outage",
+  );
+}
+
+export function renewRun(
+  sessionId: string,
+  observer: string,
+  runId: string,
+  leaseMs: number | undefined,
+): Call<RenewResult> {
+  return call(
+    SessionNotes.method.renewRun,
+    () => ({
+      sessionId: text("sessionId", sessionId),
+      observer: text("observer", observer),
+      runId: text("runId", runId),
+      lease: wire.duration("leaseMs", leaseMs),
+    }),
+    ({ run, obsolete, turnsBehind }) => ({
+      run: wire.runFrom(wire.present("run", run)),
+      obsolete: obsolete ?? false,
+      turnsBehind: wire.numberOf(turnsBehind),
+    }),
+    "outage",
+  );
+}
+
+export function dueSessions(observer: string, options: DueOptions, pageToken: string): Call<Page<DueSession>> {
+  const { minTurnsBehind, minIntervalMs, minQuietMs, pageSize = 0 } = options;
+  return call(
+    SessionNotes.method.listDueSessions,
+    () => ({
+      observer: text("observer", observer),
+      minTurnsBehind: wire.count("minTurnsBehind", minTurnsBehind),
+      minInterval: wire.duration("minIntervalMs", minIntervalMs),
+      minQuiet: wire.duration("minQuietMs", minQuietMs),
+      pageSize: wire.maximum("pageSize", pageSize),
+      pageToken,
+    }),
+    ({ sessions, nextPageToken }) => [sessions.map(wire.dueFrom), nextPageToken],
+    "outage",
   );
 }
 
@@ -167,12 +228,12 @@ export function listRuns(
     () => ({
       sessionId: text("sessionId", sessionId),
       observer: text("observer", observer),
-      pageSize: wire.pageSize(pageSize),
+      pageSize: wire.maximum("pageSize", pageSize),
       pageToken,
       includeNotes: flag("includeNotes", includeNotes),
     }),
     ({ runs, nextPageToken }) => [runs.map(wire.runFrom), nextPageToken],
-    { idempotent: true },
+    "outage",
   );
 }
 
@@ -181,7 +242,7 @@ export function getSession(sessionId: string, includeTurns: boolean): Call<Sessi
     SessionState.method.getSession,
     () => ({ sessionId: text("sessionId", sessionId), includeTurns: flag("includeTurns", includeTurns) }),
     ({ session }) => wire.sessionFrom(wire.present("session", session)),
-    { idempotent: true },
+    "outage",
   );
 }
 
@@ -206,19 +267,23 @@ export function updateSession(
   );
 }
 
+/** `duplicate` is undefined in the response of a sidecar that does not know append ids. */
 export function appendTurns(
   sessionId: string,
   turns: readonly Turn[],
-  expectedTurnCount: number | undefined,
-): Call<number> {
+  { expectedTurnCount, appendId }: AppendOptions,
+  retried: Retried,
+): Call<{ readonly turnCount: number; readonly duplicate: boolean | undefined }> {
   return call(
     SessionState.method.appendTurns,
     () => ({
       sessionId: text("sessionId", sessionId),
       turns: wire.turnMessages(turns),
       expectedTurnCount: wire.count("expectedTurnCount", expectedTurnCount),
+      appendId: idOrNew("appendId", appendId),
     }),
-    ({ turnCount }) => Number(turnCount),
+    ({ turnCount, duplicate }) => ({ turnCount: Number(turnCount), duplicate }),
+    retried,
   );
 }
 
@@ -234,9 +299,9 @@ export function deleteSession(sessionId: string): Call<boolean> {
 export function listSessions(pageSize: number, pageToken: string): Call<Page<SessionSummary>> {
   return call(
     SessionState.method.listSessions,
-    () => ({ pageSize: wire.pageSize(pageSize), pageToken }),
+    () => ({ pageSize: wire.maximum("pageSize", pageSize), pageToken }),
     ({ sessions, nextPageToken }) => [sessions.map(wire.summaryFrom), nextPageToken],
-    { idempotent: true },
+    "outage",
   );
 }
 
@@ -250,22 +315,22 @@ export async function* pages<T>(fetch: (pageToken: string) => Promise<Page<T>>):
   } while (token !== "");
 }
 
-/** Returns the run's id, or a new one. The client generates it, so that every attempt has the same id. */
-export function runIdOrNew(runId: string | undefined): string {
-  return text("runId", runId ?? "") || randomBytes(16).toString("hex");
+/** Returns an id, or a new one. The client generates it, so that every attempt has the same id. */
+export function idOrNew(name: string, id: string | undefined): string {
+  return text(name, id ?? "") || randomBytes(16).toString("hex");
 }
 
 function call<Request extends DescMessage, Response extends DescMessage, T>(
   method: DescMethodUnary<Request, Response>,
   build: () => MessageInitShape<Request>,
   read: (response: MessageShape<Response>) => T,
-  { idempotent = false } = {},
+  retried: Retried = "never",
 ): Call<T> {
   return {
     path: `/${method.parent.typeName}/${method.name}`,
     request: encoded(method.input, build),
     read: (response) => read(decoded(method.output, response)),
-    idempotent,
+    retried,
   };
 }
 

@@ -9,14 +9,16 @@
  * │   └── Overloaded           too many calls in flight; this one had no effect
  * ├── Unauthenticated          the sidecar does not recognize the caller's credentials
  * ├── PermissionDenied         the caller's role does not permit the call
+ * │   └── SessionNotAllowed    the caller's token is limited to other sessions
  * ├── Conflict                 another writer was faster
  * │   ├── VersionMismatch      the session is at another version; `actual`
  * │   └── TurnCountMismatch    the transcript has another length; `actual`
+ * ├── TurnsAlreadyAppended     the `appendId` has already appended other turns
  * ├── RunNotFound              the run does not exist
  * ├── RunAlreadyWritten        the run has already written its notes
  * ├── RunAlreadyFailed         the run has ended without notes
  * ├── RunInFlight              `onlyIfIdle` found another run in flight; `run`
- * ├── SessionDeleted           the session was deleted after the run began: do not retry
+ * ├── SessionDeleted           the session was deleted after the run or the append: do not retry
  * ├── ServerError              any other error; for a bug in the sidecar, the message has an id that is also in its log
  * └── UsageError               a call on a closed client, or a run ended twice
  *
@@ -126,6 +128,13 @@ export class PermissionDenied extends SessionNotesError {
   }
 }
 
+/** The caller's token is limited to sessions with other ids. Says nothing about whether the session exists. */
+export class SessionNotAllowed extends PermissionDenied {
+  static {
+    this.prototype.name = "SessionNotAllowed";
+  }
+}
+
 /** Another writer was faster. Read again before retrying. */
 export class Conflict extends SessionNotesError {
   static {
@@ -154,6 +163,13 @@ export class TurnCountMismatch extends Conflict {
   /** The actual length. */
   get actual(): number | undefined {
     return numberIn(this.metadata, "actual");
+  }
+}
+
+/** An earlier call with the same `appendId` has appended other turns. */
+export class TurnsAlreadyAppended extends SessionNotesError {
+  static {
+    this.prototype.name = "TurnsAlreadyAppended";
   }
 }
 
@@ -193,7 +209,7 @@ export class RunInFlight extends SessionNotesError {
   }
 }
 
-/** The session was deleted after the run began. Do not retry: the user's data must stay deleted. */
+/** The session was deleted after the run began, or after an append with the same `appendId`. Do not retry: the user's data must stay deleted. */
 export class SessionDeleted extends SessionNotesError {
   static {
     this.prototype.name = "SessionDeleted";

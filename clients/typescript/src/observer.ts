@@ -10,8 +10,12 @@ import type {
   BeginOptions,
   BeginResult,
   CallOptions,
+  DueOptions,
+  DueSession,
   ListOptions,
   NewNotes,
+  RenewOptions,
+  RenewResult,
   Run,
   RunOptions,
   WriteOptions,
@@ -106,7 +110,7 @@ export class ObserverClient implements Disposable {
   /** Begins a run. If the signal aborts the call, a run that began anyway is recorded as failed. */
   async #begin(sessionId: string, options: RunOptions): Promise<BeginResult> {
     const { signal, runId: requestedId } = object("options", options);
-    const runId = calls.runIdOrNew(requestedId);
+    const runId = calls.idOrNew("runId", requestedId);
     try {
       return await this.beginRun(sessionId, { ...options, runId });
     } catch (error) {
@@ -154,6 +158,34 @@ export class ObserverClient implements Disposable {
   ): Promise<Run> {
     object("options", options);
     return this.#send(calls.failRun(sessionId, this.observer, runId, reason), options);
+  }
+
+  /**
+   * Gives a run in flight a new lease from now, and reports whether the run is still worth its cost, like `ActiveRun.renew`. Rejects
+   * with:
+   * - RunNotFound: the run does not exist;
+   * - RunAlreadyWritten, RunAlreadyFailed: the run has ended;
+   * - SessionDeleted: the run existed when the session was deleted;
+   * - another SessionNotesError: any other failure.
+   */
+  async renewRun(sessionId: string, runId: string, options: RenewOptions = {}): Promise<RenewResult> {
+    object("options", options);
+    return this.#send(calls.renewRun(sessionId, this.observer, runId, options.leaseMs), options);
+  }
+
+  /**
+   * Lists the sessions on which this observer has work to do, fetched page by page, in no particular order: those with new turns and
+   * without a run of this observer in flight. It scans the whole store, so call it every few seconds at most. Begin runs with
+   * `onlyIfIdle`, so that several processes can share the work.
+   *
+   * @example
+   * for await (const { sessionId } of observer.dueSessions({ minQuietMs: 2000 })) {
+   *   await observer.run(sessionId, work, { onlyIfIdle: true });
+   * }
+   */
+  dueSessions(options: DueOptions = {}): AsyncGenerator<DueSession, void, undefined> {
+    object("options", options);
+    return calls.pages((token) => this.#send(calls.dueSessions(this.observer, options, token), options));
   }
 
   /**

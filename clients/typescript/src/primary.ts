@@ -64,6 +64,8 @@ export class PrimaryClient implements Disposable {
   readonly #transport: Transport;
   readonly #timeoutMs: number;
   readonly #stateTimeoutMs: number;
+  /** Whether a response has shown that the sidecar supports append ids. */
+  #appendIdsKnown = false;
 
   /**
    * @param target The sidecar's address: `127.0.0.1:50051`, `unix:/run/session-notes.sock`. Absent: the environment
@@ -160,9 +162,13 @@ export class PrimaryClient implements Disposable {
   }
 
   /**
-   * Appends turns to the transcript and resolves to the new turn count. Never retried. Rejects with:
-   * - TurnCountMismatch: the transcript does not have `expectedTurnCount` turns;
-   * - Unavailable: an outage; the outcome is unknown;
+   * Appends turns to the transcript and resolves to the new turn count. The turns have an id, so that they are appended once even if
+   * the call is retried. It is, until the timeout, with a sidecar that is known to support ids, or with `expectedTurnCount`. Rejects
+   * with:
+   * - TurnCountMismatch: the transcript does not have `expectedTurnCount` turns. After a retry, the first attempt may have succeeded;
+   * - TurnsAlreadyAppended: the `appendId` has already appended other turns;
+   * - SessionDeleted: the `appendId` was known when the session was deleted;
+   * - Unavailable: an outage; the outcome is unknown. With `appendId`, repeating the call is safe;
    * - another SessionNotesError: any other failure.
    *
    * @example
@@ -171,7 +177,12 @@ export class PrimaryClient implements Disposable {
    */
   async appendTurns(sessionId: string, turns: readonly Turn[], options: AppendOptions = {}): Promise<number> {
     object("options", options);
-    return this.#state(calls.appendTurns(sessionId, turns, options.expectedTurnCount), options);
+    // An older sidecar ignores the id, so that a retry after an outage would append the turns twice.
+    const safe = this.#appendIdsKnown || options.expectedTurnCount !== undefined;
+    const call = calls.appendTurns(sessionId, turns, options, safe ? "outage" : "without effect");
+    const { turnCount, duplicate } = await this.#state(call, options);
+    this.#appendIdsKnown ||= duplicate !== undefined;
+    return turnCount;
   }
 
   /** Deletes the session and resolves to whether it existed. Runs in flight cannot bring it back. */

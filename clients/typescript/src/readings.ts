@@ -1,6 +1,6 @@
 /** The two kinds of readings, and their tool results. */
 
-import type { Notes, NotReadyReading, ReadyReading, Run, ToolResult } from "./types.js";
+import type { Notes, NotReadyReading, ReadyReading, Run, StaleReason, ToolResult } from "./types.js";
 
 type Data<Reading> = Omit<Reading, "asToolResult">;
 
@@ -17,6 +17,7 @@ export class Ready implements ReadyReading {
   declare readonly observedTurn: number | undefined;
   declare readonly turnsBehind: number | undefined;
   declare readonly fresh: boolean;
+  declare readonly staleBecause: readonly StaleReason[];
   declare readonly run: Run;
   declare readonly latestRun: Run | undefined;
   declare readonly expiresInMs: number;
@@ -34,6 +35,7 @@ export class Ready implements ReadyReading {
       ...(this.snapshotAgeMs !== undefined && { snapshot_age_seconds: seconds(this.snapshotAgeMs) }),
       ...(this.turnsBehind !== undefined && { turns_behind: this.turnsBehind }),
       fresh: this.fresh,
+      ...(this.staleBecause.length > 0 && { stale_because: this.staleBecause }),
       ...(newer !== undefined && { newer_run: newer }),
       notes: notesForTool(this.notes),
     };
@@ -47,6 +49,7 @@ export class NotReady implements NotReadyReading {
   declare readonly ready: false;
   declare readonly readiness: NotReadyReading["readiness"];
   declare readonly fresh: false;
+  declare readonly staleBecause: readonly [];
   declare readonly notes: undefined;
   declare readonly latestRun: Run | undefined;
   declare readonly unavailableReason: string;
@@ -68,6 +71,7 @@ export function unavailableReading(sessionId: string, observer: string, reason: 
     ready: false,
     readiness: "unavailable",
     fresh: false,
+    staleBecause: [],
     notes: undefined,
     latestRun: undefined,
     unavailableReason: reason,

@@ -7,7 +7,17 @@ import { object } from "./arguments.js";
 import { RunAlreadyFailed, RunAlreadyWritten, SessionDeleted, UsageError } from "./errors.js";
 import { errorName, failureReason } from "./failures.js";
 import type { ObserverClient } from "./observer.js";
-import type { BeginResult, NewNotes, Run, RunWriteOptions, Turn, WriteResult } from "./types.js";
+import type {
+  BeginResult,
+  NewNotes,
+  Reading,
+  RenewOptions,
+  RenewResult,
+  Run,
+  RunWriteOptions,
+  Turn,
+  WriteResult,
+} from "./types.js";
 
 /** Timeout for recording a failure at the end of a run. After a timeout, the run ends when its lease expires. */
 export const FAIL_TIMEOUT_MS = 2000;
@@ -34,16 +44,22 @@ export class ActiveRun {
   readonly observedTurn: number | undefined;
   /** When the snapshot was taken, by the store's clock. */
   readonly beginTime: Date | undefined;
-  /** The transcript of the snapshot, oldest turn first; empty if not requested. */
+  /** The transcript of the snapshot, or the requested part of it, oldest turn first; empty if not requested. */
   readonly transcript: readonly Turn[];
+  /** Number of the first turn in `transcript`, from 1; undefined: it is empty. */
+  readonly firstTurn: number | undefined;
+  /** The observer's current notes as of the begin; undefined: not requested. */
+  readonly current: Reading | undefined;
 
   readonly #client: ObserverClient;
   readonly #signal: AbortSignal | undefined;
   #state: "open" | "writing" | "written" | "failed" = "open";
   #failure = "";
+  #obsolete = false;
 
   /** @internal */
-  constructor(client: ObserverClient, sessionId: string, { run, transcript }: BeginResult, signal?: AbortSignal) {
+  constructor(client: ObserverClient, sessionId: string, begun: BeginResult, signal?: AbortSignal) {
+    const { run } = begun;
     if (run.state === "written" || run.state === "superseded") {
       throw new RunAlreadyWritten(`run ${run.number} has written its notes`);
     }
@@ -56,7 +72,9 @@ export class ActiveRun {
     this.number = run.number;
     this.observedTurn = run.observedTurn;
     this.beginTime = run.beginTime;
-    this.transcript = transcript;
+    this.transcript = begun.transcript;
+    this.firstTurn = begun.firstTurn;
+    this.current = begun.current;
     this.#client = client;
     this.#signal = signal;
   }
@@ -64,6 +82,30 @@ export class ActiveRun {
   /** Whether the run has written its notes or failed. */
   get ended(): boolean {
     return this.#state === "written" || this.#state === "failed";
+  }
+
+  /**
+   * Whether the run is known to be no longer worth its cost: its notes would be superseded, or its session was deleted. Updated by
+   * `renew`.
+   */
+  get obsolete(): boolean {
+    return this.#obsolete;
+  }
+
+  /**
+   * Gives the run a new lease from now, and updates `obsolete`. Renew a long analysis at a third of its lease. Rejects as
+   * `ObserverClient.renewRun`.
+   */
+  async renew(options: Pick<RenewOptions, "leaseMs"> = {}): Promise<RenewResult> {
+    const { leaseMs } = object("options", options);
+    try {
+      const result = await this.#client.renewRun(this.sessionId, this.runId, { leaseMs, signal: this.#signal });
+      this.#obsolete = result.obsolete;
+      return result;
+    } catch (error) {
+      this.#obsolete ||= error instanceof SessionDeleted;
+      throw error;
+    }
   }
 
   /**

@@ -16,9 +16,11 @@ import {
   RunNotFound,
   ServerError,
   SessionDeleted,
+  SessionNotAllowed,
   SessionNotesError,
   TooLarge,
   TurnCountMismatch,
+  TurnsAlreadyAppended,
   Unauthenticated,
   Unavailable,
   VersionMismatch,
@@ -42,6 +44,8 @@ const BY_REASON = new Map<string, Kind>([
   ["SESSION_DELETED", SessionDeleted],
   ["VERSION_MISMATCH", VersionMismatch],
   ["TURN_COUNT_MISMATCH", TurnCountMismatch],
+  ["TURNS_ALREADY_APPENDED", TurnsAlreadyAppended],
+  ["SESSION_NOT_ALLOWED", SessionNotAllowed],
 ]);
 
 // For reasons that this client is too old to know, and for errors from gRPC itself.

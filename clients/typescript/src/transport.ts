@@ -47,8 +47,9 @@ class Attempts {
 
   /** Returns the milliseconds to wait before the next attempt. Throws the error if the call must not be retried. */
   pauseAfter(code: Code, error: SessionNotesError): number {
-    const transient = code === Code.UNAVAILABLE || error instanceof Overloaded;
-    if (!this.#call.idempotent || !transient) {
+    const { retried } = this.#call;
+    const again = error instanceof Overloaded ? retried !== "never" : code === Code.UNAVAILABLE && retried === "outage";
+    if (!again) {
       throw this.#final(error);
     }
     // Jitter, so that the clients of one sidecar do not all retry at the same time.

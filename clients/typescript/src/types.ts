@@ -36,6 +36,19 @@ export type Readiness = "never_run" | "running" | "ready" | "failed" | "expired"
  */
 export type RunState = "running" | "written" | "superseded" | "failed" | "abandoned" | "unspecified";
 
+/**
+ * Why notes are not fresh: a bound of the call that is not met, or cannot be checked.
+ *
+ * - `age`: older than `maxAgeMs`.
+ * - `snapshot_age`: based on a snapshot older than `maxSnapshotAgeMs`.
+ * - `turns_behind`: further behind than `maxTurnsBehind`.
+ * - `turns_unknown`: `maxTurnsBehind` cannot be checked, because no turn count is known.
+ * - `snapshot_unknown`: `maxSnapshotAgeMs` cannot be checked, because the run had no BeginRun.
+ * - `unspecified`: a value that this client is too old to know.
+ */
+export type StaleReason =
+  "age" | "snapshot_age" | "turns_behind" | "turns_unknown" | "snapshot_unknown" | "unspecified";
+
 /** Severity of an issue: worth knowing, should be addressed in this conversation, or in the next turn. */
 export type Severity = "info" | "warning" | "critical";
 
@@ -145,6 +158,8 @@ export interface ReadyReading extends ReadingBase {
   readonly turnsBehind: number | undefined;
   /** Whether the notes meet the bounds in the call. */
   readonly fresh: boolean;
+  /** Why the notes are not fresh: every reason; empty if they are. */
+  readonly staleBecause: readonly StaleReason[];
   /** The run that wrote the notes. */
   readonly run: Run;
   /** Time until the notes expire. */
@@ -158,6 +173,8 @@ export interface NotReadyReading extends ReadingBase {
   readonly readiness: Exclude<Readiness, "ready">;
   /** Always false: only notes can be fresh. */
   readonly fresh: false;
+  /** Always empty: only notes can be stale. */
+  readonly staleBecause: readonly [];
   readonly notes: undefined;
   /** The error message of the outage if `readiness` is `unavailable`; otherwise empty. */
   readonly unavailableReason: string;
@@ -181,6 +198,8 @@ export type ToolResult =
       readonly snapshot_age_seconds?: number;
       readonly turns_behind?: number;
       readonly fresh: boolean;
+      /** Why the notes are not fresh, if they are not. */
+      readonly stale_because?: readonly StaleReason[];
       /** State of the latest run, if it is newer than the notes' run. */
       readonly newer_run?: RunState;
       readonly notes: {
@@ -230,10 +249,37 @@ export interface UpdateResult {
   readonly updateTime: Date;
 }
 
-/** Result of `beginRun`: the run, and its transcript, oldest turn first. */
+/** Result of `beginRun`. */
 export interface BeginResult {
   readonly run: Run;
+  /** The transcript of the snapshot, or the requested part of it, oldest turn first. */
   readonly transcript: readonly Turn[];
+  /** Number of the first turn in `transcript`, from 1; undefined: it is empty. */
+  readonly firstTurn: number | undefined;
+  /** The observer's current notes, as `getNotes` without bounds returns them; undefined: not requested. */
+  readonly current: Reading | undefined;
+}
+
+/** Result of `renewRun`. */
+export interface RenewResult {
+  readonly run: Run;
+  /** Whether the run's notes would be superseded now. The run may go on, but need not. */
+  readonly obsolete: boolean;
+  /** Number of turns appended since the run's snapshot; undefined: unknown. */
+  readonly turnsBehind: number | undefined;
+}
+
+/** A session on which an observer has work to do. */
+export interface DueSession {
+  readonly sessionId: string;
+  /** Number of turns ever appended. */
+  readonly turnCount: number;
+  /** Number of turns that the observer's current notes have not seen. */
+  readonly turnsBehind: number;
+  /** Time since the last turn was appended. */
+  readonly quietMs: number;
+  /** The observer's newest run, in any state; undefined: it has never begun one. */
+  readonly latestRun: Run | undefined;
 }
 
 /** Result of `writeNotes`: the outcome, the run, and when its notes were first written. */
@@ -257,6 +303,11 @@ export interface NotesOptions extends CallOptions {
   readonly observer?: string | undefined;
   /** Maximum age of fresh notes, inclusive. Absent: any age. */
   readonly maxAgeMs?: number | undefined;
+  /**
+   * Maximum age of the snapshot that fresh notes are based on, inclusive. Absent: any age. `maxAgeMs` bounds when the notes were
+   * written, this option what they have seen.
+   */
+  readonly maxSnapshotAgeMs?: number | undefined;
   /** The caller's own count of turns in the conversation. Absent: the length of the stored transcript. */
   readonly currentTurn?: number | undefined;
   /** Maximum drift of fresh notes, inclusive. Absent: any drift. */
@@ -280,14 +331,35 @@ export interface UpdateOptions extends CallOptions {
 
 /** Options of `appendTurns`. */
 export interface AppendOptions extends CallOptions {
-  /** Append nothing unless the transcript has this many turns. This makes a retry safe. */
+  /** Append nothing unless the transcript has this many turns. */
   readonly expectedTurnCount?: number | undefined;
+  /**
+   * Id of the append, with which its turns are appended only once, however often the call is repeated. Absent: a new one. Set it to
+   * repeat a call yourself. A session remembers its last 200.
+   */
+  readonly appendId?: string | undefined;
 }
 
 /** Options of listings, which are fetched page by page; `timeoutMs` applies to each page. */
 export interface ListOptions extends CallOptions {
   /** Maximum number of items per page. Absent: the sidecar's default. */
   readonly pageSize?: number | undefined;
+}
+
+/** Options of `dueSessions`, which is fetched page by page; `timeoutMs` applies to each page. */
+export interface DueOptions extends ListOptions {
+  /** Minimum number of turns that the current notes have not seen. Absent: 1. */
+  readonly minTurnsBehind?: number | undefined;
+  /** Minimum time since the observer's latest run began. Absent: any. */
+  readonly minIntervalMs?: number | undefined;
+  /** Minimum time since the last turn was appended. Absent: any. */
+  readonly minQuietMs?: number | undefined;
+}
+
+/** Options of `renewRun`. */
+export interface RenewOptions extends CallOptions {
+  /** How long the run may take from now before it counts as abandoned. Absent: 5 minutes. */
+  readonly leaseMs?: number | undefined;
 }
 
 /** Options of `run`. */
@@ -303,8 +375,18 @@ export interface RunOptions {
   readonly leaseMs?: number | undefined;
   /** Whether to begin only if no other run of this observer is in flight on the session. */
   readonly onlyIfIdle?: boolean | undefined;
-  /** Whether to return the transcript. Absent: yes. */
+  /** Whether to return the transcript. Absent: yes. Without it, the next three options have no effect. */
   readonly includeTranscript?: boolean | undefined;
+  /** Return only turns with a higher number than this; turns are numbered from 1. Absent: all turns. */
+  readonly afterTurn?: number | undefined;
+  /**
+   * Return only turns that the current notes have not seen; all, if there are no notes, or if they do not tell. Excludes `afterTurn`.
+   */
+  readonly afterCurrentNotes?: boolean | undefined;
+  /** Of the selected turns, return at most this many, the newest. Absent: all of them. */
+  readonly maxTurns?: number | undefined;
+  /** Whether to return the observer's current notes. */
+  readonly includeCurrentNotes?: boolean | undefined;
   /** Aborts the run's calls except `fail`: they reject with the signal's reason, and the run fails. */
   readonly signal?: AbortSignal | undefined;
 }

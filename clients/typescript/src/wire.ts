@@ -32,7 +32,12 @@ import {
   RunState as WireRunState,
   Severity as WireSeverity,
 } from "./gen/session_notes/v1/notes_pb.js";
-import { type GetNotesResponse, Readiness as WireReadiness } from "./gen/session_notes/v1/session_notes_pb.js";
+import {
+  type DueSession as DueMessage,
+  type GetNotesResponse,
+  Readiness as WireReadiness,
+  StaleReason as WireStaleReason,
+} from "./gen/session_notes/v1/session_notes_pb.js";
 import type {
   Session as SessionMessage,
   SessionSummary as SummaryMessage,
@@ -40,6 +45,7 @@ import type {
 import type { Turn as TurnMessage, TurnSchema } from "./gen/session_notes/v1/turn_pb.js";
 import { NotReady, Ready } from "./readings.js";
 import type {
+  DueSession,
   Issue,
   JsonObject,
   NewNotes,
@@ -69,9 +75,9 @@ export function count(name: string, content: unknown): bigint | undefined {
   return content === undefined ? undefined : BigInt(wholeNumber(name, content));
 }
 
-/** Converts a page size, clamped to the range of the field. The sidecar's own limit is far lower. */
-export function pageSize(content: unknown): number {
-  return Math.min(wholeNumber("pageSize", content), 2 ** 31 - 1);
+/** Converts a maximum number of items, clamped to the range of the field. The sidecar's own limit is far lower. */
+export function maximum(name: string, content: unknown): number {
+  return Math.min(wholeNumber(name, content), 2 ** 31 - 1);
 }
 
 /** Converts a duration, rounded to microseconds and clamped to protobuf's range. The sidecar's own limits are lower. */
@@ -193,6 +199,7 @@ export function readingFrom(sessionId: string, observer: string, message: GetNot
       ready: false,
       readiness: readiness === "ready" ? "unspecified" : readiness,
       fresh: false,
+      staleBecause: [],
       notes: undefined,
       unavailableReason: "",
     });
@@ -208,6 +215,7 @@ export function readingFrom(sessionId: string, observer: string, message: GetNot
     observedTurn: numberOf(message.observedTurn),
     turnsBehind: numberOf(message.turnsBehind),
     fresh: message.fresh ?? false,
+    staleBecause: message.staleBecause.map((reason) => enumName(WireStaleReason, reason)),
     run: runFrom(present("run", message.run)),
     expiresInMs: millisecondsOf(present("expires_in", message.expiresIn)),
   });
@@ -237,6 +245,17 @@ export function summaryFrom(message: SummaryMessage): SessionSummary {
     updateTime: message.updateTime && date(message.updateTime),
     expiresInMs: message.expiresIn && millisecondsOf(message.expiresIn),
     observers: message.observers,
+  };
+}
+
+/** Converts a due session from a message. */
+export function dueFrom(message: DueMessage): DueSession {
+  return {
+    sessionId: message.sessionId,
+    turnCount: Number(message.turnCount),
+    turnsBehind: Number(present("turns_behind", message.turnsBehind)),
+    quietMs: millisecondsOf(present("quiet", message.quiet)),
+    latestRun: message.latestRun && runFrom(message.latestRun),
   };
 }
 
@@ -282,7 +301,8 @@ function extraMessage(name: string, content: JsonObject): { extra?: Record<strin
   return Object.keys(extra).length > 0 ? { extra } : {};
 }
 
-function numberOf(counted: bigint | undefined): number | undefined {
+/** Converts an optional count. */
+export function numberOf(counted: bigint | undefined): number | undefined {
   return counted === undefined ? undefined : Number(counted);
 }
 

@@ -66,18 +66,14 @@ type Method = readonly [readonly string[], unknown[], Wrong];
 
 // The names of positional arguments, valid values, and invalid ones. Names without a position are options.
 const CALL = { options: OBJECT, timeoutMs: SPAN, signal: SIGNAL };
-const BEGIN = { runId: TEXT, observedTurn: COUNT, leaseMs: SPAN, onlyIfIdle: FLAG, includeTranscript: FLAG };
+const NOTES = { observer: TEXT, maxAgeMs: SPAN, maxSnapshotAgeMs: SPAN, maxTurnsBehind: COUNT };
+const BEGIN = {
+  ...{ runId: TEXT, observedTurn: COUNT, leaseMs: SPAN, onlyIfIdle: FLAG, includeTranscript: FLAG },
+  ...{ afterTurn: COUNT, afterCurrentNotes: FLAG, maxTurns: COUNT, includeCurrentNotes: FLAG },
+};
 const PRIMARY: Readonly<Record<string, Method>> = {
-  getNotes: [
-    ["sessionId"],
-    ["s"],
-    { sessionId: TEXT, observer: TEXT, maxAgeMs: SPAN, currentTurn: COUNT, maxTurnsBehind: COUNT, ...CALL },
-  ],
-  batchGetNotes: [
-    ["sessionIds"],
-    [["s"]],
-    { sessionIds: SEVERAL, observer: TEXT, maxAgeMs: SPAN, maxTurnsBehind: COUNT, ...CALL },
-  ],
+  getNotes: [["sessionId"], ["s"], { sessionId: TEXT, ...NOTES, currentTurn: COUNT, ...CALL }],
+  batchGetNotes: [["sessionIds"], [["s"]], { sessionIds: SEVERAL, ...NOTES, ...CALL }],
   getSession: [["sessionId"], ["s"], { sessionId: TEXT, includeTurns: FLAG, ...CALL }],
   updateSession: [
     ["sessionId", "set"],
@@ -87,7 +83,7 @@ const PRIMARY: Readonly<Record<string, Method>> = {
   appendTurns: [
     ["sessionId", "turns"],
     ["s", [{ speaker: "user", text: "x" }]],
-    { sessionId: TEXT, turns: SEVERAL, expectedTurnCount: COUNT, ...CALL },
+    { sessionId: TEXT, turns: SEVERAL, expectedTurnCount: COUNT, appendId: TEXT, ...CALL },
   ],
   deleteSession: [["sessionId"], ["s"], { sessionId: TEXT, ...CALL }],
   listSessions: [[], [], { pageSize: COUNT, ...CALL }],
@@ -105,8 +101,12 @@ const OBSERVER: Readonly<Record<string, Method>> = {
     { sessionId: TEXT, notes: OBJECT, runId: TEXT, observedTurn: COUNT, ttlMs: SPAN, ...CALL },
   ],
   failRun: [["sessionId", "runId", "reason"], ["s", "r", "x"], { sessionId: TEXT, runId: TEXT, ...CALL }],
+  renewRun: [["sessionId", "runId"], ["s", "r"], { sessionId: TEXT, runId: TEXT, leaseMs: SPAN, ...CALL }],
+  dueSessions: [[], [], { minTurnsBehind: COUNT, minIntervalMs: SPAN, minQuietMs: SPAN, pageSize: COUNT, ...CALL }],
   listRuns: [["sessionId"], ["s"], { sessionId: TEXT, includeNotes: FLAG, pageSize: COUNT, ...CALL }],
 };
+
+const NULL_IS_ABSENT = new Set(["runId", "appendId", "pageSize"]);
 
 suite("arguments of a wrong kind", { concurrency: true }, () => {
   for (const [Client, methods] of [
@@ -123,7 +123,7 @@ suite("arguments of a wrong kind", { concurrency: true }, () => {
         };
         for (const [argument, values] of Object.entries(wrong)) {
           for (const [value, problem] of values) {
-            if (value === null && (argument === "runId" || argument === "pageSize")) {
+            if (value === null && NULL_IS_ABSENT.has(argument)) {
               continue; // Here null counts as absent.
             }
             const given: unknown[] = [...fit];

@@ -63,10 +63,15 @@ class Oops extends Error {}
 /** A result differs from the case. */
 class Mismatch extends Error {}
 
-const OBSERVERS = new Set(["begin_run", "write_notes", "fail_run", "list_runs", "run"]);
+const OBSERVERS = new Set([
+  ...["begin_run", "write_notes", "fail_run", "renew_run", "list_runs", "due_sessions", "run"],
+]);
 
 /** Names with values in seconds in a table and milliseconds in this client. */
-const SPANS = new Set(["max_age", "ttl", "lease", "timeout", "age", "snapshot_age", "expires_in", "retry_after"]);
+const SPANS = new Set([
+  ...["max_age", "max_snapshot_age", "ttl", "lease", "timeout", "min_interval", "min_quiet"],
+  ...["age", "snapshot_age", "expires_in", "quiet", "retry_after"],
+]);
 
 /** Parts with keys that are user data. */
 const USERS = new Set(["coverage", "extra", "fields", "set", "metadata"]);
@@ -83,9 +88,12 @@ const POSITIONAL: Readonly<Record<string, readonly string[]>> = {
   beginRun: ["sessionId"],
   writeNotes: ["sessionId", "notes"],
   failRun: ["sessionId", "runId", "reason"],
+  renewRun: ["sessionId", "runId"],
   listRuns: ["sessionId"],
+  dueSessions: [],
   write: ["notes"],
   fail: ["reason"],
+  renew: [],
 };
 
 type Method = (...args: unknown[]) => unknown;

@@ -12,6 +12,8 @@ export class Refusing {
   details: Uint8Array | undefined;
   /** Number of calls that get a response; later ones get none. */
   answers = Infinity;
+  /** Responses of the next calls, before the status. */
+  readonly responses: Uint8Array[] = [];
   /** The request of each call. */
   readonly requests: Buffer[] = [];
   readonly #server = new Server();
@@ -53,8 +55,13 @@ export class Refusing {
       this.#server.addService(
         { [name]: definition },
         {
-          [name]: (call: { request: Buffer }, answer: (error: object) => void) => {
+          [name]: (call: { request: Buffer }, answer: (error: object | null, response?: Buffer) => void) => {
             this.requests.push(call.request);
+            const response = this.responses.shift();
+            if (response !== undefined) {
+              answer(null, Buffer.from(response));
+              return;
+            }
             if (this.requests.length > this.answers) {
               return;
             }

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, beforeEach, suite, test } from "node:test";
 
-import { create, fromJson, toBinary } from "@bufbuild/protobuf";
+import { create, fromBinary, fromJson, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import { status as Code } from "@grpc/grpc-js";
 import {
   DeadlineExceeded,
@@ -15,6 +15,7 @@ import {
 } from "session-notes";
 
 import { ErrorInfoSchema, RetryInfoSchema, StatusSchema } from "../dist/gen/session_notes/status/v1/status_pb.js";
+import { AppendTurnsRequestSchema, AppendTurnsResponseSchema } from "../dist/gen/session_notes/v1/session_state_pb.js";
 import { Refusing } from "./refusing.js";
 import { eventually } from "./sidecar.js";
 
@@ -40,6 +41,7 @@ suite("retries", { concurrency: false }, () => {
     refusing.details = undefined;
     refusing.answers = Infinity;
     refusing.requests.length = 0;
+    refusing.responses.length = 0;
   });
 
   after(() => {
@@ -48,8 +50,6 @@ suite("retries", { concurrency: false }, () => {
 
   const neverRetried: Readonly<Record<string, (primary: PrimaryClient) => Promise<unknown>>> = {
     appendTurns: (primary) => primary.appendTurns("s", [{ speaker: "user", text: "x" }]),
-    "appendTurns, counted": (primary) =>
-      primary.appendTurns("s", [{ speaker: "user", text: "x" }], { expectedTurnCount: 0 }),
     updateSession: (primary) => primary.updateSession("s", { a: 1 }),
     deleteSession: (primary) => primary.deleteSession("s"),
     getNotes: (primary) => primary.getNotes("s"),
@@ -63,6 +63,37 @@ suite("retries", { concurrency: false }, () => {
       assert.equal(refusing.requests.length, 1);
     });
   }
+
+  const TURNS = [{ speaker: "user", text: "x" }];
+  const appended = (fields: MessageInitShape<typeof AppendTurnsResponseSchema>) =>
+    toBinary(AppendTurnsResponseSchema, create(AppendTurnsResponseSchema, fields));
+  const idsOf = (requests: readonly Buffer[]) =>
+    requests.map((request) => fromBinary(AppendTurnsRequestSchema, request).appendId);
+
+  test("appendTurns is retried with the same id once the sidecar is known to support ids", async () => {
+    using primary = new PrimaryClient(refusing.target, { stateTimeoutMs: 10_000 });
+    refusing.responses.push(appended({ turnCount: 1n, duplicate: false }));
+    await primary.appendTurns("s", TURNS);
+    const waiting = primary.appendTurns("s", TURNS);
+    await eventually(() => Promise.resolve(refusing.requests.length >= 4));
+    refusing.responses.push(appended({ turnCount: 2n, duplicate: true }));
+    assert.equal(await waiting, 2);
+    const [first, ...later] = idsOf(refusing.requests);
+    assert.equal(new Set(later).size, 1);
+    assert.notEqual(later[0], first);
+    assert.match(later[0] ?? "", /^[0-9a-f]{32}$/);
+  });
+
+  test("appendTurns is not retried with a sidecar that ignores ids, unless turns are counted", async () => {
+    using primary = new PrimaryClient(refusing.target, { stateTimeoutMs: 500 });
+    refusing.responses.push(appended({ turnCount: 1n }));
+    await primary.appendTurns("s", TURNS);
+    await assert.rejects(primary.appendTurns("s", TURNS, { appendId: "mine" }), Unavailable);
+    assert.equal(refusing.requests.length, 2);
+    assert.equal(idsOf(refusing.requests)[1], "mine");
+    await assert.rejects(primary.appendTurns("s", TURNS, { expectedTurnCount: 1 }), Unavailable);
+    assert(refusing.requests.slice(2).length > 1);
+  });
 
   for (const code of [Code.INTERNAL, Code.RESOURCE_EXHAUSTED, Code.ABORTED, Code.DEADLINE_EXCEEDED, Code.CANCELLED]) {
     test(`a permanent error is not retried: ${Code[code]}`, async () => {
@@ -139,7 +170,16 @@ suite("retries", { concurrency: false }, () => {
     using primary = new PrimaryClient(refusing.target);
     await assert.rejects(primary.getNotes("s", { timeoutMs: 1000 }), Overloaded);
     assert(!(await primary.getNotes("s", { timeoutMs: 1000, unavailableOk: true })).ready);
-    assert.equal(refusing.requests.length, 2);
+    await assert.rejects(primary.updateSession("s", {}, { timeoutMs: 1000 }), Overloaded);
+    assert.equal(refusing.requests.length, 3);
+  });
+
+  test("an overloaded appendTurns is always retried: it had no effect", async () => {
+    refusing.code = Code.RESOURCE_EXHAUSTED;
+    refusing.details = detailed("0.100s", "OVERLOADED");
+    using primary = new PrimaryClient(refusing.target);
+    await assert.rejects(primary.appendTurns("s", TURNS, { timeoutMs: 1000 }), Overloaded);
+    assert(refusing.requests.length >= 3, `${refusing.requests.length} tries`);
   });
 
   test("a request that arrives too late is a DeadlineExceeded with the sidecar's reason and message", async () => {
