@@ -65,7 +65,7 @@ export function getNotes(sessionId: string, options: NotesOptions): Call<Reading
   return call(
     SessionNotes.method.getNotes,
     () => notesRequest("sessionId", sessionId, options),
-    (response) => wire.readingFrom(sessionId, options.observer ?? "", response),
+    (response) => wire.readingFrom(sessionId, options.observer ?? "", response, options.maxSnapshotAgeMs),
   );
 }
 
@@ -82,7 +82,7 @@ export function batchGetNotes(sessionIds: readonly string[], options: BatchOptio
         throw new ServerError(`${responses.length} responses to ${sessionIds.length} requests`);
       }
       return responses.map((response, index) =>
-        wire.readingFrom(sessionIds[index] ?? "", options.observer ?? "", response),
+        wire.readingFrom(sessionIds[index] ?? "", options.observer ?? "", response, options.maxSnapshotAgeMs),
       );
     },
   );

@@ -34,6 +34,7 @@ export {
   PrimaryClient,
   type PrimaryOptions,
 } from "./primary.js";
+export { DEFAULT_MAX_CHARS } from "./prompt.js";
 export type { ActiveRun } from "./runs.js";
 export { DEFAULT_TARGET } from "./targets.js";
 export type * from "./types.js";

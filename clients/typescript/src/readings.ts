@@ -1,8 +1,10 @@
 /** The two kinds of readings, and their tool results. */
 
-import type { Notes, NotReadyReading, ReadyReading, Run, StaleReason, ToolResult } from "./types.js";
+import { object } from "./arguments.js";
+import { checkPromptOptions, prompt } from "./prompt.js";
+import type { Notes, NotReadyReading, PromptOptions, ReadyReading, Run, StaleReason, ToolResult } from "./types.js";
 
-type Data<Reading> = Omit<Reading, "asToolResult">;
+type Data<Reading> = Omit<Reading, "asToolResult" | "asPrompt">;
 
 /** A reading with notes. */
 export class Ready implements ReadyReading {
@@ -40,6 +42,10 @@ export class Ready implements ReadyReading {
       notes: notesForTool(this.notes),
     };
   }
+
+  asPrompt(options: PromptOptions = {}): string {
+    return prompt(this, options);
+  }
 }
 
 /** A reading without notes. */
@@ -60,6 +66,11 @@ export class NotReady implements NotReadyReading {
 
   asToolResult(): ToolResult {
     return { ready: false, reason: this.readiness };
+  }
+
+  asPrompt(options: PromptOptions = {}): string {
+    checkPromptOptions(object("options", options));
+    return "";
   }
 }
 

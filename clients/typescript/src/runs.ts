@@ -4,7 +4,7 @@ import { createHash } from "node:crypto";
 import { inspect } from "node:util";
 
 import { object } from "./arguments.js";
-import { RunAlreadyFailed, RunAlreadyWritten, SessionDeleted, UsageError } from "./errors.js";
+import { RunAlreadyFailed, RunAlreadyWritten, RunNotFound, SessionDeleted, UsageError } from "./errors.js";
 import { errorName, failureReason } from "./failures.js";
 import type { ObserverClient } from "./observer.js";
 import type {
@@ -85,8 +85,7 @@ export class ActiveRun {
   }
 
   /**
-   * Whether the run is known to be no longer worth its cost: its notes would be superseded, or its session was deleted. Updated by
-   * `renew`.
+   * Whether the run's notes would be superseded, or its session is gone, as of the last renewal. The analysis may end early.
    */
   get obsolete(): boolean {
     return this.#obsolete;
@@ -103,7 +102,9 @@ export class ActiveRun {
       this.#obsolete = result.obsolete;
       return result;
     } catch (error) {
-      this.#obsolete ||= error instanceof SessionDeleted;
+      // A run that can no longer write is obsolete.
+      const kinds = [RunNotFound, RunAlreadyFailed, SessionDeleted];
+      this.#obsolete ||= kinds.some((kind) => error instanceof kind);
       throw error;
     }
   }

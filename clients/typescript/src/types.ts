@@ -139,6 +139,19 @@ export interface ReadingBase {
    * JSON.stringify(reading.asToolResult()); // {"ready":false,"reason":"never_run"}
    */
   asToolResult(): ToolResult;
+  /**
+   * Returns the notes as text for the prompt of the primary's model, in a tag `<session-notes>`, identical to the Python client's.
+   * Empty if the reading is not ready, or if nothing remains.
+   *
+   * Unchanged notes of unchanged freshness give exactly the same text, so that prompt caches stay valid: instead of an age, it has a
+   * reason for which the notes are not fresh. Suggestions are left out unless the notes are fresh, and `extra` always. The notes' own
+   * text cannot close the tag. Recorders remove the tag from what they record.
+   *
+   * @example
+   * messages.push({ role: "system", content: reading.asPrompt({ minSeverity: "warning" }) });
+   * @throws InvalidArgument An option is invalid.
+   */
+  asPrompt(options?: PromptOptions): string;
 }
 
 /** The current notes, and everything needed to decide whether to trust them. */
@@ -210,6 +223,14 @@ export type ToolResult =
         readonly extra?: JsonObject;
       };
     };
+
+/** Options of `asPrompt`. */
+export interface PromptOptions {
+  /** Leave out less severe issues. Absent: all issues. */
+  readonly minSeverity?: Severity | undefined;
+  /** Maximum length in characters. Items that do not fit are left out whole. Absent: 2,000. */
+  readonly maxChars?: number | undefined;
+}
 
 /** The state of a session at one moment. */
 export interface Session {

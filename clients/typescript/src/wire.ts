@@ -55,6 +55,7 @@ import type {
   Session,
   SessionSummary,
   Severity,
+  StaleReason,
   Turn,
 } from "./types.js";
 
@@ -185,8 +186,13 @@ export function runFrom(message: RunMessage): Run {
   };
 }
 
-/** Converts a reading from a response. */
-export function readingFrom(sessionId: string, observer: string, message: GetNotesResponse): Reading {
+/** Converts a reading from a response. A sidecar that is too old to know the bound on the snapshot's age has not checked it. */
+export function readingFrom(
+  sessionId: string,
+  observer: string,
+  message: GetNotesResponse,
+  maxSnapshotAgeMs?: number,
+): Reading {
   const readiness = enumName(WireReadiness, message.readiness);
   const common = {
     sessionId,
@@ -204,18 +210,24 @@ export function readingFrom(sessionId: string, observer: string, message: GetNot
       unavailableReason: "",
     });
   }
+  const snapshotAgeMs = message.snapshotAge && millisecondsOf(message.snapshotAge);
+  const fresh = message.fresh ?? false;
+  const unchecked: StaleReason[] = [];
+  if (fresh && maxSnapshotAgeMs !== undefined && !(snapshotAgeMs !== undefined && snapshotAgeMs <= maxSnapshotAgeMs)) {
+    unchecked.push(snapshotAgeMs === undefined ? "snapshot_unknown" : "snapshot_age");
+  }
   return new Ready({
     ...common,
     ready: true,
     readiness,
     notes: notesFrom(present("notes", message.notes)),
     ageMs: millisecondsOf(present("age", message.age)),
-    snapshotAgeMs: message.snapshotAge && millisecondsOf(message.snapshotAge),
+    snapshotAgeMs,
     writeTime: date(present("write_time", message.writeTime)),
     observedTurn: numberOf(message.observedTurn),
     turnsBehind: numberOf(message.turnsBehind),
-    fresh: message.fresh ?? false,
-    staleBecause: message.staleBecause.map((reason) => enumName(WireStaleReason, reason)),
+    fresh: fresh && unchecked.length === 0,
+    staleBecause: [...message.staleBecause.map((reason) => enumName(WireStaleReason, reason)), ...unchecked],
     run: runFrom(present("run", message.run)),
     expiresInMs: millisecondsOf(present("expires_in", message.expiresIn)),
   });

@@ -11,6 +11,7 @@ import * as client from "session-notes";
 
 import * as details from "../dist/gen/session_notes/status/v1/status_pb.js";
 import { GetNotesResponseSchema } from "../dist/gen/session_notes/v1/session_notes_pb.js";
+import { withoutPrompts } from "../dist/prompt.js";
 import { translate } from "../dist/status.js";
 import { readingFrom } from "../dist/wire.js";
 import { CONFORMANCE, eventually, newSessionId, unreachable, Sidecar, Silent } from "./sidecar.js";
@@ -37,9 +38,21 @@ interface Case {
   readonly steps: readonly Step[];
 }
 
+interface PromptCase {
+  readonly name: string;
+  readonly observer?: string;
+  readonly response: WireJsonObject;
+  readonly min_severity?: client.Severity;
+  readonly max_chars?: number;
+  readonly lines: readonly string[];
+}
+
 interface Table {
   readonly cases?: readonly Case[];
   readonly readings?: readonly { name: string; response: WireJsonObject; gives: JsonObject; tool_result: Json }[];
+  readonly notes?: WireJsonObject;
+  readonly prompts?: readonly PromptCase[];
+  readonly spoken?: readonly { readonly text: string; readonly kept: string }[];
   readonly ages?: { readonly cases: readonly [string, number][] };
   readonly statuses?: readonly {
     name: string;
@@ -483,7 +496,21 @@ suite("the cases of tests/conformance", { concurrency: 4 }, () => {
 });
 
 suite("the pure tables of tests/conformance", () => {
-  for (const { readings = [], ages, statuses = [] } of TABLES.values()) {
+  for (const { readings = [], notes, prompts = [], spoken = [], ages, statuses = [] } of TABLES.values()) {
+    for (const { name, observer = "", response, min_severity, max_chars, lines } of prompts) {
+      test(`a prompt: ${name}`, () => {
+        const run = { runId: "a", number: "1", observer: "default", state: "RUN_STATE_WRITTEN" };
+        const rest = { age: "1s", writeTime: "2026-01-02T03:04:05Z", expiresIn: "1s", run };
+        const complete = { ready: true, readiness: "READINESS_READY", notes: notes ?? {}, ...rest, ...response };
+        const reading = readingFrom("s", observer, fromJson(GetNotesResponseSchema, complete));
+        assert.equal(reading.asPrompt({ minSeverity: min_severity, maxChars: max_chars }), lines.join("\n"));
+      });
+    }
+    for (const { text, kept } of spoken) {
+      test(`speech: ${text.slice(0, 30)}`, () => {
+        assert.equal(withoutPrompts(text), kept);
+      });
+    }
     for (const { name, response, gives, tool_result } of readings) {
       test(`a response: ${name}`, () => {
         const reading = readingFrom("s", "", fromJson(GetNotesResponseSchema, response));
