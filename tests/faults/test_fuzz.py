@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -108,9 +108,11 @@ _IDS = [f"fuzzed-{number}" for number in range(40)]
 
 def valid_request(rpc: str, rng: Random) -> Message:
     """Fill a request by its descriptor. The method accepts it if the session's state allows."""
-    request: Message = METHODS[rpc]()
+    request: Any = METHODS[rpc]()
     _fill(request, rng)
-    return request
+    if rpc == "SessionNotes/BeginRun" and request.after_current_notes:
+        request.ClearField("after_turn")  # They exclude each other.
+    return cast(Message, request)
 
 
 def _fill(message: Message, rng: Random) -> None:
@@ -148,7 +150,7 @@ def _fill_scalar(message: Message, field: Any, rng: Random) -> None:
         drawn = rng.choices(texts, k=2) if field.is_repeated else rng.choice(texts)
     elif field.cpp_type == field.CPPTYPE_BOOL:
         drawn = rng.random() < 0.5
-    elif field.name in ("seconds", "page_size", "nanos"):
+    elif field.name in ("seconds", "page_size", "nanos", "max_turns"):
         drawn = rng.choice((1, 30, 1000))
     else:
         drawn = rng.choice((0, 1, 2, 3, 2**31, 2**53 - 1))

@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import pytest
@@ -9,6 +10,8 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from session_notes.v1.session_notes_pb2 import BatchGetNotesRequest, GetNotesRequest
 from session_notes.v1.session_state_pb2 import GetSessionRequest
 from session_notes.v1.turn_pb2 import Turn
+from session_notes_server.store.base import LARGE_REPLY_BYTES
+from session_notes_server.store.scripts import SCRIPTS, BeginRun
 
 from tests.stores import Store, StoreServer, valkey_program
 from tests.support import SessionCalls, Sidecar, eventually, new_channel, new_session_id, status_of
@@ -91,6 +94,45 @@ def test_an_abandoned_large_read_that_fails_is_not_logged() -> None:
         admin.client_unpause()
         sidecar.wait_until_serving()
         assert " ERROR " not in sidecar.log
+
+
+@pytest.mark.parametrize(
+    ("asked", "waits"),
+    [
+        pytest.param({"include_transcript": True}, True, id="all turns"),
+        pytest.param({"include_transcript": True, "after_turn": 95}, True, id="a large window"),
+        pytest.param({"include_transcript": True, "max_turns": 3}, False, id="a small window"),
+        pytest.param({"include_transcript": True, "after_turn": 100}, False, id="no turns"),
+        pytest.param({"include_transcript": True, "max_turns": 3, "include_current_notes": True}, True, id="and notes"),
+        pytest.param({"include_current_notes": True}, False, id="notes alone"),
+        pytest.param({}, False, id="nothing"),
+    ],
+)
+def test_only_a_large_response_of_begin_run_waits(
+    session: SessionCalls, store: Store, asked: dict[str, Any], *, waits: bool
+) -> None:
+    """Of a large transcript, a run that asks for a few turns does not wait for other large reads."""
+    for _ in range(2):
+        session.append_turns([Turn(text="x" * 60_000)] * 50)
+    session.write_notes("noted", LARGE[:200_000])
+    asked = {"only_if_idle": False, "include_transcript": False, "include_current_notes": False} | asked
+    arguments = BeginRun(
+        session_id=session.id,
+        default_ttl_ms=60_000,
+        observer="default",
+        run_id="run-1",
+        observed_turn=None,
+        lease_us=1,
+        after_current_notes=False,
+        max_reply_bytes=LARGE_REPLY_BYTES,
+        **{"after_turn": None, "max_turns": 0, **asked},
+    )
+    keys = [store.key(session.id, part) for part in ("", "turns", "runs", "deleted", "ids")]
+    words = ["" if word is None else int(word) if isinstance(word, bool) else word for word in arguments]
+    before = store.dump(session.id)
+    reply = store.client.eval(SCRIPTS[BeginRun].text, len(keys), *keys, "tag", *words)
+    assert reply[1] == (b"LARGE" if waits else b"OK")
+    assert (store.dump(session.id) == before) is waits
 
 
 def test_a_deletion_is_fast_with_many_runs(session: SessionCalls, store: Store) -> None:

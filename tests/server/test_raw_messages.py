@@ -35,6 +35,15 @@ def test_stored_turns_are_unchanged_in_a_session() -> None:
     assert parsed.fields["f"].string_value == "v"
 
 
+def test_stored_notes_are_unchanged_in_a_begun_run() -> None:
+    """The current notes in a BeginRunResponse are returned as they are stored, next to the stored turns."""
+    response: Any = raw_messages.BeginRunResponse()
+    response.transcript.append(Turn(text="a").SerializeToString())
+    response.current.notes = NOTES.SerializeToString()
+    parsed = session_notes_pb2.BeginRunResponse.FromString(response.SerializeToString())
+    assert (parsed.current.notes, list(parsed.transcript)) == (NOTES, [Turn(text="a")])
+
+
 def test_fields_are_those_of_the_contract() -> None:
     """Names, numbers and types are those of the contract, except that the fields in BYTES_FIELDS are bytes."""
     for name in raw_messages.__all__:

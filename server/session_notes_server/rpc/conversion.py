@@ -15,7 +15,15 @@ from session_notes.v1.notes_pb2 import RunState
 from session_notes.v1.session_notes_pb2 import Readiness, StaleReason
 from session_notes.v1.session_state_pb2 import SessionSummary
 
-from session_notes_server.store import ListedRun, ObserverRecord, RunRecord, SessionRecord, State, SummaryRecord
+from session_notes_server.store import (
+    BegunRun,
+    ListedRun,
+    ObserverRecord,
+    RunRecord,
+    SessionRecord,
+    State,
+    SummaryRecord,
+)
 
 _READY = Readiness.READINESS_READY
 _MICROSECOND = timedelta(microseconds=1)
@@ -102,10 +110,15 @@ def readiness(record: ObserverRecord) -> Readiness.ValueType:
     return Readiness.READINESS_NEVER_RUN
 
 
-def fill_begun(message: Any, observer: str, record: RunRecord, transcript: list[bytes]) -> None:
-    """Fill a BeginRunResponse with the run and its copy of the transcript."""
-    fill_run(message.run, observer, record)
-    message.transcript.extend(transcript)
+def fill_begun(message: Any, observer: str, record: BegunRun) -> None:
+    """Fill a BeginRunResponse."""
+    message.started = record.started
+    fill_run(message.run, observer, record.run)
+    message.transcript.extend(record.transcript)
+    if record.first_turn is not None:
+        message.first_turn = record.first_turn
+    if record.current is not None:
+        fill_reading(message.current, observer, record.current)
 
 
 def fill_listed_run(message: Any, observer: str, listed: ListedRun) -> None:

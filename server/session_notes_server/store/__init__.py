@@ -10,6 +10,7 @@ from session_notes_server.store.instrumentation import Instrumentation
 from session_notes_server.store.log_throttle import LogThrottle, RefusalLog
 from session_notes_server.store.operations import Store
 from session_notes_server.store.records import (
+    BegunRun,
     ListedRun,
     ObserverRecord,
     RunRecord,
@@ -26,6 +27,7 @@ from session_notes_server.store.redis.url import InvalidRedisURL
 __all__ = [
     "COMMAND_LOGS",
     "OPERATIONS",
+    "BegunRun",
     "Executor",
     "Instrumentation",
     "InvalidRedisURL",

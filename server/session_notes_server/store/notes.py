@@ -17,7 +17,7 @@ from session_notes_server.store.base import (
     run_bounded,
 )
 from session_notes_server.store.errors import ReplyTooLarge
-from session_notes_server.store.records import ListedRun, ObserverRecord, RunRecord
+from session_notes_server.store.records import BegunRun, ListedRun, ObserverRecord, RunRecord
 
 LARGE_NOTES_BYTES = 16 * 1024
 """Notes larger than this are read after the other entries of a batch, because many entries are read together."""
@@ -77,11 +77,12 @@ class NotesOperations(StoreBase):
         lease: timedelta,
         only_if_idle: bool,
         include_transcript: bool,
-    ) -> tuple[bool, RunRecord, list[bytes]]:
-        """Begin a run, or return one that has already begun.
-
-        Returns:
-            Whether the run is the caller's and not another one in flight, the run, and the transcript of its snapshot.
+        after_turn: int | None,
+        after_current_notes: bool,
+        max_turns: int,
+        include_current_notes: bool,
+    ) -> BegunRun:
+        """Begin a run, or return one that has already begun, with the turns of the first call's window.
 
         Raises:
             Refused: If the session was deleted, or its runs take too much space.
@@ -98,12 +99,22 @@ class NotesOperations(StoreBase):
                 lease_us=microseconds(lease),
                 only_if_idle=only_if_idle,
                 include_transcript=include_transcript,
+                after_turn=after_turn,
+                after_current_notes=after_current_notes,
+                max_turns=max_turns,
+                include_current_notes=include_current_notes,
                 max_reply_bytes=LARGE_REPLY_BYTES,
             ),
         )
-        _, started, run, failure, transcript, own_ttl_ms = accepted(reply)
+        _, started, run, failure, transcript, first_turn, current, own_ttl_ms = accepted(reply)
         self._session_ttls.remember(session_id, int(own_ttl_ms) if own_ttl_ms else None)
-        return bool(started), RunRecord.of(run, failure), transcript
+        return BegunRun(
+            started=bool(started),
+            run=RunRecord.of(run, failure),
+            transcript=transcript,
+            first_turn=first_turn,
+            current=_observer_record(current) if current is not None else None,
+        )
 
     @operation
     async def write_notes(

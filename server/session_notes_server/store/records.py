@@ -95,6 +95,24 @@ class ObserverRecord(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class BegunRun:
+    """The result of BeginRun.
+
+    Attributes:
+        started: Whether the run is the caller's, and not another one in flight.
+        transcript: The turns that the run asked for.
+        first_turn: Number of the first of these turns. None if there are none.
+        current: The observer's notes and runs. None unless requested.
+    """
+
+    started: bool
+    run: RunRecord
+    transcript: list[bytes]
+    first_turn: int | None
+    current: ObserverRecord | None
+
+
+@dataclass(frozen=True, slots=True)
 class SessionRecord:
     """A whole session, read at `now_us`. Without `created_us`, the session does not exist."""
 

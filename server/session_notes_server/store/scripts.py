@@ -28,7 +28,7 @@ class GetNotes(NamedTuple):
 
 
 class BeginRun(NamedTuple):
-    """Begin a run, unless the requested transcript is larger than `max_reply_bytes`."""
+    """Begin a run, unless the turns and notes to return are larger than `max_reply_bytes`."""
 
     session_id: str
     default_ttl_ms: int
@@ -38,6 +38,10 @@ class BeginRun(NamedTuple):
     lease_us: int
     only_if_idle: bool
     include_transcript: bool
+    after_turn: int | None
+    after_current_notes: bool
+    max_turns: int
+    include_current_notes: bool
     max_reply_bytes: int | None
 
 

@@ -374,13 +374,16 @@ class BeginRunRequest(_message.Message):
     """Begin only if no other run of this observer is in flight on the session."""
     include_transcript: _builtins.bool
     """Whether to return a copy of the transcript, or of the part that `after_turn`, `after_current_notes` and `max_turns`
-    select. They have no effect without it.
+    select. They have no effect without it. A repeated call returns what the first call selected, whatever it asks for:
+    the whole transcript of the snapshot, if the first call did not ask for the transcript.
     """
     after_turn: _builtins.int
-    """Return only turns with a higher number than this. Turns are numbered from 1. Not negative. Absent: all turns."""
+    """Return only turns with a higher number than this: 0 to 2^53 − 1. Turns are numbered from 1, as in the stored
+    transcript, even if callers count differently in `observed_turn`. Absent: all turns.
+    """
     after_current_notes: _builtins.bool
-    """Return only turns that the run of the current notes has not seen; all turns if there are no current notes, or if
-    their run has no `observed_turn`. INVALID_ARGUMENT together with `after_turn`.
+    """Return only turns that the run of the current notes has not seen: those after its `observed_turn`. All turns if
+    there are no current notes, or if their run has no `observed_turn`. INVALID_ARGUMENT together with `after_turn`.
     """
     max_turns: _builtins.int
     """Of the selected turns, return at most this many, the newest. Not negative. 0: no maximum."""

@@ -78,9 +78,14 @@ class NotesServicer(SessionNotesServicer):
         run_id = check.run_id(request.run_id)
         observed_turn = check.count("observed_turn", request)
         lease = check.lifetime("lease", request)
+        after_turn = check.count("after_turn", request)
+        if after_turn is not None and request.after_current_notes:
+            check.wrong("after_current_notes", "must not be set together with after_turn")
+        if request.max_turns < 0:
+            check.wrong("max_turns", "must not be negative")
         check.done()
         try:
-            started, run, transcript = await self._store.begin_run(
+            record = await self._store.begin_run(
                 session_id,
                 observer,
                 run_id or _new_run_id(),
@@ -88,11 +93,15 @@ class NotesServicer(SessionNotesServicer):
                 lease=lease or DEFAULT_LEASE,
                 only_if_idle=request.only_if_idle,
                 include_transcript=request.include_transcript,
+                after_turn=after_turn,
+                after_current_notes=request.after_current_notes,
+                max_turns=request.max_turns,
+                include_current_notes=request.include_current_notes,
             )
         except Refused as refusal:
             raise errors.refused(refusal) from None
-        response = BeginRunResponse(started=started)
-        conversion.fill_begun(response, observer, run, transcript)
+        response = BeginRunResponse()
+        conversion.fill_begun(response, observer, record)
         return response
 
     async def WriteNotes(self, request: WriteNotesRequest, context: Any) -> WriteNotesResponse:  # noqa: D102

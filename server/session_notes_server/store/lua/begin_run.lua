@@ -1,25 +1,57 @@
 -- Arguments, as locals: `BeginRun` in scripts.py.
--- Reply: { 'OK', 1 (started) or 0, run, failure reason, { turn, … }, the session's own ttl (ms) or '' }, or
---   { 'SESSION_DELETED' | 'RUNS_TOO_LARGE', … }, or { 'LARGE', bytes } for a transcript larger than max_reply_bytes, with
+-- Reply: { 'OK', 1 (started) or 0, run, failure reason, { turn, … }, number of the first of these turns or false,
+--   the reply of get_notes.lua if include_current_notes or false, the session's own ttl (ms) or '' }, or
+--   { 'SESSION_DELETED' | 'RUNS_TOO_LARGE', … }, or { 'LARGE', bytes } for turns and notes larger than max_reply_bytes, with
 --   nothing changed. Not started: only_if_idle was set, and the run is another one in flight.
 if was_deleted(observer, run_id) then return { TAG, 'SESSION_DELETED' } end
 
 local session = redis.call('HMGET', SESSION, 'turns', 'turn_bytes', 'ttl', 'created')
 local turn_count, own_ttl = tonumber(session[1] or 0), session[3] or ''
-local large = include_transcript and too_large(tonumber(session[2] or 0), max_reply_bytes)
-if large then return large end
-
 drop_leftovers(session[4])
 local run = find_run(observer, run_id)
-if not run then
-  local state = load_observer(observer)
-  prune_in_flight(observer, state, nil)
-  if only_if_idle then
-    for i = #state.running, 1, -1 do
-      local in_flight = load_run(observer, state.running[i][1])
-      if in_flight then return { TAG, 'OK', 0, run_reply(in_flight), '', {}, own_ttl } end
+local state = load_observer(observer)
+
+local function newest_in_flight()
+  for i = #state.running, 1, -1 do
+    local entry = state.running[i]
+    local in_flight = entry[2] > NOW and load_run(observer, entry[1])
+    if in_flight then return in_flight end
+  end
+end
+local other = not run and only_if_idle and newest_in_flight() or nil
+
+-- Return how many turns the run of the current notes has seen: none if there are no current notes, or their ttl has passed.
+local function seen_by_current_notes()
+  local current = state.current and load_run(observer, state.current)
+  return current and not has_expired(current) and current.observed or 0
+end
+
+-- The window: turns after number `after`, up to the snapshot. A repeated call gets the window of the first call.
+local after, last = 0, turn_count
+if run then
+  after, last = run.after or 0, run.turns or turn_count
+elseif include_transcript then
+  after = after_turn or after_current_notes and seen_by_current_notes() or 0
+  if max_turns > 0 then after = math.max(after, turn_count - max_turns) end
+end
+-- The list has the newest turns, or none if the store has lost it.
+local length = include_transcript and not other and redis.call('LLEN', TURNS) or 0
+local first = math.max(after, turn_count - length) + 1
+
+if max_reply_bytes then
+  local size = include_current_notes and state.current and redis.call('HSTRLEN', RUNS, run_field('p', observer, state.current)) or 0
+  if size + tonumber(session[2] or 0) > max_reply_bytes then
+    for number = last, first, -1 do
+      if size > max_reply_bytes then break end
+      size = size + #redis.call('LINDEX', TURNS, number - turn_count - 1)
     end
   end
+  local large = too_large(size, max_reply_bytes)
+  if large then return large end
+end
+
+if not run and not other then
+  prune_in_flight(observer, state, nil)
   local refusal = make_room(observer, state, 0)
   if refusal then return refusal end
 
@@ -27,6 +59,7 @@ if not run then
   run.began = NOW
   run.lease = NOW + lease_us
   run.turns = turn_count
+  run.after = after > 0 and after or nil
   run.observed = observed_turn or (turn_count > 0 and turn_count or nil)
   state.running[#state.running + 1] = { run.number, run.lease }
   if #state.running > MAX_RUNS_IN_FLIGHT then
@@ -44,8 +77,9 @@ if not run then
 end
 
 local transcript = {}
-if include_transcript then
-  -- Leave out turns appended after the snapshot, so that a retry gets the same transcript as the first call.
-  transcript = redis.call('LRANGE', TURNS, 0, (run.turns or turn_count) - turn_count - 1)
-end
-return { TAG, 'OK', 1, run_reply(run), failure_of(observer, run), transcript, own_ttl }
+if first <= last then transcript = redis.call('LRANGE', TURNS, first - turn_count - 1, last - turn_count - 1) end
+local reading = include_current_notes and { NOW, session[1] and turn_count or false, redis.call('PTTL', SESSION),
+  observer_reply(observer, redis.call('HGET', SESSION, 'o:' .. observer)) }
+local answer = other or run
+return { TAG, 'OK', other and 0 or 1, run_reply(answer), failure_of(observer, answer), transcript, first <= last and first, reading,
+  own_ttl }

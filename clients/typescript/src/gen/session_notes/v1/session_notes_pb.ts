@@ -282,22 +282,24 @@ export type BeginRunRequest = Message<"session_notes.v1.BeginRunRequest"> & {
 
   /**
    * Whether to return a copy of the transcript, or of the part that `after_turn`, `after_current_notes` and `max_turns`
-   * select. They have no effect without it.
+   * select. They have no effect without it. A repeated call returns what the first call selected, whatever it asks for:
+   * the whole transcript of the snapshot, if the first call did not ask for the transcript.
    *
    * @generated from field: bool include_transcript = 7;
    */
   includeTranscript: boolean;
 
   /**
-   * Return only turns with a higher number than this. Turns are numbered from 1. Not negative. Absent: all turns.
+   * Return only turns with a higher number than this: 0 to 2^53 − 1. Turns are numbered from 1, as in the stored
+   * transcript, even if callers count differently in `observed_turn`. Absent: all turns.
    *
    * @generated from field: optional int64 after_turn = 8;
    */
   afterTurn?: bigint | undefined;
 
   /**
-   * Return only turns that the run of the current notes has not seen; all turns if there are no current notes, or if
-   * their run has no `observed_turn`. INVALID_ARGUMENT together with `after_turn`.
+   * Return only turns that the run of the current notes has not seen: those after its `observed_turn`. All turns if
+   * there are no current notes, or if their run has no `observed_turn`. INVALID_ARGUMENT together with `after_turn`.
    *
    * @generated from field: bool after_current_notes = 9;
    */
