@@ -387,9 +387,14 @@ class SessionCalls:
         return self.state.UpdateSession(state_api.UpdateSessionRequest(session_id=self.id, **fields), timeout=timeout)
 
     def append_turns(self, added: int | Sequence[Turn] = 1, timeout: float = 10, **fields: Any) -> int:
+        return self.append(added, timeout=timeout, **fields).turn_count
+
+    def append(
+        self, added: int | Sequence[Turn] = 1, append_id: str = "", timeout: float = 10, **fields: Any
+    ) -> state_api.AppendTurnsResponse:
         added = turns(added) if isinstance(added, int) else added
-        request = state_api.AppendTurnsRequest(session_id=self.id, turns=added, **fields)
-        return self.state.AppendTurns(request, timeout=timeout).turn_count
+        request = state_api.AppendTurnsRequest(session_id=self.id, turns=added, append_id=append_id, **fields)
+        return self.state.AppendTurns(request, timeout=timeout)
 
     def delete(self, timeout: float = 10) -> state_api.DeleteSessionResponse:
         return self.state.DeleteSession(state_api.DeleteSessionRequest(session_id=self.id), timeout=timeout)

@@ -99,6 +99,33 @@ def test_a_deletion_removes_what_is_left(session: SessionCalls, store: Store, lo
         session.write_notes("B", "notes of B")
 
 
+@pytest.mark.parametrize("lost", LOST, ids=name)
+def test_append_ids_are_as_durable_as_run_ids(session: SessionCalls, store: Store, lost: tuple[str, ...]) -> None:
+    """An append is recognized until its session or the key with its record is lost."""
+    session.append(OLD, "a")
+    lose(session, store, lost)
+    again = session.append(OLD, "a")
+    kept = not {"", "runs"} & set(lost)
+    assert (again.turn_count, again.duplicate) == ((2, True) if kept else (2 if "" in lost else 6, False))
+    assert session.append(OLD, "a").duplicate
+    session.append([NEW], "b")
+    store.client.delete(store.key(session.id, "ids"))
+    session.delete()
+    for append_id in ("a", "b"):
+        with refused(grpc.StatusCode.FAILED_PRECONDITION, "SESSION_DELETED"):
+            session.append([NEW], append_id)
+
+
+def test_lost_ids_are_rebuilt_for_runs_and_appends(session: SessionCalls, store: Store) -> None:
+    """If the ids are lost, a new append does not hide the runs, and a new run does not hide the appends."""
+    lose(session, store, ("ids",))
+    session.append(OLD, "a")
+    assert session.fail_run("B").run.run_id == "B"
+    store.client.delete(store.key(session.id, "ids"))
+    session.begin_run("C")
+    assert session.append(OLD, "a").duplicate
+
+
 def test_a_lost_run_does_not_block_only_if_idle(session: SessionCalls, store: Store) -> None:
     """A run in flight whose record is lost does not block a run with `only_if_idle`."""
     lose(session, store, ("runs",))

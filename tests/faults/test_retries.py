@@ -110,6 +110,37 @@ def test_an_append_with_an_expected_count_is_done_once(deployment: Deployment, h
 
 
 @pytest.mark.parametrize("how", LOSSES)
+def test_an_append_with_an_id_is_done_once(deployment: Deployment, how: str) -> None:
+    """A retry of an AppendTurns with an id is a duplicate with the first count, whatever came in between."""
+    with new_channel(deployment.sidecar.target) as channel:
+        session = SessionCalls(channel, new_session_id())
+        session.append_turns(1)
+        lost = deployment.proxy.lost
+        deployment.proxy.lose_reply(b"append-with-a-retry", how)
+        with refused(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"):
+            session.append(2, "append-with-a-retry", expected_turn_count=1)
+        assert deployment.proxy.lost == lost + 1
+        session.append(1, "another")
+        retried = session.append(2, "append-with-a-retry", expected_turn_count=1)
+        assert (retried.turn_count, retried.duplicate) == (3, True)
+        assert session.get_session().turn_count == 4
+
+
+@pytest.mark.parametrize("how", LOSSES)
+def test_a_late_retry_does_not_undo_a_deletion(deployment: Deployment, how: str) -> None:
+    """A retry of an AppendTurns that was stored before a deletion is rejected, and the session stays deleted."""
+    with new_channel(deployment.sidecar.target) as channel:
+        session = SessionCalls(channel, new_session_id())
+        deployment.proxy.lose_reply(b"append-before-the-end", how)
+        with refused(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"):
+            session.append(1, "append-before-the-end")
+        assert session.delete().existed
+        with refused(grpc.StatusCode.FAILED_PRECONDITION, "SESSION_DELETED"):
+            session.append(1, "append-before-the-end")
+        assert not session.get_session().HasField("create_time")
+
+
+@pytest.mark.parametrize("how", LOSSES)
 def test_the_sidecar_never_repeats_a_write(deployment: Deployment, how: str) -> None:
     """The sidecar sends a write without an id once, even if its reply is lost; a retry is up to the caller."""
     with new_channel(deployment.sidecar.target) as channel:

@@ -21,7 +21,7 @@ SHORT = timedelta(milliseconds=30)
 def full(session: SessionCalls) -> None:
     """Give a session a key of every kind."""
     session.update_session(set={"a": 1})
-    session.append_turns(2)
+    session.append(2, "appended")
     session.write_notes("written")
     session.begin_run("begun")
 
@@ -38,6 +38,7 @@ def expires_after(session: SessionCalls, store: Store, ttl_ms: int) -> None:
 WRITES = [
     pytest.param(lambda session: session.update_session(set={"b": 1}), id="UpdateSession"),
     pytest.param(lambda session: session.append_turns(1), id="AppendTurns"),
+    pytest.param(lambda session: session.append(1, "first"), id="AppendTurns, with an id"),
     pytest.param(lambda session: session.begin_run("next"), id="BeginRun"),
     pytest.param(lambda session: session.write_notes("begun"), id="WriteNotes"),
     pytest.param(lambda session: session.fail_run("begun"), id="FailRun"),
@@ -49,6 +50,7 @@ NO_WRITES = [
     pytest.param(lambda session: session.list_runs(include_notes=True), id="ListRuns"),
     pytest.param(lambda session: session.state.ListSessions(ListSessionsRequest()), id="ListSessions"),
     pytest.param(lambda session: session.write_notes("written"), id="WriteNotes, DUPLICATE"),
+    pytest.param(lambda session: session.append(2, "appended"), id="AppendTurns, duplicate"),
     pytest.param(lambda session: session.begin_run("begun"), id="BeginRun, retried"),
     pytest.param(lambda session: session.begin_run("other", only_if_idle=True), id="BeginRun, not idle"),
 ]
@@ -62,7 +64,7 @@ def test_the_default_is_a_day(session: SessionCalls, store: Store, change: Calla
     expires_after(session, store, DAY_MS)
 
 
-@pytest.mark.parametrize("change", WRITES[:3])
+@pytest.mark.parametrize("change", WRITES[:4])
 def test_every_write_that_starts_a_session_sets_its_ttl(
     session: SessionCalls, store: Store, change: Callable[[SessionCalls], object]
 ) -> None:

@@ -182,7 +182,7 @@ def test_an_id_is_printable_ascii(session: SessionCalls, store: Store, bad_id: s
     filled(session)
     before = store.dump(session.id)
     for rpc in ALL_RPCS:
-        for field in {"session_id", "observer", "run_id"} & fields_of(rpc):
+        for field in {"session_id", "observer", "run_id", "append_id"} & fields_of(rpc):
             with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as error:
                 session.call(rpc, request_of(rpc, session.id, **{field: bad_id}))
             assert error.fields == [field], (rpc, reason)

@@ -136,10 +136,15 @@ _REFUSALS = {
         "this run has already ended with FailRun",
     ),
     "RUN_NOT_FOUND": (StatusCode.NOT_FOUND, "RUN_NOT_FOUND", "the observer has no run with this id"),
+    "TURNS_ALREADY_APPENDED": (
+        StatusCode.ALREADY_EXISTS,
+        "TURNS_ALREADY_APPENDED",
+        "an earlier call with this append_id has appended other turns",
+    ),
     "SESSION_DELETED": (
         StatusCode.FAILED_PRECONDITION,
         "SESSION_DELETED",
-        "the session was deleted after this run began",
+        "the session was deleted after this run or append; do not retry",
     ),
     "FIELDS_TOO_LARGE": (
         StatusCode.RESOURCE_EXHAUSTED,

@@ -99,6 +99,12 @@ class Check:
             self._id("run_id", value)
         return value
 
+    def append_id(self, value: str) -> str:
+        """Check the id of an append, which may be empty."""
+        if value:
+            self._id("append_id", value)
+        return value
+
     def _id(self, field: str, value: str) -> None:
         if not value:
             self.wrong(field, "is required")

@@ -16,6 +16,9 @@ MAX_RUNS_IN_FLIGHT = 100
 MAX_LATE_RUNS = 100
 """Number of runs also remembered, because more than REMEMBERED_RUNS newer ones began while they were in flight."""
 
+REMEMBERED_APPENDS = 200
+"""Number of newest appends with an id that are remembered, so that a retry is recognized: 35 KB for ids of 32 bytes."""
+
 TRANSCRIPT_TURNS = 2000
 """Number of newest turns that are kept."""
 
@@ -41,4 +44,4 @@ US_PER_SECOND, US_PER_MS = 1_000_000, 1000
 """Microseconds in a second and in a millisecond."""
 
 TOMBSTONE_US = 3600 * US_PER_SECOND
-"""How long the runs of a deleted session are refused, in microseconds."""
+"""How long the runs and appends of a deleted session are refused, in microseconds."""

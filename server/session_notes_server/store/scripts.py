@@ -99,10 +99,12 @@ class UpdateSession(NamedTuple):
 
 
 class AppendTurns(NamedTuple):
-    """Append turns to the transcript."""
+    """Append turns to the transcript, at most once if `append_id` is not empty."""
 
     session_id: str
     default_ttl_ms: int
+    append_id: str
+    digest: bytes
     expected_turn_count: int | None
     former_ttl_ms: int | None
     turns: Sequence[bytes]

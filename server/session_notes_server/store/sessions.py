@@ -87,28 +87,42 @@ class SessionOperations(StoreBase):
         return version, now_us
 
     @operation
-    async def append_turns(self, session_id: str, turns: Sequence[bytes], *, expected_count: int | None) -> int:
-        """Append turns and return the new turn count.
+    async def append_turns(
+        self, session_id: str, turns: Sequence[bytes], *, append_id: str, digest: bytes, expected_count: int | None
+    ) -> tuple[int, bool]:
+        """Append turns, at most once per id.
+
+        Args:
+            session_id: The session.
+            turns: The turns, serialized.
+            append_id: The id of this append, or an empty string.
+            digest: The digest of the turns, if there is an id. Equal turns have equal digests.
+            expected_count: The turn count that the session must have. None: any.
+
+        Returns:
+            The turn count after the append, and whether an earlier call had already made it.
 
         Raises:
-            Refused: If the turn count is not the expected one.
+            Refused: If the turn count is not the expected one, the id has other turns, or the session was deleted.
         """
         reply = await self._writes.run(
             session_id,
             scripts.AppendTurns(
                 session_id=session_id,
                 default_ttl_ms=self._session_ttl_ms,
+                append_id=append_id,
+                digest=digest,
                 expected_turn_count=expected_count,
                 former_ttl_ms=self._session_ttls.get(session_id),
                 turns=turns,
             ),
         )
-        _, count = accepted(reply)
-        return int(count)
+        outcome, count = accepted(reply)
+        return count, outcome == "DUPLICATE"
 
     @operation
     async def delete_session(self, session_id: str) -> bool:
-        """Remove a session except for the ids of its runs, and return whether it existed."""
+        """Remove a session except for the ids of its runs and appends, and return whether it existed."""
         self._session_ttls.remember(session_id, None)
         try:
             (existed,) = await self._writes.run(session_id, scripts.DeleteSession())

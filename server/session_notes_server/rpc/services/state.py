@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 from session_notes.v1.session_state_pb2 import (
@@ -72,18 +74,26 @@ class StateServicer(SessionStateServicer):
     async def AppendTurns(self, request: AppendTurnsRequest, context: Any) -> AppendTurnsResponse:  # noqa: D102
         check = Check()
         session_id = check.session_id(request.session_id)
+        append_id = check.append_id(request.append_id)
         expected_count = check.count("expected_turn_count", request)
         if not request.turns:
             check.wrong("turns", "must contain at least one turn")
         check.entries("turns", request.turns)
         await check.turns(request.turns, self._limits.turn_bytes)
         check.done()
-        turns = [turn.SerializeToString() for turn in request.turns]
+        # Deterministic, so that equal turns have equal digests.
+        turns = [turn.SerializeToString(deterministic=True) for turn in request.turns]
         try:
-            count = await self._store.append_turns(session_id, turns, expected_count=expected_count)
+            count, duplicate = await self._store.append_turns(
+                session_id,
+                turns,
+                append_id=append_id,
+                digest=_digest(turns) if append_id else b"",
+                expected_count=expected_count,
+            )
         except Refused as refusal:
             raise errors.refused(refusal) from None
-        return AppendTurnsResponse(turn_count=count)
+        return AppendTurnsResponse(turn_count=count, duplicate=duplicate)
 
     async def DeleteSession(self, request: DeleteSessionRequest, context: Any) -> DeleteSessionResponse:  # noqa: D102
         check = Check()
@@ -114,3 +124,12 @@ class StateServicer(SessionStateServicer):
             sessions=[conversion.summary(summary) for summary in summaries],
             next_page_token=paging.token(scope, (pending, scan)) if pending or scan else "",
         )
+
+
+def _digest(parts: Iterable[bytes]) -> bytes:
+    """Return a digest of a sequence of bytes, in which the length of each part counts."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(b"%d:" % len(part))
+        digest.update(part)
+    return digest.digest()

@@ -51,34 +51,39 @@ local function save_payload(observer, state, run, payload)
   end
 end
 
--- Rebuild IDS from the runs, if the store has lost only that key. Otherwise a late write would be mistaken for a new run's and
--- become current, and a deletion would not know which runs to refuse.
+-- The observer whose "runs" are the appends with an id.
+local APPENDS = ''
+
+-- Rebuild IDS from the runs and appends, if the store has lost only that key. Otherwise a late write would be mistaken for a new
+-- run's and become current, and a deletion would not know what to refuse.
+-- Return whether there were any.
 local function restore_ids()
-  if redis.call('EXISTS', IDS) == 1 then return end
+  if redis.call('EXISTS', IDS) == 1 then return false end
   local restored = false
+  local function restore(observer, number)
+    local run = load_run(observer, number)
+    if run then
+      redis.call('HSET', IDS, observer .. ' ' .. run.id, integer(number))
+      restored = true
+    end
+  end
   for observer in string.gmatch(redis.call('HGET', SESSION, 'observers') or '', '%S+') do
     local state = load_observer(observer)
     local numbers = state.late or {}
     for _, entry in ipairs(state.running) do numbers[#numbers + 1] = entry[1] end
     for number = math.max(1, state.seq - REMEMBERED_RUNS + 1), state.seq do numbers[#numbers + 1] = number end
-    for _, number in ipairs(numbers) do
-      local run = load_run(observer, number)
-      if run then
-        redis.call('HSET', IDS, observer .. ' ' .. run.id, integer(number))
-        restored = true
-      end
-    end
+    for _, number in ipairs(numbers) do restore(observer, number) end
   end
+  local appends = tonumber(redis.call('HGET', SESSION, 'appends') or 0)
+  for number = 0, math.min(appends, REMEMBERED_APPENDS) - 1 do restore(APPENDS, number) end
   if restored then redis.call('PEXPIREAT', IDS, integer(NOW_MS + redis.call('PTTL', SESSION))) end
+  return restored
 end
 
 local function find_run(observer, run_id)
   local field = observer .. ' ' .. run_id
   local number = redis.call('HGET', IDS, field)
-  if not number then
-    restore_ids()
-    number = redis.call('HGET', IDS, field)
-  end
+  if not number and restore_ids() then number = redis.call('HGET', IDS, field) end
   local run = number and load_run(observer, tonumber(number))
   return run and run.id == run_id and run or nil
 end

@@ -5,6 +5,7 @@
 --   1 session   hash
 --                 id, version, turns (count), created and updated (µs), ttl (ms, if the session has its own)
 --                 turned                  when the last turn was appended (µs; absent in sessions stored before this field)
+--                 appends                 number of appends with an id
 --                 f:<field>               a serialized google.protobuf.Value
 --                 o:<observer>            the packed state of an observer, see below
 --                 observers               names of the observers, each after a space
@@ -21,6 +22,10 @@
 --                 <observer> <run id>     the run's number. A deletion renames the key to `deleted`, in one step
 -- The state of an observer is { seq, current, running = { { number, lease }, … }, late = { number, … } }: the number of the newest
 -- run, the number of the run whose notes are current, the runs in flight, and late runs that are still remembered.
+--
+-- An append with an id is stored like a run, of an observer whose name is empty (APPENDS) and which is in no list of observers.
+-- Its record is { id, digest, turns: the turn count after it }, its number one of 0 to REMEMBERED_APPENDS - 1, in turn. So a deletion,
+-- and a loss of keys, treat it like a run.
 --
 -- The hash `session` is the root. Without it the session does not exist, and the other keys are leftovers of an earlier session
 -- (the store evicted the hash, or an operator deleted it). Reads begin at the hash; writes call `drop_leftovers` first. Losing any
