@@ -1,11 +1,13 @@
-"""Misbehaving peers of a client: a server that rejects every call, and a proxy that loses replies."""
+"""Peers of a client: a server that rejects every call, a sidecar of the first version, a proxy that loses replies."""
 
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any
 
 import grpc
+from session_notes.v1.session_state_pb2 import AppendTurnsRequest, AppendTurnsResponse
 
 
 class RejectingServer:
@@ -47,6 +49,55 @@ class RejectingServer:
     def stop(self) -> None:
         """Stop the server."""
         self._server.stop(0).wait()
+
+
+class FirstVersion:
+    """A sidecar of the contract's first version, which knows no append ids: it forwards calls to a current sidecar."""
+
+    def __init__(self, target: str) -> None:
+        self.methods: list[str] = []
+        """The methods called, by name."""
+        self._sidecar = grpc.insecure_channel(target)
+        self._server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
+        self._server.add_generic_rpc_handlers((self._handler(),))
+        self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self._server.start()
+
+    def _handler(self) -> grpc.GenericRpcHandler:
+        first = self
+
+        class Handler(grpc.GenericRpcHandler):
+            def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes]":
+                method = details.method
+                return grpc.unary_unary_rpc_method_handler(
+                    lambda request, context: first._forward(method, request, context)
+                )
+
+        return Handler()
+
+    def _forward(self, method: str, request: bytes, context: grpc.ServicerContext) -> bytes:
+        self.methods.append(method.rpartition("/")[2])
+        if method.endswith("/AppendTurns"):
+            append = AppendTurnsRequest.FromString(request)
+            append.ClearField("append_id")
+            request = append.SerializeToString()
+        try:
+            call: Any = self._sidecar.unary_unary(method)
+            response: bytes = call(request, timeout=10)
+        except grpc.RpcError as refusal:
+            error: Any = refusal
+            context.set_trailing_metadata(error.trailing_metadata())
+            context.abort(error.code(), error.details())
+        if method.endswith("/AppendTurns"):
+            appended = AppendTurnsResponse.FromString(response)
+            appended.ClearField("duplicate")
+            response = appended.SerializeToString()
+        return response
+
+    def stop(self) -> None:
+        """Stop the server."""
+        self._server.stop(0).wait()
+        self._sidecar.close()
 
 
 class Proxy:

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from itertools import islice
 from typing import Protocol
 
+from session_notes._calls import new_id
 from session_notes._limits import MAX_TURN_BYTES
 from session_notes._logs import counted, session_digest, warn
 from session_notes._pending import TurnCounts
@@ -164,6 +165,7 @@ class Backlog:
             session = self._busy.pop(session_id, None) or self._idle.pop(session_id, None)
             if session is None:
                 return None
+            session.forgotten = True
             self._clear(session)
             self.visits.remove(session)
             if session.visited and session.visit_ended is None:
@@ -172,11 +174,11 @@ class Backlog:
             return session.visit_ended
 
     def _clear(self, session: PendingSession) -> None:
-        session.forgotten = True
         self._turns -= len(session.pending)
         self._bytes -= sum(entry.size for entry in session.pending)
         session.pending.clear()
         session.run_due = False
+        session.stored, session.uncertain, session.one_by_one = None, 0, 0
 
     def close(self, *, submit: bool = True) -> None:
         """Accept no more turns, and make all sessions ready at once.
@@ -199,6 +201,7 @@ class Backlog:
             turns, sessions, dropped = self._turns, sum(bool(s.pending) for s in self._busy.values()), self._dropped
             self._dropped = 0
             for session in self._busy.values():
+                session.forgotten = True
                 self._clear(session)
             self._busy.clear()
             self.visits.clear()
@@ -215,22 +218,22 @@ class Backlog:
     def batch(self, session: PendingSession) -> list[Entry]:
         """Return the turns for the next call, and mark them as uncertain until their outcome is known."""
         with self.changed:
-            # After an unknown outcome, send the same turns again. The response to any others would not reveal whether
-            # these are stored.
-            batch = list(islice(session.pending, session.uncertain)) or self._next_batch(session)
-            session.uncertain = len(batch)
-            return batch
+            if not session.uncertain:
+                session.append_id = new_id()
+                session.uncertain = self._next_batch_size(session)
+            # After an unknown outcome, the same turns are sent again with the same id. The response to any others would
+            # not reveal whether these are stored.
+            return list(islice(session.pending, session.uncertain))
 
     @staticmethod
-    def _next_batch(session: PendingSession) -> list[Entry]:
-        batch: list[Entry] = []
-        size = 0
+    def _next_batch_size(session: PendingSession) -> int:
+        turns = size = 0
         for entry in islice(session.pending, 1 if session.one_by_one else _MAX_CALL_TURNS):
             size += entry.size
-            if batch and size > _MAX_CALL_BYTES:
+            if turns and size > _MAX_CALL_BYTES:
                 break
-            batch.append(entry)
-        return batch
+            turns += 1
+        return turns
 
     def confirm(self, session: PendingSession, appended: int, stored: int) -> None:
         """Remove the leading pending turns that were appended, and set the number of stored turns."""
@@ -250,6 +253,13 @@ class Backlog:
                 self._dropped = 0
         if recovered:
             warn("turns are stored again; %d were dropped", dropped)
+
+    def drop(self, session: PendingSession) -> int:
+        """Drop the pending turns and the run of a session that was deleted elsewhere, and return their number."""
+        with self.changed:
+            dropped = len(session.pending)
+            self._clear(session)
+            return dropped
 
     def replace(self, session: PendingSession, index: int, storable: Storable) -> None:
         """Replace a pending turn with a smaller version. Must be called with `changed` held."""

@@ -36,11 +36,13 @@ class Call(Generic[T]):
         request: The request message.
         response_type: Class of the response message.
         read: Decodes the response into the client's result.
-        retryable: Whether the call may be retried: sending it twice has the same effect as sending it once.
+        retryable: Whether the call is retried.
+        repeatable: Whether sending it twice has the same effect as sending it once. If not, it is retried only after
+            errors of calls that had no effect.
         fallback: Returns the result to use if there is no response. None: the error is raised.
     """
 
-    __slots__ = ("fallback", "method", "read", "request", "response_type", "retryable")
+    __slots__ = ("fallback", "method", "read", "repeatable", "request", "response_type", "retryable")
 
     def __init__(
         self,
@@ -50,6 +52,7 @@ class Call(Generic[T]):
         read: Callable[[Any], T],
         *,
         retryable: bool = False,
+        repeatable: bool = True,
         fallback: Callable[[Unavailable], T] | None = None,
     ) -> None:
         self.method = method
@@ -57,11 +60,12 @@ class Call(Generic[T]):
         self.response_type = response_type
         self.read = read
         self.retryable = retryable
+        self.repeatable = repeatable
         self.fallback = fallback
 
 
-def new_run_id() -> str:
-    """Return a unique run id. The client generates it, not the sidecar, so that every retry carries the same id."""
+def new_id() -> str:
+    """Return a unique id of a run or an append. The client generates it, so that every retry carries the same id."""
     return os.urandom(16).hex()
 
 

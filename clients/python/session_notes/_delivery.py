@@ -12,19 +12,20 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from session_notes import _encoding
+from session_notes import _encoding, _state_calls
 from session_notes._backlog import Backlog
 from session_notes._errors import (
     InvalidArgument,
     Overloaded,
     PermissionDenied,
+    SessionDeleted,
     TooLarge,
     TurnCountMismatch,
     Unauthenticated,
     UsageError,
 )
 from session_notes._limits import COMPARE_TIMEOUT
-from session_notes._logs import session_digest, warn
+from session_notes._logs import counted, session_digest, warn
 from session_notes._results import Session
 from session_notes._storable import prepare
 from session_notes._types import Turn
@@ -96,9 +97,13 @@ def _append(backlog: Backlog, session: PendingSession, client: Client, timeout: 
     batch = backlog.batch(session)
     turns = [entry.turn for entry in batch]
     try:
-        stored = yield partial(client.append_turns, session.id, turns, expected_turn_count=expected, timeout=timeout)
+        # Not the client's `append_turns`, which retries: one attempt per visit, so that no session delays the others
+        # and no attempt follows a deletion.
+        call = _state_calls.append_turns(session.id, turns, expected, session.append_id)
+        stored = (yield partial(client._transport.send, call, timeout, timeout)).turn_count
     except TurnCountMismatch as error:
-        # Another writer appended, the session was deleted, or an earlier attempt succeeded.
+        # Another writer appended, the session was deleted, or an earlier attempt succeeded. In the last case, most
+        # sidecars recognize the append's id and return its turn count. Those of the contract's first version do not.
         if error.actual is None:
             raise
         actual, appended = error.actual, 0
@@ -106,6 +111,10 @@ def _append(backlog: Backlog, session: PendingSession, client: Client, timeout: 
             current = yield partial(client.get_session, session.id, include_turns=True, timeout=COMPARE_TIMEOUT)
             actual, appended = current.turn_count, len(batch) if _contains(current, expected, turns) else 0
         backlog.confirm(session, appended, actual)
+    except SessionDeleted:
+        # An earlier attempt succeeded, and then the session was deleted, with the turns recorded so far.
+        dropped = backlog.drop(session)
+        warn("session %s: %s dropped: the session was deleted", session_digest(session.id), counted(dropped))
     except _NO_EFFECT as error:
         session.uncertain = uncertain_before
         if isinstance(error, InvalidArgument | TooLarge) and _rejects_content(error):

@@ -17,7 +17,7 @@ SessionNotesError
 ├── RunAlreadyWritten        the run has already written its notes
 ├── RunAlreadyFailed         the run has already ended without notes
 ├── RunInFlight              `only_if_idle` was set and another run is in flight; `run`
-├── SessionDeleted           the session was deleted during the run
+├── SessionDeleted           the session was deleted during the run, or after the append
 ├── ServerError              a bug in the sidecar, or a server that is not a sidecar
 └── UsageError               (also a RuntimeError) a closed or unopened client, a run ended twice
 """
@@ -184,7 +184,10 @@ class RunInFlight(SessionNotesError):
 
 
 class SessionDeleted(SessionNotesError):
-    """The session was deleted during the run. Discard the work, because the user's data must stay deleted."""
+    """The session was deleted during the run, or after an append with the same id.
+
+    Discard the work, because the user's data must stay deleted.
+    """
 
 
 class ServerError(SessionNotesError):

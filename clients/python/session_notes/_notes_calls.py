@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from session_notes import _decoding, _encoding
-from session_notes._calls import Call, Page, builder, new_run_id
+from session_notes._calls import Call, Page, builder, new_id
 from session_notes._errors import RunInFlight, Unavailable
 from session_notes._results import BeginResult, DueSession, Reading, RenewResult, Run, WriteResult
 from session_notes._types import Notes, StaleReason, WriteOutcome
@@ -119,7 +119,7 @@ def begin_run(
     request = api.BeginRunRequest(
         session_id=_encoding.text("session_id", session_id),
         observer=_encoding.text("observer", observer),
-        run_id=_encoding.text("run_id", run_id or new_run_id()),
+        run_id=_encoding.text("run_id", run_id or new_id()),
         observed_turn=_encoding.count("observed_turn", observed_turn),
         lease=_encoding.duration("lease", lease),
         only_if_idle=_encoding.flag("only_if_idle", only_if_idle),
@@ -161,7 +161,7 @@ def write_notes(
     request = api.WriteNotesRequest(
         session_id=_encoding.text("session_id", session_id),
         observer=_encoding.text("observer", observer),
-        run_id=_encoding.text("run_id", run_id or new_run_id()),
+        run_id=_encoding.text("run_id", run_id or new_id()),
         notes=_encoding.notes_message(notes),
         observed_turn=_encoding.count("observed_turn", observed_turn),
         ttl=_encoding.duration("ttl", ttl),

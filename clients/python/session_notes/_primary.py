@@ -53,6 +53,7 @@ class PrimaryClient:
         _calls.check_options(timeout=timeout, state_timeout=state_timeout)
         self._timeout = timeout
         self._state_timeout = state_timeout
+        self._recognizes_appends = False
         self._transport = Transport(target, token, tls)
 
     def __enter__(self) -> Self:
@@ -188,29 +189,44 @@ class PrimaryClient:
         turns: Iterable[Turn],
         *,
         expected_turn_count: int | None = None,
+        append_id: str | None = None,
         timeout: timedelta | None = None,
     ) -> int:
-        """Append turns to the transcript and return the new turn count. Never retried.
+        """Append turns to the transcript and return the new turn count. A retry never appends them twice.
 
             >>> count = primary.append_turns("session-1", [Turn("user", "Hello"), Turn("primary", "Hello!")])
             >>> count = primary.append_turns("session-1", [Turn("user", "Bye")], expected_turn_count=count)
 
         The call waits for a response, up to its timeout. During a conversation, use a recorder, which does not wait.
 
+        It is retried until the timeout while the sidecar is overloaded, and, if that is safe, while the sidecar is
+        unavailable: after an earlier response has shown that this sidecar recognizes repeated appends, or with
+        `expected_turn_count`.
+
         Args:
             session_id: The session. Created if it does not exist.
             turns: The turns, in order.
             expected_turn_count: Append nothing unless the transcript has this length. None: any length.
+            append_id: Id of this append, by which a repeated call is recognized: unique within the session, in the
+                form of a run id. It is then answered with the first call's turn count, and appends nothing. None: a new
+                id. Pass one to repeat the call yourself, for example after a restart of this process.
             timeout: Timeout of this call. None: the client's `state_timeout`.
 
         Raises:
             TurnCountMismatch: If the transcript does not have `expected_turn_count` turns.
-            Unavailable: If there is no response in time. Whether the turns were appended is unknown. With
-                `expected_turn_count`, a retry is safe.
+            TurnsAlreadyAppended: If an earlier call with this `append_id` appended other turns.
+            SessionDeleted: If the session was deleted after an earlier call with this `append_id`.
+            Unavailable: If there is no response in time. Whether the turns were appended is unknown. With the same
+                `append_id`, or with `expected_turn_count`, a retry is safe.
             SessionNotesError: If the call fails for another reason.
         """
-        call = _state_calls.append_turns(session_id, turns, expected_turn_count)
-        return self._transport.send(call, timeout, self._state_timeout)
+        call = _state_calls.append_turns(session_id, turns, expected_turn_count, append_id)
+        call.retryable = True
+        call.repeatable = self._recognizes_appends or expected_turn_count is not None
+        appended = self._transport.send(call, timeout, self._state_timeout)
+        # A sidecar of the contract's first version would append the turns again.
+        self._recognizes_appends = appended.duplicate is not None
+        return appended.turn_count
 
     def delete_session(self, session_id: str, *, timeout: timedelta | None = None) -> bool:
         """Delete every trace of a session, and return whether it existed. Never retried.

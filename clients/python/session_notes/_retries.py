@@ -56,7 +56,7 @@ class Attempts:
         Raises:
             SessionNotesError: The error of this attempt, if it was the last one.
         """
-        transient = code is grpc.StatusCode.UNAVAILABLE or isinstance(error, Overloaded)
+        transient = isinstance(error, Overloaded) or (code is grpc.StatusCode.UNAVAILABLE and self._call.repeatable)
         if not self._call.retryable or not transient:
             raise self._final(error) from self._previous
         import random  # A tenth of the package's import time, and most processes never retry.

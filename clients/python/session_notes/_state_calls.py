@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from session_notes import _decoding, _encoding
-from session_notes._calls import Call, Page, builder
+from session_notes._calls import Call, Page, builder, new_id
 from session_notes._results import Session, SessionSummary, UpdateResult
 from session_notes._types import Turn
 from session_notes.v1 import session_state_pb2 as api
@@ -54,15 +54,29 @@ def update_session(
     return Call(_SERVICE + "UpdateSession", request, api.UpdateSessionResponse, read)
 
 
+class Appended(NamedTuple):
+    """Result of AppendTurns: the turn count, and whether the turns had been appended before. None: an old sidecar."""
+
+    turn_count: int
+    duplicate: bool | None
+
+
 @builder
-def append_turns(session_id: str, turns: Iterable[Turn], expected_turn_count: int | None) -> Call[int]:
-    """Build SessionState.AppendTurns. Not retried, like UpdateSession."""
+def append_turns(
+    session_id: str, turns: Iterable[Turn], expected_turn_count: int | None, append_id: str | None
+) -> Call[Appended]:
+    """Build SessionState.AppendTurns. It has an id, but a sidecar of the contract's first version ignores the id."""
     request = api.AppendTurnsRequest(
         session_id=_encoding.text("session_id", session_id),
         turns=_encoding.turn_messages(turns),
         expected_turn_count=_encoding.count("expected_turn_count", expected_turn_count),
+        append_id=_encoding.text("append_id", append_id or new_id()),
     )
-    return Call(_SERVICE + "AppendTurns", request, api.AppendTurnsResponse, lambda message: message.turn_count)
+
+    def read(message: api.AppendTurnsResponse) -> Appended:
+        return Appended(message.turn_count, message.duplicate if message.HasField("duplicate") else None)
+
+    return Call(_SERVICE + "AppendTurns", request, api.AppendTurnsResponse, read)
 
 
 @builder

@@ -46,6 +46,7 @@ class PendingSession:
         run_due: Whether a run is due.
         uncertain: Number of leading pending turns that were sent, with `stored` as the expected turn count, and whose
             outcome is unknown.
+        append_id: Id of the append in which they were sent.
         one_by_one: Number of leading pending turns to send separately, to find the one that was rejected.
         failures: Consecutive visits that failed.
         visited: Whether a visit is running.
@@ -59,6 +60,7 @@ class PendingSession:
         self.pending: deque[Entry] = deque()
         self.run_due = False
         self.uncertain = 0
+        self.append_id = ""
         self.one_by_one = 0
         self.failures = 0
         self.visited = False
