@@ -374,6 +374,10 @@ class SessionCalls:
         request = notes_api.FailRunRequest(session_id=self.id, run_id=run_id, **fields)
         return self.notes.FailRun(request, timeout=timeout)
 
+    def renew_run(self, run_id: str, timeout: float = 10, **fields: Any) -> notes_api.RenewRunResponse:
+        request = notes_api.RenewRunRequest(session_id=self.id, run_id=run_id, **fields)
+        return self.notes.RenewRun(request, timeout=timeout)
+
     def list_runs(self, timeout: float = 10, **fields: Any) -> notes_api.ListRunsResponse:
         return self.notes.ListRuns(notes_api.ListRunsRequest(session_id=self.id, **fields), timeout=timeout)
 

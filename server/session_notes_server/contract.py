@@ -16,4 +16,4 @@ DEFAULT_OBSERVER = "default"
 """The observer of a request that names none."""
 
 DEFAULT_LEASE = timedelta(minutes=5)
-"""The lease of a run whose BeginRun names none."""
+"""The lease of a run whose BeginRun or RenewRun names none."""

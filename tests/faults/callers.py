@@ -25,6 +25,7 @@ class Caller(Protocol):
     def begin(self, session_id: str, run_id: str) -> tuple[int, list[str]]: ...
     def write(self, session_id: str, run_id: str) -> tuple[int, str]: ...
     def fail(self, session_id: str, run_id: str) -> int: ...
+    def renew(self, session_id: str, run_id: str) -> int: ...
     def notes(self, session_id: str) -> tuple[int, str] | None: ...
     def batch(self, session_ids: Sequence[str]) -> list[tuple[int, str] | None]: ...
     def runs(self, session_id: str) -> list[tuple[int, str, str | None]]: ...
@@ -80,6 +81,10 @@ class StubCaller:
     def fail(self, session_id: str, run_id: str) -> int:
         request = notes_api.FailRunRequest(session_id=session_id, run_id=run_id, reason="a failure")
         return int(self._call(self._notes.FailRun, request).run.number)
+
+    def renew(self, session_id: str, run_id: str) -> int:
+        request = notes_api.RenewRunRequest(session_id=session_id, run_id=run_id)
+        return int(self._call(self._notes.RenewRun, request).run.number)
 
     def notes(self, session_id: str) -> tuple[int, str] | None:
         return current_notes(self._call(self._notes.GetNotes, notes_api.GetNotesRequest(session_id=session_id)))
@@ -152,6 +157,9 @@ class ClientCaller:
 
     def fail(self, session_id: str, run_id: str) -> int:
         return self._observer.fail_run(session_id, run_id, "a failure").number
+
+    def renew(self, session_id: str, run_id: str) -> int:
+        return self._observer.renew_run(session_id, run_id).run.number
 
     def notes(self, session_id: str) -> tuple[int, str] | None:
         reading = self._primary.get_notes(session_id)

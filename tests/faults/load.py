@@ -216,7 +216,7 @@ class Load:
         return number
 
     def _write(self, caller: Caller, rng: Random) -> None:
-        """Append one turn or several, set a field, write notes, or begin a run and end it."""
+        """Append one turn or several, set a field, write notes, or begin a run, perhaps renew it, and end it."""
         session = self._session(rng)
         kind = rng.choice(("turn", "turn", "field", "notes", "run", "run"))
         if kind == "turn":
@@ -235,6 +235,10 @@ class Load:
             number = self._record(session, "run", [name], lambda: self._begin(caller, session, name))
             if not number:
                 return
+            if rng.random() < 0.3:
+                renewed = self._call("RenewRun", lambda: caller.renew(session.id, name))
+                if renewed != number:
+                    self.errors.append(f"run {name} began as number {number} and was renewed as {renewed}")
             if rng.random() < 0.7:
                 end = self._write_notes(caller, session, name)
             else:

@@ -314,13 +314,16 @@ def rules() -> list[str]:
 
 def every_call(session: SessionCalls) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield every kind of call, through every branch of the scripts."""
-    first, second = f"run-{new_session_id()}", f"run-{new_session_id()}"
+    first, second, third = (f"run-{new_session_id()}" for _ in range(3))
+    window: dict[str, Any] = {"include_transcript": True, "after_current_notes": True, "include_current_notes": True}
     batch = notes_api.BatchGetNotesRequest(requests=[notes_api.GetNotesRequest(session_id=session.id)])
     yield "AppendTurns", lambda: session.append_turns(2)
     yield "AppendTurns, more than the transcript keeps", lambda: session.append_turns(2000)
     yield "BeginRun", lambda: session.begin_run(first, include_transcript=True)
     yield "BeginRun, of one turn before the last", lambda: session.begin_run(second, observed_turn=1)
+    yield "BeginRun, with a window and notes", lambda: session.begin_run(third, **window)
     yield "WriteNotes", lambda: session.write_notes(first, "said")
+    yield "RenewRun", lambda: session.renew_run(second)
     yield "FailRun", lambda: session.fail_run(second, reason="a reason")
     yield "UpdateSession", lambda: session.update_session(set={"goal": "refund"})
     yield "UpdateSession, a field removed", lambda: session.update_session(remove=["goal"])

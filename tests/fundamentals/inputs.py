@@ -19,6 +19,7 @@ _METHODS = {
 _REQUIRED: dict[str, dict[str, Any]] = {
     "SessionNotes/WriteNotes": {"notes": Notes(summary="a summary")},
     "SessionNotes/FailRun": {"run_id": "begun"},
+    "SessionNotes/RenewRun": {"run_id": "begun"},
     "SessionState/AppendTurns": {"turns": [Turn(text="a turn")]},
 }
 

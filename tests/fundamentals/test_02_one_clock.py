@@ -62,6 +62,7 @@ def test_a_sessions_times_are_the_stores(session: SessionCalls, store: Store) ->
         lambda: session.begin_run("run-1"),
         lambda: session.write_notes("run-1"),
         lambda: session.begin_run("run-2"),
+        lambda: session.renew_run("run-2"),
         lambda: session.fail_run("run-2"),
     ]:
 

@@ -59,6 +59,7 @@ def test_the_version_counts_update_session_alone(session: SessionCalls) -> None:
     session.begin_run("run-1")
     session.write_notes("run-1")
     session.begin_run("run-2")
+    session.renew_run("run-2")
     session.fail_run("run-2")
     assert session.get_session().version == 0
     assert session.update_session(set={"a": 1}, expected_version=0).version == 1

@@ -42,6 +42,7 @@ WRITES = [
     pytest.param(lambda session: session.begin_run("next"), id="BeginRun"),
     pytest.param(lambda session: session.write_notes("begun"), id="WriteNotes"),
     pytest.param(lambda session: session.fail_run("begun"), id="FailRun"),
+    pytest.param(lambda session: session.renew_run("begun"), id="RenewRun"),
 ]
 
 NO_WRITES = [

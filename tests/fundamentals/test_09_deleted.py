@@ -33,6 +33,8 @@ def refused_as_deleted(session: SessionCalls, run_id: str, observer: str = "") -
         session.write_notes(run_id, CANARY, observer=observer)
     with refused(grpc.StatusCode.FAILED_PRECONDITION, "SESSION_DELETED"):
         session.fail_run(run_id, observer=observer, reason=CANARY)
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, "SESSION_DELETED"):
+        session.renew_run(run_id, observer=observer)
 
 
 def test_a_deleted_session_is_unknown(session: SessionCalls) -> None:
@@ -72,7 +74,7 @@ def test_each_way_to_create_a_session_makes_it_exist(session: SessionCalls) -> N
 
 
 def test_a_run_known_at_the_deletion_is_refused(session: SessionCalls, store: Store) -> None:
-    """BeginRun, WriteNotes and FailRun refuse the id of a run known at the deletion, with SESSION_DELETED.
+    """BeginRun, WriteNotes, FailRun and RenewRun refuse the id of a run known at the deletion, with SESSION_DELETED.
 
     The run may have been in flight, written, failed or another observer's. The refusals leave nothing behind.
     """

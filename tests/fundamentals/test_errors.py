@@ -57,6 +57,7 @@ def coverage(share: float) -> Notes:
 
 GET, BATCH, BEGIN = "SessionNotes/GetNotes", "SessionNotes/BatchGetNotes", "SessionNotes/BeginRun"
 WRITE, FAIL, LIST = "SessionNotes/WriteNotes", "SessionNotes/FailRun", "SessionNotes/ListRuns"
+RENEW = "SessionNotes/RenewRun"
 UPDATE, APPEND, LIST_SESSIONS = "SessionState/UpdateSession", "SessionState/AppendTurns", "SessionState/ListSessions"
 
 ROWS = [
@@ -104,6 +105,11 @@ ROWS = [
     Row(WRITE, {"ttl": TOO_LONG}, "ttl", "more than 100 years"),
     Row(WRITE, {"ttl": MIXED_SIGNS}, "ttl", "signs that differ"),
     Row(FAIL, {"run_id": ""}, "run_id", "no run id"),
+    Row(RENEW, {"run_id": ""}, "run_id", "no run id"),
+    Row(RENEW, {"lease": ZERO}, "lease", "a lease of 0"),
+    Row(RENEW, {"lease": NEGATIVE}, "lease", "a negative span"),
+    Row(RENEW, {"lease": TOO_LONG}, "lease", "more than 100 years"),
+    Row(RENEW, {"lease": NO_DURATION}, "lease", "out of a Duration's range"),
     Row(LIST, {"page_size": -1}, "page_size", "a negative page size"),
     Row(LIST, {"page_token": "garbage"}, "page_token", "not a page token"),
     Row(LIST, {"page_token": "AAAA"}, "page_token", "not a page token, but valid base64"),

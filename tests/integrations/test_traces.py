@@ -90,6 +90,10 @@ CALLS: dict[str, tuple[str, Callable[[SessionCalls], object]]] = {
         "fail_run",
         lambda session: (session.begin_run("run-2"), session.fail_run("run-2")),
     ),
+    f"{NOTES}/RenewRun": (
+        "renew_run",
+        lambda session: (session.begin_run("run-3"), session.renew_run("run-3")),
+    ),
     f"{STATE}/AppendTurns": ("append_turns", lambda session: session.append_turns(2)),
     f"{STATE}/UpdateSession": ("update_session", lambda session: session.update_session(set={"a": CANARY})),
     f"{STATE}/GetSession": ("get_session", lambda session: session.get_session(include_turns=True)),

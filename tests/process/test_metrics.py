@@ -196,6 +196,17 @@ def test_a_run_is_in_flight_until_its_lease_ends(metered: Sidecar, calls: Sessio
     eventually(lambda: scrape(metered)("session_notes_runs_at_work") == in_flight)
 
 
+def test_a_renewed_run_stays_in_flight(metered: Sidecar, calls: SessionCalls) -> None:
+    """A run whose lease is renewed counts as in flight until the new lease runs out, or the run ends."""
+    in_flight = scrape(metered)("session_notes_runs_at_work")
+    calls.begin_run("run-1", lease=Duration(seconds=1))
+    calls.begin_run("run-2", lease=Duration(seconds=1))
+    calls.renew_run("run-1", lease=Duration(seconds=60))
+    eventually(lambda: scrape(metered)("session_notes_runs_at_work") == in_flight + 1)
+    calls.renew_run("run-1", lease=Duration(nanos=300_000_000))
+    eventually(lambda: scrape(metered)("session_notes_runs_at_work") == in_flight)
+
+
 def test_health_and_reflection_are_counted(metered: Sidecar) -> None:
     """gRPC's own services are counted by type. A Watch is in flight until it ends."""
     changes = Changes(metered)

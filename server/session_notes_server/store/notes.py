@@ -17,7 +17,7 @@ from session_notes_server.store.base import (
     run_bounded,
 )
 from session_notes_server.store.errors import ReplyTooLarge
-from session_notes_server.store.records import BegunRun, ListedRun, ObserverRecord, RunRecord
+from session_notes_server.store.records import BegunRun, ListedRun, ObserverRecord, RenewedRun, RunRecord
 
 LARGE_NOTES_BYTES = 16 * 1024
 """Notes larger than this are read after the other entries of a batch, because many entries are read together."""
@@ -172,6 +172,26 @@ class NotesOperations(StoreBase):
         )
         _, run, failure = accepted(reply)
         return RunRecord.of(run, failure)
+
+    @operation
+    async def renew_run(self, session_id: str, observer: str, run_id: str, lease: timedelta) -> RenewedRun:
+        """Give a run a new lease from now, unless it is abandoned and its write would be superseded.
+
+        Raises:
+            Refused: If the run does not exist, has written notes or has failed, or the session was deleted.
+        """
+        reply = await self._writes.run(
+            session_id,
+            scripts.RenewRun(
+                session_id=session_id,
+                default_ttl_ms=self._session_ttl_ms,
+                observer=observer,
+                run_id=run_id,
+                lease_us=microseconds(lease),
+            ),
+        )
+        _, run, obsolete, turns_behind = accepted(reply)
+        return RenewedRun(RunRecord.of(run), obsolete=bool(obsolete), turns_behind=turns_behind)
 
     @operation
     async def list_runs(

@@ -113,6 +113,20 @@ class BegunRun:
 
 
 @dataclass(frozen=True, slots=True)
+class RenewedRun:
+    """The result of RenewRun.
+
+    Attributes:
+        obsolete: Whether a write of the run would be superseded now.
+        turns_behind: Number of turns appended since the run's snapshot.
+    """
+
+    run: RunRecord
+    obsolete: bool
+    turns_behind: int
+
+
+@dataclass(frozen=True, slots=True)
 class SessionRecord:
     """A whole session, read at `now_us`. Without `created_us`, the session does not exist."""
 

@@ -69,6 +69,16 @@ class FailRun(NamedTuple):
     reason: str
 
 
+class RenewRun(NamedTuple):
+    """Give a run a new lease."""
+
+    session_id: str
+    default_ttl_ms: int
+    observer: str
+    run_id: str
+    lease_us: int
+
+
 class ListRuns(NamedTuple):
     """Read up to `limit` runs whose numbers are below `below`, newest first."""
 
@@ -123,6 +133,7 @@ Arguments: TypeAlias = (
     | BeginRun
     | WriteNotes
     | FailRun
+    | RenewRun
     | ListRuns
     | GetSession
     | UpdateSession

@@ -532,7 +532,7 @@ class RenewRunResponse(_message.Message):
     more turns. The run may go on, but need not. Always present.
     """
     turns_behind: _builtins.int
-    """Number of turns appended since the run's snapshot. Absent if the transcript is lost."""
+    """Number of turns appended since the run's snapshot. Always present."""
     @_builtins.property
     def run(self) -> _notes_pb2.Run:
         """The run. RUNNING, or ABANDONED if its lease had expired and its write would be SUPERSEDED."""

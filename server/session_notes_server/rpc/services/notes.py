@@ -14,6 +14,8 @@ from session_notes.v1.session_notes_pb2 import (
     FailRunResponse,
     GetNotesRequest,
     ListRunsRequest,
+    RenewRunRequest,
+    RenewRunResponse,
     WriteNotesRequest,
     WriteNotesResponse,
     WriteOutcome,
@@ -149,6 +151,21 @@ class NotesServicer(SessionNotesServicer):
             raise errors.refused(refusal) from None
         response = FailRunResponse()
         conversion.fill_run(response.run, observer, run)
+        return response
+
+    async def RenewRun(self, request: RenewRunRequest, context: Any) -> RenewRunResponse:  # noqa: D102
+        check = Check()
+        session_id = check.session_id(request.session_id)
+        observer = check.observer(request.observer)
+        run_id = check.run_id(request.run_id, required=True)
+        lease = check.lifetime("lease", request)
+        check.done()
+        try:
+            renewed = await self._store.renew_run(session_id, observer, run_id, lease or DEFAULT_LEASE)
+        except Refused as refusal:
+            raise errors.refused(refusal) from None
+        response = RenewRunResponse(obsolete=renewed.obsolete, turns_behind=renewed.turns_behind)
+        conversion.fill_run(response.run, observer, renewed.run)
         return response
 
     async def ListRuns(self, request: ListRunsRequest, context: Any) -> ListRunsResponse:  # noqa: D102

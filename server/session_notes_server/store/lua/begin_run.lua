@@ -34,16 +34,20 @@ elseif include_transcript then
   after = after_turn or after_current_notes and seen_by_current_notes() or 0
   if max_turns > 0 then after = math.max(after, turn_count - max_turns) end
 end
--- The list has the newest turns, or none if the store has lost it.
-local length = include_transcript and not other and redis.call('LLEN', TURNS) or 0
-local first = math.max(after, turn_count - length) + 1
+
+-- Read the turns with these numbers, as far as the caller gets any and they are stored. The last one stored is number `turn_count`.
+local function turns_between(from, to)
+  if not include_transcript or other or from > to then return {} end
+  return redis.call('LRANGE', TURNS, from - turn_count - 1, to - turn_count - 1)
+end
 
 if max_reply_bytes then
   local size = include_current_notes and state.current and redis.call('HSTRLEN', RUNS, run_field('p', observer, state.current)) or 0
   if size + tonumber(session[2] or 0) > max_reply_bytes then
-    for number = last, first, -1 do
-      if size > max_reply_bytes then break end
-      size = size + #redis.call('LINDEX', TURNS, number - turn_count - 1)
+    for number = last, after + 1, -1 do
+      local turn = turns_between(number, number)[1]
+      if not turn or size > max_reply_bytes then break end
+      size = size + #turn
     end
   end
   local large = too_large(size, max_reply_bytes)
@@ -61,25 +65,15 @@ if not run and not other then
   run.turns = turn_count
   run.after = after > 0 and after or nil
   run.observed = observed_turn or (turn_count > 0 and turn_count or nil)
-  state.running[#state.running + 1] = { run.number, run.lease }
-  if #state.running > MAX_RUNS_IN_FLIGHT then
-    local number = table.remove(state.running, 1)[1]
-    local oldest = load_run(observer, number)
-    if oldest then
-      oldest.lease = NOW
-      save_run(observer, oldest)
-    end
-    keep_as_late(observer, state, number)
-  end
+  add_in_flight(observer, state, run)
   save_run(observer, run)
   save_observer(observer, state)
   touch(session_id, default_ttl_ms)
 end
 
-local transcript = {}
-if first <= last then transcript = redis.call('LRANGE', TURNS, first - turn_count - 1, last - turn_count - 1) end
+local transcript = turns_between(after + 1, last)
+local first = #transcript > 0 and last - #transcript + 1
 local reading = include_current_notes and { NOW, session[1] and turn_count or false, redis.call('PTTL', SESSION),
   observer_reply(observer, redis.call('HGET', SESSION, 'o:' .. observer)) }
 local answer = other or run
-return { TAG, 'OK', other and 0 or 1, run_reply(answer), failure_of(observer, answer), transcript, first <= last and first, reading,
-  own_ttl }
+return { TAG, 'OK', other and 0 or 1, run_reply(answer), failure_of(observer, answer), transcript, first, reading, own_ttl }

@@ -135,6 +135,25 @@ local function prune_in_flight(observer, state, ended)
   end
 end
 
+-- Add a run to those in flight. Beyond MAX_RUNS_IN_FLIGHT, the oldest is abandoned.
+local function add_in_flight(observer, state, run)
+  state.running[#state.running + 1] = { run.number, run.lease }
+  if #state.running <= MAX_RUNS_IN_FLIGHT then return end
+  local number = table.remove(state.running, 1)[1]
+  local oldest = load_run(observer, number)
+  if oldest then
+    oldest.lease = NOW
+    save_run(observer, oldest)
+  end
+  keep_as_late(observer, state, number)
+end
+
+-- Return whether a write of the run is superseded. The mark to beat is the run of the current notes, even if their ttl has
+-- passed, or nil if its record is lost.
+local function is_superseded(state, run, mark)
+  return state.current and (run.number < state.current or (mark and mark.observed and run.observed and run.observed < mark.observed))
+end
+
 -- Return a run with the next number. A run whose record is lost gets its old number again, so that it still counts as old.
 -- The caller saves the run and the observer's state.
 local function new_run(observer, state, run_id)

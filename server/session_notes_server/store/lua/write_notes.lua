@@ -21,10 +21,9 @@ run.digest = digest
 run.expires = ttl_us and NOW + ttl_us or nil
 prune_in_flight(observer, state, run.number)
 
--- The mark to beat is the run of the current notes, even if their ttl has passed.
 local previous = state.current
 local mark = previous and load_run(observer, previous)
-if previous and (run.number < previous or (mark and mark.observed and run.observed and run.observed < mark.observed)) then
+if is_superseded(state, run, mark) then
   run.state = SUPERSEDED
 else
   run.state = WRITTEN

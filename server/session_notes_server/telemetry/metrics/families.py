@@ -180,8 +180,8 @@ RUNS_ENDED = Family(
 RUNS_AT_WORK = Family(
     "session_notes_runs_at_work",
     "gauge",
-    "Runs begun through this sidecar that are in flight. A run that ends through another worker or sidecar counts "
-    "until its lease runs out.",
+    "Runs begun through this sidecar that are in flight. A run that is renewed or ends through another worker "
+    "or sidecar counts until its first lease runs out.",
 )
 ENGINE = Family(
     "session_notes_engine_info",

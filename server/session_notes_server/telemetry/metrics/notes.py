@@ -30,7 +30,7 @@ MAX_RUNS = 100_000
 
 _READY = Readiness.READINESS_READY
 _NO_LONGER_IN_FLIGHT = {StatusCode.ALREADY_EXISTS, StatusCode.FAILED_PRECONDITION}
-"""Statuses of WriteNotes and FailRun that mean that the run has already ended."""
+"""Statuses of WriteNotes, FailRun and RenewRun that mean that the run has already ended."""
 
 
 class NotesMetrics:
@@ -56,6 +56,7 @@ class NotesMetrics:
             "session_notes.v1.SessionNotes.BeginRun": self._begin_run,
             "session_notes.v1.SessionNotes.WriteNotes": self._write_notes,
             "session_notes.v1.SessionNotes.FailRun": self._fail_run,
+            "session_notes.v1.SessionNotes.RenewRun": self._renew_run,
         }
         """Functions that count an ended call by its request, its response (None on error) and its status."""
 
@@ -70,8 +71,7 @@ class NotesMetrics:
 
     def _begin_run(self, request: Any, response: Any, _: StatusCode) -> None:
         if response is not None and response.started and response.run.state == RunState.RUN_STATE_RUNNING:
-            lease = request.lease.ToTimedelta() if request.HasField("lease") else DEFAULT_LEASE
-            self._runs.begin(_key(request, response.run.run_id), lease.total_seconds())
+            self._runs.begin(_key(request, response.run.run_id), _lease_seconds(request))
 
     def _write_notes(self, request: Any, response: Any, code: StatusCode) -> None:
         if response is None:
@@ -90,6 +90,12 @@ class NotesMetrics:
             return
         self._failed.add()
         self._runs.end(_key(request, response.run.run_id))
+
+    def _renew_run(self, request: Any, response: Any, code: StatusCode) -> None:
+        if response is None:
+            self._end_if_over(request, code)
+        elif response.run.state == RunState.RUN_STATE_RUNNING:
+            self._runs.renew(_key(request, request.run_id), _lease_seconds(request))
 
     def _end_if_over(self, request: Any, code: StatusCode) -> None:
         if code in _NO_LONGER_IN_FLIGHT:
@@ -120,11 +126,22 @@ class _RunsInFlight:
             self._begun.add()
             self._in_flight.set(len(self._leases))
 
+    def renew(self, run: int, lease_seconds: float) -> None:
+        """Restart the lease of a tracked run."""
+        if run in self._leases:
+            self._leases[run].cancel()
+            self._leases[run] = asyncio.get_running_loop().call_later(lease_seconds, self.end, run)
+
     def end(self, run: int) -> None:
         """Remove a run. Idempotent."""
         if lease := self._leases.pop(run, None):
             lease.cancel()
             self._in_flight.set(len(self._leases))
+
+
+def _lease_seconds(request: Any) -> float:
+    lease = request.lease.ToTimedelta() if request.HasField("lease") else DEFAULT_LEASE
+    return float(lease.total_seconds())
 
 
 def _key(request: Any, run_id: str) -> int:

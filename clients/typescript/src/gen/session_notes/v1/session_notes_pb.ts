@@ -443,7 +443,7 @@ export type RenewRunResponse = Message<"session_notes.v1.RenewRunResponse"> & {
   obsolete?: boolean | undefined;
 
   /**
-   * Number of turns appended since the run's snapshot. Absent if the transcript is lost.
+   * Number of turns appended since the run's snapshot. Always present.
    *
    * @generated from field: optional int64 turns_behind = 3;
    */
