@@ -1,6 +1,7 @@
 /** Failure reasons of runs. */
 
 import { kindOf } from "./arguments.js";
+import { shortened } from "./texts.js";
 
 // The sidecar's limit on a failure reason, and the mark of a truncated one.
 const MAX_REASON_BYTES = 4096;
@@ -11,16 +12,7 @@ const TRUNCATION_MARK = "…";
  * `Name: message`.
  */
 export function failureReason(reason: unknown): string {
-  const bytes = Buffer.from(textOf(reason).toWellFormed());
-  if (bytes.length <= MAX_REASON_BYTES) {
-    return bytes.toString();
-  }
-  // Do not cut through a character.
-  let end = MAX_REASON_BYTES - Buffer.byteLength(TRUNCATION_MARK);
-  while (((bytes[end] ?? 0) & 0xc0) === 0x80) {
-    end -= 1;
-  }
-  return bytes.toString("utf8", 0, end) + TRUNCATION_MARK;
+  return shortened(textOf(reason), MAX_REASON_BYTES, TRUNCATION_MARK);
 }
 
 function textOf(reason: unknown): string {

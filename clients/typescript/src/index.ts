@@ -35,6 +35,7 @@ export {
   type PrimaryOptions,
 } from "./primary.js";
 export { DEFAULT_MAX_CHARS } from "./prompt.js";
+export { type RecorderOptions, TurnRecorder } from "./recorder.js";
 export type { ActiveRun } from "./runs.js";
 export { DEFAULT_TARGET } from "./targets.js";
 export type * from "./types.js";

@@ -4,6 +4,7 @@ import { milliseconds, object } from "./arguments.js";
 import * as calls from "./calls.js";
 import type { TLS, Token } from "./credentials.js";
 import { Unavailable } from "./errors.js";
+import { forget } from "./pending.js";
 import { unavailableReading } from "./readings.js";
 import { Transport } from "./transport.js";
 import type {
@@ -61,6 +62,8 @@ export interface PrimaryOptions extends ConnectionOptions {
  * reading.asToolResult(); // { ready: false, reason: "never_run" }
  */
 export class PrimaryClient implements Disposable {
+  /** The address of the sidecar. */
+  readonly target: string;
   readonly #transport: Transport;
   readonly #timeoutMs: number;
   readonly #stateTimeoutMs: number;
@@ -77,6 +80,7 @@ export class PrimaryClient implements Disposable {
     this.#timeoutMs = milliseconds("timeoutMs", options.timeoutMs ?? DEFAULT_NOTES_TIMEOUT_MS);
     this.#stateTimeoutMs = milliseconds("stateTimeoutMs", options.stateTimeoutMs ?? DEFAULT_STATE_TIMEOUT_MS);
     this.#transport = new Transport(target, options.token, options.tls);
+    this.target = this.#transport.target;
   }
 
   /** Closes the connection. Calls in flight reject with Unavailable, later ones with UsageError. */
@@ -181,14 +185,30 @@ export class PrimaryClient implements Disposable {
     const safe = this.#appendIdsKnown || options.expectedTurnCount !== undefined;
     const call = calls.appendTurns(sessionId, turns, options, safe ? "outage" : "without effect");
     const { turnCount, duplicate } = await this.#state(call, options);
-    this.#appendIdsKnown ||= duplicate !== undefined;
+    this.#appendIdsKnown = duplicate !== undefined;
     return turnCount;
   }
 
-  /** Deletes the session and resolves to whether it existed. Runs in flight cannot bring it back. */
+  /**
+   * Appends turns in a single attempt.
+   *
+   * @internal
+   */
+  async appendOnce(sessionId: string, turns: readonly Turn[], options: AppendOptions): Promise<number> {
+    return (await this.#state(calls.appendTurns(sessionId, turns, options, "never"), options)).turnCount;
+  }
+
+  /**
+   * Deletes the session and resolves to whether it existed. Runs in flight cannot bring it back. The pending turns and runs of
+   * recorders and background observers in this process are dropped.
+   */
   async deleteSession(sessionId: string, options: CallOptions = {}): Promise<boolean> {
     object("options", options);
-    return this.#state(calls.deleteSession(sessionId), options);
+    const call = calls.deleteSession(sessionId);
+    const timeoutMs = milliseconds("timeoutMs", options.timeoutMs ?? this.#stateTimeoutMs);
+    const started = performance.now();
+    await forget(this.target, sessionId, timeoutMs);
+    return this.#state(call, { ...options, timeoutMs: timeoutMs - (performance.now() - started) });
   }
 
   /**

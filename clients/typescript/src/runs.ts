@@ -1,11 +1,11 @@
 /** A run in flight, as passed to the work of `observer.run(...)`. */
 
-import { createHash } from "node:crypto";
 import { inspect } from "node:util";
 
 import { object } from "./arguments.js";
 import { RunAlreadyFailed, RunAlreadyWritten, RunNotFound, SessionDeleted, UsageError } from "./errors.js";
 import { errorName, failureReason } from "./failures.js";
+import { sessionDigest, warn } from "./logs.js";
 import type { ObserverClient } from "./observer.js";
 import type {
   BeginResult,
@@ -171,11 +171,8 @@ export class ActiveRun {
         return;
       }
       // The run ends when its lease expires. Log only the error's class: its message may contain user data.
-      const session = logName(this.sessionId);
-      process.emitWarning(
-        `session ${session}, run ${this.number}: its failure could not be recorded: ${errorName(error)}`,
-        "SessionNotesWarning",
-      );
+      const session = sessionDigest(this.sessionId);
+      warn(`session ${session}, run ${this.number}: its failure could not be recorded: ${errorName(error)}`);
     }
   }
 
@@ -188,21 +185,13 @@ export class ActiveRun {
     return true;
   }
 
-  /** Text for logs, without the session's id; see `logName`. */
+  /** Text for logs, without the session's id; see `sessionDigest`. */
   toString(): string {
-    return `<ActiveRun: run ${this.number} of observer '${this.observer}' on session ${logName(this.sessionId)}>`;
+    return `<ActiveRun: run ${this.number} of observer '${this.observer}' on session ${sessionDigest(this.sessionId)}>`;
   }
 
   /** @internal */
   [inspect.custom](): string {
     return this.toString();
   }
-}
-
-/**
- * Returns the name of a session in logs. Callers choose ids, which may identify the user, so this is the start of their SHA-256, as
- * printed by `printf %s ID | sha256sum | cut -c1-8`.
- */
-function logName(sessionId: string): string {
-  return createHash("sha256").update(sessionId).digest("hex").slice(0, 8);
 }

@@ -12,6 +12,7 @@ import type { Call } from "./calls.js";
 import { openChannel } from "./channel.js";
 import { Credentials, type TLS, type Token } from "./credentials.js";
 import { DeadlineExceeded, Overloaded, type SessionNotesError, Unavailable, UsageError } from "./errors.js";
+import { MAX_TIMER_MS } from "./pending.js";
 import { translate } from "./status.js";
 import { targetOrDefault } from "./targets.js";
 import type { CallOptions } from "./types.js";
@@ -21,9 +22,6 @@ const MAX_PAUSE_MS = 1000;
 
 // The wire format allows at most 99,999,999 hours. Beyond that, gRPC throws an error that no caller can catch.
 const MAX_TIMEOUT_MS = 100 * 365 * 24 * 3600 * 1000;
-
-// A longer timer fires immediately.
-const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /** Attempts of one call: the remaining time, and whether to retry. */
 class Attempts {
@@ -87,7 +85,8 @@ class Attempts {
 
 /** A connection to a sidecar, for any number of concurrent calls. It does not keep the process alive. */
 export class Transport {
-  readonly #target: string;
+  /** The address of the sidecar. */
+  readonly target: string;
   readonly #credentials: Credentials;
   /** Functions that end an attempt or a pause in progress. */
   readonly #inProgress = new Set<() => void>();
@@ -96,9 +95,9 @@ export class Transport {
   #previous: Client | undefined;
 
   constructor(target: string | undefined, token: Token | undefined, tls: TLS | undefined) {
-    this.#target = targetOrDefault(target);
-    this.#credentials = new Credentials(this.#target, token, tls);
-    this.#client = openChannel(this.#target, this.#credentials);
+    this.target = targetOrDefault(target);
+    this.#credentials = new Credentials(this.target, token, tls);
+    this.#client = openChannel(this.target, this.#credentials);
   }
 
   /** Closes the connection; calls in flight reject with Unavailable. */
@@ -114,7 +113,7 @@ export class Transport {
 
   /** Sends a call and returns its result, within `timeoutMs` or the default. */
   async send<T>(call: Call<T>, { timeoutMs, signal }: CallOptions, defaultMs: number): Promise<T> {
-    const attempts = new Attempts(call, this.#target, timeoutMs ?? defaultMs);
+    const attempts = new Attempts(call, this.target, timeoutMs ?? defaultMs);
     if (signal !== undefined && typeof (signal as Partial<AbortSignal> | null)?.throwIfAborted !== "function") {
       throw refusal("signal", `must be an AbortSignal, not ${kindOf(signal)}`);
     }
@@ -188,7 +187,7 @@ export class Transport {
       // Calls in flight finish on their channel, unless the files are replaced a second time before they do.
       this.#previous?.close();
       this.#previous = this.#client;
-      this.#client = openChannel(this.#target, this.#credentials);
+      this.#client = openChannel(this.target, this.#credentials);
     }
   }
 

@@ -133,7 +133,8 @@ export function turnMessages(turns: readonly Turn[]): MessageInitShape<typeof Tu
   return array("turns", turns).map((turn, index) => turnMessage(`turns[${index}]`, turn));
 }
 
-function turnMessage(name: string, turn: Turn): MessageInitShape<typeof TurnSchema> {
+/** Converts a turn to a message. */
+export function turnMessage(name: string, turn: Turn): MessageInitShape<typeof TurnSchema> {
   const { speaker, text: words, time, extra = {} } = object(name, turn);
   return {
     speaker: text(`${name}.speaker`, speaker),

@@ -12,8 +12,8 @@ export class Refusing {
   details: Uint8Array | undefined;
   /** Number of calls that get a response; later ones get none. */
   answers = Infinity;
-  /** Responses of the next calls, before the status. */
-  readonly responses: Uint8Array[] = [];
+  /** Responses of the next calls, and statuses other than `code`. */
+  readonly responses: (Uint8Array | { readonly code: Code; readonly details?: Uint8Array })[] = [];
   /** The request of each call. */
   readonly requests: Buffer[] = [];
   readonly #server = new Server();
@@ -57,8 +57,8 @@ export class Refusing {
         {
           [name]: (call: { request: Buffer }, answer: (error: object | null, response?: Buffer) => void) => {
             this.requests.push(call.request);
-            const response = this.responses.shift();
-            if (response !== undefined) {
+            const response = this.responses.shift() ?? this;
+            if (response instanceof Uint8Array) {
               answer(null, Buffer.from(response));
               return;
             }
@@ -66,10 +66,10 @@ export class Refusing {
               return;
             }
             const metadata = new Metadata();
-            if (this.details !== undefined) {
-              metadata.set("grpc-status-details-bin", Buffer.from(this.details));
+            if (response.details !== undefined) {
+              metadata.set("grpc-status-details-bin", Buffer.from(response.details));
             }
-            answer({ code: this.code, details: this.message, metadata });
+            answer({ code: response.code, details: this.message, metadata });
           },
         },
       );

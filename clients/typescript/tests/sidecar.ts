@@ -9,7 +9,7 @@ import { createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { setTimeout as sleep } from "node:timers/promises";
+import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
 const ROOT = fileURLToPath(new URL("../../..", import.meta.url));
@@ -144,5 +144,34 @@ export async function eventually(holds: () => Promise<boolean>, limitMs = 10_000
   while (!(await holds())) {
     assert(performance.now() < end, `not within ${limitMs} ms`);
     await sleep(20);
+  }
+}
+
+/** The process warnings of this package since the last `clear`. */
+export class Warnings implements Disposable {
+  #texts: string[] = [];
+  readonly #collect = (warning: Error): void => {
+    if (warning.name === "SessionNotesWarning") {
+      this.#texts.push(warning.message);
+    }
+  };
+
+  constructor() {
+    process.on("warning", this.#collect);
+  }
+
+  clear(): void {
+    this.#texts = [];
+  }
+
+  /** Waits for a number of warnings. */
+  async texts(least: number): Promise<readonly string[]> {
+    await eventually(() => Promise.resolve(this.#texts.length >= least));
+    await nextTurn(); // For those that were emitted at the same time.
+    return this.#texts;
+  }
+
+  [Symbol.dispose](): void {
+    process.off("warning", this.#collect);
   }
 }
