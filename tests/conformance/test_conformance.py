@@ -19,6 +19,7 @@ from session_notes import (
     DEFAULT_NOTES_TIMEOUT,
     Issue,
     Notes,
+    NotesFeed,
     ObserverClient,
     PrimaryClient,
     Readiness,
@@ -73,6 +74,7 @@ class Runner:
         if closed:
             self._primary.close()
         self._run: Any = None
+        self._feed: Any = None
 
     def steps(self, steps: list[dict[str, Any]]) -> None:
         """Run the steps in order."""
@@ -147,6 +149,11 @@ class Runner:
     def _call(self, name: str, given: dict[str, Any]) -> Any:
         if name.startswith("run."):
             return getattr(self._run, name.removeprefix("run."))(**given)
+        if name == "feed":
+            self._feed = NotesFeed(self._primary, **given)
+            return None
+        if name == "feed.next":
+            return self._feed.next()
         client: Any = self._observer(given) if name in _OBSERVERS else self._primary
         result = getattr(client, name)(**given)
         return list(result) if isinstance(result, Iterator) else result
@@ -172,6 +179,8 @@ class Runner:
                 return self._resolved(item) * times
             case {"$nested": levels}:
                 return nested(levels)
+            case {"$lines": lines}:
+                return "\n".join(lines)
             case dict():
                 return {name: self._resolved(item) for name, item in content.items()}
             case list():
@@ -210,7 +219,8 @@ def nested(levels: int) -> dict[str, Any]:
 
 def is_matcher(expected: Any) -> bool:
     """Return whether an expectation is a matcher instead of a value."""
-    return isinstance(expected, dict) and set(expected) in ({"$between"}, {"$present"}, {"$repeat"}, {"$nested"})
+    matchers = ({"$between"}, {"$present"}, {"$repeat"}, {"$nested"}, {"$lines"})
+    return isinstance(expected, dict) and set(expected) in matchers
 
 
 def equal(expected: Any, actual: Any, path: str) -> None:
@@ -420,7 +430,7 @@ def test_the_tables_are_complete() -> None:
     steps = list(every_step([step for case in CASES.values() for step in case["steps"]]))
     calls = {step["call"] for step in steps}
     public = {name for client in (PrimaryClient, ObserverClient) for name in dir(client) if not name.startswith("_")}
-    assert public - {"close"} == {call for call in calls if "." not in call}
+    assert public - {"close"} == {call for call in calls if "." not in call} - {"feed"}
     assert {"run.write", "run.fail", "run.renew"} <= calls
     gives = [step["gives"] for step in steps if isinstance(step.get("gives"), dict)]
     seen = {expected["readiness"] for expected in gives if "readiness" in expected}

@@ -77,6 +77,7 @@ if typing.TYPE_CHECKING:
     from session_notes._async_background import AsyncBackgroundObserver
     from session_notes._async_raw import AsyncRawClient
     from session_notes._async_recorder import AsyncTurnRecorder
+    from session_notes._feed import AsyncNotesFeed, NotesFeed
     from session_notes._raw import RawClient
 
 __all__ = [
@@ -88,6 +89,7 @@ __all__ = [
     "ActiveRun",
     "AsyncActiveRun",
     "AsyncBackgroundObserver",
+    "AsyncNotesFeed",
     "AsyncObserverClient",
     "AsyncPrimaryClient",
     "AsyncRawClient",
@@ -102,6 +104,7 @@ __all__ = [
     "InvalidArgument",
     "Issue",
     "Notes",
+    "NotesFeed",
     "ObserverClient",
     "Overloaded",
     "PermissionDenied",
@@ -143,8 +146,10 @@ __all__ = [
 # Imported at their first use: few processes need them, and together they take 0.8 ms.
 _LAZY = {
     "AsyncBackgroundObserver": "_async_background",
+    "AsyncNotesFeed": "_feed",
     "AsyncRawClient": "_async_raw",
     "AsyncTurnRecorder": "_async_recorder",
+    "NotesFeed": "_feed",
     "RawClient": "_raw",
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar
 
@@ -81,6 +81,21 @@ def check_options(observer: str = "", **spans: timedelta) -> None:
             _encoding.timespan(name, span)
     except _encoding.Unencodable as error:
         raise invalid(error.argument, error.problem) from error
+
+
+def observer_names(observers: Iterable[str]) -> list[str]:
+    """Return the names of one or more observers.
+
+    Raises:
+        InvalidArgument: If they are not a list of strings, or if there are none.
+    """
+    try:
+        names = _encoding.texts("observers", observers)
+    except _encoding.Unencodable as error:
+        raise invalid(error.argument, error.problem) from error
+    if not names:
+        raise invalid("observers", "must name at least one observer")
+    return names
 
 
 def builder(build: Callable[P, Call[T]]) -> Callable[P, Call[T]]:

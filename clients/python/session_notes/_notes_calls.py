@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from session_notes import _decoding, _encoding
 from session_notes._calls import Call, Page, builder, new_id
-from session_notes._errors import RunInFlight, Unavailable
+from session_notes._errors import RunInFlight
 from session_notes._results import BeginResult, DueSession, Reading, RenewResult, Run, WriteResult
 from session_notes._types import Notes, StaleReason, WriteOutcome
 from session_notes.v1 import session_notes_pb2 as api
@@ -58,35 +58,56 @@ def batch_get_notes(
     max_turns_behind: int | None,
     unavailable_ok: bool,
 ) -> Call[list[Reading]]:
-    """Build SessionNotes.BatchGetNotes. Not retried, like GetNotes."""
-    ids = _encoding.texts("session_ids", session_ids)
+    """Build SessionNotes.BatchGetNotes for several sessions. Not retried, like GetNotes."""
+    observer = _encoding.text("observer", observer)
+    keys = [(session_id, observer) for session_id in _encoding.texts("session_ids", session_ids)]
+    call = _batch(keys, max_age, max_snapshot_age, None, max_turns_behind)
+    if unavailable_ok:
+        call.fallback = lambda error: [Reading.unavailable(*key, str(error)) for key in keys]
+    return call
+
+
+@builder
+def notes_of_observers(
+    session_id: str,
+    observers: Iterable[str],
+    max_age: timedelta | None,
+    max_snapshot_age: timedelta | None,
+    current_turn: int | None,
+    max_turns_behind: int | None,
+) -> Call[list[Reading]]:
+    """Build SessionNotes.BatchGetNotes for several observers of one session."""
+    session_id = _encoding.text("session_id", session_id)
+    keys = [(session_id, observer) for observer in _encoding.texts("observers", observers)]
+    return _batch(keys, max_age, max_snapshot_age, current_turn, max_turns_behind)
+
+
+def _batch(
+    keys: list[tuple[str, str]],
+    max_age: timedelta | None,
+    max_snapshot_age: timedelta | None,
+    current_turn: int | None,
+    max_turns_behind: int | None,
+) -> Call[list[Reading]]:
+    """Build SessionNotes.BatchGetNotes for pairs of session and observer."""
     common = api.GetNotesRequest(
-        observer=_encoding.text("observer", observer),
         max_age=_encoding.duration("max_age", max_age),
         max_snapshot_age=_encoding.duration("max_snapshot_age", max_snapshot_age),
+        current_turn=_encoding.count("current_turn", current_turn),
         max_turns_behind=_encoding.count("max_turns_behind", max_turns_behind),
     )
     batch = api.BatchGetNotesRequest()
-    for session_id in ids:
-        entry = batch.requests.add(session_id=session_id)
+    for session_id, observer in keys:
+        entry = batch.requests.add(session_id=session_id, observer=observer)
         entry.MergeFrom(common)
 
     def read(message: api.BatchGetNotesResponse) -> list[Reading]:
         return [
             _bounded(Reading.from_message(response, session_id=session_id, observer=observer), max_snapshot_age)
-            for session_id, response in zip(ids, message.responses, strict=True)
+            for (session_id, observer), response in zip(keys, message.responses, strict=True)
         ]
 
-    def unavailable(error: Unavailable) -> list[Reading]:
-        return [Reading.unavailable(session_id, observer, str(error)) for session_id in ids]
-
-    return Call(
-        _SERVICE + "BatchGetNotes",
-        batch,
-        api.BatchGetNotesResponse,
-        read,
-        fallback=unavailable if unavailable_ok else None,
-    )
+    return Call(_SERVICE + "BatchGetNotes", batch, api.BatchGetNotesResponse, read)
 
 
 def _bounded(reading: Reading, max_snapshot_age: timedelta | None) -> Reading:

@@ -38,14 +38,26 @@ _BY_URGENCY = (Severity.CRITICAL, Severity.WARNING, Severity.INFO, Severity.UNSP
 _BLANKS = r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]+"
 
 
+def severities_from(min_severity: Severity | None) -> tuple[Severity, ...]:
+    """Return the severities of at least a minimum, the most urgent first.
+
+    Raises:
+        InvalidArgument: If the minimum is not a severity.
+    """
+    if min_severity is None:
+        return _BY_URGENCY
+    if min_severity not in _BY_URGENCY:
+        raise invalid("min_severity", f"must be one of {', '.join(reversed(_BY_URGENCY[:-1]))}")
+    return _BY_URGENCY[: _BY_URGENCY.index(min_severity) + 1]
+
+
 def check_options(min_severity: Severity | None, max_chars: int) -> None:
     """Check the options of a prompt.
 
     Raises:
         InvalidArgument: If one of them is invalid.
     """
-    if min_severity is not None and min_severity not in list(Severity):
-        raise invalid("min_severity", f"must be one of {', '.join(reversed(_BY_URGENCY[:-1]))}")
+    severities_from(min_severity)
     if isinstance(max_chars, bool) or not isinstance(max_chars, int) or max_chars < 0:
         raise invalid("max_chars", "must be an int of at least 0")
 
@@ -83,8 +95,9 @@ def prompt(
 
 def _sections(notes: Notes, fresh: bool, min_severity: Severity | None) -> Iterator[tuple[str, list[str]]]:
     """Yield headings and items, in the order in which a model should read them."""
-    shown = _BY_URGENCY if min_severity is None else _BY_URGENCY[: _BY_URGENCY.index(min_severity) + 1]
-    issues = [issue for severity in shown for issue in notes.issues if issue.severity == severity]
+    issues = [
+        issue for severity in severities_from(min_severity) for issue in notes.issues if issue.severity == severity
+    ]
     yield (
         "Issues:\n",
         [

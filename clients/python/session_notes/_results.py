@@ -144,7 +144,7 @@ class Reading:
             unavailable_reason=reason,
         )
 
-    def as_tool_result(self) -> dict[str, Any]:
+    def as_tool_result(self, *, min_severity: Severity | None = None) -> dict[str, Any]:
         """Return the reading as a tool result for the primary's model: compact JSON without empty parts.
 
             >>> reading.as_tool_result()
@@ -155,7 +155,14 @@ class Reading:
 
         `newer_run` is the state of the latest run, present if that run is newer than the one that wrote the notes.
         `stale_because` is present if the notes are not fresh.
+
+        Args:
+            min_severity: Leave out less severe issues. None: all issues.
+
+        Raises:
+            InvalidArgument: If `min_severity` is not a severity.
         """
+        shown = _prompt.severities_from(min_severity)
         # The failure of a run is omitted. It is meant for humans, and a model might read it out to the user.
         if not self.ready or self.notes is None:
             return {"ready": False, "reason": self.readiness.value}
@@ -169,7 +176,7 @@ class Reading:
             "newer_run": newer.state.value if newer else None,
         }
         present = {name: content for name, content in optional.items() if content is not None}
-        return {"ready": True} | present | {"notes": notes_as_dict(self.notes)}
+        return {"ready": True} | present | {"notes": notes_as_dict(self.notes, shown)}
 
     def as_prompt(self, *, min_severity: Severity | None = None, max_chars: int = _prompt.DEFAULT_MAX_CHARS) -> str:
         """Return the notes as text for the prompt of the primary's model, in a tag `<session-notes>`.

@@ -151,11 +151,11 @@ class Turn:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-def notes_as_dict(notes: Notes) -> dict[str, Any]:
-    """Return notes as JSON for a model, without empty parts."""
+def notes_as_dict(notes: Notes, severities: Sequence[Severity] = tuple(Severity)) -> dict[str, Any]:
+    """Return notes as JSON for a model, without empty parts and without issues of other severities."""
     parts = {
         "coverage": dict(notes.coverage),
-        "issues": [_issue_as_dict(issue) for issue in notes.issues],
+        "issues": [_issue_as_dict(issue) for issue in notes.issues if issue.severity in severities],
         "follow_up_suggestions": list(notes.follow_up_suggestions),
         "summary": notes.summary,
         "extra": dict(notes.extra),

@@ -66,7 +66,8 @@ interface Table {
 
 const TABLES = new Map(
   readdirSync(CONFORMANCE)
-    .filter((file) => file.endsWith(".json"))
+    // This client has no feed yet.
+    .filter((file) => file.endsWith(".json") && file !== "feeds.json")
     .map((file) => [basename(file, ".json"), JSON.parse(readFileSync(join(CONFORMANCE, file), "utf8")) as Table]),
 );
 

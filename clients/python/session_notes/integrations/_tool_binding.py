@@ -1,11 +1,12 @@
 """The notes tool of a framework: its name and description, and the session of each call."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, Generic, TypedDict, TypeVar
 
+from session_notes import Severity
 from session_notes.integrations._sessions import check_session_id, session_of
-from session_notes.integrations.tools import DESCRIPTION, NAME, AsyncNotesTool, NotesTool
+from session_notes.integrations.tools import NAME, AsyncNotesTool, NotesTool, default_description
 
 Tool = TypeVar("Tool", bound=NotesTool | AsyncNotesTool)
 
@@ -14,7 +15,10 @@ class NotesOptions(TypedDict, total=False):
     """The options of a tool besides its client and session. `NotesTool` documents them."""
 
     observer: str
+    observers: Sequence[str] | None
+    min_severity: Severity | None
     max_age: timedelta | None
+    max_snapshot_age: timedelta | None
     max_turns_behind: int | None
     name: str
     description: str
@@ -37,7 +41,7 @@ class ToolBinding(Generic[Tool]):
     ) -> None:
         check_session_id(session_id)
         self.name = options.get("name", NAME)
-        self.description = options.get("description", DESCRIPTION)
+        self.description = options.get("description", default_description(options.get("observers")))
         self._make = make
         self._session_id = session_id
         self._options = options

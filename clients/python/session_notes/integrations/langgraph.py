@@ -73,7 +73,8 @@ def notes_tool(
         client: Reads the notes. A `PrimaryClient` supports `invoke`, and `ainvoke` in a thread. An `AsyncPrimaryClient`
             supports only `ainvoke`, in the event loop in which it was opened.
         session_id: The session id, or a function that maps the run's config to one.
-        **options: Options of `NotesTool`: `observer`, `max_age`, `max_turns_behind`, `name`, `description`.
+        **options: Options of `NotesTool`: `observer` or `observers`, `min_severity`, `max_age`,
+            `max_snapshot_age`, `max_turns_behind`, `name`, `description`.
 
     Raises:
         InvalidArgument: If the client or the session id has the wrong type.

@@ -67,7 +67,8 @@ def notes_tool(client: AsyncPrimaryClient, session_id: SessionId, **options: Unp
     Args:
         client: Reads the notes. Open it in the event loop in which the agent runs.
         session_id: The session id, or a function that maps the run's context to one.
-        **options: Options of `AsyncNotesTool`: `observer`, `max_age`, `max_turns_behind`, `name`, `description`.
+        **options: Options of `AsyncNotesTool`: `observer` or `observers`, `min_severity`, `max_age`,
+            `max_snapshot_age`, `max_turns_behind`, `name`, `description`.
 
     Raises:
         InvalidArgument: If the client is not an `AsyncPrimaryClient`, or the session id has the wrong type.

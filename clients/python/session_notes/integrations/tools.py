@@ -14,7 +14,7 @@ user could talk it into reading another user's notes.
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
@@ -23,8 +23,15 @@ from session_notes import (
     InvalidArgument,
     PrimaryClient,
     Readiness,
+    Reading,
     SessionNotesError,
+    Severity,
+    Unavailable,
     UsageError,
+    _calls,
+    _drift,
+    _notes_calls,
+    _prompt,
 )
 from session_notes.integrations._arguments import check_client
 
@@ -74,6 +81,18 @@ DESCRIPTION = (
 )
 """The default description of the tool."""
 
+DESCRIPTION_OF_SEVERAL = (
+    "Reads the notes of several background observers on this conversation. Takes no arguments and returns "
+    f"immediately. `observers` has a result for each observer, by name, with its notes: {NOTES_CONTENTS}.\n"
+    f"{READING_GUIDE}\n{CONVERSATION_GUIDE}"
+)
+"""The default description of a tool for several observers."""
+
+
+def default_description(observers: object) -> str:
+    """Return the default description of a tool with or without several observers."""
+    return DESCRIPTION if observers is None else DESCRIPTION_OF_SEVERAL
+
 
 def parameters() -> dict[str, Any]:
     """Return the tool's parameters as JSON schema: none."""
@@ -92,19 +111,28 @@ class _Tool(Generic[C]):
         session_id: str,
         *,
         observer: str = "",
+        observers: Sequence[str] | None = None,
+        min_severity: Severity | None = None,
         max_age: timedelta | None = None,
+        max_snapshot_age: timedelta | None = None,
         max_turns_behind: int | None = None,
         current_turn: CurrentTurn = None,
         name: str = NAME,
-        description: str = DESCRIPTION,
+        description: str | None = None,
     ) -> None:
         check_client(client, self._CLIENT, advice=self._ADVICE)
+        if observers is not None and observer:
+            raise InvalidArgument("pass either observer or observers")
+        _prompt.severities_from(min_severity)
         self.name = name
-        self.description = description
+        self.description = default_description(observers) if description is None else description
         self._client: C = client
         self._session_id = session_id
+        self._observers = None if observers is None else _calls.observer_names(observers)
         self._observer = observer
+        self._min_severity = min_severity
         self._max_age = max_age
+        self._max_snapshot_age = max_snapshot_age
         self._max_turns_behind = max_turns_behind
         self._current_turn = current_turn
 
@@ -127,16 +155,24 @@ class _Tool(Generic[C]):
         """Return the definition for `tools` in Anthropic's Messages API."""
         return {"name": self.name, "description": self.description, "input_schema": parameters()}
 
-    def _request(self) -> dict[str, Any]:
+    def _bounds(self) -> dict[str, Any]:
         turn = self._current_turn
         return {
-            "session_id": self._session_id,
-            "observer": self._observer,
             "max_age": self._max_age,
-            "max_turns_behind": self._max_turns_behind,
+            "max_snapshot_age": self._max_snapshot_age,
             "current_turn": turn() if callable(turn) else turn,
-            "unavailable_ok": True,
+            "max_turns_behind": self._max_turns_behind,
         }
+
+    def _call_for(self, observers: list[str]) -> _calls.Call[list[Reading]]:
+        call = _notes_calls.notes_of_observers(self._session_id, observers, **self._bounds())
+        return _drift.batch_counting_pending(call, self._client._transport.target)
+
+    def _result(self, reading: Reading) -> dict[str, Any]:
+        return reading.as_tool_result(min_severity=self._min_severity)
+
+    def _results(self, readings: list[Reading]) -> dict[str, Any]:
+        return {"observers": {reading.observer: self._result(reading) for reading in readings}}
 
 
 class NotesTool(_Tool[PrimaryClient]):
@@ -150,15 +186,19 @@ class NotesTool(_Tool[PrimaryClient]):
         client: Reads the notes. The tool does not close it.
         session_id: The session to read. The model cannot choose another.
         observer: The observer whose notes to read. Empty: `default`.
+        observers: Several observers to read in one call. The result has the notes of each by name. None: `observer`.
+        min_severity: Leave out less severe issues. None: all issues.
         max_age: The maximum age of fresh notes.
+        max_snapshot_age: The maximum age of the snapshot that fresh notes are based on.
         max_turns_behind: The maximum drift of fresh notes, in turns.
         current_turn: The conversation's turn count, or a function that returns it on each call. None: the stored
             turns, plus those pending in recorders of this process.
         name: The tool's name.
-        description: The tool's description for the model.
+        description: The tool's description for the model. None: one that suits its result.
 
     Raises:
-        InvalidArgument: If the client is not a `PrimaryClient`. For an `AsyncPrimaryClient`, use `AsyncNotesTool`.
+        InvalidArgument: If the client is not a `PrimaryClient` (for an `AsyncPrimaryClient`, use `AsyncNotesTool`), if
+            both `observer` and `observers` are given, or if `observers` or `min_severity` is invalid.
     """
 
     _CLIENT = PrimaryClient
@@ -166,6 +206,8 @@ class NotesTool(_Tool[PrimaryClient]):
 
     def call(self, arguments: object = None) -> dict[str, Any]:
         """Read the notes and return them as `Reading.as_tool_result()`.
+
+        With `observers`, the result is `{"observers": {name: result, ...}}`, or unavailable as a whole.
 
         Args:
             arguments: The model's arguments. They are ignored; a program can pass them so that it calls all its tools
@@ -175,8 +217,11 @@ class NotesTool(_Tool[PrimaryClient]):
             InvalidArgument: If the tool was made with a value that the sidecar rejects.
             UsageError: If the client is closed.
         """
+        client = self._client
         try:
-            return self._client.get_notes(**self._request()).as_tool_result()
+            if self._observers is None:
+                return self._result(client.get_notes(self._session_id, observer=self._observer, **self._bounds()))
+            return self._results(client._transport.send(self._call_for(self._observers), None, client._timeout))
         except (InvalidArgument, UsageError):
             raise
         except SessionNotesError as error:
@@ -197,8 +242,11 @@ class AsyncNotesTool(_Tool[AsyncPrimaryClient]):
 
     async def call(self, arguments: object = None) -> dict[str, Any]:
         """Read the notes and return them as `NotesTool.call` does."""
+        client = self._client
         try:
-            return (await self._client.get_notes(**self._request())).as_tool_result()
+            if self._observers is None:
+                return self._result(await client.get_notes(self._session_id, observer=self._observer, **self._bounds()))
+            return self._results(await client._transport.send(self._call_for(self._observers), None, client._timeout))
         except (InvalidArgument, UsageError):
             raise
         except SessionNotesError as error:
@@ -212,8 +260,9 @@ class AsyncNotesTool(_Tool[AsyncPrimaryClient]):
 
 
 def _unavailable(error: SessionNotesError) -> dict[str, Any]:
-    # The class and the reason are constants. The message is not logged, since it may contain user data.
-    log.warning("notes are unavailable to the model: %s %s", type(error).__name__, error.reason)
+    if not isinstance(error, Unavailable):
+        # The class and the reason are constants. The message is not logged, since it may contain user data.
+        log.warning("notes are unavailable to the model: %s %s", type(error).__name__, error.reason)
     return {"ready": False, "reason": Readiness.UNAVAILABLE.value}
 
 
