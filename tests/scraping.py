@@ -37,8 +37,8 @@ class Scrape:
 
 
 def address(sidecar: Sidecar) -> tuple[str, int]:
-    """Return the address of a sidecar's metrics, from its log."""
-    ((host, port),) = re.findall(r"metrics at http://([\d.]+):(\d+)/metrics", sidecar.log)
+    """Return the address of a sidecar's metrics since its last start, from its log."""
+    *_, (host, port) = re.findall(r"metrics at http://([\d.]+):(\d+)/metrics", sidecar.log)
     return host, int(port)
 
 

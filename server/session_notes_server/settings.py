@@ -156,7 +156,7 @@ class Settings:
     """Format of log lines: text for people, or JSON for programs."""
 
     metrics_listen: str | None = None
-    """Address at which Prometheus scrapes the metrics: `host:port`. None: no metrics are collected."""
+    """Address of metrics and HTTP probes: `host:port`. None: neither is served, and no metrics are collected."""
 
     channelz: bool = False
     """Whether to serve `grpc.channelz.v1`, the state of connections and calls."""

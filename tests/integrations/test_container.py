@@ -143,6 +143,25 @@ def test_pod(installed: Path, host: Path) -> None:
         assert "Traceback" not in running.log
 
 
+def test_pod_with_metrics(installed: Path, host: Path) -> None:
+    """With the components `metrics` and `metrics/readiness`, the sidecar's port answers all probes over HTTP."""
+    (sidecar,) = pod("sidecar/sidecar.yaml")["initContainers"]
+    (metrics,) = pod("metrics/metrics.yaml")["initContainers"]
+    (ready,) = pod("metrics/readiness/readiness.yaml")["initContainers"]
+    (port,) = metrics["ports"]
+
+    def passes_over_http(container: Container, probe: Manifest) -> bool:
+        request = probe["httpGet"]
+        assert request["port"] == port["name"]
+        url = f"http://127.0.0.1:{port['containerPort']}{request['path']}"
+        return passes(container, ["python", "-c", f"import urllib.request; urllib.request.urlopen({url!r})"])
+
+    with pod_container(sidecar | {"env": metrics["env"]}, images()["sidecar"], installed, host) as running:
+        for probe in (metrics["startupProbe"], metrics["livenessProbe"], ready["readinessProbe"]):
+            eventually(lambda probe=probe: passes_over_http(running, probe), 30, every=0.2)  # type: ignore[misc]
+        assert running.stop() == 0, running.log
+
+
 def test_probes_during_a_store_outage(installed: Path, host: Path) -> None:
     """While the store is down, the pod is started and alive but not ready. It is ready once the store is up."""
     (sidecar,) = pod("sidecar/sidecar.yaml")["initContainers"]

@@ -102,6 +102,44 @@ def test_kustomize_readiness_component(tmp_path: Path) -> None:
     assert sidecar["readinessProbe"]["exec"]["command"][-1] == "ready"
 
 
+LIVE, READY = {"path": "/livez", "port": "metrics"}, {"path": "/readyz", "port": "metrics"}
+
+
+@needs_kubectl
+def test_kustomize_metrics_components(tmp_path: Path) -> None:
+    """The component `metrics` opens a port that all probes use, instead of commands."""
+    shutil.copytree(DEPLOY / "kubernetes", tmp_path / "kubernetes")
+    (tmp_path / "kubernetes/test").mkdir()
+    kustomization = {"resources": ["../base"], "components": ["../metrics", "../metrics/readiness"]}
+    (tmp_path / "kubernetes/test/kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    sidecar = sidecar_of(validate(run("kubectl", "kustomize", tmp_path / "kubernetes/test"), tmp_path))
+    probes = {name: sidecar[name].get("httpGet") for name in sidecar if name.endswith("Probe")}
+    assert probes == {"startupProbe": LIVE, "livenessProbe": LIVE, "readinessProbe": READY}
+    assert all("exec" not in sidecar[name] for name in probes)
+    (port,) = sidecar["ports"]
+    (listen,) = [item["value"] for item in sidecar["env"] if item["name"] == "SESSION_NOTES_METRICS_LISTEN"]
+    assert (port["name"], listen) == ("metrics", f"0.0.0.0:{port['containerPort']}")
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    ("listen", "over_http"),
+    [("0.0.0.0:9464", True), ("[::]:9464", True), (":9464", True), ("127.0.0.1:9464", False), ("[::1]:9464", False)],
+)
+def test_chart_probes_the_metrics_port(listen: str, over_http: bool, tmp_path: Path) -> None:
+    """The chart probes over HTTP if the kubelet can reach the metrics' address, and with commands otherwise."""
+    values = tmp_path / "values.yaml"
+    values.write_text(yaml.safe_dump({"settings": {"SESSION_NOTES_METRICS_LISTEN": listen}}))
+    rendered = validate(render(CHART, *SECURE, "--values", str(values)), tmp_path)
+    (deployment,) = [manifest for manifest in rendered if manifest["kind"] == "Deployment"]
+    (container,) = containers(deployment)
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"grpc": 50051} | ({"metrics": 9464} if over_http else {})
+    for name, request in (("startupProbe", LIVE), ("livenessProbe", LIVE), ("readinessProbe", READY)):
+        assert container[name].get("httpGet") == (request if over_http else None)
+        assert ("exec" in container[name]) != over_http
+
+
 @needs_helm
 def test_chart(tmp_path: Path) -> None:
     """The chart renders a Deployment with TLS and tokens whose readiness follows the store, and its Service."""

@@ -92,7 +92,7 @@ async def _collect_metrics(settings: Settings) -> AsyncIterator[Metrics | None]:
     from session_notes_server.telemetry.metrics.exposition import exposed
 
     counts = cells.private()
-    async with exposed(settings.metrics_listen, [counts]):
+    async with exposed(settings.metrics_listen, [counts], lambda: [counts]):
         yield Metrics(counts)
 
 
@@ -130,9 +130,11 @@ async def serve_calls(
         await stack.enter_async_context(background(*(admission.transfers.sweep() for admission in admissions)))
         if metrics is not None:
             metrics.serves(engine.name)
-            await stack.enter_async_context(background(metrics.watch_loop()))
         addresses = [stack.enter_context(engine.listening(address)) for address in settings.listen]
         await engine.start()
+        if metrics is not None:
+            # Started last: until the loop is watched, the sidecar is not live.
+            await stack.enter_async_context(background(metrics.watch_loop()))
         yield addresses
         grace_seconds = settings.grace.total_seconds()
         deadline = loop.time() + grace_seconds

@@ -96,11 +96,14 @@ async def _expose_metrics(settings: Settings, workers: Sequence[WorkerProcess]) 
         return
     from session_notes_server.telemetry.metrics.exposition import exposed
 
-    counts = [cells.at(worker.counts) for worker in workers if worker.counts is not None]
+    counts = {worker: cells.at(worker.counts) for worker in workers if worker.counts is not None}
+
+    def serving() -> list[cells.Cells]:
+        return [numbers for worker, numbers in counts.items() if worker.serving.is_set()]
 
     def processes() -> dict[str, int]:
         pids = {worker.name: worker.pid for worker in workers if worker.pid is not None}
         return {"supervisor": os.getpid(), **pids}
 
-    async with exposed(settings.metrics_listen, counts, processes):
+    async with exposed(settings.metrics_listen, [*counts.values()], serving, processes):
         yield

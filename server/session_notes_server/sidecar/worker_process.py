@@ -41,7 +41,7 @@ class WorkerProcess(ChildProcess):
 
     Attributes:
         counts: A descriptor of the memory for its metrics. None: no metrics.
-        serving: Set once the worker serves calls for the first time.
+        serving: Set while the worker serves calls.
     """
 
     def __init__(self, number: int, settings: Settings, shutdown: Shutdown, on_deletion: Callable[[], None]) -> None:
@@ -53,6 +53,7 @@ class WorkerProcess(ChildProcess):
         )
         self.counts = cells.shared() if settings.metrics_listen else None
         self.serving = asyncio.Event()
+        self._has_served = False
         # Processes cannot share a unix socket.
         listen = tuple(address for address in settings.listen if number == 1 or not address.startswith("unix:"))
         verbose = log.isEnabledFor(logging.DEBUG)
@@ -105,6 +106,7 @@ class WorkerProcess(ChildProcess):
         with contextlib.suppress(ConnectionError):  # It ended without reading its instructions.
             while messages := await self._reader.read(1024):
                 self._handle(messages)
+        self.serving.clear()
         code = await super().wait()
         if self._writer is not None:
             self._writer.close()
@@ -119,8 +121,9 @@ class WorkerProcess(ChildProcess):
         if SERVING in messages or ALIVE in messages:
             self._awaits_message = False
         if SERVING in messages:
-            if self.serving.is_set():
+            if self._has_served:
                 log.info("%s serves again", self.name)
+            self._has_served = True
             self.serving.set()
 
     async def stop(self) -> None:

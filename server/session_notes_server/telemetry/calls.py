@@ -41,6 +41,11 @@ class Telemetry:
         if self._metrics is not None:
             self._metrics.unknown_method()
 
+    def health(self, service: str, *, serving: bool) -> None:
+        """Report the health of a service."""
+        if self._metrics is not None:
+            self._metrics.health(service, serving=serving)
+
     def store_up(self, *, up: bool) -> None:
         """Report whether the store can be used."""
         if self._metrics is not None:

@@ -176,8 +176,9 @@ _OPTIONS = (
         metavar="ADDRESS",
         envvar="SESSION_NOTES_METRICS_LISTEN",
         panel=_OBSERVABILITY,
-        help="Serve metrics for Prometheus at http://ADDRESS/metrics: host:port (port 0 picks a free one and logs it). "
-        "They contain no user data and require no credentials, so other machines may be able to reach them.",
+        help="Serve metrics for Prometheus at http://ADDRESS/metrics, and probes at /livez and /readyz: host:port "
+        "(port 0 picks a free one and logs it). They contain no user data and require no credentials, so other "
+        "machines may be able to reach them.",
         show_default="no metrics",
     ),
     option(

@@ -65,29 +65,59 @@ resources:
 {{- end }}
 {{- end }}
 
+{{/* The port of metrics and HTTP probes. Empty if they are off, or on loopback, which the kubelet cannot reach. */}}
+{{- define "session-notes.metricsPort" -}}
+{{- $address := .Values.settings.SESSION_NOTES_METRICS_LISTEN | default "" -}}
+{{- if not (regexMatch "^(localhost|127\\.[0-9.]+|\\[::1\\]):" $address) -}}
+{{- regexFind "[0-9]+$" $address -}}
+{{- end -}}
+{{- end }}
+
+{{- define "session-notes.ports" -}}
+{{- with include "session-notes.metricsPort" . -}}
+- name: metrics
+  containerPort: {{ . }}
+{{- end }}
+{{- end }}
+
 {{/*
-Commands, because the kubelet's own gRPC probes speak no TLS and reach no unix socket. Health needs no token. Startup and
-liveness check the process only; readiness also checks the store.
+HTTP requests where metrics are on, because they start no process. Otherwise commands, because the kubelet's own gRPC
+probes speak no TLS and reach no unix socket. Neither needs a token. Startup and liveness check the process only;
+readiness also checks the store.
 */}}
-{{- define "session-notes.startup" -}}
+{{- define "session-notes.live" -}}
+{{- if include "session-notes.metricsPort" . -}}
+httpGet:
+  path: /livez
+  port: metrics
+{{- else -}}
 exec:
   command: [session-notes, health, --service, live]
-periodSeconds: 2
+{{- end }}
 timeoutSeconds: 10
+{{- end }}
+
+{{- define "session-notes.startup" -}}
+{{ include "session-notes.live" . }}
+periodSeconds: 2
 failureThreshold: 15
 {{- end }}
 
 {{- define "session-notes.liveness" -}}
-exec:
-  command: [session-notes, health, --service, live]
+{{ include "session-notes.live" . }}
 periodSeconds: 30
-timeoutSeconds: 10
 failureThreshold: 3
 {{- end }}
 
 {{- define "session-notes.readiness" -}}
+{{- if include "session-notes.metricsPort" . -}}
+httpGet:
+  path: /readyz
+  port: metrics
+{{- else -}}
 exec:
   command: [session-notes, health, --service, ready]
+{{- end }}
 periodSeconds: 10
 timeoutSeconds: 10
 failureThreshold: 2

@@ -13,6 +13,10 @@ index .Subcharts "session-notes". For the use of each, see deploy/helm/example.
     - name: SESSION_NOTES_LISTEN
       value: {{ include "session-notes.socket" . }}
     {{- include "session-notes.settings" . | nindent 4 }}
+  {{- with include "session-notes.ports" . }}
+  ports:
+    {{- . | nindent 4 }}
+  {{- end }}
   startupProbe:
     {{- include "session-notes.startup" . | nindent 4 }}
   livenessProbe:

@@ -50,7 +50,7 @@ class Health:
     """
 
     def __init__(self, executors: Sequence[Executor], services: Sequence[str], telemetry: Telemetry) -> None:
-        self.servicer = HealthServicer()
+        self.servicer = HealthServicer(telemetry)
         self._telemetry = telemetry
         self._executors = executors
         self._services = ("", HEALTH_READY, *services)
@@ -127,12 +127,13 @@ class Health:
 class HealthServicer(aio.HealthServicer):  # type: ignore[misc]  # grpc_health has no types
     """The servicer of grpcio-health-checking, with a Watch that does not block other callers.
 
-    Its own Watch holds a lock while it writes. Until its caller reads, the service's health cannot change, and no other
-    caller learns of a change.
+    Every change is reported to telemetry, which answers HTTP probes. The original Watch holds a lock while it writes.
+    Until its caller reads, the service's health cannot change, and no other caller learns of a change.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, telemetry: Telemetry) -> None:
         super().__init__()
+        self._telemetry = telemetry
         self._changed = asyncio.Event()
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
@@ -148,6 +149,7 @@ class HealthServicer(aio.HealthServicer):  # type: ignore[misc]  # grpc_health h
 
     async def _set(self, service: str, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         self._server_status[service] = status
+        self._telemetry.health(service, serving=status == _SERVING)
         self._changed.set()
         self._changed = asyncio.Event()
 

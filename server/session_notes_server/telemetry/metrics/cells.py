@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import TypeAlias
 
-from session_notes_server.telemetry.metrics.families import ALL, Family
+from session_notes_server.telemetry.metrics.families import ALL, PROBED, Family
 
 Cells: TypeAlias = "memoryview[float]"
 """All numbers of one process, as doubles."""
 
-_SIZES = [family.width * len(family.series) for family in ALL]
-_OFFSETS = dict(zip([family.name for family in ALL], accumulate(_SIZES, initial=0), strict=False))
+_FAMILIES = (*ALL, *PROBED)
+_SIZES = [family.width * len(family.series) for family in _FAMILIES]
+_OFFSETS = dict(zip([family.name for family in _FAMILIES], accumulate(_SIZES, initial=0), strict=False))
 _BYTES = sum(_SIZES) * 8
 
 
@@ -49,6 +50,11 @@ def series(family: Family) -> Iterator[tuple[tuple[str, ...], range]]:
     first = _OFFSETS[family.name]
     for labels in family.series:
         yield labels, range(first, first := first + family.width)
+
+
+def value(cells: Cells, family: Family) -> float:
+    """Return the value of a gauge without labels."""
+    return cells[_OFFSETS[family.name]]
 
 
 def _first_index(family: Family, labels: tuple[str, ...]) -> int:

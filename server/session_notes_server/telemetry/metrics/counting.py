@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
-from session_notes_server.settings import EngineName
+from session_notes_server.settings import HEALTH_LIVE, EngineName
 from session_notes_server.store import OPERATIONS, StoreUnavailable
 from session_notes_server.telemetry.metrics.cells import Cells, Histogram, Number
 from session_notes_server.telemetry.metrics.families import (
@@ -19,8 +19,11 @@ from session_notes_server.telemetry.metrics.families import (
     HANDLED,
     HANDLING,
     IN_FLIGHT,
+    LAST_TICK,
+    LIVE,
     LOOP_LAG,
     METHODS,
+    READY,
     REASONS,
     REFUSED,
     STARTED,
@@ -54,6 +57,8 @@ class Metrics:
         self.store = StoreMetrics(cells)
         self.store_up = Number(cells, STORE_UP)
         self._engines = {name: Number(cells, ENGINE, name) for (name,) in ENGINE.series}
+        self._health = {HEALTH_LIVE: Number(cells, LIVE), "": Number(cells, READY)}
+        self._last_tick = Number(cells, LAST_TICK)
         self._lag = Histogram(cells, LOOP_LAG)
         self._unknown_started = Number(cells, STARTED, *UNKNOWN)
         self._unknown_handled = Number(cells, HANDLED, *UNKNOWN, CODES[grpc.StatusCode.UNIMPLEMENTED])
@@ -63,6 +68,11 @@ class Metrics:
         self._unknown_started.add()
         self._unknown_handled.add()
 
+    def health(self, service: str, *, serving: bool) -> None:
+        """Record the health of a service, if probes evaluate it."""
+        if number := self._health.get(service):
+            number.set(float(serving))
+
     def serves(self, engine: EngineName) -> None:
         """Record the engine that serves calls."""
         self._engines[engine].set(1.0)
@@ -70,6 +80,7 @@ class Metrics:
     async def watch_loop(self) -> None:
         """Measure how late the event loop runs its timers, until cancelled."""
         while True:
+            self._last_tick.set(monotonic())
             before = perf_counter()
             await asyncio.sleep(LAG_INTERVAL_SECONDS)
             self._lag.add(max(0.0, perf_counter() - before - LAG_INTERVAL_SECONDS))

@@ -1,4 +1,4 @@
-"""Exposition of metrics over HTTP in Prometheus's formats. Only this module imports prometheus_client."""
+"""The HTTP port for metrics in Prometheus's formats, and for probes. Only this module imports prometheus_client."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
+from time import monotonic
 from typing import Any
 
 import grpc
@@ -24,27 +25,43 @@ from prometheus_client.registry import Collector
 
 from session_notes_server.addresses import AddressError, host_and_port
 from session_notes_server.settings import InvalidSetting
-from session_notes_server.telemetry.metrics.cells import Cells, series
-from session_notes_server.telemetry.metrics.families import ALL, Family
+from session_notes_server.telemetry.metrics.cells import Cells, series, value
+from session_notes_server.telemetry.metrics.families import ALL, LAST_TICK, LIVE, READY, Family
 
 log = logging.getLogger(__name__)
 
 Processes = Callable[[], Mapping[str, int]]
 """Returns the ids of a sidecar's current processes, by name."""
 
+Serving = Callable[[], Sequence[Cells]]
+"""Returns the cells of the processes that serve calls now."""
+
 PATH = "/metrics"
 
-# Enough for one or two Prometheus servers, whose scrapes take several milliseconds.
+PROBES = {
+    "/livez": (LIVE, "not serving: the sidecar is starting or stopping, or hangs"),
+    "/readyz": (READY, "not ready: the store cannot be used, or the sidecar is not serving"),
+}
+"""The probes: the gauge that must be 1, and the response if it is not."""
+
+HANGING_SECONDS = 5.0
+"""A process hangs if its event loop has not run for this long. It runs ten times a second."""
+
+# Enough for one or two Prometheus servers, whose scrapes take several milliseconds, and probes.
 MAX_CONNECTIONS, IDLE_SECONDS = 8, 5.0
 
 
 @contextlib.asynccontextmanager
-async def exposed(address: str, cells: Sequence[Cells], processes: Processes | None = None) -> AsyncIterator[None]:
-    """Serve scrapes within the block.
+async def exposed(
+    address: str, cells: Sequence[Cells], serving: Serving, processes: Processes | None = None
+) -> AsyncIterator[None]:
+    """Serve scrapes and probes within the block.
 
     Args:
         address: `host:port`. Port 0 selects a free port.
         cells: The cells of every process that serves calls.
+        serving: The cells of those that serve calls now. A worker that is being restarted is not one of them, because
+            connections go to the others.
         processes: The processes of a sidecar with workers, or None for this process only.
 
     Raises:
@@ -60,7 +77,7 @@ async def exposed(address: str, cells: Sequence[Cells], processes: Processes | N
         GCCollector(registry=registry)
     else:
         registry.register(_EachProcess(processes))
-    with _listening(address, registry) as server:
+    with _listening(address, registry, serving) as server:
         thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
         thread.start()
         log.info("metrics at http://%s:%d%s", address.rpartition(":")[0], server.server_address[1], PATH)
@@ -131,8 +148,16 @@ class _EachProcess(Collector):
         yield from metrics.values()
 
 
+def _all_pass(processes: Sequence[Cells], gauge: Family) -> bool:
+    """Return whether a gauge is 1 in all processes that serve calls, none of them hangs, and there is one."""
+    oldest_tick = monotonic() - HANGING_SECONDS
+    return bool(processes) and all(
+        value(cells, gauge) == 1.0 and value(cells, LAST_TICK) > oldest_tick for cells in processes
+    )
+
+
 @contextlib.contextmanager
-def _listening(address: str, registry: CollectorRegistry) -> Iterator[_Server]:
+def _listening(address: str, registry: CollectorRegistry, serving: Serving) -> Iterator[_Server]:
     try:
         host, port = host_and_port(address)
     except InvalidSetting:
@@ -143,7 +168,7 @@ def _listening(address: str, registry: CollectorRegistry) -> Iterator[_Server]:
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         _Server.address_family = family
-        handler = type("_Handler", (_Handler,), {"registry": registry})
+        handler = type("_Handler", (_Handler,), {"registry": registry, "serving": staticmethod(serving)})
         server = _Server(sockaddr[:2], handler)
     except (OSError, UnicodeError):
         raise AddressError(
@@ -158,6 +183,22 @@ class _Handler(MetricsHandler):
     """Handles the requests of one connection, and closes it when idle."""
 
     timeout = IDLE_SECONDS
+    serving: Serving
+
+    def do_GET(self) -> None:
+        """Answer a probe, or return the metrics."""
+        path = self.path.partition("?")[0]
+        if path not in PROBES:
+            super().do_GET()
+            return
+        gauge, failure = PROBES[path]
+        passes = _all_pass(self.serving(), gauge)
+        body = f"{'ok' if passes else failure}\n".encode()
+        self.send_response(200 if passes else 503)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def do_HEAD(self) -> None:
         """Respond as to GET, without the body."""
@@ -203,4 +244,4 @@ class _Server(http.server.ThreadingHTTPServer):
         error_type, *_ = sys.exc_info()
         assert error_type is not None  # noqa: S101 - for the type checker: called from an except block
         if not issubclass(error_type, OSError):
-            log.error("a scrape failed: %s", error_type.__qualname__)
+            log.error("a scrape or a probe failed: %s", error_type.__qualname__)

@@ -204,3 +204,10 @@ ALL = (
     *(READS, READ_AGE, READ_DRIFT, WRITES, RUNS_BEGUN, RUNS_ENDED, RUNS_AT_WORK),
     *(ENGINE, LOOP_LAG),
 )
+"""What scrapes return."""
+
+LIVE = Family("live", "gauge", "1 while health's `live` is SERVING.")
+READY = Family("ready", "gauge", "1 while the health of the empty service name is SERVING.")
+LAST_TICK = Family("last_tick", "gauge", "When the event loop ran last, by the system's monotonic clock, in seconds.")
+PROBED = (LIVE, READY, LAST_TICK)
+"""What probes evaluate, in the same memory."""
