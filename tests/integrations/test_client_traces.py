@@ -1,6 +1,7 @@
 """Client spans in an application with tracing: calls are part of its trace, and background runs are linked to it."""
 
 import asyncio
+import os
 import socket
 import subprocess
 import sys
@@ -244,6 +245,60 @@ def test_failed_background_run(traced: Sidecar, collector: Collector, session_id
         assert (run.status, run.events) == (ERROR, [])
         assert wait_for_span(collector, trace_id(span), f"{NOTES}/FailRun", CLIENT).parent == run.id
     assert b"canary" not in collector.exported
+
+
+EARLIER = {"rpc.system": "grpc", "rpc.service": NOTES, "rpc.method": "GetNotes", "rpc.grpc.status_code": 3}
+STABLE = {
+    "rpc.system.name": "grpc",
+    "rpc.method": f"{NOTES}/GetNotes",
+    "rpc.response.status_code": "INVALID_ARGUMENT",
+}
+
+
+@pytest.mark.parametrize(
+    ("opt_in", "expected"),
+    [
+        ("http,database/dup", EARLIER),
+        ("http, rpc", STABLE),
+        ("rpc,rpc/dup", EARLIER | STABLE),
+    ],
+)
+def test_stable_names_can_be_selected(opt_in: str, expected: dict[str, str | int], collector: Collector) -> None:
+    """OTEL_SEMCONV_STABILITY_OPT_IN selects the attributes of RPCs in the spans of the client and of the sidecar."""
+    program = """
+import sys
+from contextlib import suppress
+from datetime import timedelta
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from session_notes import InvalidArgument, PrimaryClient
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(sys.argv[2])))
+trace.set_tracer_provider(provider)
+with trace.get_tracer("program").start_as_current_span("turn") as turn, PrimaryClient(sys.argv[1]) as primary:
+    with suppress(InvalidArgument):
+        primary.get_notes("s1", observer="two words", timeout=timedelta(seconds=20))
+print(turn.get_span_context().trace_id)
+"""
+    env = {
+        "OTEL_BSP_SCHEDULE_DELAY": "20",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        "OTEL_SEMCONV_STABILITY_OPT_IN": opt_in,
+    }
+    with Sidecar(env=env) as sidecar:
+        done = subprocess.run(
+            [sys.executable, "-c", program, sidecar.target, collector.url],
+            env=os.environ | env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        for kind in (CLIENT, SERVER):
+            span = wait_for_span(collector, int(done.stdout), f"{NOTES}/GetNotes", kind)
+            assert {name: value for name, value in span.attributes.items() if name.startswith("rpc.")} == expected
 
 
 def test_opentelemetry_is_not_imported_without_tracing(traced: Sidecar) -> None:

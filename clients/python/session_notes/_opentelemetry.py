@@ -15,6 +15,8 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from session_notes._rpc_attributes import method_attributes, status_attributes
+
 if TYPE_CHECKING:
     from enum import Enum
     from types import TracebackType
@@ -41,7 +43,7 @@ class CallSpan:
         self._span = _TRACER.start_span(
             name,
             kind=SpanKind.CLIENT,
-            attributes={"rpc.system": "grpc", "rpc.service": service, "rpc.method": rpc, **_server_attributes(target)},
+            attributes={**method_attributes(service, rpc), **_server_attributes(target)},
         )
         carrier: dict[str, str] = {}
         _W3C.inject(carrier, trace.set_span_in_context(self._span))
@@ -57,7 +59,7 @@ class CallSpan:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._code is not None:
-            self._span.set_attribute("rpc.grpc.status_code", self._code.value[0])
+            self._span.set_attributes(status_attributes(self._code))
         if self._code is None or self._code.value[0]:
             error_type = self._code.name if self._code else kind.__name__ if kind else ""
             self._span.set_attribute("error.type", error_type)
@@ -71,7 +73,7 @@ class CallSpan:
     def record_retry(self) -> None:
         """Record that another attempt follows."""
         if self._code is not None:
-            self._span.add_event("retry", {"rpc.grpc.status_code": self._code.value[0]})
+            self._span.add_event("retry", status_attributes(self._code))
         self._code = None
 
 

@@ -18,6 +18,7 @@ from opentelemetry.context import Context, attach, detach
 from opentelemetry.sdk.trace.sampling import ParentBased
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from session_notes._rpc_attributes import method_attributes, status_attributes
 
 from session_notes_server.telemetry.tracing.export import Export
 
@@ -69,7 +70,7 @@ class MethodSpans:
 
     def __init__(self, tracer: Tracer, name: str, *, follows_callers: bool) -> None:
         service, _, method = name.rpartition(".")
-        attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+        attributes = method_attributes(service, method)
         self._start = partial(tracer.start_span, f"{service}/{method}", kind=SpanKind.SERVER, attributes=attributes)
         self._follows_callers = follows_callers
 
@@ -99,7 +100,7 @@ class CallSpan:
         deadline_passed = code is grpc.StatusCode.CANCELLED and self._context.time_remaining() == 0
         if deadline_passed:
             code = grpc.StatusCode.DEADLINE_EXCEEDED
-        self._span.set_attribute("rpc.grpc.status_code", code.value[0])
+        self._span.set_attributes(status_attributes(code))
         if deadline_passed or code in _SERVER_ERRORS:
             self._span.set_attribute("error.type", code.name)
             self._span.set_status(StatusCode.ERROR)
