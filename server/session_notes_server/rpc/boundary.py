@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import secrets
-import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -21,8 +18,6 @@ from session_notes_server.rpc.authorization import Authorization
 from session_notes_server.rpc.errors import StatusError
 from session_notes_server.store import RefusalLog, StoreUnavailable
 from session_notes_server.telemetry.calls import Telemetry
-
-log = logging.getLogger(__name__)
 
 LAST_CALLS_SECONDS = 0.1
 
@@ -127,15 +122,7 @@ class Boundary:
                 # the caller waiting for its deadline.
                 status, cancelled = errors.shutting_down(), not self._stopping
             except Exception as error:
-                error_id = secrets.token_hex(4)
-                # Log neither the exception's text nor the values in its frames, because both may contain user data.
-                frames = "".join(traceback.format_tb(error.__traceback__))
-                log.error(
-                    "error %s in %s: %s\n%s",
-                    *(error_id, name, type(error).__qualname__, frames),
-                    extra={"method": name, "error_id": error_id},
-                )
-                status = errors.internal(error_id)
+                status = errors.bug(error, name)
             if cancelled:
                 telemetry.end(observed, grpc.StatusCode.CANCELLED)
             else:

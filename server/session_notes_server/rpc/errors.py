@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import traceback
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
@@ -204,3 +205,15 @@ def internal(error_id: str) -> StatusError:
         f"internal error {error_id}; see the sidecar's log under this id",
         {"error_id": error_id},
     )
+
+
+def bug(error: Exception, place: str) -> StatusError:
+    """Log an unexpected exception in a place, such as a method, and return the status that refers to the log.
+
+    Neither the exception's text nor the values in its frames are logged, because both may contain user data.
+    """
+    error_id = secrets.token_hex(4)
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    fields = {"method": place, "error_id": error_id}
+    log.error("error %s in %s: %s\n%s", error_id, place, type(error).__qualname__, frames, extra=fields)
+    return internal(error_id)
