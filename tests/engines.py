@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -99,6 +99,12 @@ class PlainCaller:
         self._http2.update_settings({ngh2.Setting.INITIAL_WINDOW_SIZE: window})
         self._http2.set_local_window_size(2**31 - 1)
         self._writer.write(self._http2.data_to_send())
+
+    async def closed(self) -> None:
+        """Read until the connection is closed, and answer nothing."""
+        with suppress(ConnectionError):
+            while await self._reader.read(65536):
+                pass
 
     async def response(self, call: int) -> Response:
         """Read until a call has ended."""

@@ -12,6 +12,7 @@ import grpc
 import pytest
 from session_notes_server.identity.callers import Certificates
 from session_notes_server.rpc.engines import open_engine
+from session_notes_server.rpc.engines.native import connection
 from session_notes_server.settings import EngineName, Settings
 
 from tests.access.callers import Authority
@@ -251,6 +252,29 @@ async def test_a_stream_waits_for_its_caller(engine: EngineName) -> None:
         caller.accept(2**31 - 1)
         response = await asyncio.wait_for(caller.response(call), 30)
         assert len(response.body) == 20 * (MEBIBYTE + 5)
+
+
+async def test_a_silent_caller_is_pinged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The native engine closes the connection of a caller that answers no ping, and keeps that of one that does."""
+    monkeypatch.setattr(connection, "IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(connection, "PONG_SECONDS", 2.0)
+    released = asyncio.Event()
+
+    async def handle(_: bytes, __: Any) -> bytes:
+        await released.wait()
+        return b""
+
+    handlers = service(Wait=grpc.unary_unary_rpc_method_handler(handle))
+    async with (
+        run_engine(EngineName.NATIVE, lambda _: [handlers]) as (target, _),
+        PlainCaller(target) as answering,
+        PlainCaller(target) as silent,
+    ):
+        response = asyncio.create_task(answering.response(answering.call("Wait")))
+        silent.call("Wait")
+        await asyncio.wait_for(silent.closed(), 20)
+        released.set()
+        assert (await asyncio.wait_for(response, 20)).headers["grpc-status"] == "0"
 
 
 async def test_a_host_with_two_addresses(monkeypatch: pytest.MonkeyPatch) -> None:

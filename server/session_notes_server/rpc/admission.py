@@ -84,7 +84,7 @@ class Admission:
 
     def overloaded(self) -> errors.StatusError:
         """Return the status of a call rejected for lack of room, and count the call for the log."""
-        self._rejections.add(1, self._loop.time())
+        self._rejections.add()
         return errors.overloaded()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -105,7 +106,7 @@ class Transfers:
                 break
             late.append(transfer)
         if late:
-            self._drops.add(len(late), now)
+            self._drops.add(len(late))
             self._drop_unread(late)
 
 
@@ -121,8 +122,9 @@ class ThrottledWarning:
         self._count = 0
         self._next = 0.0
 
-    def add(self, count: int, now: float) -> None:
+    def add(self, count: int = 1) -> None:
         """Add to the count, and log it unless the last warning is less than a minute old."""
+        now = time.monotonic()
         self._count += count
         if now >= self._next:
             log.warning(self._text, self._count)

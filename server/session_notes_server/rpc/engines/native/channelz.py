@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from session_notes_server.rpc.engines.native.connection import Connection
     from session_notes_server.rpc.engines.native.server import NativeEngine
 
-_SERVER_ID = 1
-_SERVER = messages.ServerRef(server_id=_SERVER_ID, name=EngineName.NATIVE)
-_PAGE = 100
+_SERVER = messages.ServerRef(server_id=1, name=EngineName.NATIVE)
 
 
 class ChannelzServicer:
@@ -26,70 +24,58 @@ class ChannelzServicer:
         self._engine = engine
 
     async def GetServers(self, request: Any, context: Any) -> Any:  # noqa: D102
-        return messages.GetServersResponse(
-            server=[] if request.start_server_id > _SERVER_ID else [self._server()], end=True
-        )
+        servers = [self._server()] if request.start_server_id <= _SERVER.server_id else []
+        return messages.GetServersResponse(server=servers, end=True)
 
     async def GetServer(self, request: Any, context: Any) -> Any:  # noqa: D102
-        if request.server_id != _SERVER_ID:
-            raise _does_not_exist("server_id")
+        _check(request.server_id == _SERVER.server_id, "server_id")
         return messages.GetServerResponse(server=self._server())
 
     async def GetServerSockets(self, request: Any, context: Any) -> Any:  # noqa: D102
-        if request.server_id != _SERVER_ID:
-            raise _does_not_exist("server_id")
-        ids = sorted(id(connection) for connection in self._engine.connections)
-        page = [number for number in ids if number >= request.start_socket_id]
-        size = request.max_results or _PAGE
-        return messages.GetServerSocketsResponse(
-            socket_ref=[messages.SocketRef(socket_id=number) for number in page[:size]], end=len(page) <= size
-        )
+        _check(request.server_id == _SERVER.server_id, "server_id")
+        ids = sorted(number for number in map(id, self._engine.connections) if number >= request.start_socket_id)
+        page = [messages.SocketRef(socket_id=number) for number in ids[: request.max_results or None]]
+        return messages.GetServerSocketsResponse(socket_ref=page, end=len(page) == len(ids))
 
     async def GetSocket(self, request: Any, context: Any) -> Any:  # noqa: D102
-        for connection in self._engine.connections:
-            if id(connection) == request.socket_id:
-                return messages.GetSocketResponse(socket=_socket(connection))
-        raise _does_not_exist("socket_id")
+        connections = {id(connection): connection for connection in self._engine.connections}
+        _check(request.socket_id in connections, "socket_id")
+        connection = connections[request.socket_id]
+        started, succeeded, failed = _counts(connection, len(connection.calls))
+        data = messages.SocketData(streams_started=started, streams_succeeded=succeeded, streams_failed=failed)
+        reference = messages.SocketRef(socket_id=request.socket_id)
+        socket = messages.Socket(ref=reference, data=data, remote=_address(connection.address))
+        return messages.GetSocketResponse(socket=socket)
 
     async def GetTopChannels(self, request: Any, context: Any) -> Any:  # noqa: D102
         return messages.GetTopChannelsResponse(end=True)
 
     async def GetChannel(self, request: Any, context: Any) -> Any:  # noqa: D102
-        raise _does_not_exist("channel_id")
+        _check(False, "channel_id")
 
     async def GetSubchannel(self, request: Any, context: Any) -> Any:  # noqa: D102
-        raise _does_not_exist("subchannel_id")
+        _check(False, "subchannel_id")
 
     def _server(self) -> Any:
-        engine = self._engine
-        in_flight = sum(len(connection.calls) for connection in engine.connections)
-        data = messages.ServerData(
-            calls_started=engine.started,
-            calls_succeeded=engine.succeeded,
-            calls_failed=max(engine.started - engine.succeeded - in_flight, 0),
-        )
+        in_flight = sum(len(connection.calls) for connection in self._engine.connections)
+        started, succeeded, failed = _counts(self._engine, in_flight)
+        data = messages.ServerData(calls_started=started, calls_succeeded=succeeded, calls_failed=failed)
         return messages.Server(ref=_SERVER, data=data)
 
 
-def _socket(connection: Connection) -> Any:
-    data = messages.SocketData(
-        streams_started=connection.started,
-        streams_succeeded=connection.succeeded,
-        streams_failed=max(connection.started - connection.succeeded - len(connection.calls), 0),
-    )
-    return messages.Socket(
-        ref=messages.SocketRef(socket_id=id(connection)), data=data, remote=_address(connection.peer)
-    )
+def _counts(of: Connection | NativeEngine, in_flight: int) -> tuple[int, int, int]:
+    """Return how many calls have started, succeeded and failed."""
+    return of.started, of.succeeded, max(of.started - of.succeeded - in_flight, 0)
 
 
-def _address(peer: str) -> Any:
-    kind, _, rest = peer.partition(":")
-    if kind == "unix":
-        return messages.Address(uds_address=messages.Address.UdsAddress(filename=rest))
-    host, _, port = rest.rpartition(":")
-    packed = ip_address(host.strip("[]").partition("%")[0]).packed
-    return messages.Address(tcpip_address=messages.Address.TcpIpAddress(ip_address=packed, port=int(port)))
+def _address(address: Any) -> Any:
+    if not isinstance(address, tuple):
+        return messages.Address(uds_address=messages.Address.UdsAddress())
+    host, port = address[:2]
+    packed = ip_address(host.partition("%")[0]).packed
+    return messages.Address(tcpip_address=messages.Address.TcpIpAddress(ip_address=packed, port=port))
 
 
-def _does_not_exist(field: str) -> errors.StatusError:
-    return errors.invalid_fields([(field, "does not exist in this process")])
+def _check(exists: bool, field: str) -> None:
+    if not exists:
+        raise errors.invalid_fields([(field, "does not exist in this process")])

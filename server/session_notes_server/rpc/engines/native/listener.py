@@ -63,22 +63,18 @@ class Listener:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError:
-                self._failures.add(1, self._loop.time())
+                self._failures.add()
                 self._loop.remove_reader(listening.fileno())
-                self._loop.call_later(PAUSE_SECONDS, self._resume, listening)
+                self._loop.call_later(PAUSE_SECONDS, self.start)
                 return
             if self._open >= self._max_connections:
-                self._rejections.add(1, self._loop.time())
+                self._rejections.add()
                 accepted.close()
                 continue
             self._open += 1
             handshake = self._loop.create_task(self._connect(accepted))
             self._handshakes.add(handshake)
             handshake.add_done_callback(self._handshakes.discard)
-
-    def _resume(self, listening: socket.socket) -> None:
-        if listening in self._sockets:
-            self._loop.add_reader(listening.fileno(), self._accept, listening)
 
     async def _connect(self, accepted: socket.socket) -> None:
         """Hand a connection to its protocol, after the TLS handshake."""

@@ -28,135 +28,124 @@ class Request:
     """
 
     def __init__(self, connection: Connection, stream: int, *, ended: bool) -> None:
-        self._connection = connection
+        self._connection, self._engine = connection, connection.engine
         self._stream = stream
-        self._body: bytes | bytearray = b""
+        self._body = bytearray()
         self._waiting = self._metadata_bytes = self._unacknowledged = 0
-        self._is_counted = self._is_closed = False
-        self._failure: errors.StatusError | None = None
+        self._is_counted = self._is_dropped = False
         self._waiter: asyncio.Future[None] | None = None
         self.encoding = b""
         self.ended = ended
 
-    def may_wait(self, metadata_bytes: int) -> bool:
-        """Count metadata as waiting until `close`, and return whether the bytes that wait are within the bounds."""
-        self._metadata_bytes = metadata_bytes
-        self._count_waiting(len(self._body))
-        return self._connection.may_wait()
+    def may_wait(self, metadata_bytes: int = 0) -> bool:
+        """Return whether the bytes that wait are within the bounds, with the metadata, which counts until `close`."""
+        self._metadata_bytes += metadata_bytes
+        self._count_waiting()
+        return self._engine.waiting.fits(self._connection.waiting_bytes, 0)
 
     def receive(self, data: bytes, *, ended: bool) -> None:
         """Take bytes from the connection."""
         self.ended = ended
         self._unacknowledged += len(data)
-        if self._failure is None and not self._is_closed:
-            if not self._body:
-                self._body = data
-            else:
-                if isinstance(self._body, bytes):
-                    self._body = bytearray(self._body)
-                self._body += data
-            if self._waiter is None or not self._is_counted:
-                self._count_waiting(len(self._body))
-                if not self._connection.may_wait():
-                    self.drop(errors.overloaded())
-            if self._waiter is not None and not ended:
-                self._acknowledge()
-        self._wake()
+        if not self._is_dropped:
+            self._body += data
+            if not self._is_counted and not self.may_wait():
+                self._drop()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
-    def drop(self, status: errors.StatusError) -> None:
-        """Free the bytes of the request, including those still to come. The handler gets `status` if it reads."""
-        self._failure = status
-        self._body = b""
-        self._count_waiting(0)
-        self._wake()
+    def _drop(self) -> None:
+        """Free the bytes of the request, including those still to come."""
+        self._is_dropped = True
+        self._body.clear()
+        self._count_waiting()
 
     def close(self) -> None:
-        """Free the bytes of the request, including those still to come. Its handler does not read any more."""
-        self._is_closed, self._metadata_bytes = True, 0
-        self._body = b""
-        self._count_waiting(0)
+        """Free the request. Its handler does not read any more."""
+        self._metadata_bytes = 0
+        self._drop()
         self._acknowledge()
 
     def arrived(self, reserve: Callable[[int], None]) -> bytes | None:
         """Return the next message, uncompressed, if it is complete and the request has no other; see `read`."""
-        body = self._body
-        size = len(body) - wire.PREFIX_BYTES
-        if not self.ended or size < 0 or body[0] or int.from_bytes(body[1:5], "big") != size:
+        end = self._message_end()
+        if not end or end != len(self._body) or not self.ended or self._body[0]:
             return None
-        reserve(size)
-        self._body = b""
-        self._count_waiting(0)
-        self._acknowledge()
-        return bytes(body[wire.PREFIX_BYTES :])
+        reserve(end - wire.PREFIX_BYTES)
+        return self._take(end)
 
-    async def read(self, reserve: Callable[[int], None], *, counts: bool = True) -> bytes | None:
+    async def read(self, reserve: Callable[[int], None] | None = None) -> bytes | None:
         """Receive the next message.
 
         Args:
             reserve: Called with the size of the message once its prefix has arrived, and again with the size of a
-                decompressed message. It raises an error to refuse the message.
-            counts: Whether `reserve` counts the bytes of the message. If not, they count as waiting.
+                decompressed message. It counts the bytes, or raises an error to refuse the message. None: the bytes
+                count as waiting, and only the maximum size is checked.
 
         Returns:
             The message, or None if the caller ended its side before another one.
 
         Raises:
-            StatusError: If the request is malformed, or was dropped.
+            StatusError: If the request is malformed, or there was no room for it.
         """
-        self._is_counted, end = counts, 0
+        check, end = reserve or self._check_size, 0
         while True:
-            if self._failure is not None:
-                raise self._failure
-            if not end and len(self._body) >= wire.PREFIX_BYTES:
-                end = wire.PREFIX_BYTES + int.from_bytes(self._body[1:5], "big")
-                reserve(end - wire.PREFIX_BYTES)
+            if self._is_dropped:
+                raise errors.overloaded()
+            if not end and (end := self._message_end()):
+                check(end - wire.PREFIX_BYTES)
             if end and len(self._body) >= end:
-                compressed, message = self._body[0], bytes(memoryview(self._body)[wire.PREFIX_BYTES : end])
-                self._body = self._body[end:]
-                self._count_waiting(len(self._body))
-                self._acknowledge()
-                return self._decompressed(message, reserve) if compressed else message
+                compressed, message = self._body[0], self._take(end)
+                return self._decompressed(message, check) if compressed else message
             if self.ended:
                 if self._body:
                     raise errors.malformed_message()
                 return None
-            await self._wait()
+            await self._wait(counted=reserve is not None)
+
+    def _message_end(self) -> int:
+        """Return where the next message ends in the body, once its prefix has arrived, or 0."""
+        body = self._body
+        return wire.PREFIX_BYTES + int.from_bytes(body[1:5], "big") if len(body) >= wire.PREFIX_BYTES else 0
+
+    def _take(self, end: int) -> bytes:
+        message = bytes(memoryview(self._body)[wire.PREFIX_BYTES : end])
+        del self._body[:end]
+        self._count_waiting()
+        self._acknowledge()
+        return message
+
+    def _check_size(self, size: int) -> None:
+        if size > self._engine.max_message_bytes:
+            raise errors.too_large("", limit=self._engine.max_message_bytes, actual=size)
 
     def _decompressed(self, message: bytes, reserve: Callable[[int], None]) -> bytes:
         if self.encoding not in wire.ENCODINGS:
             text = "the message is compressed, but the request names no encoding"
             raise errors.StatusError(StatusCode.INTERNAL, "MALFORMED_MESSAGE", text)
-        limit = self._connection.max_message_bytes
-        try:
-            decompressed = wire.decompress(message, self.encoding, limit)
-        except wire.MessageTooLarge:
-            raise errors.too_large("", limit=limit, actual=limit + 1) from None
-        except wire.MalformedMessage:
-            raise errors.malformed_message() from None
+        decompressed = wire.decompress(message, self.encoding, self._engine.max_message_bytes)
         reserve(len(decompressed))
         return decompressed
 
-    async def _wait(self) -> None:
-        """Let the caller send more, and wait for it."""
-        self._count_waiting(0 if self._is_counted else len(self._body))
+    async def _wait(self, *, counted: bool) -> None:
+        """Let the caller send more, and wait for it. The bytes wait for no handler if the reader has counted them."""
+        self._is_counted = counted
+        self._count_waiting()
         self._acknowledge()
         self._connection.flush_soon()
         self._waiter = self._connection.loop.create_future()
         try:
             await self._waiter
         finally:
-            self._waiter = None
+            self._waiter, self._is_counted = None, False
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _count_waiting(self, size: int) -> None:
-        """Set how many bytes of messages count as waiting, in addition to the metadata."""
-        size += self._metadata_bytes
-        if size != self._waiting:
-            self._connection.count_waiting(size - self._waiting)
+    def _count_waiting(self) -> None:
+        """Count the metadata, and the bytes that no handler reads."""
+        size = self._metadata_bytes + (0 if self._is_counted else len(self._body))
+        if more := size - self._waiting:
             self._waiting = size
+            self._connection.waiting_bytes += more
+            self._engine.waiting.total += more
 
     def _acknowledge(self) -> None:
         if self._unacknowledged:

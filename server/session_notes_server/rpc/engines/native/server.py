@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -13,15 +14,12 @@ import grpc
 from session_notes_server.identity.callers import Certificates
 from session_notes_server.rpc.budgets import Budget
 from session_notes_server.rpc.connections import connections_per_address
-from session_notes_server.rpc.engines.native.call import Call, Method
+from session_notes_server.rpc.engines.native.call import Call
 from session_notes_server.rpc.engines.native.connection import Connection
 from session_notes_server.rpc.engines.native.listener import Listener
 from session_notes_server.rpc.listening import sockets
 from session_notes_server.rpc.transfers import RESPONSE_SECONDS, ThrottledWarning, Transfer
 from session_notes_server.settings import EngineName, Settings
-
-CHECK_SECONDS = 0.25
-"""Interval of the checks of connections' time limits."""
 
 WAITING_BYTES, WAITING_BYTES_PER_CONNECTION, LITTLE_BYTES = 32 * 1024**2, 8 * 1024**2, 64 * 1024
 """Bounds on the bytes of requests that no handler reads yet. Beyond them, requests are refused as OVERLOADED."""
@@ -37,8 +35,9 @@ class NativeEngine:
         loop: The event loop.
         connections: The open connections.
         started: The number of calls so far.
-        succeeded: The number of calls that ended with a response.
+        succeeded: The number of calls that ended with OK.
         waiting: The bytes of requests that no handler reads yet.
+        unread: The warning about connections whose callers do not read.
         max_message_bytes: The largest message to receive.
         max_age_seconds: The age at which a connection is closed, give or take a tenth.
         max_streams: The most calls in flight that a connection may have. Admission control refuses calls earlier, with
@@ -58,17 +57,14 @@ class NativeEngine:
         self._held = settings.workers > 1
         self.max_age_seconds = settings.max_connection_age.total_seconds()
         self._max_connections = connections_per_address(settings)
-        self._handlers: list[grpc.GenericRpcHandler] = []
-        self._methods: dict[bytes, Method] = {}
+        self._generic_handlers: list[grpc.GenericRpcHandler] = []
+        self._handlers: dict[bytes, Any] = {}
         self._listeners: list[Listener] = []
-        self._checks: asyncio.Task[None] | None = None
-        self._unread = ThrottledWarning(
-            f"closed %d connections whose callers did not read for {RESPONSE_SECONDS:.0f} s"
-        )
+        self.unread = ThrottledWarning(f"closed %d connections whose callers did not read for {RESPONSE_SECONDS:.0f} s")
 
     def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """Serve these handlers. The first handler that knows a method serves it."""
-        self._handlers += handlers
+        self._generic_handlers += handlers
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Ignore what generated code registers in addition to generic handlers."""
@@ -78,11 +74,7 @@ class NativeEngine:
         """Bind an address: TCP with TLS if there are certificates, a unix socket without."""
         with sockets(address, held=self._held) as (opened, bound):
             context = None if address.startswith("unix:") or self._certificates is None else self._certificates.context
-
-            def connection(on_lost: Callable[[], None]) -> Connection:
-                return Connection(self, on_lost, encrypted=context is not None)
-
-            listener = Listener(opened, connection, context, self._max_connections)
+            listener = Listener(opened, partial(Connection, self), context, self._max_connections)
             self._listeners.append(listener)
             try:
                 yield bound
@@ -93,62 +85,34 @@ class NativeEngine:
         """Accept connections on all addresses."""
         for listener in self._listeners:
             listener.start()
-        self._checks = asyncio.create_task(self._check())
 
     async def stop(self, grace: float | None) -> None:
         """Close the addresses, wait up to `grace` seconds for calls in flight and their responses, and end the rest."""
         for listener in self._listeners:
             listener.stop()
-        for connection in list(self.connections):
-            connection.leave(now=True)
-        await self._wait_for(lambda: not self.connections, grace or 0.0)
-        for connection in list(self.connections):
-            connection.end_calls()
-        await self._wait_for(lambda: not self.connections, CLOSE_SECONDS)
-        for connection in list(self.connections):
-            connection.abort()
-        if self._checks is not None:
-            self._checks.cancel()
+        steps = {Connection.accept_no_more: grace or 0.0, Connection.end_calls: CLOSE_SECONDS, Connection.abort: 0.0}
+        for step, seconds in steps.items():
+            for connection in list(self.connections):
+                step(connection)
+            end = self.loop.time() + seconds
+            while self.connections and self.loop.time() < end:  # noqa: ASYNC110 - connections end in callbacks
+                await asyncio.sleep(0.005)
 
-    def method(self, path: bytes) -> Method | None:
-        """Return the method with this path."""
-        method = self._methods.get(path)
-        return method if method is not None else self._find(path)
-
-    def _find(self, path: bytes) -> Method | None:
-        details = _Details(path.decode("latin-1"))
-        for handlers in self._handlers:
-            handler = handlers.service(details)
+    def handler(self, path: bytes) -> Any:
+        """Return the handler of the method with this path, or None."""
+        handler = self._handlers.get(path)
+        if handler is None:
+            details = _Details(path.decode("latin-1"))
+            handler = next(filter(None, (generic.service(details) for generic in self._generic_handlers)), None)
             if handler is not None:
-                method = self._methods[path] = Method.of(handler)
-                return method
-        return None
+                self._handlers[path] = handler
+        return handler
 
     def channelz_servicer(self) -> object:
         """Return the servicer of channelz."""
         from session_notes_server.rpc.engines.native.channelz import ChannelzServicer
 
         return ChannelzServicer(self)
-
-    def log_unread(self) -> None:
-        """Log, throttled, that a connection is closed because its caller does not read."""
-        self._unread.add(1, self.loop.time())
-
-    async def _check(self) -> None:
-        while True:
-            await asyncio.sleep(CHECK_SECONDS)
-            self._check_connections()
-
-    def _check_connections(self) -> None:
-        now = self.loop.time()
-        for connection in list(self.connections):
-            connection.check(now)
-
-    async def _wait_for(self, condition: Callable[[], bool], seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while not condition():  # noqa: ASYNC110 - connections end in callbacks
-                    await asyncio.sleep(0.005)
 
     # For admission control.
 

@@ -10,10 +10,13 @@ import binascii
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import grpc
+
+from session_notes_server.rpc import errors
 
 Header: TypeAlias = tuple[bytes, bytes]
 Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
@@ -36,16 +39,10 @@ _TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
 _UNIT_SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 # Printable ASCII except the percent sign, which quotes all other bytes.
 _PLAIN_MESSAGE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+# The two kinds of alternative names, and the only one of a subject.
+_NAMES = {"DNS": "peer_dns", "URI": "peer_uri", "commonName": "x509_common_name"}
 _KEY = re.compile(r"[0-9a-z_.-]+")
 _TEXT = re.compile(r"[\x20-\x7e]*")
-
-
-class MessageTooLarge(Exception):
-    """A message that is larger than permitted, or would be once decompressed."""
-
-
-class MalformedMessage(Exception):
-    """A message that cannot be decompressed."""
 
 
 def is_grpc(content_type: bytes) -> bool:
@@ -111,37 +108,26 @@ def decompress(data: bytes, encoding: bytes, limit: int) -> bytes:
     """Decompress a message.
 
     Raises:
-        MessageTooLarge: If the result would exceed `limit` bytes. No more than that is decompressed.
-        MalformedMessage: If the data is not in this encoding.
+        StatusError: If the result would exceed `limit` bytes, of which no more are decompressed, or if the data is not
+            in this encoding.
     """
     decompressor = zlib.decompressobj(ENCODINGS[encoding])
     try:
         message = decompressor.decompress(data, limit + 1)
     except zlib.error:
-        raise MalformedMessage from None
+        raise errors.malformed_message() from None
     if len(message) > limit:
         del message  # The traceback refers to this frame.
-        raise MessageTooLarge
+        raise errors.too_large("", limit=limit, actual=limit + 1)
     if not decompressor.eof:
-        raise MalformedMessage
+        raise errors.malformed_message()
     return message
-
-
-def peer(address: Any) -> str:
-    """Return a socket's address in gRPC's form."""
-    if isinstance(address, tuple):
-        host, port = address[:2]
-        return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
-    return "unix:"
 
 
 def names(certificate: Mapping[str, Any]) -> dict[str, list[bytes]]:
     """Return the names in a certificate, as `ssl` decodes it, by gRPC's names for their kinds."""
-    found: dict[str, list[bytes]] = {"peer_dns": [], "peer_uri": [], "x509_common_name": []}
-    keys = {"DNS": "peer_dns", "URI": "peer_uri"}
-    for kind, name in certificate.get("subjectAltName", ()):
-        if kind in keys:
-            found[keys[kind]].append(name.encode())
-    for group in certificate.get("subject", ()):
-        found["x509_common_name"] += [name.encode() for kind, name in group if kind == "commonName"]
+    found = dict[str, list[bytes]]()
+    for kind, name in chain(certificate.get("subjectAltName", ()), *certificate.get("subject", ())):
+        if kind in _NAMES:
+            found.setdefault(_NAMES[kind], []).append(name.encode())
     return found
