@@ -6,7 +6,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from session_notes.v1.session_notes_pb2 import BatchGetNotesRequest, GetNotesRequest
+from session_notes.v1.session_notes_pb2 import BatchGetNotesRequest, GetNotesRequest, ListDueSessionsRequest
 from session_notes.v1.session_state_pb2 import ListSessionsRequest
 
 from tests.access.callers import TOKENS, bearer, outcome, token_files
@@ -62,6 +62,7 @@ def test_user_data_is_in_no_log_and_no_error() -> None:
                 lambda: session.get_session(include_turns=True),
                 lambda: session.notes.BatchGetNotes(batch, timeout=10),
                 lambda: session.state.ListSessions(ListSessionsRequest(), timeout=10),
+                lambda: session.notes.ListDueSessions(ListDueSessionsRequest(observer=CANARY), timeout=10),
                 lambda: session.call("SessionNotes/WriteNotes", CANARY.encode()),
             ):
                 refusal = Refusal()
@@ -109,6 +110,13 @@ def list_all(session: SessionCalls) -> None:
         token = session.state.ListSessions(ListSessionsRequest(page_token=token), timeout=10).next_page_token
 
 
+def list_all_due(session: SessionCalls) -> None:
+    """Read every page of ListDueSessions."""
+    token = session.notes.ListDueSessions(ListDueSessionsRequest(), timeout=10).next_page_token
+    while token:
+        token = session.notes.ListDueSessions(ListDueSessionsRequest(page_token=token), timeout=10).next_page_token
+
+
 BUGS: dict[str, tuple[str, str, Callable[[SessionCalls], object]]] = {
     "GetNotes": ("", "o:default", SessionCalls.get_notes),
     "BatchGetNotes": (
@@ -127,6 +135,7 @@ BUGS: dict[str, tuple[str, str, Callable[[SessionCalls], object]]] = {
     "UpdateSession": ("", "version", lambda session: session.update_session(set={"a": CANARY})),
     "AppendTurns": ("", "turns", lambda session: session.append_turns(1)),
     "DeleteSession": ("deleted", "", SessionCalls.delete),
+    "ListDueSessions": ("", "o:default", list_all_due),
     "ListSessions": ("", "turns", list_all),
 }
 

@@ -332,6 +332,7 @@ def every_call(session: SessionCalls) -> Iterator[tuple[str, Callable[[], object
     yield "ListRuns", session.list_runs
     yield "GetSession", session.get_session
     yield "ListSessions", lambda: session.state.ListSessions(state_api.ListSessionsRequest(), timeout=10)
+    yield "ListDueSessions", lambda: session.notes.ListDueSessions(notes_api.ListDueSessionsRequest(), timeout=10)
     yield "DeleteSession", session.delete
     yield (
         "WriteNotes, of a run of a deleted session",

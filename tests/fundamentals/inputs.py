@@ -1,5 +1,6 @@
-"""Valid requests of every RPC, for tests that break one field."""
+"""Valid requests of every RPC, for tests that break one field, and forged page tokens."""
 
+import base64
 from typing import Any
 
 from google.protobuf.message import Message
@@ -8,6 +9,7 @@ from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from session_notes.v1 import session_notes_pb2, session_state_pb2
 from session_notes.v1.notes_pb2 import Notes
 from session_notes.v1.turn_pb2 import Turn
+from session_notes_server.rpc import paging
 
 _METHODS = {
     f"{service.name}/{method.name}": method
@@ -51,3 +53,9 @@ def nested_list(levels: int) -> Value:
     for _ in range(levels - 1):
         value = Value(list_value=ListValue(values=[value]))
     return value
+
+
+def forged(scope: tuple[str, ...], position: str) -> str:
+    """Return a forged token with any position: the checksum is not a secret."""
+    marked = base64.urlsafe_b64decode(paging.token(scope, None) + "===").decode().removesuffix("null]")
+    return base64.urlsafe_b64encode(f"{marked}{position}]".encode()).decode().rstrip("=")

@@ -6,7 +6,7 @@ from datetime import timedelta
 import grpc
 import pytest
 from session_notes.v1.notes_pb2 import RUN_STATE_FAILED, RUN_STATE_WRITTEN
-from session_notes.v1.session_notes_pb2 import READINESS_EXPIRED
+from session_notes.v1.session_notes_pb2 import READINESS_EXPIRED, ListDueSessionsRequest
 from session_notes.v1.session_state_pb2 import ListSessionsRequest
 
 from tests.stores import Store
@@ -50,6 +50,7 @@ NO_WRITES = [
     pytest.param(lambda session: session.get_session(include_turns=True), id="GetSession"),
     pytest.param(lambda session: session.list_runs(include_notes=True), id="ListRuns"),
     pytest.param(lambda session: session.state.ListSessions(ListSessionsRequest()), id="ListSessions"),
+    pytest.param(lambda session: session.notes.ListDueSessions(ListDueSessionsRequest()), id="ListDueSessions"),
     pytest.param(lambda session: session.write_notes("written"), id="WriteNotes, DUPLICATE"),
     pytest.param(lambda session: session.append(2, "appended"), id="AppendTurns, duplicate"),
     pytest.param(lambda session: session.begin_run("begun"), id="BeginRun, retried"),

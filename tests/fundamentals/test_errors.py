@@ -57,7 +57,7 @@ def coverage(share: float) -> Notes:
 
 GET, BATCH, BEGIN = "SessionNotes/GetNotes", "SessionNotes/BatchGetNotes", "SessionNotes/BeginRun"
 WRITE, FAIL, LIST = "SessionNotes/WriteNotes", "SessionNotes/FailRun", "SessionNotes/ListRuns"
-RENEW = "SessionNotes/RenewRun"
+RENEW, DUE = "SessionNotes/RenewRun", "SessionNotes/ListDueSessions"
 UPDATE, APPEND, LIST_SESSIONS = "SessionState/UpdateSession", "SessionState/AppendTurns", "SessionState/ListSessions"
 
 ROWS = [
@@ -113,6 +113,14 @@ ROWS = [
     Row(LIST, {"page_size": -1}, "page_size", "a negative page size"),
     Row(LIST, {"page_token": "garbage"}, "page_token", "not a page token"),
     Row(LIST, {"page_token": "AAAA"}, "page_token", "not a page token, but valid base64"),
+    Row(DUE, {"min_turns_behind": -1}, "min_turns_behind", "a negative number of turns"),
+    Row(DUE, {"min_turns_behind": 2**53}, "min_turns_behind", "beyond 2^53 - 1"),
+    Row(DUE, {"min_interval": NEGATIVE}, "min_interval", "a negative span"),
+    Row(DUE, {"min_interval": NO_DURATION}, "min_interval", "out of a Duration's range"),
+    Row(DUE, {"min_quiet": NEGATIVE}, "min_quiet", "a negative span"),
+    Row(DUE, {"min_quiet": MIXED_SIGNS}, "min_quiet", "signs that differ"),
+    Row(DUE, {"page_size": -1}, "page_size", "a negative page size"),
+    Row(DUE, {"page_token": "garbage"}, "page_token", "not a page token"),
     Row(LIST_SESSIONS, {"page_size": -1}, "page_size", "a negative page size"),
     Row(LIST_SESSIONS, {"page_token": "garbage"}, "page_token", "not a page token"),
     Row(UPDATE, {"expected_version": -1}, "expected_version", "a negative version"),

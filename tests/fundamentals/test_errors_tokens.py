@@ -1,12 +1,10 @@
 """Errors: a page token is valid only for the listing that it came from."""
 
-import base64
-
 import grpc
 import pytest
 from session_notes.v1.session_state_pb2 import ListSessionsRequest
-from session_notes_server.rpc import paging
 
+from tests.fundamentals.inputs import forged
 from tests.stores import Store
 from tests.support import SessionCalls, new_session_id, refused
 
@@ -67,12 +65,6 @@ def test_a_token_that_was_changed(session: SessionCalls, token: str, change) -> 
 
 
 NO_NUMBERS = ("null", "[1]", "{}", '"1"', "true", "1.5", "-1", "1e400", "Infinity", "NaN", str(2**53), "1" * 5000)
-
-
-def forged(scope: tuple[str, ...], position: str) -> str:
-    """Return a forged token with any position: the checksum is not a secret."""
-    marked = base64.urlsafe_b64decode(paging.token(scope, None) + "===").decode().removesuffix("null]")
-    return base64.urlsafe_b64encode(f"{marked}{position}]".encode()).decode().rstrip("=")
 
 
 @pytest.mark.parametrize("position", NO_NUMBERS, ids=lambda position: position[:10])

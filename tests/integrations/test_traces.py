@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
-from session_notes.v1.session_notes_pb2 import BatchGetNotesRequest, GetNotesRequest
+from session_notes.v1.session_notes_pb2 import BatchGetNotesRequest, GetNotesRequest, ListDueSessionsRequest
 from session_notes.v1.session_state_pb2 import ListSessionsRequest
 
 from tests.integrations.trace_collector import CLIENT, ERROR, SERVER, UNSET, Collector, Span
@@ -100,6 +100,10 @@ CALLS: dict[str, tuple[str, Callable[[SessionCalls], object]]] = {
     f"{STATE}/ListSessions": (
         "scan_sessions",
         lambda session: session.state.ListSessions(ListSessionsRequest(), timeout=10),
+    ),
+    f"{NOTES}/ListDueSessions": (
+        "scan_sessions",
+        lambda session: session.notes.ListDueSessions(ListDueSessionsRequest(), timeout=10),
     ),
     f"{STATE}/DeleteSession": ("delete_session", SessionCalls.delete),
 }

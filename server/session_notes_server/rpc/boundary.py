@@ -21,8 +21,8 @@ from session_notes_server.telemetry.calls import Telemetry
 
 LAST_CALLS_SECONDS = 0.1
 
-LARGE_REQUESTS = {"BatchGetNotes", "WriteNotes", "UpdateSession", "AppendTurns"}
-"""Methods whose requests carry text of users and observers. Other requests have a few hundred bytes and never wait."""
+LARGE_REQUESTS = {"BatchGetNotes", "WriteNotes", "UpdateSession", "AppendTurns", "ListDueSessions"}
+"""Methods whose requests carry text of users and observers, or long page tokens. Other requests never wait."""
 
 LARGE_RESPONSES = {"BatchGetNotes", "BeginRun", "GetSession", "ListDueSessions", "ListRuns", "ListSessions"}
 """Methods whose responses may hold much of a session, or of many. GetNotes returns one document and never waits."""

@@ -12,11 +12,12 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from session_notes.v1.notes_pb2 import RunState
-from session_notes.v1.session_notes_pb2 import Readiness, StaleReason
+from session_notes.v1.session_notes_pb2 import DueSession, Readiness, StaleReason
 from session_notes.v1.session_state_pb2 import SessionSummary
 
 from session_notes_server.store import (
     BegunRun,
+    DueRecord,
     ListedRun,
     ObserverRecord,
     RunRecord,
@@ -155,6 +156,15 @@ def summary(record: SummaryRecord) -> SessionSummary:
     _fill_time(message.update_time, record.updated_us)
     _fill_span(message.expires_in, record.expires_in_ms * 1000)
     return message
+
+
+def fill_due(message: DueSession, observer: str, record: DueRecord) -> None:
+    """Fill a DueSession."""
+    message.session_id, message.turn_count = record.session_id, record.turn_count
+    message.turns_behind = record.turns_behind
+    _fill_span(message.quiet, record.quiet_us)
+    if record.latest is not None:
+        fill_run(message.latest_run, observer, record.latest)
 
 
 def timestamp(us: int) -> Timestamp:

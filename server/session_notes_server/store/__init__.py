@@ -10,7 +10,9 @@ from session_notes_server.store.instrumentation import Instrumentation
 from session_notes_server.store.log_throttle import LogThrottle, RefusalLog
 from session_notes_server.store.operations import Store
 from session_notes_server.store.records import (
+    SCAN_START,
     BegunRun,
+    DueRecord,
     ListedRun,
     ObserverRecord,
     RenewedRun,
@@ -28,7 +30,9 @@ from session_notes_server.store.redis.url import InvalidRedisURL
 __all__ = [
     "COMMAND_LOGS",
     "OPERATIONS",
+    "SCAN_START",
     "BegunRun",
+    "DueRecord",
     "Executor",
     "Instrumentation",
     "InvalidRedisURL",

@@ -17,7 +17,7 @@ from session_notes_server.store.base import (
     run_bounded,
 )
 from session_notes_server.store.errors import ReplyTooLarge
-from session_notes_server.store.records import BegunRun, ListedRun, ObserverRecord, RenewedRun, RunRecord
+from session_notes_server.store.records import BegunRun, DueRecord, ListedRun, ObserverRecord, RenewedRun, RunRecord
 
 LARGE_NOTES_BYTES = 16 * 1024
 """Notes larger than this are read after the other entries of a batch, because many entries are read together."""
@@ -214,6 +214,36 @@ class NotesOperations(StoreBase):
             ),
         )
         return [ListedRun(RunRecord.of(run, failure), notes) for run, failure, notes in runs], bool(more)
+
+    @operation
+    async def due_sessions(
+        self,
+        session_ids: Sequence[str],
+        observer: str,
+        *,
+        min_turns_behind: int,
+        min_interval: timedelta,
+        min_quiet: timedelta,
+        limit: int,
+    ) -> tuple[list[DueRecord], int]:
+        """Examine sessions until `limit` of them are due.
+
+        Returns:
+            The due sessions, and the number of sessions examined.
+        """
+        arguments = scripts.DueSession(observer, min_turns_behind, microseconds(min_interval), microseconds(min_quiet))
+        due = list[DueRecord]()
+        for start in range(0, len(session_ids), SESSIONS_PER_ROUND_TRIP):
+            calls = [(session_id, arguments) for session_id in session_ids[start : start + SESSIONS_PER_ROUND_TRIP]]
+            for examined, (turn_count, *rest) in enumerate(await self._reads.run_many(calls), start + 1):
+                if turn_count is None:
+                    continue
+                turns_behind, quiet_us, run, failure = rest
+                latest = RunRecord.of(run, failure) if run is not None else None
+                due.append(DueRecord(session_ids[examined - 1], turn_count, turns_behind, quiet_us, latest))
+                if len(due) == limit:
+                    return due, examined
+        return due, len(session_ids)
 
 
 def _observer_record(reply: list[Any]) -> ObserverRecord:

@@ -153,6 +153,22 @@ class SummaryRecord:
     observers: list[str]
 
 
+class DueRecord(NamedTuple):
+    """A session on which an observer has work to do.
+
+    Attributes:
+        turns_behind: Number of turns that the observer's current notes have not seen.
+        quiet_us: Time since the last turn was appended.
+        latest: The observer's run with the highest number, if any.
+    """
+
+    session_id: str
+    turn_count: int
+    turns_behind: int
+    quiet_us: int
+    latest: RunRecord | None
+
+
 class ScanPosition(NamedTuple):
     """The position from which a walk through all sessions continues."""
 
@@ -164,3 +180,7 @@ class ScanPosition(NamedTuple):
 
     cursor: int
     """SCAN cursor of this node."""
+
+
+SCAN_START = ScanPosition("", 0, 0)
+"""The beginning of a walk. No nodes have this digest, so the walk starts with the nodes of its first step."""

@@ -89,6 +89,15 @@ class ListRuns(NamedTuple):
     max_reply_bytes: int | None
 
 
+class DueSession(NamedTuple):
+    """Read a session's entry in a listing of due sessions, if it is due. All bounds are inclusive."""
+
+    observer: str
+    min_turns_behind: int
+    min_interval_us: int
+    min_quiet_us: int
+
+
 class GetSession(NamedTuple):
     """Read a whole session."""
 
@@ -135,6 +144,7 @@ Arguments: TypeAlias = (
     | FailRun
     | RenewRun
     | ListRuns
+    | DueSession
     | GetSession
     | UpdateSession
     | AppendTurns
@@ -142,7 +152,7 @@ Arguments: TypeAlias = (
     | SessionSummary
 )
 
-READS = {GetNotes, ListRuns, GetSession, SessionSummary}
+READS = {GetNotes, ListRuns, DueSession, GetSession, SessionSummary}
 """Scripts that change nothing."""
 
 OUTCOMES = frozenset({"OK", "ACCEPTED", "DUPLICATE", "SUPERSEDED"})

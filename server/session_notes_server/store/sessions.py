@@ -131,14 +131,14 @@ class SessionOperations(StoreBase):
         return bool(existed)
 
     @operation
-    async def scan_sessions(self, position: ScanPosition | None, count: int) -> tuple[list[str], ScanPosition | None]:
-        """Take one step of a walk through all sessions.
+    async def scan_sessions(self, position: ScanPosition, count: int) -> tuple[list[str], ScanPosition | None]:
+        """Take one step of a walk through all sessions, which begins at SCAN_START.
 
         The walk starts over after a restart or a failover of the store, because that makes its cursors invalid.
 
         Args:
-            position: Where to continue. None: start a new walk.
-            count: Approximate number of sessions to return.
+            position: Where to continue.
+            count: Approximate number of keys to visit. A session has up to four.
 
         Returns:
             Session ids, and where to continue. None at the end.

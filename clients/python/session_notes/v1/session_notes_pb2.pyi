@@ -582,7 +582,9 @@ class ListDueSessionsRequest(_message.Message):
     or none, without being the last.
     """
     page_token: _builtins.str
-    """`next_page_token` of the previous page of a listing with the same observer and bounds. Empty: the first page."""
+    """`next_page_token` of the previous page of a listing with the same observer and bounds. Empty: the first page. It
+    grows by about 14 bytes per listed session.
+    """
     @_builtins.property
     def min_interval(self) -> _duration_pb2.Duration:
         """Shortest time since the observer's latest run on the session began. Not negative. Absent: 0."""

@@ -210,8 +210,9 @@ class SessionNotesServicer(object):
         can look for work with it, and find sessions whose trigger was lost. It scans the whole store, so call it every few
         seconds at most.
 
-        A session that is due throughout the listing is listed exactly once. One that becomes due, or no longer is, may or
-        may not be listed. Begin runs with `only_if_idle`, so that several processes can share the work.
+        A session that is due throughout the listing is listed exactly once, also if the store restarts in between. After
+        100,000 sessions in one listing, it may be repeated. One that becomes due, or no longer is, may or may not be
+        listed. Begin runs with `only_if_idle`, so that several processes can share the work.
 
         Idempotent. Changes nothing.
         """

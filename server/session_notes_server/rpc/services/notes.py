@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
+from datetime import timedelta
 from typing import Any
 
 from session_notes.v1.session_notes_pb2 import (
@@ -13,6 +14,8 @@ from session_notes.v1.session_notes_pb2 import (
     FailRunRequest,
     FailRunResponse,
     GetNotesRequest,
+    ListDueSessionsRequest,
+    ListDueSessionsResponse,
     ListRunsRequest,
     RenewRunRequest,
     RenewRunResponse,
@@ -26,6 +29,7 @@ from session_notes_server.contract import DEFAULT_LEASE
 from session_notes_server.rpc import conversion, errors, paging
 from session_notes_server.rpc.admission import HELD_MESSAGES
 from session_notes_server.rpc.raw_messages import BatchResponse, BeginRunResponse, GetNotesResponse, ListRunsResponse
+from session_notes_server.rpc.session_scan import MAX_PAGE_SIZE, PAGE_SIZE, SessionScan
 from session_notes_server.rpc.validation import MAX_REASON_BYTES, Check
 from session_notes_server.settings import Limits
 from session_notes_server.store import ObserverRecord, Refused, ReplyTooLarge, Store
@@ -166,6 +170,42 @@ class NotesServicer(SessionNotesServicer):
             raise errors.refused(refusal) from None
         response = RenewRunResponse(obsolete=renewed.obsolete, turns_behind=renewed.turns_behind)
         conversion.fill_run(response.run, observer, renewed.run)
+        return response
+
+    async def ListDueSessions(self, request: ListDueSessionsRequest, context: Any) -> ListDueSessionsResponse:  # noqa: D102
+        check = Check()
+        observer = check.observer(request.observer)
+        min_turns_behind = check.count("min_turns_behind", request)
+        min_interval = check.bound("min_interval", request) or timedelta()
+        min_quiet = check.bound("min_quiet", request) or timedelta()
+        limit = check.page_size(request.page_size, default=PAGE_SIZE, maximum=MAX_PAGE_SIZE)
+        behind = 1 if min_turns_behind is None else min_turns_behind
+        scope = ("ListDueSessions", observer, *map(str, (behind, min_interval, min_quiet)))
+        scan, listed = SessionScan(), list[int]()
+        if request.page_token:
+            try:
+                position, listed = paging.due_position(paging.position(scope, request.page_token))
+                scan = SessionScan(*position)
+            except ValueError:
+                check.wrong("page_token", "is not a next_page_token of this listing")
+        check.done()
+        await scan.step(self._store, keys=MAX_PAGE_SIZE, limit=limit)
+        # The scan can return a session twice while the store resizes its table, and starts over after a failover.
+        seen = set(listed)
+        ids = [session_id for session_id in dict.fromkeys(scan.pending) if paging.digest(session_id) not in seen]
+        due, examined = await self._store.due_sessions(
+            ids[:MAX_PAGE_SIZE],
+            observer,
+            min_turns_behind=behind,
+            min_interval=min_interval,
+            min_quiet=min_quiet,
+            limit=limit,
+        )
+        scan.pending = ids[examined:]
+        listed += [paging.digest(record.session_id) for record in due]
+        response = ListDueSessionsResponse(next_page_token=scan.next_page_token(scope, paging.pack_digests(listed)))
+        for record in due:
+            conversion.fill_due(response.sessions.add(), observer, record)
         return response
 
     async def ListRuns(self, request: ListRunsRequest, context: Any) -> ListRunsResponse:  # noqa: D102

@@ -21,11 +21,10 @@ from session_notes.v1.session_state_pb2_grpc import SessionStateServicer
 
 from session_notes_server.rpc import conversion, errors, paging
 from session_notes_server.rpc.raw_messages import GetSessionResponse
-from session_notes_server.rpc.validation import Check, is_id
+from session_notes_server.rpc.session_scan import MAX_PAGE_SIZE, PAGE_SIZE, SessionScan
+from session_notes_server.rpc.validation import Check
 from session_notes_server.settings import Limits
-from session_notes_server.store import Refused, ScanPosition, Store
-
-PAGE_SIZE, MAX_PAGE_SIZE = 100, 1000
+from session_notes_server.store import Refused, Store
 
 
 class StateServicer(SessionStateServicer):
@@ -104,25 +103,20 @@ class StateServicer(SessionStateServicer):
     async def ListSessions(self, request: ListSessionsRequest, context: Any) -> ListSessionsResponse:  # noqa: D102
         check = Check()
         limit = check.page_size(request.page_size, default=PAGE_SIZE, maximum=MAX_PAGE_SIZE)
-        scope = ("ListSessions",)
-        pending: list[str] = []
-        scan: ScanPosition | None = None
+        scope, scan = ("ListSessions",), SessionScan()
         if request.page_token:
             try:
-                pending, scan = paging.scan_position(paging.position(scope, request.page_token))
+                scan = SessionScan(*paging.scan_position(paging.position(scope, request.page_token)))
             except ValueError:
                 check.wrong("page_token", "is not a next_page_token of this listing")
         check.done()
         # A step of the scan can return more ids than fit on the page. The token carries the rest.
-        if len(pending) < limit and (scan is not None or not request.page_token):
-            ids, scan = await self._store.scan_sessions(scan, count=limit - len(pending))
-            # Keys of other programs may look like those of sessions. Tokens and pages must contain valid ids only.
-            pending = [*pending, *filter(is_id, ids)]
-        page, pending = pending[:limit], pending[limit:]
+        await scan.step(self._store, keys=limit - len(scan.pending), limit=limit)
+        page, scan.pending = scan.pending[:limit], scan.pending[limit:]
         summaries = await self._store.summaries(page)
         return ListSessionsResponse(
             sessions=[conversion.summary(summary) for summary in summaries],
-            next_page_token=paging.token(scope, (pending, scan)) if pending or scan else "",
+            next_page_token=scan.next_page_token(scope),
         )
 
 

@@ -206,9 +206,7 @@ class Executor:
         if not work.cancelled():
             work.exception()  # If the caller was cancelled, asyncio would log it as never retrieved.
 
-    def scan(
-        self, position: ScanPosition | None, count: int
-    ) -> Coroutine[Any, Any, tuple[list[str], ScanPosition | None]]:
+    def scan(self, position: ScanPosition, count: int) -> Coroutine[Any, Any, tuple[list[str], ScanPosition | None]]:
         """Take one step of a walk through all sessions: see `Store.scan_sessions`.
 
         A cluster's nodes are walked one after the other.
@@ -216,11 +214,11 @@ class Executor:
         work = self._scan(position, count)
         return work if self._instrumentation is None else self._instrumentation.instrument("scan_sessions", work)
 
-    async def _scan(self, position: ScanPosition | None, count: int) -> tuple[list[str], ScanPosition | None]:
+    async def _scan(self, position: ScanPosition, count: int) -> tuple[list[str], ScanPosition | None]:
         nodes = await self._nodes.all()
         identities = await asyncio.gather(*map(self._identity, nodes))
         digest = hashlib.sha256(repr(identities).encode()).hexdigest()[:16]
-        if position is None or position.nodes != digest:
+        if position.nodes != digest:
             position = ScanPosition(digest, 0, 0)
         if position.node >= len(nodes):
             return [], None
