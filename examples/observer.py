@@ -36,7 +36,15 @@ def main() -> None:
         return notes
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with suppress(KeyboardInterrupt), BackgroundObserver(analyse_and_print, time_limit=TIME_LIMIT) as observer:
+    # This program has a schedule of its own. In its rounds, only sessions with new turns are analysed.
+    background = BackgroundObserver(
+        analyse_and_print,
+        time_limit=TIME_LIMIT,
+        min_interval=arguments.every,
+        min_new_turns=0 if arguments.once else 1,
+        quiet_for=timedelta(),
+    )
+    with suppress(KeyboardInterrupt), background as observer:
         while True:
             for session_id in arguments.session:
                 observer.submit(session_id)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import grpc
+from session_notes.v1.session_notes_pb2 import BeginRunRequest, BeginRunResponse
 from session_notes.v1.session_state_pb2 import AppendTurnsRequest, AppendTurnsResponse
 
 
@@ -52,11 +53,16 @@ class RejectingServer:
 
 
 class FirstVersion:
-    """A sidecar of the contract's first version, which knows no append ids: it forwards calls to a current sidecar."""
+    """A sidecar of the contract's first version: it forwards the calls and fields that this version has.
+
+    It knows no append ids, no windows of the transcript, no renewals and no due sessions.
+    """
 
     def __init__(self, target: str) -> None:
         self.methods: list[str] = []
         """The methods called, by name."""
+        self.begins: list[BeginRunRequest] = []
+        """The requests of BeginRun."""
         self._sidecar = grpc.insecure_channel(target)
         self._server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers((self._handler(),))
@@ -81,6 +87,14 @@ class FirstVersion:
             append = AppendTurnsRequest.FromString(request)
             append.ClearField("append_id")
             request = append.SerializeToString()
+        elif method.endswith("/BeginRun"):
+            begin = BeginRunRequest.FromString(request)
+            self.begins.append(BeginRunRequest.FromString(request))
+            for field in ("after_turn", "after_current_notes", "max_turns", "include_current_notes"):
+                begin.ClearField(field)
+            request = begin.SerializeToString()
+        elif method.endswith(("/RenewRun", "/ListDueSessions")):
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "the method does not exist")
         try:
             call: Any = self._sidecar.unary_unary(method)
             response: bytes = call(request, timeout=10)
@@ -92,6 +106,10 @@ class FirstVersion:
             appended = AppendTurnsResponse.FromString(response)
             appended.ClearField("duplicate")
             response = appended.SerializeToString()
+        elif method.endswith("/BeginRun"):
+            begun = BeginRunResponse.FromString(response)
+            begun.ClearField("first_turn")
+            response = begun.SerializeToString()
         return response
 
     def stop(self) -> None:

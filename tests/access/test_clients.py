@@ -71,7 +71,7 @@ def test_a_background_observer_calls_with_its_token(token_sidecar: Sidecar) -> N
 
     with (
         PrimaryClient(token_sidecar.target, token=TOKENS["primary"]) as primary,
-        BackgroundObserver(analyse, target=token_sidecar.target, token=TOKENS["observer"]) as observer,
+        BackgroundObserver(analyse, brakes=False, target=token_sidecar.target, token=TOKENS["observer"]) as observer,
     ):
         observer.submit(session_id)
         eventually(lambda: primary.get_notes(session_id).ready)

@@ -87,7 +87,9 @@ async def test_a_submitted_session_gets_notes(
 ) -> None:
     """Leaving the block finishes all submitted sessions, and later submissions are rejected."""
     await async_primary.append_turns(session_id, [Turn("user", "a"), Turn("primary", "b")])
-    async with AsyncBackgroundObserver(analysis, target=sidecar.target, ttl=timedelta(minutes=5)) as background:
+    async with AsyncBackgroundObserver(
+        analysis, brakes=False, target=sidecar.target, ttl=timedelta(minutes=5)
+    ) as background:
         background.submit(session_id)
     reading = await async_primary.get_notes(session_id, timeout=timedelta(seconds=5))
     assert reading.notes == Notes(summary="2 turns")
@@ -102,7 +104,7 @@ async def test_an_observer_opens_at_its_first_submit(
     sidecar: Sidecar, async_observer: AsyncObserverClient, analysis: Analysis, session_id: str
 ) -> None:
     """An observer opens at its first submit without `async with`, accepts other threads, and keeps its tasks alive."""
-    background = AsyncBackgroundObserver(analysis, target=sidecar.target)
+    background = AsyncBackgroundObserver(analysis, brakes=False, target=sidecar.target)
     background.submit(session_id)
     gc.collect()
     other = new_session_id()
@@ -122,7 +124,7 @@ async def test_an_analysis_has_no_context_of_its_submitter(
     async def analyse(run: AsyncActiveRun) -> None:
         users.append(user.get())
 
-    async with AsyncBackgroundObserver(analyse, client=async_observer) as background:
+    async with AsyncBackgroundObserver(analyse, brakes=False, client=async_observer) as background:
         user.set("alice")
         background.submit(session_id)
     assert users == ["unset"]
@@ -132,7 +134,7 @@ async def test_submissions_are_merged(async_observer: AsyncObserverClient, analy
     """At most `max_workers` analyses run at once. A queued session is run once, a running one once more."""
     analysis.released.clear()
     sessions = [new_session_id() for _ in range(30)]
-    background = AsyncBackgroundObserver(analysis, client=async_observer, max_workers=3)
+    background = AsyncBackgroundObserver(analysis, brakes=False, client=async_observer, max_workers=3)
     for session_id in sessions:
         background.submit(session_id)
     await until(lambda: len(analysis.started) == 3)
@@ -163,7 +165,7 @@ async def test_a_failed_analysis_is_recorded_and_logged(
         return {6: {"my card": 4111}, 7: Notes(coverage={"4111": 1.2}), 8: Notes(summary="x")}.get(run.number)
 
     session_id = new_session_id()
-    background = AsyncBackgroundObserver(analyse, client=async_observer, max_workers=1)
+    background = AsyncBackgroundObserver(analyse, brakes=False, client=async_observer, max_workers=1)
     for count in range(1, 9):
         background.submit(session_id)
         runs = await ended(async_observer, session_id, count)
@@ -189,7 +191,7 @@ async def test_an_overrun_is_cancelled(async_observer: AsyncObserverClient, anal
     analysis.released.clear()
     limit = timedelta(seconds=0.2)
     session_id = new_session_id()
-    async with AsyncBackgroundObserver(analysis, client=async_observer, time_limit=limit) as background:
+    async with AsyncBackgroundObserver(analysis, brakes=False, client=async_observer, time_limit=limit) as background:
         background.submit(session_id)
         (run,) = await ended(async_observer, session_id)
         assert run.failure == "time limit of 0.2 s passed"
@@ -207,7 +209,7 @@ async def test_an_overrun_is_cancelled(async_observer: AsyncObserverClient, anal
                 continue
         return Notes(summary="late")
 
-    async with AsyncBackgroundObserver(stubborn, client=async_observer, time_limit=limit) as background:
+    async with AsyncBackgroundObserver(stubborn, brakes=False, client=async_observer, time_limit=limit) as background:
         background.submit(session_id)
         runs = await ended(async_observer, session_id, 2)
         assert (runs[1].failure, runs[1].notes) == ("time limit of 0.2 s passed", None)
@@ -221,7 +223,7 @@ async def test_close_respects_its_timeout(async_observer: AsyncObserverClient, a
     """After the timeout of `close`, running analyses are cancelled and failed, and queued sessions are dropped."""
     analysis.released.clear()
     sessions = [new_session_id() for _ in range(5)]
-    background = AsyncBackgroundObserver(analysis, client=async_observer, max_workers=2)
+    background = AsyncBackgroundObserver(analysis, brakes=False, client=async_observer, max_workers=2)
     for session_id in sessions:
         background.submit(session_id)
     await until(lambda: len(analysis.started) == 2)
@@ -243,7 +245,7 @@ async def test_close_in_a_cancelled_scope_ends_analyses(
     """Even if an anyio cancel scope cancels every await, no analysis outlives the block, and its run has failed."""
     analysis.released.clear()
     with anyio.move_on_after(10) as scope:
-        async with AsyncBackgroundObserver(analysis, client=async_observer) as background:
+        async with AsyncBackgroundObserver(analysis, brakes=False, client=async_observer) as background:
             background.submit(session_id)
             await until(lambda: bool(analysis.started))
             scope.cancel()
@@ -256,7 +258,7 @@ async def test_close_in_a_cancelled_scope_ends_analyses(
 async def test_close_without_a_sidecar_is_fast(unreachable: str, analysis: Analysis) -> None:
     """Without a sidecar, no run has begun or can begin, and leaving the block takes less than its 10 s."""
     started = time.monotonic()
-    async with AsyncBackgroundObserver(analysis, target=unreachable) as background:
+    async with AsyncBackgroundObserver(analysis, brakes=False, target=unreachable) as background:
         for _ in range(10):
             background.submit(new_session_id())
     assert time.monotonic() - started < 5
@@ -268,7 +270,7 @@ def test_a_loop_that_ends_without_close(sidecar: Sidecar, observer: ObserverClie
     async def main() -> AsyncBackgroundObserver:
         analysis = Analysis()
         analysis.released.clear()
-        background = AsyncBackgroundObserver(analysis, target=sidecar.target, max_workers=1)
+        background = AsyncBackgroundObserver(analysis, brakes=False, target=sidecar.target, max_workers=1)
         background.submit(session_id)
         background.submit("waiting")
         await until(lambda: analysis.started)
@@ -304,7 +306,7 @@ async def test_all_kinds_of_async_functions_are_accepted(
     async_observer: AsyncObserverClient, session_id: str, analyse: Any
 ) -> None:
     """Every kind of async function is accepted."""
-    async with AsyncBackgroundObserver(analyse, client=async_observer) as background:
+    async with AsyncBackgroundObserver(analyse, brakes=False, client=async_observer) as background:
         background.submit(session_id)
     assert [run.failure for run in await ended(async_observer, session_id)] == ["ended without notes"]
 
@@ -321,7 +323,7 @@ async def test_the_wrong_kind_is_rejected(async_observer: AsyncObserverClient) -
     for options in ({"max_workers": 0}, {"time_limit": 5}, {"client": async_observer, "observer": "x"}):
         with pytest.raises(InvalidArgument):
             AsyncBackgroundObserver(_observe, **options)
-    background = AsyncBackgroundObserver(_observe, client=async_observer)
+    background = AsyncBackgroundObserver(_observe, brakes=False, client=async_observer)
     for session_id in (42, None, "\ud83d"):
         with pytest.raises(InvalidArgument, match="session_id"):
             background.submit(session_id)  # type: ignore[arg-type]
@@ -339,7 +341,7 @@ async def test_a_deleted_session_is_dropped(
     """A deleted session is dropped whether queued, running or due again, also if another thread deletes it."""
     analysis.released.clear()
     running, waiting = new_session_id(), new_session_id()
-    background = AsyncBackgroundObserver(analysis, target=sidecar.target, max_workers=1)
+    background = AsyncBackgroundObserver(analysis, brakes=False, target=sidecar.target, max_workers=1)
     background.submit(running)
     background.submit(waiting)
     await until(lambda: analysis.started)
@@ -360,7 +362,7 @@ async def test_a_session_deleted_while_its_run_begins(
     async_primary: AsyncPrimaryClient, primary: PrimaryClient, analysis: Analysis, proxy: Proxy, session_id: str
 ) -> None:
     """The deletion can wait until BeginRun has ended. Nothing is analysed, and nothing of the session remains."""
-    background = AsyncBackgroundObserver(analysis, target=proxy.target)
+    background = AsyncBackgroundObserver(analysis, brakes=False, target=proxy.target)
     background.submit(new_session_id())
     await until(lambda: analysis.started)
     proxy.hold_replies()
@@ -388,7 +390,7 @@ async def test_a_token_function_that_raises_fails_one_call(
         return "token"
 
     analysis = Analysis()
-    background = AsyncBackgroundObserver(analysis, target=sidecar.target, token=token, max_workers=1)
+    background = AsyncBackgroundObserver(analysis, brakes=False, target=sidecar.target, token=token, max_workers=1)
     background.submit(new_session_id())
     await until(lambda: "no run could begin: Unauthenticated: the token function raised LookupError" in caplog.text)
     assert "secret" not in caplog.text
@@ -415,7 +417,7 @@ async def test_a_log_filter_that_raises_stops_nothing(async_observer: AsyncObser
     logger = logging.getLogger("session_notes")
     logger.addFilter(refuse)
     try:
-        background = AsyncBackgroundObserver(analyse, client=async_observer, max_workers=1)
+        background = AsyncBackgroundObserver(analyse, brakes=False, client=async_observer, max_workers=1)
         for count in (1, 2):
             background.submit(session_id)
             assert (await ended(async_observer, session_id, count))[-1].failure == "LookupError"

@@ -81,7 +81,8 @@ def start(observer: ObserverClient) -> Iterator[Callable[..., BackgroundObserver
     started: list[BackgroundObserver] = []
 
     def start(analyse: Callable[[ActiveRun], Notes | None], **options: object) -> BackgroundObserver:
-        background = BackgroundObserver(analyse, client=observer, **options)  # type: ignore[arg-type]
+        options = {"client": observer, "brakes": False} | options
+        background = BackgroundObserver(analyse, **options)  # type: ignore[arg-type]
         started.append(background)
         return background
 
@@ -138,7 +139,7 @@ def test_a_thousand_submissions(
     """1,000 submissions of 300 sessions neither block nor create more threads, and all notes are up to date."""
     sessions = [new_session_id() for _ in range(300)]
     analysis.released.clear()
-    background = BackgroundObserver(analysis, target=sidecar.target, max_workers=4)
+    background = BackgroundObserver(analysis, brakes=False, target=sidecar.target, max_workers=4)
     for number, session_id in enumerate(sessions):
         primary.append_turns(session_id, [Turn("user", f"turn {number}")], timeout=timedelta(seconds=30))
         background.submit(session_id)
@@ -148,7 +149,7 @@ def test_a_thousand_submissions(
         session_id = sessions[number % 300]
         primary.append_turns(session_id, [Turn("user", f"turn {number}")], timeout=timedelta(seconds=30))
         background.submit(session_id)
-        assert len(threads()) <= 4 + 1, "the workers and one watchdog"
+        assert len(threads()) <= 4 + 2, "the workers, a watchdog, and one thread that renews leases"
     assert len(analysis.started) == 4
     analysis.released.set()
     assert background.close(timedelta(minutes=1))
@@ -194,7 +195,7 @@ def test_sessions_are_analysed_concurrently(start: Callable[..., BackgroundObser
     for _ in range(5):
         background.submit(new_session_id())
     eventually(lambda: len(analysis.started) == 3)
-    assert len(threads()) == 4
+    assert len(threads()) == 3 + 2
     analysis.released.set()
     assert background.close()
     assert len(analysis.started) == 5
@@ -318,7 +319,7 @@ def test_each_overrun_has_its_own_limit(
         background.submit(session_id)
     for session_id in slow:
         assert ended(observer, session_id)[0].failure == "time limit of 0.5 s passed"
-    assert len(threads()) == 9
+    assert len(threads()) == 8 + 2
 
 
 def test_an_analysis_can_read_its_remaining_time(
@@ -340,7 +341,9 @@ def test_an_analysis_can_read_its_remaining_time(
 def test_the_lease_follows_the_time_limit(rejecting: RejectingServer, analysis: Analysis) -> None:
     """If the process dies, the run is abandoned soon after its time limit."""
     rejecting.code = grpc.StatusCode.FAILED_PRECONDITION
-    with BackgroundObserver(analysis, target=rejecting.target, time_limit=timedelta(seconds=20)) as background:
+    with BackgroundObserver(
+        analysis, brakes=False, target=rejecting.target, time_limit=timedelta(seconds=20)
+    ) as background:
         background.submit("s")
     (request,) = rejecting.requests
     assert BeginRunRequest.FromString(request).lease.ToTimedelta() == timedelta(seconds=20 + 10)
@@ -352,7 +355,7 @@ def test_close_finishes_submitted_sessions(
     """Leaving the block finishes all sessions, including those submitted during a run. Later ones are rejected."""
     sessions = [new_session_id() for _ in range(50)]
     analysis.released.clear()
-    with BackgroundObserver(analysis, target=sidecar.target, max_workers=2) as background:
+    with BackgroundObserver(analysis, brakes=False, target=sidecar.target, max_workers=2) as background:
         for submitted in sessions:
             background.submit(submitted)
         eventually(lambda: len(analysis.started) == 2)
@@ -394,7 +397,7 @@ def test_close_does_not_wait_for_a_sidecar_that_hangs(analysis: Analysis) -> Non
     analysis.released.clear()
     with Sidecar() as sidecar:
         assert sidecar.process is not None
-        background = BackgroundObserver(analysis, target=sidecar.target)
+        background = BackgroundObserver(analysis, brakes=False, target=sidecar.target)
         for _ in range(4):
             background.submit(new_session_id())
         eventually(lambda: len(analysis.started) == 4)
@@ -409,7 +412,7 @@ def test_close_does_not_wait_for_a_sidecar_that_hangs(analysis: Analysis) -> Non
 
 def test_close_does_not_wait_for_an_unavailable_sidecar(silent: str, analysis: Analysis) -> None:
     """`close` respects its timeout if the sidecar is unavailable."""
-    background = BackgroundObserver(analysis, target=silent)
+    background = BackgroundObserver(analysis, brakes=False, target=silent)
     for _ in range(10):
         background.submit(new_session_id())
     started = time.monotonic()
@@ -427,7 +430,7 @@ def test_an_outage_costs_no_worker(session_id: str, caplog: pytest.LogCaptureFix
                 sidecar.terminate()
             return Notes(summary="the users own words")
 
-        background = BackgroundObserver(analyse, client=client, max_workers=1)
+        background = BackgroundObserver(analyse, brakes=False, client=client, max_workers=1)
         background.submit(session_id)
         eventually(lambda: "notes could not be written: Unavailable" in caplog.text)
         background.submit("another")
@@ -469,7 +472,7 @@ def analyse(run):
     hangs.set()
     threading.Event().wait()
 
-BackgroundObserver(analyse, target={sidecar.target!r}).submit({session_id!r})
+BackgroundObserver(analyse, brakes=False, target={sidecar.target!r}).submit({session_id!r})
 assert hangs.wait(30)
 print("the end")
 """
@@ -480,7 +483,7 @@ print("the end")
 def test_close_gives_up_runs_that_cannot_begin(unreachable: str, analysis: Analysis) -> None:
     """Without a sidecar, no run has begun, and leaving the block takes less than its 10 s."""
     started = time.monotonic()
-    with BackgroundObserver(analysis, target=unreachable, max_workers=2) as background:
+    with BackgroundObserver(analysis, brakes=False, target=unreachable, max_workers=2) as background:
         for _ in range(10):
             background.submit(new_session_id())
     assert time.monotonic() - started < 5
@@ -517,7 +520,7 @@ def test_the_wrong_kind_is_rejected() -> None:
 
 def test_the_timeout_of_close_is_checked() -> None:
     """An invalid timeout of `close` is rejected before anything is closed."""
-    with BackgroundObserver(Analysis(), target="127.0.0.1:1") as background:
+    with BackgroundObserver(Analysis(), brakes=False, target="127.0.0.1:1") as background:
         with pytest.raises(InvalidArgument, match=r"timeout must be a datetime\.timedelta, not int"):
             background.close(5)  # type: ignore[arg-type]
         background.submit("s")
@@ -679,7 +682,9 @@ def test_a_token_function_that_raises_fails_one_call(
 
     analysis.released.clear()
     limit = timedelta(seconds=0.3)
-    background = BackgroundObserver(analysis, target=sidecar.target, token=token, max_workers=3, time_limit=limit)
+    background = BackgroundObserver(
+        analysis, brakes=False, target=sidecar.target, token=token, max_workers=3, time_limit=limit
+    )
     background.submit(new_session_id())
     eventually(lambda: len(analysis.started) == 1)
     raising.set()
@@ -708,7 +713,7 @@ def test_a_deleted_session_is_dropped(
     """A deleted session is dropped whether queued, running or due again, and nothing creates it anew."""
     analysis.released.clear()
     running, waiting = new_session_id(), new_session_id()
-    background = BackgroundObserver(analysis, target=sidecar.target, max_workers=1)
+    background = BackgroundObserver(analysis, brakes=False, target=sidecar.target, max_workers=1)
     for session_id in (running, running, waiting):
         background.submit(session_id)
     eventually(lambda: analysis.started)
@@ -753,7 +758,7 @@ def test_a_session_deleted_while_its_run_begins(
     primary: PrimaryClient, observer: ObserverClient, analysis: Analysis, proxy: Proxy, session_id: str, lost: bool
 ) -> None:
     """The deletion can wait until BeginRun has ended. Nothing is analysed, and nothing of the session remains."""
-    background = BackgroundObserver(analysis, target=proxy.target)
+    background = BackgroundObserver(analysis, brakes=False, target=proxy.target)
     background.submit(new_session_id())
     eventually(lambda: analysis.started)
     proxy.hold_replies()

@@ -112,7 +112,7 @@ async def read():
         return await client.get_notes(SESSION)
 
 client, slow = PrimaryClient(TARGET), ObserverClient(TARGET)
-background = BackgroundObserver(print, client=slow)
+background = BackgroundObserver(print, brakes=False, client=slow)
 client.get_notes(SESSION, timeout=timedelta(seconds=5))
 os.kill(int(SIDECAR), signal.SIGSTOP)
 threading.Thread(target=lambda: slow.begin_run("slow"), daemon=True).start()
@@ -180,7 +180,7 @@ def analyse(run):
         released.wait(30)
     return Notes(summary=run.session_id[:5])
 
-background = BackgroundObserver(analyse, target=TARGET, max_workers=1)
+background = BackgroundObserver(analyse, brakes=False, target=TARGET, max_workers=1)
 background.submit(SESSION)
 background.submit("waiting")
 begun.wait(30)
@@ -216,7 +216,7 @@ def test_an_asyncio_observer_works_in_a_child(sidecar: Sidecar, session_id: str)
 async def analyse(run):
     return Notes(summary="x")
 
-background = AsyncBackgroundObserver(analyse, target=TARGET)
+background = AsyncBackgroundObserver(analyse, brakes=False, target=TARGET)
 
 async def observe():
     async with background:

@@ -132,7 +132,10 @@ class TestOrder:
             transcript_lengths.append(len(run.transcript))
             return Notes()
 
-        with BackgroundObserver(analyse, client=observer) as background, TurnRecorder(primary, background) as recorder:
+        with (
+            BackgroundObserver(analyse, brakes=False, client=observer) as background,
+            TurnRecorder(primary, background) as recorder,
+        ):
             recorder.record(session_id, *turns("a", "b"))
             eventually(lambda: transcript_lengths == [2])
             recorder.record(session_id, *turns("c"), observe=False)
@@ -801,7 +804,7 @@ class TestAsyncio:
         self, async_primary: AsyncPrimaryClient, primary: PrimaryClient, observer: ObserverClient, session_id: str
     ) -> None:
         """Turns from the loop and from other threads are stored in order, and a run follows."""
-        with BackgroundObserver(lambda run: Notes(), client=observer) as background:
+        with BackgroundObserver(lambda run: Notes(), brakes=False, client=observer) as background:
             async with AsyncTurnRecorder(async_primary, background) as recorder:
                 for number in range(100):
                     recorder.record(session_id, *turns(number))

@@ -63,14 +63,15 @@ def test_programs_share_only_a_session(run: Run, sidecar: Sidecar, session_id: s
 def test_observer_repeats_until_a_signal(
     start: Start, sidecar: Sidecar, session_id: str, number: signal.Signals
 ) -> None:
-    """The observer analyses each session repeatedly; on SIGINT or SIGTERM it finishes its runs and exits with 0."""
+    """The observer analyses new turns repeatedly; on SIGINT or SIGTERM it finishes its runs and exits with 0."""
     other = f"{session_id}-2"
     observer = start("observer.py", "--session", session_id, "--session", other, "--every", "100ms")
 
     def rounds(session: str) -> int:
+        primary.append_turns(session, [Turn("user", "Go on.")])
         return sum(run.state is RunState.WRITTEN for run in client.list_runs(session))
 
-    with ObserverClient(sidecar.target) as client:
+    with ObserverClient(sidecar.target) as client, PrimaryClient(sidecar.target) as primary:
         eventually(lambda: min(rounds(session_id), rounds(other)) > 2, 20)
         observer.send_signal(number)
         _, err = observer.communicate(timeout=20)

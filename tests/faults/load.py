@@ -131,7 +131,9 @@ class Load:
         """Make calls again."""
         for future in self._futures:
             assert not future.done() or self._stopped.is_set(), future.exception()
-        self._background = BackgroundObserver(self._observe, target=self.target, observer=BACKGROUND, max_workers=2)
+        self._background = BackgroundObserver(
+            self._observe, brakes=False, target=self.target, observer=BACKGROUND, max_workers=2
+        )
         self._go.set()
 
     def flood(self, calls: int) -> None:

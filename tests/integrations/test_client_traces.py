@@ -173,7 +173,7 @@ def test_background_run_is_linked_to_its_submit(traced: Sidecar, collector: Coll
     with PrimaryClient(traced.target) as primary:
         primary.append_turns(session_id, [Turn("user", CANARY)])
     with (
-        BackgroundObserver(analyse, target=traced.target) as observer,
+        BackgroundObserver(analyse, brakes=False, target=traced.target) as observer,
         TRACER.start_as_current_span("request") as request,
     ):
         observer.submit(session_id)
@@ -201,7 +201,7 @@ async def test_async_background_run_is_linked_to_its_submit(
         return Notes()
 
     limit = timedelta(milliseconds=200)
-    async with AsyncBackgroundObserver(analyse, target=traced.target, time_limit=limit) as observer:
+    async with AsyncBackgroundObserver(analyse, brakes=False, target=traced.target, time_limit=limit) as observer:
         with TRACER.start_as_current_span("request") as request:
             observer.submit(session_id)
             await asyncio.to_thread(eventually, lambda: analysis_spans)
@@ -228,9 +228,11 @@ def test_failed_background_run(traced: Sidecar, collector: Collector, session_id
         released.wait(20)
         return Notes()
 
-    with BackgroundObserver(raising, target=traced.target) as observer:
+    with BackgroundObserver(raising, brakes=False, target=traced.target) as observer:
         observer.submit(session_id)
-    with BackgroundObserver(hanging, target=traced.target, time_limit=timedelta(milliseconds=50)) as observer:
+    with BackgroundObserver(
+        hanging, brakes=False, target=traced.target, time_limit=timedelta(milliseconds=50)
+    ) as observer:
         observer.submit(session_id)
         failed = eventually(
             lambda: (
@@ -308,7 +310,7 @@ import sys
 from session_notes import BackgroundObserver, Notes, PrimaryClient
 with PrimaryClient({traced.target!r}) as primary:
     primary.get_notes("s1")
-with BackgroundObserver(lambda run: Notes(), target={traced.target!r}) as observer:
+with BackgroundObserver(lambda run: Notes(), brakes=False, target={traced.target!r}) as observer:
     observer.submit("s1")
 print([name for name in sys.modules if "opentelemetry" in name])
 """

@@ -88,8 +88,11 @@ class AsyncActiveRun(BaseRun):
             SessionDeleted: If the session was deleted during the run.
             SessionNotesError: If the call fails for another reason.
         """
+        return await self._renew(lease)
+
+    async def _renew(self, lease: timedelta | None, timeout: timedelta | None = None) -> RenewResult:  # noqa: ASYNC109
         with self._renewing():
-            result = await self._client.renew_run(self.session_id, self.run_id, lease=lease)
+            result = await self._client.renew_run(self.session_id, self.run_id, lease=lease, timeout=timeout)
         self.obsolete = result.obsolete
         return result
 

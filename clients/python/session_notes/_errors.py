@@ -193,6 +193,8 @@ class SessionDeleted(SessionNotesError):
 class ServerError(SessionNotesError):
     """A bug in the sidecar, or a server that is not a sidecar. For a bug, the message contains an id from the log."""
 
+    _unimplemented = False
+
 
 class UsageError(SessionNotesError, RuntimeError):
     """The client is closed, not open, or belongs to another event loop; or the run has ended. Correct the program."""
@@ -270,6 +272,9 @@ def translate(error: grpc.RpcError) -> SessionNotesError:
         metadata=info.metadata,
         retry_after=retry.retry_delay.ToTimedelta() if retry.HasField("retry_delay") else None,
     )
+    if isinstance(translated, ServerError) and error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        translated._unimplemented = True
+        translated._for_logs = "the sidecar does not have this method; it may be older than this client"
     if isinstance(translated, InvalidArgument):
         bad_request = _find(details, status_pb2.BadRequest())
         translated.violations = tuple(FieldViolation(v.field, v.description) for v in bad_request.field_violations)

@@ -8,21 +8,32 @@ import inspect
 import logging
 import os
 import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from datetime import timedelta
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-from session_notes import _forks, _notes_calls, _pending, _spans
+from session_notes import _forks, _notes_calls, _pending, _spans, _state_calls
 from session_notes._async_observer import AsyncObserverClient
+from session_notes._brakes import DEFAULT_BRAKES, Brakes
 from session_notes._calls import Call
 from session_notes._credentials import TLS, Token
-from session_notes._errors import InvalidArgument, SessionDeleted, Unavailable, UsageError, for_logs, invalid
-from session_notes._limits import DEFAULT_RUN_TIMEOUT, DEFAULT_TIME_LIMIT, FAIL_TIMEOUT, MAX_TIMEOUT
-from session_notes._logs import log, session_digest, warn
+from session_notes._errors import (
+    InvalidArgument,
+    RunInFlight,
+    SessionDeleted,
+    Unavailable,
+    UsageError,
+    for_logs,
+    invalid,
+)
+from session_notes._leases import DEFAULT_LEASE, Leases
+from session_notes._limits import DEFAULT_TIME_LIMIT, FAIL_TIMEOUT, MAX_TIMEOUT
+from session_notes._logs import RepeatedWarnings, log, session_digest, warn
 from session_notes._observer import ObserverClient
-from session_notes._results import BeginResult
+from session_notes._results import BeginResult, Reading
 from session_notes._runs import ENDED_WITHOUT_NOTES, BaseRun
 from session_notes._schedule import Job, Schedule
 
@@ -32,6 +43,14 @@ Stop = TypeVar("Stop")
 Analysis = TypeVar("Analysis")
 
 CLOSED = "observer closed"
+OBSOLETE = "obsolete: a newer run was faster"
+NOTHING_NEW = "nothing new: another run was faster"
+
+MAX_QUEUED_BY_SWEEP = 1000
+"""Number of queued sessions at which a sweep ends. The next one finds the others: the work is shared meanwhile."""
+
+DUE_TIMEOUT = timedelta(seconds=10)
+"""Timeout of a page of due sessions. The sidecar scans its store for it."""
 
 _COROUTINE = "the analysis returned a coroutine; for an async function, use AsyncBackgroundObserver"
 _PACKAGE = os.path.dirname(__file__) + os.sep
@@ -56,19 +75,35 @@ class Pool(ABC, Generic[Client, Run, Stop, Analysis]):
         max_workers: int = 4,
         time_limit: timedelta = DEFAULT_TIME_LIMIT,
         ttl: timedelta | None = None,
+        lease: timedelta = DEFAULT_LEASE,
+        transcript: Literal["all", "new"] = "all",
+        max_turns: int | None = None,
+        min_interval: timedelta | None = None,
+        min_new_turns: int | None = None,
+        quiet_for: timedelta | None = None,
+        max_runs: int | None = None,
+        brakes: bool = True,
     ) -> None:
         _check_analysis(analyse, self._asynchronous)
         self._check_client(client, connects=bool(target or observer or token or tls))
-        _check_limits(max_workers, time_limit, ttl)
+        _check_number("max_workers", max_workers, 1)
+        for name, span in (("time_limit", time_limit), ("lease", lease), *((("ttl", ttl),) if ttl is not None else ())):
+            check_span(name, span)
+        if transcript not in ("all", "new"):
+            raise invalid("transcript", "must be 'all' or 'new'")
+        if max_turns is not None:
+            _check_number("max_turns", max_turns, 1)
         self._analyse = analyse
         self._own_client = client is None
         self._client: Any = client or self._client_type(target, token=token, tls=tls, observer=observer)
         self._max_workers = max_workers
         self._time_limit = time_limit
         self._overrun = f"time limit of {time_limit.total_seconds():g} s passed"
-        # If this process dies, its run is abandoned soon after the time limit. Before that, an overrun can be recorded.
-        self._lease = time_limit + DEFAULT_RUN_TIMEOUT
+        self._lease = lease
         self._ttl = ttl
+        self._new_turns_only = transcript == "new"
+        self._max_turns = max_turns
+        self._brakes = _brakes_from(min_interval, min_new_turns, quiet_for, max_runs, brakes)
         self._closing = False
         self._closed = False
         self._reset()
@@ -80,7 +115,9 @@ class Pool(ABC, Generic[Client, Run, Stop, Analysis]):
         """Set up an empty state, on creation and in a forked child: work and workers remain with the parent."""
         # Protects all mutable state. Never held while waiting.
         self._lock = threading.Lock()
-        self._schedule: Schedule[Run, Stop] = Schedule()
+        self._schedule: Schedule[Run, Stop] = Schedule(self._brakes)
+        self._leases: Leases[Run] = Leases(self._lease, self._time_limit)
+        self._warnings = RepeatedWarnings()
         # Whether BeginRun is no longer retried, because the observer is closing.
         self._stopped_retrying = False
 
@@ -101,29 +138,132 @@ class Pool(ABC, Generic[Client, Run, Stop, Analysis]):
 
     def _accept(self, session_id: str) -> None:
         # Encoding the call rejects an invalid id here, and not later in the log.
-        self._begin_call(session_id)
+        self._begin_call(session_id, self._lease, only_if_idle=False)
         _forks.check()
         submitter = _spans.current_span()
         with self._lock:
             if self._closing:
                 raise UsageError("this observer is closed")
-            self._schedule.submit(session_id, submitter)
+            accepted = self._schedule.submit(session_id, submitter, time.monotonic())
             self._start_workers()
+        if not accepted:
+            self._log_exhausted(session_id)
 
-    def _begin_call(self, session_id: str) -> Call[BeginResult]:
+    def _accept_due(self, session_id: str) -> bool:
+        """Queue a session that the sweep has found, and return whether the sweep should continue."""
+        with self._lock:
+            if self._closing:
+                return False
+            accepted = self._schedule.sweep(session_id, time.monotonic())
+            self._start_workers()
+            more = self._schedule.queued < MAX_QUEUED_BY_SWEEP
+        if not accepted:
+            self._log_exhausted(session_id)
+        return more
+
+    def _due_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `due_sessions` for a sweep."""
+        return {
+            "min_turns_behind": max(1, self._brakes.min_new_turns),
+            "min_interval": timedelta(seconds=self._brakes.min_interval),
+            "min_quiet": timedelta(seconds=self._brakes.quiet_for),
+            "timeout": DUE_TIMEOUT,
+        }
+
+    def _ended(self, job: Job[Run, Stop]) -> None:
+        """End a job."""
+        with self._lock:
+            accepted = self._schedule.done(job, time.monotonic())
+            if self._closed:
+                self._schedule.drop_submitted()
+            self._start_workers()
+            self._work_ended()
+        if not accepted:
+            self._log_exhausted(job.session_id)
+
+    def _calls_to_begin(self, job: Job[Run, Stop]) -> Generator[Call[Any], Any, BeginResult | None]:
+        """Yield the calls that begin a run, receive their results, and return the run. None: it is not necessary."""
+        needed = self._needed_turns(job)
+        if needed:
+            # Read before the run begins, so that an unnecessary run leaves no record.
+            reading = yield self._reading_call(job.session_id)
+            turns_behind = reading.turns_behind
+            if not reading.ready and (needed > 1 or job.submission.swept):
+                session = yield _state_calls.get_session(job.session_id, False)
+                turns_behind = session.turn_count
+            if turns_behind is not None and turns_behind < needed:
+                job.too_few_turns = turns_behind > 0 and not job.submission.swept
+                return None
+        job.lease = self._leases.first
+        begun: BeginResult = yield self._begin_call(job.session_id, job.lease, only_if_idle=job.submission.swept)
+        return begun
+
+    def _reading_call(self, session_id: str) -> Call[Reading]:
+        call = _notes_calls.get_notes(session_id, self._client.observer, None, None, None, None, unavailable_ok=False)
+        call.retryable = True  # Unlike a primary, an observer can wait.
+        return call
+
+    def _needed_turns(self, job: Job[Run, Stop]) -> int:
+        """Return how many new turns a session must have for a run. 0: any number, not checked."""
+        needed = self._brakes.min_new_turns
+        if self._closing:
+            needed = min(needed, 1)
+        return max(needed, 1) if job.submission.swept else needed
+
+    def _unnecessary(self, job: Job[Run, Stop], begun: BeginResult) -> str | None:
+        """Return why a run that has begun ends without an analysis. None: it is necessary."""
+        if self._closed:
+            return CLOSED
+        if job.submission.swept and not begun.run.observed_turn:
+            return NOTHING_NEW  # The session was deleted after it was found.
+        # Another run may have written its notes between the check and BeginRun.
+        nothing_new = begun.current is not None and begun.current.turns_behind == 0
+        return NOTHING_NEW if nothing_new and self._needed_turns(job) else None
+
+    def _begin_call(self, session_id: str, lease: timedelta, *, only_if_idle: bool) -> Call[BeginResult]:
         return _notes_calls.begin_run(
             session_id,
             self._client.observer,
             run_id=None,
             observed_turn=None,
-            lease=self._lease,
-            only_if_idle=False,
+            lease=lease,
+            only_if_idle=only_if_idle,
             include_transcript=True,
             after_turn=None,
-            after_current_notes=False,
-            max_turns=None,
-            include_current_notes=False,
+            after_current_notes=self._new_turns_only,
+            max_turns=self._max_turns,
+            include_current_notes=True,
         )
+
+    def _begun(self, job: Job[Run, Stop], run: Run, begun: BeginResult) -> None:
+        """Record a run that is about to be analysed. Called with the lock held."""
+        now = time.monotonic()
+        job.run = run
+        self._schedule.began(job, now)
+        self._leases.add(run, begun, job.lease, now)
+
+    def _not_begun(self, job: Job[Run, Stop], error: Exception) -> None:
+        """Record that no run could begin."""
+        if job.submission.swept and isinstance(error, RunInFlight):
+            return  # Another process was faster.
+        job.failed = True
+        if not job.forgotten:
+            self._warnings.warn(f"session {session_digest(job.session_id)}", f"no run could begin: {for_logs(error)}")
+            _spans.mark_failed()
+
+    def _concluded(self, job: Job[Run, Stop], run: Run) -> None:
+        """Record how a run has ended."""
+        if run._state == "written":
+            job.failed = False
+        elif not run.obsolete:
+            job.failed = True
+
+    def _renewed(self, run: Run, error: Exception | None) -> None:
+        """Record the outcome of a renewal."""
+        with self._lock:
+            failed = self._leases.renewed(run, error, time.monotonic())
+        if failed and error is not None:
+            self._log_run(run, f"its lease was not renewed: {for_logs(error)}", failed=False)
 
     def _forget(self, session_id: str) -> Future[None] | None:
         with self._lock:
@@ -155,6 +295,8 @@ class Pool(ABC, Generic[Client, Run, Stop, Analysis]):
                 self._log_run(run, f"the analysis raised {for_logs(error)}{_location(error)}")
             return self._overrun_or(run, for_logs(error))
         if notes is None:
+            if run.obsolete and not run.ended:
+                return OBSOLETE
             if not run.ended:
                 self._log_run(run, self._overrun_or(run, "the analysis returned no notes"))
             return self._overrun_or(run, ENDED_WITHOUT_NOTES)
@@ -166,6 +308,8 @@ class Pool(ABC, Generic[Client, Run, Stop, Analysis]):
 
     def _failure_of_write(self, run: Run, error: Exception) -> str | None:
         """Log why the notes were not written, and return the failure to record. None: there is nothing to record."""
+        if isinstance(error, SessionDeleted):
+            run._session_deleted()
         if isinstance(error, SessionDeleted | Unavailable):
             # A deleted session has no runs. Without a response, the lease expires instead.
             self._log_run(run, f"the notes could not be written: {for_logs(error)}")
@@ -176,14 +320,22 @@ class Pool(ABC, Generic[Client, Run, Stop, Analysis]):
     def _overrun_or(self, run: Run, reason: str) -> str:
         return reason if run.remaining else self._overrun
 
-    def _log_not_begun(self, job: Job[Run, Stop], error: BaseException) -> None:
-        if not job.forgotten:
-            warn("session %s: no run could begin: %s", session_digest(job.session_id), for_logs(error))
+    def _log_run(self, run: BaseRun, problem: str, *, failed: bool = True) -> None:
+        self._warnings.warn(f"session {session_digest(run.session_id)}, run {run.number}", problem)
+        if failed:
             _spans.mark_failed()
 
-    def _log_run(self, run: BaseRun, text: str) -> None:
-        warn("session %s, run %d: %s", session_digest(run.session_id), run.number, text)
-        _spans.mark_failed()
+    def _log_exhausted(self, session_id: str) -> None:
+        with self._lock:
+            history = self._schedule.histories.get(session_id)
+            if history is None or history.reported:
+                return
+            history.reported = True
+        runs = self._brakes.max_runs
+        self._warnings.warn(f"session {session_digest(session_id)}", f"max_runs of {runs:g} reached, no further runs")
+
+    def _log_sweep(self, error: Exception) -> None:
+        self._warnings.warn("sweep", f"the due sessions could not be listed: {for_logs(error)}")
 
     def _log_bug(self, job: Job[Run, Stop], error: BaseException) -> None:
         session = session_digest(job.session_id)
@@ -211,23 +363,63 @@ def seconds(span: timedelta) -> float:
     return min(span.total_seconds(), threading.TIMEOUT_MAX)
 
 
+def seconds_until(moment: float) -> float:
+    """Return the seconds until a monotonic time, limited like `seconds`."""
+    return min(max(0.0, moment - time.monotonic()), threading.TIMEOUT_MAX)
+
+
 def rest_of_fail_timeout(elapsed: float) -> timedelta:
     """Return the time left for recording the failure of runs that `close` ends."""
     return max(timedelta(), FAIL_TIMEOUT - timedelta(seconds=elapsed))
 
 
-def _check_limits(max_workers: int, time_limit: timedelta, ttl: timedelta | None) -> None:
-    if not isinstance(max_workers, int):
-        raise invalid("max_workers", f"must be an int, not {type(max_workers).__name__}")
-    if max_workers < 1:
-        raise invalid("max_workers", "must be at least 1")
-    for name, span in (("time_limit", time_limit), ("ttl", ttl)):
-        if span is None and name == "ttl":
-            continue
-        if not isinstance(span, timedelta):
-            raise invalid(name, f"must be a datetime.timedelta, not {type(span).__name__}")
-        if not timedelta() < span <= MAX_TIMEOUT:
-            raise invalid(name, "must be above 0 and at most 100 years")
+def check_span(name: str, span: timedelta, *, zero: bool = False) -> None:
+    """Reject a span that is not above 0, or not at least 0."""
+    if not isinstance(span, timedelta):
+        raise invalid(name, f"must be a datetime.timedelta, not {type(span).__name__}")
+    if not timedelta() <= span <= MAX_TIMEOUT or (span == timedelta() and not zero):
+        raise invalid(name, f"must be {'at least' if zero else 'above'} 0 and at most 100 years")
+
+
+def check_pending(pending: str) -> None:
+    """Reject an unknown way of closing."""
+    if pending not in ("run", "drop"):
+        raise invalid("pending", "must be 'run' or 'drop'")
+
+
+def _check_number(name: str, number: int, minimum: int) -> None:
+    if not isinstance(number, int):
+        raise invalid(name, f"must be an int, not {type(number).__name__}")
+    if number < minimum:
+        raise invalid(name, f"must be at least {minimum}")
+
+
+def _brakes_from(
+    min_interval: timedelta | None,
+    min_new_turns: int | None,
+    quiet_for: timedelta | None,
+    max_runs: int | None,
+    on: bool,
+) -> Brakes:
+    """Return the brakes for the arguments of an observer. Those that are None have their default, or are off."""
+    if not isinstance(on, bool):
+        raise invalid("brakes", f"must be a bool, not {type(on).__name__}")
+    for name, span in (("min_interval", min_interval), ("quiet_for", quiet_for)):
+        if span is not None:
+            check_span(name, span, zero=True)
+    for name, number, minimum in (("min_new_turns", min_new_turns, 0), ("max_runs", max_runs, 1)):
+        if number is not None:
+            _check_number(name, number, minimum)
+    brakes = DEFAULT_BRAKES if on else Brakes()
+    if min_interval is not None:
+        brakes = brakes._replace(min_interval=min_interval.total_seconds())
+    if min_new_turns is not None:
+        brakes = brakes._replace(min_new_turns=min_new_turns)
+    if quiet_for is not None:
+        brakes = brakes._replace(quiet_for=quiet_for.total_seconds())
+    if max_runs is not None:
+        brakes = brakes._replace(max_runs=max_runs)
+    return brakes
 
 
 def _check_analysis(analyse: object, asynchronous: bool) -> None:

@@ -146,7 +146,8 @@ class BaseRun:
         try:
             yield
         except (RunNotFound, RunAlreadyFailed, SessionDeleted):
-            self.obsolete = True
+            if not self.ended:
+                self.obsolete = True
             raise
 
     def _session_deleted(self) -> None:
@@ -253,8 +254,11 @@ class ActiveRun(BaseRun):
             SessionDeleted: If the session was deleted during the run.
             SessionNotesError: If the call fails for another reason.
         """
+        return self._renew(lease)
+
+    def _renew(self, lease: timedelta | None, timeout: timedelta | None = None) -> RenewResult:
         with self._renewing():
-            result = self._client.renew_run(self.session_id, self.run_id, lease=lease)
+            result = self._client.renew_run(self.session_id, self.run_id, lease=lease, timeout=timeout)
         self.obsolete = result.obsolete
         return result
 

@@ -25,7 +25,10 @@ def analysis() -> Iterator[Analysis]:
 @pytest.fixture
 def recorder(primary: PrimaryClient, observer: ObserverClient, analysis: Analysis) -> Iterator[TurnRecorder]:
     """A recorder that stores turns and submits observer runs."""
-    with BackgroundObserver(analysis, client=observer) as background, TurnRecorder(primary, background) as recorder:
+    with (
+        BackgroundObserver(analysis, brakes=False, client=observer) as background,
+        TurnRecorder(primary, background) as recorder,
+    ):
         yield recorder
 
 
