@@ -1,4 +1,4 @@
-"""`runs begin`, `runs fail` and `runs list`."""
+"""`runs begin`, `runs fail`, `runs list` and `runs due`."""
 
 from session_notes.v1 import notes_pb2
 
@@ -71,3 +71,27 @@ def test_list(cli: Cli, session: SessionCalls) -> None:
     ]
     assert [run["notes"] and run["notes"]["summary"] for run in json_notes.json] == [None, "so far"]
     assert (empty.code, empty.out) == (0, f"no runs on {session.id}\n")
+
+
+def test_due(cli: Cli, session: SessionCalls) -> None:
+    """`runs due` lists the sessions with new turns, within the bounds, for one observer."""
+    session.append_turns(3)
+    session.write_notes("r1", observed_turn=1)
+    table, in_json, few, recent, loud, invalid = cli.run_all(
+        ["runs", "due"],
+        ["runs", "due", "--min-turns-behind", "2", "--min-interval", "0s", "--min-quiet", "0s", "--json"],
+        ["runs", "due", "--min-turns-behind", "3", "--json"],
+        ["runs", "due", "--min-interval", "1h", "--json"],
+        ["runs", "due", "--min-quiet", "1h", "--observer", "other", "--json"],
+        ["runs", "due", "--min-turns-behind", "-1"],
+    )
+    assert table.out.splitlines()[0].split() == ["SESSION", "TURNS", "BEHIND", "QUIET", "FOR", "LATEST", "RUN"]
+    (row,) = [line.split() for line in table.out.splitlines() if line.startswith(session.id)]
+    assert (row[1:3], row[-1]) == (["3", "2"], "written")
+    (entry,) = [entry for entry in in_json.json if entry["session_id"] == session.id]
+    assert (entry["turn_count"], entry["turns_behind"], entry["latest_run"]["run_id"]) == (3, 2, "r1")
+    assert entry["quiet_seconds"] >= 0
+    for listed in (few, recent, loud):
+        assert session.id not in {entry["session_id"] for entry in listed.json}
+    assert invalid.code == 2
+    assert invalid.error.startswith("--min-turns-behind: ")

@@ -1,4 +1,4 @@
-"""`session get`, `set`, `append`, `delete` and `list`."""
+"""`session get`, `set`, `append`, `export`, `delete` and `list`."""
 
 import json
 import re
@@ -113,6 +113,46 @@ def test_turn_without_speaker(cli: Cli, session: SessionCalls) -> None:
     """A turn without a speaker shows a dash in its column."""
     session.append_turns([turn_pb2.Turn(text="hello")])
     assert cli("session", "get", session.id, "--turns").out.splitlines()[-1] == "  1  -  hello"
+
+
+def test_export(cli: Cli, session: SessionCalls, tmp_path: Path) -> None:
+    """`session export` prints everything stored of a session, or writes it to a new file that others cannot read."""
+    session.update_session(set={"goal": "refund"})
+    session.append_turns([turn_pb2.Turn(speaker="user", text="hello", extra={"mood": "calm"})])
+    session.begin_run("r1", observer="tone")
+    session.fail_run("r1", observer="tone", reason="no answer")
+    session.write_notes("r2", observer="tone", observed_turn=1)
+    session.write_notes("r3", "older", observed_turn=1)
+    session.write_notes("r4", "newer", observed_turn=1)
+    file = tmp_path / "export.json"
+    printed, written, unknown = cli.run_all(
+        ["session", "export", session.id],
+        ["session", "export", session.id, "--output", str(file)],
+        ["session", "export", new_session_id()],
+    )
+    assert (printed.code, printed.err) == (0, "")
+    document = printed.json
+    assert (document["session_id"], document["turn_count"], document["fields"]) == (session.id, 1, {"goal": "refund"})
+    assert document["create_time"].endswith("Z")
+    assert document["expires_in_seconds"] > 0
+    (turn,) = document["turns"]
+    assert (turn["speaker"], turn["text"], turn["extra"]) == ("user", "hello", {"mood": "calm"})
+    assert document["notes"]["default"]["notes"]["summary"] == "newer"
+    runs = {name: [(run["run_id"], run["state"]) for run in entries] for name, entries in document["runs"].items()}
+    assert runs == {
+        "default": [("r4", "written"), ("r3", "written")],
+        "tone": [("r2", "written"), ("r1", "failed")],
+    }
+    assert document["runs"]["default"][1]["notes"]["summary"] == "older"
+    assert document["runs"]["tone"][1]["failure"] == "no answer"
+
+    assert (written.code, written.out, written.err) == (0, "", "")
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert json.loads(file.read_text())["runs"] == document["runs"]
+    again = cli("session", "export", session.id, "--output", str(file))
+    assert (again.code, again.error) == (2, "--output: the file exists already; name a new one")
+    assert unknown.code == 6
+    assert unknown.error.endswith("does not exist")
 
 
 def test_delete_asks_for_confirmation(cli: Cli, session: SessionCalls) -> None:

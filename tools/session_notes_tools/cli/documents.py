@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import click
 from session_notes_tools.terminal_text import visible
 
 if TYPE_CHECKING:
-    from session_notes import Notes, Reading, Run, Session, SessionSummary, Turn
+    from session_notes import DueSession, Notes, Reading, Run, Session, SessionSummary, Turn
 
 
 def write(document: Any) -> None:
@@ -129,3 +129,19 @@ def summary(content: "SessionSummary") -> dict[str, Any]:
         "expires_in_seconds": seconds(content.expires_in),
         "observers": list(content.observers),
     }
+
+
+def due(content: "DueSession") -> dict[str, Any]:
+    """Return a session on which an observer has work to do."""
+    return {
+        "session_id": content.session_id,
+        "turn_count": content.turn_count,
+        "turns_behind": content.turns_behind,
+        "quiet_seconds": seconds(content.quiet),
+        "latest_run": run(content.latest_run),
+    }
+
+
+def export(content: "Session", runs: "Mapping[str, Iterable[Run]]") -> dict[str, Any]:
+    """Return everything stored of a session, with the runs of each observer, newest first."""
+    return session(content) | {"runs": {observer: [*map(run, entries)] for observer, entries in sorted(runs.items())}}

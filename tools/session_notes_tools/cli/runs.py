@@ -1,4 +1,4 @@
-"""`session-notes runs begin`, `runs fail` and `runs list`."""
+"""`session-notes runs begin`, `runs fail`, `runs list` and `runs due`."""
 
 from datetime import timedelta
 
@@ -11,9 +11,9 @@ from session_notes_tools.cli.options import (
     session_argument,
     session_exists,
 )
-from session_notes_tools.cli.parameters import argument, option, span_option
+from session_notes_tools.cli.parameters import argument, option, span_option, span_or_zero
 
-app = Group("runs", help="Begin, fail and list the runs of an observer.")
+app = Group("runs", help="Begin, fail and list the runs of an observer, and find sessions that need one.")
 
 
 @app.command(
@@ -135,3 +135,53 @@ def list_(
         with primary_client(target, timeout) as reader:
             reason = "" if session_exists(reader, session_id) else f": {phrases.UNKNOWN_SESSION}"
         output.echo(output.id_line(f"no runs on {session_id}{reason}"))
+
+
+@app.command(epilog="Example: session-notes runs due --min-quiet 2s --json | jq -r '.[].session_id'")
+@option(
+    "--min-turns-behind",
+    type=int,
+    metavar="N",
+    help="The smallest number of turns that the current notes have not seen.",
+    show_default="1",
+)
+@option(
+    "--min-interval",
+    type=span_or_zero,
+    metavar="SPAN",
+    help="The shortest time since the observer's latest run on a session began: 90s, 15m.",
+    show_default="any",
+)
+@option(
+    "--min-quiet",
+    type=span_or_zero,
+    metavar="SPAN",
+    help="The shortest time since the last turn: 500ms, 2s.",
+    show_default="any",
+)
+@observer_option
+@common_options
+def due(
+    min_turns_behind: int | None,
+    min_interval: timedelta | None,
+    min_quiet: timedelta | None,
+    observer: str,
+    target: str,
+    timeout: timedelta,
+    as_json: bool,
+) -> None:
+    """Show the sessions on which an observer has work to do, the most turns behind first. This scans the whole store.
+
+    These have new turns, and no run of this observer in flight.
+    """
+    from session_notes_tools.cli import documents, views
+
+    with observer_client(target, timeout, observer) as client:
+        sessions = list(
+            client.due_sessions(min_turns_behind=min_turns_behind, min_interval=min_interval, min_quiet=min_quiet)
+        )
+    sessions.sort(key=lambda session: (-session.turns_behind, session.session_id))
+    if as_json:
+        documents.write([documents.due(session) for session in sessions])
+    else:
+        views.show_due(sessions)

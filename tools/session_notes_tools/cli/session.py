@@ -1,5 +1,7 @@
-"""`session-notes session get`, `set`, `append`, `delete` and `list`."""
+"""`session-notes session get`, `set`, `append`, `export`, `delete` and `list`."""
 
+import json
+import os
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +16,7 @@ from session_notes_tools.cli.options import (
     json_object,
     json_value,
     name_and_value,
+    observer_client,
     primary_client,
     read_text,
     session_argument,
@@ -22,11 +25,14 @@ from session_notes_tools.cli.options import (
 from session_notes_tools.cli.parameters import argument, option, path_option, span_option
 
 if TYPE_CHECKING:
-    from session_notes import SessionSummary, Turn
+    from session_notes import Session, SessionSummary, Turn
 
 app = Group("session", help="Read and change sessions: fields and transcript.")
 
 _TURN_KEYS = ("speaker", "text", "time", "extra")
+
+_EXPORT_ATTEMPTS = 3
+"""How often an export begins anew because the session changed while it was read."""
 
 
 @app.command(epilog="Example: session-notes session get s1 --turns")
@@ -46,10 +52,7 @@ def get(
     """
     from session_notes_tools.cli import documents, views
 
-    with primary_client(target, timeout) as client:
-        session = client.get_session(session_id, include_turns=turns)
-    if session.create_time is None:
-        raise Failure(f"session {session_id} does not exist", ExitCode.NOT_FOUND)
+    session = _existing_session(target, timeout, session_id, include_turns=turns)
     if as_json:
         documents.write(documents.session(session))
     else:
@@ -158,6 +161,59 @@ def append(
         documents.write({"session_id": session_id, "turn_count": count})
     else:
         output.echo(output.id_line((session_id, "bold"), f" has {phrases.count(count, 'turn')}"))
+
+
+@app.command(epilog="Example: session-notes session export s1 --output s1.json")
+@session_argument
+@path_option("--output", help="Write to this new file, which only you can read.", show_default="stdout")
+@common_options
+def export(
+    session_id: str,
+    output: Path | None,
+    target: str,
+    timeout: timedelta,
+    as_json: bool,
+) -> None:
+    """Print all data of a session as one JSON document, for a person who asks for it.
+
+    It has the fields, the stored transcript, and for each observer the current notes and the last 20 runs, with their
+    notes and failures. The exit code is 6 if the session does not exist.
+    """
+    from session_notes_tools.cli import documents
+
+    for _ in range(_EXPORT_ATTEMPTS):
+        session = _existing_session(target, timeout, session_id, include_turns=True)
+        runs = {}
+        for observer in session.notes:
+            with observer_client(target, timeout, observer) as client:
+                runs[observer] = list(client.list_runs(session_id, include_notes=True))
+        # Every change of a session sets its update time.
+        if unchanged := _existing_session(target, timeout, session_id).update_time == session.update_time:
+            break
+    if not unchanged:
+        warning = "the session kept changing, so its runs may be newer than the rest; export it again once it is quiet"
+        click.echo(f"warning: {warning}", err=True)
+    document = documents.export(session, runs)
+    if output is None:
+        documents.write(document)
+        return
+    try:
+        with os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            json.dump(document, file, ensure_ascii=False, indent=2)
+            file.write("\n")
+    except FileExistsError as error:
+        raise usage_error("--output", "the file exists already; name a new one") from error
+    except OSError as error:
+        raise usage_error("--output", f"cannot be written: {error.strerror}") from error
+
+
+def _existing_session(target: str, timeout: timedelta, session_id: str, *, include_turns: bool = False) -> "Session":
+    """Read a session, which must exist."""
+    with primary_client(target, timeout) as client:
+        session = client.get_session(session_id, include_turns=include_turns)
+    if session.create_time is None:
+        raise Failure(f"session {session_id} does not exist", ExitCode.NOT_FOUND)
+    return session
 
 
 @app.command(epilog="Example: session-notes session delete s1 --yes")

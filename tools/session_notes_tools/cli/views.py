@@ -11,7 +11,7 @@ from session_notes_tools.cli.phrases import count, moment, reading_summary, rema
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
-    from session_notes import Notes, Reading, Run, Session, SessionSummary, Turn
+    from session_notes import DueSession, Notes, Reading, Run, Session, SessionSummary, Turn
 
 READINESS_STYLES = {
     "ready": "green",
@@ -192,6 +192,21 @@ def show_sessions(sessions: "Iterable[SessionSummary]") -> None:
             Id(", ".join(session.observers) or "-"),
         )
     echo(table if table.row_count else line("no sessions"))
+
+
+def show_due(sessions: "Iterable[DueSession]") -> None:
+    """Print a table of sessions on which an observer has work to do."""
+    table = headed_table("SESSION", "TURNS", "BEHIND", "QUIET FOR", "LATEST RUN", ids=["SESSION"])
+    for session in sessions:
+        latest = session.latest_run
+        table.add_row(
+            Id(session.session_id),
+            line(str(session.turn_count)),
+            line(str(session.turns_behind)),
+            line(remaining(session.quiet)),
+            line("-" if latest is None else (latest.state.value, _STATE_STYLES.get(latest.state.value, ""))),
+        )
+    echo(table if table.row_count else line("no session is due"))
 
 
 def _json(content: Any) -> str:
