@@ -181,6 +181,7 @@ check: .venv/dev .venv-protos/ready ## lint, check types and the contract, and c
 	$(BIN)/mypy
 	$(BIN)/mypy tests examples benchmarks
 	$(BIN)/buf lint
+	$(BIN)/buf breaking --against protos/released.binpb
 	@rm -rf .venv-protos/fresh && $(MAKE) --no-print-directory generate INTO=.venv-protos/fresh
 	@for d in $(GENERATED); do diff -r -x __pycache__ -x __init__.py .venv-protos/fresh/session_notes/$$d clients/python/session_notes/$$d \
 		|| { echo "generated code differs from protos/: run make protos" >&2; exit 1; }; done

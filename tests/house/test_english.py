@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 THIS_FILE = Path(__file__).relative_to(ROOT).as_posix()
 
 MARKS = re.compile(r"\b(is to be|are to be|beside|at work|nobody|somebody|whoever|what there is)\b", re.IGNORECASE)
-BINARY = (".png", ".svg", ".lock")
+BINARY = (".png", ".svg", ".lock", ".binpb")
 
 
 def texts() -> list[tuple[str, str]]:
