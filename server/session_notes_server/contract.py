@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
+from typing import Any
 
 from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
 from session_notes.v1 import session_notes_pb2, session_state_pb2
@@ -17,3 +19,10 @@ DEFAULT_OBSERVER = "default"
 
 DEFAULT_LEASE = timedelta(minutes=5)
 """The lease of a run whose BeginRun or RenewRun names none."""
+
+_ID = re.compile(r"[!-z|~]{1,256}")  # Printable ASCII without space, `{` and `}`.
+
+
+def is_id(value: Any) -> bool:
+    """Return whether a value is a valid id of a session, run or append, or a valid observer name."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None

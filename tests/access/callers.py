@@ -112,6 +112,19 @@ def bearer(token: str | None) -> tuple[tuple[str, str], ...]:
     return () if token is None else (("authorization", f"Bearer {token}"),)
 
 
+class _WithToken(grpc.UnaryUnaryClientInterceptor):
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        return continuation(details._replace(metadata=bearer(self._token)), request)
+
+
+def with_token(channel: grpc.Channel, token: str) -> grpc.Channel:
+    """Return a channel that sends a token with every unary call."""
+    return grpc.intercept_channel(channel, _WithToken(token))
+
+
 def outcome(
     channel: grpc.Channel, method: str, request: bytes = b"", *, metadata: tuple[tuple[str, str], ...] = ()
 ) -> Refusal:

@@ -78,6 +78,17 @@ def test_channelz_requires_the_role_admin(tmp_path: Path) -> None:
         for role in ("primary", "observer"):
             with refused(grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED"):
                 calls_started(channel, TOKENS[role])
+
+
+def test_channelz_requires_a_token_for_all_sessions(tmp_path: Path) -> None:
+    """A token for some sessions may not call channelz, which describes the connections of all callers."""
+    directory = token_files(tmp_path / "tokens", {"admin": f"{TOKENS['admin']} prefix=acme."})
+    with (
+        Sidecar(flags=[FLAG, "--tokens-dir", str(directory)]) as sidecar,
+        new_channel(sidecar.target) as channel,
+        refused(grpc.StatusCode.PERMISSION_DENIED, "SESSION_NOT_ALLOWED"),
+    ):
+        calls_started(channel, TOKENS["admin"])
         with refused(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"):
             calls_started(channel)
 

@@ -29,6 +29,7 @@ ALLOWED = {
     "SessionState/ListSessions": {"admin"},
 }
 MALFORMED = b"\xff"
+GET_NOTES = "session_notes.v1.SessionNotes.GetNotes"
 
 
 def test_the_table_lists_every_method() -> None:
@@ -154,3 +155,17 @@ def test_a_method_without_a_row_prevents_the_start(monkeypatch: pytest.MonkeyPat
     rows |= {"session_notes.v1.SessionNotes.ListRuns": missing, "session_notes.v1.SessionNotes.Watch": missing}
     with pytest.raises(RuntimeError, match="Watch"):
         authorization._check_table()
+
+
+def test_a_method_whose_sessions_are_not_checked_prevents_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that names its session in a new way is an error at import, and so is one that names none."""
+    authorization._sessions_by_method()
+    listings = authorization.LISTINGS
+    for other in (listings - {"session_notes.v1.SessionState.ListSessions"}, listings | {GET_NOTES}):
+        monkeypatch.setattr(authorization, "LISTINGS", other)
+        with pytest.raises(RuntimeError, match=r"GetNotes|ListSessions"):
+            authorization._sessions_by_method()
+    monkeypatch.setattr(authorization, "LISTINGS", listings)
+    monkeypatch.delitem(authorization._SESSIONS_AT, ("requests.session_id",))
+    with pytest.raises(RuntimeError, match=r"BatchGetNotes .*requests\.session_id"):
+        authorization._sessions_by_method()

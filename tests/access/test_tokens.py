@@ -7,15 +7,24 @@ from pathlib import Path
 import grpc
 import pytest
 from session_notes_server.identity import trusted_files
-from session_notes_server.identity.callers import Tokens
+from session_notes_server.identity.callers import Tokens, plain_token
+from session_notes_server.identity.roles import Role
 from session_notes_server.identity.trusted_files import CredentialsError
+from session_notes_server.sidecar.http_listener import HttpListener
 
 from tests.access.callers import TOKENS, get_notes_code, write_secret
 from tests.refused_starts import run_serve
-from tests.support import Sidecar, eventually, new_channel
+from tests.support import Sidecar, eventually, free_port, new_channel
 
 OK, UNAUTHENTICATED = grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED
+PERMISSION_DENIED = grpc.StatusCode.PERMISSION_DENIED
 OLD, NEW = TOKENS["primary"], "canary-primary-2-77aa"
+
+
+def role_of(tokens: Tokens, token: str) -> str | None:
+    """Return the role of a token; None if it has none."""
+    caller = tokens.caller_of(token)
+    return caller.role if caller is not None else None
 
 
 def hash_of(token: str) -> str:
@@ -67,6 +76,17 @@ def test_a_token_is_rotated_without_a_restart(tokens_dir: Path) -> None:
         pytest.param("primary", "sha256:canary", 0o600, "line 1 of", id="not a hash"),
         pytest.param("primary", "canary-\u00fc", 0o600, "line 1 of", id="not ASCII"),
         pytest.param("primary", f"{OLD}\n{hash_of('')}", 0o600, "line 2 of", id="the hash of an empty token"),
+        pytest.param("primary", f"{OLD}\n{NEW} prefix=", 0o600, "line 2 of", id="an empty prefix"),
+        pytest.param("primary", f"{OLD} prefix=a prefix=", 0o600, "line 1 of", id="a second prefix, empty"),
+        pytest.param("primary", f"{OLD} prefix=ü", 0o600, "line 1 of", id="a prefix that is not ASCII"),
+        pytest.param("primary", f"{OLD} prefix={{a", 0o600, "line 1 of", id="a prefix with a brace"),
+        pytest.param("primary", f"{OLD} prefix={'a' * 257}", 0o600, "line 1 of", id="a prefix longer than an id"),
+        pytest.param("primary", f"{OLD} prefix=canary a", 0o600, "line 1 of", id="a prefix with a space"),
+        pytest.param("primary", f"{OLD} Prefix=a", 0o600, "line 1 of", id="another name"),
+        pytest.param("primary", f"{OLD} # a comment", 0o600, "line 1 of", id="a comment behind a token"),
+        pytest.param("primary", f"{OLD}\nprefix=a.", 0o600, "line 2 of", id="a prefix without a token"),
+        pytest.param("primary", f"{OLD}\n{OLD} prefix=a", 0o600, "line 2 of", id="a token with and without a prefix"),
+        pytest.param("primary", f"{hash_of(OLD)} prefix=a\n{OLD} prefix=b", 0o600, "line 2 of", id="other prefixes"),
     ],
 )
 def test_unusable_files_are_refused_at_startup(
@@ -83,6 +103,55 @@ def test_unusable_files_are_refused_at_startup(
     assert "canary" not in text
 
 
+def test_a_token_is_limited_without_a_restart(tokens_dir: Path) -> None:
+    """A prefix that is added to a token or removed takes effect without a restart. An invalid one does not."""
+    with (
+        Sidecar(flags=["--tokens-dir", str(tokens_dir), "--verbose"]) as sidecar,
+        new_channel(sidecar.target) as channel,
+    ):
+        assert get_notes_code(channel, OLD) is OK
+        write_secret(tokens_dir / "primary", f"{OLD} prefix=acme.")
+        eventually(lambda: get_notes_code(channel, OLD) is PERMISSION_DENIED)
+        write_secret(tokens_dir / "primary", f"{OLD} prefix=")
+        eventually(lambda: get_notes_code(channel, OLD) and "line 1 of" in sidecar.log)
+        assert get_notes_code(channel, OLD) is PERMISSION_DENIED
+        # The ids of all tests begin so.
+        write_secret(tokens_dir / "primary", f"{OLD} prefix=acme. prefix=session-")
+        eventually(lambda: get_notes_code(channel, OLD) is OK)
+        write_secret(tokens_dir / "primary", OLD)
+        eventually(lambda: "reloaded" in sidecar.log.rpartition("line 1 of")[2])
+        assert get_notes_code(channel, OLD) is OK
+
+
+def test_a_session_is_checked_before_the_store(tokens_dir: Path) -> None:
+    """Without a store, a call for another session is denied, and one for an allowed session is UNAVAILABLE."""
+    write_secret(tokens_dir / "primary", f"{OLD} prefix=session-")
+    write_secret(tokens_dir / "observer", f"{NEW} prefix=acme.")
+    flags = ["--tokens-dir", str(tokens_dir), "--notes-timeout", "80ms", "--store-timeout", "200ms"]
+    with (
+        Sidecar(f"redis://127.0.0.1:{free_port()}", flags=flags, wait=False) as sidecar,
+        new_channel(sidecar.target) as channel,
+    ):
+        assert get_notes_code(channel, OLD) is grpc.StatusCode.UNAVAILABLE
+        assert get_notes_code(channel, NEW) is PERMISSION_DENIED
+
+
+def test_a_limited_token_may_not_use_mcp(tokens_dir: Path) -> None:
+    """The HTTP address of `mcp`, which serves every session, does not accept a token for some sessions."""
+    listener = HttpListener("127.0.0.1:0", tokens_dir, None, None)
+    assert [listener.accepts_token(token) for token in (*TOKENS.values(), NEW)] == [True, False, True, False]
+    write_secret(tokens_dir / "admin", f"{TOKENS['admin']} prefix=acme.", NEW)
+    listener = HttpListener("127.0.0.1:0", tokens_dir, None, None)
+    assert [listener.accepts_token(token) for token in (*TOKENS.values(), NEW)] == [True, False, False, True]
+
+
+def test_sample_calls_use_no_limited_token(tokens_dir: Path) -> None:
+    """A file that begins with a limited token is skipped, because clients read a token that is alone on its line."""
+    assert plain_token(tokens_dir, [Role.PRIMARY, Role.ADMIN]) == (tokens_dir / "primary", 1)
+    write_secret(tokens_dir / "primary", f"{OLD} prefix=acme.")
+    assert plain_token(tokens_dir, [Role.PRIMARY, Role.ADMIN]) == (tokens_dir / "admin", 1)
+
+
 def test_a_fault_is_logged_once(
     tokens_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -91,9 +160,9 @@ def test_a_fault_is_logged_once(
     tokens = Tokens(tokens_dir)
     with caplog.at_level("INFO"):
         (tokens_dir / "primary").chmod(0o644)
-        assert [tokens.role_of(OLD) for _ in range(3)] == ["primary"] * 3
+        assert [role_of(tokens, OLD) for _ in range(3)] == ["primary"] * 3
         (tokens_dir / "primary").chmod(0o600)
-        assert [tokens.role_of(OLD) for _ in range(3)] == ["primary"] * 3
+        assert [role_of(tokens, OLD) for _ in range(3)] == ["primary"] * 3
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
 
 
@@ -106,10 +175,10 @@ def test_a_token_is_revoked_while_another_file_is_broken(
     tokens = Tokens(tokens_dir)
     write_secret(tokens_dir / broken, "not a token")
     write_secret(tokens_dir / "primary", NEW)
-    assert (tokens.role_of(OLD), tokens.role_of(NEW)) == (None, "primary")
-    assert tokens.role_of(TOKENS[broken]) == broken
+    assert (role_of(tokens, OLD), role_of(tokens, NEW)) == (None, "primary")
+    assert role_of(tokens, TOKENS[broken]) == broken
     (tokens_dir / "primary").unlink()
-    assert tokens.role_of(NEW) is None
+    assert role_of(tokens, NEW) is None
 
 
 def test_the_hash_of_an_empty_token_is_an_error(
@@ -119,7 +188,7 @@ def test_the_hash_of_an_empty_token_is_an_error(
     monkeypatch.setattr(trusted_files, "RELOAD_SECONDS", 0)
     tokens = Tokens(tokens_dir)
     write_secret(tokens_dir / "primary", OLD, hash_of(""))
-    assert (tokens.role_of(""), tokens.role_of(OLD)) == (None, "primary")
+    assert (role_of(tokens, ""), role_of(tokens, OLD)) == (None, "primary")
     assert f"line 2 of {tokens_dir / 'primary'}" in caplog.text
 
 
@@ -130,10 +199,10 @@ def test_a_token_that_gets_a_second_role_keeps_its_first(
     monkeypatch.setattr(trusted_files, "RELOAD_SECONDS", 0)
     tokens = Tokens(tokens_dir)
     write_secret(tokens_dir / "admin", TOKENS["admin"], OLD)
-    assert [tokens.role_of(OLD) for _ in range(3)] == ["primary"] * 3
+    assert [role_of(tokens, OLD) for _ in range(3)] == ["primary"] * 3
     assert caplog.text.count(f"line 2 of {tokens_dir / 'admin'} is a token that already has the role primary") == 1
     (tokens_dir / "primary").unlink()
-    assert tokens.role_of(OLD) == "admin"
+    assert role_of(tokens, OLD) == "admin"
 
 
 def test_a_pipe_in_place_of_a_file_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ SERVER = {
     "contract": set(),
     "addresses": {"settings"},
     "child_process": {"settings"},
-    "identity": {"settings"},
+    "identity": {"contract", "settings"},
     "embedded": {"child_process", "settings"},
     "store.redis": {
         *("identity", "settings"),

@@ -12,9 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc
 
+from session_notes_server.contract import is_id
 from session_notes_server.identity.roles import Role
 from session_notes_server.identity.trusted_files import (
     CredentialsError,
@@ -27,10 +29,29 @@ from session_notes_server.identity.trusted_files import (
 log = logging.getLogger(__name__)
 
 _DIGEST_OF_NOTHING = hashlib.sha256(b"").digest()
+_PREFIX = "prefix="
+
+ALL_SESSIONS = ("",)
+"""The prefixes of a caller that may use every session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What a token or a certificate grants.
+
+    Attributes:
+        role: The methods that the caller may call.
+        prefixes: The sessions that it may use: those whose ids begin with one of these.
+    """
+
+    role: Role
+    prefixes: tuple[str, ...] = ALL_SESSIONS
 
 
 class Tokens:
     """Tokens in the files `primary`, `observer` and `admin` of a directory, one per line. Only hashes stay in memory.
+
+    A line `TOKEN prefix=acme.` limits a token to sessions whose ids begin with a prefix; it can have several.
 
     A role can have several tokens, so that a new token can be accepted before the old one is revoked. A missing file
     means that its role has no tokens. An unusable file does not prevent changes to the other files.
@@ -46,42 +67,41 @@ class Tokens:
         self._files = {
             role: Reloader(f"content of {path}", partial(_load_tokens, path)) for role, path in self._paths.items()
         }
-        self._contents: tuple[dict[bytes, int], ...] = ()
-        self._roles: dict[bytes, Role | None] = {}
+        self._contents: tuple[dict[bytes, _TokenLine], ...] = ()
+        self._callers: dict[bytes, Caller | None] = {}
         if faults := self._refresh():
             raise CredentialsError(faults[0])
-        if not self._roles:
+        if not self._callers:
             names = ", ".join(Role)
             raise CredentialsError(f"no token in {directory}: write one per line into files named {names}")
 
-    def role_of(self, token: str) -> Role | None:
-        """Return the role of a token, or None if it is not in the files."""
+    def caller_of(self, token: str) -> Caller | None:
+        """Return what a token grants, or None if it is not in the files."""
         for fault in self._refresh():
             log.error("%s; the token keeps its current role, if any", fault)
         digest = hashlib.sha256(token.encode()).digest()
-        role = None
+        caller = None
         # Compare with every token, each in constant time, so that the duration reveals nothing about them.
-        for candidate, candidate_role in self._roles.items():
+        for candidate, candidate_caller in self._callers.items():
             if hmac.compare_digest(candidate, digest):
-                role = candidate_role
-        return role
+                caller = candidate_caller
+        return caller
 
     def _refresh(self) -> list[str]:
         """Reload the files, map each token to the role of its file, and return a fault for each token in two files."""
         contents = tuple(file.current() for file in self._files.values())
         if contents == self._contents:
             return []
-        faults, roles = list[str](), dict[bytes, Role | None]()
+        faults, callers, roles = list[str](), dict[bytes, Caller | None](), dict[bytes, Role]()
         for role, tokens in zip(self._files, contents, strict=True):
-            for digest, number in tokens.items():
-                if digest in roles:
-                    faults.append(
-                        f"line {number} of {self._paths[role]} is a token that already has the role {roles[digest]}"
-                    )
-                    roles[digest] = self._roles.get(digest)
+            for digest, line in tokens.items():
+                if roles.setdefault(digest, role) == role:
+                    callers[digest] = Caller(role, line.prefixes)
                 else:
-                    roles[digest] = role
-        self._contents, self._roles = contents, roles
+                    place = f"line {line.number} of {self._paths[role]}"
+                    faults.append(f"{place} is a token that already has the role {roles[digest]}")
+                    callers[digest] = self._callers.get(digest)
+        self._contents, self._callers = contents, callers
         return faults
 
 
@@ -155,35 +175,50 @@ class _LoadedCertificates:
 def plain_token(directory: Path, roles: Iterable[Role]) -> tuple[Path, int] | None:
     """Return the file and line of a token that a client's `TokenFile` can read, for the first of the roles with one.
 
-    A file that begins with a hash is skipped, because a client cannot send a hash.
+    A file that begins with a hash or a limited token is skipped: a client cannot send a hash, and reads a token that is
+    alone on its line.
     """
     for role in roles:
         path = directory / role
         content = read_if_present(path, secret=True)
         if content is not None:
             number, line = next(lines(path, content), (0, "sha256:"))
-            if not line.startswith("sha256:"):
+            if not line.startswith("sha256:") and len(line.split()) == 1:
                 return path, number
     return None
 
 
-def _load_tokens(path: Path) -> dict[bytes, int]:
-    """Return the hashes of a file's tokens, with their line numbers."""
-    tokens: dict[bytes, int] = {}
+class _TokenLine(NamedTuple):
+    number: int
+    prefixes: tuple[str, ...]
+
+
+def _load_tokens(path: Path) -> dict[bytes, _TokenLine]:
+    """Return the lines of a file by the hashes of their tokens."""
+    tokens: dict[bytes, _TokenLine] = {}
     for number, line in lines(path, read_if_present(path, secret=True) or b""):
-        digest = _token_digest(line)
+        token, *limits = line.split()
+        digest = _token_digest(token)
         if digest is None:
             raise CredentialsError(f"line {number} of {path} is not a token: use printable ASCII without spaces")
         if digest == _DIGEST_OF_NOTHING:
             raise CredentialsError(f"line {number} of {path} is the hash of an empty token: hash the token itself")
-        tokens[digest] = number
+        prefixes = [limit.removeprefix(_PREFIX) for limit in limits if limit.startswith(_PREFIX)]
+        if token.startswith(_PREFIX) or len(prefixes) < len(limits) or not all(map(is_id, prefixes)):
+            raise CredentialsError(
+                f"line {number} of {path} is neither `TOKEN` nor `TOKEN prefix=TEXT`: TEXT must be 1 to 256 bytes of "
+                "printable ASCII without space, '{' or '}', as in session ids"
+            )
+        added = _TokenLine(number, tuple(sorted(set(prefixes))) or ALL_SESSIONS)
+        if tokens.setdefault(digest, added).prefixes != added.prefixes:
+            raise CredentialsError(f"line {number} of {path} gives other prefixes to the token of an earlier line")
     return tokens
 
 
-def _token_digest(line: str) -> bytes | None:
-    if line.startswith("sha256:"):
-        return bytes.fromhex(line[7:]) if re.fullmatch(r"sha256:[0-9a-fA-F]{64}", line) else None
-    return hashlib.sha256(line.encode()).digest() if re.fullmatch(r"[!-~]+", line) else None
+def _token_digest(token: str) -> bytes | None:
+    if token.startswith("sha256:"):
+        return bytes.fromhex(token[7:]) if re.fullmatch(r"sha256:[0-9a-fA-F]{64}", token) else None
+    return hashlib.sha256(token.encode()).digest() if re.fullmatch(r"[!-~]+", token) else None
 
 
 def _load_roles(path: Path) -> dict[str, Role]:

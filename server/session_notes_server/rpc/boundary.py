@@ -12,9 +12,10 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from session_notes_server.contract import SERVICES
+from session_notes_server.identity.callers import ALL_SESSIONS
 from session_notes_server.rpc import errors
 from session_notes_server.rpc.admission import Admission
-from session_notes_server.rpc.authorization import Authorization
+from session_notes_server.rpc.authorization import Authorization, limit_sessions
 from session_notes_server.rpc.errors import StatusError
 from session_notes_server.store import RefusalLog, StoreUnavailable
 from session_notes_server.telemetry.calls import Telemetry
@@ -100,11 +101,13 @@ class Boundary:
                 if self._stopping:
                     raise errors.shutting_down()
                 call = self._admission.admit(context)
-                self._authorization.check(name, context)
+                prefixes = self._authorization.check(name, context)
                 data = await call.read_request(large=large_request)
                 if large_response:
                     await call.wait_to_respond()
                 request = _parsed(request_type, data)
+                if prefixes is not ALL_SESSIONS:
+                    await limit_sessions(name, prefixes, request)
                 response = await behaviour(request, context)
                 serialized = response.SerializeToString()
                 call.hold_response(len(serialized), droppable=droppable)

@@ -197,6 +197,13 @@ def permission_denied(method: str) -> StatusError:
     )
 
 
+def session_not_allowed() -> StatusError:
+    """Return the status of a caller whose token is limited to other sessions. It is the same whether they exist."""
+    return StatusError(
+        StatusCode.PERMISSION_DENIED, "SESSION_NOT_ALLOWED", "the caller's token is limited to other sessions"
+    )
+
+
 def internal(error_id: str) -> StatusError:
     """Return the status of a bug. The log describes the bug under the same id."""
     return StatusError(

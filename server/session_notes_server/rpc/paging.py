@@ -11,7 +11,8 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from session_notes_server.rpc.validation import MAX_EXACT, is_id
+from session_notes_server.contract import is_id
+from session_notes_server.rpc.validation import MAX_EXACT
 from session_notes_server.store import ScanPosition
 
 MAX_LISTED = 100_000

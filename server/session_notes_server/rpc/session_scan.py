@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from session_notes_server.contract import is_id
 from session_notes_server.rpc import paging
-from session_notes_server.rpc.validation import is_id
+from session_notes_server.rpc.authorization import may_list
 from session_notes_server.store import SCAN_START, ScanPosition, Store
 
 PAGE_SIZE, MAX_PAGE_SIZE = 100, 1000
@@ -15,12 +16,12 @@ class SessionScan:
     """A scan of all sessions, as it is between two pages.
 
     Attributes:
-        pending: Ids that the scan has found and that no page has handled.
+        pending: Ids that the scan has found, that the caller may see, and that no page has handled.
         position: Where the scan continues. None: it is complete.
     """
 
     def __init__(self, pending: list[str] | None = None, position: ScanPosition | None = SCAN_START) -> None:
-        self.pending = pending or []
+        self.pending = list(filter(may_list, pending or ()))
         self.position = position
 
     async def step(self, store: Store, *, keys: int, limit: int) -> None:
@@ -28,7 +29,7 @@ class SessionScan:
         if len(self.pending) < limit and self.position is not None:
             ids, self.position = await store.scan_sessions(self.position, keys)
             # Keys of other programs may look like those of sessions. Tokens and pages must contain valid ids only.
-            self.pending += filter(is_id, ids)
+            self.pending += (session_id for session_id in ids if is_id(session_id) and may_list(session_id))
 
     def next_page_token(self, scope: tuple[str, ...], *more: Any) -> str:
         """Return the token of the next page, with `more` that it needs, or "" if this page is the last."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
 from collections.abc import Collection, Iterable
 from datetime import timedelta
 from itertools import chain, islice
@@ -17,7 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from session_notes.v1.notes_pb2 import Notes
 from session_notes.v1.turn_pb2 import Turn
 
-from session_notes_server.contract import DEFAULT_OBSERVER
+from session_notes_server.contract import DEFAULT_OBSERVER, is_id
 from session_notes_server.rpc import errors
 
 MAX_DEPTH = 16
@@ -29,17 +28,11 @@ MAX_REASON_BYTES = 4096
 MAX_EXACT = 2**53 - 1
 MAX_SPAN = timedelta(days=36525)
 
-_ID = re.compile(r"[!-z|~]{1,256}")  # Printable ASCII without space, `{` and `}`.
 # The ranges in google/protobuf/timestamp.proto and duration.proto. JSON cannot represent values outside of them.
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 _MAX_DURATION_SECONDS = 315_576_000_000
 # Values checked, in about a millisecond, before other calls may run.
 _VALUES_PER_TURN = 1000
-
-
-def is_id(value: Any) -> bool:
-    """Return whether a value is a valid session id, run id or observer name."""
-    return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
 class Check:
@@ -108,7 +101,7 @@ class Check:
     def _id(self, field: str, value: str) -> None:
         if not value:
             self.wrong(field, "is required")
-        elif not _ID.fullmatch(value):
+        elif not is_id(value):
             self.wrong(field, "must be 1 to 256 bytes of printable ASCII without space, '{' or '}'")
 
     def count(self, field: str, message: Message, path: str = "") -> int | None:

@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 from session_notes_server.addresses import AddressError, host_and_port, is_loopback
-from session_notes_server.identity.callers import Certificates, Tokens
+from session_notes_server.identity.callers import Caller, Certificates, Tokens
 from session_notes_server.identity.roles import Role
 
 _WILDCARD_NAMES = {"", "0.0.0.0", "[::]"}  # noqa: S104 - recognized, not listened on
@@ -43,8 +43,9 @@ class HttpListener:
             Certificates(cert, key, None)
 
     def accepts_token(self, token: str) -> bool:
-        """Return whether a token's role may read notes and sessions."""
-        return self._tokens is not None and self._tokens.role_of(token) in (Role.PRIMARY, Role.ADMIN)
+        """Return whether a token's role may read notes and sessions. A token for some sessions only is not accepted."""
+        caller = self._tokens.caller_of(token) if self._tokens is not None else None
+        return caller in (Caller(Role.PRIMARY), Caller(Role.ADMIN))
 
     def open(self) -> tuple[socket.socket, str]:
         """Listen, and return the socket and its URL.

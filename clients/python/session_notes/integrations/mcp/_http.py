@@ -84,7 +84,9 @@ class _TokenCheck:
             scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not self._accepts_token(token.strip()):
                 rejection = PlainTextResponse(
-                    "send a bearer token with the role primary or admin\n", 401, {"WWW-Authenticate": "Bearer"}
+                    "send a bearer token for all sessions, with the role primary or admin\n",
+                    401,
+                    {"WWW-Authenticate": "Bearer"},
                 )
                 await rejection(scope, receive, send)
                 return
