@@ -56,8 +56,8 @@ class Request:
 
     def _drop(self) -> None:
         """Free the bytes of the request, including those still to come."""
-        self._is_dropped = True
-        self._body.clear()
+        # Not `clear`: a buffer that shrinks in place keeps the memory around it from being used again.
+        self._is_dropped, self._body = True, bytearray()
         self._count_waiting()
 
     def close(self) -> None:
