@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 from mcp import Client, MCPError
 from mcp.types import TextResourceContents
-from session_notes import AsyncPrimaryClient, Notes, ObserverClient, PrimaryClient, Turn
+from session_notes import AsyncPrimaryClient, Issue, Notes, ObserverClient, PrimaryClient, Severity, Turn
 from session_notes.integrations.mcp import notes_server
 from session_notes.integrations.mcp._reader import MAX_LISTED
 from session_notes_server.store.limits import HISTORY_RUNS, TRANSCRIPT_TURNS
@@ -66,6 +66,17 @@ async def test_tools_of_all_sessions(connect: Connect, sidecar: Sidecar, noted_s
     ]
     assert noted_session in [summary["session_id"] for summary in sessions["sessions"]]
     assert sessions["more"] is False
+
+
+async def test_a_severity_filters(connect: Connect, sidecar: Sidecar, session_id: str) -> None:
+    """A host can leave out less severe issues."""
+    with ObserverClient(sidecar.target) as observer:
+        observer.write_notes(session_id, Notes(issues=[Issue("urgent", Severity.CRITICAL), Issue("later")]))
+    async with connect(sidecar.target) as client:
+        notes = await call(client, "get_notes", session_id=session_id, min_severity="warning")
+        batch = await call(client, "batch_get_notes", session_ids=[session_id], min_severity="warning")
+    urgent = {"issues": [{"text": "urgent", "severity": "critical"}]}
+    assert notes["notes"] == batch["readings"][0]["notes"] == urgent
 
 
 async def test_resources_of_all_sessions(connect: Connect, sidecar: Sidecar, noted_session: str) -> None:
@@ -202,6 +213,7 @@ async def test_unknown_session(sidecar: Sidecar, session_id: str) -> None:
         ("get_notes", {"session_id": "s1", "observer": "no good"}, "observer"),
         ("get_notes", {"session_id": "s1", "max_age_seconds": -1}, "max_age_seconds"),
         ("get_notes", {"session_id": "s1", "max_turns_behind": "many"}, "max_turns_behind"),
+        ("get_notes", {"session_id": "s1", "min_severity": "urgent"}, "min_severity"),
         ("get_notes", {"session_id": "s1", "max_age": 3}, "max_age"),
         ("get_session", {"session_id": "s1", "include_turns": "perhaps"}, "include_turns"),
         ("list_runs", {"session_id": ""}, "session_id"),

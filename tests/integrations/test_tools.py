@@ -81,7 +81,7 @@ def without_ages(result: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in result.items() if name not in ages}
 
 
-BEHIND = {"ready": True, "turns_behind": 1, "fresh": False, "notes": AS_JSON}
+BEHIND = {"ready": True, "turns_behind": 1, "fresh": False, "stale_because": ["turns_behind"], "notes": AS_JSON}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NotRequired, TypeAlias
 from pydantic import Field
 from typing_extensions import TypedDict  # before Python 3.12, pydantic rejects typing.TypedDict
 
-from session_notes import Reading, Run, Session, SessionSummary, Turn
+from session_notes import Reading, Run, Session, SessionSummary, Severity, Turn
 from session_notes._types import notes_as_dict
 
 Document: TypeAlias = dict[str, Any]
@@ -130,14 +130,14 @@ class SummariesDocument(TypedDict):
     more: Annotated[bool, Field(description="Whether more sessions exist.")]
 
 
-def reading_document(reading: Reading) -> Document:
+def reading_document(reading: Reading, min_severity: Severity | None = None) -> Document:
     """Return a `ReadingDocument`."""
-    return reading.as_tool_result()
+    return reading.as_tool_result(min_severity=min_severity)
 
 
-def session_reading_document(reading: Reading) -> Document:
+def session_reading_document(reading: Reading, min_severity: Severity | None) -> Document:
     """Return a `SessionReadingDocument`."""
-    return {"session_id": reading.session_id} | reading.as_tool_result()
+    return {"session_id": reading.session_id} | reading.as_tool_result(min_severity=min_severity)
 
 
 def session_document(session: Session, *, include_turns: bool) -> Document:

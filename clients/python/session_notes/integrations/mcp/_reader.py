@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from session_notes import DEFAULT_STATE_TIMEOUT, AsyncPrimaryClient, _notes_calls
+from session_notes import DEFAULT_STATE_TIMEOUT, AsyncPrimaryClient, Severity, _notes_calls
 from session_notes.integrations.mcp import _documents
 from session_notes.integrations.mcp._documents import Document
 from session_notes.integrations.mcp._errors import NoSuchSession
@@ -23,6 +23,7 @@ class Reader:
         observer: str,
         max_age: timedelta | None = None,
         max_turns_behind: int | None = None,
+        min_severity: Severity | None = None,
     ) -> Document:
         """Return a `ReadingDocument`; during an outage, its reason is `unavailable`."""
         return _documents.reading_document(
@@ -32,17 +33,23 @@ class Reader:
                 max_age=max_age,
                 max_turns_behind=max_turns_behind,
                 unavailable_ok=True,
-            )
+            ),
+            min_severity,
         )
 
     async def batch_notes(
-        self, session_ids: list[str], observer: str, max_age: timedelta | None, max_turns_behind: int | None
+        self,
+        session_ids: list[str],
+        observer: str,
+        max_age: timedelta | None,
+        max_turns_behind: int | None,
+        min_severity: Severity | None,
     ) -> Document:
         """Return a `ReadingsDocument`; during an outage, the reason in each reading is `unavailable`."""
         readings = await self._client.batch_get_notes(
             session_ids, observer=observer, max_age=max_age, max_turns_behind=max_turns_behind, unavailable_ok=True
         )
-        return {"readings": [_documents.session_reading_document(reading) for reading in readings]}
+        return {"readings": [_documents.session_reading_document(reading, min_severity) for reading in readings]}
 
     async def session(self, session_id: str, *, include_turns: bool) -> Document:
         """Return a `SessionDocument`.

@@ -4,11 +4,12 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from mcp import types
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
+from session_notes import Severity
 from session_notes.integrations.mcp._documents import (
     Document,
     ReadingDocument,
@@ -42,6 +43,13 @@ class GetNotes(Arguments):
     max_turns_behind: Annotated[int | None, Field(ge=0, description="The maximum `turns_behind` of fresh notes.")] = (
         None
     )
+    min_severity: Annotated[
+        Literal["info", "warning", "critical"] | None, Field(description="Leave out less severe issues.")
+    ] = None
+
+    @property
+    def severity(self) -> Severity | None:
+        return None if self.min_severity is None else Severity(self.min_severity)
 
     @property
     def max_age(self) -> timedelta | None:
@@ -97,7 +105,11 @@ def make_tools(reader: Reader, session_id: str | None) -> dict[str, Tool]:
 
     async def get_notes(arguments: GetNotes) -> Document:
         return await reader.notes(
-            session_of(arguments), arguments.observer, arguments.max_age, arguments.max_turns_behind
+            session_of(arguments),
+            arguments.observer,
+            arguments.max_age,
+            arguments.max_turns_behind,
+            arguments.severity,
         )
 
     async def get_session(arguments: GetSession) -> Document:
@@ -108,7 +120,11 @@ def make_tools(reader: Reader, session_id: str | None) -> dict[str, Tool]:
 
     async def batch_get_notes(arguments: BatchGetNotes) -> Document:
         return await reader.batch_notes(
-            arguments.session_ids, arguments.observer, arguments.max_age, arguments.max_turns_behind
+            arguments.session_ids,
+            arguments.observer,
+            arguments.max_age,
+            arguments.max_turns_behind,
+            arguments.severity,
         )
 
     async def list_sessions(_: ListSessions) -> Document:
