@@ -26,6 +26,7 @@ import type {
   DueSession,
   JsonObject,
   NewNotes,
+  NotesBounds,
   NotesOptions,
   Reading,
   RenewResult,
@@ -70,20 +71,46 @@ export function getNotes(sessionId: string, options: NotesOptions): Call<Reading
 }
 
 export function batchGetNotes(sessionIds: readonly string[], options: BatchOptions): Call<readonly Reading[]> {
+  const { observer = "" } = options;
+  return batch(() =>
+    array("sessionIds", sessionIds).map((sessionId, index) => ({
+      ...{ name: `sessionIds[${index}]`, sessionId, options: { ...options, observer } },
+    })),
+  );
+}
+
+/** Reads the notes of several observers on one session, in one call. */
+export function notesOfObservers(
+  sessionId: string,
+  observers: readonly string[],
+  bounds: NotesBounds,
+): Call<readonly Reading[]> {
+  return batch(() => observers.map((observer) => ({ name: "sessionId", sessionId, options: { ...bounds, observer } })));
+}
+
+interface BatchEntry {
+  /** Name of the session id in errors. */
+  readonly name: string;
+  readonly sessionId: string;
+  readonly options: NotesOptions & { readonly observer: string };
+}
+
+function batch(entries: () => readonly BatchEntry[]): Call<readonly Reading[]> {
+  let sent: readonly BatchEntry[] = [];
   return call(
     SessionNotes.method.batchGetNotes,
-    () => ({
-      requests: array("sessionIds", sessionIds).map((sessionId, index) =>
-        notesRequest(`sessionIds[${index}]`, sessionId, options),
-      ),
-    }),
+    () => {
+      sent = entries();
+      return { requests: sent.map(({ name, sessionId, options }) => notesRequest(name, sessionId, options)) };
+    },
     ({ responses }) => {
-      if (responses.length !== sessionIds.length) {
-        throw new ServerError(`${responses.length} responses to ${sessionIds.length} requests`);
+      if (responses.length !== sent.length) {
+        throw new ServerError(`${responses.length} responses to ${sent.length} requests`);
       }
-      return responses.map((response, index) =>
-        wire.readingFrom(sessionIds[index] ?? "", options.observer ?? "", response, options.maxSnapshotAgeMs),
-      );
+      return sent.map(({ sessionId, options }, index) => {
+        const response = wire.present("response", responses[index]);
+        return wire.readingFrom(sessionId, options.observer, response, options.maxSnapshotAgeMs);
+      });
     },
   );
 }

@@ -26,6 +26,7 @@
 
 export { type TLS, type Token, tokenFile } from "./credentials.js";
 export * from "./errors.js";
+export { type FeedOptions, NotesFeed } from "./feed.js";
 export { DEFAULT_RUN_TIMEOUT_MS, ObserverClient, type ObserverOptions } from "./observer.js";
 export {
   type ConnectionOptions,
@@ -38,4 +39,5 @@ export { DEFAULT_MAX_CHARS } from "./prompt.js";
 export { type RecorderOptions, TurnRecorder } from "./recorder.js";
 export type { ActiveRun } from "./runs.js";
 export { DEFAULT_TARGET } from "./targets.js";
+export { NotesTool, type NotesToolResult, type ToolOptions } from "./tool.js";
 export type * from "./types.js";

@@ -13,6 +13,7 @@ import type {
   CallOptions,
   JsonObject,
   ListOptions,
+  NotesBounds,
   NotesOptions,
   Reading,
   Session,
@@ -131,6 +132,19 @@ export class PrimaryClient implements Disposable {
       const reason = outage(error, options);
       return sessionIds.map((sessionId) => unavailableReading(sessionId, options.observer || DEFAULT_OBSERVER, reason));
     }
+  }
+
+  /**
+   * Reads the notes of several observers on one session, as quickly as those of one.
+   *
+   * @internal
+   */
+  async notesOfObservers(
+    sessionId: string,
+    observers: readonly string[],
+    bounds: NotesBounds,
+  ): Promise<readonly Reading[]> {
+    return this.#transport.send(calls.notesOfObservers(sessionId, observers, bounds), {}, this.#timeoutMs);
   }
 
   /**

@@ -33,11 +33,20 @@ const BY_URGENCY: readonly (Severity | undefined)[] = ["critical", "warning", "i
 // eslint-disable-next-line no-control-regex
 const BLANKS = /[\s\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]+/g;
 
-/** Checks the options of a prompt. */
-export function checkPromptOptions({ minSeverity, maxChars }: PromptOptions): void {
-  if (minSeverity !== undefined && !BY_URGENCY.includes(minSeverity)) {
+/** Returns the severities of at least a minimum, the most urgent first; undefined: not rated. */
+export function severitiesFrom(minSeverity: Severity | undefined): readonly (Severity | undefined)[] {
+  if (minSeverity === undefined) {
+    return BY_URGENCY;
+  }
+  if (!BY_URGENCY.includes(minSeverity)) {
     throw refusal("minSeverity", "must be info, warning or critical");
   }
+  return BY_URGENCY.slice(0, BY_URGENCY.indexOf(minSeverity) + 1);
+}
+
+/** Checks the options of a prompt. */
+export function checkPromptOptions({ minSeverity, maxChars }: PromptOptions): void {
+  severitiesFrom(minSeverity);
   if (maxChars !== undefined && wholeNumber("maxChars", maxChars) < 0) {
     throw refusal("maxChars", "must be at least 0");
   }
@@ -77,8 +86,9 @@ export function prompt(
 
 /** Returns headings and items, in the order in which a model should read them. */
 function sections(notes: Notes, fresh: boolean, minSeverity: Severity | undefined): [string, string[]][] {
-  const shown = minSeverity === undefined ? BY_URGENCY : BY_URGENCY.slice(0, BY_URGENCY.indexOf(minSeverity) + 1);
-  const issues = shown.flatMap((severity) => notes.issues.filter((issue) => issue.severity === severity));
+  const issues = severitiesFrom(minSeverity).flatMap((severity) =>
+    notes.issues.filter((issue) => issue.severity === severity),
+  );
   // Sorted, because a map has no order.
   const gaps = Object.entries(notes.coverage)
     .filter(([, share]) => share < 1)
@@ -120,7 +130,7 @@ function escaped(text: string): string {
 }
 
 /** Returns the length in characters. JavaScript's counts those beyond the 65,536th twice. */
-function characters(text: string): number {
+export function characters(text: string): number {
   return Array.from(text).length;
 }
 

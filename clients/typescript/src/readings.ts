@@ -1,8 +1,17 @@
 /** The two kinds of readings, and their tool results. */
 
 import { object } from "./arguments.js";
-import { checkPromptOptions, prompt } from "./prompt.js";
-import type { Notes, NotReadyReading, PromptOptions, ReadyReading, Run, StaleReason, ToolResult } from "./types.js";
+import { checkPromptOptions, prompt, severitiesFrom } from "./prompt.js";
+import type {
+  Notes,
+  NotReadyReading,
+  PromptOptions,
+  ReadyReading,
+  Run,
+  Severity,
+  StaleReason,
+  ToolResult,
+} from "./types.js";
 
 type Data<Reading> = Omit<Reading, "asToolResult" | "asPrompt">;
 
@@ -28,7 +37,8 @@ export class Ready implements ReadyReading {
     Object.assign(this, data);
   }
 
-  asToolResult(): ToolResult {
+  asToolResult(options: { readonly minSeverity?: Severity | undefined } = {}): ToolResult {
+    const shown = severitiesFrom(object("options", options).minSeverity);
     // Include only the state of a newer run: its failure reason is for people, and a model might read it to the user.
     const newer = this.latestRun && this.latestRun.number > this.run.number ? this.latestRun.state : undefined;
     return {
@@ -39,7 +49,7 @@ export class Ready implements ReadyReading {
       fresh: this.fresh,
       ...(this.staleBecause.length > 0 && { stale_because: this.staleBecause }),
       ...(newer !== undefined && { newer_run: newer }),
-      notes: notesForTool(this.notes),
+      notes: notesForTool(this.notes, shown),
     };
   }
 
@@ -64,7 +74,8 @@ export class NotReady implements NotReadyReading {
     Object.assign(this, data);
   }
 
-  asToolResult(): ToolResult {
+  asToolResult(options: { readonly minSeverity?: Severity | undefined } = {}): ToolResult {
+    severitiesFrom(object("options", options).minSeverity);
     return { ready: false, reason: this.readiness };
   }
 
@@ -89,11 +100,15 @@ export function unavailableReading(sessionId: string, observer: string, reason: 
   });
 }
 
-function notesForTool(notes: Notes): Extract<ToolResult, { ready: true }>["notes"] {
+function notesForTool(
+  notes: Notes,
+  shown: readonly (Severity | undefined)[],
+): Extract<ToolResult, { ready: true }>["notes"] {
+  const issues = notes.issues.filter(({ severity }) => shown.includes(severity));
   return {
     ...(Object.keys(notes.coverage).length > 0 && { coverage: notes.coverage }),
-    ...(notes.issues.length > 0 && {
-      issues: notes.issues.map(({ text, severity, turn }) => ({
+    ...(issues.length > 0 && {
+      issues: issues.map(({ text, severity, turn }) => ({
         text,
         ...(severity !== undefined && { severity }),
         ...(turn !== undefined && { turn }),

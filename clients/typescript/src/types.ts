@@ -138,7 +138,10 @@ export interface ReadingBase {
    * @example
    * JSON.stringify(reading.asToolResult()); // {"ready":false,"reason":"never_run"}
    */
-  asToolResult(): ToolResult;
+  asToolResult(options?: {
+    /** Leave out less severe issues. Absent: all issues. */
+    readonly minSeverity?: Severity | undefined;
+  }): ToolResult;
   /**
    * Returns the notes as text for the prompt of the primary's model, in a tag `<session-notes>`, identical to the Python client's.
    * Empty if the reading is not ready, or if nothing remains.
@@ -318,10 +321,8 @@ export interface CallOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Options of `getNotes`. */
-export interface NotesOptions extends CallOptions {
-  /** The observer whose notes to read. Absent: `default`. */
-  readonly observer?: string | undefined;
+/** Bounds on notes. They decide whether notes are fresh; stale notes are returned as well. */
+export interface NotesBounds {
   /** Maximum age of fresh notes, inclusive. Absent: any age. */
   readonly maxAgeMs?: number | undefined;
   /**
@@ -333,6 +334,12 @@ export interface NotesOptions extends CallOptions {
   readonly currentTurn?: number | undefined;
   /** Maximum drift of fresh notes, inclusive. Absent: any drift. */
   readonly maxTurnsBehind?: number | undefined;
+}
+
+/** Options of `getNotes`. */
+export interface NotesOptions extends NotesBounds, CallOptions {
+  /** The observer whose notes to read. Absent: `default`. */
+  readonly observer?: string | undefined;
   /** Whether an outage resolves to a reading with `readiness: "unavailable"` instead of rejecting. */
   readonly unavailableOk?: boolean | undefined;
 }

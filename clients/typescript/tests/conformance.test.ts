@@ -123,6 +123,7 @@ class Runner {
   readonly #primary: client.PrimaryClient;
   readonly #observers = new Map<string, client.ObserverClient>();
   #run: client.ActiveRun | undefined;
+  #feed: client.NotesFeed | undefined;
 
   constructor(target: string, { patient, closed }: { patient: boolean; closed: boolean }) {
     this.#target = target;
@@ -244,6 +245,14 @@ class Runner {
     if (step.call.startsWith("run.")) {
       return send(this.#run, step.call.slice("run.".length), args);
     }
+    if (step.call === "feed") {
+      const { session_id: sessionId, ...options } = args;
+      this.#feed = new client.NotesFeed(this.#primary, sessionId as string, given(options) as client.FeedOptions);
+      return null;
+    }
+    if (step.call === "feed.next") {
+      return this.#feed?.next();
+    }
     if (OBSERVERS.has(step.call)) {
       return send(this.#observer(observer), step.call, args);
     }
@@ -277,6 +286,10 @@ class Runner {
       const levels = content["$nested"];
       if (typeof levels === "number") {
         return Array.from({ length: levels - 1 }).reduce<JsonObject>((inner) => ({ a: inner }), {});
+      }
+      const lines = content["$lines"];
+      if (Array.isArray(lines)) {
+        return lines.map(String).join("\n");
       }
       return Object.fromEntries(Object.entries(content).map(([name, item]) => [name, this.#resolved(item)]));
     }
