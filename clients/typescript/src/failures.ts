@@ -1,6 +1,7 @@
 /** Failure reasons of runs. */
 
 import { kindOf } from "./arguments.js";
+import { InvalidArgument } from "./errors.js";
 import { shortened } from "./texts.js";
 
 // The sidecar's limit on a failure reason, and the mark of a truncated one.
@@ -30,4 +31,12 @@ function textOf(reason: unknown): string {
 /** Returns the name of an error's class, without the message, which may contain user data. */
 export function errorName(error: unknown): string {
   return kindOf(error);
+}
+
+/**
+ * Returns an error for warnings: its class, and for an argument the part of it that is invalid. Never a key or a text of the user.
+ */
+export function forLogs(error: unknown): string {
+  const name = errorName(error);
+  return error instanceof InvalidArgument ? `${name}: ${error.message.replace(/\[".*"\]/gs, "[…]")}` : name;
 }

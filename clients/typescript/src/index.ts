@@ -24,6 +24,7 @@
  * @packageDocumentation
  */
 
+export { type Analysis, BackgroundObserver, type BackgroundOptions, type CloseOptions } from "./background.js";
 export { type TLS, type Token, tokenFile } from "./credentials.js";
 export * from "./errors.js";
 export { type FeedOptions, NotesFeed } from "./feed.js";

@@ -25,7 +25,8 @@ import type {
 /** Default timeout of an observer's calls, retries included: no user waits for them, and a sidecar restarts faster. */
 export const DEFAULT_RUN_TIMEOUT_MS = 10_000;
 
-const ENDED_WITHOUT_NOTES = "ended without notes";
+/** Failure of a run that ended without notes. */
+export const ENDED_WITHOUT_NOTES = "ended without notes";
 
 /** Options of an ObserverClient. */
 export interface ObserverOptions extends ConnectionOptions {
@@ -50,6 +51,8 @@ export interface ObserverOptions extends ConnectionOptions {
 export class ObserverClient implements Disposable {
   /** Name of the observer; empty: `default`. */
   readonly observer: string;
+  /** The address of the sidecar. */
+  readonly target: string;
   readonly #transport: Transport;
   readonly #timeoutMs: number;
 
@@ -63,6 +66,7 @@ export class ObserverClient implements Disposable {
     this.observer = text("observer", options.observer ?? "");
     this.#timeoutMs = milliseconds("timeoutMs", options.timeoutMs ?? DEFAULT_RUN_TIMEOUT_MS);
     this.#transport = new Transport(target, options.token, options.tls);
+    this.target = this.#transport.target;
   }
 
   /** Closes the connection. Calls in flight reject with Unavailable, later ones with UsageError. */
@@ -207,6 +211,15 @@ export class ObserverClient implements Disposable {
     return calls.pages((token) =>
       this.#send(calls.listRuns(sessionId, this.observer, includeNotes, pageSize, token), options),
     );
+  }
+
+  /**
+   * Sends a call, which is not retried once `stop` is aborted.
+   *
+   * @internal
+   */
+  send<T>(call: calls.Call<T>, stop: AbortSignal): Promise<T> {
+    return this.#transport.send(call, {}, this.#timeoutMs, stop);
   }
 
   #send<T>(call: calls.Call<T>, options: CallOptions): Promise<T> {

@@ -50,15 +50,16 @@ export class ActiveRun {
   readonly firstTurn: number | undefined;
   /** The observer's current notes as of the begin; undefined: not requested. */
   readonly current: Reading | undefined;
+  /** Aborted when the run should end: the `signal` of its options, or the time limit of a background observer. Pass it to your model. */
+  readonly signal: AbortSignal;
 
   readonly #client: ObserverClient;
-  readonly #signal: AbortSignal | undefined;
-  #state: "open" | "writing" | "written" | "failed" = "open";
+  #state: "open" | "writing" | "written" | "failed" | "deleted" = "open";
   #failure = "";
   #obsolete = false;
 
   /** @internal */
-  constructor(client: ObserverClient, sessionId: string, begun: BeginResult, signal?: AbortSignal) {
+  constructor(client: ObserverClient, sessionId: string, begun: BeginResult, signal = new AbortController().signal) {
     const { run } = begun;
     if (run.state === "written" || run.state === "superseded") {
       throw new RunAlreadyWritten(`run ${run.number} has written its notes`);
@@ -76,12 +77,17 @@ export class ActiveRun {
     this.firstTurn = begun.firstTurn;
     this.current = begun.current;
     this.#client = client;
-    this.#signal = signal;
+    this.signal = signal;
   }
 
-  /** Whether the run has written its notes or failed. */
+  /** Whether the run has written its notes or failed, or its session was deleted. */
   get ended(): boolean {
-    return this.#state === "written" || this.#state === "failed";
+    return this.#state === "written" || this.#state === "failed" || this.#state === "deleted";
+  }
+
+  /** @internal */
+  get written(): boolean {
+    return this.#state === "written";
   }
 
   /**
@@ -95,16 +101,17 @@ export class ActiveRun {
    * Gives the run a new lease from now, and updates `obsolete`. Renew a long analysis at a third of its lease. Rejects as
    * `ObserverClient.renewRun`.
    */
-  async renew(options: Pick<RenewOptions, "leaseMs"> = {}): Promise<RenewResult> {
-    const { leaseMs } = object("options", options);
+  async renew(options: Omit<RenewOptions, "signal"> = {}): Promise<RenewResult> {
+    const { leaseMs, timeoutMs } = object("options", options);
     try {
-      const result = await this.#client.renewRun(this.sessionId, this.runId, { leaseMs, signal: this.#signal });
+      const { signal } = this;
+      const result = await this.#client.renewRun(this.sessionId, this.runId, { leaseMs, timeoutMs, signal });
       this.#obsolete = result.obsolete;
       return result;
     } catch (error) {
       // A run that can no longer write is obsolete.
       const kinds = [RunNotFound, RunAlreadyFailed, SessionDeleted];
-      this.#obsolete ||= kinds.some((kind) => error instanceof kind);
+      this.#obsolete ||= !this.ended && kinds.some((kind) => error instanceof kind);
       throw error;
     }
   }
@@ -118,6 +125,9 @@ export class ActiveRun {
    * - another SessionNotesError: any other failure; nothing was written.
    */
   async write(notes: NewNotes, options: RunWriteOptions = {}): Promise<WriteResult> {
+    if (this.#state === "deleted") {
+      throw new SessionDeleted("the session was deleted");
+    }
     if (this.#state === "failed") {
       throw new UsageError(`the run has failed: ${this.#failure}`);
     }
@@ -128,13 +138,12 @@ export class ActiveRun {
     this.#state = "writing";
     try {
       const { observedTurn, ttlMs } = object("options", options);
-      const { runId } = this;
-      const signal = this.#signal;
+      const { runId, signal } = this;
       const result = await this.#client.writeNotes(this.sessionId, notes, { runId, observedTurn, ttlMs, signal });
       this.#state = "written";
       return result;
     } finally {
-      if (!this.ended) {
+      if (this.#isWriting()) {
         this.#state = "open";
       }
     }
@@ -149,31 +158,52 @@ export class ActiveRun {
     const recorded = failureReason(reason);
     // Failing again is harmless: the first reason stays, as in the sidecar.
     if (!this.#startFailing(recorded) && this.#state !== "failed") {
+      if (this.#state === "deleted") {
+        throw new SessionDeleted("the session was deleted");
+      }
       throw new UsageError("a run that writes its notes cannot fail");
     }
     return this.#client.failRun(this.sessionId, this.runId, recorded);
   }
 
   /**
-   * Fails the run unless it has ended. Never throws.
+   * Ends the run without a call, because its session is about to be deleted: no later write reaches the session.
    *
    * @internal
    */
-  async failQuietly(reason: string): Promise<void> {
+  sessionDeleted(): void {
+    this.#obsolete = true;
+    if (!this.ended) {
+      this.#state = "deleted";
+    }
+  }
+
+  /**
+   * Fails the run unless it has ended, and returns whether it had not. Never throws.
+   *
+   * @internal
+   */
+  async failQuietly(reason: string): Promise<boolean> {
     if (!this.#startFailing(reason)) {
-      return;
+      return false;
     }
     try {
       await this.#client.failRun(this.sessionId, this.runId, reason, { timeoutMs: FAIL_TIMEOUT_MS });
     } catch (error) {
       if (error instanceof SessionDeleted || error instanceof RunAlreadyWritten) {
         // There is no failure to record: the run was deleted with its session, or has written its notes.
-        return;
+        return true;
       }
       // The run ends when its lease expires. Log only the error's class: its message may contain user data.
       const session = sessionDigest(this.sessionId);
       warn(`session ${session}, run ${this.number}: its failure could not be recorded: ${errorName(error)}`);
     }
+    return true;
+  }
+
+  /** A function, because the state changes while a call waits. */
+  #isWriting(): boolean {
+    return this.#state === "writing";
   }
 
   #startFailing(reason: string): boolean {

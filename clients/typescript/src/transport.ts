@@ -111,8 +111,8 @@ export class Transport {
     this.#previous?.close();
   }
 
-  /** Sends a call and returns its result, within `timeoutMs` or the default. */
-  async send<T>(call: Call<T>, { timeoutMs, signal }: CallOptions, defaultMs: number): Promise<T> {
+  /** Sends a call and returns its result, within `timeoutMs` or the default. Once `stop` is aborted, it is not retried. */
+  async send<T>(call: Call<T>, { timeoutMs, signal }: CallOptions, defaultMs: number, stop?: AbortSignal): Promise<T> {
     const attempts = new Attempts(call, this.target, timeoutMs ?? defaultMs);
     if (signal !== undefined && typeof (signal as Partial<AbortSignal> | null)?.throwIfAborted !== "function") {
       throw refusal("signal", `must be an AbortSignal, not ${kindOf(signal)}`);
@@ -131,8 +131,15 @@ export class Transport {
       if (outcome.code === Code.UNAVAILABLE) {
         this.#credentials.recheckSoon();
       }
-      await this.#pause(attempts.pauseAfter(outcome.code, translate(outcome)), signal);
+      const error = translate(outcome);
+      const pauseMs = attempts.pauseAfter(outcome.code, error);
+      if (stop?.aborted !== true) {
+        await this.#pause(pauseMs, signal ?? stop);
+      }
       this.#mustBeOpen();
+      if (stop?.aborted === true) {
+        throw error;
+      }
     }
   }
 

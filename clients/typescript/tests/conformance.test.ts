@@ -66,8 +66,7 @@ interface Table {
 
 const TABLES = new Map(
   readdirSync(CONFORMANCE)
-    // This client has no feed yet.
-    .filter((file) => file.endsWith(".json") && file !== "feeds.json")
+    .filter((file) => file.endsWith(".json"))
     .map((file) => [basename(file, ".json"), JSON.parse(readFileSync(join(CONFORMANCE, file), "utf8")) as Table]),
 );
 
