@@ -43,7 +43,7 @@ export class RepeatedWarnings {
     }
   }
 
-  /** Counts a warning. If it is to be emitted, returns the number of those left out before it. */
+  /** Counts a warning. If it should be emitted, returns the number of those left out before it. */
   #omitted(problem: string, now: number): number | undefined {
     let kind = this.#kinds.get(problem);
     if (kind === undefined || now - kind.last > LAST_PAUSE_MS) {

@@ -20,7 +20,7 @@ interface Submission {
   timer?: NodeJS.Timeout | undefined;
 }
 
-/** A session at work, from `Schedule.take` to `Schedule.done`. */
+/** A session whose run begins or is in flight, from `Schedule.take` to `Schedule.done`. */
 export class Job {
   /** Once aborted, BeginRun is not retried. */
   readonly stop = new AbortController();
