@@ -72,8 +72,8 @@ else
 	@$(MAKE) --no-print-directory faults
 endif
 
-# The first run builds the suites, which takes two minutes.
-compliance: .venv/dev ## run the suites of h2spec, gRPC and Connect on both engines (needs Go)
+# The first run builds the suites, which takes several minutes.
+compliance: .venv/dev ## run the suites of h2spec, gRPC and Connect on both engines, and promtool (needs Go)
 	@$(BIN)/python -m tests.compliance.tools
 	@$(BIN)/python -m pytest -n 2 tests/compliance $(ARGS)
 

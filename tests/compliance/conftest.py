@@ -1,4 +1,4 @@
-"""Fixtures for the compliance suites, which run on both engines, whatever --engine says."""
+"""Fixtures for the suites of gRPC and HTTP/2, which run on both engines, whatever --engine says."""
 
 import pytest
 from session_notes_server.settings import EngineName

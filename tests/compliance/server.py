@@ -24,7 +24,8 @@ from session_notes_server.rpc.engines import Engine, open_engine  # noqa: E402
 from session_notes_server.settings import EngineName, Limits, Settings  # noqa: E402
 from session_notes_server.sidecar.lifecycle import run  # noqa: E402
 
-from tests.compliance import connect_service, interop_service  # noqa: E402
+from tests.compliance.connect import connect_service  # noqa: E402
+from tests.compliance.interop import interop_service  # noqa: E402
 from tests.compliance.services import Contract  # noqa: E402
 from tests.compliance.tools import CONNECT_DESCRIPTORS, INTEROP_DESCRIPTORS  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""Compliance suites of other projects. `python -m tests.compliance.tools` builds them with Go."""
+"""Compliance suites of other projects, one folder each. `python -m tests.compliance.tools` builds them with Go."""
 
 import os
 import shutil
@@ -16,6 +16,8 @@ GRPC = "google.golang.org/grpc@v1.85.0"
 CONNECT = "connectrpc.com/conformance@v1.0.7"
 # Release 2.6.0, whose tag is not a valid module version.
 H2SPEC = "github.com/summerwind/h2spec@v0.0.0-20200804131034-70ac22940108"
+# The last minor version that needs no newer Go than gRPC does.
+PROMETHEUS = "github.com/prometheus/prometheus@v0.315.1"
 
 PROGRAMS = {
     "h2spec": (H2SPEC, "cmd/h2spec"),
@@ -28,7 +30,7 @@ INTEROP_DESCRIPTORS = CACHE / "interop.binpb"
 CONNECT_DESCRIPTORS = CACHE / "connect.binpb"
 
 _BUILT = CACHE / "built"
-_VERSIONS = "\n".join((GRPC, CONNECT, H2SPEC))
+_VERSIONS = "\n".join((GRPC, CONNECT, H2SPEC, PROMETHEUS))
 
 
 def program(name: str) -> str:
@@ -40,7 +42,7 @@ def program(name: str) -> str:
 
 def known_failing_file(suite: str, engine: EngineName) -> Path:
     """Return the file of the cases that are known to fail, with reasons in comments."""
-    return Path(__file__).with_name("known_failing") / f"{suite}_{engine}.txt"
+    return Path(__file__).with_name(suite) / f"known_failing_{engine}.txt"
 
 
 def known_failing(suite: str, engine: EngineName) -> set[str]:
@@ -65,7 +67,8 @@ def build() -> None:
         print("skipped: the compliance suites need Go")
         return
     CACHE.mkdir(parents=True, exist_ok=True)
-    os.environ |= {"GOBIN": str(CACHE / "bin"), "GOTOOLCHAIN": "local"}  # Do not download another Go.
+    # Do not download another Go, and ignore Prometheus's workspace, whose other modules are not downloaded.
+    os.environ |= {"GOBIN": str(CACHE / "bin"), "GOTOOLCHAIN": "local", "GOWORK": "off"}
     try:
         for name, (module, package) in PROGRAMS.items():
             print(f"building {name} from {module}", flush=True)
@@ -73,8 +76,13 @@ def build() -> None:
             _run(go, "install", f"{path}/{package}@{version}")
         modules = Path(_run(go, "env", "GOMODCACHE").decode().strip())
         # Compiled in the context of its module, the file needs no go.mod.
-        source = Path(__file__).with_name("descriptors.go")
+        source = Path(__file__).with_name("interop") / "descriptors.go"
         INTEROP_DESCRIPTORS.write_bytes(_run(go, "run", "-C", str(modules / GRPC), str(source)))
+        print(f"building promtool from {PROMETHEUS}", flush=True)
+        # `go install` rejects its module, which replaces others. Service discovery takes most of the time to compile.
+        _run(go, "mod", "download", PROMETHEUS)
+        promtool = ("-tags", "remove_all_sd", "-o", str(CACHE / "bin" / "promtool"), "./cmd/promtool")
+        _run(go, "build", "-C", str(modules / PROMETHEUS), *promtool)
         buf = str(Path(sys.executable).with_name("buf"))
         CONNECT_DESCRIPTORS.write_bytes(_run(buf, "build", str(modules / CONNECT / "proto"), "--output", "-"))
     except subprocess.CalledProcessError as error:
