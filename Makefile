@@ -158,11 +158,16 @@ test-python-%:
 	$$python -m pytest -n 2 -k "not redis and not cluster" $(QUICK) $(ARGS); \
 	$$python -m pytest -n 2 --engine grpcio tests/process/test_start.py
 
-# Build into an empty folder, so that no old file is uploaded.
-dist: .venv-integrations/ready ## build the wheel and the sdist into dist/, and check them
-	@rm -rf dist
+# Build into an empty folder, so that no old file is uploaded. The SBOM lists what an installation of the sidecar gets today.
+dist: .venv-integrations/ready ## build the wheel, the sdist and the sidecar's SBOM into dist/, and check them
+	@rm -rf dist build
 	@.venv-integrations/bin/python -m build
 	@.venv-integrations/bin/python -m twine check --strict dist/*
+	@.venv-integrations/bin/python -m venv --without-pip build/sbom
+	@.venv-integrations/bin/python -m pip --python build/sbom/bin/python install --quiet --disable-pip-version-check "$$(echo dist/*.whl)[server]"
+	@.venv-integrations/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file "$$(echo dist/*.whl | sed 's/-py3.*/.cdx.json/')" build/sbom/bin/python
+	@ls dist
 
 .venv/bench: .venv/dev
 	@echo "installing the contenders of the bench into .venv"

@@ -1,9 +1,13 @@
 """The distributions: a self-contained wheel with types, and the sdist it is built from."""
 
+import hashlib
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import tomllib
 import venv
 import zipfile
@@ -12,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.integrations.container import ROOT
+from tests.support import eventually
 
 
 def run(*command: str | Path, status: int = 0) -> str:
@@ -78,6 +83,45 @@ def test_sdist_contents(distributions: Path, tmp_path: Path) -> None:
     )
     assert set(committed.split()) <= packed
     assert not [name for name in packed if name.startswith((".ci/", ".venv", "tokens/"))]
+
+
+def test_builds_are_reproducible(distributions: Path, tmp_path: Path) -> None:
+    """Another checkout, with other times and modes of its files, results in the same bytes."""
+    checkout = tmp_path / "another checkout"
+    for name in run("git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0"):
+        if (ROOT / name).is_file():
+            (checkout / name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            (checkout / name).write_bytes((ROOT / name).read_bytes())
+            (checkout / name).chmod(0o700 if os.access(ROOT / name, os.X_OK) else 0o600)
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path / "dist", checkout)
+    rebuilt, built = (
+        {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+        for folder in (tmp_path / "dist", distributions)
+    )
+    assert rebuilt == built
+
+
+@pytest.mark.parametrize("tool", ["uv", "pipx"])
+def test_installation_as_a_tool(tool: str, distributions: Path) -> None:
+    """`uv tool install` and `pipx install` result in a command that serves, in a path with spaces."""
+    home = Path(tempfile.mkdtemp(prefix="session notes "))  # Short, as it holds a unix socket.
+    folders = {name: str(home / name) for name in ("UV_TOOL_DIR", "UV_TOOL_BIN_DIR", "PIPX_HOME", "PIPX_BIN_DIR")}
+    env = os.environ | folders | {"SESSION_NOTES_TARGET": f"unix:{home}/s"}
+    install = {"uv": ["-m", "uv", "tool", "install", "--python", sys.executable], "pipx": ["-m", "pipx", "install"]}
+    command = home / {"uv": "UV_TOOL_BIN_DIR", "pipx": "PIPX_BIN_DIR"}[tool] / "session-notes"
+    try:
+        subprocess.run([sys.executable, *install[tool], f"{wheel_in(distributions)}[server]"], env=env, check=True)
+        python = next(home.glob("**/session-notes/bin/python"))
+        assert run(python, "-P", "-m", "session_notes_tools", "--version") == run(command, "--version")
+        serve = [str(command), "serve", "--data-dir", f"{home}/the data", "--listen", env["SESSION_NOTES_TARGET"]]
+        with subprocess.Popen(serve, env=env) as sidecar:
+            try:
+                eventually(lambda: subprocess.run([str(command), "health"], env=env, check=False).returncode == 0, 30)
+            finally:
+                sidecar.terminate()
+            assert sidecar.wait(30) == 0
+    finally:
+        shutil.rmtree(home)
 
 
 def test_client_requirements(client_environment: Path) -> None:
