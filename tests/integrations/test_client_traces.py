@@ -262,6 +262,7 @@ STABLE = {
     [
         ("http,database/dup", EARLIER),
         ("http, rpc", STABLE),
+        ("http,rpc/dup", EARLIER | STABLE),
         ("rpc,rpc/dup", EARLIER | STABLE),
     ],
 )
