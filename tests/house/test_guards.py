@@ -12,5 +12,5 @@ def test_each_guard_is_in_the_code_once(guard: Guard) -> None:
 
 
 def test_guards_are_few() -> None:
-    """The guards cover the ten rules and the measured promises, in at most 80 entries."""
+    """The guards cover the rules and the measured promises, in at most 80 entries."""
     assert len(GUARDS) <= 80
