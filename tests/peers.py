@@ -4,11 +4,17 @@ import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import grpc
-from session_notes.v1.session_notes_pb2 import BeginRunRequest, BeginRunResponse
-from session_notes.v1.session_state_pb2 import AppendTurnsRequest, AppendTurnsResponse
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+from session_notes.v1.session_notes_pb2 import BeginRunRequest
+
+FIRST_CONTRACT = FileDescriptorSet.FromString((Path(__file__).parent / "first_version.binpb").read_bytes())
+"""The files of the contract's first version, as a sidecar of that version describes them."""
 
 
 class RejectingServer:
@@ -53,16 +59,16 @@ class RejectingServer:
 
 
 class FirstVersion:
-    """A sidecar of the contract's first version: it forwards the calls and fields that this version has.
-
-    It knows no append ids, no windows of the transcript, no renewals and no due sessions.
-    """
+    """A sidecar of the contract's first version: it forwards the methods and fields that this version has."""
 
     def __init__(self, target: str) -> None:
         self.methods: list[str] = []
         """The methods called, by name."""
         self.begins: list[BeginRunRequest] = []
         """The requests of BeginRun."""
+        self._pool = DescriptorPool()
+        for file in FIRST_CONTRACT.file:
+            self._pool.Add(file)
         self._sidecar = grpc.insecure_channel(target)
         self._server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers((self._handler(),))
@@ -81,41 +87,35 @@ class FirstVersion:
 
         return Handler()
 
-    def _forward(self, method: str, request: bytes, context: grpc.ServicerContext) -> bytes:
-        self.methods.append(method.rpartition("/")[2])
-        if method.endswith("/AppendTurns"):
-            append = AppendTurnsRequest.FromString(request)
-            append.ClearField("append_id")
-            request = append.SerializeToString()
-        elif method.endswith("/BeginRun"):
-            begin = BeginRunRequest.FromString(request)
+    def _forward(self, path: str, request: bytes, context: grpc.ServicerContext) -> bytes:
+        service, _, name = path.removeprefix("/").rpartition("/")
+        self.methods.append(name)
+        if name == "BeginRun":
             self.begins.append(BeginRunRequest.FromString(request))
-            for field in ("after_turn", "after_current_notes", "max_turns", "include_current_notes"):
-                begin.ClearField(field)
-            request = begin.SerializeToString()
-        elif method.endswith(("/RenewRun", "/ListDueSessions")):
+        method = self._pool.FindServiceByName(service).methods_by_name.get(name)
+        if method is None:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "the method does not exist")
         try:
-            call: Any = self._sidecar.unary_unary(method)
-            response: bytes = call(request, timeout=10)
+            call: Any = self._sidecar.unary_unary(path)
+            response: bytes = call(_known(method.input_type, request), timeout=10)
         except grpc.RpcError as refusal:
             error: Any = refusal
             context.set_trailing_metadata(error.trailing_metadata())
             context.abort(error.code(), error.details())
-        if method.endswith("/AppendTurns"):
-            appended = AppendTurnsResponse.FromString(response)
-            appended.ClearField("duplicate")
-            response = appended.SerializeToString()
-        elif method.endswith("/BeginRun"):
-            begun = BeginRunResponse.FromString(response)
-            begun.ClearField("first_turn")
-            response = begun.SerializeToString()
-        return response
+        return _known(method.output_type, response)
 
     def stop(self) -> None:
         """Stop the server."""
         self._server.stop(0).wait()
         self._sidecar.close()
+
+
+def _known(descriptor: Any, data: bytes) -> bytes:
+    """Return a message without the fields that its descriptor does not have."""
+    message = GetMessageClass(descriptor).FromString(data)
+    message.DiscardUnknownFields()
+    known: bytes = message.SerializeToString()
+    return known
 
 
 class Proxy:

@@ -5,7 +5,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -18,11 +18,12 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from session_notes_server.settings import EngineName
-from session_notes_tools.doctor.contract import CONTRACT
+from session_notes_tools.doctor.contract import CONTRACT, FEATURES
 
 from tests.access.callers import TOKENS, Authority, Certificate, token_files, write_secret
 from tests.cli.diagnosis import SIDECAR_CHECKS, Diagnosis
 from tests.cli.program import Cli
+from tests.peers import FIRST_CONTRACT
 from tests.stores import StoreServer, valkey_program
 from tests.support import SERVICES, Sidecar, free_port
 
@@ -242,7 +243,10 @@ def test_client_certificates(authority: Authority, tmp_path: Path) -> None:
 
 def test_sidecar_of_another_version() -> None:
     """A missing or additional RPC in the sidecar's contract causes a warning that names it. The engine is unknown."""
-    with a_server([*another_version(lacks="ListRuns")]) as older, a_server([*another_version(has="Later")]) as newer:
+    with (
+        a_server([*sidecar_with(this_version(lacks="ListRuns"))]) as older,
+        a_server([*sidecar_with(this_version(has="Later"))]) as newer,
+    ):
         old, new = doctor(older), doctor(newer)
     assert (old.verdict("contract"), new.verdict("contract")) == ("warning", "warning")
     assert "older, and lacks SessionNotes.ListRuns" in old.says("contract")
@@ -250,9 +254,38 @@ def test_sidecar_of_another_version() -> None:
     assert "newer, and has SessionNotes.Later too" in new.says("contract")
 
 
-def another_version(lacks: str = "", has: str = "") -> Iterator[grpc.GenericRpcHandler]:
-    """Yield the handlers of a server that describes a contract without the RPC `lacks`, or with the RPC `has`."""
-    files = {}
+def test_sidecar_of_the_first_version() -> None:
+    """For a sidecar of the contract's first version, the warning names each feature that does not work there."""
+    with a_server([*sidecar_with(FIRST_CONTRACT.file)]) as target:
+        diagnosis = doctor(target)
+    assert diagnosis.verdict("contract") == "warning"
+    assert diagnosis.says("contract").endswith(f"; the sidecar is older, and lacks {', '.join(FEATURES.values())}")
+    assert "update the sidecar" in diagnosis.advice("contract")
+
+
+def test_every_addition_to_the_contract_is_a_feature() -> None:
+    """Each RPC that the first version does not have, and each request with new fields, belongs to a named feature."""
+    first = {file.name: file for file in FIRST_CONTRACT.file}
+    added = set[str]()
+    for file in this_version():
+        former = {message.name: {field.name for field in message.field} for message in first[file.name].message_type}
+        for message in file.message_type:
+            if message.name in former and message.name.endswith("Request"):
+                added |= {message.name for field in message.field if field.name not in former[message.name]}
+        methods = {method.name for service in first[file.name].service for method in service.method}
+        added |= {
+            f"{service.name}.{method.name}"
+            for service in file.service
+            for method in service.method
+            if method.name not in methods
+        }
+    assert added
+    assert added <= {name for feature in FEATURES for name in (feature, feature.partition(".")[0])}
+
+
+def this_version(lacks: str = "", has: str = "") -> list[FileDescriptorProto]:
+    """Return the files of this version's contract, without the RPC `lacks`, or with the RPC `has`."""
+    files = []
     for module in CONTRACT:
         file = FileDescriptorProto()
         module.DESCRIPTOR.CopyToProto(file)
@@ -262,7 +295,13 @@ def another_version(lacks: str = "", has: str = "") -> Iterator[grpc.GenericRpcH
             service.method.extend(kept)
             if has and service.name == "SessionNotes":
                 service.method.add(name=has)
-        files[file.name] = file.SerializeToString()
+        files.append(file)
+    return files
+
+
+def sidecar_with(contract: Iterable[FileDescriptorProto]) -> Iterator[grpc.GenericRpcHandler]:
+    """Yield the handlers of a server that describes a contract of these files."""
+    files = {file.name: file.SerializeToString() for file in contract}
 
     def reflect(requests: Iterator[Any], _: Any) -> Iterator[Any]:
         for request in requests:

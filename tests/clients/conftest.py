@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 from session_notes import AsyncObserverClient, AsyncPrimaryClient, ObserverClient, PrimaryClient
 
-from tests.peers import Proxy, RejectingServer
+from tests.peers import FirstVersion, Proxy, RejectingServer
 from tests.support import Sidecar, free_port
 
 
@@ -77,3 +77,11 @@ def proxy(sidecar: Sidecar) -> Iterator[Proxy]:
     proxy = Proxy(sidecar.target)
     yield proxy
     proxy.close()
+
+
+@pytest.fixture
+def first_version(sidecar: Sidecar) -> Iterator[FirstVersion]:
+    """A sidecar of the contract's first version, with the data of the shared sidecar."""
+    first = FirstVersion(sidecar.target)
+    yield first
+    first.stop()

@@ -38,14 +38,6 @@ def stored_texts(client: PrimaryClient, session_id: str) -> list[str]:
 
 
 @pytest.fixture
-def first_version(sidecar: Sidecar) -> Iterator[FirstVersion]:
-    """A sidecar of the first version, with the data of the shared sidecar."""
-    first = FirstVersion(sidecar.target)
-    yield first
-    first.stop()
-
-
-@pytest.fixture
 def behind_proxy(first_version: FirstVersion) -> Iterator[Proxy]:
     """A proxy in front of a sidecar of the first version."""
     proxy = Proxy(first_version.target)

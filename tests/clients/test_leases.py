@@ -4,7 +4,6 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -41,14 +40,6 @@ def analysis() -> Analysis:
     analysis = Analysis()
     analysis.released.clear()
     return analysis
-
-
-@pytest.fixture
-def first_version(sidecar: Sidecar) -> Iterator[FirstVersion]:
-    """A sidecar of the contract's first version."""
-    server = FirstVersion(sidecar.target)
-    yield server
-    server.stop()
 
 
 def has_runs(analysis: Analysis, count: int) -> bool:

@@ -209,7 +209,8 @@ class PrimaryClient:
             expected_turn_count: Append nothing unless the transcript has this length. None: any length.
             append_id: Id of this append, by which a repeated call is recognized: unique within the session, in the
                 form of a run id. It is then answered with the first call's turn count, and appends nothing. None: a new
-                id. Pass one to repeat the call yourself, for example after a restart of this process.
+                id. Pass one to repeat the call yourself, for example after a restart of this process. A sidecar of the
+                contract's first version ignores it.
             timeout: Timeout of this call. None: the client's `state_timeout`.
 
         Raises:

@@ -77,7 +77,8 @@ class Reading:
         observed_turn: Number of turns that their run saw. None: unknown.
         turns_behind: Number of turns since then (drift). None: unknown.
         fresh: Whether the notes meet the bounds of the call. Never true unless ready.
-        stale_because: The bounds that ready notes do not meet. Empty if they are fresh or not ready.
+        stale_because: The bounds that ready notes do not meet. Empty if they are fresh or not ready. A sidecar of the
+            contract's first version does not name them; then it has the bound on the snapshot at most.
         run: The run that wrote them.
         latest_run: The newest run in any state. None: there has been no run.
         expires_in: Time until the notes expire.

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from session_notes._calls import Call
-from session_notes._errors import DeadlineExceeded, Overloaded, SessionNotesError, Unavailable, invalid
+from session_notes._errors import DeadlineExceeded, Overloaded, ServerError, SessionNotesError, Unavailable, invalid
 from session_notes._limits import MAX_TIMEOUT
 
 _FIRST_PAUSE_SECONDS = 0.05
@@ -72,10 +72,15 @@ class Attempts:
         return pause
 
     def _final(self, error: SessionNotesError) -> SessionNotesError:
-        """Return the error to raise. If no sidecar answered, it names the call, the target and the timeout."""
-        if not isinstance(error, Unavailable) or error.reason:
-            return error
+        """Return the error to raise.
+
+        If no sidecar answered, or an old one without the method, it names the call and the target.
+        """
         message = str(error)
+        if isinstance(error, ServerError) and error._unimplemented:
+            message += "; if the sidecar is older than this client, update it"
+        elif not isinstance(error, Unavailable) or error.reason:
+            return error
         if isinstance(error, DeadlineExceeded):
             # gRPC's message is only that the deadline has passed.
             message = f"no answer within {self._timeout:g} s"

@@ -17,6 +17,17 @@ from session_notes_tools.doctor.findings import Finding, ok, skipped, warning
 
 CONTRACT = (error_reason_pb2, notes_pb2, turn_pb2, session_notes_pb2, session_state_pb2)
 
+FEATURES = {
+    "AppendTurnsRequest.append_id": "appends once per id",
+    "BeginRunRequest.after_turn": "windows of the transcript",
+    "BeginRunRequest.include_current_notes": "notes at BeginRun",
+    "SessionNotes.RenewRun": "renewed leases",
+    "SessionNotes.ListDueSessions": "due sessions and sweeps",
+    "GetNotesRequest.max_snapshot_age": "bounds on the snapshot's age",
+    "GetNotesResponse.stale_because": "reasons of stale notes",
+}
+"""Features that the contract's first version did not have, and an RPC or a field by which a sidecar shows each."""
+
 
 def check_contract(channel: grpc.Channel, metadata: Metadata, seconds: float) -> Finding:
     """Compare the sidecar's RPCs, fields and enum values with this version's, since no RPC returns a version."""
@@ -32,14 +43,14 @@ def check_contract(channel: grpc.Channel, metadata: Metadata, seconds: float) ->
         )
     except (grpc.RpcError, DecodeError):
         return skipped("contract", f"{this_version}; the sidecar does not describe its services")
-    expected = _elements(_descriptor(module) for module in CONTRACT)
-    if missing := sorted(expected - offered):
+    if missing := sorted(_EXPECTED - offered):
+        features = ", ".join(FEATURES[name] for name in FEATURES if name in missing)
         return warning(
             "contract",
-            f"{this_version}; the sidecar is older, and lacks {_first_names(missing)}",
+            f"{this_version}; the sidecar is older, and lacks {features or _first_names(missing)}",
             "update the sidecar before its clients",
         )
-    if extra := sorted(offered - expected):
+    if extra := sorted(offered - _EXPECTED):
         return warning(
             "contract",
             f"{this_version}; the sidecar is newer, and has {_first_names(extra)} too",
@@ -69,3 +80,9 @@ def _elements(files: Iterable[FileDescriptorProto]) -> set[str]:
 def _first_names(names: Sequence[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
+
+
+_EXPECTED = _elements(_descriptor(module) for module in CONTRACT)
+
+if unknown := FEATURES.keys() - _EXPECTED:
+    raise RuntimeError(f"FEATURES names what the contract does not have: {sorted(unknown)}")
