@@ -159,8 +159,8 @@ export class TurnRecorder implements AsyncDisposable {
   }
 
   /**
-   * Returns the length of the conversation, pending turns included: `getNotes` takes it as `currentTurn`. Undefined: not known,
-   * because the sidecar has not yet answered for this session.
+   * Returns the length of the conversation, pending turns included, as far as this recorder knows: turns of other writers since its
+   * latest append are missing. `getNotes` takes it as `currentTurn`. Undefined: the sidecar has not yet answered for this session.
    */
   turns(sessionId: string): number | undefined {
     return this.#backlog.turns(sessionId);

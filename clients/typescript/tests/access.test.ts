@@ -14,6 +14,7 @@ import {
   ObserverClient,
   PermissionDenied,
   PrimaryClient,
+  SessionNotAllowed,
   type TLS,
   tokenFile,
   Unauthenticated,
@@ -84,6 +85,22 @@ suite("with tokens", { concurrency: false }, () => {
       assert.deepEqual(error.metadata, { method: "session_notes.v1.SessionState.ListSessions" });
       return true;
     });
+  });
+
+  test("a token for sessions with a prefix is limited to them, which is an error of its own", async () => {
+    secret(join(home, "tokens", "primary"), TOKENS.primary, "canary-acme-5b1e prefix=acme.");
+    using acme = new PrimaryClient(sidecar.target, { token: "canary-acme-5b1e", timeoutMs: 5000 });
+    const own = `acme.${newSessionId()}`;
+    await eventually(() =>
+      acme.getSession(own).then(
+        () => true,
+        () => false,
+      ),
+    );
+    assert.equal(await acme.appendTurns(own, [{ speaker: "user", text: "hello" }]), 1);
+    for (const call of [() => acme.getNotes("other"), () => acme.batchGetNotes([own, "other"])]) {
+      await assert.rejects(call, (error) => error instanceof SessionNotAllowed && error instanceof PermissionDenied);
+    }
   });
 
   test("a missing or unknown token is rejected; the error does not show it", async () => {

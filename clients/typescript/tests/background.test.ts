@@ -119,7 +119,7 @@ suite("a background observer", { concurrency: false }, () => {
     }, UsageError);
   });
 
-  test("runs a session once for many submissions, and once more for those during its run", async () => {
+  test("runs a session once, however often it is submitted while it waits", async () => {
     const [sessionId, other] = [newSessionId(), newSessionId()];
     const analysis = new Analysis();
     analysis.hold();
@@ -129,18 +129,29 @@ suite("a background observer", { concurrency: false }, () => {
     }
     await analysis.started(1);
     analysis.release();
-    await analysis.started(2);
+    assert(await observer.close());
+    assert.equal(analysis.runs.length, 2);
+    assert.equal((await runsOf(sessionId)).length, 1);
+  });
+
+  test("runs a session that is submitted during its run once more, and never twice at a time", async () => {
+    const sessionId = newSessionId();
+    const analysis = new Analysis();
     analysis.hold();
+    await using observer = start(analysis);
     observer.submit(sessionId);
-    await analysis.started(3);
+    await analysis.started(1);
     for (let times = 0; times < 100; times += 1) {
       observer.submit(sessionId);
     }
+    assert.equal((await runsOf(sessionId)).length, 1);
     analysis.release();
-    await analysis.started(4);
-    await observer.close();
-    assert.equal(analysis.runs.length, 4);
-    assert.equal((await runsOf(sessionId)).length, 3);
+    assert(await observer.close());
+    assert.equal(analysis.runs.length, 2);
+    assert.deepEqual(
+      (await endsOf(sessionId)).map(([state]) => state),
+      ["written", "written"],
+    );
   });
 
   test("analyses at most maxConcurrent sessions at a time", async () => {
@@ -351,6 +362,19 @@ suite("a background observer", { concurrency: false }, () => {
     assert.equal(analysis.runs.length, 0);
   });
 
+  test("warns less and less often while an outage lasts", async () => {
+    warnings.clear();
+    using away = new ObserverClient(await unreachable(), { timeoutMs: 10 });
+    await using observer = start(new Analysis(), { client: away, maxConcurrent: 30 });
+    for (let number = 0; number < 30; number += 1) {
+      observer.submit(`s-${number}`);
+    }
+    await observer.close();
+    const texts = await warnings.texts(10);
+    assert(texts.length <= 22, `${texts.length} warnings`); // 11 of each kind
+    assert.match(texts[0] ?? "", /^session [0-9a-f]{8}: no run could begin: (Unavailable|DeadlineExceeded)$/);
+  });
+
   test("hands out only the turns that the current notes have not seen", async () => {
     const sessionId = newSessionId();
     const analysis = new Analysis();
@@ -434,7 +458,7 @@ suite("a background observer", { concurrency: false }, () => {
         seen.push(request.getStore());
         return { summary: run.transcript.map(({ text }) => text).join() };
       },
-      { client, brakes: false, quietForMs: 100 },
+      { client, brakes: false },
     );
     const recorder = new TurnRecorder(primary, { observer, timeoutMs: 10_000 });
     request.run("the request", () => {
@@ -442,9 +466,12 @@ suite("a background observer", { concurrency: false }, () => {
       recorder.record(sessionId, { speaker: "user", text: "2" });
     });
     assert(await recorder.close());
+    await eventually(async () => (await summaryOf(sessionId)) === "1,2");
+    request.run("the request", () => {
+      observer.submit(newSessionId());
+    });
     assert(await observer.close());
-    assert.equal(await summaryOf(sessionId), "1,2");
-    assert.deepEqual(seen, [undefined]);
+    assert.deepEqual(seen, [undefined, undefined]);
   });
 
   test("finds due sessions, whose submission was lost", async () => {

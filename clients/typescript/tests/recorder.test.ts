@@ -9,7 +9,7 @@ import { promisify } from "node:util";
 
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { status as Code } from "@grpc/grpc-js";
-import { ObserverClient, PrimaryClient, TurnRecorder } from "session-notes";
+import { ObserverClient, PrimaryClient, TurnRecorder, Unavailable } from "session-notes";
 
 import { ErrorInfoSchema, StatusSchema } from "../dist/gen/session_notes/status/v1/status_pb.js";
 import {
@@ -176,13 +176,13 @@ suite("a recorder", { concurrency: false }, () => {
     const sessionId = newSessionId();
     await primary.appendTurns(sessionId, [said("old")]);
     await using recorder = new TurnRecorder(primary, { timeoutMs: 10_000 });
+    using other = new PrimaryClient(sidecar.target.replace("127.0.0.1", "localhost"));
+    await sidecar.end("SIGKILL");
     recorder.record(sessionId, said("pending"));
-    const elsewhere = sidecar.target.replace("127.0.0.1", "localhost");
-    using other = new PrimaryClient(elsewhere, { stateTimeoutMs: 10_000 });
-    assert(await other.deleteSession(sessionId));
-    assert(await recorder.close());
-    assert.deepEqual(await transcript(sessionId), []);
-    assert.equal((await primary.getSession(sessionId)).createTime, undefined);
+    await assert.rejects(other.deleteSession(sessionId), Unavailable);
+    await sidecar.start();
+    assert(await recorder.close({ timeoutMs: 10_000 }));
+    assert.deepEqual(await transcript(sessionId), ["old"]);
   });
 
   test("continues where another writer has appended", async () => {
