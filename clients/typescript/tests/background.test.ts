@@ -532,7 +532,7 @@ suite("a background observer", { concurrency: false }, () => {
 
   test("does not keep the process alive while it waits, and does while it sweeps", async () => {
     const script = (lines: string): string => `import { BackgroundObserver } from "session-notes";
-      const observer = new BackgroundObserver(() => ({}), { target: "${sidecar.target}" });
+      const observer = new BackgroundObserver(() => ({}), { target: "${sidecar.target}", quietForMs: 60_000 });
       ${lines}`;
     const run = (lines: string, timeout: number) =>
       execute(process.execPath, ["--input-type=module", "--eval", script(lines)], { timeout });

@@ -124,6 +124,18 @@ suite("notes for a model", { concurrency: false }, () => {
     }
   });
 
+  test("a feed keeps silent if only the reason for which notes are stale has changed", async () => {
+    const sessionId = newSessionId();
+    const turn = { speaker: "user", text: "x" };
+    await primary.appendTurns(sessionId, [turn]);
+    using client = new ObserverClient(sidecar.target);
+    await client.run(sessionId, (run) => run.write({ summary: "x" }));
+    const feed = new NotesFeed(primary, sessionId, { maxAgeMs: 0, maxTurnsBehind: 0 });
+    assert.match((await feed.next()) ?? "", /written a while ago/);
+    await primary.appendTurns(sessionId, [turn]);
+    assert.equal(await feed.next(), null);
+  });
+
   test("the text of a feed counts characters, not halves of them, and has no more than its maximum", async () => {
     const sessionId = newSessionId();
     await write(sessionId, "", "😀".repeat(100));
