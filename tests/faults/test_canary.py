@@ -51,11 +51,14 @@ def test_user_data_is_in_no_log_and_no_error() -> None:
             turn[0].text = CANARY
             run = f"run-{CANARY}-{len(results)}"
             for call in (
-                lambda: session.begin_run(run, observer=CANARY),
+                lambda: session.begin_run(
+                    run, observer=CANARY, include_transcript=True, include_current_notes=True, max_turns=5
+                ),
                 lambda: session.write_notes(run, content, observer=CANARY),
                 lambda: session.fail_run(run, observer=CANARY, reason=CANARY),
                 lambda: session.renew_run(run, observer=CANARY),
-                lambda: session.append_turns(turn),
+                lambda: session.append(turn, run),
+                lambda: session.append(turn * 2, run),
                 lambda: session.update_session(set={CANARY: CANARY}),
                 lambda: session.get_notes(observer=CANARY),
                 lambda: session.list_runs(observer=CANARY, include_notes=True),

@@ -140,7 +140,7 @@ def _fill(message: Message, rng: Random) -> None:
 
 def _fill_scalar(message: Message, field: Any, rng: Random) -> None:
     texts = ["", "said", "Grüße, 世界 \x00", "x" * 300]
-    if field.name in ("session_id", "run_id", "observer"):
+    if field.name in ("session_id", "run_id", "append_id", "observer"):
         drawn: Any = rng.choice(_IDS)
     elif field.name == "remove":
         drawn = [f"remove-{number}" for number in range(rng.randrange(3))]

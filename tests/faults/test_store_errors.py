@@ -13,6 +13,7 @@ import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from session_notes.v1.session_notes_pb2 import ListDueSessionsRequest
 
 from tests.faults.proxy import Proxy
 from tests.stores import Store, StoreServer, free_port, valkey_program
@@ -32,6 +33,7 @@ class Deployment:
         self.admin = self.store.client
         self.session = SessionCalls(channel, new_session_id())
         self.session.write_notes("run-0", CANARY)
+        self.session.begin_run("run-renewed")
         self.session.append_turns(1)
 
     def calls(self) -> dict[str, Callable[[], object]]:
@@ -41,11 +43,13 @@ class Deployment:
             "begin": lambda: session.begin_run(run),
             "write": lambda: session.write_notes(run, CANARY),
             "fail": lambda: session.fail_run("run-0-never", reason=CANARY),
+            "renew": lambda: session.renew_run("run-renewed"),
             "append": lambda: session.append_turns(1),
             "update": lambda: session.update_session(set={CANARY: CANARY}),
             "notes": session.get_notes,
             "runs": session.list_runs,
             "session": session.get_session,
+            "due": lambda: session.notes.ListDueSessions(ListDueSessionsRequest(), timeout=10),
         }
 
     def statuses(self) -> dict[str, grpc.StatusCode]:
@@ -68,7 +72,8 @@ class Deployment:
         return set(self.statuses().values()) == {grpc.StatusCode.OK} and self.sidecar.health() == SERVING
 
 
-READS = {"notes", "runs", "session"}
+WRITES = {"begin", "write", "renew", "append", "update"}
+READS = {"notes", "runs", "session", "due"}
 
 
 @pytest.fixture(scope="module")
@@ -171,12 +176,12 @@ def noperm(deployment: Deployment) -> Iterator[None]:
     ("fault", "refusing", "serving"),
     [
         (noscript, set[str](), True),
-        (readonly, {"begin", "write", "append", "update"}, False),
-        (masterdown, {"begin", "write", "append", "update"} | READS, False),
-        (busy, {"begin", "write", "append", "update"} | READS, False),
-        (oom, {"begin", "write", "append", "update"}, False),
-        (misconf, {"begin", "write", "append", "update"}, False),
-        (noperm, {"begin", "write", "append", "update"} | READS, False),
+        (readonly, WRITES, False),
+        (masterdown, WRITES | READS, False),
+        (busy, WRITES | READS, False),
+        (oom, WRITES, False),
+        (misconf, WRITES, False),
+        (noperm, WRITES | READS, False),
     ],
     ids=["NOSCRIPT", "READONLY", "MASTERDOWN", "BUSY", "OOM", "MISCONF", "NOPERM"],
 )
