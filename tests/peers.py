@@ -1,7 +1,8 @@
-"""Peers of a client: a server that rejects every call, a sidecar of the first version, a proxy that loses replies."""
+"""Peers of a client: servers that reject or forward calls, one of the first version, a proxy that loses replies."""
 
 import socket
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -58,17 +59,18 @@ class RejectingServer:
         self._server.stop(0).wait()
 
 
-class FirstVersion:
-    """A sidecar of the contract's first version: it forwards the methods and fields that this version has."""
+class Forwarder:
+    """A server that forwards every call to a sidecar.
 
-    def __init__(self, target: str) -> None:
+    Args:
+        target: Address of the sidecar.
+        before: Called with the name of a method before each call.
+    """
+
+    def __init__(self, target: str, before: Callable[[str], object] = lambda _: None) -> None:
         self.methods: list[str] = []
         """The methods called, by name."""
-        self.begins: list[BeginRunRequest] = []
-        """The requests of BeginRun."""
-        self._pool = DescriptorPool()
-        for file in FIRST_CONTRACT.file:
-            self._pool.Add(file)
+        self._before = before
         self._sidecar = grpc.insecure_channel(target)
         self._server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers((self._handler(),))
@@ -76,38 +78,56 @@ class FirstVersion:
         self._server.start()
 
     def _handler(self) -> grpc.GenericRpcHandler:
-        first = self
+        forwarder = self
 
         class Handler(grpc.GenericRpcHandler):
             def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes]":
-                method = details.method
+                path = details.method
                 return grpc.unary_unary_rpc_method_handler(
-                    lambda request, context: first._forward(method, request, context)
+                    lambda request, context: forwarder._forward(path, request, context)
                 )
 
         return Handler()
 
     def _forward(self, path: str, request: bytes, context: grpc.ServicerContext) -> bytes:
-        service, _, name = path.removeprefix("/").rpartition("/")
+        name = path.rpartition("/")[2]
         self.methods.append(name)
-        if name == "BeginRun":
-            self.begins.append(BeginRunRequest.FromString(request))
-        method = self._pool.FindServiceByName(service).methods_by_name.get(name)
-        if method is None:
-            context.abort(grpc.StatusCode.UNIMPLEMENTED, "the method does not exist")
+        self._before(name)
         try:
             call: Any = self._sidecar.unary_unary(path)
-            response: bytes = call(_known(method.input_type, request), timeout=10)
+            response: bytes = call(request, timeout=10)
         except grpc.RpcError as refusal:
             error: Any = refusal
             context.set_trailing_metadata(error.trailing_metadata())
             context.abort(error.code(), error.details())
-        return _known(method.output_type, response)
+        return response
 
     def stop(self) -> None:
         """Stop the server."""
         self._server.stop(0).wait()
         self._sidecar.close()
+
+
+class FirstVersion(Forwarder):
+    """A sidecar of the contract's first version: it forwards the methods and fields that this version has."""
+
+    def __init__(self, target: str) -> None:
+        self.begins: list[BeginRunRequest] = []
+        """The requests of BeginRun."""
+        self._pool = DescriptorPool()
+        for file in FIRST_CONTRACT.file:
+            self._pool.Add(file)
+        super().__init__(target)
+
+    def _forward(self, path: str, request: bytes, context: grpc.ServicerContext) -> bytes:
+        service, _, name = path.removeprefix("/").rpartition("/")
+        if name == "BeginRun":
+            self.begins.append(BeginRunRequest.FromString(request))
+        method = self._pool.FindServiceByName(service).methods_by_name.get(name)
+        if method is None:
+            self.methods.append(name)
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "the method does not exist")
+        return _known(method.output_type, super()._forward(path, _known(method.input_type, request), context))
 
 
 def _known(descriptor: Any, data: bytes) -> bytes:

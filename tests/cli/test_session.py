@@ -4,11 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from google.protobuf.json_format import MessageToDict
 from session_notes.v1 import turn_pb2
 
 from tests.cli.program import Cli
-from tests.support import CANARY, SessionCalls, new_session_id, turns
+from tests.peers import Forwarder
+from tests.support import CANARY, SessionCalls, Sidecar, new_session_id, turns
 
 
 def test_set(cli: Cli, session: SessionCalls) -> None:
@@ -153,6 +155,35 @@ def test_export(cli: Cli, session: SessionCalls, tmp_path: Path) -> None:
     assert (again.code, again.error) == (2, "--output: the file exists already; name a new one")
     assert unknown.code == 6
     assert unknown.error.endswith("does not exist")
+
+
+@pytest.mark.parametrize("changes", [1, 2, 3])
+def test_export_of_a_session_in_use(sidecar: Sidecar, session: SessionCalls, changes: int) -> None:
+    """An export begins anew when the session changes meanwhile. If it keeps changing, a warning says so."""
+    session.append_turns(1)
+    session.write_notes("run-0")
+    left = list(range(changes))
+
+    def change(method: str) -> None:
+        if method == "ListRuns" and left:
+            session.write_notes(f"run-{changes - len(left) + 1}")
+            left.pop()
+
+    forwarder = Forwarder(sidecar.target, change)
+    try:
+        exported = Cli(forwarder.target).in_process("session", "export", session.id)
+    finally:
+        forwarder.stop()
+    document = exported.json
+    runs = [run["run_id"] for run in document["runs"]["default"]]
+    assert (exported.code, runs[0], len(runs)) == (0, f"run-{changes}", changes + 1)
+    assert (document["notes"]["default"]["run"]["run_id"] == runs[0]) == (changes < 3)
+    assert exported.err == ("" if changes < 3 else WARNING)
+
+
+WARNING = (
+    "warning: the session kept changing, so its runs may be newer than the rest; export it again once it is quiet\n"
+)
 
 
 def test_delete_asks_for_confirmation(cli: Cli, session: SessionCalls) -> None:
