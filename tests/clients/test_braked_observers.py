@@ -167,15 +167,35 @@ async def test_a_failing_session_waits_longer_each_time(
 async def test_a_run_that_cannot_begin_is_a_failure(
     awaited: bool, unreachable: str, analysis: Analysis, session_id: str
 ) -> None:
-    """During an outage, a session is tried less and less often, however often it is submitted."""
+    """During an outage, a session stays submitted, and is tried less and less often, however often it is submitted."""
     options = {"quiet_for": timedelta(), "min_interval": timedelta()}
     async with Background(awaited, analysis, unreachable, **options) as background:
         background.observer._client._timeout = timedelta(seconds=0.1)
         background.submit(session_id)
-        await reached(lambda: background.observer._schedule.empty)
+        await reached(lambda: background.observer._schedule.next_release is not None)
+        assert not background.observer._schedule.empty
         background.submit(session_id)
-        assert background.observer._schedule.next_release is not None
         assert background.observer._schedule.queued == 0
+        assert await background.close()
+
+
+async def test_a_session_submitted_during_an_outage_is_run_after_it(
+    awaited: bool, analysis: Analysis, session_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A submission survives an outage that is longer than the retries of BeginRun, and leads to one run."""
+    monkeypatch.setattr(_brakes, "FIRST_PAUSE", timedelta(seconds=0.2))
+    with Sidecar() as sidecar:
+        sidecar.kill()
+        options = {"quiet_for": timedelta(), "min_interval": timedelta(), "min_new_turns": 0}
+        async with Background(awaited, analysis, sidecar.target, **options) as background:
+            background.observer._client._timeout = timedelta(seconds=0.1)
+            background.submit(session_id)
+            await reached(lambda: background.observer._schedule.next_release is not None)
+            sidecar.start()
+            background.observer._client._timeout = timedelta(seconds=5)
+            await reached(lambda: len(analysis.runs) == 1)
+            await reached(lambda: background.observer._schedule.empty)
+            assert await background.close()
 
 
 @pytest.mark.parametrize("pending", ["run", "drop"])

@@ -247,6 +247,8 @@ class Pool(ABC, Generic[Client, Run, Stop, Analysis]):
         if job.submission.swept and isinstance(error, RunInFlight):
             return  # Another process was faster.
         job.failed = True
+        # Without pauses between the attempts, an outage would be a loop.
+        job.unavailable = isinstance(error, Unavailable) and self._brakes.backoff and not job.submission.swept
         if not job.forgotten:
             self._warnings.warn(f"session {session_digest(job.session_id)}", f"no run could begin: {for_logs(error)}")
             _spans.mark_failed()

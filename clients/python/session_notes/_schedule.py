@@ -58,6 +58,7 @@ class Job(Generic[Run, Stop]):
         run: The run, once it has begun.
         failed: Whether the session counts as failed or as successful. None: neither, for example without a run.
         too_few_turns: Whether there are too few new turns: the submission stays until the next one.
+        unavailable: Whether the sidecar was unavailable: the submission stays, for the pause after the failure.
         again: The next submission, if the session was submitted again in the meantime.
         forgotten: Whether the session was deleted in the meantime.
     """
@@ -73,6 +74,7 @@ class Job(Generic[Run, Stop]):
         self.run: Run | None = None
         self.failed: bool | None = None
         self.too_few_turns = False
+        self.unavailable = False
         self.again: Submission | None = None
         self.forgotten = False
 
@@ -186,6 +188,8 @@ class Schedule(Generic[Run, Stop]):
             if self._exhausted(job.session_id, now):
                 return False
             self._place(job.session_id, job.again, now)
+        elif job.unavailable and not job.forgotten and not self._released:
+            self._place(job.session_id, job.submission, now)
         elif job.too_few_turns and not job.forgotten:
             self._submitted[job.session_id] = job.submission
             if self._released:
@@ -209,7 +213,7 @@ class Schedule(Generic[Run, Stop]):
         self._queued.clear()
         self._held.clear()
         for job in self.jobs.values():
-            job.again, job.too_few_turns = None, False
+            job.again, job.too_few_turns, job.unavailable = None, False, False
         return dropped
 
     def _place(self, session_id: str, submission: Submission, now: float) -> None:
