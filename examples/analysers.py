@@ -1,13 +1,15 @@
-"""Analysers that make notes from a transcript, by rules or with a language model at an OpenAI-compatible endpoint.
+"""Analysers that make notes from a conversation, by rules or with a language model at an OpenAI-compatible endpoint.
 
-An analyser is any function from a run to notes. `BackgroundObserver` does the rest.
+An analyser is any function from a run to notes. `BackgroundObserver` does the rest. With `transcript="new"`, the
+analysers of this module continue the notes so far with the new turns, so that the cost of a run does not grow with the
+conversation.
 """
 
 import json
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from language_model import connect
@@ -50,38 +52,60 @@ def analyser_from_environment() -> Analyser:
     return OpenAICompatible(TOPICS, model) if model else RuleBased(TOPICS)
 
 
+def notes_so_far(run: ActiveRun) -> Notes | None:
+    """Return the notes that the turns of a run continue. None: the run has all turns, so no earlier notes are needed.
+
+    It has all turns if it is the first one, if the notes have expired, or without `transcript="new"`.
+    """
+    current = run.current
+    if current is None or current.notes is None or current.observed_turn is None:
+        return None
+    if run.first_turn is not None and run.first_turn <= current.observed_turn:
+        return None
+    return current.notes
+
+
 class RuleBased:
     """An analyser that looks for keywords and question marks. Its summary states that no language model was used.
 
     Coverage is the share of a topic's keywords in the user's turns. A user's question counts as answered when a later
-    statement of the primary repeats one of the question's longer words.
+    statement of the primary repeats one of the question's longer words. The notes after any number of runs over new
+    turns equal those of one run over the whole transcript.
     """
 
     def __init__(self, topics: Sequence[Topic]) -> None:
         self._topics = topics
 
     def __call__(self, run: ActiveRun) -> Notes:
-        """Analyse the run's copy of the transcript."""
-        # The copy of a long conversation has only the last turns, but issues number turns from the start.
-        first = (run.observed_turn or 0) - len(run.transcript) + 1
-        return self.analyse(run.transcript, first)
+        """Analyse the turns of a run."""
+        return self.analyse(run.transcript, run.first_turn or 1, notes_so_far(run))
 
-    def analyse(self, turns: Sequence[Turn], first: int = 1) -> Notes:
-        """Analyse turns, the first of which has the number `first`."""
+    def analyse(self, turns: Sequence[Turn], first: int = 1, so_far: Notes | None = None) -> Notes:
+        """Analyse turns, the first of which has the number `first`, and continue the notes on the turns before."""
+        so_far = so_far or Notes()
         words = [word for turn in turns if turn.speaker == "user" for word in _words(turn.text)]
-        coverage = {topic.name: _share_used(topic.keywords, words) for topic in self._topics}
-        unanswered = _unanswered(turns, first)
+        used = [
+            keyword
+            for topic in self._topics
+            for keyword in topic.keywords
+            if keyword in so_far.extra.get("keywords", ()) or any(word.startswith(keyword) for word in words)
+        ]
+        coverage = {
+            topic.name: sum(keyword in used for keyword in topic.keywords) / len(topic.keywords)
+            for topic in self._topics
+        }
         open_topics = sorted(
             (topic for topic in self._topics if coverage[topic.name] < 1), key=lambda topic: coverage[topic.name]
         )
+        unanswered = _unanswered(turns, first, so_far.issues)
         return Notes(
             coverage=coverage,
-            issues=[
-                Issue(f'"{question}" has not been answered', Severity.WARNING, turn) for turn, question in unanswered
-            ],
+            issues=unanswered,
             follow_up_suggestions=[topic.question for topic in open_topics],
             summary=f"By rules, not by a language model: {len(open_topics)} of {len(coverage)} topics "
             f"still open, {len(unanswered)} of the user's questions unanswered.",
+            # For the next run: a share does not say which keywords it is made of.
+            extra={"keywords": used},
         )
 
 
@@ -99,15 +123,17 @@ class OpenAICompatible:
         self._instructions = _INSTRUCTIONS + "".join(f"\n- {topic.name}: {topic.question}" for topic in topics)
 
     def __call__(self, run: ActiveRun) -> Notes:
-        """Ask for notes on the run's copy of the transcript, within the run's time limit."""
-        first = (run.observed_turn or 0) - len(run.transcript) + 1
-        transcript = [f"{number}. {turn.speaker}: {turn.text}" for number, turn in enumerate(run.transcript, first)]
+        """Ask for notes on the turns of a run, within its time limit."""
+        turns = enumerate(run.transcript, run.first_turn or 1)
+        parts = [f"{number}. {turn.speaker}: {turn.text}" for number, turn in turns]
+        if (so_far := notes_so_far(run)) is not None:
+            parts = ["Your notes so far:", json.dumps(asdict(so_far)), "The turns since:", *parts]
         remaining = run.remaining
         answer = self._client.chat.completions.create(
             model=self._model,
             messages=[
                 {"role": "system", "content": self._instructions},
-                {"role": "user", "content": "\n".join(transcript)},
+                {"role": "user", "content": "\n".join(parts)},
             ],
             response_format={"type": "json_object"},
             timeout=None if remaining is None else remaining.total_seconds(),
@@ -116,12 +142,17 @@ class OpenAICompatible:
 
 
 _INSTRUCTIONS = """You observe a conversation between a user and an assistant; its turns are numbered. You never speak
-to the user; your notes help the assistant. Answer with one JSON object and nothing else:
+to the user; your notes help the assistant. You get the whole conversation so far, or your notes so far and the turns
+since. Answer with your new notes on the whole conversation, as one JSON object and nothing else:
 {"coverage": {"<topic>": <share covered, 0 to 1>},
  "issues": [{"text": "<the problem>", "severity": "info" | "warning" | "critical", "turn": <turn number or null>}],
  "follow_up_suggestions": ["<a next sentence for the assistant, best first>"],
  "summary": "<where the conversation stands, at most three sentences>"}
-Unanswered questions and contradictions are issues. The topics to cover:"""
+Unanswered questions and contradictions are issues, at most ten. Of your notes so far, keep what still holds, leave out
+issues that the new turns have settled, and renew all suggestions. The topics to cover:"""
+
+MAX_ANSWER_CHARS = 8000
+"""The maximum length of a model's answer: the next run sends these notes again."""
 
 
 class UnusableAnswer(ValueError):
@@ -132,8 +163,10 @@ def notes_from_answer(text: str) -> Notes:
     """Return the notes in a model's answer, with every part checked.
 
     Raises:
-        UnusableAnswer: If a part is missing or has the wrong type.
+        UnusableAnswer: If the answer is too long, or a part is missing or has the wrong type.
     """
+    if len(text) > MAX_ANSWER_CHARS:
+        raise UnusableAnswer("the answer is too long")
     # Some models wrap their JSON in a code block or a sentence despite the instructions.
     try:
         answer = json.loads(text[text.find("{") : text.rfind("}") + 1])
@@ -172,24 +205,23 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-def _share_used(keywords: Sequence[str], words: Sequence[str]) -> float:
-    return sum(any(word.startswith(keyword) for word in words) for keyword in keywords) / len(keywords)
+_UNANSWERED = " has not been answered"
 
 
-def _unanswered(turns: Sequence[Turn], first: int) -> list[tuple[int, str]]:
-    """Return the user's unanswered questions, each with the number of its turn."""
-    questions = []
-    answer_words: set[str] = set()  # From the primary's later statements, since turns are visited in reverse.
-    for number, turn in reversed(list(enumerate(turns, first))):
+def _unanswered(turns: Sequence[Turn], first: int, earlier: Sequence[Issue]) -> list[Issue]:
+    """Return the user's unanswered questions as issues: earlier ones, and those in turns from number `first`."""
+    issues = [issue for issue in earlier if issue.text.endswith(_UNANSWERED)]
+    for number, turn in enumerate(turns, first):
         sentences = re.findall(r"[^.!?\s][^.!?]*[.!?]?", turn.text)
-        if turn.speaker != "user":
-            answer_words.update(
-                word for sentence in sentences if not sentence.endswith("?") for word in _words(sentence)
-            )
-            continue
-        for sentence in reversed(sentences):
-            longer_words = {word for word in _words(sentence) if len(word) > 3}
-            # "And why?" has no longer words, so any statement answers it.
-            if sentence.endswith("?") and not (longer_words & answer_words if longer_words else answer_words):
-                questions.append((number, sentence))
-    return questions[::-1]
+        questions = [sentence for sentence in sentences if sentence.endswith("?")]
+        if turn.speaker == "user":
+            issues += [Issue(f'"{question}"{_UNANSWERED}', Severity.WARNING, number) for question in questions]
+        elif stated := {word for sentence in sentences if sentence not in questions for word in _words(sentence)}:
+            issues = [issue for issue in issues if not _answers(stated, issue.text.removesuffix(_UNANSWERED))]
+    return issues
+
+
+def _answers(stated: set[str], question: str) -> bool:
+    longer_words = {word for word in _words(question) if len(word) > 3}
+    # "And why?" has no longer words, so any statement answers it.
+    return not longer_words or not longer_words.isdisjoint(stated)

@@ -54,7 +54,7 @@ async def observed_call(
     """
     with ExitStack() as threads:
         writer = threads.enter_context(PrimaryClient())
-        observer = BackgroundObserver(analyse or analyser_from_environment(), max_workers=1)
+        observer = BackgroundObserver(analyse or analyser_from_environment(), transcript="new", max_workers=1)
         threads.callback(observer.close, CLOSE_TIMEOUT)
         recorder = TurnRecorder(writer, observer)
         threads.callback(recorder.close, CLOSE_TIMEOUT)
