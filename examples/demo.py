@@ -1,106 +1,177 @@
 """A demo in five scenes with a sidecar, a primary and an observer, played by `make demo`.
 
-All printed values are real. The sidecar and the observer are separate processes. This process is the primary, and also
-a slow worker of the observer.
+All printed values are real. The sidecar is a separate process. This process is the primary, with an observer in threads
+of its own, and also a slow worker of the same observer.
 """
 
 import argparse
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from analysers import TOPICS, RuleBased
 from demo_screen import Screen
-from primary import MAX_TURNS_BEHIND, Conversation, answer_by_rule
-from session_notes import ActiveRun, ObserverClient, PrimaryClient, Reading, TurnRecorder
+from primary import Conversation, answer_by_rule
+from session_notes import (
+    ActiveRun,
+    BackgroundObserver,
+    Notes,
+    NotesFeed,
+    ObserverClient,
+    PrimaryClient,
+    Reading,
+    TurnRecorder,
+)
 
 SESSION_ID = "demo"
+
+MIN_NEW_TURNS = 4
+"""The observer's brake. The others depend on the time, and the demo does not."""
+
+MAX_TURNS_BEHIND = 2
+"""The maximum drift, in turns, of notes that this primary follows."""
+
+RUN_TIMEOUT = 20
+"""How long the demo waits for a run, in seconds."""
 
 # Drop the shell's settings: the demo uses its own store and sidecar, and rules instead of a language model.
 ENVIRONMENT = {name: text for name, text in os.environ.items() if not name.startswith("SESSION_NOTES_")}
 
 
+class Analyser:
+    """The observer's analysis, by rules. It also reports its runs to the demo."""
+
+    def __init__(self) -> None:
+        self.runs: queue.Queue[ActiveRun] = queue.Queue()
+        self._rules = RuleBased(TOPICS)
+
+    def __call__(self, run: ActiveRun) -> Notes:
+        """Analyse the new turns of a run."""
+        self.runs.put(run)
+        return self._rules(run)
+
+
 class Demo:
-    """The five scenes: one conversation, one observer."""
+    """The five scenes: one conversation, one observer.
+
+    Args:
+        screen: Prints the scenes.
+        primary: Reads the notes.
+        recorder: Stores the turns, and then submits the session to the observer.
+        worker: Makes the calls of a slow worker, which is not part of the background observer.
+        runs: The runs of the background observer.
+    """
 
     def __init__(
-        self, screen: Screen, target: str, primary: PrimaryClient, recorder: TurnRecorder, observer: ObserverClient
+        self,
+        screen: Screen,
+        primary: PrimaryClient,
+        recorder: TurnRecorder,
+        worker: ObserverClient,
+        runs: "queue.Queue[ActiveRun]",
     ) -> None:
         self._screen = screen
-        self._environment = ENVIRONMENT | {"SESSION_NOTES_TARGET": target}
-        self._observer = observer
-        self._conversation = Conversation(primary, recorder, SESSION_ID, answer_by_rule)
+        self._worker = worker
+        self._runs = runs
+        self._conversation = Conversation(primary, recorder, SESSION_ID, answer_by_rule, MAX_TURNS_BEHIND)
+        self._feed = NotesFeed(primary, SESSION_ID, max_turns_behind=MAX_TURNS_BEHIND)
 
     def play(self) -> None:
         """Play all scenes in order."""
-        self._not_ready()
-        self._ready_with_age()
-        with self._observer.run(SESSION_ID) as slow_run:
-            self._drift(slow_run)
-            newer = self._newer_run()
-            self._slow_old_run(slow_run, newer)
+        self._held_back()
+        self._ready()
+        with self._worker.run(SESSION_ID) as slow_run:
+            notes = self._drift(slow_run)
+            newer = self._new_turns_only()
+            self._obsolete_run(slow_run, notes, newer)
 
-    def _not_ready(self) -> None:
-        self._screen.scene("1  Not ready", "No observer has analysed this conversation yet.")
+    def _held_back(self) -> None:
+        self._screen.scene("1  Not ready, and held back", "No observer has analysed this conversation yet.")
         self._exchange("Hello! Our goal is a web shop that does not lose customers. Can we start in May?")
-        self._explain("having no notes is an answer, not an error. It comes immediately, and the primary continues.")
+        runs = self._worker.list_runs(SESSION_ID)
+        self._screen.line("calls", f'list_runs("{SESSION_ID}")', "yellow")
+        self._screen.line("returns", json.dumps([run.number for run in runs]))
+        self._explain(
+            "having no notes is an answer, not an error. The session has been submitted to the observer, whose brake "
+            f"holds it back until {MIN_NEW_TURNS} turns are new. No run has begun, so nothing is paid for."
+        )
 
-    def _ready_with_age(self) -> None:
-        self._screen.scene("2  Ready, with an age", "The observer takes a copy of the transcript and writes its notes.")
-        self._observe()
-        reading = self._read(with_notes=True)
-        self._screen.pause(150)
-        later = self._read()
-        self._explain(f"the same notes, first {age(reading)} old, then {age(later)}. Only the store's clock counts.")
+    def _ready(self) -> None:
+        self._screen.scene(
+            "2  Ready, and in the prompt once", "With the next exchange, the brake releases the session."
+        )
+        self._exchange("Most of them leave at the checkout.")
+        self._observed()
+        reading = self._read()
+        self._next_prompt(in_full=True)
+        self._next_prompt()
+        self._explain(
+            f"the notes are {age(reading)} old by the store's clock. The feed returns them as text for the prompt of "
+            "the primary's model, and then None until there is something new."
+        )
 
-    def _drift(self, slow_run: ActiveRun) -> None:
+    def _drift(self, slow_run: ActiveRun) -> Notes:
         self._screen.scene(
             "3  Growing drift",
             "The conversation continues while the notes stay the same. This primary follows notes that are at most "
-            f"{MAX_TURNS_BEHIND} turns behind. Meanwhile, a slow worker of the same observer has begun run "
-            f"{slow_run.number}. It returns in scene 5.",
+            f"{MAX_TURNS_BEHIND} turns behind. A slow worker of the same observer has begun run {slow_run.number}.",
         )
-        self._exchange("Most of them leave at the checkout.")
-        self._exchange("Right, May is important to us.")
+        notes = RuleBased(TOPICS[:1])(slow_run)
+        self._screen.line("worker", f"run {slow_run.number}: {len(notes.coverage)} of {len(TOPICS)} topics analysed")
+        self._exchange("About half of them, to be exact.")
         last = self._exchange("The budget is 40,000, at a fixed price.")
         self._explain(
             f"the notes are {last.turns_behind} turns behind, so fresh is {json.dumps(last.fresh)}. They are returned "
             "anyway: the sidecar reports how stale they are, and the primary decides whether to use them."
         )
+        return notes
 
-    def _newer_run(self) -> Reading:
-        self._screen.scene("4  A newer run", "The observer runs again and sees the new turns.")
-        self._observe()
+    def _new_turns_only(self) -> Reading:
+        self._screen.scene(
+            "4  New turns only", f"Another {MIN_NEW_TURNS} turns are new, so the brake has released a run."
+        )
+        run = self._observed()
         reading = self._read(with_notes=True)
+        self._next_prompt()
         self._exchange("What else do you need?")
         self._explain(
-            f"run {run_number(reading)} has seen {reading.observed_turn} turns. The primary follows the notes again."
+            f"run {run.number} was sent {len(run.transcript)} turns instead of {run.observed_turn}. Its notes cover "
+            "the whole conversation, and the primary follows them again."
         )
         return reading
 
-    def _slow_old_run(self, slow_run: ActiveRun, newer: Reading) -> None:
+    def _obsolete_run(self, slow_run: ActiveRun, notes: Notes, newer: Reading) -> None:
         self._screen.scene(
-            "5  A slow old run is superseded",
-            f"Run {slow_run.number} finishes at last and writes its notes. It has seen {slow_run.observed_turn} turns. "
-            f"Run {run_number(newer)}, which wrote the current notes, has seen {newer.observed_turn}.",
+            "5  An obsolete run",
+            f"Run {slow_run.number} saw {slow_run.observed_turn} turns and is still running. Run {run_number(newer)}, "
+            f"which wrote the current notes, saw {newer.observed_turn}.",
         )
-        self._screen.line("calls", f"run.write(notes)   # run {slow_run.number}", "yellow")
-        result = slow_run.write(RuleBased(TOPICS)(slow_run))
+        renewal = slow_run.renew()
+        self._screen.line("calls", f"run.renew()   # run {slow_run.number}", "yellow")
+        self._screen.result({"obsolete": renewal.obsolete, "turns_behind": renewal.turns_behind})
+        if slow_run.obsolete:
+            saved = len(TOPICS) - len(notes.coverage)
+            self._screen.line(
+                "worker", f"run {slow_run.number} stops: {saved} of {len(TOPICS)} topics are not paid for"
+            )
+        result = slow_run.write(notes)
+        self._screen.line("calls", f"run.write(notes)   # run {slow_run.number}, what it has", "yellow")
         self._screen.result({"outcome": result.outcome, "run": result.run.number})
         reading = self._read()
         unchanged = (reading.run, reading.notes, reading.write_time) == (newer.run, newer.notes, newer.write_time)
         self._explain(
-            f"{result.outcome}: the notes go only to the history. The reading is "
-            f"{'unchanged' if unchanged else 'CHANGED'}: from run {run_number(reading)}, {age(reading)} old. If the "
-            "last write had won, the primary would now know less than before."
+            f"{result.outcome}: the late notes go only to the history. The reading is "
+            f"{'unchanged' if unchanged else 'CHANGED'}, from run {run_number(reading)}. If the last write had won, "
+            "the primary would now know less than before."
         )
-        runs = [f"run {run.number} {run.state}" for run in self._observer.list_runs(SESSION_ID)]
+        runs = [f"run {run.number} {run.state}" for run in self._worker.list_runs(SESSION_ID)]
         self._screen.line("history", ", ".join(runs))
 
     def _exchange(self, text: str) -> Reading:
@@ -116,19 +187,25 @@ class Demo:
         self._screen.result(reading.as_tool_result(), with_notes=with_notes)
         return reading
 
-    def _observe(self) -> None:
-        command = ["observer.py", "--session", SESSION_ID, "--once"]
-        self._screen.line("starts", " ".join(command), "yellow")
-        run = subprocess.run(
-            [sys.executable, *command],
-            cwd=Path(__file__).parent,
-            env=self._environment,
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        self._screen.line("prints", run.stdout.strip())
+    def _observed(self) -> ActiveRun:
+        """Print which turns the observer's next run sees, and wait for its notes."""
+        run = self._runs.get(timeout=RUN_TIMEOUT)
+        earlier = run.current.observed_turn if run.current is not None else None
+        so_far = f" and the notes on turns 1 to {earlier}" if earlier else ""
+        self._screen.line("observer", f"run {run.number} sees turns {run.first_turn} to {run.observed_turn}{so_far}")
+        deadline = time.monotonic() + RUN_TIMEOUT
+        while run_number(self._conversation.read_notes()) != run.number:
+            if time.monotonic() > deadline:
+                sys.exit(f"run {run.number} has written no notes")
+            time.sleep(0.01)
+        return run
+
+    def _next_prompt(self, *, in_full: bool = False) -> None:
+        text = self._feed.next()
+        self._screen.line("calls", "feed.next()", "yellow")
+        if text is not None and not in_full:
+            text = text.partition("\n")[0] + " …"
+        self._screen.line("returns", str(text))
 
     def _explain(self, text: str) -> None:
         self._screen.line("means", text, "bold cyan")
@@ -177,18 +254,22 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
+        analyse = Analyser()
         with (
             _sidecar() as target,
             PrimaryClient(target) as primary,
-            TurnRecorder(primary) as recorder,
-            ObserverClient(target) as observer,
+            BackgroundObserver(
+                analyse, target=target, transcript="new", brakes=False, min_new_turns=MIN_NEW_TURNS
+            ) as observer,
+            TurnRecorder(primary, observer) as recorder,
+            ObserverClient(target) as worker,
         ):
             screen.scene(
                 "session-notes",
-                "A primary talks to the user. An observer takes notes in another process. Neither calls the other: "
-                f"they share only the sidecar, which listens on {target}.",
+                "A primary talks to the user. An observer takes notes in the background. Neither waits for the other. "
+                f"Between them is the sidecar, which listens on {target}.",
             )
-            Demo(screen, target, primary, recorder, observer).play()
+            Demo(screen, primary, recorder, worker, analyse.runs).play()
     except KeyboardInterrupt:
         sys.exit("stopped")
     screen.scene("The end", "The sidecar and its data have been removed. To try it yourself, see examples/README.md.")

@@ -18,7 +18,7 @@ class Screen:
         fast: Print without pauses.
     """
 
-    CHARACTERS_PER_SECOND = 115
+    CHARACTERS_PER_SECOND = 90
     MAX_CHARACTERS = 300
     WIDTH = 80
     INDENT = 10
@@ -53,7 +53,7 @@ class Screen:
             time.sleep(min(characters, self.MAX_CHARACTERS) / self.CHARACTERS_PER_SECOND)
 
     def _print(self, label: str, text: Text) -> None:
-        margin = Text(f"{label:>{self.INDENT - 2}}  ", "dim")
+        margin = Text.assemble((f"{label:>{self.INDENT - 2}}  ", "dim"))
         for line in text.split("\n"):
             depth = len(line.plain) - len(line.plain.lstrip())
             for part in line.wrap(self._console, self._wrap_at - self.INDENT - depth):

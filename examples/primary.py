@@ -34,13 +34,22 @@ class Conversation:
         recorder: Stores the turns without delaying the conversation, even while the sidecar does not respond.
         session_id: The session; an existing one is continued.
         respond: Makes an answer from the transcript and the notes.
+        max_turns_behind: The maximum drift of fresh notes, in turns.
     """
 
-    def __init__(self, client: PrimaryClient, recorder: TurnRecorder, session_id: str, respond: Responder) -> None:
+    def __init__(
+        self,
+        client: PrimaryClient,
+        recorder: TurnRecorder,
+        session_id: str,
+        respond: Responder,
+        max_turns_behind: int = MAX_TURNS_BEHIND,
+    ) -> None:
         self._client = client
         self._recorder = recorder
         self._session_id = session_id
         self._respond = respond
+        self._max_turns_behind = max_turns_behind
         session = client.get_session(session_id, include_turns=True)
         self._turns = list(session.turns)
         self._turn_count = session.turn_count
@@ -53,7 +62,7 @@ class Conversation:
         """Read the current notes. During an outage the reading is `unavailable`, so the user still gets an answer."""
         return self._client.get_notes(
             self._session_id,
-            max_turns_behind=MAX_TURNS_BEHIND,
+            max_turns_behind=self._max_turns_behind,
             # The conversation's own count, which may be ahead of the stored transcript.
             current_turn=self._turn_count,
             unavailable_ok=True,
@@ -87,8 +96,14 @@ def answer_by_rule(turns: Sequence[Turn], reading: Reading) -> str:
     return "Thank you, that is all I wanted to know."
 
 
+_INSTRUCTIONS = (
+    "You are an assistant in a first conversation with a user who is planning a project. Answer in one or two"
+    " sentences. A colleague who is listening leaves you notes. Raise their issues first, then their suggestions."
+)
+
+
 class OpenAIResponder:
-    """Answers with a language model that has the notes in its instructions. Needs the extra `openai`."""
+    """Answers with a language model that has the notes at the end of its prompt. Needs the extra `openai`."""
 
     def __init__(self, model: str) -> None:
         self._client = connect(timeout=30)
@@ -96,18 +111,15 @@ class OpenAIResponder:
 
     def __call__(self, turns: Sequence[Turn], reading: Reading) -> str:
         """Return the model's answer."""
-        instructions = (
-            "You are an assistant in a first conversation with a user who is planning a project. Answer in one or two"
-            " sentences. A colleague who is listening has left you these notes. Raise issues first, then follow-ups."
-            " The further behind the notes are, the less you should rely on them."
-            f" {json.dumps(reading.as_tool_result())}"
-        )
-        messages: list[ChatCompletionMessageParam] = [{"role": "system", "content": instructions}]
+        messages: list[ChatCompletionMessageParam] = [{"role": "system", "content": _INSTRUCTIONS}]
         for turn in turns:
             if turn.speaker == "user":
                 messages.append({"role": "user", "content": turn.text})
             else:
                 messages.append({"role": "assistant", "content": turn.text})
+        # Last, so that new notes leave what precedes them in the provider's prompt cache.
+        if notes := reading.as_prompt():
+            messages.append({"role": "system", "content": notes})
         completion = self._client.chat.completions.create(model=self._model, messages=messages)
         return completion.choices[0].message.content or ""
 

@@ -16,11 +16,11 @@ import pytest
 from tests.support import eventually
 
 SCENES = [
-    "1  Not ready",
-    "2  Ready, with an age",
+    "1  Not ready, and held back",
+    "2  Ready, and in the prompt once",
     "3  Growing drift",
-    "4  A newer run",
-    "5  A slow old run is superseded",
+    "4  New turns only",
+    "5  An obsolete run",
 ]
 
 
@@ -32,10 +32,16 @@ def temporary() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def results(scene: str) -> list[dict[str, Any]]:
-    """Return the results of calls that a scene prints, oldest first."""
+def results(scene: str, call: str = "get_notes") -> list[Any]:
+    """Return the JSON that a scene prints as the results of a call, oldest first."""
     read = json.JSONDecoder().raw_decode
-    return [read(scene, label.end())[0] for label in re.finditer("^ returns  ", scene, re.MULTILINE)]
+    calls = re.finditer(rf"^   calls  {re.escape(call)}\(.*\n returns  ", scene, re.MULTILINE)
+    return [read(scene, found.end())[0] for found in calls]
+
+
+def prompts(scene: str) -> list[str]:
+    """Return the first lines of the texts for the prompt that a scene prints."""
+    return re.findall(r"^   calls  feed\.next\(\)\n returns  (.*)$", scene, re.MULTILINE)
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -60,27 +66,34 @@ def test_scenes_show_real_values(run: Callable[..., str], temporary: Path) -> No
     )
 
     assert results(first) == [{"ready": False, "reason": "never_run"}]
+    assert results(first, "list_runs") == [[]], "the submissions are held back"
 
-    ready, later = results(second)
-    assert "run 1 over 2 turns" in second
+    _, ready = results(second)
+    assert "run 1 sees turns 1 to 4\n" in second
     assert (ready["ready"], ready["turns_behind"]) == (True, 0)
-    assert set(ready["notes"]["coverage"]) == {"goals", "budget", "timing", "decision"}
-    assert 0 < ready["age_seconds"] <= later["age_seconds"]
+    assert ready["age_seconds"] > 0
+    tag = '<session-notes observer="default" fresh="true">'
+    assert prompts(second) == [tag, "None"]
+    assert '- warning: "Can we start in May?" has not been answered (turn 1)' in second
 
     drift = results(third)
-    assert [(reading["turns_behind"], reading["fresh"]) for reading in drift] == [(1, True), (3, True), (5, False)]
+    assert [(reading["turns_behind"], reading["fresh"]) for reading in drift] == [(1, True), (3, False)]
     assert {reading["newer_run"] for reading in drift} == {"running"}
-    assert later["age_seconds"] <= drift[0]["age_seconds"] <= drift[-1]["age_seconds"]
+    assert ready["age_seconds"] <= drift[0]["age_seconds"] <= drift[-1]["age_seconds"]
 
     newer, _ = results(fourth)
-    assert "run 3 over 8 turns" in fourth
+    assert "run 3 sees turns 5 to 8 and the notes on turns 1 to 4\n" in fourth
     assert (newer["turns_behind"], newer["fresh"]) == (0, True)
-    assert newer["notes"]["coverage"]["budget"] > ready["notes"]["coverage"]["budget"]
+    assert newer["notes"]["coverage"] == {"goals": 0.5, "budget": 1, "timing": 0.5, "decision": 0}
+    assert prompts(fourth) == [f"{tag} …"]
 
-    write, reading = results(fifth)
-    assert write == {"outcome": "superseded", "run": 2}
-    assert reading["ready"] is True
-    assert "The reading is unchanged: from run 3" in fifth
+    (renewal,) = results(fifth, "run.renew")
+    assert renewal["obsolete"] is True
+    assert renewal["turns_behind"] >= 4
+    assert "run 2 stops: 3 of 4 topics are not paid for" in fifth
+    assert results(fifth, "run.write") == [{"outcome": "superseded", "run": 2}]
+    assert results(fifth)[0]["ready"] is True
+    assert "The reading is unchanged, from run 3" in fifth
     assert "run 3 written, run 2 superseded, run 1 written" in fifth
 
     assert list(temporary.iterdir()) == []

@@ -63,6 +63,13 @@ def endpoint() -> Iterator[Endpoint]:
 
 
 @pytest.fixture
+def sidecar() -> Iterator[Sidecar]:
+    """A sidecar of its own for each test, because the observer analyses all sessions."""
+    with Sidecar() as sidecar:
+        yield sidecar
+
+
+@pytest.fixture
 def primary(sidecar: Sidecar, session_id: str) -> Iterator[PrimaryClient]:
     """A primary client, with two turns in the session."""
     with PrimaryClient(sidecar.target) as client:
@@ -74,7 +81,7 @@ def test_observer_writes_the_models_notes(
     run: Callable[..., str], endpoint: Endpoint, primary: PrimaryClient, session_id: str
 ) -> None:
     """The model gets the numbered transcript, and its answer becomes the notes."""
-    run("observer.py", "--session", session_id, "--once", **endpoint.environment)
+    run("observer.py", "--once", **endpoint.environment)
 
     reading = primary.get_notes(session_id)
     assert reading.as_tool_result()["notes"] == GOOD
@@ -82,6 +89,23 @@ def test_observer_writes_the_models_notes(
     assert (request["path"], request["model"]) == ("/v1/chat/completions", "some-model")
     assert request["response_format"] == {"type": "json_object"}
     assert request["messages"][1]["content"] == "1. user: All of it, by May.\n2. primary: Noted."
+
+
+def test_model_gets_the_notes_so_far_and_new_turns(
+    run: Callable[..., str], endpoint: Endpoint, primary: PrimaryClient, session_id: str
+) -> None:
+    """After the first run, the model gets its notes and the turns since, so requests do not grow with the talk."""
+    for text in ["The goal comes first.", "The scope comes last.", "Nothing else can move"]:
+        run("observer.py", "--once", **endpoint.environment)
+        primary.append_turns(session_id, [Turn("user", text)])
+    run("observer.py", "--once", **endpoint.environment)
+
+    contents = [request["messages"][1]["content"] for request in endpoint.requests]
+    assert len(contents) == 4
+    so_far, notes, since, *turns = contents[-1].splitlines()
+    assert (so_far, since, turns) == ("Your notes so far:", "The turns since:", ["5. user: Nothing else can move"])
+    assert json.loads(notes) == GOOD | {"extra": {}}
+    assert len({len(content) for content in contents[1:]}) == 1, "requests of equal length for turns of equal length"
 
 
 @pytest.fixture
@@ -131,18 +155,21 @@ def test_slow_model_is_cancelled_at_the_time_limit(
 
 
 def test_primary_answers_with_the_model(
-    run: Callable[..., str], endpoint: Endpoint, primary: PrimaryClient, session_id: str
+    run: Callable[..., str], sidecar: Sidecar, endpoint: Endpoint, primary: PrimaryClient, session_id: str
 ) -> None:
-    """The primary prints the model's answer, and the model gets the notes and the conversation."""
+    """The primary prints the model's answer, and the model gets the conversation, with the notes at its end."""
     endpoint.answer = "Which of them can move?"
 
     output = run("primary.py", "--session", session_id, stdin="Hello\n", **endpoint.environment)
+    with ObserverClient(sidecar.target) as client, client.run(session_id) as active:
+        active.write(NOTES)
+    run("primary.py", "--session", session_id, stdin="Hello\n", **endpoint.environment)
 
     assert "primary > Which of them can move?" in output
-    (request,) = endpoint.requests
-    instructions, *turns = request["messages"]
-    assert '{"ready": false, "reason": "never_run"}' in instructions["content"]
-    assert [turn["role"] for turn in turns] == ["user", "assistant", "user"]
+    without_notes, with_notes = (request["messages"] for request in endpoint.requests)
+    assert [message["role"] for message in without_notes] == ["system", "user", "assistant", "user"]
+    assert with_notes[:4] == without_notes
+    assert with_notes[-1]["content"] == primary.get_notes(session_id).as_prompt() != ""
 
 
 @pytest.mark.parametrize(
@@ -162,6 +189,7 @@ def test_usable_answers(case: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("message", "answer"),
     [
+        ("too long", "SECRET" * 2000),
         ("not JSON", "{"),
         ("not JSON", "[1, 2]"),
         ("not JSON", ""),

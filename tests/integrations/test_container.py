@@ -132,7 +132,7 @@ def test_pod(installed: Path, host: Path) -> None:
             primary.process.stdin.flush()
             eventually(lambda: "primary >" in primary.log, 30)
             with pod_container(application["observer"], stages["examples"], installed, host, examples) as observer:
-                eventually(lambda: "run 1 over 2 turns of chat" in observer.log, 30)
+                eventually(lambda: "run 1 over turns 1 to 2 of chat" in observer.log, 30)
                 assert observer.stop() == 0, observer.log
             primary.process.stdin.write("Hello?\n")
             primary.process.stdin.close()
