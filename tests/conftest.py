@@ -22,8 +22,12 @@ from tests.support import DEFAULT_PREFIX, SessionCalls, Sidecar, leaks, new_chan
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--redis-url", help="run against this store instead of stores started by the tests")
     parser.addoption("--engine", choices=["native", "grpcio"], default="native", help="the engine of all sidecars")
-    parser.addoption("--soak", action="store_true", help="run tests/faults at full length, for up to an hour")
-    parser.addoption("--seed", type=int, help="seed of soak and fuzz tests, to repeat a run (default: random)")
+    parser.addoption(
+        "--soak", action="store_true", help="run tests/faults at full length, for up to an hour, and more random calls"
+    )
+    parser.addoption(
+        "--seed", type=int, help="seed of soak, fuzz and other random tests, to repeat a run (default: random)"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
