@@ -11,9 +11,14 @@ from session_notes_tools.replay.history import (
 )
 from session_notes_tools.replay.plan import PlannedSession, plan_sessions
 from session_notes_tools.replay.records import (
+    FeedText,
     NotesRead,
     NotesWrite,
+    Renewal,
+    Repeat,
     RunWithoutNotes,
+    Submit,
+    Window,
     Write,
     WriteKind,
     notes_json,
@@ -37,7 +42,8 @@ DIALOGUE = Dialogue(
 def played_session() -> SessionHistory:
     """Return a history that checks every promise and breaks none.
 
-    It has four turns and five runs: 1 writes, 2 is overtaken by 3, which writes twice, 4 fails, and 5 is abandoned.
+    It has four turns and five runs: 1 writes, 2 is renewed twice and overtaken by 3, which writes twice, 4 fails, and
+    another process abandons 5.
     """
     plan, _ = plan_sessions([DIALOGUE], 2, "test")
     first, overtaken, third = (_notes_write(plan, number, second) for number, second in ((1, 2.0), (2, 5.0), (3, 4.0)))
@@ -56,6 +62,14 @@ def played_session() -> SessionHistory:
         records=[
             *(write for turn in range(1, 5) for write in _turn_writes(plan, turn)),
             *(run_begin(plan.session_id, number) for number in range(1, 6)),
+            *(Submit(plan.session_id, turn - 0.05) for turn in range(1, 5)),
+            *(_window(plan, number, write) for number, write in enumerate([None, first, first, third, third], start=1)),
+            Repeat(plan.session_id, "2", 2),
+            _renewal(plan, 3.5, obsolete=False, turns_behind=1),
+            _renewal(plan, 4.6, obsolete=True, turns_behind=2),
+            _feed_text(plan, 2, 2.6, first, fresh=True),
+            _feed_text(plan, 3, 3.6, first, fresh=False),
+            _feed_text(plan, 4, 4.7, third, fresh=True),
             *reads,
             *(first, third, overtaken, repeated),
             RunWithoutNotes(plan.session_id, "run-4", 4, True),
@@ -97,6 +111,35 @@ def run_begin(session_id: str, number: int) -> Write:
     """Return the write that begins a run, on a snapshot of as many turns as its number, at most four."""
     names, sent = [f"run-{number}"], float(number)
     return Write(session_id, "run", names, sent, sent + 0.1, "acknowledged", number, min(number, 4))
+
+
+def _window(plan: PlannedSession, number: int, current: NotesWrite | None) -> Window:
+    seen, last = current.observed_turn or 0 if current else 0, min(number, 4)
+    return Window(
+        session_id=plan.session_id,
+        run_id=f"run-{number}",
+        number=number,
+        submitted=number < 5,
+        sent=float(number),
+        received=number + 0.1,
+        min_interval_us=SECOND,
+        begin_time_us=NOW + number * SECOND,
+        observed_turn=last,
+        first_turn=seen + 1,
+        names=[str(turn) for turn in range(seen + 1, last + 1)],
+        seen=current.observed_turn if current else None,
+        current_run_id=current.run_id if current else None,
+    )
+
+
+def _renewal(plan: PlannedSession, second: float, *, obsolete: bool, turns_behind: int) -> Renewal:
+    """Return a renewal of run 2."""
+    return Renewal(plan.session_id, "run-2", 2, 2, obsolete, turns_behind, second, second + 0.1)
+
+
+def _feed_text(plan: PlannedSession, turn: int, second: float, write: NotesWrite, *, fresh: bool) -> FeedText:
+    text = f'<session-notes fresh="{str(fresh).lower()}">\nSummary: {write.notes["summary"]}\n</session-notes>'
+    return FeedText(plan.session_id, turn, 1, second, second + 0.1, text)
 
 
 def _turn_writes(plan: PlannedSession, turn: int) -> list[Write]:

@@ -9,11 +9,16 @@ import pytest
 from session_notes_tools.replay.history import History, ReadBack, SessionHistory
 from session_notes_tools.replay.promises import PROMISES
 from session_notes_tools.replay.records import (
+    FeedText,
     NotesRead,
     NotesWrite,
     Rejection,
+    Renewal,
+    Repeat,
     RunWithoutNotes,
     SessionRecord,
+    Submit,
+    Window,
     Write,
 )
 from session_notes_tools.replay.verdicts import MAX_EXAMPLES, judge
@@ -36,6 +41,9 @@ def _record(kind: type[SessionRecord], index: int, **changes: Any) -> Tamper:
 _write = partial(_record, Write)
 _read = partial(_record, NotesRead)
 _notes_write = partial(_record, NotesWrite)
+_window = partial(_record, Window)
+_renewal = partial(_record, Renewal)
+_feed_text = partial(_record, FeedText)
 
 
 def _run_begin(run: int, **changes: Any) -> Tamper:
@@ -61,6 +69,19 @@ def _current(**changes: Any) -> Tamper:
         return replace(back.current, **changes)
 
     return _back(current=change)
+
+
+def _without(kind: type[SessionRecord], index: int) -> Tamper:
+    """Remove one of the records of a type."""
+    return lambda session: session.records.remove(session.of(kind)[index])
+
+
+def _feed_text_again(session: SessionHistory) -> None:
+    _feed_text(1, text=session.of(FeedText)[0].text)(session)
+
+
+def _feed_text_of_an_older_run(session: SessionHistory) -> None:
+    _feed_text(2, text=session.of(FeedText)[0].text)(session)
 
 
 def _rejected(session: SessionHistory) -> None:
@@ -144,7 +165,7 @@ TAMPERED = [
     ("runs are numbered 1, 2, 3, … and end once", _run_begin(5, number=6), "a number left out"),
     (
         "runs are numbered 1, 2, 3, … and end once",
-        lambda session: session.records.remove(session.of(RunWithoutNotes)[0]),
+        _without(RunWithoutNotes, 0),
         "a run without an end",
     ),
     ("runs are numbered 1, 2, 3, … and end once", _back(runs=lambda back: back.runs[::-1]), "listed oldest first"),
@@ -158,6 +179,26 @@ TAMPERED = [
     ("the newest run that wrote is current", _back(current=lambda back: None), "no run is current"),
     ("duplicates change nothing", _notes_write(3, write_time_us=5), "a new write time"),
     ("duplicates change nothing", _notes_write(3, outcome="accepted"), "accepted twice"),
+    ("an append is done once per id", _record(Repeat, 0, number=3), "a repeated turn counted again"),
+    ("a run sees exactly the turns that are new", _window(2, names=["1", "2", "3"], first_turn=1), "a turn too many"),
+    ("a run sees exactly the turns that are new", _window(2, names=["3"], first_turn=3), "a turn too few"),
+    ("a run sees exactly the turns that are new", _window(2, names=["3", "2"]), "turns in another order"),
+    ("a run sees exactly the turns that are new", _window(2, first_turn=1), "another first turn"),
+    ("a run sees exactly the turns that are new", _window(4, current_run_id="run-2"), "after superseded notes"),
+    ("a run sees exactly the turns that are new", _window(0, seen=0, current_run_id="run-1"), "after notes to come"),
+    ("obsolete exactly when a newer run wrote", _renewal(0, obsolete=True), "obsolete too early"),
+    ("obsolete exactly when a newer run wrote", _renewal(1, obsolete=False), "overtaken and not obsolete"),
+    ("obsolete exactly when a newer run wrote", _notes_write(2, outcome="accepted"), "obsolete and accepted"),
+    ("obsolete exactly when a newer run wrote", _renewal(1, turns_behind=1), "another drift"),
+    ("obsolete exactly when a newer run wrote", _renewal(1, turns_behind=None), "no drift"),
+    ("a submission leads to one run", _without(Window, 3), "a submission without a run"),
+    ("a submission leads to one run", _without(Submit, 0), "a run without a submission"),
+    ("brakes hold", _window(1, begin_time_us=0), "a run too early"),
+    ("brakes hold", _window(3, names=[]), "a run without new turns"),
+    ("a feed's text is new", _feed_text_again, "the same text again"),
+    ("a feed's text is new", _feed_text(1, current_turn=2), "another text of the same run, as fresh"),
+    ("a feed's text is new", _feed_text_of_an_older_run, "the text of an older run"),
+    ("a feed's text is new", _feed_text(1, current_turn=2), "a stale text of fresh notes"),
     ("drift is right, never negative", _read(1, turns_behind=0), "too low a drift"),
     ("drift is right, never negative", _read(1, current_turn=0, turns_behind=-1), "a negative drift"),
     ("fresh follows from the bound", _read(2, fresh=True), "two turns behind with one allowed"),

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from session_notes import Notes, ObserverClient, PrimaryClient, SessionNotesError, Turn
+from session_notes._brakes import DEFAULT_BRAKES
+from session_notes_tools.replay.brakes import TURN_INTERVAL, scaled
 from session_notes_tools.replay.promises import PROMISES
 
 from tests.replay.command import finish, replay, start
@@ -84,9 +86,35 @@ def test_the_numbers_of_a_report_agree(sidecar: Sidecar, transcripts: Path) -> N
     runs = report["runs"]
     assert runs["begun"] == runs["accepted"] + runs["superseded"] + runs["failed"] + runs["abandoned"]
     assert report["latency_ms"]["AppendTurns"]["calls"] == report["turns"]
+    submissions, turns_read = report["submissions"], report["turns_read"]
+    assert submissions["submitted"] == report["turns"] == submissions["runs"] + submissions["coalesced"]
+    assert 0 < submissions["runs"] <= runs["begun"]
+    assert report["turns"] <= turns_read["read"] < turns_read["whole"]
     assert [promise["promise"] for promise in report["promises"]] == list(PROMISES)
     assert not any(promise["broken"] for promise in report["promises"])
     assert replayed_sessions(sidecar) == []
+
+
+def test_brakes_save_runs(transcripts: Path) -> None:
+    """By default, the brakes hold and runs are fewer than turns. With --no-brakes, no run has to wait for a brake."""
+    braked = replay(transcripts, "--sessions", "4", "--turn-interval", "200ms", "--json")
+    unbraked = replay(transcripts, "--sessions", "4", "--turn-interval", "200ms", "--no-brakes", "--json")
+    checks = []
+    for result in (braked, unbraked):
+        assert result.code == 0, result.err + result.out
+        checks += [part["checks"] for part in result.report["promises"] if part["promise"] == "brakes hold"]
+    assert checks[0] > 0 == checks[1]
+    assert braked.report["submissions"]["held_back"] > 0 == unbraked.report["submissions"]["held_back"]
+    assert braked.report["submissions"]["runs"] < unbraked.report["submissions"]["runs"]
+
+
+def test_the_brakes_are_the_defaults_in_proportion() -> None:
+    """A replay as fast as a conversation has the default brakes, and one twice as fast has brakes half as long."""
+    for share in (1, 2):
+        spans = scaled(TURN_INTERVAL.total_seconds() / share)
+        assert spans["min_interval"].total_seconds() * share == DEFAULT_BRAKES.min_interval
+        assert spans["quiet_for"].total_seconds() * share == DEFAULT_BRAKES.quiet_for
+        assert spans["min_new_turns"] == DEFAULT_BRAKES.min_new_turns
 
 
 def test_keep_leaves_the_sessions(sidecar: Sidecar, transcripts: Path) -> None:

@@ -1,6 +1,8 @@
 """The observer's analysis in a replay: cheap, deterministic, and unique to its session, run and snapshot.
 
-Repeating it on the played transcript reveals damaged notes, and notes of another session, run or snapshot.
+It reads only the new turns, and continues the current notes. The result is that of an analysis of the whole transcript.
+Repeating it on the played transcript therefore reveals damaged notes, notes of another session, run or snapshot, and a
+window with a turn too many or too few.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
 
 from session_notes import Issue, Notes, Severity, Turn
 
@@ -16,30 +20,41 @@ SLOTS_PER_TOPIC = 8
 """The number of filled slots at which a topic counts as covered."""
 
 
-def analyse(session_id: str, run_id: str, transcript: Sequence[Turn]) -> Notes:
-    """Return the notes of a run on its snapshot of the transcript."""
-    slots = _slots(transcript[-1]) if transcript else []
+def analyse(session_id: str, run_id: str, new_turns: Sequence[Turn], previous: Notes | None = None) -> Notes:
+    """Return the notes of a run.
+
+    Args:
+        session_id: The session.
+        run_id: The run.
+        new_turns: The turns that the previous notes have not seen.
+        previous: The previous notes. None: there are none.
+    """
+    if previous is not None and not new_turns:
+        return replace(previous, extra={**previous.extra, "run_id": run_id})
+    before = previous.extra if previous is not None else {}
+    slots = _slots(new_turns[-1]) if new_turns else []
     topics = Counter(slot.partition(".")[0] or slot for slot in slots)
     rarest = sorted(topics, key=lambda topic: (topics[topic], topic))
-    markers = sorted({_marker(turn) for turn in transcript})
+    markers = sorted({*map(str, _list(before.get("markers"))), *map(_marker, new_turns)})
+    turns = int(_number(before.get("turns"))) + len(new_turns)
     return Notes(
         coverage={topic: min(1.0, count / SLOTS_PER_TOPIC) for topic, count in topics.items()},
-        issues=_open_question(transcript),
+        issues=_open_question(new_turns, turns),
         follow_up_suggestions=[f"Ask more about {topic}" for topic in rarest[:2]],
-        summary=f"{' '.join(markers)}: {len(transcript)} turns, {len(slots)} slots",
+        summary=f"{' '.join(markers)}: {turns} turns, {len(slots)} slots",
         extra={
             "session_id": session_id,
             "run_id": run_id,
             "markers": markers,
-            "turns": len(transcript),
-            "checksum": checksum(transcript),
+            "turns": turns,
+            "checksum": reduce(_checksum, new_turns, str(before.get("checksum", ""))),
         },
     )
 
 
-def checksum(transcript: Sequence[Turn]) -> str:
-    """Return a checksum that differs if any turn does."""
-    content = [[turn.speaker, turn.text, _marker(turn), _slots(turn)] for turn in transcript]
+def _checksum(before: str, turn: Turn) -> str:
+    """Return a checksum of all turns so far, which differs if any turn does."""
+    content = [before, turn.speaker, turn.text, _marker(turn), _slots(turn)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -49,11 +64,19 @@ def _marker(turn: Turn) -> str:
 
 
 def _slots(turn: Turn) -> list[str]:
-    slots = turn.extra.get("slots")
-    return list(map(str, slots)) if isinstance(slots, list) else []
+    return list(map(str, _list(turn.extra.get("slots"))))
 
 
-def _open_question(transcript: Sequence[Turn]) -> list[Issue]:
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def _number(value: object) -> float:
+    # Notes of another client have other content. That, too, must be reported.
+    return value if isinstance(value, int | float) else 0
+
+
+def _open_question(transcript: Sequence[Turn], count: int) -> list[Issue]:
     if transcript and transcript[-1].speaker == "user" and "?" in transcript[-1].text:
-        return [Issue("The user is waiting for an answer", Severity.WARNING, turn=len(transcript))]
+        return [Issue("The user is waiting for an answer", Severity.WARNING, turn=count)]
     return []

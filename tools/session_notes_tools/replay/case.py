@@ -96,7 +96,7 @@ class Case:
         if observed_turn is None or not 0 < observed_turn <= len(self.transcript):
             return f"{run_id} claims to have seen {observed_turn} turns of {len(self.transcript)}"
         if observed_turn not in self._expected_notes:
-            snapshot = self.transcript[max(0, observed_turn - TRANSCRIPT_TURNS) : observed_turn]
+            snapshot = self.transcript[:observed_turn]
             self._expected_notes[observed_turn] = notes_json(analyse(self.history.session_id, "", snapshot))
         expected = self._expected_notes[observed_turn]
         expected["extra"]["run_id"] = run_id

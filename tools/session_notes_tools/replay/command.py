@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     default=100,
 )
 @option(
-    "--observers", type=click.IntRange(min=1, max=256), metavar="N", help="The number of observer threads.", default=16
+    "--observers", type=click.IntRange(min=1, max=256), metavar="N", help="The number of observer threads.", default=64
 )
 @span_option(
     "--turn-interval", type=span_or_zero, help="The average time between the turns of a session.", default="300ms"
@@ -63,6 +63,13 @@ if TYPE_CHECKING:
     help="The seed of the simulated delays and failures. Timing still varies.",
     default=1,
 )
+@option(
+    "--brakes/--no-brakes",
+    default=True,
+    help="Whether the observer has the default brakes, in proportion to --turn-interval. Without, each turn is a reason"
+    " for a run.",
+    show_default="brakes",
+)
 @option("--keep", is_flag=True, help="Do not delete the sessions at the end. Requires --target.")
 @option("--json", "as_json", is_flag=True, help="Print one JSON document, for scripts.")
 def replay(
@@ -73,14 +80,16 @@ def replay(
     observers: int,
     turn_interval: timedelta,
     seed: int,
+    brakes: bool,
     keep: bool,
     as_json: bool,
 ) -> None:
     """Play transcripts through real primary and observer processes, and check every promise.
 
-    The two processes share nothing but the sidecar. The report counts reads and runs, shows ages and latencies, and
-    gives a verdict on every promise: nothing lost, nothing foreign, ages never negative, numbers growing. The exit code
-    is 1 if a promise was broken.
+    The two processes share nothing but the sidecar: at each turn, the observer is told only the session's id. The
+    report counts reads and runs, shows ages and latencies, the runs that the brakes saved and the turns that the
+    observer did not have to read again, and gives a verdict on every promise: nothing lost, nothing foreign, ages never
+    negative, numbers growing. The exit code is 1 if a promise was broken.
     """
     from session_notes_tools.cli import documents, output
     from session_notes_tools.cli.exits import ExitCode, Failure
@@ -95,7 +104,7 @@ def replay(
         dialogues = read_dialogues(file)
     except BadTranscripts as error:
         raise Failure(str(error), ExitCode.USAGE) from None
-    settings = Settings(target or None, concurrency, observers, turn_interval.total_seconds(), seed, keep)
+    settings = Settings(target or None, concurrency, observers, turn_interval.total_seconds(), seed, brakes, keep)
     report = _run(dialogues, sessions or len(dialogues), settings)
     if as_json:
         documents.write(report)
@@ -132,7 +141,7 @@ def _run(dialogues: list[Dialogue], sessions: int, settings: Settings) -> dict[s
         raise Failure(str(error), ExitCode.UNEXPECTED) from error
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise Failure("interrupted before the end", ExitCode.UNEXPECTED) from None
-    return summary(history, judge(history), elapsed_seconds, settings.target)
+    return summary(history, judge(history), elapsed_seconds, settings.target, brakes=settings.brakes)
 
 
 class _Progress:

@@ -1,8 +1,8 @@
-"""The observer process of a replay: a thread pool that visits the sessions on its own schedule.
+"""The observer process of a replay: a background observer, to which the sessions with new turns are submitted.
 
-It receives the sessions' ids and learns everything else from the sidecar. Each round reads the drift of many sessions
-at once and visits those with new turns. Analyses take a simulated time. Some runs are slow enough for newer ones to
-overtake them, some write twice, some fail, and some are abandoned.
+It receives only the ids of sessions, once at the start and once per submission, and learns everything else from the
+sidecar. Analyses take a simulated time. Some runs are overtaken by a newer one of another process, some write twice,
+some fail, and some are abandoned by a process that has died.
 
 Run by `playback` as `python -m session_notes_tools.replay.observer`.
 """
@@ -12,52 +12,66 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import Enum, auto
+from typing import Any
 
 from session_notes import (
     ActiveRun,
+    BackgroundObserver,
+    BeginResult,
     Notes,
     ObserverClient,
-    PrimaryClient,
-    Readiness,
     Run,
     SessionNotesError,
     Unavailable,
-    WriteResult,
 )
 
 from session_notes_tools.replay.analysis import analyse
-from session_notes_tools.replay.pipes import Report, read_job, wait_for_stop
+from session_notes_tools.replay.brakes import scaled
+from session_notes_tools.replay.pipes import Report, read_job, read_lines
 from session_notes_tools.replay.plan import OBSERVER
 from session_notes_tools.replay.records import (
     NotesWrite,
     Outage,
     Rejection,
+    Renewal,
     RunWithoutNotes,
+    Submit,
+    Window,
     Write,
     notes_json,
     time_us,
 )
-from session_notes_tools.replay.visits import Fate, ObservedSession, Visit
 
 CALL_TIMEOUT = timedelta(seconds=20)
-ROUND_SECONDS = 0.2
-EMPTY_VISITS = 50
-"""The number of sessions without turns to visit per round."""
+CLOSE_TIMEOUT = timedelta(seconds=60)
+"""Time for the submitted sessions after the last turn, on a busy machine."""
 
-MAX_IDLE_ROUNDS = 10
-"""The maximum number of rounds that skip a session without changes."""
+LEASE = timedelta(seconds=1)
+"""Short, so that it is renewed during a slow analysis."""
 
-BATCH = 1000
 SHORT_LEASE = timedelta(milliseconds=20)
 
 
-_FATES = {Fate.WRITES: 78, Fate.SLOW: 9, Fate.TWICE: 8, Fate.FAILS: 3, Fate.ABANDONED: 2}
-_ANALYSIS_SECONDS = {Fate.WRITES: (0.005, 0.08), Fate.SLOW: (0.4, 1.2), Fate.TWICE: (0.005, 0.05)}
-_REPEAT_SECONDS = (0.0, 0.6)
+class Fate(Enum):
+    """The course of a run."""
+
+    WRITES = auto()
+    OVERTAKEN = auto()
+    """Another process begins a newer run during the analysis, and writes first."""
+    TWICE = auto()
+    """Writes the same notes again later, like a client that got no response."""
+    FAILS = auto()
+    ABANDONED = auto()
+    """Another process begins a newer run during the analysis, and dies."""
+
+
+_FATES = {Fate.WRITES: 78, Fate.OVERTAKEN: 9, Fate.TWICE: 8, Fate.FAILS: 3, Fate.ABANDONED: 2}
+_ANALYSIS_SECONDS = (0.005, 0.08)
+_SLOW_SECONDS = (0.2, 0.6)
 _EARLY_SHARE = 0.15
 """The share of sessions with a run before their first turn. Such a run fails."""
 
@@ -69,140 +83,173 @@ class ObserverJob:
     target: str
     seed: int
     threads: int
+    turn_interval: float
+    brakes: bool
 
 
 class Observer:
-    """Visits sessions in rounds until `stop` is set."""
+    """Analyses submitted sessions until it is closed."""
 
-    def __init__(
-        self, client: ObserverClient, primary: PrimaryClient, job: ObserverJob, sessions: Sequence[str], report: Report
-    ) -> None:
+    def __init__(self, client: ObserverClient, job: ObserverJob, session_ids: Sequence[str], report: Report) -> None:
         self._client = client
-        self._primary = primary
-        self._job = job
-        self._sessions = [ObservedSession(index, session_id) for index, session_id in enumerate(sessions)]
-        self._rng = random.Random(job.seed)  # noqa: S311 - not a secret
         self._report = report
-        self._crash: BaseException | None = None
-        self._round = 0
-        self.stop = threading.Event()
+        self._seed = job.seed
+        self._indices = {session_id: index for index, session_id in enumerate(session_ids)}
+        brakes: dict[str, Any] = scaled(job.turn_interval) if job.brakes else {"brakes": False}
+        self._min_interval_us = brakes["min_interval"] // timedelta(microseconds=1) if job.brakes else None
+        # When the latest analysis of each session ended, or the session was first submitted: its next run begins later.
+        self._free_since: dict[str, float] = {}
+        self._closing = threading.Event()
+        self._pool = BackgroundObserver(
+            self._analyse, client=client, max_workers=job.threads, lease=LEASE, transcript="new", **brakes
+        )
 
-    def work(self) -> None:
-        """Run rounds until `stop` is set, then finish the visits in progress without their simulated time."""
+    def begin_early(self) -> None:
+        """Begin runs that fail on some of the sessions, which have no turns yet."""
+        for session_id in self._indices:
+            if self._rng(session_id, 0).random() < _EARLY_SHARE:
+                run = self._begin(session_id).run
+                with self._report.timed("FailRun"):
+                    self._client.fail_run(session_id, run.run_id, "no turns, as planned")
+                self._report.add(RunWithoutNotes(session_id, run.run_id, run.number, failed=True))
+
+    def submit(self, session_ids: Iterable[str]) -> None:
+        """Submit sessions."""
+        for session_id in session_ids:
+            now = time.monotonic()
+            self._free_since.setdefault(session_id, now)
+            self._report.add(Submit(session_id, now))
+            self._pool.submit(session_id)
+
+    def close(self) -> None:
+        """Finish the submitted sessions, without brakes and without simulated time."""
+        self._closing.set()
+        self._pool.close(CLOSE_TIMEOUT)
+
+    def _analyse(self, run: ActiveRun) -> None:
+        """Analyse a run, write its notes, and report both. The background observer writes nothing: it gets no notes."""
+        session_id, received = run.session_id, time.monotonic()
         try:
-            with ThreadPoolExecutor(self._job.threads) as pool:
-                try:
-                    while not self.stop.is_set():
-                        for session in self._due():
-                            pool.submit(self._visit, session, session.begin_visit()).add_done_callback(
-                                self._finish_visit
-                            )
-                        self.stop.wait(ROUND_SECONDS)
-                finally:
-                    self.stop.set()
-            if self._crash is not None:
-                raise self._crash
+            self._report_begun(
+                session_id,
+                run,
+                run,
+                submitted=True,
+                sent=self._free_since[session_id],
+                received=received,
+                min_interval_us=None if self._closing.is_set() else self._min_interval_us,
+            )
+            self._conclude(run, self._rng(session_id, run.number))
         except Unavailable as error:
             self._report.add(Outage(str(error), error.reason))
-
-    def _due(self) -> list[ObservedSession]:
-        """Return a sample of the sessions without turns, and all sessions whose notes are behind or not ready."""
-        self._round += 1
-        available = [session for session in self._sessions if session.blocking_visit is None]
-        empty = [session for session in available if not session.has_turns]
-        active = [session for session in available if session.has_turns and session.next_round <= self._round]
-        due = self._rng.sample(empty, min(EMPTY_VISITS, len(empty)))
-        for start in range(0, len(active), BATCH):
-            batch = active[start : start + BATCH]
-            with self._report.timed("BatchGetNotes"):
-                readings = self._primary.batch_get_notes(
-                    [session.session_id for session in batch],
-                    observer=OBSERVER,
-                    timeout=CALL_TIMEOUT,
-                    unavailable_ok=True,
-                )
-            for session, reading in zip(batch, readings, strict=True):
-                if reading.readiness is Readiness.UNAVAILABLE:
-                    continue  # The next round reads it again.
-                if reading.turns_behind or not reading.ready:
-                    session.idle_rounds = 0
-                    due.append(session)
-                else:
-                    session.idle_rounds += 1
-                    session.next_round = self._round + min(session.idle_rounds, MAX_IDLE_ROUNDS)
-        return due
-
-    def _visit(self, session: ObservedSession, visit: int) -> None:
-        try:
-            if not self.stop.is_set():
-                rng = random.Random(f"{self._job.seed}/{session.index}/{visit}")  # noqa: S311 - not a secret
-                fate = self._fate(session, visit, rng)
-                if fate is not None:
-                    self._run(Visit(session, visit, fate, rng))
-        finally:
-            session.release(visit)
-
-    def _fate(self, session: ObservedSession, visit: int, rng: random.Random) -> Fate | None:
-        """Draw the course of the visit's run; None if the session has no turns to analyse."""
-        if not session.has_turns:
-            with self._report.timed("GetSession"):
-                session.has_turns = self._primary.get_session(session.session_id, timeout=CALL_TIMEOUT).turn_count > 0
-        if session.has_turns:
-            return rng.choices(list(_FATES), list(_FATES.values()))[0]
-        return Fate.FAILS if visit == 1 and rng.random() < _EARLY_SHARE else None
-
-    def _run(self, visit: Visit) -> None:
-        try:
-            if visit.fate is Fate.ABANDONED:
-                self._abandon(visit)
-            else:
-                self._observe(visit)
-        except Unavailable:
-            raise
         except SessionNotesError as error:
-            text = f"{type(error).__name__}: {error}"
-            self._report.add(Rejection(visit.session.session_id, "the observer's calls", text))
+            self._report.add(Rejection(session_id, "the observer's calls", f"{type(error).__name__}: {error}"))
+        finally:
+            self._free_since[session_id] = time.monotonic()
 
-    def _abandon(self, visit: Visit) -> None:
-        session_id, sent = visit.session.session_id, time.monotonic()
-        run = self._client.begin_run(session_id, run_id=visit.run_id, lease=SHORT_LEASE).run
-        self._report_begin(session_id, run, sent)
+    def _rng(self, session_id: str, number: int) -> random.Random:
+        """Return the random numbers of a run."""
+        return random.Random(f"{self._seed}/{self._indices[session_id]}/{number}")  # noqa: S311 - not a secret
+
+    def _conclude(self, run: ActiveRun, rng: random.Random) -> None:
+        session_id = run.session_id
+        fate = rng.choices(list(_FATES), list(_FATES.values()))[0]
+        if fate is Fate.FAILS:
+            with self._report.timed("FailRun"):
+                run.fail("no result, as planned")
+            self._report.add(RunWithoutNotes(session_id, run.run_id, run.number, failed=True))
+            return
+        notes = analyse(session_id, run.run_id, run.transcript, run.current.notes if run.current else None)
+        if fate is Fate.OVERTAKEN:
+            self._overtake(run)
+            self._closing.wait(rng.uniform(*_SLOW_SECONDS))
+        elif fate is Fate.ABANDONED:
+            self._abandon(session_id, renewed=rng.random() < 0.5)
+        self._closing.wait(rng.uniform(*_ANALYSIS_SECONDS))
+        self._write(session_id, run, notes)
+        if fate is Fate.TWICE:
+            self._closing.wait(rng.uniform(*_SLOW_SECONDS))
+            self._write(session_id, run, notes, repeated=True)
+
+    def _overtake(self, run: ActiveRun) -> None:
+        """Write a newer run's notes, and renew the slow run's lease before and after."""
+        session_id = run.session_id
+        self._renew(session_id, run)
+        newer = self._begin(session_id)
+        current = newer.current.notes if newer.current else None
+        self._write(session_id, newer.run, analyse(session_id, newer.run.run_id, newer.transcript, current))
+        self._renew(session_id, run)
+
+    def _abandon(self, session_id: str, *, renewed: bool) -> None:
+        """Begin a run that is never heard of again, perhaps after a renewal."""
+        run = self._begin(session_id, lease=SHORT_LEASE).run
+        if renewed:
+            self._renew(session_id, run, lease=SHORT_LEASE)
         self._report.add(RunWithoutNotes(session_id, run.run_id, run.number, failed=False))
 
-    def _observe(self, visit: Visit) -> None:
-        session_id, sent = visit.session.session_id, time.monotonic()
-        with self._client.run(session_id, run_id=visit.run_id) as run:
-            self._report_begin(session_id, run, sent)
-            if visit.fate is Fate.FAILS:
-                with self._report.timed("FailRun"):
-                    run.fail("no result, as planned")
-                self._report.add(RunWithoutNotes(session_id, run.run_id, run.number, failed=True))
-                return
-            notes = analyse(session_id, run.run_id, run.transcript)
-            if visit.fate is Fate.SLOW:
-                visit.session.release(visit.number)
-            self.stop.wait(visit.rng.uniform(*_ANALYSIS_SECONDS[visit.fate]))
-            self._write(run, notes)
-        if visit.fate is Fate.TWICE:
-            visit.session.release(visit.number)
-            self.stop.wait(visit.rng.uniform(*_REPEAT_SECONDS))
-            self._write(run, notes, repeated=True)
-
-    def _report_begin(self, session_id: str, run: Run | ActiveRun, sent: float) -> None:
+    def _begin(self, session_id: str, lease: timedelta | None = None) -> BeginResult:
+        """Begin a run as another process would."""
+        sent = time.monotonic()
+        begun = self._client.begin_run(
+            session_id, lease=lease, include_transcript=True, after_current_notes=True, include_current_notes=True
+        )
         received = time.monotonic()
         self._report.add_duration("BeginRun", received - sent)
+        self._report_begun(session_id, begun.run, begun, submitted=False, sent=sent, received=received)
+        return begun
+
+    def _report_begun(
+        self,
+        session_id: str,
+        run: Run | ActiveRun,
+        begun: BeginResult | ActiveRun,
+        *,
+        submitted: bool,
+        sent: float,
+        received: float,
+        min_interval_us: int | None = None,
+    ) -> None:
         names, number = [run.run_id], run.number
         self._report.add(Write(session_id, "run", names, sent, received, "acknowledged", number, run.observed_turn))
+        self._report.add(
+            Window.of(
+                session_id,
+                run,
+                begun,
+                submitted=submitted,
+                sent=sent,
+                received=received,
+                min_interval_us=min_interval_us,
+            )
+        )
 
-    def _write(self, run: ActiveRun, notes: Notes, *, repeated: bool = False) -> None:
+    def _renew(self, session_id: str, run: Run | ActiveRun, lease: timedelta | None = None) -> None:
+        sent = time.monotonic()
+        with self._report.timed("RenewRun"):
+            renewed = self._client.renew_run(session_id, run.run_id, lease=lease)
+        self._report.add(
+            Renewal(
+                session_id=session_id,
+                run_id=run.run_id,
+                number=run.number,
+                observed_turn=run.observed_turn or 0,
+                obsolete=renewed.obsolete,
+                turns_behind=renewed.turns_behind,
+                sent=sent,
+                received=time.monotonic(),
+            )
+        )
+
+    def _write(self, session_id: str, run: Run | ActiveRun, notes: Notes, *, repeated: bool = False) -> None:
         sent = time.monotonic()
         with self._report.timed("WriteNotes"):
-            result: WriteResult = (
-                self._client.write_notes(run.session_id, notes, run_id=run.run_id) if repeated else run.write(notes)
-            )
+            if isinstance(run, ActiveRun) and not repeated:
+                result = run.write(notes)
+            else:
+                result = self._client.write_notes(session_id, notes, run_id=run.run_id)
         self._report.add(
             NotesWrite(
-                session_id=run.session_id,
+                session_id=session_id,
                 run_id=run.run_id,
                 number=result.run.number,
                 observed_turn=result.run.observed_turn,
@@ -215,28 +262,19 @@ class Observer:
             )
         )
 
-    def _finish_visit(self, visit: Future[None]) -> None:
-        if (error := visit.exception()) is not None:
-            self._crash = self._crash or error
-            self.stop.set()
-
 
 def main() -> None:
     """Run the process."""
     settings, sessions = read_job()
     job, report = ObserverJob(**settings), Report()
-    with (
-        ObserverClient(job.target, observer=OBSERVER, timeout=CALL_TIMEOUT) as client,
-        PrimaryClient(job.target) as primary,
-    ):
-        observer = Observer(client, primary, job, [session["session_id"] for session in sessions], report)
-
-        def stop_on_request() -> None:
-            wait_for_stop()
-            observer.stop.set()
-
-        threading.Thread(target=stop_on_request, daemon=True).start()
-        observer.work()
+    with ObserverClient(job.target, observer=OBSERVER, timeout=CALL_TIMEOUT) as client:
+        observer = Observer(client, job, [session["session_id"] for session in sessions], report)
+        try:
+            observer.begin_early()
+        except Unavailable as error:
+            report.add(Outage(str(error), error.reason))
+        observer.submit(read_lines())
+        observer.close()
     report.finish()
 
 

@@ -73,6 +73,12 @@ def read_job() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return lines[0], lines[1:]
 
 
+def read_lines() -> Iterator[str]:
+    """Yield what the parent writes after the job, line by line, until it closes stdin or exits."""
+    for line in sys.stdin:
+        yield line.rstrip("\n")
+
+
 def wait_for_stop() -> None:
     """Wait until the parent closes stdin or exits."""
     # Bypass Python's own buffer. At exit, a thread that waits in it would hold its lock, which aborts the process.

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol, cast
@@ -18,7 +18,7 @@ from session_notes_tools.replay.audit import Audit, for_each
 from session_notes_tools.replay.history import History
 from session_notes_tools.replay.pipes import Stopwatch
 from session_notes_tools.replay.plan import OBSERVER, PlannedSession
-from session_notes_tools.replay.records import NotesRead, Outage, from_line
+from session_notes_tools.replay.records import NotesRead, Outage, Record, Write, from_line
 from session_notes_tools.temporary_sidecar import REACH_TIMEOUT, temporary_sidecar, wait_until_reachable
 
 START_TIMEOUT = timedelta(seconds=20)
@@ -38,6 +38,7 @@ class Settings:
         observers: The number of observer threads.
         turn_interval: The mean seconds between the turns of a session.
         seed: The seed of simulated delays and failures.
+        brakes: Whether the observer has brakes.
         keep: Whether to keep the sessions at the end.
     """
 
@@ -46,6 +47,7 @@ class Settings:
     observers: int
     turn_interval: float
     seed: int
+    brakes: bool
     keep: bool
 
 
@@ -111,8 +113,14 @@ async def _run_processes(
 ) -> None:
     """Run the primary and observer processes until both end."""
     async with _process("observer") as observer, _process("primary") as primary:
+        ready = asyncio.Event()
+
+        def submit(record: Record) -> None:
+            if isinstance(record, Write) and record.kind == "turn":
+                observer.stdin.write(record.session_id.encode() + b"\n")
 
         async def follow_primary() -> None:
+            await ready.wait()
             job = {
                 "target": target,
                 "seed": settings.seed,
@@ -120,14 +128,21 @@ async def _run_processes(
                 "turn_interval": settings.turn_interval,
             }
             await primary.send_job(job, (plan.as_json() for plan in plans))
-            await _follow(primary, history, progress)
+            await _follow(primary, history, progress, submit)
             # Ask the observer to finish: it cannot know that no more turns follow.
             observer.stdin.close()
 
         async def follow_observer() -> None:
             # The observer receives only ids, and must learn everything else from the sidecar.
-            job = {"target": target, "seed": settings.seed, "threads": settings.observers}
+            job = {
+                "target": target,
+                "seed": settings.seed,
+                "threads": settings.observers,
+                "turn_interval": settings.turn_interval,
+                "brakes": settings.brakes,
+            }
             await observer.send_job(job, ({"session_id": plan.session_id} for plan in plans))
+            ready.set()
             await _follow(observer, history, progress)
 
         try:
@@ -142,11 +157,15 @@ def _process(name: str) -> PythonProcess:
     return PythonProcess(name, ("-m", f"session_notes_tools.replay.{name}"))
 
 
-async def _follow(process: PythonProcess, history: History, progress: Progress) -> None:
+async def _follow(
+    process: PythonProcess, history: History, progress: Progress, react: Callable[[Record], None] = lambda _: None
+) -> None:
+    """Record what a process reports, and call `react` with it, until the process ends."""
     process.drain_stderr()
     async for line in process.lines():
         record = from_line(line)
         history.add(record)
+        react(record)
         match record:
             case NotesRead():
                 progress.advance()

@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import cast
 
 from session_notes import (
+    AsyncNotesFeed,
     AsyncPrimaryClient,
     SessionNotesError,
     Turn,
@@ -26,7 +27,7 @@ from session_notes import (
 
 from session_notes_tools.replay.pipes import Report, read_job, wait_for_stop
 from session_notes_tools.replay.plan import OBSERVER, PlannedSession
-from session_notes_tools.replay.records import NotesRead, Outage, Rejection, Write, WriteKind
+from session_notes_tools.replay.records import FeedText, NotesRead, Outage, Rejection, Repeat, Write, WriteKind
 from session_notes_tools.replay.retry import retry_over_outage
 from session_notes_tools.replay.transcripts import Slots
 
@@ -35,6 +36,12 @@ CALL_TIMEOUT = timedelta(seconds=20)
 
 FRESH_TURNS = 2
 """The drift up to which notes count as fresh."""
+
+_REPEATED_SHARE = 0.1
+"""The share of appends that are repeated at the same time, and of those that are repeated later."""
+
+_STORM = 3
+"""The number of repetitions at the same time."""
 
 _RPCS: Mapping[WriteKind, str] = {"turn": "AppendTurns", "field": "UpdateSession"}
 
@@ -74,11 +81,12 @@ class Primary:
 
     async def _play(self, plan: PlannedSession, rng: random.Random) -> None:
         fields: set[str] = set()
+        feed = AsyncNotesFeed(self._client, plan.session_id, observers=[OBSERVER], max_turns_behind=FRESH_TURNS)
         # Conversations must not all start at the same moment.
         await asyncio.sleep(self._job.turn_interval * rng.random())
         try:
             for count, (turn, spoken) in enumerate(zip(plan.transcript, plan.dialogue.turns, strict=True), start=1):
-                await self._take_turn(plan.session_id, count, turn, spoken.slots, fields - set(spoken.slots))
+                await self._take_turn(feed, rng, plan.session_id, count, turn, spoken.slots, fields - set(spoken.slots))
                 fields = set(spoken.slots)
                 await asyncio.sleep(self._job.turn_interval * rng.uniform(0.5, 1.5))
         except Unavailable:
@@ -86,11 +94,25 @@ class Primary:
         except SessionNotesError as error:
             self._report.add(Rejection(plan.session_id, "the primary's calls", f"{type(error).__name__}: {error}"))
 
-    async def _take_turn(self, session_id: str, count: int, turn: Turn, slots: Slots, removed: set[str]) -> None:
+    async def _take_turn(
+        self,
+        feed: AsyncNotesFeed,
+        rng: random.Random,
+        session_id: str,
+        count: int,
+        turn: Turn,
+        slots: Slots,
+        removed: set[str],
+    ) -> None:
+        name = str(turn.extra["name"])
+
         async def append() -> int:
             return await self._client.append_turns(
-                session_id, [turn], expected_turn_count=count - 1, timeout=CALL_TIMEOUT
+                session_id, [turn], expected_turn_count=count - 1, append_id=f"turn-{name}", timeout=CALL_TIMEOUT
             )
+
+        async def repeat() -> None:
+            self._report.add(Repeat(session_id, name, await retry_over_outage(append)))
 
         async def update() -> int:
             updated = await self._client.update_session(
@@ -98,7 +120,8 @@ class Primary:
             )
             return updated.version
 
-        await self._write(session_id, "turn", [str(turn.extra["name"])], append, count)
+        storm = [repeat() for _ in range(_STORM)] if rng.random() < _REPEATED_SHARE else []
+        await asyncio.gather(self._write(session_id, "turn", [name], append, count), *storm)
         await self._write(session_id, "field", [], update, count)
         sent = time.monotonic()
         with self._report.timed("GetNotes"):
@@ -112,6 +135,13 @@ class Primary:
                 unavailable_ok=True,
             )
         self._report.add(NotesRead.of(reading, current_turn=count, sent=sent, max_turns_behind=FRESH_TURNS))
+        sent = time.monotonic()
+        with self._report.timed("NotesFeed.next"):
+            text = await feed.next()
+        if text is not None:
+            self._report.add(FeedText(session_id, count, FRESH_TURNS, sent, time.monotonic(), text))
+        if rng.random() < _REPEATED_SHARE:
+            await repeat()
 
     async def _write(
         self, session_id: str, kind: WriteKind, names: list[str], write: Callable[[], Awaitable[int]], expected: int

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from session_notes_tools.replay import durability, readings, runs
+from session_notes_tools.replay import durability, readings, runs, windows
 from session_notes_tools.replay.case import Case
 
 PROMISES: Mapping[str, Callable[[Case], durability.Checks]] = {
@@ -18,6 +18,7 @@ PROMISES: Mapping[str, Callable[[Case], durability.Checks]] = {
     "nothing lost: the notes": durability.no_note_is_lost,
     "nothing lost: reads show acknowledged writes": durability.writes_are_seen,
     "writes are stored whole and once": durability.writes_are_stored_once,
+    "an append is done once per id": windows.appends_are_done_once,
     "writes keep real-time order": durability.writes_keep_real_time_order,
     "nothing foreign, nothing torn": durability.nothing_is_foreign,
     "a run's outcome stands": durability.outcomes_stand,
@@ -31,6 +32,11 @@ PROMISES: Mapping[str, Callable[[Case], durability.Checks]] = {
     "superseded notes are never current": runs.superseded_notes_are_never_current,
     "the newest run that wrote is current": runs.newest_written_run_is_current,
     "duplicates change nothing": runs.duplicates_change_nothing,
+    "a run sees exactly the turns that are new": windows.windows_are_what_is_new,
+    "obsolete exactly when a newer run wrote": windows.obsolete_predicts_the_outcome,
+    "a submission leads to one run": windows.submits_lead_to_one_run,
+    "brakes hold": windows.brakes_hold,
+    "a feed's text is new": windows.feed_texts_are_new,
     "drift is right, never negative": readings.drift_is_right,
     "fresh follows from the bound": readings.fresh_is_right,
     "no run has seen future turns": readings.no_run_sees_future_turns,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, get_args
 
-from session_notes import Notes, Reading
+from session_notes import ActiveRun, BeginResult, Notes, Reading, Run
 
 WriteKind = Literal["turn", "field", "run", "notes"]
 Outcome = Literal["acknowledged", "rejected", "unknown"]
@@ -141,6 +141,110 @@ class RunWithoutNotes:
 
 
 @dataclass(frozen=True, slots=True)
+class Submit:
+    """A session submitted to the background observer, once for each of its turns, in their order."""
+
+    session_id: str
+    sent: float
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The turns that a run sees, and the current notes at its snapshot.
+
+    Attributes:
+        submitted: Whether it is a run of the background observer, which follows from a submission.
+        sent: A time before its BeginRun.
+        received: A time after its BeginRun.
+        min_interval_us: The brakes' shortest time since the background observer's previous run. None: no brakes, or the
+            observer is closing.
+        first_turn: The number of the first turn in the response.
+        names: The names of the turns.
+        seen: How many turns the current notes have seen; None if there are none.
+        current_run_id: The run of the current notes.
+    """
+
+    session_id: str
+    run_id: str
+    number: int
+    submitted: bool
+    sent: float
+    received: float
+    min_interval_us: int | None
+    begin_time_us: int
+    observed_turn: int | None
+    first_turn: int | None
+    names: Sequence[str]
+    seen: int | None
+    current_run_id: str | None
+
+    @classmethod
+    def of(
+        cls,
+        session_id: str,
+        run: Run | ActiveRun,
+        begun: BeginResult | ActiveRun,
+        *,
+        submitted: bool,
+        sent: float,
+        received: float,
+        min_interval_us: int | None = None,
+    ) -> Window:
+        """Return the record of a run that has begun."""
+        current = begun.current if begun.current and begun.current.ready else None
+        return cls(
+            session_id=session_id,
+            run_id=run.run_id,
+            number=run.number,
+            submitted=submitted,
+            sent=sent,
+            received=received,
+            min_interval_us=min_interval_us,
+            begin_time_us=time_us(run.begin_time) if run.begin_time else 0,
+            observed_turn=run.observed_turn,
+            first_turn=begun.first_turn,
+            names=[str(turn.extra.get("name", turn.text)) for turn in begun.transcript],
+            seen=current.observed_turn if current else None,
+            current_run_id=current.run.run_id if current and current.run else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """A renewed lease, and what the response says about the run."""
+
+    session_id: str
+    run_id: str
+    number: int
+    observed_turn: int
+    obsolete: bool
+    turns_behind: int | None
+    sent: float
+    received: float
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A repeated append of a turn under the same id; `number` is the turn count in its response."""
+
+    session_id: str
+    name: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeedText:
+    """A new text of the primary's feed of notes; `current_turn` is the number of turns when it was read."""
+
+    session_id: str
+    current_turn: int
+    max_turns_behind: int
+    sent: float
+    received: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Rejection:
     """A valid call that the sidecar rejected."""
 
@@ -165,7 +269,19 @@ class Latencies:
     milliseconds: list[float]
 
 
-SessionRecord = Write | Sighting | NotesRead | NotesWrite | RunWithoutNotes | Rejection
+SessionRecord = (
+    Write
+    | Sighting
+    | NotesRead
+    | NotesWrite
+    | RunWithoutNotes
+    | Submit
+    | Window
+    | Renewal
+    | Repeat
+    | FeedText
+    | Rejection
+)
 Record = SessionRecord | Outage | Latencies
 _TYPES: Mapping[str, type[Record]] = {kind.__name__: kind for kind in get_args(Record)}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from session_notes_tools.cli import output, phrases
 from session_notes_tools.replay.history import History, SessionHistory
-from session_notes_tools.replay.records import NotesRead, NotesWrite, RunWithoutNotes
+from session_notes_tools.replay.records import NotesRead, NotesWrite, RunWithoutNotes, Submit, Window
 from session_notes_tools.replay.verdicts import Verdict
 
 if TYPE_CHECKING:
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH = 100
+_QUARTERS = 4
+"""The number of parts of a conversation for which turns per run are reported."""
+
 _READINESS = ("never_run", "running", "ready", "failed", "expired", "unavailable")
 
 
 def summary(
-    history: History, verdicts: Sequence[Verdict], elapsed_seconds: float, target: str | None
+    history: History, verdicts: Sequence[Verdict], elapsed_seconds: float, target: str | None, *, brakes: bool
 ) -> dict[str, Any]:
     """Return the report as one JSON document; `target` is None for a temporary sidecar."""
     sessions = history.sessions.values()
@@ -29,6 +33,7 @@ def summary(
     return {
         "ok": not any(verdict.broken for verdict in verdicts),
         "target": target,
+        "brakes": brakes,
         "elapsed_seconds": round(elapsed_seconds, 2),
         "sessions": len(sessions),
         "turns": len(reads),
@@ -38,6 +43,8 @@ def summary(
         "snapshot_age_ms": _spread(read.snapshot_age_us / 1000 for read in reads if read.snapshot_age_us is not None),
         "turns_behind": _spread(read.turns_behind for read in reads if read.turns_behind is not None),
         "runs": _run_counts(sessions),
+        "submissions": _submissions(sessions),
+        "turns_read": _turns_read(sessions),
         "latency_ms": {
             rpc: {"calls": len(durations), "p50": percentile(durations, 50), "p99": percentile(durations, 99)}
             for rpc, durations in sorted(history.latencies.items())
@@ -67,6 +74,51 @@ def _run_counts(sessions: Collection[SessionHistory]) -> dict[str, int]:
     }
 
 
+def _submissions(sessions: Collection[SessionHistory]) -> dict[str, Any]:
+    """Return how many runs the submissions led to, and how long they waited for the brakes and for a free thread."""
+    submits, held_back, runs, waits = 0, 0, 0, []
+    for session in sessions:
+        times = [submit.sent for submit in session.of(Submit)]
+        submits += len(times)
+        first, interval_ends = 0, 0.0
+        for run in sorted((run for run in session.of(Window) if run.submitted), key=lambda run: run.number):
+            runs += 1
+            for sent in times[first : bisect_right(times, run.received)]:
+                first += 1
+                held_back += sent < interval_ends
+                waits.append((run.received - sent) * 1000)
+            interval_ends = run.received + (run.min_interval_us or 0) / 1e6
+    return {
+        "submitted": submits,
+        "runs": runs,
+        "coalesced": submits - runs,
+        "held_back": held_back,
+        "wait_ms": _spread(waits),
+    }
+
+
+def _turns_read(sessions: Collection[SessionHistory]) -> dict[str, Any]:
+    """Return how many turns the runs read, and how many whole transcripts would have had: in all, and per run."""
+    quarters: list[list[Window]] = [[] for _ in range(_QUARTERS)]
+    for session in sessions:
+        length = session.plan.turn_count if session.plan else 0
+        for run in session.of(Window):
+            if run.observed_turn:
+                quarters[min((run.observed_turn - 1) * _QUARTERS // max(1, length), _QUARTERS - 1)].append(run)
+    runs = [run for quarter in quarters for run in quarter]
+    return {
+        "read": sum(len(run.names) for run in runs),
+        "whole": sum(run.observed_turn or 0 for run in runs),
+        "per_run": [
+            {
+                "read": _spread(len(run.names) for run in quarter),
+                "whole": _spread(run.observed_turn or 0 for run in quarter),
+            }
+            for quarter in quarters
+        ],
+    }
+
+
 def percentile(numbers: Iterable[float], percent: int) -> float | None:
     """Return the nearest-rank percentile; None if there are no numbers."""
     ordered = sorted(numbers)
@@ -80,14 +132,17 @@ def tables(report: Mapping[str, Any]) -> list[RenderableType]:
 
     sidecar = report["target"] or "a temporary sidecar"
     counts = f"{phrases.count(report['sessions'], 'session')}, {phrases.count(report['turns'], 'turn')}"
-    title = f"{counts}, {report['elapsed_seconds']} s on {sidecar}"
+    title = f"{counts}, {report['elapsed_seconds']} s on {sidecar}, {'with' if report['brakes'] else 'without'} brakes"
     statistics = Table.grid(padding=(0, 6))
     statistics.add_row(_statistics(report), _latencies(report["latency_ms"]))
+    work = Table.grid(padding=(0, 6))
+    work.add_row(_work(report["submissions"]), _reading(report["turns_read"]))
     note = "Latencies are measured at busy clients. They include client time and waits for a CPU."
     return [
         Text(title, style="bold"),
         Text(),
         statistics,
+        work,
         Text(note, style="dim"),
         Text(),
         _promises(report["promises"]),
@@ -109,6 +164,28 @@ def _statistics(report: Mapping[str, Any]) -> Table:
     table.add_row("", "", "")
     for name, count in report["runs"].items():
         table.add_row(f"{'writes' if name == 'duplicate' else 'runs'}: {name}", str(count), "")
+    return table
+
+
+def _work(submissions: Mapping[str, Any]) -> Table:
+    table = _table("submissions", "count", "share")
+    for name in ("submitted", "runs", "coalesced", "held_back"):
+        count = submissions[name]
+        label = "led to runs" if name == "runs" else name.replace("_", " ")
+        table.add_row(label, str(count), _share(count, max(1, submissions["submitted"])))
+    table.add_row("", "p50", "max", style="bold")
+    table.add_row("wait, ms", _number(submissions["wait_ms"]["p50"]), _number(submissions["wait_ms"]["max"]))
+    return table
+
+
+def _reading(turns: Mapping[str, Any]) -> Table:
+    table = _table("turns per run (p50 / max)", "read", "whole transcript")
+    for number, quarter in enumerate(turns["per_run"], start=1):
+        read, whole = (
+            f"{_number(part['p50'])} / {_number(part['max'])}" for part in (quarter["read"], quarter["whole"])
+        )
+        table.add_row(f"quarter {number} of the conversation", read, whole)
+    table.add_row("turns in all", str(turns["read"]), str(turns["whole"]), style="bold")
     return table
 
 
