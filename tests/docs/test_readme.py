@@ -87,17 +87,29 @@ def test_the_grpcurl_commands_print_what_the_page_shows(fresh: Sidecar, page: st
 
 @pytest.mark.parametrize("page", [README, PYTHON], ids=["README", "python"])
 def test_the_python_prints_what_the_page_shows(fresh: Sidecar, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Python on the page runs in order and prints what the comments after `print` show."""
+    """The Python on the page runs in order and prints what the comments after `print`, or the text below it, show."""
     monkeypatch.setenv("SESSION_NOTES_TARGET", fresh.target)
-    code = [text for language, text in blocks(page) if language == "python"]
-    assert code
+    code = blocks(page)
     space: dict[str, Any] = {}
-    for block in code:
+    for (language, block), (below, shown) in zip(code, [*code[1:], ("", "")], strict=True):
+        if language != "python":
+            continue
         expected = re.findall(r"^ *print\(.*\)  # (.*)$", block, re.MULTILINE)
+        if not expected and below == "text":
+            expected = shown.splitlines()
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile(block, "page.md", "exec"), space)
         assert printed.getvalue().splitlines() == expected, block
+    assert space
+
+
+def test_the_readme_starts_with_code() -> None:
+    """The first two screens show the recorder, the observer with brakes, and the feed, in at most 25 lines of code."""
+    (code,) = (text for language, text in blocks(README) if language == "python")
+    assert README.index(code) + len(code) < len("\n".join(README.splitlines()[:60]))
+    assert len(code.splitlines()) <= 25
+    assert all(name in code for name in ("TurnRecorder(", "BackgroundObserver(", "min_interval=", "NotesFeed("))
 
 
 def test_the_readme_is_short() -> None:
