@@ -110,7 +110,8 @@ export interface CloseOptions {
  *
  * Brakes hold back submitted sessions, because an analysis usually costs money. A session that is held back is run once as soon as they
  * permit it, or at `close`. After a failure, a session waits for 5 s or `minIntervalMs`, whichever is longer, and twice as long after
- * each further one, up to 15 minutes; a success ends this.
+ * each further one, up to 15 minutes; a success ends this. A session whose run could not begin because the sidecar was unavailable
+ * stays submitted.
  *
  * If an analysis throws, returns no notes, or overruns `timeLimitMs`, its run is recorded as failed. Every failure, including an outage
  * of the sidecar, is a process warning without user data, and never reaches the caller of `submit`.
@@ -403,6 +404,8 @@ export class BackgroundObserver implements AsyncDisposable {
         return undefined; // Another process was faster.
       }
       job.failed = true;
+      // Without pauses between the attempts, an outage would be a loop.
+      job.unavailable = error instanceof Unavailable && this.#brakes.backoff && !job.swept;
       if (!job.forgotten) {
         this.#warnings.warn(`session ${sessionDigest(job.sessionId)}`, `no run could begin: ${forLogs(error)}`);
       }

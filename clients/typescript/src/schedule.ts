@@ -34,6 +34,8 @@ export class Job {
   failed: boolean | undefined;
   /** Whether there are too few new turns: the submission stays until the next one. */
   tooFewTurns = false;
+  /** Whether the sidecar was unavailable: the submission stays, for the pause after the failure. */
+  unavailable = false;
   /** The next submission, if the session was submitted again in the meantime. */
   again: Submission | undefined;
   /** Whether the session was deleted in the meantime. */
@@ -176,6 +178,8 @@ export class Schedule {
         return false;
       }
       this.#place(sessionId, job.again);
+    } else if (job.unavailable && !job.forgotten && !this.#released) {
+      this.#place(sessionId, job.submission);
     } else if (job.tooFewTurns && !job.forgotten) {
       this.#submitted.set(sessionId, job.submission);
       if (this.#released) {
@@ -206,6 +210,7 @@ export class Schedule {
     for (const job of this.jobs.values()) {
       job.again = undefined;
       job.tooFewTurns = false;
+      job.unavailable = false;
     }
     return dropped;
   }

@@ -362,6 +362,21 @@ suite("a background observer", { concurrency: false }, () => {
     assert.equal(analysis.runs.length, 0);
   });
 
+  test("runs a session after an outage that is longer than the retries of BeginRun", async () => {
+    await using restarted = await Sidecar.start();
+    using impatient = new ObserverClient(restarted.target, { timeoutMs: 1000 });
+    const analysis = new Analysis();
+    const options = { client: impatient, quietForMs: 0, minIntervalMs: 0, minNewTurns: 0 };
+    await using observer = new BackgroundObserver(analysis.run, options);
+    await restarted.end("SIGKILL");
+    warnings.clear();
+    observer.submit(newSessionId());
+    assert.match((await warnings.texts(1))[0] ?? "", /no run could begin/);
+    await restarted.start();
+    await analysis.started(1);
+    assert(await observer.close({ timeoutMs: 30_000 }));
+  });
+
   test("warns less and less often while an outage lasts", async () => {
     warnings.clear();
     using away = new ObserverClient(await unreachable(), { timeoutMs: 10 });
