@@ -10,7 +10,7 @@ import session_notes
 from session_notes.v1.turn_pb2 import Turn
 from session_notes_server.store.limits import REMEMBERED_RUNS
 from session_notes_tools.replay.history import ListedRun, ReadBack, SessionHistory
-from session_notes_tools.replay.records import Outcome, Sighting, Write, WriteKind
+from session_notes_tools.replay.records import Outcome, Repeat, Sighting, Write, WriteKind
 from session_notes_tools.replay.verdicts import broken_promises
 
 from tests.stores import Store
@@ -93,6 +93,26 @@ class Recorder:
         self.history.records.append(Write(session_id, kind, names, sent, received, outcome, number))
         self._names[kind] += len(names)
         return number
+
+    def repeat_appends(self, append: Callable[[str], int], count: int = 20) -> None:
+        """Repeat the newest appends of one turn under their ids, and record what they return.
+
+        After that, none is unknown: it took effect by its first call, or does by this one.
+
+        Args:
+            append: Appends a turn under its id, and returns the turn count.
+            count: The number of appends.
+        """
+        records = self.history.records
+        appends = [record for record in records if isinstance(record, Write) and record.kind == "turn"]
+        for write in appends[-count:]:
+            (name,) = write.names
+            number = append(name)
+            if write.outcome == "acknowledged":
+                records.append(Repeat(self.history.session_id, name, number))
+            else:
+                later = replace(write, outcome="acknowledged", received=time.monotonic(), number=number)
+                records[records.index(write)] = later
 
     def sight(self, kind: WriteKind, sent: float, number: int) -> None:
         """Record the number that a read showed, and the time at which the read was sent."""

@@ -15,9 +15,9 @@ from tests.support import SessionCalls
 
 
 def write(session: SessionCalls, kind: WriteKind, name: str, timeout: float = 5) -> int:
-    """Write a name, and return its number: the turn count, the version or the run's number."""
+    """Write a name, and return its number: the turn count, the version or the run's number. A turn's id is its name."""
     if kind == "turn":
-        return session.append_turns([Turn(text=name)], timeout=timeout)
+        return session.append_turns([Turn(text=name)], append_id=name, timeout=timeout)
     if kind == "field":
         return session.update_session(set={name: name}, timeout=timeout).version
     return session.write_notes(name, name, timeout=timeout).run.number

@@ -20,13 +20,14 @@ APPEND_ONLY = ("--appendonly", "yes", "--appendfsync", "always")
 
 
 def test_a_killed_sidecar_stores_writes_once(effort: Callable[[int, int], int]) -> None:
-    """After SIGKILL of the sidecar in a storm, acknowledged writes are stored once and unknown ones at most once."""
+    """After SIGKILL of the sidecar in a storm, acknowledged writes are stored once and unknown ones at most once.
+
+    Appends repeated under their ids after that are stored once, too.
+    """
     with StoreServer(valkey_program()) as server, Sidecar(server.url) as sidecar:
-        for round_number in range(effort(5, 50)):
+        for _ in range(effort(5, 50)):
             session_id = new_session_id()
             recorder = Recorder(session_id)
-            if round_number:
-                sidecar.start()
             with new_channel(sidecar.target) as channel:
                 session = SessionCalls(channel, session_id)
                 target = random.randint(30, 200)
@@ -34,6 +35,11 @@ def test_a_killed_sidecar_stores_writes_once(effort: Callable[[int, int], int]) 
                     eventually(lambda: recorder.count("acknowledged") >= target, 30)  # noqa: B023
                     sidecar.kill()
                     eventually(lambda: recorder.count("unknown") > 0)  # noqa: B023
+            assert recorder.problems(sidecar.store) == []
+            sidecar.start()
+            with new_channel(sidecar.target) as channel:
+                session = SessionCalls(channel, session_id)
+                recorder.repeat_appends(lambda name: write(session, "turn", name))  # noqa: B023
             assert recorder.problems(sidecar.store) == []
             assert set(recorder.statuses) <= STATUSES
             assert sidecar.store.without_ttl() == []
