@@ -64,11 +64,9 @@ if TYPE_CHECKING:
     default=1,
 )
 @option(
-    "--brakes/--no-brakes",
-    default=True,
-    help="Whether the observer has the default brakes, in proportion to --turn-interval. Without, each turn is a reason"
-    " for a run.",
-    show_default="brakes",
+    "--no-brakes",
+    is_flag=True,
+    help="Let every turn be a reason for a run. Otherwise, the observer has the default brakes, as fast as the replay.",
 )
 @option("--keep", is_flag=True, help="Do not delete the sessions at the end. Requires --target.")
 @option("--json", "as_json", is_flag=True, help="Print one JSON document, for scripts.")
@@ -80,7 +78,7 @@ def replay(
     observers: int,
     turn_interval: timedelta,
     seed: int,
-    brakes: bool,
+    no_brakes: bool,
     keep: bool,
     as_json: bool,
 ) -> None:
@@ -104,7 +102,9 @@ def replay(
         dialogues = read_dialogues(file)
     except BadTranscripts as error:
         raise Failure(str(error), ExitCode.USAGE) from None
-    settings = Settings(target or None, concurrency, observers, turn_interval.total_seconds(), seed, brakes, keep)
+    settings = Settings(
+        target or None, concurrency, observers, turn_interval.total_seconds(), seed, not no_brakes, keep
+    )
     report = _run(dialogues, sessions or len(dialogues), settings)
     if as_json:
         documents.write(report)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import cast
 
 from session_notes import (
@@ -38,7 +39,7 @@ FRESH_TURNS = 2
 """The drift up to which notes count as fresh."""
 
 _REPEATED_SHARE = 0.1
-"""The share of appends that are repeated at the same time, and of those that are repeated later."""
+"""The share of appends that are repeated at the same time, and the share of turns after which an earlier one is."""
 
 _STORM = 3
 """The number of repetitions at the same time."""
@@ -81,13 +82,16 @@ class Primary:
 
     async def _play(self, plan: PlannedSession, rng: random.Random) -> None:
         fields: set[str] = set()
+        transcript = plan.transcript
         feed = AsyncNotesFeed(self._client, plan.session_id, observers=[OBSERVER], max_turns_behind=FRESH_TURNS)
         # Conversations must not all start at the same moment.
         await asyncio.sleep(self._job.turn_interval * rng.random())
         try:
-            for count, (turn, spoken) in enumerate(zip(plan.transcript, plan.dialogue.turns, strict=True), start=1):
+            for count, (turn, spoken) in enumerate(zip(transcript, plan.dialogue.turns, strict=True), start=1):
                 await self._take_turn(feed, rng, plan.session_id, count, turn, spoken.slots, fields - set(spoken.slots))
                 fields = set(spoken.slots)
+                if rng.random() < _REPEATED_SHARE:
+                    await self._repeat(plan.session_id, rng.choice(transcript[:count]))
                 await asyncio.sleep(self._job.turn_interval * rng.uniform(0.5, 1.5))
         except Unavailable:
             raise
@@ -104,24 +108,15 @@ class Primary:
         slots: Slots,
         removed: set[str],
     ) -> None:
-        name = str(turn.extra["name"])
-
-        async def append() -> int:
-            return await self._client.append_turns(
-                session_id, [turn], expected_turn_count=count - 1, append_id=f"turn-{name}", timeout=CALL_TIMEOUT
-            )
-
-        async def repeat() -> None:
-            self._report.add(Repeat(session_id, name, await retry_over_outage(append)))
-
         async def update() -> int:
             updated = await self._client.update_session(
                 session_id, slots, remove=removed, expected_version=count - 1, timeout=CALL_TIMEOUT
             )
             return updated.version
 
-        storm = [repeat() for _ in range(_STORM)] if rng.random() < _REPEATED_SHARE else []
-        await asyncio.gather(self._write(session_id, "turn", [name], append, count), *storm)
+        append = partial(self._append, session_id, turn)
+        storm = [self._repeat(session_id, turn) for _ in range(_STORM)] if rng.random() < _REPEATED_SHARE else []
+        await asyncio.gather(self._write(session_id, "turn", [_name(turn)], append, count), *storm)
         await self._write(session_id, "field", [], update, count)
         sent = time.monotonic()
         with self._report.timed("GetNotes"):
@@ -140,8 +135,17 @@ class Primary:
             text = await feed.next()
         if text is not None:
             self._report.add(FeedText(session_id, count, FRESH_TURNS, sent, time.monotonic(), text))
-        if rng.random() < _REPEATED_SHARE:
-            await repeat()
+
+    async def _append(self, session_id: str, turn: Turn) -> int:
+        before = int(_name(turn)) - 1
+        return await self._client.append_turns(
+            session_id, [turn], expected_turn_count=before, append_id=f"turn-{_name(turn)}", timeout=CALL_TIMEOUT
+        )
+
+    async def _repeat(self, session_id: str, turn: Turn) -> None:
+        """Repeat an append, as a client does whose response is late or lost."""
+        number = await retry_over_outage(partial(self._append, session_id, turn))
+        self._report.add(Repeat(session_id, _name(turn), number))
 
     async def _write(
         self, session_id: str, kind: WriteKind, names: list[str], write: Callable[[], Awaitable[int]], expected: int
@@ -164,6 +168,10 @@ class Primary:
 
         number = await retry_over_outage(attempt)
         self._report.add(Write(session_id, kind, names, sent, time.monotonic(), "acknowledged", number))
+
+
+def _name(turn: Turn) -> str:
+    return str(turn.extra["name"])
 
 
 async def work(job: PrimaryJob, plans: list[PlannedSession], report: Report) -> None:
