@@ -10,7 +10,7 @@ from session_notes.v1 import turn_pb2
 
 from tests.cli.program import Cli
 from tests.peers import Forwarder
-from tests.support import CANARY, SessionCalls, Sidecar, new_session_id, turns
+from tests.support import CANARY, SessionCalls, Sidecar, new_session_id, turns, value
 
 
 def test_set(cli: Cli, session: SessionCalls) -> None:
@@ -120,7 +120,7 @@ def test_turn_without_speaker(cli: Cli, session: SessionCalls) -> None:
 def test_export(cli: Cli, session: SessionCalls, tmp_path: Path) -> None:
     """`session export` prints everything stored of a session, or writes it to a new file that others cannot read."""
     session.update_session(set={"goal": "refund"})
-    session.append_turns([turn_pb2.Turn(speaker="user", text="hello", extra={"mood": "calm"})])
+    session.append_turns([turn_pb2.Turn(speaker="user", text="hello", extra=value({"mood": "calm"}).struct_value)])
     session.begin_run("r1", observer="tone")
     session.fail_run("r1", observer="tone", reason="no answer")
     session.write_notes("r2", observer="tone", observed_turn=1)
