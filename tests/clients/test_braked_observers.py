@@ -198,6 +198,32 @@ async def test_a_session_submitted_during_an_outage_is_run_after_it(
             assert await background.close()
 
 
+@pytest.mark.parametrize("runs", [1, 2])
+async def test_a_session_whose_notes_an_outage_lost_is_run_again(
+    awaited: bool, runs: int, analysis: Analysis, session_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Notes that could not be written lead to another run after the outage, unless the session has had all its runs."""
+    monkeypatch.setattr(_brakes, "FIRST_PAUSE", timedelta(seconds=0.2))
+    analysis.released.clear()
+    options = {"quiet_for": timedelta(), "min_interval": timedelta(), "max_runs": runs}
+    with Sidecar() as sidecar, PrimaryClient(sidecar.target) as primary:
+        primary.append_turns(session_id, [Turn("user", "x")])
+        async with Background(awaited, analysis, sidecar.target, **options) as background:
+            background.submit(session_id)
+            await reached(lambda: analysis.runs)
+            sidecar.kill()
+            background.observer._client._timeout = timedelta(seconds=0.1)
+            analysis.released.set()
+            await reached(lambda: not background.observer._schedule.jobs)
+            sidecar.start()
+            background.observer._client._timeout = timedelta(seconds=5)
+            await reached(lambda: background.observer._schedule.empty)
+            assert len(analysis.runs) == runs
+            if runs == 2:
+                await reached(lambda: primary.get_notes(session_id, unavailable_ok=True).ready)
+            assert await background.close()
+
+
 @pytest.mark.parametrize("pending", ["run", "drop"])
 async def test_close_runs_or_drops_what_is_held_back(
     awaited: bool,

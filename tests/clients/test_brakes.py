@@ -256,6 +256,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no lease": ({"lease": timedelta()}, "lease must be above 0 and at most 100 years"),
     "an unknown transcript": ({"transcript": "some"}, "transcript must be 'all' or 'new'"),
     "no turns": ({"max_turns": 0}, "max_turns must be at least 1"),
+    "a bool as a number": ({"max_runs": True}, "max_runs must be an int, not bool"),
 }
 
 

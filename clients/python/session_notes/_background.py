@@ -43,8 +43,9 @@ class BackgroundObserver(_pool.Pool[ObserverClient, ActiveRun, threading.Event, 
     Brakes hold back submitted sessions, because an analysis usually costs money. A session that is held back is run
     once as soon as they permit it, or at `close`. After a failure, a session waits for 5 s or `min_interval`, whichever
     is longer, and twice as long after each further one, up to 15 minutes; a success ends this. A session whose run
-    could not begin because the sidecar was unavailable stays submitted. The past of a session is forgotten when it is
-    deleted in this process, after 24 h without activity, and beyond 10,000 sessions.
+    could not begin, or whose notes could not be written, because the sidecar was unavailable stays submitted. The past
+    of a session is forgotten when it is deleted in this process, after 24 h without activity, and beyond 10,000
+    sessions.
 
     If an analysis raises, returns None, or overruns `time_limit`, its run is recorded as failed. Every failure,
     including an outage of the sidecar, is logged by the logger `session_notes` and never reaches the caller of

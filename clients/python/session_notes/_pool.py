@@ -247,11 +247,15 @@ class Pool(ABC, Generic[Client, Run, Stop, Analysis]):
         if job.submission.swept and isinstance(error, RunInFlight):
             return  # Another process was faster.
         job.failed = True
-        # Without pauses between the attempts, an outage would be a loop.
-        job.unavailable = isinstance(error, Unavailable) and self._brakes.backoff and not job.submission.swept
+        job.unavailable = isinstance(error, Unavailable) and self._stays_submitted(job)
         if not job.forgotten:
             self._warnings.warn(f"session {session_digest(job.session_id)}", f"no run could begin: {for_logs(error)}")
             _spans.mark_failed()
+
+    def _stays_submitted(self, job: Job[Run, Stop]) -> bool:
+        """Return whether a session stays submitted after an outage. The sweep finds its sessions again."""
+        # Without pauses between the attempts, an outage would be a loop.
+        return self._brakes.backoff and not job.submission.swept
 
     def _concluded(self, job: Job[Run, Stop], run: Run) -> None:
         """Record how a run has ended."""
@@ -259,6 +263,8 @@ class Pool(ABC, Generic[Client, Run, Stop, Analysis]):
             job.failed = False
         elif not run.obsolete:
             job.failed = True
+            # Of a run that is still open, an outage lost the notes.
+            job.unavailable = not run.ended and self._stays_submitted(job)
 
     def _renewed(self, run: Run, error: Exception | None) -> None:
         """Record the outcome of a renewal."""
@@ -390,7 +396,7 @@ def check_pending(pending: str) -> None:
 
 
 def _check_number(name: str, number: int, minimum: int) -> None:
-    if not isinstance(number, int):
+    if isinstance(number, bool) or not isinstance(number, int):
         raise invalid(name, f"must be an int, not {type(number).__name__}")
     if number < minimum:
         raise invalid(name, f"must be at least {minimum}")

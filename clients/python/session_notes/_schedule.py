@@ -184,12 +184,13 @@ class Schedule(Generic[Run, Stop]):
             history = self.histories.active(job.session_id, now)
             history.failures = history.failures + 1 if job.failed else 0
             history.failed_at = now
-        if job.again is not None:
+        submission = job.again
+        if submission is None and job.unavailable and not job.forgotten and not self._released:
+            submission = job.submission
+        if submission is not None:
             if self._exhausted(job.session_id, now):
                 return False
-            self._place(job.session_id, job.again, now)
-        elif job.unavailable and not job.forgotten and not self._released:
-            self._place(job.session_id, job.submission, now)
+            self._place(job.session_id, submission, now)
         elif job.too_few_turns and not job.forgotten:
             self._submitted[job.session_id] = job.submission
             if self._released:
