@@ -72,7 +72,13 @@ METHODS: dict[type, dict[str, tuple[dict[str, Any], dict[str, Mapping[Any, str]]
         ),
         "append_turns": (
             {"session_id": "s", "turns": [Turn("user", "x")]},
-            {"session_id": TEXT, "turns": SEVERAL, "expected_turn_count": COUNT, "timeout": SPAN},
+            {
+                "session_id": TEXT,
+                "turns": SEVERAL,
+                "expected_turn_count": COUNT,
+                "append_id": {42: "int", b"x": "bytes"},
+                "timeout": SPAN,
+            },
         ),
         "delete_session": ({"session_id": "s"}, {"session_id": TEXT, "timeout": SPAN}),
         "list_sessions": ({}, {"page_size": COUNT, "timeout": SPAN}),

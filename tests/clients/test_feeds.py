@@ -166,6 +166,13 @@ class TestFeed:
         with pytest.raises(InvalidArgument, match=argument):
             NotesFeed(primary, "session", **options)
 
+    def test_the_wrong_client_is_rejected(self, primary: PrimaryClient) -> None:
+        """A feed needs the client of its kind, so that `next` cannot fail or return a coroutine in the conversation."""
+        wrong: Any
+        for feed, wrong in ((NotesFeed, AsyncPrimaryClient()), (AsyncNotesFeed, primary), (NotesFeed, None)):
+            with pytest.raises(InvalidArgument, match=r"primary must be a session_notes\.(Async)?PrimaryClient, not "):
+                feed(wrong, "session")
+
     def test_a_mistake_in_the_program_raises(self, sidecar: Sidecar) -> None:
         """A value that the sidecar rejects, and a closed client, raise: the feed would never return a text."""
         with PrimaryClient(sidecar.target) as client:

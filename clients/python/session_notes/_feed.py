@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from session_notes import _calls, _drift, _notes_calls, _prompt
 from session_notes._async_primary import AsyncPrimaryClient
 from session_notes._calls import Call
-from session_notes._errors import InvalidArgument, SessionNotesError, Unavailable, UsageError
+from session_notes._errors import InvalidArgument, SessionNotesError, Unavailable, UsageError, invalid
 from session_notes._logs import session_digest, warn
 from session_notes._primary import PrimaryClient
+from session_notes._recorder import kind_of
 from session_notes._results import Reading
 from session_notes._types import Severity
 
@@ -20,6 +21,8 @@ C = TypeVar("C", PrimaryClient, AsyncPrimaryClient)
 
 class _Feed(Generic[C]):
     """A feed without its call."""
+
+    _client_type: ClassVar[type[PrimaryClient | AsyncPrimaryClient]]
 
     def __init__(
         self,
@@ -33,6 +36,8 @@ class _Feed(Generic[C]):
         max_snapshot_age: timedelta | None = None,
         max_turns_behind: int | None = None,
     ) -> None:
+        if not isinstance(primary, self._client_type):
+            raise invalid("primary", f"must be a session_notes.{self._client_type.__name__}, not {kind_of(primary)}")
         _prompt.check_options(min_severity, max_chars)
         self._primary: C = primary
         self._session_id = session_id
@@ -100,6 +105,8 @@ class NotesFeed(_Feed[PrimaryClient]):
         InvalidArgument: If an argument is invalid.
     """
 
+    _client_type = PrimaryClient
+
     def next(self) -> str | None:
         """Return the text if it has changed since the last one returned: a newer run, or notes no longer fresh.
 
@@ -122,6 +129,8 @@ class NotesFeed(_Feed[PrimaryClient]):
 
 class AsyncNotesFeed(_Feed[AsyncPrimaryClient]):
     """`NotesFeed` for an `AsyncPrimaryClient`, with the same arguments, results and errors."""
+
+    _client_type = AsyncPrimaryClient
 
     async def next(self) -> str | None:
         """Return the text if it has changed since the last one returned, as `NotesFeed.next` does."""
