@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 
 from session_notes._errors import invalid
+from session_notes._text import CUT
 from session_notes._types import Notes, Severity, StaleReason
 
 DEFAULT_MAX_CHARS = 2000
@@ -32,6 +33,9 @@ _STALE_WORDS = {
 }
 
 _BY_URGENCY = (Severity.CRITICAL, Severity.WARNING, Severity.INFO, Severity.UNSPECIFIED)
+
+_MIN_CUT = 40
+"""Smallest number of characters of an item that is cut. Less of it says too little."""
 
 # Whitespace and control characters of any kind, so that an item cannot imitate another one on a line of its own. They
 # are spelled out, because `\s` differs between languages.
@@ -81,16 +85,35 @@ def prompt(
         guide += f" They may be out of date{words and ': '}{words}."
     name = _escaped(observer).replace('"', "&quot;")
     head = f'{_OPENING}{name}" fresh="{"true" if fresh else "false"}">\n{guide}\n'
-    room = max_chars - len(head) - len(_CLOSING)
+    body = _body(list(_sections(notes, fresh, min_severity)), max_chars - len(head) - len(_CLOSING))
+    return f"{head}{body}{_CLOSING}" if body else ""
+
+
+def _body(sections: list[tuple[str, list[str]]], room: int) -> str:
+    """Return headings and items in at most so many characters."""
     body = ""
-    for heading, items in _sections(notes, fresh, min_severity):
+    omitted: tuple[int, str, str] | None = None
+    for heading, items in sections:
         for item in items:
             lines = f"{heading}{item}\n"
             # An item that is too long makes room for shorter ones.
             if len(body) + len(lines) <= room:
                 body += lines
                 heading = ""
-    return f"{head}{body}{_CLOSING}" if body else ""
+            elif omitted is None:
+                omitted = (len(body), heading, item)
+    if omitted is None:
+        return body
+    # The first of them, which is the most urgent one, is cut to what the others leave.
+    position, heading, item = omitted
+    before, after = body[:position], body[position:]
+    if heading and after.startswith(heading):
+        after = after.removeprefix(heading)
+    length = room - len(before) - len(heading) - len(after) - len(f"{CUT}\n")
+    if length < _MIN_CUT:
+        return body
+    # Without a blank or half an escaped character at its end.
+    return f"{before}{heading}{re.sub('(&[lgt]{0,2}| )$', '', item[:length])}{CUT}\n{after}"
 
 
 def _sections(notes: Notes, fresh: bool, min_severity: Severity | None) -> Iterator[tuple[str, list[str]]]:
@@ -111,7 +134,10 @@ def _sections(notes: Notes, fresh: bool, min_severity: Severity | None) -> Itera
     )
     # Sorted, because a map has no order.
     gaps = sorted((share, topic) for topic, share in notes.coverage.items() if share < 1)
-    yield "Not fully covered:\n", [f"- {_line(topic)}: {min(int(share * 100 + 0.5), 99)}%" for share, topic in gaps]
+    yield (
+        "Not fully covered:\n",
+        [f"- {text}: {min(int(share * 100 + 0.5), 99)}%" for share, topic in gaps if (text := _line(topic))],
+    )
     yield "", [f"Summary: {text}" for text in [_line(notes.summary)] if text]
     # Suggestions go stale sooner than facts: an old one answers a message that is no longer the last.
     suggestions = notes.follow_up_suggestions if fresh else ()

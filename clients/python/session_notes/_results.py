@@ -200,7 +200,8 @@ class Reading:
 
         Args:
             min_severity: Leave out less severe issues. None: all issues.
-            max_chars: Maximum length. Items that do not fit are left out whole.
+            max_chars: Maximum length. Items that do not fit are left out, except for the first of them: it is cut to
+                what the others leave, and ends with ` […]`.
 
         Returns:
             The text. Empty if the reading is not ready, or if nothing remains.

@@ -8,11 +8,8 @@ from typing import Any
 
 from session_notes import _encoding
 from session_notes._limits import MAX_EXACT_NUMBER, MAX_JSON_DEPTH, MAX_TURN_BYTES
-from session_notes._text import replace_surrogates, shorten
+from session_notes._text import CUT, replace_surrogates, shorten
 from session_notes._types import Turn
-
-CUT = " […]"
-"""End of a text that was cut."""
 
 # Longest speaker that a recorder stores. The contract has no limit for it, but a very long one would leave no room for
 # text.

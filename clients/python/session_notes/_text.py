@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from session_notes._limits import MAX_FAILURE_BYTES
 
+CUT = " […]"
+"""End of a text that was cut."""
+
 _ELLIPSIS = "…"
 
 

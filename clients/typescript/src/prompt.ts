@@ -6,6 +6,7 @@
  */
 
 import { object, refusal, wholeNumber } from "./arguments.js";
+import { CUT } from "./texts.js";
 import type { Notes, PromptOptions, ReadyReading, Severity, StaleReason } from "./types.js";
 
 /** Default length of a prompt in characters: about 500 tokens. */
@@ -27,6 +28,9 @@ const STALE_WORDS: readonly (readonly [StaleReason, string])[] = [
 ];
 
 const BY_URGENCY: readonly (Severity | undefined)[] = ["critical", "warning", "info", undefined];
+
+// Smallest number of characters of an item that is cut. Less of it says too little.
+const MIN_CUT = 40;
 
 // Whitespace and control characters of any kind, so that an item cannot imitate another one on a line of its own. They are spelled
 // out, because `\s` differs between languages.
@@ -66,9 +70,16 @@ export function prompt(
   }
   const name = escaped(observer).replaceAll('"', "&quot;");
   const head = `${OPENING}${name}" fresh="${String(fresh)}">\n${guide}\n`;
-  let room = maxChars - characters(head) - characters(CLOSING);
+  const body = bodyOf(sections(notes, fresh, minSeverity), maxChars - characters(head) - characters(CLOSING));
+  return body === "" ? "" : `${head}${body}${CLOSING}`;
+}
+
+/** Returns headings and items in at most so many characters. */
+function bodyOf(sections: readonly [string, string[]][], maxChars: number): string {
+  let room = maxChars;
   let body = "";
-  for (const [heading, items] of sections(notes, fresh, minSeverity)) {
+  let omitted: { position: number; heading: string; item: string } | undefined;
+  for (const [heading, items] of sections) {
     let left = heading;
     for (const item of items) {
       const lines = `${left}${item}\n`;
@@ -78,10 +89,33 @@ export function prompt(
         room -= size;
         body += lines;
         left = "";
+      } else {
+        omitted ??= { position: body.length, heading: left, item };
       }
     }
   }
-  return body === "" ? "" : `${head}${body}${CLOSING}`;
+  if (omitted === undefined) {
+    return body;
+  }
+  // The first of them, which is the most urgent one, is cut to what the others leave.
+  const { position, heading, item } = omitted;
+  const before = body.slice(0, position);
+  let after = body.slice(position);
+  if (heading !== "" && after.startsWith(heading)) {
+    after = after.slice(heading.length);
+  } else {
+    room -= characters(heading);
+  }
+  const length = room - characters(`${CUT}\n`);
+  if (length < MIN_CUT) {
+    return body;
+  }
+  // Without a blank or half an escaped character at its end.
+  const kept = Array.from(item)
+    .slice(0, length)
+    .join("")
+    .replace(/(&[lgt]{0,2}| )$/, "");
+  return `${before}${heading}${kept}${CUT}\n${after}`;
 }
 
 /** Returns headings and items, in the order in which a model should read them. */
@@ -107,7 +141,10 @@ function sections(notes: Notes, fresh: boolean, minSeverity: Severity | undefine
     ],
     [
       "Not fully covered:\n",
-      gaps.map(([topic, share]) => `- ${line(topic)}: ${Math.min(Math.trunc(share * 100 + 0.5), 99)}%`),
+      gaps
+        .map(([topic, share]): [string, number] => [line(topic), share])
+        .filter(([topic]) => topic !== "")
+        .map(([topic, share]) => `- ${topic}: ${Math.min(Math.trunc(share * 100 + 0.5), 99)}%`),
     ],
     ["", summary === "" ? [] : [`Summary: ${summary}`]],
     [

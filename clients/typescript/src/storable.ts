@@ -5,15 +5,13 @@ import { create, toBinary } from "@bufbuild/protobuf";
 import { kindOf } from "./arguments.js";
 import { TurnSchema } from "./gen/session_notes/v1/turn_pb.js";
 import { withoutPrompts } from "./prompt.js";
-import { shortened } from "./texts.js";
+import { CUT, shortened } from "./texts.js";
 import type { JsonObject, JsonValue, Turn } from "./types.js";
 import { turnMessage } from "./wire.js";
 
 /** The largest turn, serialized, that a sidecar with default settings accepts. */
 export const MAX_TURN_BYTES = 64 * 1024;
 
-// The end of a text that was cut.
-const CUT = " […]";
 // The longest speaker. The contract has no limit for it, but a very long one would leave no room for text.
 const MAX_SPEAKER_BYTES = 256;
 // An `extra` up to this size is kept, and a long text is cut to make room for it. A larger one is dropped first.

@@ -1,5 +1,8 @@
 /** Text prepared for storage: valid Unicode of limited size. */
 
+/** The end of a text that was cut. */
+export const CUT = " […]";
+
 /** Returns text as valid Unicode of at most `maxBytes` in UTF-8. A text that was cut ends with the mark, which counts as well. */
 export function shortened(text: string, maxBytes: number, mark: string): string {
   // A text is at least as long in bytes.

@@ -231,7 +231,10 @@ export type ToolResult =
 export interface PromptOptions {
   /** Leave out less severe issues. Absent: all issues. */
   readonly minSeverity?: Severity | undefined;
-  /** Maximum length in characters. Items that do not fit are left out whole. Absent: 2,000. */
+  /**
+   * Maximum length in characters. Items that do not fit are left out, except for the first of them: it is cut to what the others
+   * leave, and ends with ` […]`. Absent: 2,000.
+   */
   readonly maxChars?: number | undefined;
 }
 
