@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import livekit_agent
 import pytest
+from pipecat.processors.filters.identity_filter import IdentityFilter
 from pydantic_ai.models.test import TestModel
 from session_notes import AsyncPrimaryClient, PrimaryClient, Readiness, Turn, TurnRecorder
-from voice import observed_call
 
 from tests.integrations.frameworks import langchain_models, livekit_models, openai_agents_models
 from tests.integrations.frameworks.support import Analysis, Caller, stored_utterances, summary
@@ -72,17 +71,16 @@ async def test_framework_code(
     eventually(lambda: stored_utterances(primary, session_id) == exchange)
 
 
-async def test_voice_code(sidecar: Sidecar, session_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_livekit_code(async_primary: AsyncPrimaryClient, recorder: TurnRecorder, session_id: str) -> None:
     """The code of the voice agents starts a call. test_voice_agents.py covers the rest of a call."""
-    monkeypatch.setenv("SESSION_NOTES_TARGET", sidecar.target)
-    names = {name: vars(livekit_agent)[name] for name in ("AgentSession", "agent_with_notes", "record_turns")}
-    await execute(
-        "Voice agents",
-        **names,
-        observed_call=observed_call,
-        model=livekit_models.ScriptedLLM(),
-        session_id=session_id,
-    )
+    model = livekit_models.ScriptedLLM()
+    await execute("LiveKit Agents", primary=async_primary, recorder=recorder, model=model, session_id=session_id)
+
+
+async def test_pipecat_code(async_primary: AsyncPrimaryClient, recorder: TurnRecorder, session_id: str) -> None:
+    """The code makes a pipeline. test_voice_agents.py covers its run."""
+    names = {"llm": IdentityFilter(), "session_id": session_id}  # type: ignore[no-untyped-call]
+    await execute("Pipecat", primary=async_primary, recorder=recorder, **names)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +90,8 @@ async def test_voice_code(sidecar: Sidecar, session_id: str, monkeypatch: pytest
         ("langgraph", "langchain_core.messages", "langgraph"),
         ("langchain", "langchain.agents.middleware", "langchain"),
         ("pydantic_ai", "pydantic_ai", "pydantic-ai"),
+        ("livekit", "livekit.agents", "livekit"),
+        ("pipecat", "pipecat.frames.frames", "pipecat"),
     ],
 )
 def test_missing_package_names_the_extra(module: str, package: str, extra: str) -> None:

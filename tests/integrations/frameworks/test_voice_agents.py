@@ -1,4 +1,4 @@
-"""The examples with Pipecat and LiveKit Agents: the real pipelines, in text mode with scripted models."""
+"""The integrations with Pipecat and LiveKit Agents, and their examples: real pipelines with scripted models."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ import livekit_agent
 import pipecat_agent
 import pytest
 import voice
-from livekit.agents import AgentSession, ConversationItemAddedEvent, RunResult, llm
+from livekit.agents import Agent, AgentSession, ConversationItemAddedEvent, RunResult, llm
 from pipecat.frames.frames import (
     EndFrame,
     Frame,
@@ -38,32 +38,32 @@ from pipecat.services.llm_service import LLMService
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
-from session_notes import Notes, ObserverClient, PrimaryClient, Turn, TurnRecorder
-from session_notes.integrations.tools import AsyncNotesTool
+from session_notes import AsyncPrimaryClient, Notes, ObserverClient, PrimaryClient, Turn, TurnRecorder
+from session_notes.integrations import livekit, pipecat
+from session_notes.integrations._feeds import is_notes
 
-from tests.integrations.frameworks.livekit_models import ANSWER, ScriptedLLM
+from tests.integrations.frameworks.livekit_models import ANSWER, QUESTION, Microphone, ScriptedLLM, ScriptedSTT
 from tests.integrations.frameworks.support import Analysis, MemoryRecorder, promptly, stored_utterances, summary
 from tests.peers import Proxy
 from tests.support import Sidecar, eventually
-
-QUESTION = "I want my money back."
 
 
 @pytest.fixture
 async def call_parts(
     sidecar: Sidecar, session_id: str, analysis: Analysis, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[tuple[AsyncNotesTool, TurnRecorder]]:
-    """The tool and the recorder of a call, on the shared sidecar."""
+) -> AsyncIterator[tuple[AsyncPrimaryClient, TurnRecorder]]:
+    """The client and the recorder of a call, on the shared sidecar."""
     monkeypatch.setenv("SESSION_NOTES_TARGET", sidecar.target)
-    async with voice.observed_call(session_id, analysis) as parts:
+    async with voice.observed_call(analysis) as parts:
         yield parts
 
 
-async def livekit_call(notes: AsyncNotesTool, recorder: TurnRecorder, session_id: str) -> Any:
-    """Run one exchange with LiveKit's agent and return the result of its tool."""
+async def livekit_call(primary: AsyncPrimaryClient, recorder: TurnRecorder, session_id: str) -> Any:
+    """Run one exchange with a LiveKit agent, in text mode, and return the result of its tool."""
     async with ScriptedLLM() as model, AgentSession[Any](llm=model) as session:
-        livekit_agent.record_turns(session, recorder, session_id)
-        await session.start(livekit_agent.agent_with_notes(notes))
+        livekit.record_turns(session, recorder, session_id)
+        tool = livekit.notes_tool(primary, session_id, max_turns_behind=4)
+        await session.start(Agent(instructions="Help.", tools=[tool]))
         result: RunResult[None] = await session.run(user_input=QUESTION)
         result.expect.next_event().is_function_call(name="get_session_notes")
         tool_result = result.expect.next_event().is_function_call_output().event().item.output
@@ -71,12 +71,36 @@ async def livekit_call(notes: AsyncNotesTool, recorder: TurnRecorder, session_id
         return tool_result
 
 
+async def livekit_turn(primary: AsyncPrimaryClient, recorder: TurnRecorder, session_id: str) -> list[str]:
+    """Run one spoken exchange with the example's LiveKit agent, and return the messages that its model got."""
+    microphone, model = Microphone(), ScriptedLLM(calls=False)
+    async with (
+        model,
+        AgentSession[Any](llm=model, stt=ScriptedSTT(), turn_handling={"turn_detection": "manual"}) as session,
+    ):
+        livekit.record_turns(session, recorder, session_id)
+        session.input.audio = microphone
+        await session.start(livekit_agent.NotedAgent(livekit.TurnNotes(primary, session_id)))
+        microphone.speak()
+        await asyncio.wait_for(session.commit_user_turn(transcript_timeout=20), 30)
+        await asyncio.to_thread(
+            eventually, lambda: ANSWER in [message.text_content for message in session.history.messages()], 20
+        )
+        assert not any(
+            is_notes(message.text_content)
+            for context in (session.history, session.current_agent.chat_ctx)
+            for message in context.messages()
+        )
+    return model.inputs[-1]
+
+
 class ScriptedService(LLMService[Any]):
-    """A scripted language model for Pipecat: it calls the notes tool, and answers once it has the result."""
+    """A scripted language model for Pipecat: it calls the notes tool, if any, and answers once it has the result."""
 
     def __init__(self) -> None:
         super().__init__()
         self.tool_result: Any = None
+        self.inputs: list[list[str]] = []
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         """Run the next step of the script for each context."""
@@ -86,9 +110,10 @@ class ScriptedService(LLMService[Any]):
             return
         await self.push_frame(LLMFullResponseStartFrame())
         messages: list[Any] = frame.context.get_messages()
+        self.inputs.append([message.get("content") for message in messages])
         results = [message["content"] for message in messages if message["role"] == "tool"]
-        if results:
-            self.tool_result = results[-1]
+        if results or not frame.context.tools:
+            self.tool_result = results[-1] if results else None
             await self.push_frame(LLMTextFrame(ANSWER))
         else:
             arguments = {"session_id": "other"}
@@ -96,16 +121,17 @@ class ScriptedService(LLMService[Any]):
         await self.push_frame(LLMFullResponseEndFrame())
 
 
-async def pipecat_call(notes: AsyncNotesTool, recorder: TurnRecorder, session_id: str) -> Any:
-    """Run one exchange with Pipecat's agent and return the result of its tool."""
+async def pipecat_exchange(
+    context: LLMContext, recorder: TurnRecorder, session_id: str, *processors: FrameProcessor, turns: int = 1
+) -> ScriptedService:
+    """Run exchanges in a Pipecat pipeline, with processors before its model, and return the model."""
     model = ScriptedService()
     aggregators = LLMContextAggregatorPair(
-        pipecat_agent.context_with_notes(model, notes),
-        user_params=LLMUserAggregatorParams(user_turn_strategies=ExternalUserTurnStrategies()),
+        context, user_params=LLMUserAggregatorParams(user_turn_strategies=ExternalUserTurnStrategies())
     )
-    pipecat_agent.record_turns(aggregators, recorder, session_id)
+    pipecat.record_turns(aggregators, recorder, session_id)
     worker = PipelineWorker(
-        Pipeline([aggregators.user(), model, aggregators.assistant()]), cancel_on_idle_timeout=False
+        Pipeline([aggregators.user(), *processors, model, aggregators.assistant()]), cancel_on_idle_timeout=False
     )
     started, answered = asyncio.Event(), asyncio.Event()
     worker.add_event_handler("on_pipeline_started", lambda *_: started.set())
@@ -115,19 +141,33 @@ async def pipecat_call(notes: AsyncNotesTool, recorder: TurnRecorder, session_id
 
     async def speak() -> None:
         await started.wait()
-        for frame in (
-            UserStartedSpeakingFrame(),
-            TranscriptionFrame(QUESTION, "caller", "2026-01-01T00:00:00Z"),
-            UserStoppedSpeakingFrame(),
-        ):
-            await worker.queue_frame(frame)
-        await asyncio.wait_for(answered.wait(), 20)
+        for _ in range(turns):
+            answered.clear()
+            for frame in (
+                UserStartedSpeakingFrame(),
+                TranscriptionFrame(QUESTION, "caller", "2026-01-01T00:00:00Z"),
+                UserStoppedSpeakingFrame(),
+            ):
+                await worker.queue_frame(frame)
+            await asyncio.wait_for(answered.wait(), 20)
         await worker.queue_frame(EndFrame())
 
     runner = WorkerRunner(handle_sigint=False)
     await runner.add_workers(worker)
     await asyncio.gather(runner.run(), speak())
-    return model.tool_result
+    return model
+
+
+async def pipecat_call(primary: AsyncPrimaryClient, recorder: TurnRecorder, session_id: str) -> Any:
+    """Run one exchange in a Pipecat pipeline, and return the result of the model's tool."""
+    context = LLMContext(tools=[pipecat.notes_tool(primary, session_id, max_turns_behind=4)])
+    return (await pipecat_exchange(context, recorder, session_id)).tool_result
+
+
+async def pipecat_turn(primary: AsyncPrimaryClient, recorder: TurnRecorder, session_id: str) -> list[str]:
+    """Run one exchange in a Pipecat pipeline with notes, and return the messages that its model got."""
+    processor = pipecat.NotesProcessor(primary, session_id)
+    return (await pipecat_exchange(LLMContext(), recorder, session_id, processor)).inputs[-1]
 
 
 class SilentTransport(BaseTransport):
@@ -167,7 +207,7 @@ CALLS = pytest.mark.parametrize("call", [livekit_call, pipecat_call])
 @CALLS
 async def test_call_reads_notes_and_records_turns(
     call: Any,
-    call_parts: tuple[AsyncNotesTool, TurnRecorder],
+    call_parts: tuple[AsyncPrimaryClient, TurnRecorder],
     analysis: Analysis,
     observer: ObserverClient,
     primary: PrimaryClient,
@@ -195,17 +235,73 @@ async def test_outage_does_not_delay_a_call(
 ) -> None:
     """While the sidecar hangs, the model gets `unavailable` after 150 ms, and the call continues."""
     monkeypatch.setenv("SESSION_NOTES_TARGET", proxy.target)
-    async with voice.observed_call(session_id, analysis) as (notes, recorder):
+    async with voice.observed_call(analysis) as (client, recorder):
         recorder.record(session_id, Turn("user", "Hello."))
         eventually(lambda: summary(primary, session_id) == "1 turns", 20)
-        assert (await notes.call())["ready"]
+        assert (await client.get_notes(session_id)).ready
         proxy.drop_replies()
         with promptly():
-            assert "unavailable" in await call(notes, recorder, session_id)
+            assert "unavailable" in await call(client, recorder, session_id)
+
+
+@pytest.mark.parametrize("turn", [livekit_turn, pipecat_turn])
+async def test_notes_come_with_the_users_turn(
+    turn: Any,
+    call_parts: tuple[AsyncPrimaryClient, TurnRecorder],
+    analysis: Analysis,
+    observer: ObserverClient,
+    primary: PrimaryClient,
+    session_id: str,
+) -> None:
+    """The model gets the notes at the end of its input, once, and they are not recorded as speech."""
+    with observer.run(session_id) as run:
+        run.write(Notes(summary="Called before."))
+    analysis.released.clear()
+    *_, question, notes = await turn(*call_parts, session_id)
+    assert question == QUESTION
+    assert "Called before." in notes
+    eventually(lambda: stored_utterances(primary, session_id) == [("user", QUESTION), ("primary", ANSWER)], 20)
+
+
+async def test_pipecat_replaces_changed_notes(
+    call_parts: tuple[AsyncPrimaryClient, TurnRecorder], analysis: Analysis, observer: ObserverClient, session_id: str
+) -> None:
+    """Unchanged notes stay where they are, so that the prompt cache holds. Newer ones replace them at the end."""
+    analysis.released.clear()
+    client, recorder = call_parts
+    with observer.run(session_id) as run:
+        run.write(Notes(summary="First."))
+    context = LLMContext()
+    model = await pipecat_exchange(context, recorder, session_id, pipecat.NotesProcessor(client, session_id), turns=2)
+    assert model.inputs[1][:2] == model.inputs[0]
+    assert "First." in model.inputs[1][1]
+    assert model.inputs[1][2:] == [ANSWER, QUESTION]
+    with observer.run(session_id) as run:
+        run.write(Notes(summary="Second."))
+    model = await pipecat_exchange(context, recorder, session_id, pipecat.NotesProcessor(client, session_id))
+    *before, last = model.inputs[0]
+    assert before == [QUESTION, ANSWER, QUESTION, ANSWER, QUESTION]
+    assert "Second." in last
+
+
+async def test_livekit_notes_in_a_reused_context(
+    async_primary: AsyncPrimaryClient, noted_session: str, observer: ObserverClient
+) -> None:
+    """In `llm_node`, which LiveKit calls again after a tool, newer notes replace those in the context."""
+    notes = livekit.TurnNotes(async_primary, noted_session)
+    context = llm.ChatContext()
+    context.add_message(role="user", content=QUESTION)
+    await notes.add_to(context)
+    with observer.run(noted_session) as run:
+        run.write(Notes(summary="Wants an exchange."))
+    await notes.add_to(context)
+    question, text = [message.text_content or "" for message in context.messages()]
+    assert question == QUESTION
+    assert "Wants an exchange." in text
 
 
 async def test_pipecat_turn_times_and_interruptions(
-    call_parts: tuple[AsyncNotesTool, TurnRecorder], session_id: str
+    call_parts: tuple[AsyncPrimaryClient, TurnRecorder], session_id: str
 ) -> None:
     """Each turn has its start time; an interrupted answer has the words before the interruption."""
     began = datetime.now(UTC)
@@ -218,7 +314,7 @@ async def test_pipecat_turn_times_and_interruptions(
     assert began - timedelta(milliseconds=1) <= user.time <= answer.time <= datetime.now(UTC)
 
     aggregators = LLMContextAggregatorPair(LLMContext())
-    pipecat_agent.record_turns(aggregators, recorder, session_id)
+    pipecat.record_turns(aggregators, recorder, session_id)
     for content in ("What did", ""):
         interrupted_answer = AssistantTurnStoppedMessage(
             content, interrupted=True, timestamp="2026-01-01T00:00:01.500+00:00"
@@ -240,7 +336,7 @@ async def test_livekit_turn_times_and_interruptions(interrupted: bool) -> None:
     """Each turn has its start time, so that a late transcript of the user can be sorted before the answer."""
     recorder: Any = MemoryRecorder()
     async with ScriptedLLM() as model, AgentSession[Any](llm=model) as session:
-        livekit_agent.record_turns(session, recorder, "session-1")
+        livekit.record_turns(session, recorder, "session-1")
         metrics: Any = {"started_speaking_at": 1000.5}
         for message in (
             llm.ChatMessage(role="assistant", content=["What did"], interrupted=interrupted, created_at=1010),

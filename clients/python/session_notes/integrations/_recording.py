@@ -52,29 +52,35 @@ class RecordingHook:
         # All hooks of a recorder share these ids. Each hook references the recorder, so its `id` is not reused.
         self._recorded = _RECORDED.setdefault(id(recorder), _RecordedMessages())
 
-    def record(self, context: Any, turns: Iterable[Turn]) -> None:
-        """Record turns in the session of a context. Do nothing if there are none."""
+    def record(self, context: Any, turns: Iterable[Turn], *, observe: bool = True) -> None:
+        """Record turns in the session of a context, then submit a run if `observe`. Do nothing if there are none."""
         if new := tuple(turns):
-            self._recorder.record(session_of(self._session_id, context), *new)
+            self._recorder.record(session_of(self._session_id, context), *new, observe=observe)
 
     def after_recorded(self, context: Any, message_ids: Sequence[Any]) -> int:
         """Return the position after the last message known to be recorded; 0 if there is none."""
         session_id = session_of(self._session_id, context)
         return after_last(message_ids, lambda message_id: self._recorded.contains(session_id, message_id))
 
-    def record_once(self, context: Any, messages: Iterable[tuple[Any, Turn]]) -> None:
-        """Record the turns that have text and whose messages have not been recorded yet."""
+    def record_once(self, context: Any, messages: Iterable[tuple[Any, Turn]], *, observe: bool = True) -> None:
+        """Record the turns that have text and whose messages have not been recorded yet, then submit a run."""
         session_id = session_of(self._session_id, context)
         with_text = [(message_id, turn) for message_id, turn in messages if turn.text.strip()]
         if new := [turn for message_id, turn in with_text if self._recorded.add(session_id, message_id)]:
-            self._recorder.record(session_id, *new)
+            self._recorder.record(session_id, *new, observe=observe)
 
 
 class ErrorBoundary:
     """A context manager that logs the class of a hook's error and keeps it out of the framework's run.
 
     The error's message and traceback are not logged, since they may contain user data.
+
+    Args:
+        failure: What failed, for the log.
     """
+
+    def __init__(self, failure: str = "a hook did not record its turns") -> None:
+        self._failure = failure
 
     def __enter__(self) -> None:
         """Enter the context."""
@@ -85,7 +91,7 @@ class ErrorBoundary:
         if kind is None or not issubclass(kind, Exception):
             return False
         hint = f": {error}" if isinstance(error, NoSession) else ""
-        log.warning("a hook did not record its turns: %s%s", kind.__name__, hint)
+        log.warning("%s: %s%s", self._failure, kind.__name__, hint)
         return True
 
 

@@ -1,0 +1,96 @@
+"""Notes for the prompts of a framework's model: one feed per session, whose errors stay out of the framework's run."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypedDict
+
+from session_notes import AsyncNotesFeed, AsyncPrimaryClient, Severity
+from session_notes._prompt import without_prompts
+from session_notes.integrations._arguments import check_client
+from session_notes.integrations._recording import ErrorBoundary
+from session_notes.integrations._sessions import check_session_id, session_of
+
+MAX_FEEDS = 1_000
+"""The maximum number of sessions whose feeds are kept. A session that was dropped gets its notes again."""
+
+
+class FeedOptions(TypedDict, total=False):
+    """The options of a feed besides its client and session. `NotesFeed` documents them."""
+
+    observers: Iterable[str]
+    min_severity: Severity | None
+    max_chars: int
+    max_age: timedelta | None
+    max_snapshot_age: timedelta | None
+    max_turns_behind: int | None
+
+
+@dataclass
+class _Entry:
+    feed: AsyncNotesFeed
+    text: str = ""
+
+
+class Feeds:
+    """The feeds of a framework's sessions.
+
+    Args:
+        client: Reads the notes. It is not closed.
+        session_id: The session id, or a function that maps the framework's context to one.
+        options: The options of each feed.
+
+    Raises:
+        InvalidArgument: If the client is not an `AsyncPrimaryClient`, or another argument is invalid.
+    """
+
+    def __init__(
+        self, client: AsyncPrimaryClient, session_id: str | Callable[[Any], str], options: FeedOptions
+    ) -> None:
+        check_client(client, AsyncPrimaryClient)
+        check_session_id(session_id)
+        if "observers" in options:
+            options = {**options, "observers": tuple(options["observers"])}
+        AsyncNotesFeed(client, "any", **options)  # Rejects invalid options.
+        self._client = client
+        self._session_id = session_id
+        self._options = options
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+
+    async def text(self, context: Any = None) -> str:
+        """Return the notes on a context's session as text; empty if there are none. Never raise.
+
+        During an outage, which takes at most the client's timeout, it is the last text.
+        """
+        text, _ = await self._read(context)
+        return text
+
+    async def news(self, context: Any = None) -> str:
+        """Return the notes on a context's session as text; empty if it has not changed. Never raise."""
+        text, is_new = await self._read(context)
+        return text if is_new else ""
+
+    async def _read(self, context: Any) -> tuple[str, bool]:
+        """Return the current text, and whether it is new."""
+        entry = None
+        with ErrorBoundary("no notes for the prompt"):
+            entry = self._entry(session_of(self._session_id, context))
+            if (text := await entry.feed.next()) is not None:
+                entry.text = text
+                return text, True
+        return (entry.text if entry else ""), False
+
+    def _entry(self, session_id: str) -> _Entry:
+        entry = self._entries.get(session_id)
+        if entry is None:
+            entry = self._entries[session_id] = _Entry(AsyncNotesFeed(self._client, session_id, **self._options))
+        self._entries.move_to_end(session_id)
+        if len(self._entries) > MAX_FEEDS:
+            self._entries.popitem(last=False)
+        return entry
+
+
+def is_notes(text: object) -> bool:
+    """Return whether a message's text is nothing but notes from a feed."""
+    return isinstance(text, str) and bool(text.strip()) and not without_prompts(text)
