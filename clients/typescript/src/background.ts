@@ -110,8 +110,8 @@ export interface CloseOptions {
  *
  * Brakes hold back submitted sessions, because an analysis usually costs money. A session that is held back is run once as soon as they
  * permit it, or at `close`. After a failure, a session waits for 5 s or `minIntervalMs`, whichever is longer, and twice as long after
- * each further one, up to 15 minutes; a success ends this. A session whose run could not begin because the sidecar was unavailable
- * stays submitted.
+ * each further one, up to 15 minutes; a success ends this. A session whose run could not begin, or whose notes could not be
+ * written, because the sidecar was unavailable stays submitted.
  *
  * If an analysis throws, returns no notes, or overruns `timeLimitMs`, its run is recorded as failed. Every failure, including an outage
  * of the sidecar, is a process warning without user data, and never reaches the caller of `submit`.
@@ -404,8 +404,7 @@ export class BackgroundObserver implements AsyncDisposable {
         return undefined; // Another process was faster.
       }
       job.failed = true;
-      // Without pauses between the attempts, an outage would be a loop.
-      job.unavailable = error instanceof Unavailable && this.#brakes.backoff && !job.swept;
+      job.unavailable = error instanceof Unavailable && this.#staysSubmitted(job);
       if (!job.forgotten) {
         this.#warnings.warn(`session ${sessionDigest(job.sessionId)}`, `no run could begin: ${forLogs(error)}`);
       }
@@ -456,6 +455,12 @@ export class BackgroundObserver implements AsyncDisposable {
     return nothingNew && this.#neededTurns(job) > 0 ? NOTHING_NEW : undefined;
   }
 
+  /** Returns whether a session stays submitted after an outage. The sweep finds its sessions again. */
+  #staysSubmitted(job: Job): boolean {
+    // Without pauses between the attempts, an outage would be a loop.
+    return this.#brakes.backoff && !job.swept;
+  }
+
   /** Analyses a run, and writes its notes or records its failure. */
   async #observe(job: Job, run: ActiveRun): Promise<void> {
     const overrun = `time limit of ${this.#timeLimitMs / 1000} s passed`;
@@ -482,6 +487,8 @@ export class BackgroundObserver implements AsyncDisposable {
         job.failed = false;
       } else if (!run.obsolete) {
         job.failed = true;
+        // Of a run that is still open, an outage lost the notes.
+        job.unavailable = !run.ended && this.#staysSubmitted(job);
       }
     }
   }

@@ -173,13 +173,13 @@ export class Schedule {
       history.failures = job.failed ? history.failures + 1 : 0;
       history.failedAt = now;
     }
-    if (job.again !== undefined) {
+    const stays = job.unavailable && !job.forgotten && !this.#released;
+    const submission = job.again ?? (stays ? job.submission : undefined);
+    if (submission !== undefined) {
       if (this.#exhausted(sessionId)) {
         return false;
       }
-      this.#place(sessionId, job.again);
-    } else if (job.unavailable && !job.forgotten && !this.#released) {
-      this.#place(sessionId, job.submission);
+      this.#place(sessionId, submission);
     } else if (job.tooFewTurns && !job.forgotten) {
       this.#submitted.set(sessionId, job.submission);
       if (this.#released) {

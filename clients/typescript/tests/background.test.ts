@@ -377,6 +377,27 @@ suite("a background observer", { concurrency: false }, () => {
     assert(await observer.close({ timeoutMs: 30_000 }));
   });
 
+  test("runs a session again whose notes an outage lost, unless it has had all its runs", async () => {
+    for (const maxRuns of [1, 2]) {
+      await using restarted = await Sidecar.start();
+      using impatient = new ObserverClient(restarted.target, { timeoutMs: 1000 });
+      const analysis = new Analysis();
+      analysis.hold();
+      const options = { client: impatient, quietForMs: 0, minIntervalMs: 0, minNewTurns: 0, maxRuns };
+      await using observer = new BackgroundObserver(analysis.run, options);
+      observer.submit(newSessionId());
+      await analysis.started(1);
+      await restarted.end("SIGKILL");
+      warnings.clear();
+      analysis.release();
+      assert.match((await warnings.texts(1))[0] ?? "", /the notes could not be written/);
+      await restarted.start();
+      await analysis.started(maxRuns);
+      assert(await observer.close({ timeoutMs: 30_000 }));
+      assert.equal(analysis.runs.length, maxRuns);
+    }
+  });
+
   test("warns less and less often while an outage lasts", async () => {
     warnings.clear();
     using away = new ObserverClient(await unreachable(), { timeoutMs: 10 });
