@@ -1,5 +1,6 @@
 """Lost keys: a session with some of its keys evicted or deleted stays consistent."""
 
+from datetime import timedelta
 from itertools import chain, combinations
 
 import grpc
@@ -7,6 +8,7 @@ import pytest
 from session_notes.v1.notes_pb2 import RUN_STATE_FAILED
 from session_notes.v1.session_notes_pb2 import (
     READINESS_EXPIRED,
+    READINESS_FAILED,
     READINESS_NEVER_RUN,
     READINESS_READY,
     WRITE_OUTCOME_ACCEPTED,
@@ -140,6 +142,32 @@ def test_lost_runs_in_flight_make_room(session: SessionCalls, store: Store) -> N
     assert session.begin_run("next").run.number == 101
     session.begin_run("last")
     assert session.fail_run("last").run.state == RUN_STATE_FAILED
+
+
+def test_a_lost_run_that_begins_again_has_no_notes(session: SessionCalls, store: Store) -> None:
+    """If the run of the current notes is lost and begins again, no notes are current, whatever that run does next."""
+    session.append_turns(OLD)
+    session.begin_run("A")
+    session.write_notes("A")
+    session.begin_run("B", observed_turn=1)
+    store.client.delete(store.key(session.id, "runs"))
+    assert session.begin_run("A").run.number == 1
+    session.begin_run("C", observed_turn=1)
+    assert not session.renew_run("C").obsolete
+    session.fail_run("C")
+    session.fail_run("A", reason="no budget left")
+    assert session.get_notes().readiness == session.get_session().notes["default"].readiness == READINESS_FAILED
+    window = session.begin_run("D", include_transcript=True, after_current_notes=True)
+    assert list(window.transcript) == OLD
+    assert session.write_notes("E", observed_turn=1).outcome == WRITE_OUTCOME_ACCEPTED
+
+
+def test_the_lease_of_a_lost_run_does_not_count(session: SessionCalls, store: Store) -> None:
+    """If a lost run in flight begins again, its new lease counts, and not the one before the loss."""
+    session.begin_run("A")
+    store.client.delete(store.key(session.id, "runs"))
+    session.begin_run("A", lease=timedelta(microseconds=1))
+    assert session.begin_run("B", only_if_idle=True).started
 
 
 def test_a_lost_transcript_takes_no_room(session: SessionCalls, store: Store) -> None:

@@ -199,6 +199,18 @@ def test_lost_runs_leave_all_turns_to_see(session: SessionCalls, store: Store) -
     assert (entry.turns_behind, entry.HasField("latest_run")) == (2, False)
 
 
+def test_a_lost_run_that_begins_again_has_seen_nothing(session: SessionCalls, store: Store) -> None:
+    """If the run of the current notes is lost, begins again and fails, all turns are new."""
+    session.append_turns(2)
+    session.begin_run("run-1")
+    session.write_notes("run-1")
+    assert due(session) is None
+    store.client.delete(store.key(session.id, "runs"))
+    session.begin_run("run-1")
+    session.fail_run("run-1")
+    assert is_due(session).turns_behind == 2
+
+
 def test_a_session_that_is_gone_is_not_due(session: SessionCalls, store: Store) -> None:
     """Neither a deleted nor an expired session is due."""
     session.append_turns(1)

@@ -22,7 +22,7 @@ local other = not run and only_if_idle and newest_in_flight() or nil
 
 -- Return how many turns the run of the current notes has seen: none if there are no current notes, or their ttl has passed.
 local function seen_by_current_notes()
-  local current = state.current and load_run(observer, state.current)
+  local current = load_current(observer, state)
   return current and not has_expired(current) and current.observed or 0
 end
 

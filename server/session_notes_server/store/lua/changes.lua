@@ -160,6 +160,7 @@ local function new_run(observer, state, run_id)
   local field = observer .. ' ' .. run_id
   local lost = tonumber(redis.call('HGET', IDS, field) or 0)
   if lost > 0 and lost <= state.seq and not load_run(observer, lost) then
+    prune_in_flight(observer, state, lost)
     return { id = run_id, number = lost, state = RUNNING }
   end
   state.seq = state.seq + 1

@@ -59,6 +59,12 @@ local function load_run(observer, number)
   return unpack_or_nil(redis.call('HGET', RUNS, run_field('r', observer, number)))
 end
 
+-- Return the run whose notes are current, or nil. If the store has lost that run, its number may belong to one that has not written.
+local function load_current(observer, state)
+  local run = state.current and load_run(observer, state.current)
+  return run and run.digest and run or nil
+end
+
 local function load_payload(observer, number)
   return redis.call('HGET', RUNS, run_field('p', observer, number))
 end
@@ -84,11 +90,8 @@ end
 local function observer_reply(observer, packed)
   local state = unpack_or_nil(packed)
   if not state then return false end
-  local current, notes
-  if state.current then
-    current = load_run(observer, state.current)
-    notes = current and not has_expired(current) and load_payload(observer, state.current)
-  end
+  local current = load_current(observer, state)
+  local notes = current and not has_expired(current) and load_payload(observer, state.current)
   local latest = state.seq == state.current and current or load_run(observer, state.seq)
   local expires = current and current.expires or false
   return { run_reply(current), notes or false, expires, run_reply(latest), failure_of(observer, latest) }

@@ -14,7 +14,7 @@ local latest = load_run(observer, state.seq)
 local since_latest = latest and math.max(0, NOW - (latest.began or latest.ended))
 if latest and since_latest < min_interval_us then return { TAG, false } end
 
-local current = state.current and load_run(observer, state.current)
+local current = load_current(observer, state)
 local seen = current and not has_expired(current) and current.observed or 0
 local behind = math.max(0, turn_count - seen)
 if behind < min_turns_behind then return { TAG, false } end

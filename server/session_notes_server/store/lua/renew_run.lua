@@ -11,7 +11,7 @@ if run.digest then return { TAG, 'RUN_ALREADY_WRITTEN' } end
 if run.state == FAILED then return { TAG, 'RUN_ALREADY_FAILED' } end
 
 local state = load_observer(observer)
-local obsolete = is_superseded(state, run, state.current and load_run(observer, state.current))
+local obsolete = is_superseded(state, run, load_current(observer, state))
 -- An abandoned run whose write would be superseded stays abandoned.
 if run.lease > NOW or not obsolete then
   run.lease = NOW + lease_us

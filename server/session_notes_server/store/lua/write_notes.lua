@@ -22,7 +22,7 @@ run.expires = ttl_us and NOW + ttl_us or nil
 prune_in_flight(observer, state, run.number)
 
 local previous = state.current
-local mark = previous and load_run(observer, previous)
+local mark = load_current(observer, state)
 if is_superseded(state, run, mark) then
   run.state = SUPERSEDED
 else
