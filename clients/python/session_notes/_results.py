@@ -14,6 +14,7 @@ from session_notes._types import Notes, Readiness, RunState, Severity, StaleReas
 from session_notes.v1 import notes_pb2, session_notes_pb2, session_state_pb2
 
 _DEFAULT_OBSERVER = "default"
+_WITHOUT_NOTES = (RunState.FAILED, RunState.ABANDONED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,8 @@ class Reading:
             {'ready': True, 'age_seconds': 12.3, 'snapshot_age_seconds': 80.1, 'turns_behind': 2, 'fresh': True,
              'newer_run': 'running', 'notes': {'coverage': {'goals': 1.0}, 'summary': 'Goals are clear.'}}
 
-        `newer_run` is the state of the latest run, present if that run is newer than the one that wrote the notes.
+        `newer_run` is the state of the latest run, present if that run is newer than the one that wrote the notes. One
+        that ended without notes is left out if there were no newer turns for it, as when two observers raced.
         `stale_because` is present if the notes are not fresh.
 
         Args:
@@ -167,17 +169,25 @@ class Reading:
         # The failure of a run is omitted. It is meant for humans, and a model might read it out to the user.
         if not self.ready or self.notes is None:
             return {"ready": False, "reason": self.readiness.value}
-        newer = self.latest_run if self.run and self.latest_run and self.latest_run.number > self.run.number else None
         optional = {
             "age_seconds": _seconds(self.age),
             "snapshot_age_seconds": _seconds(self.snapshot_age),
             "turns_behind": self.turns_behind,
             "fresh": self.fresh,
             "stale_because": [reason.value for reason in self.stale_because] or None,
-            "newer_run": newer.state.value if newer else None,
+            "newer_run": self._newer_run,
         }
         present = {name: content for name, content in optional.items() if content is not None}
         return {"ready": True} | present | {"notes": notes_as_dict(self.notes, shown)}
+
+    @property
+    def _newer_run(self) -> str | None:
+        run, latest = self.run, self.latest_run
+        if run is None or latest is None or latest.number <= run.number:
+            return None
+        seen, seen_by_latest = run.observed_turn, latest.observed_turn
+        had_new_turns = seen is None or seen_by_latest is None or seen_by_latest > seen
+        return latest.state.value if had_new_turns or latest.state not in _WITHOUT_NOTES else None
 
     def as_prompt(self, *, min_severity: Severity | None = None, max_chars: int = _prompt.DEFAULT_MAX_CHARS) -> str:
         """Return the notes as text for the prompt of the primary's model, in a tag `<session-notes>`.

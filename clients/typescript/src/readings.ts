@@ -40,7 +40,7 @@ export class Ready implements ReadyReading {
   asToolResult(options: { readonly minSeverity?: Severity | undefined } = {}): ToolResult {
     const shown = severitiesFrom(object("options", options).minSeverity);
     // Include only the state of a newer run: its failure reason is for people, and a model might read it to the user.
-    const newer = this.latestRun && this.latestRun.number > this.run.number ? this.latestRun.state : undefined;
+    const newer = newerRun(this.run, this.latestRun);
     return {
       ready: true,
       age_seconds: seconds(this.ageMs),
@@ -56,6 +56,16 @@ export class Ready implements ReadyReading {
   asPrompt(options: PromptOptions = {}): string {
     return prompt(this, options);
   }
+}
+
+/** The state of the latest run, if it is newer, unless it ended without notes and had no newer turns. */
+function newerRun(run: Run, latest: Run | undefined): Run["state"] | undefined {
+  if (latest === undefined || latest.number <= run.number) {
+    return undefined;
+  }
+  const hadNewTurns =
+    run.observedTurn === undefined || latest.observedTurn === undefined || latest.observedTurn > run.observedTurn;
+  return hadNewTurns || !["failed", "abandoned"].includes(latest.state) ? latest.state : undefined;
 }
 
 /** A reading without notes. */
