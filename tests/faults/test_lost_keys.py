@@ -101,6 +101,20 @@ def test_a_deletion_removes_what_is_left(session: SessionCalls, store: Store, lo
         session.write_notes("B", "notes of B")
 
 
+def test_a_deletion_knows_the_runs_of_a_lost_session(session: SessionCalls, store: Store) -> None:
+    """Calls rejected because the session is lost remove no ids, so that a deletion still rejects late writes."""
+    lose(session, store, ("",))
+    with refused(grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND"):
+        session.fail_run("B")
+    with refused(grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND"):
+        session.renew_run("B")
+    with refused(grpc.StatusCode.ABORTED, "TURN_COUNT_MISMATCH"):
+        session.append_turns([NEW], expected_turn_count=2)
+    session.delete()
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, "SESSION_DELETED"):
+        session.write_notes("B", "notes of B")
+
+
 @pytest.mark.parametrize("lost", LOST, ids=name)
 def test_append_ids_are_as_durable_as_run_ids(session: SessionCalls, store: Store, lost: tuple[str, ...]) -> None:
     """An append is recognized until its session or the key with its record is lost."""

@@ -3,16 +3,16 @@
 --   { 'SESSION_DELETED' | 'TURNS_ALREADY_APPENDED' }, or { 'TURN_COUNT_MISMATCH', 'expected', count, 'actual', count }.
 local session = redis.call('HMGET', SESSION, 'turns', 'turn_bytes', 'created', 'appends')
 local count, bytes = tonumber(session[1] or 0), tonumber(session[2] or 0)
-drop_leftovers(session[3])
 if append_id ~= '' then
   if was_deleted(APPENDS, append_id) then return { TAG, 'SESSION_DELETED' } end
-  local first = find_run(APPENDS, append_id)
+  local first = session[3] and find_run(APPENDS, append_id)
   if first and first.digest ~= digest then return { TAG, 'TURNS_ALREADY_APPENDED' } end
   if first then return { TAG, 'DUPLICATE', first.turns } end
 end
 if expected_turn_count and expected_turn_count ~= count then
   return { TAG, 'TURN_COUNT_MISMATCH', 'expected', integer(expected_turn_count), 'actual', integer(count) }
 end
+drop_leftovers(session[3])
 
 local length
 for _, turn in ipairs(turns) do

@@ -14,7 +14,7 @@ local function integer(number)
 end
 
 -- Remove the leftovers of an earlier session with this id, if the session does not exist (`created` is false). A script that
--- changes a session calls this before it reads any key but the hash.
+-- creates a session calls this before it uses any key but the hash. A refused call leaves them, as a deletion needs their ids.
 local function drop_leftovers(created)
   if not created then redis.call('UNLINK', TURNS, RUNS, IDS) end
 end

@@ -2,8 +2,7 @@
 -- Reply: { 'OK', run, failure reason }, or { 'SESSION_DELETED' | 'RUN_NOT_FOUND' | 'RUN_ALREADY_WRITTEN' }.
 if was_deleted(observer, run_id) then return { TAG, 'SESSION_DELETED' } end
 
-drop_leftovers(redis.call('HGET', SESSION, 'created'))
-local run = find_run(observer, run_id)
+local run = redis.call('EXISTS', SESSION) == 1 and find_run(observer, run_id)
 if not run then return { TAG, 'RUN_NOT_FOUND' } end
 if run.digest then return { TAG, 'RUN_ALREADY_WRITTEN' } end
 if run.state ~= FAILED then

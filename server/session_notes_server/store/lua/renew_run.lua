@@ -4,8 +4,7 @@
 if was_deleted(observer, run_id) then return { TAG, 'SESSION_DELETED' } end
 
 local session = redis.call('HMGET', SESSION, 'turns', 'created')
-drop_leftovers(session[2])
-local run = find_run(observer, run_id)
+local run = session[2] and find_run(observer, run_id)
 if not run then return { TAG, 'RUN_NOT_FOUND' } end
 if run.digest then return { TAG, 'RUN_ALREADY_WRITTEN' } end
 if run.state == FAILED then return { TAG, 'RUN_ALREADY_FAILED' } end
