@@ -9,9 +9,10 @@ import sys
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from session_notes import PrimaryClient, Turn
+from session_notes import InvalidArgument, PrimaryClient, Turn
 from session_notes.testing import ThrowawaySidecar, throwaway_sidecar
 
 from tests.support import eventually
@@ -49,6 +50,17 @@ def test_a_unix_socket(tmp_path: Path) -> None:
     target = f"unix:{os.path.relpath(tmp_path)}/s.sock" if len(str(tmp_path)) > 90 else f"unix:{tmp_path}/s.sock"
     with throwaway_sidecar(listen=target) as sidecar, PrimaryClient(sidecar.target) as primary:
         assert primary.get_session("session").turn_count == 0
+
+
+def test_a_wrong_argument_is_named() -> None:
+    """A number for a span, or a string for a list, raises an error that names the argument."""
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"session_ttl": 5}, "session_ttl must be a datetime.timedelta, not int"),
+        ({"flags": "--dev"}, "flags must be a list of strings, not str"),
+    ]
+    for options, message in wrong:
+        with pytest.raises(InvalidArgument, match=message), throwaway_sidecar(**options):
+            pass
 
 
 def test_two_sidecars_share_nothing() -> None:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
-from session_notes import PrimaryClient, Unavailable
+from session_notes import InvalidArgument, PrimaryClient, Unavailable
 
 __all__ = ["ThrowawaySidecar", "throwaway_sidecar"]
 
@@ -92,9 +92,14 @@ def throwaway_sidecar(
         flags: Further flags of `session-notes serve`.
 
     Raises:
+        InvalidArgument: If `session_ttl` is not a timedelta, or `flags` is not a list of strings.
         RuntimeError: If the sidecar does not start, for example because the extra `server` is not installed. The
             message contains its log.
     """
+    if session_ttl is not None and not isinstance(session_ttl, timedelta):
+        raise InvalidArgument(f"session_ttl must be a datetime.timedelta, not {type(session_ttl).__name__}")
+    if isinstance(flags, str):
+        raise InvalidArgument("flags must be a list of strings, not str")
     home = tempfile.mkdtemp(prefix="session-notes-")
     command = [sys.executable, "-m", "session_notes_tools", "serve", "--listen", listen]
     command += ["--data-dir", f"{home}/data", *_STORE_TIMEOUTS]
