@@ -186,7 +186,9 @@ async def test_a_failed_analysis_is_recorded_and_logged(
     assert session_id not in caplog.text
 
 
-async def test_an_overrun_is_cancelled(async_observer: AsyncObserverClient, analysis: Analysis) -> None:
+async def test_an_overrun_is_cancelled(
+    async_observer: AsyncObserverClient, analysis: Analysis, caplog: pytest.LogCaptureFixture
+) -> None:
     """An analysis that overruns has failed at its limit. If it ignores the cancellation, its result is discarded."""
     analysis.released.clear()
     limit = timedelta(seconds=0.2)
@@ -217,6 +219,7 @@ async def test_an_overrun_is_cancelled(async_observer: AsyncObserverClient, anal
         may_return.set()
     runs = await ended(async_observer, session_id, 3)
     assert [run.notes for run in runs] == [None, None, Notes(summary="late")]
+    assert "not written" not in caplog.text, "the overrun is in the log already"
 
 
 async def test_close_respects_its_timeout(async_observer: AsyncObserverClient, analysis: Analysis) -> None:

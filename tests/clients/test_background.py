@@ -277,6 +277,7 @@ def test_an_overrun_fails_at_its_limit(
     start: Callable[..., BackgroundObserver],
     analysis: Analysis,
     session_id: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The run fails while the analysis hangs. Its late result is discarded, and its session waits until it returns."""
     analysis.released.clear()
@@ -301,6 +302,7 @@ def test_an_overrun_fails_at_its_limit(
     assert (first.state, first.notes) == (RunState.FAILED, None)
     assert (second.state, second.notes) == (RunState.WRITTEN, Notes(summary="0 turns"))
     assert not analysis.overlapped
+    assert "not written" not in caplog.text, "the overrun is in the log already"
 
 
 def test_each_overrun_has_its_own_limit(

@@ -322,6 +322,8 @@ class Pool(ABC, Generic[Client, Run, Stop, Analysis]):
             # A deleted session has no runs. Without a response, the lease expires instead.
             self._log_run(run, f"the notes could not be written: {for_logs(error)}")
             return None
+        if run._failure == self._overrun:
+            return None  # The overrun is logged and recorded already.
         self._log_run(run, f"the notes were not written: {for_logs(error)}")
         return self._overrun_or(run, for_logs(error))
 
