@@ -330,7 +330,7 @@ def test_all_is_complete() -> None:
     errors = [value for name in public if isinstance(value := getattr(session_notes, name), type)]
     errors = [kind for kind in errors if issubclass(kind, BaseException)]
     assert all(issubclass(error, SessionNotesError) for error in errors)
-    assert len(errors) == 18
+    assert len(errors) == 20
 
 
 def _module(value: object) -> bool:

@@ -200,22 +200,25 @@ class Sweepers:
             subprocess.Popen([sys.executable, "-c", SWEEPER, target], stdout=subprocess.PIPE, text=True)
             for _ in range(count)
         ]
+        for process in self.processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
 
     def stop(self) -> list[list[str]]:
         """Stop the processes, and return the sessions that each has analysed."""
         for process in self.processes:
             process.send_signal(signal.SIGTERM)
-        return [process.communicate(timeout=60)[0].split()[1:] for process in self.processes]
+        return [process.communicate(timeout=60)[0].split() for process in self.processes]
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["all live", "one is killed"])
 def test_three_processes_share_300_sessions(killed: bool, own_sidecar: Sidecar, talk: Callable[[str], int]) -> None:
     """Each session is analysed exactly once. Those in flight in a process that is killed come back after the lease."""
     sessions = [new_session_id() for _ in range(300)]
-    for session_id in sessions:
-        talk(session_id)
     sweepers = Sweepers(own_sidecar.target, 3)
     try:
+        for session_id in sessions:
+            talk(session_id)
         with PrimaryClient(own_sidecar.target) as primary:
 
             def ready() -> int:

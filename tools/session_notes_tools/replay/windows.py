@@ -9,8 +9,8 @@ from session_notes_tools.replay.case import Case
 from session_notes_tools.replay.durability import Checks, unless
 from session_notes_tools.replay.records import FeedText, Renewal, Repeat, Submit, Window
 
-_CLOCK_STEP_US = 1000
-"""How far the store's clock and the observer's may drift apart between two runs."""
+_CLOCK_STEP = 1000
+"""How far the store's clock and the observer's may drift apart between two runs, in microseconds."""
 
 
 def appends_are_done_once(case: Case) -> Checks:
@@ -83,7 +83,7 @@ def brakes_hold(case: Case) -> Checks:
         if later.min_interval_us is not None:
             apart = later.begin_time_us - earlier.begin_time_us
             yield unless(
-                apart >= later.min_interval_us - _CLOCK_STEP_US,
+                apart >= later.min_interval_us - _CLOCK_STEP,
                 f"{later.run_id} began {apart} µs after the run before, not {later.min_interval_us}",
             )
     for run in runs:
