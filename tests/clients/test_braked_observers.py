@@ -101,6 +101,22 @@ async def test_an_analysis_needs_new_turns(
     assert len(ended(observer, session_id, 2)) == 2, "a session without enough turns has no record of a run"
 
 
+async def test_a_session_that_expired_while_it_waited_for_turns_is_not_run_at_close(
+    awaited: bool, sidecar: Sidecar, primary: PrimaryClient, analysis: Analysis, session_id: str
+) -> None:
+    """`close` does not pay for the analysis of a session that no longer exists, nor bring it back."""
+    primary.append_turns(session_id, [Turn("user", "x")])
+    primary.update_session(session_id, {}, ttl=timedelta(seconds=1))
+    background = Background(awaited, analysis, sidecar.target, **{**NONE, "min_new_turns": 2})
+    background.submit(session_id)
+    schedule = background.observer._schedule
+    await reached(lambda: not schedule.queued and not schedule.jobs)
+    assert not schedule.empty
+    await reached(lambda: primary.get_session(session_id).turn_count == 0)
+    assert await background.close()
+    assert not analysis.runs
+
+
 async def test_nothing_new_is_not_analysed_by_default(
     awaited: bool, sidecar: Sidecar, primary: PrimaryClient, analysis: Analysis, session_id: str
 ) -> None:

@@ -188,7 +188,7 @@ class Pool(ABC, Generic[Client, Run, Stop, Analysis]):
             # Read before the run begins, so that an unnecessary run leaves no record.
             reading = yield self._reading_call(job.session_id)
             turns_behind = reading.turns_behind
-            if not reading.ready and (needed > 1 or job.submission.swept):
+            if not reading.ready and (self._brakes.min_new_turns > 1 or job.submission.swept):
                 session = yield _state_calls.get_session(job.session_id, False)
                 turns_behind = session.turn_count
             if turns_behind is not None and turns_behind < needed:
