@@ -107,7 +107,7 @@ class SessionNotesStub:
     RenewRun: _grpc.UnaryUnaryMultiCallable[_session_notes_pb2.RenewRunRequest, _session_notes_pb2.RenewRunResponse]
     """Gives a run in flight a new lease, counted from now, and reports whether the run is still worth its cost. Renew a
     long analysis at a third of its lease. A run whose lease has expired is in flight again, unless its write would be
-    SUPERSEDED. Extends the session's lifetime and changes nothing else.
+    SUPERSEDED, in which case nothing changes. Otherwise extends the session's lifetime, and changes nothing else.
 
     Idempotent, except that each call counts the lease from its own time. Errors:
     - NOT_FOUND, RUN_NOT_FOUND: the run does not exist.
@@ -214,7 +214,7 @@ class SessionNotesAsyncStub(SessionNotesStub):
     RenewRun: _aio.UnaryUnaryMultiCallable[_session_notes_pb2.RenewRunRequest, _session_notes_pb2.RenewRunResponse]  # type: ignore[assignment]
     """Gives a run in flight a new lease, counted from now, and reports whether the run is still worth its cost. Renew a
     long analysis at a third of its lease. A run whose lease has expired is in flight again, unless its write would be
-    SUPERSEDED. Extends the session's lifetime and changes nothing else.
+    SUPERSEDED, in which case nothing changes. Otherwise extends the session's lifetime, and changes nothing else.
 
     Idempotent, except that each call counts the lease from its own time. Errors:
     - NOT_FOUND, RUN_NOT_FOUND: the run does not exist.
@@ -354,7 +354,7 @@ class SessionNotesServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_notes_pb2.RenewRunResponse, _abc.Awaitable[_session_notes_pb2.RenewRunResponse]]:
         """Gives a run in flight a new lease, counted from now, and reports whether the run is still worth its cost. Renew a
         long analysis at a third of its lease. A run whose lease has expired is in flight again, unless its write would be
-        SUPERSEDED. Extends the session's lifetime and changes nothing else.
+        SUPERSEDED, in which case nothing changes. Otherwise extends the session's lifetime, and changes nothing else.
 
         Idempotent, except that each call counts the lease from its own time. Errors:
         - NOT_FOUND, RUN_NOT_FOUND: the run does not exist.

@@ -1094,7 +1094,7 @@ export const SessionNotes: GenService<{
   /**
    * Gives a run in flight a new lease, counted from now, and reports whether the run is still worth its cost. Renew a
    * long analysis at a third of its lease. A run whose lease has expired is in flight again, unless its write would be
-   * SUPERSEDED. Extends the session's lifetime and changes nothing else.
+   * SUPERSEDED, in which case nothing changes. Otherwise extends the session's lifetime, and changes nothing else.
    *
    * Idempotent, except that each call counts the lease from its own time. Errors:
    * - NOT_FOUND, RUN_NOT_FOUND: the run does not exist.
