@@ -425,7 +425,7 @@ export class BackgroundObserver implements AsyncDisposable {
     const read = { ...calls.getNotes(sessionId, { observer: this.#client.observer }), retried: "outage" as const };
     const reading = await this.#client.send(read, stop.signal);
     let turnsBehind = reading.ready ? reading.turnsBehind : undefined;
-    if (!reading.ready && (needed > 1 || swept)) {
+    if (!reading.ready && (this.#brakes.minNewTurns > 1 || swept)) {
       turnsBehind = (await this.#client.send(calls.getSession(sessionId, false), stop.signal)).turnCount;
     }
     if (turnsBehind === undefined || turnsBehind >= needed) {

@@ -232,6 +232,18 @@ suite("a background observer", { concurrency: false }, () => {
     assert.deepEqual((await runsOf(sessionId)).length, 2);
   });
 
+  test("does not run a session at close that expired while it waited for turns", async () => {
+    const sessionId = newSessionId();
+    const analysis = new Analysis();
+    await using observer = start(analysis, { minNewTurns: 2 });
+    await append(sessionId, "1");
+    await primary.updateSession(sessionId, {}, { ttlMs: 1500 });
+    observer.submit(sessionId);
+    await eventually(async () => (await primary.getSession(sessionId)).turnCount === 0);
+    assert(await observer.close());
+    assert.deepEqual(analysis.runs, []);
+  });
+
   test("stops after maxRuns of a session, and warns once", async () => {
     warnings.clear();
     const sessionId = newSessionId();
