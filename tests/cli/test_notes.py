@@ -53,6 +53,22 @@ def test_written_notes_are_read(cli: Cli, session: SessionCalls) -> None:
     assert "1 turn behind, stale" in stale.out
 
 
+def test_notes_as_a_prompt(cli: Cli, session: SessionCalls) -> None:
+    """`--prompt` prints the text for a model and nothing else; without notes, nothing."""
+    nothing = cli("notes", "get", session.id, "--prompt")
+    assert (nothing.code, nothing.out) == (3, "")
+    session.begin_run("r1")
+    session.write_notes("r1", "Goals <are> clear.")
+    prompt, both = cli.run_all(
+        ["notes", "get", session.id, "--prompt"], ["notes", "get", session.id, "--prompt", "--json"]
+    )
+    assert (prompt.code, prompt.err) == (0, "")
+    assert prompt.out.startswith('<session-notes observer="default" fresh="true">\n')
+    assert prompt.out.endswith("\nSummary: Goals &lt;are&gt; clear.\n</session-notes>\n")
+    assert both.code == 2
+    assert "--json, not both" in both.err
+
+
 def test_json_has_every_key(cli: Cli, session: SessionCalls) -> None:
     """JSON has every key: seconds as numbers, times in RFC 3339, enum values in lower case, and null for no value."""
     session.append_turns(2)

@@ -27,7 +27,8 @@ app = Group("notes", help="Read and write notes.")
 
 @app.command(
     epilog="Examples:\n  session-notes notes get s1\n"
-    "  session-notes notes get s1 --max-age 30s --max-turns-behind 2 --fresh --json"
+    "  session-notes notes get s1 --max-age 30s --max-turns-behind 2 --fresh --json\n"
+    "  session-notes notes get s1 --prompt"
 )
 @session_argument
 @observer_option
@@ -46,6 +47,7 @@ app = Group("notes", help="Read and write notes.")
     help="The drift up to which notes count as fresh, in turns.",
 )
 @option("--fresh", is_flag=True, help="Also exit with 3 if the notes are not fresh.")
+@option("--prompt", is_flag=True, help="Print the notes as text for a model's prompt, and nothing if there are none.")
 @common_options
 def get(
     session_id: str,
@@ -54,6 +56,7 @@ def get(
     current_turn: int | None,
     max_turns_behind: int | None,
     fresh: bool,
+    prompt: bool,
     target: str,
     timeout: timedelta,
     as_json: bool,
@@ -64,8 +67,10 @@ def get(
     """
     from session_notes import Readiness
 
-    from session_notes_tools.cli import documents, views
+    from session_notes_tools.cli import documents, output, views
 
+    if prompt and as_json:
+        raise usage_error("--prompt", "give --prompt or --json, not both")
     with primary_client(target, timeout) as client:
         reading = client.get_notes(
             session_id,
@@ -74,9 +79,12 @@ def get(
             current_turn=current_turn,
             max_turns_behind=max_turns_behind,
         )
-        exists = as_json or reading.readiness is not Readiness.NEVER_RUN or session_exists(client, session_id)
+        exists = as_json or prompt or reading.readiness is not Readiness.NEVER_RUN or session_exists(client, session_id)
     if as_json:
         documents.write(documents.reading(reading))
+    elif prompt:
+        if text := reading.as_prompt():
+            output.echo(text)
     else:
         views.show_reading(reading, session_exists=exists, max_age=max_age, max_turns_behind=max_turns_behind)
     if not (reading.fresh if fresh else reading.ready):
