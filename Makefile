@@ -106,7 +106,7 @@ oldest: .venv-oldest/ready ## run the tests on the oldest supported versions of 
 # The integrations need many large packages, so they have a separate environment.
 .venv-integrations/ready: pyproject.toml
 	$(call venv,.venv-integrations)
-	@echo "installing the packages of the integrations into .venv-integrations (1.2 GB)"
+	@echo "installing the packages of the integrations into .venv-integrations (1.6 GB)"
 	@# An old pip takes minutes to resolve these versions, a new one seconds.
 	@.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	@.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[server,dev,integrations]'
@@ -120,7 +120,7 @@ TYPED_HERE = find clients/python/session_notes/integrations tests/integrations e
 
 test-integrations: .venv-integrations/ready ## run the tests of the integrations, with the real packages (ARGS="-k name" selects tests)
 	.venv-integrations/bin/mypy $$($(TYPED_HERE))
-	@.venv-integrations/bin/python -m pytest -n 2 tests/integrations $(ARGS)
+	@.venv-integrations/bin/python -m pytest -n 2 tests/integrations tests/compliance/claude_agent_sdk $(ARGS)
 ifndef ARGS
 	@.venv-integrations/bin/python -m pytest -n 2 --engine grpcio $(INTEGRATIONS_PER_ENGINE)
 endif

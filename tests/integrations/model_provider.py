@@ -23,6 +23,10 @@ class Provider(ThreadingHTTPServer):
         """Return the body of the next response."""
         return self.answers.pop(0)
 
+    def encode(self, answer: dict[str, Any]) -> tuple[str, bytes]:
+        """Return the content type and the content of a response."""
+        return "application/json", json.dumps(answer).encode()
+
 
 class _Handler(BaseHTTPRequestHandler):
     server: Provider
@@ -30,9 +34,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         request = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.requests.append(json.loads(request) | {"path": self.path})
-        body = json.dumps(self.server.next_answer()).encode()
+        content_type, body = self.server.encode(self.server.next_answer())
         self.send_response(200)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

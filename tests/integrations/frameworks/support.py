@@ -24,6 +24,8 @@ class MemoryRecorder:
 
     def __init__(self, error: Exception | None = None) -> None:
         self.turns: list[Turn] = []
+        self.sessions: set[str] = set()
+        self.observed: list[bool] = []
         self._error = error
 
     def record(self, session_id: str, *turns: Turn, observe: bool = True) -> None:
@@ -31,6 +33,8 @@ class MemoryRecorder:
         if self._error:
             raise self._error
         self.turns += turns
+        self.sessions.add(session_id)
+        self.observed.append(observe)
 
     @property
     def utterances(self) -> list[tuple[str, str]]:

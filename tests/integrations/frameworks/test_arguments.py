@@ -4,6 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from agents import SQLiteSession
+from claude_agent_sdk import InMemorySessionStore
+from livekit.agents import AgentSession
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair
 from pydantic_ai import Agent
 from pydantic_ai.models.test import TestModel
 from session_notes import (
@@ -16,7 +21,15 @@ from session_notes import (
     PrimaryClient,
     TurnRecorder,
 )
-from session_notes.integrations import langchain, langgraph, openai_agents, pydantic_ai
+from session_notes.integrations import (
+    claude_agent_sdk,
+    langchain,
+    langgraph,
+    livekit,
+    openai_agents,
+    pipecat,
+    pydantic_ai,
+)
 from session_notes.integrations.mcp import notes_server
 from session_notes.integrations.tools import AsyncNotesTool, NotesTool
 
@@ -28,6 +41,10 @@ HOOKS: list[Callable[..., Any]] = [
     langgraph.ObserverNode,
     langchain.ObserverMiddleware,
     pydantic_ai.Observed,
+    lambda recorder, session_id: openai_agents.ObservedSession(SQLiteSession("s1"), recorder, session_id),
+    lambda recorder, session_id: claude_agent_sdk.ObservedStore(InMemorySessionStore(), recorder, session_id),
+    lambda recorder, session_id: livekit.record_turns(AgentSession(), recorder, session_id),
+    lambda recorder, session_id: pipecat.record_turns(LLMContextAggregatorPair(LLMContext()), recorder, session_id),
 ]
 
 
@@ -39,6 +56,12 @@ HOOKS: list[Callable[..., Any]] = [
         (lambda client: NotesTool(client, "s1"), ObserverClient, "PrimaryClient, not ObserverClient"),
         (lambda client: openai_agents.notes_tool(client, "s1"), PrimaryClient, "AsyncPrimaryClient"),
         (lambda client: pydantic_ai.notes_tool(client, "s1"), PrimaryClient, "AsyncPrimaryClient"),
+        (lambda client: openai_agents.notes_filter(client, "s1"), PrimaryClient, "AsyncPrimaryClient"),
+        (claude_agent_sdk.notes_hook, PrimaryClient, "AsyncPrimaryClient"),
+        (lambda client: livekit.notes_tool(client, "s1"), PrimaryClient, "AsyncPrimaryClient"),
+        (lambda client: livekit.TurnNotes(client, "s1"), PrimaryClient, "AsyncPrimaryClient"),
+        (lambda client: pipecat.notes_tool(client, "s1"), PrimaryClient, "AsyncPrimaryClient"),
+        (lambda client: pipecat.NotesProcessor(client, "s1"), PrimaryClient, "AsyncPrimaryClient"),
         (langgraph.notes_tool, ObserverClient, "PrimaryClient or AsyncPrimaryClient"),
         (notes_server, PrimaryClient, "AsyncPrimaryClient"),
     ],
@@ -59,7 +82,7 @@ class CoroutineRecorder:
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-def test_wrong_recorder(hook: Callable[..., Any]) -> None:
+async def test_wrong_recorder(hook: Callable[..., Any]) -> None:
     """A hook rejects clients, observers, classes and coroutine functions, and session ids of the wrong type."""
     with PrimaryClient(TARGET) as primary, ObserverClient(TARGET) as client:
         with BackgroundObserver(lambda run: Notes(), client=client) as background:

@@ -1,4 +1,4 @@
-"""Framework-independent helpers for messages: fields, output text, and the position after a match."""
+"""Framework-independent helpers for messages: fields, texts, and the position after a match."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -18,6 +18,14 @@ def output_text(output: Any) -> str:
     from pydantic_core import to_json  # a dependency of every framework, but not of this client
 
     return to_json(output, fallback=str).decode()
+
+
+def content_text(content: Any, separator: str) -> str:
+    """Return the text of a message's content in OpenAI's format, which may be a string or parts, including refusals."""
+    if isinstance(content, str):
+        return content
+    parts = [field_of(part, "text") or field_of(part, "refusal") for part in content or ()]
+    return separator.join(part for part in parts if isinstance(part, str) and part)
 
 
 def after_last(items: Sequence[Item], matches: Callable[[Item], bool]) -> int:

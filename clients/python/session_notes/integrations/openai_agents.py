@@ -1,4 +1,4 @@
-"""OpenAI Agents SDK: a tool that reads notes, and hooks that record turns and submit observer runs.
+"""OpenAI Agents SDK: notes as a tool or in the model's input, and hooks or a session that record turns.
 
 >>> agent = Agent(
 ...     name="Support",
@@ -7,6 +7,9 @@
 ... )
 >>> hooks = ObserverHooks(recorder, lambda run: run.context.session_id)
 >>> await Runner.run(agent, "I want my money back.", context=caller, hooks=hooks)
+
+Notes also reach the model without a tool call, through `RunConfig(call_model_input_filter=notes_filter(...))`. With an
+SDK session, `ObservedSession` records its items as they are added, tool calls included if requested, instead of hooks.
 
 Once a run has its final output, the hooks record, in order:
 
@@ -31,16 +34,23 @@ from typing import Any, Unpack
 from session_notes import AsyncPrimaryClient, Turn
 from session_notes.integrations._arguments import check_client
 from session_notes.integrations._extras import missing_extra
-from session_notes.integrations._messages import after_last, field_of, output_text
+from session_notes.integrations._feeds import FeedOptions, Feeds
+from session_notes.integrations._messages import after_last, content_text, field_of, output_text
 from session_notes.integrations._recording import ErrorBoundary, Recorder, RecordingHook
 from session_notes.integrations._tool_binding import NotesOptions, ToolBinding
 from session_notes.integrations.tools import AsyncNotesTool, parameters
 
 try:
     from agents import Agent, AgentHookContext, FunctionTool, ModelResponse, RunContextWrapper, RunHooks, Usage
+    from agents.run import CallModelData, ModelInputData
+    from agents.run_config import CallModelInputFilter
     from agents.tool_context import ToolContext
+
+    from session_notes.integrations._openai_agents_session import ObservedSession
 except ImportError as error:
     raise missing_extra(__name__, error) from error
+
+__all__ = ["ObservedSession", "ObserverHooks", "SessionId", "notes_filter", "notes_tool"]
 
 SessionId = str | Callable[[RunContextWrapper[Any]], str]
 """A session id, or a function that maps a run's context to one."""
@@ -73,6 +83,37 @@ def notes_tool(client: AsyncPrimaryClient, session_id: SessionId, **options: Unp
         params_json_schema=parameters(),
         on_invoke_tool=read,
     )
+
+
+def notes_filter(
+    client: AsyncPrimaryClient,
+    session_id: str | Callable[[CallModelData[Any]], str],
+    **options: Unpack[FeedOptions],
+) -> CallModelInputFilter:
+    """Make a filter that adds a session's notes to the model's input, for `RunConfig(call_model_input_filter=...)`.
+
+    They are the last message of each input, with the role `developer`. They never enter an SDK session; in a
+    conversation that OpenAI stores (`conversation_id`, `previous_response_id`), they remain. The filter takes at most
+    the client's timeout, and never raises.
+
+    Args:
+        client: Reads the notes. Open it in the event loop in which the agent runs.
+        session_id: The session id, or a function that maps the data of a call, such as its `context`, to one.
+        **options: Options of `NotesFeed`: `observers`, `min_severity`, `max_chars`, `max_age`, `max_snapshot_age`,
+            `max_turns_behind`.
+
+    Raises:
+        InvalidArgument: If the client is not an `AsyncPrimaryClient`, or another argument is invalid.
+    """
+    feeds = Feeds(client, session_id, options)
+
+    async def add_notes(data: CallModelData[Any]) -> ModelInputData:
+        model_input = data.model_data
+        if text := await feeds.text(data):
+            model_input.input.append({"role": "developer", "content": text})
+        return model_input
+
+    return add_notes
 
 
 class ObserverHooks(RunHooks[Any]):
@@ -196,17 +237,10 @@ class _Runs:
 def _message_texts(items: Sequence[Any]) -> list[str]:
     """Return the texts of the model's messages among the items, including refusals."""
     messages = [item for item in items if field_of(item, "role") == "assistant"]
-    return [text for message in messages if (text := _text(field_of(message, "content"), ""))]
+    return [text for message in messages if (text := content_text(field_of(message, "content"), ""))]
 
 
 def _unanswered(items: Sequence[Any]) -> list[str]:
     """Return the user's messages after the last answer. With an SDK session, the input is the whole conversation."""
     start = after_last(items, lambda item: field_of(item, "role") not in ("user", "developer", "system"))
-    return [_text(field_of(item, "content"), "\n") for item in items[start:] if field_of(item, "role") == "user"]
-
-
-def _text(content: Any, separator: str) -> str:
-    if isinstance(content, str):
-        return content
-    parts = [field_of(part, "text") or field_of(part, "refusal") for part in content or ()]
-    return separator.join(part for part in parts if isinstance(part, str) and part)
+    return [content_text(field_of(item, "content"), "\n") for item in items[start:] if field_of(item, "role") == "user"]
