@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 from session_notes import ActiveRun, BackgroundObserver, InvalidArgument, Notes
-from session_notes._brakes import DEFAULT_BRAKES, FIRST_PAUSE, LAST_PAUSE, MAX_HISTORIES, MEMORY, Brakes, Histories
+from session_notes._brakes import (
+    DEFAULT_BRAKES,
+    FIRST_PAUSE,
+    LAST_PAUSE,
+    MAX_HISTORIES,
+    MAX_WAITING,
+    MEMORY,
+    Brakes,
+    Histories,
+)
 from session_notes._logs import RepeatedWarnings
 from session_notes._schedule import Job, Schedule
 
@@ -179,6 +188,28 @@ def test_too_few_new_turns_wait_for_the_next_submission() -> None:
     assert schedule.queued == 1, "the observer is closing"
     schedule.done(schedule.take(None), 2.0)
     assert schedule.empty
+
+
+def test_sessions_that_wait_for_turns_are_bounded() -> None:
+    """Beyond the bound, the longest waiting session is dropped. One that is submitted again does not wait."""
+    schedule: Schedule[ActiveRun, None] = Schedule(Brakes(min_new_turns=3))
+    for number in range(MAX_WAITING + 2):
+        schedule.submit(f"s{number}", None, 0.0)
+        if number == MAX_WAITING:
+            schedule.submit("s1", None, 0.0)
+            assert schedule.queued == 2
+            for job in (schedule.take(None), schedule.take(None)):
+                job.too_few_turns = True
+                schedule.done(job, 0.0)
+            continue
+        job = schedule.take(None)
+        job.too_few_turns = True
+        schedule.done(job, 0.0)
+    schedule.release_all()
+    waiting = {schedule.take(None).session_id for _ in range(schedule.queued)}
+    assert len(waiting) == MAX_WAITING
+    assert "s1" in waiting
+    assert waiting.isdisjoint({"s0", "s2"})
 
 
 def test_a_sweep_keeps_nothing_that_is_held_back() -> None:

@@ -74,8 +74,8 @@ class BackgroundObserver(_pool.Pool[ObserverClient, ActiveRun, threading.Event, 
         max_turns: Of these, a run sees at most so many turns, the newest. None: no maximum.
         min_interval: Shortest time between the begins of two runs of a session. None: 15 s.
         min_new_turns: Smallest number of turns that the current notes have not seen, checked when a submitted session
-            may have a run. With none, its submission is dropped; with too few, it waits for the next one. 0: not
-            checked. None: 1.
+            may have a run. With none, its submission is dropped; with too few, it waits for the next one, as one of at
+            most 10,000 sessions. 0: not checked. None: 1.
         quiet_for: How long a session must not have been submitted before its run begins. One that is submitted again
             and again is run after ten times as long. None: 2 s.
         max_runs: Largest number of runs of a session in this process. Further submissions are ignored. None: 500.

@@ -33,6 +33,9 @@ LAST_PAUSE = timedelta(minutes=15)
 MAX_HISTORIES = 10_000
 """Number of sessions whose past is remembered: about 2 MB. Beyond it, that of the longest inactive one is forgotten."""
 
+MAX_WAITING = 10_000
+"""Number of sessions that may wait for new turns. Beyond it, the longest waiting one must be submitted again."""
+
 MEMORY = timedelta(hours=24)
 """How long the past of an inactive session is remembered. By then the sidecar, by default, has dropped the session."""
 

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from datetime import timedelta
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from session_notes._brakes import Brakes, Histories
+from session_notes._brakes import MAX_WAITING, Brakes, Histories
 
 if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
@@ -88,6 +88,8 @@ class Schedule(Generic[Run, Stop]):
         self._brakes = brakes
         # Every submitted session without a worker. It is queued, or held, or waits for turns until its next submission.
         self._submitted: dict[str, Submission] = {}
+        # Those that wait for turns, the longest waiting first.
+        self._waiting: dict[str, None] = {}
         # Those that need only a worker, in order.
         self._queued: dict[str, None] = {}
         # Those that the brakes hold back, by the earliest time at which they may be released. It may have become later.
@@ -157,6 +159,7 @@ class Schedule(Generic[Run, Stop]):
         """Queue all sessions, and hold back none from now on, because the observer is closing."""
         self._released = True
         self._held.clear()
+        self._waiting.clear()
         for session_id in self._submitted:
             self._queued.setdefault(session_id)
 
@@ -195,12 +198,15 @@ class Schedule(Generic[Run, Stop]):
             self._submitted[job.session_id] = job.submission
             if self._released:
                 self._queued[job.session_id] = None
+            else:
+                self._wait_for_turns(job.session_id)
         return True
 
     def forget(self, session_id: str) -> Job[Run, Stop] | None:
         """Drop a session that is about to be deleted, with its past, and return its job if it has a worker."""
         self._queued.pop(session_id, None)
         self._submitted.pop(session_id, None)
+        self._waiting.pop(session_id, None)
         self.histories.forget(session_id)
         job = self.jobs.get(session_id)
         if job is not None:
@@ -211,6 +217,7 @@ class Schedule(Generic[Run, Stop]):
         """Drop all submitted sessions, cancel all repetitions, and return the number of sessions dropped."""
         dropped = len(self._submitted)
         self._submitted.clear()
+        self._waiting.clear()
         self._queued.clear()
         self._held.clear()
         for job in self.jobs.values():
@@ -219,6 +226,7 @@ class Schedule(Generic[Run, Stop]):
 
     def _place(self, session_id: str, submission: Submission, now: float) -> None:
         """Queue or hold back a submitted session."""
+        self._waiting.pop(session_id, None)
         self._submitted[session_id] = submission
         earliest = self._earliest(session_id, submission)
         if self._released or earliest <= now:
@@ -228,6 +236,13 @@ class Schedule(Generic[Run, Stop]):
         if not submission.held:
             submission.held = True
             heapq.heappush(self._held, (earliest, next(self._order), session_id, submission))
+
+    def _wait_for_turns(self, session_id: str) -> None:
+        """Keep a submitted session until its next submission. Beyond MAX_WAITING, drop the longest waiting one."""
+        self._waiting[session_id] = None
+        if len(self._waiting) > MAX_WAITING:
+            longest = next(iter(self._waiting))
+            del self._waiting[longest], self._submitted[longest]
 
     def _earliest(self, session_id: str, submission: Submission) -> float:
         return self._brakes.earliest(self.histories.get(session_id), submission.first, submission.last)

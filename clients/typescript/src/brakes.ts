@@ -24,6 +24,9 @@ const LAST_PAUSE_MS = 15 * 60_000;
 /** Number of sessions whose past is remembered. Beyond it, that of the longest inactive one is forgotten. */
 const MAX_HISTORIES = 10_000;
 
+/** Number of sessions that may wait for new turns. Beyond it, the longest waiting one must be submitted again. */
+export const MAX_WAITING = 10_000;
+
 /** How long the past of an inactive session is remembered. By then the sidecar, by default, has dropped the session. */
 const MEMORY_MS = 24 * 3600_000;
 

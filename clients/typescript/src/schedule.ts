@@ -4,7 +4,7 @@
  * A submitted session waits until the brakes release it. Then it is queued for its run.
  */
 
-import { type Brakes, earliest, Histories } from "./brakes.js";
+import { type Brakes, earliest, Histories, MAX_WAITING } from "./brakes.js";
 import { MAX_TIMER_MS } from "./pending.js";
 import type { ActiveRun } from "./runs.js";
 
@@ -66,6 +66,8 @@ export class Schedule {
   readonly #onQueued: () => void;
   /** Every submitted session without a job. It is queued, or held back, or waits for turns until its next submission. */
   readonly #submitted = new Map<string, Submission>();
+  /** Those that wait for turns, the longest waiting first. */
+  readonly #waiting = new Set<string>();
   /** Those that need only a free place, in order. */
   readonly #queued = new Set<string>();
   #released = false;
@@ -181,9 +183,10 @@ export class Schedule {
       }
       this.#place(sessionId, submission);
     } else if (job.tooFewTurns && !job.forgotten) {
-      this.#submitted.set(sessionId, job.submission);
       if (this.#released) {
         this.#place(sessionId, job.submission);
+      } else {
+        this.#waitForTurns(sessionId, job.submission);
       }
     }
     return true;
@@ -218,12 +221,14 @@ export class Schedule {
   #drop(sessionId: string): void {
     clearTimeout(this.#submitted.get(sessionId)?.timer);
     this.#submitted.delete(sessionId);
+    this.#waiting.delete(sessionId);
     this.#queued.delete(sessionId);
   }
 
   /** Queues or holds back a submitted session. */
   #place(sessionId: string, submission: Submission): void {
     this.#submitted.set(sessionId, submission);
+    this.#waiting.delete(sessionId);
     clearTimeout(submission.timer);
     const holdMs = this.#released ? 0 : this.#earliest(sessionId, submission) - performance.now();
     if (holdMs <= 0) {
@@ -236,6 +241,16 @@ export class Schedule {
       this.#place(sessionId, submission);
     };
     submission.timer = setTimeout(release, Math.min(Math.ceil(holdMs), MAX_TIMER_MS)).unref();
+  }
+
+  /** Keeps a session until its next submission. Beyond MAX_WAITING of them, drops the longest waiting one. */
+  #waitForTurns(sessionId: string, submission: Submission): void {
+    this.#submitted.set(sessionId, submission);
+    this.#waiting.add(sessionId);
+    const [longest] = this.#waiting;
+    if (longest !== undefined && this.#waiting.size > MAX_WAITING) {
+      this.#drop(longest);
+    }
   }
 
   #earliest(sessionId: string, { first, last }: Submission): number {
