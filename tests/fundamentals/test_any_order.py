@@ -101,7 +101,7 @@ class Player:
         if not self._names or self._rng.random() < 0.3:
             self._names.append(f"id-{len(self._names)}")
             return self._names[-1]
-        return self._any(*self._names[-8:])
+        return self._rng.choice(self._names[-8:])
 
     def _append_arguments(self) -> dict[str, Any]:
         count, added = self._model.count, self._any(1, 1, 1, 2, 1999)
@@ -178,12 +178,9 @@ class Player:
         """Return the session's unseen turns, if the complete listing of due sessions has it."""
         listed, token = [], ""
         while True:
-            page = self._session.notes.ListDueSessions(
-                ListDueSessionsRequest(
-                    min_turns_behind=least, min_interval=min_interval, page_size=1000, page_token=token
-                ),
-                timeout=20,
-            )
+            request = ListDueSessionsRequest(min_turns_behind=least, page_size=1000, page_token=token)
+            request.min_interval.FromTimedelta(min_interval)
+            page = self._session.notes.ListDueSessions(request, timeout=20)
             listed += [due.turns_behind for due in page.sessions if due.session_id == self._session.id]
             token = page.next_page_token
             if not token:
