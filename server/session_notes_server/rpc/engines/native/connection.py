@@ -302,7 +302,9 @@ class Connection(asyncio.BufferedProtocol):
     def _release(self) -> None:
         """Release the calls, and what would happen later."""
         self._closing = True
-        for timer in self._timers.values():
+        # Emptied, because its keys refer to this connection, and what it holds would stay until a garbage collection.
+        timers, self._timers = self._timers, {}
+        for timer in timers.values():
             timer.cancel()
         calls, self.calls = self.calls, {}
         for call in calls.values():
