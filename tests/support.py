@@ -63,7 +63,8 @@ def leaks(text: str) -> list[str]:
 # Reconnect quickly, use no proxy, and never share a connection between channels.
 _CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
+    # Also the time that a connection may take: on a loaded machine, more than 50 ms.
+    ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 200),
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
