@@ -384,7 +384,7 @@ def test_a_response_becomes_the_prompt_in_the_table(name: str) -> None:
 
 @pytest.mark.parametrize("case", TABLES["pure_prompts"]["spoken"], ids=lambda case: case["text"][:30])
 def test_prompts_are_removed_as_in_the_table(case: dict[str, str]) -> None:
-    """A recorder keeps of a turn's text what is not a prompt."""
+    """A recorder removes prompts from the text of a turn, and keeps the rest."""
     equal(case["kept"], without_prompts(case["text"]), "the text")
 
 

@@ -138,7 +138,7 @@ def test_a_repeated_call_may_ask_for_the_transcript_later(session: SessionCalls)
 
 
 def test_turns_keep_their_numbers_when_old_ones_are_dropped(session: SessionCalls) -> None:
-    """Of more than 2,000 turns the newest are left, with their numbers; a retry gets what is left of its window."""
+    """Only the newest 2,000 turns stay, with their numbers. A retry gets those of its window that are left."""
     session.append_turns(turns(1500))
     assert begin(session, "early", after_turn=900) == list(range(901, 1501))
     session.append_turns(turns(1500, start=1501))

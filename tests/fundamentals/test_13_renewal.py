@@ -197,7 +197,7 @@ def test_a_late_run_can_be_renewed(session: SessionCalls) -> None:
 
 @dataclass
 class ExpectedRun:
-    """What is known of a run: in flight while RUNNING and its lease has not expired."""
+    """A run in the model. It is in flight while it is RUNNING and its lease has not expired."""
 
     number: int
     observed_turn: int | None

@@ -195,11 +195,10 @@ class Schedule(Generic[Run, Stop]):
                 return False
             self._place(job.session_id, submission, now)
         elif job.too_few_turns and not job.forgotten:
-            self._submitted[job.session_id] = job.submission
             if self._released:
-                self._queued[job.session_id] = None
+                self._place(job.session_id, job.submission, now)
             else:
-                self._wait_for_turns(job.session_id)
+                self._wait_for_turns(job.session_id, job.submission)
         return True
 
     def forget(self, session_id: str) -> Job[Run, Stop] | None:
@@ -237,8 +236,9 @@ class Schedule(Generic[Run, Stop]):
             submission.held = True
             heapq.heappush(self._held, (earliest, next(self._order), session_id, submission))
 
-    def _wait_for_turns(self, session_id: str) -> None:
+    def _wait_for_turns(self, session_id: str, submission: Submission) -> None:
         """Keep a submitted session until its next submission. Beyond MAX_WAITING, drop the longest waiting one."""
+        self._submitted[session_id] = submission
         self._waiting[session_id] = None
         if len(self._waiting) > MAX_WAITING:
             longest = next(iter(self._waiting))

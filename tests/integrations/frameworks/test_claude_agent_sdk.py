@@ -95,7 +95,7 @@ class FailingStore(InMemorySessionStore):
 
 
 async def test_the_wrapped_store_decides() -> None:
-    """Its errors reach the SDK, which tries again. What is stored is recorded, once, and nothing else."""
+    """Its errors reach the SDK, which tries again. Exactly what it has stored is recorded, once."""
     recorder = MemoryRecorder()
     store = ObservedStore(FailingStore(), recorder)
     entries: Any = [{"type": "user", "uuid": "1", "message": {"role": "user", "content": "Hello"}}]

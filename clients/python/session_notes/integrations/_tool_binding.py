@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, Generic, TypedDict, TypeVar
 
-from session_notes import Severity
+from session_notes import AsyncPrimaryClient, PrimaryClient, Severity
+from session_notes.integrations._arguments import check_client
 from session_notes.integrations._sessions import check_session_id, session_of
 from session_notes.integrations.tools import NAME, AsyncNotesTool, NotesTool, default_description
 
@@ -28,24 +29,31 @@ class ToolBinding(Generic[Tool]):
     """A notes tool that takes the session of each call from the framework's context.
 
     Args:
-        make: Makes the tool of a session: `NotesTool` or `AsyncNotesTool`, bound to a client.
+        tool: The class of the tool: `NotesTool` or `AsyncNotesTool`.
+        client: Reads the notes.
         session_id: The session id, or a function that maps the framework's context to one.
         options: The options of the tool.
 
     Raises:
-        InvalidArgument: If `session_id` is neither a string nor a plain function.
+        InvalidArgument: If the client is of another kind, or `session_id` is neither a string nor a plain function.
     """
 
     def __init__(
-        self, make: Callable[..., Tool], session_id: str | Callable[[Any], str], options: NotesOptions
+        self,
+        tool: type[Tool],
+        client: PrimaryClient | AsyncPrimaryClient,
+        session_id: str | Callable[[Any], str],
+        options: NotesOptions,
     ) -> None:
+        check_client(client, tool._CLIENT)
         check_session_id(session_id)
         self.name = options.get("name", NAME)
         self.description = options.get("description", default_description(options.get("observers")))
-        self._make = make
+        self._tool: Callable[..., Tool] = tool
+        self._client = client
         self._session_id = session_id
         self._options = options
 
     def tool_for(self, context: Any) -> Tool:
         """Return the tool for the session of a context."""
-        return self._make(session_of(self._session_id, context), **self._options)
+        return self._tool(self._client, session_of(self._session_id, context), **self._options)

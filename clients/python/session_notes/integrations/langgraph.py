@@ -25,7 +25,6 @@ summaries (`lc_source`).
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Unpack
 
 from session_notes import AsyncPrimaryClient, PrimaryClient
@@ -81,14 +80,14 @@ def notes_tool(
     """
     check_client(client, PrimaryClient, AsyncPrimaryClient)
     if isinstance(client, PrimaryClient):
-        binding = ToolBinding(partial(NotesTool, client), session_id, options)
+        binding = ToolBinding(NotesTool, client, session_id, options)
 
         def read(config: RunnableConfig) -> dict[str, Any]:
             return binding.tool_for(config).call()
 
         return StructuredTool.from_function(read, name=binding.name, description=binding.description)
 
-    async_binding = ToolBinding(partial(AsyncNotesTool, client), session_id, options)
+    async_binding = ToolBinding(AsyncNotesTool, client, session_id, options)
 
     async def read_async(config: RunnableConfig) -> dict[str, Any]:
         return await async_binding.tool_for(config).call()

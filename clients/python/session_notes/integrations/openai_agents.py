@@ -28,11 +28,9 @@ recorded.
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Unpack
 
 from session_notes import AsyncPrimaryClient, Turn
-from session_notes.integrations._arguments import check_client
 from session_notes.integrations._extras import missing_extra
 from session_notes.integrations._feeds import FeedOptions, Feeds
 from session_notes.integrations._messages import after_last, content_text, field_of, output_text
@@ -71,8 +69,7 @@ def notes_tool(client: AsyncPrimaryClient, session_id: SessionId, **options: Unp
     Raises:
         InvalidArgument: If the client is not an `AsyncPrimaryClient`, or the session id has the wrong type.
     """
-    check_client(client, AsyncPrimaryClient)
-    binding = ToolBinding(partial(AsyncNotesTool, client), session_id, options)
+    binding = ToolBinding(AsyncNotesTool, client, session_id, options)
 
     async def read(run: ToolContext[Any], arguments: str) -> str:
         return await binding.tool_for(run).json(arguments)

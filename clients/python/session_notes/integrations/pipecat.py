@@ -10,11 +10,9 @@ client's timeout.
 """
 
 from datetime import UTC, datetime
-from functools import partial
 from typing import Unpack, cast
 
 from session_notes import AsyncPrimaryClient, Turn
-from session_notes.integrations._arguments import check_client
 from session_notes.integrations._extras import missing_extra
 from session_notes.integrations._feeds import FeedOptions, Feeds, is_notes
 from session_notes.integrations._recording import ErrorBoundary, Recorder, RecordingHook
@@ -53,8 +51,7 @@ def notes_tool(client: AsyncPrimaryClient, session_id: str, **options: Unpack[No
     Raises:
         InvalidArgument: If the client is not an `AsyncPrimaryClient`, or the session id has the wrong type.
     """
-    check_client(client, AsyncPrimaryClient)
-    binding = ToolBinding(partial(AsyncNotesTool, client), session_id, options)
+    binding = ToolBinding(AsyncNotesTool, client, session_id, options)
 
     async def read(call: FunctionCallParams) -> None:
         await call.result_callback(await binding.tool_for(None).call())

@@ -23,11 +23,9 @@ recorded when it ends. An answer that the user interrupted has `extra={"interrup
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
-from functools import partial
 from typing import Any, Unpack
 
 from session_notes import AsyncPrimaryClient, Turn
-from session_notes.integrations._arguments import check_client
 from session_notes.integrations._extras import missing_extra
 from session_notes.integrations._messages import after_last, output_text
 from session_notes.integrations._recording import ErrorBoundary, Recorder, RecordingHook
@@ -73,8 +71,7 @@ def notes_tool(client: AsyncPrimaryClient, session_id: SessionId, **options: Unp
     Raises:
         InvalidArgument: If the client is not an `AsyncPrimaryClient`, or the session id has the wrong type.
     """
-    check_client(client, AsyncPrimaryClient)
-    binding = ToolBinding(partial(AsyncNotesTool, client), session_id, options)
+    binding = ToolBinding(AsyncNotesTool, client, session_id, options)
 
     async def read(run: RunContext[Any], **arguments: object) -> dict[str, Any]:
         return await binding.tool_for(run).call(arguments)
