@@ -14,6 +14,9 @@ FILES: tuple[FileDescriptor, ...] = (session_notes_pb2.DESCRIPTOR, session_state
 
 SERVICES: tuple[ServiceDescriptor, ...] = tuple(service for file in FILES for service in file.services_by_name.values())
 
+REFLECTION_SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+"""gRPC's reflection, in both versions."""
+
 DEFAULT_OBSERVER = "default"
 """The observer of a request that names none."""
 

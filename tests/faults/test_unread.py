@@ -254,11 +254,11 @@ async def test_an_unread_reflection_stream_is_ended(monkeypatch: pytest.MonkeyPa
     """An unread reflection stream ends after a while, and a stream that waits for its next request goes on."""
     monkeypatch.setattr(transfers, "RESPONSE_SECONDS", 0.3)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
+    name = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
 
     def handlers(admission: Admission) -> grpc.GenericRpcHandler:
-        return ReflectionServicer(Authorization(), admission, ["a.Service"], Telemetry()).handlers()[0]
+        return ReflectionServicer(name, Authorization(), admission, ["a.Service"], Telemetry()).handler()
 
-    name = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
     async with (
         run_with_admission(engine, handlers) as (target, admission),
         grpc.aio.insecure_channel(target) as channel,

@@ -28,6 +28,7 @@ from tests.support import CANARY, SessionCalls, Sidecar, eventually, new_channel
 from tests.worker_processes import channel_per_worker, sidecar_with_workers, workers
 
 NOTES = "session_notes.v1.SessionNotes"
+HEALTH = "grpc.health.v1.Health"
 HANDLED = "grpc_server_handled_total"
 
 
@@ -67,8 +68,8 @@ def test_every_series_exists_from_the_start(metered: Sidecar) -> None:
     at_start = scrape(metered)
     methods = {
         *((method.containing_service.full_name, method.name) for service in SERVICES for method in service.methods),
-        *(("grpc.health.v1.Health", name) for name in ("Check", "Watch")),
-        ("grpc.reflection.v1alpha.ServerReflection", "ServerReflectionInfo"),
+        *((HEALTH, name) for name in ("Check", "Watch")),
+        *((f"grpc.reflection.{version}.ServerReflection", "ServerReflectionInfo") for version in ("v1", "v1alpha")),
         ("unknown", "unknown"),
     }
     handled = [sample for sample in at_start.samples if sample.name == HANDLED]
@@ -220,10 +221,17 @@ def test_health_and_reflection_are_counted(metered: Sidecar) -> None:
         assert scrape(metered)("session_notes_calls_in_flight", grpc_type="server_stream") == 1
         watch.cancel()
         eventually(lambda: scrape(metered)("session_notes_calls_in_flight", grpc_type="server_stream") == 0)
-    assert changes.series(HANDLED, "grpc_type", "grpc_method", "grpc_code") == {
-        ("unary", "Check", "OK"): 1,
-        ("unary", "Check", "NotFound"): 1,
-        ("server_stream", "Watch", "Canceled"): 1,
+        for version in ("v1", "v1alpha"):
+            info: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
+                f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+            )
+            list(info(iter([b""]), timeout=5))
+    assert changes.series(HANDLED, "grpc_type", "grpc_service", "grpc_method", "grpc_code") == {
+        ("unary", HEALTH, "Check", "OK"): 1,
+        ("unary", HEALTH, "Check", "NotFound"): 1,
+        ("server_stream", HEALTH, "Watch", "Canceled"): 1,
+        ("bidi_stream", "grpc.reflection.v1.ServerReflection", "ServerReflectionInfo", "OK"): 1,
+        ("bidi_stream", "grpc.reflection.v1alpha.ServerReflection", "ServerReflectionInfo", "OK"): 1,
     }
 
 

@@ -16,7 +16,7 @@ import grpc
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
-from session_notes_server.contract import SERVICES, is_id
+from session_notes_server.contract import REFLECTION_SERVICES, SERVICES, is_id
 from session_notes_server.identity.callers import ALL_SESSIONS, Caller, CertificateRoles, Tokens
 from session_notes_server.identity.roles import Role
 from session_notes_server.rpc import errors
@@ -44,7 +44,7 @@ ALLOWED: dict[str, frozenset[Role]] = {
     # Lists every session.
     "session_notes.v1.SessionState.ListSessions": _ADMIN,
     # All methods of a service.
-    "grpc.reflection.v1alpha.ServerReflection": _EVERY_ROLE,
+    **dict.fromkeys(REFLECTION_SERVICES, _EVERY_ROLE),
     # Lists every connected caller.
     "grpc.channelz.v1.Channelz": _ADMIN,
 }

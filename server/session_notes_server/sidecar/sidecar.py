@@ -9,15 +9,16 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from session_notes_server.contract import SERVICES
+from session_notes_server.contract import REFLECTION_SERVICES, SERVICES
 from session_notes_server.rpc.admission import Admissions
 from session_notes_server.rpc.boundary import Boundary
 from session_notes_server.rpc.connections import connections_per_address
 from session_notes_server.rpc.engines import Engine, open_engine, resolve
 from session_notes_server.rpc.listening import check_addresses, hold
-from session_notes_server.rpc.services import SERVICERS, reflection
+from session_notes_server.rpc.services import SERVICERS
 from session_notes_server.rpc.services.health import SERVICE_NAME as HEALTH
 from session_notes_server.rpc.services.health import Health
+from session_notes_server.rpc.services.reflection import ReflectionServicer
 from session_notes_server.settings import Settings
 from session_notes_server.sidecar.lifecycle import (
     Shutdown,
@@ -163,17 +164,19 @@ def _add_services(
         [boundary.handlers(service, SERVICERS[service.full_name](store, settings.limits)) for service in SERVICES]
     )
     engine.add_generic_rpc_handlers([health.handlers(engine.name, admissions.health_checks, admissions.health_watches)])
-    names = [*(service.full_name for service in SERVICES), HEALTH, *reflection.SERVICE_NAMES]
+    names = [*(service.full_name for service in SERVICES), HEALTH, *REFLECTION_SERVICES]
     if settings.channelz:
         from grpc_channelz.v1 import channelz_pb2
 
         service = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"]
         engine.add_generic_rpc_handlers([boundary.handlers(service, engine.channelz_servicer())])
         names.append(service.full_name)
-    reflection_servicer = reflection.ReflectionServicer(
-        resources.authorization, admissions.reflection_streams, names, telemetry
-    )
-    engine.add_generic_rpc_handlers([*reflection_servicer.handlers(), boundary.unknown_methods()])
+    for service_name in REFLECTION_SERVICES:
+        servicer = ReflectionServicer(
+            service_name, resources.authorization, admissions.reflection_streams, names, telemetry
+        )
+        engine.add_generic_rpc_handlers([servicer.handler()])
+    engine.add_generic_rpc_handlers([boundary.unknown_methods()])
 
 
 @contextlib.asynccontextmanager

@@ -18,10 +18,6 @@ from session_notes_server.rpc.authorization import Authorization
 from session_notes_server.rpc.errors import StatusError
 from session_notes_server.telemetry.calls import Telemetry
 
-SERVICE_NAMES: tuple[str, ...] = (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")
-
-_METHOD = f"{reflection.SERVICE_NAME}.ServerReflectionInfo"
-
 
 def _describe_v1() -> None:
     """Add v1's descriptor to the pool, so that a client that lists the service can also describe it."""
@@ -35,25 +31,39 @@ _describe_v1()
 
 
 class ReflectionServicer(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # grpc_reflection has no types
-    """The servicer of grpcio-reflection, with authorization, admission control and telemetry."""
+    """The servicer of grpcio-reflection, with authorization, admission control and telemetry.
+
+    Args:
+        service: The full name of the reflection service, in one of its versions.
+        authorization: Decides who may call it.
+        admission: Admits its streams.
+        service_names: The services to describe.
+        telemetry: Counts its streams.
+    """
 
     def __init__(
-        self, authorization: Authorization, admission: Admission, service_names: list[str], telemetry: Telemetry
+        self,
+        service: str,
+        authorization: Authorization,
+        admission: Admission,
+        service_names: list[str],
+        telemetry: Telemetry,
     ) -> None:
         super().__init__(service_names)
+        self._service = service
+        self._method = f"{service}.ServerReflectionInfo"
         self._authorization = authorization
         self._admission = admission
-        self._telemetry = telemetry.method(_METHOD, traced=False)
+        self._telemetry = telemetry.method(self._method, traced=False)
 
-    def handlers(self) -> list[grpc.GenericRpcHandler]:
-        """Return the handlers of both versions."""
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return the handler of the service."""
         method = grpc.stream_stream_rpc_method_handler(
             self.ServerReflectionInfo,
             reflection_pb2.ServerReflectionRequest.FromString,
             reflection_pb2.ServerReflectionResponse.SerializeToString,
         )
-        methods = {"ServerReflectionInfo": method}
-        return [grpc.method_handlers_generic_handler(name, methods) for name in SERVICE_NAMES]
+        return grpc.method_handlers_generic_handler(self._service, {"ServerReflectionInfo": method})
 
     async def ServerReflectionInfo(
         self, request_iterator: AsyncIterable[Any], context: grpc.aio.ServicerContext[Any, Any]
@@ -62,7 +72,7 @@ class ReflectionServicer(reflection.aio.ReflectionServicer):  # type: ignore[mis
         with self._telemetry.around(context):
             try:
                 call = self._admission.admit(context)
-                self._authorization.check(_METHOD, context)
+                self._authorization.check(self._method, context)
             except StatusError as error:
                 await context.abort(error.code, error.message, error.trailing_metadata())
             async for response in super().ServerReflectionInfo(request_iterator, context):

@@ -8,11 +8,10 @@ from typing import Literal
 
 import grpc
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2
 from session_notes.v1.error_reason_pb2 import ErrorReason
 from session_notes.v1.session_notes_pb2 import Readiness, WriteOutcome
 
-from session_notes_server.contract import SERVICES
+from session_notes_server.contract import REFLECTION_SERVICES, SERVICES
 from session_notes_server.settings import EngineName
 from session_notes_server.store import OPERATIONS
 
@@ -62,11 +61,7 @@ METHODS = (
         for method in service.methods
         if method.name in {"Check", "Watch"}
     ),
-    *(
-        (BIDI_STREAM, service.full_name, method.name)
-        for service in reflection_pb2.DESCRIPTOR.services_by_name.values()
-        for method in service.methods
-    ),
+    *((BIDI_STREAM, service, "ServerReflectionInfo") for service in REFLECTION_SERVICES),
 )
 
 
