@@ -135,21 +135,24 @@ class TestRecorder:
         assert stored_texts(primary, session_id) == ["a", "b", "c"]
 
     @pytest.mark.parametrize("other", [False, True])
-    def test_the_first_version_stores_turns_once(
-        self, behind_proxy: Proxy, primary: PrimaryClient, session_id: str, *, other: bool
+    @pytest.mark.parametrize("version", ["proxy", "behind_proxy"], ids=["current", "first"])
+    def test_a_lost_reply_duplicates_nothing(
+        self, version: str, primary: PrimaryClient, session_id: str, request: pytest.FixtureRequest, *, other: bool
     ) -> None:
-        """On a sidecar that ignores ids, the recorder looks for its turns in the transcript."""
-        with PrimaryClient(behind_proxy.target) as client, TurnRecorder(client) as recorder:
+        """Stored turns are recognized, by id or in the transcript, even if another writer has appended."""
+        proxy: Proxy = request.getfixturevalue(version)
+        with PrimaryClient(proxy.target) as client, TurnRecorder(client) as recorder:
             client.get_session(session_id)
-            behind_proxy.drop_replies()
+            proxy.drop_replies()
             recorder.record(session_id, *turns("same", "same"))
             eventually(lambda: primary.get_session(session_id).turn_count == 2)
             if other:
                 primary.append_turns(session_id, turns("other"))
             recorder.record(session_id, *turns("same"))
             eventually(lambda: recorder._backlog.visits.outage_failures > 0)
-            behind_proxy.reset()
+            proxy.reset()
             assert recorder.close(LONG)
+            assert recorder.turns(session_id) == 3 + other
         assert stored_texts(primary, session_id) == ["same", "same", *["other"] * other, "same"]
 
     def test_a_deletion_after_a_lost_reply(

@@ -188,25 +188,6 @@ class TestOutage:
             assert stored_texts(primary, "a") == [str(number) for number in range(40)]
             assert stored_texts(primary, "b") == [str(number) for number in range(31)]
 
-    @pytest.mark.parametrize("other", [False, True])
-    def test_a_lost_reply_duplicates_nothing(
-        self, proxy: Proxy, primary: PrimaryClient, session_id: str, *, other: bool
-    ) -> None:
-        """Turns that were stored before their reply was lost are recognized, even if another writer has appended."""
-        with PrimaryClient(proxy.target) as client, TurnRecorder(client) as recorder:
-            client.get_session(session_id)
-            proxy.drop_replies()
-            recorder.record(session_id, *turns("same", "same"))
-            eventually(lambda: primary.get_session(session_id).turn_count == 2)
-            if other:
-                primary.append_turns(session_id, turns("other"))
-            recorder.record(session_id, *turns("same"))
-            eventually(lambda: recorder._backlog.visits.outage_failures > 0)
-            proxy.reset()
-            assert recorder.close(LONG)
-            assert recorder.turns(session_id) == 3 + other
-        assert stored_texts(primary, session_id) == ["same", "same", *["other"] * other, "same"]
-
     def test_an_outage_costs_no_timeout_per_recording(self, proxy: Proxy, primary: PrimaryClient) -> None:
         """Fifty sessions wait while the sidecar hangs, and are stored at once when it is back."""
         ids = [new_session_id() for _ in range(50)]
