@@ -147,7 +147,7 @@ async def test_an_outage_raises_or_is_a_reading(unreachable: str, silent: str) -
         started = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             await primary.get_notes("s")
-        assert 0.25 <= time.monotonic() - started < 0.75
+        assert 0.25 <= time.monotonic() - started < 2
         reading = await primary.get_notes("s", unavailable_ok=True)
         assert reading.readiness is Readiness.UNAVAILABLE
         (reading,) = await primary.batch_get_notes(["s"], unavailable_ok=True, timeout=timedelta(seconds=0.1))

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from session_notes import (
     AsyncObserverClient,
@@ -156,35 +157,38 @@ def test_a_timeout_during_an_attempt_reports_the_previous_error(rejecting: Rejec
 
 def test_retry_info_is_respected(rejecting: RejectingServer) -> None:
     """RetryInfo is respected. If it exceeds the timeout, the client does not wait."""
-    status = status_pb2.Status()
-    retry = error_details_pb2.RetryInfo()
-    retry.retry_delay.FromTimedelta(timedelta(seconds=0.4))
-    status.details.add().Pack(retry)
-    rejecting.code, rejecting.details = grpc.StatusCode.UNAVAILABLE, status.SerializeToString()
+    rejecting.code, rejecting.details = grpc.StatusCode.UNAVAILABLE, retry_after(0.4)
     with ObserverClient(rejecting.target) as observer:
         with pytest.raises(Unavailable):
             observer.begin_run("s", timeout=timedelta(seconds=1))
-        assert len(rejecting.requests) == 3
+        assert 2 <= len(rejecting.requests) <= 3
+        rejecting.details = retry_after(30)
         started = time.monotonic()
         with pytest.raises(Unavailable):
-            observer.begin_run("s", timeout=timedelta(seconds=0.3))
-        assert time.monotonic() - started < 0.25
+            observer.begin_run("s", timeout=timedelta(seconds=20))
+        assert time.monotonic() - started < 10
+
+
+def retry_after(seconds: float, *details: Message) -> bytes:
+    """Return error details with RetryInfo."""
+    status = status_pb2.Status()
+    retry = error_details_pb2.RetryInfo()
+    retry.retry_delay.FromTimedelta(timedelta(seconds=seconds))
+    for detail in (*details, retry):
+        status.details.add().Pack(detail)
+    return bytes(status.SerializeToString())
 
 
 def overloaded() -> bytes:
     """Return the error details of an overloaded sidecar."""
-    status = status_pb2.Status()
-    status.details.add().Pack(error_details_pb2.ErrorInfo(reason="OVERLOADED", domain="session-notes"))
-    retry = error_details_pb2.RetryInfo()
-    retry.retry_delay.FromTimedelta(timedelta(seconds=0.1))
-    status.details.add().Pack(retry)
-    return bytes(status.SerializeToString())
+    return retry_after(0.1, error_details_pb2.ErrorInfo(reason="OVERLOADED", domain="session-notes"))
 
 
 def test_overload_is_retried(rejecting: RejectingServer) -> None:
     """RESOURCE_EXHAUSTED with OVERLOADED is retried like UNAVAILABLE, and raises a subclass of Unavailable."""
     rejecting.code, rejecting.details = grpc.StatusCode.RESOURCE_EXHAUSTED, overloaded()
-    with ObserverClient(rejecting.target) as observer, pytest.raises(Overloaded):
+    # The timeout may end during an attempt, or in the pause after one.
+    with ObserverClient(rejecting.target) as observer, pytest.raises((Overloaded, DeadlineExceeded)):
         observer.begin_run("s", timeout=timedelta(seconds=1))
     assert 3 <= len(rejecting.requests) <= 10
     rejecting.requests.clear()
@@ -199,7 +203,7 @@ async def test_overload_is_retried_in_asyncio(rejecting: RejectingServer) -> Non
     """The asyncio clients retry after an overload as well."""
     rejecting.code, rejecting.details = grpc.StatusCode.RESOURCE_EXHAUSTED, overloaded()
     async with AsyncObserverClient(rejecting.target) as observer:
-        with pytest.raises(Overloaded):
+        with pytest.raises((Overloaded, DeadlineExceeded)):
             await observer.begin_run("s", timeout=timedelta(seconds=1))
     assert 3 <= len(rejecting.requests) <= 10
     rejecting.requests.clear()
