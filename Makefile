@@ -116,19 +116,29 @@ oldest: .venv-oldest/ready ## run the tests on the oldest supported versions of 
 INTEGRATIONS_PER_ENGINE := tests/integrations/test_traces.py $(wildcard tests/integrations/test_worker*.py)
 
 # Modules that import these packages can be type-checked only in this environment, so `make check` skips them.
-TYPED_HERE = find clients/python/session_notes/integrations tests/integrations examples/*_agent.py -name '*.py'
+TYPED_HERE = find clients/python/session_notes/integrations tests/integrations tests/compliance/mcp examples/*_agent.py -name '*.py'
+
+# The conformance suite of MCP, with the Node.js that it needs.
+MCP_SUITE := .cache/compliance/mcp
+
+$(MCP_SUITE)/node_modules/.package-lock.json: tests/compliance/mcp/package.json tests/compliance/mcp/package-lock.json
+	@echo "installing the conformance suite of MCP into $(MCP_SUITE)"
+	@mkdir -p $(MCP_SUITE) && cp $^ $(MCP_SUITE)
+	@cd $(MCP_SUITE) && npm --silent ci --no-audit --no-fund --ignore-scripts
+	@touch $@
 
 test-integrations: .venv-integrations/ready ## run the tests of the integrations, with the real packages (ARGS="-k name" selects tests)
 	.venv-integrations/bin/mypy $$($(TYPED_HERE))
-	@.venv-integrations/bin/python -m pytest -n 2 tests/integrations tests/compliance/claude_agent_sdk $(ARGS)
+	@if $(NODE); then $(MAKE) --no-print-directory $(MCP_SUITE)/node_modules/.package-lock.json; fi
+	@.venv-integrations/bin/python -m pytest -n 2 tests/integrations tests/compliance/claude_agent_sdk tests/compliance/mcp $(ARGS)
 ifndef ARGS
 	@.venv-integrations/bin/python -m pytest -n 2 --engine grpcio $(INTEGRATIONS_PER_ENGINE)
 endif
 	@if $(NODE); then $(MAKE) --no-print-directory test-typescript; fi
 
-# Whether the TypeScript client can be built on this machine; prints a message if not.
+# Whether the TypeScript client can be built, and MCP's suite installed, on this machine; prints a message if not.
 NODE = { npm --version && node -e 'process.exit(process.versions.node.split(".")[0] >= 20 ? 0 : 1)'; } >/dev/null 2>&1 \
-	|| { echo "skipped: the TypeScript client needs Node.js 20 or newer, and npm"; false; }
+	|| { echo "skipped: the TypeScript client and the suite of MCP need Node.js 20 or newer, and npm"; false; }
 NPM := cd clients/typescript && npm --silent
 BUF_TYPESCRIPT = cd clients/typescript && ../../$(BIN)/buf generate
 

@@ -1,4 +1,4 @@
-"""Compliance suites of other projects, one folder each. `python -m tests.compliance.tools` builds them with Go."""
+"""Compliance suites of other projects, one folder each. `python -m tests.compliance.tools` builds those in Go."""
 
 import os
 import shutil
@@ -47,8 +47,12 @@ def known_failing_file(suite: str, engine: EngineName) -> Path:
 
 def known_failing(suite: str, engine: EngineName) -> set[str]:
     """Return the cases that are known to fail."""
-    lines = known_failing_file(suite, engine).read_text().splitlines()
-    return {line for line in lines if line and not line.startswith("#")}
+    return entries(known_failing_file(suite, engine))
+
+
+def entries(file: Path) -> set[str]:
+    """Return the lines of a file, without comments and empty lines."""
+    return {line for line in file.read_text().splitlines() if line and not line.startswith("#")}
 
 
 def _built() -> bool:

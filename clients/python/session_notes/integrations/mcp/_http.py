@@ -58,6 +58,8 @@ async def serve_http(
         app = _TokenCheck(app, accepts_token)
     config = uvicorn.Config(
         app,
+        # uvicorn prefers httptools if that is installed, but it keeps spaces at the end of a header's value.
+        http="h11",
         log_config=None,
         access_log=False,
         server_header=False,
