@@ -13,12 +13,14 @@ NOTES = Notes(coverage={"a": 0.5, "b": 1}, summary="ü", follow_up_suggestions=[
 
 @pytest.mark.parametrize("notes", [NOTES, Notes()])
 def test_stored_notes_are_unchanged_in_a_batch(notes: Notes) -> None:
-    """A batch returns notes as they are stored. Empty notes are present."""
+    """A batch returns notes as they are stored, and each field once. Empty notes are present."""
     batch = raw_messages.BatchResponse()
     response: Any = batch.add(notes.SerializeToString())  # The type checker expects a message as notes.
     response.ready, response.run.run_id = True, "r"
-    response.notes = b""
-    parsed = session_notes_pb2.BatchGetNotesResponse.FromString(batch.SerializeToString()).responses[0]
+    serialized = batch.SerializeToString()
+    message = session_notes_pb2.BatchGetNotesResponse.FromString(serialized)
+    assert message.ByteSize() == len(serialized)
+    (parsed,) = message.responses
     assert parsed.HasField("notes")
     assert parsed.notes == notes
     assert (parsed.ready, parsed.run.run_id) == (True, "r")

@@ -44,7 +44,7 @@ def fill_reading(
     """Fill a GetNotesResponse.
 
     The caller's `current_turn` takes precedence over the stored turn count. The bounds are inclusive. Unless
-    `with_notes`, ready notes are left empty, and the caller adds them.
+    `with_notes`, the notes are left out, and the caller adds them.
     """
     response.ready = response.fresh = False
     response.readiness = current_readiness = readiness(record)
@@ -56,7 +56,8 @@ def fill_reading(
     current, notes = record.current, record.notes
     assert current is not None and notes is not None and current.end_us is not None  # noqa: S101, PT018 - READY implies it
     response.ready = True
-    response.notes = notes if with_notes else b""
+    if with_notes:
+        response.notes = notes
     if current is record.latest:
         response.run.CopyFrom(response.latest_run)
     else:

@@ -87,7 +87,7 @@ class BatchResponse:
     """A BatchGetNotesResponse: up to 64 MiB of notes, copied once from the store to the wire.
 
     Attributes:
-        responses: The responses, with empty notes in place of the stored ones.
+        responses: The responses, without their notes.
     """
 
     _RESPONSES = _tag(session_notes_pb2.BatchGetNotesResponse, "responses")
@@ -104,11 +104,14 @@ class BatchResponse:
         return self.responses[-1]
 
     def SerializeToString(self) -> bytes:
-        """Serialize the message. Each response is followed by its notes, which a parser merges into the empty ones."""
+        """Serialize the message. The notes of each response follow its other fields.
+
+        Each field occurs once. Not every decoder merges two occurrences of a message: JSON transcoders refuse them.
+        """
         parts = list[bytes]()
         for response, notes in zip(self.responses, self._notes, strict=True):
             head = response.SerializeToString()
-            field = self._NOTES + _varint(len(notes)) if notes else b""
+            field = b"" if notes is None else self._NOTES + _varint(len(notes))
             size = len(head) + len(field) + len(notes or b"")
             parts += (self._RESPONSES, _varint(size), head, field, notes or b"")
         return b"".join(parts)
