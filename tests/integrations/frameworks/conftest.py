@@ -4,12 +4,24 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from session_notes import BackgroundObserver, Notes, ObserverClient, PrimaryClient, Turn, TurnRecorder
+from session_notes import (
+    AsyncPrimaryClient,
+    BackgroundObserver,
+    Notes,
+    ObserverClient,
+    PrimaryClient,
+    Turn,
+    TurnRecorder,
+)
+from session_notes.integrations._recording import Recorder
 
 from tests.clients.conftest import async_primary, observer, primary, proxy, silent, unreachable
 from tests.examples.programs import EXAMPLES  # Its import makes the examples importable.
-from tests.integrations.frameworks.support import Analysis
+from tests.integrations.frameworks.support import Analysis, MemoryRecorder
 from tests.peers import Proxy
+
+# Test files import the tests in these modules.
+pytest.register_assert_rewrite(*(f"{__package__}.{name}" for name in ("arguments", "docs", "failures")))
 
 __all__ = ["EXAMPLES", "async_primary", "observer", "primary", "proxy", "silent", "unreachable"]
 
@@ -40,6 +52,23 @@ def hanging_recorder(proxy: Proxy, session_id: str) -> Iterator[TurnRecorder]:
         proxy.drop_replies()
         recorder = TurnRecorder(primary, timeout=timedelta(seconds=30))
         yield recorder
+        recorder.close(timedelta())
+
+
+@pytest.fixture(params=["refused", "silent", "broken"])
+def failing(
+    request: pytest.FixtureRequest, unreachable: str, silent: str
+) -> Iterator[tuple[AsyncPrimaryClient, Recorder]]:
+    """A client and a recorder of a sidecar that is gone, of one that never responds, or with errors of their own."""
+    target = silent if request.param == "silent" else unreachable
+    client = AsyncPrimaryClient(target)
+    if request.param == "broken":
+        # A client that is not open raises UsageError.
+        yield client, MemoryRecorder(RuntimeError("my order 4711"))
+        return
+    with PrimaryClient(target) as writer:
+        recorder = TurnRecorder(writer, timeout=timedelta(seconds=60))
+        yield client, recorder
         recorder.close(timedelta())
 
 

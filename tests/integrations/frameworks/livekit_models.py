@@ -8,7 +8,8 @@ from livekit.agents import llm, stt
 from livekit.agents.language import LanguageCode
 from livekit.agents.voice.io import AudioInput
 
-QUESTION = "I want my money back."
+from tests.integrations.frameworks.support import QUESTION
+
 ANSWER = "What did you order?"
 
 

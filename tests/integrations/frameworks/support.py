@@ -11,6 +11,9 @@ from session_notes import ActiveRun, Notes, PrimaryClient, Turn
 
 from tests.support import eventually
 
+QUESTION = "I want my money back."
+"""The user's message in an exchange that several frameworks have."""
+
 
 @dataclass
 class Caller:

@@ -1,10 +1,7 @@
-"""The code in docs/integrations-frameworks.md runs and does what the page promises."""
+"""The code in docs/integrations-frameworks.md, for the frameworks in this environment."""
 
-import ast
-import inspect
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,23 +14,47 @@ from session_notes import AsyncPrimaryClient, Notes, ObserverClient, PrimaryClie
 
 from tests.integrations.frameworks import langchain_models, livekit_models, openai_agents_models
 from tests.integrations.frameworks.claude_models import ScriptedClaude
-from tests.integrations.frameworks.support import Analysis, Caller, stored_utterances, summary
+from tests.integrations.frameworks.docs import (
+    DOCS,
+    execute,
+    test_framework_code,
+    test_missing_package_names_the_extra,
+)
+from tests.integrations.frameworks.support import Analysis, stored_utterances, summary
 from tests.integrations.model_provider import running
 from tests.support import Sidecar, eventually
 
-DOCS = (Path(__file__).parents[3] / "docs" / "integrations-frameworks.md").read_text()
-SECTIONS = {
-    section.partition("\n")[0]: re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    for section in DOCS.split("\n## ")[1:]
-}
+__all__ = ["test_framework_code", "test_missing_package_names_the_extra"]
 
 
-async def execute(section: str, names: dict[str, Any], *, block: int = 0) -> None:
-    """Run code of a section, which may contain `await`, with these names defined."""
-    lines = SECTIONS[section][block].replace('"session-1"', "session_id")
-    result = eval(compile(lines, section, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
-    if inspect.isawaitable(result):
-        await result
+@pytest.fixture(
+    params=[
+        ("OpenAI Agents SDK", 0, openai_agents_models.ScriptedModel("Certainly.")),
+        ("OpenAI Agents SDK", 1, openai_agents_models.ScriptedModel("Certainly.")),
+        ("LangGraph", 0, langchain_models.ScriptedModel(steps=["Certainly."])),
+        ("LangChain agents", 0, langchain_models.ScriptedModel(steps=["Certainly."])),
+        ("Pydantic AI", 0, TestModel(call_tools=[], custom_output_text="Certainly.")),
+    ]
+)
+def example(request: pytest.FixtureRequest) -> Any:
+    """The code of each framework that a scripted model can run."""
+    return request.param
+
+
+@pytest.fixture(
+    params=[
+        ("openai_agents", "agents", "openai-agents"),
+        ("langgraph", "langchain_core.messages", "langgraph"),
+        ("langchain", "langchain.agents.middleware", "langchain"),
+        ("pydantic_ai", "pydantic_ai", "pydantic-ai"),
+        ("claude_agent_sdk", "claude_agent_sdk", "claude-agent-sdk"),
+        ("livekit", "livekit.agents", "livekit"),
+        ("pipecat", "pipecat.frames.frames", "pipecat"),
+    ]
+)
+def extra(request: pytest.FixtureRequest) -> Any:
+    """The extra of each integration."""
+    return request.param
 
 
 async def test_setup_code(
@@ -52,32 +73,6 @@ async def test_setup_code(
 
     await execute("Setup", {"analyse": analysis, "serve": serve})
     assert summary(primary, session_id) == "1 turns"
-
-
-@pytest.mark.parametrize(
-    ("section", "block", "model"),
-    [
-        ("OpenAI Agents SDK", 0, openai_agents_models.ScriptedModel("Certainly.")),
-        ("OpenAI Agents SDK", 1, openai_agents_models.ScriptedModel("Certainly.")),
-        ("LangGraph", 0, langchain_models.ScriptedModel(steps=["Certainly."])),
-        ("LangChain agents", 0, langchain_models.ScriptedModel(steps=["Certainly."])),
-        ("Pydantic AI", 0, TestModel(call_tools=[], custom_output_text="Certainly.")),
-    ],
-)
-async def test_framework_code(
-    section: str,
-    block: int,
-    model: Any,
-    async_primary: AsyncPrimaryClient,
-    primary: PrimaryClient,
-    recorder: TurnRecorder,
-    session_id: str,
-) -> None:
-    """The code of each framework runs unchanged with a scripted model and records the exchange."""
-    names = {"model": model, "caller": Caller(session_id), "Caller": Caller, "session_id": session_id}
-    await execute(section, names | {"primary": async_primary, "recorder": recorder}, block=block)
-    exchange = [("user", "I want my money back."), ("primary", "Certainly.")]
-    eventually(lambda: stored_utterances(primary, session_id) == exchange)
 
 
 async def test_livekit_code(async_primary: AsyncPrimaryClient, recorder: TurnRecorder, session_id: str) -> None:
@@ -142,22 +137,3 @@ async def test_claude_code_settings(
         ("user", "A lamp."),
         ("primary", "Thank you."),
     ]
-
-
-@pytest.mark.parametrize(
-    ("module", "package", "extra"),
-    [
-        ("openai_agents", "agents", "openai-agents"),
-        ("langgraph", "langchain_core.messages", "langgraph"),
-        ("langchain", "langchain.agents.middleware", "langchain"),
-        ("pydantic_ai", "pydantic_ai", "pydantic-ai"),
-        ("claude_agent_sdk", "claude_agent_sdk", "claude-agent-sdk"),
-        ("livekit", "livekit.agents", "livekit"),
-        ("pipecat", "pipecat.frames.frames", "pipecat"),
-    ],
-)
-def test_missing_package_names_the_extra(module: str, package: str, extra: str) -> None:
-    """Without its package, an integration names the extra to install."""
-    script = f"import sys; sys.modules[{package!r}] = None; import session_notes.integrations.{module}"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert f"pip install '.[{extra}]' in its checkout" in done.stderr.splitlines()[-1]

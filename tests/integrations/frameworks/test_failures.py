@@ -1,11 +1,5 @@
-"""A failing sidecar never breaks, slows or changes a conversation, in any framework.
+"""A failing sidecar never breaks, slows or changes a conversation, in the frameworks of this environment."""
 
-Every integration has an exchange here: a conversation with all that the integration hooks into it, except the tool.
-"""
-
-import time
-from collections.abc import Awaitable, Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +10,20 @@ from langchain.agents import create_agent
 from langgraph.graph import START, MessagesState, StateGraph
 from pydantic_ai import Agent as PydanticAgent
 from pydantic_ai.models.test import TestModel
-from session_notes import AsyncPrimaryClient, PrimaryClient, TurnRecorder
+from session_notes import AsyncPrimaryClient
 from session_notes.integrations import claude_agent_sdk, langchain, langgraph, openai_agents, pydantic_ai
 from session_notes.integrations._recording import Recorder
 
 from tests.integrations.frameworks import langchain_models, openai_agents_models
 from tests.integrations.frameworks.claude_models import ScriptedClaude, ask
-from tests.integrations.frameworks.livekit_models import QUESTION
-from tests.integrations.frameworks.support import MemoryRecorder
+from tests.integrations.frameworks.failures import Exchange, test_a_failing_sidecar_changes_nothing
+from tests.integrations.frameworks.support import QUESTION
 from tests.integrations.frameworks.voice_exchanges import livekit_turn, pipecat_turn
 from tests.integrations.model_provider import running
 
-set_tracing_disabled(True)
+__all__ = ["test_a_failing_sidecar_changes_nothing"]
 
-Exchange = Callable[[AsyncPrimaryClient, Recorder, str], Awaitable[Any]]
-"""Runs a conversation, and returns what the framework made of it: answers, history, or the model's input."""
+set_tracing_disabled(True)
 
 
 async def run_openai_hooks(primary: AsyncPrimaryClient, recorder: Recorder, session_id: str) -> Any:
@@ -108,43 +101,3 @@ def run_claude(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exchange:
 def exchange(request: pytest.FixtureRequest) -> Any:
     """The exchange of each integration."""
     return request.getfixturevalue(request.param) if isinstance(request.param, str) else request.param
-
-
-@pytest.fixture(params=["refused", "silent", "broken"])
-def failing(
-    request: pytest.FixtureRequest, unreachable: str, silent: str
-) -> Iterator[tuple[AsyncPrimaryClient, Recorder]]:
-    """A client and a recorder of a sidecar that is gone, of one that never responds, or with errors of their own."""
-    target = silent if request.param == "silent" else unreachable
-    client = AsyncPrimaryClient(target)
-    if request.param == "broken":
-        # A client that is not open raises UsageError.
-        yield client, MemoryRecorder(RuntimeError("my order 4711"))
-        return
-    with PrimaryClient(target) as writer:
-        recorder = TurnRecorder(writer, timeout=timedelta(seconds=60))
-        yield client, recorder
-        recorder.close(timedelta())
-
-
-async def test_a_failing_sidecar_changes_nothing(
-    exchange: Exchange,
-    failing: tuple[AsyncPrimaryClient, Recorder],
-    async_primary: AsyncPrimaryClient,
-    session_id: str,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """The conversation is the same as with a working sidecar without notes, and does not wait for the failing one."""
-    working = MemoryRecorder()
-    expected = await exchange(async_primary, working, session_id)
-    assert ("user", QUESTION) in working.utterances
-    client, recorder = failing
-    if isinstance(recorder, MemoryRecorder):
-        assert await exchange(client, recorder, session_id) == expected
-    else:
-        async with client:
-            start = time.monotonic()
-            assert await exchange(client, recorder, session_id) == expected
-            # Claude Code alone may take 15 s to start on a busy machine. The recorder's timeout is 60 s.
-            assert time.monotonic() - start < 40
-    assert "4711" not in caplog.text

@@ -25,8 +25,15 @@ from pipecat.transports.base_transport import BaseTransport
 from session_notes import AsyncPrimaryClient, Notes, ObserverClient, PrimaryClient, Turn, TurnRecorder
 from session_notes.integrations import livekit, pipecat
 
-from tests.integrations.frameworks.livekit_models import ANSWER, QUESTION, ScriptedLLM
-from tests.integrations.frameworks.support import Analysis, MemoryRecorder, promptly, stored_utterances, summary
+from tests.integrations.frameworks.livekit_models import ANSWER, ScriptedLLM
+from tests.integrations.frameworks.support import (
+    QUESTION,
+    Analysis,
+    MemoryRecorder,
+    promptly,
+    stored_utterances,
+    summary,
+)
 from tests.integrations.frameworks.voice_exchanges import (
     livekit_call,
     livekit_turn,

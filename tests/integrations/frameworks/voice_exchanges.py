@@ -30,7 +30,8 @@ from session_notes.integrations import livekit, pipecat
 from session_notes.integrations._feeds import is_notes
 from session_notes.integrations._recording import Recorder
 
-from tests.integrations.frameworks.livekit_models import ANSWER, QUESTION, Microphone, ScriptedLLM, ScriptedSTT
+from tests.integrations.frameworks.livekit_models import ANSWER, Microphone, ScriptedLLM, ScriptedSTT
+from tests.integrations.frameworks.support import QUESTION
 from tests.support import eventually
 
 
