@@ -20,6 +20,7 @@ from session_notes.integrations import (
     openai_agents,
     pipecat,
     pydantic_ai,
+    strands,
 )
 from session_notes.integrations.mcp import notes_server
 from session_notes.integrations.tools import AsyncNotesTool, NotesTool
@@ -34,6 +35,7 @@ HOOKS: list[Callable[..., Any]] = [
     langgraph.ObserverNode,
     langchain.ObserverMiddleware,
     pydantic_ai.Observed,
+    strands.ObserverHooks,
     lambda recorder, session_id: openai_agents.ObservedSession(SQLiteSession("s1"), recorder, session_id),
     lambda recorder, session_id: claude_agent_sdk.ObservedStore(InMemorySessionStore(), recorder, session_id),
     lambda recorder, session_id: livekit.record_turns(AgentSession(), recorder, session_id),
@@ -54,6 +56,8 @@ READERS: list[Reader] = [
     (lambda client: pipecat.notes_tool(client, "s1"), PrimaryClient, "AsyncPrimaryClient"),
     (lambda client: pipecat.NotesProcessor(client, "s1"), PrimaryClient, "AsyncPrimaryClient"),
     (langgraph.notes_tool, ObserverClient, "PrimaryClient or AsyncPrimaryClient"),
+    (lambda client: strands.notes_tool(client, "s1"), ObserverClient, "PrimaryClient or AsyncPrimaryClient"),
+    (lambda client: strands.notes_injector(client, "s1"), ObserverClient, "PrimaryClient or AsyncPrimaryClient"),
     (notes_server, PrimaryClient, "AsyncPrimaryClient"),
 ]
 

@@ -11,10 +11,11 @@ from langgraph.graph import START, MessagesState, StateGraph
 from pydantic_ai import Agent as PydanticAgent
 from pydantic_ai.models.test import TestModel
 from session_notes import AsyncPrimaryClient
-from session_notes.integrations import claude_agent_sdk, langchain, langgraph, openai_agents, pydantic_ai
+from session_notes.integrations import claude_agent_sdk, langchain, langgraph, openai_agents, pydantic_ai, strands
 from session_notes.integrations._recording import Recorder
+from strands import Agent as StrandsAgent
 
-from tests.integrations.frameworks import langchain_models, openai_agents_models
+from tests.integrations.frameworks import langchain_models, openai_agents_models, strands_models
 from tests.integrations.frameworks.claude_models import ScriptedClaude, ask
 from tests.integrations.frameworks.failures import Exchange, test_a_failing_sidecar_changes_nothing
 from tests.integrations.frameworks.support import QUESTION
@@ -71,6 +72,14 @@ async def run_pydantic_ai(primary: AsyncPrimaryClient, recorder: Recorder, sessi
     return (await agent.run(QUESTION, capabilities=[pydantic_ai.Observed(recorder, session_id)])).output
 
 
+async def run_strands(primary: AsyncPrimaryClient, recorder: Recorder, session_id: str) -> Any:
+    """Run an agent with hooks and notes in its input."""
+    model = strands_models.ScriptedModel("Certainly.")
+    hooks, notes = strands.ObserverHooks(recorder, session_id), strands.notes_injector(primary, session_id)
+    agent = StrandsAgent(model, hooks=[hooks], plugins=[notes], callback_handler=None)
+    return str(await agent.invoke_async(QUESTION)), model.texts
+
+
 @pytest.fixture
 def run_claude(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exchange:
     """Runs a conversation with the Claude Agent SDK, an observed store and a hook."""
@@ -93,6 +102,7 @@ def run_claude(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exchange:
         run_langgraph,
         run_langchain,
         run_pydantic_ai,
+        run_strands,
         livekit_turn,
         pipecat_turn,
         "run_claude",

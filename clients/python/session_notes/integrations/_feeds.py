@@ -1,12 +1,13 @@
 """Notes for the prompts of a framework's model: one feed per session, whose errors stay out of the framework's run."""
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypedDict
 
-from session_notes import AsyncNotesFeed, AsyncPrimaryClient, Severity
+from session_notes import AsyncNotesFeed, AsyncPrimaryClient, NotesFeed, PrimaryClient, Severity
 from session_notes._prompt import without_prompts
 from session_notes.integrations._arguments import check_client
 from session_notes.integrations._recording import ErrorBoundary
@@ -29,8 +30,12 @@ class FeedOptions(TypedDict, total=False):
 
 @dataclass
 class _Entry:
-    feed: AsyncNotesFeed
+    feed: NotesFeed | AsyncNotesFeed
     text: str = ""
+
+    async def next(self) -> str | None:
+        """Return the feed's next text."""
+        return await (asyncio.to_thread(self.feed.next) if isinstance(self.feed, NotesFeed) else self.feed.next())
 
 
 class Feeds:
@@ -40,22 +45,28 @@ class Feeds:
         client: Reads the notes. It is not closed.
         session_id: The session id, or a function that maps the framework's context to one.
         options: The options of each feed.
+        clients: The accepted classes of clients. A `PrimaryClient` is called in a thread.
 
     Raises:
-        InvalidArgument: If the client is not an `AsyncPrimaryClient`, or another argument is invalid.
+        InvalidArgument: If the client or another argument is invalid.
     """
 
     def __init__(
-        self, client: AsyncPrimaryClient, session_id: str | Callable[[Any], str], options: FeedOptions
+        self,
+        client: PrimaryClient | AsyncPrimaryClient,
+        session_id: str | Callable[[Any], str],
+        options: FeedOptions,
+        *,
+        clients: tuple[type, ...] = (AsyncPrimaryClient,),
     ) -> None:
-        check_client(client, AsyncPrimaryClient)
+        check_client(client, *clients)
         check_session_id(session_id)
         if "observers" in options:
             options = {**options, "observers": tuple(options["observers"])}
-        AsyncNotesFeed(client, "any", **options)  # Rejects invalid options.
         self._client = client
         self._session_id = session_id
         self._options = options
+        self._feed("any")  # Rejects invalid options.
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
 
     async def text(self, context: Any = None) -> str:
@@ -76,7 +87,7 @@ class Feeds:
         entry = None
         with ErrorBoundary("no notes for the prompt"):
             entry = self._entry(session_of(self._session_id, context))
-            if (text := await entry.feed.next()) is not None:
+            if (text := await entry.next()) is not None:
                 entry.text = text
                 return text, True
         return (entry.text if entry else ""), False
@@ -84,11 +95,16 @@ class Feeds:
     def _entry(self, session_id: str) -> _Entry:
         entry = self._entries.get(session_id)
         if entry is None:
-            entry = self._entries[session_id] = _Entry(AsyncNotesFeed(self._client, session_id, **self._options))
+            entry = self._entries[session_id] = _Entry(self._feed(session_id))
         self._entries.move_to_end(session_id)
         if len(self._entries) > MAX_FEEDS:
             self._entries.popitem(last=False)
         return entry
+
+    def _feed(self, session_id: str) -> NotesFeed | AsyncNotesFeed:
+        if isinstance(self._client, PrimaryClient):
+            return NotesFeed(self._client, session_id, **self._options)
+        return AsyncNotesFeed(self._client, session_id, **self._options)
 
 
 def is_notes(text: object) -> bool:
