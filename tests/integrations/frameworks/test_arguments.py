@@ -13,6 +13,7 @@ from pydantic_ai import Agent
 from pydantic_ai.models.test import TestModel
 from session_notes import AsyncPrimaryClient, AsyncTurnRecorder, ObserverClient, PrimaryClient
 from session_notes.integrations import (
+    agent_framework,
     claude_agent_sdk,
     langchain,
     langgraph,
@@ -36,6 +37,7 @@ HOOKS: list[Callable[..., Any]] = [
     langchain.ObserverMiddleware,
     pydantic_ai.Observed,
     strands.ObserverHooks,
+    agent_framework.ObserverProvider,
     lambda recorder, session_id: openai_agents.ObservedSession(SQLiteSession("s1"), recorder, session_id),
     lambda recorder, session_id: claude_agent_sdk.ObservedStore(InMemorySessionStore(), recorder, session_id),
     lambda recorder, session_id: livekit.record_turns(AgentSession(), recorder, session_id),
@@ -58,6 +60,8 @@ READERS: list[Reader] = [
     (langgraph.notes_tool, ObserverClient, "PrimaryClient or AsyncPrimaryClient"),
     (lambda client: strands.notes_tool(client, "s1"), ObserverClient, "PrimaryClient or AsyncPrimaryClient"),
     (lambda client: strands.notes_injector(client, "s1"), ObserverClient, "PrimaryClient or AsyncPrimaryClient"),
+    (agent_framework.notes_tool, PrimaryClient, "AsyncPrimaryClient"),
+    (agent_framework.NotesProvider, PrimaryClient, "AsyncPrimaryClient"),
     (notes_server, PrimaryClient, "AsyncPrimaryClient"),
 ]
 

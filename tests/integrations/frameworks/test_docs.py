@@ -12,7 +12,13 @@ from pipecat.processors.filters.identity_filter import IdentityFilter
 from pydantic_ai.models.test import TestModel
 from session_notes import AsyncPrimaryClient, Notes, ObserverClient, PrimaryClient, Readiness, Turn, TurnRecorder
 
-from tests.integrations.frameworks import langchain_models, livekit_models, openai_agents_models, strands_models
+from tests.integrations.frameworks import (
+    agent_framework_models,
+    langchain_models,
+    livekit_models,
+    openai_agents_models,
+    strands_models,
+)
 from tests.integrations.frameworks.claude_models import ScriptedClaude
 from tests.integrations.frameworks.docs import (
     DOCS,
@@ -35,6 +41,7 @@ __all__ = ["test_framework_code", "test_missing_package_names_the_extra"]
         ("LangChain agents", 0, langchain_models.ScriptedModel(steps=["Certainly."])),
         ("Pydantic AI", 0, TestModel(call_tools=[], custom_output_text="Certainly.")),
         ("Strands Agents", 0, strands_models.ScriptedModel("Certainly.")),
+        ("Microsoft Agent Framework", 0, agent_framework_models.ScriptedClient("Certainly.")),
     ]
 )
 def example(request: pytest.FixtureRequest) -> Any:
@@ -49,6 +56,7 @@ def example(request: pytest.FixtureRequest) -> Any:
         ("langchain", "langchain.agents.middleware", "langchain"),
         ("pydantic_ai", "pydantic_ai", "pydantic-ai"),
         ("strands", "strands.hooks", "strands"),
+        ("agent_framework", "agent_framework", "agent-framework"),
         ("claude_agent_sdk", "claude_agent_sdk", "claude-agent-sdk"),
         ("livekit", "livekit.agents", "livekit"),
         ("pipecat", "pipecat.frames.frames", "pipecat"),

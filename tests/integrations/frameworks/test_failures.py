@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agent_framework import Agent as FrameworkAgent
 from agents import Agent, RunConfig, Runner, SQLiteSession, set_tracing_disabled
 from claude_agent_sdk import HookMatcher, InMemorySessionStore
 from langchain.agents import create_agent
@@ -11,11 +12,19 @@ from langgraph.graph import START, MessagesState, StateGraph
 from pydantic_ai import Agent as PydanticAgent
 from pydantic_ai.models.test import TestModel
 from session_notes import AsyncPrimaryClient
-from session_notes.integrations import claude_agent_sdk, langchain, langgraph, openai_agents, pydantic_ai, strands
+from session_notes.integrations import (
+    agent_framework,
+    claude_agent_sdk,
+    langchain,
+    langgraph,
+    openai_agents,
+    pydantic_ai,
+    strands,
+)
 from session_notes.integrations._recording import Recorder
 from strands import Agent as StrandsAgent
 
-from tests.integrations.frameworks import langchain_models, openai_agents_models, strands_models
+from tests.integrations.frameworks import agent_framework_models, langchain_models, openai_agents_models, strands_models
 from tests.integrations.frameworks.claude_models import ScriptedClaude, ask
 from tests.integrations.frameworks.failures import Exchange, test_a_failing_sidecar_changes_nothing
 from tests.integrations.frameworks.support import QUESTION
@@ -80,6 +89,14 @@ async def run_strands(primary: AsyncPrimaryClient, recorder: Recorder, session_i
     return str(await agent.invoke_async(QUESTION)), model.texts
 
 
+async def run_agent_framework(primary: AsyncPrimaryClient, recorder: Recorder, session_id: str) -> Any:
+    """Run an agent of Microsoft Agent Framework with both context providers."""
+    client = agent_framework_models.ScriptedClient("Certainly.")
+    notes = agent_framework.NotesProvider(primary, session_id)
+    observer = agent_framework.ObserverProvider(recorder, session_id)
+    return (await FrameworkAgent(client, context_providers=[notes, observer]).run(QUESTION)).text, client.texts
+
+
 @pytest.fixture
 def run_claude(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exchange:
     """Runs a conversation with the Claude Agent SDK, an observed store and a hook."""
@@ -103,6 +120,7 @@ def run_claude(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exchange:
         run_langchain,
         run_pydantic_ai,
         run_strands,
+        run_agent_framework,
         livekit_turn,
         pipecat_turn,
         "run_claude",
