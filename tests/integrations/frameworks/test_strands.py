@@ -302,6 +302,21 @@ async def test_run_that_fails_after_a_tool_call() -> None:
     assert recorder.utterances == [*before, ("user", "Are you there?"), ("primary", "Here.")]
 
 
+async def test_cancelled_run() -> None:
+    """The message that Strands puts in place of a cancelled answer is marked, and the next answer is not."""
+    recorder = MemoryRecorder()
+    agent = recorded_agent(recorder, "No.", "Here.")
+    agent.cancel()
+    assert (await agent.invoke_async("Hello")).stop_reason == "cancelled"
+    await agent.invoke_async("Again")
+    assert [(turn.text, turn.extra) for turn in recorder.turns] == [
+        ("Hello", {}),
+        ("Cancelled by user", {"interrupted": True}),
+        ("Again", {}),
+        ("Here.", {}),
+    ]
+
+
 async def test_cancelled_stream() -> None:
     """A run whose stream the application closes is not recorded, and the next one is complete."""
     recorder = MemoryRecorder()

@@ -16,6 +16,7 @@ At the end of a run, the hooks record, in order and once:
 An interrupted run is recorded up to the interrupt, and the rest when it has been resumed and ends. A run that fails
 before the agent's first message is recorded with the next run. One that fails later is recorded without an observer
 run, because Strands keeps its messages. If a hook resumes a run (`event.resume`), the hook's input is not recorded.
+The last message of a run that `Agent.cancel` ended, which Strands may have written, has `extra={"interrupted": True}`.
 
 Not recorded: tool calls and their results, reasoning, images, documents, messages that a session manager restored,
 prompts that Strands adds for structured output, and runs of the deprecated `Agent.structured_output`.
@@ -178,7 +179,9 @@ def _turns(messages: Sequence[Message], result: AgentResult | None) -> Iterator[
     """Yield the turns of messages and of the structured output, each with an id."""
     for message in messages:
         speaker, separator = ("primary", "") if _is_answer(message) else ("user", "\n")
-        yield message.get("tracking_id"), Turn(speaker, separator.join(_texts(message["content"])))
+        cancelled = result is not None and result.stop_reason == "cancelled" and message is messages[-1]
+        extra = {"interrupted": True} if cancelled and _is_answer(message) else {}
+        yield message.get("tracking_id"), Turn(speaker, separator.join(_texts(message["content"])), extra=extra)
     output = result.structured_output if result else None
     # Without a call of the output's tool, the last message is the output.
     if output is not None and messages and any("toolUse" in block for block in messages[-1]["content"]):
