@@ -7,6 +7,8 @@ PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3 p
 BIN := .venv/bin
 PROTOS := $(shell find protos -name '*.proto' | sort)
 GENERATED := v1 status
+# What Envoy needs to convert JSON (deploy/envoy): the services, and the messages in their errors.
+DESCRIPTORS := deploy/envoy/descriptors.binpb
 
 # Override the environment: tests start hundreds of Python processes, and without bytecode each would compile every module.
 export PYTHONDONTWRITEBYTECODE :=
@@ -42,7 +44,8 @@ help: ## list the targets
 # environment because it conflicts with the newest protobuf.
 .venv-protos/ready: Makefile
 	$(call venv,.venv-protos)
-	@.venv-protos/bin/python -m pip install --quiet --disable-pip-version-check grpcio-tools==1.80.0 mypy-protobuf==5.1.0
+	@.venv-protos/bin/python -m pip install --quiet --disable-pip-version-check grpcio-tools==1.80.0 mypy-protobuf==5.1.0 \
+		googleapis-common-protos==1.72.0
 	@touch $@
 
 install: .venv/run ## create .venv and install the sidecar and the command line
@@ -200,6 +203,9 @@ check: .venv/dev .venv-protos/ready ## lint, check types and the contract, and c
 	@rm -rf .venv-protos/fresh && $(MAKE) --no-print-directory generate INTO=.venv-protos/fresh
 	@for d in $(GENERATED); do diff -r -x __pycache__ -x __init__.py .venv-protos/fresh/session_notes/$$d clients/python/session_notes/$$d \
 		|| { echo "generated code differs from protos/: run make protos" >&2; exit 1; }; done
+	@$(MAKE) --no-print-directory generate-descriptors DESCRIPTORS=.venv-protos/fresh/descriptors.binpb
+	@cmp .venv-protos/fresh/descriptors.binpb $(DESCRIPTORS) \
+		|| { echo "$(DESCRIPTORS) differs from protos/: run make protos" >&2; exit 1; }
 	@if $(NODE); then $(MAKE) --no-print-directory check-typescript; fi
 	@echo "all checks passed"
 
@@ -214,8 +220,9 @@ format: .venv/dev ## format the code and apply automatic fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-protos: .venv-protos/ready ## generate code from protos/, for Python and (with Node.js) for TypeScript
+protos: .venv-protos/ready ## generate code from protos/, for Python and (with Node.js) for TypeScript, and Envoy's descriptors
 	@$(MAKE) --no-print-directory generate INTO=clients/python
+	@$(MAKE) --no-print-directory generate-descriptors
 	@if $(NODE); then $(MAKE) --no-print-directory generate-typescript; fi
 
 .PHONY: generate
@@ -225,6 +232,11 @@ generate:
 		--plugin=protoc-gen-mypy_grpc=.venv-protos/bin/protoc-gen-mypy_grpc \
 		--python_out=$(INTO) --mypy_out=quiet:$(INTO) --grpc_python_out=$(INTO) --mypy_grpc_out=quiet:$(INTO) $(PROTOS)
 	@for p in $$(grep -L '^service' $(PROTOS)); do f=$${p#protos/}; rm -f $(INTO)/$${f%.proto}_pb2_grpc.py*; done
+
+.PHONY: generate-descriptors
+generate-descriptors:
+	@.venv-protos/bin/python -m grpc_tools.protoc --proto_path=protos --proto_path=$$(echo .venv-protos/lib/python3*/site-packages) \
+		--include_imports --descriptor_set_out=$(DESCRIPTORS) $(filter protos/session_notes/v1/%,$(PROTOS)) google/rpc/error_details.proto
 
 .PHONY: generate-typescript
 generate-typescript: .venv/dev clients/typescript/node_modules/.package-lock.json
