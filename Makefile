@@ -115,8 +115,8 @@ oldest: .venv-oldest/ready ## run the tests on the oldest supported versions of 
 	@.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[server,dev,integrations]'
 	@touch $@
 
-# Traces, workers and addresses depend on the engine.
-INTEGRATIONS_PER_ENGINE := tests/integrations/test_traces.py $(wildcard tests/integrations/test_worker*.py)
+# Traces, workers, addresses and HTTP/2 depend on the engine.
+INTEGRATIONS_PER_ENGINE := tests/integrations/test_traces.py tests/integrations/test_envoy.py $(wildcard tests/integrations/test_worker*.py)
 
 # Modules that import these packages can be type-checked only in this environment, so `make check` skips them.
 TYPED_HERE = find clients/python/session_notes/integrations tests/integrations tests/compliance/mcp examples/*_agent.py -name '*.py'
