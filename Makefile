@@ -115,10 +115,18 @@ oldest: .venv-oldest/ready ## run the tests on the oldest supported versions of 
 	@.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[server,dev,integrations]'
 	@touch $@
 
+# Google ADK accepts no OpenTelemetry as new as LiveKit Agents needs.
+.venv-google-adk/ready: pyproject.toml
+	$(call venv,.venv-google-adk)
+	@echo "installing Google ADK into .venv-google-adk (600 MB)"
+	@.venv-google-adk/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@.venv-google-adk/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[server,dev,google-adk]'
+	@touch $@
+
 # Traces, workers, addresses and HTTP/2 depend on the engine.
 INTEGRATIONS_PER_ENGINE := tests/integrations/test_traces.py tests/integrations/test_envoy.py $(wildcard tests/integrations/test_worker*.py)
 
-# Modules that import these packages can be type-checked only in this environment, so `make check` skips them.
+# Modules that import these packages can be type-checked only in these environments, so `make check` skips them.
 TYPED_HERE = find clients/python/session_notes/integrations tests/integrations tests/compliance/mcp examples/*_agent.py -name '*.py'
 
 # The conformance suite of MCP, with the Node.js that it needs.
@@ -130,10 +138,15 @@ $(MCP_SUITE)/node_modules/.package-lock.json: tests/compliance/mcp/package.json 
 	@cd $(MCP_SUITE) && npm --silent ci --no-audit --no-fund --ignore-scripts
 	@touch $@
 
-test-integrations: .venv-integrations/ready ## run the tests of the integrations, with the real packages (ARGS="-k name" selects tests)
-	.venv-integrations/bin/mypy $$($(TYPED_HERE))
+# ARGS may select no test of an environment, with which pytest exits with 5.
+NONE_SELECTED = $(if $(ARGS),|| test $$? -eq 5)
+
+test-integrations: .venv-integrations/ready .venv-google-adk/ready ## run the tests of the integrations, with the real packages (ARGS="-k name" selects tests)
+	.venv-integrations/bin/mypy $$($(TYPED_HERE) ! -path '*google_adk*')
+	.venv-google-adk/bin/mypy $$($(TYPED_HERE) -path '*google_adk*')
 	@if $(NODE); then $(MAKE) --no-print-directory $(MCP_SUITE)/node_modules/.package-lock.json; fi
-	@.venv-integrations/bin/python -m pytest -n 2 tests/integrations tests/compliance/claude_agent_sdk tests/compliance/mcp $(ARGS)
+	@.venv-integrations/bin/python -m pytest -n 2 tests/integrations tests/compliance/claude_agent_sdk tests/compliance/mcp $(ARGS) $(NONE_SELECTED)
+	@.venv-google-adk/bin/python -m pytest -n 2 tests/integrations $(ARGS) $(NONE_SELECTED)
 ifndef ARGS
 	@.venv-integrations/bin/python -m pytest -n 2 --engine grpcio $(INTEGRATIONS_PER_ENGINE)
 endif
@@ -246,6 +259,6 @@ generate-typescript: .venv/dev clients/typescript/node_modules/.package-lock.jso
 gone:
 
 clean: ## remove environments, caches and builds
-	rm -rf .venv .venv-protos .venv-oldest .venv-integrations .venv-pythons build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache
+	rm -rf .venv .venv-protos .venv-oldest .venv-integrations .venv-google-adk .venv-pythons build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache
 	rm -rf clients/typescript/node_modules clients/typescript/build clients/typescript/dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -14,8 +14,9 @@ from tests.integrations.container import build
 
 ROOT = Path(__file__).parents[2]
 
-# These tests need the environment of `make test-integrations`. `pytest tests` in another environment skips them.
-collect_ignore_glob = [] if find_spec("kubernetes_validate") else ["test_*.py", "frameworks/*"]
+# These tests need the environments of `make test-integrations`. `pytest tests` in another environment skips them.
+collect_ignore_glob = [] if find_spec("kubernetes_validate") else ["test_*.py", "frameworks/test_*.py"]
+collect_ignore_glob += [] if find_spec("google.adk") else ["frameworks/google_adk/*"]
 
 
 def _shared_folder(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
