@@ -76,7 +76,7 @@ else
 endif
 
 # The first run builds the suites, which takes several minutes.
-compliance: .venv/dev ## run the suites of h2spec, gRPC and Connect on both engines, and promtool (needs Go)
+compliance: .venv/dev ## run the suites of h2spec, gRPC and Connect, and porcupine, on both engines, and promtool (needs Go)
 	@$(BIN)/python -m tests.compliance.tools
 	@$(BIN)/python -m pytest -n 2 tests/compliance $(ARGS)
 

@@ -30,7 +30,9 @@ INTEROP_DESCRIPTORS = CACHE / "interop.binpb"
 CONNECT_DESCRIPTORS = CACHE / "connect.binpb"
 
 _BUILT = CACHE / "built"
-_VERSIONS = "\n".join((GRPC, CONNECT, H2SPEC, PROMETHEUS))
+_LINEARIZABILITY = Path(__file__).with_name("linearizability")
+_LINEARIZABILITY_FILES = [(_LINEARIZABILITY / name).read_text() for name in ("go.mod", "check.go")]
+_VERSIONS = "\n".join((GRPC, CONNECT, H2SPEC, PROMETHEUS, *_LINEARIZABILITY_FILES))
 
 
 def program(name: str) -> str:
@@ -78,6 +80,8 @@ def build() -> None:
             print(f"building {name} from {module}", flush=True)
             path, _, version = module.partition("@")
             _run(go, "install", f"{path}/{package}@{version}")
+        print("building linearizability with porcupine", flush=True)
+        _run(go, "build", "-C", str(_LINEARIZABILITY), "-o", str(CACHE / "bin" / "linearizability"), ".")
         modules = Path(_run(go, "env", "GOMODCACHE").decode().strip())
         # Compiled in the context of its module, the file needs no go.mod.
         source = Path(__file__).with_name("interop") / "descriptors.go"
