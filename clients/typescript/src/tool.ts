@@ -37,7 +37,7 @@ const DESCRIPTION_OF_SEVERAL =
   `a result for each observer, by name, with its notes: ${NOTES_CONTENTS}.\n${GUIDE}`;
 
 /** The tool's parameters as JSON schema: none. */
-interface Parameters {
+export interface Parameters {
   type: "object";
   properties: Record<string, never>;
   required: string[];
@@ -166,6 +166,7 @@ export class NotesTool {
   }
 }
 
-function parameters(): Parameters {
+/** Returns the schema of a tool without parameters. */
+export function parameters(): Parameters {
   return { type: "object", properties: {}, required: [], additionalProperties: false };
 }

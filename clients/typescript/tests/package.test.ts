@@ -2,7 +2,8 @@
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, suite, test } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -21,6 +22,43 @@ function examples(): string[] {
   return [...read("README.md").matchAll(/^```ts\n(.*?)^```$/gms)].map(([, code]) => code ?? "");
 }
 
+/** The example of the AI SDK's integration, as a module with the names that it uses. */
+function sdkExample(): string {
+  const page = read("..", "..", "docs", "integrations-frameworks.md");
+  const [, code = ""] = /^## Vercel AI SDK$.*?^```ts\n(.*?)^```$/ms.exec(page) ?? [];
+  const before = `import type { ModelMessage } from "ai";
+    import type { BackgroundObserver } from "session-notes";
+    declare const model: Parameters<typeof wrapLanguageModel>[0]["model"];
+    declare const messages: ModelMessage[], observer: BackgroundObserver, abortSignal: AbortSignal;`;
+  const after = `recordingMiddleware(recorder, ({ providerOptions }) => String(providerOptions?.["app"]?.["session"]));
+    notesTool(primary, ({ toolCallId }) => toolCallId);
+    // @ts-expect-error: the types are those of the SDK
+    export const middleware: number = notesMiddleware(primary, "s");
+    // @ts-expect-error: so is the tool's
+    export const tool: number = tools.notes;`;
+  return [before, code, after].join("\n");
+}
+
+/** Returns the problems that the compiler finds with the strictest settings. */
+function problems(paths: string[], skipLibCheck: boolean): string[] {
+  const program = ts.createProgram(paths, {
+    target: ts.ScriptTarget.ES2022,
+    lib: ["lib.es2022.d.ts", "lib.esnext.disposable.d.ts"],
+    module: ts.ModuleKind.NodeNext,
+    types: ["node"],
+    typeRoots: [join(PACKAGE, "node_modules/@types")],
+    strict: true,
+    exactOptionalPropertyTypes: true,
+    noUncheckedIndexedAccess: true,
+    noEmit: true,
+    skipLibCheck,
+  });
+  return ts.getPreEmitDiagnostics(program).map((problem) => {
+    const where = problem.file?.fileName ?? "";
+    return `${where}: ${ts.flattenDiagnosticMessageText(problem.messageText, "\n")}`;
+  });
+}
+
 suite("the package", { concurrency: false }, () => {
   // Create the consumer inside the package, so that it finds the dependencies.
   const home = mkdtempSync(join(PACKAGE, "build", "consumer-"));
@@ -29,6 +67,8 @@ suite("the package", { concurrency: false }, () => {
 
   before(() => {
     mkdirSync(modules);
+    // A package of its own; in this package, its name would mean the sources.
+    writeFileSync(join(home, "package.json"), '{ "private": true }');
     const pack = ["pack", "--ignore-scripts", "--json", "--pack-destination", home];
     const packed: unknown = JSON.parse(execFileSync("npm", pack, { cwd: PACKAGE, encoding: "utf8" }));
     // npm 10 and 11 print a list, npm 12 an object.
@@ -70,23 +110,7 @@ suite("the package", { concurrency: false }, () => {
       writeFileSync(path, code);
       return path;
     });
-    const program = ts.createProgram(paths, {
-      target: ts.ScriptTarget.ES2022,
-      lib: ["lib.es2022.d.ts", "lib.esnext.disposable.d.ts"],
-      module: ts.ModuleKind.NodeNext,
-      types: ["node"],
-      typeRoots: [join(PACKAGE, "node_modules/@types")],
-      strict: true,
-      exactOptionalPropertyTypes: true,
-      noUncheckedIndexedAccess: true,
-      noEmit: true,
-      skipLibCheck: false,
-    });
-    const problems = ts.getPreEmitDiagnostics(program).map((problem) => {
-      const where = problem.file?.fileName ?? "";
-      return `${where}: ${ts.flattenDiagnosticMessageText(problem.messageText, "\n")}`;
-    });
-    assert.deepEqual(problems, []);
+    assert.deepEqual(problems(paths, false), []);
   });
 
   test("runs the README's examples as installed", async () => {
@@ -109,11 +133,48 @@ suite("the package", { concurrency: false }, () => {
     );
   });
 
+  test("compiles the example of the AI SDK's integration with every supported version", () => {
+    const { peerDependencies } = JSON.parse(read("package.json")) as { peerDependencies: Record<string, string> };
+    assert.deepEqual(peerDependencies, { ai: "^5.0.0 || ^6.0.0 || ^7.0.0" });
+    const path = join(home, "sdk.mts");
+    writeFileSync(path, sdkExample());
+    for (const version of ["ai-5", "ai", "ai-7"]) {
+      rmSync(join(modules, "ai"), { force: true });
+      symlinkSync(join(PACKAGE, "node_modules", version), join(modules, "ai"));
+      assert.deepEqual(problems([path], true), [], version);
+    }
+    rmSync(join(modules, "ai"));
+  });
+
+  test("does not need the AI SDK, except for its integration", () => {
+    // Outside of the package, so that the SDK is not found.
+    const elsewhere = mkdtempSync(join(tmpdir(), "session-notes-"));
+    try {
+      cpSync(join(modules, "package"), join(elsewhere, "node_modules", "session-notes"), { recursive: true });
+      for (const scope of ["@bufbuild", "@grpc"]) {
+        symlinkSync(join(PACKAGE, "node_modules", scope), join(elsewhere, "node_modules", scope));
+      }
+      const script = `const { NotesTool } = await import("session-notes");
+        const { code } = await import("session-notes/ai-sdk").catch((error) => error);
+        console.log(NotesTool.name, code);`;
+      const run = ["--input-type=module", "--eval", script];
+      assert.equal(
+        execFileSync(process.execPath, run, { cwd: elsewhere, encoding: "utf8" }),
+        "NotesTool ERR_MODULE_NOT_FOUND\n",
+      );
+    } finally {
+      rmSync(elsewhere, { recursive: true });
+    }
+  });
+
   test("has dependencies that support the oldest Node.js it supports", () => {
     const { packages } = JSON.parse(read("package-lock.json")) as {
       packages: Record<string, { engines?: { node?: string } }>;
     };
-    const other = Object.entries(packages).filter(([, { engines }]) => {
+    const other = Object.entries(packages).filter(([path, { engines }]) => {
+      if (path.startsWith("node_modules/ai-7")) {
+        return false; // Only tests use it, and they pass.
+      }
       const ranges = (engines?.node ?? "*").split("||").map((range) => range.trim());
       return !ranges.some((range) => /^\^?20\b|^\*$/.test(range) || Number(/^>= ?(\d+)/.exec(range)?.[1]) <= 20);
     });
