@@ -144,6 +144,8 @@ NONE_SELECTED = $(if $(ARGS),|| test $$? -eq 5)
 test-integrations: .venv-integrations/ready .venv-google-adk/ready ## run the tests of the integrations, with the real packages (ARGS="-k name" selects tests)
 	.venv-integrations/bin/mypy $$($(TYPED_HERE) ! -path '*google_adk*')
 	.venv-google-adk/bin/mypy $$($(TYPED_HERE) -path '*google_adk*')
+	@# The first run takes a minute longer, on Debian as root with buildah and debootstrap.
+	@.venv-integrations/bin/python -m tests.integrations.base_image
 	@if $(NODE); then $(MAKE) --no-print-directory $(MCP_SUITE)/node_modules/.package-lock.json; fi
 	@.venv-integrations/bin/python -m pytest -n 2 tests/integrations tests/compliance/claude_agent_sdk tests/compliance/mcp $(ARGS) $(NONE_SELECTED)
 	@.venv-google-adk/bin/python -m pytest -n 2 tests/integrations $(ARGS) $(NONE_SELECTED)

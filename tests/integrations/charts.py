@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integrations.container import ROOT
+from tests.integrations.base_image import ROOT
 
 DEPLOY = ROOT / "deploy"
 CHART = DEPLOY / "helm/session-notes"

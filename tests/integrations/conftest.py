@@ -1,16 +1,18 @@
-"""Fixtures for packaging and deployment: the distributions and the image's packages, built once per test run."""
+"""Fixtures for packaging and deployment: the distributions and the images, built once per test run."""
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from tests.integrations.container import build
+from tests.integrations.images import Image, build, built
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,31 +21,44 @@ collect_ignore_glob = [] if find_spec("kubernetes_validate") else ["test_*.py", 
 collect_ignore_glob += [] if find_spec("google.adk") else ["frameworks/google_adk/*"]
 
 
-def _shared_folder(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """Return a folder that one xdist worker makes and all workers share."""
+@contextmanager
+def _shared_folder(
+    tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]
+) -> Iterator[Path]:
+    """Yield a folder that one xdist worker makes, all workers share, and the last one removes."""
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
-    with (shared / f"{name}.lock").open("w") as lock:
+    with (shared / f"{name}.lock").open("w") as lock, (shared / f"{name}.users").open("w") as users:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (shared / name).exists():
-            make(shared / name)
-    return shared / name
+            shutil.rmtree(shared / f"{name}.partial", ignore_errors=True)
+            make(shared / f"{name}.partial")
+            (shared / f"{name}.partial").rename(shared / name)
+        fcntl.flock(users, fcntl.LOCK_SH)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        yield shared / name
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(BlockingIOError):
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(shared / name)
 
 
 @pytest.fixture(scope="session")
-def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder with the sdist and the wheel built from it, as from `make dist`."""
 
     def make(folder: Path) -> None:
         command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
         subprocess.run(command, check=True, capture_output=True)
 
-    return _shared_folder(tmp_path_factory, "dist", make)
+    with _shared_folder(tmp_path_factory, "dist", make) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The contents of /opt/session-notes in an image."""
+def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Image]]:
+    """The images of the Dockerfile's targets."""
     if os.geteuid():
         pytest.skip("only root can make namespaces and change users")
-    return _shared_folder(tmp_path_factory, "image", lambda folder: build(folder / "session-notes")) / "session-notes"
+    with _shared_folder(tmp_path_factory, "images", build) as folder:
+        yield built(folder)

@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,19 @@ import pytest
 import yaml
 
 from tests.access.callers import TOKENS, Authority, get_notes_code, write_secret
+from tests.integrations.base_image import ROOT, TAG, missing
 from tests.integrations.charts import CHART, SECURE, needs_helm, render
-from tests.integrations.container import ROOT, Container, Image, Volume, images
+from tests.integrations.container import Container
+from tests.integrations.images import SEARCH_PATH, TARGETS, Image, Volume, stages
 from tests.service_manager import Manager
 from tests.stores import StoreServer, valkey_program
 from tests.support import eventually, new_channel
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers need Linux")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="containers need Linux"),
+    # The first test builds the images.
+    pytest.mark.timeout(600),
+]
 
 Manifest = dict[str, Any]
 
@@ -58,14 +65,38 @@ def write_and_read(container: Container, session: str) -> None:
     assert '"a refund"' in done.stdout, done.stderr
 
 
-def test_docker(installed: Path, host: Path) -> None:
+@pytest.mark.skipif(missing() != "", reason=missing())
+@pytest.mark.parametrize("target", TARGETS)
+def test_build(target: str, images: dict[str, Image]) -> None:
+    """buildah builds the target, with the Dockerfile's configuration, a complete environment, and no pip in it."""
+    image = images[target]
+    assert replace(image, root=None) == stages()[target].image
+    assert image.root is not None
+    environment = image.root / "opt/session-notes"
+    packages = environment / f"lib/python{TAG.rpartition('.')[0]}/site-packages"
+    modules = list(packages.rglob("session_notes_server/**/*.py"))
+    assert modules
+    for module in modules:
+        assert list(module.parent.glob(f"__pycache__/{module.stem}.*.pyc")), f"{module} is compiled at every start"
+    assert not [*environment.glob("bin/pip*"), *packages.glob("pip")]
+    uid = int(image.user.partition(":")[0])
+    owned = {path for path in image.root.rglob("*") if path.lstat().st_uid == uid}
+    assert owned == {image.root / "run/session-notes", image.root / "var/lib/session-notes"}
+    assert all(path.stat().st_mode & 0o777 == 0o700 for path in owned)
+
+
+# Prints the directories that the user may write to.
+_WRITABLE = "import os; print(*(d for d, _, _ in os.walk('/') if os.access(d, os.W_OK) and not d.startswith('/proc/')))"
+
+
+def test_docker(images: dict[str, Image], host: Path) -> None:
     """As with `docker run --read-only` and two volumes, the image serves, keeps data, and exits with 0 on a stop."""
-    image = images()["sidecar"]
+    image = images["sidecar"]
     uid = int(image.user.partition(":")[0])
     assert uid > 0, "the image runs as root"
     volumes = [volume(host, path, 0o700, uid) for path in ("/run/session-notes", "/var/lib/session-notes")]
     for attempt in ("first", "second"):
-        with Container(image, installed, volumes) as container:
+        with Container(image, volumes) as container:
             eventually(lambda container=container: passes(container, image.healthcheck), 30, every=0.2)  # type: ignore[misc]
             status = Path(f"/proc/{container.pid}/status").read_text()
             assert f"Uid:\t{uid}\t{uid}\t{uid}\t{uid}" in status
@@ -74,15 +105,68 @@ def test_docker(installed: Path, host: Path) -> None:
             assert status.split("NSpid:")[1].splitlines()[0].split()[-1] == "1", (
                 "not the first process of the container"
             )
+            version = image.labels["org.opencontainers.image.version"]
+            assert version in container.exec("session-notes", "--version").stdout
             if attempt == "first":
                 write_and_read(container, "s1")
             else:
                 assert '"a refund"' in container.exec("session-notes", "notes", "get", "s1", "--json").stdout
-            attempt_to_write = container.exec("python", "-c", "open('/opt/session-notes/x', 'w')")
-            assert "Read-only file system" in attempt_to_write.stderr
+            writable = container.exec("python", "-c", _WRITABLE).stdout.split()
+            mounted = tuple(volume.inside for volume in volumes)
+            assert set(mounted) <= set(writable)
+            assert [path for path in writable if not path.startswith(mounted)] == []
             assert container.stop(signal.Signals[image.stop_signal]) == 0, container.log
             assert "stopped" in container.log
             assert "Traceback" not in container.log
+
+
+def compose_service(
+    name: str, image: Image, host: Path, *others: Volume, network: Container | None = None
+) -> Container:
+    """Return a container of a service of the compose file, with its command, environment and named volumes."""
+    file = yaml.safe_load((ROOT / "deploy/compose/compose.yaml").read_text())
+    service = file["services"][name]
+    volumes = []
+    for mount in service["volumes"]:
+        source, _, inside = mount.partition(":")
+        # A new volume has the owner of the image's directory, unless its options state another.
+        default = f"uid={image.user.partition(':')[0]},mode=0700"
+        text = file["volumes"][source].get("driver_opts", {"o": default})["o"]
+        options = dict(option.split("=") for option in text.split(","))
+        volumes.append(volume(host, inside, int(options["mode"], 8), int(options["uid"])))
+    command = service.get("command", [])
+    arguments = shlex.split(command) if isinstance(command, str) else command
+    return Container(image, [*volumes, *others], arguments, service.get("environment"), network=network)
+
+
+def test_compose(images: dict[str, Image], host: Path) -> None:
+    """Valkey, the sidecar and the two examples run together until the primary has received notes and exits."""
+    program = Volume(Path(valkey_program()).parent, "/opt/valkey/bin", writable=False)
+    # As in Valkey's image, the working directory is the volume.
+    valkey_image = Image({"PATH": f"{program.inside}:{SEARCH_PATH}"}, "999:1000", ["env", "--chdir=/data"])
+    (host / "hosts").write_text("127.0.0.1 localhost valkey\n")
+    hosts = Volume(host / "hosts", "/etc/hosts", writable=False)
+    compose = yaml.safe_load((ROOT / "deploy/compose/compose.yaml").read_text())["services"]
+    interval = float(compose["sidecar"]["healthcheck"]["interval"].removesuffix("s"))
+    with (
+        compose_service("valkey", valkey_image, host, program) as valkey,
+        compose_service("sidecar", images["sidecar"], host, hosts, network=valkey) as sidecar,
+    ):
+        # The other services start once the sidecar is healthy.
+        eventually(lambda: passes(sidecar, images["sidecar"].healthcheck), 30, every=interval)
+        eventually(lambda: passes(sidecar, ["session-notes", "health", "--service", "ready"]), 30, every=0.2)
+        with (
+            compose_service("observer", images["examples"], host) as observer,
+            compose_service("primary", images["examples"], host) as primary,
+        ):
+            assert primary.process.wait(90) == 0, primary.log
+            assert '"ready": true' in primary.log
+            assert observer.stop() == 0, observer.log
+            assert "of talk" in observer.log
+        done = sidecar.exec("session-notes", "notes", "get", "talk", "--json")
+        assert '"summary"' in done.stdout, done.stderr
+        assert sidecar.stop(signal.Signals[images["sidecar"].stop_signal]) == 0, sidecar.log
+        assert valkey.stop() == 0, valkey.log
 
 
 def pod(name: str) -> Manifest:
@@ -92,7 +176,7 @@ def pod(name: str) -> Manifest:
     return spec
 
 
-def pod_container(container: Manifest, image: Image, installed: Path, host: Path, *others: Volume) -> Container:
+def pod_container(container: Manifest, image: Image, host: Path, *others: Volume) -> Container:
     """Return a container as its pod's manifest defines it; emptyDirs are world-writable, as in Kubernetes."""
     context = container["securityContext"]
     assert context["runAsNonRoot"]
@@ -105,7 +189,6 @@ def pod_container(container: Manifest, image: Image, installed: Path, host: Path
         volumes.append(Volume(shared.host, shared.inside, not mount.get("readOnly", False)))
     return Container(
         image,
-        installed,
         [*volumes, *others],
         container.get("args", []),
         {variable["name"]: variable["value"] for variable in container.get("env", [])},
@@ -113,25 +196,23 @@ def pod_container(container: Manifest, image: Image, installed: Path, host: Path
     )
 
 
-def test_pod(installed: Path, host: Path) -> None:
+def test_pod(images: dict[str, Image], host: Path) -> None:
     """The sidecar's probes pass, and a primary and an observer in other containers use it through its socket."""
     (sidecar,) = pod("sidecar/sidecar.yaml")["initContainers"]
     assert sidecar["restartPolicy"] == "Always"
     (ready,) = pod("readiness/readiness.yaml")["initContainers"]
     application = {container["name"]: container for container in pod("base/conversation.yaml")["containers"]}
-    examples = Volume(ROOT / "examples", "/examples", writable=False)
-    stages = images()
-    with pod_container(sidecar, stages["sidecar"], installed, host) as running:
+    with pod_container(sidecar, images["sidecar"], host) as running:
         eventually(lambda: passes(running, sidecar["startupProbe"]["exec"]["command"]), 30, every=0.2)
         for probe in (sidecar["livenessProbe"], ready["readinessProbe"]):
             command = probe["exec"]["command"]
             eventually(lambda command=command: passes(running, command), every=0.2)  # type: ignore[misc]
-        with pod_container(application["primary"], stages["examples"], installed, host, examples) as primary:
+        with pod_container(application["primary"], images["examples"], host) as primary:
             assert primary.process.stdin is not None
             primary.process.stdin.write("I want my money back.\n")
             primary.process.stdin.flush()
             eventually(lambda: "primary >" in primary.log, 30)
-            with pod_container(application["observer"], stages["examples"], installed, host, examples) as observer:
+            with pod_container(application["observer"], images["examples"], host) as observer:
                 eventually(lambda: "run 1 over turns 1 to 2 of chat" in observer.log, 30)
                 assert observer.stop() == 0, observer.log
             primary.process.stdin.write("Hello?\n")
@@ -143,7 +224,7 @@ def test_pod(installed: Path, host: Path) -> None:
         assert "Traceback" not in running.log
 
 
-def test_pod_with_metrics(installed: Path, host: Path) -> None:
+def test_pod_with_metrics(images: dict[str, Image], host: Path) -> None:
     """With the components `metrics` and `metrics/readiness`, the sidecar's port answers all probes over HTTP."""
     (sidecar,) = pod("sidecar/sidecar.yaml")["initContainers"]
     (metrics,) = pod("metrics/metrics.yaml")["initContainers"]
@@ -156,13 +237,13 @@ def test_pod_with_metrics(installed: Path, host: Path) -> None:
         url = f"http://127.0.0.1:{port['containerPort']}{request['path']}"
         return passes(container, ["python", "-c", f"import urllib.request; urllib.request.urlopen({url!r})"])
 
-    with pod_container(sidecar | {"env": metrics["env"]}, images()["sidecar"], installed, host) as running:
+    with pod_container(sidecar | {"env": metrics["env"]}, images["sidecar"], host) as running:
         for probe in (metrics["startupProbe"], metrics["livenessProbe"], ready["readinessProbe"]):
             eventually(lambda probe=probe: passes_over_http(running, probe), 30, every=0.2)  # type: ignore[misc]
         assert running.stop() == 0, running.log
 
 
-def test_probes_during_a_store_outage(installed: Path, host: Path) -> None:
+def test_probes_during_a_store_outage(images: dict[str, Image], host: Path) -> None:
     """While the store is down, the pod is started and alive but not ready. It is ready once the store is up."""
     (sidecar,) = pod("sidecar/sidecar.yaml")["initContainers"]
     (ready,) = pod("readiness/readiness.yaml")["initContainers"]
@@ -171,7 +252,7 @@ def test_probes_during_a_store_outage(installed: Path, host: Path) -> None:
     socket.mkdir()
     socket.chmod(0o777)
     sidecar = sidecar | {"env": [{"name": "SESSION_NOTES_REDIS_URL", "value": "unix:///run/valkey/s"}]}
-    with pod_container(sidecar, images()["sidecar"], installed, host, Volume(socket, "/run/valkey")) as running:
+    with pod_container(sidecar, images["sidecar"], host, Volume(socket, "/run/valkey")) as running:
         eventually(lambda: passes(running, sidecar["startupProbe"]["exec"]["command"]), 30, every=0.2)
         assert passes(running, sidecar["livenessProbe"]["exec"]["command"])
         assert not passes(running, readiness)
@@ -182,13 +263,13 @@ def test_probes_during_a_store_outage(installed: Path, host: Path) -> None:
         assert running.stop() == 0, running.log
 
 
-def test_kubernetes_secrets(installed: Path, host: Path) -> None:
+def test_kubernetes_secrets(images: dict[str, Image], host: Path) -> None:
     """Tokens are read from a Secret's files, which belong to root and the pod's group and are behind symbolic links."""
     (sidecar,) = pod("sidecar/sidecar.yaml")["initContainers"]
     gid = pod("overlays/example/redis.yaml")["securityContext"]["fsGroup"]
     sidecar = sidecar | {"env": [{"name": "SESSION_NOTES_TOKENS_DIR", "value": "/run/secrets/tokens"}]}
     mounted = secret(host, "/run/secrets/tokens", gid, **TOKENS)
-    with pod_container(sidecar, images()["sidecar"], installed, host, mounted) as running:
+    with pod_container(sidecar, images["sidecar"], host, mounted) as running:
         eventually(lambda: passes(running, sidecar["livenessProbe"]["exec"]["command"]), 30, every=0.2)
         assert running.exec("session-notes", "notes", "get", "s1").returncode == 7
         with_token = ("--token-file", "/run/secrets/tokens/primary")
@@ -197,7 +278,7 @@ def test_kubernetes_secrets(installed: Path, host: Path) -> None:
 
 
 @needs_helm
-def test_chart(installed: Path, host: Path) -> None:
+def test_chart(images: dict[str, Image], host: Path) -> None:
     """The chart's Deployment serves with TLS and tokens, and its probes use the socket."""
     manifests = yaml.safe_load_all(render(CHART, *SECURE))
     (deployment,) = [manifest for manifest in manifests if manifest["kind"] == "Deployment"]
@@ -215,7 +296,7 @@ def test_chart(installed: Path, host: Path) -> None:
         **{"tls.crt": certificate.cert.read_text(), "tls.key": certificate.key.read_text()},
     )
     ca = secret(host, "/run/secrets/ca", group, **{"ca.pem": authority.path.read_text()})
-    with pod_container(container, images()["sidecar"], installed, host, ca) as running:
+    with pod_container(container, images["sidecar"], host, ca) as running:
         eventually(lambda: passes(running, container["startupProbe"]["exec"]["command"]), 30, every=0.2)
         assert passes(running, container["livenessProbe"]["exec"]["command"])
         # No Redis of that name exists.
@@ -257,7 +338,7 @@ def unit() -> dict[str, list[str]]:
     return settings
 
 
-def test_systemd(installed: Path, host: Path) -> None:
+def test_systemd(images: dict[str, Image], host: Path) -> None:
     """The unit's command, with systemd's directories and credentials, sends READY and serves."""
     settings, uid = unit(), 65533
     (command,) = settings["ExecStart"]
@@ -277,10 +358,10 @@ def test_systemd(installed: Path, host: Path) -> None:
         volume(host, "/run/systemd", 0o700, uid),
     ]
     notify = Path("/run/systemd/notify")
-    image = Image(entrypoint=shlex.split(command), env={"NOTIFY_SOCKET": str(notify)})
+    image = replace(images["sidecar"], entrypoint=shlex.split(command), command=[], env={"NOTIFY_SOCKET": str(notify)})
     with (
         Manager(str(volumes[-1].host / notify.name)) as manager,
-        Container(image, installed, volumes, user=f"{uid}:{uid}") as running,
+        Container(image, volumes, user=f"{uid}:{uid}") as running,
     ):
         (volumes[-1].host / notify.name).chmod(0o666)
         target = f"unix:{host}/run-session-notes/grpc.sock"

@@ -14,8 +14,9 @@ import pytest
 import redis
 import yaml
 
+from tests.integrations.base_image import ROOT
 from tests.integrations.charts import CHART, DEPLOY, HELM, KUBERNETES, SECURE, needs_helm, render, run
-from tests.integrations.container import ROOT, images
+from tests.integrations.images import stages
 from tests.stores import StoreServer, valkey_program
 
 BIN = Path(sys.executable).parent
@@ -198,12 +199,11 @@ def test_compose_file() -> None:
     file = DEPLOY / "compose/compose.yaml"
     run(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", file)
     services = yaml.safe_load(file.read_text())["services"]
-    stages = images()
     for name in ("sidecar", "primary", "observer"):
         service = services[name]
         assert service["read_only"]
         assert service["cap_drop"] == ["ALL"]
-        assert service["build"].get("target", "sidecar") in stages
+        assert service["build"].get("target", "sidecar") in stages()
         assert service["volumes"] == ["sockets:/run/session-notes"]
         assert (ROOT / service["build"]["dockerfile"]).exists()
     arguments = services["valkey"]["command"].split()
@@ -211,7 +211,7 @@ def test_compose_file() -> None:
     with StoreServer(valkey_program(), arguments[1:]) as store, redis.Redis.from_url(store.url) as client:
         assert client.config_get("appendonly") == {"appendonly": "yes"}
         assert client.config_get("slowlog-log-slower-than") == {"slowlog-log-slower-than": "-1"}
-    uid, gid = stages["sidecar"].user.split(":")
+    uid, gid = stages()["sidecar"].image.user.split(":")
     options = yaml.safe_load(file.read_text())["volumes"]["sockets"]["driver_opts"]["o"]
     assert f"uid={uid},gid={gid}" in options
 
@@ -219,7 +219,7 @@ def test_compose_file() -> None:
 def test_dockerfile() -> None:
     """hadolint has no findings, and commands run without a shell, as a numeric user other than root."""
     run(BIN / "hadolint", DEPLOY / "docker/Dockerfile")
-    image = images()["sidecar"]
+    image = stages()["sidecar"].image
     assert image.entrypoint == ["session-notes"]
     assert image.command == ["serve"]
     assert image.healthcheck == ["session-notes", "health", "--service", "live"]
@@ -227,7 +227,7 @@ def test_dockerfile() -> None:
     assert image.stop_signal == "SIGTERM"
     # The build context contains only the copied files.
     ignored = (DEPLOY / "docker/Dockerfile.dockerignore").read_text().splitlines()
-    copied = [*images()["build"].copied, *images()["examples"].copied]
+    copied = [*stages()["build"].copied, *stages()["examples"].copied]
     included = {f"!{source}" for *sources, _ in copied for source in sources}
     assert {line for line in ignored if line.startswith("!")} == included
     assert "*" in ignored
@@ -257,7 +257,7 @@ def test_yaml_style() -> None:
 def test_versions_agree() -> None:
     """The image, the charts and the manifests have the version of pyproject.toml."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert images()["sidecar"].labels["org.opencontainers.image.version"] == version
+    assert stages()["sidecar"].image.labels["org.opencontainers.image.version"] == version
     text = "\n".join(
         file.read_text()
         for file in DEPLOY.rglob("*")

@@ -37,7 +37,7 @@ from session_notes.v1.turn_pb2 import Turn
 from session_notes_server.settings import Limits
 
 from tests.access.callers import TOKENS, token_files
-from tests.integrations.container import ROOT
+from tests.integrations.base_image import ROOT
 from tests.support import (
     CANARY,
     SessionCalls,

@@ -8,14 +8,13 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from tests.integrations.container import ROOT
+from tests.integrations.base_image import ROOT
 from tests.support import eventually
 
 
@@ -140,13 +139,6 @@ def test_command_without_the_extra(client_environment: Path) -> None:
     output = run(client_environment / "bin/session-notes", "serve", status=1)
     assert "pip install '.[server]' in its checkout" in output
     assert "Traceback" not in output
-
-
-def test_image_has_the_command(installed: Path) -> None:
-    """The image has the command and the version of pyproject.toml."""
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert list(installed.glob(f"lib/python*/site-packages/session_notes-{version}.dist-info"))
-    assert (installed / "bin/session-notes").exists()
 
 
 TYPED = """
