@@ -88,7 +88,7 @@ def _run(*command: str) -> bool:
             # For example "I: Retrieving python3 3.13.5-1".
             if line.split()[:2] not in [earlier.split()[:2] for earlier in lines]:
                 print(f"  {line.rstrip()}", flush=True)
-            lines.append(line)
+            lines.append(line.rstrip())
     if process.returncode:
         print("skipped: the base image cannot be installed:", *lines[-3:], sep="\n  ")
     return not process.returncode
