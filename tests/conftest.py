@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -32,6 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the engine, and the seed in the main process, so that all xdist workers share it."""
+    # A shell script starts background jobs with SIGINT ignored, and the processes of tests would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["SESSION_NOTES_ENGINE"] = config.option.engine
     if config.option.seed is None:
         config.option.seed = random.randrange(1_000_000)
