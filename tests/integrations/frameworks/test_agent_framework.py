@@ -127,6 +127,35 @@ async def test_notes_in_a_conversation_that_the_service_stores(
     assert ["Has a receipt." in text for text in sent] == [False, False, False, True]
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_stored_notes_are_those_of_answered_calls(
+    async_primary: AsyncPrimaryClient, observer: ObserverClient, noted_session: str, streamed: bool
+) -> None:
+    """The notes are sent once, also in the tool loop of the first run, and again if the call failed."""
+    client = ScriptedClient([tool_call("look_up")], "Yes?", RuntimeError(), "Yes?", "Yes?", conversation_id="c1")
+    agent = agent_with(client, NotesProvider(async_primary))
+    session = AgentSession(session_id=noted_session)
+
+    async def say(prompt: str) -> None:
+        if streamed:
+            await agent.run(prompt, stream=True, session=session).get_final_response()
+        else:
+            await agent.run(prompt, session=session)
+
+    await say("First")
+    with observer.run(noted_session) as run:
+        run.write(Notes(summary="Has a receipt."))
+    with pytest.raises(RuntimeError):
+        await say("Second")
+    await say("Second")
+    session = AgentSession.from_dict(session.to_dict())  # As in a new process.
+    agent = agent_with(client, NotesProvider(async_primary))
+    await say("Third")
+    notes = ["".join(text for text in texts if "session-notes" in text) for texts in client.texts]
+    assert ["Wants a refund." in text for text in notes] == [True, False, False, False, False]
+    assert ["Has a receipt." in text for text in notes] == [False, False, True, True, False]
+
+
 async def test_concurrent_sessions(async_primary: AsyncPrimaryClient, noted_session: str) -> None:
     """Concurrent runs of one agent each have the notes and the turns of their session."""
     recorder = MemoryRecorder()
@@ -246,6 +275,18 @@ async def test_loop(streamed: bool, combined: bool) -> None:
     answers = ["No.", "Certainly."] if combined else ["Certainly."]
     assert recorder.utterances == [("user", "Hello"), *(("primary", text) for text in answers)]
     assert recorder.observed == [True]
+
+
+async def test_notes_in_a_workflow(async_primary: AsyncPrimaryClient, noted_session: str) -> None:
+    """The agents of a workflow get the notes of a fixed session id, since they have sessions of their own."""
+    clients = ScriptedClient("Draft."), ScriptedClient("Certainly.")
+    first, second = (
+        Agent(client, name=f"agent-{number}", context_providers=[NotesProvider(async_primary, noted_session)])
+        for number, client in enumerate(clients)
+    )
+    workflow = WorkflowBuilder(start_executor=first).add_edge(first, second).build()
+    await workflow.as_agent("Support").run("Hello", session=AgentSession(session_id="other"))
+    assert ["Wants a refund." in client.texts[0][-1] for client in clients] == [True, True]
 
 
 async def test_workflow() -> None:

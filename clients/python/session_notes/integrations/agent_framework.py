@@ -18,6 +18,7 @@ run, a run that fails, and a stream that is not consumed to its end. The framewo
 an `AgentLoopMiddleware` loop, the input and the loop's response are recorded once, when the loop ends.
 """
 
+import hashlib
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Unpack
 
@@ -34,6 +35,7 @@ try:
     from agent_framework import (
         AgentSession,
         ChatContext,
+        ChatResponse,
         ContextProvider,
         FunctionInvocationContext,
         FunctionTool,
@@ -46,6 +48,9 @@ except ImportError as error:
 
 SessionId = str | Callable[[Any], str]
 """A session id, or a function that maps an `AgentSession` to one."""
+
+_STORED = "stored"
+"""Key in the provider's state: the digest of the last notes in the conversation that the service stores."""
 
 
 def own_id(session: AgentSession | None) -> str:
@@ -89,9 +94,11 @@ class NotesProvider(ContextProvider):
 
     It reads them when a run begins. They are the last message of each model call of the run, with the role `user`, and
     never enter a history provider. In a conversation that the service stores (`service_session_id`), they remain, so
-    they are added only when they have changed. Reading them takes at most the client's timeout, and never raises.
+    they are added only when they have changed since a model call that succeeded. Reading them takes at most the
+    client's timeout, and never raises.
 
-    A `WorkflowAgent` has no model calls, so add the provider to the agents of its workflow.
+    A `WorkflowAgent` has no model calls, so add the provider to the agents of its workflow. They have sessions of their
+    own, so pass the session id as a string.
 
     Args:
         client: Reads the notes. Open it in the event loop in which the agent runs.
@@ -109,20 +116,29 @@ class NotesProvider(ContextProvider):
         super().__init__("session-notes")
         self._feeds = Feeds(client, session_id, options)
 
-    async def before_run(self, *, session: AgentSession, context: SessionContext, **_: Any) -> None:
+    async def before_run(
+        self, *, session: AgentSession, context: SessionContext, state: dict[str, Any], **_: Any
+    ) -> None:
         """Add the notes to the model calls of a run. The framework calls this when the run begins."""
-        stored = context.service_session_id is not None
-        text = await (self._feeds.news(session) if stored else self._feeds.text(session))
+        text = await self._feeds.text(session)
+        digest = hashlib.sha256(text.encode()).hexdigest()
         # A history provider that stores each model call leaves out messages with another source.
         source = {"_attribution": {"source_id": self.source_id}}
 
         @chat_middleware
         async def add_notes(call: ChatContext, call_next: Callable[[], Awaitable[None]]) -> None:
-            nonlocal text
-            if text:
+            # The framework stores the id of a service's conversation in the session after each model call.
+            stored = session.service_session_id is not None
+            if text and not (stored and state.get(_STORED) == digest):
                 call.messages = [*call.messages, Message("user", [text], additional_properties=source)]
-                text = "" if stored else text
+                call.stream_result_hooks.append(remember)
             await call_next()
+            if isinstance(call.result, ChatResponse):
+                remember(call.result)
+
+        def remember(response: ChatResponse) -> None:
+            if text and response.conversation_id is not None:
+                state[_STORED] = digest
 
         context.extend_middleware(self.source_id, add_notes)
 

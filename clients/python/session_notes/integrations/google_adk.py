@@ -18,15 +18,16 @@ In a live session (`run_live`), it records at the end of each of the model's tur
 Not recorded: thoughts, images, files, partial events, and agents that run as tools (`AgentTool`, `mode="single_turn"`).
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Unpack
 
 from session_notes import AsyncPrimaryClient, Turn
 from session_notes.integrations._extras import missing_extra
-from session_notes.integrations._feeds import FeedOptions, Feeds
+from session_notes.integrations._feeds import MAX_FEEDS, FeedOptions, Feeds
 from session_notes.integrations._messages import after_last
 from session_notes.integrations._recording import ErrorBoundary, Recorder, RecordingHook
 from session_notes.integrations._tool_binding import NotesOptions, ToolBinding
@@ -104,9 +105,9 @@ class NotesPlugin(_Plugin):
     """A plugin that adds a session's notes to the model's requests, for `App(plugins=[...])`.
 
     They are the last message of each request, with the role `user`. They never enter the ADK session. In a conversation
-    that Google stores (`use_interactions_api`), they remain, and are added only when they have changed. Reading them
-    takes at most the client's timeout, and never raises. Agents that run as tools do not get them. Neither do live
-    sessions, in which ADK calls the model once: use `notes_tool` there.
+    that Google stores (`use_interactions_api`), they remain, and are added only when they have changed since a request
+    that succeeded. Reading them takes at most the client's timeout, and never raises. Agents that run as tools do not
+    get them. Neither do live sessions, in which ADK calls the model once: use `notes_tool` there.
 
     Args:
         client: Reads the notes. Open it in the event loop in which the agent runs.
@@ -123,16 +124,51 @@ class NotesPlugin(_Plugin):
     ) -> None:
         super().__init__("session_notes")
         self._feeds = Feeds(client, session_id, options)
+        self._conversations: OrderedDict[tuple[str, ...], _Conversation] = OrderedDict()
 
     async def before_model_callback(self, *, callback_context: CallbackContext, llm_request: LlmRequest) -> None:
         """Add the notes to a request."""
         with ErrorBoundary("no notes for the prompt"):
             # For a live session, ADK only lets plugins check the user's message, and discards the request.
             live = callback_context.get_invocation_context().live_request_queue is not None
-            # A conversation that Google stores already contains the last notes.
-            read = self._feeds.news if llm_request.previous_interaction_id else self._feeds.text
-            if not (live or _in_tool.get()) and (text := await read(callback_context)):
-                llm_request.contents.append(Content(role="user", parts=[Part(text=text)]))
+            if not (live or _in_tool.get()):
+                text = await self._feeds.text(callback_context)
+                stored = self._conversation(callback_context).add(llm_request.previous_interaction_id, text)
+                if text and not stored:
+                    llm_request.contents.append(Content(role="user", parts=[Part(text=text)]))
+
+    def _conversation(self, context: ReadonlyContext) -> "_Conversation":
+        """Return the conversation of an agent with its model, in a session. Google stores one for each agent."""
+        session = context.session
+        key = (session.app_name, session.user_id, session.id, context.agent_name)
+        conversation = self._conversations.setdefault(key, _Conversation())
+        self._conversations.move_to_end(key)
+        if len(self._conversations) > MAX_FEEDS:
+            self._conversations.popitem(last=False)
+        return conversation
+
+
+@dataclass
+class _Conversation:
+    """The notes in a conversation that Google may store."""
+
+    previous_id: str | None = None
+    requested: str = ""
+    stored: str = ""
+
+    def add(self, previous_id: str | None, text: str) -> bool:
+        """Add a request with notes, and return whether the conversation has them already.
+
+        Args:
+            previous_id: The id of the interaction that the request continues. None: it begins a conversation.
+            text: The notes.
+        """
+        if previous_id is None:
+            self.stored = ""
+        elif previous_id != self.previous_id:  # The last request has an answer. A failed one is not stored.
+            self.stored = self.requested
+        self.previous_id, self.requested = previous_id, text
+        return self.stored == text
 
 
 class ObserverPlugin(_Plugin):

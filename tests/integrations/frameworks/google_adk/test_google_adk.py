@@ -1,9 +1,10 @@
 """The integration with Google ADK, with the real package and scripted models."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from google.adk.agents import Agent, ParallelAgent
@@ -109,21 +110,40 @@ async def test_notes_in_each_request(
 async def test_notes_in_a_stored_conversation(
     async_primary: AsyncPrimaryClient, observer: ObserverClient, noted_session: str
 ) -> None:
-    """In a conversation that Google stores, a request has the notes only if they have changed."""
+    """In a conversation that Google stores, a request has the notes only if no answered one of its agent had them."""
 
     class Stored(BasePlugin):
-        async def before_model_callback(self, *, callback_context: Any, llm_request: LlmRequest) -> None:
-            llm_request.previous_interaction_id = "interaction-1"
+        """Numbers the answers of each agent, as Google does."""
 
-    model = ScriptedModel("What did you order?", "I see.", "Certainly.")
+        answers: ClassVar[Counter[str]] = Counter()
+
+        async def before_model_callback(self, *, callback_context: Any, llm_request: LlmRequest) -> None:
+            if number := self.answers[callback_context.agent_name]:
+                llm_request.previous_interaction_id = f"{callback_context.agent_name}-{number}"
+
+        async def after_model_callback(self, *, callback_context: Any, llm_response: LlmResponse) -> None:
+            self.answers[callback_context.agent_name] += 1
+
+    def transfer(agent: str) -> list[Part]:
+        return [call("transfer_to_agent", agent_name=agent)]
+
+    model = ScriptedModel("What did you order?", "I see.", RuntimeError(), transfer("billing"), "Certainly.")
+    billing = ScriptedModel("Paid.", transfer("support"))
+    agent = support(model, sub_agents=[Agent(name="billing", model=billing)])
     plugins = [Stored("stored"), NotesPlugin(async_primary)]
-    conversation = Conversation(support(model), *plugins, session_id=noted_session)
+    conversation = Conversation(agent, *plugins, session_id=noted_session)
     await conversation.say("Hello")
     await conversation.say("A lamp.")
     with observer.run(noted_session) as run:
         run.write(Notes(summary="Wants a lamp."))
+    with pytest.raises(RuntimeError):
+        await conversation.say("Is it paid?")
+    await conversation.say("Is it paid?")
+    with observer.run(noted_session) as run:
+        run.write(Notes(summary="Wants a lid."))
     await conversation.say("Thanks")
-    assert ["Wants a" in request[-1] for request in model.requests] == [True, False, True]
+    assert ["Wants a" in request[-1] for request in model.requests] == [True, False, True, True, True]
+    assert ["Wants a" in request[-1] for request in billing.requests] == [True, True]
 
 
 @pytest.mark.parametrize("config", [None, STREAMING])
