@@ -38,6 +38,11 @@ _MAX_CALL_BYTES = 512 * 1024
 _SESSION_ID = r"[!-z|~]{1,256}"
 
 
+def is_session_id(text: str) -> bool:
+    """Return whether a text can be a session id."""
+    return re.fullmatch(_SESSION_ID, text) is not None
+
+
 class Observer(Protocol):
     """A background observer, blocking or not."""
 
@@ -77,7 +82,7 @@ class Backlog:
 
     def add(self, session_id: object, turns: Sequence[object], observe: bool) -> bool:
         """Add turns, and return whether the backlog has work."""
-        if not isinstance(session_id, str) or not re.fullmatch(_SESSION_ID, session_id):
+        if not isinstance(session_id, str) or not is_session_id(session_id):
             kind = "" if isinstance(session_id, str) else f", but {type(session_id).__name__}"
             warn("%s not recorded: the session id is not 1 to 256 printable ASCII characters%s", counted(turns), kind)
             return False

@@ -48,6 +48,6 @@ async def test_wrong_recorder(hook: Callable[..., Any]) -> None:
                     hook(wrong, "s1")
         with TurnRecorder(primary) as recorder:
             hook(recorder, "s1")
-            for session_id in (None, 7, CoroutineRecorder().record):
+            for session_id in (None, 7, "an id", CoroutineRecorder().record):
                 with pytest.raises(InvalidArgument, match="session_id"):
                     hook(recorder, session_id)

@@ -11,7 +11,7 @@ from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair
 from pydantic_ai import Agent
 from pydantic_ai.models.test import TestModel
-from session_notes import AsyncPrimaryClient, AsyncTurnRecorder, ObserverClient, PrimaryClient
+from session_notes import AsyncPrimaryClient, AsyncTurnRecorder, InvalidArgument, ObserverClient, PrimaryClient
 from session_notes.integrations import (
     agent_framework,
     claude_agent_sdk,
@@ -23,6 +23,7 @@ from session_notes.integrations import (
     pydantic_ai,
     strands,
 )
+from session_notes.integrations._feeds import Feeds
 from session_notes.integrations.mcp import notes_server
 from session_notes.integrations.tools import AsyncNotesTool, NotesTool
 
@@ -76,6 +77,21 @@ def reader(request: pytest.FixtureRequest) -> Any:
 def hook(request: pytest.FixtureRequest) -> Any:
     """The hook of each integration."""
     return request.param
+
+
+@pytest.mark.parametrize("make", [NotesTool, strands.notes_tool, strands.notes_injector])
+@pytest.mark.parametrize("options", [{"observers": "coach"}, {"observers": []}, {"max_age": 30}, {"min_severity": "x"}])
+def test_options_of_the_wrong_type(primary: PrimaryClient, make: Callable[..., Any], options: dict[str, Any]) -> None:
+    """They are rejected when a tool or a prompt's notes are made, not in each run."""
+    with pytest.raises(InvalidArgument, match=next(iter(options))):
+        make(primary, "s1", **options)
+
+
+async def test_invalid_argument_in_the_log(async_primary: AsyncPrimaryClient, caplog: pytest.LogCaptureFixture) -> None:
+    """The log names an argument that the sidecar rejects, without its value."""
+    assert await Feeds(async_primary, lambda _: "order 4711", {}).text() == ""
+    assert "no notes for the prompt: InvalidArgument: requests[0].session_id" in caplog.text
+    assert "4711" not in caplog.text
 
 
 async def test_async_recorder(async_primary: AsyncPrimaryClient, primary: PrimaryClient, session_id: str) -> None:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, TypedDict
 
 from session_notes import AsyncNotesFeed, AsyncPrimaryClient, NotesFeed, PrimaryClient, Severity
+from session_notes._calls import observer_names
 from session_notes._prompt import without_prompts
 from session_notes.integrations._arguments import check_client
 from session_notes.integrations._recording import ErrorBoundary
@@ -62,7 +63,7 @@ class Feeds:
         check_client(client, *clients)
         check_session_id(session_id)
         if "observers" in options:
-            options = {**options, "observers": tuple(options["observers"])}
+            options = {**options, "observers": observer_names(options["observers"])}
         self._client = client
         self._session_id = session_id
         self._options = options

@@ -10,10 +10,11 @@ from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from session_notes import Turn
+from session_notes._errors import for_logs
 from session_notes._recorder import WrongKind
 from session_notes.integrations._arguments import class_name
 from session_notes.integrations._messages import after_last
-from session_notes.integrations._sessions import NoSession, check_session_id, session_of
+from session_notes.integrations._sessions import check_session_id, session_of
 
 log = logging.getLogger("session_notes")
 
@@ -71,9 +72,10 @@ class RecordingHook:
 
 
 class ErrorBoundary:
-    """A context manager that logs the class of a hook's error and keeps it out of the framework's run.
+    """A context manager that logs a hook's error and keeps it out of the framework's run.
 
-    The error's message and traceback are not logged, since they may contain user data.
+    The log has the error's class and, of an invalid argument, its name. It has no other text of the error and no
+    traceback, since they may contain user data.
 
     Args:
         failure: What failed, for the log.
@@ -88,10 +90,9 @@ class ErrorBoundary:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if kind is None or not issubclass(kind, Exception):
+        if not isinstance(error, Exception):
             return False
-        hint = f": {error}" if isinstance(error, NoSession) else ""
-        log.warning("%s: %s%s", self._failure, kind.__name__, hint)
+        log.warning("%s: %s", self._failure, for_logs(error))
         return True
 
 

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypedDict, TypeVar
 from session_notes import AsyncPrimaryClient, PrimaryClient, Severity
 from session_notes.integrations._arguments import check_client
 from session_notes.integrations._sessions import check_session_id, session_of
-from session_notes.integrations.tools import NAME, AsyncNotesTool, NotesTool, default_description
+from session_notes.integrations.tools import AsyncNotesTool, NotesTool
 
 Tool = TypeVar("Tool", bound=NotesTool | AsyncNotesTool)
 
@@ -35,7 +35,8 @@ class ToolBinding(Generic[Tool]):
         options: The options of the tool.
 
     Raises:
-        InvalidArgument: If the client is of another kind, or `session_id` is neither a string nor a plain function.
+        InvalidArgument: If the client is of another kind, `session_id` is neither a session id nor a plain function, or
+            an option is invalid.
     """
 
     def __init__(
@@ -47,13 +48,17 @@ class ToolBinding(Generic[Tool]):
     ) -> None:
         check_client(client, tool._CLIENT)
         check_session_id(session_id)
-        self.name = options.get("name", NAME)
-        self.description = options.get("description", default_description(options.get("observers")))
         self._tool: Callable[..., Tool] = tool
         self._client = client
         self._session_id = session_id
         self._options = options
+        example = self._make("any")  # Rejects invalid options.
+        self.name = example.name
+        self.description = example.description
 
     def tool_for(self, context: Any) -> Tool:
         """Return the tool for the session of a context."""
-        return self._tool(self._client, session_of(self._session_id, context), **self._options)
+        return self._make(session_of(self._session_id, context))
+
+    def _make(self, session_id: str) -> Tool:
+        return self._tool(self._client, session_id, **self._options)

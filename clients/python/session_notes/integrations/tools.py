@@ -135,6 +135,10 @@ class _Tool(Generic[C]):
         self._max_snapshot_age = max_snapshot_age
         self._max_turns_behind = max_turns_behind
         self._current_turn = current_turn
+        # Rejects arguments of the wrong type.
+        _notes_calls.notes_of_observers(
+            session_id, self._observers or [observer], max_age, max_snapshot_age, None, max_turns_behind
+        )
 
     def openai(self) -> "ChatCompletionFunctionToolParam":
         """Return the definition for `tools` in OpenAI's Chat Completions API and compatible endpoints."""
@@ -198,7 +202,7 @@ class NotesTool(_Tool[PrimaryClient]):
 
     Raises:
         InvalidArgument: If the client is not a `PrimaryClient` (for an `AsyncPrimaryClient`, use `AsyncNotesTool`), if
-            both `observer` and `observers` are given, or if `observers` or `min_severity` is invalid.
+            both `observer` and `observers` are given, or if another argument has the wrong type.
     """
 
     _CLIENT = PrimaryClient
