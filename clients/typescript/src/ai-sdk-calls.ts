@@ -1,8 +1,10 @@
 /** Model calls of the AI SDK: their turns, and what integrations remember of a session between them. */
 
+import { createHash } from "node:crypto";
+
 import type { wrapLanguageModel } from "ai";
 
-import { errorName } from "./failures.js";
+import { forLogs } from "./failures.js";
 import { RepeatedWarnings } from "./logs.js";
 import { withoutPrompts } from "./prompt.js";
 import { parameters } from "./tool.js";
@@ -33,12 +35,12 @@ const MAX_SESSIONS = 1000;
 
 const warnings = new RepeatedWarnings();
 
-/** Performs an action. If it fails, resolves to undefined, with a process warning that names the class of the error only. */
+/** Performs an action. If it fails, resolves to undefined, with a process warning that names the class of the error, and an invalid argument. */
 export async function guarded<T>(failure: string, action: () => T | Promise<T>): Promise<T | undefined> {
   try {
     return await action();
   } catch (error) {
-    warnings.warn("AI SDK", `${failure}: ${errorName(error)}`);
+    warnings.warn("AI SDK", `${failure}: ${forLogs(error)}`);
     return undefined;
   }
 }
@@ -130,16 +132,17 @@ export class Exchange {
     }
     const { recorder, sessionOf } = this.#recording;
     const sessionId = sessionOf(this.#params);
-    // The application may drop an incomplete answer, and send its messages again.
-    const incomplete = incompleteAnswers(recorder).get(sessionId);
-    const before = incomplete.start === start ? incomplete.texts : [];
+    // The application may drop an answer, and send its messages again.
+    const latest = latestMessages(recorder).get(sessionId);
+    const history = digest(this.#params.prompt.slice(0, start));
+    const before = latest.history === history ? latest.texts : [];
     const known = before.findIndex((text, index) => text !== messages[index]?.text);
     const turns = [...messages.slice(known < 0 ? before.length : known), ...answer];
-    if (!this.#calling && !interrupted) {
-      incomplete.texts = [];
-    } else if (isNew) {
-      incomplete.start = start;
-      incomplete.texts = messages.map(({ text }) => text);
+    if (isNew) {
+      Object.assign(latest, { history, texts: messages.map(({ text }) => text) });
+    }
+    if (latest.history === "" && !this.#calling && !interrupted) {
+      latest.texts = []; // Without a history, an equal message may be a new one.
     }
     return recorder.record(sessionId, turns, { observe: !this.#calling || interrupted });
   }
@@ -234,13 +237,26 @@ export class Sessions<State> {
   }
 }
 
-/** By recorder and session: the messages whose answer was incomplete, and their position. Applications make middleware per request. */
-const incomplete = new WeakMap<Recorder, Sessions<{ start: number; texts: readonly string[] }>>();
+/** The user's latest messages in a session: a digest of the prompt before them, and their texts. */
+interface Latest {
+  history: string;
+  texts: readonly string[];
+}
 
-function incompleteAnswers(recorder: Recorder): Sessions<{ start: number; texts: readonly string[] }> {
-  const sessions = incomplete.get(recorder) ?? new Sessions(() => ({ start: 0, texts: [] }));
-  incomplete.set(recorder, sessions);
+/** The latest messages by recorder, because applications make middleware per request. */
+const latest = new WeakMap<Recorder, Sessions<Latest>>();
+
+function latestMessages(recorder: Recorder): Sessions<Latest> {
+  const sessions = latest.get(recorder) ?? new Sessions(() => ({ history: "", texts: [] }));
+  latest.set(recorder, sessions);
   return sessions;
+}
+
+/** Returns a digest of the texts of messages, without notes and system messages, which may change; empty if there are none. */
+function digest(messages: Prompt): string {
+  const conversation = messages.filter(({ role }) => role !== "system");
+  const texts = conversation.map((message) => withoutPrompts(textOf(message))).filter((text) => text !== "");
+  return texts.length > 0 ? createHash("sha256").update(JSON.stringify(texts)).digest("base64") : "";
 }
 
 function textsOf(parts: readonly { readonly type: string; readonly text?: string }[]): string {

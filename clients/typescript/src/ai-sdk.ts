@@ -18,7 +18,7 @@
 
 import { jsonSchema, type Tool, tool } from "ai";
 
-import { kindOf, object, refusal } from "./arguments.js";
+import { isSessionId, kindOf, object, refusal } from "./arguments.js";
 import {
   type CallParameters,
   Exchange,
@@ -126,7 +126,8 @@ export function notesMiddleware(
  *
  * After each model call, it records the user's messages since the last answer, then the text of the model. Unless the model calls tools,
  * an observer run is submitted. If a stream is aborted, the text so far is recorded with `extra: { interrupted: true }`. A call that
- * fails is not recorded: the next prompt contains its messages again.
+ * fails is not recorded: the next prompt contains its messages again. If the application drops an answer and sends its messages again,
+ * for another answer, they are not recorded again, unless the prompt has no earlier answer.
  *
  * Not recorded: reasoning, files, notes, and by default tool calls and their results. The middleware never delays a call, changes it, or
  * rejects.
@@ -165,6 +166,9 @@ export function recordingMiddleware(
 /** Checks a session id, and returns it as a function. */
 function sessionFunction<Call>(sessionId: SessionId<Call>): (call: Call) => string {
   if (typeof sessionId === "string") {
+    if (!isSessionId(sessionId)) {
+      throw refusal("sessionId", "must be 1 to 256 bytes of printable ASCII without space, '{' or '}'");
+    }
     return () => sessionId;
   }
   if (typeof sessionId !== "function") {

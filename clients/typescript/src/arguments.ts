@@ -24,6 +24,11 @@ export function wrongType(name: string, expected: string, content: unknown): Inv
   return refusal(name, `must be ${expected}, not ${kindOf(content)}`);
 }
 
+/** Whether a text can be a session id. */
+export function isSessionId(id: string): boolean {
+  return /^[!-z|~]{1,256}$/.test(id);
+}
+
 /** Checks a string; the error refers to it as `name`. */
 export function text(name: string, content: unknown): string {
   if (typeof content !== "string") {

@@ -3,7 +3,7 @@
 import { AsyncResource } from "node:async_hooks";
 import { isDeepStrictEqual } from "node:util";
 
-import { kindOf, milliseconds, object, refusal } from "./arguments.js";
+import { isSessionId, kindOf, milliseconds, object, refusal } from "./arguments.js";
 import { Backlog, type PendingSession } from "./backlog.js";
 import {
   InvalidArgument,
@@ -129,7 +129,7 @@ export class TurnRecorder implements AsyncDisposable {
   }
 
   #record(sessionId: unknown, given: readonly unknown[], observe: boolean): void {
-    if (typeof sessionId !== "string" || !/^[!-z|~]{1,256}$/.test(sessionId)) {
+    if (typeof sessionId !== "string" || !isSessionId(sessionId)) {
       const kind = typeof sessionId === "string" ? "" : `, but ${kindOf(sessionId)}`;
       warn(`${counted(given.length)} not recorded: the session id is not 1 to 256 printable ASCII characters${kind}`);
       return;

@@ -25,6 +25,8 @@ type Part =
   | { type: "error"; error: Error }
   | { type: "tool-call"; toolCallId: string; toolName: string; input: string };
 
+const VALID_ID = "must be 1 to 256 bytes of printable ASCII without space, '{' or '}'";
+
 /** An answer, or an error of the model. */
 type Answer = readonly Part[] | Error;
 
@@ -372,6 +374,39 @@ for (const version of VERSIONS) {
       assert.deepEqual(await transcript(sessionId, 2), [first, second, "user: Go on.", "primary: Four."]);
     });
 
+    test("messages that are sent again for another answer are recorded once, and equal new ones too", async () => {
+      const sessionId = newSessionId();
+      const answers: Answer[] = [[say("Yes?")], [call("search")], [say("No.")], [say("Maybe.")], [say("Sure.")]];
+      const script = scripted(version, ...answers, [say("Yes?")]);
+      const middleware = recordingMiddleware(recorder, sessionId);
+      const model = sdk.wrapLanguageModel({ model: script.model, middleware });
+      const options = { model, tools: { search: search() }, stopWhen: sdk.stepCountIs(3) };
+      const messages = [user("Hello."), assistant("Yes?"), user("Is it there?")];
+      const instructions = { system: "Be kind.", instructions: "Be kind." }; // By version.
+      const prompts = [
+        { messages: messages.slice(0, 1) },
+        { messages },
+        { messages, ...instructions },
+        { messages: [...messages, user("Well?")] },
+        { messages: messages.slice(0, 1) }, // Without a history.
+      ];
+      for (const [index, prompt] of prompts.entries()) {
+        await sdk.generateText({ ...options, ...prompt });
+        await transcript(sessionId, index + 1);
+      }
+      assert.deepEqual(await transcript(sessionId, 5), [
+        "user: Hello.",
+        "primary: Yes?",
+        "user: Is it there?",
+        "primary: No.",
+        "primary: Maybe.",
+        "user: Well?",
+        "primary: Sure.",
+        "user: Hello.",
+        "primary: Yes?",
+      ]);
+    });
+
     test("a failed call is not recorded, and its messages are recorded with the next answer", async () => {
       const sessionId = newSessionId();
       const failure: Part = { type: "error", error: new Error("z") };
@@ -470,16 +505,17 @@ for (const version of VERSIONS) {
       for (const middleware of [
         [recordingMiddleware({ record: broken(new RangeError("secret")) }, "s"), recordingMiddleware(rejecting, "s")],
         [recordingMiddleware(recorder, broken(new TypeError("secret")))],
-        [notesMiddleware(primary, broken(new EvalError("secret")))],
+        [notesMiddleware(primary, broken(new EvalError("secret"))), notesMiddleware(primary, () => "my secret")],
       ]) {
         await run(middleware, { advice: search() });
       }
       for (const outcome of outcomes) {
         assert.deepEqual(outcome, outcomes[0]);
       }
-      const texts = await warnings.texts(7);
+      const texts = await warnings.texts(8);
       assert.deepEqual([...new Set(texts)].filter((text) => text.startsWith("AI SDK")).sort(), [
         "AI SDK: no notes for the prompt: EvalError",
+        `AI SDK: no notes for the prompt: InvalidArgument: requests[0].session_id ${VALID_ID}`,
         "AI SDK: turns are not recorded: RangeError",
         "AI SDK: turns are not recorded: SyntaxError",
         "AI SDK: turns are not recorded: TypeError",
@@ -495,6 +531,7 @@ test("arguments of a wrong kind are rejected", () => {
     [() => notesMiddleware({} as never, "s"), "primary must be a PrimaryClient, not Object"],
     [() => notesMiddleware(primary, "s", { maxChars: -1 }), "maxChars must be at least 0"],
     [() => notesTool(primary, 1 as never), "sessionId must be a string, or a function that returns one, not number"],
+    [() => notesMiddleware(primary, "an id"), `sessionId ${VALID_ID}`],
     [() => recordingMiddleware({} as never, "s"), "recorder must be a TurnRecorder, not Object"],
     [() => recordingMiddleware(TurnRecorder as never, "s"), "recorder must be a TurnRecorder, not function"],
   ];
