@@ -275,7 +275,7 @@ def test_a_loop_that_ends_without_close(sidecar: Sidecar, observer: ObserverClie
         analysis.released.clear()
         background = AsyncBackgroundObserver(analysis, brakes=False, target=sidecar.target, max_workers=1)
         background.submit(session_id)
-        background.submit("waiting")
+        background.submit(new_session_id())
         await until(lambda: analysis.started)
         return background
 

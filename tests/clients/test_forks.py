@@ -182,7 +182,7 @@ def analyse(run):
 
 background = BackgroundObserver(analyse, brakes=False, target=TARGET, max_workers=1)
 background.submit(SESSION)
-background.submit("waiting")
+background.submit("waiting-" + SESSION)
 begun.wait(30)
 
 def hold():
@@ -207,7 +207,7 @@ os._exit(0)
     assert lines(program, sidecar, session_id) == ["(True, True)", "True"]
     assert primary.get_notes(f"child-{session_id}").notes.summary == "child"  # type: ignore[union-attr]
     assert [run.state for run in observer.list_runs(session_id)] == [RunState.RUNNING]
-    assert list(observer.list_runs("waiting")) == []
+    assert list(observer.list_runs(f"waiting-{session_id}")) == []
 
 
 def test_an_asyncio_observer_works_in_a_child(sidecar: Sidecar, session_id: str) -> None:
