@@ -62,6 +62,21 @@ class ScriptedModel(Model):
         return next(str(block["toolResult"]["content"][0]["text"]) for block in blocks if "toolResult" in block)
 
 
+class StatefulModel(ScriptedModel):
+    """A scripted model whose provider stores the conversation. Each response has a new id, as with OpenAI."""
+
+    @property
+    def stateful(self) -> bool:
+        """True."""
+        return True
+
+    async def stream(self, *args: Any, **kwargs: Any) -> AsyncIterator[StreamEvent]:
+        """Stream the next step, and store the id of the response."""
+        async for event in super().stream(*args, **kwargs):
+            yield event
+        kwargs["model_state"]["response_id"] = str(len(self.inputs))
+
+
 def tool_call(name: str, arguments: str = "{}", call_id: str = "call-1") -> Any:
     """Return a call of a tool."""
     return {"toolUse": {"toolUseId": call_id, "name": name, "input": arguments}}

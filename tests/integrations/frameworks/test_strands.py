@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from session_notes import AsyncPrimaryClient, PrimaryClient, TurnRecorder
+from session_notes import AsyncPrimaryClient, Notes, ObserverClient, PrimaryClient, TurnRecorder
 from session_notes.integrations.strands import ObserverHooks, notes_injector, notes_tool
 from strands import Agent, tool
 from strands.agent import AgentResult
@@ -23,7 +23,7 @@ from strands.interrupt import Interrupt, InterruptException
 from strands.session.file_session_manager import FileSessionManager
 from strands.types.exceptions import EventLoopException
 
-from tests.integrations.frameworks.strands_models import ScriptedModel, read_notes, tool_call
+from tests.integrations.frameworks.strands_models import ScriptedModel, StatefulModel, read_notes, tool_call
 from tests.integrations.frameworks.support import (
     MemoryRecorder,
     no_session,
@@ -101,6 +101,28 @@ async def test_notes_in_the_input(
     assert all("Wants a refund." in text for text in model.texts)
     assert [text.partition("<")[0].strip() for text in model.texts] == ["Hello", "", "Thanks"]
     assert "session-notes" not in str(agent.messages)
+
+
+async def test_notes_in_a_conversation_that_the_provider_stores(
+    async_primary: AsyncPrimaryClient, observer: ObserverClient, noted_session: str
+) -> None:
+    """The notes are sent once, and again when they have changed or if the call failed. Turns are recorded once."""
+    recorder = MemoryRecorder()
+    model = StatefulModel([tool_call("look_up")], "Yes?", RuntimeError(), "Yes?", "Yes?")
+    plugin = notes_injector(async_primary, noted_session)
+    agent = agent_with(model, ObserverHooks(recorder, "session-1"), plugins=[plugin], tools=[look_up])
+    await agent.invoke_async("First")
+    with observer.run(noted_session) as run:
+        run.write(Notes(summary="Has a receipt."))
+    with pytest.raises(RuntimeError):
+        await agent.invoke_async("Second")
+    await agent.invoke_async("Second")
+    await agent.invoke_async("Third")
+    assert ["Wants a refund." in text for text in model.texts] == [True, False, False, False, False]
+    assert ["Has a receipt." in text for text in model.texts] == [False, False, True, True, False]
+    assert recorder.utterances == [
+        message for text in ("First", "Second", "Third") for message in (("user", text), ("primary", "Yes?"))
+    ]
 
 
 async def test_notes_are_those_of_each_agents_session(async_primary: AsyncPrimaryClient, noted_session: str) -> None:

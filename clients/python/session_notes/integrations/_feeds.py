@@ -108,6 +108,29 @@ class Feeds:
         return AsyncNotesFeed(self._client, session_id, **self._options)
 
 
+@dataclass
+class StoredConversation:
+    """The notes in a conversation that the model's provider may store. A request that fails is not stored."""
+
+    _previous_id: str | None = None
+    _requested: str = ""
+    _stored: str = ""
+
+    def addition(self, previous_id: str | None, text: str) -> str:
+        """Return the notes to add to the next request; empty if the conversation already ends with them.
+
+        Args:
+            previous_id: The id of the stored response that the request continues. None: nothing is stored.
+            text: The current notes.
+        """
+        if previous_id is None:
+            self._stored = ""
+        elif previous_id != self._previous_id:  # The last request has been answered.
+            self._stored = self._requested
+        self._previous_id, self._requested = previous_id, text
+        return "" if text == self._stored else text
+
+
 def is_notes(text: object) -> bool:
     """Return whether a message's text is nothing but notes from a feed."""
     return isinstance(text, str) and bool(text.strip()) and not without_prompts(text)

@@ -21,13 +21,13 @@ Not recorded: thoughts, images, files, partial events, and agents that run as to
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Unpack
 
 from session_notes import AsyncPrimaryClient, Turn
 from session_notes.integrations._extras import missing_extra
-from session_notes.integrations._feeds import MAX_FEEDS, FeedOptions, Feeds
+from session_notes.integrations._feeds import MAX_FEEDS, FeedOptions, Feeds, StoredConversation
 from session_notes.integrations._messages import after_last
 from session_notes.integrations._recording import ErrorBoundary, Recorder, RecordingHook
 from session_notes.integrations._tool_binding import NotesOptions, ToolBinding
@@ -124,7 +124,7 @@ class NotesPlugin(_Plugin):
     ) -> None:
         super().__init__("session_notes")
         self._feeds = Feeds(client, session_id, options)
-        self._conversations: OrderedDict[tuple[str, ...], _Conversation] = OrderedDict()
+        self._conversations: OrderedDict[tuple[str, ...], StoredConversation] = OrderedDict()
 
     async def before_model_callback(self, *, callback_context: CallbackContext, llm_request: LlmRequest) -> None:
         """Add the notes to a request."""
@@ -133,42 +133,19 @@ class NotesPlugin(_Plugin):
             live = callback_context.get_invocation_context().live_request_queue is not None
             if not (live or _in_tool.get()):
                 text = await self._feeds.text(callback_context)
-                stored = self._conversation(callback_context).add(llm_request.previous_interaction_id, text)
-                if text and not stored:
+                conversation = self._conversation(callback_context)
+                if text := conversation.addition(llm_request.previous_interaction_id, text):
                     llm_request.contents.append(Content(role="user", parts=[Part(text=text)]))
 
-    def _conversation(self, context: ReadonlyContext) -> "_Conversation":
+    def _conversation(self, context: ReadonlyContext) -> StoredConversation:
         """Return the conversation of an agent with its model, in a session. Google stores one for each agent."""
         session = context.session
         key = (session.app_name, session.user_id, session.id, context.agent_name)
-        conversation = self._conversations.setdefault(key, _Conversation())
+        conversation = self._conversations.setdefault(key, StoredConversation())
         self._conversations.move_to_end(key)
         if len(self._conversations) > MAX_FEEDS:
             self._conversations.popitem(last=False)
         return conversation
-
-
-@dataclass
-class _Conversation:
-    """The notes in a conversation that Google may store."""
-
-    previous_id: str | None = None
-    requested: str = ""
-    stored: str = ""
-
-    def add(self, previous_id: str | None, text: str) -> bool:
-        """Add a request with notes, and return whether the conversation has them already.
-
-        Args:
-            previous_id: The id of the interaction that the request continues. None: it begins a conversation.
-            text: The notes.
-        """
-        if previous_id is None:
-            self.stored = ""
-        elif previous_id != self.previous_id:  # The last request has an answer. A failed one is not stored.
-            self.stored = self.requested
-        self.previous_id, self.requested = previous_id, text
-        return self.stored == text
 
 
 class ObserverPlugin(_Plugin):

@@ -29,7 +29,7 @@ from weakref import WeakKeyDictionary
 from session_notes import AsyncPrimaryClient, PrimaryClient, Turn
 from session_notes.integrations._arguments import check_client
 from session_notes.integrations._extras import missing_extra
-from session_notes.integrations._feeds import FeedOptions, Feeds
+from session_notes.integrations._feeds import FeedOptions, Feeds, StoredConversation
 from session_notes.integrations._messages import after_last, output_text
 from session_notes.integrations._recording import ErrorBoundary, Recorder, RecordingHook
 from session_notes.integrations._tool_binding import NotesOptions, ToolBinding
@@ -101,8 +101,9 @@ def notes_injector(
     """Make a plugin that adds a session's notes to the input of each model call, for `Agent(plugins=[...])`.
 
     They follow the last message of the user, or the tool results. They never enter the agent's messages, so a session
-    manager does not store them. They only remain in a conversation that the model's provider stores (`Model.stateful`).
-    Reading them takes at most the client's timeout, and never raises.
+    manager does not store them. They only remain in a conversation that the model's provider stores (`Model.stateful`),
+    and are added there only when they have changed since a model call that succeeded. Reading them takes at most the
+    client's timeout, and never raises.
 
     Args:
         client: Reads the notes. `agent(...)` needs a `PrimaryClient`. `agent.invoke_async` and `agent.stream_async`
@@ -115,9 +116,16 @@ def notes_injector(
         InvalidArgument: If the client or another argument is invalid.
     """
     feeds = Feeds(client, session_id, options, clients=(PrimaryClient, AsyncPrimaryClient))
+    conversations: WeakKeyDictionary[Any, StoredConversation] = WeakKeyDictionary()
 
     async def notes(context: InjectionContext) -> str:
-        return await feeds.text(context.agent)
+        text = await feeds.text(context.agent)
+        with ErrorBoundary("no notes for the prompt"):
+            agent: Any = context.agent
+            # Strands has no public name for the id of the last response that the provider has stored.
+            previous_id = agent._model_state.get("response_id") if agent.model.stateful else None
+            return conversations.setdefault(agent, StoredConversation()).addition(previous_id, text)
+        return text
 
     return ContextInjector(notes, name="session-notes", trigger="everyTurn")
 
