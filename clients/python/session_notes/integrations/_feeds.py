@@ -46,7 +46,8 @@ class Feeds:
         client: Reads the notes. It is not closed.
         session_id: The session id, or a function that maps the framework's context to one.
         options: The options of each feed.
-        clients: The accepted classes of clients. A `PrimaryClient` is called in a thread.
+        clients: The accepted classes of clients. A `PrimaryClient` is called in the event loop's thread pool, so a call
+            may also wait for a thread.
 
     Raises:
         InvalidArgument: If the client or another argument is invalid.
