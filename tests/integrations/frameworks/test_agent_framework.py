@@ -132,7 +132,7 @@ async def test_stored_notes_are_those_of_answered_calls(
     async_primary: AsyncPrimaryClient, observer: ObserverClient, noted_session: str, streamed: bool
 ) -> None:
     """The notes are sent once, also in the tool loop of the first run, and again if the call failed."""
-    client = ScriptedClient([tool_call("look_up")], "Yes?", RuntimeError(), "Yes?", "Yes?", conversation_id="c1")
+    client = ScriptedClient([tool_call("look_up")], "Yes?", RuntimeError(), *["Yes?"] * 3, conversation_id="c1")
     agent = agent_with(client, NotesProvider(async_primary))
     session = AgentSession(session_id=noted_session)
 
@@ -151,9 +151,11 @@ async def test_stored_notes_are_those_of_answered_calls(
     session = AgentSession.from_dict(session.to_dict())  # As in a new process.
     agent = agent_with(client, NotesProvider(async_primary))
     await say("Third")
+    session.service_session_id = "c2"  # The application begins another conversation.
+    await say("Fourth")
     notes = ["".join(text for text in texts if "session-notes" in text) for texts in client.texts]
-    assert ["Wants a refund." in text for text in notes] == [True, False, False, False, False]
-    assert ["Has a receipt." in text for text in notes] == [False, False, True, True, False]
+    assert ["Wants a refund." in text for text in notes] == [True, False, False, False, False, False]
+    assert ["Has a receipt." in text for text in notes] == [False, False, True, True, False, True]
 
 
 async def test_concurrent_sessions(async_primary: AsyncPrimaryClient, noted_session: str) -> None:

@@ -50,7 +50,7 @@ SessionId = str | Callable[[Any], str]
 """A session id, or a function that maps an `AgentSession` to one."""
 
 _STORED = "stored"
-"""Key in the provider's state: the digest of the last notes in the conversation that the service stores."""
+"""Key in the provider's state: the id of the conversation that the service stores, and a digest of its last notes."""
 
 
 def own_id(session: AgentSession | None) -> str:
@@ -127,18 +127,17 @@ class NotesProvider(ContextProvider):
 
         @chat_middleware
         async def add_notes(call: ChatContext, call_next: Callable[[], Awaitable[None]]) -> None:
-            # The framework stores the id of a service's conversation in the session after each model call.
-            stored = session.service_session_id is not None
-            if text and not (stored and state.get(_STORED) == digest):
+            # The framework updates the id in the session after each model call.
+            if text and state.get(_STORED) != [session.service_session_id, digest]:
                 call.messages = [*call.messages, Message("user", [text], additional_properties=source)]
-                call.stream_result_hooks.append(remember)
+            call.stream_result_hooks.append(remember)
             await call_next()
             if isinstance(call.result, ChatResponse):
                 remember(call.result)
 
         def remember(response: ChatResponse) -> None:
             if text and response.conversation_id is not None:
-                state[_STORED] = digest
+                state[_STORED] = [response.conversation_id, digest]
 
         context.extend_middleware(self.source_id, add_notes)
 
