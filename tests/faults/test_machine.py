@@ -306,6 +306,12 @@ def _fill_for_a_while(disk: Path, sidecar: Sidecar, session: SessionCalls, recor
     assert session.get_notes(observer="other").notes.summary == "written before"
 
 
+def begins_fsync(store: Store) -> bool:
+    """Write to a store, and return whether an fsync is in progress."""
+    store.client.incr("writes")
+    return int(store.client.info("persistence")["aof_pending_bio_fsync"]) > 0
+
+
 @pytest.mark.parametrize(("policy", "fsync"), [("always", 0.2), ("everysec", 1.2)])
 def test_a_store_killed_on_a_slow_disk(
     policy: str, fsync: float, tmp_path: Path, effort: Callable[[int, int], int]
@@ -335,10 +341,10 @@ def test_a_store_killed_on_a_slow_disk(
                 break
             session = SessionCalls(channel, new_session_id())
             recorder = Recorder(session.id)
+            if policy == "everysec":
+                eventually(lambda: begins_fsync(sidecar.store))
             with storm([session], recorder, kinds=COUNTED):
                 eventually(lambda: recorder.count("acknowledged") > 20, 30)  # noqa: B023
-                # Until the second fsync at least.
-                time.sleep(1.5)
                 server.kill()
                 server.start()
             sidecar.store.close()
