@@ -182,7 +182,7 @@ test-python-%:
 	test -n "$$found" || { echo "skipped: Python $* is not installed"; exit 0; }; \
 	set -e; python=.venv-pythons/$*/bin/python; \
 	test -x $$python || "$$found" -m venv .venv-pythons/$*; \
-	$$python -m pip install --quiet --disable-pip-version-check --editable '.[server]' pytest pytest-asyncio pytest-timeout pytest-xdist; \
+	$$python -m pip install --quiet --disable-pip-version-check --editable '.[server]' hypothesis pytest pytest-asyncio pytest-timeout pytest-xdist trustme; \
 	$$python -m pytest -n 2 -k "not redis and not cluster" $(QUICK) $(ARGS); \
 	$$python -m pytest -n 2 --engine grpcio tests/process/test_start.py
 
