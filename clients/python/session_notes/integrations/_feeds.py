@@ -2,10 +2,10 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypedDict
+from typing import Any, Generic, TypedDict, TypeVar
 
 from session_notes import AsyncNotesFeed, AsyncPrimaryClient, NotesFeed, PrimaryClient, Severity
 from session_notes._calls import observer_names
@@ -14,8 +14,11 @@ from session_notes.integrations._arguments import check_client
 from session_notes.integrations._recording import ErrorBoundary
 from session_notes.integrations._sessions import check_session_id, session_of
 
-MAX_FEEDS = 1_000
-"""The maximum number of sessions whose feeds are kept. A session that was dropped gets its notes again."""
+MAX_SESSIONS = 1_000
+"""The maximum number of sessions whose state is kept. A session that was dropped gets its notes again."""
+
+Key = TypeVar("Key", bound=Hashable)
+State = TypeVar("State")
 
 
 class FeedOptions(TypedDict, total=False):
@@ -27,6 +30,27 @@ class FeedOptions(TypedDict, total=False):
     max_age: timedelta | None
     max_snapshot_age: timedelta | None
     max_turns_behind: int | None
+
+
+class LatestSessions(Generic[Key, State]):
+    """The state of the sessions that were used last.
+
+    Args:
+        make: Makes the state of a new session.
+    """
+
+    def __init__(self, make: Callable[[Key], State]) -> None:
+        self._make = make
+        self._states: OrderedDict[Key, State] = OrderedDict()
+
+    def get(self, key: Key) -> State:
+        """Return the state of a session."""
+        if key not in self._states:
+            self._states[key] = self._make(key)
+        self._states.move_to_end(key)
+        if len(self._states) > MAX_SESSIONS:
+            self._states.popitem(last=False)
+        return self._states[key]
 
 
 @dataclass
@@ -69,7 +93,7 @@ class Feeds:
         self._session_id = session_id
         self._options = options
         self._feed("any")  # Rejects invalid options.
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._entries = LatestSessions[str, _Entry](lambda session_id: _Entry(self._feed(session_id)))
 
     async def text(self, context: Any = None) -> str:
         """Return the notes on a context's session as text; empty if there are none. Never raise.
@@ -88,20 +112,11 @@ class Feeds:
         """Return the current text, and whether it is new."""
         entry = None
         with ErrorBoundary("no notes for the prompt"):
-            entry = self._entry(session_of(self._session_id, context))
+            entry = self._entries.get(session_of(self._session_id, context))
             if (text := await entry.next()) is not None:
                 entry.text = text
                 return text, True
         return (entry.text if entry else ""), False
-
-    def _entry(self, session_id: str) -> _Entry:
-        entry = self._entries.get(session_id)
-        if entry is None:
-            entry = self._entries[session_id] = _Entry(self._feed(session_id))
-        self._entries.move_to_end(session_id)
-        if len(self._entries) > MAX_FEEDS:
-            self._entries.popitem(last=False)
-        return entry
 
     def _feed(self, session_id: str) -> NotesFeed | AsyncNotesFeed:
         if isinstance(self._client, PrimaryClient):

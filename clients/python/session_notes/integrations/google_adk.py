@@ -18,7 +18,6 @@ In a live session (`run_live`), it records at the end of each of the model's tur
 Not recorded: thoughts, images, files, partial events, and agents that run as tools (`AgentTool`, `mode="single_turn"`).
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
@@ -27,7 +26,7 @@ from typing import Any, Unpack
 
 from session_notes import AsyncPrimaryClient, Turn
 from session_notes.integrations._extras import missing_extra
-from session_notes.integrations._feeds import MAX_FEEDS, FeedOptions, Feeds, StoredConversation
+from session_notes.integrations._feeds import FeedOptions, Feeds, LatestSessions, StoredConversation
 from session_notes.integrations._messages import after_last
 from session_notes.integrations._recording import ErrorBoundary, Recorder, RecordingHook
 from session_notes.integrations._tool_binding import NotesOptions, ToolBinding
@@ -124,7 +123,8 @@ class NotesPlugin(_Plugin):
     ) -> None:
         super().__init__("session_notes")
         self._feeds = Feeds(client, session_id, options)
-        self._conversations: OrderedDict[tuple[str, ...], StoredConversation] = OrderedDict()
+        # By app, user, session and agent, because Google stores a conversation for each agent.
+        self._conversations = LatestSessions[tuple[str, ...], StoredConversation](lambda _: StoredConversation())
 
     async def before_model_callback(self, *, callback_context: CallbackContext, llm_request: LlmRequest) -> None:
         """Add the notes to a request."""
@@ -133,19 +133,10 @@ class NotesPlugin(_Plugin):
             live = callback_context.get_invocation_context().live_request_queue is not None
             if not (live or _in_tool.get()):
                 text = await self._feeds.text(callback_context)
-                conversation = self._conversation(callback_context)
-                if text := conversation.addition(llm_request.previous_interaction_id, text):
+                session = callback_context.session
+                key = (session.app_name, session.user_id, session.id, callback_context.agent_name)
+                if text := self._conversations.get(key).addition(llm_request.previous_interaction_id, text):
                     llm_request.contents.append(Content(role="user", parts=[Part(text=text)]))
-
-    def _conversation(self, context: ReadonlyContext) -> StoredConversation:
-        """Return the conversation of an agent with its model, in a session. Google stores one for each agent."""
-        session = context.session
-        key = (session.app_name, session.user_id, session.id, context.agent_name)
-        conversation = self._conversations.setdefault(key, StoredConversation())
-        self._conversations.move_to_end(key)
-        if len(self._conversations) > MAX_FEEDS:
-            self._conversations.popitem(last=False)
-        return conversation
 
 
 class ObserverPlugin(_Plugin):
