@@ -35,6 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Choose the engine, and the seed in the main process, so that all xdist workers share it."""
     # A shell script starts background jobs with SIGINT ignored, and the processes of tests would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Likewise nohup and SIGHUP, which this process still ignores: a program that it starts does not inherit a handler.
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
     os.environ["SESSION_NOTES_ENGINE"] = config.option.engine
     if config.option.seed is None:
         config.option.seed = random.randrange(1_000_000)
