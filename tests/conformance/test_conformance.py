@@ -29,6 +29,7 @@ from session_notes import (
 )
 from session_notes._errors import translate
 from session_notes._prompt import without_prompts
+from session_notes.integrations.tools import NotesTool
 from session_notes.status.v1 import status_pb2
 from session_notes.v1.session_notes_pb2 import GetNotesResponse
 
@@ -386,6 +387,14 @@ def test_a_response_becomes_the_prompt_in_the_table(name: str) -> None:
 def test_prompts_are_removed_as_in_the_table(case: dict[str, str]) -> None:
     """A recorder removes prompts from the text of a turn, and keeps the rest."""
     equal(case["kept"], without_prompts(case["text"]), "the text")
+
+
+@pytest.mark.parametrize("case", TABLES["pure_prompts"]["tools"], ids=lambda case: case["name"])
+def test_a_tool_describes_itself_as_in_the_table(case: dict[str, Any]) -> None:
+    """A model reads the same description of the tool from every language."""
+    with PrimaryClient("127.0.0.1:1") as client:
+        tool = NotesTool(client, "s", observers=case.get("observers"))
+    equal("\n".join(case["description"]), tool.description, "the description")
 
 
 class Status(grpc.RpcError):

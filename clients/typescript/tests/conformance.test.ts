@@ -53,6 +53,7 @@ interface Table {
   readonly notes?: WireJsonObject;
   readonly prompts?: readonly PromptCase[];
   readonly spoken?: readonly { readonly text: string; readonly kept: string }[];
+  readonly tools?: readonly { name: string; observers?: readonly string[]; description: readonly string[] }[];
   readonly ages?: { readonly cases: readonly [string, number][] };
   readonly statuses?: readonly {
     name: string;
@@ -509,7 +510,7 @@ suite("the cases of tests/conformance", { concurrency: 4 }, () => {
 });
 
 suite("the pure tables of tests/conformance", () => {
-  for (const { readings = [], notes, prompts = [], spoken = [], ages, statuses = [] } of TABLES.values()) {
+  for (const { readings = [], notes, prompts = [], spoken = [], tools = [], ages, statuses = [] } of TABLES.values()) {
     for (const { name, observer = "", response, min_severity, max_chars, lines } of prompts) {
       test(`a prompt: ${name}`, () => {
         const run = { runId: "a", number: "1", observer: "default", state: "RUN_STATE_WRITTEN" };
@@ -522,6 +523,12 @@ suite("the pure tables of tests/conformance", () => {
     for (const { text, kept } of spoken) {
       test(`speech: ${text.slice(0, 30)}`, () => {
         assert.equal(withoutPrompts(text), kept);
+      });
+    }
+    for (const { name, observers, description } of tools) {
+      test(`a tool: ${name}`, () => {
+        using primary = new client.PrimaryClient("127.0.0.1:1");
+        assert.equal(new client.NotesTool(primary, "s", { observers }).description, description.join("\n"));
       });
     }
     for (const { name, response, gives, tool_result } of readings) {
