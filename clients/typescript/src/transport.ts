@@ -5,6 +5,8 @@
  * deadline, and respects the sidecar's retry delay.
  */
 
+import { setMaxListeners } from "node:events";
+
 import { type Client, type ServiceError, status as Code } from "@grpc/grpc-js";
 
 import { kindOf, milliseconds, refusal } from "./arguments.js";
@@ -119,6 +121,10 @@ export class Transport {
     }
     if (this.#client === undefined) {
       throw new UsageError("this client is closed");
+    }
+    if (signal instanceof AbortSignal) {
+      // Many calls may share a signal. Node would warn of a leak at the eleventh.
+      setMaxListeners(0, signal);
     }
     for (;;) {
       signal?.throwIfAborted();

@@ -245,6 +245,21 @@ suite("a call", { concurrency: true }, () => {
     assert((await durationOf(() => assert.rejects(waiting, reason))) < 5000);
   });
 
+  test("may share its signal with any number of others", async () => {
+    const warnings: Error[] = [];
+    const collect = (warning: Error) => warnings.push(warning);
+    process.on("warning", collect);
+    using primary = new PrimaryClient(silent.target, { timeoutMs: 60_000 });
+    const controller = new AbortController();
+    const calls = Array.from({ length: 100 }, () => primary.getNotes("s", { signal: controller.signal }));
+    const ended = Promise.all(calls.map((call) => assert.rejects(call, { name: "AbortError" })));
+    controller.abort();
+    await ended;
+    await nextTurn(); // For the warnings.
+    process.off("warning", collect);
+    assert.deepEqual(warnings, []);
+  });
+
   test("that is aborted between two attempts does not wait for the next", async () => {
     using observer = new ObserverClient(await unreachable(), { timeoutMs: 60_000 });
     const signal = AbortSignal.timeout(300);
