@@ -107,8 +107,8 @@ export class TurnRecorder implements AsyncDisposable {
    * Queues turns for the session's transcript, and a run after them. Returns immediately and never throws.
    *
    * Turns that cannot be stored unchanged are adapted. Lone surrogates (half characters) become U+FFFD. A text beyond 64 KiB is cut
-   * and ends with ` […]`. An `extra` that is not JSON is left out, and so is anything that is not a turn. A process warning reports each
-   * change.
+   * and ends with ` […]`. An invalid `time`, an `extra` that is not JSON and anything that is not a turn are left out. A process warning
+   * reports each change.
    *
    * Notes are not speech: the text of `asPrompt` is removed from a turn's text, and a turn without any other text is left out.
    *

@@ -7,7 +7,7 @@ import { TurnSchema } from "./gen/session_notes/v1/turn_pb.js";
 import { withoutPrompts } from "./prompt.js";
 import { CUT, shortened } from "./texts.js";
 import type { JsonObject, JsonValue, Turn } from "./types.js";
-import { turnMessage } from "./wire.js";
+import { timestamp, turnMessage } from "./wire.js";
 
 /** The largest turn, serialized, that a sidecar with default settings accepts. */
 export const MAX_TURN_BYTES = 64 * 1024;
@@ -67,10 +67,10 @@ function prepared(speaker: unknown, text: string, time: unknown, extra: unknown,
   };
   const name = typeof speaker === "string" ? speaker : speaker === undefined || speaker === null ? "" : kindOf(speaker);
   let rest: Turn = { speaker: cut("speaker", name, Math.min(MAX_SPEAKER_BYTES, Math.trunc(maxBytes / 4))), text: "" };
-  if (time instanceof Date && !Number.isNaN(time.getTime())) {
+  if (isTime(time)) {
     rest = { ...rest, time: new Date(time) };
   } else if (time !== undefined) {
-    changes.push("time left out: it is not a valid Date");
+    changes.push("time left out: it is not a Date in the years 1 to 9999");
   }
   const withoutExtra = rest;
   if (extra !== undefined) {
@@ -88,6 +88,15 @@ function prepared(speaker: unknown, text: string, time: unknown, extra: unknown,
   }
   const turn = { ...rest, text: cut("text", text, Math.max(0, room())) };
   return { turn, size: sizeOf(turn), changes };
+}
+
+function isTime(time: unknown): time is Date {
+  try {
+    timestamp("time", time);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** Returns the serialized size of a turn in bytes. */

@@ -95,7 +95,7 @@ export interface Turn {
   readonly speaker: string;
   /** The words spoken. */
   readonly text: string;
-  /** When they were spoken, by the caller's clock; stored unchanged. */
+  /** When they were spoken, by the caller's clock, in the years 1 to 9999; stored unchanged. */
   readonly time?: Date | undefined;
   /** Additional data as JSON. Absent: none. */
   readonly extra?: JsonObject | undefined;

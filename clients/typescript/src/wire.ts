@@ -71,6 +71,10 @@ const SEVERITIES: Readonly<Record<Severity, WireSeverity>> = {
 // The longest Duration in protobuf, about 10,000 years.
 const MAX_DURATION_MS = 315_576_000_000_000;
 
+// The range of a Timestamp in protobuf. That of a `Date` is larger, so a number of microseconds is a valid one.
+const MIN_TIME_MS = Date.parse("0001-01-01T00:00:00.000Z");
+const MAX_TIME_MS = Date.parse("9999-12-31T23:59:59.999Z");
+
 /** Converts a count. */
 export function count(name: string, content: unknown): bigint | undefined {
   return content === undefined ? undefined : BigInt(wholeNumber(name, content));
@@ -300,10 +304,14 @@ export function enumName<Names extends string>(
   return (names[number]?.toLowerCase() ?? "unspecified") as Lowercase<Names> | "unspecified";
 }
 
-function timestamp(name: string, time: Date): MessageInitShape<typeof TimestampSchema> {
-  const ms = time instanceof Date ? time.getTime() : NaN;
-  if (Number.isNaN(ms)) {
-    throw refusal(name, time instanceof Date ? "must be a valid Date" : `must be a Date, not ${kindOf(time)}`);
+/** Converts a time. */
+export function timestamp(name: string, time: unknown): MessageInitShape<typeof TimestampSchema> {
+  if (!(time instanceof Date)) {
+    throw refusal(name, `must be a Date, not ${kindOf(time)}`);
+  }
+  const ms = time.getTime();
+  if (!(ms >= MIN_TIME_MS && ms <= MAX_TIME_MS)) {
+    throw refusal(name, "must be in the years 1 to 9999");
   }
   const seconds = Math.floor(ms / 1000);
   return { seconds: BigInt(seconds), nanos: (ms - seconds * 1000) * 1e6 };

@@ -194,7 +194,9 @@ suite("arguments of a wrong kind", { concurrency: true }, () => {
       ["turns must be an array, not Object: pass [...] with it", turn],
       ["turns[1].text must be a string, not undefined", [turn, { speaker: "user" }]],
       ["turns[0].time must be a Date, not number", [{ ...turn, time: 5 }]],
-      ["turns[0].time must be a valid Date", [{ ...turn, time: new Date(NaN) }]],
+      ["turns[0].time must be in the years 1 to 9999", [{ ...turn, time: new Date(NaN) }]],
+      ["turns[0].time must be in the years 1 to 9999", [{ ...turn, time: new Date(1_700_000_000_000_000) }]],
+      ["turns[0].time must be in the years 1 to 9999", [{ ...turn, time: new Date("-000001-12-31") }]],
       ["turns[1] must be an object, not string", [turn, "hello"]],
     ];
     for (const [message, turns] of cases) {

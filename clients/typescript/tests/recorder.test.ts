@@ -124,6 +124,7 @@ suite("a recorder", { concurrency: false }, () => {
       { speaker: "secret" },
       hostile,
       { text: "anonymous", time: new Date(0) },
+      { ...said("microseconds"), time: new Date(1_700_000_000_000_000) },
     ];
     recorder.record(sessionId, odd as never);
     recorder.record("secret id", said("secret"));
@@ -140,13 +141,14 @@ suite("a recorder", { concurrency: false }, () => {
       said("date"),
       said("x".repeat(60_000)),
       { speaker: "", text: "anonymous", time: new Date(0) },
+      said("microseconds"),
     ]);
     const digest = createHash("sha256").update(sessionId).digest("hex").slice(0, 8);
     const texts = await warnings.texts(4);
     assert(!texts.join().includes("secret"), texts.join());
     assert.equal(
       texts[0],
-      `session ${digest}: text cut, time left out: it is not a valid Date, ` +
+      `session ${digest}: text cut, time left out: it is not a Date in the years 1 to 9999 (2 times), ` +
         "extra left out: not JSON, nested too deep, or too large (2 times), " +
         "extra left out: too large next to the text, left out, not a turn: string, " +
         "a turn left out: its text is undefined, a turn left out: RangeError",
