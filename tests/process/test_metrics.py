@@ -190,7 +190,7 @@ def test_writes_and_runs_are_counted_by_outcome(metered: Sidecar, calls: Session
 
 
 def test_a_run_is_in_flight_until_its_lease_ends(metered: Sidecar, calls: SessionCalls) -> None:
-    """A run that never ends counts as in flight until its lease runs out."""
+    """A run that never ends counts as in flight until its lease expires."""
     in_flight = scrape(metered)("session_notes_runs_at_work")
     calls.begin_run("run-1", lease=Duration(nanos=300_000_000))
     assert scrape(metered)("session_notes_runs_at_work") == in_flight + 1
@@ -198,7 +198,7 @@ def test_a_run_is_in_flight_until_its_lease_ends(metered: Sidecar, calls: Sessio
 
 
 def test_a_renewed_run_stays_in_flight(metered: Sidecar, calls: SessionCalls) -> None:
-    """A run whose lease is renewed counts as in flight until the new lease runs out, or the run ends."""
+    """A run whose lease is renewed counts as in flight until the new lease expires, or the run ends."""
     in_flight = scrape(metered)("session_notes_runs_at_work")
     calls.begin_run("run-1", lease=Duration(seconds=1))
     calls.begin_run("run-2", lease=Duration(seconds=1))

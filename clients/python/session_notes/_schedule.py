@@ -1,4 +1,4 @@
-"""Schedule of a background observer: one run at a time per session, with repeated submissions coalesced.
+"""Schedule of a background observer: one run at a time per session, with repeated submissions merged.
 
 A submitted session waits until the brakes release it. Then it is queued for a worker. The caller supplies all times.
 """

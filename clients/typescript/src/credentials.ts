@@ -17,7 +17,7 @@ export type Token = string | (() => string);
 /**
  * TLS settings. An empty object enables TLS with the certificate authorities that Node trusts.
  *
- * Files are read when a client is created, and reread within a second after they are replaced. The client then reconnects;
+ * Files are read when a client is created, and reloaded within a second after they are replaced. The client then reconnects;
  * calls in flight finish on the old connection. New files take effect once certificate and key match.
  *
  * @example
@@ -33,7 +33,7 @@ export interface TLS {
 }
 
 /**
- * Returns a token function that reads a file, and rereads it when it changes. If that fails, the last token stays in use.
+ * Returns a token function that reads a file, and reloads it when it changes. If that fails, the last token stays in use.
  *
  * The token is the first line that is neither blank nor a comment (#), as in the sidecar's files.
  *

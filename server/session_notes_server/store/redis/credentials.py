@@ -1,4 +1,4 @@
-"""Credentials for Redis: passwords and certificates in files that are reread when they change.
+"""Credentials for Redis: passwords and certificates in files that are reloaded when they change.
 
 A file that cannot be used is rejected at the start, as in `identity.trusted_files`. Later, the last good content stays
 in use, and one log line names the file and the problem without quoting the content.
@@ -15,7 +15,7 @@ from session_notes_server.settings import InvalidSetting
 
 
 class RedisSecrets:
-    """Credentials from files. Each new connection rereads them, so that rotated credentials take effect immediately.
+    """Credentials from files. Each new connection reloads them, so that rotated credentials take effect immediately.
 
     Args:
         password_file: File that contains the password on one line. None: the password is in the URL, or there is none.

@@ -176,7 +176,7 @@ RUNS_AT_WORK = Family(
     "session_notes_runs_at_work",
     "gauge",
     "Runs begun through this sidecar that are in flight. A run that is renewed or ends through another worker "
-    "or sidecar counts until its first lease runs out.",
+    "or sidecar counts until its first lease expires.",
 )
 ENGINE = Family(
     "session_notes_engine_info",
