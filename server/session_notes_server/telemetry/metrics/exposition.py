@@ -186,19 +186,16 @@ class _Handler(MetricsHandler):
     serving: Serving
 
     def do_GET(self) -> None:
-        """Answer a probe, or return the metrics."""
+        """Return the metrics, or answer a probe. Any other path is an error, so that a misspelt probe fails."""
         path = self.path.partition("?")[0]
-        if path not in PROBES:
+        if path == PATH:
             super().do_GET()
-            return
-        gauge, failure = PROBES[path]
-        passes = _all_pass(self.serving(), gauge)
-        body = f"{'ok' if passes else failure}\n".encode()
-        self.send_response(200 if passes else 503)
-        self.send_header("Content-Type", "text/plain; charset=utf-8")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        elif path in PROBES:
+            gauge, failure = PROBES[path]
+            passes = _all_pass(self.serving(), gauge)
+            self._respond(200 if passes else 503, "ok" if passes else failure)
+        else:
+            self._respond(404, f"not found: this port serves {PATH}, {' and '.join(PROBES)}")
 
     def do_HEAD(self) -> None:
         """Respond as to GET, without the body."""
@@ -207,6 +204,14 @@ class _Handler(MetricsHandler):
         head, end, _ = self.wfile.getvalue().partition(b"\r\n\r\n")
         self.wfile = connection
         self.wfile.write(head + end)
+
+    def _respond(self, status: int, text: str) -> None:
+        body = f"{text}\n".encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
 
 class _Server(http.server.ThreadingHTTPServer):
