@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import grpc
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2
 from session_notes.v1.notes_pb2 import Notes
 from session_notes.v1.turn_pb2 import Turn
 
@@ -85,6 +87,19 @@ def test_a_bug_is_internal_with_an_id(session: SessionCalls, store: Store, sidec
     assert not [text for text in (CANARY, "WRONGTYPE", session.id, *NOT_FOR_CALLERS) if text in error.text]
     eventually(lambda: error.metadata["error_id"] in sidecar.log)
     assert CANARY not in sidecar.log
+
+
+@pytest.mark.parametrize("version", ["v1alpha", "v1"])
+def test_malformed_reflection(sidecar: Sidecar, version: str) -> None:
+    """A request of reflection that does not parse is MALFORMED_MESSAGE, and no exception's text reaches its caller."""
+    good = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+    logged = len(sidecar.log)
+    with new_channel(sidecar.target) as channel:
+        method: Any = channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")
+        with refused(grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE") as error:
+            list(method(iter([good, b"\xff" + CANARY.encode()]), timeout=10))
+    assert not [text for text in (CANARY, *NOT_FOR_CALLERS) if text in error.text]
+    assert "Traceback" not in sidecar.log[logged:]
 
 
 def test_no_user_data_in_the_log(session: SessionCalls, sidecar: Sidecar) -> None:

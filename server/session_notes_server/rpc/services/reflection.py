@@ -11,11 +11,12 @@ from typing import Any
 import grpc
 from google.protobuf import descriptor_pool, text_format
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from session_notes_server.rpc import errors
 from session_notes_server.rpc.admission import Admission
 from session_notes_server.rpc.authorization import Authorization
-from session_notes_server.rpc.errors import StatusError
 from session_notes_server.telemetry.calls import Telemetry
 
 
@@ -58,25 +59,33 @@ class ReflectionServicer(reflection.aio.ReflectionServicer):  # type: ignore[mis
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the handler of the service."""
-        method = grpc.stream_stream_rpc_method_handler(
+        method: Any = grpc.stream_stream_rpc_method_handler(
             self.ServerReflectionInfo,
-            reflection_pb2.ServerReflectionRequest.FromString,
-            reflection_pb2.ServerReflectionResponse.SerializeToString,
+            response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
         )
         return grpc.method_handlers_generic_handler(self._service, {"ServerReflectionInfo": method})
 
     async def ServerReflectionInfo(
-        self, request_iterator: AsyncIterable[Any], context: grpc.aio.ServicerContext[Any, Any]
+        self, request_iterator: AsyncIterable[bytes], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[Any]:
         """Describe the services to a client such as grpcurl."""
         with self._telemetry.around(context):
             try:
                 call = self._admission.admit(context)
                 self._authorization.check(self._method, context)
-            except StatusError as error:
+                async for response in super().ServerReflectionInfo(_parsed(request_iterator), context):
+                    call.sending()
+                    yield response
+                    call.sent()
+            except errors.StatusError as error:
                 await context.abort(error.code, error.message, error.trailing_metadata())
-            async for response in super().ServerReflectionInfo(request_iterator, context):
-                call.sending()
-                yield response
-                call.sent()
             call.sending()
+
+
+async def _parsed(requests: AsyncIterable[bytes]) -> AsyncIterator[Any]:
+    """Parse requests here, because grpc.aio would send the text of a usual deserializer's exception to the caller."""
+    async for request in requests:
+        try:
+            yield reflection_pb2.ServerReflectionRequest.FromString(request)
+        except DecodeError:
+            raise errors.malformed_message() from None
