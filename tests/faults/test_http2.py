@@ -19,7 +19,8 @@ from pathlib import Path
 import ngh2
 import pytest
 from session_notes.v1.session_notes_pb2 import GetNotesRequest
-from session_notes.v1.session_state_pb2 import GetSessionRequest
+from session_notes.v1.session_state_pb2 import AppendTurnsRequest, GetSessionRequest
+from session_notes.v1.turn_pb2 import Turn
 from session_notes_server.settings import EngineName
 
 from tests.access.callers import Authority
@@ -59,7 +60,7 @@ REFLECTION = "grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 NO_NOTES = GetNotesRequest(session_id="no-session")
 
 MANY = 20_000
-RESOURCE_EXHAUSTED = 8
+OK, RESOURCE_EXHAUSTED = 0, 8
 FLOW_CONTROL_ERROR, COMPRESSION_ERROR = 3, 9
 NO_WINDOW = PREFACE + settings({INITIAL_WINDOW_SIZE: 0})
 LARGE_WINDOWS = PREFACE + settings({INITIAL_WINDOW_SIZE: (1 << 31) - 1}) + window_update(0, 1 << 30)
@@ -563,6 +564,17 @@ def test_gzip_bombs(attacked: Callable[..., Cost], callers: int) -> None:
         assert statuses == [RESOURCE_EXHAUSTED] * callers
 
     attacked(attack)
+
+
+def test_more_than_a_compressed_message(sidecar: Sidecar, session_id: str) -> None:
+    """Compressed data that is cut off, or followed by more, is refused as a whole instead of read in part."""
+    whole = gzip.compress(AppendTurnsRequest(session_id=session_id, turns=[Turn(text="a")]).SerializeToString())
+    statuses = [
+        status_of(sidecar.target, struct.pack(">BI", 1, len(data)) + data, ended=True)
+        for data in (whole, whole[:-1], whole + b"a", whole * 2)
+    ]
+    assert statuses[0] == OK
+    assert not {OK}.intersection(statuses[1:])
 
 
 def status_of(target: str, data: bytes, *, ended: bool = False) -> int:

@@ -109,7 +109,7 @@ def decompress(data: bytes, encoding: bytes, limit: int) -> bytes:
 
     Raises:
         StatusError: If the result would exceed `limit` bytes, of which no more are decompressed, or if the data is not
-            in this encoding.
+            exactly one message in this encoding.
     """
     decompressor = zlib.decompressobj(ENCODINGS[encoding])
     try:
@@ -119,7 +119,7 @@ def decompress(data: bytes, encoding: bytes, limit: int) -> bytes:
     if len(message) > limit:
         del message  # The traceback refers to this frame.
         raise errors.too_large("", limit=limit, actual=limit + 1)
-    if not decompressor.eof:
+    if not decompressor.eof or decompressor.unused_data:
         raise errors.malformed_message()
     return message
 
