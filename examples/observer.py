@@ -39,10 +39,9 @@ def main() -> None:
     def analyse_and_print(run: ActiveRun) -> Notes:
         notes = analyse(run)
         analysed_ids.add(run.session_id)
-        print(
-            f"run {run.number} over turns {run.first_turn} to {run.observed_turn} of {run.session_id}: {notes.summary}",
-            flush=True,
-        )
+        turns = f"turns {run.first_turn} to {run.observed_turn} of {run.session_id}"
+        # In one write, because several threads print.
+        print(f"run {run.number} over {turns}: {notes.summary}\n", end="", flush=True)
         return notes
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
