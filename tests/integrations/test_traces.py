@@ -336,10 +336,17 @@ def test_missing_packages(tmp_path: Path) -> None:
         assert "pip install '.[otel]' in a checkout" in sidecar.log
 
 
-def test_invalid_variables() -> None:
+@pytest.mark.parametrize(
+    "invalid",
+    [
+        {"OTEL_EXPORTER_OTLP_TIMEOUT": f"{CANARY}-soon", "OTEL_EXPORTER_OTLP_HEADERS": f"{CANARY} {CANARY}"},
+        {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
+    ],
+    ids=["timeout", "protocol"],
+)
+def test_invalid_variables(invalid: dict[str, str]) -> None:
     """The sidecar serves and warns about an invalid variable, without its value, which may contain a key."""
-    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_TIMEOUT": f"{CANARY}-soon"}
-    env |= {"OTEL_EXPORTER_OTLP_HEADERS": f"{CANARY} {CANARY}"}
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"} | invalid
     with Sidecar(env=env) as sidecar, new_channel(sidecar.target) as channel:
         SessionCalls(channel, new_session_id()).get_notes()
         assert "no traces" in sidecar.log

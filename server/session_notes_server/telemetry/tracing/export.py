@@ -107,13 +107,17 @@ class _LastMessage(logging.Handler):
 
 def _exporter() -> SpanExporter:
     protocols = (os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}PROTOCOL") for signal in ("TRACES_", ""))
-    if next(filter(None, protocols), "grpc").startswith("http"):
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HTTPExporter
+    match next(filter(None, protocols), "grpc"):
+        case "grpc":
+            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GRPCExporter
 
-        return HTTPExporter()
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GRPCExporter
+            return GRPCExporter()
+        case "http/protobuf":
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HTTPExporter
 
-    return GRPCExporter()
+            return HTTPExporter()
+        case _:
+            raise ValueError("unknown protocol of OTLP")
 
 
 def _resource() -> Resource:
