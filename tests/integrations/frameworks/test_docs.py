@@ -54,6 +54,7 @@ def example(request: pytest.FixtureRequest) -> Any:
         ("openai_agents", "agents", "openai-agents"),
         ("langgraph", "langchain_core.messages", "langgraph"),
         ("langchain", "langchain.agents.middleware", "langchain"),
+        ("langchain", "langchain_core", "langchain"),
         ("pydantic_ai", "pydantic_ai", "pydantic-ai"),
         ("strands", "strands.hooks", "strands"),
         ("agent_framework", "agent_framework", "agent-framework"),

@@ -24,7 +24,6 @@ from session_notes import Turn
 from session_notes.integrations._extras import missing_extra
 from session_notes.integrations._messages import after_last, field_of, output_text
 from session_notes.integrations._recording import ErrorBoundary, Recorder, RecordingHook
-from session_notes.integrations.langgraph import SessionId, notes_tool, thread_id
 
 try:
     from langchain.agents.middleware import AgentMiddleware, AgentState
@@ -40,6 +39,7 @@ try:
         messages_in,
         turn_of,
     )
+    from session_notes.integrations.langgraph import SessionId, notes_tool, thread_id
 except ImportError as error:
     raise missing_extra(__name__, error) from error
 
