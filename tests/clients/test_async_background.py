@@ -148,6 +148,10 @@ async def test_submissions_are_merged(async_observer: AsyncObserverClient, analy
     assert (await ended(async_observer, sessions[0], 2))[-1].state is RunState.WRITTEN, "the client stays open"
 
 
+class Panic(BaseException):
+    """Like the exception of a panic in an extension written in Rust, which is not an Exception."""
+
+
 async def test_a_failed_analysis_is_recorded_and_logged(
     async_observer: AsyncObserverClient, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -162,11 +166,13 @@ async def test_a_failed_analysis_is_recorded_and_logged(
             raise asyncio.CancelledError
         if run.number == 4:
             await run.fail("nothing new")
+        if run.number == 9:
+            raise Panic("my card is 4111")
         return {6: {"my card": 4111}, 7: Notes(coverage={"4111": 1.2}), 8: Notes(summary="x")}.get(run.number)
 
     session_id = new_session_id()
     background = AsyncBackgroundObserver(analyse, brakes=False, client=async_observer, max_workers=1)
-    for count in range(1, 9):
+    for count in range(1, 10):
         background.submit(session_id)
         runs = await ended(async_observer, session_id, count)
     assert await background.close()
@@ -179,6 +185,7 @@ async def test_a_failed_analysis_is_recorded_and_logged(
         "InvalidArgument: notes must be session_notes.Notes, not dict",
         "InvalidArgument: notes.coverage must be from 0 to 1",
         "",
+        "Panic",
     ]
     assert f"LookupError at {__file__}" in caplog.text
     assert "notes were not written: InvalidArgument: notes must be session_notes.Notes, not dict" in caplog.text

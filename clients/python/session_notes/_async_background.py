@@ -301,7 +301,9 @@ class AsyncBackgroundObserver(
     async def _analysed(self, run: AsyncActiveRun) -> _Outcome:
         try:
             return await self._analyse(run), None
-        except (Exception, SystemExit) as error:  # A SystemExit would end the event loop.
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            raise  # Ctrl-C ends the event loop.
+        except BaseException as error:  # Including SystemExit, and panics of extensions written in Rust.
             return None, error
 
     async def _begin(self, job: Job[AsyncActiveRun, asyncio.Event]) -> AsyncActiveRun | None:
