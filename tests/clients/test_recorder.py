@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import grpc
@@ -702,6 +703,21 @@ ENDS: dict[str, str] = {
 }
 
 
+IMPORTED_IN_CHILD = """
+import multiprocessing, sys
+
+def main(target, session):
+    from session_notes import PrimaryClient, Turn, TurnRecorder
+    TurnRecorder(PrimaryClient(target)).record(session, Turn("user", "last words"))
+
+if __name__ == "__main__":
+    method, *arguments = sys.argv[1:]
+    child = multiprocessing.get_context(method).Process(target=main, args=arguments)
+    child.start()
+    child.join()
+"""
+
+
 class TestExit:
     """Turns recorded just before the process ends are stored, or the log reports them as lost."""
 
@@ -713,6 +729,18 @@ class TestExit:
         errors, seconds = run(BLOCKING + ENDS[how], sidecar.target, session_id)
         assert errors == ""
         assert seconds < 2
+        assert stored_texts(primary, session_id) == ["last words"]
+
+    @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+    def test_the_last_turns_of_a_child_that_imports_the_package_are_stored(
+        self, sidecar: Sidecar, primary: PrimaryClient, session_id: str, tmp_path: Path, method: str
+    ) -> None:
+        """The last turns of a child of multiprocessing are stored, also if its parent has not imported the package."""
+        program = tmp_path / "program.py"
+        program.write_text(IMPORTED_IN_CHILD)
+        command = [sys.executable, str(program), method, sidecar.target, session_id]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60, check=True)
+        assert done.stderr == ""
         assert stored_texts(primary, session_id) == ["last words"]
 
     def test_an_interrupt_loses_nothing(self, sidecar: Sidecar, primary: PrimaryClient, session_id: str) -> None:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 # Recorders with pending turns. The references keep them alive until their turns are stored.
 _watched: set[Recorder] = set()
-# The process in which the exit handler is registered.
-_registered_in = os.getpid()
+# The process that imported this module, and the one in which `watch` has registered the handler, if necessary.
+_imported_in = os.getpid()
+_registered_in: int | None = None
 
 
 def watch(recorder: Recorder) -> None:
@@ -26,10 +27,13 @@ def watch(recorder: Recorder) -> None:
     _watched.add(recorder)
     if _registered_in != os.getpid():
         _registered_in = os.getpid()
-        atexit.register(_finish)
-        # Before Python 3.13, child processes of multiprocessing end without atexit.
+        forked = _registered_in != _imported_in
+        if forked:
+            atexit.register(_finish)
+        # Before Python 3.13, child processes of multiprocessing end without atexit, unless they were spawned.
         multiprocessing = sys.modules.get("multiprocessing.process")
-        if multiprocessing is not None and multiprocessing.parent_process() is not None:
+        child = multiprocessing is not None and multiprocessing.parent_process() is not None
+        if child and (forked or "--multiprocessing-fork" not in sys.orig_argv):
             from multiprocessing.util import Finalize
 
             Finalize(None, _finish, exitpriority=0)
