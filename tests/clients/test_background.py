@@ -462,6 +462,41 @@ def test_a_deleted_session_stays_deleted(
     assert primary.get_session(session_id).create_time is None
 
 
+def test_a_signal_handler_may_interrupt_the_calls_that_it_makes(sidecar: Sidecar, session_id: str) -> None:
+    """A signal handler works whatever it interrupts, such as one that stops the application. The brakes hold."""
+    program = """
+import signal, sys
+from session_notes import BackgroundObserver, Notes, PrimaryClient, TurnRecorder
+
+target, session = sys.argv[1:]
+handled = 0
+
+def call():
+    observer.submit(session)
+    recorder.record(session)
+    primary.get_notes(session, unavailable_ok=True)
+
+def handle(number, frame):
+    global handled
+    handled += 1
+    call()
+    signal.setitimer(signal.ITIMER_REAL, 0.0002 if handled < 1000 else 0)
+
+with (
+    PrimaryClient(target) as primary,
+    BackgroundObserver(lambda run: Notes(), target=target, brakes=False, max_runs=3) as observer,
+    TurnRecorder(primary, observer) as recorder,
+):
+    signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.0002)
+    while handled < 1000:
+        call()
+"""
+    subprocess.run([sys.executable, "-c", program, sidecar.target, session_id], timeout=60, check=True)
+    with ObserverClient(sidecar.target) as observer:
+        assert 1 <= len(list(observer.list_runs(session_id))) <= 3
+
+
 def test_an_analysis_that_hangs_does_not_keep_the_process_alive(sidecar: Sidecar, session_id: str) -> None:
     """No thread keeps the process from ending, even with an analysis that hangs."""
     program = f"""

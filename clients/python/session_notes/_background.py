@@ -209,9 +209,11 @@ class BackgroundObserver(_pool.Pool[ObserverClient, ActiveRun, threading.Event, 
         # Every worker without a job is about to take one, or waits for the next release.
         missing = needed - (self._workers - len(self._schedule.jobs))
         for _ in range(min(missing, self._max_workers - self._workers)):
-            if not self._start_thread(self._work, f"observer-{self._workers}"):
-                return
+            # Counted before it starts, because a signal handler may submit meanwhile.
             self._workers += 1
+            if not self._start_thread(self._work, f"observer-{self._workers - 1}"):
+                self._workers -= 1
+                return
 
     def _start_watchdog(self) -> None:
         if not self._watched:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -123,7 +124,7 @@ class Histories:
     """The past of the sessions, as far as it is remembered, the longest inactive one first."""
 
     def __init__(self) -> None:
-        self._histories: dict[str, History] = {}
+        self._histories: OrderedDict[str, History] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._histories)
@@ -134,9 +135,12 @@ class Histories:
 
     def active(self, session_id: str, now: float) -> History:
         """Return the past of a session to which something happens, and forget those that are long inactive."""
-        history = self._histories.pop(session_id, None) or History()
+        history = self._histories.get(session_id)
+        if history is None:
+            history = self._histories[session_id] = History()
+        # Not removed and added again: a signal handler that submits the session in between would find no past.
+        self._histories.move_to_end(session_id)
         history.active_at = now
-        self._histories[session_id] = history
         while True:
             oldest_id = next(iter(self._histories))
             inactive = now - self._histories[oldest_id].active_at > MEMORY.total_seconds()

@@ -32,7 +32,7 @@ class RepeatedWarnings:
     _FIRST, _FIRST_PAUSE, _LAST_PAUSE, _MAX_KINDS = 10, 60.0, 3600.0, 100
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._kinds: dict[str, _Kind] = {}
 
     def warn(self, subject: str, problem: str) -> None:

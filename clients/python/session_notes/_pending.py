@@ -52,14 +52,14 @@ class Holder(Protocol):
 
 _MAX_WAIT_IN_LOOP_SECONDS = 0.2
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _holders: dict[str, weakref.WeakSet[Holder]] = {}
 
 
 def _replace_lock() -> None:
     # Another thread of the parent may have held the lock.
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

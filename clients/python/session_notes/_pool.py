@@ -113,8 +113,9 @@ class Pool(ABC, Generic[Client, Run, Stop, Analysis]):
     @abstractmethod
     def _reset(self) -> None:
         """Set up an empty state, on creation and in a forked child: work and workers remain with the parent."""
-        # Protects all mutable state. Never held while waiting.
-        self._lock = threading.Lock()
+        # Protects all mutable state. Never held while waiting. Like every lock of this package, it is reentrant: a
+        # signal handler or finalizer of the application may interrupt its holder, and submit or close.
+        self._lock = threading.RLock()
         self._schedule: Schedule[Run, Stop] = Schedule(self._brakes)
         self._leases: Leases[Run] = Leases(self._lease, self._time_limit)
         self._warnings = RepeatedWarnings()

@@ -79,7 +79,7 @@ class BaseRun:
         # A thread that ends the run from outside does so in this context, so that its span belongs to the run's trace.
         self._context = copy_context()
         # The analysis and its watchdog may end the run at the same time. The first one wins.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._state: Literal["open", "writing", "written", "failed", "deleted"] = "open"
         self._failure = ""
         self._inherited = False
@@ -88,7 +88,7 @@ class BaseRun:
     def _forked(self) -> None:
         # The child may write the notes, but the run ends with the parent, not with the first child.
         self._inherited = True
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def __repr__(self) -> str:
         # A digest, because this text may end up in logs.

@@ -35,7 +35,7 @@ class Transport:
         self.target = target_or_default(target)
         self._credentials = Credentials(self.target, token, tls)
         self._closed = threading.Event()
-        self._connecting = threading.Lock()
+        self._connecting = threading.RLock()
         self._channel: grpc.Channel | None = None
         self._previous_channel: grpc.Channel | None = None
         self._files: TLSFiles | None = None
@@ -48,7 +48,7 @@ class Transport:
         closed, self._closed = self._closed.is_set(), threading.Event()
         if closed:
             self._closed.set()
-        self._connecting = threading.Lock()
+        self._connecting = threading.RLock()
         self._channel = self._previous_channel = None
         self._files, self._methods = None, {}
 

@@ -104,7 +104,7 @@ class _RecordedMessages:
 
     def __init__(self) -> None:
         self._ids: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def contains(self, session_id: str, message_id: object) -> bool:
         """Return whether a message was added and is still remembered."""
