@@ -80,7 +80,7 @@ _OPTIONS = (
         help="The data directory of the embedded Valkey, for one sidecar at a time: new, empty, or already used for "
         "this. Data removed by DeleteSession is erased from its files within "
         f"{ERASED_WITHIN.total_seconds():.0f}s.",
-        show_default="~/.local/share/session-notes",
+        show_default="session-notes in $XDG_DATA_HOME or ~/.local/share",
     ),
     prefix_option,
     span_option(
