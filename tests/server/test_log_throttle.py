@@ -1,8 +1,10 @@
 """Throttled log messages: a repeated message is logged immediately, then less and less often."""
 
+import asyncio
 import time
 
 import pytest
+from session_notes_server.rpc import transfers
 from session_notes_server.store import LogThrottle
 
 
@@ -24,3 +26,15 @@ def test_alternating_messages_are_counted_separately(monkeypatch: pytest.MonkeyP
     throttle = LogThrottle()
     due = [message for message in ["one", "two"] * 20 if throttle.due(message) is not None]
     assert due == ["one", "two"]
+
+
+async def test_the_end_of_a_burst_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Calls that are counted after a line are logged within a minute, even if no other call follows."""
+    monkeypatch.setattr(transfers, "LOG_SECONDS", 0.01)
+    warning = transfers.ThrottledWarning("rejected %d calls")
+    for _ in range(3):
+        warning.add()
+    async with asyncio.timeout(10):
+        while len(caplog.messages) < 2:  # noqa: ASYNC110 - no event marks the condition
+            await asyncio.sleep(0.01)
+    assert caplog.messages == ["rejected 1 calls", "rejected 2 calls"]

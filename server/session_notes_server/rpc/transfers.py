@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -111,7 +110,7 @@ class Transfers:
 
 
 class ThrottledWarning:
-    """A warning with the number of calls since the last one, logged at most once a minute.
+    """A warning with the number of calls since the last one, logged immediately, then at most once a minute.
 
     For events that single calls cause. `store.LogThrottle` is for a persistent state, whose reason it repeats less and
     less often.
@@ -120,12 +119,16 @@ class ThrottledWarning:
     def __init__(self, text: str) -> None:
         self._text = text
         self._count = 0
-        self._next = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
     def add(self, count: int = 1) -> None:
-        """Add to the count, and log it unless the last warning is less than a minute old."""
-        now = time.monotonic()
+        """Add to the count, which is logged now or within a minute."""
         self._count += count
-        if now >= self._next:
+        if self._timer is None:
+            self._log()
+
+    def _log(self) -> None:
+        self._timer = None
+        if self._count:
             log.warning(self._text, self._count)
-            self._count, self._next = 0, now + LOG_SECONDS
+            self._count, self._timer = 0, asyncio.get_running_loop().call_later(LOG_SECONDS, self._log)
