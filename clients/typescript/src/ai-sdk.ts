@@ -18,7 +18,7 @@
 
 import { jsonSchema, type Tool, tool } from "ai";
 
-import { isSessionId, kindOf, object, refusal } from "./arguments.js";
+import { checked, flag, isSessionId, kindOf, refusal } from "./arguments.js";
 import {
   type CallParameters,
   Exchange,
@@ -34,7 +34,7 @@ import {
 } from "./ai-sdk-calls.js";
 import { type FeedOptions, NotesFeed } from "./feed.js";
 import type { PrimaryClient } from "./primary.js";
-import { NotesTool, type NotesToolResult, type ToolOptions } from "./tool.js";
+import { FRAMEWORK_TOOL, NotesTool, type NotesToolResult, type ToolOptions } from "./tool.js";
 
 export type { CallParameters, Middleware, Recorder };
 
@@ -64,7 +64,7 @@ export function notesTool(
   options: Omit<ToolOptions, "currentTurn" | "name"> = {},
 ): Tool<Record<string, never>, NotesToolResult> {
   const sessionOf = sessionFunction(sessionId);
-  const { description } = new NotesTool(primary, "any", options);
+  const { description } = new NotesTool(primary, "any", checked(options, FRAMEWORK_TOOL));
   const tools = new Sessions((id) => new NotesTool(primary, id, options));
   return tool({
     description,
@@ -145,7 +145,7 @@ export function recordingMiddleware(
     throw refusal("recorder", `must be a TurnRecorder, not ${kindOf(recorder)}`);
   }
   const sessionOf = sessionFunction(sessionId);
-  const { toolCalls = false } = object("options", options);
+  const { toolCalls = false } = checked(options, { toolCalls: flag });
   const recording = { recorder, sessionOf, toolCalls };
   return {
     specificationVersion: "v3",

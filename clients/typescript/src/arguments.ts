@@ -12,6 +12,12 @@ const MAX_DEPTH = 32;
 // The longest part of a key in an error message.
 const MAX_KEY_LENGTH = 60;
 
+/** Checks an argument, and throws the error for an invalid one. */
+export type Check = (name: string, content: unknown) => unknown;
+
+/** Each option with its check. */
+export type Checks<Options> = { readonly [Name in keyof Options]-?: Check };
+
 /**
  * Returns the error for an invalid argument. `name` is the path of the argument or of a part of it; `problem` never quotes the
  * value.
@@ -70,18 +76,62 @@ export function milliseconds(name: string, ms: unknown): number {
   return ms;
 }
 
+/** Checks a duration in milliseconds that has an end and is not over at once. */
+export function positive(name: string, content: unknown): number {
+  const ms = milliseconds(name, content);
+  if (!(ms > 0 && ms < Infinity)) {
+    throw refusal(name, "must be above 0 and finite");
+  }
+  return ms;
+}
+
+/** Checks a duration in milliseconds that has an end. */
+export function span(name: string, content: unknown): number {
+  const ms = milliseconds(name, content);
+  if (!(ms >= 0 && ms < Infinity)) {
+    throw refusal(name, "must be at least 0 and finite");
+  }
+  return ms;
+}
+
+/** Returns a check of a whole number with a minimum. */
+export function atLeast(minimum: number): Check {
+  return (name, content) => {
+    if (wholeNumber(name, content) < minimum) {
+      throw refusal(name, `must be at least ${minimum}`);
+    }
+  };
+}
+
+/** Returns a check of a word. */
+export function oneOf(...words: readonly string[]): Check {
+  return (name, content) => {
+    if (typeof content !== "string" || !words.includes(content)) {
+      throw refusal(name, `must be ${words.slice(0, -1).join(", ")} or ${words.at(-1)}`);
+    }
+  };
+}
+
+/** Checks a signal. Any with the methods of one is accepted. */
+export function abortSignal(name: string, content: unknown): void {
+  if (typeof (content as Partial<AbortSignal> | null)?.throwIfAborted !== "function") {
+    throw wrongType(name, "an AbortSignal", content);
+  }
+}
+
 /** Checks an array. Strings are iterable too, but always a mistake. */
-export function array<T>(name: string, items: readonly T[]): readonly T[] {
-  const given: unknown = items;
+export function array<T>(name: string, items: readonly T[]): readonly T[];
+export function array(name: string, given: unknown): readonly unknown[];
+export function array(name: string, given: unknown): readonly unknown[] {
   if (!Array.isArray(given)) {
     const hint = typeof given === "object" && given !== null ? ": pass [...] with it" : "";
     throw refusal(name, `must be an array, not ${kindOf(given)}${hint}`);
   }
-  return items;
+  return given;
 }
 
 /** Checks an array of strings. */
-export function texts(name: string, items: readonly string[]): string[] {
+export function texts(name: string, items: unknown): string[] {
   return array(name, items).map((item, index) => text(`${name}[${index}]`, item));
 }
 
@@ -93,6 +143,27 @@ export function object<T extends object>(name: string, content: T): T {
     throw wrongType(name, "an object", content);
   }
   return content;
+}
+
+/** Checks an object that has no other parts than these, because they would be ignored. */
+export function onlyKnown<T extends object>(name: string, content: T, known: readonly string[]): T {
+  for (const [key, part] of Object.entries(object(name, content))) {
+    if (part !== undefined && !known.includes(key)) {
+      throw refusal(name + keyInPath(key), `is not one of ${known.join(", ")}`);
+    }
+  }
+  return content;
+}
+
+/** Checks options: their names, and the values of those that are present. */
+export function checked<Options extends object>(options: Options, checks: Checks<Options>): Options {
+  onlyKnown("options", options, Object.keys(checks));
+  for (const name of Object.keys(checks) as (keyof Options & string)[]) {
+    if (options[name] !== undefined) {
+      checks[name](name, options[name]);
+    }
+  }
+  return options;
 }
 
 /** Returns the type of a value for an error message, without its content. */

@@ -2,7 +2,19 @@
 
 import { AsyncResource } from "node:async_hooks";
 
-import { flag, kindOf, milliseconds, object, refusal, text, wholeNumber } from "./arguments.js";
+import {
+  atLeast,
+  checked,
+  type Checks,
+  flag,
+  kindOf,
+  milliseconds,
+  oneOf,
+  positive,
+  refusal,
+  span,
+  text,
+} from "./arguments.js";
 import { type Brakes, DEFAULT_BRAKES, NO_BRAKES } from "./brakes.js";
 import * as calls from "./calls.js";
 import {
@@ -19,6 +31,7 @@ import { errorName, forLogs } from "./failures.js";
 import { RepeatedWarnings, sessionDigest, warn } from "./logs.js";
 import { DEFAULT_RUN_TIMEOUT_MS, ENDED_WITHOUT_NOTES, ObserverClient, type ObserverOptions } from "./observer.js";
 import { type Holder, MAX_TIMER_MS, register, unregister, within } from "./pending.js";
+import { CONNECTION } from "./primary.js";
 import { ActiveRun, FAIL_TIMEOUT_MS } from "./runs.js";
 import { type Job, Schedule } from "./schedule.js";
 import type { BeginResult, NewNotes } from "./types.js";
@@ -102,6 +115,29 @@ export interface CloseOptions {
   readonly pending?: "run" | "drop" | undefined;
 }
 
+const BACKGROUND: Checks<BackgroundOptions> = {
+  ...CONNECTION,
+  target: text,
+  observer: text,
+  client: (name, content) => {
+    if (!(content instanceof ObserverClient)) {
+      throw refusal(name, `must be an ObserverClient, not ${kindOf(content)}`);
+    }
+  },
+  maxConcurrent: atLeast(1),
+  timeLimitMs: positive,
+  ttlMs: positive,
+  leaseMs: positive,
+  transcript: oneOf("all", "new"),
+  maxTurns: atLeast(1),
+  minIntervalMs: span,
+  minNewTurns: atLeast(0),
+  quietForMs: span,
+  maxRuns: atLeast(1),
+  brakes: flag,
+};
+const CLOSE: Checks<CloseOptions> = { timeoutMs: milliseconds, pending: oneOf("run", "drop") };
+
 /**
  * Runs an analysis over submitted sessions, concurrently in this process.
  *
@@ -164,26 +200,17 @@ export class BackgroundObserver implements AsyncDisposable {
     if (typeof given !== "function") {
       throw refusal("analyse", `must be a function of a run, not ${kindOf(given)}`);
     }
-    const { client, target, token, tls, observer, transcript = "all" } = object("options", options);
-    const { maxConcurrent = DEFAULT_MAX_CONCURRENT, timeLimitMs = DEFAULT_TIME_LIMIT_MS, ttlMs, maxTurns } = options;
-    const unknownClient: unknown = client;
-    if (unknownClient !== undefined && !(unknownClient instanceof ObserverClient)) {
-      throw refusal("client", `must be an ObserverClient, not ${kindOf(unknownClient)}`);
-    }
+    const { client, target, token, tls, observer } = checked(options, BACKGROUND);
     if (client !== undefined && (target || token || tls || observer)) {
       throw new InvalidArgument("pass either client, or target, token, tls and observer to create one");
     }
-    if (!["all", "new"].includes(transcript)) {
-      throw refusal("transcript", "must be all or new");
-    }
-    this.#maxConcurrent = atLeast(1, "maxConcurrent", maxConcurrent);
-    this.#timeLimitMs = positive("timeLimitMs", timeLimitMs);
-    this.#ttlMs = ttlMs === undefined ? undefined : positive("ttlMs", ttlMs);
+    this.#maxConcurrent = options.maxConcurrent ?? DEFAULT_MAX_CONCURRENT;
+    this.#timeLimitMs = options.timeLimitMs ?? DEFAULT_TIME_LIMIT_MS;
+    this.#ttlMs = options.ttlMs;
     // It ends after the time limit, so that an overrun can be recorded first.
-    const leaseMs = positive("leaseMs", options.leaseMs ?? DEFAULT_LEASE_MS);
-    this.#leaseMs = Math.min(leaseMs, this.#unrenewedMs);
-    this.#newTurnsOnly = transcript === "new";
-    this.#maxTurns = maxTurns === undefined ? undefined : atLeast(1, "maxTurns", maxTurns);
+    this.#leaseMs = Math.min(options.leaseMs ?? DEFAULT_LEASE_MS, this.#unrenewedMs);
+    this.#newTurnsOnly = options.transcript === "new";
+    this.#maxTurns = options.maxTurns;
     this.#brakes = brakesOf(options);
     this.#analyse = analyse;
     this.#ownClient = client === undefined;
@@ -237,11 +264,7 @@ export class BackgroundObserver implements AsyncDisposable {
    * While the sidecar is unavailable, BeginRun is retried for up to 1.5 s.
    */
   async close(options: CloseOptions = {}): Promise<boolean> {
-    const { pending = "run" } = object("options", options);
-    const timeoutMs = milliseconds("timeoutMs", options.timeoutMs ?? DEFAULT_CLOSE_TIMEOUT_MS);
-    if (!["run", "drop"].includes(pending)) {
-      throw refusal("pending", "must be run or drop");
-    }
+    const { pending = "run", timeoutMs = DEFAULT_CLOSE_TIMEOUT_MS } = checked(options, CLOSE);
     this.#closing = true;
     this.#sweepMs = undefined;
     clearTimeout(this.#sweepTimer);
@@ -612,37 +635,13 @@ export class BackgroundObserver implements AsyncDisposable {
   }
 }
 
-function brakesOf({ brakes = true, minIntervalMs, minNewTurns, quietForMs, maxRuns }: BackgroundOptions): Brakes {
-  const others = flag("brakes", brakes) ? DEFAULT_BRAKES : NO_BRAKES;
+function brakesOf(options: BackgroundOptions): Brakes {
+  const others = (options.brakes ?? true) ? DEFAULT_BRAKES : NO_BRAKES;
   return {
-    ...others,
-    ...(minIntervalMs !== undefined && { minIntervalMs: span("minIntervalMs", minIntervalMs) }),
-    ...(minNewTurns !== undefined && { minNewTurns: atLeast(0, "minNewTurns", minNewTurns) }),
-    ...(quietForMs !== undefined && { quietForMs: span("quietForMs", quietForMs) }),
-    ...(maxRuns !== undefined && { maxRuns: atLeast(1, "maxRuns", maxRuns) }),
+    minIntervalMs: options.minIntervalMs ?? others.minIntervalMs,
+    minNewTurns: options.minNewTurns ?? others.minNewTurns,
+    quietForMs: options.quietForMs ?? others.quietForMs,
+    maxRuns: options.maxRuns ?? others.maxRuns,
+    backoff: others.backoff,
   };
-}
-
-function atLeast(minimum: number, name: string, content: unknown): number {
-  const number = wholeNumber(name, content);
-  if (number < minimum) {
-    throw refusal(name, `must be at least ${minimum}`);
-  }
-  return number;
-}
-
-function positive(name: string, content: unknown): number {
-  const ms = milliseconds(name, content);
-  if (!(ms > 0 && ms < Infinity)) {
-    throw refusal(name, "must be above 0 and finite");
-  }
-  return ms;
-}
-
-function span(name: string, content: unknown): number {
-  const ms = milliseconds(name, content);
-  if (!(ms >= 0 && ms < Infinity)) {
-    throw refusal(name, "must be at least 0 and finite");
-  }
-  return ms;
 }

@@ -12,7 +12,7 @@ import {
   toBinary,
 } from "@bufbuild/protobuf";
 
-import { flag, array, text, texts } from "./arguments.js";
+import { array, text } from "./arguments.js";
 import { InvalidArgument, RunInFlight, ServerError } from "./errors.js";
 import { failureReason } from "./failures.js";
 import { SessionNotes, WriteOutcome as WireWriteOutcome } from "./gen/session_notes/v1/session_notes_pb.js";
@@ -141,12 +141,12 @@ export function beginRun(sessionId: string, observer: string, options: BeginOpti
       runId: idOrNew("runId", runId),
       observedTurn: wire.count("observedTurn", observedTurn),
       lease: wire.duration("leaseMs", leaseMs),
-      onlyIfIdle: flag("onlyIfIdle", onlyIfIdle),
-      includeTranscript: flag("includeTranscript", includeTranscript),
+      onlyIfIdle,
+      includeTranscript,
       afterTurn: wire.count("afterTurn", afterTurn),
-      afterCurrentNotes: flag("afterCurrentNotes", afterCurrentNotes),
+      afterCurrentNotes,
       maxTurns: wire.maximum("maxTurns", maxTurns),
-      includeCurrentNotes: flag("includeCurrentNotes", includeCurrentNotes),
+      includeCurrentNotes,
     }),
     (response) => {
       const run = wire.runFrom(wire.present("run", response.run));
@@ -257,7 +257,7 @@ export function listRuns(
       observer: text("observer", observer),
       pageSize: wire.maximum("pageSize", pageSize),
       pageToken,
-      includeNotes: flag("includeNotes", includeNotes),
+      includeNotes,
     }),
     ({ runs, nextPageToken }) => [runs.map(wire.runFrom), nextPageToken],
     "outage",
@@ -267,7 +267,7 @@ export function listRuns(
 export function getSession(sessionId: string, includeTurns: boolean): Call<Session> {
   return call(
     SessionState.method.getSession,
-    () => ({ sessionId: text("sessionId", sessionId), includeTurns: flag("includeTurns", includeTurns) }),
+    () => ({ sessionId: text("sessionId", sessionId), includeTurns }),
     ({ session }) => wire.sessionFrom(wire.present("session", session)),
     "outage",
   );
@@ -283,7 +283,7 @@ export function updateSession(
     () => ({
       sessionId: text("sessionId", sessionId),
       set: wire.fields("set", set),
-      remove: texts("remove", remove),
+      remove: [...remove],
       expectedVersion: wire.count("expectedVersion", expectedVersion),
       ttl: wire.duration("ttlMs", ttlMs),
     }),

@@ -5,7 +5,7 @@ import { BlockList, isIP } from "node:net";
 
 import { ChannelCredentials, credentials, Metadata } from "@grpc/grpc-js";
 
-import { kindOf, object, text } from "./arguments.js";
+import { kindOf, onlyKnown, text } from "./arguments.js";
 import { variable } from "./environment.js";
 import { InvalidArgument, Unauthenticated } from "./errors.js";
 
@@ -76,6 +76,9 @@ export class Credentials {
   constructor(target: string, token: Token | undefined, tls: TLS | undefined) {
     if (token !== undefined && typeof token !== "string" && typeof token !== "function") {
       throw new InvalidArgument(`token must be a string, or a function that returns one, not ${kindOf(token)}`);
+    }
+    if (tls !== undefined) {
+      onlyKnown("tls", tls, ["caFile", "certFile", "keyFile"]);
     }
     const unix = target.startsWith("unix:");
     if (unix && tls !== undefined) {
@@ -180,7 +183,7 @@ function callTokenFunction(getToken: () => string): string {
 }
 
 function encrypted(tls: TLS): ChannelCredentials {
-  const { caFile, certFile, keyFile } = object("tls", tls);
+  const { caFile, certFile, keyFile } = tls;
   for (const [name, path] of Object.entries({ caFile, certFile, keyFile })) {
     if (path !== undefined) {
       text(`tls.${name}`, path);

@@ -1,11 +1,12 @@
 /** Feed: the notes on one session as text for a prompt, whenever there is something new. */
 
-import { array, kindOf, object, refusal, text } from "./arguments.js";
+import { checked, type Checks, kindOf, refusal, text, texts } from "./arguments.js";
 import { InvalidArgument, Unavailable, UsageError } from "./errors.js";
 import { errorName } from "./failures.js";
 import { RepeatedWarnings, sessionDigest } from "./logs.js";
+import { PROMPT, STORED_BOUNDS } from "./options.js";
 import { PrimaryClient } from "./primary.js";
-import { characters, checkPromptOptions, DEFAULT_MAX_CHARS } from "./prompt.js";
+import { characters, DEFAULT_MAX_CHARS } from "./prompt.js";
 import type { NotesBounds, PromptOptions, Reading } from "./types.js";
 
 /** Options of a NotesFeed. */
@@ -13,6 +14,8 @@ export interface FeedOptions extends Omit<NotesBounds, "currentTurn">, PromptOpt
   /** Names of the observers, all read in one call; an empty name: `default`. Absent: `default` only. */
   readonly observers?: readonly string[] | undefined;
 }
+
+const FEED: Checks<FeedOptions> = { ...STORED_BOUNDS, ...PROMPT, observers: observerNames };
 
 /**
  * The notes on one session as text for the prompt of the primary's model, whenever there is something new.
@@ -45,9 +48,8 @@ export class NotesFeed {
   constructor(primary: PrimaryClient, sessionId: string, options: FeedOptions = {}) {
     this.#primary = checkedPrimary(primary);
     this.#sessionId = text("sessionId", sessionId);
-    checkPromptOptions(object("options", options));
-    this.#options = { ...options };
-    this.#observers = observerNames(options.observers ?? [""]);
+    this.#options = { ...checked(options, FEED) };
+    this.#observers = [...(options.observers ?? [""])];
   }
 
   /**
@@ -107,10 +109,8 @@ export function checkedPrimary(client: unknown): PrimaryClient {
 }
 
 /** Checks the names of one or more observers. */
-export function observerNames(observers: readonly string[]): readonly string[] {
-  const names = array("observers", observers).map((name, index) => text(`observers[${index}]`, name));
-  if (names.length === 0) {
-    throw refusal("observers", "must name at least one observer");
+export function observerNames(name: string, observers: unknown): void {
+  if (texts(name, observers).length === 0) {
+    throw refusal(name, "must name at least one observer");
   }
-  return names;
 }

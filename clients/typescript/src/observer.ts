@@ -1,9 +1,10 @@
 /** The client of an observer. */
 
-import { kindOf, milliseconds, object, refusal, text } from "./arguments.js";
+import { checked, type Checks, kindOf, milliseconds, refusal, text } from "./arguments.js";
 import * as calls from "./calls.js";
 import { errorName } from "./failures.js";
-import type { ConnectionOptions } from "./primary.js";
+import * as checks from "./options.js";
+import { CONNECTION, type ConnectionOptions } from "./primary.js";
 import { ActiveRun, FAIL_TIMEOUT_MS } from "./runs.js";
 import { Transport } from "./transport.js";
 import type {
@@ -36,6 +37,8 @@ export interface ObserverOptions extends ConnectionOptions {
   readonly timeoutMs?: number | undefined;
 }
 
+const OBSERVER: Checks<ObserverOptions> = { ...CONNECTION, observer: text, timeoutMs: milliseconds };
+
 /**
  * Client of a process that analyses sessions. One client serves any number of concurrent runs.
  *
@@ -62,9 +65,9 @@ export class ObserverClient implements Disposable {
    * @throws InvalidArgument The target or the credentials are invalid.
    */
   constructor(target?: string, options: ObserverOptions = {}) {
-    object("options", options);
-    this.observer = text("observer", options.observer ?? "");
-    this.#timeoutMs = milliseconds("timeoutMs", options.timeoutMs ?? DEFAULT_RUN_TIMEOUT_MS);
+    checked(options, OBSERVER);
+    this.observer = options.observer ?? "";
+    this.#timeoutMs = options.timeoutMs ?? DEFAULT_RUN_TIMEOUT_MS;
     this.#transport = new Transport(target, options.token, options.tls);
     this.target = this.#transport.target;
   }
@@ -113,7 +116,7 @@ export class ObserverClient implements Disposable {
 
   /** Begins a run. If the signal aborts the call, a run that began anyway is recorded as failed. */
   async #begin(sessionId: string, options: RunOptions): Promise<BeginResult> {
-    const { signal, runId: requestedId } = object("options", options);
+    const { signal, runId: requestedId } = checked(options, checks.RUN);
     const runId = calls.idOrNew("runId", requestedId);
     try {
       return await this.beginRun(sessionId, { ...options, runId });
@@ -128,7 +131,7 @@ export class ObserverClient implements Disposable {
 
   /** Begins a run that, unlike with `run`, the caller must end. Its state shows whether it has already ended. */
   async beginRun(sessionId: string, options: BeginOptions = {}): Promise<BeginResult> {
-    object("options", options);
+    checked(options, checks.BEGIN);
     return this.#send(calls.beginRun(sessionId, this.observer, options), options);
   }
 
@@ -144,7 +147,7 @@ export class ObserverClient implements Disposable {
    * const { outcome } = await observer.writeNotes("session-1", { summary: "Goals are clear." }, { observedTurn: 12 });
    */
   async writeNotes(sessionId: string, notes: NewNotes, options: WriteOptions = {}): Promise<WriteResult> {
-    object("options", options);
+    checked(options, checks.WRITE);
     return this.#send(calls.writeNotes(sessionId, this.observer, notes, options), options);
   }
 
@@ -160,7 +163,7 @@ export class ObserverClient implements Disposable {
     reason: string | Error = "",
     options: CallOptions = {},
   ): Promise<Run> {
-    object("options", options);
+    checked(options, checks.CALL);
     return this.#send(calls.failRun(sessionId, this.observer, runId, reason), options);
   }
 
@@ -173,7 +176,7 @@ export class ObserverClient implements Disposable {
    * - another SessionNotesError: any other failure.
    */
   async renewRun(sessionId: string, runId: string, options: RenewOptions = {}): Promise<RenewResult> {
-    object("options", options);
+    checked(options, checks.RENEW);
     return this.#send(calls.renewRun(sessionId, this.observer, runId, options.leaseMs), options);
   }
 
@@ -188,7 +191,7 @@ export class ObserverClient implements Disposable {
    * }
    */
   dueSessions(options: DueOptions = {}): AsyncGenerator<DueSession, void, undefined> {
-    object("options", options);
+    checked(options, checks.DUE);
     return calls.pages((token) => this.#send(calls.dueSessions(this.observer, options, token), options));
   }
 
@@ -207,7 +210,7 @@ export class ObserverClient implements Disposable {
       readonly includeNotes?: boolean | undefined;
     } = {},
   ): AsyncGenerator<Run, void, undefined> {
-    const { includeNotes = false, pageSize = 0 } = object("options", options);
+    const { includeNotes = false, pageSize = 0 } = checked(options, checks.RUNS);
     return calls.pages((token) =>
       this.#send(calls.listRuns(sessionId, this.observer, includeNotes, pageSize, token), options),
     );

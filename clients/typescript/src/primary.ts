@@ -1,9 +1,10 @@
 /** The client of the primary. */
 
-import { milliseconds, object } from "./arguments.js";
+import { checked, type Checks, milliseconds } from "./arguments.js";
 import * as calls from "./calls.js";
 import type { TLS, Token } from "./credentials.js";
 import { Unavailable } from "./errors.js";
+import * as checks from "./options.js";
 import { forget } from "./pending.js";
 import { unavailableReading } from "./readings.js";
 import { Transport } from "./transport.js";
@@ -52,6 +53,11 @@ export interface PrimaryOptions extends ConnectionOptions {
   readonly stateTimeoutMs?: number | undefined;
 }
 
+/** Checks of the options of a client; those of the token and of TLS are in `credentials.ts`. */
+export const CONNECTION: Checks<ConnectionOptions> = { token: () => undefined, tls: () => undefined };
+
+const PRIMARY: Checks<PrimaryOptions> = { ...CONNECTION, timeoutMs: milliseconds, stateTimeoutMs: milliseconds };
+
 /**
  * Client of the process that talks to the user: notes, session fields and transcripts. One client serves any number of
  * concurrent calls.
@@ -77,9 +83,9 @@ export class PrimaryClient implements Disposable {
    * @throws InvalidArgument The target or the credentials are invalid.
    */
   constructor(target?: string, options: PrimaryOptions = {}) {
-    object("options", options);
-    this.#timeoutMs = milliseconds("timeoutMs", options.timeoutMs ?? DEFAULT_NOTES_TIMEOUT_MS);
-    this.#stateTimeoutMs = milliseconds("stateTimeoutMs", options.stateTimeoutMs ?? DEFAULT_STATE_TIMEOUT_MS);
+    checked(options, PRIMARY);
+    this.#timeoutMs = options.timeoutMs ?? DEFAULT_NOTES_TIMEOUT_MS;
+    this.#stateTimeoutMs = options.stateTimeoutMs ?? DEFAULT_STATE_TIMEOUT_MS;
     this.#transport = new Transport(target, options.token, options.tls);
     this.target = this.#transport.target;
   }
@@ -106,7 +112,7 @@ export class PrimaryClient implements Disposable {
    * const advice = reading.ready && reading.fresh ? reading.notes : undefined;
    */
   async getNotes(sessionId: string, options: NotesOptions = {}): Promise<Reading> {
-    object("options", options);
+    checked(options, checks.NOTES);
     const call = calls.getNotes(sessionId, options);
     try {
       return await this.#transport.send(call, options, this.#timeoutMs);
@@ -124,7 +130,7 @@ export class PrimaryClient implements Disposable {
    * const stale = readings.filter((reading) => !reading.fresh).map((reading) => reading.sessionId);
    */
   async batchGetNotes(sessionIds: readonly string[], options: BatchOptions = {}): Promise<readonly Reading[]> {
-    object("options", options);
+    checked(options, checks.BATCH);
     const call = calls.batchGetNotes(sessionIds, options);
     try {
       return await this.#transport.send(call, options, this.#stateTimeoutMs);
@@ -161,7 +167,7 @@ export class PrimaryClient implements Disposable {
       readonly includeTurns?: boolean | undefined;
     } = {},
   ): Promise<Session> {
-    object("options", options);
+    checked(options, checks.SESSION);
     return this.#state(calls.getSession(sessionId, options.includeTurns ?? false), options);
   }
 
@@ -175,7 +181,7 @@ export class PrimaryClient implements Disposable {
    * await primary.updateSession("session-1", { language: "en", goals: ["start in May"] }, { remove: ["draft"] });
    */
   async updateSession(sessionId: string, set: JsonObject, options: UpdateOptions = {}): Promise<UpdateResult> {
-    object("options", options);
+    checked(options, checks.UPDATE);
     return this.#state(calls.updateSession(sessionId, set, options), options);
   }
 
@@ -194,7 +200,7 @@ export class PrimaryClient implements Disposable {
    * count = await primary.appendTurns("session-1", [{ speaker: "user", text: "Bye" }], { expectedTurnCount: count });
    */
   async appendTurns(sessionId: string, turns: readonly Turn[], options: AppendOptions = {}): Promise<number> {
-    object("options", options);
+    checked(options, checks.APPEND);
     // An older sidecar ignores the id, so that a retry after an outage would append the turns twice.
     const safe = this.#appendIdsKnown || options.expectedTurnCount !== undefined;
     const call = calls.appendTurns(sessionId, turns, options, safe ? "outage" : "without effect");
@@ -217,12 +223,11 @@ export class PrimaryClient implements Disposable {
    * recorders and background observers in this process are dropped.
    */
   async deleteSession(sessionId: string, options: CallOptions = {}): Promise<boolean> {
-    object("options", options);
+    const { timeoutMs = this.#stateTimeoutMs, signal } = checked(options, checks.CALL);
     const call = calls.deleteSession(sessionId);
-    const timeoutMs = milliseconds("timeoutMs", options.timeoutMs ?? this.#stateTimeoutMs);
     const started = performance.now();
     await forget(this.target, sessionId, timeoutMs);
-    return this.#state(call, { ...options, timeoutMs: timeoutMs - (performance.now() - started) });
+    return this.#state(call, { signal, timeoutMs: timeoutMs - (performance.now() - started) });
   }
 
   /**
@@ -234,7 +239,7 @@ export class PrimaryClient implements Disposable {
    * }
    */
   listSessions(options: ListOptions = {}): AsyncGenerator<SessionSummary, void, undefined> {
-    object("options", options);
+    checked(options, checks.LIST);
     return calls.pages((token) => this.#state(calls.listSessions(options.pageSize ?? 0, token), options));
   }
 

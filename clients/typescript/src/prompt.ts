@@ -5,7 +5,8 @@
  * that of the Python client, byte for byte.
  */
 
-import { object, refusal, wholeNumber } from "./arguments.js";
+import { checked } from "./arguments.js";
+import { PROMPT } from "./options.js";
 import { CUT } from "./texts.js";
 import type { Notes, PromptOptions, ReadyReading, Severity, StaleReason } from "./types.js";
 
@@ -39,21 +40,7 @@ const BLANKS = /[\s\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]+/g;
 
 /** Returns the severities of at least a minimum, the most urgent first; undefined: not rated. */
 export function severitiesFrom(minSeverity: Severity | undefined): readonly (Severity | undefined)[] {
-  if (minSeverity === undefined) {
-    return BY_URGENCY;
-  }
-  if (!BY_URGENCY.includes(minSeverity)) {
-    throw refusal("minSeverity", "must be info, warning or critical");
-  }
-  return BY_URGENCY.slice(0, BY_URGENCY.indexOf(minSeverity) + 1);
-}
-
-/** Checks the options of a prompt. */
-export function checkPromptOptions({ minSeverity, maxChars }: PromptOptions): void {
-  severitiesFrom(minSeverity);
-  if (maxChars !== undefined && wholeNumber("maxChars", maxChars) < 0) {
-    throw refusal("maxChars", "must be at least 0");
-  }
+  return minSeverity === undefined ? BY_URGENCY : BY_URGENCY.slice(0, BY_URGENCY.indexOf(minSeverity) + 1);
 }
 
 /** Returns notes as text in a tag: the same for the same notes and freshness. Empty: no part of the notes applies and fits. */
@@ -61,8 +48,7 @@ export function prompt(
   { observer, notes, fresh, staleBecause }: Omit<ReadyReading, "asPrompt" | "asToolResult">,
   options: PromptOptions,
 ): string {
-  checkPromptOptions(object("options", options));
-  const { minSeverity, maxChars = DEFAULT_MAX_CHARS } = options;
+  const { minSeverity, maxChars = DEFAULT_MAX_CHARS } = checked(options, PROMPT);
   let guide = GUIDE;
   if (!fresh) {
     const words = STALE_WORDS.find(([reason]) => staleBecause.includes(reason))?.[1];

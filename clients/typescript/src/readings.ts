@@ -1,7 +1,8 @@
 /** The two kinds of readings, and their tool results. */
 
-import { object } from "./arguments.js";
-import { checkPromptOptions, prompt, severitiesFrom } from "./prompt.js";
+import { checked } from "./arguments.js";
+import { PROMPT, SEVERITY } from "./options.js";
+import { prompt, severitiesFrom } from "./prompt.js";
 import type {
   Notes,
   NotReadyReading,
@@ -38,7 +39,7 @@ export class Ready implements ReadyReading {
   }
 
   asToolResult(options: { readonly minSeverity?: Severity | undefined } = {}): ToolResult {
-    const shown = severitiesFrom(object("options", options).minSeverity);
+    const shown = severitiesFrom(checked(options, SEVERITY).minSeverity);
     // Include only the state of a newer run: its failure reason is for people, and a model might read it to the user.
     const newer = newerRun(this.run, this.latestRun);
     return {
@@ -85,12 +86,12 @@ export class NotReady implements NotReadyReading {
   }
 
   asToolResult(options: { readonly minSeverity?: Severity | undefined } = {}): ToolResult {
-    severitiesFrom(object("options", options).minSeverity);
+    checked(options, SEVERITY);
     return { ready: false, reason: this.readiness };
   }
 
   asPrompt(options: PromptOptions = {}): string {
-    checkPromptOptions(object("options", options));
+    checked(options, PROMPT);
     return "";
   }
 }

@@ -3,7 +3,7 @@
 import { AsyncResource } from "node:async_hooks";
 import { isDeepStrictEqual } from "node:util";
 
-import { isSessionId, kindOf, milliseconds, object, refusal } from "./arguments.js";
+import { checked, type Checks, flag, isSessionId, kindOf, milliseconds, positive, refusal } from "./arguments.js";
 import { Backlog, type PendingSession } from "./backlog.js";
 import {
   InvalidArgument,
@@ -15,7 +15,7 @@ import {
   Unauthenticated,
   UsageError,
 } from "./errors.js";
-import { errorName } from "./failures.js";
+import { errorName, forLogs } from "./failures.js";
 import { counted, sessionDigest, warn } from "./logs.js";
 import { type Holder, MAX_TIMER_MS, register, unregister, within } from "./pending.js";
 import { PrimaryClient } from "./primary.js";
@@ -45,6 +45,17 @@ export interface RecorderOptions {
   /** Timeout of each call in milliseconds. Absent: 1 s. */
   readonly timeoutMs?: number | undefined;
 }
+
+const RECORDER: Checks<RecorderOptions> = {
+  observer: (name, content) => {
+    if (typeof (content as { submit?: unknown } | null)?.submit !== "function") {
+      throw refusal(name, `must be a BackgroundObserver, not ${kindOf(content)}`);
+    }
+  },
+  timeoutMs: positive,
+};
+const RECORD: Checks<{ readonly observe?: boolean | undefined }> = { observe: flag };
+const CLOSE: Checks<{ readonly timeoutMs?: number | undefined }> = { timeoutMs: milliseconds };
 
 /**
  * Stores turns in the background, in order within a session, and then submits runs.
@@ -85,13 +96,10 @@ export class TurnRecorder implements AsyncDisposable {
     if (!(given instanceof PrimaryClient)) {
       throw refusal("client", `must be a PrimaryClient, not ${kindOf(given)}`);
     }
-    const { observer, timeoutMs } = object("options", options);
-    if (observer !== undefined && typeof (observer as { submit?: unknown } | null)?.submit !== "function") {
-      throw refusal("observer", `must be a BackgroundObserver, not ${kindOf(observer)}`);
-    }
+    const { observer, timeoutMs = DEFAULT_TIMEOUT_MS } = checked(options, RECORDER);
     this.#client = client;
     this.#observer = observer;
-    this.#timeoutMs = milliseconds("timeoutMs", timeoutMs ?? DEFAULT_TIMEOUT_MS);
+    this.#timeoutMs = timeoutMs;
     this.#holder = {
       target: client.target,
       forget: (sessionId) => this.#backlog.forget(sessionId),
@@ -120,9 +128,16 @@ export class TurnRecorder implements AsyncDisposable {
     turns: Turn | readonly Turn[],
     options: { readonly observe?: boolean | undefined } = {},
   ): void {
+    let observe = true;
+    try {
+      observe = checked(options, RECORD).observe ?? true;
+    } catch (error) {
+      // Such as a second turn, which belongs into an array with the first.
+      warn(`the third argument of record has no effect: ${forLogs(error)}`);
+    }
     try {
       const given: readonly unknown[] = Array.isArray(turns) ? turns : [turns];
-      this.#record(sessionId, given, (options as { observe?: boolean } | null)?.observe ?? true);
+      this.#record(sessionId, given, observe);
     } catch (error) {
       warn(`turns may not be recorded: ${errorName(error)}`);
     }
@@ -168,7 +183,7 @@ export class TurnRecorder implements AsyncDisposable {
 
   /** Stops accepting turns, stores the pending ones, and resolves to whether all were stored within the timeout, 5 s by default. */
   async close(options: { readonly timeoutMs?: number | undefined } = {}): Promise<boolean> {
-    const timeoutMs = milliseconds("timeoutMs", object("options", options).timeoutMs ?? DEFAULT_CLOSE_TIMEOUT_MS);
+    const { timeoutMs = DEFAULT_CLOSE_TIMEOUT_MS } = checked(options, CLOSE);
     this.#backlog.close();
     this.#start();
     const finished = await within(timeoutMs, this.#working ?? Promise.resolve());

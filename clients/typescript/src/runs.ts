@@ -2,11 +2,12 @@
 
 import { inspect } from "node:util";
 
-import { object } from "./arguments.js";
+import { checked } from "./arguments.js";
 import { RunAlreadyFailed, RunAlreadyWritten, RunNotFound, SessionDeleted, UsageError } from "./errors.js";
 import { errorName, failureReason } from "./failures.js";
 import { sessionDigest, warn } from "./logs.js";
 import type { ObserverClient } from "./observer.js";
+import { RUN_RENEW, RUN_WRITE } from "./options.js";
 import type {
   BeginResult,
   NewNotes,
@@ -102,7 +103,7 @@ export class ActiveRun {
    * `ObserverClient.renewRun`.
    */
   async renew(options: Omit<RenewOptions, "signal"> = {}): Promise<RenewResult> {
-    const { leaseMs, timeoutMs } = object("options", options);
+    const { leaseMs, timeoutMs } = checked(options, RUN_RENEW);
     try {
       const { signal } = this;
       const result = await this.#client.renewRun(this.sessionId, this.runId, { leaseMs, timeoutMs, signal });
@@ -137,7 +138,7 @@ export class ActiveRun {
     // Another write may follow a failed one, which is safe with the same run id.
     this.#state = "writing";
     try {
-      const { observedTurn, ttlMs } = object("options", options);
+      const { observedTurn, ttlMs } = checked(options, RUN_WRITE);
       const { runId, signal } = this;
       const result = await this.#client.writeNotes(this.sessionId, notes, { runId, observedTurn, ttlMs, signal });
       this.#state = "written";

@@ -1,12 +1,12 @@
 /** A notes tool for the primary's language model: definitions for OpenAI and Anthropic, and the call. */
 
-import { object, text } from "./arguments.js";
+import { checked, type Checks, text, wholeNumber } from "./arguments.js";
 import { InvalidArgument, SessionNotesError, Unavailable, UsageError } from "./errors.js";
 import { errorName } from "./failures.js";
 import { checkedPrimary, observerNames } from "./feed.js";
 import { RepeatedWarnings } from "./logs.js";
+import { SEVERITY, STORED_BOUNDS } from "./options.js";
 import type { PrimaryClient } from "./primary.js";
-import { checkPromptOptions } from "./prompt.js";
 import type { NotesBounds, Severity, ToolResult } from "./types.js";
 
 const NAME = "get_session_notes";
@@ -61,6 +61,20 @@ export interface ToolOptions extends Omit<NotesBounds, "currentTurn"> {
   readonly description?: string | undefined;
 }
 
+/** Options of a tool whose name and turn count come from a framework. */
+export const FRAMEWORK_TOOL: Checks<Omit<ToolOptions, "currentTurn" | "name">> = {
+  ...STORED_BOUNDS,
+  ...SEVERITY,
+  observer: text,
+  observers: observerNames,
+  description: text,
+};
+const TOOL: Checks<ToolOptions> = {
+  ...FRAMEWORK_TOOL,
+  currentTurn: (name, content) => typeof content === "function" || wholeNumber(name, content),
+  name: text,
+};
+
 /** Result of a call: that of `asToolResult`, or with `observers` one for each observer. */
 export type NotesToolResult = ToolResult | { readonly observers: Readonly<Record<string, ToolResult>> };
 
@@ -97,16 +111,14 @@ export class NotesTool {
   constructor(primary: PrimaryClient, sessionId: string, options: ToolOptions = {}) {
     this.#primary = checkedPrimary(primary);
     this.#sessionId = text("sessionId", sessionId);
-    const { observer = "", observers, minSeverity, name = NAME } = object("options", options);
-    if (observers !== undefined && text("observer", observer) !== "") {
+    const { observer = "", observers } = checked(options, TOOL);
+    if (observers !== undefined && observer !== "") {
       throw new InvalidArgument("pass either observer or observers");
     }
-    checkPromptOptions({ minSeverity });
-    this.#observers = observers && observerNames(observers);
+    this.#observers = observers && [...observers];
     this.#options = { ...options };
-    this.name = text("name", name);
-    const suitable = observers === undefined ? DESCRIPTION : DESCRIPTION_OF_SEVERAL;
-    this.description = text("description", options.description ?? suitable);
+    this.name = options.name ?? NAME;
+    this.description = options.description ?? (observers === undefined ? DESCRIPTION : DESCRIPTION_OF_SEVERAL);
   }
 
   /** Returns the definition for `tools` in OpenAI's Chat Completions API and compatible endpoints. */

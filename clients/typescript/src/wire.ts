@@ -12,6 +12,7 @@ import {
 
 import {
   object,
+  onlyKnown,
   refusal,
   array,
   shareOf,
@@ -68,6 +69,10 @@ const SEVERITIES: Readonly<Record<Severity, WireSeverity>> = {
   critical: WireSeverity.CRITICAL,
 };
 
+// The parts of notes and of an issue. Any other part would be lost, such as one with a name of the wire format.
+const NOTES: readonly (keyof Notes)[] = ["coverage", "issues", "followUpSuggestions", "summary", "extra"];
+const ISSUE: readonly (keyof Issue)[] = ["text", "severity", "turn"];
+
 // The longest Duration in protobuf, about 10,000 years.
 const MAX_DURATION_MS = 315_576_000_000_000;
 
@@ -105,7 +110,13 @@ export function fields(name: string, content: JsonObject): Record<string, Value>
 
 /** Converts notes to a message. */
 export function notesMessage(notes: NewNotes): MessageInitShape<typeof NotesSchema> {
-  const { coverage = {}, issues = [], followUpSuggestions = [], summary = "", extra = {} } = object("notes", notes);
+  const {
+    coverage = {},
+    issues = [],
+    followUpSuggestions = [],
+    summary = "",
+    extra = {},
+  } = onlyKnown("notes", notes, NOTES);
   return {
     coverage: Object.fromEntries(
       Object.entries(object("notes.coverage", coverage)).map(([topic, share]) => [
@@ -121,7 +132,7 @@ export function notesMessage(notes: NewNotes): MessageInitShape<typeof NotesSche
 }
 
 function issueMessage(name: string, issue: Issue): MessageInitShape<typeof IssueSchema> {
-  const { text: words, severity, turn } = object(name, issue);
+  const { text: words, severity, turn } = onlyKnown(name, issue, ISSUE);
   if (severity !== undefined && !Object.hasOwn(SEVERITIES, severity)) {
     throw refusal(`${name}.severity`, "must be info, warning or critical");
   }

@@ -11,12 +11,17 @@ import { promisify } from "node:util";
 
 import {
   type ActiveRun,
+  BackgroundObserver,
   DeadlineExceeded,
   InvalidArgument,
+  NotesFeed,
+  NotesTool,
   ObserverClient,
   PrimaryClient,
+  TurnRecorder,
   Unavailable,
 } from "session-notes";
+import { notesMiddleware, notesTool, recordingMiddleware } from "session-notes/ai-sdk";
 
 import { eventually, newSessionId, unreachable, Sidecar, Silent } from "./sidecar.js";
 
@@ -39,10 +44,12 @@ const COUNT = [
 const FLAG = [
   ["yes", "must be a boolean, not string"],
   [1, "must be a boolean, not number"],
+  [null, "must be a boolean, not null"],
 ] as const;
 const SPAN = [
   ["60", "must be a number of milliseconds, not string"],
   [new Date(), "must be a number of milliseconds, not Date"],
+  [null, "must be a number of milliseconds, not null"],
   [NaN, "must be a number of milliseconds, not NaN"],
 ] as const;
 const OBJECT = [
@@ -66,7 +73,8 @@ type Method = readonly [readonly string[], unknown[], Wrong];
 
 // The names of positional arguments, valid values, and invalid ones. Names without a position are options.
 const CALL = { options: OBJECT, timeoutMs: SPAN, signal: SIGNAL };
-const NOTES = { observer: TEXT, maxAgeMs: SPAN, maxSnapshotAgeMs: SPAN, maxTurnsBehind: COUNT };
+const BOUNDS = { maxAgeMs: SPAN, maxSnapshotAgeMs: SPAN, maxTurnsBehind: COUNT };
+const NOTES = { ...BOUNDS, observer: TEXT, unavailableOk: FLAG };
 const BEGIN = {
   ...{ runId: TEXT, observedTurn: COUNT, leaseMs: SPAN, onlyIfIdle: FLAG, includeTranscript: FLAG },
   ...{ afterTurn: COUNT, afterCurrentNotes: FLAG, maxTurns: COUNT, includeCurrentNotes: FLAG },
@@ -106,8 +114,6 @@ const OBSERVER: Readonly<Record<string, Method>> = {
   listRuns: [["sessionId"], ["s"], { sessionId: TEXT, includeNotes: FLAG, pageSize: COUNT, ...CALL }],
 };
 
-const NULL_IS_ABSENT = new Set(["runId", "appendId", "pageSize"]);
-
 suite("arguments of a wrong kind", { concurrency: true }, () => {
   for (const [Client, methods] of [
     [PrimaryClient, PRIMARY],
@@ -123,9 +129,6 @@ suite("arguments of a wrong kind", { concurrency: true }, () => {
         };
         for (const [argument, values] of Object.entries(wrong)) {
           for (const [value, problem] of values) {
-            if (value === null && NULL_IS_ABSENT.has(argument)) {
-              continue; // Here null counts as absent.
-            }
             const given: unknown[] = [...fit];
             const position = positions.indexOf(argument);
             if (position >= 0) {
@@ -143,24 +146,89 @@ suite("arguments of a wrong kind", { concurrency: true }, () => {
             );
           }
         }
+        const options = Object.keys(wrong).filter((option) => option !== "options" && !positions.includes(option));
+        await assert.rejects(
+          new Promise((resolve) => {
+            resolve(call([...fit, { timeout: 5 }]));
+          }),
+          (error: Error) => {
+            const [, known = ""] = /^options\["timeout"\] is not one of (.*)$/.exec(error.message) ?? [];
+            assert.deepEqual(known.split(", ").sort(), options.sort(), error.message);
+            return error instanceof InvalidArgument;
+          },
+        );
       });
     }
   }
 
-  test("the options of a client", () => {
-    for (const name of ["timeoutMs", "stateTimeoutMs"]) {
-      assert.throws(() => new PrimaryClient("127.0.0.1:1", { [name]: "60" }), {
-        name: "InvalidArgument",
-        message: `${name} must be a number of milliseconds, not string`,
-      });
-    }
-    for (const [name, message] of [
-      ["timeoutMs", "timeoutMs must be a number of milliseconds, not Array"],
-      ["observer", "observer must be a string, not Array"],
-    ] as const) {
-      assert.throws(() => new ObserverClient("127.0.0.1:1", { [name]: [] }), { name: "InvalidArgument", message });
-    }
+  const client = new PrimaryClient("127.0.0.1:1");
+  after(() => {
+    client.close();
   });
+  const PROMPT = { minSeverity: [["bad", "must be info, warning or critical"]], maxChars: COUNT } as const;
+  const NAMES = [...SEVERAL, [[], "must name at least one observer"]] as const;
+  const POSITIVE = [...SPAN, [0, "must be above 0 and finite"], [Infinity, "must be above 0 and finite"]] as const;
+  const LEAST_ONE = [...COUNT, [0, "must be at least 1"]] as const;
+  const LEAST_ZERO = [...COUNT, [-1, "must be at least 0"]] as const;
+  const PAUSE = [...SPAN, [-1, "must be at least 0 and finite"]] as const;
+  const TLS = [...OBJECT, [{ ca: "x" }, '["ca"] is not one of caFile, certFile, keyFile']] as const;
+  const TOKEN = [[42, "must be a string, or a function that returns one, not number"]] as const;
+  const CONNECTION = { tls: TLS, token: TOKEN };
+  const TOOL = { ...BOUNDS, observer: TEXT, observers: NAMES, minSeverity: PROMPT.minSeverity, description: TEXT };
+  const classes: Readonly<Record<string, readonly [(options: object) => unknown, Wrong]>> = {
+    PrimaryClient: [
+      (options) => new PrimaryClient("127.0.0.1:1", options),
+      { ...CONNECTION, timeoutMs: SPAN, stateTimeoutMs: SPAN },
+    ],
+    ObserverClient: [
+      (options) => new ObserverClient("127.0.0.1:1", options),
+      { ...CONNECTION, timeoutMs: SPAN, observer: TEXT },
+    ],
+    NotesFeed: [(options) => new NotesFeed(client, "s", options), { ...BOUNDS, ...PROMPT, observers: NAMES }],
+    NotesTool: [(options) => new NotesTool(client, "s", options), { ...TOOL, name: TEXT, currentTurn: COUNT }],
+    TurnRecorder: [
+      (options) => new TurnRecorder(client, options),
+      { timeoutMs: POSITIVE, observer: [[42, "must be a BackgroundObserver, not number"]] },
+    ],
+    BackgroundObserver: [
+      (options) => new BackgroundObserver(() => undefined, options),
+      {
+        ...{
+          ...CONNECTION,
+          target: TEXT.slice(0, 1),
+          observer: TEXT,
+          client: [[42, "must be an ObserverClient, not number"]],
+        },
+        ...{ maxConcurrent: LEAST_ONE, timeLimitMs: POSITIVE, ttlMs: POSITIVE, leaseMs: POSITIVE, maxTurns: LEAST_ONE },
+        ...{ transcript: [["none", "must be all or new"]], minIntervalMs: PAUSE, minNewTurns: LEAST_ZERO },
+        ...{ quietForMs: PAUSE, maxRuns: LEAST_ONE, brakes: FLAG },
+      },
+    ],
+    notesTool: [(options) => notesTool(client, "s", options), TOOL],
+    notesMiddleware: [(options) => notesMiddleware(client, "s", options), { ...BOUNDS, ...PROMPT, observers: NAMES }],
+    recordingMiddleware: [
+      (options) => recordingMiddleware({ record: () => undefined }, "s", options),
+      { toolCalls: FLAG },
+    ],
+  };
+  for (const [name, [make, wrong]] of Object.entries(classes)) {
+    test(`the options of ${name}`, () => {
+      for (const [option, values] of Object.entries(wrong)) {
+        for (const [value, problem] of values) {
+          const message = `${option}${problem.startsWith("[") ? "" : " "}${problem}`;
+          assert.throws(() => make({ [option]: value }), { name: "InvalidArgument", message }, String(value));
+        }
+      }
+      assert.throws(
+        () => make({ time_limit: 5 }),
+        (error: Error) => {
+          const [, known = ""] = /^options\["time_limit"\] is not one of (.*)$/.exec(error.message) ?? [];
+          assert.deepEqual(known.split(", ").sort(), Object.keys(wrong).sort(), error.message);
+          return error instanceof InvalidArgument;
+        },
+      );
+    });
+  }
 
   const parts: readonly (readonly [string, unknown])[] = [
     ['notes.coverage["budget"] must be from 0 to 1', { coverage: { goals: 1, budget: 1.2 } }],
@@ -168,6 +236,11 @@ suite("arguments of a wrong kind", { concurrency: true }, () => {
     ['notes.coverage["budget"] must be a number, not string', { coverage: { budget: "all" } }],
     ["notes.issues must be an array, not Object: pass [...] with it", { issues: { text: "late" } }],
     ["notes.issues[0] must be an object, not string", { issues: ["late"] }],
+    ['notes.issues[0]["level"] is not one of text, severity, turn', { issues: [{ text: "x", level: "info" }] }],
+    [
+      'notes["follow_up_suggestions"] is not one of coverage, issues, followUpSuggestions, summary, extra',
+      { follow_up_suggestions: ["Who?"] },
+    ],
     [
       "notes.issues[1].severity must be info, warning or critical",
       { issues: [{ text: "x" }, { text: "x", severity: "bad" }] },

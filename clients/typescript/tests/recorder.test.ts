@@ -157,6 +157,17 @@ suite("a recorder", { concurrency: false }, () => {
     assert.equal(texts[2], `${texts[1]}, but number`);
   });
 
+  test("warns of a second turn that is not in an array with the first", async () => {
+    warnings.clear();
+    const sessionId = newSessionId();
+    await using recorder = new TurnRecorder(primary, { timeoutMs: 10_000 });
+    recorder.record(sessionId, said("1"), said("2") as never);
+    assert(await recorder.close());
+    assert.deepEqual(await transcript(sessionId), ["1"]);
+    const problem = "InvalidArgument: options[…] is not one of observe";
+    assert.deepEqual(await warnings.texts(1), [`the third argument of record has no effect: ${problem}`]);
+  });
+
   test("does not record notes as speech", async () => {
     const sessionId = newSessionId();
     const submitted: string[] = [];
