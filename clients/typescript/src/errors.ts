@@ -100,7 +100,7 @@ export class Unavailable extends SessionNotesError {
   }
 }
 
-/** No response before the deadline. */
+/** No response within the timeout. */
 export class DeadlineExceeded extends Unavailable {
   static {
     this.prototype.name = "DeadlineExceeded";

@@ -149,12 +149,12 @@ def check_reads(channel: grpc.Channel, metadata: Metadata, seconds: float) -> Fi
                 return skipped("reads", "the token is limited to sessions with certain prefixes")
             return problem("reads", f"GetNotes fails with {error.code().name}", "see the sidecar's log")
         durations.append(time.monotonic() - began)
-    median, deadline = statistics.median(durations), DEFAULT_NOTES_TIMEOUT.total_seconds()
+    median, timeout = statistics.median(durations), DEFAULT_NOTES_TIMEOUT.total_seconds()
     says = f"GetNotes takes {ms(median)} (median of {READS}, maximum {ms(max(durations))})"
-    if median * 2 > deadline:
+    if median * 2 > timeout:
         return warning(
             "reads",
-            f"{says}; the default deadline of a primary is {ms(deadline)}",
+            f"{says}; the default timeout of a primary is {ms(timeout)}",
             "run the sidecar next to its callers and close to Redis",
         )
     return ok("reads", says)
