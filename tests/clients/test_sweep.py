@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from session_notes import InvalidArgument, Notes, ObserverClient, PrimaryClient, RunState, Turn, UsageError
+from session_notes import DueSession, InvalidArgument, Notes, ObserverClient, PrimaryClient, RunState, Turn, UsageError
 from session_notes._calls import Call
 
 from tests.clients.background_observers import Analysis, Background, logged, reached
@@ -93,20 +93,42 @@ async def test_a_session_of_another_process_is_left_to_it(
     running, written, deleted = (new_session_id() for _ in range(3))
     for session_id in (running, written):
         primary.append_turns(session_id, [Turn("user", "x")])
-    observer.begin_run(running)
+    runs = {running: observer.begin_run(running).run}
     with observer.run(written) as run:
-        run.write(Notes(summary="x"))
+        runs[written] = run.write(Notes(summary="x")).run
     async with Background(awaited, analysis, sidecar.target) as background:
         if awaited:
             background.observer._open()
         for session_id in (running, written, deleted):
-            assert background.observer._accept_due(session_id)
+            assert background.observer._accept_due(DueSession(session_id, 1, 1, timedelta(), runs.get(session_id)))
         await reached(lambda: background.observer._schedule.empty)
         assert len(background.observer._schedule.histories) == 0
     assert analysis.runs == []
     assert [len(list(observer.list_runs(session_id))) for session_id in (running, written, deleted)] == [1, 1, 0]
     assert primary.get_session(deleted).create_time is None
     assert logged(caplog) == []
+
+
+@KINDS
+async def test_a_session_that_another_process_ran_while_it_was_queued_is_left(
+    awaited: bool, own_sidecar: Sidecar, talk: Callable[[str], int], analysis: Analysis
+) -> None:
+    """`min_interval` counts from the run of another process, too, also after a session was found and had to wait."""
+    sessions = {new_session_id(), new_session_id()}
+    for session_id in sessions:
+        talk(session_id)
+    analysis.released.clear()
+    options: dict[str, Any] = {"quiet_for": timedelta(), "min_interval": timedelta(hours=1), "max_workers": 1}
+    async with Background(awaited, analysis, own_sidecar.target, **options) as background:
+        background.sweep(timedelta(hours=1))
+        await reached(lambda: analysis.runs and background.observer._schedule.queued)
+        (queued,) = sessions - {analysis.runs[0].session_id}
+        with ObserverClient(own_sidecar.target) as observer, observer.run(queued) as run:
+            run.write(Notes(summary="faster"))
+        talk(queued)
+        analysis.released.set()
+        await reached(lambda: background.observer._schedule.empty)
+    assert queued not in [run.session_id for run in analysis.runs]
 
 
 async def test_notes_that_arrive_at_the_last_moment_save_an_analysis(

@@ -387,7 +387,7 @@ class AsyncBackgroundObserver(
             try:
                 async with aclosing(self._client.due_sessions(**self._due_arguments())) as found:
                     async for due in found:
-                        if not self._accept_due(due.session_id):
+                        if not self._accept_due(due):
                             break
             except Exception as error:
                 self._log_sweep(error)

@@ -376,7 +376,7 @@ class BackgroundObserver(_pool.Pool[ObserverClient, ActiveRun, threading.Event, 
         while (every := self._sweep_every) is not None and not self._closing:
             try:
                 for due in self._client.due_sessions(**self._due_arguments()):
-                    if not self._accept_due(due.session_id):
+                    if not self._accept_due(due):
                         break
             except Exception as error:
                 if not self._closing:

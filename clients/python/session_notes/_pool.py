@@ -33,7 +33,8 @@ from session_notes._leases import DEFAULT_LEASE, Leases
 from session_notes._limits import DEFAULT_TIME_LIMIT, FAIL_TIMEOUT, MAX_TIMEOUT
 from session_notes._logs import RepeatedWarnings, log, session_digest, warn
 from session_notes._observer import ObserverClient
-from session_notes._results import BeginResult, Reading
+from session_notes._results import BeginResult, DueSession, Reading
+from session_notes._results import Run as RunResult
 from session_notes._runs import ENDED_WITHOUT_NOTES, BaseRun
 from session_notes._schedule import Job, Schedule
 
@@ -150,16 +151,16 @@ class Pool(ABC, Generic[Client, Run, Stop, Analysis]):
         if not accepted:
             self._log_exhausted(session_id)
 
-    def _accept_due(self, session_id: str) -> bool:
+    def _accept_due(self, due: DueSession) -> bool:
         """Queue a session that the sweep has found, and return whether the sweep should continue."""
         with self._lock:
             if self._closing:
                 return False
-            accepted = self._schedule.sweep(session_id, time.monotonic())
+            accepted = self._schedule.sweep(due.session_id, time.monotonic(), _id_of(due.latest_run))
             self._start_workers()
             more = self._schedule.queued < MAX_QUEUED_BY_SWEEP
         if not accepted:
-            self._log_exhausted(session_id)
+            self._log_exhausted(due.session_id)
         return more
 
     def _due_arguments(self) -> dict[str, Any]:
@@ -188,6 +189,8 @@ class Pool(ABC, Generic[Client, Run, Stop, Analysis]):
         if needed:
             # Read before the run begins, so that an unnecessary run leaves no record.
             reading = yield self._reading_call(job.session_id)
+            if job.submission.swept and _id_of(reading.latest_run) != job.submission.latest_run:
+                return None  # Another process ran the session while it waited here. A sweep finds it when it is due.
             turns_behind = reading.turns_behind
             if not reading.ready and (self._brakes.min_new_turns > 1 or job.submission.swept):
                 session = yield _state_calls.get_session(job.session_id, False)
@@ -452,6 +455,10 @@ def _is_async(analyse: Any) -> bool:
         inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
         for function in (analyse, type(analyse).__call__)
     )
+
+
+def _id_of(run: RunResult | None) -> str:
+    return "" if run is None else run.run_id
 
 
 def _class(asynchronous: bool) -> str:

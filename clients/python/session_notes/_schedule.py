@@ -34,15 +34,17 @@ class Submission:
         last: When it was last submitted.
         submitters: Spans in which it was submitted, if the application traces.
         swept: Whether only the sweep has found it. The run then begins only if no other process has one in flight.
+        latest_run: Id of the session's latest run when the sweep found it. Empty: it had no run.
         held: Whether it is in the heap of held sessions.
     """
 
-    __slots__ = ("first", "held", "last", "submitters", "swept")
+    __slots__ = ("first", "held", "last", "latest_run", "submitters", "swept")
 
-    def __init__(self, at: float, *, swept: bool) -> None:
+    def __init__(self, at: float, *, swept: bool, latest_run: str = "") -> None:
         self.first = self.last = at
         self.submitters: deque[SpanContext] = deque(maxlen=_MAX_LINKS)
         self.swept = swept
+        self.latest_run = latest_run
         self.held = False
 
 
@@ -132,7 +134,7 @@ class Schedule(Generic[Run, Stop]):
             job.again = submission
         return True
 
-    def sweep(self, session_id: str, now: float) -> bool:
+    def sweep(self, session_id: str, now: float, latest_run: str = "") -> bool:
         """Queue a session that the sweep has found, and return whether it may have another run.
 
         No effect if it is submitted already, or if a brake holds it back: the sidecar lists it again.
@@ -142,7 +144,7 @@ class Schedule(Generic[Run, Stop]):
         if self._exhausted(session_id, now):
             return False
         # The sidecar has checked that no turn came for long enough, and knows all turns.
-        submission = Submission(now - self._brakes.quiet_for, swept=True)
+        submission = Submission(now - self._brakes.quiet_for, swept=True, latest_run=latest_run)
         if self._earliest(session_id, submission) <= now:
             self._place(session_id, submission, now)
         return True

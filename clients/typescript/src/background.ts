@@ -387,7 +387,7 @@ export class BackgroundObserver implements AsyncDisposable {
   /** Begins the run of a job. Undefined: it could not begin, or is not necessary. */
   async #begin(job: Job): Promise<ActiveRun | undefined> {
     try {
-      if (await this.#hasTooFewTurns(job)) {
+      if (await this.#isNotDue(job)) {
         return undefined;
       }
       const leaseMs = this.#renews ? this.#leaseMs : this.#unrenewedMs;
@@ -438,7 +438,7 @@ export class BackgroundObserver implements AsyncDisposable {
   }
 
   /** Whether a run is not necessary yet. Checked before it begins, so that it leaves no record. */
-  async #hasTooFewTurns(job: Job): Promise<boolean> {
+  async #isNotDue(job: Job): Promise<boolean> {
     const needed = this.#neededTurns(job);
     if (needed === 0) {
       return false;
@@ -447,6 +447,9 @@ export class BackgroundObserver implements AsyncDisposable {
     // Unlike a primary, an observer can wait.
     const read = { ...calls.getNotes(sessionId, { observer: this.#client.observer }), retried: "outage" as const };
     const reading = await this.#client.send(read, stop.signal);
+    if (swept && reading.latestRun?.runId !== job.submission.latestRun) {
+      return true; // Another process ran the session while it waited here. A sweep finds it when it is due.
+    }
     let turnsBehind = reading.ready ? reading.turnsBehind : undefined;
     if (!reading.ready && (this.#brakes.minNewTurns > 1 || swept)) {
       turnsBehind = (await this.#client.send(calls.getSession(sessionId, false), stop.signal)).turnCount;
@@ -592,12 +595,12 @@ export class BackgroundObserver implements AsyncDisposable {
     const { minNewTurns, minIntervalMs, quietForMs } = this.#brakes;
     const bounds = { minTurnsBehind: Math.max(1, minNewTurns), minIntervalMs, minQuietMs: quietForMs };
     try {
-      for await (const { sessionId } of this.#client.dueSessions({ ...bounds, timeoutMs: DUE_TIMEOUT_MS })) {
+      for await (const { sessionId, latestRun } of this.#client.dueSessions({ ...bounds, timeoutMs: DUE_TIMEOUT_MS })) {
         if (this.#isClosing()) {
           break;
         }
         register(this.#holder);
-        if (!this.#schedule.sweep(sessionId)) {
+        if (!this.#schedule.sweep(sessionId, latestRun?.runId)) {
           this.#reportExhausted(sessionId);
         }
         this.#workEnded();

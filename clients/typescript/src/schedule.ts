@@ -16,6 +16,8 @@ interface Submission {
   last: number;
   /** Whether only the sweep has found it. The run then begins only if no other process has one in flight. */
   swept: boolean;
+  /** Id of the session's latest run when the sweep found it. Undefined: it had no run. */
+  latestRun?: string | undefined;
   /** Releases it, while the brakes hold it back. */
   timer?: NodeJS.Timeout | undefined;
 }
@@ -117,7 +119,7 @@ export class Schedule {
    * Queues a session that the sweep has found, and returns whether it may have another run. No effect if it is submitted already, or
    * if a brake holds it back: the sidecar lists it again.
    */
-  sweep(sessionId: string): boolean {
+  sweep(sessionId: string, latestRun?: string): boolean {
     if (this.jobs.has(sessionId) || this.#submitted.has(sessionId)) {
       return true;
     }
@@ -126,7 +128,7 @@ export class Schedule {
     }
     // The sidecar has checked that no turn came for long enough, and knows all turns.
     const at = performance.now() - this.#brakes.quietForMs;
-    const submission = { first: at, last: at, swept: true };
+    const submission = { first: at, last: at, swept: true, latestRun };
     if (this.#earliest(sessionId, submission) <= performance.now()) {
       this.#place(sessionId, submission);
     }

@@ -538,6 +538,27 @@ suite("a background observer", { concurrency: false }, () => {
     assert.equal(analysis.runs.filter((run) => run.sessionId === sessionId).length, 2);
   });
 
+  test("leaves a due session that another process ran while it was queued", async () => {
+    await using own = await Sidecar.start();
+    using others = new PrimaryClient(own.target, { stateTimeoutMs: 10_000 });
+    using another = new ObserverClient(own.target, { timeoutMs: 30_000 });
+    const sessions = [newSessionId(), newSessionId()];
+    const speak = (sessionId: string) => others.appendTurns(sessionId, [{ speaker: "user", text: "x" }]);
+    await Promise.all(sessions.map(speak));
+    const analysis = new Analysis();
+    analysis.hold();
+    const swept = { target: own.target, maxConcurrent: 1, quietForMs: 0, minIntervalMs: 3_600_000 };
+    const observer = new BackgroundObserver(analysis.run, swept);
+    observer.sweep(3_600_000);
+    await analysis.started(1); // The other session is in the same page, and queued.
+    const queued = sessions.find((sessionId) => sessionId !== analysis.runs[0]?.sessionId) ?? "";
+    await another.run(queued, (run) => run.write({ summary: "faster" }));
+    await speak(queued);
+    analysis.release();
+    assert(await observer.close());
+    assert.equal(analysis.runs.length, 1);
+  });
+
   test("shares the due sessions between two processes", async () => {
     const name = `shared-${newSessionId()}`;
     const sessions = Array.from({ length: 20 }, newSessionId);
