@@ -151,6 +151,7 @@ class Proxy:
         self._flowing = threading.Event()
         self._flowing.set()
         self._open: list[socket.socket] = []
+        self._lost = set[socket.socket]()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def drop_replies(self) -> None:
@@ -164,6 +165,10 @@ class Proxy:
     def release_replies(self) -> None:
         """Deliver the held replies and all later ones."""
         self._flowing.set()
+
+    def lose_connections(self) -> None:
+        """Pass nothing more on the open connections, and close none, like a network that has lost them."""
+        self._lost.update(self._open)
 
     def reset(self) -> None:
         """Break all connections, and pass everything on later ones."""
@@ -197,8 +202,10 @@ class Proxy:
             while content := source.recv(65536):
                 if replies:
                     self._flowing.wait()
-                if not (replies and self._dropping.is_set()):
+                if source not in self._lost and not (replies and self._dropping.is_set()):
                     sink.sendall(content)
+        if source in self._lost:
+            return
         for connection in (source, sink):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)

@@ -1,5 +1,6 @@
 """Retries across a restart of the sidecar: which calls are retried, and that a retry never takes effect twice."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -70,6 +71,24 @@ def test_a_primary_does_not_wait_for_a_restart(own_sidecar: Sidecar, session_id:
         eventually(lambda: primary.get_notes(session_id, unavailable_ok=True).readiness == "never_run", 5)
         assert time.monotonic() - back < 2.5
         assert primary.get_session(session_id).turn_count == 1
+
+
+async def test_a_connection_that_the_network_loses_is_replaced(proxy: Proxy, session_id: str) -> None:
+    """If a host or a firewall forgets a connection, which closes nothing, clients notice it by their pings."""
+    with PrimaryClient(proxy.target) as primary:
+        async with AsyncPrimaryClient(proxy.target) as asynchronous:
+            assert primary.get_notes(session_id) == await asynchronous.get_notes(session_id)
+            proxy.lose_connections()
+
+            async def answers() -> None:
+                while (await asynchronous.get_notes(session_id, unavailable_ok=True)).readiness == "unavailable":
+                    pass
+
+            def is_answered() -> bool:
+                return primary.get_notes(session_id, unavailable_ok=True).readiness != "unavailable"
+
+            async with asyncio.timeout(90):
+                await asyncio.gather(answers(), asyncio.to_thread(eventually, is_answered, 90))
 
 
 LOST: dict[str, Callable[[ObserverClient, str], object]] = {

@@ -23,6 +23,13 @@ _OPTIONS: tuple[tuple[str, str | int], ...] = (
     ("grpc.enable_http_proxy", 0),
     # Skip the DNS TXT lookup of a service config, which does not exist.
     ("grpc.service_config_disable_resolution", 1),
+    # A host that loses power, or a firewall that forgets a connection, closes nothing. Without pings, calls would time
+    # out until TCP gives up, after 15 minutes. The sidecar accepts a ping every 10 s.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # gRPC's other pings, which replace those above while they are unanswered, have a timeout of a minute.
+    ("grpc.http2.ping_timeout_ms", 10_000),
 )
 
 

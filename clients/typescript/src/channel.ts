@@ -14,6 +14,11 @@ const OPTIONS: ChannelOptions = {
   "grpc.enable_http_proxy": 0,
   // Skip the DNS lookup for a service config, since none exists.
   "grpc.service_config_disable_resolution": 1,
+  // A host that loses power, or a firewall that forgets a connection, closes nothing. Without pings, calls would time out until TCP
+  // gives up, after 15 minutes. The sidecar accepts a ping every 10 s.
+  "grpc.keepalive_time_ms": 20_000,
+  "grpc.keepalive_timeout_ms": 10_000,
+  "grpc.keepalive_permit_without_calls": 1,
 };
 
 /** Opens a channel, which connects on the first call. */

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
+import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { after, before, suite, test } from "node:test";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { inspect, promisify } from "node:util";
@@ -181,6 +182,28 @@ suite("a client", { concurrency: false }, () => {
     await sidecar.start();
     await eventually(async () => (await primary.getNotes(sessionId, { unavailableOk: true })).ready, 5000);
     assert.equal((await primary.getSession(sessionId)).version, 0);
+  });
+
+  test("replaces a connection that the network loses, which closes nothing", async (context) => {
+    const sockets: Socket[] = [];
+    const [host, port] = sidecar.target.split(":");
+    const proxy = createServer((client) => {
+      const server = connect(Number(port), host);
+      sockets.push(client, server);
+      client.pipe(server).pipe(client);
+    }).listen(0, "127.0.0.1");
+    context.after(() => {
+      proxy.close();
+      sockets.forEach((socket) => socket.destroy());
+    });
+    await once(proxy, "listening");
+    using primary = new PrimaryClient(`127.0.0.1:${(proxy.address() as AddressInfo).port}`);
+    await primary.getSession("s");
+    sockets.forEach((socket) => socket.unpipe().removeAllListeners("end"));
+    await eventually(
+      async () => (await primary.getNotes("s", { unavailableOk: true })).readiness === "never_run",
+      90_000,
+    );
   });
 
   test("retries an observer's calls during a restart: one run, one write", async () => {
