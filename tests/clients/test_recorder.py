@@ -898,6 +898,8 @@ class TestWrongKind:
             (lambda: TurnRecorder(cast(Any, "127.0.0.1:1")), "not str"),
             (lambda: TurnRecorder(primary, cast(Any, ObserverClient("127.0.0.1:1"))), "not ObserverClient"),
             (lambda: TurnRecorder(primary, timeout=cast(Any, 1)), "timedelta"),
+            (lambda: TurnRecorder(primary, timeout=timedelta()), "timeout must be above 0"),
+            (lambda: AsyncTurnRecorder(AsyncPrimaryClient("127.0.0.1:1"), timeout=timedelta(-1)), "must be above 0"),
             (lambda: TurnRecorder(cast(Any, PrimaryClient)), "not the class PrimaryClient"),
             (lambda: AsyncTurnRecorder(cast(Any, AsyncPrimaryClient)), "not the class AsyncPrimaryClient"),
             (lambda: TurnRecorder(primary, cast(Any, BackgroundObserver)), "not the class BackgroundObserver"),

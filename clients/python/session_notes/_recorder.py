@@ -15,7 +15,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from session_notes import _calls, _delivery, _exit, _forks, _pending
+from session_notes import _calls, _delivery, _exit, _forks, _pending, _pool
 from session_notes._async_primary import AsyncPrimaryClient
 from session_notes._background import BackgroundObserver
 from session_notes._backlog import Backlog, Observer
@@ -35,7 +35,7 @@ class Recorder(ABC):
     """A recorder without its thread or task."""
 
     def __init__(self, client: Any, observer: Observer | None, timeout: timedelta) -> None:
-        _calls.check_options(timeout=timeout)
+        _pool.check_span("timeout", timeout)
         self._client = client
         self._observer = observer
         self._timeout = timeout
@@ -149,7 +149,8 @@ class TurnRecorder(Recorder):
         timeout: Timeout of each call.
 
     Raises:
-        InvalidArgument: If the client or observer is for asyncio (use `AsyncTurnRecorder`), or of another type.
+        InvalidArgument: If the client or observer is for asyncio (use `AsyncTurnRecorder`), or of another type, or if
+            the timeout is not above 0.
     """
 
     def __init__(
