@@ -36,8 +36,8 @@ class AsyncTurnRecorder(Recorder):
         timeout: Timeout of each call.
 
     Raises:
-        InvalidArgument: If the client is blocking (use `TurnRecorder`), or of another type, or if the timeout is not above
-            0.
+        InvalidArgument: If the client is blocking (use `TurnRecorder`), or of another type, or if the timeout is not
+            above 0.
     """
 
     def __init__(
