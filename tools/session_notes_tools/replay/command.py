@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 @option(
     "--no-brakes",
     is_flag=True,
-    help="Let every turn be a reason for a run. Otherwise, the observer has the default brakes, as fast as the replay.",
+    help="Let every turn be a reason for a run. Otherwise, the observer has the default brakes, in proportion to the speed.",
 )
 @option("--keep", is_flag=True, help="Do not delete the sessions at the end. Requires --target.")
 @option("--json", "as_json", is_flag=True, help="Print one JSON document, for scripts.")
@@ -85,9 +85,9 @@ def replay(
     """Play transcripts through real primary and observer processes, and check every promise.
 
     The two processes share nothing but the sidecar: at each turn, the observer is told only the session's id. The
-    report counts reads and runs, shows ages and latencies, the runs that the brakes saved and the turns that the
-    observer did not have to read again, and gives a verdict on every promise: nothing lost, nothing foreign, ages never
-    negative, numbers growing. The exit code is 1 if a promise was broken.
+    report has reads, runs, ages and latencies, the runs that the brakes saved, and the turns that runs did not have to
+    read again. It gives a verdict on every promise: nothing lost, nothing foreign, ages never negative, numbers
+    growing. The exit code is 1 if a promise was broken.
     """
     from session_notes_tools.cli import documents, output
     from session_notes_tools.cli.exits import ExitCode, Failure
