@@ -99,7 +99,10 @@ export interface BackgroundOptions extends Omit<ObserverOptions, "timeoutMs"> {
    * its submission is dropped; with too few, it waits for the next one. 0: not checked. Absent: 1.
    */
   readonly minNewTurns?: number | undefined;
-  /** Brake: how long a session must not have been submitted before its run begins, but no more than ten times this. Absent: 2 s. */
+  /**
+   * Brake: how long a session must not have been submitted before its run begins. One that is submitted again and again is run after ten
+   * times as long. Absent: 2 s.
+   */
   readonly quietForMs?: number | undefined;
   /** Brake: largest number of runs of a session in this process. Further submissions are ignored. Absent: 500. */
   readonly maxRuns?: number | undefined;
