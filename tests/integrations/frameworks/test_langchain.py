@@ -292,6 +292,24 @@ def test_interrupted_run_that_is_not_resumed() -> None:
     ]
 
 
+@pytest.mark.parametrize("answer", [tool_call("look_up", PREFACE), PREFACE])
+def test_stream_that_is_not_read_to_its_end(answer: Any) -> None:
+    """The last message that the caller read is recorded with the next run: the agent's thread has it too."""
+    recorder = MemoryRecorder()
+    model = ScriptedModel(steps=[answer, "Done."])
+    agent: Any = create_agent(model, [look_up], middleware=[ObserverMiddleware(recorder)], checkpointer=InMemorySaver())
+    for update in agent.stream(hello(), thread("session-1"), stream_mode="updates"):
+        if "model" in update:
+            break
+    agent.invoke(hello("Thanks."), thread("session-1"))
+    assert recorder.utterances == [
+        ("user", "Hello"),
+        ("primary", PREFACE),
+        ("user", "Thanks."),
+        ("primary", "Done."),
+    ]
+
+
 @pytest.mark.parametrize("kind", ["node", "middleware"])
 def test_resumed_graph(kind: str) -> None:
     """Each message is recorded once, although the agent runs again after the interrupt."""

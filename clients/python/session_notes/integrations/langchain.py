@@ -11,7 +11,8 @@ By default, the thread id is the session id.
 
 At the end of a run, the middleware records, in order: the human messages at the end of the input, each model message,
 and the results of tools with `return_direct`. A structured response is recorded as JSON. An interrupted run is recorded
-once it has been resumed and ends. See `session_notes.integrations.langgraph` for the content that is not recorded.
+once it has been resumed and ends. With a checkpointer, a run that fails, or whose stream is not read to its end, is
+recorded with the next run. See `session_notes.integrations.langgraph` for the content that is not recorded.
 
 `SummarizationMiddleware` may replace messages with a summary before the run ends. The middleware therefore stores the
 run's turns under a private key of the agent's state. Callers never see this key, and a checkpointer preserves it across
@@ -77,13 +78,15 @@ class ObserverMiddleware(AgentMiddleware[_State, Any]):
         """Store the user's new messages in the state. LangChain calls this at the start of a run."""
         with ErrorBoundary():
             messages = messages_in(field_of(state, "messages"))
-            start = after_last(
-                messages, lambda message: not (is_from_user(message) or isinstance(message, SystemMessage))
-            )
-            # The turns of a run that was interrupted and never resumed come first.
+            # The turns of a run that did not end come first: it was interrupted, or its caller stopped reading.
             entries = _entries(state)
             ids = [entry[0] for entry in entries]
-            new = [message for message in messages[start:] if is_from_user(message) and message.id not in ids]
+            start = after_last(messages, lambda message: message.id in ids) or after_last(
+                messages, lambda message: not (is_from_user(message) or isinstance(message, SystemMessage))
+            )
+            # Its last answer is not in the state if the caller stopped right after it.
+            spoken = [message for message in messages[start:] if is_from_user(message) or is_from_model(message)]
+            new = [message for message in spoken if message.id not in ids]
             return {_TURNS: entries + [_entry(message) for message in new]}
         return None
 
