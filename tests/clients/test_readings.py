@@ -128,6 +128,13 @@ def test_a_tool_result_is_compact_json(primary: PrimaryClient, observer: Observe
     assert "snapshot_age_seconds" not in result, "the run was written without BeginRun"
 
 
+def test_a_severity_may_be_passed_as_text() -> None:
+    """The text of a severity is accepted, also by type checkers, and an issue has the severity."""
+    issue = Issue("Late", "warning", turn=3)
+    assert issue.severity is Severity.WARNING
+    assert issue == Issue("Late", Severity.WARNING, 3)
+
+
 @pytest.mark.parametrize(("fails", "state"), [(False, "running"), (True, "failed")])
 def test_a_tool_result_has_the_state_of_a_newer_run(
     primary: PrimaryClient, observer: ObserverClient, session_id: str, fails: bool, state: str

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 
 class Readiness(StrEnum):
@@ -92,13 +92,27 @@ class Issue:
 
     Attributes:
         text: Description of the issue, for the primary.
-        severity: How urgent it is.
+        severity: How urgent it is. May be passed as text, such as `"warning"`.
         turn: Number of the turn it refers to, from 1. None: no particular turn.
     """
 
     text: str
     severity: Severity = Severity.UNSPECIFIED
     turn: int | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            text: str,
+            severity: Severity | Literal["unspecified", "info", "warning", "critical"] = Severity.UNSPECIFIED,
+            turn: int | None = None,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        # Any other text is rejected on sending.
+        if type(self.severity) is str and self.severity in tuple(Severity):
+            object.__setattr__(self, "severity", Severity(self.severity))
 
 
 @dataclass(frozen=True, slots=True)
