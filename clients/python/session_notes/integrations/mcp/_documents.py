@@ -52,7 +52,9 @@ class ReadingDocument(TypedDict):
     stale_because: NotRequired[
         Annotated[
             list[str],
-            Field(description="Why they are not: age, snapshot_age, turns_behind, turns_unknown or snapshot_unknown."),
+            Field(
+                description="Why notes are not fresh: age, snapshot_age, turns_behind, turns_unknown or snapshot_unknown."
+            ),
         ]
     ]
     newer_run: NotRequired[Annotated[str, Field(description="The state of a newer analysis.")]]
