@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 @option(
     "--no-brakes",
     is_flag=True,
-    help="Let every turn be a reason for a run. Otherwise, the observer has the default brakes, in proportion to the speed.",
+    help="Let every turn be a reason for a run. Otherwise, the default brakes apply, in proportion to the speed.",
 )
 @option("--keep", is_flag=True, help="Do not delete the sessions at the end. Requires --target.")
 @option("--json", "as_json", is_flag=True, help="Print one JSON document, for scripts.")
