@@ -127,8 +127,8 @@ class Client:
 
 
 def _text(text: str) -> bytes:
-    """Encode a string of HPACK."""
-    data = text.encode()
+    r"""Encode a string of HPACK. A surrogate such as `\udcff` is the byte 0xff, which is not UTF-8."""
+    data = text.encode(errors="surrogateescape")
     return _integer(len(data), 7) + data
 
 

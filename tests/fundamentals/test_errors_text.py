@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from session_notes.v1.notes_pb2 import Notes
 from session_notes.v1.turn_pb2 import Turn
 
+from tests.faults.frames import DATA, END_HEADERS, END_STREAM, HEADERS, Client, frame, message, request_fields
 from tests.fundamentals.inputs import request_of
 from tests.stores import Store, StoreServer, valkey_program
 from tests.support import SessionCalls, Sidecar, eventually, new_channel, notes, refused, struct, value
@@ -110,6 +111,17 @@ def test_no_user_data_in_the_log(session: SessionCalls, sidecar: Sidecar) -> Non
             call(session)
     session.delete()
     assert CANARY not in sidecar.log
+
+
+def test_no_metadata_in_the_log(sidecar: Sidecar) -> None:
+    """Metadata that is not UTF-8, such as a mistyped token, is not in the log, and neither is a traceback."""
+    logged = len(sidecar.log)
+    metadata = [("authorization", f"Bearer {CANARY}\udcff"), ("x-user", f"{CANARY}\udcff")]
+    fields = request_fields("session_notes.v1.SessionNotes/GetNotes", metadata)
+    with Client(sidecar.target) as client:
+        client.send(frame(HEADERS, END_HEADERS, 1, fields) + frame(DATA, END_STREAM, 1, message(b"")))
+        assert any(received.kind == HEADERS for received in client.frames())
+    assert not [text for text in (CANARY, "Traceback") if text in sidecar.log[logged:]]
 
 
 @pytest.mark.parametrize(

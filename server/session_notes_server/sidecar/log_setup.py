@@ -169,9 +169,13 @@ class _JSONFormatter(logging.Formatter):
 
 
 def _is_relevant(record: logging.LogRecord) -> bool:
-    # grpc.aio logs a traceback for every call that its caller cancels, which a voice agent does at every interruption.
     error_type = record.exc_info[0] if record.exc_info else None
-    return error_type is None or error_type.__name__ != "ExecuteBatchError"
+    name = error_type.__name__ if error_type else ""
+    # grpc.aio logs a traceback for every call that its caller cancels, which a voice agent does at every interruption.
+    if name == "ExecuteBatchError":
+        return False
+    # It also logs metadata that is not UTF-8, which can be a token with a typing error.
+    return name != "UnicodeDecodeError" or not record.name.startswith("grpc.")
 
 
 class _Handler(logging.Handler):
