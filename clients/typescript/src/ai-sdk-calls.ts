@@ -50,6 +50,14 @@ export function latestUserMessage(prompt: Prompt): number {
   return prompt.findLastIndex(({ role }) => role === "user");
 }
 
+/** Whether a message has something that the model said or did. An answer that was aborted before its first word may have nothing. */
+function isAnswer({ role, content }: Prompt[number]): boolean {
+  return (
+    role === "assistant" &&
+    content.some((part) => part.type !== "reasoning" && (part.type !== "text" || part.text.trim() !== ""))
+  );
+}
+
 /** Returns the text of a message, without files. */
 export function textOf(message: Prompt[number] | undefined): string {
   const content = message?.content ?? "";
@@ -119,7 +127,7 @@ export class Exchange {
   }
 
   #record(interrupted: boolean): unknown {
-    const start = this.#params.prompt.findLastIndex(({ role }) => role === "assistant") + 1;
+    const start = this.#params.prompt.findLastIndex(isAnswer) + 1;
     const messages = this.#params.prompt.slice(start).flatMap((message) => this.#turns(message));
     const answer = this.#answer.filter(({ text }) => text.trim() !== "");
     const isNew = messages.some(({ speaker }) => speaker === "user");

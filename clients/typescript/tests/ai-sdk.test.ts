@@ -426,6 +426,21 @@ for (const version of VERSIONS) {
       assert.deepEqual(await transcript(sessionId, 1), ["user: Well?", "primary: Yes.", "primary: No."]);
     });
 
+    test("a message whose answer was aborted before its first word is recorded with the next answer", async () => {
+      const sessionId = newSessionId();
+      const script = scripted(version, [say("Hello.")], [say("Bye.")]);
+      const middleware = recordingMiddleware(recorder, sessionId);
+      const model = sdk.wrapLanguageModel({ model: script.model, middleware });
+      // The application keeps what has come of an answer: nothing, or reasoning.
+      const silent = { role: "assistant" as const, content: [{ type: "reasoning" as const, text: "Hm." }] };
+      const messages = [user("One."), assistant(""), user("Two.")];
+      await sdk.generateText({ model, messages });
+      await transcript(sessionId, 1);
+      await sdk.generateText({ model, messages: [...messages, assistant("Hello."), user("3"), silent, user("4")] });
+      const said = ["user: One.", "user: Two.", "primary: Hello.", "user: 3", "user: 4", "primary: Bye."];
+      assert.deepEqual(await transcript(sessionId, 2), said);
+    });
+
     test("agents and UI message streams are recorded, in the session of the call", async () => {
       const sessionId = newSessionId();
       const of = (params: { providerOptions?: Record<string, Record<string, unknown>> | undefined }) =>
