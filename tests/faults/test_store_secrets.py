@@ -386,10 +386,48 @@ def test_the_documented_acl_rules_are_exact(kind: str, password_file: Path) -> N
             assert lines_of(sidecar, "NOPERM")
             for command in ("scan", "evalsha"):
                 assert lines_of(sidecar, f"the user may not run the command {command} (NOPERM)"), command
-            assert lines_of(sidecar, "inside the scripts" if kind == "redis" else "the command rpushx (NOPERM)")
+            cause = "inside the scripts" if kind == "redis" else "the command rpushx (NOPERM)"
+            eventually(lambda: lines_of(sidecar, cause))
             allow(admin, *rules())
             close_connections(admin)
             sidecar.wait_until_serving(5)
             assert set(statuses().values()) == {OK}
             assert "Traceback" not in sidecar.log
             assert PASSWORD not in sidecar.log
+
+
+@pytest.mark.parametrize("command", ["hset", "time", "hgetall"])
+def test_a_user_that_lacks_a_command_is_not_ready(command: str, password_file: Path) -> None:
+    """The sidecar is ready only while its user may run every command in the scripts, and the log names the missing one.
+
+    A rollout would otherwise replace all replicas by a version that needs a command which the ACL does not list yet.
+    """
+    with StoreServer(valkey_program()) as store, redis.Redis(port=store.port) as admin:
+        allow(admin, *[rule for rule in rules() if rule != f"+{command}"])
+        flags = ("--redis-password-file", str(password_file))
+        with sidecar_on(f"redis://session-notes@127.0.0.1:{store.port}", flags) as sidecar:
+            eventually(lambda: lines_of(sidecar, f"NOT_SERVING: the user may not run the command {command} (NOPERM)"))
+            assert sidecar.health() == NOT_SERVING
+            allow(admin, *rules())
+            sidecar.wait_until_serving(5)
+
+
+@pytest.mark.parametrize("kind", ["valkey", "redis"])
+@pytest.mark.parametrize("command", ["HSET", "UNLINK", "SCAN", "INFO", "EVAL", "EVALSHA"])
+def test_a_disabled_command_is_an_outage_and_no_bug(kind: str, command: str) -> None:
+    """If the store's operator has disabled a command, calls that need it are UNAVAILABLE and the log tells why."""
+    program = valkey_program() if kind == "valkey" else redis_program()
+    if program is None:
+        pytest.skip("no redis-server on PATH")
+    with (
+        StoreServer(program, flags=("--rename-command", command, "")) as store,
+        sidecar_on(store.url) as sidecar,
+        new_channel(sidecar.target) as channel,
+    ):
+        codes = {status_of(call) for _, call in every_call(SessionCalls(channel, new_session_id()))}
+        assert UNAVAILABLE in codes
+        assert codes <= {OK, UNAVAILABLE, grpc.StatusCode.NOT_FOUND}
+        eventually(lambda: lines_of(sidecar, "nor disable commands"))
+        assert "Traceback" not in sidecar.log
+        if command not in ("SCAN", "INFO"):
+            eventually(lambda: sidecar.health() == NOT_SERVING)

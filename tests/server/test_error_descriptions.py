@@ -50,6 +50,15 @@ def tls_fault(name: str) -> ssl.SSLError:
         (NoMaster(SECRET), "no Sentinel"),
         (ReplyError("ERR This instance has cluster support disabled"), "it is not a cluster"),
         (ReplyError("NOPERM no permissions to run the 'cluster|slots' command"), "cluster|slots"),
+        (ReplyError(f"ERR unknown command 'EVAL', with args beginning with: '{SECRET}'"), "lacks a command"),
+        (ReplyError("ERR Unknown Redis command called from script script: 08, on @user_script:1."), "lacks a command"),
+        (ReplyError("ERR Unknown command called from script script: on @user_script:1."), "lacks a command"),
+        (
+            ReplyError(
+                "ERR Error running script (call to f_62): @user_script: 1: Unknown Redis command called from Lua"
+            ),
+            "lacks a command",
+        ),
         (TimeoutError(SECRET), "no answer in time"),
         (ReplyError(f"ERR {SECRET}"), "unexpected reply (ReplyError)"),
         (None, "unexpected reply"),

@@ -81,6 +81,12 @@ def test_python_repeats_no_limit() -> None:
     assert copies == []
 
 
+def test_one_list_names_the_commands_of_the_scripts() -> None:
+    """Health and `doctor` check that the user may run every command that a script calls, and the probe's own."""
+    called = {name.lower() for script in LUA for name in re.findall(r"redis\.p?call\('(\w+)'", script.read_text())}
+    assert {command.split()[0] for command in scripts.COMMANDS} == called | {"rpushx"}
+
+
 def test_one_table_lists_the_error_codes() -> None:
     """No module of the store but errors.py lists several of Redis's error codes."""
     copies = [

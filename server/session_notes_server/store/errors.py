@@ -149,6 +149,13 @@ CODES = {
 }
 """Every code that a store may reply with. Any other code is a bug in the sidecar."""
 
+_UNKNOWN_COMMAND = ErrorCode(
+    "it lacks a command that the sidecar needs: use Redis 6.2 or newer, or Valkey 7.2 or newer, and neither rename nor "
+    "disable commands",
+    refuses_calls=True,
+)
+"""The meaning of an error without a code: the store is too old, or its operator has disabled a command."""
+
 # Errors without a code, by a part of their text.
 _BY_TEXT = {
     "AUTH": "a password is configured, but this user has none",
@@ -156,7 +163,6 @@ _BY_TEXT = {
     "DB index is out of range": "it has no database with that number",
     "max number of clients": "it has reached its maximum number of clients (maxclients)",
     "SENTINEL": "it is not a Sentinel",
-    "unknown command": "it lacks a command of Redis 6.2: use Redis 6.2 or newer, or Valkey 7.2 or newer",
 }
 
 _BY_TLS_FAULT = {
@@ -195,7 +201,9 @@ def error_codes(refusal: ReplyError) -> set[str]:
 
 
 def known_codes(refusal: ReplyError) -> list[ErrorCode]:
-    """Return the table entries for the codes in an error reply."""
+    """Return the meanings of an error reply: the table's entries for its codes, or the one for an unknown command."""
+    if re.match(r"ERR (.*: )?unknown (redis )?command\b(?!.*SENTINEL)", str(refusal), re.IGNORECASE):
+        return [_UNKNOWN_COMMAND]
     return [CODES[code] for code in sorted(error_codes(refusal) & CODES.keys())]
 
 

@@ -15,6 +15,7 @@ from session_notes_server.store.keys import Keys
 from session_notes_server.store.redis.connection import Connection, pack
 from session_notes_server.store.redis.target import RedisTarget
 from session_notes_server.store.redis.topology import Timeouts, open_topology
+from session_notes_server.store.scripts import COMMANDS, FORBIDDEN_COMMANDS
 
 # Everything that the command line needs from the store.
 __all__ = ["COMMAND_LOGS", "RedisTarget", "StoreInspection", "StoreUnavailable", "describe_error", "inspect_store"]
@@ -29,30 +30,14 @@ COMMAND_LOGS = ("slowlog-log-slower-than", "commandlog-request-larger-than", "co
 _CONFIG = ("save", "appendfsync", "dir", "min-replicas-to-write", *COMMAND_LOGS)
 
 # Every command that the sidecar's user must be allowed to run, as in docs/operating.md, with well-formed arguments.
-NEEDED = (
-    *("time", "info server", "scan 0", "eval return 1 KEY", "evalsha sha 1 KEY"),
-    *("exists KEY", "unlink KEY", "rename KEY KEY", "pttl KEY", "pexpireat KEY 1"),
-    *("hget KEY field", "hgetall KEY", "hmget KEY field", "hstrlen KEY field"),
-    *("hset KEY field 1", "hsetnx KEY field 1", "hdel KEY field", "hincrby KEY field 1"),
-    *("lrange KEY 0 1", "lpop KEY", "rpush KEY 1", "rpushx KEY 1"),
-)
+NEEDED = ("info server", "scan 0", "eval return 1 KEY", "evalsha sha 1 KEY", *COMMANDS)
 NEEDED_IN_A_CLUSTER = ("cluster|slots",)
 NEEDED_FOR_REPLICAS = ("set KEY 1", "wait 1 1")
 
 # KEYS[1]: a key of the sidecar. ARGV: commands.
 # Reply: the commands that the user may not run, or false (nil) if the store cannot check. Only Redis 7 and Valkey can.
-_FORBIDDEN = """
-if not redis.acl_check_cmd then return false end
-local forbidden = {}
-for _, command in ipairs(ARGV) do
-  local words = {}
-  for word in string.gmatch(command, '%S+') do
-    words[#words + 1] = word == 'KEY' and KEYS[1] or word
-  end
-  if not redis.acl_check_cmd(unpack(words)) then forbidden[#forbidden + 1] = words[1] end
-end
-return forbidden
-"""
+_FORBIDDEN = f"""{FORBIDDEN_COMMANDS}
+return redis.acl_check_cmd and forbidden_commands(KEYS[1], ARGV)"""
 
 
 @dataclass(slots=True)

@@ -255,10 +255,45 @@ def _locals(signature: str, kinds: Mapping[str, Any]) -> str:
 SCRIPTS = {arguments: Script.load(arguments) for arguments in get_args(Arguments)}
 """The script of each signature."""
 
-PROBE = Script.of("probe", "redis.call('RPUSHX', KEYS[1], '') return {ARGV[1]}")
+COMMANDS = (
+    *("time", "exists KEY", "unlink KEY", "rename KEY KEY", "pttl KEY", "pexpireat KEY 1"),
+    *("hget KEY field", "hgetall KEY", "hmget KEY field", "hstrlen KEY field"),
+    *("hset KEY field 1", "hsetnx KEY field 1", "hdel KEY field", "hincrby KEY field 1"),
+    *("lrange KEY 0 1", "lpop KEY", "rpush KEY 1", "rpushx KEY 1"),
+)
+"""Every command inside the scripts, with well-formed arguments."""
+
+FORBIDDEN_COMMANDS = """
+-- Return the names of the commands that the user may not run, or that the store does not have. Empty before Redis 7,
+-- which cannot check.
+local function forbidden_commands(key, commands)
+  local forbidden = {}
+  if not redis.acl_check_cmd then return forbidden end
+  for _, command in ipairs(commands) do
+    local words = {}
+    for word in string.gmatch(command, '%S+') do
+      words[#words + 1] = word == 'KEY' and key or word
+    end
+    local exists, is_permitted = pcall(redis.acl_check_cmd, unpack(words))
+    if not exists or not is_permitted then forbidden[#forbidden + 1] = words[1] end
+  end
+  return forbidden
+end
+"""
+"""Lua that checks the user's permissions."""
+
+PROBE = Script.of(
+    "probe",
+    f"""{FORBIDDEN_COMMANDS}
+redis.call('RPUSHX', KEYS[1], '')
+local forbidden = forbidden_commands(KEYS[1], {{ '{"', '".join(COMMANDS)}' }})
+if forbidden[1] then return redis.error_reply("NOPERM no permissions to run the '" .. forbidden[1] .. "' command") end
+return {{ ARGV[1] }}""",
+)
 """A write that changes nothing, for health checks. KEYS[1] never exists, so nothing is stored, replicated or logged.
 
-RPUSHX is refused wherever a write is: on a replica, out of memory, with a full disk, by an ACL. ARGV[1] is the tag.
+RPUSHX is refused wherever a write is: on a replica, out of memory, with a full disk. A store can also serve RPUSHX and
+refuse another command, such as one that the user's permissions do not list yet. ARGV[1] is the tag.
 """
 
 
