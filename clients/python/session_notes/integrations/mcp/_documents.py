@@ -53,7 +53,7 @@ class ReadingDocument(TypedDict):
         Annotated[
             list[str],
             Field(
-                description="Why it is not fresh: age, snapshot_age, turns_behind, turns_unknown or snapshot_unknown."
+                description="Why `fresh` is false: age, snapshot_age, turns_behind, turns_unknown or snapshot_unknown."
             ),
         ]
     ]
