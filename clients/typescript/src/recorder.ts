@@ -66,7 +66,8 @@ const CLOSE: Checks<{ readonly timeoutMs?: number | undefined }> = { timeoutMs: 
  * During an outage, turns stay pending. When the sidecar is back, they are stored once each, in order. At most 10,000 turns or 16 MiB
  * are pending in total. Beyond that, turns are dropped, and a process warning has their number.
  *
- * Pending turns delay the end of the process by at most 2 s. `process.exit` loses them: `close` the recorder first.
+ * Pending turns delay the end of the process by at most 2 s. `process.exit`, and a SIGTERM or SIGINT without a listener, lose them:
+ * `close` the recorder first.
  * `PrimaryClient.deleteSession` in this process drops the pending turns of the session.
  *
  * @example
