@@ -139,8 +139,8 @@ class TurnRecorder(Recorder):
     turns or 16 MiB are pending in total. Beyond that, turns are dropped and their number is logged. As long as turns
     are pending, readings by clients in this process count them, so that their drift is correct.
 
-    If the process ends without `close`, pending turns are stored for up to 2 s, and the rest is logged. A signal that it
-    does not handle, such as SIGTERM by default, loses them. A forked child starts without pending turns.
+    If the process ends without `close`, pending turns are stored for up to 2 s, and the rest is logged. A signal that
+    it does not handle, such as SIGTERM by default, loses them. A forked child starts without pending turns.
     `delete_session` in this process drops the pending turns of the session.
 
     Args:

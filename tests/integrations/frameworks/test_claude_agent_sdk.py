@@ -115,6 +115,12 @@ async def test_the_wrapped_store_decides() -> None:
         {"isCompactSummary": True},
         {"type": "attachment"},
         {"type": "summary", "message": None},
+        {"origin": {"kind": "task-notification"}},
+        {"origin": {"kind": "peer", "from": "agent"}},
+        {"message": {"role": "user", "content": "<task-notification>\n<summary>Done</summary>\n</task-notification>"}},
+        {"message": {"role": "user", "content": "<local-command-stdout>Compacted</local-command-stdout>"}},
+        {"message": {"role": "user", "content": [{"type": "text", "text": "[Request interrupted by user]"}]}},
+        {"type": "assistant", "message": {"model": "<synthetic>", "content": "No response requested."}},
         {"message": {"role": "user", "content": [{"type": "image"}, {"type": "thinking", "thinking": "x"}]}},
         {"message": {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": "x"}]}},
     ],
@@ -126,8 +132,8 @@ async def test_only_speech_is_recorded(entry: dict[str, Any]) -> None:
     await store.append(KEY, [{"type": "user", "message": {"role": "user", "content": "x"}} | entry])  # type: ignore[list-item]
     await store.append(KEY | {"subpath": "subagents/agent-1"}, [_said("x")])
     assert recorder.turns == []
-    await store.append(KEY, [_said("Hello")])
-    assert recorder.utterances == [("user", "Hello")]
+    await store.append(KEY, [_said("Hello"), _said("Hi") | {"origin": {"kind": "human"}}])
+    assert recorder.utterances == [("user", "Hello"), ("user", "Hi")]
 
 
 def _said(text: str) -> Any:

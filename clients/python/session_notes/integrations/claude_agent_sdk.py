@@ -44,10 +44,10 @@ class ObservedStore:
     """A session store whose entries are also recorded, for `ClaudeAgentOptions(session_store=...)`.
 
     It records the user's prompts, the text of the agent's messages and, on request, tool calls and their results
-    (speaker `tool`), with their times. It does not record thinking, images, subagents, and what the SDK adds to a
-    conversation: reminders, the notes themselves, and summaries of a compaction. After entries that end with the
-    agent's text, it submits an observer run. By default, the SDK stores the entries of a turn when it ends; with
-    `session_store_flush="eager"`, during the turn.
+    (speaker `tool`), with their times. It does not record thinking, images, subagents, and what Claude Code adds to a
+    conversation: reminders, notifications of background tasks and interruptions, the notes themselves, and summaries of
+    a compaction. After entries that end with the agent's text, it submits an observer run. By default, the SDK stores
+    the entries of a turn when it ends; with `session_store_flush="eager"`, during the turn.
 
     The wrapped store has the only copy that the SDK reads. Recording never delays it, changes it, or raises. Entries
     that it fails to store are not recorded, and those that the SDK stores again are recorded once. Deleting a session
@@ -132,11 +132,20 @@ def notes_hook(
 _NOT_SPEECH = ("isMeta", "isSidechain", "isCompactSummary", "isApiErrorMessage", "teamName")
 """Marks of entries that neither the user nor the agent wrote in this conversation."""
 
+_NOT_TYPED = ("[Request interrupted by user", "<task-notification>", "<local-command-stdout>")
+"""Beginnings of texts that Claude Code writes in the user's role, without a mark."""
+
+
+def _is_speech(entry: Any) -> bool:
+    origin = field_of(entry.get("origin"), "kind") or "human"
+    written = field_of(entry.get("message"), "model") == "<synthetic>"  # By Claude Code, in the agent's role.
+    return origin == "human" and not written and not any(entry.get(mark) for mark in _NOT_SPEECH)
+
 
 def _turns(entries: Iterable[Any], tool_calls: bool) -> Iterator[tuple[str, Turn]]:
     """Yield the turns of entries, each with an id that stays the same if it is stored again."""
     for entry in entries:
-        if entry["type"] in ("user", "assistant") and not any(entry.get(mark) for mark in _NOT_SPEECH):
+        if entry["type"] in ("user", "assistant") and _is_speech(entry):
             content = field_of(entry.get("message"), "content") or ()
             blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
             for number, block in enumerate(blocks):
@@ -148,7 +157,8 @@ def _turn(entry: Any, block: Any, tool_calls: bool) -> Turn | None:
     kind, time = field_of(block, "type"), _time(entry.get("timestamp"))
     if kind == "text":
         speaker = "user" if entry["type"] == "user" else "primary"
-        return Turn(speaker, block["text"], time=time)
+        is_typed = speaker == "primary" or not block["text"].startswith(_NOT_TYPED)
+        return Turn(speaker, block["text"], time=time) if is_typed else None
     if tool_calls and kind == "tool_use":
         turn = call_turn(block["name"], block["input"], block["id"])
     elif tool_calls and kind == "tool_result":
