@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from session_notes import PrimaryClient
 
 from tests.support import Sidecar, program
 
@@ -161,3 +163,28 @@ def anchors(page: Path) -> set[str]:
     """Return the anchors of a page: its headings as GitHub spells them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {"#" + re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_hooks_for_claude_code(fresh: Sidecar, tmp_path: Path) -> None:
+    """They record what the user and the agent wrote, cut if it is too long, and nothing else."""
+    if not shutil.which("jq"):
+        pytest.skip("no jq on PATH")
+    page = (ROOT / "docs" / "integrations-frameworks.md").read_text()
+    hooks = next(json.loads(text)["hooks"] for language, text in blocks(page) if language == "json")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {"PATH": path, "HOME": str(tmp_path), "SESSION_NOTES_TARGET": fresh.target}
+
+    def run(event: str, **fields: object) -> None:
+        command = hooks[event][0]["hooks"][0]["command"].replace("--timeout 1s", "--timeout 30s")
+        document = json.dumps({"session_id": "code", **fields})
+        subprocess.run(["sh", "-c", command], input=document, env=env, text=True, check=True, timeout=90)
+
+    said = 'It\'s "quoted", `$HOME` \\n %s\nline 2 é 😀'
+    for prompt in ("", "<task-notification>\n<summary>Done</summary>\n</task-notification>", said, "😀" * 70_000):
+        run("UserPromptSubmit", prompt=prompt)
+    for message in (None, "", said):
+        run("Stop", last_assistant_message=message)
+    with PrimaryClient(fresh.target) as primary:
+        turns = primary.get_session("code", include_turns=True).turns
+    expected = [("user", said), ("user", "😀" * 16_000), ("primary", said)]
+    assert [(turn.speaker, turn.text) for turn in turns] == expected
