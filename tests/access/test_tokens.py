@@ -181,6 +181,25 @@ def test_a_token_is_revoked_while_another_file_is_broken(
     assert role_of(tokens, NEW) is None
 
 
+def test_tokens_stay_valid_while_their_directory_is_missing(
+    tokens_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A directory that is replaced, or a link whose target is, revokes no token, and the log names what is missing."""
+    monkeypatch.setattr(trusted_files, "RELOAD_SECONDS", 0)
+    tokens, moved = Tokens(tokens_dir), tokens_dir.with_name("moved")
+    tokens_dir.rename(moved)
+    assert [role_of(tokens, TOKENS[role]) for role in Role] == [*Role]
+    assert f"the directory {tokens_dir} does not exist" in caplog.text
+    tokens_dir.mkdir()
+    for role in Role:
+        (tokens_dir / role).symlink_to(moved / role)
+    moved.rename(moved.with_name("elsewhere"))
+    assert [role_of(tokens, TOKENS[role]) for role in Role] == [*Role]
+    assert f"{tokens_dir / 'primary'} is a link to a file that does not exist" in caplog.text
+    (tokens_dir / "primary").unlink()
+    assert role_of(tokens, OLD) is None
+
+
 def test_the_hash_of_an_empty_token_is_an_error(
     tokens_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

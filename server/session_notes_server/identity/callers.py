@@ -54,15 +54,14 @@ class Tokens:
     A line `TOKEN prefix=acme.` limits a token to sessions whose ids begin with a prefix; it can have several.
 
     A role can have several tokens, so that a new token can be accepted before the old one is revoked. A missing file
-    means that its role has no tokens. An unusable file does not prevent changes to the other files.
+    means that its role has no tokens; a missing directory or a broken link is an unusable file. An unusable file does
+    not prevent changes to the other files.
 
     Raises:
         CredentialsError: If a file is unusable, or if no file contains a token.
     """
 
     def __init__(self, directory: Path) -> None:
-        if not directory.is_dir():
-            raise CredentialsError(f"the directory {directory} does not exist")
         self._paths = {role: directory / role for role in Role}
         self._files = {
             role: Reloader(f"content of {path}", partial(_load_tokens, path)) for role, path in self._paths.items()
@@ -196,7 +195,15 @@ class _TokenLine(NamedTuple):
 def _load_tokens(path: Path) -> dict[bytes, _TokenLine]:
     """Return the lines of a file by the hashes of their tokens."""
     tokens: dict[bytes, _TokenLine] = {}
-    for number, line in lines(path, read_if_present(path, secret=True) or b""):
+    content = read_if_present(path, secret=True)
+    if content is None:
+        # This is no revocation. It happens while a directory is replaced, or if it is not mounted again.
+        if not path.parent.is_dir():
+            raise CredentialsError(f"the directory {path.parent} does not exist")
+        if path.is_symlink():
+            raise CredentialsError(f"{path} is a link to a file that does not exist")
+        return tokens
+    for number, line in lines(path, content):
         token, *limits = line.split()
         digest = _token_digest(token)
         if digest is None:
