@@ -180,7 +180,7 @@ class RunInFlight(SessionNotesError):
         run: The other run.
     """
 
-    run: Run | None = None
+    run: Run
 
 
 class SessionDeleted(SessionNotesError):

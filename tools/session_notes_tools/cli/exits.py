@@ -89,7 +89,7 @@ def failure_of(error: Exception, target: str = "") -> Failure:
         case client.Conflict() | client.RunAlreadyWritten() | client.RunAlreadyFailed() | client.SessionDeleted():
             code = ExitCode.REFUSED
         case client.RunInFlight():
-            message = f"{message}: {error.run.run_id}" if error.run else message
+            message = f"{message}: {error.run.run_id}"
             code = ExitCode.REFUSED
         case client.RunNotFound():
             code = ExitCode.NOT_FOUND
