@@ -50,11 +50,15 @@ export function latestUserMessage(prompt: Prompt): number {
   return prompt.findLastIndex(({ role }) => role === "user");
 }
 
-/** Whether a message has something that the model said or did. An answer that was aborted before its first word may have nothing. */
-function isAnswer({ role, content }: Prompt[number]): boolean {
+/**
+ * Whether a message ends an exchange that was recorded: the model said or did something, or got the results of tools. An answer that
+ * was aborted before its first word may have nothing.
+ */
+function isAnswer({ role, content }: Prompt[number], index: number, prompt: Prompt): boolean {
   return (
     role === "assistant" &&
-    content.some((part) => part.type !== "reasoning" && (part.type !== "text" || part.text.trim() !== ""))
+    (prompt[index - 1]?.role === "tool" ||
+      content.some((part) => part.type !== "reasoning" && (part.type !== "text" || part.text.trim() !== "")))
   );
 }
 

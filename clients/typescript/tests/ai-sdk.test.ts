@@ -441,6 +441,25 @@ for (const version of VERSIONS) {
       assert.deepEqual(await transcript(sessionId, 2), said);
     });
 
+    test("results of tools are recorded once if the answer after them is empty", async () => {
+      const sessionId = newSessionId();
+      const script = scripted(version, [call("search")], [], [say("Bye.")]);
+      const middleware = recordingMiddleware(recorder, sessionId, { toolCalls: true });
+      const model = sdk.wrapLanguageModel({ model: script.model, middleware });
+      const options = { model, tools: { search: search() }, stopWhen: sdk.stepCountIs(3) };
+      const messages: ai.ModelMessage[] = [user("Where?")];
+      messages.push(
+        ...responseMessages(await sdk.generateText({ ...options, messages })),
+        assistant(""),
+        user("Well?"),
+      );
+      await transcript(sessionId, 1);
+      await sdk.generateText({ ...options, messages });
+      const result = 'tool: {"found":1} {"result_of":"c1"}';
+      const said = ["user: Where?", 'tool: search({}) {"call_id":"c1"}', result, "user: Well?", "primary: Bye."];
+      assert.deepEqual(await transcript(sessionId, 2), said);
+    });
+
     test("agents and UI message streams are recorded, in the session of the call", async () => {
       const sessionId = newSessionId();
       const of = (params: { providerOptions?: Record<string, Record<string, unknown>> | undefined }) =>
