@@ -347,6 +347,8 @@ def test_the_command_line_accepts_certificates(mtls_sidecar: Sidecar, authority:
     assert cli("health", *tls).code == 0
     assert cli("health").code == 4
     assert cli("health", *tls[:4]).code == 2
+    untrusted = cli("health", "--tls-ca", str(client.cert))
+    assert (untrusted.code, "certificate" in untrusted.error) == (4, True), untrusted.error
 
 
 def test_help_shows_no_secret() -> None:
