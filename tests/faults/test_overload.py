@@ -108,6 +108,18 @@ def test_a_batch_response_above_the_limit_is_rejected(small: Sidecar) -> None:
     assert (error.metadata["field"], error.metadata["limit"]) == ("responses", str(16 * MEBIBYTE))
 
 
+def test_a_response_that_can_never_fit_is_too_large(small: Sidecar) -> None:
+    """A response that exceeds the limit only with all its parts is TOO_LARGE too: OVERLOADED would invite retries."""
+    with new_channel(small.target) as channel:
+        large, little = (SessionCalls(channel, new_session_id()) for _ in range(2))
+        large.write_notes("run-1", notes("x" * 200_000))
+        little.write_notes("run-1", notes("x" * 16_000))
+        requests = [GetNotesRequest(session_id=large.id)] * 83 + [GetNotesRequest(session_id=little.id)] * 20
+        with refused(EXHAUSTED, "TOO_LARGE") as error:
+            large.notes.BatchGetNotes(BatchGetNotesRequest(requests=requests), timeout=20)
+    assert error.metadata["limit"] == str(16 * MEBIBYTE)
+
+
 async def test_excess_calls_are_rejected_at_once(small: Sidecar, store: StoreServer) -> None:
     """Of 600 calls at a silent store, the 400 above the limit are rejected at once, health responds, and 200 are OK."""
     request = GetNotesRequest(session_id=new_session_id()).SerializeToString()

@@ -181,10 +181,12 @@ class AdmittedCall(Transfer):
 
         Raises:
             StatusError: RESOURCE_EXHAUSTED if there is no room for a droppable response, whose call had no effect.
+                TOO_LARGE instead of OVERLOADED if there would be none for it alone, because no retry would succeed.
         """
         admission = self._admission
         if droppable and not admission._bytes.fits(self.peer.held, size):
-            raise admission.overloaded()
+            needed, bound = self._held + size, admission._bytes.bound
+            raise errors.too_large("response", limit=bound, actual=needed) if needed > bound else admission.overloaded()
         self._hold(size)
         self.sending()
 

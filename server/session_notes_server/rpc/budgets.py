@@ -14,10 +14,10 @@ class Budget:
         little: The most that counts as little.
     """
 
-    __slots__ = ("_bound", "_each", "_little", "_with_reserve", "total")
+    __slots__ = ("_each", "_little", "_with_reserve", "bound", "total")
 
     def __init__(self, bound: int, *, each: int, little: int) -> None:
-        self._bound = bound
+        self.bound = bound
         self._with_reserve = bound + max(bound // 4, 1)
         self._each = each
         self._little = little
@@ -29,4 +29,4 @@ class Budget:
         total, held_after = self.total + more, held + more
         if held_after <= self._little:
             return total <= self._with_reserve
-        return total <= self._bound and (held_after <= self._each or held <= self._little)
+        return total <= self.bound and (held_after <= self._each or held <= self._little)
