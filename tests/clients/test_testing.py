@@ -52,6 +52,17 @@ def test_a_unix_socket(tmp_path: Path) -> None:
         assert primary.get_session("session").turn_count == 0
 
 
+def test_a_module_of_the_project_hides_none_of_the_standard_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sidecar starts in a project with a file such as `token.py`, which Python's own modules would import."""
+    for name in ("token", "signal"):
+        (tmp_path / f"{name}.py").write_text("raise AssertionError")
+    monkeypatch.chdir(tmp_path)
+    with throwaway_sidecar() as sidecar, PrimaryClient(sidecar.target) as primary:
+        assert primary.get_session("session").turn_count == 0
+
+
 def test_a_wrong_argument_is_named() -> None:
     """A number for a span, or a string for a list, raises an error that names the argument."""
     wrong: list[tuple[dict[str, Any], str]] = [

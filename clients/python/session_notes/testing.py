@@ -101,13 +101,14 @@ def throwaway_sidecar(
     if isinstance(flags, str):
         raise InvalidArgument("flags must be a list of strings, not str")
     home = tempfile.mkdtemp(prefix="session-notes-")
-    command = [sys.executable, "-m", "session_notes_tools", "serve", "--listen", listen]
+    # With `-P`, no module of the tested project hides one that the sidecar imports.
+    command = [sys.executable, "-P", "-m", "session_notes_tools", "serve", "--listen", listen]
     command += ["--data-dir", f"{home}/data", *_STORE_TIMEOUTS]
     if session_ttl is not None:
         command += ["--session-ttl", f"{session_ttl.total_seconds():f}s"]
     environment = {name: text for name, text in os.environ.items() if not name.startswith("SESSION_NOTES_")}
     guard = subprocess.Popen(
-        [sys.executable, "-c", _GUARD, home, *command, *flags],
+        [sys.executable, "-P", "-c", _GUARD, home, *command, *flags],
         stdin=subprocess.PIPE,
         env=environment,
         # Ctrl-C is for the tests, which then end the sidecar.
