@@ -455,7 +455,7 @@ for (const version of VERSIONS) {
       );
       await transcript(sessionId, 1);
       await sdk.generateText({ ...options, messages });
-      const result = 'tool: {"found":1} {"result_of":"c1"}';
+      const result = 'tool: {"found":2} {"result_of":"c1"}';
       const said = ["user: Where?", 'tool: search({}) {"call_id":"c1"}', result, "user: Well?", "primary: Bye."];
       assert.deepEqual(await transcript(sessionId, 2), said);
     });
