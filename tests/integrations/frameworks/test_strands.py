@@ -18,6 +18,7 @@ from strands.hooks import (
     AfterToolsEvent,
     BeforeModelCallEvent,
     BeforeToolCallEvent,
+    MessageAddedEvent,
 )
 from strands.interrupt import Interrupt, InterruptException
 from strands.session.file_session_manager import FileSessionManager
@@ -299,6 +300,28 @@ async def test_summary_before_the_prompt() -> None:
     hooks = [summarize, ObserverHooks(recorder, "session-1")]
     await agent_with(ScriptedModel("Here."), *hooks, messages=list(EARLIER)).invoke_async("Hello")
     assert recorder.utterances == [("user", "Hello"), ("primary", "Here.")]
+
+
+@pytest.mark.parametrize("redacted", [False, True])
+async def test_memories_in_the_prompt(redacted: bool) -> None:
+    """A memory that a hook adds to the prompt is not the user's. A prompt that is redacted stays redacted."""
+    recorder = MemoryRecorder()
+
+    def remember(event: MessageAddedEvent) -> None:
+        if event.message["role"] == "user":
+            event.message["content"].insert(0, {"text": "<user_context>Likes tea.</user_context>"})
+
+    def redact(event: AfterModelCallEvent) -> None:
+        if redacted:  # As Strands does it for a guardrail.
+            event.agent.messages[-1]["content"] = [{"text": "[redacted]"}]
+
+    model = ScriptedModel(RuntimeError("overloaded"), "Hi.")
+    agent = agent_with(model, remember, redact, ObserverHooks(recorder, "session-1"))
+    with pytest.raises(RuntimeError):
+        await agent.invoke_async("Hello")
+    await agent.invoke_async("Are you there?")
+    prompts = ["[redacted]", "[redacted]"] if redacted else ["Hello", "Are you there?"]
+    assert recorder.utterances == [*(("user", prompt) for prompt in prompts), ("primary", "Hi.")]
 
 
 async def test_failed_run() -> None:

@@ -18,8 +18,9 @@ before the agent's first message is recorded with the next run. One that fails l
 run, because Strands keeps its messages. If a hook resumes a run (`event.resume`), the hook's input is not recorded.
 The last message of a run that `Agent.cancel` ended, which Strands may have written, has `extra={"interrupted": True}`.
 
-Not recorded: tool calls and their results, reasoning, images, documents, messages that a session manager restored,
-prompts that Strands adds for structured output, and runs of the deprecated `Agent.structured_output`.
+Not recorded: tool calls and their results, reasoning, images, documents, messages that a session manager restored, what
+hooks add to the user's messages, such as memories, prompts that Strands adds for structured output, and runs of the
+deprecated `Agent.structured_output`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -55,6 +56,9 @@ except ImportError as error:
 
 SessionId = str | Callable[[Any], str]
 """A session id, or a function that maps an agent, such as its `state`, to one."""
+
+_Prompt = tuple[Message, list[Any]]
+"""A message, and its content when it was added."""
 
 
 def notes_tool(
@@ -147,12 +151,14 @@ class ObserverHooks(HookProvider):
     def __init__(self, recorder: Recorder, session_id: SessionId) -> None:
         self._hook = RecordingHook(recorder, session_id)
         self._runs: WeakKeyDictionary[Agent, list[Message]] = WeakKeyDictionary()
+        # The prompts of each agent, with their content before other hooks added to it.
+        self._prompts: WeakKeyDictionary[Agent, list[_Prompt]] = WeakKeyDictionary()
 
     def register_hooks(self, registry: HookRegistry, **kwargs: Any) -> None:
         """Register the hooks with an agent. Strands calls this when it makes the agent."""
         # First, before a hook replaces messages with a summary. A resumed run may continue with its tools.
         registry.add_callback([BeforeModelCallEvent, BeforeToolsEvent], self._start, order=HookOrder.SDK_FIRST)
-        registry.add_callback(MessageAddedEvent, self._add)
+        registry.add_callback(MessageAddedEvent, self._add, order=HookOrder.SDK_FIRST)
         # Last, after a hook that resumes the run.
         registry.add_callback(AfterInvocationEvent, self._end, order=HookOrder.SDK_LAST)
 
@@ -164,9 +170,11 @@ class ObserverHooks(HookProvider):
                 self._runs[event.agent] = messages[after_last(messages, _is_answer) :]
 
     def _add(self, event: MessageAddedEvent) -> None:
-        """Add a message of the agent to its run. From now on, Strands and hooks write those with the user's role."""
+        """Add a message of the agent to its run. In a run, Strands and hooks write those with the user's role."""
         with ErrorBoundary():
-            if event.agent in self._runs and _is_answer(event.message):
+            if event.agent not in self._runs:
+                self._prompts.setdefault(event.agent, []).append((event.message, list(event.message["content"])))
+            elif _is_answer(event.message):
                 self._runs[event.agent].append(event.message)
 
     def _end(self, event: AfterInvocationEvent) -> None:
@@ -176,24 +184,35 @@ class ObserverHooks(HookProvider):
                 messages = self._runs.pop(event.agent, [])
                 ended = event.result is not None
                 if ended or any(_is_answer(message) for message in messages):
-                    self._hook.record_once(event.agent, _turns(messages, event.result), observe=ended)
+                    turns = list(_turns(messages, self._prompts.pop(event.agent, []), event.result))
+                    self._hook.record_once(event.agent, turns, observe=ended)
 
 
 def _is_answer(message: Message) -> bool:
     return message["role"] == "assistant"
 
 
-def _turns(messages: Sequence[Message], result: AgentResult | None) -> Iterator[tuple[Any, Turn]]:
+def _turns(
+    messages: Sequence[Message], prompts: Sequence[_Prompt], result: AgentResult | None
+) -> Iterator[tuple[Any, Turn]]:
     """Yield the turns of messages and of the structured output, each with an id."""
     for message in messages:
         speaker, separator = ("primary", "") if _is_answer(message) else ("user", "\n")
         cancelled = result is not None and result.stop_reason == "cancelled" and message is messages[-1]
         extra = {"interrupted": True} if cancelled and _is_answer(message) else {}
-        yield message.get("tracking_id"), Turn(speaker, separator.join(_texts(message["content"])), extra=extra)
+        yield message.get("tracking_id"), Turn(speaker, separator.join(_texts(_said(message, prompts))), extra=extra)
     output = result.structured_output if result else None
     # Without a call of the output's tool, the last message is the output.
     if output is not None and messages and any("toolUse" in block for block in messages[-1]["content"]):
         yield f"{messages[-1].get('tracking_id')} output", Turn("primary", output_text(output))
+
+
+def _said(message: Message, prompts: Sequence[_Prompt]) -> Sequence[Any]:
+    """Return a message's content without what hooks added to it, such as memories."""
+    content = message["content"]
+    original = next((blocks for prompt, blocks in prompts if prompt is message), ())
+    # If nothing of it is left, the prompt was redacted.
+    return [block for block in content if any(block is other for other in original)] or content
 
 
 def _texts(content: Iterable[Any]) -> Iterator[str]:
