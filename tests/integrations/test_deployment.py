@@ -165,6 +165,8 @@ def test_chart(tmp_path: Path) -> None:
         (("--set", "redis.url=redis://redis,deployment.tlsSecret=tls"), "deployment.tlsSecret and tokensSecret"),
         ((*SECURE, "--set", "redis.uri=x"), "uri"),
         ((*SECURE, "--set", "settings.SESSION_TTL=12h"), "SESSION_TTL"),
+        ((*SECURE, "--set", "settings.SESSION_NOTES_GRACE=20s"), "set graceSeconds instead"),
+        ((*SECURE, "--set", "settings.SESSION_NOTES_REDIS_URL=redis://other"), "set redis.url instead"),
     ],
 )
 def test_chart_rejects_values(flags: tuple[str, ...], error: str) -> None:
@@ -174,6 +176,19 @@ def test_chart_rejects_values(flags: tuple[str, ...], error: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert error in done.stderr
+
+
+@needs_helm
+def test_chart_sets_no_variable_twice(tmp_path: Path) -> None:
+    """An address in `settings` replaces the chart's. Server-side apply rejects a list with one twice."""
+    listen = "[::]:50051 unix:/run/session-notes/sidecar/grpc.sock"
+    flags = ("--set", f"settings.SESSION_NOTES_LISTEN={listen}")
+    rendered = validate(render(CHART, *SECURE, *flags), tmp_path)
+    (deployment,) = [manifest for manifest in rendered if manifest["kind"] == "Deployment"]
+    (container,) = containers(deployment)
+    names = [item["name"] for item in container["env"]]
+    assert len(names) == len(set(names))
+    assert {"name": "SESSION_NOTES_LISTEN", "value": listen} in container["env"]
 
 
 @needs_helm

@@ -59,7 +59,14 @@ resources:
 - name: SESSION_NOTES_TOKENS_DIR
   value: /run/secrets/tokens
 {{- end }}
+{{- /* Time to stop, mounts and volumes depend on these values. Besides, a variable must not be in the list twice. */}}
+{{- $values := dict "SESSION_NOTES_GRACE" "graceSeconds" "SESSION_NOTES_REDIS_URL" "redis.url"
+  "SESSION_NOTES_REDIS_PASSWORD_FILE" "redis.secret" "SESSION_NOTES_REDIS_CA" "redis.ca"
+  "SESSION_NOTES_TOKENS_DIR" "tokensSecret" }}
 {{- range $name, $value := .Values.settings }}
+{{- with get $values $name }}
+{{- fail (printf "settings.%s: set %s instead" $name .) }}
+{{- end }}
 - name: {{ $name }}
   value: {{ $value | quote }}
 {{- end }}

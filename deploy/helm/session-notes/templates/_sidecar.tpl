@@ -10,8 +10,10 @@ index .Subcharts "session-notes". For the use of each, see deploy/helm/example.
   volumeMounts:
     {{- include "session-notes.mounts" . | nindent 4 }}
   env:
+    {{- if not .Values.settings.SESSION_NOTES_LISTEN }}
     - name: SESSION_NOTES_LISTEN
       value: {{ include "session-notes.socket" . }}
+    {{- end }}
     {{- include "session-notes.settings" . | nindent 4 }}
   {{- with include "session-notes.ports" . }}
   ports:
