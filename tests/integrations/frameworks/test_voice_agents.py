@@ -232,3 +232,14 @@ async def test_livekit_turn_times_and_interruptions(interrupted: bool) -> None:
     assert (answer.text, answer.extra) == ("What did", {"interrupted": True} if interrupted else {})
     assert answer.time == datetime.fromtimestamp(1010, UTC)
     assert (user.text, user.extra, user.time) == (QUESTION, {}, datetime.fromtimestamp(1000.5, UTC))
+
+
+async def test_livekit_repeats_an_event() -> None:
+    """A message is recorded once, although a realtime model reports it again. An equal one is another message."""
+    recorder = MemoryRecorder()
+    async with AgentSession[None](llm=ScriptedLLM()) as session:
+        livekit.record_turns(session, recorder, "session-1")
+        for message in [llm.ChatMessage(role="user", content=["Yes."]) for _ in range(2)]:
+            for _ in range(2):
+                session.emit("conversation_item_added", ConversationItemAddedEvent(item=message))
+    assert recorder.utterances == [("user", "Yes."), ("user", "Yes.")]

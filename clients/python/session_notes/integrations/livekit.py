@@ -77,7 +77,8 @@ def record_turns(session: AgentSession[Any], recorder: Recorder, session_id: str
         with ErrorBoundary():
             item = event.item
             if isinstance(item, ChatMessage) and item.role in ("user", "assistant") and item.text_content:
-                hook.record(None, [_turn(item, item.text_content)], observe=item.role == "user")
+                # LiveKit repeats the event if a realtime model reports an item again.
+                hook.record_once(None, [(item.id, _turn(item, item.text_content))], observe=item.role == "user")
 
 
 class TurnNotes:
