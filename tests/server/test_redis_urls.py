@@ -13,7 +13,7 @@ from session_notes_server.store import InvalidRedisURL, RedisTarget
         ("unix:///run/redis.sock?db=1", "unix:///run/redis.sock"),
         ("redis+cluster://:s3cret@a:7000,b:7001", "redis+cluster://a:7000,b:7001"),
         ("redis+sentinel://a,b:26380/mymaster/1", "redis+sentinel://a:26379,b:26380"),
-        ("redis://[::1]:7000", "redis://::1:7000"),
+        ("redis://[::1]:7000", "redis://[::1]:7000"),
     ],
 )
 def test_the_name_of_a_url_holds_no_secret(url: str, name: str) -> None:
@@ -71,6 +71,7 @@ def test_a_password_that_must_be_encoded_gets_advice(kind: str, password: str) -
         ("unix:///run/a#b", "%23"),
         ("unix://", "path of the socket"),
         ("redis://h:0", "between 1 and 65535"),
+        ("rediss://a,b:6380", r"only rediss\+cluster:// and rediss\+sentinel://"),
         ("redis://h/-1", "database"),
         ("redis://h x", "no host can have"),
         ("redis://:p%FF@h", "not a Redis URL"),

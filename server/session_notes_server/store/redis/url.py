@@ -40,7 +40,8 @@ class Address:
     port: int
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}" if self.port else self.host
+        host = f"[{self.host}]" if self.port and ":" in self.host else self.host
+        return f"{host}:{self.port}" if self.port else host
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,8 @@ class RedisURL:
         else:
             default = _SENTINEL_PORT if scheme.endswith("+sentinel") else _REDIS_PORT
             addresses = tuple(_address(part.strip(), default) for part in hosts.split(","))
+            if len(addresses) > 1 and scheme in ("redis", "rediss"):
+                raise InvalidRedisURL(f"only {scheme}+cluster:// and {scheme}+sentinel:// have several hosts")
         if scheme.endswith("+sentinel"):
             service, _, path = path.lstrip("/").partition("/")
             if not service:
