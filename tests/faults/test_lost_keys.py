@@ -12,6 +12,7 @@ from session_notes.v1.session_notes_pb2 import (
     READINESS_NEVER_RUN,
     READINESS_READY,
     WRITE_OUTCOME_ACCEPTED,
+    WRITE_OUTCOME_DUPLICATE,
     WRITE_OUTCOME_SUPERSEDED,
 )
 from session_notes.v1.turn_pb2 import Turn
@@ -140,6 +141,19 @@ def test_lost_ids_are_rebuilt_for_runs_and_appends(session: SessionCalls, store:
     store.client.delete(store.key(session.id, "ids"))
     session.begin_run("C")
     assert session.append(OLD, "a").duplicate
+
+
+def test_lost_ids_are_rebuilt_for_old_current_notes(session: SessionCalls, store: Store) -> None:
+    """If the ids are lost, the run of the current notes is recognized, even if a thousand newer runs have begun."""
+    session.write_notes("A", "notes of A")
+    for _ in range(1001):
+        session.begin_run()
+    store.client.delete(store.key(session.id, "ids"))
+    assert session.write_notes("A", "notes of A").outcome == WRITE_OUTCOME_DUPLICATE
+    store.client.delete(store.key(session.id, "ids"))
+    session.delete()
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, "SESSION_DELETED"):
+        session.write_notes("A", "notes of A")
 
 
 def test_a_lost_run_does_not_block_only_if_idle(session: SessionCalls, store: Store) -> None:

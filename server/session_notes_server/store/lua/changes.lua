@@ -70,6 +70,7 @@ local function restore_ids()
   for observer in string.gmatch(redis.call('HGET', SESSION, 'observers') or '', '%S+') do
     local state = load_observer(observer)
     local numbers = state.late or {}
+    numbers[#numbers + 1] = state.current
     for _, entry in ipairs(state.running) do numbers[#numbers + 1] = entry[1] end
     for number = math.max(1, state.seq - REMEMBERED_RUNS + 1), state.seq do numbers[#numbers + 1] = number end
     for _, number in ipairs(numbers) do restore(observer, number) end
