@@ -120,7 +120,7 @@ def _with_flags(message: str) -> str:
 
 
 def _no_answer(target: str, details: str) -> Failure:
-    # gRPC reports each step of an attempt to connect; the last one is the cause. After a certificate's fault comes "OK".
+    # gRPC reports each step of an attempt to connect; the last one is the cause. It adds "OK" to a certificate's fault.
     where = f" at {target}" if target else ""
     cause = details.removesuffix(": OK").rpartition(": ")[2].rstrip("]")
     return Failure(f"no sidecar answers{where}: {cause}", ExitCode.UNAVAILABLE)
