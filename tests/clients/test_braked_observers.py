@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from session_notes import ObserverClient, PrimaryClient, RunState, Turn, _brakes
+from session_notes import Notes, ObserverClient, PrimaryClient, RunState, Turn, _brakes
 from session_notes._results import Run
 
 from tests.clients.background_observers import Analysis, Background, logged, reached
@@ -73,6 +73,40 @@ async def test_two_runs_of_a_session_are_an_interval_apart(
         assert await background.close()
     assert runs[1].begin_time - runs[0].begin_time >= SECOND
     assert [run.observed_turn for run in runs] == [1, 5]
+
+
+async def test_a_run_of_another_process_counts_for_the_interval(
+    awaited: bool,
+    sidecar: Sidecar,
+    primary: PrimaryClient,
+    observer: ObserverClient,
+    analysis: Analysis,
+    session_id: str,
+) -> None:
+    """A session whose turns reach several processes has one run per interval, not one per process. `close` runs it."""
+
+    def another_process_runs() -> None:
+        with observer.run(session_id) as run:
+            run.write(Notes(summary="by another process"))
+        primary.append_turns(session_id, [Turn("user", "x")])
+        with observer.run(session_id) as run:
+            run.fail("by another process")
+
+    options: dict[str, Any] = {**NONE, "min_new_turns": 1, "min_interval": SECOND}
+    another_process_runs()
+    async with Background(awaited, analysis, sidecar.target, **options) as background:
+        background.submit(session_id)
+        _, failed, last = await reached(lambda: ended(observer, session_id, 3))
+    assert last.begin_time - failed.begin_time >= SECOND
+    another_process_runs()
+    async with Background(
+        awaited, analysis, sidecar.target, **{**options, "min_interval": 3600 * SECOND}
+    ) as background:
+        background.submit(session_id)
+        await reached(lambda: background.observer._schedule.next_release)
+        assert len(analysis.runs) == 1
+        assert await background.close()
+    assert len(analysis.runs) == 2
 
 
 async def test_an_analysis_needs_new_turns(

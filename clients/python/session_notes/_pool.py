@@ -36,7 +36,7 @@ from session_notes._observer import ObserverClient
 from session_notes._results import BeginResult, DueSession, Reading
 from session_notes._results import Run as RunResult
 from session_notes._runs import ENDED_WITHOUT_NOTES, BaseRun
-from session_notes._schedule import Job, Schedule
+from session_notes._schedule import Job, Schedule, Submission
 
 Client = TypeVar("Client", bound=ObserverClient | AsyncObserverClient)
 Run = TypeVar("Run", bound=BaseRun)
@@ -191,6 +191,9 @@ class Pool(ABC, Generic[Client, Run, Stop, Analysis]):
             reading = yield self._reading_call(job.session_id)
             if job.submission.swept and _id_of(reading.latest_run) != job.submission.latest_run:
                 return None  # Another process ran the session while it waited here. A sweep finds it when it is due.
+            if self._too_early(job.submission, reading):
+                job.too_early = True
+                return None
             turns_behind = reading.turns_behind
             if not reading.ready and (self._brakes.min_new_turns > 1 or job.submission.swept):
                 session = yield _state_calls.get_session(job.session_id, False)
@@ -201,6 +204,22 @@ class Pool(ABC, Generic[Client, Run, Stop, Analysis]):
         job.lease = self._leases.first
         begun: BeginResult = yield self._begin_call(job.session_id, job.lease, only_if_idle=job.submission.swept)
         return begun
+
+    def _too_early(self, submission: Submission, reading: Reading) -> bool:
+        """Return whether the latest run, of another process, began less than `min_interval` ago.
+
+        Unknown without current notes. Each run delays a submission once at most, however the store's clock is set.
+        """
+        run, latest, age = reading.run, reading.latest_run, reading.snapshot_age
+        if self._closing or submission.swept or run is None or latest is None or age is None:
+            return False
+        if run.begin_time is not None and latest.begin_time is not None:
+            age -= latest.begin_time - run.begin_time
+        left = self._brakes.min_interval - age.total_seconds()
+        if left <= 0 or latest.run_id == submission.after_run:
+            return False
+        submission.after_run, submission.not_before = latest.run_id, time.monotonic() + left
+        return True
 
     def _reading_call(self, session_id: str) -> Call[Reading]:
         call = _notes_calls.get_notes(session_id, self._client.observer, None, None, None, None, unavailable_ok=False)

@@ -36,9 +36,11 @@ class Submission:
         swept: Whether only the sweep has found it. The run then begins only if no other process has one in flight.
         latest_run: Id of the session's latest run when the sweep found it. Empty: it had no run.
         held: Whether it is in the heap of held sessions.
+        after_run: Id of a run of another process that began too recently. Empty: none did.
+        not_before: Time from which a run may follow that one.
     """
 
-    __slots__ = ("first", "held", "last", "latest_run", "submitters", "swept")
+    __slots__ = ("after_run", "first", "held", "last", "latest_run", "not_before", "submitters", "swept")
 
     def __init__(self, at: float, *, swept: bool, latest_run: str = "") -> None:
         self.first = self.last = at
@@ -46,6 +48,8 @@ class Submission:
         self.swept = swept
         self.latest_run = latest_run
         self.held = False
+        self.after_run = ""
+        self.not_before = 0.0
 
 
 class Job(Generic[Run, Stop]):
@@ -59,6 +63,7 @@ class Job(Generic[Run, Stop]):
         begun: Done when BeginRun has ended, whether or not a run began.
         run: The run, once it has begun.
         failed: Whether the session counts as failed or as successful. None: neither, for example without a run.
+        too_early: Whether a run of another process began too recently: the submission stays.
         too_few_turns: Whether there are too few new turns: the submission stays until the next one.
         unavailable: Whether the sidecar was unavailable: the submission stays, for the pause after the failure.
         again: The next submission, if the session was submitted again in the meantime.
@@ -75,6 +80,7 @@ class Job(Generic[Run, Stop]):
         self.begun.set_running_or_notify_cancel()
         self.run: Run | None = None
         self.failed: bool | None = None
+        self.too_early = False
         self.too_few_turns = False
         self.unavailable = False
         self.again: Submission | None = None
@@ -190,7 +196,12 @@ class Schedule(Generic[Run, Stop]):
             history.failures = history.failures + 1 if job.failed else 0
             history.failed_at = now
         submission = job.again
-        if submission is None and job.unavailable and not job.forgotten and not self._released:
+        if job.too_early and not job.forgotten:
+            submission = job.submission
+            if job.again is not None:
+                submission.last = job.again.last
+                submission.submitters.extend(job.again.submitters)
+        elif submission is None and job.unavailable and not job.forgotten and not self._released:
             submission = job.submission
         if submission is not None:
             if self._exhausted(job.session_id, now):
@@ -222,7 +233,7 @@ class Schedule(Generic[Run, Stop]):
         self._queued.clear()
         self._held.clear()
         for job in self.jobs.values():
-            job.again, job.too_few_turns, job.unavailable = None, False, False
+            job.again, job.too_early, job.too_few_turns, job.unavailable = None, False, False, False
         return dropped
 
     def _place(self, session_id: str, submission: Submission, now: float) -> None:
@@ -247,7 +258,8 @@ class Schedule(Generic[Run, Stop]):
             del self._waiting[longest], self._submitted[longest]
 
     def _earliest(self, session_id: str, submission: Submission) -> float:
-        return self._brakes.earliest(self.histories.get(session_id), submission.first, submission.last)
+        earliest = self._brakes.earliest(self.histories.get(session_id), submission.first, submission.last)
+        return max(earliest, submission.not_before)
 
     def _exhausted(self, session_id: str, now: float) -> bool:
         if not self._brakes.exhausts(self.histories.get(session_id)):

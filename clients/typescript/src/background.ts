@@ -34,7 +34,7 @@ import { type Holder, MAX_TIMER_MS, register, unregister, within } from "./pendi
 import { CONNECTION } from "./primary.js";
 import { ActiveRun, FAIL_TIMEOUT_MS } from "./runs.js";
 import { type Job, Schedule } from "./schedule.js";
-import type { BeginResult, NewNotes } from "./types.js";
+import type { BeginResult, NewNotes, Reading } from "./types.js";
 
 const DEFAULT_MAX_CONCURRENT = 4;
 
@@ -92,7 +92,10 @@ export interface BackgroundOptions extends Omit<ObserverOptions, "timeoutMs"> {
   readonly transcript?: "all" | "new" | undefined;
   /** Of these, a run sees at most this many turns, the newest. Absent: no maximum. */
   readonly maxTurns?: number | undefined;
-  /** Brake: shortest time between the begins of two runs of a session. Absent: 15 s. */
+  /**
+   * Brake: shortest time between the begins of two runs of a session. Absent: 15 s. Those of other processes count once the session has
+   * notes, unless `minNewTurns` is 0.
+   */
   readonly minIntervalMs?: number | undefined;
   /**
    * Brake: smallest number of turns that the current notes have not seen, checked when a submitted session may have a run. With none,
@@ -453,6 +456,10 @@ export class BackgroundObserver implements AsyncDisposable {
     if (swept && reading.latestRun?.runId !== job.submission.latestRun) {
       return true; // Another process ran the session while it waited here. A sweep finds it when it is due.
     }
+    if (this.#isTooEarly(job, reading)) {
+      job.tooEarly = true;
+      return true;
+    }
     let turnsBehind = reading.ready ? reading.turnsBehind : undefined;
     if (!reading.ready && (this.#brakes.minNewTurns > 1 || swept)) {
       turnsBehind = (await this.#client.send(calls.getSession(sessionId, false), stop.signal)).turnCount;
@@ -461,6 +468,25 @@ export class BackgroundObserver implements AsyncDisposable {
       return false;
     }
     job.tooFewTurns = turnsBehind > 0 && !swept;
+    return true;
+  }
+
+  /**
+   * Whether the latest run, of another process, began less than `minIntervalMs` ago. Unknown without current notes. Each run delays a
+   * submission once at most, however the store's clock is set.
+   */
+  #isTooEarly({ submission, swept }: Job, reading: Reading): boolean {
+    if (this.#closing || swept || !reading.ready || reading.snapshotAgeMs === undefined) {
+      return false;
+    }
+    const { run, latestRun = run, snapshotAgeMs } = reading;
+    const runLaterMs = run.beginTime && latestRun.beginTime ? Number(latestRun.beginTime) - Number(run.beginTime) : 0;
+    const leftMs = this.#brakes.minIntervalMs - (snapshotAgeMs - runLaterMs);
+    if (leftMs <= 0 || latestRun.runId === submission.afterRun) {
+      return false;
+    }
+    submission.afterRun = latestRun.runId;
+    submission.notBefore = performance.now() + leftMs;
     return true;
   }
 

@@ -18,6 +18,10 @@ interface Submission {
   swept: boolean;
   /** Id of the session's latest run when the sweep found it. Undefined: it had no run. */
   latestRun?: string | undefined;
+  /** Id of a run of another process that began too recently. Undefined: none did. */
+  afterRun?: string;
+  /** Time from which a run may follow that one. */
+  notBefore?: number;
   /** Releases it, while the brakes hold it back. */
   timer?: NodeJS.Timeout | undefined;
 }
@@ -34,6 +38,8 @@ export class Job {
   run: ActiveRun | undefined;
   /** Whether the session counts as failed or as successful; undefined: neither, for example without a run. */
   failed: boolean | undefined;
+  /** Whether a run of another process began too recently: the submission stays. */
+  tooEarly = false;
   /** Whether there are too few new turns: the submission stays until the next one. */
   tooFewTurns = false;
   /** Whether the sidecar was unavailable: the submission stays, for the pause after the failure. */
@@ -177,8 +183,13 @@ export class Schedule {
       history.failures = job.failed ? history.failures + 1 : 0;
       history.failedAt = now;
     }
-    const stays = job.unavailable && !job.forgotten && !this.#released;
-    const submission = job.again ?? (stays ? job.submission : undefined);
+    let submission = job.again;
+    if (job.tooEarly && !job.forgotten) {
+      submission = job.submission;
+      submission.last = job.again?.last ?? submission.last;
+    } else if (job.unavailable && !job.forgotten && !this.#released) {
+      submission ??= job.submission;
+    }
     if (submission !== undefined) {
       if (this.#exhausted(sessionId)) {
         return false;
@@ -214,6 +225,7 @@ export class Schedule {
     }
     for (const job of this.jobs.values()) {
       job.again = undefined;
+      job.tooEarly = false;
       job.tooFewTurns = false;
       job.unavailable = false;
     }
@@ -255,8 +267,8 @@ export class Schedule {
     }
   }
 
-  #earliest(sessionId: string, { first, last }: Submission): number {
-    return earliest(this.#brakes, this.histories.get(sessionId), first, last);
+  #earliest(sessionId: string, { first, last, notBefore = 0 }: Submission): number {
+    return Math.max(earliest(this.#brakes, this.histories.get(sessionId), first, last), notBefore);
   }
 
   #exhausted(sessionId: string): boolean {

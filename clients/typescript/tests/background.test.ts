@@ -538,6 +538,25 @@ suite("a background observer", { concurrency: false }, () => {
     assert.equal(analysis.runs.filter((run) => run.sessionId === sessionId).length, 2);
   });
 
+  test("counts the runs of other processes for the interval, and closes at once", async () => {
+    const sessionId = newSessionId();
+    await client.run(sessionId, (run) => run.write({ summary: "by another process" }));
+    await append(sessionId, "1");
+    await client.run(sessionId, (run) => run.fail("by another process"));
+    const analysis = new Analysis();
+    const brakes = { minNewTurns: 1, minIntervalMs: 1000 };
+    await using observer = start(analysis, brakes);
+    observer.submit(sessionId);
+    await eventually(async () => (await runsOf(sessionId)).at(-1)?.state === "written");
+    const [, failed, last] = await runsOf(sessionId);
+    assert(Number(last?.beginTime) - Number(failed?.beginTime) >= 990);
+    await append(sessionId, "2");
+    const late = start(analysis, { ...brakes, minIntervalMs: 3_600_000 });
+    late.submit(sessionId);
+    assert(await late.close());
+    assert.equal(analysis.runs.length, 2);
+  });
+
   test("leaves a due session that another process ran while it was queued", async () => {
     await using own = await Sidecar.start();
     using others = new PrimaryClient(own.target, { stateTimeoutMs: 10_000 });
