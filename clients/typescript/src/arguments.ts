@@ -157,6 +157,10 @@ export function onlyKnown<T extends object>(name: string, content: T, known: rea
 
 /** Checks options: their names, and the values of those that are present. */
 export function checked<Options extends object>(options: Options, checks: Checks<Options>): Options {
+  if (kindOf(options) !== "Object") {
+    // An instance of a class would pass for no options, such as an AbortSignal or an observer.
+    throw wrongType("options", "an object", options);
+  }
   onlyKnown("options", options, Object.keys(checks));
   for (const name of Object.keys(checks) as (keyof Options & string)[]) {
     if (options[name] !== undefined) {

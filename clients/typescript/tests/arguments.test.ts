@@ -72,7 +72,8 @@ type Wrong = Readonly<Record<string, readonly (readonly [unknown, string])[]>>;
 type Method = readonly [readonly string[], unknown[], Wrong];
 
 // The names of positional arguments, valid values, and invalid ones. Names without a position are options.
-const CALL = { options: OBJECT, timeoutMs: SPAN, signal: SIGNAL };
+const OPTIONS = [...OBJECT, [AbortSignal.abort(), "must be an object, not AbortSignal"]] as const;
+const CALL = { options: OPTIONS, timeoutMs: SPAN, signal: SIGNAL };
 const BOUNDS = { maxAgeMs: SPAN, maxSnapshotAgeMs: SPAN, maxTurnsBehind: COUNT };
 const NOTES = { ...BOUNDS, observer: TEXT, unavailableOk: FLAG };
 const BEGIN = {
@@ -100,7 +101,7 @@ const OBSERVER: Readonly<Record<string, Method>> = {
   run: [
     ["sessionId", "work"],
     ["s", () => undefined],
-    { sessionId: TEXT, work: [[42, "must be a function, not number"]], ...BEGIN, options: OBJECT, signal: SIGNAL },
+    { sessionId: TEXT, work: [[42, "must be a function, not number"]], ...BEGIN, options: OPTIONS, signal: SIGNAL },
   ],
   beginRun: [["sessionId"], ["s"], { sessionId: TEXT, ...BEGIN, ...CALL }],
   writeNotes: [
@@ -219,6 +220,8 @@ suite("arguments of a wrong kind", { concurrency: true }, () => {
           assert.throws(() => make({ [option]: value }), { name: "InvalidArgument", message }, String(value));
         }
       }
+      const message = "options must be an object, not PrimaryClient";
+      assert.throws(() => make(client), { name: "InvalidArgument", message });
       assert.throws(
         () => make({ time_limit: 5 }),
         (error: Error) => {
