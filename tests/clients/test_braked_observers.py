@@ -109,6 +109,36 @@ async def test_a_run_of_another_process_counts_for_the_interval(
     assert len(analysis.runs) == 2
 
 
+async def test_only_one_of_the_processes_that_wait_for_the_interval_runs(
+    awaited: bool,
+    sidecar: Sidecar,
+    primary: PrimaryClient,
+    observer: ObserverClient,
+    analysis: Analysis,
+    session_id: str,
+) -> None:
+    """Processes whose interval ends at the same moment have one run, and the others wait again."""
+    with observer.run(session_id) as run:
+        run.write(Notes(summary="by another process"))
+    primary.append_turns(session_id, [Turn("user", "x")])
+    analysis.released.clear()
+    options: dict[str, Any] = {**NONE, "min_new_turns": 1, "min_interval": SECOND}
+    async with (
+        Background(awaited, analysis, sidecar.target, **options) as one,
+        Background(awaited, analysis, sidecar.target, **options) as other,
+    ):
+        one.submit(session_id)
+        other.submit(session_id)
+        await reached(lambda: analysis.runs)
+        first = analysis.runs[0].run_id
+        schedules = [one.observer._schedule, other.observer._schedule]
+        await reached(lambda: first in [s.after_run for schedule in schedules for s in schedule._submitted.values()])
+        assert len(analysis.runs) == 1
+        analysis.released.set()
+        await reached(lambda: one.observer._schedule.empty and other.observer._schedule.empty)
+    assert len(analysis.runs) == 1
+
+
 async def test_an_analysis_needs_new_turns(
     awaited: bool,
     sidecar: Sidecar,

@@ -202,7 +202,9 @@ class Pool(ABC, Generic[Client, Run, Stop, Analysis]):
                 job.too_few_turns = turns_behind > 0 and not job.submission.swept
                 return None
         job.lease = self._leases.first
-        begun: BeginResult = yield self._begin_call(job.session_id, job.lease, only_if_idle=job.submission.swept)
+        # Several processes may have waited for the same moment.
+        only_if_idle = job.submission.swept or (needed > 0 and self._brakes.min_interval > 0 and not self._closing)
+        begun: BeginResult = yield self._begin_call(job.session_id, job.lease, only_if_idle=only_if_idle)
         return begun
 
     def _too_early(self, submission: Submission, reading: Reading) -> bool:
@@ -267,8 +269,13 @@ class Pool(ABC, Generic[Client, Run, Stop, Analysis]):
 
     def _not_begun(self, job: Job[Run, Stop], error: Exception) -> None:
         """Record that no run could begin."""
-        if job.submission.swept and isinstance(error, RunInFlight):
-            return  # Another process was faster.
+        if isinstance(error, RunInFlight):
+            # Another process was faster. If the session was submitted, a later run sees what that run does not.
+            if not job.submission.swept:
+                job.too_early = True
+                job.submission.after_run = error.run.run_id
+                job.submission.not_before = time.monotonic() + self._brakes.min_interval
+            return
         job.failed = True
         job.unavailable = isinstance(error, Unavailable) and self._stays_submitted(job)
         if not job.forgotten:

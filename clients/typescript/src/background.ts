@@ -400,7 +400,8 @@ export class BackgroundObserver implements AsyncDisposable {
       const begun = await this.#client.send(
         calls.beginRun(job.sessionId, this.#client.observer, {
           leaseMs,
-          onlyIfIdle: job.swept,
+          // Several processes may have waited for the same moment.
+          onlyIfIdle: job.swept || (this.#neededTurns(job) > 0 && this.#brakes.minIntervalMs > 0 && !this.#closing),
           afterCurrentNotes: this.#newTurnsOnly,
           includeCurrentNotes: true,
           maxTurns: this.#maxTurns,
@@ -429,8 +430,14 @@ export class BackgroundObserver implements AsyncDisposable {
       }
       return run;
     } catch (error) {
-      if (job.swept && error instanceof RunInFlight) {
-        return undefined; // Another process was faster.
+      if (error instanceof RunInFlight) {
+        // Another process was faster. If the session was submitted, a later run sees what that run does not.
+        if (!job.swept) {
+          job.tooEarly = true;
+          job.submission.afterRun = error.run.runId;
+          job.submission.notBefore = performance.now() + this.#brakes.minIntervalMs;
+        }
+        return undefined;
       }
       job.failed = true;
       job.unavailable = error instanceof Unavailable && this.#staysSubmitted(job);
