@@ -73,7 +73,7 @@ class BackgroundObserver(_pool.Pool[ObserverClient, ActiveRun, threading.Event, 
             together with these notes as `run.current`.
         max_turns: Of these, a run sees at most so many turns, the newest. None: no maximum.
         min_interval: Shortest time between the begins of two runs of a session. None: 15 s. Those of other processes
-            count once the session has notes, unless `min_new_turns` is 0.
+            count, too, unless `min_new_turns` is 0: one in flight always, one that has ended once there are notes.
         min_new_turns: Smallest number of turns that the current notes have not seen, checked when a submitted session
             may have a run. With none, its submission is dropped; with too few, it waits for the next one, as one of at
             most 10,000 sessions. 0: not checked. None: 1.

@@ -93,8 +93,8 @@ export interface BackgroundOptions extends Omit<ObserverOptions, "timeoutMs"> {
   /** Of these, a run sees at most this many turns, the newest. Absent: no maximum. */
   readonly maxTurns?: number | undefined;
   /**
-   * Brake: shortest time between the begins of two runs of a session. Absent: 15 s. Those of other processes count once the session has
-   * notes, unless `minNewTurns` is 0.
+   * Brake: shortest time between the begins of two runs of a session. Absent: 15 s. Those of other processes count, too, unless
+   * `minNewTurns` is 0: one in flight always, one that has ended once there are notes.
    */
   readonly minIntervalMs?: number | undefined;
   /**

@@ -557,6 +557,21 @@ suite("a background observer", { concurrency: false }, () => {
     assert.equal(analysis.runs.length, 2);
   });
 
+  test("waits while a run of another process is in flight", async () => {
+    const [taken, free] = [newSessionId(), newSessionId()];
+    await Promise.all([append(taken, "1"), append(free, "1")]);
+    const { run } = await client.beginRun(taken);
+    const analysis = new Analysis();
+    await using observer = start(analysis, { minNewTurns: 1, minIntervalMs: 200, maxConcurrent: 1 });
+    observer.submit(taken);
+    observer.submit(free);
+    await analysis.started(1);
+    assert.equal(analysis.runs[0]?.sessionId, free, "the first submission was tried before");
+    await client.failRun(taken, run.runId, "by another process");
+    await analysis.started(2);
+    assert.equal(analysis.runs[1]?.sessionId, taken);
+  });
+
   test("leaves a due session that another process ran while it was queued", async () => {
     await using own = await Sidecar.start();
     using others = new PrimaryClient(own.target, { stateTimeoutMs: 10_000 });
