@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 
 import hiredis
 
+from tests.faults.proxy import close
+
 Answer = Callable[[list[bytes], int], bytes | None]
 """Returns the encoded reply to a command, given the server's own port; None for no reply."""
 
@@ -17,27 +19,44 @@ async def fake_redis(answer: Answer) -> AsyncIterator[int]:
     Args:
         answer: Returns the reply to any command except HELLO and CLIENT, which the server rejects as unknown.
     """
-    writers: set[asyncio.StreamWriter] = set()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.add(writer)
-        commands = hiredis.Reader()
-        while data := await reader.read(1 << 16):
-            commands.feed(data)
-            while command := commands.gets():
-                unknown = command[0] in (b"HELLO", b"CLIENT")
-                if reply := b"-ERR unknown command\r\n" if unknown else answer(command, port):
-                    writer.write(reply)
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    connections: set[asyncio.Transport] = set()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: _Connection(connections, lambda command: answer(command, port)), "127.0.0.1"
+    )
     port = server.sockets[0].getsockname()[1]
     try:
         yield port
     finally:
-        server.close()
-        for writer in writers:
-            writer.transport.abort()
-        await asyncio.sleep(0.01)
+        await close(server)
+        for connection in connections:
+            connection.abort()
+        while connections:  # noqa: ASYNC110 - no event marks the condition
+            await asyncio.sleep(0)
+
+
+class _Connection(asyncio.Protocol):
+    """A connection of the fake server, in `connections` while it is open."""
+
+    def __init__(self, connections: set[asyncio.Transport], answer: Callable[[list[bytes]], bytes | None]) -> None:
+        self._connections = connections
+        self._answer = answer
+        self._commands = hiredis.Reader()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._connections.add(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._connections.discard(self._transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._commands.feed(data)
+        while command := self._commands.gets():
+            unknown = command[0] in (b"HELLO", b"CLIENT")
+            if reply := b"-ERR unknown command\r\n" if unknown else self._answer(command):
+                self._transport.write(reply)
 
 
 def bulk(*words: object) -> bytes:

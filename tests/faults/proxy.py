@@ -133,12 +133,7 @@ class Proxy:
 
     async def _close(self) -> None:
         if self._server is not None:
-            for listener in self._server.sockets:
-                self._loop.remove_reader(listener)
-            # CPython 3.11 leaves sockets open that are being accepted while their server is closed.
-            while any("_accept_connection2" in repr(task) for task in asyncio.all_tasks()):  # noqa: ASYNC110
-                await asyncio.sleep(0)
-            self._server.close()
+            await close(self._server)
             self._server = None
         for connection in list(self._connections):
             _reset(connection.client)
@@ -218,6 +213,15 @@ class Proxy:
         # The store has closed the connection.
         if not self.black_hole:
             _reset(connection.client)
+
+
+async def close(server: asyncio.Server) -> None:
+    """Close a server. CPython 3.11 leaves sockets open that are being accepted meanwhile."""
+    for listener in server.sockets:
+        asyncio.get_running_loop().remove_reader(listener)
+    while any("_accept_connection2" in repr(task) for task in asyncio.all_tasks()):  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    server.close()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
