@@ -18,6 +18,11 @@ def client_of(port: int) -> Any:
     return redis.Redis(port=port)
 
 
+def connections(client: Any) -> list[Any]:
+    """Return the sidecar's connections to a store."""
+    return [entry for entry in client.client_list() if entry["name"] == "session-notes"]
+
+
 def move_slot(ports: list[int], slot: int) -> None:
     """Move a slot with its keys from the node that owns it to the next one."""
     with ExitStack() as stack:

@@ -13,6 +13,7 @@ from session_notes_server.store import RedisTarget
 from session_notes_server.store.errors import ConnectionLost
 from session_notes_server.store.redis.connection import pack
 
+from tests.faults.deployments import connections
 from tests.faults.proxy import Proxy
 from tests.stores import StoreServer, valkey_program
 from tests.support import SessionCalls, Sidecar, eventually, new_channel, new_session_id, refused, status_of
@@ -32,11 +33,6 @@ def two_stores() -> Iterator[tuple[StoreServer, Any, StoreServer, Any]]:
         with StoreServer(valkey_program(), follow) as second, redis.Redis(port=second.port) as second_client:
             eventually(lambda: second_client.info("replication")["master_link_status"] == "up", 20)
             yield first, first_client, second, second_client
-
-
-def connections(client: Any) -> list[Any]:
-    """Return the sidecar's connections to a store."""
-    return [entry for entry in client.client_list() if entry["name"] == "session-notes"]
 
 
 @pytest.mark.parametrize("refusal", ["READONLY", "NOREPLICAS"])
@@ -63,9 +59,7 @@ def test_writes_follow_an_address_that_moves(refusal: str) -> None:
         assert time.monotonic() - moved < BACK_SECONDS
         sidecar.wait_until_serving(BACK_SECONDS)
         # Reads have separate connections.
-        eventually(
-            lambda: not [client for client in first_client.client_list() if client["name"] == "session-notes"], 5
-        )
+        eventually(lambda: not connections(first_client), 5)
         assert session.get_notes().notes.summary == "before"
         assert session.get_session().turn_count >= 2
         assert sidecar.running
@@ -81,11 +75,9 @@ def test_an_idle_sidecar_follows_the_address() -> None:
         second_client.replicaof("NO", "ONE")
         first_client.replicaof("127.0.0.1", second.port)
         proxy.switch(second.port)
+        eventually(lambda: not connections(first_client), 10)
         eventually(
-            lambda: not [client for client in first_client.client_list() if client["name"] == "session-notes"], 10
-        )
-        eventually(
-            lambda: len([client for client in second_client.client_list() if client["name"] == "session-notes"]) == 3,
+            lambda: len(connections(second_client)) == 3,
             10,
         )
         sidecar.wait_until_serving(BACK_SECONDS)
