@@ -20,8 +20,8 @@ PARALLEL = 16
 """Cases to run at the same time. Most of those that fail wait two seconds for a frame that does not come."""
 
 ATTEMPTS = 5
-"""Further attempts at an expected outcome, without other cases beside it. If the frames of a case arrive apart, as on a
-busy machine, the server may answer the first ones before it sees the wrong one."""
+"""Further attempts at an expected outcome, while no other case runs. If the frames of a case arrive apart, as on a busy
+machine, the server may answer the first ones before it sees the wrong one."""
 
 
 def list_cases(h2spec: str) -> list[str]:
