@@ -184,7 +184,7 @@ def test_a_token_is_revoked_while_another_file_is_broken(
 def test_tokens_stay_valid_while_their_directory_is_missing(
     tokens_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A directory that is replaced, or a link whose target is, revokes no token, and the log names what is missing."""
+    """While the directory or the target of a link is missing, tokens stay valid, and the log names what is missing."""
     monkeypatch.setattr(trusted_files, "RELOAD_SECONDS", 0)
     tokens, moved = Tokens(tokens_dir), tokens_dir.with_name("moved")
     tokens_dir.rename(moved)

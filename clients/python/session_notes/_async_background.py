@@ -118,7 +118,7 @@ class AsyncBackgroundObserver(
             InvalidArgument: If the interval is not above 0.
             UsageError: If this observer is closed, or gRPC does not work in this forked process.
         """
-        _pool.check_span("every", every)
+        _calls.check_span("every", every)
         _forks.check()
         self._open()
         with self._lock:

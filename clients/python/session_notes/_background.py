@@ -138,7 +138,7 @@ class BackgroundObserver(_pool.Pool[ObserverClient, ActiveRun, threading.Event, 
             InvalidArgument: If the interval is not above 0.
             UsageError: If this observer is closed, or gRPC does not work in this forked process.
         """
-        _pool.check_span("every", every)
+        _calls.check_span("every", every)
         _forks.check()
         with self._lock:
             if self._closing:

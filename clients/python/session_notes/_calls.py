@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar
 
 from session_notes import _encoding
 from session_notes._errors import Unavailable, invalid
+from session_notes._limits import MAX_TIMEOUT
 from session_notes.v1 import session_notes_pb2 as notes_api
 from session_notes.v1 import session_state_pb2 as state_api
 
@@ -81,6 +82,14 @@ def check_options(observer: str = "", **spans: timedelta) -> None:
             _encoding.timespan(name, span)
     except _encoding.Unencodable as error:
         raise invalid(error.argument, error.problem) from error
+
+
+def check_span(name: str, span: timedelta, *, zero: bool = False) -> None:
+    """Reject a span that is not above 0, or not at least 0."""
+    if not isinstance(span, timedelta):
+        raise invalid(name, f"must be a datetime.timedelta, not {type(span).__name__}")
+    if not timedelta() <= span <= MAX_TIMEOUT or (span == timedelta() and not zero):
+        raise invalid(name, f"must be {'at least' if zero else 'above'} 0 and at most 100 years")
 
 
 def observer_names(observers: Iterable[str]) -> list[str]:

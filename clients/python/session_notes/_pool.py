@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 from session_notes import _forks, _notes_calls, _pending, _spans, _state_calls
 from session_notes._async_observer import AsyncObserverClient
 from session_notes._brakes import DEFAULT_BRAKES, Brakes
-from session_notes._calls import Call
+from session_notes._calls import Call, check_span
 from session_notes._credentials import TLS, Token
 from session_notes._errors import (
     InvalidArgument,
@@ -30,7 +30,7 @@ from session_notes._errors import (
     invalid,
 )
 from session_notes._leases import DEFAULT_LEASE, Leases
-from session_notes._limits import DEFAULT_TIME_LIMIT, FAIL_TIMEOUT, MAX_TIMEOUT
+from session_notes._limits import DEFAULT_TIME_LIMIT, FAIL_TIMEOUT
 from session_notes._logs import RepeatedWarnings, log, session_digest, warn
 from session_notes._observer import ObserverClient
 from session_notes._results import BeginResult, DueSession, Reading
@@ -411,14 +411,6 @@ def seconds_until(moment: float) -> float:
 def rest_of_fail_timeout(elapsed: float) -> timedelta:
     """Return the time left for recording the failure of runs that `close` ends."""
     return max(timedelta(), FAIL_TIMEOUT - timedelta(seconds=elapsed))
-
-
-def check_span(name: str, span: timedelta, *, zero: bool = False) -> None:
-    """Reject a span that is not above 0, or not at least 0."""
-    if not isinstance(span, timedelta):
-        raise invalid(name, f"must be a datetime.timedelta, not {type(span).__name__}")
-    if not timedelta() <= span <= MAX_TIMEOUT or (span == timedelta() and not zero):
-        raise invalid(name, f"must be {'at least' if zero else 'above'} 0 and at most 100 years")
 
 
 def check_pending(pending: str) -> None:

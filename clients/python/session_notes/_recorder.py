@@ -15,7 +15,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from session_notes import _calls, _delivery, _exit, _forks, _pending, _pool
+from session_notes import _calls, _delivery, _exit, _forks, _pending
 from session_notes._async_primary import AsyncPrimaryClient
 from session_notes._background import BackgroundObserver
 from session_notes._backlog import Backlog, Observer
@@ -35,7 +35,7 @@ class Recorder(ABC):
     """A recorder without its thread or task."""
 
     def __init__(self, client: Any, observer: Observer | None, timeout: timedelta) -> None:
-        _pool.check_span("timeout", timeout)
+        _calls.check_span("timeout", timeout)
         self._client = client
         self._observer = observer
         self._timeout = timeout

@@ -127,7 +127,7 @@ suite("with tokens", { concurrency: false }, () => {
     await assert.rejects(primary.listSessions().next(), PermissionDenied);
   });
 
-  test("a token file is reread; if it is emptied or removed, the last token stays in use", async () => {
+  test("a token file is reloaded; if it is emptied or removed, the last token stays in use", async () => {
     const file = secret(join(home, "rotated"), "an-unknown-token");
     using primary = new PrimaryClient(sidecar.target, { token: tokenFile(file) });
     await assert.rejects(primary.getSession("s"), Unauthenticated);
